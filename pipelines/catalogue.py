@@ -1,0 +1,156 @@
+"""The models on offer: `configs/models/*.toml`, read and checked.
+
+Each file is one model in two tables: `[api]`, what clients see, and `[model]`, what is loaded. Users add a folder
+of their own; a file there with an id that is already taken replaces it.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines.errors import CatalogueError
+from pipelines.spec import ModelSpec
+
+BUILT_IN = Path(__file__).resolve().parents[1] / "configs" / "models"
+
+Json = dict[str, Any]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Parameter(_Table):
+    """One request parameter: its JSON type, limits (inclusive) and the words shown for it."""
+
+    name: str
+    type: Literal["string", "integer", "number", "boolean"]
+    title: str
+    description: str
+    default: str | int | float | bool | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    required: bool = False
+    basic: bool = False
+
+    @model_validator(mode="after")
+    def _limits_are_for_numbers(self) -> "Parameter":
+        if self.type not in ("integer", "number") and (self.minimum is not None or self.maximum is not None):
+            raise ValueError(f"{self.name}: only an integer or a number has a minimum or a maximum")
+        return self
+
+    def json_schema(self, order: int) -> Json:
+        """This parameter as a JSON Schema property; `order` is its place on the page."""
+        stated = {"default": self.default, "minimum": self.minimum, "maximum": self.maximum}
+        return {
+            "type": self.type,
+            "title": self.title,
+            "description": self.description,
+            **{key: value for key, value in stated.items() if value is not None},
+            "x-order": order,
+        }
+
+
+class Developer(_Table):
+    """Who made the model."""
+
+    name: str
+    display_name: str
+    logo: str | None = None
+
+
+class ApiSpec(_Table):
+    """What clients see of a model. `created` is in unix seconds, `released_at` a date."""
+
+    id: str = Field(min_length=1, max_length=200)
+    display_name: str
+    summary: str
+    description: str
+    created: int
+    released_at: str | None = None
+    owned_by: str
+    featured: bool = False
+    image_url: str | None = None
+    input: list[str] = ["text"]
+    output: list[str] = ["video"]
+    developer: Developer
+    parameters: list[Parameter]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Parameter]:
+        """The parameters by their names."""
+        return {parameter.name: parameter for parameter in self.parameters}
+
+    @cached_property
+    def request_schema(self) -> Json:
+        """The JSON Schema of a request's parameters, in the form the hosted model object has it."""
+        return {
+            "type": "object",
+            "properties": {p.name: p.json_schema(order) for order, p in enumerate(self.parameters)},
+            "required": [p.name for p in self.parameters if p.required],
+            "basic": [p.name for p in self.parameters if p.basic],
+        }
+
+
+class _ModelTable(_Table):
+    repo: str
+    fps: int = Field(ge=1, le=120)
+    revision: str | None = None
+    pipeline_class: Literal["WanPipeline"] = "WanPipeline"
+    max_sequence_length: int = Field(default=512, ge=1)
+
+
+class CatalogueEntry(_Table):
+    """One model: what clients see of it and what is loaded for it."""
+
+    api: ApiSpec
+    model: ModelSpec
+
+    @property
+    def id(self) -> str:
+        """The id clients name the model by."""
+        return self.api.id
+
+
+class _File(_Table):
+    api: ApiSpec
+    model: _ModelTable
+
+
+def read_entry(path: Path) -> CatalogueEntry:
+    """Read one model file; raises CatalogueError with the file, the key and what is wrong with it."""
+    try:
+        table = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CatalogueError(f"{path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise CatalogueError(f"{path}: {key}: {first['msg']}") from error
+    return CatalogueEntry(api=table.api, model=ModelSpec(**table.model.model_dump()))
+
+
+def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, CatalogueEntry]:
+    """All models of the folders by id, in the order of their file names; later folders replace earlier ones.
+
+    Raises CatalogueError when a folder is missing, a file is malformed, two files of one folder share an id, or
+    there is no model at all.
+    """
+    entries: dict[str, CatalogueEntry] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise CatalogueError(f"{folder}: no such folder of models")
+        here: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.toml")):
+            entry = read_entry(path)
+            if entry.id in here:
+                raise CatalogueError(f"{path}: the id {entry.id} is already taken by {here[entry.id].name}")
+            here[entry.id] = path
+            entries[entry.id] = entry
+    if not entries:
+        raise CatalogueError("no model file (*.toml) in " + ", ".join(str(folder) for folder in folders))
+    return entries

@@ -1,0 +1,59 @@
+"""Latents → frames, one latent frame at a time.
+
+`AutoencoderKLWan.decode` returns all frames at once: at 720p a second copy of several gigabytes. Its decoder is
+causal in time and keeps what it needs in a feature cache, so calling it a latent frame at a time gives the same
+tensors and lets each group of frames be written before the next is made.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+from pipelines.errors import NonFiniteOutputError
+from pipelines.spec import Frames
+
+
+def decode_frames(vae: Any, latents: torch.Tensor) -> Iterator[Frames]:
+    """Decode normalised latents (1, channels, t, h, w) into groups of RGB frames (n, H, W, 3).
+
+    The first group holds one frame, each later one as many as the VAE's temporal scale. Raises
+    NonFiniteOutputError at the first group that holds NaN or infinity.
+    """
+    device, dtype = next(vae.parameters()).device, vae.dtype
+    hidden = vae.post_quant_conv(_denormalise(vae, latents.to(device, dtype)))
+    vae.clear_cache()
+    try:
+        for index in range(hidden.shape[2]):
+            # each call walks the cache's slots from the first
+            vae._conv_idx = [0]
+            decoded = vae.decoder(
+                hidden[:, :, index : index + 1],
+                feat_cache=vae._feat_map,
+                feat_idx=vae._conv_idx,
+                first_chunk=index == 0,
+            )
+            if vae.config.patch_size is not None:
+                decoded = unpatchify(decoded, patch_size=vae.config.patch_size)
+            yield _to_rgb(decoded[0])
+    finally:
+        vae.clear_cache()
+
+
+def _denormalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean, device=latents.device, dtype=latents.dtype).view(shape)
+    std = torch.tensor(vae.config.latents_std, device=latents.device, dtype=latents.dtype).view(shape)
+    return latents * std + mean
+
+
+def _to_rgb(decoded: torch.Tensor) -> Frames:
+    """(3, n, H, W) in -1 … 1 → (n, H, W, 3) bytes."""
+    if not torch.isfinite(decoded).all():
+        raise NonFiniteOutputError(
+            "The model produced frames that are not numbers (NaN or infinity), so no video was written. "
+            "Another seed or a lower guidance_scale may avoid it."
+        )
+    pixels = decoded.float().clamp_(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
+    return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()

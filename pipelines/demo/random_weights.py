@@ -1,0 +1,87 @@
+"""A small pipeline of the same classes as Wan's, with random weights: everything is real but what it has learned.
+
+Its VAE has the 16x layout of Wan2.2, which decodes a full-size video on two cores in seconds.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+FOLDER_NAME = "demo-random-1"
+"""Names the recipe below: a change of it takes a new name, so that old folders are not mistaken for new ones."""
+
+SEED = 20261124
+LATENT_CHANNELS = 16
+TEXT_DIM = 64
+
+
+def demo_folder(cache: Path) -> Path:
+    """The demo weights under `cache`, in diffusers' layout; built on first use, whole or not at all."""
+    folder = cache / FOLDER_NAME
+    if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=cache, prefix=f".{FOLDER_NAME}-"))
+        try:
+            _build(building)
+            building.chmod(0o755)
+            building.rename(folder)
+        except OSError:
+            # another process was quicker, and its folder is the same as ours
+            if not folder.is_dir():
+                raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _build(folder: Path) -> None:
+    import torch
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        tokenizer = T5TokenizerFast(vocab=_vocabulary(), extra_ids=0)
+        text_encoder = UMT5EncoderModel(
+            UMT5Config(vocab_size=len(tokenizer), d_model=TEXT_DIM, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+        )
+        transformer = WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=24,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            text_dim=TEXT_DIM,
+            freq_dim=64,
+            ffn_dim=96,
+            num_layers=2,
+        )
+        vae = AutoencoderKLWan(
+            base_dim=4,
+            z_dim=LATENT_CHANNELS,
+            dim_mult=[1, 2, 2],
+            num_res_blocks=1,
+            temperal_downsample=[True, True],
+            latents_mean=[0.0] * LATENT_CHANNELS,
+            latents_std=[1.0] * LATENT_CHANNELS,
+            is_residual=True,
+            in_channels=48,
+            out_channels=48,
+            patch_size=4,
+            scale_factor_spatial=16,
+        )
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        transformer=transformer,
+        vae=vae,
+        scheduler=scheduler,
+    ).save_pretrained(folder)
+
+
+def _vocabulary() -> list[tuple[str, float]]:
+    """A unigram vocabulary of single characters: Latin and the common Chinese ones."""
+    specials = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    latin = [chr(code) for code in (*range(0x21, 0x7F), *range(0xA1, 0x180))]
+    chinese = [chr(code) for code in (*range(0x3001, 0x3003), *range(0x4E00, 0x9FA6))]
+    return [*specials, ("▁", -2.0), *((character, -10.0) for character in latin + chinese)]

@@ -1,0 +1,29 @@
+"""What can go wrong between a prompt and a video, each with a sentence fit to show a user."""
+
+
+class PipelineError(Exception):
+    """A generation, a load or a catalogue that cannot go on; `str()` is the sentence for the user."""
+
+
+class CatalogueError(PipelineError):
+    """A model file in the catalogue is missing, malformed or contradicts another."""
+
+
+class WeightsNotFoundError(PipelineError):
+    """No complete set of weights for a model on this machine."""
+
+
+class UnsupportedModelError(PipelineError):
+    """A folder of weights that names a pipeline class this program does not drive."""
+
+
+class NonFiniteOutputError(PipelineError):
+    """The model produced NaN or infinity: nothing a player could show."""
+
+
+class EncodingError(PipelineError):
+    """ffmpeg could not write the video."""
+
+
+class GenerationCancelled(Exception):  # noqa: N818 - an order carried out, not an error
+    """Raised inside a generation when its caller asked it to stop."""

@@ -1,0 +1,58 @@
+"""Any size and length, from a pipeline that only makes some.
+
+H.264 4:2:0 needs even sides; the pipeline needs multiples of its VAE scale times its patch, and its temporal
+scale times k plus one frames. So the next larger video is generated, then cropped evenly and cut at its end.
+"""
+
+from dataclasses import dataclass
+from math import ceil, lcm
+
+# WanPipeline.check_inputs refuses other sides, whatever the VAE
+PIPELINE_SIDE_MULTIPLE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What a pipeline can make: sides in multiples of `height` and `width` pixels, `temporal` * k + 1 frames."""
+
+    height: int
+    width: int
+    temporal: int
+
+    @classmethod
+    def of(cls, vae_scale: int, patch: tuple[int, int], temporal: int) -> "Grid":
+        """The grid of a VAE's spatial scale (pixels a latent), a transformer's patch (latents) and a temporal scale."""
+        height, width = (lcm(vae_scale * side, PIPELINE_SIDE_MULTIPLE) for side in patch)
+        return cls(height, width, temporal)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The video delivered (`width`, `height`, `num_frames`) and the one generated for it (`full_…`)."""
+
+    width: int
+    height: int
+    num_frames: int
+    full_width: int
+    full_height: int
+    full_num_frames: int
+
+    @classmethod
+    def fit(cls, width: int, height: int, num_frames: int, grid: Grid) -> "Geometry":
+        """The geometry for an asked size in pixels and length in frames; odd sides become the next even one."""
+        even_width, even_height = width + width % 2, height + height % 2
+        return cls(
+            width=even_width,
+            height=even_height,
+            num_frames=num_frames,
+            full_width=ceil(even_width / grid.width) * grid.width,
+            full_height=ceil(even_height / grid.height) * grid.height,
+            full_num_frames=ceil((num_frames - 1) / grid.temporal) * grid.temporal + 1,
+        )
+
+    @property
+    def crop(self) -> tuple[slice, slice]:
+        """Rows and columns of a generated frame that are delivered, the same amount off both sides."""
+        top = (self.full_height - self.height) // 2
+        left = (self.full_width - self.width) // 2
+        return slice(top, top + self.height), slice(left, left + self.width)

@@ -1,0 +1,110 @@
+"""The whole of it for one device: what a worker, a notebook or a benchmark holds.
+
+runner = Runner.load(spec, weights.locate(spec), device="cuda:0")
+runner.run(VideoParams(...), Path("video.mp4"))
+"""
+
+from pathlib import Path
+
+from torch import no_grad
+
+from pipelines.decode import decode_frames
+from pipelines.encode import Mp4Writer
+from pipelines.errors import GenerationCancelled
+from pipelines.generate import denoise, recover, release_memory, uses_guidance
+from pipelines.geometry import Geometry
+from pipelines.load import LoadedPipeline, load_pipeline
+from pipelines.prompts import PromptEncoder
+from pipelines.spec import (
+    CancelCheck,
+    LoadCallback,
+    ModelSpec,
+    Progress,
+    ProgressCallback,
+    Stage,
+    VideoFile,
+    VideoParams,
+)
+
+# where each stage begins in a generation's progress: a typical split of its time
+_BEGINS = {Stage.PROMPT: 0.0, Stage.DENOISE: 0.02, Stage.DECODE: 0.82}
+_ENDS = {Stage.PROMPT: 0.02, Stage.DENOISE: 0.82, Stage.DECODE: 1.0}
+
+
+class Runner:
+    """A model loaded on one device, making one video at a time."""
+
+    def __init__(self, spec: ModelSpec, loaded: LoadedPipeline) -> None:
+        self.spec = spec
+        self._loaded = loaded
+        self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length)
+
+    @classmethod
+    def load(cls, spec: ModelSpec, folder: Path, device: str, on_progress: LoadCallback = lambda *_: None) -> "Runner":
+        """Load the weights in `folder` onto `device` (a torch device name); raises PipelineError."""
+        return cls(spec, load_pipeline(folder, device, on_progress))
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Everything besides the request that decides a video's bytes."""
+        return self._loaded.fingerprint
+
+    def close(self) -> None:
+        """Let go of the weights, and of the memory they took; the runner is of no use afterwards."""
+        pipe = self._loaded.pipe
+        del self._loaded, self._prompts
+        recover(pipe)
+        # some hooks and caches refer back to the pipeline: emptied, it holds no weights whoever refers to it
+        pipe.components.clear()
+        for name in list(pipe.config):
+            if hasattr(getattr(pipe, name, None), "parameters"):
+                setattr(pipe, name, None)
+        release_memory()
+
+    @no_grad()
+    def run(
+        self,
+        params: VideoParams,
+        path: Path,
+        on_progress: ProgressCallback = lambda _: None,
+        cancelled: CancelCheck = lambda: False,
+    ) -> VideoFile:
+        """Make one video and write it to `path`, whole or not at all.
+
+        Raises GenerationCancelled within one denoising step, or one group of frames, of `cancelled()` becoming true,
+        NonFiniteOutputError or EncodingError. After any of them the runner is ready for the next video.
+        """
+        geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
+
+        def report(stage: Stage, step: int, steps: int) -> None:
+            begin, end = _BEGINS[stage], _ENDS[stage]
+            on_progress(Progress(stage, step, steps, begin + (end - begin) * step / steps))
+
+        try:
+            report(Stage.PROMPT, 0, 1)
+            prompt = self._prompts.encode(params.prompt)
+            negative = self._prompts.encode(params.negative_prompt) if uses_guidance(params) else None
+            report(Stage.DENOISE, 0, params.num_inference_steps)
+            latents = denoise(
+                self._loaded.pipe,
+                prompt,
+                negative,
+                params,
+                geometry,
+                on_step=lambda step: report(Stage.DENOISE, step, params.num_inference_steps),
+                cancelled=cancelled,
+            )
+            with Mp4Writer(path, geometry.width, geometry.height, self.spec.fps) as writer:
+                missing = geometry.num_frames
+                for done, frames in enumerate(decode_frames(self._loaded.pipe.vae, latents), start=1):
+                    if cancelled():
+                        raise GenerationCancelled
+                    writer.write(frames[:missing, *geometry.crop])
+                    missing -= min(missing, len(frames))
+                    report(Stage.DECODE, done, latents.shape[2] + 1)
+                video = writer.close()
+            report(Stage.DECODE, 1, 1)
+        except BaseException:
+            recover(self._loaded.pipe)
+            raise
+        return video

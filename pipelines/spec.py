@@ -1,0 +1,80 @@
+"""The plain data of a generation: what is loaded, what is asked, how far it is, what came out. No torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Frames: TypeAlias = "npt.NDArray[np.uint8]"
+"""RGB frames, (frames, height, width, 3), one byte a channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What is loaded for a model.
+
+    `repo` is a hub repository (`owner/name`) or a local folder in diffusers' layout, `revision` a branch, tag or
+    commit of the repository. `fps` is the rate the model was trained at, in frames a second.
+    `max_sequence_length` is in text tokens; Wan's output depends on it, because padding is not masked.
+    """
+
+    repo: str
+    fps: int
+    revision: str | None = None
+    pipeline_class: str = "WanPipeline"
+    max_sequence_length: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class VideoParams:
+    """One video, every choice made: sides in pixels, length in frames, seed in 0 … 2^53 - 1."""
+
+    prompt: str
+    negative_prompt: str
+    height: int
+    width: int
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+
+
+class Stage(StrEnum):
+    """The parts of a generation, in their order."""
+
+    PROMPT = "encoding the prompt"
+    DENOISE = "denoising"
+    DECODE = "decoding and writing the video"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a generation is: `step` of `steps` in `stage`, and `fraction` (0 … 1) of the whole."""
+
+    stage: Stage
+    step: int
+    steps: int
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A finished video on disk: sides in pixels, length in frames, `fps` in frames a second, `size` in bytes."""
+
+    path: Path
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    size: int
+
+
+ProgressCallback = Callable[[Progress], None]
+LoadCallback = Callable[[str, float], None]
+"""Called with the component being loaded and the fraction (0 … 1) of all bytes loaded so far."""
+CancelCheck = Callable[[], bool]

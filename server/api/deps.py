@@ -1,0 +1,126 @@
+"""What every route needs: the service, whose request it is, its JSON body, and the address to build links on."""
+
+import hashlib
+import json
+import secrets
+from typing import Annotated, Any, NoReturn
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from server.api.schemas import ErrorBody
+from server.artifacts import Artifacts
+from server.errors import (
+    BY_STATUS,
+    InvalidParamsError,
+    PayloadTooLargeError,
+    UnauthenticatedError,
+    UnsupportedMediaTypeError,
+)
+from server.service import Service
+
+_bearer = HTTPBearer(auto_error=False, description="An API key; any, or none, while the server has none configured.")
+
+
+def get_service(request: Request) -> Service:
+    """The application's service."""
+    service: Service = request.app.state.service
+    return service
+
+
+def get_artifacts(request: Request) -> Artifacts:
+    """The application's files."""
+    artifacts: Artifacts = request.app.state.artifacts
+    return artifacts
+
+
+ServiceDep = Annotated[Service, Depends(get_service)]
+ArtifactsDep = Annotated[Artifacts, Depends(get_artifacts)]
+
+
+def get_tenant(
+    service: ServiceDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> str:
+    """Whose request it is: a digest of its API key, or nobody's in particular while no keys are configured."""
+    keys = service.settings.api_keys
+    if not keys:
+        return ""
+    given = (credentials.credentials if credentials else "").encode()
+    # every key is compared, so that the time taken tells nothing
+    matches = [key for key in keys if secrets.compare_digest(key.encode(), given)]
+    if not matches:
+        raise UnauthenticatedError(
+            "A valid API key is needed: send the header Authorization: Bearer KEY.",
+            {"WWW-Authenticate": "Bearer"},
+        )
+    return hashlib.sha256(matches[0].encode()).hexdigest()[:16]
+
+
+TenantDep = Annotated[str, Depends(get_tenant)]
+
+
+async def read_json_object(request: Request, service: ServiceDep) -> dict[str, Any]:
+    """The request's body as a JSON object, within its size limit."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise UnsupportedMediaTypeError("Send the body as JSON, with the header Content-Type: application/json.")
+    limit = service.settings.max_body_bytes
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > limit:
+            raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
+    try:
+        body = json.loads(raw, parse_constant=_refuse_constant)
+        # half a surrogate pair parses, and then fits into no file or database
+        json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidParamsError("The body must be a JSON object: it is not valid JSON.") from error
+    if not isinstance(body, dict):
+        raise InvalidParamsError("The body must be a JSON object.")
+    return body
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]
+
+
+class Links:
+    """Makes the addresses of videos, on the request's own base or the `public_url` setting."""
+
+    def __init__(self, request: Request, service: ServiceDep, artifacts: ArtifactsDep) -> None:
+        self._base = (service.settings.public_url or str(request.base_url)).rstrip("/")
+        self._artifacts = artifacts
+
+    def video(self, key: str | None) -> str | None:
+        """The signed address of a finished file."""
+        return None if key is None else f"{self._base}/api/files/{self._artifacts.sign(key)}"
+
+
+LinksDep = Annotated[Links, Depends()]
+
+
+def gives(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors a route documents, besides the 401 that all with a key have."""
+    return {
+        status: {"model": ErrorBody, "description": BY_STATUS[status].title, **_retry_after(status)}
+        for status in (401, *statuses)
+    }
+
+
+def _retry_after(status: int) -> dict[str, Any]:
+    if status != QUEUE_FULL:
+        return {}
+    return {"headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "string"}}}}
+
+
+QUEUE_FULL = 429
+
+
+def json_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    """The documentation of a body that `read_json_object` reads."""
+    content = {"schema": schema, "example": example}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}

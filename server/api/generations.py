@@ -1,0 +1,53 @@
+"""/generations: the history, paged."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+
+from server.api.deps import LinksDep, ServiceDep, TenantDep, gives
+from server.api.queue import FiltersDep
+from server.api.rows import history_row
+from server.api.schemas import History, OneGeneration
+
+router = APIRouter(prefix="/generations", tags=["generations"])
+
+# beyond, the offset of a page could leave the range of a database's integers
+_MAX_PAGE = 10**9
+
+
+@router.get("", summary="Page through all generations", response_model=History, responses=gives(400))
+async def index(
+    service: ServiceDep,
+    filters: FiltersDep,
+    links: LinksDep,
+    page: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 1,
+    page_size: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> JSONResponse:
+    """Every generation that passes the filters, newest first."""
+    found = await service.page(filters, page, page_size)
+    rows = [history_row(placed, service.live(placed.generation), links) for placed in found.rows]
+    return JSONResponse(
+        {
+            "count": len(rows),
+            "generations": rows,
+            "page_number": page,
+            "page_size": page_size,
+            "total_pages": -(-found.total // page_size),
+            "total_entries": found.total,
+            "total_cost": None,
+        }
+    )
+
+
+@router.get("/{generation_id}", summary="Look at a generation", response_model=OneGeneration, responses=gives(404))
+async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links: LinksDep) -> JSONResponse:
+    """One generation, in the history's envelope."""
+    placed = await service.get(tenant, generation_id)
+    return JSONResponse(
+        {
+            "status": "success",
+            "status_message": "resource_found",
+            "generation": history_row(placed, service.live(placed.generation), links),
+        }
+    )

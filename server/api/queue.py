@@ -1,0 +1,81 @@
+"""/queue: enqueue, list what is active, look at one, cancel."""
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import JSONResponse
+
+from server.api.deps import JsonBody, LinksDep, ServiceDep, TenantDep, gives, json_body
+from server.api.requests import EXAMPLE, QUEUE_BODY
+from server.api.rows import row
+from server.api.schemas import QueueCreated, QueueDeleted, QueueList, Row, StatusName
+from server.generations import ACTIVE, Origin, Status
+from server.store import Filters
+
+router = APIRouter(prefix="/queue", tags=["queue"])
+
+
+def read_filters(
+    tenant: TenantDep,
+    status: Annotated[StatusName | None, Query(description="Only these")] = None,
+    namespace: Annotated[str | None, Query(description="The request's target_namespace")] = None,
+    model: Annotated[str | None, Query(description="The id of a model")] = None,
+    media_type: Annotated[Literal["image", "video"] | None, Query()] = None,
+    repo: Annotated[str | None, Query(description="The request's target_repo")] = None,
+    folder: Annotated[str | None, Query(description="The request's target_directory")] = None,
+) -> Filters:
+    """The filters that queue and history share."""
+    return Filters(
+        tenant=tenant,
+        statuses=None if status is None else frozenset({Status(status)}),
+        namespace=namespace,
+        model=model,
+        media_type=media_type,
+        repo=repo,
+        folder=folder,
+    )
+
+
+FiltersDep = Annotated[Filters, Depends(read_filters)]
+
+
+@router.post(
+    "",
+    summary="Enqueue generations",
+    response_model=QueueCreated,
+    responses=gives(400, 404, 413, 415, 429, 503),
+    openapi_extra=json_body(QUEUE_BODY, EXAMPLE),
+)
+async def create(body: JsonBody, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
+    """Answers at once, when the generations are safely recorded. With num_generations above 1 the n-th uses
+    seed + n. Parameters out of their limits give a generation that has failed, and says why.
+    """
+    submitted = await service.submit(tenant, body, Origin.QUEUE)
+    return {"generations": [{"generation_id": g.id, "status": Status.QUEUED} for g in submitted]}
+
+
+@router.get("", summary="List active generations", response_model=QueueList, responses=gives(400))
+async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> JSONResponse:
+    """Queued and processing generations, newest first, unless `status` names another. At most 1,000."""
+    if filters.statuses is None:
+        filters = replace(filters, statuses=ACTIVE)
+    found = await service.newest(filters)
+    rows = [row(placed, service.live(placed.generation), links) for placed in found]
+    return JSONResponse({"count": len(rows), "generations": rows})
+
+
+@router.get("/{generation_id}", summary="Look at a generation", response_model=Row, responses=gives(404))
+async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links: LinksDep) -> JSONResponse:
+    """One generation, also after it is over."""
+    placed = await service.get(tenant, generation_id)
+    return JSONResponse(row(placed, service.live(placed.generation), links))
+
+
+@router.delete("/{generation_id}", summary="Cancel a generation", response_model=QueueDeleted, responses=gives(404))
+async def cancel(generation_id: str, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
+    """Queued or processing, it is cancelled at once, and the device stops within a step. Of a generation that is
+    over it changes nothing.
+    """
+    await service.cancel(tenant, generation_id)
+    return {"status": "success", "generation_id": generation_id}

@@ -1,0 +1,170 @@
+"""The composition root: settings in, application out."""
+
+import fcntl
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import IO
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.catalogue import BUILT_IN, read_catalogue
+from server import __version__
+from server.api import events, files, generations, health, models, queue, videos
+from server.artifacts import Artifacts
+from server.dispatcher import Dispatcher
+from server.engine.local import LocalEngine
+from server.engine.messages import WorkerOptions
+from server.errors import BY_STATUS, InvalidParamsError, PaddockError
+from server.events import Broker
+from server.service import Service
+from server.settings import Settings
+from server.store import Store
+
+log = logging.getLogger("paddock")
+
+WEIGHTS_HEADER = "X-Paddock-Weights"
+
+
+class DataDirInUseError(Exception):
+    """Another server works on the data directory."""
+
+
+def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI:
+    """The application on `devices` (torch device names); nothing is opened or started before its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(locked(settings.data_dir))
+            store = Store(f"sqlite:///{settings.data_dir / 'paddock.db'}")
+            stack.callback(store.close)
+            app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
+            broker = Broker()
+            folders = [BUILT_IN, *([settings.models_dir] if settings.models_dir else [])]
+            catalogue = read_catalogue(folders)
+            engines = [_engine(settings, device, artifacts) for device in devices]
+            dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease)
+            app.state.service = service = Service(settings, catalogue, store, dispatcher, broker)
+            if settings.demo:
+                log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
+            await dispatcher.start()
+            stack.push_async_callback(dispatcher.stop)
+            stack.callback(service.begin_closing)
+            if settings.preload:
+                dispatcher.activate(service.entry(settings.preload))
+            yield
+
+    app = FastAPI(
+        title="Paddock",
+        summary="Text-to-video on your own GPU, behind the API you already call",
+        version=__version__,
+        lifespan=lifespan,
+        # their pages load scripts from another host
+        docs_url=None,
+        redoc_url=None,
+    )
+    for router in (queue.router, videos.router, generations.router, models.router):
+        app.include_router(router, prefix="/api/ai")
+        app.include_router(router, include_in_schema=False)
+    for router in (events.router, files.router, models.evaluations):
+        app.include_router(router, prefix="/api")
+        app.include_router(router, include_in_schema=False)
+    app.include_router(health.router)
+    app.include_router(_index())
+    _render_errors(app)
+    if settings.demo:
+        app.add_middleware(_AnnounceDemo)
+    return app
+
+
+@contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """Hold a data directory for one server; the lock ends with the process, however it ends.
+
+    Raises DataDirInUseError at once if another server holds it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "lock").open("w") as lock:
+        _take(lock, data_dir)
+        yield
+
+
+def _take(lock: IO[str], data_dir: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataDirInUseError(
+            f"Another Paddock server uses the data directory {data_dir}. Stop it, or choose another with --data-dir."
+        ) from None
+
+
+def _engine(settings: Settings, device: str, artifacts: Artifacts) -> LocalEngine:
+    options = WorkerOptions(
+        device=device,
+        artifacts=str(artifacts.folder),
+        cache=str(settings.data_dir / "cache"),
+        demo=settings.demo,
+    )
+    return LocalEngine(options, cancel_grace=settings.cancel_grace, silence=settings.worker_silence)
+
+
+def _index() -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def index() -> dict[str, str]:
+        return {
+            "name": "Paddock",
+            "version": __version__,
+            "openapi": "/openapi.json",
+            "models": "/api/ai/models",
+            "health": "/healthz",
+            "readiness": "/readyz",
+        }
+
+    return router
+
+
+def _render_errors(app: FastAPI) -> None:
+    @app.exception_handler(PaddockError)
+    async def _paddock_error(_request: Request, error: PaddockError) -> Response:
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation_error(_request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        ours = InvalidParamsError(f"{where}: {first['msg']}")
+        return JSONResponse(ours.body, ours.status)
+
+    @app.exception_handler(HTTPException)
+    async def _http_error(_request: Request, error: HTTPException) -> Response:
+        kind = BY_STATUS.get(error.status_code, PaddockError)
+        return JSONResponse(kind(str(error.detail)).body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, _error: Exception) -> Response:
+        ours = PaddockError(f"{request.method} {request.url.path} failed. The server's log says more.")
+        return JSONResponse(ours.body, ours.status)
+
+
+class _AnnounceDemo:
+    """Adds a header to every answer that says that demo weights serve."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def announcing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[WEIGHTS_HEADER] = "demo"
+            await send(message)
+
+        await self._app(scope, receive, announcing)

@@ -1,0 +1,255 @@
+"""The command line: `paddock serve`, `demo`, `generate`, `status`."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from server import __version__
+from server.client import Client, ClientError
+from server.settings import Settings
+
+app = typer.Typer(
+    help="Wan2.1 text-to-video on your own GPU, behind the API you already call.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+complaints = Console(stderr=True)
+
+DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
+EXAMPLE_PROMPT = (
+    "A beautiful landscape painting of a serene lake with mountains in the background and an ox in the foreground."
+)
+_REFUSED = 2
+_START_SECONDS = 60
+
+Url = Annotated[str, typer.Option("--url", envvar="PADDOCK_URL", help="The server's address.")]
+ApiKey = Annotated[str | None, typer.Option("--api-key", envvar="PADDOCK_API_KEY", help="A key, if it needs one.")]
+LOCAL = "http://127.0.0.1:8000"
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on [8000].")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Queue, records and videos [~/.paddock].")] = None,
+    demo: Annotated[bool | None, typer.Option("--demo", help="Serve small weights that run anywhere.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda:N or cpu [auto].")] = None,
+    config: Annotated[Path | None, typer.Option(help="A settings file; configs/server.toml lists all.")] = None,
+) -> None:
+    """Serve the API until Ctrl-C."""
+    from server.serve import StartRefusedError
+    from server.serve import serve as run
+
+    try:
+        settings = Settings.load(config, host=host, port=port, data_dir=data_dir, demo=demo, device=device)
+        run(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        _refuse(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+    except (FileNotFoundError, StartRefusedError) as error:
+        _refuse(str(error))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the video shows.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the video.")] = Path("video.mp4"),
+    model: Annotated[str, typer.Option(help="The model's id.")] = DEFAULT_MODEL,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Length in frames.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What the video does not show.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes the same video again.")] = None,
+    url: Url = LOCAL,
+    api_key: ApiKey = None,
+) -> None:
+    """Make a video on a running server and fetch it. Ctrl-C cancels it."""
+    wanted = {
+        "model": model,
+        "prompt": prompt,
+        "width": width,
+        "height": height,
+        "num_frames": frames,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+    }
+    try:
+        make_video(Client(url, api_key), {k: v for k, v in wanted.items() if v is not None}, output)
+    except ClientError as error:
+        complaints.print(f"[red]{error}[/]")
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def status(url: Url = LOCAL, api_key: ApiKey = None) -> None:
+    """Show what a running server is doing."""
+    client = Client(url, api_key)
+    try:
+        active = client.get("/ai/queue")["generations"]
+        models = client.get("/ai/models")["data"]
+    except ClientError as error:
+        complaints.print(f"[red]{error}[/]")
+        raise typer.Exit(1) from error
+    for model in models:
+        console.print(f"{model['id']}: {model['deployments'][0]['status']}, {model['weights']} weights")
+    table = Table("generation", "status", "place", "progress", "ETA", "prompt")
+    for row in reversed(active):
+        eta = "" if row["eta_seconds"] is None else f"{row['eta_seconds']:.0f} s"
+        place = str(row["queue_position"] or "")
+        table.add_row(
+            row["generation_id"],
+            row["status"],
+            place,
+            f"{row['progress']:.0%}",
+            eta,
+            (row["prompt"] or "")[:60],
+        )
+    console.print(table if active else "Nothing is queued or running.")
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the video.")] = False,
+    port: Annotated[int, typer.Option(help="Port to listen on; another is taken if it is in use.")] = 8000,
+    data_dir: Annotated[Path, typer.Option(help="Where records and videos go.")] = Path("~/.paddock/demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the video.")] = Path("demo.mp4"),
+) -> None:
+    """Start a server with small weights, make a video through it, and serve on until Ctrl-C."""
+    port = port if _is_free(port) else _any_free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-P", "-m", "server.cli", "serve", "--demo"]
+    server = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir.expanduser())],
+        env={**os.environ, "PADDOCK_LOG_LEVEL": os.environ.get("PADDOCK_LOG_LEVEL", "warning")},
+    )
+    try:
+        _await_server(server, url)
+        make_video(
+            Client(url),
+            {
+                "model": DEFAULT_MODEL,
+                "prompt": EXAMPLE_PROMPT,
+                "width": 416,
+                "height": 240,
+                "num_frames": 33,
+                "seed": 7,
+            },
+            output,
+        )
+        console.print("These were demo weights: they show the server at work, not what Wan can do.")
+        if not once:
+            console.print(f"Serving on at [bold]{url}[/] until Ctrl-C. Try: paddock generate --url {url} 'An ox'")
+            server.wait()
+    except ClientError as error:
+        complaints.print(f"[red]{error}[/]")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        console.print("Stopping.")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def make_video(client: Client, body: dict[str, Any], output: Path) -> None:
+    """Enqueue, show progress, fetch; raises ClientError unless the video is at `output` afterwards."""
+    if not output.absolute().parent.is_dir():
+        raise ClientError(f"There is no folder {output.absolute().parent} to write {output.name} to.")
+    generation_id = client.enqueue(body)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("queued", total=1.0)
+
+        def show(update: dict[str, Any]) -> None:
+            bar.update(task, completed=update["progress"], description=_doing(update))
+
+        try:
+            row = client.follow(generation_id, show)
+        except KeyboardInterrupt:
+            client.cancel(generation_id)
+            raise
+        if row["status"] == "succeeded":
+            bar.update(task, completed=1.0, description="done")
+    if row["status"] != "succeeded":
+        raise ClientError(f"The generation {row['status']}: {row['error_message'] or 'by request'}")
+    client.download(row["result_url"], output)
+    console.print(f"[bold]{output.absolute()}[/] (seed {row['seed']})", soft_wrap=True)
+
+
+def _doing(update: dict[str, Any]) -> str:
+    if update["status"] == "queued":
+        return f"queued, place {update.get('queue_position') or '?'}"
+    stage = update.get("stage")
+    if stage is None:
+        return "loading the model"
+    steps = f" {update['step']}/{update['steps']}" if stage == "denoising" else ""
+    return f"{stage}{steps}"
+
+
+def _await_server(server: subprocess.Popen[bytes], url: str) -> None:
+    import httpx
+
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise ClientError(f"The server ended with exit status {server.returncode} before it answered.")
+        try:
+            if httpx.get(f"{url}/healthz").is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise ClientError(f"The server did not answer within {_START_SECONDS} s.")
+
+
+def _is_free(port: int) -> bool:
+    import socket
+
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _any_free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _refuse(sentence: str) -> None:
+    complaints.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    raise typer.Exit(_REFUSED)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A client of any running server, local or hosted: enqueue, follow the events, fetch the file."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+Row = dict[str, Any]
+_TERMINAL = ("succeeded", "failed", "cancelled")
+_RECONNECT_SECONDS = 1.0
+# the server writes a comment every 15 s: three missed, and the line is dead
+_SILENCE_SECONDS = 50.0
+
+
+class ClientError(Exception):
+    """The server cannot be reached, or refuses; `str()` is a sentence."""
+
+
+class Client:
+    """Talks to one server. `url` is its base, without /api."""
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=f"{self.url}/api", headers=headers, timeout=30)
+
+    def get(self, path: str) -> Any:
+        """The JSON at a path below /api."""
+        return self._request("GET", path)
+
+    def enqueue(self, body: Row) -> str:
+        """Enqueue one generation; returns its id."""
+        generations = self._request("POST", "/ai/queue", body)["generations"]
+        return str(generations[0]["generation_id"])
+
+    def row(self, generation_id: str) -> Row:
+        """A generation as it stands."""
+        return dict(self.get(f"/ai/queue/{generation_id}"))
+
+    def cancel(self, generation_id: str) -> None:
+        """Cancel a generation."""
+        self._request("DELETE", f"/ai/queue/{generation_id}")
+
+    def follow(self, generation_id: str, on_progress: Callable[[Row], None]) -> Row:
+        """Wait until a generation is over, telling of its progress; returns its last row.
+
+        A broken stream is taken up again, also across a restart of the server.
+        """
+        while True:
+            try:
+                with self._http.stream("GET", "/events", timeout=httpx.Timeout(30, read=_SILENCE_SECONDS)) as stream:
+                    self._raise_for(stream)
+                    row = self.row(generation_id)
+                    if row["status"] in _TERMINAL:
+                        return row
+                    on_progress(row)
+                    for name, data in _events(stream.iter_lines()):
+                        if data["generation_id"] != generation_id:
+                            continue
+                        if name == "media_generation_completed":
+                            return self.row(generation_id)
+                        on_progress(data)
+            except httpx.TransportError:
+                pass
+            last = self._row_if_reachable(generation_id)
+            if last is not None and last["status"] in _TERMINAL:
+                return last
+            time.sleep(_RECONNECT_SECONDS)
+
+    def download(self, url: str, path: Path) -> None:
+        """Fetch a video to `path`, whole or not at all."""
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with self._http.stream("GET", url) as response, part.open("wb") as file:
+                self._raise_for(response)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            part.rename(path)
+        except httpx.TransportError as error:
+            raise ClientError(f"The video could not be fetched: {error}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _row_if_reachable(self, generation_id: str) -> Row | None:
+        try:
+            response = self._http.get(f"/ai/queue/{generation_id}")
+        except httpx.TransportError:
+            return None
+        self._raise_for(response)
+        return dict(response.json())
+
+    def _request(self, method: str, path: str, body: Row | None = None) -> Any:
+        try:
+            response = self._http.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise ClientError(f"No server answers at {self.url}: {error}") from error
+        self._raise_for(response)
+        return response.json()
+
+    def _raise_for(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        response.read()
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = response.text[:200]
+        raise ClientError(f"The server answered {response.status_code}: {message}")
+
+
+def _events(lines: Iterator[str]) -> Iterator[tuple[str, Row]]:
+    name = ""
+    for line in lines:
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))

@@ -1,0 +1,335 @@
+"""From the queue to the devices: claim → run → record, one lane a device, first in first out."""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import uuid4
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipelines.catalogue import CatalogueEntry
+from server.artifacts import Artifacts, artifact_key
+from server.engine.base import (
+    Engine,
+    EngineState,
+    GenerationFailedError,
+    Job,
+    LoadFailedError,
+    RunCancelledError,
+    WorkerDiedError,
+)
+from server.engine.messages import Progressed
+from server.events import Broker, Event, Live
+from server.generations import Generation
+from server.store import StaleAttemptError, Store
+
+log = logging.getLogger("paddock.dispatcher")
+
+# an estimate from less than this much of a generation is a guess
+_ETA_FROM = 0.04
+_BACKOFF_SECONDS = 2.0
+
+
+class Deployment(StrEnum):
+    """Where a model is between disk and device, in the host's words."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    DEPLOYING = "deploying"
+    DEACTIVATING = "deactivating"
+    ERROR = "error"
+
+
+@dataclass
+class _Running:
+    """The generation a lane holds, as far as it is."""
+
+    held: Generation
+    live: Live = field(default_factory=lambda: Live(progress=0.0))
+    fingerprint: dict[str, str] | None = None
+    run_started: float | None = None
+    is_cancelled: bool = False
+
+    def advance(self, report: Progressed) -> None:
+        now = time.monotonic()
+        if self.run_started is None:
+            self.run_started = now
+        eta = None
+        if report.fraction >= _ETA_FROM:
+            eta = (now - self.run_started) * (1 - report.fraction) / report.fraction
+        self.live = Live(report.fraction, eta, report.stage, report.step, report.steps)
+
+
+class Lane:
+    """One device: it carries out wishes to load or unload, and else whatever is next in the queue."""
+
+    def __init__(self, engine: Engine, dispatcher: "Dispatcher") -> None:
+        self._engine = engine
+        self._dispatcher = dispatcher
+        self._owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}/{engine.state.device}"
+        self._wishes: deque[tuple[Deployment, CatalogueEntry]] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.running: _Running | None = None
+        self.failures: dict[str, str] = {}
+
+    @property
+    def state(self) -> EngineState:
+        """What the device holds."""
+        return self._engine.state
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._task = asyncio.create_task(self._work())
+
+    def wake(self) -> None:
+        """Look again whether there is something to do."""
+        self._wake.set()
+
+    def wish(self, target: Deployment, entry: CatalogueEntry) -> None:
+        """Have a model loaded (ACTIVE) or unloaded (INACTIVE), before the next generation."""
+        self._wishes.append((target, entry))
+        self.wake()
+
+    def deployment(self, model_id: str) -> Deployment | None:
+        """Where a model is on this lane; None when nothing is to be said of it."""
+        state = self.state
+        wishes = [target for target, entry in self._wishes if entry.id == model_id]
+        if Deployment.ACTIVE in wishes:
+            return Deployment.DEPLOYING
+        if state.model_id == model_id:
+            if Deployment.INACTIVE in wishes:
+                return Deployment.DEACTIVATING
+            return Deployment.ACTIVE if state.is_ready else Deployment.DEPLOYING
+        return Deployment.ERROR if model_id in self.failures else None
+
+    async def cancel(self, generation: Generation) -> None:
+        """Stop a generation if this lane runs it. It is free again when the worker has stopped, not before."""
+        if self.running is not None and self.running.held.id == generation.id:
+            self.running.is_cancelled = True
+            await self._engine.cancel(generation.id, generation.attempt)
+
+    async def stop(self) -> None:
+        """Stop working: end the worker, then give back what it was doing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._engine.close()
+        if self.running is not None:
+            await self._dispatcher.give_back(self.running.held)
+            self.running = None
+
+    async def _work(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                if self._wishes:
+                    await self._grant(*self._wishes[0])
+                    self._wishes.popleft()
+                elif self.running is not None:
+                    # the records could not be written before: what was held is still ours to give back
+                    await self._dispatcher.give_back(self.running.held)
+                    self.running = None
+                elif (held := await self._dispatcher.claim(self._owner)) is not None:
+                    await self._carry_out(held)
+                else:
+                    await self._wake.wait()
+            except SQLAlchemyError:
+                log.exception("the records cannot be read or written; trying again in %g s", _BACKOFF_SECONDS)
+                await asyncio.sleep(_BACKOFF_SECONDS)
+
+    async def _grant(self, target: Deployment, entry: CatalogueEntry) -> None:
+        if target is Deployment.ACTIVE:
+            with suppress(LoadFailedError, WorkerDiedError):
+                await self._load(entry)
+        elif self.state.model_id == entry.id:
+            await self._engine.unload()
+
+    async def _load(self, entry: CatalogueEntry) -> dict[str, str]:
+        self.failures.pop(entry.id, None)
+        try:
+            return (await self._engine.load(entry)).fingerprint
+        except (LoadFailedError, WorkerDiedError) as error:
+            log.warning("loading %s on %s: %s", entry.id, self.state.device, error)
+            self.failures[entry.id] = str(error)
+            raise
+
+    async def _carry_out(self, held: Generation) -> None:
+        self.running = running = _Running(held)
+        renewal = asyncio.create_task(self._dispatcher.keep(running))
+        try:
+            self._dispatcher.announce_progress(running)
+            settled = await self._attempt(running)
+        except StaleAttemptError:
+            # cancelled meanwhile: a late result is nobody's
+            self._dispatcher.discard(held)
+        else:
+            log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status)
+            self._dispatcher.announce(settled)
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+        self.running = None
+
+    async def _attempt(self, running: _Running) -> Generation:
+        """Load, run and record; returns the generation as recorded, raises StaleAttemptError if it is not ours."""
+        held, dispatcher = running.held, self._dispatcher
+        entry = dispatcher.catalogue.get(held.model)
+        if entry is None:
+            return await dispatcher.store.fail(held, f"Model not found: {held.model}")
+        assert held.params is not None, "a generation without valid parameters is never queued"
+        try:
+            running.fingerprint = await self._load(entry)
+            await dispatcher.renew(running)
+            job = Job(held.id, held.attempt, held.params, artifact_key(held.id, held.attempt))
+            done = await self._engine.run(job, lambda report: dispatcher.on_progress(running, report))
+        except (LoadFailedError, GenerationFailedError) as error:
+            return await dispatcher.store.fail(held, str(error))
+        except RunCancelledError as error:
+            raise StaleAttemptError(held.id) from error
+        except WorkerDiedError as error:
+            log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error)
+            return await dispatcher.after_worker_death(running, str(error))
+        return await dispatcher.store.succeed(held, done.artifact)
+
+
+class Dispatcher:
+    """All lanes, and what they share."""
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        broker: Broker,
+        catalogue: Mapping[str, CatalogueEntry],
+        engines: Sequence[Engine],
+        lease: float,
+    ) -> None:
+        self.store = store
+        self.catalogue = catalogue
+        self._artifacts = artifacts
+        self._broker = broker
+        self._lease = lease
+        self.lanes = [Lane(engine, self) for engine in engines]
+
+    # life
+
+    async def start(self) -> None:
+        """Settle what an earlier server left, then set the lanes to work. Call with the data directory locked."""
+        await self.store.expire_leases()
+        for generation in await self.store.abandoned():
+            await self._settle(generation)
+        if dropped := await self.store.cancel_waiting_sync():
+            log.info("%d synchronous generations whose clients are gone were cancelled", dropped)
+        self._artifacts.sweep()
+        for lane in self.lanes:
+            lane.start()
+
+    async def stop(self) -> None:
+        """Stop all lanes; what was running returns to the queue."""
+        await asyncio.gather(*(lane.stop() for lane in self.lanes))
+
+    def wake(self) -> None:
+        """Tell the lanes that something was queued."""
+        for lane in self.lanes:
+            lane.wake()
+
+    # what the service asks
+
+    def live(self, generation: Generation) -> Live | None:
+        """How a running generation is doing."""
+        for lane in self.lanes:
+            if lane.running is not None and lane.running.held.id == generation.id:
+                return lane.running.live
+        return None
+
+    async def cancel(self, generation: Generation) -> None:
+        """Stop a generation wherever it runs."""
+        for lane in self.lanes:
+            await lane.cancel(generation)
+
+    def deployment(self, model_id: str) -> Deployment:
+        """Where a model is: the most that any lane has of it."""
+        found = {lane.deployment(model_id) for lane in self.lanes}
+        order = (Deployment.ACTIVE, Deployment.DEPLOYING, Deployment.DEACTIVATING, Deployment.ERROR)
+        return next((status for status in order if status in found), Deployment.INACTIVE)
+
+    def activate(self, entry: CatalogueEntry) -> None:
+        """Have a model loaded on some lane."""
+        if self.deployment(entry.id) not in (Deployment.ACTIVE, Deployment.DEPLOYING):
+            idle_first = sorted(self.lanes, key=lambda lane: lane.running is not None)
+            idle_first[0].wish(Deployment.ACTIVE, entry)
+
+    def deactivate(self, entry: CatalogueEntry) -> None:
+        """Have a model unloaded wherever it is, after what runs with it."""
+        for lane in self.lanes:
+            lane.failures.pop(entry.id, None)
+            if lane.deployment(entry.id) in (Deployment.ACTIVE, Deployment.DEPLOYING):
+                lane.wish(Deployment.INACTIVE, entry)
+
+    # what the lanes ask
+
+    async def claim(self, owner: str) -> Generation | None:
+        """The next generation, claimed."""
+        return await self.store.claim(owner, self._lease)
+
+    async def renew(self, running: _Running) -> None:
+        """Hold a claim on, and write down how far it is."""
+        await self.store.renew(running.held, self._lease, running.live.progress, running.fingerprint)
+
+    async def keep(self, running: _Running) -> None:
+        """Hold a claim on for as long as this runs."""
+        with suppress(StaleAttemptError):
+            while True:
+                await asyncio.sleep(self._lease / 3)
+                await self.renew(running)
+
+    def on_progress(self, running: _Running, report: Progressed) -> None:
+        """Note a worker's progress and tell subscribers."""
+        running.advance(report)
+        self.announce_progress(running)
+
+    def announce_progress(self, running: _Running) -> None:
+        """Tell subscribers how a generation is doing, unless it is cancelled already."""
+        if not running.is_cancelled:
+            self._broker.publish(Event(running.held, running.live))
+
+    def announce(self, generation: Generation) -> None:
+        """Tell subscribers what became of a generation."""
+        if generation.is_terminal:
+            self._broker.publish(Event(generation))
+        else:
+            self.wake()
+
+    async def after_worker_death(self, running: _Running, why: str) -> Generation:
+        """Adopt a file finished just before the death; else another try, or the end of them by the rule."""
+        adopted = await self._adopt(running.held)
+        return adopted or await self.store.worker_died(running.held, running.live.progress, why)
+
+    async def give_back(self, held: Generation) -> None:
+        """Record a file that was finished at the last moment, or return the generation to the queue."""
+        with suppress(StaleAttemptError):
+            if await self._adopt(held) is None:
+                await self.store.release(held)
+
+    def discard(self, held: Generation) -> None:
+        """Remove the file of an attempt that counts no more."""
+        self._artifacts.discard(artifact_key(held.id, held.attempt))
+
+    async def _settle(self, abandoned: Generation) -> None:
+        if await self._adopt(abandoned) is None:
+            await self.store.requeue_abandoned(abandoned)
+
+    async def _adopt(self, held: Generation) -> Generation | None:
+        key = self._artifacts.finished(held)
+        if key is None:
+            return None
+        log.info("generation %s: its finished file was found and adopted", held.id)
+        return await self.store.succeed(held, key)

@@ -1,0 +1,78 @@
+"""What the dispatcher may ask of whatever carries generations to a device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipelines.catalogue import CatalogueEntry
+from pipelines.spec import VideoParams
+from server.engine.messages import Done, Progressed, Ready
+
+
+class EngineError(Exception):
+    """Something an engine reports; `str()` is a sentence for the user."""
+
+
+class WorkerDiedError(EngineError):
+    """The worker process ended in the middle of its work."""
+
+
+class LoadFailedError(EngineError):
+    """The model cannot be loaded on the device."""
+
+
+class GenerationFailedError(EngineError):
+    """The worker ran the generation and there is no video; the worker itself is well."""
+
+
+class RunCancelledError(EngineError):
+    """The run was stopped because it was cancelled, and the device is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt at one generation, and the key of the file it is to leave."""
+
+    generation_id: str
+    attempt: int
+    params: VideoParams
+    artifact: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What an engine holds: the model loaded, or being loaded with how much of it (0 … 1) read."""
+
+    device: str
+    model_id: str | None = None
+    loading: float | None = None
+    pid: int | None = None
+    error: str | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a model is loaded."""
+        return self.model_id is not None and self.loading is None
+
+
+class Engine(Protocol):
+    """One device. Calls of load, run and unload do not overlap; cancel may come at any time."""
+
+    @property
+    def state(self) -> EngineState:
+        """What it holds now."""
+
+    async def load(self, entry: CatalogueEntry) -> Ready:
+        """Have a model ready, starting the worker if need be; raises LoadFailedError or WorkerDiedError."""
+
+    async def run(self, job: Job, on_progress: Callable[[Progressed], None]) -> Done:
+        """Make a video; raises GenerationFailedError, RunCancelledError or WorkerDiedError."""
+
+    async def cancel(self, generation_id: str, attempt: int) -> None:
+        """Stop that run if it is the one going on; its `run` then ends, by force after a grace time."""
+
+    async def unload(self) -> None:
+        """Free the device."""
+
+    async def close(self) -> None:
+        """End the worker."""

@@ -1,0 +1,253 @@
+"""An engine whose worker is a child process on this machine, reached over a socket pair."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from pipelines.catalogue import CatalogueEntry
+from server.engine.base import (
+    EngineState,
+    GenerationFailedError,
+    Job,
+    LoadFailedError,
+    RunCancelledError,
+    WorkerDiedError,
+)
+from server.engine.messages import (
+    REPORT,
+    VERSION,
+    Cancel,
+    Cancelled,
+    Done,
+    Failed,
+    Heartbeat,
+    Hello,
+    Load,
+    LoadFailed,
+    Loading,
+    Order,
+    Progressed,
+    Ready,
+    Report,
+    Run,
+    Unload,
+    Unloaded,
+    WorkerOptions,
+)
+
+log = logging.getLogger("paddock.engine")
+
+
+class _Connection:
+    """One live worker process and the socket to it."""
+
+    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.process = process
+        self._reader = reader
+        self._writer = writer
+        self._reports: asyncio.Queue[Report | None] = asyncio.Queue()
+        self._pump = asyncio.create_task(self._read())
+        self.is_listened_to = False
+
+    @classmethod
+    async def open(cls, options: WorkerOptions) -> "_Connection":
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "server.engine.worker", str(theirs.fileno())),
+                options.model_dump_json(),
+                stdin=DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # Ctrl-C is for the server, which then ends the worker
+                start_new_session=True,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return cls(process, reader, writer)
+
+    async def _read(self) -> None:
+        """Read on even when nobody asks, so that an idle worker's heartbeats never fill the socket."""
+        try:
+            async for line in self._reader:
+                report = REPORT.validate_json(line)
+                if self.is_listened_to or not isinstance(report, Heartbeat):
+                    self._reports.put_nowait(report)
+        except (OSError, ValueError):
+            log.exception("worker %s cannot be understood", self.process.pid)
+            self.kill()
+        finally:
+            self._reports.put_nowait(None)
+
+    async def send(self, order: Order) -> None:
+        """Send one order; to a dead worker it does nothing, as its end will be reported."""
+        with suppress(ConnectionError):
+            self._writer.write(order.line())
+            await self._writer.drain()
+
+    async def reports(self, silence: float) -> AsyncIterator[Report]:
+        """The worker's reports; raises WorkerDiedError when it ends, or is killed for saying nothing for `silence`."""
+        self.is_listened_to = True
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(silence):
+                        report = await self._reports.get()
+                except TimeoutError:
+                    self.kill()
+                    raise WorkerDiedError(f"it said nothing for {silence:g} seconds and was killed") from None
+                if report is None:
+                    raise WorkerDiedError(await self._how_it_ended())
+                yield report
+        finally:
+            self.is_listened_to = False
+
+    async def _how_it_ended(self) -> str:
+        self.kill()
+        status = await self.process.wait()
+        if status < 0:
+            return f"it was killed by {signal.Signals(-status).name}"
+        return f"it exited with status {status}"
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
+    async def close(self) -> None:
+        """End the process and let go of the socket."""
+        self.kill()
+        await self.process.wait()
+        await self._pump
+        self._writer.close()
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._pump.done()
+
+
+class LocalEngine:
+    """One device of this machine, driven by a child process that is started on the first need."""
+
+    def __init__(self, options: WorkerOptions, *, cancel_grace: float, silence: float) -> None:
+        self._options = options
+        self._cancel_grace = cancel_grace
+        self._silence = silence
+        self._connection: _Connection | None = None
+        self._running: tuple[str, int] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._state = EngineState(device=options.device)
+        self._grace: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> EngineState:
+        """What the device holds now."""
+        if self._connection is not None and not self._connection.is_alive:
+            return EngineState(device=self._options.device, error=self._state.error)
+        return self._state
+
+    async def load(self, entry: CatalogueEntry) -> Ready:
+        """Have a model ready, in a fresh worker if there is none."""
+        connection = await self._connect()
+        self._state = replace(self._state, model_id=entry.id, loading=0.0, error=None)
+        await connection.send(Load(model_id=entry.id, spec=entry.model))
+        try:
+            async for report in connection.reports(self._silence):
+                match report:
+                    case Hello(version=version) if version != VERSION:
+                        connection.kill()
+                        raise LoadFailedError(f"The worker speaks protocol {version}, the server {VERSION}.")
+                    case Loading(fraction=fraction):
+                        self._state = replace(self._state, loading=fraction)
+                    case Ready():
+                        self._state = replace(self._state, loading=None)
+                        return report
+                    case LoadFailed(message=message):
+                        raise LoadFailedError(message)
+                    case _:
+                        pass
+        except (LoadFailedError, WorkerDiedError) as error:
+            self._state = replace(self._state, model_id=None, loading=None, error=str(error))
+            raise
+        raise AssertionError("reports end only by raising")
+
+    async def run(self, job: Job, on_progress: Callable[[Progressed], None]) -> Done:
+        """Make a video with the loaded model."""
+        connection = self._connection
+        if connection is None or not connection.is_alive:
+            raise WorkerDiedError("it ended before the run began")
+        about = (job.generation_id, job.attempt)
+        self._running = about
+        self._idle.clear()
+        await connection.send(
+            Run(generation_id=job.generation_id, attempt=job.attempt, params=job.params, artifact=job.artifact)
+        )
+        try:
+            async for report in connection.reports(self._silence):
+                if getattr(report, "generation_id", None) != job.generation_id:
+                    continue
+                match report:
+                    case Progressed():
+                        on_progress(report)
+                    case Done():
+                        return report
+                    case Failed(message=message):
+                        raise GenerationFailedError(message)
+                    case Cancelled():
+                        raise RunCancelledError("it was cancelled")
+                    case _:
+                        pass
+        finally:
+            self._running = None
+            self._idle.set()
+        raise AssertionError("reports end only by raising")
+
+    async def cancel(self, generation_id: str, attempt: int) -> None:
+        """Stop a run within a step, or kill the worker after the grace time."""
+        if self._running != (generation_id, attempt) or self._connection is None:
+            return
+        await self._connection.send(Cancel(generation_id=generation_id, attempt=attempt))
+        self._grace = asyncio.create_task(self._enforce(self._connection))
+
+    async def _enforce(self, connection: _Connection) -> None:
+        try:
+            async with asyncio.timeout(self._cancel_grace):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("a cancelled generation did not stop within %g s: killing its worker", self._cancel_grace)
+            connection.kill()
+
+    async def unload(self) -> None:
+        """Free the device; a worker that is not running holds nothing."""
+        if self._connection is None or not self._connection.is_alive:
+            return
+        await self._connection.send(Unload())
+        with suppress(WorkerDiedError):
+            async for report in self._connection.reports(self._silence):
+                if isinstance(report, Unloaded):
+                    break
+        self._state = replace(self._state, model_id=None, loading=None)
+
+    async def close(self) -> None:
+        """End the worker, at once."""
+        if self._grace is not None:
+            self._grace.cancel()
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+        self._state = EngineState(device=self._options.device)
+
+    async def _connect(self) -> _Connection:
+        if self._connection is not None and not self._connection.is_alive:
+            await self._connection.close()
+            self._connection = None
+        if self._connection is None:
+            self._connection = await _Connection.open(self._options)
+            self._state = EngineState(device=self._options.device, pid=self._connection.process.pid)
+            log.info("worker %s started for %s", self._state.pid, self._options.device)
+        return self._connection

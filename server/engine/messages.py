@@ -1,0 +1,157 @@
+"""The whole protocol between the server and a worker: JSON, one message a line, over a socket of its own.
+
+The server sends orders, the worker sends reports. Both sides may live on different machines: artifacts and weights
+are named by key or hub repository, never by a path the other side would have to share.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from pipelines.spec import ModelSpec, Stage, VideoParams
+
+VERSION = 1
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def line(self) -> bytes:
+        """The message as it goes over the wire."""
+        return self.model_dump_json().encode() + b"\n"
+
+
+class _About(_Message):
+    """A message about one attempt at one generation."""
+
+    generation_id: str
+    attempt: int
+
+
+# orders
+
+
+class Load(_Message):
+    """Have this model ready. Answered by Loading…, then Ready or LoadFailed; by Ready at once if it is loaded."""
+
+    kind: Literal["load"] = "load"
+    model_id: str
+    spec: ModelSpec
+
+
+class Run(_About):
+    """Make a video with the loaded model. Answered by Progressed…, then Done, Failed or Cancelled."""
+
+    kind: Literal["run"] = "run"
+    params: VideoParams
+    artifact: str
+
+
+class Cancel(_About):
+    """Stop that attempt, if it is the one running. Answered by Cancelled; too late, by what it became."""
+
+    kind: Literal["cancel"] = "cancel"
+
+
+class Unload(_Message):
+    """Free the device. Answered by Unloaded."""
+
+    kind: Literal["unload"] = "unload"
+
+
+# reports
+
+
+class Hello(_Message):
+    """The first message: which protocol the worker speaks."""
+
+    kind: Literal["hello"] = "hello"
+    version: int = VERSION
+    pid: int
+
+
+class Heartbeat(_Message):
+    """The worker lives, whatever it is busy with."""
+
+    kind: Literal["heartbeat"] = "heartbeat"
+
+
+class Loading(_Message):
+    """Weights are being read: `fraction` (0 … 1) of all bytes, `component` next."""
+
+    kind: Literal["loading"] = "loading"
+    model_id: str
+    component: str
+    fraction: float
+
+
+class Ready(_Message):
+    """The model is loaded; `fingerprint` is all that its videos depend on besides the request."""
+
+    kind: Literal["ready"] = "ready"
+    model_id: str
+    fingerprint: dict[str, str]
+
+
+class LoadFailed(_Message):
+    """The model cannot be loaded; `message` is a sentence for the user."""
+
+    kind: Literal["load_failed"] = "load_failed"
+    model_id: str
+    message: str
+
+
+class Unloaded(_Message):
+    """No model is loaded."""
+
+    kind: Literal["unloaded"] = "unloaded"
+
+
+class Progressed(_About):
+    """Step `step` of `steps` of a stage is done, `fraction` (0 … 1) of the whole."""
+
+    kind: Literal["progressed"] = "progressed"
+    stage: Stage
+    step: int
+    steps: int
+    fraction: float
+
+
+class Done(_About):
+    """The video is on disk, whole, under its artifact key; `size` in bytes."""
+
+    kind: Literal["done"] = "done"
+    artifact: str
+    size: int
+
+
+class Failed(_About):
+    """There will be no video from this attempt; `message` is a sentence for the user. The worker goes on."""
+
+    kind: Literal["failed"] = "failed"
+    message: str
+
+
+class Cancelled(_About):
+    """The attempt has stopped, and the device is free."""
+
+    kind: Literal["cancelled"] = "cancelled"
+
+
+Order = Annotated[Load | Run | Cancel | Unload, Field(discriminator="kind")]
+Report = Annotated[
+    Hello | Heartbeat | Loading | Ready | LoadFailed | Unloaded | Progressed | Done | Failed | Cancelled,
+    Field(discriminator="kind"),
+]
+
+ORDER: TypeAdapter[Order] = TypeAdapter(Order)
+REPORT: TypeAdapter[Report] = TypeAdapter(Report)
+
+
+class WorkerOptions(_Message):
+    """What a worker is told when it starts, in the terms of the machine it runs on."""
+
+    device: str
+    artifacts: str
+    cache: str
+    demo: bool = False

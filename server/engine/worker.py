@@ -1,0 +1,207 @@
+"""The worker process: one device, one model at a time, orders in, reports out. The only door to the tensors.
+
+Started as `python -P -m server.engine.worker FD OPTIONS`, with FD an open socket and OPTIONS a WorkerOptions as JSON.
+It ends when that socket does, so that no worker outlives its server.
+"""
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.errors import GenerationCancelled, PipelineError
+from pipelines.spec import ModelSpec, Progress
+from server.engine.messages import (
+    ORDER,
+    Cancel,
+    Cancelled,
+    Done,
+    Failed,
+    Heartbeat,
+    Hello,
+    Load,
+    LoadFailed,
+    Loading,
+    Order,
+    Progressed,
+    Ready,
+    Report,
+    Run,
+    Unload,
+    Unloaded,
+    WorkerOptions,
+)
+
+if TYPE_CHECKING:
+    from pipelines.runner import Runner
+
+HEARTBEAT_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger("paddock.worker")
+
+
+class Link:
+    """The socket to the server: reports out from any thread, orders in through a queue, cancels on the side."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._cancelled: set[tuple[str, int]] = set()
+        self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Listen and send heartbeats, in the background."""
+        threading.Thread(target=self._listen, name="orders", daemon=True).start()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def send(self, report: Report) -> None:
+        """Send one report."""
+        with self._sending:
+            try:
+                self._connection.sendall(report.line())
+            except OSError:
+                _leave()
+
+    def is_cancelled(self, run: Run) -> bool:
+        """Whether the server has asked to stop this attempt."""
+        return (run.generation_id, run.attempt) in self._cancelled
+
+    def forget_cancels(self) -> None:
+        """Drop what was asked of attempts that are over."""
+        self._cancelled.clear()
+
+    def _listen(self) -> None:
+        for line in self._connection.makefile("rb"):
+            order = ORDER.validate_json(line)
+            if isinstance(order, Cancel):
+                self._cancelled.add((order.generation_id, order.attempt))
+            else:
+                self.orders.put(order)
+        _leave()
+
+    def _beat(self) -> None:
+        wait = threading.Event()
+        while not wait.wait(HEARTBEAT_SECONDS):
+            self.send(Heartbeat())
+
+
+class Worker:
+    """Carries out orders, one after another."""
+
+    def __init__(self, link: Link, options: WorkerOptions) -> None:
+        self._link = link
+        self._options = options
+        self._loaded: tuple[str, Runner] | None = None
+
+    def serve(self) -> None:
+        """Work until the server goes away."""
+        while True:
+            match self._link.orders.get():
+                case Load() as order:
+                    self._link.send(self._load(order))
+                case Run() as order:
+                    self._link.send(self._run(order))
+                    self._link.forget_cancels()
+                case Unload():
+                    self._unload()
+                    self._link.send(Unloaded())
+
+    def _load(self, order: Load) -> Ready | LoadFailed:
+        model_id = order.model_id
+        if self._loaded is None or self._loaded[0] != model_id:
+            self._unload()
+            try:
+                self._loaded = (model_id, self._read(model_id, order.spec))
+            except PipelineError as error:
+                return LoadFailed(model_id=model_id, message=str(error))
+            except Exception as error:
+                log.exception("loading %s failed", model_id)
+                return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_words(error)}")
+        return Ready(model_id=model_id, fingerprint=self._loaded[1].fingerprint)
+
+    def _read(self, model_id: str, spec: ModelSpec) -> "Runner":
+        def report(component: str, fraction: float) -> None:
+            self._link.send(Loading(model_id=model_id, component=component, fraction=fraction))
+
+        report("libraries", 0.0)
+        from pipelines import weights
+        from pipelines.demo import demo_folder
+        from pipelines.runner import Runner
+
+        folder = demo_folder(Path(self._options.cache)) if self._options.demo else weights.locate(spec)
+        return Runner.load(spec, folder, self._options.device, report)
+
+    def _unload(self) -> None:
+        if self._loaded is not None:
+            self._loaded[1].close()
+            self._loaded = None
+
+    def _run(self, order: Run) -> Done | Failed | Cancelled:
+        about = {"generation_id": order.generation_id, "attempt": order.attempt}
+
+        def report(progress: Progress) -> None:
+            self._link.send(
+                Progressed(
+                    **about,
+                    stage=progress.stage,
+                    step=progress.step,
+                    steps=progress.steps,
+                    fraction=progress.fraction,
+                )
+            )
+
+        assert self._loaded is not None, "the server loads a model before it runs one"
+        try:
+            video = self._loaded[1].run(
+                order.params,
+                Path(self._options.artifacts) / order.artifact,
+                on_progress=report,
+                cancelled=lambda: self._link.is_cancelled(order),
+            )
+        except GenerationCancelled:
+            return Cancelled(**about)
+        except PipelineError as error:
+            return Failed(**about, message=str(error))
+        except Exception as error:
+            log.exception("generation %s failed", order.generation_id)
+            return Failed(**about, message=f"The generation failed: {_words(error)}")
+        return Done(**about, artifact=order.artifact, size=video.size)
+
+
+def _words(error: Exception) -> str:
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the device ran out of memory. A smaller size or fewer frames may fit."
+    return f"{type(error).__name__}: {error}"
+
+
+def _leave() -> None:
+    os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGKILL at the parent's death, even while a library holds the interpreter lock."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the first argument."""
+    _die_with_parent()
+    # libraries print to stdout, which is the server's to use
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    link = Link(socket.socket(fileno=int(sys.argv[1])))
+    link.start()
+    link.send(Hello(pid=os.getpid()))
+    Worker(link, WorkerOptions.model_validate_json(sys.argv[2])).serve()
+
+
+if __name__ == "__main__":
+    main()

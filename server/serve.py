@@ -1,0 +1,137 @@
+"""Starting the server: everything that can be refused is checked before the first byte is listened for."""
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
+from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
+from server.app import DataDirInUseError, create_app, locked
+from server.settings import Settings
+
+log = logging.getLogger("paddock")
+
+_GRACE_SECONDS = 5
+
+
+class StartRefusedError(Exception):
+    """The server cannot start like this; `str()` says what to do."""
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal; raises StartRefusedError when something is missing."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=settings.log_level.upper())
+    # one line a request is for debugging: clients poll
+    for chatty in ("httpx", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    devices = prepare(settings)
+    with listen(settings) as listening:
+        app = create_app(settings, devices)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=settings.log_level == "debug",
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        address, port = listening.getsockname()[:2]
+        host = f"[{address}]" if ":" in address else address
+        log.info("Paddock listens on http://%s:%d", host, port)
+        _Server(config, app).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, telling the service of a stop before it waits for open connections, which wait for the service."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        service = getattr(self._app.state, "service", None)
+        if service is not None and self._loop is not None:
+            log.info("%s: stopping", signal.Signals(sig).name)
+            self._loop.call_soon_threadsafe(service.begin_closing)
+        super().handle_exit(sig, frame)
+
+
+def prepare(settings: Settings) -> list[str]:
+    """Check what the server needs; returns the devices to serve on, as torch names."""
+    if not settings.is_loopback and not settings.api_keys and not settings.allow_anonymous:
+        raise StartRefusedError(
+            f"Listening on {settings.host} would let anyone on the network use this machine. "
+            "Set PADDOCK_API_KEYS, or PADDOCK_ALLOW_ANONYMOUS=true if something else keeps strangers out."
+        )
+    try:
+        with locked(settings.data_dir):
+            pass
+        catalogue = read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
+    except OSError as error:
+        raise StartRefusedError(f"The data directory cannot be used: {error}") from error
+    except (DataDirInUseError, CatalogueError) as error:
+        raise StartRefusedError(str(error)) from error
+    if settings.preload and settings.preload not in catalogue:
+        raise StartRefusedError(f"preload: Model not found: {settings.preload}")
+    if settings.demo:
+        return ["cpu" if settings.device == "auto" else settings.device]
+    check_weights(list(catalogue.values()))
+    return find_devices(settings.device)
+
+
+def check_weights(entries: list[CatalogueEntry]) -> None:
+    """Raise StartRefusedError unless at least one model has its weights here."""
+    from pipelines import weights
+
+    problems = []
+    for entry in entries:
+        try:
+            weights.locate(entry.model)
+        except (WeightsNotFoundError, UnsupportedModelError) as error:
+            problems.append(str(error))
+        else:
+            return
+    raise StartRefusedError(f"{problems[0]} To try the server without them, start it with --demo.")
+
+
+def find_devices(wanted: str) -> list[str]:
+    """The devices to serve on, asked of a process of its own, since looking means importing torch."""
+    if wanted == "cpu":
+        return ["cpu"]
+    probe = subprocess.run(
+        [sys.executable, "-P", "-m", "pipelines.devices"], stdout=subprocess.PIPE, check=False, text=True
+    )
+    if probe.returncode != 0:
+        raise StartRefusedError("Looking for devices failed: PyTorch does not start. Its error is above.")
+    found: list[dict[str, Any]] = json.loads(probe.stdout)
+    names = [device["name"] for device in found if wanted in ("auto", device["name"])]
+    if not names:
+        raise StartRefusedError(
+            f"No CUDA device{'' if wanted == 'auto' else ' ' + wanted} was found. To try the server without one, "
+            "start it with --demo; to run the real weights on the processor, however slowly, with --device cpu."
+        )
+    return names
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket that listens where the settings say."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise StartRefusedError(
+            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another with --port."
+        ) from error

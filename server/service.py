@@ -1,0 +1,194 @@
+"""What routes call: submit, wait, cancel, look up. The rules of the contract that are not about HTTP."""
+
+import time
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from pipelines.catalogue import CatalogueEntry
+from server import parameters
+from server.dispatcher import Dispatcher
+from server.errors import (
+    GenerationNotFoundError,
+    InvalidParamsError,
+    ModelNotFoundError,
+    QueueFullError,
+    UnavailableError,
+)
+from server.events import Broker, Event, Live, Subscription
+from server.generations import Generation, Origin, Status
+from server.settings import Settings
+from server.store import Filters, Page, Placed, QueueLimitError, Store
+
+_RETRY_AFTER = 60
+_STOPPING = "The server is stopping. Queued generations run when it starts again."
+
+
+class Service:
+    """The use cases, over store, dispatcher and broker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Mapping[str, CatalogueEntry],
+        store: Store,
+        dispatcher: Dispatcher,
+        broker: Broker,
+    ) -> None:
+        self.settings = settings
+        self.catalogue = catalogue
+        self.dispatcher = dispatcher
+        self._store = store
+        self._broker = broker
+        self._is_closing = False
+
+    def begin_closing(self) -> None:
+        """Refuse new work and let go of everybody who waits."""
+        self._is_closing = True
+        self._broker.close()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server is stopping."""
+        return self._is_closing
+
+    def entry(self, model: Any) -> CatalogueEntry:
+        """The model of a request; raises ModelNotFoundError."""
+        if model is None:
+            raise InvalidParamsError("model must be given: the id of a model")
+        if not isinstance(model, str):
+            raise InvalidParamsError("model must be a string: the id of a model")
+        try:
+            return self.catalogue[model]
+        except KeyError:
+            raise ModelNotFoundError(model) from None
+
+    # submission
+
+    async def submit(self, tenant: str, body: parameters.Body, origin: Origin) -> list[Generation]:
+        """Record what a body asks for, committed before this returns.
+
+        On the sync route invalid parameters raise InvalidParamsError; on the queue the generation is recorded as
+        failed with the same sentence. Raises ModelNotFoundError, QueueFullError or UnavailableError as well.
+        """
+        if self._is_closing:
+            raise UnavailableError(_STOPPING)
+        entry = self.entry(body.get("model"))
+        count = parameters.num_generations(body, self.settings.max_num_generations)
+        base = parameters.random_seed()
+        new = [
+            self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin) for offset in range(count)
+        ]
+        try:
+            await self._store.insert(new, self.settings.max_queued)
+        except QueueLimitError:
+            raise QueueFullError(
+                f"The queue is full: {self.settings.max_queued} generations are waiting.", _RETRY_AFTER
+            ) from None
+        self.dispatcher.wake()
+        for generation in new:
+            if generation.is_terminal:
+                self._broker.publish(Event(generation))
+        return new
+
+    def _generation(self, tenant: str, entry: CatalogueEntry, body: parameters.Body, origin: Origin) -> Generation:
+        limit = self.settings.max_prompt_chars
+        now = time.time()
+        generation = Generation(
+            id=str(uuid4()),
+            tenant=tenant,
+            origin=origin,
+            model=entry.id,
+            status=Status.QUEUED,
+            parameters=parameters.echo(entry, body, limit),
+            enqueued_at=now,
+            target_namespace=parameters.text(body, "target_namespace"),
+            target_repo=parameters.text(body, "target_repo"),
+            target_directory=parameters.text(body, "target_directory"),
+        )
+        try:
+            return replace(generation, params=parameters.resolve(entry, body, limit))
+        except InvalidParamsError as error:
+            if origin is Origin.SYNC:
+                raise
+            return replace(generation, status=Status.FAILED, error_message=str(error), completed_at=now)
+
+    async def wait(self, tenant: str, ids: Sequence[str]) -> list[Generation]:
+        """Wait until all of these are over; raises UnavailableError when the server stops before."""
+        pending = set(ids)
+        with self._broker.subscribe(tenant) as subscription:
+            pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).generation.is_terminal}
+            if pending:
+                await self._drain(subscription, pending)
+        return [(await self._find(tenant, id_)).generation for id_ in ids]
+
+    async def _drain(self, subscription: Subscription, pending: set[str]) -> None:
+        async for event in subscription:
+            if event.live is None:
+                pending.discard(event.generation.id)
+                if not pending:
+                    return
+        raise UnavailableError(_STOPPING)
+
+    # cancellation
+
+    async def cancel(self, tenant: str, generation_id: str) -> None:
+        """Cancel a generation: its row says so at once, the device stops within a step; nothing if it is over."""
+        before = await self._store.cancel(generation_id, tenant)
+        if before is None:
+            await self._find(tenant, generation_id)
+            return
+        self._publish_cancelled(before)
+        if before.status is Status.PROCESSING:
+            await self.dispatcher.cancel(before)
+
+    async def hang_up(self, tenant: str, ids: Collection[str]) -> None:
+        """A waiting client went away: cancel what has not started, let the rest go on."""
+        for generation_id in ids:
+            before = await self._store.cancel(generation_id, tenant, frozenset({Status.QUEUED}))
+            if before is not None:
+                self._publish_cancelled(before)
+
+    def _publish_cancelled(self, before: Generation) -> None:
+        self._broker.publish(Event(replace(before, status=Status.CANCELLED)))
+
+    # looking up
+
+    async def get(self, tenant: str, generation_id: str) -> Placed:
+        """One generation; raises GenerationNotFoundError for an unknown id and for another tenant's."""
+        return await self._find(tenant, generation_id)
+
+    async def newest(self, filters: Filters) -> list[Placed]:
+        """The newest generations that pass the filters."""
+        return await self._store.newest(filters)
+
+    async def page(self, filters: Filters, number: int, size: int) -> Page:
+        """A page of history."""
+        return await self._store.page(filters, number, size)
+
+    def live(self, generation: Generation) -> Live | None:
+        """How a generation is doing, if it runs."""
+        return self.dispatcher.live(generation)
+
+    async def queue_length(self) -> int:
+        """How many generations wait."""
+        return await self._store.queued()
+
+    async def events(self, tenant: str) -> AsyncIterator[Event]:
+        """What happens to a tenant's generations: the completions of the last seconds, then all as it comes."""
+        with self._broker.subscribe(tenant) as subscription:
+            since = time.time() - self.settings.event_replay
+            replayed = await self._store.completed_since(since, tenant)
+            for generation in replayed:
+                yield Event(generation)
+            seen = {generation.id for generation in replayed}
+            async for event in subscription:
+                if event.live is not None or event.generation.id not in seen:
+                    yield event
+
+    async def _find(self, tenant: str, generation_id: str) -> Placed:
+        placed = await self._store.get(generation_id, tenant)
+        if placed is None:
+            raise GenerationNotFoundError
+        return placed

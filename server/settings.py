@@ -1,0 +1,88 @@
+"""Every setting of the server, in one frozen object. The only module that reads the environment.
+
+A value comes from the first of: a command-line option, a PADDOCK_ variable, the file named by --config or
+PADDOCK_CONFIG, the default here (which `configs/server.toml` lists with a comment each).
+"""
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "PADDOCK_"
+
+
+class Settings(BaseSettings):
+    """All settings; times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    data_dir: Path = Path("~/.paddock")
+    demo: bool = False
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
+    models_dir: Path | None = None
+    preload: str | None = None
+    api_keys: tuple[str, ...] = ()
+    allow_anonymous: bool = False
+    public_url: str | None = Field(default=None, pattern=r"^https?://")
+    url_ttl: float = Field(default=24 * 3600, gt=0)
+    max_num_generations: int = Field(default=4, ge=1, le=12)
+    max_queued: int = Field(default=10_000, ge=1)
+    max_prompt_chars: int = Field(default=10_000, ge=1)
+    max_body_bytes: int = Field(default=1_000_000, ge=1024)
+    event_replay: float = Field(default=10.0, ge=0)
+    cancel_grace: float = Field(default=30.0, gt=0)
+    worker_silence: float = Field(default=120.0, gt=1)
+    lease: float = Field(default=60.0, gt=1)
+    log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
+
+    @field_validator("data_dir", "models_dir")
+    @classmethod
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path else path
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @classmethod
+    def load(cls, config: Path | None = None, **options: Any) -> "Settings":
+        """Settings from the options given (None counts as not given), the environment and a TOML file.
+
+        Raises pydantic.ValidationError for a value out of its limits or a key that does not exist, and
+        FileNotFoundError for a file that does not.
+        """
+        path = config or (Path(named) if (named := os.environ.get(f"{ENV_PREFIX}CONFIG")) else None)
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"There is no configuration file {path}.")
+
+        class FromFile(cls):  # type: ignore[valid-type, misc]
+            model_config = SettingsConfigDict(toml_file=path)
+
+        return FromFile(**{name: value for name, value in options.items() if value is not None})
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options, then environment, then file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

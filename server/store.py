@@ -1,0 +1,518 @@
+"""The durable records: one table of generations, one of attempts at them. SQLAlchemy Core.
+
+Every change of status is one guarded UPDATE: it matches the statuses the law allows it from and, once a generation
+is claimed, the attempt that holds it. No row changed means that the attempt is no longer the one, and raises.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    RowMapping,
+    String,
+    Table,
+    and_,
+    create_engine,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from pipelines.spec import VideoParams
+from server.generations import (
+    WORKER_DEATHS_ALLOWED,
+    Generation,
+    Origin,
+    Outcome,
+    Status,
+    after_worker_death,
+    sources,
+)
+
+metadata = MetaData()
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("tenant", String, nullable=False),
+    Column("origin", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("media_type", String, nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("params", JSON),
+    Column("target_namespace", String),
+    Column("target_repo", String),
+    Column("target_directory", String),
+    Column("status", String, nullable=False),
+    Column("error_message", String),
+    Column("artifact", String),
+    Column("progress", Float, nullable=False),
+    Column("fingerprint", JSON),
+    Column("enqueued_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("completed_at", Float),
+    Column("attempt", Integer, nullable=False),
+    Column("owner", String),
+    Column("lease_until", Float),
+    Column("worker_deaths", Integer, nullable=False),
+    Column("server_deaths", Integer, nullable=False),
+    Column("furthest", Float, nullable=False),
+    Index("generations_by_status", "status", "seq"),
+    Index("generations_by_tenant", "tenant", "seq"),
+    Index("generations_by_completion", "completed_at"),
+    sqlite_autoincrement=True,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("generation_id", String(36), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", String),
+)
+
+LIST_LIMIT = 1000
+_THREADS = 4
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Clock = Callable[[], float]
+
+
+class StaleAttemptError(Exception):
+    """The attempt no longer holds the generation: it was cancelled, or claimed again."""
+
+
+class QueueLimitError(Exception):
+    """As many generations are queued as may be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which generations to list; None lets all pass. `statuses` empty lets none pass."""
+
+    tenant: str = ""
+    statuses: frozenset[Status] | None = None
+    namespace: str | None = None
+    model: str | None = None
+    media_type: str | None = None
+    repo: str | None = None
+    folder: str | None = None
+
+    def clause(self) -> ColumnElement[bool]:
+        """The SQL condition."""
+        columns = generations.c
+        wanted = {
+            columns.target_namespace: self.namespace,
+            columns.model: self.model,
+            columns.media_type: self.media_type,
+            columns.target_repo: self.repo,
+            columns.target_directory: self.folder,
+        }
+        parts = [columns.tenant == self.tenant, *(c == v for c, v in wanted.items() if v is not None)]
+        if self.statuses is not None:
+            parts.append(columns.status.in_(self.statuses))
+        return and_(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A generation and its place in the queue: 1 is next, None unless queued."""
+
+    generation: Generation
+    queue_position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of history and how many entries there are in all."""
+
+    rows: list[Placed]
+    total: int
+
+
+def _in_thread(
+    method: Callable[Concatenate["Store", P], R],
+) -> Callable[Concatenate["Store", P], Coroutine[Any, Any, R]]:
+    """Run a method on the store's own threads: a commit waits for the disk, and the event loop must not."""
+
+    async def call(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        work = functools.partial(method, self, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    return functools.update_wrapper(call, method)
+
+
+class Store:
+    """Generations in a database; `url` is SQLAlchemy's (sqlite or postgresql)."""
+
+    def __init__(self, url: str, clock: Clock = time.time) -> None:
+        self._clock = clock
+        self._engine = create_engine(url)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _configure_sqlite)
+            event.listen(self._engine, "begin", _begin_sqlite)
+        metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self._threads.shutdown()
+        self._engine.dispose()
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with self._engine.begin() as tx:
+            yield tx
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self._engine.connect().execution_options(reads_only=True) as tx:
+            yield tx
+
+    # submission and cancellation
+
+    @_in_thread
+    def insert(self, new: Sequence[Generation], max_queued: int) -> None:
+        """Record generations, all or none; raises QueueLimitError when that would queue more than `max_queued`."""
+        with self._write() as tx:
+            queued = tx.scalar(select(func.count()).where(generations.c.status == Status.QUEUED)) or 0
+            if queued + sum(g.status is Status.QUEUED for g in new) > max_queued:
+                raise QueueLimitError
+            tx.execute(insert(generations), [_to_row(generation) for generation in new])
+
+    @_in_thread
+    def cancel(
+        self, generation_id: str, tenant: str, only_from: frozenset[Status] = sources(Status.CANCELLED)
+    ) -> Generation | None:
+        """Cancel a generation that is in one of `only_from`; returns it as it was before, None if nothing changed."""
+        with self._write() as tx:
+            before = _find(tx, generation_id, tenant)
+            if before is None or before.status not in only_from & sources(Status.CANCELLED):
+                return None
+            tx.execute(
+                update(generations)
+                .where(generations.c.id == generation_id, generations.c.status == before.status)
+                .values(status=Status.CANCELLED, completed_at=self._clock(), owner=None, lease_until=None)
+            )
+            self._end_attempt(tx, before.id, before.attempt, Outcome.CANCELLED)
+            return before
+
+    @_in_thread
+    def cancel_waiting_sync(self) -> int:
+        """Cancel queued generations whose client was on the line of a server that is gone; returns how many."""
+        with self._write() as tx:
+            return tx.execute(
+                update(generations)
+                .where(generations.c.status == Status.QUEUED, generations.c.origin == Origin.SYNC)
+                .where(generations.c.attempt == 0)
+                .values(status=Status.CANCELLED, completed_at=self._clock())
+            ).rowcount
+
+    # the dispatcher's part
+
+    @_in_thread
+    def claim(self, owner: str, lease: float) -> Generation | None:
+        """Take the oldest queued generation, for `lease` seconds."""
+        oldest = (
+            select(generations.c.seq)
+            .where(generations.c.status == Status.QUEUED)
+            .order_by(generations.c.seq)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        now = self._clock()
+        with self._write() as tx:
+            row = (
+                tx.execute(
+                    update(generations)
+                    .where(generations.c.seq == oldest, generations.c.status == Status.QUEUED)
+                    .values(
+                        status=Status.PROCESSING,
+                        owner=owner,
+                        attempt=generations.c.attempt + 1,
+                        lease_until=now + lease,
+                        started_at=now,
+                        progress=0.0,
+                    )
+                    .returning(generations)
+                )
+                .mappings()
+                .one_or_none()
+            )
+            if row is None:
+                return None
+            claimed = _from_row(row)
+            tx.execute(
+                insert(attempts).values(generation_id=claimed.id, attempt=claimed.attempt, owner=owner, started_at=now)
+            )
+            return claimed
+
+    @_in_thread
+    def renew(self, held: Generation, lease: float, progress: float, fingerprint: dict[str, str] | None) -> None:
+        """Hold a claim for `lease` seconds more, and note how far the generation is."""
+        with self._write() as tx:
+            self._change(
+                tx,
+                held,
+                Status.PROCESSING,
+                lease_until=self._clock() + lease,
+                progress=progress,
+                fingerprint=fingerprint,
+            )
+
+    @_in_thread
+    def succeed(self, held: Generation, artifact: str) -> Generation:
+        """Record a finished video. The file must be on disk, whole, before."""
+        with self._write() as tx:
+            return self._finish(tx, held, Status.SUCCEEDED, Outcome.SUCCEEDED, artifact=artifact, progress=1.0)
+
+    @_in_thread
+    def fail(self, held: Generation, message: str) -> Generation:
+        """Record that a generation failed, with the sentence for its user."""
+        with self._write() as tx:
+            return self._finish(tx, held, Status.FAILED, Outcome.FAILED, error_message=message)
+
+    @_in_thread
+    def worker_died(self, held: Generation, reached: float, why: str) -> Generation:
+        """Put a generation back in its place in the queue after its worker died, or fail it by the rule."""
+        deaths, furthest = after_worker_death(held, reached)
+        with self._write() as tx:
+            if deaths >= WORKER_DEATHS_ALLOWED:
+                return self._finish(
+                    tx,
+                    held,
+                    Status.FAILED,
+                    Outcome.WORKER_DIED,
+                    worker_deaths=deaths,
+                    furthest=furthest,
+                    error_message=f"The worker process died {deaths} times in a row on this generation: {why}",
+                )
+            return self._requeue(tx, held, Outcome.WORKER_DIED, worker_deaths=deaths, furthest=furthest)
+
+    @_in_thread
+    def release(self, held: Generation) -> Generation:
+        """Give a claim back: its owner stops cleanly."""
+        with self._write() as tx:
+            return self._requeue(tx, held, Outcome.RELEASED)
+
+    @_in_thread
+    def expire_leases(self) -> None:
+        """End every lease now. For whoever holds the data directory's lock: no other owner lives."""
+        with self._write() as tx:
+            tx.execute(
+                update(generations).where(generations.c.status == Status.PROCESSING).values(lease_until=self._clock())
+            )
+
+    @_in_thread
+    def abandoned(self) -> list[Generation]:
+        """The generations whose lease has expired, in their order."""
+        with self._read() as tx:
+            rows = tx.execute(
+                select(generations)
+                .where(generations.c.status == Status.PROCESSING)
+                .where(generations.c.lease_until <= self._clock())
+                .order_by(generations.c.seq)
+            ).mappings()
+            return [_from_row(row) for row in rows]
+
+    @_in_thread
+    def requeue_abandoned(self, abandoned: Generation) -> Generation:
+        """Put a generation whose lease has expired back in its place in the queue."""
+        with self._write() as tx:
+            return self._requeue(
+                tx,
+                abandoned,
+                Outcome.ABANDONED,
+                generations.c.lease_until <= self._clock(),
+                server_deaths=abandoned.server_deaths + 1,
+            )
+
+    # reading
+
+    @_in_thread
+    def get(self, generation_id: str, tenant: str) -> Placed | None:
+        """One generation of a tenant's, with its place."""
+        with self._read() as tx:
+            generation = _find(tx, generation_id, tenant)
+            if generation is None:
+                return None
+            return Placed(generation, self._position(tx, generation))
+
+    @_in_thread
+    def newest(self, filters: Filters) -> list[Placed]:
+        """The newest generations, newest first, at most LIST_LIMIT."""
+        with self._read() as tx:
+            return self._select(tx, filters, LIST_LIMIT, 0)
+
+    @_in_thread
+    def page(self, filters: Filters, number: int, size: int) -> Page:
+        """Page `number` (from 1) of `size` generations, newest first."""
+        with self._read() as tx:
+            total = tx.scalar(select(func.count()).select_from(generations).where(filters.clause())) or 0
+            return Page(self._select(tx, filters, size, (number - 1) * size), total)
+
+    @_in_thread
+    def completed_since(self, moment: float, tenant: str) -> list[Generation]:
+        """A tenant's generations that succeeded or failed since a moment, oldest first, at most LIST_LIMIT."""
+        with self._read() as tx:
+            rows = tx.execute(
+                select(generations)
+                .where(generations.c.completed_at >= moment, generations.c.tenant == tenant)
+                .where(generations.c.status.in_((Status.SUCCEEDED, Status.FAILED)))
+                .order_by(generations.c.completed_at.desc())
+                .limit(LIST_LIMIT)
+            ).mappings()
+            return [_from_row(row) for row in rows][::-1]
+
+    @_in_thread
+    def queued(self) -> int:
+        """How many generations wait."""
+        with self._read() as tx:
+            return tx.scalar(select(func.count()).where(generations.c.status == Status.QUEUED)) or 0
+
+    @_in_thread
+    def attempt_log(self) -> list[dict[str, Any]]:
+        """Every attempt ever made, in order of its start."""
+        with self._read() as tx:
+            rows = tx.execute(select(attempts).order_by(attempts.c.started_at, attempts.c.attempt)).mappings()
+            return [dict(row) for row in rows]
+
+    # the guarded updates behind them
+
+    def _change(
+        self,
+        tx: Connection,
+        held: Generation,
+        target: Status,
+        *conditions: ColumnElement[bool],
+        **values: Any,
+    ) -> Generation:
+        """Update the row that `held` still holds; a change within `processing` keeps the status."""
+        allowed = {Status.PROCESSING} if target is Status.PROCESSING else sources(target)
+        row = (
+            tx.execute(
+                update(generations)
+                .where(generations.c.id == held.id, generations.c.attempt == held.attempt)
+                .where(generations.c.status.in_(allowed), generations.c.owner == held.owner, *conditions)
+                .values(status=target, **values)
+                .returning(generations)
+            )
+            .mappings()
+            .one_or_none()
+        )
+        if row is None:
+            raise StaleAttemptError(f"attempt {held.attempt} no longer holds generation {held.id}")
+        return _from_row(row)
+
+    def _finish(self, tx: Connection, held: Generation, target: Status, outcome: Outcome, **values: Any) -> Generation:
+        self._end_attempt(tx, held.id, held.attempt, outcome)
+        return self._change(tx, held, target, completed_at=self._clock(), owner=None, lease_until=None, **values)
+
+    def _requeue(
+        self,
+        tx: Connection,
+        held: Generation,
+        outcome: Outcome,
+        *conditions: ColumnElement[bool],
+        **values: Any,
+    ) -> Generation:
+        self._end_attempt(tx, held.id, held.attempt, outcome)
+        blank = {"owner": None, "lease_until": None, "started_at": None, "progress": 0.0}
+        return self._change(tx, held, Status.QUEUED, *conditions, **blank, **values)
+
+    def _end_attempt(self, tx: Connection, generation_id: str, attempt: int, outcome: Outcome) -> None:
+        tx.execute(
+            update(attempts)
+            .where(attempts.c.generation_id == generation_id, attempts.c.attempt == attempt)
+            .where(attempts.c.outcome.is_(None))
+            .values(ended_at=self._clock(), outcome=outcome)
+        )
+
+    def _select(self, tx: Connection, filters: Filters, limit: int, offset: int) -> list[Placed]:
+        rows = tx.execute(
+            select(generations).where(filters.clause()).order_by(generations.c.seq.desc()).limit(limit).offset(offset)
+        ).mappings()
+        found = [_from_row(row) for row in rows]
+        waiting = [generation for generation in found if generation.status is Status.QUEUED]
+        places = self._positions(tx, waiting)
+        return [Placed(generation, places.get(generation.seq)) for generation in found]
+
+    def _position(self, tx: Connection, generation: Generation) -> int | None:
+        if generation.status is not Status.QUEUED:
+            return None
+        ahead = select(func.count()).where(generations.c.status == Status.QUEUED, generations.c.seq <= generation.seq)
+        return tx.scalar(ahead)
+
+    def _positions(self, tx: Connection, waiting: Sequence[Generation]) -> dict[int, int]:
+        if not waiting:
+            return {}
+        ranked = (
+            select(generations.c.seq, func.row_number().over(order_by=generations.c.seq).label("place"))
+            .where(generations.c.status == Status.QUEUED)
+            .subquery()
+        )
+        lowest = min(generation.seq for generation in waiting)
+        rows = tx.execute(select(ranked.c.seq, ranked.c.place).where(ranked.c.seq >= lowest))
+        return {row.seq: row.place for row in rows}
+
+
+def _find(tx: Connection, generation_id: str, tenant: str) -> Generation | None:
+    row = (
+        tx.execute(select(generations).where(generations.c.id == generation_id, generations.c.tenant == tenant))
+        .mappings()
+        .one_or_none()
+    )
+    return _from_row(row) if row else None
+
+
+def _to_row(generation: Generation) -> dict[str, Any]:
+    row = asdict(generation)
+    del row["seq"]
+    return row
+
+
+def _from_row(row: RowMapping) -> Generation:
+    generation = Generation(**row)
+    return replace(
+        generation,
+        status=Status(generation.status),
+        origin=Origin(generation.origin),
+        params=VideoParams(**row["params"]) if row["params"] else None,
+    )
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # transactions are begun by hand below: the driver's own would start too late to be IMMEDIATE
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads_only = connection.get_execution_options().get("reads_only")
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,42 @@
+"""Fixtures every test may use: small weights, and servers that end with the test."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.demo import demo_folder
+from tests.support import ServerProcess
+
+
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo weights, built once."""
+    return demo_folder(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One running demo server, shared by tests that do not harm it."""
+    process = ServerProcess(tmp_path_factory.mktemp("shared") / "data")
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Start servers of the test's own: `start_server("--option", setting="value")`."""
+    started: list[ServerProcess] = []
+
+    def start(*args: str, name: str = "data", **settings: Any) -> ServerProcess:
+        process = ServerProcess(tmp_path / name, *args, **settings)
+        started.append(process)
+        process.start()
+        return process
+
+    yield start
+    for process in started:
+        if process.process is not None and process.process.poll() is None:
+            process.kill()

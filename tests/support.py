@@ -1,0 +1,135 @@
+"""A real server in a process of its own, as tests and benchmarks start it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
+SMALL: dict[str, Any] = {
+    "model": MODEL,
+    "prompt": "An ox by a lake",
+    "width": 64,
+    "height": 64,
+    "num_frames": 5,
+    "num_inference_steps": 2,
+}
+"""A request that takes the demo model a fraction of a second."""
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class ServerProcess:
+    """`paddock serve --demo` on a data directory; may be killed and started again on the same port."""
+
+    def __init__(self, data_dir: Path, *args: str, demo: bool = True, **env: str) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = data_dir.parent / f"{data_dir.name}.log"
+        self._args = [*(["--demo"] if demo else []), *args]
+        self._env = {f"PADDOCK_{name.upper()}": value for name, value in env.items()}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(base_url=f"{self.url}/api/ai", timeout=60)
+
+    def start(self, wait: float = 30) -> float:
+        """Start it and wait until /healthz answers; returns how many seconds that took."""
+        command = [sys.executable, "-P", "-m", "server.cli", "serve", *self._args]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--data-dir", str(self.data_dir), "--port", str(self.port)],
+                env={**os.environ, **self._env},
+                stdout=log,
+                stderr=log,
+            )
+        began = time.monotonic()
+        while time.monotonic() - began < wait:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log_text()}")
+            try:
+                httpx.get(f"{self.url}/healthz", timeout=1)
+            except httpx.TransportError:
+                time.sleep(0.02)
+            else:
+                return time.monotonic() - began
+        raise AssertionError(f"the server did not answer within {wait} s:\n{self.log_text()}")
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, timeout: float = 30) -> int:
+        """SIGTERM, and wait for the end; returns the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def log_text(self) -> str:
+        """What the server and its worker wrote so far."""
+        return self.log.read_text(errors="replace")
+
+    def worker_pids(self) -> list[int]:
+        """The worker processes of this server that live now."""
+        import psutil
+
+        assert self.process is not None
+        try:
+            children = psutil.Process(self.process.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+        return [child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE]
+
+    def enqueue(self, **changes: Any) -> str:
+        """Enqueue one small generation; returns its id."""
+        response = self.http.post("/queue", json={**SMALL, **changes})
+        assert response.status_code == 200, response.text
+        return str(response.json()["generations"][0]["generation_id"])
+
+    def row(self, generation_id: str) -> dict[str, Any]:
+        """A generation's row."""
+        response = self.http.get(f"/queue/{generation_id}")
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    def wait_for(self, generation_id: str, *statuses: str, timeout: float = 120) -> dict[str, Any]:
+        """Poll until a generation has one of the statuses (any terminal one if none is named)."""
+        deadline = time.monotonic() + timeout
+        while (row := self.row(generation_id))["status"] not in (statuses or TERMINAL):
+            assert row["status"] not in TERMINAL, row
+            assert time.monotonic() < deadline, f"still {row} after {timeout} s:\n{self.log_text()}"
+            time.sleep(0.05)
+        return row
+
+    def video(self, generation_id: str) -> bytes:
+        """The finished video of a generation."""
+        row = self.wait_for(generation_id, "succeeded")
+        response = httpx.get(row["result_url"])
+        assert response.status_code == 200, response.text
+        return response.content
+
+
+def needs(program: str) -> str:
+    """The path of a program from Debian; without it the test is skipped, but in CI it fails."""
+    path = shutil.which(program)
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{program} is not installed, and CI must have it")
+        pytest.skip(f"{program} is not installed")
+    return path
