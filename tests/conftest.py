@@ -22,7 +22,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     process = ServerProcess(tmp_path_factory.mktemp("shared") / "data")
     process.start()
     yield process
-    process.stop()
+    status = process.stop()
+    process.close()
+    assert status in (0, -15), process.log_text()
 
 
 @pytest.fixture
@@ -38,5 +40,4 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 
     yield start
     for process in started:
-        if process.process is not None and process.process.poll() is None:
-            process.kill()
+        process.close()

@@ -81,6 +81,12 @@ class ServerProcess:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
+    def close(self) -> None:
+        """Let go of everything, whatever state it is in."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        self.http.close()
+
     def log_text(self) -> str:
         """What the server and its worker wrote so far."""
         return self.log.read_text(errors="replace")
