@@ -188,6 +188,9 @@ class Lane:
         try:
             running.fingerprint = await self._load(entry)
             await dispatcher.renew(running)
+            if running.is_cancelled:
+                # cancelled between the renewal and here: the engine, not running yet, has not heard of it
+                raise StaleAttemptError(held.id)
             job = Job(held.id, held.attempt, held.params, artifact_key(held.id, held.attempt))
             done = await self._engine.run(job, lambda report: dispatcher.on_progress(running, report))
         except (LoadFailedError, GenerationFailedError) as error:
@@ -197,6 +200,12 @@ class Lane:
         except WorkerDiedError as error:
             log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error)
             return await dispatcher.after_worker_death(running, str(error))
+        except (StaleAttemptError, SQLAlchemyError):
+            raise
+        except Exception:
+            # a fault of ours must neither stop the lane nor come back for ever with the same generation
+            log.exception("generation %s attempt %d met an unexpected fault", held.id, held.attempt)
+            return await dispatcher.store.fail(held, "The server failed on this generation. Its log says more.")
         return await dispatcher.store.succeed(held, done.artifact)
 
 
@@ -289,7 +298,10 @@ class Dispatcher:
         with suppress(StaleAttemptError):
             while True:
                 await asyncio.sleep(self._lease / 3)
-                await self.renew(running)
+                try:
+                    await self.renew(running)
+                except SQLAlchemyError:
+                    log.exception("the claim on generation %s was not renewed; trying again", running.held.id)
 
     def on_progress(self, running: _Running, report: Progressed) -> None:
         """Note a worker's progress and tell subscribers."""
@@ -316,8 +328,7 @@ class Dispatcher:
     async def give_back(self, held: Generation) -> None:
         """Record a file that was finished at the last moment, or return the generation to the queue."""
         with suppress(StaleAttemptError):
-            if await self._adopt(held) is None:
-                await self.store.release(held)
+            self.announce(await self._adopt(held) or await self.store.release(held))
 
     def discard(self, held: Generation) -> None:
         """Remove the file of an attempt that counts no more."""

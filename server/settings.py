@@ -7,11 +7,12 @@ PADDOCK_CONFIG, the default here (which `configs/server.toml` lists with a comme
 import os
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -32,7 +33,7 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
     models_dir: Path | None = None
     preload: str | None = None
-    api_keys: tuple[str, ...] = ()
+    api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     allow_anonymous: bool = False
     public_url: str | None = Field(default=None, pattern=r"^https?://")
     url_ttl: float = Field(default=24 * 3600, gt=0)
@@ -50,6 +51,12 @@ class Settings(BaseSettings):
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else path
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, keys: Any) -> Any:
+        """An environment variable is one text: keys are parted by commas there."""
+        return [key for part in keys.split(",") if (key := part.strip())] if isinstance(keys, str) else keys
 
     @property
     def is_loopback(self) -> bool:

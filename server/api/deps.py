@@ -59,8 +59,8 @@ def get_tenant(
 TenantDep = Annotated[str, Depends(get_tenant)]
 
 
-async def read_json_object(request: Request, service: ServiceDep) -> dict[str, Any]:
-    """The request's body as a JSON object, within its size limit."""
+async def read_json_object(request: Request, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
+    """The request's body as a JSON object, within its size limit; read for nobody without a valid key."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError("Send the body as JSON, with the header Content-Type: application/json.")

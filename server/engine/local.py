@@ -247,7 +247,10 @@ class LocalEngine:
             await self._connection.close()
             self._connection = None
         if self._connection is None:
-            self._connection = await _Connection.open(self._options)
+            try:
+                self._connection = await _Connection.open(self._options)
+            except OSError as error:
+                raise WorkerDiedError(f"it could not be started: {error}") from error
             self._state = EngineState(device=self._options.device, pid=self._connection.process.pid)
             log.info("worker %s started for %s", self._state.pid, self._options.device)
         return self._connection
