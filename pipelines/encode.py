@@ -17,6 +17,12 @@ from pipelines.spec import Frames, VideoFile
 # x264 splits its work by threads and its bytes depend on the split: a fixed number makes equal frames equal files
 X264_THREADS = 2
 
+# ffmpeg takes a file's tags from its frames: options such as -color_primaries lose against frames that say nothing
+_BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+
 
 class Mp4Writer:
     """A context that takes frames and leaves a whole H.264 file at `path`, or nothing.
@@ -37,20 +43,10 @@ class Mp4Writer:
 
     def _command(self) -> list[str]:
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{self._width}x{self._height}"]
-        tags = [
-            "-colorspace",
-            "bt709",
-            "-color_primaries",
-            "bt709",
-            "-color_trc",
-            "bt709",
-            "-color_range",
-            "tv",
-        ]
         return [
             *(imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
             *(*source, "-r", str(self._fps), "-i", "pipe:0"),
-            *("-vf", "scale=out_color_matrix=bt709:out_range=tv", *tags, "-pix_fmt", "yuv420p"),
+            *("-vf", f"{_BT709},format=yuv420p"),
             *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", str(X264_THREADS)),
             # no version strings and no clock in the file
             *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"),

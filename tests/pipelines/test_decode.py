@@ -1,0 +1,59 @@
+"""Decoding a latent frame at a time is decoding."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.decode import decode_frames
+from pipelines.errors import NonFiniteOutputError
+from pipelines.runner import Runner
+from pipelines.spec import Frames
+
+
+def vae_and_latents(runner: Runner) -> tuple[torch.nn.Module, torch.Tensor]:
+    vae = runner._loaded.pipe.vae
+    generator = torch.Generator().manual_seed(3)
+    return vae, torch.randn(1, vae.config.z_dim, 4, 4, 6, generator=generator)
+
+
+@torch.no_grad()
+def whole(vae: torch.nn.Module, latents: torch.Tensor) -> Frames:
+    """What diffusers makes of the same latents in one call."""
+    shape = (1, -1, 1, 1, 1)
+    mean, std = (torch.tensor(v).to(vae.dtype).view(shape) for v in (vae.config.latents_mean, vae.config.latents_std))
+    decoded = vae.decode(latents.to(vae.dtype) * std + mean).sample[0].float()
+    return ((decoded + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+
+
+@pytest.mark.parametrize("layout", ["demo_runner", "wan21_runner"])
+@torch.no_grad()
+def test_group_by_group_equals_all_at_once(layout: str, request: pytest.FixtureRequest) -> None:
+    vae, latents = vae_and_latents(request.getfixturevalue(layout))
+
+    groups = list(decode_frames(vae, latents))
+
+    assert [len(group) for group in groups] == [1, 4, 4, 4]
+    np.testing.assert_array_equal(np.concatenate(groups), whole(vae, latents))
+
+
+@torch.no_grad()
+def test_a_decode_that_was_left_halfway_does_not_colour_the_next(demo_runner: Runner) -> None:
+    vae, latents = vae_and_latents(demo_runner)
+    expected = np.concatenate(list(decode_frames(vae, latents)))
+
+    abandoned = decode_frames(vae, torch.randn_like(latents))
+    next(abandoned)
+    next(abandoned)
+    abandoned.close()
+
+    np.testing.assert_array_equal(np.concatenate(list(decode_frames(vae, latents))), expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@torch.no_grad()
+def test_what_is_not_a_number_is_refused(demo_runner: Runner, value: float) -> None:
+    vae, latents = vae_and_latents(demo_runner)
+    latents[:, :, 2] = value
+
+    with pytest.raises(NonFiniteOutputError, match="not numbers"):
+        list(decode_frames(vae, latents))

@@ -1,0 +1,56 @@
+"""A folder → a ready pipeline: what it says of itself, and that the real model's shapes are the same code."""
+
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+from pipelines.errors import WeightsNotFoundError
+from pipelines.geometry import Grid
+from pipelines.load import load_pipeline
+
+
+def test_loading_tells_of_each_component_and_ends_ready(wan21: Path) -> None:
+    told: list[tuple[str, float]] = []
+
+    loaded = load_pipeline(wan21, "cpu", lambda component, fraction: told.append((component, fraction)))
+
+    assert [component for component, _ in told] == ["text_encoder", "transformer", "vae", "ready"]
+    fractions = [fraction for _, fraction in told]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert loaded.grid == Grid(height=16, width=16, temporal=4)
+
+
+def test_the_fingerprint_names_what_a_video_depends_on(wan21: Path) -> None:
+    fingerprint = load_pipeline(wan21, "cpu").fingerprint
+
+    assert fingerprint["torch"] == torch.__version__
+    assert fingerprint["diffusers"] == diffusers.__version__
+    assert fingerprint["dtype"] in ("bfloat16", "float32")
+    assert fingerprint["device"] == "cpu"
+
+
+def test_the_processors_units_decide_the_arithmetic(wan21: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for has_bf16, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_bf16=has_bf16: {"avx512_bf16": has_bf16})
+        pipe = load_pipeline(wan21, "cpu").pipe
+        assert pipe.transformer.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == dtype
+
+
+def test_an_incomplete_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(WeightsNotFoundError):
+        load_pipeline(tmp_path, "cpu", lambda *_: pytest.fail("nothing should be read"))
+
+
+def test_the_real_model_has_the_published_shapes() -> None:
+    with torch.device("meta"):
+        transformer, vae = WanTransformer3DModel(), AutoencoderKLWan()
+
+    assert sum(p.numel() for p in transformer.parameters()) == 14_288_491_584
+    assert sum(p.numel() for p in vae.parameters()) == 126_892_531
+    assert Grid.of(
+        vae.config.scale_factor_spatial, transformer.config.patch_size[1:], vae.config.scale_factor_temporal
+    ) == Grid(height=16, width=16, temporal=4)

@@ -1,0 +1,31 @@
+"""A Wan2.1 pipeline shrunk in every dimension but its layout: the published VAE's stages, in several weight files."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+
+CHANNELS = 16
+
+
+def wan21_folder(folder: Path) -> Path:
+    """Save it under `folder` in diffusers' layout, the transformer sharded as the published one is."""
+    torch.manual_seed(0)
+    letters = [(letter, -5.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], extra_ids=0)
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+    )
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=2
+    )
+    vae = AutoencoderKLWan(base_dim=4, num_res_blocks=1)
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    pipe = WanPipeline(
+        tokenizer=tokenizer, text_encoder=text_encoder, transformer=transformer, vae=vae, scheduler=scheduler
+    )
+    pipe.save_pretrained(folder)
+    transformer.save_pretrained(folder / "transformer", max_shard_size="50KB")
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    return folder
