@@ -1,0 +1,416 @@
+"""What every store promises: the status law, held in the database whoever calls."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.spec import VideoParams
+from server.generations import MAY_BECOME, TERMINAL, Generation, Origin, Outcome, Status
+from server.store import LIST_LIMIT, Filters, QueueLimitError, StaleAttemptError, Store
+
+PARAMS = VideoParams("an ox", " ", 64, 64, 5, 2, 5.0, 7)
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def new(**changes: object) -> Generation:
+    """A generation not recorded yet."""
+    generation = Generation(
+        id=str(uuid4()),
+        model="wan",
+        status=Status.QUEUED,
+        origin=Origin.QUEUE,
+        enqueued_at=1_000.0,
+        parameters={"prompt": "an ox", "seed": 7},
+        params=PARAMS,
+    )
+    return replace(generation, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite"])
+def store(tmp_path: Path, clock: Clock, request: pytest.FixtureRequest) -> Iterator[Store]:
+    """An empty store of each kind."""
+    store = Store(f"{request.param}:///{tmp_path / 'paddock.db'}", clock)
+    yield store
+    store.close()
+
+
+async def queued(store: Store, count: int = 1, **changes: object) -> list[Generation]:
+    """Some queued generations, in their order."""
+    generations = [new(**changes) for _ in range(count)]
+    await store.insert(generations, max_queued=10_000)
+    return generations
+
+
+async def claimed(store: Store) -> Generation:
+    """A generation that is claimed for a minute."""
+    await queued(store)
+    held = await store.claim("me", 60)
+    assert held is not None
+    return held
+
+
+async def read(store: Store, generation_id: str) -> Generation:
+    placed = await store.get(generation_id, "")
+    assert placed is not None
+    return placed.generation
+
+
+# in and out
+
+
+async def test_what_goes_in_comes_out(store: Store) -> None:
+    generation = new(target_namespace="ox", target_repo="videos", target_directory="a/b", tenant="me")
+    await store.insert([generation], 1)
+
+    placed = await store.get(generation.id, "me")
+
+    assert placed is not None
+    assert placed.queue_position == 1
+    assert replace(placed.generation, seq=0) == generation
+
+
+async def test_another_tenants_generation_does_not_exist(store: Store) -> None:
+    (generation,) = await queued(store, tenant="me")
+
+    assert await store.get(generation.id, "you") is None
+    assert await store.cancel(generation.id, "you") is None
+    assert await store.newest(Filters(tenant="you")) == []
+    assert (await store.page(Filters(tenant="you"), 1, 10)).total == 0
+    assert await store.completed_since(0, "you") == []
+
+
+async def test_an_insert_over_the_limit_records_nothing(store: Store) -> None:
+    await queued(store, 2)
+
+    with pytest.raises(QueueLimitError):
+        await store.insert([new(), new()], max_queued=3)
+    await store.insert([new(status=Status.FAILED) for _ in range(5)], max_queued=2)
+
+    assert await store.queued() == 2
+
+
+async def test_filters_all_hold_together(store: Store) -> None:
+    await queued(store, target_namespace="ox", target_repo="a", target_directory="x", model="wan")
+    await queued(store, target_namespace="ox", target_repo="b", target_directory="x", model="wan")
+    await queued(store, target_namespace="ox", target_repo="b", target_directory="y", model="other")
+
+    async def count(**filters: object) -> int:
+        return len(await store.newest(Filters(**filters)))  # type: ignore[arg-type]
+
+    assert await count() == 3
+    assert await count(namespace="ox") == 3
+    assert await count(repo="b") == 2
+    assert await count(repo="b", folder="x") == 1
+    assert await count(model="other") == 1
+    assert await count(media_type="image") == 0
+    assert await count(statuses=frozenset({Status.SUCCEEDED})) == 0
+    assert await count(statuses=frozenset()) == 0
+
+
+async def test_pages_are_newest_first_and_count_all(store: Store) -> None:
+    generations = await queued(store, 5)
+
+    page = await store.page(Filters(), 2, 2)
+
+    assert page.total == 5
+    assert [placed.generation.id for placed in page.rows] == [generations[2].id, generations[1].id]
+    assert [placed.queue_position for placed in page.rows] == [3, 2]
+    assert (await store.page(Filters(), 4, 2)).rows == []
+
+
+async def test_a_list_is_bounded(store: Store) -> None:
+    await queued(store, LIST_LIMIT + 1)
+
+    assert len(await store.newest(Filters())) == LIST_LIMIT
+
+
+# the status law
+
+
+async def test_claims_are_first_in_first_out_by_sequence_not_by_clock(store: Store, clock: Clock) -> None:
+    first, second = await queued(store, 2)
+    clock.now -= 500
+    (third,) = await queued(store, enqueued_at=clock.now)
+
+    order = [held.id for _ in range(3) if (held := await store.claim("me", 60))]
+
+    assert order == [first.id, second.id, third.id]
+    assert await store.claim("me", 60) is None
+
+
+async def test_a_claim_says_who_until_when_and_which_attempt(store: Store, clock: Clock) -> None:
+    held = await claimed(store)
+
+    assert (held.status, held.owner, held.attempt) == (Status.PROCESSING, "me", 1)
+    assert held.lease_until == clock.now + 60
+    assert held.started_at == clock.now
+    assert await read(store, held.id) == held
+
+
+async def test_racing_claims_never_share_a_generation(store: Store) -> None:
+    await queued(store, 20)
+
+    claims = await asyncio.gather(*(store.claim(f"owner {n}", 60) for n in range(30)))
+
+    ids = [held.id for held in claims if held]
+    assert len(ids) == len(set(ids)) == 20
+
+
+async def test_a_requeued_generation_keeps_its_place(store: Store) -> None:
+    first, second = await queued(store, 2)
+    held = await store.claim("me", 60)
+    assert held is not None
+
+    await store.release(held)
+
+    placed = await store.get(first.id, "")
+    assert placed is not None
+    assert placed.queue_position == 1
+    again = await store.claim("me", 60)
+    assert again is not None
+    assert (again.id, again.attempt) == (first.id, 2)
+    other = await store.get(second.id, "")
+    assert other is not None
+    assert other.queue_position == 1
+
+
+async def test_a_finished_generation_says_when_and_what(store: Store, clock: Clock) -> None:
+    held = await claimed(store)
+    clock.now += 5
+
+    finished = await store.succeed(held, "a.mp4")
+
+    assert finished == await read(store, held.id)
+    assert (finished.status, finished.artifact, finished.progress) == (Status.SUCCEEDED, "a.mp4", 1.0)
+    assert finished.completed_at == clock.now
+    assert (finished.owner, finished.lease_until) == (None, None)
+    assert await store.completed_since(clock.now - 1, "") == [finished]
+    assert await store.completed_since(clock.now + 1, "") == []
+
+
+async def test_a_failure_keeps_its_sentence(store: Store) -> None:
+    failed = await store.fail(await claimed(store), "No luck.")
+
+    assert (failed.status, failed.error_message) == (Status.FAILED, "No luck.")
+
+
+async def test_cancelling_returns_what_it_was_and_happens_once(store: Store) -> None:
+    (waiting,) = await queued(store)
+    before = await store.cancel(waiting.id, "")
+    assert before is not None
+    assert before.status is Status.QUEUED
+    assert await store.cancel(waiting.id, "") is None
+
+    held = await claimed(store)
+    assert await store.cancel(held.id, "", frozenset({Status.QUEUED})) is None
+    before = await store.cancel(held.id, "")
+    assert before is not None
+    assert before.status is Status.PROCESSING
+    assert (await read(store, held.id)).status is Status.CANCELLED
+
+
+async def test_an_attempt_that_lost_its_generation_can_change_nothing(store: Store) -> None:
+    held = await claimed(store)
+    await store.release(held)
+    newer = await store.claim("you", 60)
+    assert newer is not None
+
+    for change in (
+        store.succeed(held, "late.mp4"),
+        store.fail(held, "late"),
+        store.release(held),
+        store.renew(held, 60, 0.5, None),
+        store.worker_died(held, 0.5, "late"),
+    ):
+        with pytest.raises(StaleAttemptError):
+            await change
+
+    assert await read(store, held.id) == newer
+    # what the late attempts tried left no trace in the log of attempts either
+    assert [entry["outcome"] for entry in await store.attempt_log()] == [Outcome.RELEASED, None]
+
+
+@pytest.mark.parametrize("end", sorted(TERMINAL))
+async def test_nothing_happens_after_the_end(store: Store, end: Status) -> None:
+    held = await claimed(store)
+    if end is Status.SUCCEEDED:
+        await store.succeed(held, "a.mp4")
+    elif end is Status.FAILED:
+        await store.fail(held, "No luck.")
+    else:
+        await store.cancel(held.id, "")
+    over = await read(store, held.id)
+
+    for change in (store.succeed(held, "b.mp4"), store.fail(held, "no"), store.release(held)):
+        with pytest.raises(StaleAttemptError):
+            await change
+    assert await store.cancel(held.id, "") is None
+    assert await store.claim("me", 60) is None
+    assert await read(store, held.id) == over
+
+
+async def test_a_renewal_extends_the_lease_and_keeps_the_progress(store: Store, clock: Clock) -> None:
+    held = await claimed(store)
+    clock.now += 30
+
+    await store.renew(held, 60, 0.4, {"dtype": "bfloat16"})
+
+    now = await read(store, held.id)
+    assert now.lease_until == clock.now + 60
+    assert (now.progress, now.fingerprint) == (0.4, {"dtype": "bfloat16"})
+
+
+async def test_only_an_expired_lease_is_abandoned(store: Store, clock: Clock) -> None:
+    held = await claimed(store)
+    assert await store.abandoned() == []
+    with pytest.raises(StaleAttemptError):
+        await store.requeue_abandoned(held)
+
+    clock.now += 61
+    assert await store.abandoned() == [held]
+    requeued = await store.requeue_abandoned(held)
+
+    assert (requeued.status, requeued.server_deaths, requeued.worker_deaths) == (Status.QUEUED, 1, 0)
+    assert (requeued.owner, requeued.started_at, requeued.progress) == (None, None, 0.0)
+
+
+async def test_expiring_all_leases_leaves_none_held(store: Store) -> None:
+    held = await claimed(store)
+
+    await store.expire_leases()
+
+    assert [generation.id for generation in await store.abandoned()] == [held.id]
+
+
+async def test_two_worker_deaths_without_progress_between_them_are_the_end(store: Store) -> None:
+    held = await claimed(store)
+
+    once = await store.worker_died(held, 0.3, "killed")
+    assert (once.status, once.worker_deaths) == (Status.QUEUED, 1)
+    further = await store.claim("me", 60)
+    assert further is not None
+    again = await store.worker_died(further, 0.6, "killed")
+    assert (again.status, again.worker_deaths) == (Status.QUEUED, 1)
+    last = await store.claim("me", 60)
+    assert last is not None
+    end = await store.worker_died(last, 0.6, "it was killed by SIGSEGV")
+
+    assert end.status is Status.FAILED
+    assert end.error_message is not None
+    assert "died 2 times in a row" in end.error_message
+    assert "SIGSEGV" in end.error_message
+
+
+async def test_deaths_of_the_server_are_not_the_generations_fault(store: Store) -> None:
+    await queued(store)
+    for _ in range(5):
+        held = await store.claim("me", 60)
+        assert held is not None
+        await store.expire_leases()
+        await store.requeue_abandoned(held)
+
+    held = await store.claim("me", 60)
+    assert held is not None
+    assert (held.attempt, held.server_deaths, held.worker_deaths) == (6, 5, 0)
+
+
+async def test_sync_generations_that_never_started_end_with_their_server(store: Store) -> None:
+    (asked_by_queue,) = await queued(store)
+    (started,) = await queued(store, origin=Origin.SYNC)
+    (unstarted,) = await queued(store, origin=Origin.SYNC)
+    await store.claim("me", 60)
+    held = await store.claim("me", 60)
+    assert held is not None
+    assert held.id == started.id
+    await store.release(held)
+
+    assert await store.cancel_waiting_sync() == 1
+
+    assert (await read(store, unstarted.id)).status is Status.CANCELLED
+    assert (await read(store, started.id)).status is Status.QUEUED
+    assert (await read(store, asked_by_queue.id)).status is Status.PROCESSING
+
+
+async def test_records_outlive_the_store(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'paddock.db'}"
+    store = Store(url)
+    (generation,) = await queued(store)
+    store.close()
+
+    again = Store(url)
+    assert replace(await read(again, generation.id), seq=0) == generation
+    again.close()
+
+
+# any order of calls
+
+
+CALLS = ("claim", "succeed", "fail", "release", "renew", "die", "cancel", "expire")
+
+
+@given(calls=st.lists(st.sampled_from(CALLS), max_size=12))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_of_calls_obeys_the_law(calls: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    async def play() -> None:
+        store = Store(f"sqlite:///{tmp_path_factory.mktemp('law') / 'paddock.db'}")
+        (generation,) = await queued(store)
+        held = before = await read(store, generation.id)
+        for call in calls:
+            try:
+                held = await one_call(store, call, held)
+            except StaleAttemptError:
+                assert (await read(store, held.id)) == before
+            after = await read(store, held.id)
+            assert after.status is before.status or after.status in MAY_BECOME[before.status]
+            assert after.attempt - before.attempt in (0, 1)
+            before = after
+        log = await store.attempt_log()
+        assert [entry["attempt"] for entry in log] == list(range(1, before.attempt + 1))
+        assert sum(entry["outcome"] == Outcome.SUCCEEDED for entry in log) == (before.status is Status.SUCCEEDED)
+        assert sum(entry["outcome"] is None for entry in log) == (before.status is Status.PROCESSING)
+        store.close()
+
+    asyncio.run(play())
+
+
+async def one_call(store: Store, call: str, held: Generation) -> Generation:
+    match call:
+        case "claim":
+            return await store.claim("me", 60) or held
+        case "succeed":
+            await store.succeed(held, "a.mp4")
+        case "fail":
+            await store.fail(held, "no")
+        case "release":
+            await store.release(held)
+        case "renew":
+            await store.renew(held, 60, 0.5, None)
+        case "die":
+            await store.worker_died(held, 0.5, "killed")
+        case "cancel":
+            await store.cancel(held.id, "")
+        case "expire":
+            await store.expire_leases()
+            for abandoned in await store.abandoned():
+                await store.requeue_abandoned(abandoned)
+    return held
