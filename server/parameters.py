@@ -175,9 +175,10 @@ def _as_integer(value: Any) -> int | None:
 
 
 def _as_number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    # an integer may be too large for the float that isfinite would make of it
+    return value if isinstance(value, int) or math.isfinite(value) else None
 
 
 def _frames_of(duration: Any, entry: CatalogueEntry) -> int:

@@ -72,8 +72,8 @@ async def read_json_object(request: Request, service: ServiceDep, _tenant: Tenan
             raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
     try:
         body = json.loads(raw, parse_constant=_refuse_constant)
-        # half a surrogate pair parses, and then fits into no file or database
-        json.dumps(body, ensure_ascii=False).encode()
+        # half a surrogate pair and 1e999 parse, and then fit into no file, database or answer
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidParamsError("The body must be a JSON object: it is not valid JSON.") from error
     if not isinstance(body, dict):

@@ -1,0 +1,101 @@
+"""A server's inside on a fake engine: everything but HTTP and devices."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.catalogue import read_catalogue
+from server.artifacts import Artifacts
+from server.dispatcher import Dispatcher
+from server.events import Broker, Event
+from server.generations import Generation, Origin, Status
+from server.service import Service
+from server.settings import Settings
+from server.store import Store
+from tests.server.fakes import FakeEngine
+from tests.support import SMALL
+
+
+@dataclass
+class Inside:
+    """The parts, wired as the application wires them."""
+
+    folder: Path
+    settings: Settings
+    store: Store
+    artifacts: Artifacts
+    broker: Broker
+    engines: list[FakeEngine]
+    dispatcher: Dispatcher
+    service: Service
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def engine(self) -> FakeEngine:
+        return self.engines[0]
+
+    async def enqueue(self, count: int = 1, origin: Origin = Origin.QUEUE, **changes: Any) -> list[Generation]:
+        """Submit small generations."""
+        return await self.service.submit("", {**SMALL, "num_generations": count, **changes}, origin)
+
+    async def read(self, generation: Generation) -> Generation:
+        return (await self.service.get("", generation.id)).generation
+
+    async def until(self, generation: Generation, *statuses: Status) -> Generation:
+        """Wait until a generation has one of these statuses (any terminal one if none is named)."""
+        async with asyncio.timeout(10):
+            while True:
+                now = await self.read(generation)
+                if now.status in statuses or (not statuses and now.is_terminal):
+                    return now
+                await asyncio.sleep(0.005)
+
+    async def outcomes(self) -> list[str | None]:
+        return [entry["outcome"] for entry in await self.store.attempt_log()]
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.005)
+
+
+def build(folder: Path, lanes: int = 1) -> Inside:
+    """Parts on a data directory; nothing runs yet."""
+    settings = Settings(data_dir=folder, max_queued=50)
+    folder.mkdir(exist_ok=True)
+    store = Store(f"sqlite:///{folder / 'paddock.db'}")
+    artifacts = Artifacts(folder, settings.url_ttl)
+    broker = Broker()
+    engines = [FakeEngine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
+    catalogue = read_catalogue()
+    dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease)
+    service = Service(settings, catalogue, store, dispatcher, broker)
+    return Inside(folder, settings, store, artifacts, broker, engines, dispatcher, service)
+
+
+async def listen(inside: Inside) -> None:
+    """Note every event."""
+    with inside.broker.subscribe("") as subscription:
+        async for event in subscription:
+            inside.events.append(event)
+
+
+@pytest.fixture
+async def inside(tmp_path: Path) -> AsyncIterator[Inside]:
+    """The parts, at work."""
+    inside = build(tmp_path / "data")
+    listening = asyncio.create_task(listen(inside))
+    await inside.dispatcher.start()
+    yield inside
+    await inside.dispatcher.stop()
+    listening.cancel()
+    with suppress(asyncio.CancelledError):
+        await listening
+    inside.store.close()

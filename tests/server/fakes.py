@@ -1,0 +1,100 @@
+"""An engine without a device: a test says what happens to each run, and when."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pipelines.catalogue import CatalogueEntry
+from pipelines.spec import Stage
+from server.engine.base import EngineState, Job, LoadFailedError, RunCancelledError, WorkerDiedError
+from server.engine.messages import Done, Progressed, Ready
+
+
+class FakeEngine:
+    """Obeys a script: each run takes the next behaviour; without one it writes its file and is done."""
+
+    def __init__(self, folder: Path, device: str = "fake") -> None:
+        self.state = EngineState(device=device)
+        self.folder = folder
+        self.loads: list[str] = []
+        self.runs: list[Job] = []
+        self.cancels: list[tuple[str, int]] = []
+        self.script: list[Callable[[Job], object]] = []
+        self.load_errors: list[Exception] = []
+        self.loading = asyncio.Event()
+        self.loading.set()
+        self.is_closed = False
+        self._cancelled = asyncio.Event()
+
+    async def load(self, entry: CatalogueEntry) -> Ready:
+        self.loads.append(entry.id)
+        self.state = replace(self.state, model_id=entry.id, loading=0.0, error=None)
+        await self.loading.wait()
+        if self.load_errors:
+            error = self.load_errors.pop(0)
+            self.state = replace(self.state, model_id=None, loading=None, error=str(error))
+            raise error
+        self.state = replace(self.state, loading=None)
+        return Ready(model_id=entry.id, fingerprint={"engine": "fake"})
+
+    async def run(self, job: Job, on_progress: Callable[[Progressed], None]) -> Done:
+        self.runs.append(job)
+        self._cancelled.clear()
+        on_progress(self.report(job, 0.5))
+        behaviour = self.script.pop(0) if self.script else self.finish
+        result = behaviour(job)
+        if asyncio.iscoroutine(result):
+            result = await result
+        assert isinstance(result, Done)
+        return result
+
+    @staticmethod
+    def report(job: Job, fraction: float) -> Progressed:
+        return Progressed(
+            generation_id=job.generation_id,
+            attempt=job.attempt,
+            stage=Stage.DENOISE,
+            step=1,
+            steps=2,
+            fraction=fraction,
+        )
+
+    def finish(self, job: Job) -> Done:
+        """Write the file, whole."""
+        (self.folder / job.artifact).write_bytes(b"video")
+        return Done(generation_id=job.generation_id, attempt=job.attempt, artifact=job.artifact, size=5)
+
+    async def until_cancelled(self, job: Job) -> Done:
+        """Run until told to stop."""
+        await self._cancelled.wait()
+        raise RunCancelledError("cancelled")
+
+    async def finish_despite_cancel(self, job: Job) -> Done:
+        """Finish just as the cancel comes."""
+        await self._cancelled.wait()
+        return self.finish(job)
+
+    def die(self, job: Job) -> Done:
+        """The worker is gone."""
+        raise WorkerDiedError("it was killed by SIGKILL")
+
+    def finish_and_die(self, job: Job) -> Done:
+        """The file is whole, its report is not sent."""
+        self.finish(job)
+        raise WorkerDiedError("it was killed by SIGKILL")
+
+    async def cancel(self, generation_id: str, attempt: int) -> None:
+        self.cancels.append((generation_id, attempt))
+        self._cancelled.set()
+
+    async def unload(self) -> None:
+        self.state = replace(self.state, model_id=None)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+def load_failure(sentence: str) -> LoadFailedError:
+    """What an engine raises when the weights cannot be had."""
+    return LoadFailedError(sentence)

@@ -1,0 +1,337 @@
+"""Claim → run → record: in order, once, whatever dies or is cancelled in between."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from server.artifacts import artifact_key
+from server.dispatcher import Deployment
+from server.engine.base import GenerationFailedError, Job, WorkerDiedError
+from server.engine.messages import Done
+from server.generations import Generation, Origin, Outcome, Status
+from tests.server.conftest import Inside, build, eventually
+from tests.server.fakes import load_failure
+
+MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
+
+
+def files(inside: Inside) -> set[str]:
+    return {path.name for path in inside.artifacts.folder.iterdir()}
+
+
+def completions(inside: Inside) -> list[tuple[str, Status]]:
+    return [(event.generation.id, event.generation.status) for event in inside.events if event.live is None]
+
+
+async def busy(inside: Inside) -> Generation:
+    """A generation whose run lasts until it is cancelled."""
+    inside.engine.script.append(inside.engine.until_cancelled)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: any(job.generation_id == generation.id for job in inside.engine.runs))
+    return generation
+
+
+async def test_generations_run_in_order_and_each_ends_with_its_file(inside: Inside) -> None:
+    generations = [*await inside.enqueue(3), *await inside.enqueue(1)]
+
+    finished = [await inside.until(generation) for generation in generations]
+
+    assert [job.generation_id for job in inside.engine.runs] == [generation.id for generation in generations]
+    assert {generation.status for generation in finished} == {Status.SUCCEEDED}
+    assert files(inside) == {artifact_key(generation.id, 1) for generation in generations}
+    assert finished[0].fingerprint == {"engine": "fake"}
+    assert await inside.outcomes() == [Outcome.SUCCEEDED] * 4
+
+
+async def test_each_completion_is_told_once_after_its_progress(inside: Inside) -> None:
+    (generation,) = await inside.enqueue()
+    await inside.until(generation)
+    await asyncio.sleep(0.05)
+
+    assert completions(inside) == [(generation.id, Status.SUCCEEDED)]
+    assert inside.events[0].live is not None
+    assert inside.events[0].live.stage is None
+    assert [event.live.progress for event in inside.events if event.live] == [0.0, 0.5]
+
+
+async def test_a_failed_run_fails_its_generation_only(inside: Inside) -> None:
+    def fail(job: Job) -> Done:
+        raise GenerationFailedError("Not numbers.")
+
+    inside.engine.script.append(fail)
+    bad, good = await inside.enqueue(2)
+
+    assert (await inside.until(bad)).error_message == "Not numbers."
+    assert (await inside.until(good)).status is Status.SUCCEEDED
+
+
+async def test_a_fault_of_our_own_fails_its_generation_only(inside: Inside) -> None:
+    def break_down(job: Job) -> Done:
+        raise ZeroDivisionError
+
+    inside.engine.script.append(break_down)
+    bad, good = await inside.enqueue(2)
+
+    failed = await inside.until(bad)
+    assert failed.status is Status.FAILED
+    assert failed.error_message is not None
+    assert "log says more" in failed.error_message
+    assert (await inside.until(good)).status is Status.SUCCEEDED
+
+
+async def test_a_model_that_cannot_be_loaded_fails_with_the_reason(inside: Inside) -> None:
+    inside.engine.load_errors.append(load_failure("No weights of Wan on this machine."))
+    (generation,) = await inside.enqueue()
+
+    assert (await inside.until(generation)).error_message == "No weights of Wan on this machine."
+    assert inside.dispatcher.deployment(MODEL) is Deployment.ERROR
+    (another,) = await inside.enqueue()
+    assert (await inside.until(another)).status is Status.SUCCEEDED
+    assert inside.dispatcher.deployment(MODEL) is Deployment.ACTIVE
+
+
+# worker deaths
+
+
+async def test_a_worker_death_gives_another_try_before_anything_newer(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.die)
+    first, second = await inside.enqueue(2)
+
+    assert (await inside.until(first)).status is Status.SUCCEEDED
+    await inside.until(second)
+
+    assert [(job.generation_id, job.attempt) for job in inside.engine.runs] == [
+        (first.id, 1),
+        (first.id, 2),
+        (second.id, 1),
+    ]
+    assert await inside.outcomes() == [Outcome.WORKER_DIED, Outcome.SUCCEEDED, Outcome.SUCCEEDED]
+
+
+async def test_a_poisoned_generation_fails_alone(inside: Inside) -> None:
+    inside.engine.script += [inside.engine.die, inside.engine.die]
+    poisoned, good = await inside.enqueue(2)
+
+    failed = await inside.until(poisoned)
+
+    assert failed.status is Status.FAILED
+    assert failed.error_message is not None
+    assert "died 2 times in a row" in failed.error_message
+    assert (await inside.until(good)).status is Status.SUCCEEDED
+
+
+async def test_a_death_while_loading_counts_too(inside: Inside) -> None:
+    inside.engine.load_errors += [WorkerDiedError("it exited with status 1")] * 2
+    (generation,) = await inside.enqueue()
+
+    assert (await inside.until(generation)).status is Status.FAILED
+    assert inside.engine.runs == []
+
+
+async def test_a_file_finished_just_before_the_death_is_adopted(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.finish_and_die)
+    (generation,) = await inside.enqueue()
+
+    finished = await inside.until(generation)
+
+    assert finished.status is Status.SUCCEEDED
+    assert finished.artifact == artifact_key(generation.id, 1)
+    assert len(inside.engine.runs) == 1
+
+
+# cancellation
+
+
+async def test_cancelling_a_run_stops_it_and_the_next_begins(inside: Inside) -> None:
+    running = await busy(inside)
+    (waiting,) = await inside.enqueue()
+
+    await inside.service.cancel("", running.id)
+
+    assert (await inside.read(running)).status is Status.CANCELLED
+    assert inside.engine.cancels == [(running.id, 1)]
+    assert (await inside.until(waiting)).status is Status.SUCCEEDED
+    assert [status for _, status in completions(inside)] == [Status.CANCELLED, Status.SUCCEEDED]
+
+
+async def test_a_late_result_is_dropped_with_its_file(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.finish_despite_cancel)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.runs)
+
+    await inside.service.cancel("", generation.id)
+    (another,) = await inside.enqueue()
+    await inside.until(another)
+
+    assert (await inside.read(generation)).status is Status.CANCELLED
+    assert files(inside) == {artifact_key(another.id, 1)}
+
+
+async def test_a_generation_cancelled_while_its_model_loads_never_runs(inside: Inside) -> None:
+    inside.engine.loading.clear()
+    (generation,) = await inside.enqueue()
+    await inside.until(generation, Status.PROCESSING)
+
+    await inside.service.cancel("", generation.id)
+    inside.engine.loading.set()
+    (another,) = await inside.enqueue()
+    await inside.until(another)
+
+    assert [job.generation_id for job in inside.engine.runs] == [another.id]
+
+
+async def test_a_cancel_between_renewal_and_run_is_not_lost(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    renew = inside.store.renew
+
+    async def renew_then_cancel(held: Generation, *args: object) -> None:
+        await renew(held, *args)  # type: ignore[arg-type]
+        await inside.service.cancel("", held.id)
+
+    monkeypatch.setattr(inside.store, "renew", renew_then_cancel)
+    (generation,) = await inside.enqueue()
+    await inside.until(generation)
+    monkeypatch.undo()
+    (another,) = await inside.enqueue()
+    await inside.until(another)
+
+    assert [job.generation_id for job in inside.engine.runs] == [another.id]
+
+
+# stopping and starting
+
+
+async def test_a_clean_stop_gives_back_what_was_running(inside: Inside) -> None:
+    running = await busy(inside)
+
+    await inside.dispatcher.stop()
+
+    assert inside.engine.is_closed
+    assert (await inside.read(running)).status is Status.QUEUED
+    assert await inside.outcomes() == [Outcome.RELEASED]
+
+
+async def restart(inside: Inside) -> Inside:
+    """Another server on the same data directory, as if the first had been killed."""
+    again = build(inside.folder)
+    await again.dispatcher.start()
+    return again
+
+
+async def test_after_a_kill_the_interrupted_runs_again_and_the_queued_run(inside: Inside) -> None:
+    running = await busy(inside)
+    (waiting,) = await inside.enqueue()
+
+    again = await restart(inside)
+    finished = [await again.until(generation) for generation in (running, waiting)]
+
+    assert [generation.status for generation in finished] == [Status.SUCCEEDED] * 2
+    assert [generation.attempt for generation in finished] == [2, 1]
+    assert (await again.outcomes())[0] == Outcome.ABANDONED
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+async def test_after_a_kill_a_finished_file_is_adopted_and_half_a_file_removed(inside: Inside) -> None:
+    running = await busy(inside)
+    key = artifact_key(running.id, 1)
+    inside.artifacts.path(key).write_bytes(b"whole")
+    (inside.artifacts.folder / ".other.1.mp4.part").write_bytes(b"half")
+
+    again = await restart(inside)
+
+    adopted = await again.read(running)
+    assert (adopted.status, adopted.artifact) == (Status.SUCCEEDED, key)
+    assert files(again) == {key}
+    assert again.engine.runs == []
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+async def test_after_a_kill_sync_generations_that_waited_are_cancelled(inside: Inside) -> None:
+    await busy(inside)
+    (waiting,) = await inside.enqueue(origin=Origin.SYNC)
+
+    again = await restart(inside)
+
+    assert (await again.read(waiting)).status is Status.CANCELLED
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.dispatcher._BACKOFF_SECONDS", 0.05)
+    succeed, failures = inside.store.succeed, [1, 2, 3]
+
+    async def locked_for_a_while(held: Generation, artifact: str) -> Generation:
+        if failures:
+            failures.pop()
+            raise OperationalError("UPDATE generations", None, Exception("database is locked"))
+        return await succeed(held, artifact)
+
+    monkeypatch.setattr(inside.store, "succeed", locked_for_a_while)
+    (generation,) = await inside.enqueue()
+
+    finished = await inside.until(generation)
+
+    assert finished.status is Status.SUCCEEDED
+    assert len(inside.engine.runs) == 1
+    await asyncio.sleep(0.05)
+    assert completions(inside) == [(generation.id, Status.SUCCEEDED)]
+
+
+# several devices, loading and unloading
+
+
+async def test_two_devices_share_the_queue(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", lanes=2)
+    await inside.dispatcher.start()
+    for engine in inside.engines:
+        engine.script += [engine.until_cancelled]
+    first, second, third = await inside.enqueue(3)
+    await inside.until(first, Status.PROCESSING)
+    await inside.until(second, Status.PROCESSING)
+    assert (await inside.read(third)).status is Status.QUEUED
+
+    await inside.service.cancel("", second.id)
+
+    assert (await inside.until(third)).status is Status.SUCCEEDED
+    assert (await inside.read(first)).status is Status.PROCESSING
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_activate_and_deactivate_load_and_unload(inside: Inside) -> None:
+    entry = inside.service.entry(MODEL)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+    inside.engine.loading.clear()
+
+    inside.dispatcher.activate(entry)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.DEPLOYING
+    inside.dispatcher.activate(entry)
+    inside.engine.loading.set()
+    await _deployment(inside, Deployment.ACTIVE)
+    assert inside.engine.loads == [MODEL]
+
+    inside.dispatcher.deactivate(entry)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.DEACTIVATING
+    await _deployment(inside, Deployment.INACTIVE)
+    inside.dispatcher.deactivate(entry)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+
+
+async def test_an_activation_that_fails_says_so_until_the_next(inside: Inside) -> None:
+    entry = inside.service.entry(MODEL)
+    inside.engine.load_errors.append(load_failure("No weights."))
+
+    inside.dispatcher.activate(entry)
+    await _deployment(inside, Deployment.ERROR)
+    inside.dispatcher.activate(entry)
+    await _deployment(inside, Deployment.ACTIVE)
+
+
+async def _deployment(inside: Inside, wanted: Deployment) -> None:
+    await eventually(lambda: inside.dispatcher.deployment(MODEL) is wanted)
