@@ -1,0 +1,209 @@
+"""What every engine promises: a real worker process, loaded, run, cancelled, killed and hung."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.catalogue import CatalogueEntry, read_catalogue
+from pipelines.spec import Stage, VideoParams
+from server.engine.base import Job, LoadFailedError, RunCancelledError, WorkerDiedError
+from server.engine.local import LocalEngine
+from server.engine.messages import Progressed, WorkerOptions
+from tests.video import read_video
+
+ENTRY = next(iter(read_catalogue().values()))
+PARAMS = VideoParams("an ox", " ", 64, 64, 5, 3, 5.0, 7)
+LONG = replace(PARAMS, num_inference_steps=100, width=256, height=256)
+
+EngineFactory = Callable[..., LocalEngine]
+
+
+@pytest.fixture(params=["local"])
+async def make_engine(
+    tmp_path: Path, weights_folder: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[EngineFactory]:
+    """Make engines of each kind, on the demo weights; they are closed with the test."""
+    engines = []
+
+    def make(*, demo: bool = True, cancel_grace: float = 20, silence: float = 60) -> LocalEngine:
+        options = WorkerOptions(
+            device="cpu", artifacts=str(tmp_path / "videos"), cache=str(weights_folder.parent), demo=demo
+        )
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        engines.append(LocalEngine(options, cancel_grace=cancel_grace, silence=silence))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        await engine.close()
+
+
+@pytest.fixture
+async def engine(make_engine: EngineFactory) -> LocalEngine:
+    """An engine with the demo model loaded."""
+    engine = make_engine()
+    await engine.load(ENTRY)
+    return engine
+
+
+def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1) -> Job:
+    return Job(generation_id, attempt, params, f"{generation_id}.{attempt}.mp4")
+
+
+async def run(engine: LocalEngine, wanted: Job) -> list[Progressed]:
+    reports: list[Progressed] = []
+    await engine.run(wanted, reports.append)
+    return reports
+
+
+async def start(engine: LocalEngine, wanted: Job) -> tuple["asyncio.Task[object]", list[Progressed]]:
+    """Begin a run and return once it denoises."""
+    reports: list[Progressed] = []
+    denoising = asyncio.Event()
+
+    def note(report: Progressed) -> None:
+        reports.append(report)
+        if report.stage is Stage.DENOISE and report.step >= 1:
+            denoising.set()
+
+    running = asyncio.create_task(engine.run(wanted, note))
+    async with asyncio.timeout(60):
+        await denoising.wait()
+    return running, reports
+
+
+async def test_loading_starts_a_worker_and_tells_how_far_it_is(make_engine: EngineFactory) -> None:
+    engine = make_engine()
+    assert engine.state.model_id is None
+    loading = asyncio.create_task(engine.load(ENTRY))
+    seen = set()
+    while not loading.done():
+        seen.add((engine.state.model_id, engine.state.is_ready))
+        await asyncio.sleep(0.02)
+
+    ready = await loading
+    assert ready.model_id == ENTRY.id
+    assert ready.fingerprint["device"] == "cpu"
+    assert engine.state.is_ready
+    assert (ENTRY.id, False) in seen
+    assert engine.state.pid is not None
+    assert (await engine.load(ENTRY)).fingerprint == ready.fingerprint
+
+
+async def test_a_run_leaves_its_file_and_tells_every_step(engine: LocalEngine, tmp_path: Path) -> None:
+    reports = await run(engine, job())
+
+    assert read_video(tmp_path / "videos" / "g.1.mp4").shape == (5, 64, 64, 3)
+    assert [report.step for report in reports if report.stage is Stage.DENOISE] == [0, 1, 2, 3]
+    assert reports[-1].fraction == 1.0
+    assert {(report.generation_id, report.attempt) for report in reports} == {("g", 1)}
+
+
+async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(engine: LocalEngine, tmp_path: Path) -> None:
+    await run(engine, job(generation_id="before"))
+    pid = engine.state.pid
+    running, reports = await start(engine, job(LONG))
+
+    await engine.cancel("g", 2)
+    assert not running.done()
+    steps_then = reports[-1].step
+    await engine.cancel("g", 1)
+    with pytest.raises(RunCancelledError):
+        await running
+
+    # one step may have been under way, and one more begun while the order travelled
+    assert reports[-1].step - steps_then <= 2
+    assert not (tmp_path / "videos" / "g.1.mp4").exists()
+    await run(engine, job(generation_id="after"))
+    assert engine.state.pid == pid
+    before, after = ((tmp_path / "videos" / f"{name}.1.mp4").read_bytes() for name in ("before", "after"))
+    assert before == after
+
+
+async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engine: LocalEngine) -> None:
+    first = engine.state.pid
+    assert first is not None
+    running, _ = await start(engine, job(LONG))
+
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match="killed by SIGKILL"):
+        await running
+
+    assert engine.state.model_id is None
+    with pytest.raises(WorkerDiedError):
+        await run(engine, job())
+    await engine.load(ENTRY)
+    assert engine.state.pid != first
+    await run(engine, job())
+
+
+async def test_a_silent_worker_is_killed(make_engine: EngineFactory) -> None:
+    engine = make_engine(silence=3)
+    await engine.load(ENTRY)
+    running, _ = await start(engine, job(LONG))
+    assert engine.state.pid is not None
+
+    os.kill(engine.state.pid, signal.SIGSTOP)
+
+    with pytest.raises(WorkerDiedError, match="said nothing for 3 seconds"):
+        await running
+
+
+async def test_a_worker_that_does_not_stop_when_cancelled_is_killed(make_engine: EngineFactory) -> None:
+    engine = make_engine(cancel_grace=0.5)
+    await engine.load(ENTRY)
+    running, _ = await start(engine, job(LONG))
+    assert engine.state.pid is not None
+
+    os.kill(engine.state.pid, signal.SIGSTOP)
+    await engine.cancel("g", 1)
+
+    with pytest.raises(WorkerDiedError, match="killed by SIGKILL"):
+        await running
+
+
+async def test_weights_that_are_not_there_are_a_sentence_and_the_worker_lives(make_engine: EngineFactory) -> None:
+    engine = make_engine(demo=False)
+    missing = CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, repo="/nowhere/at/all"))
+
+    for _ in range(2):
+        with pytest.raises(LoadFailedError, match="No weights of /nowhere/at/all"):
+            await engine.load(missing)
+        assert engine.state.error is not None
+        assert engine.state.model_id is None
+    assert engine.state.pid is not None
+
+
+async def test_unloading_frees_the_model_and_it_can_be_loaded_again(engine: LocalEngine) -> None:
+    pid = engine.state.pid
+    await engine.unload()
+    assert engine.state.model_id is None
+
+    await engine.load(ENTRY)
+    await run(engine, job())
+    assert engine.state.pid == pid
+
+
+async def test_closing_ends_the_worker_at_once_even_amid_a_run(engine: LocalEngine) -> None:
+    running, _ = await start(engine, job(LONG))
+    pid = engine.state.pid
+    assert pid is not None
+
+    await engine.close()
+
+    with pytest.raises(WorkerDiedError):
+        await running
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_another_protocol_is_refused(make_engine: EngineFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.engine.local.VERSION", 99)
+
+    with pytest.raises(LoadFailedError, match="speaks protocol 1, the server 99"):
+        await make_engine().load(ENTRY)
