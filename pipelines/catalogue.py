@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipelines.errors import CatalogueError
 from pipelines.spec import ModelSpec
 
+DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
+"""What the command line and the examples ask for unless told otherwise."""
+
 BUILT_IN = Path(__file__).resolve().parents[1] / "configs" / "models"
 
 Json = dict[str, Any]
@@ -55,6 +58,18 @@ class Parameter(_Table):
         }
 
 
+_MADE_OF = {
+    "prompt": "string",
+    "negative_prompt": "string",
+    "height": "integer",
+    "width": "integer",
+    "num_frames": "integer",
+    "num_inference_steps": "integer",
+    "guidance_scale": "number",
+    "seed": "integer",
+}
+
+
 class Developer(_Table):
     """Who made the model."""
 
@@ -79,6 +94,19 @@ class ApiSpec(_Table):
     output: list[str] = ["video"]
     developer: Developer
     parameters: list[Parameter]
+
+    @model_validator(mode="after")
+    def _a_video_can_be_made_of_them(self) -> "ApiSpec":
+        """Every choice of a video has its parameter, and all but prompt and seed a default and limits to check by."""
+        for name, kind in _MADE_OF.items():
+            parameter = self.by_name.get(name)
+            if parameter is None or parameter.type != kind:
+                raise ValueError(f"parameters: {name} must be there, with the type {kind}")
+            if name not in ("prompt", "seed") and parameter.default is None:
+                raise ValueError(f"parameters: {name} must have a default")
+            if kind != "string" and name != "seed" and (parameter.minimum is None or parameter.maximum is None):
+                raise ValueError(f"parameters: {name} must have a minimum and a maximum")
+        return self
 
     @cached_property
     def by_name(self) -> Mapping[str, Parameter]:

@@ -5,7 +5,7 @@ causal in time and keeps what it needs in a feature cache, so calling it a laten
 tensors and lets each group of frames be written before the next is made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from pipelines.errors import NonFiniteOutputError
 from pipelines.spec import Frames
 
 
-def decode_frames(vae: Any, latents: torch.Tensor) -> Iterator[Frames]:
+def decode_frames(vae: Any, latents: torch.Tensor) -> Generator[Frames, None, None]:
     """Decode normalised latents (1, channels, t, h, w) into groups of RGB frames (n, H, W, 3).
 
     The first group holds one frame, each later one as many as the VAE's temporal scale. Raises
@@ -43,9 +43,10 @@ def decode_frames(vae: Any, latents: torch.Tensor) -> Iterator[Frames]:
 
 def _denormalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean, device=latents.device, dtype=latents.dtype).view(shape)
-    std = torch.tensor(vae.config.latents_std, device=latents.device, dtype=latents.dtype).view(shape)
-    return latents * std + mean
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents)
+    # a division by the inverse, as WanPipeline has it: in bf16 a multiplication rounds otherwise
+    inverse_std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents)
+    return latents / inverse_std + mean
 
 
 def _to_rgb(decoded: torch.Tensor) -> Frames:

@@ -12,7 +12,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from pipelines.errors import EncodingError
-from pipelines.spec import Frames, VideoFile
+from pipelines.spec import Frames, VideoFile, part_path
 
 # x264 splits its work by threads and its bytes depend on the split: a fixed number makes equal frames equal files
 X264_THREADS = 2
@@ -33,7 +33,7 @@ class Mp4Writer:
 
     def __init__(self, path: Path, width: int, height: int, fps: int) -> None:
         self._path = path
-        self._part = path.with_name(f".{path.name}.part")
+        self._part = part_path(path)
         self._width, self._height, self._fps = width, height, fps
         self._num_frames = 0
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__

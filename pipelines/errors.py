@@ -21,6 +21,10 @@ class NonFiniteOutputError(PipelineError):
     """The model produced NaN or infinity: nothing a player could show."""
 
 
+class DeviceError(PipelineError):
+    """The driver of this machine's devices fails."""
+
+
 class EncodingError(PipelineError):
     """ffmpeg could not write the video."""
 

@@ -66,7 +66,7 @@ def load_pipeline(folder: Path, device: str, on_progress: LoadCallback = lambda 
             pipe.vae_scale_factor_temporal,
         ),
         fingerprint={
-            "weights": folder.resolve().name,
+            "weights": f"{folder.resolve().name}/{weights.digest(folder)}",
             "dtype": str(dtype).removeprefix("torch."),
             "placement": placement,
             "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",

@@ -4,6 +4,7 @@ runner = Runner.load(spec, weights.locate(spec), device="cuda:0")
 runner.run(VideoParams(...), Path("video.mp4"))
 """
 
+from contextlib import closing
 from pathlib import Path
 
 from torch import no_grad
@@ -26,9 +27,8 @@ from pipelines.spec import (
     VideoParams,
 )
 
-# where each stage begins in a generation's progress: a typical split of its time
-_BEGINS = {Stage.PROMPT: 0.0, Stage.DENOISE: 0.02, Stage.DECODE: 0.82}
-_ENDS = {Stage.PROMPT: 0.02, Stage.DENOISE: 0.82, Stage.DECODE: 1.0}
+# where each stage begins and ends in a generation's progress: a typical split of its time
+_SPANS = {Stage.PROMPT: (0.0, 0.02), Stage.DENOISE: (0.02, 0.82), Stage.DECODE: (0.82, 1.0)}
 
 
 class Runner:
@@ -55,11 +55,14 @@ class Runner:
         del self._loaded, self._prompts
         recover(pipe)
         # some hooks and caches refer back to the pipeline: emptied, it holds no weights whoever refers to it
-        pipe.components.clear()
         for name in list(pipe.config):
             if hasattr(getattr(pipe, name, None), "parameters"):
                 setattr(pipe, name, None)
         release_memory()
+
+    def rest(self) -> None:
+        """Give back what a generation that was cut short still holds, once its exception has been let go."""
+        recover(self._loaded.pipe)
 
     @no_grad()
     def run(
@@ -77,7 +80,7 @@ class Runner:
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
 
         def report(stage: Stage, step: int, steps: int) -> None:
-            begin, end = _BEGINS[stage], _ENDS[stage]
+            begin, end = _SPANS[stage]
             on_progress(Progress(stage, step, steps, begin + (end - begin) * step / steps))
 
         try:
@@ -94,9 +97,12 @@ class Runner:
                 on_step=lambda step: report(Stage.DENOISE, step, params.num_inference_steps),
                 cancelled=cancelled,
             )
-            with Mp4Writer(path, geometry.width, geometry.height, self.spec.fps) as writer:
+            with (
+                Mp4Writer(path, geometry.width, geometry.height, self.spec.fps) as writer,
+                closing(decode_frames(self._loaded.pipe.vae, latents)) as groups,
+            ):
                 missing = geometry.num_frames
-                for done, frames in enumerate(decode_frames(self._loaded.pipe.vae, latents), start=1):
+                for done, frames in enumerate(groups, start=1):
                     if cancelled():
                         raise GenerationCancelled
                     writer.write(frames[:missing, *geometry.crop])

@@ -74,6 +74,11 @@ class VideoFile:
     size: int
 
 
+def part_path(path: Path) -> Path:
+    """Where a file is written until it is whole and takes its name."""
+    return path.with_name(f".{path.name}.part")
+
+
 ProgressCallback = Callable[[Progress], None]
 LoadCallback = Callable[[str, float], None]
 """Called with the component being loaded and the fraction (0 … 1) of all bytes loaded so far."""

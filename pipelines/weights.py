@@ -1,5 +1,6 @@
 """Where a model's weights lie on this machine: a local folder, or the hub cache. Reads names only, no tensors."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.spec import ModelSpec
 
 _INDEX_SUFFIX = ".safetensors.index.json"
+_SMALL = 100_000
 
 
 def locate(spec: ModelSpec) -> Path:
@@ -68,6 +70,17 @@ def _check_component(component: Path) -> None:
             raise WeightsNotFoundError(f"The weights are incomplete: {component / missing} is missing.")
     if not any(component.glob("*.safetensors")):
         raise WeightsNotFoundError(f"The weights are incomplete: no .safetensors file in {component}.")
+
+
+def digest(folder: Path) -> str:
+    """What tells these weights from others: every file's name, size and time, and what the small JSON ones say."""
+    facts = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        status = path.stat()
+        facts.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        if path.suffix == ".json" and status.st_size < _SMALL:
+            facts.update(path.read_bytes())
+    return facts.hexdigest()[:16]
 
 
 def component_bytes(folder: Path, component: str) -> int:

@@ -10,18 +10,19 @@ from typing import IO
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.catalogue import BUILT_IN, read_catalogue
+from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from server import __version__
 from server.api import events, files, generations, health, models, queue, videos
 from server.artifacts import Artifacts
 from server.dispatcher import Dispatcher
+from server.engine.base import WorkerOptions
 from server.engine.local import LocalEngine
-from server.engine.messages import WorkerOptions
-from server.errors import BY_STATUS, InvalidParamsError, PaddockError
+from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError
 from server.events import Broker
 from server.service import Service
 from server.settings import Settings
@@ -47,8 +48,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             stack.callback(store.close)
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
             broker = Broker()
-            folders = [BUILT_IN, *([settings.models_dir] if settings.models_dir else [])]
-            catalogue = read_catalogue(folders)
+            catalogue = load_catalogue(settings)
             engines = [_engine(settings, device, artifacts) for device in devices]
             dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease)
             app.state.service = service = Service(settings, catalogue, store, dispatcher, broker)
@@ -58,7 +58,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             stack.push_async_callback(dispatcher.stop)
             stack.callback(service.begin_closing)
             if settings.preload:
-                dispatcher.activate(service.entry(settings.preload))
+                service.activate(service.entry(settings.preload))
             yield
 
     app = FastAPI(
@@ -82,6 +82,11 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     if settings.demo:
         app.add_middleware(_AnnounceDemo)
     return app
+
+
+def load_catalogue(settings: Settings) -> dict[str, CatalogueEntry]:
+    """The built-in models and the user's own; raises CatalogueError."""
+    return read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
 
 
 @contextmanager
@@ -145,14 +150,23 @@ def _render_errors(app: FastAPI) -> None:
         return JSONResponse(ours.body, ours.status)
 
     @app.exception_handler(HTTPException)
-    async def _http_error(_request: Request, error: HTTPException) -> Response:
+    async def _http_error(request: Request, error: HTTPException) -> Response:
         kind = BY_STATUS.get(error.status_code, PaddockError)
-        return JSONResponse(kind(str(error.detail)).body, error.status_code, error.headers)
+        headers = dict(error.headers or {})
+        if kind is MethodNotAllowedError:
+            # the router names the methods of the first route that has the path, not of all
+            headers["Allow"] = ", ".join(_methods(app, request.url.path))
+        return JSONResponse(kind(str(error.detail)).body, error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, _error: Exception) -> Response:
         ours = PaddockError(f"{request.method} {request.url.path} failed. The server's log says more.")
         return JSONResponse(ours.body, ours.status)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    routes = iter_route_contexts(app.routes)
+    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
 
 
 class _AnnounceDemo:

@@ -1,10 +1,12 @@
 """Finished videos on disk: named by generation and attempt, reached by clients through signed links."""
 
+import os
 import secrets
 from pathlib import Path
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
+from pipelines.spec import part_path
 from server.errors import ResourceNotFoundError
 from server.generations import Generation
 
@@ -38,8 +40,13 @@ class Artifacts:
         return None
 
     def discard(self, key: str) -> None:
-        """Remove a file that no row will name."""
+        """Remove a file that no row will name, and what is half-written of it."""
         self.path(key).unlink(missing_ok=True)
+        part_path(self.path(key)).unlink(missing_ok=True)
+
+    def kept(self) -> dict[str, str]:
+        """The key of every finished file, each with its generation's id."""
+        return {path.name: path.name.split(".", 1)[0] for path in self.folder.glob(f"[!.]*{_SUFFIX}")}
 
     def sweep(self) -> None:
         """Remove what a killed worker left half-written. Only while no worker runs."""
@@ -65,9 +72,13 @@ class Artifacts:
 
 
 def _signing_key(path: Path) -> str:
-    if not path.exists():
+    if not path.exists() or not path.read_text():
         part = path.with_suffix(".part")
         part.touch(mode=0o600)
-        part.write_text(secrets.token_urlsafe(32))
+        with part.open("w") as file:
+            file.write(secrets.token_urlsafe(32))
+            file.flush()
+            # an empty key after a power loss would make every old link false, and new ones easy to forge
+            os.fsync(file.fileno())
         part.rename(path)
     return path.read_text()

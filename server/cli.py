@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -13,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pipelines.catalogue import DEFAULT_MODEL, read_catalogue
 from server import __version__
 from server.client import Client, ClientError
-from server.settings import Settings
+from server.settings import ENV_PREFIX, Settings, UnreadableConfigError
 
 app = typer.Typer(
     help="Wan2.1 text-to-video on your own GPU, behind the API you already call.",
@@ -26,10 +28,6 @@ app = typer.Typer(
 console = Console()
 complaints = Console(stderr=True)
 
-DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
-EXAMPLE_PROMPT = (
-    "A beautiful landscape painting of a serene lake with mountains in the background and an ox in the foreground."
-)
 _REFUSED = 2
 _START_SECONDS = 60
 
@@ -52,7 +50,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on [8000].")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Queue, records and videos [~/.paddock].")] = None,
-    demo: Annotated[bool | None, typer.Option("--demo", help="Serve small weights that run anywhere.")] = None,
+    demo: Annotated[
+        bool | None, typer.Option("--demo/--no-demo", help="Serve small weights that run anywhere.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda:N or cpu [auto].")] = None,
     config: Annotated[Path | None, typer.Option(help="A settings file; configs/server.toml lists all.")] = None,
 ) -> None:
@@ -66,7 +66,7 @@ def serve(
     except ValidationError as error:
         first = error.errors()[0]
         _refuse(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
-    except (FileNotFoundError, StartRefusedError) as error:
+    except (UnreadableConfigError, StartRefusedError) as error:
         _refuse(str(error))
 
 
@@ -100,8 +100,7 @@ def generate(
     try:
         make_video(Client(url, api_key), {k: v for k, v in wanted.items() if v is not None}, output)
     except ClientError as error:
-        complaints.print(f"[red]{error}[/]")
-        raise typer.Exit(1) from error
+        _fail(error)
 
 
 @app.command()
@@ -112,8 +111,7 @@ def status(url: Url = LOCAL, api_key: ApiKey = None) -> None:
         active = client.get("/ai/queue")["generations"]
         models = client.get("/ai/models")["data"]
     except ClientError as error:
-        complaints.print(f"[red]{error}[/]")
-        raise typer.Exit(1) from error
+        _fail(error)
     for model in models:
         console.print(f"{model['id']}: {model['deployments'][0]['status']}, {model['weights']} weights")
     table = Table("generation", "status", "place", "progress", "ETA", "prompt")
@@ -144,7 +142,11 @@ def demo(
     command = [sys.executable, "-P", "-m", "server.cli", "serve", "--demo"]
     server = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir.expanduser())],
-        env={**os.environ, "PADDOCK_LOG_LEVEL": os.environ.get("PADDOCK_LOG_LEVEL", "warning")},
+        # the demo is the same whatever is set for a server of one's own
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)},
+            f"{ENV_PREFIX}LOG_LEVEL": "warning",
+        },
     )
     try:
         _await_server(server, url)
@@ -152,7 +154,7 @@ def demo(
             Client(url),
             {
                 "model": DEFAULT_MODEL,
-                "prompt": EXAMPLE_PROMPT,
+                "prompt": read_catalogue()[DEFAULT_MODEL].api.by_name["prompt"].default,
                 "width": 416,
                 "height": 240,
                 "num_frames": 33,
@@ -165,8 +167,7 @@ def demo(
             console.print(f"Serving on at [bold]{url}[/] until Ctrl-C. Try: paddock generate --url {url} 'An ox'")
             server.wait()
     except ClientError as error:
-        complaints.print(f"[red]{error}[/]")
-        raise typer.Exit(1) from error
+        _fail(error)
     except KeyboardInterrupt:
         console.print("Stopping.")
     finally:
@@ -216,11 +217,10 @@ def _await_server(server: subprocess.Popen[bytes], url: str) -> None:
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise ClientError(f"The server ended with exit status {server.returncode} before it answered.")
-        try:
-            if httpx.get(f"{url}/healthz").is_success:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/healthz", trust_env=False).is_success:
                 return
-        except httpx.TransportError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     raise ClientError(f"The server did not answer within {_START_SECONDS} s.")
 
 
@@ -241,7 +241,12 @@ def _any_free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _refuse(sentence: str) -> None:
+def _fail(error: ClientError) -> NoReturn:
+    complaints.print(str(error), style="red", soft_wrap=True, highlight=False, markup=False)
+    raise typer.Exit(1) from error
+
+
+def _refuse(sentence: str) -> NoReturn:
     complaints.print(sentence, soft_wrap=True, highlight=False, markup=False)
     raise typer.Exit(_REFUSED)
 

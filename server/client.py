@@ -5,8 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+
+from pipelines.spec import part_path
 
 Row = dict[str, Any]
 _TERMINAL = ("succeeded", "failed", "cancelled")
@@ -19,13 +22,19 @@ class ClientError(Exception):
     """The server cannot be reached, or refuses; `str()` is a sentence."""
 
 
+class UnreachableError(ClientError):
+    """The server is not there, or is stopping: it may be back."""
+
+
 class Client:
     """Talks to one server. `url` is its base, without /api."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=f"{self.url}/api", headers=headers, timeout=30)
+        # a proxy for the world outside cannot reach this machine's own address
+        is_near = urlsplit(self.url).hostname in ("127.0.0.1", "::1", "localhost")
+        self._http = httpx.Client(base_url=f"{self.url}/api", headers=headers, timeout=30, trust_env=not is_near)
 
     def get(self, path: str) -> Any:
         """The JSON at a path below /api."""
@@ -53,26 +62,29 @@ class Client:
             try:
                 with self._http.stream("GET", "/events", timeout=httpx.Timeout(30, read=_SILENCE_SECONDS)) as stream:
                     self._raise_for(stream)
-                    row = self.row(generation_id)
-                    if row["status"] in _TERMINAL:
+                    if (row := self.row(generation_id))["status"] in _TERMINAL:
                         return row
                     on_progress(row)
-                    for name, data in _events(stream.iter_lines()):
-                        if data["generation_id"] != generation_id:
-                            continue
-                        if name == "media_generation_completed":
-                            return self.row(generation_id)
-                        on_progress(data)
-            except httpx.TransportError:
+                    self._follow(stream, generation_id, on_progress)
+                # over, or cancelled, of which no event tells; a stream that only broke off shows it as active
+                if (row := self.row(generation_id))["status"] in _TERMINAL:
+                    return row
+            except (httpx.TransportError, UnreachableError):
                 pass
-            last = self._row_if_reachable(generation_id)
-            if last is not None and last["status"] in _TERMINAL:
-                return last
             time.sleep(_RECONNECT_SECONDS)
+
+    def _follow(self, stream: httpx.Response, generation_id: str, on_progress: Callable[[Row], None]) -> None:
+        """Tell of progress until the generation is over or the stream ends."""
+        for name, data in _events(stream.iter_lines()):
+            if data["generation_id"] != generation_id:
+                continue
+            if name == "media_generation_completed":
+                return
+            on_progress(data)
 
     def download(self, url: str, path: Path) -> None:
         """Fetch a video to `path`, whole or not at all."""
-        part = path.with_name(f".{path.name}.part")
+        part = part_path(path)
         try:
             with self._http.stream("GET", url) as response, part.open("wb") as file:
                 self._raise_for(response)
@@ -81,22 +93,16 @@ class Client:
             part.rename(path)
         except httpx.TransportError as error:
             raise ClientError(f"The video could not be fetched: {error}") from error
+        except OSError as error:
+            raise ClientError(f"The video could not be written to {path}: {error.strerror}") from error
         finally:
             part.unlink(missing_ok=True)
-
-    def _row_if_reachable(self, generation_id: str) -> Row | None:
-        try:
-            response = self._http.get(f"/ai/queue/{generation_id}")
-        except httpx.TransportError:
-            return None
-        self._raise_for(response)
-        return dict(response.json())
 
     def _request(self, method: str, path: str, body: Row | None = None) -> Any:
         try:
             response = self._http.request(method, path, json=body)
         except httpx.TransportError as error:
-            raise ClientError(f"No server answers at {self.url}: {error}") from error
+            raise UnreachableError(f"No server answers at {self.url}: {error}") from error
         self._raise_for(response)
         return response.json()
 
@@ -108,7 +114,8 @@ class Client:
             message = response.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):
             message = response.text[:200]
-        raise ClientError(f"The server answered {response.status_code}: {message}")
+        kind = UnreachableError if response.status_code == httpx.codes.SERVICE_UNAVAILABLE else ClientError
+        raise kind(f"The server answered {response.status_code}: {message}")
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, Row]]:

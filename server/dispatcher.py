@@ -27,7 +27,7 @@ from server.engine.base import (
 )
 from server.engine.messages import Progressed
 from server.events import Broker, Event, Live
-from server.generations import Generation
+from server.generations import Generation, Status
 from server.store import StaleAttemptError, Store
 
 log = logging.getLogger("paddock.dispatcher")
@@ -121,6 +121,7 @@ class Lane:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
         await self._engine.close()
         if self.running is not None:
             await self._dispatcher.give_back(self.running.held)
@@ -131,26 +132,41 @@ class Lane:
             self._wake.clear()
             try:
                 if self._wishes:
-                    await self._grant(*self._wishes[0])
-                    self._wishes.popleft()
+                    await self._grant()
                 elif self.running is not None:
                     # the records could not be written before: what was held is still ours to give back
                     await self._dispatcher.give_back(self.running.held)
                     self.running = None
-                elif (held := await self._dispatcher.claim(self._owner)) is not None:
+                elif (held := await self._claim()) is not None:
                     await self._carry_out(held)
                 else:
                     await self._wake.wait()
-            except SQLAlchemyError:
-                log.exception("the records cannot be read or written; trying again in %g s", _BACKOFF_SECONDS)
+            except Exception:
+                # records or disk that fail for a while, or a fault of ours: a lane that ended would serve nobody
+                log.exception("%s met a fault; going on in %g s", self.state.device, _BACKOFF_SECONDS)
                 await asyncio.sleep(_BACKOFF_SECONDS)
 
-    async def _grant(self, target: Deployment, entry: CatalogueEntry) -> None:
-        if target is Deployment.ACTIVE:
-            with suppress(LoadFailedError, WorkerDiedError):
-                await self._load(entry)
-        elif self.state.model_id == entry.id:
-            await self._engine.unload()
+    async def _claim(self) -> Generation | None:
+        claiming = asyncio.ensure_future(self._dispatcher.claim(self._owner))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # the store's thread goes on to commit: what it claims is ours to give back
+            if (held := await claiming) is not None:
+                self.running = _Running(held)
+            raise
+
+    async def _grant(self) -> None:
+        """Carry out the oldest wish, which counts as waiting until it is done or has failed."""
+        target, entry = self._wishes[0]
+        try:
+            if target is Deployment.ACTIVE:
+                with suppress(LoadFailedError, WorkerDiedError):
+                    await self._load(entry)
+            elif self.state.model_id == entry.id:
+                await self._engine.unload()
+        finally:
+            self._wishes.popleft()
 
     async def _load(self, entry: CatalogueEntry) -> dict[str, str]:
         self.failures.pop(entry.id, None)
@@ -226,6 +242,7 @@ class Dispatcher:
         self._artifacts = artifacts
         self._broker = broker
         self._lease = lease
+        self._caretaker: asyncio.Task[None] | None = None
         self.lanes = [Lane(engine, self) for engine in engines]
 
     # life
@@ -240,10 +257,35 @@ class Dispatcher:
         self._artifacts.sweep()
         for lane in self.lanes:
             lane.start()
+        self._caretaker = asyncio.create_task(self._take_care())
 
     async def stop(self) -> None:
         """Stop all lanes; what was running returns to the queue."""
-        await asyncio.gather(*(lane.stop() for lane in self.lanes))
+        if self._caretaker is not None:
+            self._caretaker.cancel()
+        ended = await asyncio.gather(*(lane.stop() for lane in self.lanes), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                log.error("a lane did not stop cleanly", exc_info=error)
+
+    async def _take_care(self) -> None:
+        """Remove files that no row names, then look after leases that ran out although no server died."""
+        while True:
+            try:
+                for key in await self.store.superseded(self._artifacts.kept()):
+                    log.info("removing %s: its generation ended without it", key)
+                    self._artifacts.discard(key)
+                await asyncio.sleep(self._lease)
+                for generation in await self.store.abandoned():
+                    if not self._is_held(generation):
+                        await self._settle(generation)
+                        self.wake()
+            except (SQLAlchemyError, OSError, StaleAttemptError):
+                log.exception("tidying up failed; trying again in %g s", self._lease)
+                await asyncio.sleep(self._lease)
+
+    def _is_held(self, generation: Generation) -> bool:
+        return any(lane.running is not None and lane.running.held.id == generation.id for lane in self.lanes)
 
     def wake(self) -> None:
         """Tell the lanes that something was queued."""
@@ -253,10 +295,12 @@ class Dispatcher:
     # what the service asks
 
     def live(self, generation: Generation) -> Live | None:
-        """How a running generation is doing."""
+        """How a generation is doing, if an attempt at it runs that still counts."""
+        if generation.status is not Status.PROCESSING:
+            return None
         for lane in self.lanes:
             if lane.running is not None and lane.running.held.id == generation.id:
-                return lane.running.live
+                return lane.running.live if lane.running.held.attempt == generation.attempt else None
         return None
 
     async def cancel(self, generation: Generation) -> None:
@@ -323,6 +367,8 @@ class Dispatcher:
     async def after_worker_death(self, running: _Running, why: str) -> Generation:
         """Adopt a file finished just before the death; else another try, or the end of them by the rule."""
         adopted = await self._adopt(running.held)
+        if adopted is None:
+            self.discard(running.held)
         return adopted or await self.store.worker_died(running.held, running.live.progress, why)
 
     async def give_back(self, held: Generation) -> None:
@@ -331,7 +377,7 @@ class Dispatcher:
             self.announce(await self._adopt(held) or await self.store.release(held))
 
     def discard(self, held: Generation) -> None:
-        """Remove the file of an attempt that counts no more."""
+        """Remove what an attempt that counts no more has written."""
         self._artifacts.discard(artifact_key(held.id, held.attempt))
 
     async def _settle(self, abandoned: Generation) -> None:

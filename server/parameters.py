@@ -103,7 +103,8 @@ def with_seed(body: Body, base: int, offset: int) -> dict[str, Any]:
     if seed is None:
         return {**body, "seed": base + offset}
     whole = _as_integer(seed)
-    return {**body, "seed": seed if whole is None else whole + offset}
+    # after the largest seed comes the first: a seed in its range never makes a sibling that is not
+    return {**body, "seed": seed if whole is None or not offset else (whole + offset) % (MAX_SEED + 1)}
 
 
 def echo(entry: CatalogueEntry, body: Body, max_prompt_chars: int) -> dict[str, Any]:
@@ -222,4 +223,4 @@ def _sides_of(aspect_ratio: Any, entry: CatalogueEntry, given: Mapping[str, Any]
 
 
 def _even(side: float) -> int:
-    return 2 * round(side / 2)
+    return max(2, 2 * round(side / 2))

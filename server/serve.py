@@ -7,15 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
+from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
-from server.app import DataDirInUseError, create_app, locked
+from server.app import DataDirInUseError, create_app, load_catalogue, locked
 from server.settings import Settings
 
 log = logging.getLogger("paddock")
@@ -30,9 +31,6 @@ class StartRefusedError(Exception):
 def serve(settings: Settings) -> None:
     """Serve until a signal; raises StartRefusedError when something is missing."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=settings.log_level.upper())
-    # one line a request is for debugging: clients poll
-    for chatty in ("httpx", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     devices = prepare(settings)
     with listen(settings) as listening:
         app = create_app(settings, devices)
@@ -79,7 +77,7 @@ def prepare(settings: Settings) -> list[str]:
     try:
         with locked(settings.data_dir):
             pass
-        catalogue = read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
+        catalogue = load_catalogue(settings)
     except OSError as error:
         raise StartRefusedError(f"The data directory cannot be used: {error}") from error
     except (DataDirInUseError, CatalogueError) as error:
@@ -87,7 +85,7 @@ def prepare(settings: Settings) -> list[str]:
     if settings.preload and settings.preload not in catalogue:
         raise StartRefusedError(f"preload: Model not found: {settings.preload}")
     if settings.demo:
-        return ["cpu" if settings.device == "auto" else settings.device]
+        return find_devices("cpu" if settings.device == "auto" else settings.device)
     check_weights(list(catalogue.values()))
     return find_devices(settings.device)
 
@@ -108,16 +106,23 @@ def check_weights(entries: list[CatalogueEntry]) -> None:
 
 
 def find_devices(wanted: str) -> list[str]:
-    """The devices to serve on, asked of a process of its own, since looking means importing torch."""
+    """The devices to serve on, asked of a process of its own: a driver that crashes takes only that along."""
     if wanted == "cpu":
         return ["cpu"]
     probe = subprocess.run(
         [sys.executable, "-P", "-m", "pipelines.devices"], stdout=subprocess.PIPE, check=False, text=True
     )
     if probe.returncode != 0:
-        raise StartRefusedError("Looking for devices failed: PyTorch does not start. Its error is above.")
-    found: list[dict[str, Any]] = json.loads(probe.stdout)
+        raise StartRefusedError("Looking for CUDA devices failed. The error is above.")
+    found: list[dict[str, Any]] | str = json.loads(probe.stdout)
+    if isinstance(found, str):
+        raise StartRefusedError(found)
     names = [device["name"] for device in found if wanted in ("auto", device["name"])]
+    if names and version("torch").endswith("+cpu"):
+        raise StartRefusedError(
+            f"{found[0]['description']} was found, but the installed PyTorch is a build without CUDA. "
+            "Install one with it: pip install --force-reinstall torch."
+        )
     if not names:
         raise StartRefusedError(
             f"No CUDA device{'' if wanted == 'auto' else ' ' + wanted} was found. To try the server without one, "

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from pipelines.catalogue import CatalogueEntry
 from server import parameters
-from server.dispatcher import Dispatcher
+from server.dispatcher import Deployment, Dispatcher, Lane
 from server.errors import (
     GenerationNotFoundError,
     InvalidParamsError,
@@ -38,7 +38,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
-        self.dispatcher = dispatcher
+        self._dispatcher = dispatcher
         self._store = store
         self._broker = broker
         self._is_closing = False
@@ -86,7 +86,7 @@ class Service:
             raise QueueFullError(
                 f"The queue is full: {self.settings.max_queued} generations are waiting.", _RETRY_AFTER
             ) from None
-        self.dispatcher.wake()
+        self._dispatcher.wake()
         for generation in new:
             if generation.is_terminal:
                 self._broker.publish(Event(generation))
@@ -117,19 +117,24 @@ class Service:
     async def wait(self, tenant: str, ids: Sequence[str]) -> list[Generation]:
         """Wait until all of these are over; raises UnavailableError when the server stops before."""
         pending = set(ids)
-        with self._broker.subscribe(tenant) as subscription:
-            pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).generation.is_terminal}
-            if pending:
+        while pending:
+            # a subscription may also end because it fell behind: then the records are asked again
+            if self._is_closing:
+                raise UnavailableError(_STOPPING)
+            with self._broker.subscribe(tenant) as subscription:
+                pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).generation.is_terminal}
                 await self._drain(subscription, pending)
         return [(await self._find(tenant, id_)).generation for id_ in ids]
 
     async def _drain(self, subscription: Subscription, pending: set[str]) -> None:
+        """Take events until none is pending any more, or the subscription ends."""
+        if not pending:
+            return
         async for event in subscription:
             if event.live is None:
                 pending.discard(event.generation.id)
                 if not pending:
                     return
-        raise UnavailableError(_STOPPING)
 
     # cancellation
 
@@ -141,17 +146,36 @@ class Service:
             return
         self._publish_cancelled(before)
         if before.status is Status.PROCESSING:
-            await self.dispatcher.cancel(before)
+            await self._dispatcher.cancel(before)
 
     async def hang_up(self, tenant: str, ids: Collection[str]) -> None:
         """A waiting client went away: cancel what has not started, let the rest go on."""
         for generation_id in ids:
-            before = await self._store.cancel(generation_id, tenant, frozenset({Status.QUEUED}))
+            before = await self._store.cancel(generation_id, tenant, unless_started=True)
             if before is not None:
                 self._publish_cancelled(before)
 
     def _publish_cancelled(self, before: Generation) -> None:
         self._broker.publish(Event(replace(before, status=Status.CANCELLED)))
+
+    # models and devices
+
+    def deployment(self, model_id: str) -> Deployment:
+        """Where a model is between disk and device."""
+        return self._dispatcher.deployment(model_id)
+
+    def activate(self, entry: CatalogueEntry) -> None:
+        """Have a model loaded; returns at once."""
+        self._dispatcher.activate(entry)
+
+    def deactivate(self, entry: CatalogueEntry) -> None:
+        """Have a model unloaded after what runs with it; returns at once."""
+        self._dispatcher.deactivate(entry)
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """The devices and what each does."""
+        return self._dispatcher.lanes
 
     # looking up
 
@@ -169,7 +193,7 @@ class Service:
 
     def live(self, generation: Generation) -> Live | None:
         """How a generation is doing, if it runs."""
-        return self.dispatcher.live(generation)
+        return self._dispatcher.live(generation)
 
     async def queue_length(self) -> int:
         """How many generations wait."""

@@ -7,6 +7,7 @@ PADDOCK_CONFIG, the default here (which `configs/server.toml` lists with a comme
 import os
 from ipaddress import ip_address
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -21,6 +22,10 @@ from pydantic_settings import (
 ENV_PREFIX = "PADDOCK_"
 
 
+class UnreadableConfigError(Exception):
+    """A configuration file that is missing, or that cannot be read as TOML."""
+
+
 class Settings(BaseSettings):
     """All settings; times are in seconds, sizes in bytes."""
 
@@ -33,7 +38,7 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
     models_dir: Path | None = None
     preload: str | None = None
-    api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()
     allow_anonymous: bool = False
     public_url: str | None = Field(default=None, pattern=r"^https?://")
     url_ttl: float = Field(default=24 * 3600, gt=0)
@@ -56,7 +61,9 @@ class Settings(BaseSettings):
     @classmethod
     def _split_keys(cls, keys: Any) -> Any:
         """An environment variable is one text: keys are parted by commas there."""
-        return [key for part in keys.split(",") if (key := part.strip())] if isinstance(keys, str) else keys
+        if isinstance(keys, str):
+            return [key for part in keys.split(",") if (key := part.strip())]
+        return [key.strip() if isinstance(key, str) else key for key in keys] if isinstance(keys, list) else keys
 
     @property
     def is_loopback(self) -> bool:
@@ -71,16 +78,19 @@ class Settings(BaseSettings):
         """Settings from the options given (None counts as not given), the environment and a TOML file.
 
         Raises pydantic.ValidationError for a value out of its limits or a key that does not exist, and
-        FileNotFoundError for a file that does not.
+        UnreadableConfigError for a file that is missing or not TOML.
         """
-        path = config or (Path(named) if (named := os.environ.get(f"{ENV_PREFIX}CONFIG")) else None)
+        path = config or (Path(named).expanduser() if (named := os.environ.get(f"{ENV_PREFIX}CONFIG")) else None)
         if path is not None and not path.is_file():
-            raise FileNotFoundError(f"There is no configuration file {path}.")
+            raise UnreadableConfigError(f"There is no configuration file {path}.")
 
         class FromFile(cls):  # type: ignore[valid-type, misc]
             model_config = SettingsConfigDict(toml_file=path)
 
-        return FromFile(**{name: value for name, value in options.items() if value is not None})
+        try:
+            return FromFile(**{name: value for name, value in options.items() if value is not None})
+        except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
+            raise UnreadableConfigError(f"The configuration file {path} cannot be read: {error}") from error
 
     @classmethod
     def settings_customise_sources(

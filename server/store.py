@@ -7,7 +7,7 @@ is claimed, the attempt that holds it. No row changed means that the attempt is 
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +36,7 @@ from sqlalchemy import (
 
 from pipelines.spec import VideoParams
 from server.generations import (
+    TERMINAL,
     WORKER_DEATHS_ALLOWED,
     Generation,
     Origin,
@@ -203,13 +204,13 @@ class Store:
             tx.execute(insert(generations), [_to_row(generation) for generation in new])
 
     @_in_thread
-    def cancel(
-        self, generation_id: str, tenant: str, only_from: frozenset[Status] = sources(Status.CANCELLED)
-    ) -> Generation | None:
-        """Cancel a generation that is in one of `only_from`; returns it as it was before, None if nothing changed."""
+    def cancel(self, generation_id: str, tenant: str, *, unless_started: bool = False) -> Generation | None:
+        """Cancel a generation, or only one never attempted; returns it as it was, None if nothing changed."""
         with self._write() as tx:
             before = _find(tx, generation_id, tenant)
-            if before is None or before.status not in only_from & sources(Status.CANCELLED):
+            if before is None or before.status not in sources(Status.CANCELLED):
+                return None
+            if unless_started and before.attempt > 0:
                 return None
             tx.execute(
                 update(generations)
@@ -323,7 +324,8 @@ class Store:
         """End every lease now. For whoever holds the data directory's lock: no other owner lives."""
         with self._write() as tx:
             tx.execute(
-                update(generations).where(generations.c.status == Status.PROCESSING).values(lease_until=self._clock())
+                # zero, not now: a clock that is set back must not make them hold again
+                update(generations).where(generations.c.status == Status.PROCESSING).values(lease_until=0.0)
             )
 
     @_in_thread
@@ -386,6 +388,16 @@ class Store:
                 .limit(LIST_LIMIT)
             ).mappings()
             return [_from_row(row) for row in rows][::-1]
+
+    @_in_thread
+    def superseded(self, artifacts: Mapping[str, str]) -> list[str]:
+        """Of artifacts by key, each with its generation's id, those whose generation ended without naming them."""
+        with self._read() as tx:
+            rows = tx.execute(
+                select(generations.c.id, generations.c.artifact).where(generations.c.status.in_(TERMINAL))
+            )
+            named = {row.id: row.artifact for row in rows}
+        return [key for key, about in artifacts.items() if about in named and named[about] != key]
 
     @_in_thread
     def queued(self) -> int:

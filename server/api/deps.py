@@ -3,21 +3,24 @@
 import hashlib
 import json
 import secrets
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from server.api.schemas import ErrorBody
+from server.api.schemas import ErrorBody, StatusName
 from server.artifacts import Artifacts
 from server.errors import (
     BY_STATUS,
     InvalidParamsError,
     PayloadTooLargeError,
+    QueueFullError,
     UnauthenticatedError,
     UnsupportedMediaTypeError,
 )
+from server.generations import Status
 from server.service import Service
+from server.store import Filters
 
 _bearer = HTTPBearer(auto_error=False, description="An API key; any, or none, while the server has none configured.")
 
@@ -88,6 +91,30 @@ def _refuse_constant(name: str) -> NoReturn:
 JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]
 
 
+def read_filters(
+    tenant: TenantDep,
+    status: Annotated[StatusName | None, Query(description="Only these")] = None,
+    namespace: Annotated[str | None, Query(description="The request's target_namespace")] = None,
+    model: Annotated[str | None, Query(description="The id of a model")] = None,
+    media_type: Annotated[Literal["image", "video"] | None, Query()] = None,
+    repo: Annotated[str | None, Query(description="The request's target_repo")] = None,
+    folder: Annotated[str | None, Query(description="The request's target_directory")] = None,
+) -> Filters:
+    """The filters that queue and history share."""
+    return Filters(
+        tenant=tenant,
+        statuses=None if status is None else frozenset({Status(status)}),
+        namespace=namespace,
+        model=model,
+        media_type=media_type,
+        repo=repo,
+        folder=folder,
+    )
+
+
+FiltersDep = Annotated[Filters, Depends(read_filters)]
+
+
 class Links:
     """Makes the addresses of videos, on the request's own base or the `public_url` setting."""
 
@@ -112,12 +139,9 @@ def gives(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _retry_after(status: int) -> dict[str, Any]:
-    if status != QUEUE_FULL:
+    if status != QueueFullError.status:
         return {}
     return {"headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "string"}}}}
-
-
-QUEUE_FULL = 429
 
 
 def json_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from server.api.deps import LinksDep, ServiceDep, TenantDep, gives
-from server.api.queue import FiltersDep
+from server.api.deps import FiltersDep, LinksDep, ServiceDep, TenantDep, gives
 from server.api.rows import history_row
 from server.api.schemas import History, OneGeneration
 

@@ -41,6 +41,6 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
                 "busy": lane.running is not None,
                 "error": lane.state.error,
             }
-            for lane in service.dispatcher.lanes
+            for lane in service.lanes
         ],
     }

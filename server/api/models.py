@@ -60,7 +60,7 @@ async def show(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, An
 async def activate(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Starts to load the weights, and answers at once: `deployments` tells when they are there."""
     entry = service.entry(id)
-    service.dispatcher.activate(entry)
+    service.activate(entry)
     return _model(service, entry)
 
 
@@ -68,7 +68,7 @@ async def activate(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str
 async def deactivate(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Frees the device after what runs now; the next generation loads the weights again."""
     entry = service.entry(id)
-    service.dispatcher.deactivate(entry)
+    service.deactivate(entry)
     return _model(service, entry)
 
 
@@ -114,7 +114,7 @@ def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         "model_type": "base",
         "released_at": api.released_at,
         "image_url": api.image_url,
-        "deployments": [{"status": service.dispatcher.deployment(api.id)}],
+        "deployments": [{"status": service.deployment(api.id)}],
         "request_schema": api.request_schema,
         "json_request_schema": api.request_schema,
         "fine_tuning": None,

@@ -1,43 +1,18 @@
 """/queue: enqueue, list what is active, look at one, cancel."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from server.api.deps import JsonBody, LinksDep, ServiceDep, TenantDep, gives, json_body
+from server.api.deps import FiltersDep, JsonBody, LinksDep, ServiceDep, TenantDep, gives, json_body
 from server.api.requests import EXAMPLE, QUEUE_BODY
 from server.api.rows import row
-from server.api.schemas import QueueCreated, QueueDeleted, QueueList, Row, StatusName
+from server.api.schemas import QueueCreated, QueueDeleted, QueueList, Row
 from server.generations import ACTIVE, Origin, Status
-from server.store import Filters
 
 router = APIRouter(prefix="/queue", tags=["queue"])
-
-
-def read_filters(
-    tenant: TenantDep,
-    status: Annotated[StatusName | None, Query(description="Only these")] = None,
-    namespace: Annotated[str | None, Query(description="The request's target_namespace")] = None,
-    model: Annotated[str | None, Query(description="The id of a model")] = None,
-    media_type: Annotated[Literal["image", "video"] | None, Query()] = None,
-    repo: Annotated[str | None, Query(description="The request's target_repo")] = None,
-    folder: Annotated[str | None, Query(description="The request's target_directory")] = None,
-) -> Filters:
-    """The filters that queue and history share."""
-    return Filters(
-        tenant=tenant,
-        statuses=None if status is None else frozenset({Status(status)}),
-        namespace=namespace,
-        model=model,
-        media_type=media_type,
-        repo=repo,
-        folder=folder,
-    )
-
-
-FiltersDep = Annotated[Filters, Depends(read_filters)]
 
 
 @router.post(

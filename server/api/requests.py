@@ -6,9 +6,10 @@ queue a parameter beyond them still gets a generation, which fails with a senten
 
 from typing import Any
 
-MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
+from pipelines.catalogue import DEFAULT_MODEL
+
 EXAMPLE = {
-    "model": MODEL,
+    "model": DEFAULT_MODEL,
     "prompt": "An ox by a lake",
     "height": 64,
     "width": 64,

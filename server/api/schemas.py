@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.catalogue import DEFAULT_MODEL
+
 StatusName = Literal["queued", "processing", "succeeded", "failed", "cancelled"]
 DeploymentName = Literal["active", "inactive", "deploying", "deactivating", "error"]
 ErrorType = Literal[
@@ -20,7 +22,6 @@ ErrorType = Literal[
 ]
 
 _ID = "0b0f3a8e-5d5c-4c0f-9d4d-0d2a4a0e6a51"
-_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 _URL = "http://localhost:8000/api/files/token.mp4"
 
 
@@ -81,7 +82,7 @@ class Row(BaseModel):
         json_schema_extra={
             "example": {
                 "generation_id": _ID,
-                "model_name": _MODEL,
+                "model_name": DEFAULT_MODEL,
                 "prompt": "An ox by a lake",
                 "media_type": "video",
                 "status": "processing",
@@ -177,7 +178,7 @@ class VideosGenerated(BaseModel):
     videos: list[Video]
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"model": _MODEL, "created": 1790000000, "videos": [{"url": _URL}]}}
+        json_schema_extra={"example": {"model": DEFAULT_MODEL, "created": 1790000000, "videos": [{"url": _URL}]}}
     )
 
 

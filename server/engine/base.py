@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import BaseModel, ConfigDict
+
 from pipelines.catalogue import CatalogueEntry
 from pipelines.spec import VideoParams
 from server.engine.messages import Done, Progressed, Ready
@@ -27,6 +29,17 @@ class GenerationFailedError(EngineError):
 
 class RunCancelledError(EngineError):
     """The run was stopped because it was cancelled, and the device is free."""
+
+
+class WorkerOptions(BaseModel):
+    """What a worker is told when it starts, in the terms of the machine it runs on: folders, and a torch device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    artifacts: str
+    cache: str
+    demo: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,8 +18,10 @@ from server.engine.base import (
     LoadFailedError,
     RunCancelledError,
     WorkerDiedError,
+    WorkerOptions,
 )
 from server.engine.messages import (
+    MAX_LINE_BYTES,
     REPORT,
     VERSION,
     Cancel,
@@ -38,7 +40,6 @@ from server.engine.messages import (
     Run,
     Unload,
     Unloaded,
-    WorkerOptions,
 )
 
 log = logging.getLogger("paddock.engine")
@@ -52,30 +53,36 @@ class _Connection:
         self._reader = reader
         self._writer = writer
         self._reports: asyncio.Queue[Report | None] = asyncio.Queue()
+        self._clock = asyncio.get_running_loop().time
+        self._last_heard = self._clock()
         self._pump = asyncio.create_task(self._read())
-        self.is_listened_to = False
 
     @classmethod
     async def open(cls, options: WorkerOptions) -> "_Connection":
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "server.engine.worker", str(theirs.fileno())),
-                options.model_dump_json(),
-                stdin=DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # Ctrl-C is for the server, which then ends the worker
-                start_new_session=True,
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "server.engine.worker", str(theirs.fileno())),
+                    options.model_dump_json(),
+                    stdin=DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    # Ctrl-C is for the server, which then ends the worker
+                    start_new_session=True,
+                )
+            reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+        except BaseException:
+            ours.close()
+            raise
         return cls(process, reader, writer)
 
     async def _read(self) -> None:
         """Read on even when nobody asks, so that an idle worker's heartbeats never fill the socket."""
         try:
             async for line in self._reader:
+                self._last_heard = self._clock()
                 report = REPORT.validate_json(line)
-                if self.is_listened_to or not isinstance(report, Heartbeat):
+                if not isinstance(report, Heartbeat):
                     self._reports.put_nowait(report)
         except (OSError, ValueError):
             log.exception("worker %s cannot be understood", self.process.pid)
@@ -85,26 +92,26 @@ class _Connection:
 
     async def send(self, order: Order) -> None:
         """Send one order; to a dead worker it does nothing, as its end will be reported."""
-        with suppress(ConnectionError):
+        # RuntimeError: uvloop's word for a transport that is closed already
+        with suppress(ConnectionError, RuntimeError):
             self._writer.write(order.line())
             await self._writer.drain()
 
-    async def reports(self, silence: float) -> AsyncIterator[Report]:
-        """The worker's reports; raises WorkerDiedError when it ends, or is killed for saying nothing for `silence`."""
-        self.is_listened_to = True
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(silence):
-                        report = await self._reports.get()
-                except TimeoutError:
-                    self.kill()
-                    raise WorkerDiedError(f"it said nothing for {silence:g} seconds and was killed") from None
-                if report is None:
-                    raise WorkerDiedError(await self._how_it_ended())
-                yield report
-        finally:
-            self.is_listened_to = False
+    async def next_report(self, silence: float) -> Report:
+        """The worker's next report; raises WorkerDiedError when it ends, or is killed for `silence` seconds of none."""
+        while True:
+            patience = self._last_heard + silence
+            try:
+                async with asyncio.timeout_at(patience):
+                    report = await self._reports.get()
+            except TimeoutError:
+                if self._last_heard + silence > patience:
+                    continue
+                self.kill()
+                raise WorkerDiedError(f"it said nothing for {silence:g} seconds and was killed") from None
+            if report is None:
+                raise WorkerDiedError(await self._how_it_ended())
+            return report
 
     async def _how_it_ended(self) -> str:
         self.kill()
@@ -154,58 +161,65 @@ class LocalEngine:
     async def load(self, entry: CatalogueEntry) -> Ready:
         """Have a model ready, in a fresh worker if there is none."""
         connection = await self._connect()
-        self._state = replace(self._state, model_id=entry.id, loading=0.0, error=None)
+        if self._state.model_id != entry.id:
+            self._state = replace(self._state, model_id=entry.id, loading=0.0, error=None)
         await connection.send(Load(model_id=entry.id, spec=entry.model))
         try:
-            async for report in connection.reports(self._silence):
-                match report:
-                    case Hello(version=version) if version != VERSION:
-                        connection.kill()
-                        raise LoadFailedError(f"The worker speaks protocol {version}, the server {VERSION}.")
-                    case Loading(fraction=fraction):
-                        self._state = replace(self._state, loading=fraction)
-                    case Ready():
-                        self._state = replace(self._state, loading=None)
-                        return report
-                    case LoadFailed(message=message):
-                        raise LoadFailedError(message)
-                    case _:
-                        pass
+            return await self._until_ready(connection, entry.id)
         except (LoadFailedError, WorkerDiedError) as error:
             self._state = replace(self._state, model_id=None, loading=None, error=str(error))
             raise
-        raise AssertionError("reports end only by raising")
+
+    async def _until_ready(self, connection: _Connection, model_id: str) -> Ready:
+        while True:
+            match await connection.next_report(self._silence):
+                case Hello(version=version) if version != VERSION:
+                    connection.kill()
+                    raise LoadFailedError(f"The worker speaks protocol {version}, the server {VERSION}.")
+                case Loading(fraction=fraction, model_id=about) if about == model_id:
+                    self._state = replace(self._state, loading=fraction)
+                case Ready(model_id=about) as ready if about == model_id:
+                    self._state = replace(self._state, loading=None)
+                    return ready
+                case LoadFailed(message=message, model_id=about) if about == model_id:
+                    raise LoadFailedError(message)
+                case _:
+                    pass
 
     async def run(self, job: Job, on_progress: Callable[[Progressed], None]) -> Done:
         """Make a video with the loaded model."""
         connection = self._connection
         if connection is None or not connection.is_alive:
             raise WorkerDiedError("it ended before the run began")
-        about = (job.generation_id, job.attempt)
-        self._running = about
-        self._idle.clear()
-        await connection.send(
-            Run(generation_id=job.generation_id, attempt=job.attempt, params=job.params, artifact=job.artifact)
-        )
         try:
-            async for report in connection.reports(self._silence):
-                if getattr(report, "generation_id", None) != job.generation_id:
-                    continue
-                match report:
-                    case Progressed():
-                        on_progress(report)
-                    case Done():
-                        return report
-                    case Failed(message=message):
-                        raise GenerationFailedError(message)
-                    case Cancelled():
-                        raise RunCancelledError("it was cancelled")
-                    case _:
-                        pass
+            self._running = about = (job.generation_id, job.attempt)
+            self._idle.clear()
+            await connection.send(
+                Run(generation_id=job.generation_id, attempt=job.attempt, params=job.params, artifact=job.artifact)
+            )
+            return await self._until_done(connection, about, on_progress)
         finally:
             self._running = None
             self._idle.set()
-        raise AssertionError("reports end only by raising")
+
+    async def _until_done(
+        self, connection: _Connection, about: tuple[str, int], on_progress: Callable[[Progressed], None]
+    ) -> Done:
+        while True:
+            report = await connection.next_report(self._silence)
+            if (getattr(report, "generation_id", None), getattr(report, "attempt", None)) != about:
+                continue
+            match report:
+                case Progressed():
+                    on_progress(report)
+                case Done():
+                    return report
+                case Failed(message=message):
+                    raise GenerationFailedError(message)
+                case Cancelled():
+                    raise RunCancelledError("it was cancelled")
+                case _:
+                    pass
 
     async def cancel(self, generation_id: str, attempt: int) -> None:
         """Stop a run within a step, or kill the worker after the grace time."""
@@ -228,9 +242,8 @@ class LocalEngine:
             return
         await self._connection.send(Unload())
         with suppress(WorkerDiedError):
-            async for report in self._connection.reports(self._silence):
-                if isinstance(report, Unloaded):
-                    break
+            while not isinstance(await self._connection.next_report(self._silence), Unloaded):
+                pass
         self._state = replace(self._state, model_id=None, loading=None)
 
     async def close(self) -> None:

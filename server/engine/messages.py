@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pipelines.spec import ModelSpec, Stage, VideoParams
 
 VERSION = 1
+MAX_LINE_BYTES = 2**20
+MAX_SENTENCE_CHARS = 2000
+"""A library's error may fill pages; what is sent of it fits a screen, and a line far below its limit."""
 
 
 class _Message(BaseModel):
@@ -146,12 +149,3 @@ Report = Annotated[
 
 ORDER: TypeAdapter[Order] = TypeAdapter(Order)
 REPORT: TypeAdapter[Report] = TypeAdapter(Report)
-
-
-class WorkerOptions(_Message):
-    """What a worker is told when it starts, in the terms of the machine it runs on."""
-
-    device: str
-    artifacts: str
-    cache: str
-    demo: bool = False

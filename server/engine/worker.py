@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from pipelines.errors import GenerationCancelled, PipelineError
 from pipelines.spec import ModelSpec, Progress
+from server.engine.base import WorkerOptions
 from server.engine.messages import (
+    MAX_SENTENCE_CHARS,
     ORDER,
     Cancel,
     Cancelled,
@@ -35,7 +37,6 @@ from server.engine.messages import (
     Run,
     Unload,
     Unloaded,
-    WorkerOptions,
 )
 
 if TYPE_CHECKING:
@@ -78,13 +79,16 @@ class Link:
         self._cancelled.clear()
 
     def _listen(self) -> None:
-        for line in self._connection.makefile("rb"):
-            order = ORDER.validate_json(line)
-            if isinstance(order, Cancel):
-                self._cancelled.add((order.generation_id, order.attempt))
-            else:
-                self.orders.put(order)
-        _leave()
+        try:
+            for line in self._connection.makefile("rb"):
+                order = ORDER.validate_json(line)
+                if isinstance(order, Cancel):
+                    self._cancelled.add((order.generation_id, order.attempt))
+                else:
+                    self.orders.put(order)
+        finally:
+            # a worker that is deaf must not go on beating
+            _leave()
 
     def _beat(self) -> None:
         wait = threading.Event()
@@ -105,13 +109,19 @@ class Worker:
         while True:
             match self._link.orders.get():
                 case Load() as order:
-                    self._link.send(self._load(order))
+                    self._answer(self._load(order))
                 case Run() as order:
-                    self._link.send(self._run(order))
+                    self._answer(self._run(order))
                     self._link.forget_cancels()
                 case Unload():
                     self._unload()
                     self._link.send(Unloaded())
+
+    def _answer(self, report: Ready | LoadFailed | Done | Failed | Cancelled) -> None:
+        if self._loaded is not None and not isinstance(report, Ready | Done):
+            # only here has the exception, and with it every tensor its frames held, been let go
+            self._loaded[1].rest()
+        self._link.send(report)
 
     def _load(self, order: Load) -> Ready | LoadFailed:
         model_id = order.model_id
@@ -178,7 +188,7 @@ class Worker:
 def _words(error: Exception) -> str:
     if type(error).__name__ == "OutOfMemoryError":
         return "the device ran out of memory. A smaller size or fewer frames may fit."
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}"[:MAX_SENTENCE_CHARS]
 
 
 def _leave() -> None:

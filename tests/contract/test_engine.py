@@ -11,9 +11,9 @@ import pytest
 
 from pipelines.catalogue import CatalogueEntry, read_catalogue
 from pipelines.spec import Stage, VideoParams
-from server.engine.base import Job, LoadFailedError, RunCancelledError, WorkerDiedError
+from server.engine.base import Job, LoadFailedError, RunCancelledError, WorkerDiedError, WorkerOptions
 from server.engine.local import LocalEngine
-from server.engine.messages import Progressed, WorkerOptions
+from server.engine.messages import Progressed
 from tests.video import read_video
 
 ENTRY = next(iter(read_catalogue().values()))

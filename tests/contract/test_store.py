@@ -222,11 +222,32 @@ async def test_cancelling_returns_what_it_was_and_happens_once(store: Store) -> 
     assert await store.cancel(waiting.id, "") is None
 
     held = await claimed(store)
-    assert await store.cancel(held.id, "", frozenset({Status.QUEUED})) is None
+    assert await store.cancel(held.id, "", unless_started=True) is None
+    await store.release(held)
+    assert await store.cancel(held.id, "", unless_started=True) is None
+    before = await store.cancel(held.id, "")
+    assert before is not None
+    assert (before.status, before.attempt) == (Status.QUEUED, 1)
+    assert (await read(store, held.id)).status is Status.CANCELLED
+    held = await claimed(store)
     before = await store.cancel(held.id, "")
     assert before is not None
     assert before.status is Status.PROCESSING
-    assert (await read(store, held.id)).status is Status.CANCELLED
+
+
+async def test_files_that_no_row_names_are_told_apart(store: Store) -> None:
+    done, cancelled, running = [await claimed(store) for _ in range(3)]
+    await store.succeed(done, "done.2.mp4")
+    await store.cancel(cancelled.id, "")
+    artifacts = {
+        "done.1.mp4": done.id,
+        "done.2.mp4": done.id,
+        "cancelled.1.mp4": cancelled.id,
+        "running.1.mp4": running.id,
+        "unknown.1.mp4": "unknown",
+    }
+
+    assert sorted(await store.superseded(artifacts)) == ["cancelled.1.mp4", "done.1.mp4"]
 
 
 async def test_an_attempt_that_lost_its_generation_can_change_nothing(store: Store) -> None:

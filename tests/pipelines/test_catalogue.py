@@ -16,7 +16,16 @@ description = "A model of mine."
 created = 1
 owned_by = "me"
 developer = { name = "me", display_name = "Me" }
-parameters = []
+parameters = [
+  { name = "prompt", type = "string", title = "", description = "" },
+  { name = "negative_prompt", type = "string", title = "", description = "", default = " " },
+  { name = "height", type = "integer", title = "", description = "", default = 480, minimum = 1, maximum = 720 },
+  { name = "width", type = "integer", title = "", description = "", default = 832, minimum = 1, maximum = 1280 },
+  { name = "num_frames", type = "integer", title = "", description = "", default = 81, minimum = 1, maximum = 120 },
+  { name = "num_inference_steps", type = "integer", title = "", description = "", default = 9, minimum = 1,maximum = 9},
+  { name = "guidance_scale", type = "number", title = "", description = "", default = 5.0, minimum = 0, maximum = 10 },
+  { name = "seed", type = "integer", title = "", description = "" },
+]
 [model]
 repo = "me/mine"
 fps = 16
@@ -50,10 +59,12 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
         ("created = 1", "", r"api\.created: Field required"),
         ("created = 1", "created = 1\nprice = 3", r"api\.price: Extra inputs"),
         ("[model]", "[model", "Expected ']'"),
-        ("parameters = []", "", r"api\.parameters: Field required"),
+        ('name = "width"', 'name = "breadth"', "width must be there, with the type integer"),
+        ("default = 480, ", "", "height must have a default"),
+        ("minimum = 1, maximum = 120", "minimum = 1", "num_frames must have a minimum and a maximum"),
         (
-            "parameters = []",
-            'parameters = [{ name = "p", type = "string", title = "P", description = "", minimum = 1 }]',
+            'default = " " }',
+            'default = " ", minimum = 1 }',
             "only an integer or a number has a minimum",
         ),
     ],

@@ -18,10 +18,10 @@ def vae_and_latents(runner: Runner) -> tuple[torch.nn.Module, torch.Tensor]:
 
 @torch.no_grad()
 def whole(vae: torch.nn.Module, latents: torch.Tensor) -> Frames:
-    """What diffusers makes of the same latents in one call."""
+    """What WanPipeline makes of the same latents: all frames in one call."""
     shape = (1, -1, 1, 1, 1)
     mean, std = (torch.tensor(v).to(vae.dtype).view(shape) for v in (vae.config.latents_mean, vae.config.latents_std))
-    decoded = vae.decode(latents.to(vae.dtype) * std + mean).sample[0].float()
+    decoded = vae.decode(latents.to(vae.dtype) / (1.0 / std) + mean).sample[0].float()
     return ((decoded + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
 
 

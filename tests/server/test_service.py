@@ -19,8 +19,10 @@ from tests.server.conftest import Inside, eventually
 async def test_several_generations_differ_by_their_seeds(inside: Inside) -> None:
     given = await inside.enqueue(3, seed=100)
     drawn = await inside.enqueue(3)
+    last = await inside.enqueue(2, seed=2**53 - 1)
 
     assert [generation.parameters["seed"] for generation in given] == [100, 101, 102]
+    assert [generation.parameters["seed"] for generation in last] == [2**53 - 1, 0]
     seeds = [generation.params.seed for generation in drawn if generation.params]
     assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2]
     assert seeds[0] != 100
@@ -39,7 +41,7 @@ async def test_bad_parameters_fail_at_once_on_the_queue_and_raise_on_the_sync_ro
 
 async def test_one_bad_generation_of_several_records_none_on_the_sync_route(inside: Inside) -> None:
     with pytest.raises(InvalidParamsError, match="seed"):
-        await inside.enqueue(2, origin=Origin.SYNC, seed=2**53 - 1)
+        await inside.enqueue(2, origin=Origin.SYNC, seed=2**53)
 
     assert await inside.store.attempt_log() == []
     assert await inside.store.queued() == 0

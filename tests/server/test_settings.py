@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.settings import Settings
+from server.settings import Settings, UnreadableConfigError
 
 FILE = Path(__file__).parents[2] / "configs" / "server.toml"
 
@@ -33,8 +33,24 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no configuration file .*missing\.toml"):
+    with pytest.raises(UnreadableConfigError, match=r"no configuration file .*missing\.toml"):
         Settings.load(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe"])
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.toml").write_bytes(content)
+
+    with pytest.raises(UnreadableConfigError, match=r"bad\.toml cannot be read"):
+        Settings.load(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("key", ["", "  "])
+def test_an_empty_key_does_not_open_the_server(tmp_path: Path, key: str) -> None:
+    (tmp_path / "server.toml").write_text(f'api_keys = ["{key}"]')
+
+    with pytest.raises(ValidationError, match="api_keys"):
+        Settings.load(tmp_path / "server.toml")
 
 
 def test_keys_in_the_environment_are_parted_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
