@@ -1,0 +1,553 @@
+"""The contract over HTTP: each route's shape, each error's status and sentence, the stream to the letter."""
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from tests.support import MODEL, SMALL, ServerProcess
+from tests.video import read_video
+
+UPSTREAM = "Getting model response error: 422 - Value error, "
+LONG: dict[str, Any] = {**SMALL, "width": 256, "height": 256, "num_inference_steps": 100}
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The error of an answer, its one body checked."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert body["status"] == "error"
+    assert body["status_message"] == body["error"]["type"]
+    assert body["error"]["detail"] == body["error"]["message"]
+    assert body["error"]["title"]
+    return dict(body["error"])
+
+
+# sync
+
+
+def test_sync_answers_with_a_link_that_needs_no_key(server: ServerProcess) -> None:
+    response = server.http.post("/videos/generate", json=SMALL)
+
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert set(answer) == {"model", "created", "videos"}
+    assert answer["model"] == MODEL
+    assert abs(answer["created"] - time.time()) < 60
+    (video,) = answer["videos"]
+    assert set(video) == {"url"}
+    assert video["url"].startswith(server.url)
+    assert read_video(httpx.get(video["url"]).content).shape == (5, 64, 64, 3)
+
+
+def test_sync_can_carry_the_videos_themselves(server: ServerProcess) -> None:
+    body = {**SMALL, "response_format": "b64_json", "num_generations": 2, "seed": 5}
+    videos = server.http.post("/videos/generate", json=body).json()["videos"]
+
+    assert [set(video) for video in videos] == [{"b64_json"}] * 2
+    first, second = (base64.b64decode(video["b64_json"]) for video in videos)
+    assert read_video(first).shape == (5, 64, 64, 3)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "kind", "sentence"),
+    [
+        ({"model": "nope"}, 404, "resource_not_found", "Model not found: nope"),
+        ({"model": None}, 400, "invalid_params", "model must be given: the id of a model"),
+        ({"model": 3}, 400, "invalid_params", "model must be a string: the id of a model"),
+        ({"num_generations": 5}, 400, "invalid_params", "num_generations must be an integer between 1 and 4"),
+        ({"num_generations": "2"}, 400, "invalid_params", "num_generations must be an integer between 1 and 4"),
+    ],
+)
+@pytest.mark.parametrize("route", ["/videos/generate", "/queue"])
+def test_model_and_num_generations_are_checked_on_both_routes(
+    server: ServerProcess, route: str, changes: dict[str, Any], status: int, kind: str, sentence: str
+) -> None:
+    error = error_of(server.http.post(route, json={**SMALL, **changes}), status)
+
+    assert (error["type"], error["message"]) == (kind, sentence)
+
+
+BAD_PARAMETERS = [
+    ({"multi_prompt": ["a"]}, UPSTREAM + "Cannot provide both 'prompt' and 'multi_prompt'."),
+    ({"prompt": None}, UPSTREAM + "Either 'prompt' or 'multi_prompt' must be provided."),
+    ({"height": 0}, "height must be an integer between 1 and 720"),
+    ({"height": 721}, "height must be an integer between 1 and 720"),
+    ({"width": 1281}, "width must be an integer between 1 and 1280"),
+    ({"num_inference_steps": 101}, "num_inference_steps must be an integer between 1 and 100"),
+    ({"num_frames": 121}, "num_frames must be an integer between 1 and 120"),
+    ({"guidance_scale": 10.5}, "guidance_scale must be a number between 0 and 10"),
+    ({"guidance_scale": 10**400}, "guidance_scale must be a number between 0 and 10"),
+    ({"seed": -1}, f"seed must be an integer between 0 and {2**53 - 1}"),
+    ({"input_image": "data:image/png;base64,AA=="}, f"input_image is not supported by {MODEL}"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), BAD_PARAMETERS, ids=lambda value: str(value)[:40])
+def test_a_bad_parameter_is_a_400_in_sync_and_a_failed_row_in_the_queue(
+    server: ServerProcess, changes: dict[str, Any], sentence: str
+) -> None:
+    error = error_of(server.http.post("/videos/generate", json={**SMALL, **changes}), 400)
+    assert (error["type"], error["message"]) == ("invalid_params", sentence)
+
+    row = server.row(server.enqueue(**changes))
+    assert (row["status"], row["error_message"]) == ("failed", sentence)
+    assert row["completed_at"] is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"[]", {"Content-Type": "application/json"}, 400),
+        (b'"text"', {"Content-Type": "application/json"}, 400),
+        (b"{", {"Content-Type": "application/json"}, 400),
+        (b"", {"Content-Type": "application/json"}, 400),
+        (b'{"model": "\\ud800"}', {"Content-Type": "application/json"}, 400),
+        (b'{"seed": 1e999}', {"Content-Type": "application/json"}, 400),
+        (b'{"seed": NaN}', {"Content-Type": "application/json"}, 400),
+        (b"[" * 100_000, {"Content-Type": "application/json"}, 400),
+        (b"{}", {"Content-Type": "text/plain"}, 415),
+        (b"{}", {}, 415),
+        (b" " * 1_000_001, {"Content-Type": "application/json"}, 413),
+    ],
+    ids=["list", "text", "half", "nothing", "surrogate", "infinite", "nan", "deep", "plain", "untyped", "large"],
+)
+def test_a_body_that_is_no_json_object_is_told_so(
+    server: ServerProcess, content: bytes, headers: dict[str, str], status: int
+) -> None:
+    for route in ("/videos/generate", "/queue"):
+        error = error_of(server.http.post(route, content=content, headers=headers), status)
+        assert "JSON" in error["message"] or status == 413
+
+
+def test_a_client_that_hangs_up_leaves_no_orphan(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    running = server.enqueue(**LONG)
+    server.wait_for(running, "processing")
+
+    with pytest.raises(httpx.ReadTimeout):
+        server.http.post("/videos/generate", json={**SMALL, "prompt": "waiting"}, timeout=1)
+    (waiting,) = (row for row in history(server) if row["prompt"] == "waiting")
+
+    assert server.wait_for(waiting["generation_id"], "cancelled")
+    assert server.row(running)["status"] == "processing"
+
+
+def history(server: ServerProcess) -> list[dict[str, Any]]:
+    return list(server.http.get("/generations").json()["generations"])
+
+
+# the queue
+
+
+def test_the_queue_answers_at_once_and_a_row_has_everything(server: ServerProcess) -> None:
+    body = {**SMALL, "num_generations": 2, "seed": 41, "target_namespace": "ox", "target_repo": "v", "mood": "calm"}
+    created = server.http.post("/queue", json=body).json()
+
+    assert [set(generation) for generation in created["generations"]] == [{"generation_id", "status"}] * 2
+    assert {generation["status"] for generation in created["generations"]} == {"queued"}
+    first, second = (str(UUID(generation["generation_id"])) for generation in created["generations"])
+    row = server.wait_for(second, "succeeded")
+    assert row["seed"] == 42
+    assert server.wait_for(first)["seed"] == 41
+    expected = {
+        "generation_id": second,
+        "model_name": MODEL,
+        "prompt": SMALL["prompt"],
+        "media_type": "video",
+        "error_message": None,
+        "progress": 1.0,
+        "eta_seconds": None,
+        "queue_position": None,
+        "target_namespace": "ox",
+        "target_repo": "v",
+        "target_directory": None,
+        "mood": "calm",
+        "height": 64,
+        "width": 64,
+        "num_frames": 5,
+        "num_inference_steps": 2,
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert row["enqueued_at"] <= row["started_at"] <= row["completed_at"]
+    assert all(isinstance(row[name], int) for name in ("enqueued_at", "started_at", "completed_at"))
+    assert httpx.get(row["result_url"]).status_code == 200
+
+
+def test_a_parameter_never_takes_a_rows_own_name(server: ServerProcess) -> None:
+    row = server.wait_for(server.enqueue(status="mine", result_url="x", progress=7, queue_position=3), "succeeded")
+
+    assert (row["progress"], row["queue_position"]) == (1.0, None)
+    assert row["result_url"].startswith("http")
+
+
+def test_positions_progress_and_cancellation(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    running = server.enqueue(**LONG)
+    waiting = [server.enqueue() for _ in range(2)]
+    row = server.wait_for(running, "processing")
+    assert [server.row(id_)["queue_position"] for id_ in waiting] == [1, 2]
+
+    active = server.http.get("/queue").json()
+    assert active["count"] == 3
+    assert [row["generation_id"] for row in active["generations"]] == [waiting[1], waiting[0], running]
+    while (row := server.row(running))["eta_seconds"] is None:
+        time.sleep(0.05)
+    assert 0 < row["progress"] < 1
+    assert row["eta_seconds"] > 0
+
+    for id_ in (waiting[0], running):
+        answer = server.http.delete(f"/queue/{id_}")
+        assert answer.json() == {"status": "success", "generation_id": id_}
+        row = server.row(id_)
+        assert (row["status"], row["eta_seconds"], row["queue_position"]) == ("cancelled", None, None)
+    server.wait_for(waiting[1], "succeeded")
+
+    again = server.http.delete(f"/queue/{waiting[1]}")
+    assert again.json() == {"status": "success", "generation_id": waiting[1]}
+    assert server.row(waiting[1])["status"] == "succeeded"
+    assert server.row(running)["result_url"] is None
+
+
+def test_lists_filter_and_pages_count(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    ids = [server.enqueue(target_namespace="ox", target_repo=f"r{n % 2}", target_directory="d") for n in range(3)]
+    for id_ in ids:
+        server.wait_for(id_, "succeeded")
+    failed = server.enqueue(height=0)
+
+    def ids_of(route: str, **params: Any) -> list[str]:
+        answer = server.http.get(route, params=params).json()
+        assert answer["count"] == len(answer["generations"])
+        return [row["generation_id"] for row in answer["generations"]]
+
+    assert ids_of("/queue") == []
+    assert ids_of("/queue", status="succeeded") == ids[::-1]
+    assert ids_of("/queue", status="succeeded", repo="r0") == [ids[2], ids[0]]
+    assert ids_of("/queue", status="failed") == [failed]
+    assert ids_of("/generations", namespace="ox", folder="d", repo="r1", model=MODEL, media_type="video") == [ids[1]]
+    assert ids_of("/generations", media_type="image") == []
+    assert ids_of("/generations", page=2, page_size=3) == [ids[0]]
+
+    page = server.http.get("/generations", params={"page": 2, "page_size": 3}).json()
+    assert {name: value for name, value in page.items() if name != "generations"} == {
+        "count": 1,
+        "page_number": 2,
+        "page_size": 3,
+        "total_pages": 2,
+        "total_entries": 4,
+        "total_cost": None,
+    }
+    assert page["generations"][0]["cost"] is None
+    one = server.http.get(f"/generations/{failed}").json()
+    assert one["status"] == "success"
+    assert one["generation"]["error_message"] == "height must be an integer between 1 and 720"
+
+
+@pytest.mark.parametrize(
+    "query", [{"status": "done"}, {"page": 0}, {"page_size": 1001}, {"page": "x"}, {"media_type": "sound"}]
+)
+def test_a_bad_query_names_its_parameter(server: ServerProcess, query: dict[str, Any]) -> None:
+    error = error_of(server.http.get("/generations", params=query), 400)
+
+    assert error["type"] == "invalid_params"
+    assert next(iter(query)) in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/queue/00000000-0000-0000-0000-000000000000"),
+        ("DELETE", "/queue/nope"),
+        ("GET", "/generations/nope"),
+        ("GET", "/models/nope"),
+        ("POST", "/models/nope/activate"),
+        ("GET", "/nothing/here"),
+    ],
+)
+def test_what_is_not_there_is_a_404(server: ServerProcess, method: str, path: str) -> None:
+    error = error_of(server.http.request(method, path), 404)
+
+    assert error["type"] == "resource_not_found"
+    assert error["title"] == "The requested resource could not be found"
+    if "/models/" in path:
+        assert error["message"] == "Model not found: nope"
+
+
+def test_a_wrong_method_is_told_which_are_right(server: ServerProcess) -> None:
+    response = server.http.patch("/queue")
+
+    assert error_of(response, 405)["type"] == "method_not_allowed"
+    assert response.headers["allow"] == "GET, POST"
+
+
+# models
+
+
+def test_models_are_listed_searched_and_shown(server: ServerProcess) -> None:
+    http = server.http
+    listed = http.get("/models").json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == [MODEL]
+    shown = http.get(f"/models/{MODEL}").json()
+    assert shown["object"] == "model"
+    assert shown["endpoint"] == "/videos/generate"
+    assert shown["owned_by"] == "oxen"
+    assert http.get("/models/featured").json()["data"][0]["id"] == MODEL
+
+    def found(**params: str) -> int:
+        return len(http.get("/models/search", params=params).json()["data"])
+
+    assert (found(search="wan text video"), found(search="WAN2.1"), found(search="flux")) == (1, 1, 0)
+    assert len(http.get("/models", params={"developer_name": "wan-ai"}).json()["data"]) == 1
+    assert http.get("/models", params={"developer_name": "other"}).json()["data"] == []
+
+
+def test_activate_loads_and_deactivate_unloads(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+
+    def status() -> str:
+        return str(server.http.get(f"/models/{MODEL}").json()["deployments"][0]["status"])
+
+    def until(wanted: str) -> None:
+        deadline = time.monotonic() + 60
+        while status() != wanted:
+            assert time.monotonic() < deadline, server.log_text()
+            time.sleep(0.05)
+
+    assert status() == "inactive"
+    answer = server.http.post(f"/models/{MODEL}/activate").json()
+    assert answer["deployments"][0]["status"] == "deploying"
+    until("active")
+    device = httpx.get(f"{server.url}/readyz").json()["devices"][0]
+    assert (device["model"], device["busy"], device["error"]) == (MODEL, False, None)
+    assert server.http.post(f"/models/{MODEL}/deactivate").status_code == 200
+    until("inactive")
+    server.wait_for(server.enqueue(), "succeeded")
+    assert status() == "active"
+
+
+# files
+
+
+def test_files_support_ranges_and_head(server: ServerProcess) -> None:
+    url = server.wait_for(server.enqueue(), "succeeded")["result_url"]
+    whole = httpx.get(url)
+    assert whole.headers["content-type"] == "video/mp4"
+    assert whole.headers["accept-ranges"] == "bytes"
+
+    part = httpx.get(url, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, whole.content[10:20])
+    assert part.headers["content-range"] == f"bytes 10-19/{len(whole.content)}"
+    assert httpx.get(url, headers={"Range": f"bytes={len(whole.content)}-"}).status_code == 416
+    head = httpx.head(url)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))
+
+
+def test_links_are_made_for_the_address_that_was_asked(server: ServerProcess) -> None:
+    id_ = server.enqueue()
+    server.wait_for(id_, "succeeded")
+
+    row = server.http.get(f"/queue/{id_}", headers={"Host": "studio.lan:9000"}).json()
+
+    assert row["result_url"].startswith("http://studio.lan:9000/api/files/")
+
+
+def test_a_public_url_and_a_links_end(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(public_url="https://video.example/base/", url_ttl="1")
+    id_ = server.enqueue()
+    url = server.wait_for(id_, "succeeded")["result_url"]
+    assert url.startswith("https://video.example/base/api/files/")
+    here = url.replace("https://video.example/base", server.url)
+    assert httpx.get(here).status_code == 200
+
+    time.sleep(2.1)
+
+    assert "expired" in error_of(httpx.get(here), 404)["message"]
+    assert server.row(id_)["result_url"] != url
+
+
+# keys
+
+
+def test_keys_keep_strangers_out_and_tenants_apart(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(api_keys="mine,yours", event_replay="60")
+    mine, yours, wrong = ({"Authorization": f"Bearer {key}"} for key in ("mine", "yours", "wrong"))
+    for headers in ({}, wrong, {"Authorization": "Basic bWluZQ=="}, {"Authorization": "Bearer"}):
+        for method, path in (("GET", "/queue"), ("POST", "/queue"), ("POST", "/videos/generate"), ("GET", "/models")):
+            response = server.http.request(method, path, headers=headers)
+            assert error_of(response, 401)["type"] == "unauthenticated"
+            assert response.headers["www-authenticate"] == "Bearer"
+        assert server.http.get(f"{server.url}/api/events", headers=headers).status_code == 401
+
+    created = server.http.post("/queue", json=SMALL, headers=mine).json()
+    id_ = created["generations"][0]["generation_id"]
+    deadline = time.monotonic() + 60
+    while (row := server.http.get(f"/queue/{id_}", headers=mine).json())["status"] != "succeeded":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert httpx.get(row["result_url"]).status_code == 200
+    assert server.http.get(f"/queue/{id_}", headers=yours).status_code == 404
+    assert server.http.delete(f"/queue/{id_}", headers=yours).status_code == 404
+    assert server.http.get("/generations", headers=yours).json()["total_entries"] == 0
+    assert server.http.get("/generations", headers=mine).json()["total_entries"] == 1
+    assert [json.loads(data)["generation_id"] for _, data in first_events(server, 1, headers=mine)] == [id_]
+    quiet = httpx.Timeout(10, read=1)
+    with (
+        server.http.stream("GET", f"{server.url}/api/events", headers=yours, timeout=quiet) as stream,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        next(stream.iter_raw())
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+
+
+# events
+
+
+def events_of(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """The (event, data) pairs of a stream, its grammar checked: event line first, data line next."""
+    previous = ""
+    for line in lines:
+        if line.startswith("data"):
+            assert previous.startswith("event: "), (previous, line)
+            assert line.startswith("data: {")
+            yield previous.removeprefix("event: "), line.removeprefix("data: ")
+        previous = line
+
+
+def first_events(server: ServerProcess, count: int, headers: dict[str, str]) -> list[tuple[str, str]]:
+    found = []
+    with server.http.stream("GET", f"{server.url}/api/events", headers=headers) as stream:
+        for event in events_of(stream.iter_lines()):
+            found.append(event)
+            if len(found) == count:
+                return found
+    raise AssertionError("the stream ended")
+
+
+def completion_of(server: ServerProcess, id_: str, path: str = "/api/events") -> tuple[dict[str, Any], list[str]]:
+    """A generation's completion event, and the names of all events about it up to then."""
+    names = []
+    with server.http.stream("GET", f"{server.url}{path}") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        for name, data in events_of(stream.iter_lines()):
+            if f'"generation_id":"{id_}"' in data:
+                names.append(name)
+                if name == "media_generation_completed":
+                    return json.loads(data), names
+    raise AssertionError("the stream ended")
+
+
+def test_the_stream_tells_of_progress_and_completion(server: ServerProcess) -> None:
+    with ThreadPoolExecutor() as pool:
+        long = server.enqueue(**{**LONG, "num_inference_steps": 10})
+        watching = pool.submit(completion_of, server, long)
+        event, names = watching.result(timeout=120)
+
+    row = server.row(long)
+    assert set(event) == {"generation_id", "status", "media_type", "model", "url"}
+    assert (event["status"], event["media_type"], event["model"]) == ("succeeded", "video", MODEL)
+    assert httpx.get(event["url"]).content == httpx.get(row["result_url"]).content
+    assert set(names[:-1]) == {"media_generation_progress"}
+    assert len(names) > 5
+
+
+def test_a_failure_is_an_event_and_a_cancellation_is_none(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    cancelled = server.enqueue()
+    server.http.delete(f"/queue/{cancelled}")
+    failed = server.enqueue(height=0)
+
+    ((name, data),) = first_events(server, 1, headers={})
+
+    assert name == "media_generation_completed"
+    assert json.loads(data) == {
+        "generation_id": failed,
+        "status": "failed",
+        "media_type": "video",
+        "error": "height must be an integer between 1 and 720",
+    }
+
+
+def test_who_connects_after_the_completion_still_hears_of_it(server: ServerProcess) -> None:
+    id_ = server.enqueue()
+    server.wait_for(id_, "succeeded")
+
+    event, names = completion_of(server, id_, "/events")
+
+    assert event["generation_id"] == id_
+    assert names == ["media_generation_completed"]
+
+
+def test_completions_are_compact_and_padded_for_mawk(server: ServerProcess) -> None:
+    id_ = server.enqueue(height=0)
+    with server.http.stream("GET", f"{server.url}/api/events") as stream:
+        raw = ""
+        for chunk in stream.iter_text():
+            raw += chunk
+            if id_ in raw and len(raw) - raw.index(id_) > 4150:
+                break
+
+    block = raw[raw.rindex("event: ", 0, raw.index(id_)) :]
+    event, data, blank, comment = block.split("\n")[:4]
+    assert event == "event: media_generation_completed"
+    assert data.startswith(f'data: {{"generation_id":"{id_}","status":"failed",')
+    assert blank == ""
+    assert comment.startswith(":")
+    assert len(comment) >= 4096
+
+
+def test_an_idle_stream_is_kept_open_by_comments(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    with server.http.stream("GET", f"{server.url}/api/events", timeout=20) as stream:
+        first = next(line for line in stream.iter_lines() if line)
+
+    assert first.startswith(":")
+
+
+# everything else
+
+
+@pytest.mark.parametrize("path", ["/queue", "/models", "/generations", f"/models/{MODEL}", "/evaluations/models"])
+def test_routes_answer_without_their_prefix_too(server: ServerProcess, path: str) -> None:
+    prefix = "/api" if path.startswith("/evaluations") else "/api/ai"
+    bare, full = (httpx.get(f"{server.url}{start}{path}") for start in ("", prefix))
+
+    assert bare.status_code == full.status_code == 200
+    assert bare.json().keys() == full.json().keys()
+
+
+def test_a_bare_client_gets_its_video(server: ServerProcess) -> None:
+    answer = httpx.post(f"{server.url}/videos/generate", json=SMALL, timeout=60)
+
+    assert httpx.get(answer.json()["videos"][0]["url"]).status_code == 200
+
+
+def test_demo_weights_are_announced(server: ServerProcess) -> None:
+    assert httpx.get(f"{server.url}/healthz").headers["x-paddock-weights"] == "demo"
+    assert server.http.get("/queue/nope").headers["x-paddock-weights"] == "demo"
+    assert server.http.get(f"/models/{MODEL}").json()["weights"] == "demo"
+    assert "DEMO WEIGHTS" in server.log_text()
+    assert httpx.get(f"{server.url}/readyz").json()["demo"] is True
+
+
+def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(max_queued="1")
+    running = server.enqueue(**LONG)
+    server.wait_for(running, "processing")
+    server.enqueue()
+
+    response = server.http.post("/queue", json=SMALL)
+
+    assert error_of(response, 429)["type"] == "queue_full"
+    assert int(response.headers["retry-after"]) > 0
