@@ -1,0 +1,64 @@
+"""What every benchmark prints: a table for people, then one JSON line for programs, with the machine it ran on."""
+
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from server import __version__
+
+_RESAMPLES = 2000
+_SEED = 0
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value below which `percent` per cent of the values lie."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def bootstrap(
+    values: Sequence[float], of: Callable[[Sequence[float]], float] = statistics.median
+) -> tuple[float, float]:
+    """The 95 % interval of a statistic, by resampling the values with replacement, with a fixed seed."""
+    dice = random.Random(_SEED)
+    resampled = sorted(of(dice.choices(values, k=len(values))) for _ in range(_RESAMPLES))
+    return resampled[round(_RESAMPLES * 0.025)], resampled[round(_RESAMPLES * 0.975) - 1]
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "paddock": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "diffusers": version("diffusers"),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+    }
+
+
+def _processor() -> str:
+    try:
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in facts if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def show(title: str, rows: Sequence[tuple[str, str, str]], figures: dict[str, Any]) -> None:
+    """Print rows of (what, figure, note) as a table, then the figures and the machine as one JSON line."""
+    table = Table("what", "figure", "note", title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)
+    print(json.dumps({"benchmark": title, **figures, "machine": machine()}), flush=True)

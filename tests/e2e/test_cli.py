@@ -1,0 +1,167 @@
+"""The command line as people type it: demo, generate, status."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support import SMALL, ServerProcess, free_port
+from tests.video import read_video
+
+SIZE = ["--width", "64", "--height", "64", "--frames", "5", "--steps", "2"]
+
+
+def paddock(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "server.cli", *args],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **env},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_demo_makes_a_video_of_the_pages_prompt_and_ends(tmp_path: Path) -> None:
+    ended = paddock("demo", "--once", "--data-dir", str(tmp_path / "data"), "--port", str(free_port()), cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    assert str(tmp_path / "demo.mp4") in ended.stdout
+    frames = read_video(tmp_path / "demo.mp4")
+    assert frames.shape == (33, 240, 416, 3)
+
+
+def test_demo_serves_on_until_ctrl_c_and_takes_another_port_if_it_must(server: ServerProcess, tmp_path: Path) -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-P", "-m", "server.cli", "demo", "--port", str(server.port), "--data-dir", tmp_path / "data"],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1", "PADDOCK_API_KEYS": "not for the demo"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert demo.stdout is not None
+    line = next(line for line in demo.stdout if "Serving on at" in line)
+    url = next(word for word in line.split() if word.startswith("http"))
+    assert url != server.url
+    assert httpx.get(f"{url}/healthz").status_code == 200
+    family = psutil.Process(demo.pid).children(recursive=True)
+    assert family
+
+    demo.send_signal(signal.SIGINT)
+    demo.communicate(timeout=30)
+
+    assert demo.returncode == 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+
+
+def test_generate_is_a_client_of_any_server(server: ServerProcess, tmp_path: Path) -> None:
+    ended = paddock("generate", "an ox", *SIZE, "--seed", "7", "-o", "ox.mp4", "--url", server.url, cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    assert f"{tmp_path / 'ox.mp4'} (seed 7)" in ended.stdout
+    assert read_video(tmp_path / "ox.mp4").shape == (5, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--frames", "121"], "The generation failed: num_frames must be an integer between 1 and 120"),
+        (["--model", "nope"], "The server answered 404: Model not found: nope"),
+        (["-o", "missing/ox.mp4"], "There is no folder"),
+        (["--url", "http://127.0.0.1:9"], "No server answers at http://127.0.0.1:9"),
+    ],
+)
+def test_what_fails_is_a_sentence_and_exit_code_1(
+    server: ServerProcess, tmp_path: Path, args: list[str], sentence: str
+) -> None:
+    ended = paddock("generate", "an [/ox]", *SIZE, *args, cwd=tmp_path, PADDOCK_URL=server.url)
+
+    assert ended.returncode == 1
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_generate_sends_its_key(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    server = start_server(api_keys="secret")
+
+    refused = paddock("generate", "an ox", *SIZE, "--url", server.url, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "401" in refused.stderr
+    done = paddock("generate", "an ox", *SIZE, "--url", server.url, cwd=tmp_path, PADDOCK_API_KEY="secret")
+    assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_cancels_the_generation(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    server = start_server()
+    generate = subprocess.Popen(
+        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", "--steps", "100", "--url", server.url],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 30
+    while not (active := server.http.get("/queue", params={"status": "processing"}).json()["generations"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    generate.send_signal(signal.SIGINT)
+    generate.wait(timeout=30)
+
+    assert server.row(active[0]["generation_id"])["status"] == "cancelled"
+    assert not list(tmp_path.glob("*.mp4"))
+
+
+def test_generate_lives_through_a_restart_of_the_server(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    server = start_server()
+    generate = subprocess.Popen(
+        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", *SIZE[:-1], "100", "--url", server.url],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not server.http.get("/queue", params={"status": "processing"}).json()["generations"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    server.kill()
+    time.sleep(2)
+    server.start()
+
+    printed, _ = generate.communicate(timeout=90)
+    assert generate.returncode == 0, printed
+    assert read_video(tmp_path / "video.mp4").shape == (5, 64, 64, 3)
+
+
+def test_status_shows_models_and_queue(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    server = start_server()
+    assert "Nothing is queued or running." in paddock("status", "--url", server.url, cwd=tmp_path).stdout
+    running = server.enqueue(**{**SMALL, "num_inference_steps": 100, "width": 256, "height": 256})
+    waiting = server.enqueue(prompt="a lake")
+    server.wait_for(running, "processing")
+
+    shown = paddock("status", "--url", server.url, cwd=tmp_path).stdout
+
+    assert "demo weights" in shown
+    assert running in shown
+    assert waiting in shown
+    assert "a lake" in shown
+
+
+def test_the_version_is_the_packages(tmp_path: Path) -> None:
+    from importlib.metadata import version
+
+    assert paddock("--version", cwd=tmp_path).stdout.strip() == version("paddock")

@@ -1,0 +1,145 @@
+"""A server that is there at once, stays small, and holds no tensors."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support import ServerProcess, free_port
+
+MEMORY_LIMIT = 150 * 2**20
+
+
+def serve(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`paddock serve` that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "server.cli", "serve", "--port", str(free_port()), *args],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **env},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_it_stays_small_and_imports_no_torch(server: ServerProcess) -> None:
+    server.wait_for(server.enqueue(), "succeeded")
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+
+    assert process.memory_info().rss < MEMORY_LIMIT
+    mapped = {Path(region.path).name for region in process.memory_maps()}
+    assert not {name for name in mapped if "torch" in name}
+
+
+def test_nothing_the_server_imports_is_torch() -> None:
+    program = "import sys, json, server.serve, server.app, server.cli; print(json.dumps(sorted(sys.modules)))"
+    modules = json.loads(
+        subprocess.run([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, check=True, text=True).stdout
+    )
+
+    assert not {"torch", "diffusers", "transformers", "numpy"} & set(modules)
+
+
+def test_the_worker_starts_on_the_first_need_or_at_once(start_server: Callable[..., ServerProcess]) -> None:
+    lazy = start_server(name="lazy")
+    assert lazy.worker_pids() == []
+    eager = start_server(name="eager", preload="wan-ai-wan2-1-t2v-14b-diffusers")
+    assert len(eager.worker_pids()) == 1
+
+
+def test_the_current_folder_cannot_shadow_the_packages(tmp_path: Path) -> None:
+    for package in ("server", "pipelines"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('shadowed')")
+    server = ServerProcess(tmp_path / "data")
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        server.start()
+        server.wait_for(server.enqueue(), "succeeded")
+    finally:
+        os.chdir(before)
+        server.close()
+
+
+def test_without_weights_it_says_what_to_do(tmp_path: Path) -> None:
+    ended = serve("--data-dir", str(tmp_path), HF_HUB_CACHE=str(tmp_path / "empty"))
+
+    assert ended.returncode == 2
+    assert "No weights of Wan-AI/Wan2.1-T2V-14B-Diffusers" in ended.stderr
+    assert "--demo" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_a_cuda_device_it_says_what_to_do(tmp_path: Path, weights_folder: Path) -> None:
+    ended = serve("--data-dir", str(tmp_path / "data"), PADDOCK_MODELS_DIR=str(model_on(weights_folder, tmp_path)))
+
+    assert ended.returncode == 2
+    assert "No CUDA device was found" in ended.stderr
+    assert "--demo" in ended.stderr
+
+
+def model_on(weights: Path, folder: Path) -> Path:
+    """A folder of models in which the 14B's file names these weights."""
+    text = (Path(__file__).parents[2] / "configs" / "models" / "wan2.1-t2v-14b.toml").read_text()
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    (folder / "mine.toml").write_text(text.replace('"Wan-AI/Wan2.1-T2V-14B-Diffusers"', f'"{weights}"'))
+    return folder
+
+
+def test_real_weights_run_on_the_processor_when_told_to(
+    start_server: Callable[..., ServerProcess], weights_folder: Path, tmp_path: Path
+) -> None:
+    server = start_server("--no-demo", "--device", "cpu", models_dir=str(model_on(weights_folder, tmp_path)))
+
+    server.wait_for(server.enqueue(), "succeeded")
+
+    assert "x-paddock-weights" not in server.http.get("/models").headers
+    assert server.http.get("/models").json()["data"][0]["weights"] == "real"
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "sentence"),
+    [
+        (["--demo", "--host", "0.0.0.0"], {}, "PADDOCK_API_KEYS"),  # noqa: S104 - it is refused
+        (["--demo", "--port", "70000"], {}, "port: "),
+        (["--demo", "--config", "missing.toml"], {}, "There is no configuration file missing.toml."),
+        (["--demo"], {"PADDOCK_DEVICE": "tpu"}, "device: "),
+        (["--demo"], {"PADDOCK_PRELOAD": "nope"}, "preload: Model not found: nope"),
+        (["--demo"], {"PADDOCK_MODELS_DIR": "/nowhere"}, "/nowhere: no such folder of models"),
+        (["--demo", "--data-dir", "/proc/paddock"], {}, "The data directory cannot be used"),
+        (["--demo", "--device", "cuda:7"], {}, "No CUDA device cuda:7 was found"),
+    ],
+)
+def test_what_it_cannot_start_with_is_a_sentence_and_exit_code_2(
+    args: list[str], env: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    if "--data-dir" not in args:
+        args = [*args, "--data-dir", str(tmp_path)]
+    ended = serve(*args, **env)
+
+    assert ended.returncode == 2, ended.stderr
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_in_use_is_a_sentence(server: ServerProcess, tmp_path: Path) -> None:
+    ended = serve("--demo", "--data-dir", str(tmp_path), "--port", str(server.port))
+
+    assert ended.returncode == 2
+    assert f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use" in ended.stderr
+
+
+def test_it_listens_beyond_loopback_with_a_key(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server("--host", "0.0.0.0", api_keys="secret")  # noqa: S104 - with a key
+
+    assert server.http.get("/models").status_code == 401
+    assert httpx.get(f"{server.url}/api/ai/models", headers={"Authorization": "Bearer secret"}).status_code == 200

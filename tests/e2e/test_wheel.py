@@ -1,0 +1,57 @@
+"""The wheel, installed into an environment of its own and run from an empty folder."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT],
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    return next(folder.glob("paddock-*.whl"))
+
+
+def test_it_ships_the_configurations_and_nothing_else_of_the_house(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert "configs/server.toml" in names
+    assert "configs/models/wan2.1-t2v-14b.toml" in names
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"configs", "pipelines", "server"}
+
+
+def test_it_makes_a_video_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    # the libraries are this environment's, the project's own packages come from the wheel alone
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    libraries = Path(os.__file__).parent.name
+    site = tmp_path / "env" / "lib" / libraries / "site-packages"
+    zipfile.ZipFile(wheel).extractall(site)
+    ours = next(Path(path) for path in sys.path if path.endswith("site-packages"))
+    (site / "libraries.pth").write_text(f"{ours}\n")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    where = subprocess.run(
+        [python, "-P", "-c", "import server, pipelines; print(server.__file__, pipelines.__file__)"],
+        cwd=empty,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    ).stdout
+    assert all(path.startswith(str(site)) for path in where.split())
+    subprocess.run(
+        [python, "-P", "-m", "server.cli", "demo", "--once", "--data-dir", tmp_path / "data"], cwd=empty, check=True
+    )
+    assert (empty / "demo.mp4").stat().st_size > 10_000
