@@ -30,6 +30,12 @@ _MODELS: dict[str, Any] = {
 }
 
 
+def silence_progress_bars() -> None:
+    """Keep the libraries' own progress bars off the terminal: for a caller that shows progress itself."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 @dataclass(frozen=True)
 class LoadedPipeline:
     """A diffusers pipeline ready to run, the sizes it can make, and the facts its output depends on."""

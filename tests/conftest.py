@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.demo import demo_folder
-from tests.support import ServerProcess
+from tests.support import CLEAN_ENDS, ServerProcess
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     yield process
     status = process.stop()
     process.close()
-    assert status in (0, -15), process.log_text()
+    assert status in CLEAN_ENDS, process.log_text()
 
 
 @pytest.fixture

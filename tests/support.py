@@ -25,6 +25,8 @@ SMALL: dict[str, Any] = {
 """A request that takes the demo model a fraction of a second."""
 
 TERMINAL = ("succeeded", "failed", "cancelled")
+CLEAN_ENDS = (0, -signal.SIGTERM)
+"""Exit statuses of a server that was told to stop: uvicorn raises the signal again once everything is put away."""
 
 
 def free_port() -> int:

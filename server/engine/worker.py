@@ -143,8 +143,10 @@ class Worker:
         report("libraries", 0.0)
         from pipelines import weights
         from pipelines.demo import demo_folder
+        from pipelines.load import silence_progress_bars
         from pipelines.runner import Runner
 
+        silence_progress_bars()
         folder = demo_folder(Path(self._options.cache)) if self._options.demo else weights.locate(spec)
         return Runner.load(spec, folder, self._options.device, report)
 

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import SMALL, ServerProcess
+from tests.support import CLEAN_ENDS, SMALL, ServerProcess
 
 LONG: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 100}
 WORKER_END_SECONDS = 2
@@ -84,7 +84,7 @@ def test_a_clean_stop_gives_the_running_generation_back(start_server: Callable[.
     (worker,) = server.worker_pids()
 
     began = time.monotonic()
-    assert server.stop() == 0
+    assert server.stop() in CLEAN_ENDS
     assert time.monotonic() - began < 10
     assert not psutil.pid_exists(worker)
     assert attempt_log(server.data_dir) == [(running, 1, "released")]
@@ -111,7 +111,7 @@ def test_those_who_wait_are_told_of_a_stop(start_server: Callable[..., ServerPro
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
-    assert server.stop() == 0
+    assert server.stop() in CLEAN_ENDS
 
     assert waiting.communicate(timeout=20)[0].split() == ["503", "unavailable"]
 
@@ -139,7 +139,8 @@ def test_no_worker_outlives_a_killed_server(start_server: Callable[..., ServerPr
 def test_a_stopped_worker_dies_with_its_server_too(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server()
     running = server.enqueue(**LONG)
-    server.wait_for(running, "processing")
+    while server.row(running)["progress"] < 0.05:
+        time.sleep(0.02)
     (worker,) = server.worker_pids()
     psutil.Process(worker).send_signal(signal.SIGSTOP)
 
