@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.catalogue import DEFAULT_MODEL
+from server.api import examples
 
 StatusName = Literal["queued", "processing", "succeeded", "failed", "cancelled"]
 DeploymentName = Literal["active", "inactive", "deploying", "deactivating", "error"]
@@ -21,8 +22,9 @@ ErrorType = Literal[
     "unavailable",
 ]
 
-_ID = "0b0f3a8e-5d5c-4c0f-9d4d-0d2a4a0e6a51"
-_URL = "http://localhost:8000/api/files/token.mp4"
+
+def _example(example: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"example": example})
 
 
 class ErrorDetail(BaseModel):
@@ -41,18 +43,16 @@ class ErrorBody(BaseModel):
     status: Literal["error"]
     status_message: ErrorType
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "error": {
-                    "type": "resource_not_found",
-                    "title": "The requested resource could not be found",
-                    "detail": "Model not found: wan",
-                    "message": "Model not found: wan",
-                },
-                "status": "error",
-                "status_message": "resource_not_found",
-            }
+    model_config = _example(
+        {
+            "error": {
+                "type": "resource_not_found",
+                "title": "The requested resource could not be found",
+                "detail": "Model not found: wan",
+                "message": "Model not found: wan",
+            },
+            "status": "error",
+            "status_message": "resource_not_found",
         }
     )
 
@@ -79,27 +79,7 @@ class Row(BaseModel):
 
     model_config = ConfigDict(
         extra="allow",
-        json_schema_extra={
-            "example": {
-                "generation_id": _ID,
-                "model_name": DEFAULT_MODEL,
-                "prompt": "An ox by a lake",
-                "media_type": "video",
-                "status": "processing",
-                "result_url": None,
-                "error_message": None,
-                "enqueued_at": 1790000000,
-                "started_at": 1790000001,
-                "completed_at": None,
-                "target_namespace": None,
-                "target_repo": None,
-                "target_directory": None,
-                "progress": 0.42,
-                "eta_seconds": 81.5,
-                "queue_position": None,
-                "seed": 7,
-            }
-        },
+        json_schema_extra={"example": examples.ROW},
     )
 
 
@@ -111,12 +91,16 @@ class HistoryRow(Row):
     username: None = None
     user_image: None = None
 
+    model_config = ConfigDict(extra="allow", json_schema_extra={"example": examples.HISTORY_ROW})
+
 
 class QueueList(BaseModel):
     """Generations, newest first."""
 
     count: int
     generations: list[Row]
+
+    model_config = _example({"count": 1, "generations": [examples.ROW]})
 
 
 class History(BaseModel):
@@ -130,6 +114,18 @@ class History(BaseModel):
     total_entries: int
     total_cost: None
 
+    model_config = _example(
+        {
+            "count": 1,
+            "generations": [examples.HISTORY_ROW],
+            "page_number": 1,
+            "page_size": 50,
+            "total_pages": 1,
+            "total_entries": 1,
+            "total_cost": None,
+        }
+    )
+
 
 class OneGeneration(BaseModel):
     """One generation in the host's success envelope."""
@@ -137,6 +133,10 @@ class OneGeneration(BaseModel):
     status: Literal["success"]
     status_message: Literal["resource_found"]
     generation: HistoryRow
+
+    model_config = _example(
+        {"status": "success", "status_message": "resource_found", "generation": examples.HISTORY_ROW}
+    )
 
 
 class Enqueued(BaseModel):
@@ -151,9 +151,7 @@ class QueueCreated(BaseModel):
 
     generations: list[Enqueued]
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"generations": [{"generation_id": _ID, "status": "queued"}]}}
-    )
+    model_config = _example({"generations": [{"generation_id": examples.ID, "status": "queued"}]})
 
 
 class QueueDeleted(BaseModel):
@@ -161,6 +159,8 @@ class QueueDeleted(BaseModel):
 
     status: Literal["success"]
     generation_id: str
+
+    model_config = _example({"status": "success", "generation_id": examples.ID})
 
 
 class Video(BaseModel):
@@ -177,9 +177,7 @@ class VideosGenerated(BaseModel):
     created: int
     videos: list[Video]
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"model": DEFAULT_MODEL, "created": 1790000000, "videos": [{"url": _URL}]}}
-    )
+    model_config = _example({"model": DEFAULT_MODEL, "created": 1790000000, "videos": [{"url": examples.URL}]})
 
 
 class DeploymentStatus(BaseModel):
@@ -212,12 +210,16 @@ class Model(BaseModel):
     showcase: None
     weights: Literal["real", "demo"] = Field(description="demo: small weights that show the server works")
 
+    model_config = _example(examples.MODEL)
+
 
 class ModelList(BaseModel):
     """Models, in the order of their files."""
 
     object: Literal["list"]
     data: list[Model]
+
+    model_config = _example({"object": "list", "data": [examples.MODEL]})
 
 
 class EvaluationModel(BaseModel):
@@ -240,12 +242,16 @@ class EvaluationModels(BaseModel):
 
     models: list[EvaluationModel]
 
+    model_config = _example({"models": [examples.EVALUATION_MODEL]})
+
 
 class Health(BaseModel):
     """The process answers."""
 
     status: Literal["ok"]
     version: str
+
+    model_config = _example({"status": "ok", "version": "0.1.0"})
 
 
 class DeviceState(BaseModel):
@@ -266,3 +272,13 @@ class Readiness(BaseModel):
     demo: bool
     queued: int
     devices: list[DeviceState]
+
+    model_config = _example(
+        {
+            "status": "ready",
+            "version": "0.1.0",
+            "demo": False,
+            "queued": 3,
+            "devices": [{"device": "cuda:0", "model": DEFAULT_MODEL, "loading": None, "busy": True, "error": None}],
+        }
+    )
