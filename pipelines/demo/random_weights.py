@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-FOLDER_NAME = "demo-random-1"
+FOLDER_NAME = "demo-random-2"
 """Names the recipe below: a change of it takes a new name, so that old folders are not mistaken for new ones."""
 
 SEED = 20261124
@@ -53,7 +53,7 @@ def _build(folder: Path) -> None:
             text_dim=TEXT_DIM,
             freq_dim=64,
             ffn_dim=96,
-            num_layers=2,
+            num_layers=1,
         )
         vae = AutoencoderKLWan(
             base_dim=4,
