@@ -6,12 +6,13 @@ RUN useradd --create-home --uid 1000 paddock && install -d -o paddock -g paddock
 WORKDIR /opt/paddock
 
 # torch first and by itself: by far the largest layer, and the one that changes least
-RUN pip install --no-cache-dir "torch>=2.8"
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --constraint constraints.txt torch
 COPY pyproject.toml README.md ./
 COPY configs configs
 COPY pipelines pipelines
 COPY server server
-RUN pip install --no-cache-dir .
+RUN pip install --no-cache-dir --constraint constraints.txt .
 
 USER paddock
 WORKDIR /home/paddock

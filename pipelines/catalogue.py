@@ -130,6 +130,7 @@ class _ModelTable(_Table):
     revision: str | None = None
     pipeline_class: Literal["WanPipeline"] = "WanPipeline"
     max_sequence_length: int = Field(default=512, ge=1)
+    shape: dict[str, dict[str, Any]] | None = None
 
 
 class CatalogueEntry(_Table):
@@ -159,7 +160,12 @@ def read_entry(path: Path) -> CatalogueEntry:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise CatalogueError(f"{path}: {key}: {first['msg']}") from error
-    return CatalogueEntry(api=table.api, model=ModelSpec(**table.model.model_dump()))
+    width, height, frames = (table.api.by_name[name].maximum for name in ("width", "height", "num_frames"))
+    assert isinstance(width, int)
+    assert isinstance(height, int)
+    assert isinstance(frames, int)
+    spec = ModelSpec(**table.model.model_dump(), largest=(width, height, frames))
+    return CatalogueEntry(api=table.api, model=spec)
 
 
 def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, CatalogueEntry]:

@@ -5,24 +5,47 @@ causal in time and keeps what it needs in a feature cache, so calling it a laten
 tensors and lets each group of frames be written before the next is made.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
 from pipelines.errors import NonFiniteOutputError
+from pipelines.memory import Decoding
 from pipelines.spec import Frames
 
 
-def decode_frames(vae: Any, latents: torch.Tensor) -> Generator[Frames, None, None]:
+def decode_frames(
+    vae: Any, latents: torch.Tensor, decoding: Decoding = Decoding.WHOLE
+) -> Generator[Frames, None, None]:
     """Decode normalised latents (1, channels, t, h, w) into groups of RGB frames (n, H, W, 3).
 
-    The first group holds one frame, each later one as many as the VAE's temporal scale. Raises
-    NonFiniteOutputError at the first group that holds NaN or infinity.
+    The first group holds one frame, each later one as many as the VAE's temporal scale. Tiles are decoded before the
+    first group comes, and joined with soft seams. Raises NonFiniteOutputError at the first group that holds NaN or
+    infinity.
     """
     device, dtype = next(vae.parameters()).device, vae.dtype
-    hidden = vae.post_quant_conv(_denormalise(vae, latents.to(device, dtype)))
+    latents = _denormalise(vae, latents.to(device, dtype))
+    if decoding is Decoding.TILED:
+        yield from _decode_tiled(vae, latents)
+    else:
+        yield from _decode_whole(vae, latents)
+
+
+def _decode_tiled(vae: Any, latents: torch.Tensor) -> Iterator[Frames]:
+    vae.enable_tiling()
+    try:
+        video = vae.decode(latents, return_dict=False)[0][0]
+    finally:
+        vae.disable_tiling()
+    first, *later = video.split([1, *[vae.config.scale_factor_temporal] * (latents.shape[2] - 1)], dim=1)
+    for group in (first, *later):
+        yield _to_rgb(group)
+
+
+def _decode_whole(vae: Any, latents: torch.Tensor) -> Generator[Frames, None, None]:
+    hidden = vae.post_quant_conv(latents)
     vae.clear_cache()
     try:
         for index in range(hidden.shape[2]):

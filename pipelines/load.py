@@ -1,5 +1,6 @@
 """A folder in diffusers' layout → a ready pipeline on one device."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +11,25 @@ os.environ.setdefault("USE_TF", "0")
 os.environ.setdefault("USE_FLAX", "0")
 
 import diffusers
+import psutil
 import torch
 import transformers
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
 from pipelines import weights
-from pipelines.geometry import Grid
+from pipelines.geometry import Geometry, Grid
+from pipelines.memory import Decoding, Machine, MemoryPlan, plan
+from pipelines.placement import place
+from pipelines.shapes import read_shape
 from pipelines.spec import LoadCallback
 
-# room left for activations when deciding whether everything may stay on the card
-RESIDENT_HEADROOM = 12 * 2**30
+log = logging.getLogger("paddock.load")
 
+# the largest first: nothing else is in host memory while it passes through
 _MODELS: dict[str, Any] = {
-    "text_encoder": UMT5EncoderModel,
     "transformer": WanTransformer3DModel,
-    "transformer_2": WanTransformer3DModel,
+    "text_encoder": UMT5EncoderModel,
     "vae": AutoencoderKLWan,
 }
 
@@ -38,30 +42,43 @@ def silence_progress_bars() -> None:
 
 @dataclass(frozen=True)
 class LoadedPipeline:
-    """A diffusers pipeline ready to run, the sizes it can make, and the facts its output depends on."""
+    """A diffusers pipeline ready to run, the sizes it can make, and the facts its output depends on.
+
+    `plan` is how it is laid out; None on a CPU, where all of it is in the one memory there is.
+    """
 
     pipe: Any
     device: torch.device
     grid: Grid
+    plan: MemoryPlan | None
     fingerprint: dict[str, str]
 
+    @property
+    def decoding(self) -> Decoding:
+        """How the VAE goes over a frame."""
+        return Decoding.WHOLE if self.plan is None else self.plan.decoding
 
-def load_pipeline(folder: Path, device: str, on_progress: LoadCallback = lambda *_: None) -> LoadedPipeline:
+
+def load_pipeline(
+    folder: Path,
+    device: str,
+    on_progress: LoadCallback = lambda *_: None,
+    largest: tuple[int, int, int] = (1280, 720, 120),
+) -> LoadedPipeline:
     """Load a text-to-video pipeline onto `device` (a torch device name).
 
-    On a CUDA device everything stays resident in bf16 when it fits with room for activations; otherwise text
-    encoder and transformer are streamed block by block from host memory. On a CPU the arithmetic is bf16 where the
-    processor has units for it and fp32 elsewhere.
+    On a CUDA device it is laid out by `pipelines.memory` for videos up to `largest` (width, height, frames). On a CPU
+    the arithmetic is bf16 where the processor has units for it and fp32 elsewhere.
 
     Raises WeightsNotFoundError or UnsupportedModelError before anything is read.
     """
     weights.check(folder, "WanPipeline")
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
-    models = _load_models(folder, dtype, on_progress)
+    layout = _plan(folder, largest, target) if target.type == "cuda" else None
+    models = _load_models(folder, dtype, layout, target, on_progress)
     pipe = WanPipeline.from_pretrained(folder, local_files_only=True, **models)
     pipe.set_progress_bar_config(disable=True)
-    placement = _place(pipe, target)
     on_progress("ready", 1.0)
     return LoadedPipeline(
         pipe=pipe,
@@ -71,10 +88,11 @@ def load_pipeline(folder: Path, device: str, on_progress: LoadCallback = lambda 
             pipe.transformer.config.patch_size[1:],
             pipe.vae_scale_factor_temporal,
         ),
+        plan=layout,
         fingerprint={
             "weights": f"{folder.resolve().name}/{weights.digest(folder)}",
             "dtype": str(dtype).removeprefix("torch."),
-            "placement": placement,
+            "plan": "resident" if layout is None else layout.name,
             "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
             "threads": str(torch.get_num_threads()),
             "torch": torch.__version__,
@@ -89,35 +107,29 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _load_models(folder: Path, dtype: torch.dtype, on_progress: LoadCallback) -> dict[str, Any]:
-    present = [name for name in _MODELS if (folder / name / "config.json").is_file()]
-    sizes = {name: weights.component_bytes(folder, name) for name in present}
+def _plan(folder: Path, largest: tuple[int, int, int], device: torch.device) -> MemoryPlan:
+    """The plan for card and host as they are now; one that may not fit is tried all the same, with a warning."""
+    shape = read_shape(folder)
+    free, _ = torch.cuda.mem_get_info(device)
+    machine = Machine(free, psutil.virtual_memory().available, torch.cuda.get_device_capability(device))
+    chosen = plan(shape, Geometry.fit(*largest, shape.grid), machine)
+    if not chosen.fits(machine):
+        log.warning("the largest videos may not fit. %s", chosen.shortfall(machine))
+    return chosen
+
+
+def _load_models(
+    folder: Path, dtype: torch.dtype, layout: MemoryPlan | None, device: torch.device, on_progress: LoadCallback
+) -> dict[str, Any]:
+    """Read each model and bring it to its place before the next is read."""
+    sizes = {name: weights.component_bytes(folder, name) for name in _MODELS}
     total, done = sum(sizes.values()), 0
     models = {}
-    for name in present:
+    for name, kind in _MODELS.items():
         on_progress(name, done / total)
-        models[name] = _MODELS[name].from_pretrained(folder, subfolder=name, dtype=dtype, local_files_only=True)
+        models[name] = kind.from_pretrained(folder, subfolder=name, dtype=dtype, local_files_only=True)
         models[name].eval().requires_grad_(False)
+        if layout is not None:
+            place(name, models[name], layout, device)
         done += sizes[name]
     return models
-
-
-def _place(pipe: Any, device: torch.device) -> str:
-    if device.type != "cuda":
-        pipe.to(device)
-        return "resident"
-    free, _ = torch.cuda.mem_get_info(device)
-    needed = sum(module.get_memory_footprint() for module in pipe.components.values() if hasattr(module, "parameters"))
-    if needed + RESIDENT_HEADROOM <= free:
-        pipe.to(device)
-        return "resident"
-    # the VAE is small, and its decoder is called directly, past any hook: it always stays on the card
-    pipe.vae.to(device)
-    pipe.enable_group_offload(
-        onload_device=device,
-        offload_type="block_level",
-        num_blocks_per_group=1,
-        use_stream=True,
-        exclude_modules=["vae"],
-    )
-    return "group-offload"

@@ -42,7 +42,7 @@ class Runner:
     @classmethod
     def load(cls, spec: ModelSpec, folder: Path, device: str, on_progress: LoadCallback = lambda *_: None) -> "Runner":
         """Load the weights in `folder` onto `device` (a torch device name); raises PipelineError."""
-        return cls(spec, load_pipeline(folder, device, on_progress))
+        return cls(spec, load_pipeline(folder, device, on_progress, spec.largest))
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -55,8 +55,8 @@ class Runner:
         del self._loaded, self._prompts
         recover(pipe)
         # some hooks and caches refer back to the pipeline: emptied, it holds no weights whoever refers to it
-        for name in list(pipe.config):
-            if hasattr(getattr(pipe, name, None), "parameters"):
+        for name, part in pipe.components.items():
+            if hasattr(part, "parameters"):
                 setattr(pipe, name, None)
         release_memory()
 
@@ -99,7 +99,7 @@ class Runner:
             )
             with (
                 Mp4Writer(path, geometry.width, geometry.height, self.spec.fps) as writer,
-                closing(decode_frames(self._loaded.pipe.vae, latents)) as groups,
+                closing(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding)) as groups,
             ):
                 missing = geometry.num_frames
                 for done, frames in enumerate(groups, start=1):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,9 @@ class ModelSpec:
 
     `repo` is a hub repository (`owner/name`) or a local folder in diffusers' layout, `revision` a branch, tag or
     commit of the repository. `fps` is the rate the model was trained at, in frames a second.
-    `max_sequence_length` is in text tokens; Wan's output depends on it, because padding is not masked.
+    `max_sequence_length` is in text tokens; Wan's output depends on it, because padding is not masked. `largest` is
+    the largest video clients may ask for, (width, height, frames); `shape` the configurations of the parts, as far as
+    planning needs them, for a machine that has no weights yet.
     """
 
     repo: str
@@ -28,6 +30,8 @@ class ModelSpec:
     revision: str | None = None
     pipeline_class: str = "WanPipeline"
     max_sequence_length: int = 512
+    largest: tuple[int, int, int] = (1280, 720, 120)
+    shape: dict[str, dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from server.artifacts import Artifacts
 from server.dispatcher import Dispatcher
 from server.engine.base import WorkerOptions
 from server.engine.local import LocalEngine
-from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError
+from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 from server.events import Broker
 from server.service import Service
 from server.settings import Settings
@@ -152,11 +152,14 @@ def _render_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> Response:
         kind = BY_STATUS.get(error.status_code, PaddockError)
-        headers = dict(error.headers or {})
+        headers, sentence, path = dict(error.headers or {}), str(error.detail), request.url.path
         if kind is MethodNotAllowedError:
             # the router names the methods of the first route that has the path, not of all
-            headers["Allow"] = ", ".join(_methods(app, request.url.path))
-        return JSONResponse(kind(str(error.detail)).body, error.status_code, headers)
+            headers["Allow"] = ", ".join(_methods(app, path))
+            sentence = f"{path} takes {headers['Allow']}, not {request.method}."
+        if kind is ResourceNotFoundError:
+            sentence = f"There is no route {path}. /openapi.json lists all."
+        return JSONResponse(kind(sentence).body, error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, _error: Exception) -> Response:

@@ -1,6 +1,8 @@
 """The command line: `paddock serve`, `demo`, `generate`, `status`."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from rich.table import Table
 
 from pipelines.catalogue import DEFAULT_MODEL, read_catalogue
 from server import __version__
-from server.client import Client, ClientError
+from server.client import Client, ClientError, UnreachableError
 from server.settings import ENV_PREFIX, Settings, UnreadableConfigError
 
 app = typer.Typer(
@@ -24,12 +26,15 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # brackets in a help text are brackets
+    rich_markup_mode=None,
 )
 console = Console()
 complaints = Console(stderr=True)
 
 _REFUSED = 2
 _START_SECONDS = 60
+_PORTS_TRIED = 100
 
 Url = Annotated[str, typer.Option("--url", envvar="PADDOCK_URL", help="The server's address.")]
 ApiKey = Annotated[str | None, typer.Option("--api-key", envvar="PADDOCK_API_KEY", help="A key, if it needs one.")]
@@ -65,9 +70,13 @@ def serve(
         run(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        _refuse(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+        problem = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        _refuse(f"{'.'.join(str(part) for part in first['loc'])}: {problem}")
     except (UnreadableConfigError, StartRefusedError) as error:
         _refuse(str(error))
+    except KeyboardInterrupt:
+        # uvicorn has stopped cleanly, and raises it once more
+        pass
 
 
 @app.command()
@@ -114,34 +123,70 @@ def status(url: Url = LOCAL, api_key: ApiKey = None) -> None:
         _fail(error)
     for model in models:
         console.print(f"{model['id']}: {model['deployments'][0]['status']}, {model['weights']} weights")
-    table = Table("generation", "status", "place", "progress", "ETA", "prompt")
+    table = Table("status", "place", "progress", "ETA", "prompt")
+    # whole, as it is what cancels
+    table.add_column("generation", no_wrap=True, min_width=36)
     for row in reversed(active):
         eta = "" if row["eta_seconds"] is None else f"{row['eta_seconds']:.0f} s"
         place = str(row["queue_position"] or "")
         table.add_row(
-            row["generation_id"],
-            row["status"],
-            place,
-            f"{row['progress']:.0%}",
-            eta,
-            (row["prompt"] or "")[:60],
+            row["status"], place, f"{row['progress']:.0%}", eta, (row["prompt"] or "")[:60], row["generation_id"]
         )
     console.print(table if active else "Nothing is queued or running.")
 
 
 @app.command()
+def plan(
+    vram: Annotated[float | None, typer.Option(help="The card's memory in GB [this machine's].")] = None,
+    ram: Annotated[float | None, typer.Option(help="Host memory in GB [this machine's].")] = None,
+    capability: Annotated[str | None, typer.Option(help="The card's CUDA capability [this machine's, or 8.9].")] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the largest video.")] = "1280x720",
+    frames: Annotated[int, typer.Option(help="Its length.")] = 81,
+    model: Annotated[str, typer.Option(help="The model's id.")] = DEFAULT_MODEL,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show how a model would be laid out in memory, and why, on this machine or any other."""
+    from server.plan import PlanRefusedError, describe, for_model, machine
+
+    try:
+        chosen = for_model(model, size, frames, machine(vram, ram, capability))
+    except PlanRefusedError as error:
+        _refuse(str(error))
+    if as_json:
+        print(json.dumps(chosen))
+    else:
+        describe(chosen, console)
+
+
+@app.command()
+def cancel(
+    generation: Annotated[str, typer.Argument(help="The generation's id, as `paddock status` shows it.")],
+    url: Url = LOCAL,
+    api_key: ApiKey = None,
+) -> None:
+    """Cancel a generation, queued or running."""
+    try:
+        client = Client(url, api_key)
+        client.cancel(generation)
+        console.print(client.row(generation)["status"])
+    except ClientError as error:
+        _fail(error)
+
+
+@app.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Stop after the video.")] = False,
-    port: Annotated[int, typer.Option(help="Port to listen on; another is taken if it is in use.")] = 8000,
-    data_dir: Annotated[Path, typer.Option(help="Where records and videos go.")] = Path("~/.paddock/demo"),
+    port: Annotated[int, typer.Option(help="Port to listen on; the next free one if it is in use.")] = 8000,
+    data_dir: Annotated[Path | None, typer.Option(help="Records and videos [~/.paddock/demo/PORT].")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the video.")] = Path("demo.mp4"),
 ) -> None:
     """Start a server with small weights, make a video through it, and serve on until Ctrl-C."""
-    port = port if _is_free(port) else _any_free_port()
+    port = _next_free_port(port)
     url = f"http://127.0.0.1:{port}"
+    data_dir = (data_dir or Path(f"~/.paddock/demo/{port}")).expanduser()
     command = [sys.executable, "-P", "-m", "server.cli", "serve", "--demo"]
     server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir.expanduser())],
+        [*command, "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)],
         # the demo is the same whatever is set for a server of one's own
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)},
@@ -164,7 +209,8 @@ def demo(
         )
         console.print("These were demo weights: they show the server at work, not what Wan can do.")
         if not once:
-            console.print(f"Serving on at [bold]{url}[/] until Ctrl-C. Try: paddock generate --url {url} 'An ox'")
+            where = "" if url == LOCAL else f" --url {url}"
+            console.print(f"Serving on at [bold]{url}[/] until Ctrl-C. Try: {_own_name()} generate 'An ox'{where}")
             server.wait()
     except ClientError as error:
         _fail(error)
@@ -185,12 +231,12 @@ def make_video(client: Client, body: dict[str, Any], output: Path) -> None:
         task = bar.add_task("queued", total=1.0)
 
         def show(update: dict[str, Any]) -> None:
-            bar.update(task, completed=update["progress"], description=_doing(update))
+            bar.update(task, completed=update.get("progress"), description=_doing(update))
 
         try:
             row = client.follow(generation_id, show)
         except KeyboardInterrupt:
-            client.cancel(generation_id)
+            _give_up(client, generation_id)
             raise
         if row["status"] == "succeeded":
             bar.update(task, completed=1.0, description="done")
@@ -200,7 +246,18 @@ def make_video(client: Client, body: dict[str, Any], output: Path) -> None:
     console.print(f"[bold]{output.absolute()}[/] (seed {row['seed']})", soft_wrap=True)
 
 
+def _give_up(client: Client, generation_id: str) -> None:
+    try:
+        client.cancel(generation_id)
+    except UnreachableError as error:
+        raise ClientError(
+            f"{error} Generation {generation_id} is not cancelled: the server runs it when it is started again."
+        ) from error
+
+
 def _doing(update: dict[str, Any]) -> str:
+    if update["status"] == "unreachable":
+        return "waiting for the server to come back"
     if update["status"] == "queued":
         return f"queued, place {update.get('queue_position') or '?'}"
     stage = update.get("stage")
@@ -224,21 +281,19 @@ def _await_server(server: subprocess.Popen[bytes], url: str) -> None:
     raise ClientError(f"The server did not answer within {_START_SECONDS} s.")
 
 
-def _is_free(port: int) -> bool:
+def _next_free_port(first: int) -> int:
     import socket
 
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
+    for port in range(first, min(first + _PORTS_TRIED, 2**16)):
+        with suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            return port
+    raise typer.BadParameter(f"no port from {first} on is free", param_hint="--port")
 
 
-def _any_free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+def _own_name() -> str:
+    """What to type to run this program from here."""
+    return "paddock" if shutil.which("paddock") else os.path.relpath(Path(sys.executable).with_name("paddock"))
 
 
 def _fail(error: ClientError) -> NoReturn:

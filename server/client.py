@@ -56,7 +56,8 @@ class Client:
     def follow(self, generation_id: str, on_progress: Callable[[Row], None]) -> Row:
         """Wait until a generation is over, telling of its progress; returns its last row.
 
-        A broken stream is taken up again, also across a restart of the server.
+        A broken stream is taken up again, also across a restart of the server: `on_progress` then hears of the status
+        `unreachable` in between.
         """
         while True:
             try:
@@ -70,7 +71,7 @@ class Client:
                 if (row := self.row(generation_id))["status"] in _TERMINAL:
                     return row
             except (httpx.TransportError, UnreachableError):
-                pass
+                on_progress({"generation_id": generation_id, "status": "unreachable"})
             time.sleep(_RECONNECT_SECONDS)
 
     def _follow(self, stream: httpx.Response, generation_id: str, on_progress: Callable[[Row], None]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -85,9 +86,13 @@ def prepare(settings: Settings) -> list[str]:
     if settings.preload and settings.preload not in catalogue:
         raise StartRefusedError(f"preload: Model not found: {settings.preload}")
     if settings.demo:
-        return find_devices("cpu" if settings.device == "auto" else settings.device)
+        return find_devices("cpu" if settings.device == "auto" else settings.device, otherwise="Leave out --device.")
     check_weights(list(catalogue.values()))
-    return find_devices(settings.device)
+    return find_devices(
+        settings.device,
+        otherwise="To try the server without one, start it with --demo; to run the real weights on the processor, "
+        "however slowly, with --device cpu.",
+    )
 
 
 def check_weights(entries: list[CatalogueEntry]) -> None:
@@ -105,7 +110,7 @@ def check_weights(entries: list[CatalogueEntry]) -> None:
     raise StartRefusedError(f"{problems[0]} To try the server without them, start it with --demo.")
 
 
-def find_devices(wanted: str) -> list[str]:
+def find_devices(wanted: str, otherwise: str) -> list[str]:
     """The devices to serve on, asked of a process of its own: a driver that crashes takes only that along."""
     if wanted == "cpu":
         return ["cpu"]
@@ -124,10 +129,7 @@ def find_devices(wanted: str) -> list[str]:
             "Install one with it: pip install --force-reinstall torch."
         )
     if not names:
-        raise StartRefusedError(
-            f"No CUDA device{'' if wanted == 'auto' else ' ' + wanted} was found. To try the server without one, "
-            "start it with --demo; to run the real weights on the processor, however slowly, with --device cpu."
-        )
+        raise StartRefusedError(f"No CUDA device{'' if wanted == 'auto' else ' ' + wanted} was found. {otherwise}")
     return names
 
 
@@ -138,5 +140,6 @@ def listen(settings: Settings) -> socket.socket:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
         raise StartRefusedError(
-            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another with --port."
+            f"Cannot listen on {settings.host} port {settings.port}: {os.strerror(error.errno or 0)}. "
+            "Choose another with --port."
         ) from error

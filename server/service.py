@@ -164,6 +164,10 @@ class Service:
         """Where a model is between disk and device."""
         return self._dispatcher.deployment(model_id)
 
+    def plan(self, model_id: str) -> str | None:
+        """How a model is laid out on the device that holds it."""
+        return next((lane.state.plan for lane in self.lanes if lane.state.model_id == model_id), None)
+
     def activate(self, entry: CatalogueEntry) -> None:
         """Have a model loaded; returns at once."""
         self._dispatcher.activate(entry)

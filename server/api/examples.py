@@ -5,6 +5,7 @@ from typing import Any
 from pipelines.catalogue import DEFAULT_MODEL
 
 ID = "0b0f3a8e-5d5c-4c0f-9d4d-0d2a4a0e6a51"
+PLAN = "bf16 streamed, text encoder streamed, whole frames"
 URL = "http://localhost:8000/api/files/token.mp4"
 ROW: dict[str, Any] = {
     "generation_id": ID,
@@ -56,6 +57,7 @@ MODEL: dict[str, Any] = {
     "source_model": None,
     "showcase": None,
     "weights": "real",
+    "plan": PLAN,
 }
 EVALUATION_MODEL: dict[str, Any] = {
     **_ABOUT_MODEL,

@@ -37,6 +37,7 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
             {
                 "device": lane.state.device,
                 "model": lane.state.model_id,
+                "plan": lane.state.plan,
                 "loading": lane.state.loading,
                 "busy": lane.running is not None,
                 "error": lane.state.error,

@@ -121,6 +121,7 @@ def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         "source_model": None,
         "showcase": None,
         "weights": "demo" if service.settings.demo else "real",
+        "plan": service.plan(api.id),
     }
 
 

@@ -209,6 +209,7 @@ class Model(BaseModel):
     source_model: None
     showcase: None
     weights: Literal["real", "demo"] = Field(description="demo: small weights that show the server works")
+    plan: str | None = Field(description="How the weights are laid out on their device; null unless they are on one")
 
     model_config = _example(examples.MODEL)
 
@@ -255,10 +256,11 @@ class Health(BaseModel):
 
 
 class DeviceState(BaseModel):
-    """A device and what it holds; `loading` is how much (0 … 1) of the model is read."""
+    """A device and what it holds, laid out by which plan; `loading` is how much (0 … 1) of the model is read."""
 
     device: str
     model: str | None
+    plan: str | None
     loading: float | None
     busy: bool
     error: str | None
@@ -279,6 +281,15 @@ class Readiness(BaseModel):
             "version": "0.1.0",
             "demo": False,
             "queued": 3,
-            "devices": [{"device": "cuda:0", "model": DEFAULT_MODEL, "loading": None, "busy": True, "error": None}],
+            "devices": [
+                {
+                    "device": "cuda:0",
+                    "model": DEFAULT_MODEL,
+                    "plan": examples.PLAN,
+                    "loading": None,
+                    "busy": True,
+                    "error": None,
+                }
+            ],
         }
     )

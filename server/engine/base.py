@@ -54,10 +54,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What an engine holds: the model loaded, or being loaded with how much of it (0 … 1) read."""
+    """What an engine holds: the model loaded and by which plan, or being loaded with how much of it (0 … 1) read."""
 
     device: str
     model_id: str | None = None
+    plan: str | None = None
     loading: float | None = None
     pid: int | None = None
     error: str | None = None

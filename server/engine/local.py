@@ -162,12 +162,12 @@ class LocalEngine:
         """Have a model ready, in a fresh worker if there is none."""
         connection = await self._connect()
         if self._state.model_id != entry.id:
-            self._state = replace(self._state, model_id=entry.id, loading=0.0, error=None)
+            self._state = replace(self._state, model_id=entry.id, plan=None, loading=0.0, error=None)
         await connection.send(Load(model_id=entry.id, spec=entry.model))
         try:
             return await self._until_ready(connection, entry.id)
         except (LoadFailedError, WorkerDiedError) as error:
-            self._state = replace(self._state, model_id=None, loading=None, error=str(error))
+            self._state = replace(self._state, model_id=None, plan=None, loading=None, error=str(error))
             raise
 
     async def _until_ready(self, connection: _Connection, model_id: str) -> Ready:
@@ -179,7 +179,7 @@ class LocalEngine:
                 case Loading(fraction=fraction, model_id=about) if about == model_id:
                     self._state = replace(self._state, loading=fraction)
                 case Ready(model_id=about) as ready if about == model_id:
-                    self._state = replace(self._state, loading=None)
+                    self._state = replace(self._state, plan=ready.fingerprint.get("plan"), loading=None)
                     return ready
                 case LoadFailed(message=message, model_id=about) if about == model_id:
                     raise LoadFailedError(message)
@@ -244,7 +244,7 @@ class LocalEngine:
         with suppress(WorkerDiedError):
             while not isinstance(await self._connection.next_report(self._silence), Unloaded):
                 pass
-        self._state = replace(self._state, model_id=None, loading=None)
+        self._state = replace(self._state, model_id=None, plan=None, loading=None)
 
     async def close(self) -> None:
         """End the worker, at once."""

@@ -279,12 +279,16 @@ def test_what_is_not_there_is_a_404(server: ServerProcess, method: str, path: st
     assert error["title"] == "The requested resource could not be found"
     if "/models/" in path:
         assert error["message"] == "Model not found: nope"
+    if path == "/nothing/here":
+        assert error["message"] == "There is no route /api/ai/nothing/here. /openapi.json lists all."
 
 
 def test_a_wrong_method_is_told_which_are_right(server: ServerProcess) -> None:
     response = server.http.patch("/queue")
 
-    assert error_of(response, 405)["type"] == "method_not_allowed"
+    error = error_of(response, 405)
+    assert error["type"] == "method_not_allowed"
+    assert error["message"] == "/api/ai/queue takes GET, POST, not PATCH."
     assert response.headers["allow"] == "GET, POST"
 
 
@@ -328,6 +332,7 @@ def test_activate_loads_and_deactivate_unloads(start_server: Callable[..., Serve
     until("active")
     device = httpx.get(f"{server.url}/readyz").json()["devices"][0]
     assert (device["model"], device["busy"], device["error"]) == (MODEL, False, None)
+    assert device["plan"] == server.http.get(f"/models/{MODEL}").json()["plan"] == "resident"
     assert server.http.post(f"/models/{MODEL}/deactivate").status_code == 200
     until("inactive")
     server.wait_for(server.enqueue(), "succeeded")

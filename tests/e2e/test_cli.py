@@ -51,6 +51,7 @@ def test_demo_serves_on_until_ctrl_c_and_takes_another_port_if_it_must(server: S
     line = next(line for line in demo.stdout if "Serving on at" in line)
     url = next(word for word in line.split() if word.startswith("http"))
     assert url != server.url
+    assert f"generate 'An ox' --url {url}" in line
     assert httpx.get(f"{url}/healthz").status_code == 200
     family = psutil.Process(demo.pid).children(recursive=True)
     assert family
@@ -159,6 +160,14 @@ def test_status_shows_models_and_queue(start_server: Callable[..., ServerProcess
     assert running in shown
     assert waiting in shown
     assert "a lake" in shown
+    narrow = paddock("status", "--url", server.url, cwd=tmp_path, COLUMNS="80").stdout
+    assert running in narrow
+
+    assert paddock("cancel", running, "--url", server.url, cwd=tmp_path).stdout.strip() == "cancelled"
+    assert server.row(running)["status"] == "cancelled"
+    unknown = paddock("cancel", "nope", "--url", server.url, cwd=tmp_path)
+    assert unknown.returncode == 1
+    assert "404" in unknown.stderr
 
 
 def test_the_version_is_the_packages(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""How large a model's parts are, and what they need while they run, from the numbers in their configurations. No torch.
+
+The laws for activations are exact counts of the tensors that diffusers keeps alive at the worst moment; the tests hold
+them against a trace of the real modules at the real sizes.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import UnsupportedModelError
+from pipelines.geometry import Geometry, Grid
+
+# bytes of one number
+BF16 = 2
+FP32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerShape:
+    """A `WanTransformer3DModel`; the fields are its configuration's."""
+
+    num_layers: int
+    num_attention_heads: int
+    attention_head_dim: int
+    ffn_dim: int
+    text_dim: int
+    in_channels: int
+    out_channels: int
+    patch_size: tuple[int, int, int]
+    freq_dim: int = 256
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one block: two attentions with their norms, the norm between them, the MLP, the modulation."""
+        attention = 4 * _linear(self.width, self.width) + 2 * self.width
+        mlp = _linear(self.width, self.ffn_dim) + _linear(self.ffn_dim, self.width)
+        return 2 * attention + mlp + (2 + 6) * self.width
+
+    @property
+    def other_parameters(self) -> int:
+        """Parameters outside the blocks: the embeddings of patches, time and text, and the way out."""
+        pixels = prod(self.patch_size)
+        time = (
+            _linear(self.freq_dim, self.width) + _linear(self.width, self.width) + _linear(self.width, 6 * self.width)
+        )
+        text = _linear(self.text_dim, self.width) + _linear(self.width, self.width)
+        ends = _linear(self.in_channels * pixels, self.width) + _linear(self.width, self.out_channels * pixels)
+        return ends + time + text + 2 * self.width
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.num_layers * self.block_parameters + self.other_parameters
+
+    def activation_bytes(self, tokens: int) -> int:
+        """Bytes of bf16 inference on `tokens` tokens, batch 1, at the worst moment of a block.
+
+        That is either the fp32 modulation (the bf16 stream, its norm and two fp32 copies under way) or the MLP (the
+        stream, its norm and the wide hidden layer before and after its activation); the rotary tables live throughout.
+        """
+        modulation = 22 * self.width
+        mlp = 8 * self.width + 4 * self.ffn_dim
+        return tokens * (max(modulation, mlp) + 8 * self.attention_head_dim)
+
+    def forward_flops(self, tokens: int, text_tokens: int = 512) -> int:
+        """Floating-point operations of one forward pass."""
+        matrices = 6 * self.width**2 + 2 * self.width * self.ffn_dim
+        attention = 4 * tokens * (tokens + text_tokens) * self.width
+        return self.num_layers * (2 * tokens * matrices + attention)
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoderShape:
+    """A `UMT5EncoderModel`; the fields are its configuration's."""
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_heads: int
+    relative_attention_num_buckets: int = 32
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one block: attention with its position bias, the gated MLP, two norms."""
+        attention = 4 * self.d_model * self.num_heads * self.d_kv
+        bias = self.relative_attention_num_buckets * self.num_heads
+        return attention + bias + 3 * self.d_model * self.d_ff + 2 * self.d_model
+
+    @property
+    def other_parameters(self) -> int:
+        """The embedding, by far the most of it, and the last norm."""
+        return self.vocab_size * self.d_model + self.d_model
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.num_layers * self.block_parameters + self.other_parameters
+
+    def activation_bytes(self, text_tokens: int = 512) -> int:
+        """Bytes of bf16 inference on one prompt: the logits of every head, as they are added, softened and copied."""
+        return 3 * BF16 * self.num_heads * text_tokens**2 + 6 * BF16 * self.d_model * text_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class VaeShape:
+    """An `AutoencoderKLWan`: its parameters, the channels of its last stage, and its scales in pixels and frames."""
+
+    parameters: int
+    base_dim: int
+    scale_factor_spatial: int
+    scale_factor_temporal: int
+    patch_size: int = 1
+
+    def decode_bytes(self, width: int, height: int, itemsize: int) -> int:
+        """Bytes of decoding one group of frames of that size in pixels, the feature cache included.
+
+        A count over the last stage, where four frames of `base_dim` channels pass through a residual block; the rest
+        is the finished group on its way to bytes.
+        """
+        pixels = width * height
+        return round(pixels * (12.2 * 4 * self.base_dim * itemsize / self.patch_size**2 + 800))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """All parts of a pipeline that hold weights."""
+
+    transformer: TransformerShape
+    text_encoder: TextEncoderShape
+    vae: VaeShape
+
+    @property
+    def grid(self) -> Grid:
+        """The sizes and lengths the pipeline can make."""
+        _, rows, columns = self.transformer.patch_size
+        return Grid.of(self.vae.scale_factor_spatial, (rows, columns), self.vae.scale_factor_temporal)
+
+    def tokens(self, geometry: Geometry) -> int:
+        """How many tokens the transformer sees of a video."""
+        frames = (geometry.full_num_frames - 1) // self.vae.scale_factor_temporal + 1
+        _, rows, columns = self.transformer.patch_size
+        side = self.vae.scale_factor_spatial
+        return frames * (geometry.full_height // (side * rows)) * (geometry.full_width // (side * columns))
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """The shapes of the weights in a folder in diffusers' layout; raises UnsupportedModelError."""
+    configs = {
+        part: json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+        for part in ("transformer", "text_encoder", "vae")
+    }
+    configs["vae"]["parameters"] = _stored_parameters(folder / "vae")
+    try:
+        return parse_shape(configs)
+    except (KeyError, TypeError) as error:
+        raise UnsupportedModelError(f"{folder} is not of a layout that can be planned for: {error}") from error
+
+
+def parse_shape(configs: Mapping[str, Mapping[str, Any]]) -> ModelShape:
+    """The shapes that the parts' configurations describe; the VAE's also states its `parameters`.
+
+    Raises KeyError or TypeError for what is missing.
+    """
+    transformer, vae = configs["transformer"], configs["vae"]
+    return ModelShape(
+        transformer=TransformerShape(
+            **_pick(TransformerShape, {**transformer, "patch_size": tuple(transformer["patch_size"])})
+        ),
+        text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"])),
+        vae=VaeShape(**_pick(VaeShape, {**vae, "base_dim": vae.get("decoder_base_dim") or vae["base_dim"]})),
+    )
+
+
+def _pick(shape: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in shape.__dataclass_fields__ if config.get(name) is not None}
+
+
+def _stored_parameters(component: Path) -> int:
+    """How many numbers the safetensors files of a component hold, by their headers."""
+    total = 0
+    for path in component.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total

@@ -1,0 +1,109 @@
+"""What `paddock plan` prints: a memory plan for a machine that may be another than this one."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from pipelines import weights
+from pipelines.catalogue import CatalogueEntry, read_catalogue
+from pipelines.errors import PipelineError
+from pipelines.geometry import Geometry
+from pipelines.memory import GIB, Machine, choices, plan
+from pipelines.shapes import ModelShape, parse_shape, read_shape
+
+OTHERS_BYTES = GIB // 2
+"""What a desktop and other programs are granted of a card of a stated size."""
+
+HOST_SHARE = 0.9
+"""Share of host memory that a plan may use; the rest is the system's."""
+
+DEFAULT_CAPABILITY = (8, 9)
+
+Json = dict[str, Any]
+
+
+class PlanRefusedError(Exception):
+    """What was asked cannot be planned; `str()` is the sentence."""
+
+
+def machine(vram: float | None, ram: float | None, capability: str | None) -> Machine:
+    """The machine described, in GB; what is not stated is this machine's."""
+    if capability is not None and not re.fullmatch(r"\d{1,2}\.\d", capability):
+        raise PlanRefusedError("capability must be two numbers with a dot between them, such as 8.9")
+    for name, stated in (("vram", vram), ("ram", ram)):
+        if stated is not None and stated <= 0:
+            raise PlanRefusedError(f"{name} must be a number of GB above 0")
+    stated_capability = tuple(map(int, capability.split("."))) if capability else None
+    if vram is None:
+        card = _first_card()
+        vram, found = card["memory"] / GIB, tuple(card["capability"])
+        stated_capability = stated_capability or found
+    major, minor = stated_capability or DEFAULT_CAPABILITY
+    total = psutil.virtual_memory().total if ram is None else ram * GIB
+    return Machine(max(0, round(vram * GIB) - OTHERS_BYTES), round(total * HOST_SHARE), (major, minor))
+
+
+def _first_card() -> Json:
+    probe = subprocess.run([sys.executable, "-P", "-m", "pipelines.devices"], stdout=subprocess.PIPE, check=True)
+    found: list[Json] | str = json.loads(probe.stdout)
+    if isinstance(found, str):
+        raise PlanRefusedError(found)
+    if not found:
+        raise PlanRefusedError("This machine has no CUDA device: say which card to plan for, with --vram.")
+    return found[0]
+
+
+def for_model(model: str, size: str, frames: int, on: Machine) -> Json:
+    """The plan for a model's videos up to `size` (WIDTHxHEIGHT) and `frames`, as one JSON object."""
+    entry = read_catalogue().get(model)
+    if entry is None:
+        raise PlanRefusedError(f"Model not found: {model}")
+    sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if sides is None or "0" in sides.groups() or frames < 1:
+        raise PlanRefusedError("size must be WIDTHxHEIGHT, such as 832x480, and frames a number from 1")
+    shape = _shape(entry)
+    chosen = plan(shape, Geometry.fit(int(sides[1]), int(sides[2]), frames, shape.grid), on)
+    return {
+        "model": model,
+        "size": size,
+        "frames": frames,
+        "fits": chosen.fits(on),
+        "shortfall": chosen.shortfall(on) or None,
+        "device_peak_gib": round(chosen.device_peak / GIB, 2),
+        "host_peak_gib": round(chosen.host_peak / GIB, 2),
+        "relative_seconds_per_step": round(chosen.relative_seconds_per_step, 3),
+        "stages_gib": {stage: round(peak / GIB, 2) for stage, peak in chosen.stage_peaks.items()},
+        "choices": {
+            part: {"choice": made.choice, "reason": made.reason} for part, made in choices(chosen, shape, on).items()
+        },
+    }
+
+
+def _shape(entry: CatalogueEntry) -> ModelShape:
+    """From the weights if they are here, else from the model's file."""
+    if entry.model.shape is not None:
+        return parse_shape(entry.model.shape)
+    try:
+        return read_shape(weights.locate(entry.model))
+    except PipelineError as error:
+        raise PlanRefusedError(str(error)) from error
+
+
+def describe(chosen: Json, console: Console) -> None:
+    """Print a plan for people."""
+    table = Table("part", "choice", "why", title=f"{chosen['model']}, {chosen['size']}, {chosen['frames']} frames")
+    for part, made in chosen["choices"].items():
+        table.add_row(part, made["choice"], made["reason"])
+    console.print(table)
+    peaks = ", ".join(f"{stage} {peak} GiB" for stage, peak in chosen["stages_gib"].items())
+    console.print(f"On the card: {peaks}. Host memory: {chosen['host_peak_gib']} GiB.")
+    console.print(
+        f"A step takes {chosen['relative_seconds_per_step']} of what it takes with all of it resident in bf16."
+    )
+    console.print(chosen["shortfall"] or "It fits.")

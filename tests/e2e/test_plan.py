@@ -1,0 +1,45 @@
+"""`paddock plan`: on any machine, for any card."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_cli import paddock
+
+
+def test_a_plan_for_a_stated_card_is_one_json_object(tmp_path: Path) -> None:
+    args = ("plan", "--vram", "24", "--ram", "64", "--size", "832x480", "--json")
+    ended = paddock(*args, cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    plan = json.loads(ended.stdout)
+    assert plan["fits"] is True
+    assert 0 < plan["device_peak_gib"] < 24
+    assert 0 < plan["host_peak_gib"] < 64
+    assert plan["relative_seconds_per_step"] >= 1
+    assert all(made["choice"] and made["reason"] for made in plan["choices"].values())
+
+
+def test_a_plan_is_a_table_for_people(tmp_path: Path) -> None:
+    shown = paddock("plan", "--vram", "4", "--ram", "16", cwd=tmp_path).stdout
+
+    assert "text encoder" in shown
+    assert "It would need" in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--vram", "0"], "vram must be a number of GB above 0"),
+        (["--vram", "8", "--size", "big"], "size must be WIDTHxHEIGHT"),
+        (["--vram", "8", "--capability", "new"], "capability must be two numbers"),
+        (["--vram", "8", "--model", "nope"], "Model not found: nope"),
+        ([], "This machine has no CUDA device"),
+    ],
+)
+def test_what_cannot_be_planned_is_a_sentence(tmp_path: Path, args: list[str], sentence: str) -> None:
+    ended = paddock("plan", *args, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+
+    assert ended.returncode == 2
+    assert sentence in ended.stderr

@@ -1,0 +1,163 @@
+"""Sizes by arithmetic, against the real modules: parameters to the last one, activations by trace at real sizes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import UMT5Config, UMT5EncoderModel
+
+from pipelines.catalogue import read_catalogue
+from pipelines.decode import decode_frames
+from pipelines.errors import UnsupportedModelError
+from pipelines.geometry import Geometry
+from pipelines.memory import Decoding, decode_bytes
+from pipelines.runner import Runner
+from pipelines.shapes import BF16, ModelShape, TextEncoderShape, TransformerShape, parse_shape, read_shape
+from tests.pipelines.trace import PeakBytes
+
+WAN_1_3B = TransformerShape(30, 12, 128, 8960, 4096, 16, 16, (1, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def wan_14b() -> ModelShape:
+    """The published model's shapes, from its entry in the catalogue."""
+    entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+    assert entry.model.shape is not None
+    return parse_shape(entry.model.shape)
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def transformer_config(shape: TransformerShape) -> dict[str, Any]:
+    return {name: getattr(shape, name) for name in TransformerShape.__dataclass_fields__}
+
+
+def encoder_config(shape: TextEncoderShape) -> UMT5Config:
+    return UMT5Config(**{name: getattr(shape, name) for name in TextEncoderShape.__dataclass_fields__})
+
+
+def test_the_real_model_has_exactly_these_parameters(wan_14b: ModelShape) -> None:
+    with torch.device("meta"):
+        assert wan_14b.transformer.parameters == count(WanTransformer3DModel()) == 14_288_491_584
+        assert wan_14b.vae.parameters == count(AutoencoderKLWan()) == 126_892_531
+        encoder = UMT5EncoderModel(encoder_config(wan_14b.text_encoder))
+        assert wan_14b.text_encoder.parameters == count(encoder) == 5_680_910_336
+        assert WAN_1_3B.parameters == count(WanTransformer3DModel(**transformer_config(WAN_1_3B)))
+
+
+@pytest.mark.parametrize("layout", ["wan21", "weights_folder"])
+def test_a_folders_shapes_are_those_of_what_is_loaded(layout: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(layout)
+    runner: Runner = request.getfixturevalue({"wan21": "wan21_runner", "weights_folder": "demo_runner"}[layout])
+    shape, pipe = read_shape(folder), runner._loaded.pipe
+
+    assert shape.transformer.parameters == count(pipe.transformer)
+    assert shape.text_encoder.parameters == count(pipe.text_encoder)
+    assert shape.vae.parameters == count(pipe.vae)
+    assert shape.grid == runner._loaded.grid
+
+
+def test_a_folder_of_another_layout_is_refused(tmp_path: Path) -> None:
+    for part in ("transformer", "text_encoder", "vae"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text("{}")
+
+    with pytest.raises(UnsupportedModelError, match="can be planned for"):
+        read_shape(tmp_path)
+
+
+# activations, by trace: the blocks are alike, so two of them show the worst moment
+
+
+@contextmanager
+def fake_bf16() -> Iterator[None]:
+    """Modules and tensors without memory; new parameters are bf16."""
+    with FakeTensorMode(), torch.no_grad():
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def keep_in_fp32(model: Any) -> None:
+    """What `from_pretrained` keeps in fp32 when it loads in bf16."""
+    for name, parameter in list(model.named_parameters()):
+        if any(kept in name.split(".") for kept in model._keep_in_fp32_modules):
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, nn.Parameter(parameter.float(), requires_grad=False))
+
+
+@pytest.mark.parametrize("name", ["14B", "1.3B"])
+@pytest.mark.parametrize("video", [(832, 480, 81), (832, 480, 41), (1280, 720, 81), (1280, 720, 121)])
+def test_the_transformers_activations(name: str, video: tuple[int, int, int], wan_14b: ModelShape) -> None:
+    shape = wan_14b.transformer if name == "14B" else WAN_1_3B
+    width, height, frames = video
+    with fake_bf16():
+        model: Any = WanTransformer3DModel(**{**transformer_config(shape), "num_layers": 2})
+        keep_in_fp32(model)
+        torch.set_default_dtype(torch.float32)
+        latents = torch.empty(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8, dtype=torch.bfloat16)
+        text, timestep = torch.empty(1, 512, shape.text_dim, dtype=torch.bfloat16), torch.empty(1)
+        with PeakBytes([*model.parameters(), *model.buffers(), latents, text, timestep]) as traced:
+            model(latents, timestep=timestep, encoder_hidden_states=text, return_dict=False)
+
+    tokens = wan_14b.tokens(Geometry.fit(width, height, frames, wan_14b.grid))
+    assert shape.activation_bytes(tokens) == pytest.approx(traced.peak, rel=0.02)
+
+
+def test_the_text_encoders_activations(wan_14b: ModelShape) -> None:
+    config = encoder_config(wan_14b.text_encoder)
+    config.num_layers = 2
+    with fake_bf16():
+        model = UMT5EncoderModel(config).eval()
+        torch.set_default_dtype(torch.float32)
+        ids, mask = torch.zeros(1, 512, dtype=torch.long), torch.ones(1, 512, dtype=torch.long)
+        with PeakBytes([*model.parameters(), *model.buffers(), ids, mask]) as traced:
+            model(ids, mask)
+
+    assert wan_14b.text_encoder.activation_bytes() == pytest.approx(traced.peak, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("decoding", "video"),
+    [
+        (Decoding.WHOLE, (832, 480, 81)),
+        (Decoding.WHOLE, (1280, 720, 81)),
+        (Decoding.WHOLE, (416, 240, 21)),
+        # every tile of every frame is traced, which takes long
+        (Decoding.TILED, (832, 480, 9)),
+        (Decoding.TILED, (416, 240, 41)),
+    ],
+)
+def test_the_decoders_memory(decoding: Decoding, video: tuple[int, int, int], wan_14b: ModelShape) -> None:
+    width, height, frames = video
+    with fake_bf16():
+        vae: Any = AutoencoderKLWan().eval()
+        latents = torch.empty(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)
+        with PeakBytes([*vae.parameters(), *vae.buffers(), latents]) as traced:
+            run_decoder(vae, latents, decoding)
+
+    predicted = decode_bytes(wan_14b, Geometry.fit(width, height, frames, wan_14b.grid), decoding)
+    assert predicted == pytest.approx(traced.peak, rel=0.1)
+
+
+def run_decoder(vae: Any, latents: torch.Tensor, decoding: Decoding) -> None:
+    """`decode_frames`, which asks each group for its values at the end: fake tensors have none."""
+    frames = decode_frames(vae, latents, decoding)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.decode._to_rgb", lambda group: (group.float() + 1).mul_(127.5).to(torch.uint8))
+        for _ in frames:
+            pass
+
+
+def test_bf16_is_two_bytes() -> None:
+    assert torch.finfo(torch.bfloat16).bits == 8 * BF16
