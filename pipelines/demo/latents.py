@@ -1,0 +1,73 @@
+"""Clips as the transformer sees them: drawn and encoded once, kept on disk in shards.
+
+A shard holds clips of one size; a killed run goes on with the next missing shard.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.demo.clips import Scene, render, sample_scene
+from pipelines.demo.train_vae import encode, to_pixels
+
+SEED = 20261126
+SHARD_PIXELS = 45_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """A size to train at, in pixels and frames, and how many clips of it are drawn."""
+
+    width: int
+    height: int
+    num_frames: int
+    clips: int
+
+    @property
+    def name(self) -> str:
+        """Names the shards."""
+        return f"{self.width}x{self.height}x{self.num_frames}"
+
+    @property
+    def tokens(self) -> int:
+        """Transformer tokens in a clip: patches of two by two latents."""
+        return (self.width // 32) * (self.height // 32) * ((self.num_frames - 1) // 4 + 1)
+
+    @property
+    def shard(self) -> int:
+        """Clips in a shard."""
+        return max(1, min(100, SHARD_PIXELS // (self.width * self.height * self.num_frames)))
+
+
+def scene_of(canvas: Canvas, index: int) -> Scene:
+    """The scene of clip `index`; follows from the seed."""
+    return sample_scene(np.random.default_rng((SEED, canvas.width, canvas.height, canvas.num_frames, index)))
+
+
+def draw_shard(vae: Any, canvas: Canvas, number: int, folder: Path) -> None:
+    """Draw and encode shard `number`: the posterior means (clips, c, t, h, w), not normalised, in half precision."""
+    path = folder / f"{canvas.name}-{number:04}.pt"
+    if path.is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    first = number * canvas.shard
+    scenes = [scene_of(canvas, index) for index in range(first, first + canvas.shard)]
+    with ThreadPoolExecutor(2) as workers:
+        drawn = workers.map(lambda scene: render(scene, canvas.width, canvas.height, canvas.num_frames), scenes)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            means = [encode(vae, to_pixels(frames[None])).mean[0] for frames in drawn]
+    part = path.with_suffix(".part")
+    torch.save(torch.stack(means).half(), part)
+    part.rename(path)
+
+
+def load_shards(canvas: Canvas, folder: Path) -> torch.Tensor | None:
+    """All clips of a canvas encoded so far, in order from clip 0, or None."""
+    parts: list[torch.Tensor] = []
+    while (path := folder / f"{canvas.name}-{len(parts):04}.pt").is_file():
+        parts.append(torch.load(path, weights_only=True))
+    return torch.cat(parts) if parts else None
