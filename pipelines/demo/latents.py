@@ -15,7 +15,9 @@ from pipelines.demo.clips import Scene, render, sample_scene
 from pipelines.demo.train_vae import encode, to_pixels
 
 SEED = 20261126
-SHARD_PIXELS = 45_000_000
+SHARD_PIXELS = 70_000_000
+ENCODED_PIXELS = 3_500_000
+"""Clips are encoded together up to this many pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,14 @@ def draw_shard(vae: Any, canvas: Canvas, number: int, folder: Path) -> None:
     scenes = [scene_of(canvas, index) for index in range(first, first + canvas.shard)]
     with ThreadPoolExecutor(2) as workers:
         drawn = workers.map(lambda scene: render(scene, canvas.width, canvas.height, canvas.num_frames), scenes)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            means = [encode(vae, to_pixels(frames[None])).mean[0] for frames in drawn]
+        frames = np.stack(list(drawn))
+    together = max(1, ENCODED_PIXELS // frames[0, ..., 0].size)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        means = [
+            encode(vae, to_pixels(frames[start : start + together])).mean for start in range(0, len(frames), together)
+        ]
     part = path.with_suffix(".part")
-    torch.save(torch.stack(means).half(), part)
+    torch.save(torch.cat(means).half(), part)
     part.rename(path)
 
 

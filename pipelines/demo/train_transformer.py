@@ -40,13 +40,13 @@ class Diet:
 
 
 DIETS = (
-    Diet(Canvas(256, 160, 17, 2200), 0.75, 0.4, 0.1),
-    Diet(Canvas(192, 192, 17, 400), 0.1, 0.08, 0.05),
-    Diet(Canvas(160, 256, 17, 400), 0.1, 0.08, 0.05),
-    Diet(Canvas(416, 256, 17, 700), 0.05, 0.25, 0.1),
-    Diet(Canvas(416, 256, 33, 700), 0.0, 0.19, 0.55),
-    Diet(Canvas(832, 480, 17, 60), 0.0, 0.0, 0.08),
-    Diet(Canvas(832, 480, 81, 24), 0.0, 0.0, 0.07),
+    Diet(Canvas(256, 160, 17, 1500), 0.80, 0.45, 0.08),
+    Diet(Canvas(192, 192, 17, 160), 0.08, 0.06, 0.04),
+    Diet(Canvas(160, 256, 17, 160), 0.08, 0.06, 0.04),
+    Diet(Canvas(416, 256, 17, 320), 0.04, 0.25, 0.10),
+    Diet(Canvas(416, 256, 33, 360), 0.0, 0.18, 0.62),
+    Diet(Canvas(832, 480, 17, 40), 0.0, 0.0, 0.06),
+    Diet(Canvas(832, 480, 81, 16), 0.0, 0.0, 0.06),
 )
 TOKENS_PER_STEP = 4800
 
@@ -163,6 +163,7 @@ class Trainer:
         self._average = build_transformer().requires_grad_(False)
         self._average.load_state_dict(self.model.state_dict())
         plain = [self.model.proj_out.weight, self.model.patch_embedding.weight]
+        plain += [tensor for name, tensor in self.model.named_parameters() if name.endswith("scale_shift_table")]
         self._optimizers = Optimizers(self.model, peak, plain)
         self._run = Run(self._folder, {"model": self.model, "average": self._average, "optimizers": self._optimizers})
         self._clips: dict[str, torch.Tensor] = {}

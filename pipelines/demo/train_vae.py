@@ -23,8 +23,14 @@ from pipelines.spec import Frames
 
 SEED = 20261124
 LATENT_CHANNELS = 16
+SINGLE_FRAMES = 0.3
+"""The share of the training, at its start, that looks at single frames only."""
 CROP = 128
 POOL_FRAMES = 17
+DIVERGENCE = 1.5e-5
+"""Weight of the divergence from a normal distribution, a latent."""
+NOISE = 0.08
+"""Noise on the latents in training, in their standard deviations: what the transformer gets wrong must not show."""
 BATCHES = {1: 16, 5: 8, 9: 5, 17: 3}
 """Clips in a step, by their length in frames."""
 
@@ -108,10 +114,16 @@ def _corner(frames: Frames, anywhere: bool, rng: np.random.Generator) -> tuple[i
     return corner[0], corner[1]
 
 
-def train(folder: Path, steps: int, peak: float, pool_size: int) -> None:
-    """Train, or take up a training again, until `steps` are done; leaves the VAE in `folder`/vae."""
+def train(folder: Path, steps: int, peak: float, pool_size: int, encoder_of: Path | None = None) -> None:
+    """Train, or take up a training again, until `steps` are done; leaves the VAE in `folder`/vae.
+
+    With the folder of a trained VAE in `encoder_of`, only its decoder is trained on: its latents stay what they are.
+    """
     torch.manual_seed(SEED)
-    vae = build_vae()
+    vae = build_vae() if encoder_of is None else AutoencoderKLWan.from_pretrained(encoder_of)
+    if encoder_of is not None:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     optimizers = Optimizers(vae, peak)
     run = Run(folder, {"vae": vae, "optimizers": optimizers})
     pool_file = folder / "pool.npy"
@@ -123,14 +135,14 @@ def train(folder: Path, steps: int, peak: float, pool_size: int) -> None:
     average: dict[str, float] = {}
     for step in run.until(steps):
         seed_step(SEED, step)
-        pixels = _batch(pool, step, step / steps)
+        pixels = _batch(pool, step, step / steps if encoder_of is None else 1.0)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = encode(vae, pixels)
-            decoded = decode(vae, posterior.sample())
+            decoded = decode(vae, _shake(posterior.sample()))
         error = decoded.float() - pixels
         squared = error.square().mean()
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        (error.abs().mean() + squared + 1e-4 * divergence).backward()
+        divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        (error.abs().mean() + squared + DIVERGENCE * divergence).backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         warm = min(1.0, (step + 1) / 50)
         optimizers.step(warm * (0.02 + 0.98 * 0.5 * (1 + cos(pi * step / steps))))
@@ -139,21 +151,27 @@ def train(folder: Path, steps: int, peak: float, pool_size: int) -> None:
             average[name] = average.get(name, value) * 0.95 + value * 0.05
         if (step + 1) % 25 == 0:
             run.log(**{name: round(value, 3) for name, value in average.items()})
-    export(vae, pool, folder / "vae")
+    if encoder_of is None:
+        measure(vae, pool)
+    vae.save_pretrained(folder / "vae")
+
+
+def _shake(latents: torch.Tensor) -> torch.Tensor:
+    deviation = latents.detach().float().std(dim=(0, 2, 3, 4), keepdim=True)
+    return latents + NOISE * deviation * torch.randn_like(latents)
 
 
 @torch.inference_mode()
-def export(vae: Any, pool: Frames, folder: Path) -> None:
-    """Write the VAE with its latents' mean and deviation, measured on whole clips of the pool."""
+def measure(vae: Any, pool: Frames) -> None:
+    """Note the latents' mean and deviation, measured on whole clips of the pool, in the VAE's config."""
     means = [encode(vae, to_pixels(pool[index : index + 8])).mean for index in range(0, min(len(pool), 240), 8)]
     latents = torch.cat(means).movedim(1, 0).flatten(1).double()
     vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
-    vae.save_pretrained(folder)
 
 
 def _batch(pool: Frames, step: int, progress: float) -> torch.Tensor:
     rng = np.random.default_rng((SEED, step))
-    lengths = [1] if progress < 0.3 else [1, 5, 9, 17]
+    lengths = [1] if progress < SINGLE_FRAMES else [1, 5, 9, 17]
     length = int(rng.choice(lengths, p=None if len(lengths) == 1 else [0.15, 0.35, 0.35, 0.15]))
     clips = rng.integers(len(pool), size=BATCHES[length])
     start = int(rng.integers(POOL_FRAMES - length + 1))
@@ -169,6 +187,14 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--peak", type=float, default=3e-3)
     parser.add_argument("--pool", type=int, default=1200)
+    parser.add_argument("--decoder", action="store_true", help="train only the decoder of a trained VAE on")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    train(options.state / "vae", options.steps, options.peak, options.pool)
+    trained = options.state / "vae" / "vae"
+    train(
+        options.state / ("decoder" if options.decoder else "vae"),
+        options.steps,
+        options.peak,
+        options.pool,
+        trained if options.decoder else None,
+    )
