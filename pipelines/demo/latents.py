@@ -44,6 +44,11 @@ class Canvas:
         """Clips in a shard."""
         return max(1, min(100, SHARD_PIXELS // (self.width * self.height * self.num_frames)))
 
+    @property
+    def shards(self) -> int:
+        """How many shards hold all clips."""
+        return (self.clips + self.shard - 1) // self.shard
+
 
 def scene_of(canvas: Canvas, index: int) -> Scene:
     """The scene of clip `index`; follows from the seed."""
@@ -52,10 +57,8 @@ def scene_of(canvas: Canvas, index: int) -> Scene:
 
 def draw_shard(vae: Any, canvas: Canvas, number: int, folder: Path) -> None:
     """Draw and encode shard `number`: the posterior means (clips, c, t, h, w), not normalised, in half precision."""
-    path = folder / f"{canvas.name}-{number:04}.pt"
-    if path.is_file():
-        return
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{canvas.name}-{number:04}.pt"
     first = number * canvas.shard
     scenes = [scene_of(canvas, index) for index in range(first, first + canvas.shard)]
     with ThreadPoolExecutor(2) as workers:
@@ -71,9 +74,11 @@ def draw_shard(vae: Any, canvas: Canvas, number: int, folder: Path) -> None:
     part.rename(path)
 
 
-def load_shards(canvas: Canvas, folder: Path) -> torch.Tensor | None:
-    """All clips of a canvas encoded so far, in order from clip 0, or None."""
-    parts: list[torch.Tensor] = []
-    while (path := folder / f"{canvas.name}-{len(parts):04}.pt").is_file():
-        parts.append(torch.load(path, weights_only=True))
-    return torch.cat(parts) if parts else None
+def has_shard(canvas: Canvas, number: int, folder: Path) -> bool:
+    """Whether shard `number` is on disk."""
+    return (folder / f"{canvas.name}-{number:04}.pt").is_file()
+
+
+def load_shard(canvas: Canvas, number: int, folder: Path) -> torch.Tensor:
+    """The clips of shard `number` (clips, c, t, h, w), in order, not normalised."""
+    return torch.load(folder / f"{canvas.name}-{number:04}.pt", weights_only=True)

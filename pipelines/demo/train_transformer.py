@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.nn import functional
 
 from pipelines.demo.captions import LANGUAGES, describe
-from pipelines.demo.latents import Canvas, draw_shard, load_shards, scene_of
+from pipelines.demo.latents import Canvas, draw_shard, has_shard, load_shard, scene_of
 from pipelines.demo.optim import Optimizers
 from pipelines.demo.train_text import TEXT_DIM, encode_texts, load_text_encoder
 from pipelines.demo.train_vae import LATENT_CHANNELS
@@ -166,21 +166,28 @@ class Trainer:
         plain += [tensor for name, tensor in self.model.named_parameters() if name.endswith("scale_shift_table")]
         self._optimizers = Optimizers(self.model, peak, plain)
         self._run = Run(self._folder, {"model": self.model, "average": self._average, "optimizers": self._optimizers})
-        self._clips: dict[str, torch.Tensor] = {}
+        self._clips: dict[str, list[torch.Tensor]] = {}
+        self._shards: dict[str, int] = {}
+        self._mean, self._deviation = (
+            torch.tensor(values).view(1, -1, 1, 1, 1)
+            for values in (self._vae.config.latents_mean, self._vae.config.latents_std)
+        )
 
-    def draw(self, diet: Diet) -> None:
-        """Make sure that all clips of a canvas are drawn and loaded, normalised."""
-        canvas = diet.canvas
-        if canvas.name not in self._clips:
-            for number in range((canvas.clips + canvas.shard - 1) // canvas.shard):
+    def draw(self, canvas: Canvas) -> None:
+        """Load the clips of a canvas that are drawn, and draw one more shard of those that are missing.
+
+        So the training starts at once, and its clips grow in number while it goes on.
+        """
+        loaded = self._clips.setdefault(canvas.name, [])
+        for number in range(self._shards.get(canvas.name, 0), canvas.shards):
+            drawn = has_shard(canvas, number, self._latents_folder)
+            if not drawn:
                 draw_shard(self._vae, canvas, number, self._latents_folder)
-            clips = load_shards(canvas, self._latents_folder)
-            assert clips is not None
-            mean, deviation = (
-                torch.tensor(values).view(1, -1, 1, 1, 1)
-                for values in (self._vae.config.latents_mean, self._vae.config.latents_std)
-            )
-            self._clips[canvas.name] = ((clips.float() - mean) / deviation).half()
+            clips = load_shard(canvas, number, self._latents_folder)
+            loaded.extend(((clips.float() - self._mean) / self._deviation).half())
+            self._shards[canvas.name] = number + 1
+            if not drawn:
+                break
 
     def train(self, steps: int) -> None:
         """Train, or take up a training again, until `steps` are done."""
@@ -190,7 +197,7 @@ class Trainer:
             rng = np.random.default_rng((SEED, step))
             progress = step / steps
             diet = choose_canvas(progress, list(DIETS), rng)
-            self.draw(diet)
+            self.draw(diet.canvas)
             loss = self._step(diet.canvas, progress, rng)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -204,7 +211,7 @@ class Trainer:
     def _step(self, canvas: Canvas, progress: float, rng: np.random.Generator) -> torch.Tensor:
         batch = max(1, TOKENS_PER_STEP // canvas.tokens)
         indices = rng.integers(len(self._clips[canvas.name]), size=batch)
-        clean = self._clips[canvas.name][indices].float()
+        clean = torch.stack([self._clips[canvas.name][index] for index in indices]).float()
         texts = [
             ""
             if rng.random() < CAPTION_DROPOUT
@@ -244,12 +251,7 @@ if __name__ == "__main__":
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--peak", type=float, default=1.5e-3)
-    parser.add_argument("--draw-only", action="store_true", help="draw and encode the clips, then stop")
     options = parser.parse_args()
     torch.set_num_threads(2)
     trainer = Trainer(options.state, options.peak)
-    if options.draw_only:
-        for each in DIETS:
-            trainer.draw(each)
-    else:
-        trainer.train(options.steps)
+    trainer.train(options.steps)
