@@ -113,6 +113,11 @@ class ApiSpec(_Table):
         """The parameters by their names."""
         return {parameter.name: parameter for parameter in self.parameters}
 
+    def size(self, which: Literal["default", "maximum"]) -> tuple[int, int, int]:
+        """The default or the largest video: width and height in pixels, length in frames."""
+        width, height, frames = (getattr(self.by_name[name], which) for name in ("width", "height", "num_frames"))
+        return width, height, frames
+
     @cached_property
     def request_schema(self) -> Json:
         """The JSON Schema of a request's parameters, in the form the hosted model object has it."""
@@ -160,11 +165,7 @@ def read_entry(path: Path) -> CatalogueEntry:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise CatalogueError(f"{path}: {key}: {first['msg']}") from error
-    width, height, frames = (table.api.by_name[name].maximum for name in ("width", "height", "num_frames"))
-    assert isinstance(width, int)
-    assert isinstance(height, int)
-    assert isinstance(frames, int)
-    spec = ModelSpec(**table.model.model_dump(), largest=(width, height, frames))
+    spec = ModelSpec(**table.model.model_dump(), sizes=(table.api.size("maximum"), table.api.size("default")))
     return CatalogueEntry(api=table.api, model=spec)
 
 

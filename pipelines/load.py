@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pipelines import weights
 from pipelines.geometry import Geometry, Grid
 from pipelines.memory import Decoding, Machine, MemoryPlan, plan
 from pipelines.placement import place
-from pipelines.shapes import read_shape
+from pipelines.shapes import ModelShape, read_shape
 from pipelines.spec import LoadCallback
 
 log = logging.getLogger("paddock.load")
@@ -63,19 +64,19 @@ def load_pipeline(
     folder: Path,
     device: str,
     on_progress: LoadCallback = lambda *_: None,
-    largest: tuple[int, int, int] = (1280, 720, 120),
+    sizes: Sequence[tuple[int, int, int]] = ((1280, 720, 120),),
 ) -> LoadedPipeline:
     """Load a text-to-video pipeline onto `device` (a torch device name).
 
-    On a CUDA device it is laid out by `pipelines.memory` for videos up to `largest` (width, height, frames). On a CPU
-    the arithmetic is bf16 where the processor has units for it and fp32 elsewhere.
+    On a CUDA device it is laid out by `pipelines.memory` for the first of `sizes` (width, height, frames) that fits. On
+    a CPU the arithmetic is bf16 where the processor has units for it and fp32 elsewhere.
 
     Raises WeightsNotFoundError or UnsupportedModelError before anything is read.
     """
     weights.check(folder, "WanPipeline")
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
-    layout = _plan(folder, largest, target) if target.type == "cuda" else None
+    layout = _plan(folder, sizes, target) if target.type == "cuda" else None
     models = _load_models(folder, dtype, layout, target, on_progress)
     pipe = WanPipeline.from_pretrained(folder, local_files_only=True, **models)
     pipe.set_progress_bar_config(disable=True)
@@ -107,14 +108,20 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _plan(folder: Path, largest: tuple[int, int, int], device: torch.device) -> MemoryPlan:
-    """The plan for card and host as they are now; one that may not fit is tried all the same, with a warning."""
-    shape = read_shape(folder)
+def _plan(folder: Path, sizes: Sequence[tuple[int, int, int]], device: torch.device) -> MemoryPlan:
+    """The plan for card and host as they are now; the last size's is tried even if it does not fit, with a warning."""
     free, _ = torch.cuda.mem_get_info(device)
     machine = Machine(free, psutil.virtual_memory().available, torch.cuda.get_device_capability(device))
-    chosen = plan(shape, Geometry.fit(*largest, shape.grid), machine)
-    if not chosen.fits(machine):
-        log.warning("the largest videos may not fit. %s", chosen.shortfall(machine))
+    return choose_plan(read_shape(folder), sizes, machine)
+
+
+def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machine: Machine) -> MemoryPlan:
+    """The plan for the first of `sizes` (width, height, frames) that fits, else the last one's, told in the log."""
+    for size in sizes:
+        chosen = plan(shape, Geometry.fit(*size, shape.grid), machine)
+        if chosen.fits(machine):
+            return chosen
+        log.warning("videos of %dx%d and %d frames may not fit. %s", *size, chosen.shortfall(machine))
     return chosen
 
 

@@ -42,7 +42,7 @@ class Runner:
     @classmethod
     def load(cls, spec: ModelSpec, folder: Path, device: str, on_progress: LoadCallback = lambda *_: None) -> "Runner":
         """Load the weights in `folder` onto `device` (a torch device name); raises PipelineError."""
-        return cls(spec, load_pipeline(folder, device, on_progress, spec.largest))
+        return cls(spec, load_pipeline(folder, device, on_progress, spec.sizes))
 
     @property
     def fingerprint(self) -> dict[str, str]:

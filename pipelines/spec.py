@@ -20,9 +20,9 @@ class ModelSpec:
 
     `repo` is a hub repository (`owner/name`) or a local folder in diffusers' layout, `revision` a branch, tag or
     commit of the repository. `fps` is the rate the model was trained at, in frames a second.
-    `max_sequence_length` is in text tokens; Wan's output depends on it, because padding is not masked. `largest` is
-    the largest video clients may ask for, (width, height, frames); `shape` the configurations of the parts, as far as
-    planning needs them, for a machine that has no weights yet.
+    `max_sequence_length` is in text tokens; Wan's output depends on it, because padding is not masked. `sizes` are
+    the videos to lay it out for, (width, height, frames), the largest first, then the usual one; `shape` holds the
+    configurations of the parts, as far as planning needs them, for a machine that has no weights yet.
     """
 
     repo: str
@@ -30,7 +30,7 @@ class ModelSpec:
     revision: str | None = None
     pipeline_class: str = "WanPipeline"
     max_sequence_length: int = 512
-    largest: tuple[int, int, int] = (1280, 720, 120)
+    sizes: tuple[tuple[int, int, int], ...] = ((1280, 720, 120), (832, 480, 81))
     shape: dict[str, dict[str, Any]] | None = None
 
 

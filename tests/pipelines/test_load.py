@@ -7,9 +7,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
+from pipelines.catalogue import read_catalogue
 from pipelines.errors import WeightsNotFoundError
-from pipelines.geometry import Grid
-from pipelines.load import load_pipeline
+from pipelines.geometry import Geometry, Grid
+from pipelines.load import choose_plan, load_pipeline
+from pipelines.memory import GIB, Machine, plan
+from pipelines.shapes import parse_shape
 
 
 def test_loading_tells_of_each_component_and_ends_ready(wan21: Path) -> None:
@@ -38,6 +41,25 @@ def test_the_processors_units_decide_the_arithmetic(wan21: Path, monkeypatch: py
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_bf16=has_bf16: {"avx512_bf16": has_bf16})
         pipe = load_pipeline(wan21, "cpu").pipe
         assert pipe.transformer.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("card", "fitting", "warnings"), [(80, (1280, 720, 120), 0), (8, (832, 480, 81), 1), (4, None, 2)]
+)
+def test_a_card_too_small_for_the_largest_video_is_laid_out_for_the_usual_one(
+    card: int, fitting: tuple[int, int, int] | None, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+    assert entry.model.shape is not None
+    shape, sizes = parse_shape(entry.model.shape), entry.model.sizes
+    assert sizes == ((1280, 720, 120), (832, 480, 81))
+    machine = Machine((card - 1) * GIB, 64 * GIB, (8, 9))
+
+    chosen = choose_plan(shape, sizes, machine)
+
+    assert chosen == plan(shape, Geometry.fit(*(fitting or sizes[-1]), shape.grid), machine)
+    assert chosen.fits(machine) is (fitting is not None)
+    assert len(caplog.records) == warnings
 
 
 def test_an_incomplete_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
