@@ -1,0 +1,109 @@
+"""The event stream, to the letter: event line, data line, comments, and what a late subscriber still hears."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+
+from tests.contract.test_http import LONG
+from tests.support import MODEL, ServerProcess
+
+
+def events_of(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """The (event, data) pairs of a stream, its grammar checked: event line first, data line next."""
+    previous = ""
+    for line in lines:
+        if line.startswith("data"):
+            assert previous.startswith("event: "), (previous, line)
+            assert line.startswith("data: {")
+            yield previous.removeprefix("event: "), line.removeprefix("data: ")
+        previous = line
+
+
+def first_events(server: ServerProcess, count: int, headers: dict[str, str]) -> list[tuple[str, str]]:
+    found = []
+    with server.http.stream("GET", f"{server.url}/api/events", headers=headers) as stream:
+        for event in events_of(stream.iter_lines()):
+            found.append(event)
+            if len(found) == count:
+                return found
+    raise AssertionError("the stream ended")
+
+
+def completion_of(server: ServerProcess, id_: str, path: str = "/api/events") -> tuple[dict[str, Any], list[str]]:
+    """A generation's completion event, and the names of all events about it up to then."""
+    names = []
+    with server.http.stream("GET", f"{server.url}{path}") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        for name, data in events_of(stream.iter_lines()):
+            if f'"generation_id":"{id_}"' in data:
+                names.append(name)
+                if name == "media_generation_completed":
+                    return json.loads(data), names
+    raise AssertionError("the stream ended")
+
+
+def test_the_stream_tells_of_progress_and_completion(server: ServerProcess) -> None:
+    long = server.enqueue(**{**LONG, "num_inference_steps": 10})
+    event, names = completion_of(server, long)
+
+    row = server.row(long)
+    assert set(event) == {"generation_id", "status", "media_type", "model", "url"}
+    assert (event["status"], event["media_type"], event["model"]) == ("succeeded", "video", MODEL)
+    assert httpx.get(event["url"]).content == httpx.get(row["result_url"]).content
+    assert set(names[:-1]) == {"media_generation_progress"}
+    assert len(names) > 5
+
+
+def test_a_failure_is_an_event_and_a_cancellation_is_none(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    cancelled = server.enqueue()
+    server.http.delete(f"/queue/{cancelled}")
+    failed = server.enqueue(height=0)
+
+    ((name, data),) = first_events(server, 1, headers={})
+
+    assert name == "media_generation_completed"
+    assert json.loads(data) == {
+        "generation_id": failed,
+        "status": "failed",
+        "media_type": "video",
+        "error": "height must be an integer between 1 and 720",
+    }
+
+
+def test_who_connects_after_the_completion_still_hears_of_it(server: ServerProcess) -> None:
+    id_ = server.enqueue()
+    server.wait_for(id_, "succeeded")
+
+    event, names = completion_of(server, id_, "/events")
+
+    assert event["generation_id"] == id_
+    assert names == ["media_generation_completed"]
+
+
+def test_completions_are_compact_and_padded_for_mawk(server: ServerProcess) -> None:
+    id_ = server.enqueue(height=0)
+    with server.http.stream("GET", f"{server.url}/api/events") as stream:
+        raw = ""
+        for chunk in stream.iter_text():
+            raw += chunk
+            if id_ in raw and len(raw) - raw.index(id_) > 4150:
+                break
+
+    block = raw[raw.rindex("event: ", 0, raw.index(id_)) :]
+    event, data, blank, comment = block.split("\n")[:4]
+    assert event == "event: media_generation_completed"
+    assert data.startswith(f'data: {{"generation_id":"{id_}","status":"failed",')
+    assert blank == ""
+    assert comment.startswith(":")
+    assert len(comment) >= 4096
+
+
+def test_an_idle_stream_is_kept_open_by_comments(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    with server.http.stream("GET", f"{server.url}/api/events", timeout=20) as stream:
+        first = next(line for line in stream.iter_lines() if line)
+
+    assert first.startswith(":")

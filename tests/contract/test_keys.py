@@ -1,0 +1,45 @@
+"""API keys: strangers stay out, and each key sees its own rows and events only."""
+
+import json
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from tests.contract.test_events import first_events
+from tests.contract.test_http import error_of
+from tests.support import SMALL, ServerProcess
+
+
+def test_keys_keep_strangers_out_and_tenants_apart(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(api_keys="mine,yours", event_replay="60")
+    mine, yours, wrong = ({"Authorization": f"Bearer {key}"} for key in ("mine", "yours", "wrong"))
+    for headers in ({}, wrong, {"Authorization": "Basic bWluZQ=="}, {"Authorization": "Bearer"}):
+        for method, path in (("GET", "/queue"), ("POST", "/queue"), ("POST", "/videos/generate"), ("GET", "/models")):
+            response = server.http.request(method, path, headers=headers)
+            assert error_of(response, 401)["type"] == "unauthenticated"
+            assert response.headers["www-authenticate"] == "Bearer"
+        assert server.http.get(f"{server.url}/api/events", headers=headers).status_code == 401
+
+    created = server.http.post("/queue", json=SMALL, headers=mine).json()
+    id_ = created["generations"][0]["generation_id"]
+    deadline = time.monotonic() + 60
+    while (row := server.http.get(f"/queue/{id_}", headers=mine).json())["status"] != "succeeded":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert httpx.get(row["result_url"]).status_code == 200
+    assert server.http.get(f"/queue/{id_}", headers=yours).status_code == 404
+    assert server.http.delete(f"/queue/{id_}", headers=yours).status_code == 404
+    assert server.http.get("/generations", headers=yours).json()["total_entries"] == 0
+    assert server.http.get("/generations", headers=mine).json()["total_entries"] == 1
+    assert [json.loads(data)["generation_id"] for _, data in first_events(server, 1, headers=mine)] == [id_]
+    quiet = httpx.Timeout(10, read=1)
+    with (
+        server.http.stream("GET", f"{server.url}/api/events", headers=yours, timeout=quiet) as stream,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        next(stream.iter_raw())
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
