@@ -50,7 +50,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             broker = Broker()
             catalogue = load_catalogue(settings)
             engines = [_engine(settings, device, artifacts) for device in devices]
-            dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease)
+            dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease, settings.idle_unload)
             app.state.service = service = Service(settings, catalogue, store, dispatcher, broker)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")

@@ -140,11 +140,22 @@ class Lane:
                 elif (held := await self._claim()) is not None:
                     await self._carry_out(held)
                 else:
-                    await self._wake.wait()
+                    await self._rest()
             except Exception:
                 # records or disk that fail for a while, or a fault of ours: a lane that ended would serve nobody
                 log.exception("%s met a fault; going on in %g s", self.state.device, _BACKOFF_SECONDS)
                 await asyncio.sleep(_BACKOFF_SECONDS)
+
+    async def _rest(self) -> None:
+        """Wait for something to do. The card is its owner's too: after a while of nothing it is freed, wholly."""
+        patience = self._dispatcher.idle_unload if self.state.model_id is not None else 0
+        try:
+            async with asyncio.timeout(patience or None):
+                await self._wake.wait()
+        except TimeoutError:
+            log.info("%s had nothing to do for %g s and is freed", self.state.device, patience)
+            # the worker's end, since a CUDA context holds memory even without weights
+            await self._engine.close()
 
     async def _claim(self) -> Generation | None:
         claiming = asyncio.ensure_future(self._dispatcher.claim(self._owner))
@@ -236,8 +247,10 @@ class Dispatcher:
         catalogue: Mapping[str, CatalogueEntry],
         engines: Sequence[Engine],
         lease: float,
+        idle_unload: float = 0,
     ) -> None:
         self.store = store
+        self.idle_unload = idle_unload
         self.catalogue = catalogue
         self._artifacts = artifacts
         self._broker = broker

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     cancel_grace: float = Field(default=30.0, gt=0)
     worker_silence: float = Field(default=120.0, gt=1)
     lease: float = Field(default=60.0, gt=1)
+    idle_unload: float = Field(default=900.0, ge=0)
     log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
 
     @field_validator("data_dir", "models_dir")

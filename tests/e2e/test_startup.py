@@ -55,6 +55,18 @@ def test_the_worker_starts_on_the_first_need_or_at_once(start_server: Callable[.
     assert len(eager.worker_pids()) == 1
 
 
+def test_an_idle_worker_ends_and_another_starts_on_demand(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(idle_unload="2")
+    server.wait_for(server.enqueue(), "succeeded")
+    (first,) = server.worker_pids()
+
+    psutil.wait_procs([psutil.Process(first)], timeout=10)
+
+    assert server.worker_pids() == []
+    server.wait_for(server.enqueue(), "succeeded")
+    assert server.worker_pids() != [first]
+
+
 def test_the_current_folder_cannot_shadow_the_packages(tmp_path: Path) -> None:
     for package in ("server", "pipelines"):
         (tmp_path / package).mkdir()

@@ -66,16 +66,16 @@ async def eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-def build(folder: Path, lanes: int = 1) -> Inside:
+def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
     """Parts on a data directory; nothing runs yet."""
-    settings = Settings(data_dir=folder, max_queued=50)
+    settings = Settings(data_dir=folder, max_queued=50, **changes)
     folder.mkdir(exist_ok=True)
     store = Store(f"sqlite:///{folder / 'paddock.db'}")
     artifacts = Artifacts(folder, settings.url_ttl)
     broker = Broker()
     engines = [FakeEngine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
     catalogue = read_catalogue()
-    dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease)
+    dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease, settings.idle_unload)
     service = Service(settings, catalogue, store, dispatcher, broker)
     return Inside(folder, settings, store, artifacts, broker, engines, dispatcher, service)
 

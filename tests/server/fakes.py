@@ -93,6 +93,7 @@ class FakeEngine:
 
     async def close(self) -> None:
         self.is_closed = True
+        self.state = EngineState(device=self.state.device)
 
 
 def load_failure(sentence: str) -> LoadFailedError:

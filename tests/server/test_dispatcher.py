@@ -323,6 +323,34 @@ async def test_activate_and_deactivate_load_and_unload(inside: Inside) -> None:
     assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
 
 
+async def test_an_idle_device_is_freed_and_loads_again_on_demand(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", idle_unload=0.1)
+    await inside.dispatcher.start()
+    (first,) = await inside.enqueue()
+    await inside.until(first)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.ACTIVE
+
+    await eventually(lambda: inside.engine.is_closed)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+    (second,) = await inside.enqueue()
+    assert (await inside.until(second)).status is Status.SUCCEEDED
+    assert inside.engine.loads == [MODEL, MODEL]
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_a_device_that_works_is_not_idle_however_long_it_takes(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", idle_unload=0.1)
+    await inside.dispatcher.start()
+    running = await busy(inside)
+    await asyncio.sleep(0.4)
+
+    assert not inside.engine.is_closed
+    assert (await inside.read(running)).status is Status.PROCESSING
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
 async def test_an_activation_that_fails_says_so_until_the_next(inside: Inside) -> None:
     entry = inside.service.entry(MODEL)
     inside.engine.load_errors.append(load_failure("No weights."))
