@@ -1,7 +1,4 @@
-"""A small pipeline of the same classes as Wan's, with random weights: everything is real but what it has learned.
-
-Its VAE has the 16x layout of Wan2.2, which decodes a full-size video on two cores in seconds.
-"""
+"""A small pipeline of the same classes as Wan's, with random weights: everything is real but what it has learned."""
 
 import shutil
 import tempfile
@@ -36,8 +33,10 @@ def demo_folder(cache: Path) -> Path:
 
 def _build(folder: Path) -> None:
     import torch
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
     from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+
+    from pipelines.demo.residual_vae import residual_vae
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -55,20 +54,7 @@ def _build(folder: Path) -> None:
             ffn_dim=96,
             num_layers=1,
         )
-        vae = AutoencoderKLWan(
-            base_dim=4,
-            z_dim=LATENT_CHANNELS,
-            dim_mult=[1, 2, 2],
-            num_res_blocks=1,
-            temperal_downsample=[True, True],
-            latents_mean=[0.0] * LATENT_CHANNELS,
-            latents_std=[1.0] * LATENT_CHANNELS,
-            is_residual=True,
-            in_channels=48,
-            out_channels=48,
-            patch_size=4,
-            scale_factor_spatial=16,
-        )
+        vae = residual_vae(base_dim=4, latent_channels=LATENT_CHANNELS)
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     WanPipeline(
         tokenizer=tokenizer,

@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from pipelines.demo.clips import render, sample_scene
 from pipelines.demo.landscapes import Landscape
 from pipelines.demo.optim import Optimizers
+from pipelines.demo.residual_vae import residual_vae
 from pipelines.demo.training import Run, seed_step
 from pipelines.spec import Frames
 
@@ -37,20 +38,7 @@ BATCHES = {1: 16, 5: 8, 9: 5, 17: 3}
 
 def build_vae() -> Any:
     """The demo's VAE, untrained; its latents' mean and deviation are measured after training."""
-    return AutoencoderKLWan(
-        base_dim=24,
-        z_dim=LATENT_CHANNELS,
-        dim_mult=[1, 2, 2],
-        num_res_blocks=1,
-        temperal_downsample=[True, True],
-        latents_mean=[0.0] * LATENT_CHANNELS,
-        latents_std=[1.0] * LATENT_CHANNELS,
-        is_residual=True,
-        in_channels=48,
-        out_channels=48,
-        patch_size=4,
-        scale_factor_spatial=16,
-    )
+    return residual_vae(base_dim=24, latent_channels=LATENT_CHANNELS)
 
 
 def encode(vae: Any, pixels: torch.Tensor) -> DiagonalGaussianDistribution:
