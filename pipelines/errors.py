@@ -25,6 +25,10 @@ class DeviceError(PipelineError):
     """The driver of this machine's devices fails."""
 
 
+class DeviceMemoryError(PipelineError):
+    """The device's memory does not suffice for a model or a video, by whichever plan."""
+
+
 class EncodingError(PipelineError):
     """ffmpeg could not write the video."""
 

@@ -20,10 +20,13 @@ from transformers import UMT5EncoderModel
 
 from pipelines import weights
 from pipelines.geometry import Geometry, Grid
-from pipelines.memory import Decoding, Machine, MemoryPlan, plan
+from pipelines.memory import Decoding, Machine, MemoryPlan, Precision, Residence, plan
 from pipelines.placement import place
 from pipelines.shapes import ModelShape, read_shape
 from pipelines.spec import LoadCallback
+
+RESIDENT = MemoryPlan(Precision.BF16, Residence.RESIDENT, Residence.RESIDENT, Decoding.WHOLE, {}, 0, 1.0)
+"""Everything on the device, as it was read: what a processor's one memory leaves no choice about."""
 
 log = logging.getLogger("paddock.load")
 
@@ -64,20 +67,18 @@ def load_pipeline(
     folder: Path,
     device: str,
     on_progress: LoadCallback = lambda *_: None,
-    sizes: Sequence[tuple[int, int, int]] = ((1280, 720, 120),),
+    layout: MemoryPlan | None = None,
 ) -> LoadedPipeline:
-    """Load a text-to-video pipeline onto `device` (a torch device name).
+    """Load a text-to-video pipeline onto `device` (a torch device name), laid out by a plan, or all of it resident.
 
-    On a CUDA device it is laid out by `pipelines.memory` for the first of `sizes` (width, height, frames) that fits. On
-    a CPU the arithmetic is bf16 where the processor has units for it and fp32 elsewhere.
+    On a CPU the arithmetic is bf16 where the processor has units for it and fp32 elsewhere.
 
     Raises WeightsNotFoundError or UnsupportedModelError before anything is read.
     """
     weights.check(folder, "WanPipeline")
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
-    layout = _plan(folder, sizes, target) if target.type == "cuda" else None
-    models = _load_models(folder, dtype, layout, target, on_progress)
+    models = _load_models(folder, dtype, layout or RESIDENT, target, on_progress)
     pipe = WanPipeline.from_pretrained(folder, local_files_only=True, **models)
     pipe.set_progress_bar_config(disable=True)
     on_progress("ready", 1.0)
@@ -108,11 +109,17 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _plan(folder: Path, sizes: Sequence[tuple[int, int, int]], device: torch.device) -> MemoryPlan:
-    """The plan for card and host as they are now; the last size's is tried even if it does not fit, with a warning."""
+def choose_layout(folder: Path, device: str, sizes: Sequence[tuple[int, int, int]]) -> MemoryPlan | None:
+    """The plan for weights on a device and host as they are now; None on a CPU, where there is nothing to choose."""
+    if torch.device(device).type != "cuda":
+        return None
+    return choose_plan(read_shape(folder), sizes, this_machine(device))
+
+
+def this_machine(device: str) -> Machine:
+    """What is free now of a CUDA device and of the host."""
     free, _ = torch.cuda.mem_get_info(device)
-    machine = Machine(free, psutil.virtual_memory().available, torch.cuda.get_device_capability(device))
-    return choose_plan(read_shape(folder), sizes, machine)
+    return Machine(free, psutil.virtual_memory().available, torch.cuda.get_device_capability(device))
 
 
 def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machine: Machine) -> MemoryPlan:
@@ -126,7 +133,7 @@ def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machin
 
 
 def _load_models(
-    folder: Path, dtype: torch.dtype, layout: MemoryPlan | None, device: torch.device, on_progress: LoadCallback
+    folder: Path, dtype: torch.dtype, layout: MemoryPlan, device: torch.device, on_progress: LoadCallback
 ) -> dict[str, Any]:
     """Read each model and bring it to its place before the next is read."""
     sizes = {name: weights.component_bytes(folder, name) for name in _MODELS}
@@ -136,7 +143,6 @@ def _load_models(
         on_progress(name, done / total)
         models[name] = kind.from_pretrained(folder, subfolder=name, dtype=dtype, local_files_only=True)
         models[name].eval().requires_grad_(False)
-        if layout is not None:
-            place(name, models[name], layout, device)
+        place(name, models[name], layout, device)
         done += sizes[name]
     return models

@@ -40,6 +40,9 @@ TILE_PIXELS = (256, 256)
 TILE_OVERLAP = (256 / 192) ** 2
 """Diffusers' tiles, and how many pixels they hold for each of the video's."""
 
+CLEARLY = 0.9
+"""Share of a plan's peak below which another needs clearly less: a step down costs loading the model again."""
+
 # assumptions that only weigh plans against each other: what dense bf16 matmuls reach in practice, by capability
 _FLOPS = {(7, 5): 30e12, (8, 0): 150e12, (8, 6): 45e12, (8, 9): 90e12, (9, 0): 400e12, (10, 0): 800e12, (12, 0): 110e12}
 _HOST_TO_DEVICE = 16e9
@@ -136,6 +139,23 @@ def plan(shape: ModelShape, largest: Geometry, machine: Machine) -> MemoryPlan:
     if fitting:
         return min(fitting, key=_preference)
     return min(candidates, key=lambda candidate: (candidate.device_peak, candidate.host_peak))
+
+
+def leaner(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryPlan) -> MemoryPlan | None:
+    """The next plan down from one that ran out of memory: the best of those that need clearly less of the card.
+
+    Where none does, any that needs less; None where there is none. The host must have room for it.
+    """
+    candidates = list(_candidates(shape, largest, machine))
+    # the plan may have been made for a video of another size: what counts is what its layout needs for this one
+    peak = next(candidate.device_peak for candidate in candidates if candidate.name == than.name)
+    lower = [
+        candidate
+        for candidate in candidates
+        if candidate.device_peak < peak and candidate.host_peak <= machine.host_memory
+    ]
+    clearly = [candidate for candidate in lower if candidate.device_peak <= CLEARLY * peak]
+    return min(clearly or lower, key=_preference, default=None)
 
 
 def _preference(candidate: MemoryPlan) -> tuple[float, ...]:

@@ -14,7 +14,8 @@ from pipelines.encode import Mp4Writer
 from pipelines.errors import GenerationCancelled
 from pipelines.generate import denoise, recover, release_memory, uses_guidance
 from pipelines.geometry import Geometry
-from pipelines.load import LoadedPipeline, load_pipeline
+from pipelines.load import LoadedPipeline, choose_layout, load_pipeline
+from pipelines.memory import MemoryPlan
 from pipelines.prompts import PromptEncoder
 from pipelines.spec import (
     CancelCheck,
@@ -40,9 +41,22 @@ class Runner:
         self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length)
 
     @classmethod
-    def load(cls, spec: ModelSpec, folder: Path, device: str, on_progress: LoadCallback = lambda *_: None) -> "Runner":
-        """Load the weights in `folder` onto `device` (a torch device name); raises PipelineError."""
-        return cls(spec, load_pipeline(folder, device, on_progress, spec.sizes))
+    def load(
+        cls,
+        spec: ModelSpec,
+        folder: Path,
+        device: str,
+        on_progress: LoadCallback = lambda *_: None,
+        layout: MemoryPlan | None = None,
+    ) -> "Runner":
+        """Load the weights in `folder` onto `device` (a torch device name), by default by the plan for what is free.
+
+        Raises PipelineError, and torch.OutOfMemoryError: `pipelines.ladder` knows what to do then.
+        """
+        return cls(
+            spec,
+            load_pipeline(folder, device, on_progress, layout or choose_layout(folder, device, spec.sizes)),
+        )
 
     @property
     def fingerprint(self) -> dict[str, str]:

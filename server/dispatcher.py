@@ -233,7 +233,7 @@ class Lane:
             # a fault of ours must neither stop the lane nor come back for ever with the same generation
             log.exception("generation %s attempt %d met an unexpected fault", held.id, held.attempt)
             return await dispatcher.store.fail(held, "The server failed on this generation. Its log says more.")
-        return await dispatcher.store.succeed(held, done.artifact)
+        return await dispatcher.store.succeed(held, done.artifact, done.fingerprint)
 
 
 class Dispatcher:

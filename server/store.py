@@ -285,10 +285,11 @@ class Store:
             )
 
     @_in_thread
-    def succeed(self, held: Generation, artifact: str) -> Generation:
-        """Record a finished video. The file must be on disk, whole, before."""
+    def succeed(self, held: Generation, artifact: str, fingerprint: dict[str, str] | None = None) -> Generation:
+        """Record a finished video, and what it depends on if that is news. The file must be on disk, whole, before."""
+        news = {} if fingerprint is None else {"fingerprint": fingerprint}
         with self._write() as tx:
-            return self._finish(tx, held, Status.SUCCEEDED, Outcome.SUCCEEDED, artifact=artifact, progress=1.0)
+            return self._finish(tx, held, Status.SUCCEEDED, Outcome.SUCCEEDED, artifact=artifact, progress=1.0, **news)
 
     @_in_thread
     def fail(self, held: Generation, message: str) -> Generation:

@@ -121,11 +121,15 @@ class Progressed(_About):
 
 
 class Done(_About):
-    """The video is on disk, whole, under its artifact key; `size` in bytes."""
+    """The video is on disk, whole, under its artifact key; `size` in bytes.
+
+    `fingerprint` is what it depends on besides the request: a run may have gone on by another plan than it began with.
+    """
 
     kind: Literal["done"] = "done"
     artifact: str
     size: int
+    fingerprint: dict[str, str]
 
 
 class Failed(_About):

@@ -40,7 +40,7 @@ from server.engine.messages import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.runner import Runner
+    from pipelines.ladder import Ladder
 
 HEARTBEAT_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
@@ -102,7 +102,7 @@ class Worker:
     def __init__(self, link: Link, options: WorkerOptions) -> None:
         self._link = link
         self._options = options
-        self._loaded: tuple[str, Runner] | None = None
+        self._loaded: tuple[str, Ladder] | None = None
 
     def serve(self) -> None:
         """Work until the server goes away."""
@@ -136,19 +136,19 @@ class Worker:
                 return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_words(error)}")
         return Ready(model_id=model_id, fingerprint=self._loaded[1].fingerprint)
 
-    def _read(self, model_id: str, spec: ModelSpec) -> "Runner":
+    def _read(self, model_id: str, spec: ModelSpec) -> "Ladder":
         def report(component: str, fraction: float) -> None:
             self._link.send(Loading(model_id=model_id, component=component, fraction=fraction))
 
         report("libraries", 0.0)
         from pipelines import weights
         from pipelines.demo import demo_folder
+        from pipelines.ladder import Ladder
         from pipelines.load import silence_progress_bars
-        from pipelines.runner import Runner
 
         silence_progress_bars()
         folder = demo_folder(Path(self._options.cache)) if self._options.demo else weights.locate(spec)
-        return Runner.load(spec, folder, self._options.device, report)
+        return Ladder.load(spec, folder, self._options.device, report)
 
     def _unload(self) -> None:
         if self._loaded is not None:
@@ -184,12 +184,11 @@ class Worker:
         except Exception as error:
             log.exception("generation %s failed", order.generation_id)
             return Failed(**about, message=f"The generation failed: {_words(error)}")
-        return Done(**about, artifact=order.artifact, size=video.size)
+        fingerprint = self._loaded[1].fingerprint
+        return Done(**about, artifact=order.artifact, size=video.size, fingerprint=fingerprint)
 
 
 def _words(error: Exception) -> str:
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the device ran out of memory. A smaller size or fewer frames may fit."
     return f"{type(error).__name__}: {error}"[:MAX_SENTENCE_CHARS]
 
 

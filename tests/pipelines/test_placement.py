@@ -11,9 +11,8 @@ import torch
 from pipelines.decode import decode_frames
 from pipelines.errors import GenerationCancelled
 from pipelines.geometry import Geometry
-from pipelines.load import LoadedPipeline, load_pipeline
+from pipelines.load import LoadedPipeline
 from pipelines.memory import Decoding, MemoryPlan, Precision, Residence
-from pipelines.placement import place
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec, VideoParams
 from tests.video import read_video
@@ -23,10 +22,7 @@ PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
 
 def laid_out(folder: Path, plan: MemoryPlan) -> Runner:
     """The pipeline, placed by a plan on the processor, from which and to which it streams."""
-    loaded = load_pipeline(folder, "cpu")
-    for name in ("transformer", "text_encoder", "vae"):
-        place(name, getattr(loaded.pipe, name), plan, torch.device("cpu"))
-    return Runner(ModelSpec("small", fps=16), replace(loaded, plan=plan))
+    return Runner.load(ModelSpec("small", fps=16), folder, "cpu", layout=plan)
 
 
 def planned(precision: Precision, transformer: Residence, text_encoder: Residence, decoding: Decoding) -> MemoryPlan:

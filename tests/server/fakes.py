@@ -63,7 +63,13 @@ class FakeEngine:
     def finish(self, job: Job) -> Done:
         """Write the file, whole."""
         (self.folder / job.artifact).write_bytes(b"video")
-        return Done(generation_id=job.generation_id, attempt=job.attempt, artifact=job.artifact, size=5)
+        return Done(
+            generation_id=job.generation_id,
+            attempt=job.attempt,
+            artifact=job.artifact,
+            size=5,
+            fingerprint={"engine": "fake"},
+        )
 
     async def until_cancelled(self, job: Job) -> Done:
         """Run until told to stop."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -54,6 +55,16 @@ async def test_each_completion_is_told_once_after_its_progress(inside: Inside) -
     assert inside.events[0].live is not None
     assert inside.events[0].live.stage is None
     assert [event.live.progress for event in inside.events if event.live] == [0.0, 0.5]
+
+
+async def test_what_a_video_depends_on_is_recorded_as_it_ended(inside: Inside) -> None:
+    def leaner(job: Job) -> Done:
+        return inside.engine.finish(job).model_copy(update={"fingerprint": {"plan": "leaner"}})
+
+    inside.engine.script.append(leaner)
+    (generation,) = await inside.enqueue()
+
+    assert (await inside.until(generation)).fingerprint == {"plan": "leaner"}
 
 
 async def test_a_failed_run_fails_its_generation_only(inside: Inside) -> None:
@@ -266,11 +277,11 @@ async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
     monkeypatch.setattr("server.dispatcher._BACKOFF_SECONDS", 0.05)
     succeed, failures = inside.store.succeed, [1, 2, 3]
 
-    async def locked_for_a_while(held: Generation, artifact: str) -> Generation:
+    async def locked_for_a_while(held: Generation, *what: Any) -> Generation:
         if failures:
             failures.pop()
             raise OperationalError("UPDATE generations", None, Exception("database is locked"))
-        return await succeed(held, artifact)
+        return await succeed(held, *what)
 
     monkeypatch.setattr(inside.store, "succeed", locked_for_a_while)
     (generation,) = await inside.enqueue()

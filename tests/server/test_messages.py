@@ -24,7 +24,7 @@ REPORTS = [
     m.LoadFailed(model_id="wan", message="no"),
     m.Unloaded(),
     m.Progressed(**ABOUT, stage=Stage.DENOISE, step=1, steps=2, fraction=0.5),
-    m.Done(**ABOUT, artifact="g.1.mp4", size=3),
+    m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}),
     m.Failed(**ABOUT, message="no"),
     m.Cancelled(**ABOUT),
 ]

@@ -1,0 +1,115 @@
+"""A model on one device that is laid out leaner each time it runs out of memory, until the video is made or cannot be.
+
+It is used as a `Runner` is, and its fingerprint tells which plan it stands on. A step down is kept for as long as the
+ladder lives: what did not fit once is not tried again with every generation.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from pipelines.errors import DeviceMemoryError
+from pipelines.generate import release_memory
+from pipelines.geometry import Geometry
+from pipelines.load import choose_layout, this_machine
+from pipelines.memory import Machine, leaner, plan
+from pipelines.runner import Runner
+from pipelines.shapes import ModelShape, read_shape
+from pipelines.spec import CancelCheck, LoadCallback, ModelSpec, ProgressCallback, VideoFile, VideoParams
+
+log = logging.getLogger("paddock.ladder")
+
+# what to recommend when a video does not fit: (width, height, frames), the most demanding first
+_COMMON = ((1280, 720, 81), (1280, 720, 41), (832, 480, 81), (832, 480, 41), (480, 272, 81), (480, 272, 33))
+
+
+class Ladder:
+    """A model's weights in `folder`, run on `device` (a torch device name) by ever leaner plans."""
+
+    def __init__(self, spec: ModelSpec, folder: Path, device: str, on_load: LoadCallback = lambda *_: None) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._device = device
+        self._on_load = on_load
+        self._plan = choose_layout(folder, device, spec.sizes)
+        self._runner: Runner | None = None
+
+    @classmethod
+    def load(cls, spec: ModelSpec, folder: Path, device: str, on_load: LoadCallback = lambda *_: None) -> "Ladder":
+        """Load by the first plan that does not run out of memory; raises PipelineError."""
+        ladder = cls(spec, folder, device, on_load)
+        ladder._loaded()
+        return ladder
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Everything besides the request that decides a video's bytes, as it is laid out now."""
+        return self._loaded().fingerprint
+
+    def run(
+        self,
+        params: VideoParams,
+        path: Path,
+        on_progress: ProgressCallback = lambda _: None,
+        cancelled: CancelCheck = lambda: False,
+    ) -> VideoFile:
+        """Make one video as `Runner.run` does; raises DeviceMemoryError when no plan has room for it as well."""
+        while True:
+            runner = self._loaded()
+            try:
+                return runner.run(params, path, on_progress, cancelled)
+            except torch.OutOfMemoryError as error:
+                log.warning("out of memory with %s: %s", self._layout, str(error).partition("\n")[0])
+            # only here has the exception, and with it every tensor that its frames held, been let go
+            self._step_down((params.width, params.height, params.num_frames))
+
+    def rest(self) -> None:
+        """Give back what a generation that was cut short still holds, once its exception has been let go."""
+        if self._runner is not None:
+            self._runner.rest()
+
+    def close(self) -> None:
+        """Let go of the weights, and of the memory they took."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    @property
+    def _layout(self) -> str:
+        return "all of it resident" if self._plan is None else self._plan.name
+
+    def _loaded(self) -> Runner:
+        while self._runner is None:
+            try:
+                self._runner = Runner.load(self._spec, self._folder, self._device, self._on_load, self._plan)
+            except torch.OutOfMemoryError as error:
+                log.warning("out of memory loading %s: %s", self._layout, str(error).partition("\n")[0])
+            if self._runner is None:
+                self._step_down(self._spec.sizes[-1])
+        return self._runner
+
+    def _step_down(self, size: tuple[int, int, int]) -> None:
+        """Take the next plan down; raises DeviceMemoryError when there is none."""
+        self.close()
+        release_memory()
+        if self._plan is None:
+            raise DeviceMemoryError("The device ran out of memory. A smaller size or fewer frames may fit.")
+        shape, machine = read_shape(self._folder), this_machine(self._device)
+        lower = leaner(shape, Geometry.fit(*size, shape.grid), machine, self._plan)
+        if lower is None:
+            raise DeviceMemoryError(
+                f"The device ran out of memory, laid out as leanly as can be. {_recommend(shape, machine, size)}"
+            )
+        log.warning("trying %s", lower.name)
+        self._plan = lower
+
+
+def _recommend(shape: ModelShape, machine: Machine, size: tuple[int, int, int]) -> str:
+    """A sentence that names what would fit."""
+    asked = shape.tokens(Geometry.fit(*size, shape.grid))
+    for width, height, frames in _COMMON:
+        geometry = Geometry.fit(width, height, frames, shape.grid)
+        if shape.tokens(geometry) < asked and plan(shape, geometry, machine).fits(machine):
+            return f"{width}x{height} with {frames} frames should fit."
+    return "A much smaller size or fewer frames may fit."

@@ -1,0 +1,153 @@
+"""Out of memory at any stage: the next plan down is tried, and the next video is as from a fresh start."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.catalogue import read_catalogue
+from pipelines.errors import DeviceMemoryError
+from pipelines.geometry import Geometry
+from pipelines.ladder import Ladder
+from pipelines.load import choose_plan
+from pipelines.memory import GIB, Machine, MemoryPlan, leaner, plan
+from pipelines.runner import Runner
+from pipelines.shapes import parse_shape, read_shape
+from pipelines.spec import ModelSpec, VideoParams
+
+SPEC = ModelSpec("small", fps=16)
+PARAMS = VideoParams("an ox", " ", 64, 96, 9, 3, 5.0, 7)
+MACHINE = Machine(24 * GIB, 64 * GIB, (8, 9))
+
+# where each stage's work is done
+STAGES = {
+    "loading": "pipelines.load.place",
+    "encoding": "pipelines.prompts.PromptEncoder.encode",
+    "denoising": "pipelines.runner.denoise",
+    "decoding": "pipelines.decode._to_rgb",
+}
+
+
+@pytest.fixture(autouse=True)
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor stands in for a card: plans are made for one, and carried out on it."""
+    monkeypatch.setattr("pipelines.ladder.this_machine", lambda _device: MACHINE)
+    monkeypatch.setattr(
+        "pipelines.ladder.choose_layout", lambda folder, _device, sizes: choose_plan(read_shape(folder), sizes, MACHINE)
+    )
+
+
+@pytest.fixture
+def run_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """Have a stage run out of memory the next so many times."""
+
+    def arrange(stage: str, times: int) -> None:
+        original, left = resolve_name(STAGES[stage]), iter(range(times))
+
+        def fail_first(*args: Any, **kwargs: Any) -> Any:
+            if next(left, None) is not None:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(STAGES[stage], fail_first)
+
+    return arrange
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[MemoryPlan | None]]:
+    """The plans by which the model was loaded, in order."""
+    seen: list[MemoryPlan | None] = []
+    load = Runner.load.__func__  # type: ignore[attr-defined]
+
+    def noting(cls: type[Runner], *args: Any) -> Runner:
+        seen.append(args[-1])
+        return load(cls, *args)
+
+    monkeypatch.setattr(Runner, "load", classmethod(noting))
+    yield seen
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_next_plan_down_makes_the_video(
+    stage: str,
+    wan21: Path,
+    tmp_path: Path,
+    run_out: Callable[[str, int], None],
+    plans: list[MemoryPlan | None],
+) -> None:
+    run_out(stage, 2)
+    ladder = Ladder.load(SPEC, wan21, "cpu")
+
+    video = ladder.run(PARAMS, tmp_path / "video.mp4")
+
+    assert video.path.is_file()
+    tried = [chosen for chosen in plans if chosen is not None]
+    peaks = [chosen.device_peak for chosen in tried]
+    assert len({chosen.name for chosen in tried}) == len(tried) == 3
+    assert peaks == sorted(peaks, reverse=True)
+    assert ladder.fingerprint["plan"] == tried[-1].name != tried[0].name
+    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, tried[-1])
+    again = ladder.run(PARAMS, tmp_path / "again.mp4").path.read_bytes()
+    assert again == video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
+    stage: str, wan21: Path, tmp_path: Path, run_out: Callable[[str, int], None], plans: list[MemoryPlan | None]
+) -> None:
+    ladder = Ladder(SPEC, wan21, "cpu")
+    asked = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
+    rungs = rungs_below(wan21, ladder, SPEC.sizes[-1] if stage == "loading" else asked)
+    run_out(stage, rungs + 1)
+
+    with pytest.raises(DeviceMemoryError, match=r"ran out of memory, laid out as leanly as can be\. .*fit\."):
+        ladder.run(PARAMS, tmp_path / "video.mp4")
+
+    assert not list(tmp_path.iterdir())
+    assert len(plans) == rungs + 1
+    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, plans[-1])
+    after = ladder.run(PARAMS, tmp_path / "after.mp4").path.read_bytes()
+    assert after == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
+
+
+def rungs_below(folder: Path, ladder: Ladder, size: tuple[int, int, int]) -> int:
+    """How many plans there are below the one a ladder starts with."""
+    shape = read_shape(folder)
+    geometry = Geometry.fit(*size, shape.grid)
+    chosen, rungs = ladder._plan, 0
+    while chosen is not None and (chosen := leaner(shape, geometry, MACHINE, chosen)) is not None:
+        rungs += 1
+    return rungs
+
+
+def test_without_a_plan_there_is_no_ladder_but_a_sentence(
+    wan21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_out: Callable[[str, int], None]
+) -> None:
+    monkeypatch.setattr("pipelines.ladder.choose_layout", lambda *_: None)
+    run_out("denoising", 1)
+    ladder = Ladder.load(SPEC, wan21, "cpu")
+
+    with pytest.raises(DeviceMemoryError, match="A smaller size or fewer frames may fit"):
+        ladder.run(PARAMS, tmp_path / "video.mp4")
+    assert ladder.run(PARAMS, tmp_path / "video.mp4").path.is_file()
+
+
+def test_the_real_models_ladder_goes_down_to_what_is_streamed() -> None:
+    entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+    assert entry.model.shape is not None
+    shape, machine = parse_shape(entry.model.shape), Machine(80 * GIB, 96 * GIB, (9, 0))
+    geometry = Geometry.fit(1280, 720, 81, shape.grid)
+    chosen: MemoryPlan | None = plan(shape, geometry, machine)
+    peaks = []
+    while chosen is not None:
+        peaks.append(chosen.device_peak)
+        chosen = leaner(shape, geometry, machine, chosen)
+
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[0] > 45 * GIB
+    assert peaks[-1] < 11 * GIB
+    assert 4 <= len(peaks) <= 8
