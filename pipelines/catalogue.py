@@ -136,6 +136,7 @@ class _ModelTable(_Table):
     pipeline_class: Literal["WanPipeline"] = "WanPipeline"
     max_sequence_length: int = Field(default=512, ge=1)
     shape: dict[str, dict[str, Any]] | None = None
+    flow_shift: dict[Literal["480p", "720p"], float] | None = Field(default=None, min_length=2)
 
 
 class CatalogueEntry(_Table):

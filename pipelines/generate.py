@@ -1,6 +1,8 @@
 """Embeddings → latents: the denoising loop of diffusers, with progress, and an end when it is asked to stop."""
 
 import gc
+from collections.abc import Mapping
+from math import sqrt
 from typing import Any
 
 import torch
@@ -8,6 +10,8 @@ import torch
 from pipelines.errors import GenerationCancelled, NonFiniteOutputError
 from pipelines.geometry import Geometry
 from pipelines.spec import CancelCheck, VideoParams
+
+_PIXELS = {"480p": 832 * 480, "720p": 1280 * 720}
 
 
 def denoise(
@@ -17,14 +21,15 @@ def denoise(
     params: VideoParams,
     geometry: Geometry,
     *,
+    flow_shift: float | None,
     on_step: Any,
     cancelled: CancelCheck,
 ) -> torch.Tensor:
     """Run all denoising steps and return normalised latents (1, channels, t, h, w).
 
-    `on_step` is called with the number of steps done after each. The noise is drawn on the CPU, so that a seed means
-    the same on every device. Raises GenerationCancelled after the step during which `cancelled()` became true, and
-    NonFiniteOutputError when the latents are no longer numbers.
+    `flow_shift` replaces the scheduler's own, if given. `on_step` is called with the number of steps done after each.
+    The noise is drawn on the CPU, so that a seed means the same on every device. Raises GenerationCancelled after the
+    step during which `cancelled()` became true, and NonFiniteOutputError when the latents are no longer numbers.
     """
 
     def after_step(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -33,6 +38,8 @@ def denoise(
         on_step(index + 1)
         return tensors
 
+    if flow_shift is not None:
+        pipe.scheduler.register_to_config(flow_shift=flow_shift)
     latents = pipe(
         prompt_embeds=prompt_embeds,
         negative_prompt_embeds=negative_prompt_embeds,
@@ -51,6 +58,14 @@ def denoise(
             "Another seed or a lower guidance_scale may avoid it."
         )
     return latents
+
+
+def flow_shift_at(geometry: Geometry, known: Mapping[str, float] | None) -> float | None:
+    """The shift for a video's size: that of 480p or 720p, whichever has the nearer number of pixels by ratio."""
+    if known is None:
+        return None
+    between = sqrt(_PIXELS["480p"] * _PIXELS["720p"])
+    return known["480p" if geometry.width * geometry.height < between else "720p"]
 
 
 def uses_guidance(params: VideoParams) -> bool:

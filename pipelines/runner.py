@@ -12,7 +12,7 @@ from torch import no_grad
 from pipelines.decode import decode_frames
 from pipelines.encode import Mp4Writer
 from pipelines.errors import GenerationCancelled
-from pipelines.generate import denoise, recover, release_memory, uses_guidance
+from pipelines.generate import denoise, flow_shift_at, recover, release_memory, uses_guidance
 from pipelines.geometry import Geometry
 from pipelines.load import LoadedPipeline, choose_layout, load_pipeline
 from pipelines.memory import MemoryPlan
@@ -108,6 +108,7 @@ class Runner:
                 negative,
                 params,
                 geometry,
+                flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
                 on_step=lambda step: report(Stage.DENOISE, step, params.num_inference_steps),
                 cancelled=cancelled,
             )

@@ -16,13 +16,15 @@ Frames: TypeAlias = "npt.NDArray[np.uint8]"
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What is loaded for a model.
+    """What is loaded for a model, and how it is run.
 
     `repo` is a hub repository (`owner/name`) or a local folder in diffusers' layout, `revision` a branch, tag or
     commit of the repository. `fps` is the rate the model was trained at, in frames a second.
     `max_sequence_length` is in text tokens; Wan's output depends on it, because padding is not masked. `sizes` are
     the videos to lay it out for, (width, height, frames), the largest first, then the usual one; `shape` holds the
-    configurations of the parts, as far as planning needs them, for a machine that has no weights yet.
+    configurations of the parts, as far as planning needs them, for a machine that has no weights yet. `flow_shift` is
+    how far the noise levels lean towards the noisy end, at the resolutions "480p" and "720p"; None leaves the
+    scheduler's own.
     """
 
     repo: str
@@ -32,6 +34,7 @@ class ModelSpec:
     max_sequence_length: int = 512
     sizes: tuple[tuple[int, int, int], ...] = ((1280, 720, 120), (832, 480, 81))
     shape: dict[str, dict[str, Any]] | None = None
+    flow_shift: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
         ("created = 1", "", r"api\.created: Field required"),
         ("created = 1", "created = 1\nprice = 3", r"api\.price: Extra inputs"),
         ("[model]", "[model", "Expected ']'"),
+        ("fps = 16", "fps = 16\nflow_shift = { 480p = 3.0 }", r"model\.flow_shift: .*at least 2"),
         ('name = "width"', 'name = "breadth"', "width must be there, with the type integer"),
         ("default = 480, ", "", "height must have a default"),
         ("minimum = 1, maximum = 120", "minimum = 1", "num_frames must have a minimum and a maximum"),

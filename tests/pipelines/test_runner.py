@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from pipelines.errors import GenerationCancelled, NonFiniteOutputError
+from pipelines.generate import flow_shift_at
+from pipelines.geometry import Geometry, Grid
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec, Progress, Stage, VideoParams
 from tests.video import frame_rate, read_video
@@ -138,6 +140,29 @@ def test_values_that_are_not_numbers_end_in_a_sentence_and_harm_nothing(demo_run
 
     assert not list(tmp_path.iterdir())
     assert run(demo_runner, tmp_path) == expected
+
+
+def test_the_flow_shift_follows_the_size(demo_runner: Runner, weights_folder: Path, tmp_path: Path) -> None:
+    shifted = Runner.load(ModelSpec("demo", fps=16, flow_shift={"480p": 3.0, "720p": 5.0}), weights_folder, "cpu")
+    by_hand = Runner.load(ModelSpec("demo", fps=16), weights_folder, "cpu")
+    by_hand._loaded.pipe.scheduler.register_to_config(flow_shift=5.0)
+    large = {"width": 1280, "height": 720, "num_frames": 1}
+
+    # the demo's own shift is 3
+    assert run(shifted, tmp_path) == run(demo_runner, tmp_path)
+    assert run(shifted, tmp_path, **large) == run(by_hand, tmp_path, **large)
+    assert run(shifted, tmp_path, **large) != run(demo_runner, tmp_path, **large)
+    assert run(shifted, tmp_path) == run(demo_runner, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "shift"), [(832, 480, 3.0), (480, 832, 3.0), (1, 1, 3.0), (1280, 720, 5.0), (1024, 640, 5.0)]
+)
+def test_which_flow_shift_a_size_takes(width: int, height: int, shift: float) -> None:
+    geometry = Geometry.fit(width, height, 81, Grid.of(8, (2, 2), 4))
+
+    assert flow_shift_at(geometry, {"480p": 3.0, "720p": 5.0}) == shift
+    assert flow_shift_at(geometry, None) is None
 
 
 def test_what_is_delivered_is_the_middle_of_what_is_generated(demo_runner: Runner, tmp_path: Path) -> None:
