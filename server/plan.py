@@ -1,9 +1,6 @@
 """What `paddock plan` prints: a memory plan for a machine that may be another than this one."""
 
-import json
 import re
-import subprocess
-import sys
 from typing import Any
 
 import psutil
@@ -16,6 +13,7 @@ from pipelines.errors import PipelineError
 from pipelines.geometry import Geometry
 from pipelines.memory import GIB, Machine, choices, plan
 from pipelines.shapes import ModelShape, parse_shape, read_shape
+from server.probe import ProbeError, cuda_devices
 
 OTHERS_BYTES = GIB // 2
 """What a desktop and other programs are granted of a card of a stated size."""
@@ -50,10 +48,10 @@ def machine(vram: float | None, ram: float | None, capability: str | None) -> Ma
 
 
 def _first_card() -> Json:
-    probe = subprocess.run([sys.executable, "-P", "-m", "pipelines.devices"], stdout=subprocess.PIPE, check=True)
-    found: list[Json] | str = json.loads(probe.stdout)
-    if isinstance(found, str):
-        raise PlanRefusedError(found)
+    try:
+        found = cuda_devices()
+    except ProbeError as error:
+        raise PlanRefusedError(str(error)) from error
     if not found:
         raise PlanRefusedError("This machine has no CUDA device: say which card to plan for, with --vram.")
     return found[0]
@@ -86,7 +84,7 @@ def for_model(model: str, size: str, frames: int, on: Machine) -> Json:
 
 
 def _shape(entry: CatalogueEntry) -> ModelShape:
-    """From the weights if they are here, else from the model's file."""
+    """From the model's file if it states them, else from its weights."""
     if entry.model.shape is not None:
         return parse_shape(entry.model.shape)
     try:

@@ -1,16 +1,12 @@
 """Starting the server: everything that can be refused is checked before the first byte is listened for."""
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 from importlib.metadata import version
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,6 +14,7 @@ from fastapi import FastAPI
 from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
 from server.app import DataDirInUseError, create_app, load_catalogue, locked
+from server.probe import ProbeError, cuda_devices
 from server.settings import Settings
 
 log = logging.getLogger("paddock")
@@ -111,17 +108,13 @@ def check_weights(entries: list[CatalogueEntry]) -> None:
 
 
 def find_devices(wanted: str, otherwise: str) -> list[str]:
-    """The devices to serve on, asked of a process of its own: a driver that crashes takes only that along."""
+    """The devices to serve on, as torch names."""
     if wanted == "cpu":
         return ["cpu"]
-    probe = subprocess.run(
-        [sys.executable, "-P", "-m", "pipelines.devices"], stdout=subprocess.PIPE, check=False, text=True
-    )
-    if probe.returncode != 0:
-        raise StartRefusedError("Looking for CUDA devices failed. The error is above.")
-    found: list[dict[str, Any]] | str = json.loads(probe.stdout)
-    if isinstance(found, str):
-        raise StartRefusedError(found)
+    try:
+        found = cuda_devices()
+    except ProbeError as error:
+        raise StartRefusedError(str(error)) from error
     names = [device["name"] for device in found if wanted in ("auto", device["name"])]
     if names and version("torch").endswith("+cpu"):
         raise StartRefusedError(
