@@ -29,6 +29,10 @@ class DeviceMemoryError(PipelineError):
     """The device's memory does not suffice for a model or a video, by whichever plan."""
 
 
+class StorageError(PipelineError):
+    """The disk has no room for weights in the form a plan keeps them in."""
+
+
 class EncodingError(PipelineError):
     """ffmpeg could not write the video."""
 

@@ -1,7 +1,7 @@
 """A model on one device that is laid out leaner each time it runs out of memory, until the video is made or cannot be.
 
 It is used as a `Runner` is, and its fingerprint tells which plan it stands on. A step down is kept for as long as the
-ladder lives: what did not fit once is not tried again with every generation.
+ladder lives, and remembered for the card beyond that: what did not fit once is not tried again with every generation.
 """
 
 import logging
@@ -12,8 +12,9 @@ import torch
 from pipelines.errors import DeviceMemoryError
 from pipelines.generate import release_memory
 from pipelines.geometry import Geometry
-from pipelines.load import choose_layout, this_machine
-from pipelines.memory import Machine, leaner, plan
+from pipelines.limits import LearnedLimits
+from pipelines.load import CACHE, plan_here, this_machine
+from pipelines.memory import CLEARLY, Machine, leaner, plan, priced
 from pipelines.runner import Runner
 from pipelines.shapes import ModelShape, read_shape
 from pipelines.spec import CancelCheck, LoadCallback, ModelSpec, ProgressCallback, VideoFile, VideoParams
@@ -27,18 +28,35 @@ _COMMON = ((1280, 720, 81), (1280, 720, 41), (832, 480, 81), (832, 480, 41), (48
 class Ladder:
     """A model's weights in `folder`, run on `device` (a torch device name) by ever leaner plans."""
 
-    def __init__(self, spec: ModelSpec, folder: Path, device: str, on_load: LoadCallback = lambda *_: None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        folder: Path,
+        device: str,
+        on_load: LoadCallback = lambda *_: None,
+        cache: Path = CACHE,
+    ) -> None:
         self._spec = spec
         self._folder = folder
         self._device = device
         self._on_load = on_load
-        self._plan = choose_layout(folder, device, spec.sizes)
+        self._cache = cache
+        self._limits = LearnedLimits(cache / "limits.json")
+        self._card = _card(device)
+        self._plan = plan_here(folder, device, spec.sizes, self._limits.get(self._card))
         self._runner: Runner | None = None
 
     @classmethod
-    def load(cls, spec: ModelSpec, folder: Path, device: str, on_load: LoadCallback = lambda *_: None) -> "Ladder":
+    def load(
+        cls,
+        spec: ModelSpec,
+        folder: Path,
+        device: str,
+        on_load: LoadCallback = lambda *_: None,
+        cache: Path = CACHE,
+    ) -> "Ladder":
         """Load by the first plan that does not run out of memory; raises PipelineError."""
-        ladder = cls(spec, folder, device, on_load)
+        ladder = cls(spec, folder, device, on_load, cache)
         ladder._loaded()
         return ladder
 
@@ -82,7 +100,14 @@ class Ladder:
     def _loaded(self) -> Runner:
         while self._runner is None:
             try:
-                self._runner = Runner.load(self._spec, self._folder, self._device, self._on_load, self._plan)
+                self._runner = Runner.load(
+                    self._spec,
+                    self._folder,
+                    self._device,
+                    self._on_load,
+                    None if self._plan is None else self._plan.layout,
+                    self._cache,
+                )
             except torch.OutOfMemoryError as error:
                 log.warning("out of memory loading %s: %s", self._layout, str(error).partition("\n")[0])
             if self._runner is None:
@@ -95,14 +120,25 @@ class Ladder:
         release_memory()
         if self._plan is None:
             raise DeviceMemoryError("The device ran out of memory. A smaller size or fewer frames may fit.")
-        shape, machine = read_shape(self._folder), this_machine(self._device)
-        lower = leaner(shape, Geometry.fit(*size, shape.grid), machine, self._plan)
+        shape, machine = read_shape(self._folder), this_machine(self._device, self._limits.get(self._card))
+        geometry = Geometry.fit(*size, shape.grid)
+        lower = leaner(shape, geometry, machine, self._plan)
         if lower is None:
             raise DeviceMemoryError(
                 f"The device ran out of memory, laid out as leanly as can be. {_recommend(shape, machine, size)}"
             )
         log.warning("trying %s", lower.name)
+        if priced(shape, geometry, machine, self._plan.layout).device_peak >= CLEARLY * machine.device_memory:
+            # where there was room to spare, it was not the plan that was wrong, but something else on the card
+            self._limits.learn(self._card, lower.device_peak)
         self._plan = lower
+
+
+def _card(device: str) -> str:
+    if torch.device(device).type != "cuda":
+        return device
+    known = torch.cuda.get_device_properties(device)
+    return f"{known.name}, {known.total_memory} bytes"
 
 
 def _recommend(shape: ModelShape, machine: Machine, size: tuple[int, int, int]) -> str:

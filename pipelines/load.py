@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,17 @@ from transformers import UMT5EncoderModel
 
 from pipelines import weights
 from pipelines.geometry import Geometry, Grid
-from pipelines.memory import Decoding, Machine, MemoryPlan, Precision, Residence, plan
-from pipelines.placement import place
+from pipelines.memory import Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
+from pipelines.placement import bring, place, residence
+from pipelines.reading import fill, skeleton
 from pipelines.shapes import ModelShape, read_shape
 from pipelines.spec import LoadCallback
+from pipelines.storage import Storage, stored
 
-RESIDENT = MemoryPlan(Precision.BF16, Residence.RESIDENT, Residence.RESIDENT, Decoding.WHOLE, {}, 0, 1.0)
-"""Everything on the device, as it was read: what a processor's one memory leaves no choice about."""
+CACHE = Path("~/.cache/paddock").expanduser()
+"""Where weights are kept in the form a plan has them, unless another folder is named."""
+
+REPORT_SECONDS = 0.25
 
 log = logging.getLogger("paddock.load")
 
@@ -48,37 +53,42 @@ def silence_progress_bars() -> None:
 class LoadedPipeline:
     """A diffusers pipeline ready to run, the sizes it can make, and the facts its output depends on.
 
-    `plan` is how it is laid out; None on a CPU, where all of it is in the one memory there is.
+    `layout` is how it is laid out; None on a CPU, where all of it is in the one memory there is.
     """
 
     pipe: Any
     device: torch.device
     grid: Grid
-    plan: MemoryPlan | None
+    layout: Layout | None
     fingerprint: dict[str, str]
 
     @property
     def decoding(self) -> Decoding:
         """How the VAE goes over a frame."""
-        return Decoding.WHOLE if self.plan is None else self.plan.decoding
+        return Decoding.WHOLE if self.layout is None else self.layout.decoding
 
 
 def load_pipeline(
     folder: Path,
     device: str,
     on_progress: LoadCallback = lambda *_: None,
-    layout: MemoryPlan | None = None,
+    layout: Layout | None = None,
+    cache: Path = CACHE,
 ) -> LoadedPipeline:
-    """Load a text-to-video pipeline onto `device` (a torch device name), laid out by a plan, or all of it resident.
+    """Load a text-to-video pipeline onto `device` (a torch device name), by a layout, or all of it resident.
 
-    On a CPU the arithmetic is bf16 where the processor has units for it and fp32 elsewhere.
+    On a CPU the arithmetic is bf16 where the processor has units for it and fp32 elsewhere. Weights that the layout
+    keeps in another form than the files are written to `cache` once, and read from there the next time.
 
-    Raises WeightsNotFoundError or UnsupportedModelError before anything is read.
+    Raises WeightsNotFoundError or UnsupportedModelError before anything is read, and StorageError.
     """
     weights.check(folder, "WanPipeline")
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
-    models = _load_models(folder, dtype, layout or RESIDENT, target, on_progress)
+    models = {
+        part: _load_part(folder, part, dtype, layout or Layout(), target, cache, report)
+        for part, report in _shares(folder, on_progress)
+    }
     pipe = WanPipeline.from_pretrained(folder, local_files_only=True, **models)
     pipe.set_progress_bar_config(disable=True)
     on_progress("ready", 1.0)
@@ -90,7 +100,7 @@ def load_pipeline(
             pipe.transformer.config.patch_size[1:],
             pipe.vae_scale_factor_temporal,
         ),
-        plan=layout,
+        layout=layout,
         fingerprint={
             "weights": f"{folder.resolve().name}/{weights.digest(folder)}",
             "dtype": str(dtype).removeprefix("torch."),
@@ -109,17 +119,23 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def choose_layout(folder: Path, device: str, sizes: Sequence[tuple[int, int, int]]) -> MemoryPlan | None:
-    """The plan for weights on a device and host as they are now; None on a CPU, where there is nothing to choose."""
+def plan_here(
+    folder: Path, device: str, sizes: Sequence[tuple[int, int, int]], limit: int | None = None
+) -> MemoryPlan | None:
+    """The plan for weights on a device and host as they are now, with at most `limit` bytes of the device.
+
+    None on a CPU, where there is nothing to choose.
+    """
     if torch.device(device).type != "cuda":
         return None
-    return choose_plan(read_shape(folder), sizes, this_machine(device))
+    return choose_plan(read_shape(folder), sizes, this_machine(device, limit))
 
 
-def this_machine(device: str) -> Machine:
-    """What is free now of a CUDA device and of the host."""
+def this_machine(device: str, limit: int | None = None) -> Machine:
+    """What is free now of a CUDA device, `limit` bytes at most, and of the host."""
     free, _ = torch.cuda.mem_get_info(device)
-    return Machine(free, psutil.virtual_memory().available, torch.cuda.get_device_capability(device))
+    available = psutil.virtual_memory().available
+    return Machine(free if limit is None else min(free, limit), available, torch.cuda.get_device_capability(device))
 
 
 def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machine: Machine) -> MemoryPlan:
@@ -132,17 +148,61 @@ def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machin
     return chosen
 
 
-def _load_models(
-    folder: Path, dtype: torch.dtype, layout: MemoryPlan, device: torch.device, on_progress: LoadCallback
-) -> dict[str, Any]:
-    """Read each model and bring it to its place before the next is read."""
-    sizes = {name: weights.component_bytes(folder, name) for name in _MODELS}
-    total, done = sum(sizes.values()), 0
-    models = {}
-    for name, kind in _MODELS.items():
-        on_progress(name, done / total)
-        models[name] = kind.from_pretrained(folder, subfolder=name, dtype=dtype, local_files_only=True)
-        models[name].eval().requires_grad_(False)
-        place(name, models[name], layout, device)
-        done += sizes[name]
-    return models
+def _shares(folder: Path, on_progress: LoadCallback) -> Iterator[tuple[str, Callable[[float], None]]]:
+    """Each part in the order they are loaded, with what to tell how much of it (0 … 1) is done."""
+    sizes = {part: weights.component_bytes(folder, part) for part in _MODELS}
+    total, before, furthest = sum(sizes.values()), 0, 0.0
+    for part, size in sizes.items():
+
+        def report(share: float, part: str = part, before: int = before, size: int = size) -> None:
+            # weights that are stored anew are gone through twice
+            nonlocal furthest
+            furthest = max(furthest, (before + share * size) / total)
+            on_progress(part, furthest)
+
+        report(0.0)
+        yield part, report
+        before += size
+
+
+def _load_part(
+    folder: Path,
+    part: str,
+    dtype: torch.dtype,
+    layout: Layout,
+    device: torch.device,
+    cache: Path,
+    report: Callable[[float], None],
+) -> Any:
+    """Read one part of a pipeline and bring each of its tensors to its place."""
+    module = skeleton(_MODELS[part], folder / part)
+    precision = layout.precision if part == "transformer" else Precision.BF16
+    storage = Storage(module, precision, dtype)
+    source = folder / part
+    is_mapped = residence(part, layout) is Residence.MAPPED
+    if precision is not Precision.BF16 or (is_mapped and storage.changes(source)):
+        name = f"{part}-{precision}-{str(dtype).removeprefix('torch.')}"
+        source = stored(source, storage, cache / "weights" / weights.digest(folder) / name, _counted(source, report))
+    layers = len(module.blocks) if part == "transformer" else 0
+    fill(
+        module,
+        source,
+        lambda name, tensor: bring(part, name, storage.keep(name, tensor), layout, device, layers),
+        _counted(source, report),
+    )
+    place(part, module, layout, device)
+    return module
+
+
+def _counted(folder: Path, report: Callable[[float], None]) -> Callable[[int], None]:
+    """Takes bytes as they are read, and reports their share of all in a part's files, a few times a second."""
+    total, done, told = max(1, weights.component_bytes(folder.parent, folder.name)), 0, 0.0
+
+    def count(size: int) -> None:
+        nonlocal done, told
+        done += size
+        if time.monotonic() - told > REPORT_SECONDS:
+            told = time.monotonic()
+            report(min(1.0, done / total))
+
+    return count

@@ -3,16 +3,20 @@
 Pure arithmetic: it runs anywhere, for any card. `load` carries a plan out with diffusers' own hooks; what a plan can
 choose is what they can do:
 
-- the transformer's blocks resident, or streamed from host memory, the next one copied while one computes;
-- its weights in bf16, or stored in fp8 and computed in bf16 (diffusers' layerwise casting);
-- the text encoder resident, or streamed layer by layer;
+- the transformer's blocks on the card, as many as fit; the others streamed, the next one copied while one computes,
+  from host memory or, where the host is short of it, from disk;
+- its weights in bf16; or stored in fp8, or in 4 bits, and computed with in bf16;
+- the text encoder resident, or streamed layer by layer, from host memory or from disk;
 - the VAE always resident, decoding whole frames, or tiles of them.
+
+The text encoder keeps its bf16: it leaves the card between prompts, so that its size costs nothing there. There is no
+8-bit integer storage: fp8 takes the same room and needs no scales.
 
 Of all plans that fit the fastest is taken, then the most exact, then the simplest.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
 
@@ -33,6 +37,9 @@ HOST_BASE_BYTES = 4 * GIB
 PINNED_FACTOR = 1.5
 """Pinned memory is handed out in powers of two: a Wan block of 670 MiB takes about 1 GiB."""
 
+SHARD_BYTES = GIB
+"""Weights that are stored anew are collected up to this many bytes before they are written."""
+
 BLOCKS_IN_FLIGHT = 2
 """Of a streamed transformer the block that computes and the next one are on the card; of a text encoder, two layers."""
 
@@ -46,8 +53,7 @@ CLEARLY = 0.9
 # assumptions that only weigh plans against each other: what dense bf16 matmuls reach in practice, by capability
 _FLOPS = {(7, 5): 30e12, (8, 0): 150e12, (8, 6): 45e12, (8, 9): 90e12, (9, 0): 400e12, (10, 0): 800e12, (12, 0): 110e12}
 _HOST_TO_DEVICE = 16e9
-_FP8_CAST_COST = 0.04
-"""Of a step: every weight is read once more and written as bf16 before its use."""
+_DISK_TO_HOST = 2e9
 
 
 class Precision(StrEnum):
@@ -55,18 +61,30 @@ class Precision(StrEnum):
 
     BF16 = "bf16"
     FP8 = "fp8"
+    Q4 = "4-bit"
 
     @property
-    def itemsize(self) -> int:
-        """Bytes of one number."""
-        return {Precision.BF16: 2, Precision.FP8: 1}[self]
+    def itemsize(self) -> float:
+        """Bytes of one number. Four bits come in blocks of 32 that share a scale of 16 bits (GGUF's Q4_0)."""
+        return {Precision.BF16: 2.0, Precision.FP8: 1.0, Precision.Q4: 18 / 32}[self]
+
+    @property
+    def exactness(self) -> int:
+        """0 for the weights as published, more for what is farther from them."""
+        return list(Precision).index(self)
+
+    @property
+    def cost(self) -> float:
+        """Share of a step that restoring the weights to bf16 takes: every one is read once more and written."""
+        return {Precision.BF16: 0.0, Precision.FP8: 0.04, Precision.Q4: 0.08}[self]
 
 
 class Residence(StrEnum):
-    """Where a part's weights are between uses."""
+    """Where a part's weights are between uses: on the card, in host memory, or on disk."""
 
     RESIDENT = "resident"
     STREAMED = "streamed"
+    MAPPED = "streamed from disk"
 
 
 class Decoding(StrEnum):
@@ -94,21 +112,35 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryPlan:
-    """How a model is laid out; peaks in bytes, speed relative to all of it resident in bf16 (1.0; more is slower)."""
+class Layout:
+    """What `load` carries out. `resident_blocks` of the transformer stay on the card even where it is streamed."""
 
-    precision: Precision
-    transformer: Residence
-    text_encoder: Residence
-    decoding: Decoding
+    precision: Precision = Precision.BF16
+    transformer: Residence = Residence.RESIDENT
+    text_encoder: Residence = Residence.RESIDENT
+    decoding: Decoding = Decoding.WHOLE
+    resident_blocks: int = 0
+
+    @property
+    def name(self) -> str:
+        """The layout in a few words: what of it decides a video's bytes, and what it keeps where."""
+        partly = "partly " if self.resident_blocks and self.transformer is not Residence.RESIDENT else ""
+        return f"{self.precision} {partly}{self.transformer}, text encoder {self.text_encoder}, {self.decoding}"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """A layout, its peaks in bytes, and its speed relative to all of it resident in bf16 (1.0; more is slower)."""
+
+    layout: Layout
     stage_peaks: dict[str, int]
     host_peak: int
     relative_seconds_per_step: float
 
     @property
     def name(self) -> str:
-        """The plan in a few words: what of it decides a video's bytes, and what it keeps where."""
-        return f"{self.precision} {self.transformer}, text encoder {self.text_encoder}, {self.decoding}"
+        """The layout in a few words."""
+        return self.layout.name
 
     @property
     def device_peak(self) -> int:
@@ -142,80 +174,98 @@ def plan(shape: ModelShape, largest: Geometry, machine: Machine) -> MemoryPlan:
 
 
 def leaner(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryPlan) -> MemoryPlan | None:
-    """The next plan down from one that ran out of memory: the best of those that need clearly less of the card.
+    """The next plan down from one that ran out of memory: the best that needs clearly less of the card.
 
     Where none does, any that needs less; None where there is none. The host must have room for it.
     """
-    candidates = list(_candidates(shape, largest, machine))
     # the plan may have been made for a video of another size: what counts is what its layout needs for this one
-    peak = next(candidate.device_peak for candidate in candidates if candidate.name == than.name)
-    lower = [
-        candidate
-        for candidate in candidates
-        if candidate.device_peak < peak and candidate.host_peak <= machine.host_memory
-    ]
-    clearly = [candidate for candidate in lower if candidate.device_peak <= CLEARLY * peak]
-    return min(clearly or lower, key=_preference, default=None)
+    peak = priced(shape, largest, machine, than.layout).device_peak
+    for limit in (round(CLEARLY * peak), peak - 1):
+        lower = plan(shape, largest, replace(machine, device_memory=limit))
+        if lower.fits(replace(machine, device_memory=limit)):
+            return lower
+    return None
 
 
 def _preference(candidate: MemoryPlan) -> tuple[float, ...]:
+    layout = candidate.layout
     return (
         candidate.relative_seconds_per_step,
-        candidate.precision is not Precision.BF16,
-        candidate.decoding is not Decoding.WHOLE,
-        candidate.text_encoder is not Residence.RESIDENT,
+        layout.precision.exactness,
+        layout.decoding is not Decoding.WHOLE,
+        list(Residence).index(layout.text_encoder),
+        list(Residence).index(layout.transformer),
     )
 
 
 def _candidates(shape: ModelShape, largest: Geometry, machine: Machine) -> Iterator[MemoryPlan]:
     for precision, transformer, text_encoder, decoding in product(Precision, Residence, Residence, Decoding):
-        yield MemoryPlan(
-            precision=precision,
-            transformer=transformer,
-            text_encoder=text_encoder,
-            decoding=decoding,
-            stage_peaks=_stage_peaks(shape, largest, precision, transformer, text_encoder, decoding),
-            host_peak=_host_peak(shape, precision, transformer, text_encoder),
-            relative_seconds_per_step=_relative_speed(shape, largest, machine, precision, transformer),
-        )
+        layout = Layout(precision, transformer, text_encoder, decoding)
+        candidate = priced(shape, largest, machine, layout)
+        yield candidate
+        if transformer is not Residence.RESIDENT and candidate.device_peak < machine.device_memory:
+            block = _block_bytes(shape, precision) * (1 + FRAGMENTATION)
+            # rounding may cost a byte a stage
+            free = machine.device_memory - candidate.device_peak - len(candidate.stage_peaks)
+            blocks = min(shape.transformer.num_layers - 1, int(free / block))
+            if blocks > 0:
+                yield priced(shape, largest, machine, replace(layout, resident_blocks=blocks))
 
 
-def _stage_peaks(
-    shape: ModelShape,
-    largest: Geometry,
-    precision: Precision,
-    transformer: Residence,
-    text_encoder: Residence,
-    decoding: Decoding,
-) -> dict[str, int]:
+def priced(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> MemoryPlan:
+    """A layout with what it needs and how fast it is."""
+    return MemoryPlan(
+        layout=layout,
+        stage_peaks=_stage_peaks(shape, largest, layout),
+        host_peak=_host_peak(shape, layout),
+        relative_seconds_per_step=_relative_speed(shape, largest, machine, layout),
+    )
+
+
+def _stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[str, int]:
     """Bytes of the card in each stage: what rests there, and what the stage itself needs."""
-    whole, active = _transformer_bytes(shape, precision)
+    rests, active = _transformer_bytes(shape, layout)
     encoder = shape.text_encoder
     encoder_active = (encoder.other_parameters + 2 * encoder.d_model * encoder.d_ff) * BF16
-    transformer_rests = whole if transformer is Residence.RESIDENT else 0
-    encoder_rests = encoder.parameters * BF16 if text_encoder is Residence.RESIDENT else 0
+    encoder_rests = encoder.parameters * BF16 if layout.text_encoder is Residence.RESIDENT else 0
     always = shape.vae.parameters * BF16
     stages = {
-        "encoding the prompt": transformer_rests + (encoder_rests or encoder_active) + encoder.activation_bytes(),
+        "encoding the prompt": rests + (encoder_rests or encoder_active) + encoder.activation_bytes(),
         "denoising": encoder_rests
-        + (transformer_rests or active)
-        + _upcast_bytes(shape, precision)
+        + active
+        + _restored_bytes(shape, layout.precision)
         + shape.transformer.activation_bytes(shape.tokens(largest)),
-        "decoding": transformer_rests + encoder_rests + decode_bytes(shape, largest, decoding),
+        "decoding": rests + encoder_rests + decode_bytes(shape, largest, layout.decoding),
     }
     return {name: round((always + tensors) * (1 + FRAGMENTATION)) + CONTEXT_BYTES for name, tensors in stages.items()}
 
 
-def _transformer_bytes(shape: ModelShape, precision: Precision) -> tuple[int, int]:
-    """Bytes of all its weights, and of those on the card while it is streamed. Only the blocks are stored in fp8."""
-    block = shape.transformer.block_parameters * precision.itemsize
+def _block_bytes(shape: ModelShape, precision: Precision) -> int:
+    """Bytes of one block as stored; four bits are for its matrices only."""
+    transformer = shape.transformer
+    if precision is Precision.Q4:
+        others = transformer.block_parameters - transformer.block_matrix_parameters
+        return round(transformer.block_matrix_parameters * precision.itemsize) + others * BF16
+    return round(transformer.block_parameters * precision.itemsize)
+
+
+def _transformer_bytes(shape: ModelShape, layout: Layout) -> tuple[int, int]:
+    """Bytes of the transformer on the card between uses, and while it is used."""
+    block, layers = _block_bytes(shape, layout.precision), shape.transformer.num_layers
     others = shape.transformer.other_parameters * BF16
-    return others + shape.transformer.num_layers * block, others + BLOCKS_IN_FLIGHT * block
+    if layout.transformer is Residence.RESIDENT:
+        return others + layers * block, others + layers * block
+    rests = layout.resident_blocks * block
+    return rests, rests + others + min(BLOCKS_IN_FLIGHT, layers - layout.resident_blocks) * block
 
 
-def _upcast_bytes(shape: ModelShape, precision: Precision) -> int:
-    """The bf16 copy of the largest fp8 matrix, made for its use."""
-    return 0 if precision is Precision.BF16 else shape.transformer.width * shape.transformer.ffn_dim * BF16
+def _restored_bytes(shape: ModelShape, precision: Precision) -> int:
+    """What the largest matrix takes when it is brought back to bf16 for its use.
+
+    Four bits become fp16 first, and both copies are alive for a moment.
+    """
+    largest = shape.transformer.width * shape.transformer.ffn_dim
+    return largest * {Precision.BF16: 0, Precision.FP8: BF16, Precision.Q4: 2 * BF16}[precision]
 
 
 def decode_bytes(shape: ModelShape, largest: Geometry, decoding: Decoding) -> int:
@@ -231,33 +281,41 @@ def decode_bytes(shape: ModelShape, largest: Geometry, decoding: Decoding) -> in
     return max(tile, 3 * video) + tiles
 
 
-def _host_peak(shape: ModelShape, precision: Precision, transformer: Residence, text_encoder: Residence) -> int:
-    """Bytes of host memory: what is streamed stays there pinned, what becomes resident passes through, part by part.
+def _host_peak(shape: ModelShape, layout: Layout) -> int:
+    """Bytes of host memory: what is streamed stays there pinned, what comes from disk passes through pinned memory.
 
-    Every part is read in bf16, and cast or moved tensor by tensor.
+    Weights are read, cast and brought to their place one tensor at a time; the file itself is mapped, and its pages
+    are the system's to drop.
     """
-    read = shape.transformer.parameters * BF16
-    stored, _ = _transformer_bytes(shape, precision)
-    encoder = shape.text_encoder.parameters * BF16
-    parts = ((read, stored, transformer), (encoder, encoder, text_encoder))
-    held = peak = 0
-    for passing, staying, residence in parts:
-        pinned = round(staying * PINNED_FACTOR) if residence is Residence.STREAMED else 0
-        peak = max(peak, held + max(passing, pinned))
-        held += pinned
-    return HOST_BASE_BYTES + peak
+    block = _block_bytes(shape, layout.precision)
+    streamed = (shape.transformer.num_layers - layout.resident_blocks) * block
+    encoder = shape.text_encoder
+    embedding = encoder.vocab_size * encoder.d_model * BF16
+    pinned = {
+        Residence.RESIDENT: 0,
+        Residence.STREAMED: streamed + shape.transformer.other_parameters * BF16,
+        Residence.MAPPED: BLOCKS_IN_FLIGHT * block,
+    }[layout.transformer]
+    pinned += {
+        Residence.RESIDENT: 0,
+        Residence.STREAMED: encoder.parameters * BF16,
+        Residence.MAPPED: embedding,
+    }[layout.text_encoder]
+    return HOST_BASE_BYTES + max(SHARD_BYTES, embedding) + round(pinned * PINNED_FACTOR)
 
 
-def _relative_speed(
-    shape: ModelShape, largest: Geometry, machine: Machine, precision: Precision, transformer: Residence
-) -> float:
+def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:
     """Seconds of a step over those with everything resident in bf16."""
     compute = shape.transformer.forward_flops(shape.tokens(largest)) / _flops(machine.capability)
-    taken = compute * (1 + (_FP8_CAST_COST if precision is Precision.FP8 else 0))
-    if transformer is Residence.STREAMED:
-        block = shape.transformer.block_parameters * precision.itemsize / _HOST_TO_DEVICE
+    taken = compute * (1 + layout.precision.cost)
+    if layout.transformer is not Residence.RESIDENT:
+        copied = _block_bytes(shape, layout.precision)
+        streamed = shape.transformer.num_layers - layout.resident_blocks
         # the first block of a pass is waited for; the others arrive while their predecessors compute
-        taken = block + max(taken, shape.transformer.num_layers * block)
+        taken = copied / _HOST_TO_DEVICE + max(taken, streamed * copied / _HOST_TO_DEVICE)
+        if layout.transformer is Residence.MAPPED:
+            # reading the file is the processor's own work, and it waits for the card in between
+            taken += streamed * copied / _DISK_TO_HOST
     return taken / compute
 
 
@@ -268,35 +326,49 @@ def _flops(capability: tuple[int, int]) -> float:
 
 def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str, Choice]:
     """Each part's choice with its reason, for people."""
-    whole, active = _transformer_bytes(shape, chosen.precision)
-    encoder = shape.text_encoder.parameters * BF16
     return {
-        "transformer": Choice(
-            chosen.transformer,
-            f"its {_gib(whole)} stay on the card beside the activations"
-            if chosen.transformer is Residence.RESIDENT
-            else f"its {_gib(whole)} do not fit beside the activations; streamed, {_gib(active)} are on the card "
-            f"at a time, and copying hides behind computing",
-        ),
+        "transformer": _transformer_choice(chosen.layout, shape),
         "transformer weights": Choice(
-            chosen.precision,
+            chosen.layout.precision,
             "as published, and exact"
-            if chosen.precision is Precision.BF16
-            else f"in bf16 they would not fit the card or the {_gib(machine.host_memory)} of host memory",
+            if chosen.layout.precision is Precision.BF16
+            else f"with more exact ones a step takes longer, or they do not fit: the card has "
+            f"{_gib(machine.device_memory)} free, the host {_gib(machine.host_memory)}",
         ),
-        "text encoder": Choice(
-            chosen.text_encoder,
-            f"its {_gib(encoder)} fit beside the rest"
-            if chosen.text_encoder is Residence.RESIDENT
-            else f"its {_gib(encoder)} are needed for a moment per prompt, and kept off the card otherwise",
-        ),
+        "text encoder": _text_encoder_choice(chosen.layout, shape, machine),
         "VAE": Choice(
-            f"bf16, {chosen.decoding}",
+            f"bf16, {chosen.layout.decoding}",
             "a group of frames at a time fits whole"
-            if chosen.decoding is Decoding.WHOLE
+            if chosen.layout.decoding is Decoding.WHOLE
             else "whole frames would need more of the card than the rest leaves",
         ),
     }
+
+
+def _transformer_choice(layout: Layout, shape: ModelShape) -> Choice:
+    block, layers = _block_bytes(shape, layout.precision), shape.transformer.num_layers
+    whole = _gib(shape.transformer.other_parameters * BF16 + layers * block)
+    if layout.transformer is Residence.RESIDENT:
+        return Choice(layout.transformer, f"its {whole} stay on the card beside the activations")
+    words = layout.transformer if not layout.resident_blocks else f"partly {layout.transformer}"
+    kept = f"{layout.resident_blocks} of its {layers} blocks stay there" if layout.resident_blocks else "none stays"
+    hidden = (
+        "copying hides behind computing"
+        if layout.transformer is Residence.STREAMED
+        else "the host has no room for them, and reading them adds to each step"
+    )
+    return Choice(words, f"its {whole} do not fit beside the activations; {kept}, the others come and go, and {hidden}")
+
+
+def _text_encoder_choice(layout: Layout, shape: ModelShape, machine: Machine) -> Choice:
+    size = _gib(shape.text_encoder.parameters * BF16)
+    reason = {
+        Residence.RESIDENT: f"its {size} fit beside the rest",
+        Residence.STREAMED: f"its {size} are needed for a moment per prompt, and kept off the card otherwise",
+        Residence.MAPPED: f"its {size} fit neither the card nor the {_gib(machine.host_memory)} of host memory beside "
+        f"the rest; they are needed for a moment per prompt",
+    }[layout.text_encoder]
+    return Choice(layout.text_encoder, reason)
 
 
 def _gib(size: int) -> str:

@@ -1,33 +1,77 @@
-"""Carry out a MemoryPlan on modules that were just read into host memory, with diffusers' own hooks."""
+"""Carry out a layout: where each tensor goes as it is read, and diffusers' own hooks for what comes and goes."""
 
 from typing import Any
 
 import torch
 from diffusers.hooks import apply_group_offloading
 
-from pipelines.memory import MemoryPlan, Precision, Residence
+from pipelines.memory import Layout, Residence
 
 HOST = torch.device("cpu")
 
 
-def place(name: str, module: Any, plan: MemoryPlan, device: torch.device) -> None:
-    """Bring one part of a pipeline, "transformer", "text_encoder" or "vae", to where the plan has it."""
-    if name == "transformer" and plan.precision is Precision.FP8:
-        module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
-    residence = {"transformer": plan.transformer, "text_encoder": plan.text_encoder}.get(name, Residence.RESIDENT)
-    if residence is Residence.RESIDENT:
+def residence(part: str, layout: Layout) -> Residence:
+    """Where a layout has a part of a pipeline: "transformer", "text_encoder" or "vae"."""
+    return {"transformer": layout.transformer, "text_encoder": layout.text_encoder}.get(part, Residence.RESIDENT)
+
+
+def resident_blocks(layout: Layout, num_layers: int) -> frozenset[int]:
+    """Which blocks of a streamed transformer stay on the card: spread evenly, so that each hides some copying."""
+    streamed = num_layers - layout.resident_blocks
+    return frozenset(
+        index for index in range(num_layers) if (index + 1) * streamed // num_layers == index * streamed // num_layers
+    )
+
+
+def bring(part: str, name: str, tensor: torch.Tensor, layout: Layout, device: torch.device, num_layers: int) -> Any:
+    """A tensor of a part → the same where it stays: on the card, or in host memory; from disk it stays mapped."""
+    where = residence(part, layout)
+    words = name.split(".")
+    stays = part == "transformer" and words[0] == "blocks" and int(words[1]) in resident_blocks(layout, num_layers)
+    if where is Residence.RESIDENT or stays:
+        return _moved(tensor, device)
+    return tensor if where is Residence.MAPPED else _moved(tensor, HOST)
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # a mapped tensor is copied even to where it is: files may change under it
+    tensor.data = tensor.data.to(device, copy=True)
+    return tensor
+
+
+def place(part: str, module: Any, layout: Layout, device: torch.device) -> None:
+    """Have a filled part come to the card and go as the layout says."""
+    where = residence(part, layout)
+    if where is Residence.RESIDENT:
+        # what was not read: computed tables
         module.to(device)
         return
     streams = device.type == "cuda"
-    if streams:
-        _pin(module)
-    # a text encoder of transformers has its blocks deeper than diffusers looks for them: it goes layer by layer
-    by_block = {"offload_type": "block_level", "num_blocks_per_group": 1}
-    kind = by_block if name == "transformer" else {"offload_type": "leaf_level"}
-    apply_group_offloading(module, onload_device=device, offload_device=HOST, use_stream=streams, **kind)
+    settings = {
+        "onload_device": device,
+        "offload_device": HOST,
+        "use_stream": streams,
+        # pinned once and for all, or for each passage only
+        "low_cpu_mem_usage": streams and where is Residence.MAPPED,
+    }
+    if part != "transformer":
+        # a text encoder of transformers has its blocks deeper than diffusers looks for them: it goes layer by layer
+        _pin(module, streams and where is Residence.STREAMED)
+        apply_group_offloading(module, offload_type="leaf_level", **settings)
+        return
+    blocks = module.blocks
+    staying = resident_blocks(layout, len(blocks))
+    for index in staying:
+        blocks[index].to(device)
+    # diffusers streams every block of the list that it finds
+    module.blocks = torch.nn.ModuleList(block for index, block in enumerate(blocks) if index not in staying)
+    _pin(module, streams and where is Residence.STREAMED)
+    apply_group_offloading(module, offload_type="block_level", num_blocks_per_group=1, **settings)
+    module.blocks = blocks
 
 
-def _pin(module: torch.nn.Module) -> None:
+def _pin(module: torch.nn.Module, wanted: bool) -> None:
     """Pin a module's tensors one by one: offloading would pin copies of all, and hold both until the first pass."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data = tensor.data.pin_memory()
+    if wanted:
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.data.pin_memory()

@@ -14,8 +14,8 @@ from pipelines.encode import Mp4Writer
 from pipelines.errors import GenerationCancelled
 from pipelines.generate import denoise, flow_shift_at, recover, release_memory, uses_guidance
 from pipelines.geometry import Geometry
-from pipelines.load import LoadedPipeline, choose_layout, load_pipeline
-from pipelines.memory import MemoryPlan
+from pipelines.load import CACHE, LoadedPipeline, load_pipeline, plan_here
+from pipelines.memory import Layout
 from pipelines.prompts import PromptEncoder
 from pipelines.spec import (
     CancelCheck,
@@ -47,16 +47,18 @@ class Runner:
         folder: Path,
         device: str,
         on_progress: LoadCallback = lambda *_: None,
-        layout: MemoryPlan | None = None,
+        layout: Layout | None = None,
+        cache: Path = CACHE,
     ) -> "Runner":
         """Load the weights in `folder` onto `device` (a torch device name), by default by the plan for what is free.
 
+        Weights in a form of the plan's own are kept in the folder `cache`.
+
         Raises PipelineError, and torch.OutOfMemoryError: `pipelines.ladder` knows what to do then.
         """
-        return cls(
-            spec,
-            load_pipeline(folder, device, on_progress, layout or choose_layout(folder, device, spec.sizes)),
-        )
+        if layout is None and (chosen := plan_here(folder, device, spec.sizes)) is not None:
+            layout = chosen.layout
+        return cls(spec, load_pipeline(folder, device, on_progress, layout, cache))
 
     @property
     def fingerprint(self) -> dict[str, str]:

@@ -46,6 +46,11 @@ class TransformerShape:
         return 2 * attention + mlp + (2 + 6) * self.width
 
     @property
+    def block_matrix_parameters(self) -> int:
+        """Of those, the numbers in matrices: of two attentions and the MLP, without biases and norms."""
+        return 8 * self.width**2 + 2 * self.width * self.ffn_dim
+
+    @property
     def other_parameters(self) -> int:
         """Parameters outside the blocks: the embeddings of patches, time and text, and the way out."""
         pixels = prod(self.patch_size)

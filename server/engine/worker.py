@@ -147,8 +147,9 @@ class Worker:
         from pipelines.load import silence_progress_bars
 
         silence_progress_bars()
-        folder = demo_folder(Path(self._options.cache)) if self._options.demo else weights.locate(spec)
-        return Ladder.load(spec, folder, self._options.device, report)
+        cache = Path(self._options.cache)
+        folder = demo_folder(cache) if self._options.demo else weights.locate(spec)
+        return Ladder.load(spec, folder, self._options.device, report, cache)
 
     def _unload(self) -> None:
         if self._loaded is not None:

@@ -1,6 +1,7 @@
 """Out of memory at any stage: the next plan down is tried, and the next video is as from a fresh start."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -13,7 +14,7 @@ from pipelines.errors import DeviceMemoryError
 from pipelines.geometry import Geometry
 from pipelines.ladder import Ladder
 from pipelines.load import choose_plan
-from pipelines.memory import GIB, Machine, MemoryPlan, leaner, plan
+from pipelines.memory import GIB, Layout, Machine, MemoryPlan, leaner, plan
 from pipelines.runner import Runner
 from pipelines.shapes import parse_shape, read_shape
 from pipelines.spec import ModelSpec, VideoParams
@@ -34,10 +35,21 @@ STAGES = {
 @pytest.fixture(autouse=True)
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor stands in for a card: plans are made for one, and carried out on it."""
-    monkeypatch.setattr("pipelines.ladder.this_machine", lambda _device: MACHINE)
+
+    def machine(_device: str, limit: int | None = None) -> Machine:
+        return MACHINE if limit is None else replace(MACHINE, device_memory=min(limit, MACHINE.device_memory))
+
+    monkeypatch.setattr("pipelines.ladder.this_machine", machine)
     monkeypatch.setattr(
-        "pipelines.ladder.choose_layout", lambda folder, _device, sizes: choose_plan(read_shape(folder), sizes, MACHINE)
+        "pipelines.ladder.plan_here",
+        lambda folder, device, sizes, limit: choose_plan(read_shape(folder), sizes, machine(device, limit)),
     )
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where weights are kept in other forms, and what is learned of a card."""
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -58,13 +70,13 @@ def run_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
 
 
 @pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[MemoryPlan | None]]:
-    """The plans by which the model was loaded, in order."""
-    seen: list[MemoryPlan | None] = []
+def layouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Layout]]:
+    """The layouts by which the model was loaded, in order."""
+    seen: list[Layout] = []
     load = Runner.load.__func__  # type: ignore[attr-defined]
 
     def noting(cls: type[Runner], *args: Any) -> Runner:
-        seen.append(args[-1])
+        seen.append(args[-2])
         return load(cls, *args)
 
     monkeypatch.setattr(Runner, "load", classmethod(noting))
@@ -73,33 +85,58 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[MemoryPlan | None]]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_next_plan_down_makes_the_video(
-    stage: str,
-    wan21: Path,
-    tmp_path: Path,
-    run_out: Callable[[str, int], None],
-    plans: list[MemoryPlan | None],
+    stage: str, wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out(stage, 2)
-    ladder = Ladder.load(SPEC, wan21, "cpu")
+    ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
 
     video = ladder.run(PARAMS, tmp_path / "video.mp4")
 
     assert video.path.is_file()
-    tried = [chosen for chosen in plans if chosen is not None]
-    peaks = [chosen.device_peak for chosen in tried]
-    assert len({chosen.name for chosen in tried}) == len(tried) == 3
-    assert peaks == sorted(peaks, reverse=True)
-    assert ladder.fingerprint["plan"] == tried[-1].name != tried[0].name
-    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, tried[-1])
+    assert len({layout.name for layout in layouts}) == len(layouts) == 3
+    assert ladder.fingerprint["plan"] == layouts[-1].name != layouts[0].name
+    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[-1], cache)
     again = ladder.run(PARAMS, tmp_path / "again.mp4").path.read_bytes()
     assert again == video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
 
+def test_a_step_down_is_remembered_for_the_card(
+    wan21: Path,
+    tmp_path: Path,
+    cache: Path,
+    run_out: Callable[[str, int], None],
+    layouts: list[Layout],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
+    spec, shape = replace(SPEC, sizes=(size,)), read_shape(wan21)
+    enough = plan(shape, Geometry.fit(*size, shape.grid), MACHINE).device_peak
+    monkeypatch.setattr("tests.pipelines.test_ladder.MACHINE", replace(MACHINE, device_memory=enough))
+    run_out("denoising", 2)
+
+    Ladder.load(spec, wan21, "cpu", cache=cache).run(PARAMS, tmp_path / "video.mp4")
+    names = [layout.name for layout in layouts]
+    assert len(set(names)) == 3
+
+    assert Ladder.load(spec, wan21, "cpu", cache=cache).fingerprint["plan"] == names[2]
+    assert Ladder.load(spec, wan21, "cpu", cache=tmp_path / "other").fingerprint["plan"] == names[0]
+
+
+def test_a_neighbours_memory_is_not_held_against_the_card(
+    wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
+) -> None:
+    run_out("denoising", 1)
+    Ladder.load(SPEC, wan21, "cpu", cache=cache).run(PARAMS, tmp_path / "video.mp4")
+    assert layouts[0] != layouts[1]
+
+    assert Ladder.load(SPEC, wan21, "cpu", cache=cache).fingerprint["plan"] == layouts[0].name
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
-    stage: str, wan21: Path, tmp_path: Path, run_out: Callable[[str, int], None], plans: list[MemoryPlan | None]
+    stage: str, wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
-    ladder = Ladder(SPEC, wan21, "cpu")
+    ladder = Ladder(SPEC, wan21, "cpu", cache=cache)
     asked = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
     rungs = rungs_below(wan21, ladder, SPEC.sizes[-1] if stage == "loading" else asked)
     run_out(stage, rungs + 1)
@@ -107,9 +144,9 @@ def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
     with pytest.raises(DeviceMemoryError, match=r"ran out of memory, laid out as leanly as can be\. .*fit\."):
         ladder.run(PARAMS, tmp_path / "video.mp4")
 
-    assert not list(tmp_path.iterdir())
-    assert len(plans) == rungs + 1
-    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, plans[-1])
+    assert not list(tmp_path.glob("*.mp4*"))
+    assert len(layouts) == rungs + 1
+    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[-1], cache)
     after = ladder.run(PARAMS, tmp_path / "after.mp4").path.read_bytes()
     assert after == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
@@ -125,11 +162,11 @@ def rungs_below(folder: Path, ladder: Ladder, size: tuple[int, int, int]) -> int
 
 
 def test_without_a_plan_there_is_no_ladder_but_a_sentence(
-    wan21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_out: Callable[[str, int], None]
+    wan21: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, run_out: Callable[[str, int], None]
 ) -> None:
-    monkeypatch.setattr("pipelines.ladder.choose_layout", lambda *_: None)
+    monkeypatch.setattr("pipelines.ladder.plan_here", lambda *_: None)
     run_out("denoising", 1)
-    ladder = Ladder.load(SPEC, wan21, "cpu")
+    ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
 
     with pytest.raises(DeviceMemoryError, match="A smaller size or fewer frames may fit"):
         ladder.run(PARAMS, tmp_path / "video.mp4")

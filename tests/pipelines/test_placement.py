@@ -1,18 +1,20 @@
 """Every mechanism of a plan, carried out on small weights: the same video where the arithmetic is the same."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from pipelines.decode import decode_frames
-from pipelines.errors import GenerationCancelled
+from pipelines.errors import GenerationCancelled, StorageError
 from pipelines.geometry import Geometry
 from pipelines.load import LoadedPipeline
-from pipelines.memory import Decoding, MemoryPlan, Precision, Residence
+from pipelines.memory import Decoding, Layout, Precision, Residence
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec, VideoParams
 from tests.video import read_video
@@ -20,47 +22,80 @@ from tests.video import read_video
 PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
 
 
-def laid_out(folder: Path, plan: MemoryPlan) -> Runner:
-    """The pipeline, placed by a plan on the processor, from which and to which it streams."""
-    return Runner.load(ModelSpec("small", fps=16), folder, "cpu", layout=plan)
+STREAMS = (Residence.STREAMED, Residence.MAPPED)
 
 
-def planned(precision: Precision, transformer: Residence, text_encoder: Residence, decoding: Decoding) -> MemoryPlan:
-    return MemoryPlan(precision, transformer, text_encoder, decoding, {"denoising": 0}, 0, 1.0)
+@pytest.fixture
+def laid_out(tmp_path: Path) -> Callable[[Path, Layout], Runner]:
+    """The pipeline, laid out on the processor, from which and to which it streams."""
+
+    def load(folder: Path, layout: Layout) -> Runner:
+        return Runner.load(ModelSpec("small", fps=16), folder, "cpu", layout=layout, cache=tmp_path / "cache")
+
+    return load
 
 
-@pytest.mark.parametrize("layout", ["wan21", "weights_folder"])
-def test_streaming_gives_the_same_bytes(layout: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    folder: Path = request.getfixturevalue(layout)
+def quality(exact: Runner, other: Runner, folder: Path) -> float:
+    """PSNR in dB of one runner's video against another's."""
+    videos = [
+        read_video(runner.run(PARAMS, folder / f"{index}.mp4").path).astype(float)
+        for index, runner in enumerate((exact, other))
+    ]
+    return float(10 * np.log10(255**2 / np.mean((videos[0] - videos[1]) ** 2)))
+
+
+@pytest.mark.parametrize("weights", ["wan21", "weights_folder"])
+def test_streaming_gives_the_same_bytes(
+    weights: str, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner], request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(weights)
     videos = []
-    for transformer, text_encoder in product(Residence, Residence):
-        runner = laid_out(folder, planned(Precision.BF16, transformer, text_encoder, Decoding.WHOLE))
+    for transformer, text_encoder, blocks in product(Residence, Residence, (0, 1)):
+        layout = Layout(transformer=transformer, text_encoder=text_encoder, resident_blocks=blocks)
+        runner = laid_out(folder, layout)
         # the first pass moves everything for the first time
         videos += [runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() for _ in range(2)]
 
     assert len(set(videos)) == 1
 
 
-def test_fp8_storage_stays_close_and_stores_the_blocks_in_a_byte_a_number(
-    wan21: Path, wan21_runner: Runner, tmp_path: Path
+@pytest.mark.parametrize(("precision", "least"), [(Precision.FP8, 25), (Precision.Q4, 20)])
+def test_shorter_weights_stay_close_whatever_their_place(
+    precision: Precision,
+    least: float,
+    weights_folder: Path,
+    demo_runner: Runner,
+    tmp_path: Path,
+    laid_out: Callable[[Path, Layout], Runner],
 ) -> None:
-    runner = laid_out(wan21, planned(Precision.FP8, Residence.RESIDENT, Residence.RESIDENT, Decoding.WHOLE))
-    exact = read_video(wan21_runner.run(PARAMS, tmp_path / "exact.mp4").path).astype(float)
-    stored = read_video(runner.run(PARAMS, tmp_path / "stored.mp4").path)
+    resident = laid_out(weights_folder, Layout(precision))
+    assert quality(demo_runner, resident, tmp_path) > least
 
-    block = runner._loaded.pipe.transformer.blocks[0]
-    assert block.ffn.net[2].weight.dtype == block.attn1.to_q.weight.dtype == torch.float8_e4m3fn
-    error = np.mean((exact - stored) ** 2)
-    assert 10 * np.log10(255**2 / error) > 25
+    expected = (tmp_path / "1.mp4").read_bytes()
+    for transformer, blocks in product(STREAMS, (0, 1)):
+        runner = laid_out(weights_folder, Layout(precision, transformer, resident_blocks=blocks))
+        videos = {runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() for _ in range(2)}
+        assert videos == {expected}
 
 
-def test_fp8_storage_and_streaming_go_together(wan21: Path, tmp_path: Path) -> None:
-    resident, streamed = (
-        laid_out(wan21, planned(Precision.FP8, residence, residence, Decoding.WHOLE)) for residence in Residence
-    )
+def test_shorter_weights_are_made_once(
+    weights_folder: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(Precision.Q4, Residence.MAPPED)
+    expected = laid_out(weights_folder, layout).run(PARAMS, tmp_path / "first.mp4").path.read_bytes()
+    monkeypatch.setattr("pipelines.storage._to_q4", lambda _: pytest.fail("it was made before"))
 
-    videos = {runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() for runner in (resident, streamed, streamed)}
-    assert len(videos) == 1
+    assert laid_out(weights_folder, layout).run(PARAMS, tmp_path / "again.mp4").path.read_bytes() == expected
+
+
+def test_a_full_disk_is_told_before_anything_is_written(
+    weights_folder: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.storage.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+
+    with pytest.raises(StorageError, match=r"transformer .* needs 0\.0 GiB in .*, where 0\.0 GiB is free"):
+        laid_out(weights_folder, Layout(Precision.FP8))
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("layout", ["wan21_runner", "demo_runner"])
@@ -86,8 +121,11 @@ def test_tiles_are_joined_as_diffusers_joins_them(layout: str, request: pytest.F
     assert np.median(corner) <= 2
 
 
-def test_a_cancelled_streamed_run_does_not_harm_the_next(wan21: Path, tmp_path: Path) -> None:
-    runner = laid_out(wan21, planned(Precision.BF16, Residence.STREAMED, Residence.STREAMED, Decoding.WHOLE))
+@pytest.mark.parametrize("residence", STREAMS)
+def test_a_cancelled_streamed_run_does_not_harm_the_next(
+    residence: Residence, wan21: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner]
+) -> None:
+    runner = laid_out(wan21, Layout(transformer=residence, text_encoder=residence))
     expected = runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes()
     calls = iter([False, True])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from pipelines.catalogue import read_catalogue
 from pipelines.decode import decode_frames
 from pipelines.errors import UnsupportedModelError
 from pipelines.geometry import Geometry
-from pipelines.memory import Decoding, decode_bytes
+from pipelines.memory import Decoding, Layout, Precision, _restored_bytes, _transformer_bytes, decode_bytes
+from pipelines.reading import _assign
 from pipelines.runner import Runner
 from pipelines.shapes import BF16, ModelShape, TextEncoderShape, TransformerShape, parse_shape, read_shape
+from pipelines.storage import Storage
 from tests.pipelines.trace import PeakBytes
 
 WAN_1_3B = TransformerShape(30, 12, 128, 8960, 4096, 16, 16, (1, 2, 2))
@@ -112,6 +115,34 @@ def test_the_transformers_activations(name: str, video: tuple[int, int, int], wa
 
     tokens = wan_14b.tokens(Geometry.fit(width, height, frames, wan_14b.grid))
     assert shape.activation_bytes(tokens) == pytest.approx(traced.peak, rel=0.02)
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("video", [(208, 120, 9), (416, 240, 9)])
+def test_denoising_with_shorter_weights(precision: Precision, video: tuple[int, int, int], wan_14b: ModelShape) -> None:
+    """Traced with real tensors, of a narrower model: casting on the fly does not work on fake ones."""
+    narrow = TransformerShape(2, 8, 128, 2816, 256, 16, 16, (1, 2, 2))
+    shape, geometry = replace(wan_14b, transformer=narrow), Geometry.fit(*video, wan_14b.grid)
+    config = transformer_config(narrow)
+    with torch.device("meta"):
+        model: Any = WanTransformer3DModel(**config).eval().requires_grad_(False)
+    model.rope = WanTransformer3DModel(**{**config, "num_layers": 1, "ffn_dim": 8}).rope
+    sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    storage = Storage(model, precision, torch.bfloat16)
+    frames, rows, columns = (geometry.full_num_frames - 1) // 4 + 1, geometry.full_height // 8, geometry.full_width // 8
+    latents = torch.zeros(1, 16, frames, rows, columns, dtype=torch.bfloat16)
+    text, timestep = torch.zeros(1, 512, narrow.text_dim, dtype=torch.bfloat16), torch.zeros(1)
+
+    with torch.no_grad(), PeakBytes([*model.rope.buffers(), latents, text, timestep]) as traced:
+        for name, size in sizes.items():
+            _assign(model, name, storage.keep(name, torch.zeros(size)))
+        traced.peak = traced.alive
+        model(latents, timestep=timestep, encoder_hidden_states=text, return_dict=False)
+
+    _, weights = _transformer_bytes(shape, Layout(precision))
+    activations = narrow.activation_bytes(shape.tokens(geometry))
+    predicted = weights + _restored_bytes(shape, precision) + activations
+    assert predicted == pytest.approx(traced.peak, rel=0.1)
 
 
 def test_the_text_encoders_activations(wan_14b: ModelShape) -> None:

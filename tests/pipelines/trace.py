@@ -10,12 +10,12 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakBytes(TorchDispatchMode):
-    """A context that notes the most bytes alive at once in tensors made inside it; `known` ones do not count."""
+    """A context that notes the bytes alive in tensors made inside it, and their peak; `known` ones do not count."""
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self.peak = 0
-        self._alive = 0
+        self.alive = 0
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -29,9 +29,9 @@ class PeakBytes(TorchDispatchMode):
         key = storage._cdata
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
-            self._alive += storage.nbytes()
-            self.peak = max(self.peak, self._alive)
+            self.alive += storage.nbytes()
+            self.peak = max(self.peak, self.alive)
             weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
-        self._alive -= self._sizes.pop(key)
+        self.alive -= self._sizes.pop(key)

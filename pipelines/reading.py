@@ -1,0 +1,80 @@
+"""Weight files → a module, tensor by tensor: none of a part's weights is in host memory but those that stay there.
+
+The libraries' own loading reads a part whole before it is placed: 27 GiB of host memory for the 14B transformer, and
+the published files are twice as large again, in fp32. What is made here equals what `from_pretrained` makes.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+
+from pipelines.errors import WeightsNotFoundError
+
+Keep = Callable[[str, torch.Tensor], torch.Tensor]
+"""A tensor as it is read → the tensor that is kept, by its name."""
+
+
+def skeleton(kind: Any, folder: Path) -> Any:
+    """A model of the class `kind`, diffusers' or transformers', by the configuration in `folder`, without weights."""
+    # buffers are computed, not read: they are made for real
+    with init_empty_weights(include_buffers=False):
+        if hasattr(kind, "load_config"):
+            module = kind.from_config(kind.load_config(folder, local_files_only=True))
+        else:
+            module = kind._from_config(kind.config_class.from_pretrained(folder, local_files_only=True))
+    return module.eval().requires_grad_(False)
+
+
+def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The names and tensors of all safetensors files of a part, mapped: their bytes are read when they are used."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                yield name, file.get_tensor(name)
+
+
+def headers(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The names of all tensors of a part, each with a stand-in of its shape and dtype that holds nothing."""
+    for name, tensor in tensors(folder):
+        yield name, tensor.to("meta")
+
+
+def fill(module: Any, folder: Path, keep: Keep, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+    """Give a skeleton the weights in `folder`; `on_bytes` is told how many of them each tensor took on disk.
+
+    Raises WeightsNotFoundError, naming the first parameter that the files lack.
+    """
+    known = module.state_dict()
+    for name, tensor in tensors(folder):
+        if name in known:
+            _assign(module, name, keep(name, tensor))
+        on_bytes(tensor.nbytes)
+    _tie(module)
+    for name, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise WeightsNotFoundError(f"The weights are incomplete: {folder} lacks {name}.")
+
+
+def _tie(module: Any) -> None:
+    """Make one of a matrix that goes by two names, of which the files may have had either: UMT5's embedding."""
+    for name, other in getattr(module, "all_tied_weights_keys", {}).items():
+        names = (name, other)
+        found = next((module.get_parameter(n) for n in names if not module.get_parameter(n).is_meta), None)
+        if found is not None:
+            for each in names:
+                _assign(module, each, found)
+
+
+def _assign(module: Any, name: str, tensor: torch.Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    parent = module.get_submodule(owner)
+    if leaf in parent._buffers:
+        parent.register_buffer(leaf, tensor)
+        return
+    if not isinstance(tensor, torch.nn.Parameter):
+        tensor = torch.nn.Parameter(tensor, requires_grad=False)
+    parent.register_parameter(leaf, tensor)

@@ -1,0 +1,122 @@
+"""How a part's weights are stored: in the pipeline's dtype, in fp8, or in 4 bits; and stored so on disk, once.
+
+Both shorter forms are diffusers' own: layerwise casting for fp8, and the linear layers that it reads GGUF files with
+for 4 bits (Q4_0: 32 weights share a scale). What computes is bf16 in every case.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
+from filelock import FileLock
+from safetensors.torch import save_file
+
+from pipelines.errors import StorageError
+from pipelines.memory import GIB, SHARD_BYTES, Precision
+from pipelines.reading import headers, tensors
+
+_Q4 = gguf.GGMLQuantizationType.Q4_0
+_Q4_BLOCK, _Q4_BYTES = gguf.GGML_QUANT_SIZES[_Q4]
+
+
+class Storage:
+    """Prepares a skeleton for a precision, and turns each tensor that is read into the one that is kept."""
+
+    def __init__(self, module: Any, precision: Precision, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._exact = frozenset(getattr(module, "_keep_in_fp32_modules", None) or ())
+        if not hasattr(module, "load_config"):
+            # transformers keeps them so in fp16 only
+            self._exact = frozenset()
+        self._in_fp8: frozenset[str] = frozenset()
+        self._in_q4: frozenset[str] = frozenset()
+        if precision is Precision.FP8:
+            module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+            self._in_fp8 = frozenset(n for n, p in module.named_parameters() if p.dtype is torch.float8_e4m3fn)
+        elif precision is Precision.Q4:
+            self._in_q4 = frozenset(_use_q4(module, dtype))
+
+    def keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor that is kept for one that is read, from the published files or from those `stored` wrote."""
+        if name in self._in_q4:
+            return GGUFParameter(tensor if tensor.dtype is torch.uint8 else _to_q4(tensor), quant_type=_Q4)
+        return tensor.to(self._dtype_of(name, tensor))
+
+    def changes(self, folder: Path) -> bool:
+        """Whether anything in a part's files is kept otherwise than it is written there."""
+        return any(
+            tensor.dtype is not (torch.uint8 if name in self._in_q4 else self._dtype_of(name, tensor))
+            for name, tensor in headers(folder)
+        )
+
+    def size(self, name: str, tensor: torch.Tensor) -> int:
+        """Bytes of a tensor as it is kept."""
+        if name in self._in_q4:
+            return tensor.numel() // _Q4_BLOCK * _Q4_BYTES
+        return tensor.numel() * self._dtype_of(name, tensor).itemsize
+
+    def _dtype_of(self, name: str, tensor: torch.Tensor) -> torch.dtype:
+        if name in self._in_fp8:
+            return torch.float8_e4m3fn
+        if not tensor.is_floating_point():
+            return tensor.dtype
+        return torch.float32 if self._exact & set(name.split(".")) else self._dtype
+
+
+def _use_q4(module: Any, dtype: torch.dtype) -> list[str]:
+    """Put layers that compute from 4 bits in the place of the blocks' linear ones; returns their weights' names."""
+    names = []
+    for index, block in enumerate(module.blocks):
+        for name, layer in list(block.named_modules()):
+            if isinstance(layer, torch.nn.Linear) and layer.in_features % _Q4_BLOCK == 0:
+                short = GGUFLinear(
+                    layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, device="meta"
+                )
+                block.set_submodule(name, short.requires_grad_(False))
+                names.append(f"blocks.{index}.{name}.weight")
+    return names
+
+
+def _to_q4(weight: torch.Tensor) -> torch.Tensor:
+    """(out, in) numbers → (out, bytes), by GGUF's own quantization."""
+    return torch.from_numpy(gguf.quants.quantize(weight.float().numpy(), _Q4))
+
+
+def stored(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None] = lambda _: None) -> Path:
+    """The part in `folder` as `storage` keeps it, in the folder `target`; written there once, whole or not at all.
+
+    A second process that asks for the same waits for the first. Raises StorageError when there is no room for it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.is_dir():
+            _write(folder, storage, target, on_bytes)
+    return target
+
+
+def _write(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None]) -> None:
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    needed = sum(storage.size(name, tensor) for name, tensor in headers(folder))
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise StorageError(
+            f"Keeping {folder.name} as the plan has it needs {needed / GIB:.1f} GiB in {target.parent}, where "
+            f"{free / GIB:.1f} GiB is free."
+        )
+    part.mkdir()
+    shard: dict[str, torch.Tensor] = {}
+    number = 0
+    for name, tensor in tensors(folder):
+        if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
+            save_file(shard, part / f"{number:05}.safetensors")
+            shard, number = {}, number + 1
+        kept = storage.keep(name, tensor)
+        shard[name] = kept.as_tensor() if isinstance(kept, GGUFParameter) else kept.contiguous()
+        on_bytes(tensor.nbytes)
+    save_file(shard, part / f"{number:05}.safetensors")
+    part.rename(target)

@@ -1,0 +1,43 @@
+"""What is learned of a card: the lowest limit counts, for a week, and a damaged file is only a memory lost."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.limits import FORGOTTEN_AFTER_SECONDS, LearnedLimits
+
+
+def test_the_lowest_limit_of_each_card_is_kept(tmp_path: Path) -> None:
+    limits = LearnedLimits(tmp_path / "cache" / "limits.json")
+    assert limits.get("one") is None
+
+    for size in (20, 10, 15):
+        limits.learn("one", size)
+    limits.learn("two", 99)
+
+    again = LearnedLimits(tmp_path / "cache" / "limits.json")
+    assert (again.get("one"), again.get("two"), again.get("three")) == (10, 99, None)
+
+
+@pytest.mark.parametrize("later", [FORGOTTEN_AFTER_SECONDS + 1, -3600])
+def test_a_limit_passes_and_so_does_one_from_the_future(
+    later: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = LearnedLimits(tmp_path / "limits.json")
+    monkeypatch.setattr("pipelines.limits.time.time", lambda: 1e9)
+    limits.learn("card", 10)
+
+    monkeypatch.setattr("pipelines.limits.time.time", lambda: 1e9 + later)
+    assert limits.get("card") is None
+    limits.learn("card", 20)
+    assert limits.get("card") == 20
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"card": 3}', '{"card": {"bytes": 1}}', "\x00"])
+def test_a_damaged_file_is_forgotten(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "limits.json"
+    path.write_text(text)
+
+    assert LearnedLimits(path).get("card") is None
+    LearnedLimits(path).learn("card", 5)
+    assert LearnedLimits(path).get("card") == 5
