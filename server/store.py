@@ -480,7 +480,7 @@ class Store:
             return oldest
         # A count bounds the wait, not a time: no clock can break it, and in a long queue, where all have waited long,
         # a bound on time would load at every step. Who overtook another overtook the oldest too, so its count is
-        # enough. (On PostgreSQL, claims at the same instant do not see each other: each may add one.)
+        # enough. (PostgreSQL's claims at the same instant do not see each other, and may exceed it by as many.)
         overtakes = select(func.count()).where(_HAS_STARTED, generations.c.seq > _OLDEST.scalar_subquery())
         has_patience = overtakes.scalar_subquery() < self._max_overtakes
         return func.coalesce(_locked(_OLDEST.where(generations.c.model == holding, has_patience)), oldest)
