@@ -346,8 +346,9 @@ class Dispatcher:
     def activate(self, entry: CatalogueEntry) -> None:
         """Have a model loaded on some lane."""
         if self.deployment(entry.id) not in (Deployment.ACTIVE, Deployment.DEPLOYING):
-            idle_first = sorted(self.lanes, key=lambda lane: lane.running is not None)
-            idle_first[0].wish(Deployment.ACTIVE, entry)
+            # an idle device first, and of those an empty one: the others' models may be wanted again
+            best = min(self.lanes, key=lambda lane: (lane.running is not None, lane.holding is not None))
+            best.wish(Deployment.ACTIVE, entry)
 
     def deactivate(self, entry: CatalogueEntry) -> None:
         """Have a model unloaded wherever it is, after what runs with it."""

@@ -387,6 +387,19 @@ async def test_activate_and_deactivate_load_and_unload(inside: Inside) -> None:
     assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
 
 
+async def test_an_empty_device_is_activated_before_one_that_holds_another_model(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", lanes=2, models_dir=with_another_model(tmp_path / "models"))
+    await inside.dispatcher.start()
+
+    for model in (MODEL, OTHER):
+        inside.dispatcher.activate(inside.service.entry(model))
+        await eventually(lambda model=model: inside.dispatcher.deployment(model) is Deployment.ACTIVE)
+
+    assert [engine.loads for engine in inside.engines] == [[MODEL], [OTHER]]
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
 async def test_an_idle_device_is_freed_and_loads_again_on_demand(tmp_path: Path) -> None:
     inside = build(tmp_path / "data", idle_unload=0.1)
     await inside.dispatcher.start()
