@@ -44,7 +44,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.enter_context(locked(settings.data_dir))
-            store = Store(f"sqlite:///{settings.data_dir / 'paddock.db'}")
+            store = Store(f"sqlite:///{settings.data_dir / 'paddock.db'}", max_overtakes=settings.max_overtakes)
             stack.callback(store.close)
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
             broker = Broker()

@@ -1,4 +1,4 @@
-"""From the queue to the devices: claim → run → record, one lane a device, first in first out."""
+"""From the queue to the devices: claim → run → record, one lane a device, as few loads as a bounded wait allows."""
 
 import asyncio
 import logging
@@ -85,6 +85,17 @@ class Lane:
         """What the device holds."""
         return self._engine.state
 
+    @property
+    def holding(self) -> str | None:
+        """The model the device will hold when it next takes a generation, unless something goes wrong."""
+        model = self.running.held.model if self.running is not None else self.state.model_id
+        for target, entry in self._wishes:
+            if target is Deployment.ACTIVE:
+                model = entry.id
+            elif model == entry.id:
+                model = None
+        return model
+
     def start(self) -> None:
         """Begin to work."""
         self._task = asyncio.create_task(self._work())
@@ -158,7 +169,7 @@ class Lane:
             await self._engine.close()
 
     async def _claim(self) -> Generation | None:
-        claiming = asyncio.ensure_future(self._dispatcher.claim(self._owner))
+        claiming = asyncio.ensure_future(self._dispatcher.claim(self._owner, self.holding))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -316,6 +327,11 @@ class Dispatcher:
                 return lane.running.live if lane.running.held.attempt == generation.attempt else None
         return None
 
+    @property
+    def holding(self) -> list[str | None]:
+        """The model each device will hold when it next takes a generation: what the order of the queue depends on."""
+        return [lane.holding for lane in self.lanes]
+
     async def cancel(self, generation: Generation) -> None:
         """Stop a generation wherever it runs."""
         for lane in self.lanes:
@@ -330,8 +346,9 @@ class Dispatcher:
     def activate(self, entry: CatalogueEntry) -> None:
         """Have a model loaded on some lane."""
         if self.deployment(entry.id) not in (Deployment.ACTIVE, Deployment.DEPLOYING):
-            idle_first = sorted(self.lanes, key=lambda lane: lane.running is not None)
-            idle_first[0].wish(Deployment.ACTIVE, entry)
+            # an idle device first, and of those an empty one: the others' models may be wanted again
+            best = min(self.lanes, key=lambda lane: (lane.running is not None, lane.holding is not None))
+            best.wish(Deployment.ACTIVE, entry)
 
     def deactivate(self, entry: CatalogueEntry) -> None:
         """Have a model unloaded wherever it is, after what runs with it."""
@@ -342,9 +359,9 @@ class Dispatcher:
 
     # what the lanes ask
 
-    async def claim(self, owner: str) -> Generation | None:
-        """The next generation, claimed."""
-        return await self.store.claim(owner, self._lease)
+    async def claim(self, owner: str, holding: str | None) -> Generation | None:
+        """The next generation for a device that holds this model, claimed."""
+        return await self.store.claim(owner, self._lease, holding)
 
     async def renew(self, running: _Running) -> None:
         """Hold a claim on, and write down how far it is."""

@@ -189,11 +189,11 @@ class Service:
 
     async def newest(self, filters: Filters) -> list[Placed]:
         """The newest generations that pass the filters."""
-        return await self._store.newest(filters)
+        return await self._store.newest(filters, self._dispatcher.holding)
 
     async def page(self, filters: Filters, number: int, size: int) -> Page:
         """A page of history."""
-        return await self._store.page(filters, number, size)
+        return await self._store.page(filters, number, size, self._dispatcher.holding)
 
     def live(self, generation: Generation) -> Live | None:
         """How a generation is doing, if it runs."""
@@ -216,7 +216,7 @@ class Service:
                     yield event
 
     async def _find(self, tenant: str, generation_id: str) -> Placed:
-        placed = await self._store.get(generation_id, tenant)
+        placed = await self._store.get(generation_id, tenant, self._dispatcher.holding)
         if placed is None:
             raise GenerationNotFoundError
         return placed

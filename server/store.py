@@ -23,6 +23,8 @@ from sqlalchemy import (
     Integer,
     MetaData,
     RowMapping,
+    ScalarSelect,
+    Select,
     String,
     Table,
     and_,
@@ -45,6 +47,7 @@ from server.generations import (
     after_worker_death,
     sources,
 )
+from server.order import turns
 
 metadata = MetaData()
 
@@ -94,6 +97,10 @@ attempts = Table(
 )
 
 LIST_LIMIT = 1000
+_IS_QUEUED = generations.c.status == Status.QUEUED
+# what was given back is behind again; what failed or was cancelled before its start went before nobody
+_HAS_STARTED = and_(generations.c.status.in_((Status.PROCESSING, *TERMINAL)), generations.c.attempt > 0)
+_OLDEST = select(generations.c.seq).where(_IS_QUEUED).order_by(generations.c.seq).limit(1)
 _THREADS = 4
 
 P = ParamSpec("P")
@@ -139,7 +146,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A generation and its place in the queue: 1 is next, None unless queued."""
+    """A generation and its place in the order the queue will be taken in: 1 is next, None unless queued."""
 
     generation: Generation
     queue_position: int | None
@@ -166,10 +173,14 @@ def _in_thread(
 
 
 class Store:
-    """Generations in a database; `url` is SQLAlchemy's (sqlite or postgresql)."""
+    """Generations in a database; `url` is SQLAlchemy's (sqlite or postgresql).
 
-    def __init__(self, url: str, clock: Clock = time.time) -> None:
+    At most `max_overtakes` generations go before an older one that needs another model loaded; 0: none does.
+    """
+
+    def __init__(self, url: str, clock: Clock = time.time, *, max_overtakes: int = 0) -> None:
         self._clock = clock
+        self._max_overtakes = max_overtakes
         self._engine = create_engine(url)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         if self._engine.dialect.name == "sqlite":
@@ -234,22 +245,17 @@ class Store:
     # the dispatcher's part
 
     @_in_thread
-    def claim(self, owner: str, lease: float) -> Generation | None:
-        """Take the oldest queued generation, for `lease` seconds."""
-        oldest = (
-            select(generations.c.seq)
-            .where(generations.c.status == Status.QUEUED)
-            .order_by(generations.c.seq)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
+    def claim(self, owner: str, lease: float, holding: str | None = None) -> Generation | None:
+        """Take the next generation for a device that holds the model `holding`, for `lease` seconds.
+
+        That is the oldest queued one of this model, unless the oldest of all has been overtaken often enough.
+        """
         now = self._clock()
         with self._write() as tx:
             row = (
                 tx.execute(
                     update(generations)
-                    .where(generations.c.seq == oldest, generations.c.status == Status.QUEUED)
+                    .where(generations.c.seq == self._next(holding), generations.c.status == Status.QUEUED)
                     .values(
                         status=Status.PROCESSING,
                         owner=owner,
@@ -356,26 +362,27 @@ class Store:
     # reading
 
     @_in_thread
-    def get(self, generation_id: str, tenant: str) -> Placed | None:
-        """One generation of a tenant's, with its place."""
+    def get(self, generation_id: str, tenant: str, holding: Sequence[str | None] = ()) -> Placed | None:
+        """One generation of a tenant's, with its place given the model that each device holds."""
         with self._read() as tx:
             generation = _find(tx, generation_id, tenant)
             if generation is None:
                 return None
-            return Placed(generation, self._position(tx, generation))
+            return self._place(tx, [generation], holding)[0]
 
     @_in_thread
-    def newest(self, filters: Filters) -> list[Placed]:
+    def newest(self, filters: Filters, holding: Sequence[str | None] = ()) -> list[Placed]:
         """The newest generations, newest first, at most LIST_LIMIT."""
         with self._read() as tx:
-            return self._select(tx, filters, LIST_LIMIT, 0)
+            return self._place(tx, self._select(tx, filters, LIST_LIMIT, 0), holding)
 
     @_in_thread
-    def page(self, filters: Filters, number: int, size: int) -> Page:
+    def page(self, filters: Filters, number: int, size: int, holding: Sequence[str | None] = ()) -> Page:
         """Page `number` (from 1) of `size` generations, newest first."""
         with self._read() as tx:
             total = tx.scalar(select(func.count()).select_from(generations).where(filters.clause())) or 0
-            return Page(self._select(tx, filters, size, (number - 1) * size), total)
+            found = self._select(tx, filters, size, (number - 1) * size)
+            return Page(self._place(tx, found, holding), total)
 
     @_in_thread
     def completed_since(self, moment: float, tenant: str) -> list[Generation]:
@@ -464,32 +471,52 @@ class Store:
             .values(ended_at=self._clock(), outcome=outcome)
         )
 
-    def _select(self, tx: Connection, filters: Filters, limit: int, offset: int) -> list[Placed]:
+    # the order of the queue
+
+    def _next(self, holding: str | None) -> ColumnElement[int]:
+        """Which generation a device takes that holds this model."""
+        oldest = _locked(_OLDEST)
+        if holding is None:
+            return oldest
+        # A count bounds the wait, not a time: no clock can break it, and in a long queue, where all have waited long,
+        # a bound on time would load at every step. Who overtook another overtook the oldest too, so its count is
+        # enough. (PostgreSQL's claims at the same instant do not see each other, and may exceed it by as many.)
+        overtakes = select(func.count()).where(_HAS_STARTED, generations.c.seq > _OLDEST.scalar_subquery())
+        has_patience = overtakes.scalar_subquery() < self._max_overtakes
+        return func.coalesce(_locked(_OLDEST.where(generations.c.model == holding, has_patience)), oldest)
+
+    def _place(self, tx: Connection, found: Sequence[Generation], holding: Sequence[str | None]) -> list[Placed]:
+        wanted = {generation.seq for generation in found if generation.status is Status.QUEUED}
+        places: dict[int, int] = {}
+        for place, seq in self._order(tx, wanted, holding) if wanted else ():
+            if seq in wanted:
+                places[seq] = place
+                if len(places) == len(wanted):
+                    break
+        return [Placed(generation, places.get(generation.seq)) for generation in found]
+
+    def _order(self, tx: Connection, wanted: set[int], holding: Sequence[str | None]) -> Iterator[tuple[int, int]]:
+        """Places and who has them, in order, among them all that are wanted."""
+        seq, model = generations.c.seq, generations.c.model
+        queued = select(seq, model).where(_IS_QUEUED).order_by(seq)
+        models = tx.scalars(select(model).where(_IS_QUEUED).distinct().limit(2)).all()
+        if len(models) < 2 or self._max_overtakes == 0:
+            # the usual case is by age alone, and a long queue need not be read for it
+            older = tx.scalar(select(func.count()).where(_IS_QUEUED, seq < min(wanted))) or 0
+            return enumerate(tx.scalars(queued.where(seq.between(min(wanted), max(wanted)))), older + 1)
+        started = select(seq).where(_HAS_STARTED, seq > _OLDEST.scalar_subquery()).order_by(seq)
+        waiting = ((row.seq, row.model) for row in tx.execute(queued))
+        return enumerate(turns(waiting, tx.scalars(started), holding, self._max_overtakes), 1)
+
+    def _select(self, tx: Connection, filters: Filters, limit: int, offset: int) -> list[Generation]:
         rows = tx.execute(
             select(generations).where(filters.clause()).order_by(generations.c.seq.desc()).limit(limit).offset(offset)
         ).mappings()
-        found = [_from_row(row) for row in rows]
-        waiting = [generation for generation in found if generation.status is Status.QUEUED]
-        places = self._positions(tx, waiting)
-        return [Placed(generation, places.get(generation.seq)) for generation in found]
+        return [_from_row(row) for row in rows]
 
-    def _position(self, tx: Connection, generation: Generation) -> int | None:
-        if generation.status is not Status.QUEUED:
-            return None
-        ahead = select(func.count()).where(generations.c.status == Status.QUEUED, generations.c.seq <= generation.seq)
-        return tx.scalar(ahead)
 
-    def _positions(self, tx: Connection, waiting: Sequence[Generation]) -> dict[int, int]:
-        if not waiting:
-            return {}
-        ranked = (
-            select(generations.c.seq, func.row_number().over(order_by=generations.c.seq).label("place"))
-            .where(generations.c.status == Status.QUEUED)
-            .subquery()
-        )
-        lowest = min(generation.seq for generation in waiting)
-        rows = tx.execute(select(ranked.c.seq, ranked.c.place).where(ranked.c.seq >= lowest))
-        return {row.seq: row.place for row in rows}
+def _locked(one: Select[tuple[int]]) -> ScalarSelect[int]:
+    return one.with_for_update(skip_locked=True).scalar_subquery()
 
 
 def _find(tx: Connection, generation_id: str, tenant: str) -> Generation | None:

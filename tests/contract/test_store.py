@@ -1,8 +1,9 @@
 """What every store promises: the status law, held in the database whoever calls."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import cycle, pairwise
 from pathlib import Path
 from uuid import uuid4
 
@@ -49,7 +50,7 @@ def clock() -> Clock:
 @pytest.fixture(params=["sqlite"])
 def store(tmp_path: Path, clock: Clock, request: pytest.FixtureRequest) -> Iterator[Store]:
     """An empty store of each kind."""
-    store = Store(f"{request.param}:///{tmp_path / 'paddock.db'}", clock)
+    store = Store(f"{request.param}:///{tmp_path / 'paddock.db'}", clock, max_overtakes=2)
     yield store
     store.close()
 
@@ -381,6 +382,175 @@ async def test_records_outlive_the_store(tmp_path: Path) -> None:
     again = Store(url)
     assert replace(await read(again, generation.id), seq=0) == generation
     again.close()
+
+
+# the order of several models
+
+
+async def queue_of(store: Store, models: Sequence[str]) -> list[Generation]:
+    """One queued generation of each of these models, in their order."""
+    generations = [new(model=model) for model in models]
+    await store.insert(generations, max_queued=10_000)
+    return generations
+
+
+async def take(store: Store, holding: Sequence[str | None], most: int = 100) -> list[Generation]:
+    """Claim until nothing is queued, by devices that take turns, each holding its last one's model."""
+    held, taken = list(holding), []
+    for device in cycle(range(len(held))):
+        generation = await store.claim("me", 60, held[device]) if len(taken) < most else None
+        if generation is None:
+            break
+        held[device] = generation.model
+        taken.append(generation)
+    return taken
+
+
+def loads(models: Sequence[str | None]) -> int:
+    """How often a device that takes these models in turn must load another."""
+    return sum(before != after for before, after in pairwise(models))
+
+
+async def test_a_device_goes_on_with_its_model_within_the_bound(store: Store) -> None:
+    await queue_of(store, "abababab")
+
+    order = "".join(generation.model for generation in await take(store, ["a"]))
+
+    assert order == "aaabbbba"
+    assert loads(order) < loads("abababab")
+
+
+async def test_a_steady_stream_of_one_model_starves_no_other(store: Store, clock: Clock) -> None:
+    (waiting,) = await queue_of(store, "b")
+    taken = []
+    while waiting.id not in taken:
+        await queue_of(store, "aa")
+        # whatever the clock does
+        clock.now -= 10_000
+        taken += [generation.id for generation in await take(store, ["a"], most=1)]
+
+    assert len(taken) == 2 + 1
+
+
+async def test_what_never_started_or_was_given_back_overtook_nobody(store: Store) -> None:
+    oldest, cancelled, given_back, other = await queue_of(store, "baac")
+    await store.insert([new(model="a", status=Status.FAILED) for _ in range(3)], 10)
+    await store.cancel(cancelled.id, "")
+    for loaded, expected in (("a", given_back), ("c", other)):
+        (held,) = await take(store, [loaded], most=1)
+        assert held.id == expected.id
+        await store.release(held)
+
+    assert [generation.id for generation in await take(store, ["a"])] == [given_back.id, oldest.id, other.id]
+
+
+async def test_a_model_that_is_not_queued_or_not_loaded_changes_nothing(store: Store) -> None:
+    generations = await queue_of(store, "abc")
+
+    assert [(await take(store, [holding], most=1))[0].id for holding in ("d", None, "a")] == [
+        generation.id for generation in generations
+    ]
+
+
+async def test_places_follow_the_model_that_is_loaded(store: Store) -> None:
+    generations = await queue_of(store, "abab")
+
+    async def places(*holding: str | None) -> list[int | None]:
+        placed = [await store.get(generation.id, "", holding) for generation in generations]
+        return [one.queue_position for one in placed if one]
+
+    assert await places() == await places(None) == await places("a") == [1, 3, 2, 4]
+    assert await places("b") == [3, 1, 4, 2]
+    assert await places("a", "b") == [1, 2, 3, 4]
+    page = await store.page(Filters(model="b"), 1, 10, ["b"])
+    assert [placed.queue_position for placed in page.rows] == [2, 1]
+
+
+MODELS = st.sampled_from("abc")
+
+
+@given(
+    models=st.lists(MODELS, min_size=1, max_size=14),
+    holding=st.lists(st.none() | MODELS, min_size=1, max_size=2),
+    bound=st.integers(0, 4),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_queue_is_taken_in_the_order_foretold(
+    models: list[str], holding: list[str | None], bound: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async def play() -> None:
+        store = Store(f"sqlite:///{tmp_path_factory.mktemp('order') / 'paddock.db'}", max_overtakes=bound)
+        await queue_of(store, models)
+        foretold = {placed.queue_position: placed.generation.seq for placed in await store.newest(Filters(), holding)}
+        taken = await take(store, holding)
+        store.close()
+
+        order = [generation.seq for generation in taken]
+        assert [foretold[place] for place in range(1, len(models) + 1)] == order
+        for place, seq in enumerate(order):
+            assert sum(earlier > seq for earlier in order[:place]) <= bound
+        for model in set(models):
+            same = [generation.seq for generation in taken if generation.model == model]
+            assert same == sorted(same)
+        if len(holding) == 1:
+            assert loads([*holding, *(generation.model for generation in taken)]) <= loads([*holding, *models])
+
+    asyncio.run(play())
+
+
+STEPS = st.lists(
+    st.tuples(st.just("arrive"), MODELS)
+    | st.tuples(st.just("claim"), st.none() | MODELS)
+    | st.tuples(st.sampled_from(("succeed", "release", "cancel", "withdraw")), st.none()),
+    max_size=30,
+)
+
+
+@given(steps=STEPS, bound=st.integers(0, 3))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_and_goes_the_first_is_next_and_none_waits_beyond_the_bound(
+    steps: list[tuple[str, str | None]], bound: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async def play() -> None:
+        store = Store(f"sqlite:///{tmp_path_factory.mktemp('order') / 'paddock.db'}", max_overtakes=bound)
+        running: list[Generation] = []
+        for step, model in steps:
+            rows = await store.newest(Filters(), [model])
+            waiting = [placed.generation for placed in rows if placed.generation.status is Status.QUEUED]
+            assert sorted(filter(None, (placed.queue_position for placed in rows))) == [*range(1, len(waiting) + 1)]
+            if step == "claim" and (held := await store.claim("me", 60, model)):
+                assert [placed.generation.id for placed in rows if placed.queue_position == 1] == [held.id]
+                assert held.seq == min(generation.seq for generation in waiting if generation.model == held.model)
+                running.append(held)
+            elif step != "claim":
+                await one_step(store, step, model, running, waiting)
+            ahead = [g for g in await everything(store) if g.attempt and g.status is not Status.QUEUED]
+            for generation in await everything(store):
+                if generation.status is Status.QUEUED and not generation.attempt:
+                    assert sum(other.seq > generation.seq for other in ahead) <= bound
+        store.close()
+
+    asyncio.run(play())
+
+
+async def everything(store: Store) -> list[Generation]:
+    return [placed.generation for placed in await store.newest(Filters())]
+
+
+async def one_step(
+    store: Store, step: str, model: str | None, running: list[Generation], waiting: list[Generation]
+) -> None:
+    match step:
+        case "arrive":
+            await queue_of(store, model or "")
+        case "succeed" if running:
+            await store.succeed(running.pop(), "a.mp4")
+        case "release" if running:
+            await store.release(running.pop())
+        case "cancel" if running:
+            await store.cancel(running.pop().id, "")
+        case "withdraw" if waiting:
+            await store.cancel(waiting[0].id, "")
 
 
 # any order of calls

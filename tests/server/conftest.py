@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.catalogue import read_catalogue
+from server.app import load_catalogue
 from server.artifacts import Artifacts
 from server.dispatcher import Dispatcher
 from server.events import Broker, Event
@@ -70,11 +70,11 @@ def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
     """Parts on a data directory; nothing runs yet."""
     settings = Settings(data_dir=folder, max_queued=50, **changes)
     folder.mkdir(exist_ok=True)
-    store = Store(f"sqlite:///{folder / 'paddock.db'}")
+    store = Store(f"sqlite:///{folder / 'paddock.db'}", max_overtakes=settings.max_overtakes)
     artifacts = Artifacts(folder, settings.url_ttl)
     broker = Broker()
     engines = [FakeEngine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
-    catalogue = read_catalogue()
+    catalogue = load_catalogue(settings)
     dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease, settings.idle_unload)
     service = Service(settings, catalogue, store, dispatcher, broker)
     return Inside(folder, settings, store, artifacts, broker, engines, dispatcher, service)

@@ -1,12 +1,14 @@
 """Claim → run → record: in order, once, whatever dies or is cancelled in between."""
 
 import asyncio
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from pipelines.catalogue import BUILT_IN
 from server.artifacts import artifact_key
 from server.dispatcher import Deployment
 from server.engine.base import GenerationFailedError, Job, WorkerDiedError
@@ -315,6 +317,57 @@ async def test_two_devices_share_the_queue(tmp_path: Path) -> None:
     inside.store.close()
 
 
+OTHER = "another-model"
+
+
+def with_another_model(folder: Path) -> Path:
+    """A folder of models with one more in it."""
+    folder.mkdir()
+    text = (BUILT_IN / "wan2.1-t2v-14b.toml").read_text(encoding="utf-8")
+    (folder / "another.toml").write_text(text.replace(f'id = "{MODEL}"', f'id = "{OTHER}"'), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(("max_overtakes", "loads"), [(2, 2), (1, 3), (0, 6)])
+async def test_interleaved_models_are_not_loaded_at_every_step(tmp_path: Path, max_overtakes: int, loads: int) -> None:
+    models = with_another_model(tmp_path / "models")
+    inside = build(tmp_path / "data", models_dir=models, max_overtakes=max_overtakes)
+    generations = [(await inside.enqueue(model=model))[0] for model in (MODEL, OTHER) * 3]
+    await inside.dispatcher.start()
+
+    finished = [await inside.until(generation) for generation in generations]
+
+    assert {generation.status for generation in finished} == {Status.SUCCEEDED}
+    assert len(list(groupby(inside.engine.loads))) == loads
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_places_in_the_queue_follow_what_the_device_will_hold(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", models_dir=with_another_model(tmp_path / "models"))
+    await inside.dispatcher.start()
+    running = await busy(inside)
+    (other,) = await inside.enqueue(model=OTHER)
+    (same,) = await inside.enqueue()
+
+    async def places() -> list[int | None]:
+        return [(await inside.service.get("", generation.id)).queue_position for generation in (other, same)]
+
+    assert await places() == [2, 1]
+    inside.dispatcher.deactivate(inside.service.entry(MODEL))
+    assert await places() == [1, 2]
+    inside.dispatcher.activate(inside.service.entry(MODEL))
+    assert await places() == [2, 1]
+    inside.dispatcher.activate(inside.service.entry(OTHER))
+    assert await places() == [1, 2]
+
+    await inside.service.cancel("", running.id)
+    await inside.until(same)
+    assert [job.generation_id for job in inside.engine.runs] == [running.id, other.id, same.id]
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
 async def test_activate_and_deactivate_load_and_unload(inside: Inside) -> None:
     entry = inside.service.entry(MODEL)
     assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
@@ -332,6 +385,19 @@ async def test_activate_and_deactivate_load_and_unload(inside: Inside) -> None:
     await _deployment(inside, Deployment.INACTIVE)
     inside.dispatcher.deactivate(entry)
     assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+
+
+async def test_an_empty_device_is_activated_before_one_that_holds_another_model(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", lanes=2, models_dir=with_another_model(tmp_path / "models"))
+    await inside.dispatcher.start()
+
+    for model in (MODEL, OTHER):
+        inside.dispatcher.activate(inside.service.entry(model))
+        await eventually(lambda model=model: inside.dispatcher.deployment(model) is Deployment.ACTIVE)
+
+    assert [engine.loads for engine in inside.engines] == [[MODEL], [OTHER]]
+    await inside.dispatcher.stop()
+    inside.store.close()
 
 
 async def test_an_idle_device_is_freed_and_loads_again_on_demand(tmp_path: Path) -> None:
