@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.errors import CatalogueError
-from pipelines.spec import ModelSpec
+from pipelines.spec import Fast, Lora, ModelSpec
 
 DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 """What the command line and the examples ask for unless told otherwise."""
@@ -129,6 +129,22 @@ class ApiSpec(_Table):
         }
 
 
+class _LoraTable(_Table):
+    repo: str
+    file: str
+    part: Literal["transformer", "transformer_2"] = "transformer"
+    revision: str | None = None
+    strength: float = 1.0
+
+    def lora(self) -> Lora:
+        return Lora(**self.model_dump())
+
+
+class _FastTable(_Table):
+    loras: list[_LoraTable] = Field(min_length=1)
+    flow_shift: float
+
+
 class _ModelTable(_Table):
     repo: str
     fps: int = Field(ge=1, le=120)
@@ -137,6 +153,14 @@ class _ModelTable(_Table):
     max_sequence_length: int = Field(default=512, ge=1)
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[Literal["480p", "720p"], float] | None = Field(default=None, min_length=2)
+    loras: list[_LoraTable] = []
+    fast: _FastTable | None = None
+
+    def spec(self, sizes: tuple[tuple[int, int, int], ...]) -> ModelSpec:
+        """As what is loaded; `sizes` as in ModelSpec."""
+        fields = self.model_dump(exclude={"loras", "fast"})
+        fast = None if self.fast is None else Fast(tuple(map(_LoraTable.lora, self.fast.loras)), self.fast.flow_shift)
+        return ModelSpec(**fields, sizes=sizes, loras=tuple(map(_LoraTable.lora, self.loras)), fast=fast)
 
 
 class CatalogueEntry(_Table):
@@ -166,8 +190,8 @@ def read_entry(path: Path) -> CatalogueEntry:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise CatalogueError(f"{path}: {key}: {first['msg']}") from error
-    spec = ModelSpec(**table.model.model_dump(), sizes=(table.api.size("maximum"), table.api.size("default")))
-    return CatalogueEntry(api=table.api, model=spec)
+    sizes = (table.api.size("maximum"), table.api.size("default"))
+    return CatalogueEntry(api=table.api, model=table.model.spec(sizes))
 
 
 def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, CatalogueEntry]:

@@ -36,7 +36,8 @@ class Ladder:
         on_load: LoadCallback = lambda *_: None,
         cache: Path = CACHE,
     ) -> None:
-        self._spec = spec
+        self._model = spec
+        self._spec = spec.variant(fast=True)
         self._folder = folder
         self._device = device
         self._on_load = on_load
@@ -72,7 +73,11 @@ class Ladder:
         on_progress: ProgressCallback = lambda _: None,
         cancelled: CancelCheck = lambda: False,
     ) -> VideoFile:
-        """Make one video as `Runner.run` does; raises DeviceMemoryError when no plan has room for it as well."""
+        """Make one video as `Runner.run` does; raises DeviceMemoryError when no plan has room for it as well.
+
+        A model that has a fast variant holds one of the two at a time, and is loaded anew for the other.
+        """
+        self._turn_to(self._model.variant(params.run_fast))
         while True:
             runner = self._loaded()
             try:
@@ -81,6 +86,11 @@ class Ladder:
                 log.warning("out of memory with %s: %s", self._layout, str(error).partition("\n")[0])
             # only here has the exception, and with it every tensor that its frames held, been let go
             self._step_down((params.width, params.height, params.num_frames))
+
+    def _turn_to(self, spec: ModelSpec) -> None:
+        if spec != self._spec:
+            self.close()
+            self._spec = spec
 
     def rest(self) -> None:
         """Give back what a generation that was cut short still holds, once its exception has been let go."""

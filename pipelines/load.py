@@ -21,11 +21,12 @@ from transformers import UMT5EncoderModel
 
 from pipelines import weights
 from pipelines.geometry import Geometry, Grid
+from pipelines.lora import Loras
 from pipelines.memory import Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
-from pipelines.placement import bring, place, residence
+from pipelines.placement import TRANSFORMERS, bring, place, residence
 from pipelines.reading import fill, skeleton
 from pipelines.shapes import ModelShape, read_shape
-from pipelines.spec import LoadCallback
+from pipelines.spec import LoadCallback, Lora
 from pipelines.storage import Storage, stored
 
 CACHE = Path("~/.cache/paddock").expanduser()
@@ -35,9 +36,9 @@ REPORT_SECONDS = 0.25
 
 log = logging.getLogger("paddock.load")
 
-# the largest first: nothing else is in host memory while it passes through
 _MODELS: dict[str, Any] = {
     "transformer": WanTransformer3DModel,
+    "transformer_2": WanTransformer3DModel,
     "text_encoder": UMT5EncoderModel,
     "vae": AutoencoderKLWan,
 }
@@ -74,6 +75,7 @@ def load_pipeline(
     on_progress: LoadCallback = lambda *_: None,
     layout: Layout | None = None,
     cache: Path = CACHE,
+    loras: Sequence[Lora] = (),
 ) -> LoadedPipeline:
     """Load a text-to-video pipeline onto `device` (a torch device name), by a layout, or all of it resident.
 
@@ -85,8 +87,18 @@ def load_pipeline(
     weights.check(folder, "WanPipeline")
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
+    files = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in loras}
     models = {
-        part: _load_part(folder, part, dtype, layout or Layout(), target, cache, report)
+        part: _load_part(
+            folder,
+            part,
+            dtype,
+            layout or Layout(),
+            target,
+            cache,
+            [(path, lora.strength) for lora, path in files.items() if lora.part == part],
+            report,
+        )
         for part, report in _shares(folder, on_progress)
     }
     pipe = WanPipeline.from_pretrained(folder, local_files_only=True, **models)
@@ -103,6 +115,7 @@ def load_pipeline(
         layout=layout,
         fingerprint={
             "weights": f"{folder.resolve().name}/{weights.digest(folder)}",
+            "loras": " ".join(f"{weights.file_digest(path)}*{lora.strength}" for lora, path in files.items()),
             "dtype": str(dtype).removeprefix("torch."),
             "plan": "resident" if layout is None else layout.name,
             "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
@@ -150,7 +163,7 @@ def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machin
 
 def _shares(folder: Path, on_progress: LoadCallback) -> Iterator[tuple[str, Callable[[float], None]]]:
     """Each part in the order they are loaded, with what to tell how much of it (0 … 1) is done."""
-    sizes = {part: weights.component_bytes(folder, part) for part in _MODELS}
+    sizes = {part: weights.component_bytes(folder, part) for part in _MODELS if (folder / part).is_dir()}
     total, before, furthest = sum(sizes.values()), 0, 0.0
     for part, size in sizes.items():
 
@@ -172,22 +185,28 @@ def _load_part(
     layout: Layout,
     device: torch.device,
     cache: Path,
+    loras: Sequence[tuple[Path, float]],
     report: Callable[[float], None],
 ) -> Any:
     """Read one part of a pipeline and bring each of its tensors to its place."""
     module = skeleton(_MODELS[part], folder / part)
-    precision = layout.precision if part == "transformer" else Precision.BF16
-    storage = Storage(module, precision, dtype)
-    source = folder / part
+    merged = Loras(loras) if loras else None
+    if merged is not None:
+        merged.check(module)
+    precision = layout.precision if part in TRANSFORMERS else Precision.BF16
+    storage = Storage(module, precision, dtype, merged)
+    source, keep = folder / part, storage.keep
     is_mapped = residence(part, layout) is Residence.MAPPED
     if precision is not Precision.BF16 or (is_mapped and storage.changes(source)):
-        name = f"{part}-{precision}-{str(dtype).removeprefix('torch.')}"
+        changes = "".join(f"-{weights.file_digest(path)}*{strength}" for path, strength in loras)
+        name = f"{part}-{precision}-{str(dtype).removeprefix('torch.')}{changes}"
         source = stored(source, storage, cache / "weights" / weights.digest(folder) / name, _counted(source, report))
-    layers = len(module.blocks) if part == "transformer" else 0
+        keep = storage.recall
+    layers = len(module.blocks) if part in TRANSFORMERS else 0
     fill(
         module,
         source,
-        lambda name, tensor: bring(part, name, storage.keep(name, tensor), layout, device, layers),
+        lambda name, tensor: bring(part, name, keep(name, tensor), layout, device, layers),
         _counted(source, report),
     )
     place(part, module, layout, device)

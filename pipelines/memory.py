@@ -204,7 +204,7 @@ def _candidates(shape: ModelShape, largest: Geometry, machine: Machine) -> Itera
         candidate = priced(shape, largest, machine, layout)
         yield candidate
         if transformer is not Residence.RESIDENT and candidate.device_peak < machine.device_memory:
-            block = _block_bytes(shape, precision) * (1 + FRAGMENTATION)
+            block = shape.experts * _block_bytes(shape, precision) * (1 + FRAGMENTATION)
             # rounding may cost a byte a stage
             free = machine.device_memory - candidate.device_peak - len(candidate.stage_peaks)
             blocks = min(shape.transformer.num_layers - 1, int(free / block))
@@ -250,12 +250,13 @@ def _block_bytes(shape: ModelShape, precision: Precision) -> int:
 
 
 def _transformer_bytes(shape: ModelShape, layout: Layout) -> tuple[int, int]:
-    """Bytes of the transformer on the card between uses, and while it is used."""
+    """Bytes of the transformer, or of both experts, on the card between uses and while one is used."""
     block, layers = _block_bytes(shape, layout.precision), shape.transformer.num_layers
     others = shape.transformer.other_parameters * BF16
     if layout.transformer is Residence.RESIDENT:
-        return others + layers * block, others + layers * block
-    rests = layout.resident_blocks * block
+        whole = shape.experts * (others + layers * block)
+        return whole, whole
+    rests = shape.experts * layout.resident_blocks * block
     return rests, rests + others + min(BLOCKS_IN_FLIGHT, layers - layout.resident_blocks) * block
 
 
@@ -293,7 +294,7 @@ def _host_peak(shape: ModelShape, layout: Layout) -> int:
     embedding = encoder.vocab_size * encoder.d_model * BF16
     pinned = {
         Residence.RESIDENT: 0,
-        Residence.STREAMED: streamed + shape.transformer.other_parameters * BF16,
+        Residence.STREAMED: shape.experts * (streamed + shape.transformer.other_parameters * BF16),
         Residence.MAPPED: BLOCKS_IN_FLIGHT * block,
     }[layout.transformer]
     pinned += {
@@ -347,7 +348,7 @@ def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str
 
 def _transformer_choice(layout: Layout, shape: ModelShape) -> Choice:
     block, layers = _block_bytes(shape, layout.precision), shape.transformer.num_layers
-    whole = _gib(shape.transformer.other_parameters * BF16 + layers * block)
+    whole = _gib(shape.experts * (shape.transformer.other_parameters * BF16 + layers * block))
     if layout.transformer is Residence.RESIDENT:
         return Choice(layout.transformer, f"its {whole} stay on the card beside the activations")
     words = layout.transformer if not layout.resident_blocks else f"partly {layout.transformer}"

@@ -8,11 +8,15 @@ from diffusers.hooks import apply_group_offloading
 from pipelines.memory import Layout, Residence
 
 HOST = torch.device("cpu")
+TRANSFORMERS = ("transformer", "transformer_2")
+"""The parts that are made of blocks; Wan2.2's A14B has both."""
 
 
 def residence(part: str, layout: Layout) -> Residence:
-    """Where a layout has a part of a pipeline: "transformer", "text_encoder" or "vae"."""
-    return {"transformer": layout.transformer, "text_encoder": layout.text_encoder}.get(part, Residence.RESIDENT)
+    """Where a layout has a part of a pipeline, by diffusers' name for it."""
+    if part in TRANSFORMERS:
+        return layout.transformer
+    return layout.text_encoder if part == "text_encoder" else Residence.RESIDENT
 
 
 def resident_blocks(layout: Layout, num_layers: int) -> frozenset[int]:
@@ -27,7 +31,7 @@ def bring(part: str, name: str, tensor: torch.Tensor, layout: Layout, device: to
     """A tensor of a part → the same where it stays: on the card, or in host memory; from disk it stays mapped."""
     where = residence(part, layout)
     words = name.split(".")
-    stays = part == "transformer" and words[0] == "blocks" and int(words[1]) in resident_blocks(layout, num_layers)
+    stays = part in TRANSFORMERS and words[0] == "blocks" and int(words[1]) in resident_blocks(layout, num_layers)
     if where is Residence.RESIDENT or stays:
         return _moved(tensor, device)
     return tensor if where is Residence.MAPPED else _moved(tensor, HOST)
@@ -54,7 +58,7 @@ def place(part: str, module: Any, layout: Layout, device: torch.device) -> None:
         # pinned once and for all, or for each passage only
         "low_cpu_mem_usage": streams and where is Residence.MAPPED,
     }
-    if part != "transformer":
+    if part not in TRANSFORMERS:
         # a text encoder of transformers has its blocks deeper than diffusers looks for them: it goes layer by layer
         _pin(module, streams and where is Residence.STREAMED)
         apply_group_offloading(module, offload_type="leaf_level", **settings)

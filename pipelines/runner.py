@@ -5,6 +5,7 @@ runner.run(VideoParams(...), Path("video.mp4"))
 """
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from torch import no_grad
@@ -58,7 +59,7 @@ class Runner:
         """
         if layout is None and (chosen := plan_here(folder, device, spec.sizes)) is not None:
             layout = chosen.layout
-        return cls(spec, load_pipeline(folder, device, on_progress, layout, cache))
+        return cls(spec, load_pipeline(folder, device, on_progress, layout, cache, spec.loras))
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -94,6 +95,8 @@ class Runner:
         NonFiniteOutputError or EncodingError. After any of them the runner is ready for the next video.
         """
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
+        if not self.spec.guidance:
+            params = replace(params, guidance_scale=1.0)
 
         def report(stage: Stage, step: int, steps: int) -> None:
             begin, end = _SPANS[stage]

@@ -139,11 +139,15 @@ class VaeShape:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """All parts of a pipeline that hold weights."""
+    """All parts of a pipeline that hold weights.
+
+    Wan2.2's A14B has two transformers of one shape, its `experts`: one for the noisier steps and one for the others.
+    """
 
     transformer: TransformerShape
     text_encoder: TextEncoderShape
     vae: VaeShape
+    experts: int = 1
 
     @property
     def grid(self) -> Grid:
@@ -170,6 +174,9 @@ def read_shape(folder: Path) -> ModelShape:
         for part in ("transformer", "text_encoder", "vae")
     }
     configs["vae"]["parameters"] = _stored_parameters(folder / "vae")
+    second = folder / "transformer_2" / "config.json"
+    if second.is_file():
+        configs["transformer_2"] = json.loads(second.read_text(encoding="utf-8"))
     try:
         return parse_shape(configs)
     except (KeyError, TypeError) as error:
@@ -179,16 +186,22 @@ def read_shape(folder: Path) -> ModelShape:
 def parse_shape(configs: Mapping[str, Mapping[str, Any]]) -> ModelShape:
     """The shapes that the parts' configurations describe; the VAE's also states its `parameters`.
 
-    Raises KeyError or TypeError for what is missing.
+    Raises KeyError or TypeError for what is missing, UnsupportedModelError if there are two transformers that differ.
     """
-    transformer, vae = configs["transformer"], configs["vae"]
+    vae = configs["vae"]
+    experts = [_transformer(configs[part]) for part in ("transformer", "transformer_2") if part in configs]
+    if len(set(experts)) != 1:
+        raise UnsupportedModelError("The model's two transformers differ in shape, which no plan is made for.")
     return ModelShape(
-        transformer=TransformerShape(
-            **_pick(TransformerShape, {**transformer, "patch_size": tuple(transformer["patch_size"])})
-        ),
+        transformer=experts[0],
         text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"])),
         vae=VaeShape(**_pick(VaeShape, {**vae, "base_dim": vae.get("decoder_base_dim") or vae["base_dim"]})),
+        experts=len(experts),
     )
+
+
+def _transformer(config: Mapping[str, Any]) -> TransformerShape:
+    return TransformerShape(**_pick(TransformerShape, {**config, "patch_size": tuple(config["patch_size"])}))
 
 
 def _pick(shape: Any, config: Mapping[str, Any]) -> dict[str, Any]:

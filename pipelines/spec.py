@@ -1,7 +1,7 @@
 """The plain data of a generation: what is loaded, what is asked, how far it is, what came out. No torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,6 +15,28 @@ Frames: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """A fine-tuning of low rank that is merged into the part "transformer" or "transformer_2".
+
+    `file` is a safetensors file in `repo`, a hub repository or a local folder; `strength` scales the change.
+    """
+
+    repo: str
+    file: str
+    part: str = "transformer"
+    revision: str | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fast:
+    """A distillation to few steps, made of `loras`: it runs without guidance, at its own `flow_shift`."""
+
+    loras: tuple[Lora, ...]
+    flow_shift: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What is loaded for a model, and how it is run.
 
@@ -24,7 +46,8 @@ class ModelSpec:
     the videos to lay it out for, (width, height, frames), the largest first, then the usual one; `shape` holds the
     configurations of the parts, as far as planning needs them, for a machine that has no weights yet. `flow_shift` is
     how far the noise levels lean towards the noisy end, at the resolutions "480p" and "720p"; None leaves the
-    scheduler's own.
+    scheduler's own. `loras` are merged into the weights, `fast` is what `run_fast` asks for, and `guidance` tells
+    whether the weights want any.
     """
 
     repo: str
@@ -35,11 +58,26 @@ class ModelSpec:
     sizes: tuple[tuple[int, int, int], ...] = ((1280, 720, 120), (832, 480, 81))
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[str, float] | None = None
+    loras: tuple[Lora, ...] = ()
+    fast: Fast | None = None
+    guidance: bool = True
+
+    def variant(self, fast: bool) -> "ModelSpec":
+        """What is loaded for requests with or without `run_fast`; the model itself where it has no such choice."""
+        if self.fast is None:
+            return self
+        if not fast:
+            return replace(self, fast=None)
+        shift = dict.fromkeys(("480p", "720p"), self.fast.flow_shift)
+        return replace(self, fast=None, loras=self.loras + self.fast.loras, flow_shift=shift, guidance=False)
 
 
 @dataclass(frozen=True, slots=True)
 class VideoParams:
-    """One video, every choice made: sides in pixels, length in frames, seed in 0 … 2^53 - 1."""
+    """One video, every choice made: sides in pixels, length in frames, seed in 0 … 2^53 - 1.
+
+    `run_fast` asks for a model's distillation to few steps, and means nothing where it has none.
+    """
 
     prompt: str
     negative_prompt: str
@@ -49,6 +87,7 @@ class VideoParams:
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    run_fast: bool = False
 
 
 class Stage(StrEnum):

@@ -16,6 +16,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from pipelines.errors import StorageError
+from pipelines.lora import Loras
 from pipelines.memory import GIB, SHARD_BYTES, Precision
 from pipelines.reading import headers, tensors
 
@@ -26,8 +27,9 @@ _Q4_BLOCK, _Q4_BYTES = gguf.GGML_QUANT_SIZES[_Q4]
 class Storage:
     """Prepares a skeleton for a precision, and turns each tensor that is read into the one that is kept."""
 
-    def __init__(self, module: Any, precision: Precision, dtype: torch.dtype) -> None:
+    def __init__(self, module: Any, precision: Precision, dtype: torch.dtype, loras: Loras | None = None) -> None:
         self._dtype = dtype
+        self._loras = loras
         self._exact = frozenset(getattr(module, "_keep_in_fp32_modules", None) or ())
         if not hasattr(module, "load_config"):
             # transformers keeps them so in fp16 only
@@ -41,14 +43,20 @@ class Storage:
             self._in_q4 = frozenset(_use_q4(module, dtype))
 
     def keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor that is kept for one that is read, from the published files or from those `stored` wrote."""
+        """The tensor that is kept for one that is read from the published files."""
+        if self._loras is not None:
+            tensor = self._loras.merge(name, tensor)
         if name in self._in_q4:
-            return GGUFParameter(tensor if tensor.dtype is torch.uint8 else _to_q4(tensor), quant_type=_Q4)
+            return GGUFParameter(_to_q4(tensor), quant_type=_Q4)
         return tensor.to(self._dtype_of(name, tensor))
+
+    def recall(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor that is kept for one that is read from the files `stored` wrote."""
+        return GGUFParameter(tensor, quant_type=_Q4) if name in self._in_q4 else tensor
 
     def changes(self, folder: Path) -> bool:
         """Whether anything in a part's files is kept otherwise than it is written there."""
-        return any(
+        return self._loras is not None or any(
             tensor.dtype is not (torch.uint8 if name in self._in_q4 else self._dtype_of(name, tensor))
             for name, tensor in headers(folder)
         )

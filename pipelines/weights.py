@@ -83,6 +83,31 @@ def digest(folder: Path) -> str:
     return facts.hexdigest()[:16]
 
 
+def locate_file(repo: str, file: str, revision: str | None = None) -> Path:
+    """A single file of a local folder, or of a repository in the hub cache; raises WeightsNotFoundError."""
+    local = Path(repo).expanduser() / file
+    if local.is_file():
+        return local
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(repo, file, revision=revision)
+    except HFValidationError:
+        cached = None
+    if not isinstance(cached, str):
+        raise WeightsNotFoundError(
+            f"No {file} of {repo} on this machine: it is neither in a folder nor in the hub cache."
+        )
+    return Path(cached)
+
+
+def file_digest(path: Path) -> str:
+    """What tells a weight file from others: its name, size and time."""
+    status = path.stat()
+    return hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
+
+
 def component_bytes(folder: Path, component: str) -> int:
     """Bytes of a component's weight files on disk."""
     return sum(path.stat().st_size for path in (folder / component).glob("*.safetensors"))

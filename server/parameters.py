@@ -68,6 +68,7 @@ def resolve(entry: CatalogueEntry, body: Body, max_prompt_chars: int) -> VideoPa
         num_inference_steps=chosen["num_inference_steps"],
         guidance_scale=float(chosen["guidance_scale"]),
         seed=chosen["seed"],
+        run_fast=bool(chosen.get("run_fast")),
     )
 
 
