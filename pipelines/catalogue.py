@@ -166,7 +166,8 @@ def read_entry(path: Path) -> CatalogueEntry:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise CatalogueError(f"{path}: {key}: {first['msg']}") from error
-    spec = ModelSpec(**table.model.model_dump(), sizes=(table.api.size("maximum"), table.api.size("default")))
+    sizes = (table.api.size("maximum"), table.api.size("default"))
+    spec = ModelSpec(**table.model.model_dump(), sizes=sizes, id=table.api.id)
     return CatalogueEntry(api=table.api, model=spec)
 
 

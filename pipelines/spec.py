@@ -24,7 +24,7 @@ class ModelSpec:
     the videos to lay it out for, (width, height, frames), the largest first, then the usual one; `shape` holds the
     configurations of the parts, as far as planning needs them, for a machine that has no weights yet. `flow_shift` is
     how far the noise levels lean towards the noisy end, at the resolutions "480p" and "720p"; None leaves the
-    scheduler's own.
+    scheduler's own. `id` is what the catalogue calls it, empty outside of one.
     """
 
     repo: str
@@ -35,6 +35,7 @@ class ModelSpec:
     sizes: tuple[tuple[int, int, int], ...] = ((1280, 720, 120), (832, 480, 81))
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[str, float] | None = None
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
