@@ -156,11 +156,11 @@ class _ModelTable(_Table):
     loras: list[_LoraTable] = []
     fast: _FastTable | None = None
 
-    def spec(self, sizes: tuple[tuple[int, int, int], ...]) -> ModelSpec:
-        """As what is loaded; `sizes` as in ModelSpec."""
+    def spec(self, model_id: str, sizes: tuple[tuple[int, int, int], ...]) -> ModelSpec:
+        """What is loaded for a model of this id; `sizes` as in ModelSpec."""
         fields = self.model_dump(exclude={"loras", "fast"})
         fast = None if self.fast is None else Fast(tuple(map(_LoraTable.lora, self.fast.loras)), self.fast.flow_shift)
-        return ModelSpec(**fields, sizes=sizes, loras=tuple(map(_LoraTable.lora, self.loras)), fast=fast)
+        return ModelSpec(**fields, id=model_id, sizes=sizes, loras=tuple(map(_LoraTable.lora, self.loras)), fast=fast)
 
 
 class CatalogueEntry(_Table):
@@ -191,7 +191,7 @@ def read_entry(path: Path) -> CatalogueEntry:
         key = ".".join(str(part) for part in first["loc"])
         raise CatalogueError(f"{path}: {key}: {first['msg']}") from error
     sizes = (table.api.size("maximum"), table.api.size("default"))
-    return CatalogueEntry(api=table.api, model=table.model.spec(sizes))
+    return CatalogueEntry(api=table.api, model=table.model.spec(table.api.id, sizes))
 
 
 def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, CatalogueEntry]:

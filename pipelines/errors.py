@@ -13,6 +13,26 @@ class WeightsNotFoundError(PipelineError):
     """No complete set of weights for a model on this machine."""
 
 
+class FetchError(PipelineError):
+    """Weights could not be fetched from a hub."""
+
+
+class HubUnreachableError(FetchError):
+    """No hub answers, or what answers is none."""
+
+
+class HubAccessError(FetchError):
+    """The hub does not have a repository or revision, or does not give it to this user."""
+
+
+class DiskSpaceError(FetchError):
+    """The disk has no room for what is to be fetched."""
+
+
+class DamagedFileError(FetchError):
+    """A file is not what the hub says it is, even when fetched again."""
+
+
 class UnsupportedModelError(PipelineError):
     """A folder of weights that names a pipeline class this program does not drive."""
 

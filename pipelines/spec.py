@@ -47,7 +47,7 @@ class ModelSpec:
     configurations of the parts, as far as planning needs them, for a machine that has no weights yet. `flow_shift` is
     how far the noise levels lean towards the noisy end, at the resolutions "480p" and "720p"; None leaves the
     scheduler's own. `loras` are merged into the weights, `fast` is what `run_fast` asks for, and `guidance` tells
-    whether the weights want any.
+    whether the weights want any. `id` is what the catalogue calls it, empty outside of one.
     """
 
     repo: str
@@ -61,6 +61,7 @@ class ModelSpec:
     loras: tuple[Lora, ...] = ()
     fast: Fast | None = None
     guidance: bool = True
+    id: str = ""
 
     def variant(self, fast: bool) -> "ModelSpec":
         """What is loaded for requests with or without `run_fast`; the model itself where it has no such choice."""

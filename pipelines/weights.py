@@ -7,8 +7,12 @@ from pathlib import Path
 from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.spec import ModelSpec
 
+PARTS = frozenset({"scheduler", "text_encoder", "tokenizer", "transformer", "transformer_2", "vae"})
+"""The components of a repository that a pipeline may use; it may hold others, such as an image encoder."""
+
 _INDEX_SUFFIX = ".safetensors.index.json"
 _SMALL = 100_000
+_HEADER_LENGTH_BYTES = 8
 
 
 def locate(spec: ModelSpec) -> Path:
@@ -18,29 +22,52 @@ def locate(spec: ModelSpec) -> Path:
     follows HF_HOME and HF_HUB_CACHE). Nothing is downloaded. Raises WeightsNotFoundError with what is missing.
     """
     folder = Path(spec.repo).expanduser()
-    if not folder.is_dir():
-        folder = _hub_snapshot(spec)
-    check(folder, spec.pipeline_class)
-    return folder
-
-
-def _hub_snapshot(spec: ModelSpec) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(spec.repo, revision=spec.revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
+    if folder.is_dir():
+        check(folder, spec.pipeline_class)
+        return folder
+    fetching = f"paddock pull --model {spec.id}" if spec.id else "paddock pull"
+    snapshot = cached(spec)
+    if snapshot is None:
         raise WeightsNotFoundError(
             f"No weights of {spec.repo} on this machine: it is neither a folder nor in the hub cache. "
-            f"Fetch them with `hf download {spec.repo}`, or name a folder as `repo` in the model's file."
-        ) from error
+            f"Fetch them with `{fetching}`, or name a folder as `repo` in the model's file."
+        )
+    try:
+        check(snapshot, spec.pipeline_class)
+    except WeightsNotFoundError as error:
+        raise WeightsNotFoundError(f"{error} `{fetching}` fetches what is missing.") from error
+    return snapshot
+
+
+def cached(spec: ModelSpec, cache: Path | None = None) -> Path | None:
+    """The folder of a model's revision in a hub cache, complete or not; None if it is not there.
+
+    `cache` is the folder of the repositories, None for the one that HF_HOME and HF_HUB_CACHE name.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        index = try_to_load_from_cache(spec.repo, "model_index.json", cache_dir=cache, revision=spec.revision)
+    except HFValidationError:
+        return None
+    return Path(index).parent if isinstance(index, str) else None
 
 
 def check(folder: Path, pipeline_class: str) -> None:
     """Check that a diffusers folder is of the class expected and has every file that its indexes name.
 
     Raises UnsupportedModelError or WeightsNotFoundError, naming the first file that is wrong or missing.
+    """
+    for part in parts(folder, pipeline_class):
+        if _is_model(folder / part):
+            _check_component(folder / part)
+
+
+def parts(folder: Path, pipeline_class: str) -> list[str]:
+    """The components that a diffusers folder names and a pipeline of the class uses, here or not.
+
+    Raises UnsupportedModelError if the folder is of another class, WeightsNotFoundError if it names none.
     """
     index = folder / "model_index.json"
     try:
@@ -53,9 +80,35 @@ def check(folder: Path, pipeline_class: str) -> None:
         raise UnsupportedModelError(
             f"{folder} holds a {components.get('_class_name')}, but the model's file says {pipeline_class}."
         )
-    for name, origin in components.items():
-        if isinstance(origin, list) and origin[0] is not None and _is_model(folder / name):
-            _check_component(folder / name)
+    return [
+        name
+        for name, origin in components.items()
+        if name in PARTS and isinstance(origin, list) and origin[0] is not None
+    ]
+
+
+def check_lengths(folder: Path, pipeline_class: str) -> None:
+    """Check that every weight file of a diffusers folder is as long as its header says: a copy may have been cut off.
+
+    Raises WeightsNotFoundError, naming the first that is not, and what `parts` raises.
+    """
+    for part in parts(folder, pipeline_class):
+        for path in sorted((folder / part).glob("*.safetensors")):
+            if path.stat().st_size != _stated_length(path):
+                raise WeightsNotFoundError(f"{path} is cut off or damaged: its length is not the one it states.")
+
+
+def _stated_length(path: Path) -> int | None:
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(_HEADER_LENGTH_BYTES), "little")
+        if header > path.stat().st_size:
+            return None
+        try:
+            tensors = json.loads(file.read(header))
+            ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return None
+    return _HEADER_LENGTH_BYTES + header + max(ends, default=0)
 
 
 def _is_model(component: Path) -> bool:

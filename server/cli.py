@@ -1,4 +1,4 @@
-"""The command line: `paddock serve`, `demo`, `generate`, `status`."""
+"""The command line: `paddock pull`, `serve`, `demo`, `generate`, `status`."""
 
 import json
 import os
@@ -33,6 +33,7 @@ console = Console()
 complaints = Console(stderr=True)
 
 _REFUSED = 2
+_INTERRUPTED = 130
 _START_SECONDS = 60
 _PORTS_TRIED = 100
 
@@ -66,17 +67,48 @@ def serve(
     from server.serve import serve as run
 
     try:
-        settings = Settings.load(config, host=host, port=port, data_dir=data_dir, demo=demo, device=device)
-        run(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
-        _refuse(f"{'.'.join(str(part) for part in first['loc'])}: {problem}")
-    except (UnreadableConfigError, StartRefusedError) as error:
+        run(_settings(config, host=host, port=port, data_dir=data_dir, demo=demo, device=device))
+    except StartRefusedError as error:
         _refuse(str(error))
     except KeyboardInterrupt:
         # uvicorn has stopped cleanly, and raises it once more
         pass
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Option(help="The model's id.")] = DEFAULT_MODEL,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A mirror's address (http…), which is sent your hub token if you have one; or a folder with weights, "
+            "or with another hub cache, which is checked and left where it is [the hub].",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare checksums also of files that were here: minutes for the large models."),
+    ] = False,
+    config: Annotated[Path | None, typer.Option(help="A settings file, for its models_dir.")] = None,
+) -> None:
+    """Fetch a model's weights into the hub cache (HF_HOME), whole and verified.
+
+    Stop it at any time: the next call goes on from there.
+    """
+    from pipelines.errors import PipelineError
+    from server.pull import PullRefusedError
+    from server.pull import pull as run
+
+    try:
+        run(_settings(config), model, source, verify, console)
+    except PullRefusedError as error:
+        _refuse(str(error))
+    except PipelineError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        complaints.print("Stopped. The same command goes on from here.")
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 @app.command()
@@ -296,7 +328,18 @@ def _own_name() -> str:
     return "paddock" if shutil.which("paddock") else os.path.relpath(Path(sys.executable).with_name("paddock"))
 
 
-def _fail(error: ClientError) -> NoReturn:
+def _settings(config: Path | None, **options: Any) -> Settings:
+    try:
+        return Settings.load(config, **options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        _refuse(f"{'.'.join(str(part) for part in first['loc'])}: {problem}")
+    except UnreadableConfigError as error:
+        _refuse(str(error))
+
+
+def _fail(error: Exception) -> NoReturn:
     complaints.print(str(error), style="red", soft_wrap=True, highlight=False, markup=False)
     raise typer.Exit(1) from error
 

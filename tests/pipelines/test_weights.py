@@ -20,7 +20,7 @@ def copy(wan21: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub_cache(wan21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub cache as `hf download` leaves it, with one repository in it."""
+    """A hub cache as `paddock pull` leaves it, with one repository in it."""
     repository = tmp_path / "hub" / "models--Some--Model"
     commit = "0123456789abcdef0123456789abcdef01234567"
     (repository / "refs").mkdir(parents=True)
@@ -43,8 +43,8 @@ def test_the_hub_cache_is_read_without_a_network(hub_cache: Path) -> None:
 
 @pytest.mark.parametrize(("repo", "revision"), [("Some/Other", None), ("Some/Model", "v2"), ("no such/folder/x", None)])
 def test_weights_that_are_nowhere_are_told_how_to_fetch(hub_cache: Path, repo: str, revision: str | None) -> None:
-    with pytest.raises(WeightsNotFoundError, match=f"hf download {repo}"):
-        weights.locate(ModelSpec(repo=repo, fps=16, revision=revision))
+    with pytest.raises(WeightsNotFoundError, match="paddock pull --model some-model"):
+        weights.locate(ModelSpec(repo=repo, fps=16, revision=revision, id="some-model"))
 
 
 def test_a_missing_shard_is_named(copy: Path) -> None:

@@ -1,0 +1,184 @@
+"""`paddock pull` as people type it, from a stand-in hub: killed and resumed, refused in sentences, then served."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.pull import Sentences, lines
+from tests.hub import Hub
+from tests.support import ServerProcess, free_port
+
+ROOT = Path(__file__).parents[2]
+LARGEST = "text_encoder/model.safetensors"
+CHUNK = 16 * 1024
+# the library writes every 10 MB, more than all of the demo's weights
+PADDOCK = f"import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = {CHUNK}; from server.cli import main; main()"
+
+
+@pytest.fixture
+def hub(weights_folder: Path, tmp_path: Path) -> Iterator[Hub]:
+    with Hub(Path(shutil.copytree(weights_folder, tmp_path / "repository"))) as hub:
+        yield hub
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `paddock pull` of a model whose repository is the stand-in's, with an empty cache of its own."""
+    text = (ROOT / "configs" / "models" / "wan2.1-t2v-14b.toml").read_text()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.toml").write_text(
+        text.replace('"Wan-AI/Wan2.1-T2V-14B-Diffusers"', f'"{Hub.repo}"').replace('"wan-ai-wan2-1', '"my-wan2-1')
+    )
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PADDOCK_MODELS_DIR", str(tmp_path / "models"))
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*args: str, model: str = "my-wan2-1-t2v-14b-diffusers", **env: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", PADDOCK, "pull", "--model", model, *args],
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "200", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def await_size(path: Path, size: int) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists() or path.stat().st_size < size:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_pull_stopped_amid_a_file_goes_on_from_there(
+    hub: Hub,
+    start: Callable[..., subprocess.Popen[str]],
+    start_server: Callable[..., ServerProcess],
+    tmp_path: Path,
+    signal_sent: signal.Signals,
+) -> None:
+    size = len(hub.files()[LARGEST])
+    hub.accidents.stall_after[LARGEST] = size // 2
+    blobs = tmp_path / "home" / "hub" / "models--Some--Model" / "blobs"
+    partial = blobs / f"{hashlib.sha256(hub.files()[LARGEST]).hexdigest()}.pull.incomplete"
+    first = start("--from", hub.url)
+    await_size(partial, size // 2 - CHUNK)
+
+    first.send_signal(signal_sent)
+    _, complaints = first.communicate(timeout=10)
+
+    if signal_sent == signal.SIGINT:
+        assert first.returncode == 130
+        assert complaints == "Stopped. The same command goes on from here.\n"
+    kept = partial.stat().st_size
+    assert size // 2 - CHUNK <= kept <= size // 2
+    hub.accidents.stall_after.clear()
+    hub.requests.clear()
+    second = start(HF_ENDPOINT=hub.url)
+    printed, complaints = second.communicate(timeout=60)
+
+    assert second.returncode == 0, complaints
+    (request,) = hub.gets(LARGEST)
+    assert (request.start, request.sent) == (kept, size - kept)
+    assert "Some/Model at 0123456 from http://127.0.0.1" in printed
+    assert "of it here." in printed
+    assert "All of it is here" in printed
+    served = start_server("--no-demo", "--device", "cpu")
+    served.wait_for(served.enqueue(model="my-wan2-1-t2v-14b-diffusers"), "succeeded")
+
+
+def test_what_is_here_is_told_and_not_fetched(
+    hub: Hub, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    start("--from", hub.url).communicate(timeout=60)
+    hub.requests.clear()
+
+    printed, complaints = start("--from", f"{hub.url}/").communicate(timeout=60)
+    assert hub.sent() == 0, complaints
+    assert "to fetch" not in printed
+    printed, complaints = start("--from", hub.url, "--verify").communicate(timeout=60)
+    assert hub.sent() == 0, complaints
+    assert "All of it is here and verified" in printed
+    # without a hub: they are complete as far as anyone here can tell
+    away = start("--from", f"http://127.0.0.1:{free_port()}")
+    printed, complaints = away.communicate(timeout=60)
+    assert away.returncode == 0, complaints
+    assert "cannot be reached" in printed
+    assert "complete by their own indexes" in printed
+
+
+def test_a_folder_or_another_cache_is_checked_and_left_where_it_is(
+    hub: Hub, start: Callable[..., subprocess.Popen[str]], tmp_path: Path, weights_folder: Path
+) -> None:
+    printed, complaints = start("--from", str(weights_folder)).communicate(timeout=60)
+    assert f'put repo = "{weights_folder}" into a copy of the model\'s file' in printed, complaints
+    start("--from", hub.url).communicate(timeout=60)
+
+    other = start("--from", "home", HF_HOME=str(tmp_path / "elsewhere"))
+    printed, complaints = other.communicate(timeout=60)
+
+    assert f"set HF_HUB_CACHE={tmp_path / 'home' / 'hub'} for" in printed, complaints
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "status", "sentence"),
+    [
+        (["--from", "nowhere"], {}, 2, "nowhere is neither a folder nor an address"),
+        (["--from", "."], {}, 1, "is not a diffusers folder: it has no model_index.json"),
+        (["--from", ".", "--verify"], {}, 2, "--verify compares with what a hub says"),
+        (["--from", "http://127.0.0.1:9"], {}, 1, "The hub at http://127.0.0.1:9 cannot be reached"),
+        ([], {"HF_HUB_OFFLINE": "1"}, 1, "HF_HUB_OFFLINE is set"),
+        ([], {"PADDOCK_MODELS_DIR": "/nowhere"}, 2, "/nowhere: no such folder of models"),
+        (["--model", "nope"], {}, 2, "Model not found: nope"),
+        (["--config", "missing.toml"], {}, 2, "There is no configuration file missing.toml"),
+    ],
+)
+def test_what_cannot_be_pulled_is_a_sentence(
+    start: Callable[..., subprocess.Popen[str]], args: list[str], env: dict[str, str], status: int, sentence: str
+) -> None:
+    ended = start(*args, **env)
+    _, complaints = ended.communicate(timeout=60)
+
+    assert ended.returncode == status, complaints
+    assert sentence in complaints
+    assert "Traceback" not in complaints
+
+
+def test_where_no_terminal_is_a_line_comes_seldom() -> None:
+    said: list[str] = []
+    now = 0.0
+    on_progress = lines(100_000_000_000, 20_000_000_000, said.append, clock=lambda: now)
+
+    for second in range(60):
+        now = float(second)
+        on_progress("vae/model.safetensors", 20_000_000_000 + second * 100_000_000)
+
+    assert said == [
+        "23.0 GB of 100.0 GB, 100.0 MB/s, about 13 minutes left: vae/model.safetensors",
+    ]
+
+
+def test_sentences_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    Sentences(Console(width=20))("a [bold] word and a line longer than the terminal")
+
+    assert capsys.readouterr().out == "a [bold] word and a line longer than the terminal\n"
