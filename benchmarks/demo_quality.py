@@ -24,7 +24,7 @@ from pipelines.decode import decode_frames
 from pipelines.demo.captions import LANGUAGES, describe_held_out
 from pipelines.demo.clips import combinations, render, single_shape
 from pipelines.demo.judge import judge
-from pipelines.demo.shapes import ShapeScene
+from pipelines.demo.shapes import SHAPES, ShapeScene
 from pipelines.geometry import Geometry
 from pipelines.load import LoadedPipeline, load_pipeline
 from pipelines.spec import Frames
@@ -184,7 +184,7 @@ def negative_prompt(loaded: LoadedPipeline, setting: Setting, count: int, record
         varied = Setting(**{**asdict(setting), "negative": negative})
         red = 0
         for seed in range(count):
-            shape = ("circle", "square", "triangle", "star")[seed % 4]
+            shape = SHAPES[seed % len(SHAPES)]
             prompt = f"a {shape} moving {('left', 'right')[seed // 4 % 2]} on a black background"
 
             def answer(prompt: str = prompt, seed: int = seed, varied: Setting = varied) -> dict[str, Any]:

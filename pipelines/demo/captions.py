@@ -44,15 +44,15 @@ class Caption:
 _SHAPE_WORDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "en": {
         "circle": ("circle", "circle", "disc", "ball"),
-        "square": ("square", "square", "box"),
-        "triangle": ("triangle",),
-        "star": ("star", "star", "five-pointed star"),
+        "ring": ("ring", "ring", "hoop"),
+        "bar": ("bar", "bar", "rod", "stick"),
+        "cross": ("cross", "cross", "plus sign"),
     },
     "zh": {
-        "circle": ("圆形", "圆", "圆球"),
-        "square": ("正方形", "方块", "方形"),
-        "triangle": ("三角形",),
-        "star": ("星星", "五角星", "星形"),
+        "circle": ("圆形", "圆盘", "圆球"),
+        "ring": ("圆环", "环形", "环"),
+        "bar": ("长条", "长棍", "棍子"),
+        "cross": ("十字", "十字形", "加号"),
     },
 }
 _COLOUR_WORDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
@@ -214,7 +214,7 @@ def _thing(scene: ShapeScene, index: int, language: str, rng: np.random.Generato
     labels = {"shape": thing.shape, "colour": thing.colour}
     size = ""
     if len(scene.things) == 1 and scene.motion != "growing":
-        name = "small" if thing.radius < 0.19 else "large" if thing.radius > 0.245 else "medium"
+        name = min(SIZES, key=lambda size: abs(SIZES[size] - thing.radius))
         if name != "medium" and rng.random() < 0.85:
             size = str(rng.choice(_SIZE_WORDS[language][name]))
             labels["size"] = name

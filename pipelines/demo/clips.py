@@ -66,7 +66,7 @@ def single_shape(combination: tuple[str, str, str, str], rng: np.random.Generato
     """A scene of one thing with the given shape, colour, background and motion; size and jitter are drawn."""
     shape, colour, background, motion = combination
     size = "medium" if motion == "growing" else str(rng.choice(list(SIZES), p=[0.08, 0.8, 0.12]))
-    radius = SIZES[size] * (1 + 0.05 * rng.uniform(-1, 1))
+    radius = SIZES[size] * (1 + 0.03 * rng.uniform(-1, 1))
     return ShapeScene((Thing(shape, colour, radius),), background, motion, _jitter(rng))
 
 
@@ -74,7 +74,7 @@ def _pair(rng: np.random.Generator) -> ShapeScene:
     colours = rng.permutation(COLOURS)[:2]
     background = str(rng.choice([name for name in BACKGROUNDS if name not in colours]))
     left, right = (
-        Thing(str(rng.choice(SHAPES)), str(colour), SIZES["medium"] * (1 + 0.05 * rng.uniform(-1, 1)))
+        Thing(str(rng.choice(SHAPES)), str(colour), SIZES["medium"] * (1 + 0.03 * rng.uniform(-1, 1)))
         for colour in colours
     )
     return ShapeScene((left, right), background, None, _jitter(rng))

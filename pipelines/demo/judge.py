@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 _ANGLES: Final = 90
 _CONTRAST: Final = 70.0
 """How far a pixel's colour must be from the background's to belong to the thing (RGB distance, 0 … 442)."""
-_SYMMETRY: Final = {"square": 4, "triangle": 3, "star": 5}
+_SYMMETRY: Final = {"bar": 2, "cross": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,18 @@ def _outline(mask: Mask) -> Floats:
     return reach / np.sqrt(max(len(x), 1) / np.pi)
 
 
-def _signature(outline: Floats) -> Floats:
-    """What of an outline does not change when it turns: the strength of its harmonics 0, 2 … 8."""
-    return np.abs(np.fft.rfft(outline))[[0, 2, 3, 4, 5, 6, 8]] / len(outline)
+def _signature(mask: Mask) -> Floats:
+    """What of a thing does not change when it turns: its outline's harmonics 0, 2 … 8, and how hollow its middle is."""
+    harmonics = np.abs(np.fft.rfft(_outline(mask)))[[0, 2, 3, 4, 5, 6, 8]] / _ANGLES
+    return np.append(harmonics, _hollow(mask))
+
+
+def _hollow(mask: Mask) -> float:
+    """Share of a thing's middle that shows the background."""
+    y, x = np.nonzero(mask)
+    middle = np.hypot(*np.ogrid[-np.median(y) : len(mask) - np.median(y), -np.median(x) : mask.shape[1] - np.median(x)])
+    inside = middle < 0.25 * np.sqrt(len(x) / np.pi)
+    return float(1 - mask[inside].mean()) if inside.any() else 0.0
 
 
 @cache
@@ -88,7 +97,7 @@ def _templates() -> dict[str, tuple[Floats, ...]]:
         signatures = []
         for angle in np.linspace(0, 1.2, 5):
             cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-            signatures.append(_signature(_outline(outside(shape, x * cos + y * sin, y * cos - x * sin, 48.0) < 0)))
+            signatures.append(_signature(outside(shape, x * cos + y * sin, y * cos - x * sin, 48.0) < 0))
         turned[shape] = tuple(signatures)
     return turned
 
@@ -96,7 +105,7 @@ def _templates() -> dict[str, tuple[Floats, ...]]:
 def _shape(masks: list[Mask]) -> str:
     distance = dict.fromkeys(SHAPES, 0.0)
     for mask in masks:
-        signature = _signature(_outline(mask))
+        signature = _signature(mask)
         for shape, known in _templates().items():
             distance[shape] += min(float(np.linalg.norm(signature - template)) for template in known)
     return min(distance, key=lambda shape: distance[shape])
