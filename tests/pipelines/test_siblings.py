@@ -19,28 +19,11 @@ from pipelines.memory import GIB, Layout, Machine, Precision, Residence, plan
 from pipelines.runner import Runner
 from pipelines.shapes import parse_shape, read_shape
 from pipelines.spec import Fast, Lora, ModelSpec, VideoParams
-from tests.pipelines.wan22 import a14b_folder, small_transformer, ti2v_5b_folder
+from tests.pipelines.wan22 import WAN22_VAE, a14b_folder, small_transformer, ti2v_5b_folder
 from tests.video import read_video
 
 CATALOGUE = read_catalogue()
 PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
-
-WAN22_VAE: dict[str, Any] = {
-    "base_dim": 160,
-    "decoder_base_dim": 256,
-    "z_dim": 48,
-    "dim_mult": [1, 2, 4, 4],
-    "num_res_blocks": 2,
-    "temperal_downsample": [False, True, True],
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "scale_factor_temporal": 4,
-    "scale_factor_spatial": 16,
-    "latents_mean": [0.0] * 48,
-    "latents_std": [1.0] * 48,
-}
 
 
 @pytest.fixture(scope="module")
