@@ -37,8 +37,8 @@ class _ByProducts(TorchFunctionMode):
 
 def _is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether no mask, dropout or scale of its own is asked for."""
-    others = {name: value for name, value in kwargs.items() if name not in ("query", "key", "value")}
-    return len(args) <= 3 and not any(others.values())
+    others = [value for name, value in kwargs.items() if name not in ("query", "key", "value")]
+    return len(args) <= 3 and not any(torch.is_tensor(value) or value for value in others)
 
 
 def by_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

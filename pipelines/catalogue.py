@@ -174,10 +174,24 @@ class CatalogueEntry(_Table):
         """The id clients name the model by."""
         return self.api.id
 
+    def variant(self, run_fast: bool | None = None) -> "CatalogueEntry":
+        """What is loaded for requests with or without `run_fast`, which by default is as the parameter's default."""
+        if run_fast is None:
+            parameter = self.api.by_name.get("run_fast")
+            run_fast = bool(parameter and parameter.default)
+        return self.model_copy(update={"model": self.model.variant(run_fast)})
+
 
 class _File(_Table):
     api: ApiSpec
     model: _ModelTable
+
+    @model_validator(mode="after")
+    def _fast_can_be_asked_for(self) -> "_File":
+        parameter = self.api.by_name.get("run_fast")
+        if self.model.fast is not None and (parameter is None or parameter.type != "boolean"):
+            raise ValueError("model.fast: needs a parameter run_fast of the type boolean")
+        return self
 
 
 def read_entry(path: Path) -> CatalogueEntry:

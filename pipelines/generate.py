@@ -87,3 +87,5 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        # pinned memory is kept for later as well, and the host may need it for the next plan
+        torch.accelerator.empty_host_cache()

@@ -36,8 +36,7 @@ class Ladder:
         on_load: LoadCallback = lambda *_: None,
         cache: Path = CACHE,
     ) -> None:
-        self._model = spec
-        self._spec = spec.variant(fast=True)
+        self._spec = spec
         self._folder = folder
         self._device = device
         self._on_load = on_load
@@ -75,9 +74,17 @@ class Ladder:
     ) -> VideoFile:
         """Make one video as `Runner.run` does; raises DeviceMemoryError when no plan has room for it as well.
 
-        A model that has a fast variant holds one of the two at a time, and is loaded anew for the other.
+        What one video had no room for does not bind the next: after that it stands on the plan it stood on before.
         """
-        self._turn_to(self._model.variant(params.run_fast))
+        before = self._plan
+        try:
+            return self._run(params, path, on_progress, cancelled)
+        except DeviceMemoryError:
+            self.close()
+            self._plan = before
+            raise
+
+    def _run(self, params: VideoParams, path: Path, on_progress: ProgressCallback, cancelled: CancelCheck) -> VideoFile:
         while True:
             runner = self._loaded()
             try:
@@ -86,11 +93,6 @@ class Ladder:
                 log.warning("out of memory with %s: %s", self._layout, str(error).partition("\n")[0])
             # only here has the exception, and with it every tensor that its frames held, been let go
             self._step_down((params.width, params.height, params.num_frames))
-
-    def _turn_to(self, spec: ModelSpec) -> None:
-        if spec != self._spec:
-            self.close()
-            self._spec = spec
 
     def rest(self) -> None:
         """Give back what a generation that was cut short still holds, once its exception has been let go."""
@@ -138,8 +140,9 @@ class Ladder:
                 f"The device ran out of memory, laid out as leanly as can be. {_recommend(shape, machine, size)}"
             )
         log.warning("trying %s", lower.name)
-        if priced(shape, geometry, machine, self._plan.layout).device_peak >= CLEARLY * machine.device_memory:
-            # where there was room to spare, it was not the plan that was wrong, but something else on the card
+        failed = priced(shape, geometry, machine, self._plan.layout).device_peak
+        if CLEARLY * machine.device_memory <= failed <= machine.device_memory:
+            # with room to spare it was something else on the card, and without any the plan had not promised to fit
             self._limits.learn(self._card, lower.device_peak)
         self._plan = lower
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
 from pipelines import weights
-from pipelines.errors import HostMemoryError
+from pipelines.errors import HostMemoryError, UnsupportedModelError
 from pipelines.geometry import Geometry, Grid
 from pipelines.lora import Loras
-from pipelines.memory import GIB, Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
+from pipelines.memory import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
 from pipelines.placement import TRANSFORMERS, bring, place, residence
 from pipelines.reading import fill, skeleton
 from pipelines.shapes import ModelShape, read_shape
@@ -88,6 +89,9 @@ def load_pipeline(
     weights.check(folder, "WanPipeline")
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
+    for lora in loras:
+        if not (folder / lora.part).is_dir():
+            raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
     files = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in loras}
     models = {
         part: _load_part(
@@ -116,13 +120,16 @@ def load_pipeline(
         layout=layout,
         fingerprint={
             "weights": f"{folder.resolve().name}/{weights.digest(folder)}",
-            "loras": " ".join(f"{weights.file_digest(path)}*{lora.strength}" for lora, path in files.items()),
+            "loras": " ".join(
+                f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in files.items()
+            ),
             "dtype": str(dtype).removeprefix("torch."),
             "plan": "resident" if layout is None else layout.name,
             "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
             "threads": str(torch.get_num_threads()),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
+            "gguf": version("gguf"),
             "transformers": transformers.__version__,
         },
     )
@@ -158,10 +165,10 @@ def check_host(chosen: MemoryPlan, machine: Machine) -> None:
 
 
 def this_machine(device: str, limit: int | None = None) -> Machine:
-    """What is free now of a CUDA device, `limit` bytes at most, and of the host."""
+    """What is free now of a CUDA device, `limit` bytes at most, and of the host, less the system's share."""
     free, _ = torch.cuda.mem_get_info(device)
-    available = psutil.virtual_memory().available
-    return Machine(free if limit is None else min(free, limit), available, torch.cuda.get_device_capability(device))
+    host = round(psutil.virtual_memory().available * HOST_SHARE)
+    return Machine(free if limit is None else min(free, limit), host, torch.cuda.get_device_capability(device))
 
 
 def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machine: Machine) -> MemoryPlan:
@@ -203,7 +210,7 @@ def _load_part(
 ) -> Any:
     """Read one part of a pipeline and bring each of its tensors to its place."""
     module = skeleton(_MODELS[part], folder / part)
-    merged = Loras(loras) if loras else None
+    merged = Loras(loras, part) if loras else None
     if merged is not None:
         merged.check(module)
     precision = layout.precision if part in TRANSFORMERS else Precision.BF16

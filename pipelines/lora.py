@@ -27,10 +27,10 @@ class _Change:
 
 
 class Loras:
-    """The changes of some LoRA files to one transformer: each file (safetensors) with its strength."""
+    """The changes of some LoRA files (safetensors), each with its strength, to one part: one of two transformers."""
 
-    def __init__(self, files: Sequence[tuple[Path, float]]) -> None:
-        self._changes = [(path, strength, _read(path)) for path, strength in files]
+    def __init__(self, files: Sequence[tuple[Path, float]], part: str = "transformer") -> None:
+        self._changes = [(path, strength, _read(path, part)) for path, strength in files]
 
     def merge(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """The parameter `name` with all changes to it, in fp32; as it is where there are none."""
@@ -60,8 +60,8 @@ class Loras:
                     raise UnsupportedModelError(f"{path} was made for a model of another size: see {name}.")
 
 
-def _read(path: Path) -> dict[str, _Change]:
-    """The changes of a file by the layer's name."""
+def _read(path: Path, part: str) -> dict[str, _Change]:
+    """The changes of a file by the layer's name; of a file for both transformers, those that are for this part."""
     try:
         state, metadata = WanPipeline.lora_state_dict(
             str(path.parent), weight_name=path.name, local_files_only=True, return_lora_metadata=True
@@ -69,8 +69,13 @@ def _read(path: Path) -> dict[str, _Change]:
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModelError(f"{path} is not a LoRA file that can be read: {error}") from error
     changes: dict[str, _Change] = {}
+    is_for_both = any(name.startswith(_PARTS[0]) for name in state) and any(
+        name.startswith(_PARTS[1]) for name in state
+    )
     for name, tensor in state.items():
-        short = next((name.removeprefix(part) for part in _PARTS if name.startswith(part)), name)
+        if is_for_both and not name.startswith(f"{part}."):
+            continue
+        short = next((name.removeprefix(prefix) for prefix in _PARTS if name.startswith(prefix)), name)
         suffix = next((suffix for suffix in _FACTORS if short.endswith(suffix)), None)
         if suffix is None:
             raise UnsupportedModelError(f"{path} is not a LoRA file that can be merged: it holds {name}.")

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
+from math import ceil
 
 from pipelines.geometry import Geometry
 from pipelines.shapes import BF16, ModelShape
@@ -34,8 +35,8 @@ FRAGMENTATION = 0.05
 HOST_BASE_BYTES = 4 * GIB
 """The worker process with torch and CUDA, before any weights."""
 
-PINNED_FACTOR = 1.5
-"""Pinned memory is handed out in powers of two: a Wan block of 670 MiB takes about 1 GiB."""
+HOST_SHARE = 0.9
+"""Share of the host's free memory that a plan may use; the rest is the system's."""
 
 SHARD_BYTES = GIB
 """Weights that are stored anew are collected up to this many bytes before they are written."""
@@ -183,7 +184,8 @@ def leaner(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryP
     """
     # the plan may have been made for a video of another size: what counts is what its layout needs for this one
     peak = priced(shape, largest, machine, than.layout).device_peak
-    for limit in (round(CLEARLY * peak), peak - 1):
+    # what is known not to fit the card is not worth loading
+    for limit in (min(round(CLEARLY * peak), machine.device_memory), min(peak - 1, machine.device_memory)):
         lower = plan(shape, largest, replace(machine, device_memory=limit))
         if lower.fits(replace(machine, device_memory=limit)):
             return lower
@@ -198,6 +200,7 @@ def _preference(candidate: MemoryPlan) -> tuple[float, ...]:
         layout.decoding is not Decoding.WHOLE,
         list(Residence).index(layout.text_encoder),
         list(Residence).index(layout.transformer),
+        candidate.host_peak,
     )
 
 
@@ -237,7 +240,7 @@ def _stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[s
         "denoising": encoder_rests
         + active
         + _restored_bytes(shape, layout.precision)
-        + shape.transformer.activation_bytes(shape.tokens(largest)),
+        + shape.transformer.activation_bytes(shape.tokens(largest), shape.expand_timesteps),
         "decoding": rests + encoder_rests + decode_bytes(shape, largest, layout.decoding),
     }
     return {name: round((always + tensors) * (1 + FRAGMENTATION)) + CONTEXT_BYTES for name, tensors in stages.items()}
@@ -291,21 +294,30 @@ def _host_peak(shape: ModelShape, layout: Layout) -> int:
     Weights are read, cast and brought to their place one tensor at a time; the file itself is mapped, and its pages
     are the system's to drop.
     """
-    block = _block_bytes(shape, layout.precision)
-    streamed = (shape.transformer.num_layers - layout.resident_blocks) * block
-    encoder = shape.text_encoder
-    embedding = encoder.vocab_size * encoder.d_model * BF16
+    transformer, encoder = shape.transformer, shape.text_encoder
+    width, itemsize = transformer.width, layout.precision.itemsize
+    block = 8 * _pinned(width**2 * itemsize) + 2 * _pinned(width * transformer.ffn_dim * itemsize)
+    streamed = transformer.num_layers - layout.resident_blocks
     pinned = {
         Residence.RESIDENT: 0,
-        Residence.STREAMED: shape.experts * (streamed + shape.transformer.other_parameters * BF16),
-        Residence.MAPPED: BLOCKS_IN_FLIGHT * block,
+        # what is outside the blocks travels as it is, and is there as well
+        Residence.STREAMED: shape.experts * (streamed * block + transformer.other_parameters * BF16),
+        Residence.MAPPED: BLOCKS_IN_FLIGHT * block + shape.experts * transformer.other_parameters * BF16,
     }[layout.transformer]
+    embedding = _pinned(encoder.vocab_size * encoder.d_model * BF16)
+    attention, mlp = encoder.d_model * encoder.num_heads * encoder.d_kv, encoder.d_model * encoder.d_ff
+    layer = 4 * _pinned(attention * BF16) + 3 * _pinned(mlp * BF16)
     pinned += {
         Residence.RESIDENT: 0,
-        Residence.STREAMED: encoder.parameters * BF16,
+        Residence.STREAMED: embedding + encoder.num_layers * layer,
         Residence.MAPPED: embedding,
     }[layout.text_encoder]
-    return HOST_BASE_BYTES + max(SHARD_BYTES, embedding) + round(pinned * PINNED_FACTOR)
+    return HOST_BASE_BYTES + max(SHARD_BYTES, embedding) + pinned
+
+
+def _pinned(size: float) -> int:
+    """Bytes that a tensor takes in pinned memory: it is handed out in powers of two."""
+    return 1 << (max(1, ceil(size)) - 1).bit_length()
 
 
 def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:

@@ -34,7 +34,13 @@ def bring(part: str, name: str, tensor: torch.Tensor, layout: Layout, device: to
     stays = part in TRANSFORMERS and words[0] == "blocks" and int(words[1]) in resident_blocks(layout, num_layers)
     if where is Residence.RESIDENT or stays:
         return _moved(tensor, device)
-    return tensor if where is Residence.MAPPED else _moved(tensor, HOST)
+    if where is Residence.MAPPED:
+        return tensor
+    if device.type == "cuda":
+        # at once: diffusers would pin copies of all, and hold both until the first pass
+        tensor.data = tensor.data.pin_memory()
+        return tensor
+    return _moved(tensor, HOST)
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -60,7 +66,6 @@ def place(part: str, module: Any, layout: Layout, device: torch.device) -> None:
     }
     if part not in TRANSFORMERS:
         # a text encoder of transformers has its blocks deeper than diffusers looks for them: it goes layer by layer
-        _pin(module, streams and where is Residence.STREAMED)
         apply_group_offloading(module, offload_type="leaf_level", **settings)
         return
     blocks = module.blocks
@@ -69,13 +74,5 @@ def place(part: str, module: Any, layout: Layout, device: torch.device) -> None:
         blocks[index].to(device)
     # diffusers streams every block of the list that it finds
     module.blocks = torch.nn.ModuleList(block for index, block in enumerate(blocks) if index not in staying)
-    _pin(module, streams and where is Residence.STREAMED)
     apply_group_offloading(module, offload_type="block_level", num_blocks_per_group=1, **settings)
     module.blocks = blocks
-
-
-def _pin(module: torch.nn.Module, wanted: bool) -> None:
-    """Pin a module's tensors one by one: offloading would pin copies of all, and hold both until the first pass."""
-    if wanted:
-        for tensor in (*module.parameters(), *module.buffers()):
-            tensor.data = tensor.data.pin_memory()

@@ -12,7 +12,7 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 
-from pipelines.errors import WeightsNotFoundError
+from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
 
 Keep = Callable[[str, torch.Tensor], torch.Tensor]
 """A tensor as it is read → the tensor that is kept, by its name."""
@@ -46,11 +46,15 @@ def headers(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def fill(module: Any, folder: Path, keep: Keep, on_bytes: Callable[[int], None] = lambda _: None) -> None:
     """Give a skeleton the weights in `folder`; `on_bytes` is told how many of them each tensor took on disk.
 
-    Raises WeightsNotFoundError, naming the first parameter that the files lack.
+    Raises WeightsNotFoundError, naming the first parameter that the files lack, or UnsupportedModelError.
     """
     known = module.state_dict()
     for name, tensor in tensors(folder):
         if name in known:
+            if known[name].shape != tensor.shape and tensor.dtype is not torch.uint8:
+                raise UnsupportedModelError(
+                    f"{folder}: {name} is {list(tensor.shape)}, where its configuration has {list(known[name].shape)}."
+                )
             _assign(module, name, keep(name, tensor))
         on_bytes(tensor.nbytes)
     _tie(module)

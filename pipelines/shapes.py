@@ -66,15 +66,16 @@ class TransformerShape:
         """All parameters."""
         return self.num_layers * self.block_parameters + self.other_parameters
 
-    def activation_bytes(self, tokens: int) -> int:
+    def activation_bytes(self, tokens: int, expand_timesteps: bool = False) -> int:
         """Bytes of bf16 inference on `tokens` tokens, batch 1, at the worst moment of a block.
 
         That is either the fp32 modulation (the bf16 stream, its norm and two fp32 copies under way) or the MLP (the
         stream, its norm and the wide hidden layer before and after its activation); the rotary tables live throughout.
+        With a time for each token the modulation itself is as long as the video, six channels wide, and summed in fp32.
         """
-        modulation = 22 * self.width
+        modulation = (64.8 if expand_timesteps else 22) * self.width
         mlp = 8 * self.width + 4 * self.ffn_dim
-        return tokens * (max(modulation, mlp) + 8 * self.attention_head_dim)
+        return round(tokens * (max(modulation, mlp) + 8 * self.attention_head_dim))
 
     def forward_flops(self, tokens: int, text_tokens: int = 512) -> int:
         """Floating-point operations of one forward pass."""
@@ -144,12 +145,14 @@ class ModelShape:
     """All parts of a pipeline that hold weights.
 
     Wan2.2's A14B has two transformers of one shape, its `experts`: one for the noisier steps and one for the others.
+    Wan2.2's 5B has a time for each token, which `expand_timesteps` tells.
     """
 
     transformer: TransformerShape
     text_encoder: TextEncoderShape
     vae: VaeShape
     experts: int = 1
+    expand_timesteps: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -176,6 +179,8 @@ def read_shape(folder: Path) -> ModelShape:
         for part in ("transformer", "text_encoder", "vae")
     }
     configs["vae"]["parameters"] = _stored_parameters(folder / "vae")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    configs["pipeline"] = {"expand_timesteps": index.get("expand_timesteps", False)}
     second = folder / "transformer_2" / "config.json"
     if second.is_file():
         configs["transformer_2"] = json.loads(second.read_text(encoding="utf-8"))
@@ -186,7 +191,7 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def parse_shape(configs: Mapping[str, Mapping[str, Any]]) -> ModelShape:
-    """The shapes that the parts' configurations describe; the VAE's also states its `parameters`.
+    """The shapes that the configurations of parts and pipeline describe; the VAE's also states its `parameters`.
 
     Raises KeyError or TypeError for what is missing, UnsupportedModelError if there are two transformers that differ.
     """
@@ -199,6 +204,7 @@ def parse_shape(configs: Mapping[str, Mapping[str, Any]]) -> ModelShape:
         text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"])),
         vae=VaeShape(**_pick(VaeShape, {**vae, "base_dim": vae.get("decoder_base_dim") or vae["base_dim"]})),
         experts=len(experts),
+        expand_timesteps=bool(configs.get("pipeline", {}).get("expand_timesteps")),
     )
 
 

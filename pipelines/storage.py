@@ -4,8 +4,9 @@ Both shorter forms are diffusers' own: layerwise casting for fp8, and the linear
 for 4 bits (Q4_0: 32 weights share a scale). What computes is bf16 in every case.
 """
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import gguf
 import torch
 from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pipelines.errors import StorageError
@@ -117,14 +119,35 @@ def _write(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int
             f"{free / GIB:.1f} GiB is free."
         )
     part.mkdir()
+    try:
+        for number, shard in enumerate(_shards(folder, storage, on_bytes)):
+            path = part / f"{number:05}.safetensors"
+            save_file(shard, path)
+            _sync(path)
+        _sync(part)
+        part.rename(target)
+        _sync(target.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise StorageError(f"{folder.name} could not be kept in {target.parent}: {error}") from error
+
+
+def _shards(folder: Path, storage: Storage, on_bytes: Callable[[int], None]) -> Iterator[dict[str, torch.Tensor]]:
     shard: dict[str, torch.Tensor] = {}
-    number = 0
     for name, tensor in tensors(folder):
         if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
-            save_file(shard, part / f"{number:05}.safetensors")
-            shard, number = {}, number + 1
+            yield shard
+            shard = {}
         kept = storage.keep(name, tensor)
         shard[name] = kept.as_tensor() if isinstance(kept, GGUFParameter) else kept.contiguous()
         on_bytes(tensor.nbytes)
-    save_file(shard, part / f"{number:05}.safetensors")
-    part.rename(target)
+    yield shard
+
+
+def _sync(path: Path) -> None:
+    # it is adopted by its name alone: after a power cut the name must not outlive the bytes
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from pipelines.catalogue import DEFAULT_MODEL, read_catalogue
+from pipelines.errors import CatalogueError
 from server import __version__
 from server.client import Client, ClientError, UnreachableError
 from server.settings import ENV_PREFIX, Settings, UnreadableConfigError
@@ -179,16 +180,19 @@ def plan(
     as_table: Annotated[
         bool, typer.Option("--table", help="Print the plans for all common cards, hosts and sizes, in Markdown.")
     ] = False,
+    config: Annotated[Path | None, typer.Option(help="A settings file, for its models_dir.")] = None,
 ) -> None:
     """Show how a model would be laid out in memory, and why, on this machine or any other."""
-    from server.plan import PlanRefusedError, describe, for_model, machine, table
+    from server.app import load_catalogue
+    from server.plan import PlanRefusedError, describe, find, for_model, machine, table
 
     try:
+        entry = find(load_catalogue(_settings(config)), model)
         if as_table:
-            print(table(model, frames, capability))
+            print(table(entry, frames, capability))
             return
-        chosen = for_model(model, size, frames, machine(vram, ram, capability))
-    except PlanRefusedError as error:
+        chosen = for_model(entry, size, frames, machine(vram, ram, capability))
+    except (PlanRefusedError, CatalogueError) as error:
         _refuse(str(error))
     if as_json:
         print(json.dumps(chosen))

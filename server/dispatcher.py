@@ -184,7 +184,7 @@ class Lane:
         try:
             if target is Deployment.ACTIVE:
                 with suppress(LoadFailedError, WorkerDiedError):
-                    await self._load(entry)
+                    await self._load(entry.variant())
             elif self.state.model_id == entry.id:
                 await self._engine.unload()
         finally:
@@ -224,7 +224,7 @@ class Lane:
             return await dispatcher.store.fail(held, f"Model not found: {held.model}")
         assert held.params is not None, "a generation without valid parameters is never queued"
         try:
-            running.fingerprint = await self._load(entry)
+            running.fingerprint = await self._load(entry.variant(held.params.run_fast))
             await dispatcher.renew(running)
             if running.is_cancelled:
                 # cancelled between the renewal and here: the engine, not running yet, has not heard of it

@@ -1,6 +1,7 @@
 """What `paddock plan` prints: a memory plan for a machine that may be another than this one."""
 
 import re
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -9,18 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines import weights
-from pipelines.catalogue import CatalogueEntry, read_catalogue
+from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import PipelineError
 from pipelines.geometry import Geometry
-from pipelines.memory import GIB, Machine, choices, plan
+from pipelines.memory import GIB, HOST_SHARE, Machine, choices, plan
 from pipelines.shapes import ModelShape, parse_shape, read_shape
 from server.probe import ProbeError, cuda_devices
 
 OTHERS_BYTES = GIB // 2
 """What a desktop and other programs are granted of a card of a stated size."""
-
-HOST_SHARE = 0.9
-"""Share of host memory that a plan may use; the rest is the system's."""
 
 DEFAULT_CAPABILITY = (8, 9)
 
@@ -62,18 +60,15 @@ def _first_card() -> Json:
     return found[0]
 
 
-def for_model(model: str, size: str, frames: int, on: Machine) -> Json:
+def for_model(entry: CatalogueEntry, size: str, frames: int, on: Machine) -> Json:
     """The plan for a model's videos up to `size` (WIDTHxHEIGHT) and `frames`, as one JSON object."""
-    entry = read_catalogue().get(model)
-    if entry is None:
-        raise PlanRefusedError(f"Model not found: {model}")
     sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     if sides is None or "0" in sides.groups() or frames < 1:
         raise PlanRefusedError("size must be WIDTHxHEIGHT, such as 832x480, and frames a number from 1")
     shape = _shape(entry)
     chosen = plan(shape, Geometry.fit(int(sides[1]), int(sides[2]), frames, shape.grid), on)
     return {
-        "model": model,
+        "model": entry.id,
         "name": chosen.name,
         "size": size,
         "frames": frames,
@@ -89,12 +84,20 @@ def for_model(model: str, size: str, frames: int, on: Machine) -> Json:
     }
 
 
-def table(model: str, frames: int, capability: str | None) -> str:
+def find(models: Mapping[str, CatalogueEntry], model: str) -> CatalogueEntry:
+    """A model of the catalogue by its id."""
+    entry = models.get(model)
+    if entry is None:
+        raise PlanRefusedError(f"Model not found: {model}")
+    return entry
+
+
+def table(entry: CatalogueEntry, frames: int, capability: str | None) -> str:
     """The plans of a model for cards and hosts as they are sold, in Markdown."""
     columns = ("video", "card", "host", "plan", "on the card", "in host memory", "a step")
     rows = [columns, ("---",) * len(columns)]
     for size, card, host in product(_SIZES, _CARDS, _HOSTS):
-        chosen = for_model(model, size, frames, machine(card, host, capability or _text(DEFAULT_CAPABILITY)))
+        chosen = for_model(entry, size, frames, machine(card, host, capability or _text(DEFAULT_CAPABILITY)))
         asked = (size, f"{card} GB", f"{host} GB")
         if chosen["fits"]:
             needs = (f"{chosen['device_peak_gib']:.1f} GiB", f"{chosen['host_peak_gib']:.1f} GiB")

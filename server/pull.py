@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,8 @@ def pull(settings: Settings, model: str, source: str | None, verify: bool, conso
         if verify:
             raise PullRefusedError("--verify compares with what a hub says: a folder has none to compare with.")
         _check(entry, folder.absolute(), say)
+        if source is None:
+            _fetch_all(fetch.look_up_loras(entry.model), verify, say)
     elif is_address:
         _fetch(entry, source.rstrip("/") if source else None, verify, say)
     else:
@@ -88,13 +90,17 @@ def _fetch(entry: CatalogueEntry, hub: str | None, verify: bool, say: Sentences)
             raise
         say(f"{error} The weights in {folder} are complete by their own indexes.")
         return
+    _fetch_all(listings, verify, say)
+    folder = listings[0].folder
+    weights.check(folder, entry.model.pipeline_class)
+    say(f"All of it is here{' and verified' if verify else ''}: {folder}")
+
+
+def _fetch_all(listings: Sequence[Listing], verify: bool, say: Sentences) -> None:
     for listing in listings:
         _announce(listing, say)
         with _progress(listing.total, listing.here if not verify else 0, say) as on_progress:
             fetch.fetch(listing, on_progress, verify)
-    folder = listings[0].folder
-    weights.check(folder, entry.model.pipeline_class)
-    say(f"All of it is here{' and verified' if verify else ''}: {folder}")
 
 
 def _here(entry: CatalogueEntry) -> Path | None:

@@ -103,7 +103,7 @@ class Worker:
     def __init__(self, link: Link, options: WorkerOptions) -> None:
         self._link = link
         self._options = options
-        self._loaded: tuple[str, Ladder] | None = None
+        self._loaded: tuple[Load, Ladder] | None = None
 
     def serve(self) -> None:
         """Work until the server goes away."""
@@ -126,16 +126,17 @@ class Worker:
 
     def _load(self, order: Load) -> Ready | LoadFailed:
         model_id = order.model_id
-        if self._loaded is None or self._loaded[0] != model_id:
-            self._unload()
-            try:
-                self._loaded = (model_id, self._read(model_id, order.spec))
-            except PipelineError as error:
-                return LoadFailed(model_id=model_id, message=str(error))
-            except Exception as error:
-                log.exception("loading %s failed", model_id)
-                return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_words(error)}")
-        return Ready(model_id=model_id, fingerprint=self._loaded[1].fingerprint)
+        try:
+            if self._loaded is None or self._loaded[0] != order:
+                self._unload()
+                self._loaded = (order, self._read(model_id, order.spec))
+            # a ladder that ran out of memory has let go of the model, and loads it again here
+            return Ready(model_id=model_id, fingerprint=self._loaded[1].fingerprint)
+        except PipelineError as error:
+            return LoadFailed(model_id=model_id, message=str(error))
+        except Exception as error:
+            log.exception("loading %s failed", model_id)
+            return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_words(error)}")
 
     def _read(self, model_id: str, spec: ModelSpec) -> "Ladder":
         def report(component: str, fraction: float) -> None:
@@ -151,7 +152,7 @@ class Worker:
         cache = Path(self._options.cache)
         if self._options.demo:
             # what is made for the model's own weights does not fit these
-            folder, spec = demo_folder(cache), replace(spec, loras=(), fast=None)
+            folder, spec = demo_folder(cache), replace(spec, loras=(), guidance=True)
         else:
             folder = weights.locate(spec)
         return Ladder.load(spec, folder, self._options.device, report, cache)

@@ -31,6 +31,7 @@ def test_it_is_attention(queries: int, keys: int) -> None:
         (LONG, torch.float32, {}, False),
         (LONG, torch.bfloat16, {"is_causal": True}, False),
         (LONG, torch.bfloat16, {"scale": 0.5}, False),
+        (LONG, torch.bfloat16, {"attn_mask": torch.zeros(4, LONG, dtype=torch.bfloat16)}, False),
     ],
 )
 def test_it_takes_over_where_it_pays_and_may(

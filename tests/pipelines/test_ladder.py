@@ -146,8 +146,9 @@ def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
 
     assert not list(tmp_path.glob("*.mp4*"))
     assert len(layouts) == rungs + 1
-    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[-1], cache)
+    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[0], cache)
     after = ladder.run(PARAMS, tmp_path / "after.mp4").path.read_bytes()
+    assert layouts[-1] == layouts[0]
     assert after == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
 
@@ -187,4 +188,4 @@ def test_the_real_models_ladder_goes_down_to_what_is_streamed() -> None:
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[0] > 45 * GIB
     assert peaks[-1] < 11 * GIB
-    assert 4 <= len(peaks) <= 8
+    assert 4 <= len(peaks) <= 16

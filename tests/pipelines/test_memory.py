@@ -70,9 +70,9 @@ def test_a_smaller_video_never_needs_more(small: tuple[int, int, int], card: int
     [
         ("480p", 80, 128, "bf16 resident, text encoder resident, whole frames"),
         ("720p", 48, 64, "bf16 resident, text encoder streamed, whole frames"),
-        ("480p", 24, 64, "bf16 streamed, text encoder resident, whole frames"),
+        ("480p", 24, 64, "bf16 partly streamed, text encoder resident, whole frames"),
         ("480p", 24, 32, "bf16 partly streamed, text encoder streamed from disk, whole frames"),
-        ("480p", 16, 32, "fp8 partly streamed, text encoder streamed from disk, whole frames"),
+        ("480p", 16, 32, "fp8 partly streamed, text encoder streamed, whole frames"),
         ("480p", 8, 64, "bf16 streamed, text encoder streamed from disk, whole frames"),
         ("480p", 8, 32, "fp8 partly streamed, text encoder streamed from disk, whole frames"),
         ("720p", 12, 16, "4-bit partly streamed from disk, text encoder streamed from disk, whole frames"),

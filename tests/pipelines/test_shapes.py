@@ -118,6 +118,25 @@ def test_the_transformers_activations(name: str, video: tuple[int, int, int], wa
     assert shape.activation_bytes(tokens) == pytest.approx(traced.peak, rel=0.02)
 
 
+@pytest.mark.parametrize("video", [(1280, 704, 81), (640, 352, 41)])
+def test_activations_with_a_time_for_each_token(video: tuple[int, int, int]) -> None:
+    stated = read_catalogue()["wan-ai-wan2-2-ti2v-5b-diffusers"].model.shape
+    assert stated is not None
+    shape, (width, height, frames) = parse_shape(stated), video
+    assert shape.expand_timesteps
+    with fake_bf16():
+        model: Any = WanTransformer3DModel(**{**transformer_config(shape.transformer), "num_layers": 2})
+        keep_in_fp32(model)
+        torch.set_default_dtype(torch.float32)
+        latents = torch.empty(1, 48, (frames - 1) // 4 + 1, height // 16, width // 16, dtype=torch.bfloat16)
+        tokens = shape.tokens(Geometry.fit(width, height, frames, shape.grid))
+        text, timestep = torch.empty(1, 512, 4096, dtype=torch.bfloat16), torch.empty(1, tokens)
+        with PeakBytes([*model.parameters(), *model.buffers(), latents, text, timestep]) as traced:
+            model(latents, timestep=timestep, encoder_hidden_states=text, return_dict=False)
+
+    assert shape.transformer.activation_bytes(tokens, expand_timesteps=True) == pytest.approx(traced.peak, rel=0.02)
+
+
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize("video", [(208, 120, 9), (416, 240, 9)])
 def test_denoising_with_shorter_weights(precision: Precision, video: tuple[int, int, int], wan_14b: ModelShape) -> None:

@@ -254,6 +254,27 @@ def test_a_lora_for_another_model_is_refused(
         runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "lora.safetensors"),))
 
 
+def test_a_file_for_both_experts_changes_each_its_own_way(a14b: Path, tmp_path: Path) -> None:
+    one, two = torch.ones(24, 1), torch.full((24, 1), 2.0)
+    tensors = {}
+    for part, up in (("transformer", one), ("transformer_2", two)):
+        tensors[f"{part}.{LAYER}.lora_A.weight"] = torch.ones(1, 24)
+        tensors[f"{part}.{LAYER}.lora_B.weight"] = up
+    save_file(tensors, tmp_path / "both.safetensors")
+    loras = tuple(Lora(str(tmp_path), "both.safetensors", part) for part in ("transformer", "transformer_2"))
+
+    plain, tuned = runner(a14b, tmp_path)._loaded.pipe, runner(a14b, tmp_path, loras=loras)._loaded.pipe
+    for part, change in (("transformer", 1.0), ("transformer_2", 2.0)):
+        before, after = (getattr(pipe, part).get_parameter(f"{LAYER}.weight").float() for pipe in (plain, tuned))
+        torch.testing.assert_close(after, before + change, rtol=0.02, atol=0.02)
+
+
+def test_a_lora_for_a_part_that_is_not_there_is_refused(wan21: Path, tmp_path: Path) -> None:
+    lora_file(tmp_path, "original")
+    with pytest.raises(UnsupportedModelError, match="has no transformer_2"):
+        runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "original.safetensors", "transformer_2"),))
+
+
 def test_a_file_that_is_no_lora_is_refused(wan21: Path, tmp_path: Path) -> None:
     save_file({"transformer.blocks.0.attn1.to_q.weight": torch.zeros(24, 24)}, tmp_path / "lora.safetensors")
     with pytest.raises(UnsupportedModelError, match=r"cannot be merged|can be merged: it holds"):
@@ -270,17 +291,22 @@ def test_run_fast_is_the_distilled_model_without_guidance(a14b: Path, tmp_path: 
     file, _ = lora_file(tmp_path, "original", size=0.3)
     loras = tuple(Lora(str(tmp_path), file.name, part) for part in ("transformer", "transformer_2"))
     spec = ModelSpec("small", fps=16, fast=Fast(loras, flow_shift=5.0))
-    ladder = Ladder.load(spec, a14b, "cpu", cache=tmp_path)
 
-    fast = made(ladder, tmp_path / "fast.mp4", replace(PARAMS, run_fast=True))
-    slow = made(ladder, tmp_path / "slow.mp4")
-    again = made(ladder, tmp_path / "again.mp4", replace(PARAMS, run_fast=True))
+    fast = made(Ladder.load(spec.variant(fast=True), a14b, "cpu", cache=tmp_path), tmp_path / "fast.mp4")
+    slow = made(Ladder.load(spec.variant(fast=False), a14b, "cpu", cache=tmp_path), tmp_path / "slow.mp4")
 
-    assert fast == again != slow
-    assert slow == made(runner(a14b, tmp_path), tmp_path / "plain.mp4")
-    shift = {"480p": 5.0, "720p": 5.0}
-    distilled = runner(a14b, tmp_path, loras=loras, flow_shift=shift)
+    assert fast != slow == made(runner(a14b, tmp_path), tmp_path / "plain.mp4")
+    distilled = runner(a14b, tmp_path, loras=loras, flow_shift={"480p": 5.0, "720p": 5.0})
     assert fast == made(distilled, tmp_path / "distilled.mp4", replace(PARAMS, guidance_scale=1.0))
+
+
+def test_the_default_of_run_fast_is_what_activating_loads() -> None:
+    entry = CATALOGUE["wan-ai-wan2-2-t2v-a14b-diffusers"]
+
+    assert entry.variant() == entry.variant(True) != entry.variant(False)
+    assert len(entry.variant().model.loras) == 2
+    assert not entry.variant(False).model.loras
+    assert CATALOGUE["wan-ai-wan2-1-t2v-14b-diffusers"].variant() == CATALOGUE["wan-ai-wan2-1-t2v-14b-diffusers"]
 
 
 def test_run_fast_means_nothing_to_a_model_without_it() -> None:
