@@ -3,7 +3,7 @@
 What is drawn is kept and placed by the code that keeps and places what is read: `Storage`, `supply`, `bring`, `place`.
 Matrices are normal(0, 0.02) and the scales of norms are 1, so that activations stay of a size at which nothing
 overflows. A GPU draws by itself and what stays in host memory is copied there, as a processor would take minutes.
-Of 4-bit matrices one is quantized for each shape and all others are copies of it.
+Of 4-bit matrices one is quantized for each shape and all others are copies of it: for each alone, gguf takes minutes.
 """
 
 from collections.abc import Iterable, Iterator
