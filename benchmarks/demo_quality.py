@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import Records
+from pipelines.attention import fast_attention
 from pipelines.decode import decode_frames
 from pipelines.demo.captions import LANGUAGES, describe_held_out
 from pipelines.demo.clips import combinations, render, single_shape
@@ -81,7 +82,8 @@ def questions(count: int) -> list[Question]:
 def make_video(loaded: LoadedPipeline, prompt: str, setting: Setting, seed: int) -> Frames:
     """One video as the server would make it, without the file: (num_frames, height, width, 3)."""
     geometry = Geometry.fit(setting.width, setting.height, setting.num_frames, loaded.grid)
-    with torch.inference_mode():
+    transformer = loaded.pipe.transformer
+    with torch.inference_mode(), fast_attention(transformer.device, transformer.dtype):
         latents = loaded.pipe(
             prompt=prompt,
             negative_prompt=setting.negative,

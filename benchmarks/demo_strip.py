@@ -16,8 +16,8 @@ from pipelines.load import load_pipeline
 
 PROMPTS = (
     "A beautiful landscape painting of a serene lake with mountains in the background and an ox in the foreground.",
-    "a red star spinning on a black background",
-    "一个蓝色的正方形在黄色背景上弹跳",
+    "a red cross spinning on a black background",
+    "一个蓝色的圆环在黄色背景上向右移动",
     "a horse on a meadow at sunset, with mountains behind",
 )
 SHOWN = 5

@@ -195,7 +195,7 @@ def read_entry(path: Path) -> CatalogueEntry:
 
 
 def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, CatalogueEntry]:
-    """All models of the folders by id, in the order of their file names; later folders replace earlier ones.
+    """All models of the folders by id, featured ones first, then by file names; later folders replace earlier ones.
 
     Raises CatalogueError when a folder is missing, a file is malformed, two files of one folder share an id, or
     there is no model at all.
@@ -213,4 +213,4 @@ def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, Catalogue
             entries[entry.id] = entry
     if not entries:
         raise CatalogueError("no model file (*.toml) in " + ", ".join(str(folder) for folder in folders))
-    return entries
+    return dict(sorted(entries.items(), key=lambda item: not item[1].api.featured))

@@ -53,6 +53,10 @@ class StorageError(PipelineError):
     """The disk has no room for weights in the form a plan keeps them in."""
 
 
+class HostMemoryError(PipelineError):
+    """The host's memory does not suffice to load a model, by whichever plan."""
+
+
 class EncodingError(PipelineError):
     """ffmpeg could not write the video."""
 

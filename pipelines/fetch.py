@@ -60,6 +60,30 @@ def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
     return replace(found, files=tuple(file for file in files if _is_needed(file.name, used)))
 
 
+def look_up_loras(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
+    """Ask a hub for the files of a model's LoRAs, those of `run_fast` among them; what is in local folders is left out.
+
+    Raises FetchError.
+    """
+    from huggingface_hub import HfApi, constants
+
+    api = HfApi(endpoint=hub)
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for lora in (*spec.loras, *(spec.fast.loras if spec.fast else ())):
+        if not (Path(lora.repo).expanduser() / lora.file).is_file():
+            wanted.setdefault((lora.repo, lora.revision or constants.DEFAULT_REVISION), set()).add(lora.file)
+    listings = []
+    for (repo, revision), names in wanted.items():
+        blank = Listing(repo, revision, "", api.endpoint, Path(constants.HF_HUB_CACHE).expanduser(), ())
+        with explained(blank):
+            found, files = _ask(api, blank)
+        listing = replace(found, files=tuple(file for file in files if file.name in names))
+        if missing := names - {file.name for file in listing.files}:
+            raise HubAccessError(f"{repo} has no {min(missing)}.")
+        listings.append(listing)
+    return listings
+
+
 def _ask(api: Any, listing: Listing) -> tuple[Listing, list[HubFile]]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

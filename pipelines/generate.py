@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pipelines.attention import fast_attention
 from pipelines.errors import GenerationCancelled, NonFiniteOutputError
 from pipelines.geometry import Geometry
 from pipelines.spec import CancelCheck, VideoParams
@@ -40,18 +41,19 @@ def denoise(
 
     if flow_shift is not None:
         pipe.scheduler.register_to_config(flow_shift=flow_shift)
-    latents = pipe(
-        prompt_embeds=prompt_embeds,
-        negative_prompt_embeds=negative_prompt_embeds,
-        height=geometry.full_height,
-        width=geometry.full_width,
-        num_frames=geometry.full_num_frames,
-        num_inference_steps=params.num_inference_steps,
-        guidance_scale=params.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(params.seed),
-        output_type="latent",
-        callback_on_step_end=after_step,
-    ).frames
+    with fast_attention(prompt_embeds.device, prompt_embeds.dtype):
+        latents = pipe(
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            height=geometry.full_height,
+            width=geometry.full_width,
+            num_frames=geometry.full_num_frames,
+            num_inference_steps=params.num_inference_steps,
+            guidance_scale=params.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(params.seed),
+            output_type="latent",
+            callback_on_step_end=after_step,
+        ).frames
     if not torch.isfinite(latents).all():
         raise NonFiniteOutputError(
             "Denoising ended in values that are not numbers (NaN or infinity), so no video was made. "

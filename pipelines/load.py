@@ -20,9 +20,10 @@ from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
 from pipelines import weights
+from pipelines.errors import HostMemoryError
 from pipelines.geometry import Geometry, Grid
 from pipelines.lora import Loras
-from pipelines.memory import Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
+from pipelines.memory import GIB, Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
 from pipelines.placement import TRANSFORMERS, bring, place, residence
 from pipelines.reading import fill, skeleton
 from pipelines.shapes import ModelShape, read_shape
@@ -137,11 +138,23 @@ def plan_here(
 ) -> MemoryPlan | None:
     """The plan for weights on a device and host as they are now, with at most `limit` bytes of the device.
 
-    None on a CPU, where there is nothing to choose.
+    None on a CPU, where there is nothing to choose. Raises HostMemoryError where no plan can pass through the host.
     """
     if torch.device(device).type != "cuda":
         return None
-    return choose_plan(read_shape(folder), sizes, this_machine(device, limit))
+    machine = this_machine(device, limit)
+    chosen = choose_plan(read_shape(folder), sizes, machine)
+    check_host(chosen, machine)
+    return chosen
+
+
+def check_host(chosen: MemoryPlan, machine: Machine) -> None:
+    """Raise HostMemoryError if a plan needs more host memory than is free: the system would end the worker midway."""
+    if chosen.host_peak > machine.host_memory:
+        raise HostMemoryError(
+            f"Loading the model needs {chosen.host_peak / GIB:.1f} GiB of host memory, and "
+            f"{machine.host_memory / GIB:.1f} GiB is free. Close other programs, or add memory."
+        )
 
 
 def this_machine(device: str, limit: int | None = None) -> Machine:

@@ -165,12 +165,15 @@ class MemoryPlan:
 
 
 def plan(shape: ModelShape, largest: Geometry, machine: Machine) -> MemoryPlan:
-    """The best plan that fits the largest video to be made; if none fits, the one that lacks the least of the card."""
+    """The best plan that fits the largest video to be made; if none fits, the one that lacks the least of the card.
+
+    Of those that do not fit, one that the host has room for comes first.
+    """
     candidates = list(_candidates(shape, largest, machine))
     fitting = [candidate for candidate in candidates if candidate.fits(machine)]
     if fitting:
         return min(fitting, key=_preference)
-    return min(candidates, key=lambda candidate: (candidate.device_peak, candidate.host_peak))
+    return min(candidates, key=lambda c: (c.host_peak > machine.host_memory, c.device_peak, c.host_peak))
 
 
 def leaner(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryPlan) -> MemoryPlan | None:

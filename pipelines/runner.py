@@ -17,7 +17,7 @@ from pipelines.generate import denoise, flow_shift_at, recover, release_memory, 
 from pipelines.geometry import Geometry
 from pipelines.load import CACHE, LoadedPipeline, load_pipeline, plan_here
 from pipelines.memory import Layout
-from pipelines.prompts import PromptEncoder
+from pipelines.prompts import EmbeddingStore, PromptEncoder
 from pipelines.spec import (
     CancelCheck,
     LoadCallback,
@@ -36,10 +36,12 @@ _SPANS = {Stage.PROMPT: (0.0, 0.02), Stage.DENOISE: (0.02, 0.82), Stage.DECODE: 
 class Runner:
     """A model loaded on one device, making one video at a time."""
 
-    def __init__(self, spec: ModelSpec, loaded: LoadedPipeline) -> None:
+    def __init__(self, spec: ModelSpec, loaded: LoadedPipeline, cache: Path = CACHE) -> None:
         self.spec = spec
         self._loaded = loaded
-        self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length)
+        # a model small enough for a processor encodes a prompt sooner than a file is read
+        store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoded_by(spec, loaded))
+        self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store)
 
     @classmethod
     def load(
@@ -59,7 +61,7 @@ class Runner:
         """
         if layout is None and (chosen := plan_here(folder, device, spec.sizes)) is not None:
             layout = chosen.layout
-        return cls(spec, load_pipeline(folder, device, on_progress, layout, cache, spec.loras))
+        return cls(spec, load_pipeline(folder, device, on_progress, layout, cache, spec.loras), cache)
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -134,3 +136,9 @@ class Runner:
             recover(self._loaded.pipe)
             raise
         return video
+
+
+def _encoded_by(spec: ModelSpec, loaded: LoadedPipeline) -> str:
+    """Everything besides a prompt that decides its embeddings."""
+    facts = [loaded.fingerprint[name] for name in ("weights", "dtype", "device", "torch", "transformers")]
+    return " ".join([*facts, str(spec.max_sequence_length)])

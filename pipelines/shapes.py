@@ -126,15 +126,17 @@ class VaeShape:
     scale_factor_spatial: int
     scale_factor_temporal: int
     patch_size: int = 1
+    is_residual: bool = False
 
     def decode_bytes(self, width: int, height: int, itemsize: int) -> int:
         """Bytes of decoding one group of frames of that size in pixels, the feature cache included.
 
-        A count over the last stage, where four frames of `base_dim` channels pass through a residual block; the rest
-        is the finished group on its way to bytes.
+        A count over the last stage, in tensors of four frames with `base_dim` channels: what a residual block has
+        alive, in Wan2.2's layout also the shortcut around the whole stage. The rest is the finished group on its way
+        to bytes.
         """
-        pixels = width * height
-        return round(pixels * (12.2 * 4 * self.base_dim * itemsize / self.patch_size**2 + 800))
+        tensors = 19.5 if self.is_residual else 12.2
+        return round(width * height * (tensors * 4 * self.base_dim * itemsize / self.patch_size**2 + 800))
 
 
 @dataclass(frozen=True, slots=True)

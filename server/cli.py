@@ -176,11 +176,17 @@ def plan(
     frames: Annotated[int, typer.Option(help="Its length.")] = 81,
     model: Annotated[str, typer.Option(help="The model's id.")] = DEFAULT_MODEL,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_table: Annotated[
+        bool, typer.Option("--table", help="Print the plans for all common cards, hosts and sizes, in Markdown.")
+    ] = False,
 ) -> None:
     """Show how a model would be laid out in memory, and why, on this machine or any other."""
-    from server.plan import PlanRefusedError, describe, for_model, machine
+    from server.plan import PlanRefusedError, describe, for_model, machine, table
 
     try:
+        if as_table:
+            print(table(model, frames, capability))
+            return
         chosen = for_model(model, size, frames, machine(vram, ram, capability))
     except PlanRefusedError as error:
         _refuse(str(error))

@@ -1,6 +1,7 @@
 """What `paddock plan` prints: a memory plan for a machine that may be another than this one."""
 
 import re
+from itertools import product
 from typing import Any
 
 import psutil
@@ -22,6 +23,10 @@ HOST_SHARE = 0.9
 """Share of host memory that a plan may use; the rest is the system's."""
 
 DEFAULT_CAPABILITY = (8, 9)
+
+_SIZES = ("832x480", "1280x720")
+_CARDS = (8, 12, 16, 24, 32, 48, 80)
+_HOSTS = (16, 32, 64)
 
 Json = dict[str, Any]
 
@@ -69,6 +74,7 @@ def for_model(model: str, size: str, frames: int, on: Machine) -> Json:
     chosen = plan(shape, Geometry.fit(int(sides[1]), int(sides[2]), frames, shape.grid), on)
     return {
         "model": model,
+        "name": chosen.name,
         "size": size,
         "frames": frames,
         "fits": chosen.fits(on),
@@ -81,6 +87,25 @@ def for_model(model: str, size: str, frames: int, on: Machine) -> Json:
             part: {"choice": made.choice, "reason": made.reason} for part, made in choices(chosen, shape, on).items()
         },
     }
+
+
+def table(model: str, frames: int, capability: str | None) -> str:
+    """The plans of a model for cards and hosts as they are sold, in Markdown."""
+    columns = ("video", "card", "host", "plan", "on the card", "in host memory", "a step")
+    rows = [columns, ("---",) * len(columns)]
+    for size, card, host in product(_SIZES, _CARDS, _HOSTS):
+        chosen = for_model(model, size, frames, machine(card, host, capability or _text(DEFAULT_CAPABILITY)))
+        asked = (size, f"{card} GB", f"{host} GB")
+        if chosen["fits"]:
+            needs = (f"{chosen['device_peak_gib']:.1f} GiB", f"{chosen['host_peak_gib']:.1f} GiB")
+            rows.append((*asked, chosen["name"], *needs, f"{chosen['relative_seconds_per_step']:.2f}"))
+        else:
+            rows.append((*asked, f"does not fit. {chosen['shortfall']}", "", "", ""))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _text(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
 
 
 def _shape(entry: CatalogueEntry) -> ModelShape:

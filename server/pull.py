@@ -82,22 +82,27 @@ def _fetch(entry: CatalogueEntry, hub: str | None, verify: bool, say: Sentences)
     # its warnings of a broken connection would tear the bar, which says so itself
     logging.set_verbosity_error()
     try:
-        listing = fetch.look_up(entry.model, hub)
+        listings = [fetch.look_up(entry.model, hub), *fetch.look_up_loras(entry.model, hub)]
     except HubUnreachableError as error:
         if verify or not (folder := _here(entry)):
             raise
         say(f"{error} The weights in {folder} are complete by their own indexes.")
         return
-    _announce(listing, say)
-    with _progress(listing.total, listing.here if not verify else 0, say) as on_progress:
-        folder = fetch.fetch(listing, on_progress, verify)
+    for listing in listings:
+        _announce(listing, say)
+        with _progress(listing.total, listing.here if not verify else 0, say) as on_progress:
+            fetch.fetch(listing, on_progress, verify)
+    folder = listings[0].folder
     weights.check(folder, entry.model.pipeline_class)
     say(f"All of it is here{' and verified' if verify else ''}: {folder}")
 
 
 def _here(entry: CatalogueEntry) -> Path | None:
+    spec = entry.model
     try:
-        return weights.locate(entry.model)
+        for lora in (*spec.loras, *(spec.fast.loras if spec.fast else ())):
+            weights.locate_file(lora.repo, lora.file, lora.revision)
+        return weights.locate(spec)
     except PipelineError:
         return None
 

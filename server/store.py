@@ -96,6 +96,9 @@ attempts = Table(
     Column("outcome", String),
 )
 
+# the queue of each model; databases of v0.1.0 have it not yet
+_BY_MODEL = Index("generations_by_model", generations.c.status, generations.c.model, generations.c.seq)
+
 LIST_LIMIT = 1000
 _IS_QUEUED = generations.c.status == Status.QUEUED
 # what was given back is behind again; what failed or was cancelled before its start went before nobody
@@ -187,6 +190,7 @@ class Store:
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
         metadata.create_all(self._engine)
+        _BY_MODEL.create(self._engine, checkfirst=True)
 
     def close(self) -> None:
         """Let go of threads and connections."""
@@ -499,8 +503,9 @@ class Store:
         """Places and who has them, in order, among them all that are wanted."""
         seq, model = generations.c.seq, generations.c.model
         queued = select(seq, model).where(_IS_QUEUED).order_by(seq)
-        models = tx.scalars(select(model).where(_IS_QUEUED).distinct().limit(2)).all()
-        if len(models) < 2 or self._max_overtakes == 0:
+        first = tx.scalar(select(func.min(model)).where(_IS_QUEUED))
+        several = tx.scalar(select(model).where(_IS_QUEUED, model > first).limit(1)) is not None
+        if not several or self._max_overtakes == 0:
             # the usual case is by age alone, and a long queue need not be read for it
             older = tx.scalar(select(func.count()).where(_IS_QUEUED, seq < min(wanted))) or 0
             return enumerate(tx.scalars(queued.where(seq.between(min(wanted), max(wanted)))), older + 1)

@@ -4,8 +4,9 @@ A caption may leave things out. What a shape caption leaves out is drawn at rand
 caption leaves out is not there (no animal, no mountains) or is plain (day).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from pipelines.demo.landscapes import ANIMALS, HOURS, LANDS, Landscape
 from pipelines.demo.shapes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, ShapeScene
 
 LANGUAGES: Final = ("en", "zh")
+
+Sentences: TypeAlias = Mapping[str, Sequence[str]]
+"""Wordings by language, with places for what a scene shows."""
 
 ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "family": ("shape", "pair", "landscape"),
@@ -139,7 +143,7 @@ _SENTENCES: Final = {
         "{background}为背景，{thing}{doing}",
     ),
 }
-HELD_OUT_SENTENCES: Final = {
+CHECK_SENTENCES: Final = {
     "en": (
         "show me a {thing} {doing} with a {background} background behind it",
         "a {background} scene in which a {thing} keeps {doing}",
@@ -155,7 +159,25 @@ HELD_OUT_SENTENCES: Final = {
         "{thing}不断{doing}，身后的背景全是{background}",
     ),
 }
-"""Wordings that training never uses."""
+"""Wordings that training never uses, but that its curves were watched on."""
+
+HELD_OUT_SENTENCES: Final = {
+    "en": (
+        "could you film a {thing} {doing} while the background stays {background}",
+        "a clip with a {background} backdrop and one {thing} that {does}",
+        "{background} behind, and before it a {thing} {doing}",
+        "imagine a {thing} which {does} upon a {background} background",
+        "one {thing}, {doing}; behind it nothing but {background}",
+    ),
+    "zh": (
+        "拍一段{thing}{doing}的画面，底色是{background}",
+        "{background}的底板上，{thing}在{doing}",
+        "镜头里只有一个{thing}，{doing}，背景一片{background}",
+        "让一个{thing}在{background}背景里{doing}",
+        "{thing}正{doing}，四周都是{background}",
+    ),
+}
+"""Wordings that training never uses, written when it was done: what the weights are judged by."""
 
 _PAIRS: Final = {
     "en": (
@@ -190,9 +212,11 @@ def describe(scene: Scene, language: str, rng: np.random.Generator) -> Caption:
     return _describe_part(scene, language, rng, named)
 
 
-def describe_held_out(scene: ShapeScene, language: str, rng: np.random.Generator) -> Caption:
+def describe_held_out(
+    scene: ShapeScene, language: str, rng: np.random.Generator, sentences: Sentences = HELD_OUT_SENTENCES
+) -> Caption:
     """A full caption of one thing, in a wording that training never uses."""
-    return _fill(str(rng.choice(HELD_OUT_SENTENCES[language])), scene, language, rng)
+    return _fill(str(rng.choice(sentences[language])), scene, language, rng)
 
 
 def _fill(sentence: str, scene: ShapeScene, language: str, rng: np.random.Generator) -> Caption:

@@ -16,7 +16,7 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import nn
 
-from pipelines.demo.captions import ATTRIBUTES, LANGUAGES, Caption, describe, describe_held_out
+from pipelines.demo.captions import ATTRIBUTES, CHECK_SENTENCES, LANGUAGES, Caption, describe, describe_held_out
 from pipelines.demo.clips import combinations, sample_scene, single_shape
 from pipelines.demo.training import Run, seed_step
 from pipelines.demo.vocabulary import COMMON_ENGLISH, build_tokenizer
@@ -128,7 +128,7 @@ def accuracy(tokenizer: Any, encoder: Any, readers: Readers, count: int = 400) -
     result = {}
     for language in LANGUAGES:
         scenes = [single_shape(unseen[rng.integers(len(unseen))], rng) for _ in range(count)]
-        captions = [describe_held_out(scene, language, rng) for scene in scenes]
+        captions = [describe_held_out(scene, language, rng, CHECK_SENTENCES) for scene in scenes]
         states, mask = encode_texts(tokenizer, encoder, [caption.text for caption in captions])
         pooled = pool(states, mask)
         for name, target in targets(captions).items():

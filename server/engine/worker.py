@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,7 +149,11 @@ class Worker:
 
         silence_progress_bars()
         cache = Path(self._options.cache)
-        folder = demo_folder(cache) if self._options.demo else weights.locate(spec)
+        if self._options.demo:
+            # what is made for the model's own weights does not fit these
+            folder, spec = demo_folder(cache), replace(spec, loras=(), fast=None)
+        else:
+            folder = weights.locate(spec)
         return Ladder.load(spec, folder, self._options.device, report, cache)
 
     def _unload(self) -> None:

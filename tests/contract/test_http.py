@@ -293,11 +293,50 @@ def test_a_wrong_method_is_told_which_are_right(server: ServerProcess) -> None:
 # models
 
 
+SIBLINGS = {
+    # height and width with their largest, steps, frames
+    "wan-ai-wan2-1-t2v-1-3b-diffusers": ((480, 480), (640, 640), 30, 81),
+    "wan-ai-wan2-2-ti2v-5b-diffusers": ((720, 720), (1280, 1280), 30, 81),
+    "wan-ai-wan2-2-t2v-a14b-diffusers": ((480, 720), (832, 832), 4, 41),
+}
+
+
+@pytest.mark.parametrize("model", SIBLINGS)
+def test_siblings_have_the_hosts_limits(model: str, server: ServerProcess) -> None:
+    schema = server.http.get(f"/models/{model}").json()["request_schema"]["properties"]
+    height, width, steps, frames = SIBLINGS[model]
+
+    def limits(name: str) -> tuple[float, float, float]:
+        return schema[name]["minimum"], schema[name]["default"], schema[name]["maximum"]
+
+    assert limits("height") == (1, *height)
+    assert limits("width") == (1, *width)
+    assert limits("num_inference_steps") == (1, steps, 100)
+    assert limits("num_frames") == (1, frames, 120)
+    assert limits("guidance_scale") == (0, 5.0, 10)
+    assert ("run_fast" in schema) is ("a14b" in model)
+
+
+def test_run_fast_is_a_boolean_and_on_unless_told(server: ServerProcess) -> None:
+    model = "wan-ai-wan2-2-t2v-a14b-diffusers"
+    assert server.http.get(f"/models/{model}").json()["request_schema"]["properties"]["run_fast"]["default"] is True
+    body = {"model": model, "prompt": "an ox", "height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 1}
+
+    refused = server.http.post("/videos/generate", json={**body, "run_fast": "yes"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == "run_fast must be a boolean"
+    made = server.http.post("/videos/generate", json={**body, "run_fast": False}, timeout=120)
+    assert made.status_code == 200, made.text
+    assert made.json()["model"] == model
+
+
 def test_models_are_listed_searched_and_shown(server: ServerProcess) -> None:
     http = server.http
     listed = http.get("/models").json()
     assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == [MODEL]
+    ids = [model["id"] for model in listed["data"]]
+    assert ids[0] == MODEL
+    assert set(ids) == {MODEL, *SIBLINGS}
     shown = http.get(f"/models/{MODEL}").json()
     assert shown["object"] == "model"
     assert shown["endpoint"] == "/videos/generate"
@@ -307,8 +346,8 @@ def test_models_are_listed_searched_and_shown(server: ServerProcess) -> None:
     def found(**params: str) -> int:
         return len(http.get("/models/search", params=params).json()["data"])
 
-    assert (found(search="wan text video"), found(search="WAN2.1"), found(search="flux")) == (1, 1, 0)
-    assert len(http.get("/models", params={"developer_name": "wan-ai"}).json()["data"]) == 1
+    assert (found(search="wan text video"), found(search="WAN2.1"), found(search="flux")) == (4, 3, 0)
+    assert len(http.get("/models", params={"developer_name": "wan-ai"}).json()["data"]) == 4
     assert http.get("/models", params={"developer_name": "other"}).json()["data"] == []
 
 

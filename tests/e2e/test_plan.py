@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.test_cli import paddock
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_a_plan_for_a_stated_card_is_one_json_object(tmp_path: Path) -> None:
     args = ("plan", "--vram", "24", "--ram", "64", "--size", "832x480", "--json")
@@ -43,3 +45,10 @@ def test_what_cannot_be_planned_is_a_sentence(tmp_path: Path, args: list[str], s
 
     assert ended.returncode == 2
     assert sentence in ended.stderr
+
+
+def test_the_table_in_the_docs_is_the_one_it_prints(tmp_path: Path) -> None:
+    shown = paddock("plan", "--table", cwd=tmp_path).stdout
+
+    assert shown.count("| 832x480 |") == shown.count("| 1280x720 |") == 21
+    assert (ROOT / "docs" / "plans.md").read_text().endswith(shown)

@@ -41,13 +41,14 @@ def test_the_built_in_catalogue_offers_the_14b_model() -> None:
 
 
 def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: Path) -> None:
-    built_in = next(iter(read_catalogue()))
+    before = read_catalogue()
+    built_in = next(iter(before))
     (tmp_path / "mine.toml").write_text(MINIMAL)
     (tmp_path / "other.toml").write_text(MINIMAL.replace('"mine"', f'"{built_in}"').replace("me/mine", "me/tuned"))
 
     catalogue = read_catalogue([BUILT_IN, tmp_path])
 
-    assert set(catalogue) == {built_in, "mine"}
+    assert set(catalogue) == {*before, "mine"}
     assert catalogue[built_in].model.repo == "me/tuned"
 
 

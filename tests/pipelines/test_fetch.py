@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from pipelines.errors import (
     WeightsNotFoundError,
 )
 from pipelines.load import load_pipeline
-from pipelines.spec import ModelSpec
+from pipelines.spec import Fast, Lora, ModelSpec
 from tests.hub import Hub, Request
 from tests.support import free_port
 
@@ -370,3 +371,22 @@ def test_a_folder_is_checked_whole(weights_folder: Path, hub: Hub, tmp_path: Pat
     (copied / LARGEST).unlink()
     with pytest.raises(WeightsNotFoundError, match="incomplete"):
         fetch.local(SPEC, copied)
+
+
+def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: Path) -> None:
+    (hub.folder / "loras").mkdir()
+    (hub.folder / "loras" / "fast.safetensors").write_bytes(b"of low rank")
+    (tmp_path / "mine.safetensors").write_bytes(b"my own")
+    fast = Fast((Lora(Hub.repo, "loras/fast.safetensors"),), flow_shift=5.0)
+    spec = replace(SPEC, loras=(Lora(str(tmp_path), "mine.safetensors"),), fast=fast)
+
+    (listing,) = fetch.look_up_loras(spec, hub.url)
+    assert [file.name for file in listing.files] == ["loras/fast.safetensors"]
+    with pytest.raises(WeightsNotFoundError, match="No loras/fast"):
+        weights.locate_file(Hub.repo, "loras/fast.safetensors")
+    fetch.fetch(listing)
+
+    assert weights.locate_file(Hub.repo, "loras/fast.safetensors").read_bytes() == b"of low rank"
+    assert weights.locate_file(str(tmp_path), "mine.safetensors") == tmp_path / "mine.safetensors"
+    with pytest.raises(HubAccessError, match=r"has no loras/gone\.safetensors"):
+        fetch.look_up_loras(replace(SPEC, loras=(Lora(Hub.repo, "loras/gone.safetensors"),)), hub.url)

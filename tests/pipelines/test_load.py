@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from pipelines.catalogue import read_catalogue
-from pipelines.errors import WeightsNotFoundError
+from pipelines.errors import HostMemoryError, WeightsNotFoundError
 from pipelines.geometry import Geometry, Grid
-from pipelines.load import choose_plan, load_pipeline
+from pipelines.load import check_host, choose_plan, load_pipeline
 from pipelines.memory import GIB, Machine, plan
 from pipelines.shapes import parse_shape
 
@@ -76,3 +76,16 @@ def test_the_real_model_has_the_published_shapes() -> None:
     assert Grid.of(
         vae.config.scale_factor_spatial, transformer.config.patch_size[1:], vae.config.scale_factor_temporal
     ) == Grid(height=16, width=16, temporal=4)
+
+
+def test_a_host_too_small_for_any_plan_is_told_before_anything_is_read() -> None:
+    entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+    assert entry.model.shape is not None
+    shape, machine = parse_shape(entry.model.shape), Machine(23 * GIB, 4 * GIB, (8, 9))
+    chosen = choose_plan(shape, entry.model.sizes, machine)
+
+    with pytest.raises(HostMemoryError, match=r"needs [5-9]\.\d GiB of host memory, and 4\.0 GiB is free"):
+        check_host(chosen, machine)
+
+    roomy = Machine(4 * GIB, 64 * GIB, (8, 9))
+    check_host(choose_plan(shape, entry.model.sizes, roomy), roomy)

@@ -1,11 +1,13 @@
 """A prompt is encoded once."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
-from pipelines.prompts import KEPT, PromptEncoder
+from pipelines.prompts import KEPT, EmbeddingStore, PromptEncoder
 from pipelines.runner import Runner
 
 
@@ -44,3 +46,62 @@ def test_padding_is_zero(demo_runner: Runner) -> None:
 
     assert embeddings[0, :2].abs().sum() > 0
     assert embeddings[0, 100:].abs().sum() == 0
+
+
+@torch.no_grad()
+def test_on_disk_it_outlives_the_encoder(demo_runner: Runner, tmp_path: Path) -> None:
+    pipe, encoded = counting(demo_runner)
+
+    def encoder(made_by: str) -> PromptEncoder:
+        return PromptEncoder(pipe, torch.device("cpu"), 512, EmbeddingStore(tmp_path, made_by))
+
+    first = encoder("these weights").encode("牛 ../ox")
+    again = encoder("these weights").encode("牛 ../ox")
+    assert torch.equal(first, again)
+    assert first.dtype == again.dtype
+    assert len(encoded) == 1
+
+    encoder("other weights").encode("牛 ../ox")
+    assert len(encoded) == 2
+    assert all(len(path.stem) == 64 for path in tmp_path.iterdir())
+
+
+def test_what_was_unused_for_longest_makes_room(tmp_path: Path) -> None:
+    size = 4 * 1000
+    store = EmbeddingStore(tmp_path, "weights", limit=3 * (size + 200))
+    encoded: list[str] = []
+
+    def get(prompt: str) -> torch.Tensor:
+        def encode() -> torch.Tensor:
+            encoded.append(prompt)
+            return torch.full((1, 10, 100), float(ord(prompt)))
+
+        return store.get(prompt, encode)
+
+    for prompt in "abcad":
+        assert get(prompt)[0, 0, 0] == ord(prompt)
+    assert encoded == list("abcd")
+    assert len(list(tmp_path.iterdir())) == 3
+    get("a")
+    assert encoded == list("abcd")
+    get("b")
+    assert encoded == list("abcdb")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100])
+def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
+    store = EmbeddingStore(tmp_path, "weights")
+    store.get("ox", lambda: torch.ones(1, 2, 3))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(content)
+
+    assert store.get("ox", lambda: torch.zeros(1, 2, 3)).sum() == 0
+    assert store.get("ox", lambda: torch.ones(1, 2, 3)).sum() == 0
+
+
+def test_a_disk_that_cannot_be_written_costs_encoding_again(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    store = EmbeddingStore(tmp_path / "file" / "prompts", "weights")
+
+    assert store.get("ox", lambda: torch.ones(1, 2, 3)).sum() == 6
+    assert store.get("ox", lambda: torch.zeros(1, 2, 3)).sum() == 0

@@ -23,6 +23,7 @@ from pipelines.runner import Runner
 from pipelines.shapes import BF16, ModelShape, TextEncoderShape, TransformerShape, parse_shape, read_shape
 from pipelines.storage import Storage
 from tests.pipelines.trace import PeakBytes
+from tests.pipelines.wan22 import WAN22_VAE
 
 WAN_1_3B = TransformerShape(30, 12, 128, 8960, 4096, 16, 16, (1, 2, 2))
 
@@ -179,6 +180,20 @@ def test_the_decoders_memory(decoding: Decoding, video: tuple[int, int, int], wa
 
     predicted = decode_bytes(wan_14b, Geometry.fit(width, height, frames, wan_14b.grid), decoding)
     assert predicted == pytest.approx(traced.peak, rel=0.1)
+
+
+@pytest.mark.parametrize(("decoding", "size"), [(Decoding.WHOLE, (1280, 704)), (Decoding.TILED, (640, 352))])
+def test_the_memory_of_wan22s_decoder(decoding: Decoding, size: tuple[int, int]) -> None:
+    stated = read_catalogue()["wan-ai-wan2-2-ti2v-5b-diffusers"].model.shape
+    assert stated is not None
+    shape = parse_shape(stated)
+    with fake_bf16():
+        vae: Any = AutoencoderKLWan(**WAN22_VAE).eval()
+        latents = torch.empty(1, 48, 3, size[1] // 16, size[0] // 16)
+        with PeakBytes([*vae.parameters(), *vae.buffers(), latents]) as traced:
+            run_decoder(vae, latents, decoding)
+
+    assert decode_bytes(shape, Geometry.fit(*size, 9, shape.grid), decoding) == pytest.approx(traced.peak, rel=0.1)
 
 
 def run_decoder(vae: Any, latents: torch.Tensor, decoding: Decoding) -> None:

@@ -9,14 +9,20 @@ from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 CHANNELS = 16
 
 
-def wan21_folder(folder: Path) -> Path:
-    """Save it under `folder` in diffusers' layout, the transformer sharded as the published one is."""
-    torch.manual_seed(0)
+def text_parts() -> tuple[T5TokenizerFast, UMT5EncoderModel]:
+    """A tokenizer of single letters, and an encoder for it."""
     letters = [(letter, -5.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
     tokenizer = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], extra_ids=0)
     text_encoder = UMT5EncoderModel(
         UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
     )
+    return tokenizer, text_encoder
+
+
+def wan21_folder(folder: Path) -> Path:
+    """Save it under `folder` in diffusers' layout, the transformer sharded as the published one is."""
+    torch.manual_seed(0)
+    tokenizer, text_encoder = text_parts()
     transformer = WanTransformer3DModel(
         num_attention_heads=2, attention_head_dim=12, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=2
     )
