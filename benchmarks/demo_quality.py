@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.report import Records
 from pipelines.attention import fast_attention
 from pipelines.decode import decode_frames
 from pipelines.demo.captions import LANGUAGES, describe_held_out
@@ -128,24 +129,6 @@ def judge_the_judge(asked: list[Question]) -> dict[str, dict[str, float]]:
             "chance": float((shares**2).sum()),
         }
     return result
-
-
-class Records:
-    """Lines of one JSON object each, found again by their key."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path.is_file() else []
-        self._known = {record["key"]: record for record in map(json.loads, lines)}
-
-    def get(self, key: str, make: Any) -> dict[str, Any]:
-        """The record under `key`; made and written now if it is not there yet."""
-        if key not in self._known:
-            record = {"key": key, **make()}
-            with self._path.open("a") as lines:
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self._known[key] = record
-        return self._known[key]
 
 
 def ask_all(

@@ -20,6 +20,31 @@ _RESAMPLES = 2000
 _SEED = 0
 
 
+class Records:
+    """Lines of one JSON object each, found again by their key; of several with one key the last counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        self._known = {record["key"]: record for record in map(json.loads, lines)}
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The record under `key`, if there is one."""
+        return self._known.get(key)
+
+    def put(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Write a record now, under `key`; returns it with its key."""
+        record = {"key": key, **record}
+        with self._path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._known[key] = record
+        return record
+
+    def get(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The record under `key`; made and written now if it is not there yet."""
+        return self.find(key) or self.put(key, make())
+
+
 def percentile(values: Sequence[float], percent: int) -> float:
     """The value below which `percent` per cent of the values lie."""
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
@@ -55,10 +80,16 @@ def _processor() -> str:
         return platform.processor()
 
 
-def show(title: str, rows: Sequence[tuple[str, str, str]], figures: dict[str, Any]) -> None:
-    """Print rows of (what, figure, note) as a table, then the figures and the machine as one JSON line."""
-    table = Table("what", "figure", "note", title=title)
+def show(
+    title: str,
+    rows: Sequence[Sequence[str]],
+    figures: dict[str, Any],
+    columns: Sequence[str] = ("what", "figure", "note"),
+    width: int = 120,
+) -> None:
+    """Print rows as a table `width` characters wide, then the figures and the machine as one JSON line."""
+    table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
-    Console(width=120).print(table)
+    Console(width=width).print(table)
     print(json.dumps({"benchmark": title, **figures, "machine": machine()}), flush=True)

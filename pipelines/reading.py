@@ -4,7 +4,7 @@ The libraries' own loading reads a part whole before it is placed: 27 GiB of hos
 the published files are twice as large again, in fp32. What is made here equals what `from_pretrained` makes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,24 @@ def fill(module: Any, folder: Path, keep: Keep, on_bytes: Callable[[int], None] 
 
     Raises WeightsNotFoundError, naming the first parameter that the files lack, or UnsupportedModelError.
     """
+    supply(module, tensors(folder), keep, on_bytes)
+    for name, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise WeightsNotFoundError(f"The weights are incomplete: {folder} lacks {name}.")
+
+
+def supply(
+    module: Any,
+    named: Iterable[tuple[str, torch.Tensor]],
+    keep: Keep,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Give a skeleton the tensors that come by its names, each as `keep` keeps it; what it has no name for is left.
+
+    They need not come from files: a benchmark draws them.
+    """
     known = module.state_dict()
-    for name, tensor in tensors(folder):
+    for name, tensor in named:
         if name in known:
             if known[name].shape != tensor.shape and tensor.dtype is not torch.uint8:
                 raise UnsupportedModelError(
@@ -58,9 +74,6 @@ def fill(module: Any, folder: Path, keep: Keep, on_bytes: Callable[[int], None] 
             _assign(module, name, keep(name, tensor))
         on_bytes(tensor.nbytes)
     _tie(module)
-    for name, parameter in module.named_parameters():
-        if parameter.is_meta:
-            raise WeightsNotFoundError(f"The weights are incomplete: {folder} lacks {name}.")
 
 
 def _tie(module: Any) -> None:

@@ -11,7 +11,7 @@ from transformers import UMT5EncoderModel
 
 from pipelines.errors import WeightsNotFoundError
 from pipelines.memory import Precision
-from pipelines.reading import fill, skeleton
+from pipelines.reading import fill, skeleton, supply
 from pipelines.storage import Storage
 
 PARTS = {"transformer": WanTransformer3DModel, "text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}
@@ -65,3 +65,19 @@ def test_a_file_without_a_tensor_is_named(wan21: Path, tmp_path: Path) -> None:
 
     with pytest.raises(WeightsNotFoundError, match=r"vae lacks post_quant_conv\.weight"):
         read("vae", tmp_path, torch.float32)
+
+
+def test_tensors_need_not_come_from_files(wan21: Path) -> None:
+    expected = read("text_encoder", wan21, torch.float32)
+    module = skeleton(UMT5EncoderModel, wan21 / "text_encoder")
+    named = {**expected.state_dict(), "unknown.weight": torch.ones(1)}
+    # one of a matrix's two names is enough
+    del named["encoder.embed_tokens.weight"]
+    told: list[int] = []
+
+    supply(module, named.items(), lambda _, tensor: tensor * 2, told.append)
+
+    assert module.state_dict().keys() == expected.state_dict().keys()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name] * 2), name
+    assert sum(told) == sum(tensor.nbytes for tensor in named.values())

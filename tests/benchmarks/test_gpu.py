@@ -1,0 +1,295 @@
+"""The GPU's benchmark in small: every plan is carried out, and no figure is told that was not measured."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
+
+from benchmarks import gpu, gpu_case, random_weights
+from benchmarks.card import Gpu, Processor, Use, Watch
+from benchmarks.gpu import CASES, STAGES, Case, judged, key, row, run_all, run_case
+from benchmarks.gpu_case import measure
+from benchmarks.random_weights import PUBLISHED, SMALL, fill_part, write_configs
+from benchmarks.report import Records
+from pipelines.catalogue import read_catalogue
+from pipelines.memory import GIB, Layout, Precision, Residence
+from pipelines.shapes import parse_shape
+
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="what is told without a GPU")
+
+
+class CountingCard(Processor):
+    """A processor that tells of made-up use: what it tells must reach the record, stage by stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = 0
+
+    def reset(self) -> None:
+        self.stages += 1
+
+    def use(self) -> Use:  # type: ignore[override]
+        return Use(allocated=self.stages * GIB, reserved=2 * self.stages * GIB, outside=GIB)
+
+    def driver_used(self) -> int:
+        return 3 * self.stages * GIB
+
+
+@pytest.fixture
+def go_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Measure a case in small, on the processor or on a card that is given."""
+
+    def go(name: str, card: Processor | None = None) -> dict[str, Any]:
+        monkeypatch.setattr(gpu_case, "open_card", lambda _cap: card or Processor())
+        return measure(CASES[name], SMALL, tmp_path / "record.json")
+
+    return go
+
+
+def test_the_cases_come_in_order_of_worth() -> None:
+    cards = ["plain", "ours", "24gb", "16gb", "12gb", "8gb", "32gb"]
+
+    assert list(CASES)[:14] == [f"{video}-{card}" for video in ("480p", "720p") for card in cards]
+    assert CASES["480p-24gb"].cap == 23 * GIB
+    assert CASES["480p-32gb"].capability == (12, 0)
+    assert CASES["480p-plain"].cap is None
+
+
+def test_the_published_scale_is_the_model_that_is_served(tmp_path: Path) -> None:
+    served = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"].model.shape
+    assert served is not None
+
+    assert write_configs(PUBLISHED, tmp_path) == parse_shape(served)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_is_gone_through_in_small(
+    name: str, go_through: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    record = go_through(name)
+
+    assert json.loads((tmp_path / "record.json").read_text()) == json.loads(json.dumps(record))
+    assert record["finished"]
+    if name == "720p-8gb":
+        assert "GiB of the card for denoising, where 7.0 GiB is free" in record["does_not_fit"]
+        assert "does not fit: It would need" in row(judged(record))[1]
+        assert record["stages"] == {}
+        return
+    assert "does_not_fit" not in record
+    assert list(record["stages"]) == ["loading", *STAGES]
+    assert len(record["step_seconds"]) == CASES[name].steps
+    assert record["frames"] == 9
+    # the weights are drawn so that nothing overflows
+    assert "latents" not in record
+    # a processor has no card to tell of
+    assert all(set(stage) == {"seconds"} for stage in record["stages"].values())
+    assert judged(record) is record
+    assert row(record)[2:7] == ("–",) * 5
+
+
+def test_the_cases_try_every_mechanism(tmp_path: Path) -> None:
+    layouts = []
+    for case in CASES.values():
+        if not case.plain:
+            meter = SimpleNamespace(note=lambda **_: None)
+            layouts.append(gpu_case._laid_out(case, SMALL, Processor(), meter, tmp_path / case.name))
+
+    found = [layout for layout in layouts if layout is not None]
+    assert {layout.precision for layout in found} == set(Precision)
+    assert {layout.transformer for layout in found} == set(Residence)
+    assert {layout.text_encoder for layout in found} == set(Residence)
+    assert {0 < layout.resident_blocks < 4 for layout in found} == {True, False}
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("residence", Residence)
+def test_weights_are_drawn_in_the_form_a_plan_keeps_them(
+    precision: Precision, residence: Residence, tmp_path: Path
+) -> None:
+    write_configs(SMALL, tmp_path)
+    layout = Layout(precision, transformer=residence, text_encoder=residence)
+    device, folder = torch.device("cpu"), tmp_path / "disk"
+
+    transformer, text_encoder = (
+        fill_part(part, tmp_path, layout, device, torch.bfloat16, folder) for part in ("transformer", "text_encoder")
+    )
+
+    assert (folder / "transformer").is_dir() is (residence is Residence.MAPPED)
+    for module in (transformer, text_encoder):
+        assert not any(parameter.is_meta for parameter in module.parameters())
+    query = transformer.blocks[3].attn1.to_q
+    assert (
+        query.weight.dtype
+        is {
+            Precision.BF16: torch.bfloat16,
+            Precision.FP8: torch.float8_e4m3fn,
+            Precision.Q4: torch.uint8,
+        }[precision]
+    )
+    assert (precision is Precision.Q4) is isinstance(query, GGUFLinear) is isinstance(query.weight, GGUFParameter)
+    # it is diffusers that keeps these exact
+    assert transformer.blocks[0].scale_shift_table.dtype is torch.float32
+    assert text_encoder.shared.weight is text_encoder.encoder.embed_tokens.weight
+    assert text_encoder.shared.weight.float().std() == pytest.approx(random_weights.STD, rel=0.05)
+    assert (transformer.blocks[0].attn1.norm_q.weight.float() == 1).all()
+
+
+def test_values_that_are_not_numbers_do_not_end_it(
+    go_through: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random_weights, "STD", 1e38)
+
+    record = go_through("480p-ours")
+
+    assert record["finished"]
+    assert record["latents"] == record["video"] == "not finite"
+    assert record["seconds_per_step"] > 0
+    # decoding stopped at its first frame: its time would be that of one
+    assert "decoding" not in record["stages"]
+    assert "values that are not numbers" in row(judged(record))[1]
+
+
+def test_running_out_of_memory_is_a_result(
+    go_through: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate\nand more")
+
+    monkeypatch.setattr(gpu_case, "decode_frames", decode)
+
+    record = go_through("480p-24gb")
+
+    assert record["finished"]
+    assert record["out_of_memory"] == "tried to allocate"
+    assert record["seconds_per_step"] > 0
+    assert "decoding" not in record["stages"]
+    assert "out of memory, decoding" in row(judged(record))[1]
+
+
+@pytest.mark.parametrize("name", ["480p-plain", "480p-24gb"])
+def test_each_stage_has_its_own_peaks(name: str, go_through: Callable[..., dict[str, Any]]) -> None:
+    record = judged(go_through(name, CountingCard()))
+
+    for number, stage in enumerate(("loading", *STAGES), start=1):
+        found = record["stages"][stage]
+        assert found["allocated"] == number * GIB
+        assert found["driver"] == 3 * number * GIB
+        assert record["needed_bytes"][stage] == (number + 1) * GIB
+    assert record["driver_peak_bytes"] == 12 * GIB
+    if name == "480p-plain":
+        assert record["within_cap"] is None
+        assert record["measured_over_predicted"] == {}
+        assert row(record)[3] == "4.0"
+    else:
+        predicted = record["plan"]["stage_peaks"]["denoising"]
+        assert record["within_cap"] is True
+        assert record["measured_over_predicted"]["denoising"] == round(4 * GIB / predicted, 3)
+        assert row(record)[5] == "12.0 of 23.0 (0.52)"
+
+
+def test_the_driver_judges_the_cap() -> None:
+    stage = {"seconds": 1.0, "allocated": 5 * GIB, "reserved": 6 * GIB, "outside": GIB, "driver": 8 * GIB}
+    record = judged({"case": "480p-8gb", "cap_bytes": 7 * GIB, "stages": {"denoising": stage}})
+
+    assert record["within_cap"] is False
+    assert row(record)[5] == "8.0 of 7.0 (1.14), over the cap"
+
+
+def test_torch_may_take_what_the_context_leaves_of_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    fractions = []
+    known = SimpleNamespace(name="a card", total_memory=80 * GIB, major=9, minor=0)
+    fakes = {
+        "init": lambda: None,
+        "mem_get_info": lambda _: (78 * GIB, 80 * GIB),
+        "memory_reserved": lambda _: GIB,
+        "max_memory_allocated": lambda _: 3 * GIB,
+        "max_memory_reserved": lambda _: 4 * GIB,
+        "reset_peak_memory_stats": lambda _: None,
+        "synchronize": lambda _: None,
+        "get_device_properties": lambda _: known,
+        "set_per_process_memory_fraction": lambda fraction, _: fractions.append(fraction),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+
+    card = Gpu(cap=21 * GIB)
+
+    # the driver counts 2 GiB, of which torch holds one
+    assert fractions == [20 / 80]
+    assert card.use() == Use(3 * GIB, 4 * GIB, GIB)
+    facts = card.facts()
+    assert (facts["gpu"], facts["capability"], facts["context_bytes"]) == ("a card", [9, 0], GIB)
+    card.reset()
+    card.synchronize()
+    assert Gpu().driver_used() == 2 * GIB
+    assert len(fractions) == 1
+
+
+def test_the_watch_keeps_the_most_since_it_was_restarted() -> None:
+    used = [5]
+    with Watch(lambda: used[0]) as watch:
+        watch.look()
+        used[0] = 2
+        watch.look()
+        assert watch.card == 5
+        watch.restart()
+        watch.look()
+        assert watch.card == 2
+
+
+def test_a_second_run_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def run(case: Case, _small: bool, _seconds: float) -> dict[str, Any]:
+        ran.append(case.name)
+        return {"case": case.name, **({"unfinished": "stopped"} if len(ran) == 2 else {"finished": True})}
+
+    monkeypatch.setattr(gpu, "run_case", run)
+    three, file = list(CASES.values())[:3], tmp_path / "records.jsonl"
+
+    assert list(run_all(three, True, None, Records(file), budget=0)) == [None, None, None]
+    first = list(run_all(three, True, None, Records(file), budget=60))
+    again = list(run_all(three, True, None, Records(file), budget=60))
+
+    assert ran == [*(case.name for case in three), three[1].name]
+    assert [found["case"] for found in first if found] == [case.name for case in three]
+    assert all(found and found["finished"] for found in again)
+    # what was measured elsewhere, or in small, is not taken for it
+    other = [key(three[0], small, card) for small, card in ((False, None), (True, "a card"))]
+    assert all(Records(file).find(name) is None for name in other)
+    assert list(run_all(three, True, "a card", Records(file), budget=0)) == [None, None, None]
+
+
+def test_what_was_cut_short_is_told_so() -> None:
+    record = run_case(CASES["480p-plain"], True, seconds=0.2)
+
+    assert record["case"] == "480p-plain"
+    assert record["unfinished"] == "stopped after 0 s"
+    assert row(judged(record))[1:] == ("diffusers as documented; stopped after 0 s", *["–"] * 9)
+
+
+@WITHOUT_GPU
+def test_without_a_gpu_nothing_is_called_measured(tmp_path: Path) -> None:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "benchmarks.gpu", "--records", str(tmp_path / "records.jsonl"), *options]
+        return subprocess.run(command, check=False, capture_output=True, text=True)
+
+    refused = run()
+    assert refused.returncode == 2
+    assert "there is no CUDA device here" in refused.stderr
+
+    tried = run("--small", "--case", "480p-24gb", "720p-8gb")
+    assert tried.returncode == 0, tried.stderr
+    assert "in small: nothing is measured" in tried.stdout
+    figures = json.loads(tried.stdout.splitlines()[-1])
+    assert (figures["gpu"], figures["small"], figures["not_yet_measured"]) == (None, True, [])
+    assert [case["case"] for case in figures["cases"]] == ["480p-24gb", "720p-8gb"]
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 2
