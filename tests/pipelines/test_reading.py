@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from transformers import UMT5EncoderModel
 
-from pipelines.errors import WeightsNotFoundError
+from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.memory import Precision
 from pipelines.reading import fill, skeleton, supply
 from pipelines.storage import Storage
@@ -81,3 +81,14 @@ def test_tensors_need_not_come_from_files(wan21: Path) -> None:
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, expected.state_dict()[name] * 2), name
     assert sum(told) == sum(tensor.nbytes for tensor in named.values())
+
+
+def test_weights_of_another_size_are_refused(wan21: Path, tmp_path: Path) -> None:
+    part = tmp_path / "vae"
+    part.mkdir()
+    config = json.loads((wan21 / "vae" / "config.json").read_text())
+    (part / "config.json").write_text(json.dumps({**config, "base_dim": 8}))
+    (part / "diffusion_pytorch_model.safetensors").symlink_to(wan21 / "vae" / "diffusion_pytorch_model.safetensors")
+
+    with pytest.raises(UnsupportedModelError, match=r"The weights' .* is \[.*\], where the configuration has \["):
+        read("vae", tmp_path, torch.float32)
