@@ -69,7 +69,7 @@ def supply(
         if name in known:
             if known[name].shape != tensor.shape and tensor.dtype is not torch.uint8:
                 raise UnsupportedModelError(
-                    f"The weights' {name} is {list(tensor.shape)}, where the configuration has {list(known[name].shape)}."
+                    f"{name} is {list(tensor.shape)} in the files, {list(known[name].shape)} in the configuration."
                 )
             _assign(module, name, keep(name, tensor))
         on_bytes(tensor.nbytes)

@@ -90,5 +90,5 @@ def test_weights_of_another_size_are_refused(wan21: Path, tmp_path: Path) -> Non
     (part / "config.json").write_text(json.dumps({**config, "base_dim": 8}))
     (part / "diffusion_pytorch_model.safetensors").symlink_to(wan21 / "vae" / "diffusion_pytorch_model.safetensors")
 
-    with pytest.raises(UnsupportedModelError, match=r"The weights' .* is \[.*\], where the configuration has \["):
+    with pytest.raises(UnsupportedModelError, match=r" is .* in the files, .* in the configuration"):
         read("vae", tmp_path, torch.float32)
