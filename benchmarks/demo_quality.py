@@ -3,7 +3,7 @@
 Attribute combinations and wordings are both absent from training. Plain image analysis judges; it is itself judged
 first, on true renders of the same prompts and on renders dealt to the wrong prompts.
 
-python -m benchmarks.demo_quality --folder WEIGHTS --records FILE.jsonl
+python -m benchmarks.demo_quality --records FILE.jsonl
 
 Every video leaves a line in the records, and a second run goes on where the first was stopped.
 """
@@ -23,6 +23,7 @@ import torch
 from benchmarks.report import Records
 from pipelines.attention import fast_attention
 from pipelines.decode import decode_frames
+from pipelines.demo import demo_folder
 from pipelines.demo.captions import LANGUAGES, describe_held_out
 from pipelines.demo.clips import combinations, render, single_shape
 from pipelines.demo.judge import judge
@@ -183,7 +184,7 @@ def negative_prompt(loaded: LoadedPipeline, setting: Setting, count: int, record
 def main() -> None:
     """Judge the judge, ask everything, print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=demo_folder())
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--guidance", type=float, nargs="+", default=[5.0, 1.0])

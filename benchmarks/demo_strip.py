@@ -1,6 +1,6 @@
 """A strip of frames: one row a prompt, five frames a row, as a PNG.
 
-python -m benchmarks.demo_strip --folder WEIGHTS --to strip.png
+python -m benchmarks.demo_strip --to strip.png
 """
 
 import argparse
@@ -12,13 +12,14 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.demo_quality import Setting, make_video
+from pipelines.demo import demo_folder
 from pipelines.load import load_pipeline
 
 PROMPTS = (
     "A beautiful landscape painting of a serene lake with mountains in the background and an ox in the foreground.",
-    "a red cross spinning on a black background",
+    "a red circle moving up on a blue background",
     "一个蓝色的圆环在黄色背景上向右移动",
-    "a horse on a meadow at sunset, with mountains behind",
+    "a duck on a calm lake at sunset",
 )
 SHOWN = 5
 
@@ -26,7 +27,7 @@ SHOWN = 5
 def main() -> None:
     """Make the videos, write the strip, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=demo_folder())
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--prompt", nargs="+", default=list(PROMPTS))
     parser.add_argument("--size", type=int, nargs=3, default=[416, 240, 33], metavar=("WIDTH", "HEIGHT", "FRAMES"))

@@ -143,7 +143,7 @@ def main() -> None:
         starts, idle = start_up(folder)
         server = ServerProcess(folder / "data")
         server.start()
-        runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(folder), "cpu")
+        runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
         delays = event_delays(server, 30)
         pairs = cost_pairs(server, runner, folder, chosen.pairs)
         enqueue, poll = latencies(server, chosen.requests)

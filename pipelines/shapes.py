@@ -174,19 +174,16 @@ def _linear(inputs: int, outputs: int) -> int:
 
 def read_shape(folder: Path) -> ModelShape:
     """The shapes of the weights in a folder in diffusers' layout; raises UnsupportedModelError."""
-    configs = {
-        part: json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-        for part in ("transformer", "text_encoder", "vae")
-    }
-    configs["vae"]["parameters"] = _stored_parameters(folder / "vae")
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    configs["pipeline"] = {"expand_timesteps": index.get("expand_timesteps", False)}
-    second = folder / "transformer_2" / "config.json"
-    if second.is_file():
-        configs["transformer_2"] = json.loads(second.read_text(encoding="utf-8"))
     try:
+        configs = {
+            part: json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+            for part in ("transformer", "transformer_2", "text_encoder", "vae")
+            if part != "transformer_2" or (folder / part).is_dir()
+        }
+        configs["pipeline"] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        configs["vae"]["parameters"] = _stored_parameters(folder / "vae")
         return parse_shape(configs)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OSError) as error:
         raise UnsupportedModelError(f"{folder} is not of a layout that can be planned for: {error}") from error
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from pipelines.demo import demo_folder
+from tests.random_weights import random_folder
 from tests.support import CLEAN_ENDS, ServerProcess
 
 
 @pytest.fixture(scope="session")
 def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo weights, built once."""
-    return demo_folder(tmp_path_factory.mktemp("weights"))
+    """Small random weights, built once."""
+    return random_folder(tmp_path_factory.mktemp("weights") / "random")
 
 
 @pytest.fixture(scope="session")

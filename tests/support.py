@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,11 @@ def needs(program: str) -> str:
             pytest.fail(f"{program} is not installed, and CI must have it")
         pytest.skip(f"{program} is not installed")
     return path
+
+
+def model_on(weights: Path, folder: Path) -> Path:
+    """A folder of models in which the 14B's file names these weights."""
+    text = (Path(__file__).parents[1] / "configs" / "models" / "wan2.1-t2v-14b.toml").read_text()
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    (folder / "mine.toml").write_text(text.replace('"Wan-AI/Wan2.1-T2V-14B-Diffusers"', f'"{weights}"'))
+    return folder

@@ -1,5 +1,8 @@
-"""Small weights that run on any CPU, for trying the server without a GPU."""
+"""A small model of Wan's architecture, trained, that runs on any CPU: for trying the server without a GPU."""
 
-from pipelines.demo.random_weights import demo_folder
+from pathlib import Path
 
-__all__ = ["demo_folder"]
+
+def demo_folder() -> Path:
+    """The demo weights, in diffusers' layout."""
+    return Path(__file__).parent / "weights"

@@ -50,13 +50,11 @@ _SHAPE_WORDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "circle": ("circle", "circle", "disc", "ball"),
         "ring": ("ring", "ring", "hoop"),
         "bar": ("bar", "bar", "rod", "stick"),
-        "cross": ("cross", "cross", "plus sign"),
     },
     "zh": {
         "circle": ("圆形", "圆盘", "圆球"),
         "ring": ("圆环", "环形", "环"),
         "bar": ("长条", "长棍", "棍子"),
-        "cross": ("十字", "十字形", "加号"),
     },
 }
 _COLOUR_WORDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
@@ -81,27 +79,21 @@ _DOING: Final = {
     "right": ("moving right", "moving to the right", "sliding right", "drifting to the right", "going right"),
     "up": ("moving up", "moving upwards", "rising", "going up", "sliding up"),
     "down": ("moving down", "moving downwards", "falling", "going down", "sliding down"),
-    "bouncing": ("bouncing", "bouncing up and down", "jumping up and down", "hopping"),
     "growing": ("growing", "growing larger", "getting bigger", "expanding"),
-    "spinning": ("spinning", "rotating", "turning around", "spinning around"),
 }
 _DOES: Final = {
     "left": ("moves left", "moves to the left", "slides left", "drifts to the left", "goes left"),
     "right": ("moves right", "moves to the right", "slides right", "drifts to the right", "goes right"),
     "up": ("moves up", "moves upwards", "rises", "goes up", "slides up"),
     "down": ("moves down", "moves downwards", "falls", "goes down", "slides down"),
-    "bouncing": ("bounces", "bounces up and down", "jumps up and down", "hops"),
     "growing": ("grows", "grows larger", "gets bigger", "expands"),
-    "spinning": ("spins", "rotates", "turns around", "spins around"),
 }
 _CHINESE_MOTIONS: Final = {
     "left": ("向左移动", "往左移动", "向左滑动", "朝左边移动", "往左边走"),
     "right": ("向右移动", "往右移动", "向右滑动", "朝右边移动", "往右边走"),
     "up": ("向上移动", "往上移动", "上升", "向上滑动", "升起"),
     "down": ("向下移动", "往下移动", "下降", "向下滑动", "落下"),
-    "bouncing": ("弹跳", "上下弹跳", "跳动", "蹦蹦跳跳"),
     "growing": ("变大", "逐渐变大", "越来越大", "放大"),
-    "spinning": ("旋转", "转动", "转圈", "自转"),
 }
 
 _SENTENCES: Final = {

@@ -16,11 +16,14 @@ from pipelines.demo.train_transformer import SHIFT, load_average
 def export(state: Path, folder: Path, flow_shift: float = SHIFT, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write the pipeline of a training, finished or not; weights in `dtype`."""
     tokenizer, text_encoder = load_text_encoder(state / "text")
+    vae = AutoencoderKLWan.from_pretrained(state / "vae" / "vae").to(dtype)
+    # where it lay on this machine is nobody's business
+    vae.register_to_config(_name_or_path="")
     WanPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder.to(dtype),
         transformer=load_average(state).to(dtype),
-        vae=AutoencoderKLWan.from_pretrained(state / "vae" / "vae").to(dtype),
+        vae=vae,
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift
         ),

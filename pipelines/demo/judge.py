@@ -19,7 +19,6 @@ Mask = npt.NDArray[np.bool_]
 _ANGLES: Final = 90
 _CONTRAST: Final = 70.0
 """How far a pixel's colour must be from the background's to belong to the thing (RGB distance, 0 … 442)."""
-_SYMMETRY: Final = {"bar": 2, "cross": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ def judge(frames: Frames) -> Verdict:
     pixels = np.concatenate([frames[index][masks[index]] for index in largest])
     colour = _nearest(np.median(pixels, axis=0), tuple(name for name in COLOURS if name != background))
     shape = _shape([masks[index] for index in largest])
-    return Verdict(background, colour, shape, _motion(masks, areas, shape))
+    return Verdict(background, colour, shape, _motion(masks, areas))
 
 
 def _border(frames: Frames) -> npt.NDArray[np.uint8]:
@@ -111,7 +110,7 @@ def _shape(masks: list[Mask]) -> str:
     return min(distance, key=lambda shape: distance[shape])
 
 
-def _motion(masks: list[Mask], areas: Floats, shape: str) -> str | None:
+def _motion(masks: list[Mask], areas: Floats) -> str | None:
     height, width = masks[0].shape
     short = min(height, width)
     seen = np.flatnonzero(areas > 0.05 * areas.max())
@@ -122,18 +121,10 @@ def _motion(masks: list[Mask], areas: Floats, shape: str) -> str | None:
     if areas[seen[-3:]].mean() > 1.8 * areas[seen[:3]].mean():
         return "growing"
     if reach > 0.2 and abs(down) < 0.5 * reach and abs(right) < reach:
-        return "bouncing"
+        # it went and came back
+        return None
     if max(abs(down), abs(right)) > 0.2:
         if abs(right) > abs(down):
             return "right" if right > 0 else "left"
         return "down" if down > 0 else "up"
-    return "spinning" if _turned(masks, shape) > np.pi / 3 else None
-
-
-def _turned(masks: list[Mask], shape: str) -> float:
-    """How far the outline turned in all, in radians."""
-    if shape not in _SYMMETRY:
-        return 0.0
-    order = _SYMMETRY[shape]
-    phases = [float(np.angle(np.fft.rfft(_outline(mask))[order])) for mask in masks if mask.any()]
-    return abs(float(np.unwrap(phases)[-1] - phases[0])) / order
+    return None

@@ -17,8 +17,8 @@ from pipelines.spec import Frames
 
 Floats = npt.NDArray[np.float32]
 
-SHAPES: Final = ("circle", "ring", "bar", "cross")
-MOTIONS: Final = ("left", "right", "up", "down", "bouncing", "growing", "spinning")
+SHAPES: Final = ("circle", "ring", "bar")
+MOTIONS: Final = ("left", "right", "up", "down", "growing")
 PALETTE: Final[dict[str, tuple[int, int, int]]] = {
     "red": (222, 40, 44),
     "yellow": (248, 208, 40),
@@ -31,8 +31,6 @@ PALETTE: Final[dict[str, tuple[int, int, int]]] = {
 }
 COLOURS: Final = ("red", "yellow", "green", "blue", "purple", "white")
 BACKGROUNDS: Final = ("black", "white", "grey", "blue", "green", "yellow")
-SHORT_CLIP: Final = 49
-"""Up to this many frames a thing bounces and turns half as often as in a longer clip."""
 SIZES: Final = {"small": 0.20, "medium": 0.27, "large": 0.33}
 """Radius of an object, as a fraction of the frame's shorter side."""
 
@@ -57,11 +55,6 @@ class ShapeScene:
     """Shift along x, along y, and of the course's phase, each in -1 … 1."""
 
 
-def can_move(shape: str, motion: str) -> bool:
-    """Whether the motion would show: nobody can see a plain circle spin, nor a ring."""
-    return motion != "spinning" or shape in ("bar", "cross")
-
-
 def render_shapes(scene: ShapeScene, width: int, height: int, num_frames: int) -> Frames:
     """Draw a scene: RGB frames (num_frames, height, width, 3), one byte a channel, edges antialiased."""
     frames = np.repeat(_backdrop(scene.background, width, height)[None], num_frames, axis=0)
@@ -69,38 +62,32 @@ def render_shapes(scene: ShapeScene, width: int, height: int, num_frames: int) -
     for index, thing in enumerate(scene.things):
         for frame, time in zip(frames, np.linspace(0.0, 1.0, num_frames), strict=True):
             if len(scene.things) == 1:
-                x, y, scale, angle = _course(scene, float(time), num_frames)
+                x, y, scale = _course(scene, float(time))
             else:
-                x, y, scale, angle = _float(scene, index, float(time))
-            radius = thing.radius * short * scale
-            _paint(frame, thing, (x * width, y * height), radius, angle)
+                x, y, scale = _float(scene, index, float(time))
+            _paint(frame, thing, (x * width, y * height), thing.radius * short * scale)
     return frames
 
 
-def _course(scene: ShapeScene, time: float, num_frames: int) -> tuple[float, float, float, float]:
-    """Centre (fractions of width and height), scale and angle (radians) of a single thing at `time` in 0 … 1."""
+def _course(scene: ShapeScene, time: float) -> tuple[float, float, float]:
+    """Centre (fractions of width and height) and scale of a single thing at `time` in 0 … 1."""
     across, upright, phase = scene.jitter
-    x, y, scale, angle = 0.5 + 0.008 * across, 0.5 + 0.012 * upright, 1.0, 0.0
+    x, y, scale = 0.5 + 0.008 * across, 0.5 + 0.012 * upright, 1.0
     travel = 0.5 - time + 0.01 * phase
-    short_clip = num_frames <= SHORT_CLIP
     match scene.motion:
         case "left" | "right":
             x += 0.56 * travel if scene.motion == "left" else -0.56 * travel
         case "up" | "down":
             y += 0.5 * travel if scene.motion == "up" else -0.5 * travel
-        case "bouncing":
-            y = 0.72 + 0.012 * upright - 0.46 * abs(float(np.sin(pi * (2 if short_clip else 4) * time)))
         case "growing":
             scale = (0.45 + time) * (1 + 0.03 * phase)
-        case "spinning":
-            scale, angle = 1.0, 2 * pi * (0.5 if short_clip else 1.0) * time
-    return x, y, scale, angle
+    return x, y, scale
 
 
-def _float(scene: ShapeScene, index: int, time: float) -> tuple[float, float, float, float]:
+def _float(scene: ShapeScene, index: int, time: float) -> tuple[float, float, float]:
     across, upright, _ = scene.jitter
     bob = 0.05 * np.sin(2 * pi * time + pi * index)
-    return 0.27 + 0.46 * index + 0.008 * across, 0.5 + 0.012 * upright + float(bob), 0.75, 0.0
+    return 0.27 + 0.46 * index + 0.008 * across, 0.5 + 0.012 * upright + float(bob), 0.75
 
 
 def _backdrop(name: str, width: int, height: int) -> Frames:
@@ -110,7 +97,7 @@ def _backdrop(name: str, width: int, height: int) -> Frames:
     return np.broadcast_to(np.rint(column).astype(np.uint8), (height, width, 3)).copy()
 
 
-def _paint(frame: Frames, thing: Thing, centre: tuple[float, float], radius: float, angle: float) -> None:
+def _paint(frame: Frames, thing: Thing, centre: tuple[float, float], radius: float) -> None:
     height, width = frame.shape[:2]
     reach = radius * 1.5 + 2
     left, right = (int(np.clip(centre[0] + side * reach, 0, width)) for side in (-1, 1))
@@ -119,8 +106,7 @@ def _paint(frame: Frames, thing: Thing, centre: tuple[float, float], radius: flo
         return
     x = np.arange(left, right, dtype=np.float32)[None, :] + 0.5 - np.float32(centre[0])
     y = np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5 - np.float32(centre[1])
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    cover = np.clip(0.5 - outside(thing.shape, x * cos + y * sin, y * cos - x * sin, radius), 0, 1)[..., None]
+    cover = np.clip(0.5 - outside(thing.shape, x, y, radius), 0, 1)[..., None]
     under = frame[top:bottom, left:right].astype(np.float32)
     colour = np.array(PALETTE[thing.colour], np.float32)
     frame[top:bottom, left:right] = np.rint(under + (colour - under) * cover).astype(np.uint8)
@@ -135,12 +121,6 @@ def outside(shape: str, x: Floats, y: Floats, radius: float) -> Floats:
             distance = np.hypot(x, y)
             return np.maximum(distance - np.float32(radius), np.float32(0.5 * radius) - distance)
         case "bar":
-            return _box(x, y, 1.25 * radius, 0.36 * radius)
-        case "cross":
-            return np.minimum(_box(x, y, 1.05 * radius, 0.34 * radius), _box(x, y, 0.34 * radius, 1.05 * radius))
+            return np.maximum(np.abs(x) - np.float32(1.25 * radius), np.abs(y) - np.float32(0.36 * radius))
         case _:
             raise ValueError(f"no such shape: {shape}")
-
-
-def _box(x: Floats, y: Floats, half_width: float, half_height: float) -> Floats:
-    return np.maximum(np.abs(x) - np.float32(half_width), np.abs(y) - np.float32(half_height))

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastapi.testclient import TestClient
 from server.app import create_app
 from server.settings import Settings
 from tests.contract.model_page import HOST, PAGE, Client, clients, tables
-from tests.support import MODEL, ServerProcess, needs
+from tests.support import MODEL, ServerProcess, model_on, needs
 from tests.video import read_video
 
 
@@ -59,11 +60,22 @@ def test_the_page_has_twelve_clients() -> None:
     assert all(HOST in client.code for client in clients())
 
 
+@pytest.fixture(scope="module")
+def quick_server(weights_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Random weights under the model's id: the page's clients ask for the full size, a minute with the demo's."""
+    folder = tmp_path_factory.mktemp("page")
+    models = str(model_on(weights_folder, folder))
+    server = ServerProcess(folder / "data", "--no-demo", "--device", "cpu", demo=False, models_dir=models)
+    server.start()
+    yield server
+    server.close()
+
+
 @pytest.mark.parametrize("client", clients(), ids=lambda client: client.name)
 def test_the_pages_client_finishes_and_prints_what_the_page_says(
-    client: Client, server: ServerProcess, tmp_path: Path
+    client: Client, quick_server: ServerProcess, tmp_path: Path
 ) -> None:
-    printed = run(client, server, tmp_path)
+    printed = run(client, quick_server, tmp_path)
 
     url = result_url(client, printed)
     video = httpx.get(url)

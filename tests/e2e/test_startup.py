@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import ServerProcess, free_port
+from tests.support import ServerProcess, free_port, model_on
 
 MEMORY_LIMIT = 150 * 2**20
 
@@ -97,14 +96,6 @@ def test_without_a_cuda_device_it_says_what_to_do(tmp_path: Path, weights_folder
     assert ended.returncode == 2
     assert "No CUDA device was found" in ended.stderr
     assert "--demo" in ended.stderr
-
-
-def model_on(weights: Path, folder: Path) -> Path:
-    """A folder of models in which the 14B's file names these weights."""
-    text = (Path(__file__).parents[2] / "configs" / "models" / "wan2.1-t2v-14b.toml").read_text()
-    folder = Path(tempfile.mkdtemp(dir=folder))
-    (folder / "mine.toml").write_text(text.replace('"Wan-AI/Wan2.1-T2V-14B-Diffusers"', f'"{weights}"'))
-    return folder
 
 
 def test_real_weights_run_on_the_processor_when_told_to(

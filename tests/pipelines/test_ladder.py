@@ -134,8 +134,16 @@ def test_a_neighbours_memory_is_not_held_against_the_card(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
-    stage: str, wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
+    stage: str,
+    wan21: Path,
+    tmp_path: Path,
+    cache: Path,
+    run_out: Callable[[str, int], None],
+    layouts: list[Layout],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # long steps, so that they are few
+    monkeypatch.setattr("pipelines.memory.CLEARLY", 0.6)
     ladder = Ladder(SPEC, wan21, "cpu", cache=cache)
     asked = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
     rungs = rungs_below(wan21, ladder, SPEC.sizes[-1] if stage == "loading" else asked)

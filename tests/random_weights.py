@@ -1,43 +1,20 @@
-"""A small pipeline of the same classes as Wan's, with random weights: everything is real but what it has learned."""
+"""A small pipeline of the same classes as Wan's, with random weights: quicker than the demo's, for other tests."""
 
-import shutil
-import tempfile
 from pathlib import Path
 
-FOLDER_NAME = "demo-random-2"
-"""Names the recipe below: a change of it takes a new name, so that old folders are not mistaken for new ones."""
+import torch
+from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+
+from pipelines.demo.residual_vae import residual_vae
 
 SEED = 20261124
 LATENT_CHANNELS = 16
 TEXT_DIM = 64
 
 
-def demo_folder(cache: Path) -> Path:
-    """The demo weights under `cache`, in diffusers' layout; built on first use, whole or not at all."""
-    folder = cache / FOLDER_NAME
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=cache, prefix=f".{FOLDER_NAME}-"))
-        try:
-            _build(building)
-            building.chmod(0o755)
-            building.rename(folder)
-        except OSError:
-            # another process was quicker, and its folder is the same as ours
-            if not folder.is_dir():
-                raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    return folder
-
-
-def _build(folder: Path) -> None:
-    import torch
-    from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-    from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
-
-    from pipelines.demo.residual_vae import residual_vae
-
+def random_folder(folder: Path) -> Path:
+    """Save it under `folder` in diffusers' layout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         tokenizer = T5TokenizerFast(vocab=_vocabulary(), extra_ids=0)
@@ -63,6 +40,7 @@ def _build(folder: Path) -> None:
         vae=vae,
         scheduler=scheduler,
     ).save_pretrained(folder)
+    return folder
 
 
 def _vocabulary() -> list[tuple[str, float]]:
