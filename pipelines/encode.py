@@ -1,6 +1,5 @@
 """Frames → MP4, through a pipe into ffmpeg, under a temporary name until the file is whole."""
 
-import os
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -12,6 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from pipelines.errors import EncodingError
+from pipelines.files import sync
 from pipelines.spec import Frames, VideoFile, part_path
 
 # x264 splits its work by threads and its bytes depend on the split: a fixed number makes equal frames equal files
@@ -69,9 +69,9 @@ class Mp4Writer:
             self._ffmpeg.stdin.close()
         if self._ffmpeg.wait() != 0:
             raise self._failure()
-        _sync(self._part)
+        sync(self._part)
         self._part.rename(self._path)
-        _sync(self._path.parent)
+        sync(self._path.parent)
         return VideoFile(
             path=self._path,
             width=self._width,
@@ -102,11 +102,3 @@ class Mp4Writer:
             self._ffmpeg.stdin.close()
         self._log.close()
         self._part.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -69,7 +69,7 @@ def look_up_loras(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
 
     api = HfApi(endpoint=hub)
     wanted: dict[tuple[str, str], set[str]] = {}
-    for lora in (*spec.loras, *(spec.fast.loras if spec.fast else ())):
+    for lora in spec.every_lora:
         if not (Path(lora.repo).expanduser() / lora.file).is_file():
             wanted.setdefault((lora.repo, lora.revision or constants.DEFAULT_REVISION), set()).add(lora.file)
     listings = []

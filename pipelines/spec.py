@@ -63,6 +63,11 @@ class ModelSpec:
     guidance: bool = True
     id: str = ""
 
+    @property
+    def every_lora(self) -> tuple[Lora, ...]:
+        """Its LoRAs and those of `run_fast`: what must be on this machine for all its requests."""
+        return self.loras + (self.fast.loras if self.fast else ())
+
     def variant(self, fast: bool) -> "ModelSpec":
         """What is loaded for requests with or without `run_fast`; the model itself where it has no such choice."""
         if self.fast is None:

@@ -4,7 +4,6 @@ Both shorter forms are diffusers' own: layerwise casting for fp8, and the linear
 for 4 bits (Q4_0: 32 weights share a scale). What computes is bf16 in every case.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pipelines.errors import StorageError
+from pipelines.files import sync
 from pipelines.lora import Loras
 from pipelines.memory import GIB, SHARD_BYTES, Precision
 from pipelines.reading import headers, tensors
@@ -32,10 +32,9 @@ class Storage:
     def __init__(self, module: Any, precision: Precision, dtype: torch.dtype, loras: Loras | None = None) -> None:
         self._dtype = dtype
         self._loras = loras
-        self._exact = frozenset(getattr(module, "_keep_in_fp32_modules", None) or ())
-        if not hasattr(module, "load_config"):
-            # transformers keeps them so in fp16 only
-            self._exact = frozenset()
+        # transformers names such modules too, but keeps them so in fp16 only
+        exact = module._keep_in_fp32_modules if hasattr(module, "load_config") else None
+        self._exact = frozenset(exact or ())
         self._in_fp8: frozenset[str] = frozenset()
         self._in_q4: frozenset[str] = frozenset()
         if precision is Precision.FP8:
@@ -123,10 +122,11 @@ def _write(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int
         for number, shard in enumerate(_shards(folder, storage, on_bytes)):
             path = part / f"{number:05}.safetensors"
             save_file(shard, path)
-            _sync(path)
-        _sync(part)
+            sync(path)
+        # it is adopted by its name alone: after a power cut the name must not outlive the bytes
+        sync(part)
         part.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise StorageError(f"{folder.name} could not be kept in {target.parent}: {error}") from error
@@ -142,12 +142,3 @@ def _shards(folder: Path, storage: Storage, on_bytes: Callable[[int], None]) -> 
         shard[name] = kept.as_tensor() if isinstance(kept, GGUFParameter) else kept.contiguous()
         on_bytes(tensor.nbytes)
     yield shard
-
-
-def _sync(path: Path) -> None:
-    # it is adopted by its name alone: after a power cut the name must not outlive the bytes
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -106,7 +106,7 @@ def _fetch_all(listings: Sequence[Listing], verify: bool, say: Sentences) -> Non
 def _here(entry: CatalogueEntry) -> Path | None:
     spec = entry.model
     try:
-        for lora in (*spec.loras, *(spec.fast.loras if spec.fast else ())):
+        for lora in spec.every_lora:
             weights.locate_file(lora.repo, lora.file, lora.revision)
         return weights.locate(spec)
     except PipelineError:
