@@ -164,11 +164,11 @@ def score(answers: list[tuple[Question, dict[str, Any]]]) -> dict[str, dict[str,
 
 
 def negative_prompt(loaded: LoadedPipeline, setting: Setting, count: int, records: Records) -> dict[str, Any]:
-    """How often things of no named colour come out red, without and with "red" as the negative prompt."""
+    """How often things of no named colour come out white, their usual colour, without and with it as negative prompt."""
     shares: dict[str, Any] = {"n": count}
-    for negative in ("", "red"):
+    for negative in ("", "white"):
         varied = Setting(**{**asdict(setting), "negative": negative})
-        red = 0
+        white = 0
         for seed in range(count):
             shape = SHAPES[seed % len(SHAPES)]
             prompt = f"a {shape} moving {('left', 'right')[seed // 4 % 2]} on a black background"
@@ -176,8 +176,8 @@ def negative_prompt(loaded: LoadedPipeline, setting: Setting, count: int, record
             def answer(prompt: str = prompt, seed: int = seed, varied: Setting = varied) -> dict[str, Any]:
                 return asdict(judge(make_video(loaded, prompt, varied, 10_000 + seed)))
 
-            red += records.get(f"negative {varied} {seed} {prompt}", answer)["colour"] == "red"
-        shares[f"red with {negative or 'none'}"] = red / max(1, count)
+            white += records.get(f"negative {varied} {seed} {prompt}", answer)["colour"] == "white"
+        shares[f"white with {negative or 'none'}"] = white / max(1, count)
     return shares
 
 
