@@ -17,7 +17,7 @@ import diffusers
 import psutil
 import torch
 import transformers
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
 from pipelines import weights
@@ -27,6 +27,7 @@ from pipelines.lora import Loras
 from pipelines.memory import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
 from pipelines.placement import TRANSFORMERS, bring, place, residence
 from pipelines.reading import fill, skeleton
+from pipelines.resumable import ResumableWanPipeline
 from pipelines.shapes import ModelShape, read_shape
 from pipelines.spec import LoadCallback, Lora
 from pipelines.storage import Storage, stored
@@ -106,7 +107,7 @@ def load_pipeline(
         )
         for part, report in _shares(folder, on_progress)
     }
-    pipe = WanPipeline.from_pretrained(folder, local_files_only=True, **models)
+    pipe = ResumableWanPipeline.from_pretrained(folder, local_files_only=True, **models)
     pipe.set_progress_bar_config(disable=True)
     on_progress("ready", 1.0)
     return LoadedPipeline(
@@ -124,6 +125,7 @@ def load_pipeline(
                 f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in files.items()
             ),
             "dtype": str(dtype).removeprefix("torch."),
+            "precision": str(dtype).removeprefix("torch.") if layout is None else str(layout.precision),
             "plan": "resident" if layout is None else layout.name,
             "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
             "threads": str(torch.get_num_threads()),
