@@ -19,6 +19,7 @@ from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from server import __version__
 from server.api import events, files, generations, health, models, queue, videos
 from server.artifacts import Artifacts
+from server.database import in_data_dir
 from server.dispatcher import Dispatcher
 from server.engine.base import WorkerOptions
 from server.engine.local import LocalEngine
@@ -44,7 +45,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.enter_context(locked(settings.data_dir))
-            store = Store(f"sqlite:///{settings.data_dir / 'paddock.db'}", max_overtakes=settings.max_overtakes)
+            store = Store(in_data_dir(settings.data_dir), max_overtakes=settings.max_overtakes)
             stack.callback(store.close)
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
             broker = Broker()

@@ -28,8 +28,6 @@ from sqlalchemy import (
     String,
     Table,
     and_,
-    create_engine,
-    event,
     func,
     insert,
     select,
@@ -37,6 +35,7 @@ from sqlalchemy import (
 )
 
 from pipelines.spec import VideoParams
+from server.database import open_database
 from server.generations import (
     TERMINAL,
     WORKER_DEATHS_ALLOWED,
@@ -82,6 +81,7 @@ generations = Table(
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_completion", "completed_at"),
+    Index("generations_by_model", "status", "model", "seq"),
     sqlite_autoincrement=True,
 )
 
@@ -95,9 +95,6 @@ attempts = Table(
     Column("ended_at", Float),
     Column("outcome", String),
 )
-
-# the queue of each model; databases of v0.1.0 have it not yet
-_BY_MODEL = Index("generations_by_model", generations.c.status, generations.c.model, generations.c.seq)
 
 LIST_LIMIT = 1000
 _IS_QUEUED = generations.c.status == Status.QUEUED
@@ -176,7 +173,8 @@ def _in_thread(
 
 
 class Store:
-    """Generations in a database; `url` is SQLAlchemy's (sqlite or postgresql).
+    """Generations in a database; `url` is SQLAlchemy's (sqlite or postgresql). Opening it brings its schema up to
+    date, and raises DatabaseUnusableError when that or reaching it fails.
 
     At most `max_overtakes` generations go before an older one that needs another model loaded; 0: none does.
     """
@@ -184,13 +182,8 @@ class Store:
     def __init__(self, url: str, clock: Clock = time.time, *, max_overtakes: int = 0) -> None:
         self._clock = clock
         self._max_overtakes = max_overtakes
-        self._engine = create_engine(url)
+        self._engine = open_database(url)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _configure_sqlite)
-            event.listen(self._engine, "begin", _begin_sqlite)
-        metadata.create_all(self._engine)
-        _BY_MODEL.create(self._engine, checkfirst=True)
 
     def close(self) -> None:
         """Let go of threads and connections."""
@@ -547,17 +540,3 @@ def _from_row(row: RowMapping) -> Generation:
         origin=Origin(generation.origin),
         params=VideoParams(**row["params"]) if row["params"] else None,
     )
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    # transactions are begun by hand below: the driver's own would start too late to be IMMEDIATE
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    reads_only = connection.get_execution_options().get("reads_only")
-    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
