@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
 from server.app import DataDirInUseError, create_app, load_catalogue, locked
-from server.database import DatabaseUnusableError, in_data_dir, open_database
+from server.database import DatabaseUnusableError, open_database
 from server.probe import ProbeError, cuda_devices
 from server.settings import Settings
 
@@ -105,7 +105,7 @@ def check_records(settings: Settings) -> None:
     """Bring the records to this version's schema; raises StartRefusedError when they cannot be used."""
     try:
         with locked(settings.data_dir):
-            open_database(in_data_dir(settings.data_dir)).dispose()
+            open_database(settings.records).dispose()
     except (DataDirInUseError, DatabaseUnusableError) as error:
         raise StartRefusedError(str(error)) from error
 

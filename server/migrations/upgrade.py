@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, column, inspect, select, table
+from sqlalchemy import Connection, Engine, column, func, inspect, select, table
 
 from server.migrations.copies import keep_copy
 
@@ -19,6 +19,7 @@ SCRIPTS = Path(__file__).parent
 FIRST = "0001"
 """The schema of v0.1.0, which did not write down its revision yet."""
 
+_UPGRADING = 0x5041_0001
 _APPLIED = table("alembic_version", column("version_num"))
 
 
@@ -37,6 +38,9 @@ def upgrade(engine: Engine) -> None:
         if _current(tx, known) == known[-1]:
             return
     with engine.begin() as tx:
+        if engine.dialect.name == "postgresql":
+            # of servers that start at once, the others wait here and then find it done
+            tx.execute(select(func.pg_advisory_xact_lock(_UPGRADING)))
         current = _current(tx, known)
         if current != known[-1]:
             with _copied(engine, current, known[-1]):
@@ -66,7 +70,7 @@ def _current(tx: Connection, known: list[str]) -> str | None:
         if current is not None and current not in known:
             raise NewerDatabaseError(
                 f"The database is of a newer version of Paddock: its schema is {current}, this version knows "
-                f"{known[-1]} at most. Start that version, or choose another data directory with --data-dir."
+                f"{known[-1]} at most. Start that version, or use another database or data directory."
             )
         return current
     return FIRST if tables.has_table("generations") else None

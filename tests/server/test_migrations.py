@@ -15,8 +15,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from server.database import DatabaseUnusableError, in_data_dir, open_database
+from server.database import DatabaseUnusableError, open_database
 from server.migrations import copies, upgrade
+from server.settings import Settings
 from server.store import metadata
 
 V0_1_0 = Path(__file__).parents[1] / "data" / "v0.1.0"
@@ -53,6 +54,10 @@ def schema(database: Path) -> set[str]:
 def content(database: Path) -> list[str]:
     with closing(sqlite3.connect(database)) as connection:
         return list(connection.iterdump())
+
+
+def in_data_dir(folder: Path) -> str:
+    return Settings(data_dir=folder).records
 
 
 def open_and_close(database: Path) -> None:
