@@ -118,6 +118,12 @@ def test_real_weights_run_on_the_processor_when_told_to(
         (["--demo", "--port", "70000"], {}, "port: "),
         (["--demo", "--config", "missing.toml"], {}, "There is no configuration file missing.toml."),
         (["--demo"], {"PADDOCK_DEVICE": "tpu"}, "device: "),
+        (["--demo"], {"PADDOCK_DATABASE_URL": "mysql://host/paddock"}, "database_url: "),
+        (
+            ["--demo"],
+            {"PADDOCK_DATABASE_URL": "postgresql://me@/it?host=/nowhere"},
+            "cannot be used: connection",
+        ),
         (["--demo"], {"PADDOCK_PRELOAD": "nope"}, "preload: Model not found: nope"),
         (["--demo"], {"PADDOCK_MODELS_DIR": "/nowhere"}, "/nowhere: no such folder of models"),
         (["--demo", "--data-dir", "/proc/paddock"], {}, "The data directory cannot be used"),

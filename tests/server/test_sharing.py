@@ -12,6 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from server.app import DataDirInUseError, locked
 from server.database import DatabaseUnusableError, open_database
 from server.generations import Generation, Origin, Outcome, Status
 from server.store import metadata
@@ -126,6 +127,21 @@ async def test_who_waits_is_told_of_what_another_server_did(start: Starter) -> N
         (finished,) = await here.service.wait("", [generation.id])
 
     assert finished.status is Status.SUCCEEDED
+
+
+def test_the_servers_of_a_data_directory_have_one_name_that_no_other_has(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "here") as name,
+        locked(tmp_path / "there") as other,
+        pytest.raises(DataDirInUseError),
+        locked(tmp_path / "here"),
+    ):
+        pass
+    with locked(tmp_path / "here") as again:
+        pass
+
+    assert again == name != other
+    assert len(name) == 32
 
 
 def test_servers_that_start_at_once_make_one_schema(postgres_url: str) -> None:
