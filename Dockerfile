@@ -12,7 +12,7 @@ COPY pyproject.toml README.md ./
 COPY configs configs
 COPY pipelines pipelines
 COPY server server
-RUN pip install --no-cache-dir --constraint constraints.txt .
+RUN pip install --no-cache-dir --constraint constraints.txt '.[postgres]'
 
 USER paddock
 WORKDIR /home/paddock

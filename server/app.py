@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -44,8 +45,8 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            stack.enter_context(locked(settings.data_dir))
-            store = Store(f"sqlite:///{settings.data_dir / 'paddock.db'}", max_overtakes=settings.max_overtakes)
+            server = stack.enter_context(locked(settings.data_dir))
+            store = Store(settings.records, max_overtakes=settings.max_overtakes, server=server)
             stack.callback(store.close)
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
             checkpoints = Checkpoints(settings.data_dir)
@@ -95,15 +96,17 @@ def load_catalogue(settings: Settings) -> dict[str, CatalogueEntry]:
 
 
 @contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
+def locked(data_dir: Path) -> Iterator[str]:
     """Hold a data directory for one server; the lock ends with the process, however it ends.
 
+    Yields the name under which the directory's servers, one after the other, are known to a database they share.
     Raises DataDirInUseError at once if another server holds it.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "lock").open("w") as lock:
+    # not for writing only: that would empty another server's
+    with (data_dir / "lock").open("a+") as lock:
         _take(lock, data_dir)
-        yield
+        yield _name_in(lock)
 
 
 def _take(lock: IO[str], data_dir: Path) -> None:
@@ -113,6 +116,15 @@ def _take(lock: IO[str], data_dir: Path) -> None:
         raise DataDirInUseError(
             f"Another Paddock server uses the data directory {data_dir}. Stop it, or choose another with --data-dir."
         ) from None
+
+
+def _name_in(lock: IO[str]) -> str:
+    lock.seek(0)
+    if not (name := lock.read().strip()):
+        name = uuid4().hex
+        lock.write(name)
+        lock.flush()
+    return name
 
 
 def _engine(settings: Settings, device: str, artifacts: Artifacts, checkpoints: Checkpoints) -> LocalEngine:

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
@@ -48,10 +50,15 @@ class Artifacts:
         """The key of every finished file, each with its generation's id."""
         return {path.name: path.name.split(".", 1)[0] for path in self.folder.glob(f"[!.]*{_SUFFIX}")}
 
-    def sweep(self) -> None:
-        """Remove what a killed worker left half-written. Only while no worker runs."""
+    def sweep(self, untouched: float = 0) -> None:
+        """Remove what a killed worker left half-written, and nobody wrote to for some seconds.
+
+        With 0, only while no worker runs.
+        """
         for part in self.folder.glob(".*.part"):
-            part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if untouched == 0 or time.time() - part.stat().st_mtime > untouched:
+                    part.unlink()
 
     def sign(self, key: str) -> str:
         """A token that stands for the file in a link, for as long as links last."""

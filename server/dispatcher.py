@@ -36,6 +36,9 @@ log = logging.getLogger("paddock.dispatcher")
 # an estimate from less than this much of a generation is a guess
 _ETA_FROM = 0.04
 _BACKOFF_SECONDS = 2.0
+_WATCH_SECONDS = 2.0
+# no encoder is silent for as long
+_LONG_DEAD_SECONDS = 3600.0
 
 
 class Deployment(StrEnum):
@@ -77,7 +80,8 @@ class Lane:
     def __init__(self, engine: Engine, dispatcher: "Dispatcher") -> None:
         self._engine = engine
         self._dispatcher = dispatcher
-        self._owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}/{engine.state.device}"
+        who = (dispatcher.store.server or "", socket.gethostname(), os.getpid(), uuid4().hex[:8], engine.state.device)
+        self._owner = "/".join(map(str, who))
         self._wishes: deque[tuple[Deployment, CatalogueEntry]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -294,23 +298,26 @@ class Dispatcher:
         self._checkpoints = checkpoints
         self._broker = broker
         self._lease = lease
-        self._caretaker: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.lanes = [Lane(engine, self) for engine in engines]
 
     # life
 
     async def start(self) -> None:
-        """Settle what an earlier server left, then set the lanes to work. Call with the data directory locked."""
+        """Settle what this server left before, then set the lanes to work. Call with the data directory locked."""
         await self.store.expire_leases()
         for generation in await self.store.abandoned():
             await self._settle(generation)
         if dropped := await self.store.cancel_waiting_sync():
             log.info("%d synchronous generations whose clients are gone were cancelled", dropped)
-        self._artifacts.sweep()
+        # other servers' workers may write to the same folder
+        self._artifacts.sweep(untouched=_LONG_DEAD_SECONDS if self.store.is_shared else 0)
         self._checkpoints.sweep()
         for lane in self.lanes:
             lane.start()
-        self._caretaker = asyncio.create_task(self._take_care())
+        self._tasks = [asyncio.create_task(self._take_care())]
+        if self.store.is_shared:
+            self._tasks.append(asyncio.create_task(self._watch()))
 
     async def suspend(self, grace: float) -> None:
         """Begin nothing more, and have what runs saved and returned to the queue, within `grace` seconds."""
@@ -318,8 +325,8 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Stop all lanes at once; what was running returns to the queue."""
-        if self._caretaker is not None:
-            self._caretaker.cancel()
+        for task in self._tasks:
+            task.cancel()
         ended = await asyncio.gather(*(lane.stop() for lane in self.lanes), return_exceptions=True)
         for error in ended:
             if isinstance(error, BaseException):
@@ -339,9 +346,19 @@ class Dispatcher:
                     if not self._is_held(generation):
                         await self._settle(generation)
                         self.wake()
-            except (SQLAlchemyError, OSError, StaleAttemptError):
+            except (SQLAlchemyError, OSError):
                 log.exception("tidying up failed; trying again in %g s", self._lease)
                 await asyncio.sleep(self._lease)
+
+    async def _watch(self) -> None:
+        """Wake the lanes for what other servers have queued, given back or lost."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                if await self.store.queued():
+                    self.wake()
+            except SQLAlchemyError as error:
+                log.warning("the queue cannot be looked at: %s", error)
 
     def _is_held(self, generation: Generation) -> bool:
         return any(lane.running is not None and lane.running.held.id == generation.id for lane in self.lanes)
@@ -406,13 +423,17 @@ class Dispatcher:
 
     async def keep(self, running: _Running) -> None:
         """Hold a claim on for as long as this runs."""
-        with suppress(StaleAttemptError):
-            while True:
-                await asyncio.sleep(self._lease / 3)
-                try:
-                    await self.renew(running)
-                except SQLAlchemyError:
-                    log.exception("the claim on generation %s was not renewed; trying again", running.held.id)
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            try:
+                await self.renew(running)
+            except SQLAlchemyError:
+                log.exception("the claim on generation %s was not renewed; trying again", running.held.id)
+            except StaleAttemptError:
+                if not running.is_cancelled:
+                    # another server cancelled it, or took it over: the device has better things to do
+                    await self.cancel(running.held)
+                return
 
     def on_report(self, running: _Running, report: Progressed | Checkpointed) -> None:
         """Note how far a worker is, or what of it is saved, and tell subscribers."""
@@ -457,8 +478,10 @@ class Dispatcher:
             self._checkpoints.discard(held.id)
 
     async def _settle(self, abandoned: Generation) -> None:
-        if await self._adopt(abandoned) is None:
-            await self.store.requeue_abandoned(abandoned)
+        # another server may be first
+        with suppress(StaleAttemptError):
+            if await self._adopt(abandoned) is None:
+                await self.store.requeue_abandoned(abandoned)
 
     async def _adopt(self, held: Generation) -> Generation | None:
         key = self._artifacts.finished(held)

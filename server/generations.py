@@ -64,7 +64,8 @@ class Generation:
 
     `seq` orders generations; times are in unix seconds; `parameters` is what the request carried, echoed in rows;
     `params` is the video they resolve to, None when they do not; `attempt` counts the claims so far; `artifact` is
-    the key of the finished file; `tenant` is whose API key asked, empty without keys.
+    the key of the finished file; `tenant` is whose API key asked, empty without keys; `accepted_by` names the server
+    whose client asked.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Generation:
     status: Status
     origin: Origin
     enqueued_at: float
+    accepted_by: str | None = None
     tenant: str = ""
     media_type: str = "video"
     parameters: dict[str, Any] = field(default_factory=dict)

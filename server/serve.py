@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
 from server.app import DataDirInUseError, create_app, load_catalogue, locked
+from server.database import DatabaseUnusableError, open_database
 from server.probe import ProbeError, cuda_devices
 from server.service import Service
 from server.settings import Settings
@@ -101,14 +102,31 @@ def prepare(settings: Settings) -> list[str]:
         raise StartRefusedError(str(error)) from error
     if settings.preload and settings.preload not in catalogue:
         raise StartRefusedError(f"preload: Model not found: {settings.preload}")
+    devices = choose_devices(settings, list(catalogue.values()))
+    # last: a start that is refused must not have changed the schema
+    check_records(settings)
+    return devices
+
+
+def choose_devices(settings: Settings, entries: list[CatalogueEntry]) -> list[str]:
+    """The devices to serve these models on, once there is something to serve."""
     if settings.demo:
         return find_devices("cpu" if settings.device == "auto" else settings.device, otherwise="Leave out --device.")
-    check_weights(list(catalogue.values()))
+    check_weights(entries)
     return find_devices(
         settings.device,
         otherwise="To try the server without one, start it with --demo; to run the real weights on the processor, "
         "however slowly, with --device cpu.",
     )
+
+
+def check_records(settings: Settings) -> None:
+    """Bring the records to this version's schema; raises StartRefusedError when they cannot be used."""
+    try:
+        with locked(settings.data_dir):
+            open_database(settings.records).dispose()
+    except (DataDirInUseError, DatabaseUnusableError) as error:
+        raise StartRefusedError(str(error)) from error
 
 
 def check_weights(entries: list[CatalogueEntry]) -> None:

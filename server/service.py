@@ -1,7 +1,9 @@
 """What routes call: submit, wait, cancel, look up. The rules of the contract that are not about HTTP."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -22,6 +24,7 @@ from server.settings import Settings
 from server.store import Filters, Page, Placed, QueueLimitError, Store
 
 _RETRY_AFTER = 60
+_ASK_AGAIN_SECONDS = 2.0
 _STOPPING = "The server is stopping. Queued generations run when it starts again."
 
 
@@ -107,6 +110,7 @@ class Service:
             status=Status.QUEUED,
             parameters=parameters.echo(entry, body, limit),
             enqueued_at=now,
+            accepted_by=self._store.server,
             target_namespace=parameters.text(body, "target_namespace"),
             target_repo=parameters.text(body, "target_repo"),
             target_directory=parameters.text(body, "target_directory"),
@@ -127,7 +131,10 @@ class Service:
                 raise UnavailableError(_STOPPING)
             with self._broker.subscribe(tenant) as subscription:
                 pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).generation.is_terminal}
-                await self._drain(subscription, pending)
+                with suppress(TimeoutError):
+                    # what another server ends is no event here
+                    async with asyncio.timeout(_ASK_AGAIN_SECONDS if self._store.is_shared else None):
+                        await self._drain(subscription, pending)
         return [(await self._find(tenant, id_)).generation for id_ in ids]
 
     async def _drain(self, subscription: Subscription, pending: set[str]) -> None:

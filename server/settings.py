@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     data_dir: Path = Path("~/.paddock")
+    database_url: str | None = Field(default=None, pattern=r"^postgresql(\+psycopg)?://")
     demo: bool = False
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
     models_dir: Path | None = None
@@ -76,6 +77,11 @@ class Settings(BaseSettings):
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def records(self) -> str:
+        """Where the records are, as a URL of SQLAlchemy's: a file in the data directory unless a database is named."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'paddock.db'}"
 
     @classmethod
     def load(cls, config: Path | None = None, **options: Any) -> "Settings":

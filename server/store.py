@@ -18,6 +18,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Dialect,
     Float,
     Index,
     Integer,
@@ -27,9 +28,8 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    TypeDecorator,
     and_,
-    create_engine,
-    event,
     func,
     insert,
     select,
@@ -37,6 +37,7 @@ from sqlalchemy import (
 )
 
 from pipelines.spec import VideoParams
+from server.database import open_database, reading
 from server.generations import (
     TERMINAL,
     WORKER_DEATHS_ALLOWED,
@@ -49,57 +50,68 @@ from server.generations import (
 )
 from server.order import turns
 
+
+class _Text(TypeDecorator[str]):
+    """Text, whatever a client sends: PostgreSQL's has no NUL in it, so that the sign for a lost character stands in."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value.replace("\0", "\ufffd") if value is not None and dialect.name == "postgresql" else value
+
+
 metadata = MetaData()
 
 generations = Table(
     "generations",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("id", String(36), nullable=False, unique=True),
-    Column("tenant", String, nullable=False),
-    Column("origin", String, nullable=False),
-    Column("model", String, nullable=False),
-    Column("media_type", String, nullable=False),
+    Column("id", _Text(36), nullable=False, unique=True),
+    Column("tenant", _Text, nullable=False),
+    Column("origin", _Text, nullable=False),
+    Column("model", _Text, nullable=False),
+    Column("media_type", _Text, nullable=False),
     Column("parameters", JSON, nullable=False),
     Column("params", JSON),
-    Column("target_namespace", String),
-    Column("target_repo", String),
-    Column("target_directory", String),
-    Column("status", String, nullable=False),
-    Column("error_message", String),
-    Column("artifact", String),
+    Column("target_namespace", _Text),
+    Column("target_repo", _Text),
+    Column("target_directory", _Text),
+    Column("status", _Text, nullable=False),
+    Column("error_message", _Text),
+    Column("artifact", _Text),
     Column("progress", Float, nullable=False),
     Column("fingerprint", JSON),
     Column("enqueued_at", Float, nullable=False),
     Column("started_at", Float),
     Column("completed_at", Float),
     Column("attempt", Integer, nullable=False),
-    Column("owner", String),
+    Column("owner", _Text),
     Column("lease_until", Float),
     Column("worker_deaths", Integer, nullable=False),
     Column("server_deaths", Integer, nullable=False),
     Column("furthest", Float, nullable=False),
+    Column("accepted_by", _Text),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_completion", "completed_at"),
+    Index("generations_by_model", "status", "model", "seq"),
     sqlite_autoincrement=True,
 )
 
 attempts = Table(
     "attempts",
     metadata,
-    Column("generation_id", String(36), primary_key=True),
+    Column("generation_id", _Text(36), primary_key=True),
     Column("attempt", Integer, primary_key=True),
-    Column("owner", String, nullable=False),
+    Column("owner", _Text, nullable=False),
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float),
-    Column("outcome", String),
+    Column("outcome", _Text),
 )
 
-# the queue of each model; databases of v0.1.0 have it not yet
-_BY_MODEL = Index("generations_by_model", generations.c.status, generations.c.model, generations.c.seq)
-
 LIST_LIMIT = 1000
+_SUBMITTING = 0x5041_0002
 _IS_QUEUED = generations.c.status == Status.QUEUED
 # what was given back is behind again; what failed or was cancelled before its start went before nobody
 _HAS_STARTED = and_(generations.c.status.in_((Status.PROCESSING, *TERMINAL)), generations.c.attempt > 0)
@@ -176,21 +188,26 @@ def _in_thread(
 
 
 class Store:
-    """Generations in a database; `url` is SQLAlchemy's (sqlite or postgresql).
+    """Generations in a database; `url` is SQLAlchemy's (sqlite or postgresql). Opening it brings its schema up to
+    date, and raises DatabaseUnusableError when that or reaching it fails.
 
     At most `max_overtakes` generations go before an older one that needs another model loaded; 0: none does.
+    `server` is a name that no other server that lives has, and that begins the name of every owner of its claims.
     """
 
-    def __init__(self, url: str, clock: Clock = time.time, *, max_overtakes: int = 0) -> None:
+    def __init__(
+        self, url: str, clock: Clock = time.time, *, max_overtakes: int = 0, server: str | None = None
+    ) -> None:
+        self.server = server
         self._clock = clock
         self._max_overtakes = max_overtakes
-        self._engine = create_engine(url)
+        self._engine = open_database(url)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _configure_sqlite)
-            event.listen(self._engine, "begin", _begin_sqlite)
-        metadata.create_all(self._engine)
-        _BY_MODEL.create(self._engine, checkfirst=True)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may work on the same records; SQLite's are one server's."""
+        return self._engine.dialect.name == "postgresql"
 
     def close(self) -> None:
         """Let go of threads and connections."""
@@ -204,7 +221,7 @@ class Store:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with self._engine.connect().execution_options(reads_only=True) as tx:
+        with reading(self._engine) as tx:
             yield tx
 
     # submission and cancellation
@@ -213,6 +230,10 @@ class Store:
     def insert(self, new: Sequence[Generation], max_queued: int) -> None:
         """Record generations, all or none; raises QueueLimitError when that would queue more than `max_queued`."""
         with self._write() as tx:
+            if self.is_shared:
+                # one after the other, as in SQLite: else two could both be the last that the limit lets in, and a
+                # generation could come into sight after a younger one has been claimed
+                tx.execute(select(func.pg_advisory_xact_lock(_SUBMITTING)))
             queued = tx.scalar(select(func.count()).where(generations.c.status == Status.QUEUED)) or 0
             if queued + sum(g.status is Status.QUEUED for g in new) > max_queued:
                 raise QueueLimitError
@@ -222,7 +243,8 @@ class Store:
     def cancel(self, generation_id: str, tenant: str, *, unless_started: bool = False) -> Generation | None:
         """Cancel a generation, or only one never attempted; returns it as it was, None if nothing changed."""
         with self._write() as tx:
-            before = _find(tx, generation_id, tenant)
+            # held until the commit: PostgreSQL would let it be claimed in between
+            before = _find(tx, generation_id, tenant, for_update=True)
             if before is None or before.status not in sources(Status.CANCELLED):
                 return None
             if unless_started and before.attempt > 0:
@@ -237,12 +259,12 @@ class Store:
 
     @_in_thread
     def cancel_waiting_sync(self) -> int:
-        """Cancel queued generations whose client was on the line of a server that is gone; returns how many."""
+        """Cancel queued generations whose client was on the line before this server started; returns how many."""
         with self._write() as tx:
             return tx.execute(
                 update(generations)
                 .where(generations.c.status == Status.QUEUED, generations.c.origin == Origin.SYNC)
-                .where(generations.c.attempt == 0)
+                .where(generations.c.attempt == 0, *self._ours(generations.c.accepted_by == self.server))
                 .values(status=Status.CANCELLED, completed_at=self._clock())
             ).rowcount
 
@@ -334,11 +356,14 @@ class Store:
 
     @_in_thread
     def expire_leases(self) -> None:
-        """End every lease now. For whoever holds the data directory's lock: no other owner lives."""
+        """End now the leases that this server held before it started."""
         with self._write() as tx:
             tx.execute(
                 # zero, not now: a clock that is set back must not make them hold again
-                update(generations).where(generations.c.status == Status.PROCESSING).values(lease_until=0.0)
+                update(generations)
+                .where(generations.c.status == Status.PROCESSING)
+                .where(*self._ours(generations.c.owner.startswith(self.server or "nobody/", autoescape=True)))
+                .values(lease_until=0.0)
             )
 
     @_in_thread
@@ -435,6 +460,10 @@ class Store:
             rows = tx.execute(select(attempts).order_by(attempts.c.started_at, attempts.c.attempt)).mappings()
             return [dict(row) for row in rows]
 
+    def _ours(self, mark: ColumnElement[bool]) -> list[ColumnElement[bool]]:
+        """What tells a server's own generations from those of others, where there may be others."""
+        return [mark] if self.is_shared else []
+
     # the guarded updates behind them
 
     def _change(
@@ -463,8 +492,11 @@ class Store:
         return _from_row(row)
 
     def _finish(self, tx: Connection, held: Generation, target: Status, outcome: Outcome, **values: Any) -> Generation:
+        # first the generation, then its attempt, as everywhere: the other way round two could wait for each other
+        blank = {"owner": None, "lease_until": None}
+        finished = self._change(tx, held, target, completed_at=self._clock(), **blank, **values)
         self._end_attempt(tx, held.id, held.attempt, outcome)
-        return self._change(tx, held, target, completed_at=self._clock(), owner=None, lease_until=None, **values)
+        return finished
 
     def _requeue(
         self,
@@ -474,9 +506,10 @@ class Store:
         *conditions: ColumnElement[bool],
         **values: Any,
     ) -> Generation:
-        self._end_attempt(tx, held.id, held.attempt, outcome)
         blank = {"owner": None, "lease_until": None, "started_at": None}
-        return self._change(tx, held, Status.QUEUED, *conditions, **blank, **values)
+        requeued = self._change(tx, held, Status.QUEUED, *conditions, **blank, **values)
+        self._end_attempt(tx, held.id, held.attempt, outcome)
+        return requeued
 
     def _end_attempt(self, tx: Connection, generation_id: str, attempt: int, outcome: Outcome) -> None:
         tx.execute(
@@ -535,12 +568,9 @@ def _locked(one: Select[tuple[int]]) -> ScalarSelect[int]:
     return one.with_for_update(skip_locked=True).scalar_subquery()
 
 
-def _find(tx: Connection, generation_id: str, tenant: str) -> Generation | None:
-    row = (
-        tx.execute(select(generations).where(generations.c.id == generation_id, generations.c.tenant == tenant))
-        .mappings()
-        .one_or_none()
-    )
+def _find(tx: Connection, generation_id: str, tenant: str, *, for_update: bool = False) -> Generation | None:
+    wanted = select(generations).where(generations.c.id == generation_id, generations.c.tenant == tenant)
+    row = tx.execute(wanted.with_for_update() if for_update else wanted).mappings().one_or_none()
     return _from_row(row) if row else None
 
 
@@ -558,17 +588,3 @@ def _from_row(row: RowMapping) -> Generation:
         origin=Origin(generation.origin),
         params=VideoParams(**row["params"]) if row["params"] else None,
     )
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    # transactions are begun by hand below: the driver's own would start too late to be IMMEDIATE
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    reads_only = connection.get_execution_options().get("reads_only")
-    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Fixtures every test may use: small weights, and servers that end with the test."""
+"""Fixtures every test may use: small weights, servers that end with the test, and empty databases."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.postgres import PostgresServer
 from tests.random_weights import random_folder
 from tests.support import CLEAN_ENDS, ServerProcess
 
@@ -25,6 +26,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     status = process.stop()
     process.close()
     assert status in CLEAN_ENDS, process.log_text()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One running PostgreSQL."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """An empty PostgreSQL database of the test's own."""
+    name = postgres.create()
+    yield postgres.url(name)
+    postgres.drop(name)
 
 
 @pytest.fixture

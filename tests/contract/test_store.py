@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, pairwise
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.spec import VideoParams
+from server.database import open_database
 from server.generations import MAY_BECOME, TERMINAL, Generation, Origin, Outcome, Status
-from server.store import LIST_LIMIT, Filters, QueueLimitError, StaleAttemptError, Store
+from server.store import LIST_LIMIT, Filters, QueueLimitError, StaleAttemptError, Store, metadata
 
 PARAMS = VideoParams("an ox", " ", 64, 64, 5, 2, 5.0, 7)
 
@@ -47,12 +49,38 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite"])
-def store(tmp_path: Path, clock: Clock, request: pytest.FixtureRequest) -> Iterator[Store]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'paddock.db'}"
+
+
+@pytest.fixture
+def store(url: str, clock: Clock) -> Iterator[Store]:
     """An empty store of each kind."""
-    store = Store(f"{request.param}:///{tmp_path / 'paddock.db'}", clock, max_overtakes=2)
+    store = Store(url, clock, max_overtakes=2, server="me")
     yield store
     store.close()
+
+
+@pytest.fixture
+def rival(url: str, store: Store) -> Iterator[Store]:
+    """Another store on the same database."""
+    rival = Store(url, max_overtakes=2, server="rival")
+    yield rival
+    rival.close()
+
+
+def emptied(url: str, **options: Any) -> Store:
+    """A store without a record in it, on a database that another example may have used."""
+    engine = open_database(url)
+    with engine.begin() as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(table.delete())
+    engine.dispose()
+    return Store(url, **options)
 
 
 async def queued(store: Store, count: int = 1, **changes: object) -> list[Generation]:
@@ -108,6 +136,31 @@ async def test_an_insert_over_the_limit_records_nothing(store: Store) -> None:
     await store.insert([new(status=Status.FAILED) for _ in range(5)], max_queued=2)
 
     assert await store.queued() == 2
+
+
+async def test_a_limit_holds_for_inserts_at_the_same_instant(store: Store, rival: Store) -> None:
+    inserts = [one.insert([new()], max_queued=10) for one in (store, rival) for _ in range(15)]
+
+    refused = [error for error in await asyncio.gather(*inserts, return_exceptions=True) if error]
+
+    assert len(refused) == 20
+    assert {type(error) for error in refused} == {QueueLimitError}
+    assert await store.queued() == 10
+
+
+async def test_any_text_is_kept_and_looked_for(store: Store) -> None:
+    odd = "a\0b\N{OX}\\u0000"
+    generation = new(target_namespace=odd, parameters={"prompt": odd}, params=replace(PARAMS, prompt=odd))
+    await store.insert([generation], 1)
+
+    (placed,) = await store.newest(Filters(namespace=odd))
+
+    assert placed.generation.parameters == {"prompt": odd}
+    assert placed.generation.params == generation.params
+    # PostgreSQL has no room for one character
+    assert placed.generation.target_namespace in (odd, odd.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+    assert await store.get("\0", "") is None
+    assert await store.cancel("\0", "\0") is None
 
 
 async def test_filters_all_hold_together(store: Store) -> None:
@@ -175,6 +228,45 @@ async def test_racing_claims_never_share_a_generation(store: Store) -> None:
 
     ids = [held.id for held in claims if held]
     assert len(ids) == len(set(ids)) == 20
+
+
+async def test_what_is_claimed_while_a_list_is_read_keeps_its_place_in_it(
+    store: Store, rival: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queued(store, 2)
+    select = store._select
+
+    def select_then_claim(*args: Any) -> list[Generation]:
+        found = select(*args)
+        asyncio.run(rival.claim("rival", 60))
+        return found
+
+    monkeypatch.setattr(store, "_select", select_then_claim)
+
+    rows = await store.newest(Filters())
+
+    assert [(row.generation.status, row.queue_position) for row in rows] == [(Status.QUEUED, 2), (Status.QUEUED, 1)]
+
+
+async def test_a_cancel_and_an_end_at_the_same_instant_have_one_winner(store: Store, rival: Store) -> None:
+    for _ in range(30):
+        held = await claimed(store)
+        ended, before = await asyncio.gather(
+            store.succeed(held, "a.mp4"), rival.cancel(held.id, ""), return_exceptions=True
+        )
+        assert isinstance(ended, StaleAttemptError) == isinstance(before, Generation)
+        assert isinstance(ended, StaleAttemptError | Generation), ended
+    outcomes = [entry["outcome"] for entry in await store.attempt_log()]
+    assert set(outcomes) <= {Outcome.SUCCEEDED, Outcome.CANCELLED}
+
+
+async def test_a_cancel_and_a_claim_at_the_same_instant_agree(store: Store, rival: Store) -> None:
+    for _ in range(30):
+        (waiting,) = await queued(store)
+        held, before = await asyncio.gather(store.claim("me", 60), rival.cancel(waiting.id, ""))
+        assert before is not None
+        assert (before.attempt, before.status is Status.PROCESSING) == ((1, True) if held else (0, False))
+        assert (await read(store, waiting.id)).status is Status.CANCELLED
 
 
 async def test_a_requeued_generation_keeps_its_place(store: Store) -> None:
@@ -378,8 +470,8 @@ async def test_deaths_of_the_server_are_not_the_generations_fault(store: Store) 
 
 async def test_sync_generations_that_never_started_end_with_their_server(store: Store) -> None:
     (asked_by_queue,) = await queued(store)
-    (started,) = await queued(store, origin=Origin.SYNC)
-    (unstarted,) = await queued(store, origin=Origin.SYNC)
+    (started,) = await queued(store, origin=Origin.SYNC, accepted_by="me")
+    (unstarted,) = await queued(store, origin=Origin.SYNC, accepted_by="me")
     await store.claim("me", 60)
     held = await store.claim("me", 60)
     assert held is not None
@@ -393,8 +485,7 @@ async def test_sync_generations_that_never_started_end_with_their_server(store: 
     assert (await read(store, asked_by_queue.id)).status is Status.PROCESSING
 
 
-async def test_records_outlive_the_store(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'paddock.db'}"
+async def test_records_outlive_the_store(url: str) -> None:
     store = Store(url)
     (generation,) = await queued(store)
     store.close()
@@ -494,12 +585,12 @@ MODELS = st.sampled_from("abc")
     holding=st.lists(st.none() | MODELS, min_size=1, max_size=2),
     bound=st.integers(0, 4),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_queue_is_taken_in_the_order_foretold(
-    models: list[str], holding: list[str | None], bound: int, tmp_path_factory: pytest.TempPathFactory
+    models: list[str], holding: list[str | None], bound: int, url: str
 ) -> None:
     async def play() -> None:
-        store = Store(f"sqlite:///{tmp_path_factory.mktemp('order') / 'paddock.db'}", max_overtakes=bound)
+        store = emptied(url, max_overtakes=bound)
         await queue_of(store, models)
         foretold = {placed.queue_position: placed.generation.seq for placed in await store.newest(Filters(), holding)}
         taken = await take(store, holding)
@@ -527,12 +618,12 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, bound=st.integers(0, 3))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_comes_and_goes_the_first_is_next_and_none_waits_beyond_the_bound(
-    steps: list[tuple[str, str | None]], bound: int, tmp_path_factory: pytest.TempPathFactory
+    steps: list[tuple[str, str | None]], bound: int, url: str
 ) -> None:
     async def play() -> None:
-        store = Store(f"sqlite:///{tmp_path_factory.mktemp('order') / 'paddock.db'}", max_overtakes=bound)
+        store = emptied(url, max_overtakes=bound)
         running: list[Generation] = []
         for step, model in steps:
             rows = await store.newest(Filters(), [model])
@@ -580,10 +671,10 @@ CALLS = ("claim", "succeed", "fail", "release", "renew", "die", "cancel", "expir
 
 
 @given(calls=st.lists(st.sampled_from(CALLS), max_size=12))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_order_of_calls_obeys_the_law(calls: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_of_calls_obeys_the_law(calls: list[str], url: str) -> None:
     async def play() -> None:
-        store = Store(f"sqlite:///{tmp_path_factory.mktemp('law') / 'paddock.db'}")
+        store = emptied(url)
         (generation,) = await queued(store)
         held = before = await read(store, generation.id)
         for call in calls:

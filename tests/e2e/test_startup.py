@@ -2,9 +2,11 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -116,6 +118,12 @@ def test_real_weights_run_on_the_processor_when_told_to(
         (["--demo", "--port", "70000"], {}, "port: "),
         (["--demo", "--config", "missing.toml"], {}, "There is no configuration file missing.toml."),
         (["--demo"], {"PADDOCK_DEVICE": "tpu"}, "device: "),
+        (["--demo"], {"PADDOCK_DATABASE_URL": "mysql://host/paddock"}, "database_url: "),
+        (
+            ["--demo"],
+            {"PADDOCK_DATABASE_URL": "postgresql://me@/it?host=/nowhere"},
+            "cannot be used: connection",
+        ),
         (["--demo"], {"PADDOCK_PRELOAD": "nope"}, "preload: Model not found: nope"),
         (["--demo"], {"PADDOCK_MODELS_DIR": "/nowhere"}, "/nowhere: no such folder of models"),
         (["--demo", "--data-dir", "/proc/paddock"], {}, "The data directory cannot be used"),
@@ -139,6 +147,18 @@ def test_a_port_in_use_is_a_sentence(server: ServerProcess, tmp_path: Path) -> N
 
     assert ended.returncode == 2
     assert f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use" in ended.stderr
+
+
+def test_records_of_a_newer_version_are_a_sentence(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "paddock.db")) as newer, newer:
+        newer.execute("CREATE TABLE alembic_version (version_num VARCHAR)")
+        newer.execute("INSERT INTO alembic_version VALUES ('9999')")
+
+    ended = serve("--demo", "--data-dir", str(tmp_path))
+
+    assert ended.returncode == 2, ended.stderr
+    assert "The database is of a newer version of Paddock" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_it_listens_beyond_loopback_with_a_key(start_server: Callable[..., ServerProcess]) -> None:

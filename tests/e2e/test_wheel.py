@@ -23,11 +23,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("paddock-*.whl"))
 
 
-def test_it_ships_the_configurations_and_nothing_else_of_the_house(wheel: Path) -> None:
+def test_it_ships_configurations_and_migrations_and_nothing_else_of_the_house(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert "configs/server.toml" in names
     assert "configs/models/wan2.1-t2v-14b.toml" in names
+    assert "server/migrations/versions/0001_first_release.py" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"configs", "pipelines", "server"}
 
 

@@ -70,9 +70,9 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
     """Parts on a data directory; nothing runs yet."""
-    settings = Settings(data_dir=folder, max_queued=50, **changes)
+    settings = Settings(data_dir=folder, **{"max_queued": 50, **changes})
     folder.mkdir(exist_ok=True)
-    store = Store(f"sqlite:///{folder / 'paddock.db'}", max_overtakes=settings.max_overtakes)
+    store = Store(settings.records, max_overtakes=settings.max_overtakes, server=folder.name)
     artifacts = Artifacts(folder, settings.url_ttl)
     checkpoints = Checkpoints(folder)
     broker = Broker()

@@ -68,6 +68,17 @@ def test_the_newest_finished_attempt_is_found(artifacts: Artifacts) -> None:
     assert artifacts.finished(generation) == artifact_key("g", 3)
 
 
+def test_a_sweep_can_spare_what_is_being_written(artifacts: Artifacts) -> None:
+    old, new = (artifacts.folder / f".{name}.1.mp4.part" for name in ("old", "new"))
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+
+    artifacts.sweep(untouched=60)
+
+    assert list(artifacts.folder.glob(".*")) == [new]
+
+
 def test_a_sweep_removes_halves_and_nothing_else(artifacts: Artifacts) -> None:
     (artifacts.folder / f".{KEY}.part").write_bytes(b"vid")
 

@@ -1,0 +1,12 @@
+"""Which server a generation came in by, now that several may share a database."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Add the column; of older generations nobody knows."""
+    op.add_column("generations", sa.Column("accepted_by", sa.String))

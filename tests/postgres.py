@@ -1,0 +1,101 @@
+"""A PostgreSQL of the tests' own: Debian's, in a folder of its own, on a socket in it."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+START_SECONDS = 60
+# nothing here need outlive a power cut
+QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_wal_size=64MB", "shared_buffers=32MB")
+
+
+class PostgresServer:
+    """Databases by name; all are gone after `stop`."""
+
+    def __init__(self) -> None:
+        # not pytest's folder: that is closed to the user it runs as, and too long a path for a socket
+        self.folder = Path(tempfile.mkdtemp(prefix="paddock-pg-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = count(1)
+
+    def start(self) -> None:
+        """Make the cluster and start it."""
+        data, as_user = self.folder / "data", _unprivileged(self.folder)
+        made = ("-D", data, "-U", "paddock", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        subprocess.run([program("initdb"), *made], stdout=subprocess.DEVNULL, check=True, **as_user)
+        options = [part for setting in QUICK for part in ("-c", setting)]
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [program("postgres"), "-D", data, "-k", self.folder, "-h", "", *options],
+                stdout=log,
+                stderr=log,
+                **as_user,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.execute("SELECT 1")
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, (self.folder / "log").read_text()
+                assert time.monotonic() < deadline, (self.folder / "log").read_text()
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self) -> None:
+        """End it, whoever is connected, and remove its files."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(START_SECONDS)
+        shutil.rmtree(self.folder)
+
+    def url(self, database: str) -> str:
+        """How to reach a database."""
+        return f"postgresql://paddock@/{database}?host={self.folder}"
+
+    def create(self) -> str:
+        """An empty database; returns its name."""
+        name = f"test_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return name
+
+    def drop(self, name: str) -> None:
+        """Remove a database, whoever is connected."""
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def execute(self, statement: str) -> None:
+        """Run a statement that is about databases."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+def program(name: str) -> str:
+    """The path of one of PostgreSQL's programs; without it the test is skipped, but in CI it fails."""
+    # Debian puts them out of the way, a folder for each version
+    debian = [str(folder) for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    found = shutil.which(name, path=os.pathsep.join([*debian, os.environ.get("PATH", "")]))
+    if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"PostgreSQL's {name} is not installed, and CI must have it")
+        pytest.skip(f"PostgreSQL's {name} is not installed: on Debian, apt-get install postgresql")
+    return found
+
+
+def _unprivileged(folder: Path) -> dict[str, Any]:
+    """How a process is run that refuses to be root, and must own this folder."""
+    if os.geteuid() != 0:
+        return {"cwd": folder}
+    known = {user.pw_name: user for user in pwd.getpwall()}
+    user = known.get("postgres") or known["nobody"]
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    return {"cwd": folder, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
