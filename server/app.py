@@ -19,11 +19,13 @@ from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from server import __version__
 from server.api import events, files, generations, health, models, queue, videos
 from server.artifacts import Artifacts
+from server.disk import Disk
 from server.dispatcher import Dispatcher
 from server.engine.base import WorkerOptions
 from server.engine.local import LocalEngine
 from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 from server.events import Broker
+from server.retention import Retention
 from server.service import Service
 from server.settings import Settings
 from server.store import Store
@@ -44,14 +46,19 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.enter_context(locked(settings.data_dir))
-            store = Store(f"sqlite:///{settings.data_dir / 'paddock.db'}", max_overtakes=settings.max_overtakes)
+            store = open_store(settings)
             stack.callback(store.close)
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
             broker = Broker()
             catalogue = load_catalogue(settings)
             engines = [_engine(settings, device, artifacts) for device in devices]
-            dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease, settings.idle_unload)
-            app.state.service = service = Service(settings, catalogue, store, dispatcher, broker)
+            disk = Disk(settings.data_dir, settings.min_free_bytes)
+            dispatcher = Dispatcher(
+                *(store, artifacts, broker, catalogue, engines, disk, retention(settings, store, artifacts)),
+                lease=settings.lease,
+                idle_unload=settings.idle_unload,
+            )
+            app.state.service = service = Service(settings, catalogue, store, dispatcher, broker, disk)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
             await dispatcher.start()
@@ -87,6 +94,27 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
 def load_catalogue(settings: Settings) -> dict[str, CatalogueEntry]:
     """The built-in models and the user's own; raises CatalogueError."""
     return read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
+
+
+def open_store(settings: Settings) -> Store:
+    """The records; raises RecordsUnavailableError."""
+    return Store(f"sqlite:///{database(settings)}", max_overtakes=settings.max_overtakes)
+
+
+def database(settings: Settings) -> Path:
+    """Where the records lie."""
+    return settings.data_dir / "paddock.db"
+
+
+def retention(settings: Settings, store: Store, artifacts: Artifacts) -> Retention:
+    """What is kept of the past, by the settings."""
+    return Retention(
+        store,
+        artifacts,
+        days=settings.retention_days,
+        max_bytes=settings.retention_bytes,
+        grace=settings.retention_grace,
+    )
 
 
 @contextmanager

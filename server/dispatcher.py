@@ -6,16 +6,18 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from uuid import uuid4
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.catalogue import CatalogueEntry
 from server.artifacts import Artifacts, artifact_key
+from server.disk import Disk
 from server.engine.base import (
     Engine,
     EngineState,
@@ -26,8 +28,10 @@ from server.engine.base import (
     WorkerDiedError,
 )
 from server.engine.messages import Progressed
+from server.errors import RecordsUnavailableError
 from server.events import Broker, Event, Live
 from server.generations import Generation, Status
+from server.retention import Retention
 from server.store import StaleAttemptError, Store
 
 log = logging.getLogger("paddock.dispatcher")
@@ -35,6 +39,8 @@ log = logging.getLogger("paddock.dispatcher")
 # an estimate from less than this much of a generation is a guess
 _ETA_FROM = 0.04
 _BACKOFF_SECONDS = 2.0
+# between batches of what is removed, so that it hinders nobody
+_CATCH_UP_SECONDS = 0.1
 
 
 class Deployment(StrEnum):
@@ -56,6 +62,8 @@ class _Running:
     fingerprint: dict[str, str] | None = None
     run_started: float | None = None
     is_cancelled: bool = False
+    end: Callable[[], Awaitable[Generation]] | None = None
+    """Writes down what became of it, once that is known."""
 
     def advance(self, report: Progressed) -> None:
         now = time.monotonic()
@@ -65,6 +73,11 @@ class _Running:
         if report.fraction >= _ETA_FROM:
             eta = (now - self.run_started) * (1 - report.fraction) / report.fraction
         self.live = Live(report.fraction, eta, report.stage, report.step, report.steps)
+
+    async def settle(self, end: Callable[[], Awaitable[Generation]]) -> Generation:
+        """Write down what became of it: now, or when its lane gives it back, if the records cannot be written now."""
+        self.end = end
+        return await end()
 
 
 class Lane:
@@ -135,7 +148,7 @@ class Lane:
             self._task = None
         await self._engine.close()
         if self.running is not None:
-            await self._dispatcher.give_back(self.running.held)
+            await self._dispatcher.give_back(self.running)
             self.running = None
 
     async def _work(self) -> None:
@@ -146,14 +159,17 @@ class Lane:
                     await self._grant()
                 elif self.running is not None:
                     # the records could not be written before: what was held is still ours to give back
-                    await self._dispatcher.give_back(self.running.held)
+                    await self._dispatcher.give_back(self.running)
                     self.running = None
                 elif (held := await self._claim()) is not None:
                     await self._carry_out(held)
                 else:
                     await self._rest()
+            except RecordsUnavailableError:
+                # the store has told the log
+                await asyncio.sleep(_BACKOFF_SECONDS)
             except Exception:
-                # records or disk that fail for a while, or a fault of ours: a lane that ended would serve nobody
+                # a fault of ours: a lane that ended would serve nobody
                 log.exception("%s met a fault; going on in %g s", self.state.device, _BACKOFF_SECONDS)
                 await asyncio.sleep(_BACKOFF_SECONDS)
 
@@ -221,7 +237,7 @@ class Lane:
         held, dispatcher = running.held, self._dispatcher
         entry = dispatcher.catalogue.get(held.model)
         if entry is None:
-            return await dispatcher.store.fail(held, f"Model not found: {held.model}")
+            return await running.settle(partial(dispatcher.store.fail, held, f"Model not found: {held.model}"))
         assert held.params is not None, "a generation without valid parameters is never queued"
         try:
             running.fingerprint = await self._load(entry.variant(held.params.run_fast))
@@ -232,19 +248,20 @@ class Lane:
             job = Job(held.id, held.attempt, held.params, artifact_key(held.id, held.attempt))
             done = await self._engine.run(job, lambda report: dispatcher.on_progress(running, report))
         except (LoadFailedError, GenerationFailedError) as error:
-            return await dispatcher.store.fail(held, str(error))
+            return await running.settle(partial(dispatcher.store.fail, held, str(error)))
         except RunCancelledError as error:
             raise StaleAttemptError(held.id) from error
         except WorkerDiedError as error:
             log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error)
-            return await dispatcher.after_worker_death(running, str(error))
-        except (StaleAttemptError, SQLAlchemyError):
+            return await running.settle(partial(dispatcher.after_worker_death, running, str(error)))
+        except (StaleAttemptError, RecordsUnavailableError, SQLAlchemyError):
             raise
         except Exception:
             # a fault of ours must neither stop the lane nor come back for ever with the same generation
             log.exception("generation %s attempt %d met an unexpected fault", held.id, held.attempt)
-            return await dispatcher.store.fail(held, "The server failed on this generation. Its log says more.")
-        return await dispatcher.store.succeed(held, done.artifact, done.fingerprint)
+            sentence = "The server failed on this generation. Its log says more."
+            return await running.settle(partial(dispatcher.store.fail, held, sentence))
+        return await running.settle(partial(dispatcher.store.succeed, held, done.artifact, done.fingerprint))
 
 
 class Dispatcher:
@@ -257,6 +274,8 @@ class Dispatcher:
         broker: Broker,
         catalogue: Mapping[str, CatalogueEntry],
         engines: Sequence[Engine],
+        disk: Disk,
+        retention: Retention,
         lease: float,
         idle_unload: float = 0,
     ) -> None:
@@ -265,8 +284,11 @@ class Dispatcher:
         self.catalogue = catalogue
         self._artifacts = artifacts
         self._broker = broker
+        self._disk = disk
+        self._retention = retention
         self._lease = lease
-        self._caretaker: asyncio.Task[None] | None = None
+        self._waits_for_room = asyncio.Event()
+        self._background: list[asyncio.Task[None]] = []
         self.lanes = [Lane(engine, self) for engine in engines]
 
     # life
@@ -281,32 +303,43 @@ class Dispatcher:
         self._artifacts.sweep()
         for lane in self.lanes:
             lane.start()
-        self._caretaker = asyncio.create_task(self._take_care())
+        self._background = [asyncio.create_task(self._take_care()), asyncio.create_task(self._await_room())]
 
     async def stop(self) -> None:
         """Stop all lanes; what was running returns to the queue."""
-        if self._caretaker is not None:
-            self._caretaker.cancel()
+        for task in self._background:
+            task.cancel()
         ended = await asyncio.gather(*(lane.stop() for lane in self.lanes), return_exceptions=True)
         for error in ended:
             if isinstance(error, BaseException):
                 log.error("a lane did not stop cleanly", exc_info=error)
 
     async def _take_care(self) -> None:
-        """Remove files that no row names, then look after leases that ran out although no server died."""
+        """Remove what is to be kept no longer, then look after leases that ran out although no server died."""
         while True:
             try:
-                for key in await self.store.superseded(self._artifacts.kept()):
-                    log.info("removing %s: its generation ended without it", key)
-                    self._artifacts.discard(key)
-                await asyncio.sleep(self._lease)
+                is_behind = await self._retention.tidy()
+                await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
                 for generation in await self.store.abandoned():
                     if not self._is_held(generation):
                         await self._settle(generation)
                         self.wake()
-            except (SQLAlchemyError, OSError, StaleAttemptError):
-                log.exception("tidying up failed; trying again in %g s", self._lease)
+            except (RecordsUnavailableError, OSError, StaleAttemptError) as error:
+                log.warning("tidying up failed, trying again in %g s: %s", self._lease, error)
                 await asyncio.sleep(self._lease)
+            except Exception:
+                log.exception("tidying up met a fault; trying again in %g s", self._lease)
+                await asyncio.sleep(self._lease)
+
+    async def _await_room(self) -> None:
+        """Set the lanes to work again once the disk has room."""
+        while True:
+            await self._waits_for_room.wait()
+            if await self._disk.shortage() is None:
+                self._waits_for_room.clear()
+                self.wake()
+            else:
+                await asyncio.sleep(_BACKOFF_SECONDS)
 
     def _is_held(self, generation: Generation) -> bool:
         return any(lane.running is not None and lane.running.held.id == generation.id for lane in self.lanes)
@@ -360,7 +393,10 @@ class Dispatcher:
     # what the lanes ask
 
     async def claim(self, owner: str, holding: str | None) -> Generation | None:
-        """The next generation for a device that holds this model, claimed."""
+        """The next generation for a device that holds this model, claimed; none while its video may find no room."""
+        if await self._disk.shortage() is not None:
+            self._waits_for_room.set()
+            return None
         return await self.store.claim(owner, self._lease, holding)
 
     async def renew(self, running: _Running) -> None:
@@ -374,6 +410,8 @@ class Dispatcher:
                 await asyncio.sleep(self._lease / 3)
                 try:
                     await self.renew(running)
+                except RecordsUnavailableError:
+                    log.warning("the claim on generation %s was not renewed; trying again", running.held.id)
                 except SQLAlchemyError:
                     log.exception("the claim on generation %s was not renewed; trying again", running.held.id)
 
@@ -401,10 +439,13 @@ class Dispatcher:
             self.discard(running.held)
         return adopted or await self.store.worker_died(running.held, running.live.progress, why)
 
-    async def give_back(self, held: Generation) -> None:
-        """Record a file that was finished at the last moment, or return the generation to the queue."""
+    async def give_back(self, running: _Running) -> None:
+        """Record what became of a generation; if that is not known, return it to the queue."""
         with suppress(StaleAttemptError):
-            self.announce(await self._adopt(held) or await self.store.release(held))
+            if running.end is not None:
+                self.announce(await running.end())
+            else:
+                self.announce(await self._adopt(running.held) or await self.store.release(running.held))
 
     def discard(self, held: Generation) -> None:
         """Remove what an attempt that counts no more has written."""

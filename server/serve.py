@@ -13,7 +13,10 @@ from fastapi import FastAPI
 
 from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
-from server.app import DataDirInUseError, create_app, load_catalogue, locked
+from server.app import DataDirInUseError, create_app, database, load_catalogue, locked, open_store
+from server.artifacts import Artifacts
+from server.disk import try_out
+from server.errors import RecordsUnavailableError
 from server.probe import ProbeError, cuda_devices
 from server.settings import Settings
 
@@ -72,13 +75,10 @@ def prepare(settings: Settings) -> list[str]:
             f"Listening on {settings.host} would let anyone on the network use this machine. "
             "Set PADDOCK_API_KEYS, or PADDOCK_ALLOW_ANONYMOUS=true if something else keeps strangers out."
         )
+    check_data_dir(settings)
     try:
-        with locked(settings.data_dir):
-            pass
         catalogue = load_catalogue(settings)
-    except OSError as error:
-        raise StartRefusedError(f"The data directory cannot be used: {error}") from error
-    except (DataDirInUseError, CatalogueError) as error:
+    except CatalogueError as error:
         raise StartRefusedError(str(error)) from error
     if settings.preload and settings.preload not in catalogue:
         raise StartRefusedError(f"preload: Model not found: {settings.preload}")
@@ -90,6 +90,31 @@ def prepare(settings: Settings) -> list[str]:
         otherwise="To try the server without one, start it with --demo; to run the real weights on the processor, "
         "however slowly, with --device cpu.",
     )
+
+
+def check_data_dir(settings: Settings) -> None:
+    """Open once all that the server keeps, and write a little; raise StartRefusedError for what it cannot go on with.
+
+    What fails later, when the server runs, is told to clients and tried again.
+    """
+    try:
+        with locked(settings.data_dir):
+            try_out(settings.data_dir)
+            Artifacts(settings.data_dir, settings.url_ttl)
+            open_store(settings).close()
+    except OSError as error:
+        raise StartRefusedError(f"The data directory {settings.data_dir} cannot be used: {_words(error)}.") from error
+    except DataDirInUseError as error:
+        raise StartRefusedError(str(error)) from error
+    except RecordsUnavailableError as error:
+        reason = getattr(error.__cause__, "orig", error)
+        raise StartRefusedError(
+            f"The database {database(settings)} cannot be used: {reason}. {error.advice}"
+        ) from error
+
+
+def _words(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def check_weights(entries: list[CatalogueEntry]) -> None:

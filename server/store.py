@@ -6,8 +6,9 @@ is claimed, the attempt that holds it. No row changed means that the attempt is 
 
 import asyncio
 import functools
+import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -29,12 +30,14 @@ from sqlalchemy import (
     Table,
     and_,
     create_engine,
+    delete,
     event,
     func,
     insert,
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from pipelines.spec import VideoParams
 from server.generations import (
@@ -48,6 +51,9 @@ from server.generations import (
     sources,
 )
 from server.order import turns
+from server.outage import explain
+
+log = logging.getLogger("paddock.store")
 
 metadata = MetaData()
 
@@ -98,8 +104,15 @@ attempts = Table(
 
 # the queue of each model; databases of v0.1.0 have it not yet
 _BY_MODEL = Index("generations_by_model", generations.c.status, generations.c.model, generations.c.seq)
+# the videos that are kept, oldest first; neither have they this one
+_HAS_VIDEO = generations.c.artifact.is_not(None)
+_BY_VIDEO = Index(
+    "generations_by_video", generations.c.completed_at, sqlite_where=_HAS_VIDEO, postgresql_where=_HAS_VIDEO
+)
 
 LIST_LIMIT = 1000
+BUSY_MS = 10_000
+"""How long a lock that another program holds on SQLite's database is waited for."""
 _IS_QUEUED = generations.c.status == Status.QUEUED
 # what was given back is behind again; what failed or was cancelled before its start went before nobody
 _HAS_STARTED = and_(generations.c.status.in_((Status.PROCESSING, *TERMINAL)), generations.c.attempt > 0)
@@ -179,6 +192,8 @@ class Store:
     """Generations in a database; `url` is SQLAlchemy's (sqlite or postgresql).
 
     At most `max_overtakes` generations go before an older one that needs another model loaded; 0: none does.
+
+    Every method, and opening it, raises RecordsUnavailableError while the database cannot be used.
     """
 
     def __init__(self, url: str, clock: Clock = time.time, *, max_overtakes: int = 0) -> None:
@@ -189,8 +204,18 @@ class Store:
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
-        metadata.create_all(self._engine)
-        _BY_MODEL.create(self._engine, checkfirst=True)
+        self._outage: str | None = None
+        try:
+            self._create()
+        except BaseException:
+            self.close()
+            raise
+
+    def _create(self) -> None:
+        with self._write() as tx:
+            metadata.create_all(tx)
+            for index in (_BY_MODEL, _BY_VIDEO):
+                index.create(tx, checkfirst=True)
 
     def close(self) -> None:
         """Let go of threads and connections."""
@@ -199,13 +224,30 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        with self._engine.begin() as tx:
+        with self._explained(), self._engine.begin() as tx:
             yield tx
+        if self._outage is not None:
+            log.info("the database can be written again")
+            self._outage = None
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with self._engine.connect().execution_options(reads_only=True) as tx:
+        with self._explained(), self._engine.connect().execution_options(reads_only=True) as tx:
             yield tx
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Tell an outage of the database from a fault of ours; the log hears of it once, however many ask."""
+        try:
+            yield
+        except DBAPIError as error:
+            unavailable = explain(error)
+            if unavailable is None:
+                raise
+            if self._outage != str(unavailable):
+                self._outage = str(unavailable)
+                log.warning("%s (%s) %s", unavailable, error.orig, unavailable.advice)
+            raise unavailable from error
 
     # submission and cancellation
 
@@ -404,12 +446,20 @@ class Store:
     @_in_thread
     def superseded(self, artifacts: Mapping[str, str]) -> list[str]:
         """Of artifacts by key, each with its generation's id, those whose generation ended without naming them."""
+        ended = generations.c.status.in_(TERMINAL)
         with self._read() as tx:
             rows = tx.execute(
-                select(generations.c.id, generations.c.artifact).where(generations.c.status.in_(TERMINAL))
+                select(generations.c.id, generations.c.artifact).where(_is_among(artifacts.values()), ended)
             )
             named = {row.id: row.artifact for row in rows}
         return [key for key, about in artifacts.items() if about in named and named[about] != key]
+
+    @_in_thread
+    def unknown(self, artifacts: Mapping[str, str]) -> list[str]:
+        """Of artifacts by key, each with its generation's id, those whose generation is not in the records."""
+        with self._read() as tx:
+            known = set(tx.scalars(select(generations.c.id).where(_is_among(artifacts.values()))))
+        return [key for key, about in artifacts.items() if about not in known]
 
     @_in_thread
     def queued(self) -> int:
@@ -423,6 +473,48 @@ class Store:
         with self._read() as tx:
             rows = tx.execute(select(attempts).order_by(attempts.c.started_at, attempts.c.attempt)).mappings()
             return [dict(row) for row in rows]
+
+    # what is kept
+
+    @_in_thread
+    def forget(self, before: float, limit: int) -> list[Generation]:
+        """Remove the oldest generations that ended before a moment, at most `limit`; returns them as they were."""
+        with self._write() as tx:
+            # only what has ended has this time: the index alone finds it
+            rows = tx.execute(
+                select(generations)
+                .where(generations.c.completed_at < before)
+                .order_by(generations.c.completed_at)
+                .limit(limit)
+            ).mappings()
+            forgotten = [_from_row(row) for row in rows]
+            ids = [generation.id for generation in forgotten]
+            tx.execute(delete(attempts).where(attempts.c.generation_id.in_(ids)))
+            tx.execute(delete(generations).where(_is_among(ids), generations.c.status.in_(TERMINAL)))
+            return forgotten
+
+    @_in_thread
+    def oldest_videos(self, before: float, limit: int) -> list[Generation]:
+        """Generations with a video that ended before a moment, oldest first, at most `limit`."""
+        with self._read() as tx:
+            rows = tx.execute(
+                select(generations)
+                .where(_HAS_VIDEO, generations.c.completed_at < before)
+                .order_by(generations.c.completed_at)
+                .limit(limit)
+            ).mappings()
+            return [_from_row(row) for row in rows]
+
+    @_in_thread
+    def withdraw(self, videos: Sequence[Generation], why: str) -> None:
+        """Note that the videos of these generations are gone, and why. Remove the files after, not before."""
+        ids = [generation.id for generation in videos]
+        with self._write() as tx:
+            tx.execute(
+                update(generations)
+                .where(_is_among(ids), generations.c.status.in_(TERMINAL))
+                .values(artifact=None, error_message=why)
+            )
 
     # the guarded updates behind them
 
@@ -524,6 +616,10 @@ def _locked(one: Select[tuple[int]]) -> ScalarSelect[int]:
     return one.with_for_update(skip_locked=True).scalar_subquery()
 
 
+def _is_among(ids: Iterable[str]) -> ColumnElement[bool]:
+    return generations.c.id.in_(list(ids))
+
+
 def _find(tx: Connection, generation_id: str, tenant: str) -> Generation | None:
     row = (
         tx.execute(select(generations).where(generations.c.id == generation_id, generations.c.tenant == tenant))
@@ -553,7 +649,7 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     # transactions are begun by hand below: the driver's own would start too late to be IMMEDIATE
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

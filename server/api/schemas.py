@@ -271,12 +271,13 @@ class DeviceState(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether generations are accepted, and what the devices are doing."""
+    """Whether generations are accepted, and what the devices are doing; `free_bytes` is on the data's disk."""
 
     status: Literal["ready"]
     version: str
     demo: bool
     queued: int
+    free_bytes: int | None
     devices: list[DeviceState]
 
     model_config = _example(
@@ -285,6 +286,7 @@ class Readiness(BaseModel):
             "version": "0.1.0",
             "demo": False,
             "queued": 3,
+            "free_bytes": 250_000_000_000,
             "devices": [
                 {
                     "device": "cuda:0",

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from server.app import load_catalogue
+from server.app import load_catalogue, retention
 from server.artifacts import Artifacts
+from server.disk import Disk
 from server.dispatcher import Dispatcher
 from server.events import Broker, Event
 from server.generations import Generation, Origin, Status
@@ -75,8 +76,13 @@ def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
     broker = Broker()
     engines = [FakeEngine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
     catalogue = load_catalogue(settings)
-    dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease, settings.idle_unload)
-    service = Service(settings, catalogue, store, dispatcher, broker)
+    disk = Disk(folder, settings.min_free_bytes)
+    dispatcher = Dispatcher(
+        *(store, artifacts, broker, catalogue, engines, disk, retention(settings, store, artifacts)),
+        lease=settings.lease,
+        idle_unload=settings.idle_unload,
+    )
+    service = Service(settings, catalogue, store, dispatcher, broker, disk)
     return Inside(folder, settings, store, artifacts, broker, engines, dispatcher, service)
 
 
