@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.random_weights import random_folder
-from tests.support import CLEAN_ENDS, ServerProcess
+from tests.support import CLEAN_ENDS, ServerProcess, SmallDisk
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +25,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     status = process.stop()
     process.close()
     assert status in CLEAN_ENDS, process.log_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of 4 MiB."""
+    disk = SmallDisk(tmp_path / "disk", 4 * 2**20)
+    yield disk
+    disk.unmount()
 
 
 @pytest.fixture
