@@ -75,12 +75,13 @@ class Retention:
             if excess > 0 and generation.artifact is not None:
                 leaving.append(generation)
                 excess -= sizes.get(generation.artifact, 0)
+        if not leaving:
+            return False
         await self._store.withdraw(
             leaving, f"The video was removed to make room: this server keeps {self._max_bytes} bytes, the newest."
         )
         await self._discard([generation.artifact for generation in leaving if generation.artifact])
-        if leaving:
-            log.info("%d videos were removed to keep within %d bytes", len(leaving), self._max_bytes)
+        log.info("%d videos were removed to keep within %d bytes", len(leaving), self._max_bytes)
         return len(leaving) == BATCH
 
     async def _sweep(self) -> None:

@@ -488,6 +488,8 @@ class Store:
                 .limit(limit)
             ).mappings()
             forgotten = [_from_row(row) for row in rows]
+            if not forgotten:
+                return []
             ids = [generation.id for generation in forgotten]
             tx.execute(delete(attempts).where(attempts.c.generation_id.in_(ids)))
             tx.execute(delete(generations).where(_is_among(ids), generations.c.status.in_(TERMINAL)))
