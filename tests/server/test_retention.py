@@ -171,6 +171,28 @@ def check_total(
         assert place.total() + max(size for _, size, is_there in videos if not is_there) > max_bytes
 
 
+@pytest.mark.parametrize(
+    ("rules", "left"),
+    [
+        ({"max_bytes": 20, "grace": 60}, [False, False, True, True]),
+        ({"max_bytes": 29, "grace": 60}, [False, False, True, True]),
+        ({"max_bytes": 30, "grace": 60}, [False, True, True, True]),
+        ({"max_bytes": 5, "grace": 60}, [False, False, False, True]),
+        ({"max_bytes": 5, "grace": 3_600}, [False, False, True, True]),
+        ({"days": 0.001, "grace": 60}, [False, False, False, True]),
+        ({"days": 0.001, "grace": 3_600}, [False, False, True, True]),
+    ],
+)
+async def test_the_oldest_go_and_no_more_than_must(rules: dict[str, float], left: list[bool], tmp_path: Path) -> None:
+    place = Place(tmp_path, **rules)
+    generations = await place.add(*(Past(Status.SUCCEEDED, age, 10) for age in (2 * DAY, DAY, 600, 10)))
+
+    await place.retention.tidy()
+
+    assert [generation.artifact in place.artifacts.kept() for generation in generations] == left
+    place.store.close()
+
+
 async def test_a_crash_between_row_and_file_leaves_what_the_next_round_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
