@@ -58,7 +58,10 @@ class ErrorBody(BaseModel):
 
 
 class Row(BaseModel):
-    """A generation. Every parameter its request carried stands beside these fields. Times are in unix seconds."""
+    """A generation. Every parameter its request carried stands beside these fields. Times are in unix seconds.
+
+    One that succeeded and has no `result_url` any more had its video removed to make room; `error_message` says so.
+    """
 
     generation_id: str
     model_name: str
