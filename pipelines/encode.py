@@ -1,5 +1,7 @@
 """Frames → MP4, through a pipe into ffmpeg, under a temporary name until the file is whole."""
 
+import errno
+import os
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -24,11 +26,14 @@ _BT709 = (
 )
 
 
+_NO_ROOM = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
+
+
 class Mp4Writer:
     """A context that takes frames and leaves a whole H.264 file at `path`, or nothing.
 
     yuv420p, BT.709 tagged, index first ("faststart"): plays in every browser, in the right colours. Sides must be
-    even. Raises EncodingError with ffmpeg's own last words.
+    even. Raises EncodingError with ffmpeg's own last words, or saying that the disk is full.
     """
 
     def __init__(self, path: Path, width: int, height: int, fps: int) -> None:
@@ -36,7 +41,10 @@ class Mp4Writer:
         self._part = part_path(path)
         self._width, self._height, self._fps = width, height, fps
         self._num_frames = 0
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        try:
+            self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        except OSError as error:
+            raise _error(str(error)) from error
         self._ffmpeg = subprocess.Popen(
             self._command(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log
         )
@@ -69,9 +77,14 @@ class Mp4Writer:
             self._ffmpeg.stdin.close()
         if self._ffmpeg.wait() != 0:
             raise self._failure()
-        sync(self._part)
-        self._part.rename(self._path)
-        sync(self._path.parent)
+        try:
+            sync(self._part)
+            self._part.rename(self._path)
+            sync(self._path.parent)
+        except OSError as error:
+            # some filesystems find out only now that there is no room
+            self._path.unlink(missing_ok=True)
+            raise _error(error.strerror or str(error)) from error
         return VideoFile(
             path=self._path,
             width=self._width,
@@ -85,8 +98,10 @@ class Mp4Writer:
         self._ffmpeg.wait()
         self._log.seek(0)
         words = self._log.read().decode(errors="replace").strip().splitlines()
-        reason = words[-1].replace(str(self._part), "the file") if words else f"exit status {self._ffmpeg.returncode}"
-        return EncodingError(f"The video could not be written: {reason}")
+        # the reason may stand before what followed from it
+        telling = [line for line in words if line.endswith(_NO_ROOM)] or words
+        reason = telling[-1].replace(str(self._part), "the file") if words else f"exit status {self._ffmpeg.returncode}"
+        return _error(reason)
 
     def __enter__(self) -> "Mp4Writer":
         return self
@@ -102,3 +117,11 @@ class Mp4Writer:
             self._ffmpeg.stdin.close()
         self._log.close()
         self._part.unlink(missing_ok=True)
+
+
+def _error(reason: str) -> EncodingError:
+    if reason.endswith(_NO_ROOM):
+        return EncodingError(
+            "No space left on the server's disk: the video could not be written. Ask for it again when there is room."
+        )
+    return EncodingError(f"The video could not be written: {reason}")

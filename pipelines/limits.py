@@ -2,9 +2,12 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
+
+from pipelines.files import sync
 
 FORGOTTEN_AFTER_SECONDS = 7 * 24 * 3600
 """What else was on the card, or a driver's fault, passes: after a week the card is tried anew."""
@@ -24,14 +27,20 @@ class LearnedLimits:
         return int(limit["bytes"])
 
     def learn(self, card: str, size: int) -> None:
-        """Note that no plan may count on more than `size` bytes of a card; a lower limit known already stays."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self._path}.lock"):
-            known = self.get(card)
-            limit = {"bytes": size if known is None else min(known, size), "learned_at": time.time()}
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps({**self._read(), card: limit}, indent=1))
-            part.rename(self._path)
+        """Note that no plan may count on more than `size` bytes of a card; a lower limit known already stays.
+
+        Where it cannot be written it is forgotten.
+        """
+        # a disk that is full or cannot be written costs finding it out again, no more
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self._path}.lock"):
+                known = self.get(card)
+                limit = {"bytes": size if known is None else min(known, size), "learned_at": time.time()}
+                part = self._path.with_suffix(".part")
+                part.write_text(json.dumps({**self._read(), card: limit}, indent=1))
+                sync(part)
+                part.rename(self._path)
 
     def _read(self) -> dict[str, dict[str, float]]:
         try:

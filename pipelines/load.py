@@ -21,7 +21,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
 from pipelines import weights
-from pipelines.errors import HostMemoryError, UnsupportedModelError
+from pipelines.errors import HostMemoryError, StorageError, UnsupportedModelError
 from pipelines.geometry import Geometry, Grid
 from pipelines.lora import Loras
 from pipelines.memory import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
@@ -222,8 +222,15 @@ def _load_part(
     if precision is not Precision.BF16 or (is_mapped and storage.changes(source)):
         changes = "".join(f"-{weights.file_digest(path)}*{strength}" for path, strength in loras)
         name = f"{part}-{precision}-{str(dtype).removeprefix('torch.')}{changes}"
-        source = stored(source, storage, cache / "weights" / weights.digest(folder) / name, _counted(source, report))
-        keep = storage.recall
+        target = cache / "weights" / weights.digest(folder) / name
+        try:
+            source = stored(source, storage, target, _counted(source, report))
+            keep = storage.recall
+        except StorageError as error:
+            if is_mapped:
+                raise
+            # only what runs from the disk needs it there; the rest is made anew at each start
+            log.warning("%s", error)
     layers = len(module.blocks) if part in TRANSFORMERS else 0
     fill(
         module,

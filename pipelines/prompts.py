@@ -11,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pipelines.files import sync
+
 KEPT = 32
 """How many distinct prompts stay encoded in memory: 4 MiB each for the 14B model at 512 tokens."""
 
@@ -67,10 +69,12 @@ class EmbeddingStore:
         path = self._folder / f"{name}.safetensors"
         try:
             embeddings = load_file(path)["embeddings"]
-            path.touch()
         except (OSError, SafetensorError, KeyError):
             embeddings = encode()
             self._put(path, embeddings)
+        else:
+            with suppress(OSError):
+                path.touch()
         return embeddings
 
     def _put(self, path: Path, embeddings: torch.Tensor) -> None:
@@ -79,8 +83,11 @@ class EmbeddingStore:
         with suppress(OSError, SafetensorError):
             self._folder.mkdir(parents=True, exist_ok=True)
             save_file({"embeddings": embeddings.contiguous()}, part)
+            sync(part)
             part.rename(path)
             self._make_room()
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
     def _make_room(self) -> None:
         files = [(path, path.stat()) for path in self._folder.glob("*.safetensors")]

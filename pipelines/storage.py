@@ -100,10 +100,13 @@ def stored(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int
 
     A second process that asks for the same waits for the first. Raises StorageError when there is no room for it.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not target.is_dir():
-            _write(folder, storage, target, on_bytes)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.is_dir():
+                _write(folder, storage, target, on_bytes)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{folder.name} could not be kept in {target.parent}: {error}") from error
     return target
 
 
@@ -117,8 +120,8 @@ def _write(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int
             f"Keeping {folder.name} as the plan has it needs {needed / GIB:.1f} GiB in {target.parent}, where "
             f"{free / GIB:.1f} GiB is free."
         )
-    part.mkdir()
     try:
+        part.mkdir()
         for number, shard in enumerate(_shards(folder, storage, on_bytes)):
             path = part / f"{number:05}.safetensors"
             save_file(shard, path)
@@ -127,9 +130,8 @@ def _write(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int
         sync(part)
         part.rename(target)
         sync(target.parent)
-    except (OSError, SafetensorError) as error:
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise StorageError(f"{folder.name} could not be kept in {target.parent}: {error}") from error
 
 
 def _shards(folder: Path, storage: Storage, on_bytes: Callable[[int], None]) -> Iterator[dict[str, torch.Tensor]]:

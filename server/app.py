@@ -21,11 +21,13 @@ from server import __version__
 from server.api import events, files, generations, health, models, queue, videos
 from server.artifacts import Artifacts
 from server.checkpoints import Checkpoints
+from server.disk import Disk
 from server.dispatcher import Dispatcher
 from server.engine.base import WorkerOptions
 from server.engine.local import LocalEngine
 from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 from server.events import Broker
+from server.retention import Retention
 from server.service import Service
 from server.settings import Settings
 from server.store import Store
@@ -53,10 +55,14 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             broker = Broker()
             catalogue = load_catalogue(settings)
             engines = [_engine(settings, device, artifacts, checkpoints) for device in devices]
+            disk = Disk(settings.data_dir, settings.min_free_bytes)
             dispatcher = Dispatcher(
-                store, artifacts, checkpoints, broker, catalogue, engines, settings.lease, settings.idle_unload
+                *(store, artifacts, checkpoints, broker, catalogue, engines, disk),
+                retention(settings, store, artifacts),
+                lease=settings.lease,
+                idle_unload=settings.idle_unload,
             )
-            app.state.service = service = Service(settings, catalogue, store, dispatcher, broker)
+            app.state.service = service = Service(settings, catalogue, store, dispatcher, broker, disk)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
             await dispatcher.start()
@@ -93,6 +99,17 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
 def load_catalogue(settings: Settings) -> dict[str, CatalogueEntry]:
     """The built-in models and the user's own; raises CatalogueError."""
     return read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
+
+
+def retention(settings: Settings, store: Store, artifacts: Artifacts) -> Retention:
+    """What is kept of the past, by the settings."""
+    return Retention(
+        store,
+        artifacts,
+        days=settings.retention_days,
+        max_bytes=settings.retention_bytes,
+        grace=settings.retention_grace,
+    )
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Finished videos on disk: named by generation and attempt, reached by clients through signed links."""
 
-import os
+import math
 import secrets
 import time
 from contextlib import suppress
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
+from pipelines.files import sync
 from pipelines.spec import part_path
 from server.errors import ResourceNotFoundError
 from server.generations import Generation
@@ -50,6 +51,22 @@ class Artifacts:
         """The key of every finished file, each with its generation's id."""
         return {path.name: path.name.split(".", 1)[0] for path in self.folder.glob(f"[!.]*{_SUFFIX}")}
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes that every finished file takes, by its key."""
+        sizes = {}
+        for key in self.kept():
+            # one may be removed meanwhile
+            with suppress(FileNotFoundError):
+                sizes[key] = self.path(key).stat().st_size
+        return sizes
+
+    def written(self, key: str) -> float:
+        """When a file was written, in Unix seconds; infinite if it is not there."""
+        try:
+            return self.path(key).stat().st_mtime
+        except FileNotFoundError:
+            return math.inf
+
     def sweep(self, untouched: float = 0) -> None:
         """Remove what a killed worker left half-written, and nobody wrote to for some seconds.
 
@@ -84,8 +101,8 @@ def _signing_key(path: Path) -> str:
         part.touch(mode=0o600)
         with part.open("w") as file:
             file.write(secrets.token_urlsafe(32))
-            file.flush()
-            # an empty key after a power loss would make every old link false, and new ones easy to forge
-            os.fsync(file.fileno())
+        # an empty key after a power loss would make every old link false, and new ones easy to forge
+        sync(part)
         part.rename(path)
+        sync(path.parent)
     return path.read_text()

@@ -6,6 +6,10 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from server.migrations.upgrade import NewerDatabaseError, upgrade
+from server.outage import explain
+
+BUSY_MS = 10_000
+"""How long a lock that another program holds on SQLite's database is waited for."""
 
 _CONNECT_SECONDS = 10
 
@@ -23,6 +27,9 @@ def open_database(url: str) -> Engine:
     engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
     try:
         upgrade(engine)
+        # a database that is up to date was only read: one that cannot be written is better known now
+        with engine.begin():
+            pass
     except BaseException as error:
         engine.dispose()
         if (refusal := _refusal(engine, error)) is not None:
@@ -65,7 +72,10 @@ def _refusal(engine: Engine, error: BaseException) -> DatabaseUnusableError | No
         case NewerDatabaseError():
             return DatabaseUnusableError(why)
         case DBAPIError() | OSError():
-            return DatabaseUnusableError(f"The database {name} cannot be used: {why}")
+            outage = explain(error) if isinstance(error, DBAPIError) else None
+            return DatabaseUnusableError(
+                f"The database {name} cannot be used: {why.rstrip('.')}." + (f" {outage.advice}" if outage else "")
+            )
     return None
 
 
@@ -73,7 +83,7 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     # transactions are begun by hand below: the driver's own would start too late to be IMMEDIATE
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

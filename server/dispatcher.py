@@ -5,10 +5,11 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from uuid import uuid4
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipelines.catalogue import CatalogueEntry
 from server.artifacts import Artifacts, artifact_key
 from server.checkpoints import Checkpoints, checkpoint_key
+from server.disk import Disk
 from server.engine.base import (
     Engine,
     EngineState,
@@ -27,8 +29,10 @@ from server.engine.base import (
     WorkerDiedError,
 )
 from server.engine.messages import Checkpointed, Progressed
+from server.errors import RecordsUnavailableError
 from server.events import Broker, Event, Live
 from server.generations import Generation, Status
+from server.retention import Retention
 from server.store import StaleAttemptError, Store
 
 log = logging.getLogger("paddock.dispatcher")
@@ -39,6 +43,8 @@ _BACKOFF_SECONDS = 2.0
 _WATCH_SECONDS = 2.0
 # no encoder is silent for as long
 _LONG_DEAD_SECONDS = 3600.0
+# between batches of what is removed, so that it hinders nobody
+_CATCH_UP_SECONDS = 0.1
 
 
 class Deployment(StrEnum):
@@ -60,6 +66,8 @@ class _Running:
     saved: float = field(init=False)
     fingerprint: dict[str, str] | None = None
     is_cancelled: bool = False
+    end: Callable[[], Awaitable[Generation]] | None = None
+    """Writes down what became of it, once that is known."""
 
     def __post_init__(self) -> None:
         self.saved = self.held.progress
@@ -72,6 +80,11 @@ class _Running:
         self.live = Live(report.fraction, eta, report.stage, report.step, report.steps)
         # a generation that starts over has left its checkpoint aside
         self.saved = min(self.saved, report.fraction)
+
+    async def settle(self, end: Callable[[], Awaitable[Generation]]) -> Generation:
+        """Write down what became of it: now, or when its lane gives it back, if the records cannot be written now."""
+        self.end = end
+        return await end()
 
 
 class Lane:
@@ -174,8 +187,11 @@ class Lane:
                     await self._carry_out(held)
                 else:
                     await self._rest()
+            except RecordsUnavailableError:
+                # the store has told the log
+                await asyncio.sleep(_BACKOFF_SECONDS)
             except Exception:
-                # records or disk that fail for a while, or a fault of ours: a lane that ended would serve nobody
+                # a fault of ours: a lane that ended would serve nobody
                 log.exception("%s met a fault; going on in %g s", self.state.device, _BACKOFF_SECONDS)
                 await asyncio.sleep(_BACKOFF_SECONDS)
 
@@ -243,7 +259,7 @@ class Lane:
         held, dispatcher = running.held, self._dispatcher
         entry = dispatcher.catalogue.get(held.model)
         if entry is None:
-            return await dispatcher.store.fail(held, f"Model not found: {held.model}")
+            return await running.settle(partial(dispatcher.store.fail, held, f"Model not found: {held.model}"))
         assert held.params is not None, "a generation without valid parameters is never queued"
         try:
             self._check(running)
@@ -253,21 +269,22 @@ class Lane:
             job = Job(held.id, held.attempt, held.params, artifact_key(held.id, held.attempt), checkpoint_key(held.id))
             done = await self._engine.run(job, lambda report: dispatcher.on_report(running, report))
         except (LoadFailedError, GenerationFailedError) as error:
-            return await dispatcher.store.fail(held, str(error))
+            return await running.settle(partial(dispatcher.store.fail, held, str(error)))
         except RunCancelledError as error:
             raise StaleAttemptError(held.id) from error
         except RunSuspendedError:
-            return await dispatcher.store.release(held, running.saved)
+            return await running.settle(partial(dispatcher.store.release, held, running.saved))
         except WorkerDiedError as error:
             log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error)
-            return await dispatcher.after_worker_death(running, str(error))
-        except (StaleAttemptError, SQLAlchemyError):
+            return await running.settle(partial(dispatcher.after_worker_death, running, str(error)))
+        except (StaleAttemptError, RecordsUnavailableError, SQLAlchemyError):
             raise
         except Exception:
             # a fault of ours must neither stop the lane nor come back for ever with the same generation
             log.exception("generation %s attempt %d met an unexpected fault", held.id, held.attempt)
-            return await dispatcher.store.fail(held, "The server failed on this generation. Its log says more.")
-        return await dispatcher.store.succeed(held, done.artifact, done.fingerprint)
+            sentence = "The server failed on this generation. Its log says more."
+            return await running.settle(partial(dispatcher.store.fail, held, sentence))
+        return await running.settle(partial(dispatcher.store.succeed, held, done.artifact, done.fingerprint))
 
     def _check(self, running: _Running) -> None:
         """Raise if it is not to be run: the engine, not running yet, has not heard of what was asked meanwhile."""
@@ -288,6 +305,8 @@ class Dispatcher:
         broker: Broker,
         catalogue: Mapping[str, CatalogueEntry],
         engines: Sequence[Engine],
+        disk: Disk,
+        retention: Retention,
         lease: float,
         idle_unload: float = 0,
     ) -> None:
@@ -297,7 +316,10 @@ class Dispatcher:
         self._artifacts = artifacts
         self._checkpoints = checkpoints
         self._broker = broker
+        self._disk = disk
+        self._retention = retention
         self._lease = lease
+        self._waits_for_room = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.lanes = [Lane(engine, self) for engine in engines]
 
@@ -315,7 +337,7 @@ class Dispatcher:
         self._checkpoints.sweep()
         for lane in self.lanes:
             lane.start()
-        self._tasks = [asyncio.create_task(self._take_care())]
+        self._tasks = [asyncio.create_task(self._take_care()), asyncio.create_task(self._await_room())]
         if self.store.is_shared:
             self._tasks.append(asyncio.create_task(self._watch()))
 
@@ -333,22 +355,33 @@ class Dispatcher:
                 log.error("a lane did not stop cleanly", exc_info=error)
 
     async def _take_care(self) -> None:
-        """Remove files that no row needs, then look after leases that ran out although no server died."""
+        """Remove what is to be kept no longer, then look after leases that ran out although no server died."""
         while True:
             try:
                 for id_ in await self.store.ended(self._checkpoints.kept()):
                     self._checkpoints.discard(id_)
-                for key in await self.store.superseded(self._artifacts.kept()):
-                    log.info("removing %s: its generation ended without it", key)
-                    self._artifacts.discard(key)
-                await asyncio.sleep(self._lease)
+                is_behind = await self._retention.tidy()
+                await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
                 for generation in await self.store.abandoned():
                     if not self._is_held(generation):
                         await self._settle(generation)
                         self.wake()
-            except (SQLAlchemyError, OSError):
-                log.exception("tidying up failed; trying again in %g s", self._lease)
+            except (RecordsUnavailableError, OSError) as error:
+                log.warning("tidying up failed, trying again in %g s: %s", self._lease, error)
                 await asyncio.sleep(self._lease)
+            except Exception:
+                log.exception("tidying up met a fault; trying again in %g s", self._lease)
+                await asyncio.sleep(self._lease)
+
+    async def _await_room(self) -> None:
+        """Set the lanes to work again once the disk has room."""
+        while True:
+            await self._waits_for_room.wait()
+            if await self._disk.shortage() is None:
+                self._waits_for_room.clear()
+                self.wake()
+            else:
+                await asyncio.sleep(_BACKOFF_SECONDS)
 
     async def _watch(self) -> None:
         """Wake the lanes for what other servers have queued, given back or lost."""
@@ -357,7 +390,7 @@ class Dispatcher:
             try:
                 if await self.store.queued():
                     self.wake()
-            except SQLAlchemyError as error:
+            except (RecordsUnavailableError, SQLAlchemyError) as error:
                 log.warning("the queue cannot be looked at: %s", error)
 
     def _is_held(self, generation: Generation) -> bool:
@@ -414,7 +447,10 @@ class Dispatcher:
     # what the lanes ask
 
     async def claim(self, owner: str, holding: str | None) -> Generation | None:
-        """The next generation for a device that holds this model, claimed."""
+        """The next generation for a device that holds this model, claimed; none while its video may find no room."""
+        if await self._disk.shortage() is not None:
+            self._waits_for_room.set()
+            return None
         return await self.store.claim(owner, self._lease, holding)
 
     async def renew(self, running: _Running) -> None:
@@ -427,6 +463,8 @@ class Dispatcher:
             await asyncio.sleep(self._lease / 3)
             try:
                 await self.renew(running)
+            except RecordsUnavailableError:
+                log.warning("the claim on generation %s was not renewed; trying again", running.held.id)
             except SQLAlchemyError:
                 log.exception("the claim on generation %s was not renewed; trying again", running.held.id)
             except StaleAttemptError:
@@ -465,10 +503,12 @@ class Dispatcher:
         return adopted or await self.store.worker_died(held, running.live.progress, why, running.saved)
 
     async def give_back(self, running: _Running) -> None:
-        """Record a file that was finished at the last moment, or return the generation to the queue."""
-        held = running.held
+        """Record what became of a generation; if that is not known, return it to the queue."""
         with suppress(StaleAttemptError):
-            self.announce(await self._adopt(held) or await self.store.release(held, running.saved))
+            if running.end is not None:
+                self.announce(await running.end())
+            else:
+                self.announce(await self._adopt(running.held) or await self.store.release(running.held, running.saved))
 
     def discard(self, running: _Running) -> None:
         """Remove what an attempt that counts no more has written; its checkpoint may be another attempt's by now."""

@@ -2,6 +2,9 @@
 
 from typing import Any, ClassVar
 
+RETRY_AFTER = 60
+"""Seconds after which a client that was refused for want of room may ask again."""
+
 
 class PaddockError(Exception):
     """An error a client is told of; `str()` is its sentence."""
@@ -77,9 +80,20 @@ class QueueFullError(PaddockError):
 
 
 class UnavailableError(PaddockError):
-    """The server cannot do it now, and may later."""
+    """The server cannot do it now, and may later: in `retry_after` seconds, if that is known."""
 
     type, status, title = "unavailable", 503, "The server is not available now"
+
+    def __init__(self, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message, None if retry_after is None else {"Retry-After": str(retry_after)})
+
+
+class RecordsUnavailableError(UnavailableError):
+    """The database fails; `advice` is a sentence for whoever keeps the server, `str()` one for its clients."""
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message, RETRY_AFTER)
+        self.advice = advice
 
 
 class ModelNotFoundError(ResourceNotFoundError):

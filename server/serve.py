@@ -14,7 +14,9 @@ from fastapi import FastAPI
 from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
 from server.app import DataDirInUseError, create_app, load_catalogue, locked
+from server.artifacts import Artifacts
 from server.database import DatabaseUnusableError, open_database
+from server.disk import try_out
 from server.probe import ProbeError, cuda_devices
 from server.service import Service
 from server.settings import Settings
@@ -92,13 +94,10 @@ def prepare(settings: Settings) -> list[str]:
             f"Listening on {settings.host} would let anyone on the network use this machine. "
             "Set PADDOCK_API_KEYS, or PADDOCK_ALLOW_ANONYMOUS=true if something else keeps strangers out."
         )
+    check_data_dir(settings)
     try:
-        with locked(settings.data_dir):
-            pass
         catalogue = load_catalogue(settings)
-    except OSError as error:
-        raise StartRefusedError(f"The data directory cannot be used: {error}") from error
-    except (DataDirInUseError, CatalogueError) as error:
+    except CatalogueError as error:
         raise StartRefusedError(str(error)) from error
     if settings.preload and settings.preload not in catalogue:
         raise StartRefusedError(f"preload: Model not found: {settings.preload}")
@@ -120,6 +119,21 @@ def choose_devices(settings: Settings, entries: list[CatalogueEntry]) -> list[st
     )
 
 
+def check_data_dir(settings: Settings) -> None:
+    """Write a little to the data directory; raises StartRefusedError when it cannot be used.
+
+    What fails later, when the server runs, is told to clients and tried again.
+    """
+    try:
+        with locked(settings.data_dir):
+            try_out(settings.data_dir)
+            Artifacts(settings.data_dir, settings.url_ttl)
+    except OSError as error:
+        raise StartRefusedError(f"The data directory {settings.data_dir} cannot be used: {_words(error)}.") from error
+    except DataDirInUseError as error:
+        raise StartRefusedError(str(error)) from error
+
+
 def check_records(settings: Settings) -> None:
     """Bring the records to this version's schema; raises StartRefusedError when they cannot be used."""
     try:
@@ -127,6 +141,10 @@ def check_records(settings: Settings) -> None:
             open_database(settings.records).dispose()
     except (DataDirInUseError, DatabaseUnusableError) as error:
         raise StartRefusedError(str(error)) from error
+
+
+def _words(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def check_weights(entries: list[CatalogueEntry]) -> None:

@@ -10,8 +10,10 @@ from uuid import uuid4
 
 from pipelines.catalogue import CatalogueEntry
 from server import parameters
+from server.disk import Disk
 from server.dispatcher import Deployment, Dispatcher, Lane
 from server.errors import (
+    RETRY_AFTER,
     GenerationNotFoundError,
     InvalidParamsError,
     ModelNotFoundError,
@@ -23,7 +25,6 @@ from server.generations import Generation, Origin, Status
 from server.settings import Settings
 from server.store import Filters, Page, Placed, QueueLimitError, Store
 
-_RETRY_AFTER = 60
 _ASK_AGAIN_SECONDS = 2.0
 _STOPPING = "The server is stopping. Queued generations run when it starts again."
 
@@ -38,12 +39,14 @@ class Service:
         store: Store,
         dispatcher: Dispatcher,
         broker: Broker,
+        disk: Disk,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
         self._dispatcher = dispatcher
         self._store = store
         self._broker = broker
+        self._disk = disk
         self._is_closing = False
 
     def begin_closing(self) -> None:
@@ -87,17 +90,28 @@ class Service:
         new = [
             self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin) for offset in range(count)
         ]
+        await self.check_room()
         try:
             await self._store.insert(new, self.settings.max_queued)
         except QueueLimitError:
             raise QueueFullError(
-                f"The queue is full: {self.settings.max_queued} generations are waiting.", _RETRY_AFTER
+                f"The queue is full: {self.settings.max_queued} generations are waiting.", RETRY_AFTER
             ) from None
         self._dispatcher.wake()
         for generation in new:
             if generation.is_terminal:
                 self._broker.publish(Event(generation))
         return new
+
+    async def check_room(self) -> None:
+        """Raise UnavailableError while the disk has too little room for more work."""
+        if (shortage := await self._disk.shortage()) is not None:
+            raise UnavailableError(shortage, RETRY_AFTER)
+
+    @property
+    def free_bytes(self) -> int | None:
+        """Bytes free on the data directory's disk when last looked up."""
+        return self._disk.free
 
     def _generation(self, tenant: str, entry: CatalogueEntry, body: parameters.Body, origin: Origin) -> Generation:
         limit = self.settings.max_prompt_chars

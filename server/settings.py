@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     stop_grace: float = Field(default=10.0, gt=0)
     lease: float = Field(default=60.0, gt=1)
     idle_unload: float = Field(default=900.0, ge=0)
+    min_free_bytes: int = Field(default=2**30, ge=0)
+    retention_days: float = Field(default=0.0, ge=0)
+    retention_bytes: int = Field(default=0, ge=0)
+    retention_grace: float = Field(default=3600.0, ge=60)
     log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
 
     @field_validator("data_dir", "models_dir")

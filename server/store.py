@@ -6,8 +6,9 @@ is claimed, the attempt that holds it. No row changed means that the attempt is 
 
 import asyncio
 import functools
+import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,11 +31,13 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     and_,
+    delete,
     func,
     insert,
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from pipelines.spec import VideoParams
 from server.database import open_database, reading
@@ -49,6 +52,9 @@ from server.generations import (
     sources,
 )
 from server.order import turns
+from server.outage import explain
+
+log = logging.getLogger("paddock.store")
 
 
 class _Text(TypeDecorator[str]):
@@ -112,6 +118,10 @@ attempts = Table(
 
 LIST_LIMIT = 1000
 _SUBMITTING = 0x5041_0002
+
+_HAS_VIDEO = generations.c.artifact.is_not(None)
+# the videos that are kept, oldest first
+Index("generations_by_video", generations.c.completed_at, sqlite_where=_HAS_VIDEO, postgresql_where=_HAS_VIDEO)
 _IS_QUEUED = generations.c.status == Status.QUEUED
 # what was given back is behind again; what failed or was cancelled before its start went before nobody
 _HAS_STARTED = and_(generations.c.status.in_((Status.PROCESSING, *TERMINAL)), generations.c.attempt > 0)
@@ -193,6 +203,8 @@ class Store:
 
     At most `max_overtakes` generations go before an older one that needs another model loaded; 0: none does.
     `server` is a name that no other server that lives has, and that begins the name of every owner of its claims.
+
+    Every method raises RecordsUnavailableError while the database cannot be used.
     """
 
     def __init__(
@@ -203,6 +215,7 @@ class Store:
         self._max_overtakes = max_overtakes
         self._engine = open_database(url)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        self._outage: str | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -216,13 +229,30 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        with self._engine.begin() as tx:
+        with self._explained(), self._engine.begin() as tx:
             yield tx
+        if self._outage is not None:
+            log.info("the database can be written again")
+            self._outage = None
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with reading(self._engine) as tx:
+        with self._explained(), reading(self._engine) as tx:
             yield tx
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Tell an outage of the database from a fault of ours; the log hears of it once, however many ask."""
+        try:
+            yield
+        except DBAPIError as error:
+            unavailable = explain(error)
+            if unavailable is None:
+                raise
+            if self._outage != str(unavailable):
+                self._outage = str(unavailable)
+                log.warning("%s (%s) %s", unavailable, error.orig, unavailable.advice)
+            raise unavailable from error
 
     # submission and cancellation
 
@@ -431,9 +461,10 @@ class Store:
     @_in_thread
     def superseded(self, artifacts: Mapping[str, str]) -> list[str]:
         """Of artifacts by key, each with its generation's id, those whose generation ended without naming them."""
+        ended = generations.c.status.in_(TERMINAL)
         with self._read() as tx:
             rows = tx.execute(
-                select(generations.c.id, generations.c.artifact).where(generations.c.status.in_(TERMINAL))
+                select(generations.c.id, generations.c.artifact).where(_is_among(artifacts.values()), ended)
             )
             named = {row.id: row.artifact for row in rows}
         return [key for key, about in artifacts.items() if about in named and named[about] != key]
@@ -446,6 +477,13 @@ class Store:
                 select(generations.c.id).where(generations.c.id.in_(ids), generations.c.status.not_in(TERMINAL))
             ).all()
         return sorted(set(ids) - set(active))
+
+    @_in_thread
+    def unknown(self, artifacts: Mapping[str, str]) -> list[str]:
+        """Of artifacts by key, each with its generation's id, those whose generation is not in the records."""
+        with self._read() as tx:
+            known = set(tx.scalars(select(generations.c.id).where(_is_among(artifacts.values()))))
+        return [key for key, about in artifacts.items() if about not in known]
 
     @_in_thread
     def queued(self) -> int:
@@ -463,6 +501,50 @@ class Store:
     def _ours(self, mark: ColumnElement[bool]) -> list[ColumnElement[bool]]:
         """What tells a server's own generations from those of others, where there may be others."""
         return [mark] if self.is_shared else []
+
+    # what is kept
+
+    @_in_thread
+    def forget(self, before: float, limit: int) -> list[Generation]:
+        """Remove the oldest generations that ended before a moment, at most `limit`; returns them as they were."""
+        with self._write() as tx:
+            # only what has ended has this time: the index alone finds it
+            rows = tx.execute(
+                select(generations)
+                .where(generations.c.completed_at < before)
+                .order_by(generations.c.completed_at)
+                .limit(limit)
+            ).mappings()
+            forgotten = [_from_row(row) for row in rows]
+            if not forgotten:
+                return []
+            ids = [generation.id for generation in forgotten]
+            tx.execute(delete(attempts).where(attempts.c.generation_id.in_(ids)))
+            tx.execute(delete(generations).where(_is_among(ids), generations.c.status.in_(TERMINAL)))
+            return forgotten
+
+    @_in_thread
+    def oldest_videos(self, before: float, limit: int) -> list[Generation]:
+        """Generations with a video that ended before a moment, oldest first, at most `limit`."""
+        with self._read() as tx:
+            rows = tx.execute(
+                select(generations)
+                .where(_HAS_VIDEO, generations.c.completed_at < before)
+                .order_by(generations.c.completed_at)
+                .limit(limit)
+            ).mappings()
+            return [_from_row(row) for row in rows]
+
+    @_in_thread
+    def withdraw(self, videos: Sequence[Generation], why: str) -> None:
+        """Note that the videos of these generations are gone, and why. Remove the files after, not before."""
+        ids = [generation.id for generation in videos]
+        with self._write() as tx:
+            tx.execute(
+                update(generations)
+                .where(_is_among(ids), generations.c.status.in_(TERMINAL))
+                .values(artifact=None, error_message=why)
+            )
 
     # the guarded updates behind them
 
@@ -566,6 +648,10 @@ class Store:
 
 def _locked(one: Select[tuple[int]]) -> ScalarSelect[int]:
     return one.with_for_update(skip_locked=True).scalar_subquery()
+
+
+def _is_among(ids: Iterable[str]) -> ColumnElement[bool]:
+    return generations.c.id.in_(list(ids))
 
 
 def _find(tx: Connection, generation_id: str, tenant: str, *, for_update: bool = False) -> Generation | None:

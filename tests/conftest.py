@@ -8,7 +8,7 @@ import pytest
 
 from tests.postgres import PostgresServer
 from tests.random_weights import random_folder
-from tests.support import CLEAN_ENDS, ServerProcess
+from tests.support import CLEAN_ENDS, ServerProcess, SmallDisk
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +45,14 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     name = postgres.create()
     yield postgres.url(name)
     postgres.drop(name)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of 4 MiB."""
+    disk = SmallDisk(tmp_path / "disk", 4 * 2**20)
+    yield disk
+    disk.unmount()
 
 
 @pytest.fixture

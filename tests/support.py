@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,39 @@ class ServerProcess:
         response = httpx.get(row["result_url"])
         assert response.status_code == 200, response.text
         return response.content
+
+
+class SmallDisk:
+    """A filesystem of its own at `folder`, which can be filled to the last byte. Only root may make one."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        mounted = subprocess.run(mount, stderr=subprocess.PIPE, check=False, text=True)
+        if mounted.returncode != 0:
+            if os.environ.get("CI") == "true" and os.geteuid() == 0:
+                pytest.fail(f"CI must be able to mount a small disk: {mounted.stderr}")
+            pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+
+    def fill(self, leave: int = 0) -> None:
+        """Use up all but `leave` bytes."""
+        with self._ballast.open("ab", buffering=0) as file, suppress(OSError):
+            while (free := shutil.disk_usage(self.folder).free - leave) > 0:
+                file.write(bytes(free))
+
+    def empty(self) -> None:
+        """Give back what was filled."""
+        self._ballast.unlink()
+
+    def make_read_only(self) -> None:
+        """Allow no writing from now on."""
+        subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
+
+    def unmount(self) -> None:
+        """Let go of it, whoever still has something open there."""
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
 def needs(program: str) -> str:

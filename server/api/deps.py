@@ -16,6 +16,7 @@ from server.errors import (
     PayloadTooLargeError,
     QueueFullError,
     UnauthenticatedError,
+    UnavailableError,
     UnsupportedMediaTypeError,
 )
 from server.generations import Status
@@ -139,7 +140,7 @@ def gives(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _retry_after(status: int) -> dict[str, Any]:
-    if status != QueueFullError.status:
+    if status not in (QueueFullError.status, UnavailableError.status):
         return {}
     return {"headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "string"}}}}
 

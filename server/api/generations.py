@@ -15,7 +15,7 @@ router = APIRouter(prefix="/generations", tags=["generations"])
 _MAX_PAGE = 10**9
 
 
-@router.get("", summary="Page through all generations", response_model=History, responses=gives(400))
+@router.get("", summary="Page through all generations", response_model=History, responses=gives(400, 503))
 async def index(
     service: ServiceDep,
     filters: FiltersDep,
@@ -39,7 +39,7 @@ async def index(
     )
 
 
-@router.get("/{generation_id}", summary="Look at a generation", response_model=OneGeneration, responses=gives(404))
+@router.get("/{generation_id}", summary="Look at a generation", response_model=OneGeneration, responses=gives(404, 503))
 async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links: LinksDep) -> JSONResponse:
     """One generation, in the history's envelope."""
     placed = await service.get(tenant, generation_id)

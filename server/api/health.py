@@ -28,11 +28,13 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
     """Generations are accepted. A device that holds no model yet loads it at the first request."""
     if service.is_closing:
         raise UnavailableError("The server is stopping.")
+    await service.check_room()
     return {
         "status": "ready",
         "demo": service.settings.demo,
         "version": __version__,
         "queued": await service.queue_length(),
+        "free_bytes": service.free_bytes,
         "devices": [
             {
                 "device": lane.state.device,

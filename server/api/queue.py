@@ -30,7 +30,7 @@ async def create(body: JsonBody, service: ServiceDep, tenant: TenantDep) -> dict
     return {"generations": [{"generation_id": g.id, "status": Status.QUEUED} for g in submitted]}
 
 
-@router.get("", summary="List active generations", response_model=QueueList, responses=gives(400))
+@router.get("", summary="List active generations", response_model=QueueList, responses=gives(400, 503))
 async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> JSONResponse:
     """Queued and processing generations, newest first, unless `status` names another. At most 1,000."""
     if filters.statuses is None:
@@ -40,14 +40,16 @@ async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> JS
     return JSONResponse({"count": len(rows), "generations": rows})
 
 
-@router.get("/{generation_id}", summary="Look at a generation", response_model=Row, responses=gives(404))
+@router.get("/{generation_id}", summary="Look at a generation", response_model=Row, responses=gives(404, 503))
 async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links: LinksDep) -> JSONResponse:
     """One generation, also after it is over."""
     placed = await service.get(tenant, generation_id)
     return JSONResponse(row(placed, service.live(placed.generation), links))
 
 
-@router.delete("/{generation_id}", summary="Cancel a generation", response_model=QueueDeleted, responses=gives(404))
+@router.delete(
+    "/{generation_id}", summary="Cancel a generation", response_model=QueueDeleted, responses=gives(404, 503)
+)
 async def cancel(generation_id: str, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
     """Queued or processing, it is cancelled at once, and the device stops within a step. Of a generation that is
     over it changes nothing.

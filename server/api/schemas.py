@@ -58,7 +58,10 @@ class ErrorBody(BaseModel):
 
 
 class Row(BaseModel):
-    """A generation. Every parameter its request carried stands beside these fields. Times are in unix seconds."""
+    """A generation. Every parameter its request carried stands beside these fields. Times are in unix seconds.
+
+    One that succeeded and has no `result_url` any more had its video removed to make room; `error_message` says so.
+    """
 
     generation_id: str
     model_name: str
@@ -271,12 +274,13 @@ class DeviceState(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether generations are accepted, and what the devices are doing."""
+    """Whether generations are accepted, and what the devices are doing; `free_bytes` is on the data's disk."""
 
     status: Literal["ready"]
     version: str
     demo: bool
     queued: int
+    free_bytes: int | None
     devices: list[DeviceState]
 
     model_config = _example(
@@ -285,6 +289,7 @@ class Readiness(BaseModel):
             "version": "0.1.0",
             "demo": False,
             "queued": 3,
+            "free_bytes": 250_000_000_000,
             "devices": [
                 {
                     "device": "cuda:0",

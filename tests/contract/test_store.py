@@ -341,6 +341,55 @@ async def test_files_that_no_row_names_are_told_apart(store: Store) -> None:
     }
 
     assert sorted(await store.superseded(artifacts)) == ["cancelled.1.mp4", "done.1.mp4"]
+    assert await store.unknown(artifacts) == ["unknown.1.mp4"]
+    assert await store.superseded({}) == await store.unknown({}) == []
+
+
+# what is kept
+
+
+async def ended(store: Store, clock: Clock, count: int) -> list[Generation]:
+    """Generations that succeeded a minute apart, each with a video; none other is queued."""
+    finished = []
+    for number in range(count):
+        finished.append(await store.succeed(await claimed(store), f"{number}.mp4"))
+        clock.now += 60
+    return finished
+
+
+async def test_the_oldest_that_ended_are_forgotten_and_what_is_active_is_not(store: Store, clock: Clock) -> None:
+    failed = await store.fail(await claimed(store), "No luck.")
+    clock.now += 60
+    first, second, third = await ended(store, clock, 3)
+    running = await claimed(store)
+    (waiting,) = await queued(store)
+    clock.now += 1_000_000
+
+    assert await store.forget(first.completed_at or 0, 10) == [failed]
+    assert await store.forget(clock.now, 1) == [first]
+    assert await store.forget((second.completed_at or 0) + 1, 10) == [second]
+    assert await store.forget((second.completed_at or 0) + 1, 10) == []
+
+    rows = await store.newest(Filters())
+    assert [placed.generation.id for placed in rows] == [waiting.id, running.id, third.id]
+    assert [entry["generation_id"] for entry in await store.attempt_log()] == [third.id, running.id]
+    with pytest.raises(StaleAttemptError):
+        await store.fail(first, "late")
+
+
+async def test_a_withdrawn_video_leaves_its_row_and_a_reason(store: Store, clock: Clock) -> None:
+    await store.fail(await claimed(store), "No luck.")
+    first, second, third = await ended(store, clock, 3)
+    await claimed(store)
+
+    assert await store.oldest_videos(clock.now, 2) == [first, second]
+    assert await store.oldest_videos(second.completed_at or 0, 2) == [first]
+    await store.withdraw([first, second], "Too much.")
+
+    now = await read(store, first.id)
+    assert now == replace(first, artifact=None, error_message="Too much.")
+    assert await store.oldest_videos(clock.now, 2) == [third]
+    assert await store.superseded({"0.mp4": first.id, "2.mp4": third.id}) == ["0.mp4"]
 
 
 async def test_an_attempt_that_lost_its_generation_can_change_nothing(store: Store) -> None:

@@ -126,7 +126,7 @@ def test_real_weights_run_on_the_processor_when_told_to(
         ),
         (["--demo"], {"PADDOCK_PRELOAD": "nope"}, "preload: Model not found: nope"),
         (["--demo"], {"PADDOCK_MODELS_DIR": "/nowhere"}, "/nowhere: no such folder of models"),
-        (["--demo", "--data-dir", "/proc/paddock"], {}, "The data directory cannot be used"),
+        (["--demo", "--data-dir", "/proc/paddock"], {}, "The data directory /proc/paddock cannot be used: "),
         (["--demo", "--device", "cuda:7"], {}, "No CUDA device cuda:7 was found"),
     ],
 )

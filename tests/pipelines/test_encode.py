@@ -1,5 +1,7 @@
 """Frames → MP4: whole, in the right colours, always the same bytes; or nothing at all."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from pipelines.encode import Mp4Writer
 from pipelines.errors import EncodingError
 from pipelines.spec import Frames
+from tests.support import SmallDisk
 from tests.video import frame_rate, read_video
 
 COLOURS = np.array([[200, 30, 40], [20, 180, 60], [30, 50, 210], [240, 240, 230]], np.uint8)
@@ -88,7 +91,38 @@ def test_a_failing_ffmpeg_is_quoted_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_or_missing_folder_is_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", [1, 5_000, 40_000, 65_000, 100_000])
+def test_a_full_disk_is_a_sentence_at_any_byte_and_leaves_nothing(
+    missing: int, small_disk: SmallDisk, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (15, 64, 96, 3), np.uint8)
+    write(tmp_path / "whole.mp4", noise)
+    size = (tmp_path / "whole.mp4").stat().st_size
+    small_disk.fill(leave=max(0, size - missing))
+
+    with pytest.raises(EncodingError, match="No space left on the server's disk"):
+        write(small_disk.folder / "video.mp4", noise)
+    assert [path.name for path in small_disk.folder.iterdir()] == ["ballast"]
+
+    small_disk.empty()
+    write(small_disk.folder / "video.mp4", noise)
+    assert (small_disk.folder / "video.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_a_disk_that_is_found_full_at_the_last_moment_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr("pipelines.encode.sync", full)
+
+    with pytest.raises(EncodingError, match="No space left on the server's disk"):
+        write(tmp_path / "video.mp4", bars())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_folder_is_a_sentence(tmp_path: Path) -> None:
     with (
         pytest.raises(EncodingError, match="No such file or directory"),
         Mp4Writer(tmp_path / "missing" / "video.mp4", 96, 64, 16) as writer,

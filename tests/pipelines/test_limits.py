@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.limits import FORGOTTEN_AFTER_SECONDS, LearnedLimits
+from tests.support import SmallDisk
 
 
 def test_the_lowest_limit_of_each_card_is_kept(tmp_path: Path) -> None:
@@ -41,3 +42,17 @@ def test_a_damaged_file_is_forgotten(text: str, tmp_path: Path) -> None:
     assert LearnedLimits(path).get("card") is None
     LearnedLimits(path).learn("card", 5)
     assert LearnedLimits(path).get("card") == 5
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_a_disk_that_cannot_be_written_only_forgets(is_read_only: bool, small_disk: SmallDisk) -> None:
+    limits = LearnedLimits(small_disk.folder / "cache" / "limits.json")
+    limits.learn("card", 20)
+    if is_read_only:
+        small_disk.make_read_only()
+    else:
+        small_disk.fill()
+
+    limits.learn("card", 10)
+
+    assert limits.get("card") == 20

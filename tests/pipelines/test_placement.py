@@ -1,5 +1,7 @@
 """Every mechanism of a plan, carried out on small weights: the same video where the arithmetic is the same."""
 
+import errno
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -101,8 +103,28 @@ def test_a_full_disk_is_told_before_anything_is_written(
     monkeypatch.setattr("pipelines.storage.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
 
     with pytest.raises(StorageError, match=r"transformer .* needs 0\.0 GiB in .*, where 0\.0 GiB is free"):
-        laid_out(weights_folder, Layout(Precision.FP8))
+        laid_out(weights_folder, Layout(Precision.FP8, Residence.MAPPED))
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_full_disk_hinders_no_plan_that_does_not_run_from_it(
+    weights_folder: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = laid_out(weights_folder, Layout(Precision.Q4)).run(PARAMS, tmp_path / "kept.mp4").path.read_bytes()
+    shutil.rmtree(tmp_path / "cache")
+
+    with monkeypatch.context() as full:
+        full.setattr("pipelines.storage.save_file", lambda *_: _raise(OSError(errno.ENOSPC, "No space left on device")))
+        runner = laid_out(weights_folder, Layout(Precision.Q4))
+
+    assert runner.run(PARAMS, tmp_path / "made.mp4").path.read_bytes() == expected
+    assert not [
+        path for path in (tmp_path / "cache" / "weights").rglob("*") if path.suffix in (".part", ".safetensors")
+    ]
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize("layout", ["wan21_runner", "demo_runner"])

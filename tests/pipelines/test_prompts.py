@@ -9,6 +9,7 @@ import torch
 
 from pipelines.prompts import KEPT, EmbeddingStore, PromptEncoder
 from pipelines.runner import Runner
+from tests.support import SmallDisk
 
 
 def counting(runner: Runner) -> tuple[SimpleNamespace, list[str]]:
@@ -97,6 +98,29 @@ def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
 
     assert store.get("ox", lambda: torch.zeros(1, 2, 3)).sum() == 0
     assert store.get("ox", lambda: torch.ones(1, 2, 3)).sum() == 0
+
+
+def test_a_full_disk_costs_encoding_again_and_is_not_made_fuller(small_disk: SmallDisk) -> None:
+    store = EmbeddingStore(small_disk.folder / "prompts", "weights")
+    store.get("kept", lambda: torch.ones(1, 2, 3))
+    small_disk.fill(leave=8_192)
+
+    assert store.get("ox", lambda: torch.ones(1, 100, 100)).sum() == 10_000
+    assert store.get("ox", lambda: torch.zeros(1, 100, 100)).sum() == 0
+    assert store.get("kept", lambda: torch.zeros(1, 2, 3)).sum() == 6
+    assert len(list((small_disk.folder / "prompts").iterdir())) == 1
+    small_disk.empty()
+    store.get("ox", lambda: torch.ones(1, 100, 100))
+    assert store.get("ox", lambda: torch.zeros(1, 100, 100)).sum() == 10_000
+
+
+def test_what_was_kept_is_read_from_a_disk_that_cannot_be_written(small_disk: SmallDisk) -> None:
+    store = EmbeddingStore(small_disk.folder, "weights")
+    store.get("ox", lambda: torch.ones(1, 2, 3))
+    small_disk.make_read_only()
+
+    assert store.get("ox", lambda: torch.zeros(1, 2, 3)).sum() == 6
+    assert store.get("cow", lambda: torch.zeros(1, 2, 3)).sum() == 0
 
 
 def test_a_disk_that_cannot_be_written_costs_encoding_again(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from server.app import load_catalogue
+from server.app import load_catalogue, retention
 from server.artifacts import Artifacts
 from server.checkpoints import Checkpoints
+from server.disk import Disk
 from server.dispatcher import Dispatcher
 from server.events import Broker, Event
 from server.generations import Generation, Origin, Status
@@ -78,10 +79,14 @@ def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
     broker = Broker()
     engines = [FakeEngine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
     catalogue = load_catalogue(settings)
+    disk = Disk(folder, settings.min_free_bytes)
     dispatcher = Dispatcher(
-        store, artifacts, checkpoints, broker, catalogue, engines, settings.lease, settings.idle_unload
+        *(store, artifacts, checkpoints, broker, catalogue, engines, disk),
+        retention(settings, store, artifacts),
+        lease=settings.lease,
+        idle_unload=settings.idle_unload,
     )
-    service = Service(settings, catalogue, store, dispatcher, broker)
+    service = Service(settings, catalogue, store, dispatcher, broker, disk)
     return Inside(folder, settings, store, artifacts, checkpoints, broker, engines, dispatcher, service)
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from pipelines.catalogue import BUILT_IN
 from server.artifacts import artifact_key
 from server.dispatcher import Deployment
 from server.engine.base import GenerationFailedError, Job, WorkerDiedError
 from server.engine.messages import Done
+from server.errors import RecordsUnavailableError
 from server.generations import Generation, Origin, Outcome, Status
 from tests.server.conftest import Inside, build, eventually
 from tests.server.fakes import load_failure
@@ -423,7 +423,7 @@ async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
     async def locked_for_a_while(held: Generation, *what: Any) -> Generation:
         if failures:
             failures.pop()
-            raise OperationalError("UPDATE generations", None, Exception("database is locked"))
+            raise RecordsUnavailableError("The database is locked.", "Unlock it.")
         return await succeed(held, *what)
 
     monkeypatch.setattr(inside.store, "succeed", locked_for_a_while)

@@ -1,0 +1,54 @@
+"""A real server on a small disk: full in the middle of a video, it fails that one with a sentence and goes on."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import httpx
+
+from tests.support import SMALL, ServerProcess, SmallDisk
+
+LONG: dict[str, Any] = {"width": 128, "height": 128, "num_inference_steps": 40}
+
+
+def test_a_disk_that_fills_up_costs_one_video_and_no_restart(
+    start_server: Callable[..., ServerProcess], small_disk: SmallDisk
+) -> None:
+    server = start_server(name="disk/data", min_free_bytes=str(2**20))
+    first = server.enqueue()
+    server.video(first)
+    workers = server.worker_pids()
+    ready = httpx.get(f"{server.url}/readyz").json()
+    assert 2**20 < ready["free_bytes"] < 4 * 2**20
+
+    failing = server.enqueue(**LONG)
+    waiting = server.enqueue()
+    while server.row(failing)["progress"] < 0.05:
+        time.sleep(0.02)
+    small_disk.fill()
+    # neither the video has room now, nor the record that it has none
+    deadline = time.monotonic() + 60
+    while "Nothing was recorded" not in server.log_text():
+        assert time.monotonic() < deadline, server.log_text()
+        time.sleep(0.05)
+
+    assert [path.name for path in (server.data_dir / "videos").iterdir()] == [f"{first}.1.mp4"]
+    assert [server.row(id_)["status"] for id_ in (failing, waiting)] == ["processing", "queued"]
+    refused = server.http.post("/queue", json=SMALL)
+    assert refused.status_code == 503
+    assert refused.json()["error"]["type"] == "unavailable"
+    assert "nearly full" in refused.json()["error"]["message"]
+    assert int(refused.headers["Retry-After"]) > 0
+    assert httpx.get(f"{server.url}/readyz").status_code == 503
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
+
+    small_disk.empty()
+    server.video(waiting)
+    assert "No space left on the server's disk: the video" in server.row(failing)["error_message"]
+    assert server.worker_pids() == workers
+    assert "Traceback" not in server.log_text()
+    assert server.log_text().count("nearly full") == 1
+    with closing(sqlite3.connect(server.data_dir / "paddock.db")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
