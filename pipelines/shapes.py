@@ -6,8 +6,8 @@ them against a trace of the real modules at the real sizes.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +141,41 @@ class VaeShape:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptShape:
+    """What a quantized transformer takes, in bytes, counted over the tensors of its file as they are kept.
+
+    `blocks` has each block, `others` is all outside of them; the `pinned` ones are the same in pinned memory.
+    `converted` is what of the blocks is not kept as it is written, and so cannot stay mapped; `restored` is what the
+    largest matrix takes while it is brought back to bf16.
+    """
+
+    blocks: tuple[int, ...]
+    pinned_blocks: tuple[int, ...]
+    others: int
+    pinned_others: int
+    converted: int
+    restored: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileShape:
+    """A file that holds a transformer's weights: its name, the forms its numbers come in, as "Q4_K" or "float16".
+
+    `kept` is there only where its matrices are quantized: plain numbers can be kept in any precision.
+    """
+
+    name: str
+    forms: tuple[str, ...]
+    kept: KeptShape | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """All parts of a pipeline that hold weights.
 
     Wan2.2's A14B has two transformers of one shape, its `experts`: one for the noisier steps and one for the others.
-    Wan2.2's 5B has a time for each token, which `expand_timesteps` tells.
+    Wan2.2's 5B has a time for each token, which `expand_timesteps` tells. `files` are the single files that
+    transformers' weights come from; where these are quantized, there is one for each.
     """
 
     transformer: TransformerShape
@@ -153,6 +183,27 @@ class ModelShape:
     vae: VaeShape
     experts: int = 1
     expand_timesteps: bool = False
+    files: tuple[FileShape, ...] = ()
+
+    @property
+    def kept(self) -> tuple[KeptShape, ...]:
+        """What each quantized transformer takes; empty where they are not quantized."""
+        return tuple(file.kept for file in self.files if file.kept is not None)
+
+    def with_files(self, files: tuple[FileShape, ...]) -> "ModelShape":
+        """The same with transformers' weights from files; raises UnsupportedModelError if no plan is made for them."""
+        shape = replace(self, files=files)
+        if shape.kept and len(shape.kept) != self.experts:
+            raise UnsupportedModelError(
+                f"{files[0].name} is for one of two transformers: where one is quantized, the other must be as well, "
+                "each from a file."
+            )
+        for file in files:
+            if file.kept is not None and len(file.kept.blocks) != self.transformer.num_layers:
+                raise UnsupportedModelError(
+                    f"{file.name} has {len(file.kept.blocks)} blocks, the model {self.transformer.num_layers}."
+                )
+        return shape
 
     @property
     def grid(self) -> Grid:
@@ -170,6 +221,11 @@ class ModelShape:
 
 def _linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
+
+
+def pinned_bytes(size: float) -> int:
+    """Bytes that a tensor takes in pinned memory: it is handed out in powers of two."""
+    return 1 << (max(1, ceil(size)) - 1).bit_length()
 
 
 def read_shape(folder: Path) -> ModelShape:
