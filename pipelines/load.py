@@ -243,9 +243,7 @@ def _load_part(
     if merged is not None:
         merged.check(module)
     source = folder / part if file is None else file
-    precision = layout.precision if part in TRANSFORMERS else Precision.BF16
-    if file is not None and single_file.is_quantized(file):
-        precision = Precision.GGUF
+    precision = _precision(part, file, layout)
     storage = Storage(module, precision, dtype, merged, dict(headers(source)) if file is not None else None)
     keep = storage.keep
     if _is_stored_anew(precision, residence(part, layout), storage, source):
@@ -263,6 +261,15 @@ def _load_part(
     )
     place(part, module, layout, device)
     return module
+
+
+def _precision(part: str, file: Path | None, layout: Layout) -> Precision:
+    """What a part is kept in: a quantized file as it is, all else as the layout says, if it is for that."""
+    if part not in TRANSFORMERS:
+        return Precision.BF16
+    if file is not None and single_file.is_quantized(file):
+        return Precision.GGUF
+    return Precision.BF16 if layout.precision is Precision.GGUF else layout.precision
 
 
 def _is_stored_anew(precision: Precision, where: Residence, storage: Storage, source: Path) -> bool:

@@ -403,7 +403,8 @@ def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str
 def _precision_choice(layout: Layout, shape: ModelShape, machine: Machine) -> Choice:
     sources = " and ".join(f"{file.name} ({', '.join(file.forms)})" for file in shape.files)
     if layout.precision is Precision.GGUF:
-        return Choice(layout.precision, f"{sources}: quantized already, and kept as it is")
+        beside = "; the other transformer in bf16" if len(shape.kept) > sum(bool(f.kept) for f in shape.files) else ""
+        return Choice(layout.precision, f"{sources}: quantized already, and kept as it is{beside}")
     reason = (
         "as published, and exact"
         if layout.precision is Precision.BF16

@@ -20,6 +20,23 @@ FP32 = 4
 
 
 @dataclass(frozen=True, slots=True)
+class KeptShape:
+    """What one transformer takes as it is kept, in bytes, counted tensor by tensor.
+
+    `blocks` has each block, `others` is all outside of them; the `pinned` ones are the same in pinned memory.
+    `converted` is what of the blocks is not kept as it is written, and so cannot stay mapped; `restored` is what the
+    largest matrix takes while it is brought back to bf16.
+    """
+
+    blocks: tuple[int, ...]
+    pinned_blocks: tuple[int, ...]
+    others: int
+    pinned_others: int
+    converted: int
+    restored: int
+
+
+@dataclass(frozen=True, slots=True)
 class TransformerShape:
     """A `WanTransformer3DModel`; the fields are its configuration's."""
 
@@ -65,6 +82,19 @@ class TransformerShape:
     def parameters(self) -> int:
         """All parameters."""
         return self.num_layers * self.block_parameters + self.other_parameters
+
+    @property
+    def in_bf16(self) -> KeptShape:
+        """What it takes in bf16."""
+        pinned = 8 * pinned_bytes(self.width**2 * BF16) + 2 * pinned_bytes(self.width * self.ffn_dim * BF16)
+        return KeptShape(
+            blocks=(self.block_parameters * BF16,) * self.num_layers,
+            pinned_blocks=(pinned,) * self.num_layers,
+            others=self.other_parameters * BF16,
+            pinned_others=self.other_parameters * BF16,
+            converted=0,
+            restored=0,
+        )
 
     def activation_bytes(self, tokens: int, expand_timesteps: bool = False) -> int:
         """Bytes of bf16 inference on `tokens` tokens, batch 1, at the worst moment of a block.
@@ -141,23 +171,6 @@ class VaeShape:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptShape:
-    """What a quantized transformer takes, in bytes, counted over the tensors of its file as they are kept.
-
-    `blocks` has each block, `others` is all outside of them; the `pinned` ones are the same in pinned memory.
-    `converted` is what of the blocks is not kept as it is written, and so cannot stay mapped; `restored` is what the
-    largest matrix takes while it is brought back to bf16.
-    """
-
-    blocks: tuple[int, ...]
-    pinned_blocks: tuple[int, ...]
-    others: int
-    pinned_others: int
-    converted: int
-    restored: int
-
-
-@dataclass(frozen=True, slots=True)
 class FileShape:
     """A file that holds a transformer's weights: its name, the forms its numbers come in, as "Q4_K" or "float16".
 
@@ -175,7 +188,7 @@ class ModelShape:
 
     Wan2.2's A14B has two transformers of one shape, its `experts`: one for the noisier steps and one for the others.
     Wan2.2's 5B has a time for each token, which `expand_timesteps` tells. `files` are the single files that
-    transformers' weights come from; where these are quantized, there is one for each.
+    transformers' weights come from.
     """
 
     transformer: TransformerShape
@@ -187,23 +200,18 @@ class ModelShape:
 
     @property
     def kept(self) -> tuple[KeptShape, ...]:
-        """What each quantized transformer takes; empty where they are not quantized."""
-        return tuple(file.kept for file in self.files if file.kept is not None)
+        """What each transformer takes where one is quantized: the other, if it is not, is in bf16. Else empty."""
+        quantized = tuple(file.kept for file in self.files if file.kept is not None)
+        return quantized + (self.transformer.in_bf16,) * (self.experts - len(quantized)) if quantized else ()
 
     def with_files(self, files: tuple[FileShape, ...]) -> "ModelShape":
-        """The same with transformers' weights from files; raises UnsupportedModelError if no plan is made for them."""
-        shape = replace(self, files=files)
-        if shape.kept and len(shape.kept) != self.experts:
-            raise UnsupportedModelError(
-                f"{files[0].name} is for one of two transformers: where one is quantized, the other must be as well, "
-                "each from a file."
-            )
+        """The same with transformers' weights from files; raises UnsupportedModelError for one of another size."""
         for file in files:
             if file.kept is not None and len(file.kept.blocks) != self.transformer.num_layers:
                 raise UnsupportedModelError(
                     f"{file.name} has {len(file.kept.blocks)} blocks, the model {self.transformer.num_layers}."
                 )
-        return shape
+        return replace(self, files=files)
 
     @property
     def grid(self) -> Grid:

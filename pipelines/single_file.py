@@ -106,7 +106,7 @@ def _kept(named: Mapping[str, torch.Tensor]) -> KeptShape:
         pinned_others=sum(map(pinned_bytes, others)),
         converted=converted,
         restored=max(
-            round(RESTORED_BYTES[_form(tensor)] * tensor.quant_shape.numel())
+            round(RESTORED_BYTES[_form(tensor)] * _shape(tensor).numel())
             for name, tensor in named.items()
             if _stays(name, tensor)
         ),

@@ -380,7 +380,7 @@ def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: P
     fast = Fast((Lora(Hub.repo, "loras/fast.safetensors"),), flow_shift=5.0)
     spec = replace(SPEC, loras=(Lora(str(tmp_path), "mine.safetensors"),), fast=fast)
 
-    (listing,) = fetch.look_up_loras(spec, hub.url)
+    (listing,) = fetch.look_up_files(spec, hub.url)
     assert [file.name for file in listing.files] == ["loras/fast.safetensors"]
     with pytest.raises(WeightsNotFoundError, match="No loras/fast"):
         weights.locate_file(Hub.repo, "loras/fast.safetensors")
@@ -389,4 +389,4 @@ def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: P
     assert weights.locate_file(Hub.repo, "loras/fast.safetensors").read_bytes() == b"of low rank"
     assert weights.locate_file(str(tmp_path), "mine.safetensors") == tmp_path / "mine.safetensors"
     with pytest.raises(HubAccessError, match=r"has no loras/gone\.safetensors"):
-        fetch.look_up_loras(replace(SPEC, loras=(Lora(Hub.repo, "loras/gone.safetensors"),)), hub.url)
+        fetch.look_up_files(replace(SPEC, loras=(Lora(Hub.repo, "loras/gone.safetensors"),)), hub.url)
