@@ -6,6 +6,7 @@ import pytest
 
 from pipelines.catalogue import BUILT_IN, read_catalogue, read_entry
 from pipelines.errors import CatalogueError
+from pipelines.spec import WeightFile
 
 MINIMAL = """
 [api]
@@ -61,6 +62,16 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
         ("created = 1", "created = 1\nprice = 3", r"api\.price: Extra inputs"),
         ("[model]", "[model", "Expected ']'"),
         ("fps = 16", "fps = 16\nflow_shift = { 480p = 3.0 }", r"model\.flow_shift: .*at least 2"),
+        (
+            "fps = 16",
+            'fps = 16\nfiles.transformer = { repo = "me/mine", file = "x.bin" }',
+            r"model\.files\.transformer: .*must be a \.gguf or a \.safetensors file",
+        ),
+        (
+            "fps = 16",
+            'fps = 16\nfiles.vae = { repo = "me/mine", file = "x.gguf" }',
+            r"model\.files\.vae.*'transformer'",
+        ),
         ('name = "width"', 'name = "breadth"', "width must be there, with the type integer"),
         ("default = 480, ", "", "height must have a default"),
         ("minimum = 1, maximum = 120", "minimum = 1", "num_frames must have a minimum and a maximum"),
@@ -80,6 +91,27 @@ def test_a_malformed_file_is_named_with_the_key_at_fault(
     with pytest.raises(CatalogueError, match=complaint) as caught:
         read_entry(path)
     assert str(path) in str(caught.value)
+
+
+def test_transformers_from_single_files_are_named_by_their_parts(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        MINIMAL
+        + """
+[model.files.transformer]
+repo = "you/tuned"
+file = "high/tuned-Q4_K_M.gguf"
+revision = "v2"
+
+[model.files.transformer_2]
+repo = "/data/tuned"
+file = "low.safetensors"
+"""
+    )
+
+    assert read_entry(tmp_path / "mine.toml").model.files == (
+        WeightFile("you/tuned", "high/tuned-Q4_K_M.gguf", "transformer", "v2"),
+        WeightFile("/data/tuned", "low.safetensors", "transformer_2"),
+    )
 
 
 def test_two_files_of_a_folder_may_not_share_an_id(tmp_path: Path) -> None:
