@@ -30,9 +30,10 @@ IN_FP32 = frozenset(WanTransformer3DModel._keep_in_fp32_modules)
 _TYPES = gguf.GGMLQuantizationType
 _PLAIN = (_TYPES.F32, _TYPES.F16)
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
+_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _SCALES = ("scale_weight", "weight_scale")
 # for arithmetic in fp8, which is not what is done here
-_UNUSED = ("scale_input", "input_scale", "scaled_fp8")
+_UNUSED = ("scale_input", "input_scale", "scaled_fp8", "comfy_quant")
 
 RESTORED_BYTES = {
     **dict.fromkeys(("Q8_0", "Q4_0"), 4.0),
@@ -46,13 +47,13 @@ RESTORED_BYTES = {
 
 def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """The names and tensors of a file, mapped; raises WeightsNotFoundError or UnsupportedModelError."""
-    return _scaled(_by_diffusers_names(_read(path)))
+    return _scaled(path, _by_diffusers_names(_read(path)))
 
 
 def headers(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """The same with stand-ins of the tensors' shapes and dtypes that hold nothing."""
     read = {name: tensor.to("meta") for name, tensor in _read(path).items()}
-    return _scaled(_by_diffusers_names(read))
+    return _scaled(path, _by_diffusers_names(read))
 
 
 def is_quantized(path: Path) -> bool:
@@ -62,7 +63,8 @@ def is_quantized(path: Path) -> bool:
 
 def check(path: Path, module: Any) -> None:
     """Raise UnsupportedModelError, with the file's name, unless it has exactly the tensors of a skeleton."""
-    found = {name: _shape(tensor) for name, tensor in headers(path)}
+    named = dict(headers(path))
+    found = {name: _shape(tensor) for name, tensor in named.items()}
     known = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     if not found.keys() & known.keys():
         example = f": it has {min(found)}" if found else ", nor anything else"
@@ -77,6 +79,9 @@ def check(path: Path, module: Any) -> None:
         raise UnsupportedModelError(f"{path} lacks {_some_of(missing)}.")
     if extra := found.keys() - known.keys():
         raise UnsupportedModelError(f"{path} is for another kind of model: it also has {_some_of(extra)}.")
+    for name, tensor in named.items():
+        if not tensor.is_floating_point() and not isinstance(tensor, GGUFParameter):
+            raise UnsupportedModelError(f"{path} has {name} as {_form(tensor)}, a form that is not read.")
 
 
 def measure(path: Path) -> FileShape:
@@ -148,7 +153,7 @@ def _by_diffusers_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return state
 
 
-def _scaled(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+def _scaled(path: Path, state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
     """Matrices in fp8 times their scales, one number for all or one a row, and without what belongs to them."""
     for name, tensor in state.items():
         owner, _, leaf = name.rpartition(".")
@@ -157,8 +162,12 @@ def _scaled(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tens
         scale = next((state[f"{owner}.{known}"] for known in _SCALES if f"{owner}.{known}" in state), None)
         if leaf != "weight" or scale is None:
             yield name, tensor
-        else:
+        elif tensor.dtype in _FP8 and scale.is_floating_point() and scale.numel() in (1, len(tensor)):
             yield name, tensor.float() * scale.float().reshape(-1, 1)
+        else:
+            raise UnsupportedModelError(
+                f"{path} has {name} with scales of a kind that is not read: only fp8 with one scale a matrix or a row is."
+            )
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -364,6 +364,27 @@ def test_a_file_of_something_else_is_refused_by_what_is_wrong(
         load_pipeline(bare, "cpu", files=[named(path)])
 
 
+@pytest.mark.parametrize(
+    ("weight", "scale", "sentence"),
+    [
+        (torch.float8_e4m3fn, torch.ones(256, 8), "with scales of a kind that is not read"),
+        (torch.int8, torch.ones(256, 1), "with scales of a kind that is not read"),
+        (torch.int8, None, r"blocks\.0\.ffn\.net\.0\.proj\.weight as int8, a form that is not read"),
+    ],
+)
+def test_other_quantizations_are_refused(
+    weight: torch.dtype, scale: torch.Tensor | None, sentence: str, state: State, bare: Path, tmp_path: Path
+) -> None:
+    tensors = by_original_names(state)
+    tensors["blocks.0.ffn.0.weight"] = tensors["blocks.0.ffn.0.weight"].to(weight)
+    if scale is not None:
+        tensors["blocks.0.ffn.0.weight_scale"] = scale
+    save_file(tensors, tmp_path / "other.safetensors")
+
+    with pytest.raises(UnsupportedModelError, match=sentence):
+        load_pipeline(bare, "cpu", files=[named(tmp_path / "other.safetensors")])
+
+
 @pytest.mark.parametrize("left", [0, 3, 100, 20_000, -1000])
 @pytest.mark.parametrize("suffix", [".gguf", ".safetensors"])
 def test_a_file_that_is_cut_off_is_refused(
