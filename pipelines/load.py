@@ -91,6 +91,8 @@ def load_pipeline(
     """
     sources = weights.locate_files(files)
     weights.check(folder, "WanPipeline", sources)
+    for part, path in sources.items():
+        single_file.check(path, skeleton(_MODELS[part], folder / part))
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
     for lora in loras:
@@ -237,8 +239,6 @@ def _load_part(
 ) -> Any:
     """Read one part of a pipeline, its weights from `file` if given, and bring each of its tensors to its place."""
     module = skeleton(_MODELS[part], folder / part)
-    if file is not None:
-        single_file.check(file, module)
     merged = Loras(loras, part) if loras else None
     if merged is not None:
         merged.check(module)

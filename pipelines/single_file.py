@@ -9,7 +9,7 @@ that some fp8 files have beside their matrices are multiplied in.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,8 @@ def check(path: Path, module: Any) -> None:
     found = {name: _shape(tensor) for name, tensor in named.items()}
     known = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     if not found.keys() & known.keys():
-        example = f": it has {min(found)}" if found else ", nor anything else"
-        raise UnsupportedModelError(f"{path} holds no weights of a Wan transformer{example}.")
-    for name in known.keys() & found.keys():
+        raise _nothing_of_wan(path, found)
+    for name in sorted(known.keys() & found.keys()):
         if found[name] != known[name]:
             raise UnsupportedModelError(
                 f"{path} is for a model of another size: {name} is {list(found[name])} there, "
@@ -87,6 +86,8 @@ def check(path: Path, module: Any) -> None:
 def measure(path: Path) -> FileShape:
     """What a file's tensors take where they are kept; raises WeightsNotFoundError or UnsupportedModelError."""
     named = dict(headers(path))
+    if not any(name.startswith("blocks.0.attn1.") for name in named):
+        raise _nothing_of_wan(path, named)
     forms = sorted({_form(tensor) for tensor in named.values()})
     kept = _kept(named) if any(_stays(name, tensor) for name, tensor in named.items()) else None
     return FileShape(path.name, tuple(forms), kept)
@@ -140,13 +141,19 @@ def _form(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _some_of(names: Any) -> str:
+def _nothing_of_wan(path: Path, names: Collection[str]) -> UnsupportedModelError:
+    example = f": it has {min(names)}" if names else ", nor anything else"
+    return UnsupportedModelError(f"{path} holds no weights of a Wan transformer{example}.")
+
+
+def _some_of(names: Collection[str]) -> str:
     first, others = min(names), len(names) - 1
     return first if not others else f"{first} and {others} other tensor{'s' if others > 1 else ''}"
 
 
 def _by_diffusers_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    prefix = next((known for known in _PREFIXES if state and all(name.startswith(known) for name in state)), "")
+    # markers of the whole file may stand beside the prefixed names
+    prefix = next((known for known in _PREFIXES if any(name.startswith(known) for name in state)), "")
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     if any(name in state for name in CHECKPOINT_KEY_NAMES["wan"]):
         return dict(convert_wan_transformer_to_diffusers(state))
@@ -166,7 +173,7 @@ def _scaled(path: Path, state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str
             yield name, tensor.float() * scale.float().reshape(-1, 1)
         else:
             raise UnsupportedModelError(
-                f"{path} has {name} with scales of a kind that is not read: only fp8 with one scale a matrix or a row is."
+                f"{path} has {name} with scales of a kind that is not read: only fp8 with one a matrix or a row is."
             )
 
 

@@ -1,12 +1,16 @@
 """The models on offer, and what a malformed file is told."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from pipelines.catalogue import BUILT_IN, read_catalogue, read_entry
+from pipelines.catalogue import BUILT_IN, _File, read_catalogue, read_entry
 from pipelines.errors import CatalogueError
 from pipelines.spec import WeightFile
+
+ROOT = Path(__file__).parents[2]
 
 MINIMAL = """
 [api]
@@ -112,6 +116,21 @@ file = "low.safetensors"
         WeightFile("you/tuned", "high/tuned-Q4_K_M.gguf", "transformer", "v2"),
         WeightFile("/data/tuned", "low.safetensors", "transformer_2"),
     )
+
+
+def test_the_examples_in_the_docs_are_changes_of_a_built_in_file(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
+    built_in = tomllib.loads((BUILT_IN / "wan2.1-t2v-14b.toml").read_text())
+    specs = []
+    for example in map(tomllib.loads, examples):
+        changed = {table: built_in[table] | example[table] for table in ("api", "model")}
+        table = _File.model_validate(changed)
+        specs.append(table.model.spec(table.api.id, ()))
+
+    assert [(spec.id, len(spec.loras), len(spec.files)) for spec in specs] == [
+        ("oil-paintings", 1, 0),
+        ("wan-14b-q4", 0, 1),
+    ]
 
 
 def test_two_files_of_a_folder_may_not_share_an_id(tmp_path: Path) -> None:

@@ -191,11 +191,12 @@ def named(file: Path) -> WeightFile:
     return WeightFile(str(file.parent), file.name)
 
 
-def test_fp8_with_scales_is_what_it_stands_for(state: State, bare: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_fp8_with_scales_is_what_it_stands_for(prefix: str, state: State, bare: Path, tmp_path: Path) -> None:
     tensors: State = {"scaled_fp8": torch.empty(2, dtype=torch.float8_e4m3fn)}
-    for name, tensor in by_original_names(state).items():
+    for name, tensor in by_original_names(state, prefix).items():
         tensors[name] = tensor.half()
-        if name.startswith("blocks.") and tensor.ndim == 2:
+        if "blocks." in name and tensor.ndim == 2:
             layer = name.removesuffix(".weight")
             tensors[name] = (tensor * 16).to(torch.float8_e4m3fn)
             by_row = layer.endswith("self_attn.q")
@@ -536,6 +537,25 @@ def test_a_plain_file_is_planned_for_as_other_weights_are(state: State, bare: Pa
     assert plan(shape, video, machine) == plan(replace(shape, files=()), video, machine)
     made = choices(plan(shape, video, machine), shape, machine)["transformer weights"]
     assert (made.choice, made.reason) == ("bf16", "from tuned.safetensors (float16); as published, and exact")
+
+
+def test_a_file_of_something_else_has_no_plan(bare: Path, tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "flux.safetensors", {"double_blocks.0.weight": torch.ones(8, 8)}, torch.half)
+
+    with pytest.raises(UnsupportedModelError, match=r"flux\.safetensors holds no weights of a Wan transformer"):
+        shape_here(bare, [named(path)])
+
+
+def test_a_wrong_file_is_refused_before_anything_is_read(experts: Path, mixed: Path, tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "wrong.safetensors", {"blocks.0.weight": torch.ones(8, 8)}, torch.half)
+
+    with pytest.raises(UnsupportedModelError, match="holds no weights"):
+        load_pipeline(
+            experts,
+            "cpu",
+            lambda *_: pytest.fail("nothing should be read"),
+            files=[named(mixed), replace(named(path), part="transformer_2")],
+        )
 
 
 def test_a_file_of_another_depth_has_no_plan(wan_14b: ModelShape) -> None:
