@@ -164,7 +164,7 @@ def score(answers: list[tuple[Question, dict[str, Any]]]) -> dict[str, dict[str,
 
 
 def negative_prompt(loaded: LoadedPipeline, setting: Setting, count: int, records: Records) -> dict[str, Any]:
-    """How often things of no named colour come out white, their usual colour, without and with it as negative prompt."""
+    """How often things of no named colour come out white, their usual colour, without and with it as the negative."""
     shares: dict[str, Any] = {"n": count}
     for negative in ("", "white"):
         varied = Setting(**{**asdict(setting), "negative": negative})

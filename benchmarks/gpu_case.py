@@ -234,8 +234,7 @@ def _denoised(pipe: Any, embeddings: Embeddings, params: VideoParams, flow_shift
             params,
             geometry,
             flow_shift=flow_shift,
-            on_step=meter.step,
-            cancelled=lambda: False,
+            on_step=lambda *_: meter.step(),
         )
     except NonFiniteOutputError:
         meter.note(latents="not finite")

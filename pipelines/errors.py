@@ -63,3 +63,7 @@ class EncodingError(PipelineError):
 
 class GenerationCancelled(Exception):  # noqa: N818 - an order carried out, not an error
     """Raised inside a generation when its caller asked it to stop."""
+
+
+class GenerationSuspended(Exception):  # noqa: N818 - an order carried out, not an error
+    """Raised inside a generation when its state was saved, to be gone on with later."""

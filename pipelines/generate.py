@@ -1,16 +1,20 @@
-"""Embeddings → latents: the denoising loop of diffusers, with progress, and an end when it is asked to stop."""
+"""Embeddings → latents: the denoising loop of diffusers, looked after step by step, from its start or its middle."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import sqrt
 from typing import Any
 
 import torch
 
 from pipelines.attention import fast_attention
-from pipelines.errors import GenerationCancelled, NonFiniteOutputError
+from pipelines.checkpoint import HalfDone
+from pipelines.errors import NonFiniteOutputError
 from pipelines.geometry import Geometry
-from pipelines.spec import CancelCheck, VideoParams
+from pipelines.spec import VideoParams
+
+Capture = Callable[[float], HalfDone]
+"""Copies the state of a denoising on which so many seconds of work were spent."""
 
 _PIXELS = {"480p": 832 * 480, "720p": 1280 * 720}
 
@@ -23,24 +27,31 @@ def denoise(
     geometry: Geometry,
     *,
     flow_shift: float | None,
-    on_step: Any,
-    cancelled: CancelCheck,
+    half_done: HalfDone | None = None,
+    on_step: Callable[[int, Capture], None] = lambda *_: None,
 ) -> torch.Tensor:
-    """Run all denoising steps and return normalised latents (1, channels, t, h, w).
+    """Run the denoising steps, all or those after `half_done`, and return normalised latents (1, channels, t, h, w).
 
-    `flow_shift` replaces the scheduler's own, if given. `on_step` is called with the number of steps done after each.
-    The noise is drawn on the CPU, so that a seed means the same on every device. Raises GenerationCancelled after the
-    step during which `cancelled()` became true, and NonFiniteOutputError when the latents are no longer numbers.
+    `flow_shift` replaces the scheduler's own, if given. `on_step` is called after each step with the number of steps
+    done, and may raise to end it there. The noise is drawn on the CPU, so that a seed means the same on every device.
+    Raises NonFiniteOutputError when the latents are no longer numbers.
     """
+    generator = torch.Generator("cpu").manual_seed(params.seed)
 
-    def after_step(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if cancelled():
-            raise GenerationCancelled
-        on_step(index + 1)
+    def after_step(pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def capture(seconds: float) -> HalfDone:
+            return HalfDone.capture(pipe.scheduler, index + 1, tensors["latents"], generator, seconds)
+
+        on_step(index + 1, capture)
         return tensors
 
     if flow_shift is not None:
         pipe.scheduler.register_to_config(flow_shift=flow_shift)
+    if half_done is not None and half_done.step == params.num_inference_steps:
+        return _finite(half_done.latents.to(prompt_embeds.device))
+    if half_done is not None:
+        generator.set_state(half_done.generator)
+        pipe.begin_after(half_done)
     with fast_attention(prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(
             prompt_embeds=prompt_embeds,
@@ -50,10 +61,15 @@ def denoise(
             num_frames=geometry.full_num_frames,
             num_inference_steps=params.num_inference_steps,
             guidance_scale=params.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(params.seed),
+            generator=generator,
+            latents=None if half_done is None else half_done.latents,
             output_type="latent",
             callback_on_step_end=after_step,
         ).frames
+    return _finite(latents)
+
+
+def _finite(latents: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(latents).all():
         raise NonFiniteOutputError(
             "Denoising ended in values that are not numbers (NaN or infinity), so no video was made. "
@@ -78,6 +94,7 @@ def uses_guidance(params: VideoParams) -> bool:
 def recover(pipe: Any) -> None:
     """Bring a pipeline back to rest after a generation that was cut short, so that it cannot colour the next."""
     pipe.maybe_free_model_hooks()
+    pipe.forget()
     pipe.scheduler.set_timesteps(1)
     release_memory()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pipelines.checkpoint import Checkpoint
 from pipelines.errors import DeviceMemoryError
 from pipelines.generate import release_memory
 from pipelines.geometry import Geometry
@@ -71,6 +72,7 @@ class Ladder:
         path: Path,
         on_progress: ProgressCallback = lambda _: None,
         cancelled: CancelCheck = lambda: False,
+        checkpoint: Checkpoint | None = None,
     ) -> VideoFile:
         """Make one video as `Runner.run` does; raises DeviceMemoryError when no plan has room for it as well.
 
@@ -78,17 +80,24 @@ class Ladder:
         """
         before = self._plan
         try:
-            return self._run(params, path, on_progress, cancelled)
+            return self._run(params, path, on_progress, cancelled, checkpoint)
         except DeviceMemoryError:
             self.close()
             self._plan = before
             raise
 
-    def _run(self, params: VideoParams, path: Path, on_progress: ProgressCallback, cancelled: CancelCheck) -> VideoFile:
+    def _run(
+        self,
+        params: VideoParams,
+        path: Path,
+        on_progress: ProgressCallback,
+        cancelled: CancelCheck,
+        checkpoint: Checkpoint | None,
+    ) -> VideoFile:
         while True:
             runner = self._loaded()
             try:
-                return runner.run(params, path, on_progress, cancelled)
+                return runner.run(params, path, on_progress, cancelled, checkpoint)
             except torch.OutOfMemoryError as error:
                 log.warning("out of memory with %s: %s", self._layout, str(error).partition("\n")[0])
             # only here has the exception, and with it every tensor that its frames held, been let go

@@ -17,7 +17,7 @@ import diffusers
 import psutil
 import torch
 import transformers
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
 from pipelines import single_file, weights
@@ -27,6 +27,7 @@ from pipelines.lora import Loras
 from pipelines.memory import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
 from pipelines.placement import TRANSFORMERS, bring, place, residence
 from pipelines.reading import fill, headers, skeleton
+from pipelines.resumable import ResumableWanPipeline
 from pipelines.shapes import ModelShape, read_shape
 from pipelines.spec import LoadCallback, Lora, WeightFile
 from pipelines.storage import Storage, stored
@@ -90,19 +91,9 @@ def load_pipeline(
     Raises WeightsNotFoundError or UnsupportedModelError before anything is read, and StorageError.
     """
     sources = weights.locate_files(files)
-    weights.check(folder, "WanPipeline", sources)
-    for part, path in sources.items():
-        single_file.check(path, skeleton(_MODELS[part], folder / part))
+    _check(folder, sources, loras)
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
-    for lora in loras:
-        if not (folder / lora.part).is_dir():
-            raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
-        if lora.part in sources and single_file.is_quantized(sources[lora.part]):
-            raise UnsupportedModelError(
-                f"{lora.file} cannot be merged into {sources[lora.part].name}, whose weights are quantized: leave out "
-                "the LoRA, or name a file that is not quantized."
-            )
     changes = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in loras}
     models = {
         part: _load_part(
@@ -118,7 +109,7 @@ def load_pipeline(
         )
         for part, report in _shares(folder, sources, on_progress)
     }
-    pipe = WanPipeline.from_pretrained(folder, local_files_only=True, **models)
+    pipe = ResumableWanPipeline.from_pretrained(folder, local_files_only=True, **models)
     pipe.set_progress_bar_config(disable=True)
     on_progress("ready", 1.0)
     return LoadedPipeline(
@@ -139,6 +130,7 @@ def load_pipeline(
                 f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in changes.items()
             ),
             "dtype": str(dtype).removeprefix("torch."),
+            "precision": str(dtype).removeprefix("torch.") if layout is None else str(layout.precision),
             "plan": "resident" if layout is None else layout.name,
             "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
             "threads": str(torch.get_num_threads()),
@@ -148,6 +140,21 @@ def load_pipeline(
             "transformers": transformers.__version__,
         },
     )
+
+
+def _check(folder: Path, sources: Mapping[str, Path], loras: Sequence[Lora]) -> None:
+    """Raise WeightsNotFoundError or UnsupportedModelError unless everything is there and goes together."""
+    weights.check(folder, "WanPipeline", sources)
+    for part, path in sources.items():
+        single_file.check(path, skeleton(_MODELS[part], folder / part))
+    for lora in loras:
+        if not (folder / lora.part).is_dir():
+            raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
+        if lora.part in sources and single_file.is_quantized(sources[lora.part]):
+            raise UnsupportedModelError(
+                f"{lora.file} cannot be merged into {sources[lora.part].name}, whose weights are quantized: leave out "
+                "the LoRA, or name a file that is not quantized."
+            )
 
 
 def _cpu_has_bf16() -> bool:

@@ -4,16 +4,19 @@ runner = Runner.load(spec, weights.locate(spec), device="cuda:0")
 runner.run(VideoParams(...), Path("video.mp4"))
 """
 
+import time
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from torch import no_grad
+import torch
 
+from pipelines.checkpoint import Checkpoint, HalfDone
 from pipelines.decode import decode_frames
 from pipelines.encode import Mp4Writer
 from pipelines.errors import GenerationCancelled
-from pipelines.generate import denoise, flow_shift_at, recover, release_memory, uses_guidance
+from pipelines.generate import Capture, denoise, flow_shift_at, recover, release_memory, uses_guidance
 from pipelines.geometry import Geometry
 from pipelines.load import CACHE, LoadedPipeline, load_pipeline, plan_here
 from pipelines.memory import Layout
@@ -67,7 +70,13 @@ class Runner:
     @property
     def fingerprint(self) -> dict[str, str]:
         """Everything besides the request that decides a video's bytes."""
-        return self._loaded.fingerprint
+        shift = self.spec.flow_shift
+        return {
+            **self._loaded.fingerprint,
+            "flow_shift": "the scheduler's" if shift is None else " ".join(f"{k} {v:g}" for k, v in shift.items()),
+            "guidance": str(self.spec.guidance),
+            "max_sequence_length": str(self.spec.max_sequence_length),
+        }
 
     def close(self) -> None:
         """Let go of the weights, and of the memory they took; the runner is of no use afterwards."""
@@ -84,59 +93,123 @@ class Runner:
         """Give back what a generation that was cut short still holds, once its exception has been let go."""
         recover(self._loaded.pipe)
 
-    @no_grad()
+    @torch.no_grad()
     def run(
         self,
         params: VideoParams,
         path: Path,
         on_progress: ProgressCallback = lambda _: None,
         cancelled: CancelCheck = lambda: False,
+        checkpoint: Checkpoint | None = None,
     ) -> VideoFile:
-        """Make one video and write it to `path`, whole or not at all.
+        """Make one video and write it to `path`, whole or not at all, from where its checkpoint left it if it has one.
 
         Raises GenerationCancelled within one denoising step, or one group of frames, of `cancelled()` becoming true,
-        NonFiniteOutputError or EncodingError. After any of them the runner is ready for the next video.
+        GenerationSuspended by order of the checkpoint, NonFiniteOutputError or EncodingError. After any of them the
+        runner is ready for the next video.
         """
-        geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         if not self.spec.guidance:
             params = replace(params, guidance_scale=1.0)
-
-        def report(stage: Stage, step: int, steps: int) -> None:
-            begin, end = _SPANS[stage]
-            on_progress(Progress(stage, step, steps, begin + (end - begin) * step / steps))
-
+        course = _Course(params, self._latents_depend_on(params), on_progress, cancelled, checkpoint)
+        geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         try:
-            report(Stage.PROMPT, 0, 1)
-            prompt = self._prompts.encode(params.prompt)
-            negative = self._prompts.encode(params.negative_prompt) if uses_guidance(params) else None
-            report(Stage.DENOISE, 0, params.num_inference_steps)
-            latents = denoise(
-                self._loaded.pipe,
-                prompt,
-                negative,
-                params,
-                geometry,
-                flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
-                on_step=lambda step: report(Stage.DENOISE, step, params.num_inference_steps),
-                cancelled=cancelled,
-            )
-            with (
-                Mp4Writer(path, geometry.width, geometry.height, self.spec.fps) as writer,
-                closing(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding)) as groups,
-            ):
-                missing = geometry.num_frames
-                for done, frames in enumerate(groups, start=1):
-                    if cancelled():
-                        raise GenerationCancelled
-                    writer.write(frames[:missing, *geometry.crop])
-                    missing -= min(missing, len(frames))
-                    report(Stage.DECODE, done, latents.shape[2] + 1)
-                video = writer.close()
-            report(Stage.DECODE, 1, 1)
+            return self._write(self._denoise(params, geometry, course), path, geometry, course)
         except BaseException:
             recover(self._loaded.pipe)
             raise
+        finally:
+            if checkpoint is not None:
+                checkpoint.finish()
+
+    def _latents_depend_on(self, params: VideoParams) -> dict[str, Any]:
+        # where weights lie and how frames are decoded may change in the middle: the latents stay the same
+        fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
+        return {"params": asdict(params), "fingerprint": fingerprint}
+
+    def _denoise(self, params: VideoParams, geometry: Geometry, course: "_Course") -> torch.Tensor:
+        course.report(Stage.PROMPT, 0, 1)
+        prompt = self._prompts.encode(params.prompt)
+        negative = self._prompts.encode(params.negative_prompt) if uses_guidance(params) else None
+        course.report(Stage.DENOISE, course.steps_before, params.num_inference_steps)
+        return denoise(
+            self._loaded.pipe,
+            prompt,
+            negative,
+            params,
+            geometry,
+            flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
+            half_done=course.half_done,
+            on_step=course.after_step,
+        )
+
+    def _write(self, latents: torch.Tensor, path: Path, geometry: Geometry, course: "_Course") -> VideoFile:
+        with (
+            Mp4Writer(path, geometry.width, geometry.height, self.spec.fps) as writer,
+            closing(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding)) as groups,
+        ):
+            missing = geometry.num_frames
+            for done, frames in enumerate(groups, start=1):
+                course.check()
+                writer.write(frames[:missing, *geometry.crop])
+                missing -= min(missing, len(frames))
+                course.report(Stage.DECODE, done, latents.shape[2] + 1)
+            video = writer.close()
+        course.report(Stage.DECODE, 1, 1)
         return video
+
+
+class _Course:
+    """One generation on its way: what it began with, and who is told and asked at every step."""
+
+    def __init__(
+        self,
+        params: VideoParams,
+        depends_on: dict[str, Any],
+        on_progress: ProgressCallback,
+        cancelled: CancelCheck,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self._steps = params.num_inference_steps
+        self._depends_on = depends_on
+        self._on_progress = on_progress
+        self._cancelled = cancelled
+        self._checkpoint = checkpoint
+        self.half_done: HalfDone | None = None if checkpoint is None else checkpoint.load(depends_on)
+        self.steps_before = 0 if self.half_done is None else self.half_done.step
+        self._begun = time.monotonic() - (0.0 if self.half_done is None else self.half_done.seconds)
+
+    def report(self, stage: Stage, step: int, steps: int) -> None:
+        """Tell how far it is; never less than it was when it was taken up again."""
+        fraction = _fraction(stage, step, steps)
+        if self.steps_before:
+            fraction = max(fraction, _fraction(Stage.DENOISE, self.steps_before, self._steps))
+        self._on_progress(Progress(stage, step, steps, fraction, self._seconds))
+
+    def check(self) -> None:
+        """Raise GenerationCancelled if it was cancelled."""
+        if self._cancelled():
+            raise GenerationCancelled
+
+    def after_step(self, step: int, capture: Capture) -> None:
+        """What is due after a denoising step: an end, a report, a checkpoint."""
+        self.check()
+        self.report(Stage.DENOISE, step, self._steps)
+        if self._checkpoint is not None:
+            self._checkpoint.after_step(
+                self._depends_on,
+                _fraction(Stage.DENOISE, step, self._steps),
+                lambda: capture(self._seconds),
+                is_last=step == self._steps,
+            )
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+
+def _fraction(stage: Stage, step: int, steps: int) -> float:
+    begin, end = _SPANS[stage]
+    return begin + (end - begin) * step / steps
 
 
 def _encoded_by(spec: ModelSpec, loaded: LoadedPipeline) -> str:

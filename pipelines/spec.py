@@ -131,12 +131,16 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a generation is: `step` of `steps` in `stage`, and `fraction` (0 … 1) of the whole."""
+    """How far a generation is: `step` of `steps` in `stage`, and `fraction` (0 … 1) of the whole.
+
+    `seconds` of work were spent on it so far, also before it was taken up again from a checkpoint.
+    """
 
     stage: Stage
     step: int
     steps: int
     fraction: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

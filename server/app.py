@@ -19,6 +19,7 @@ from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from server import __version__
 from server.api import events, files, generations, health, models, queue, videos
 from server.artifacts import Artifacts
+from server.checkpoints import Checkpoints
 from server.dispatcher import Dispatcher
 from server.engine.base import WorkerOptions
 from server.engine.local import LocalEngine
@@ -47,15 +48,19 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             store = Store(f"sqlite:///{settings.data_dir / 'paddock.db'}", max_overtakes=settings.max_overtakes)
             stack.callback(store.close)
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
+            checkpoints = Checkpoints(settings.data_dir)
             broker = Broker()
             catalogue = load_catalogue(settings)
-            engines = [_engine(settings, device, artifacts) for device in devices]
-            dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease, settings.idle_unload)
+            engines = [_engine(settings, device, artifacts, checkpoints) for device in devices]
+            dispatcher = Dispatcher(
+                store, artifacts, checkpoints, broker, catalogue, engines, settings.lease, settings.idle_unload
+            )
             app.state.service = service = Service(settings, catalogue, store, dispatcher, broker)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
             await dispatcher.start()
             stack.push_async_callback(dispatcher.stop)
+            stack.push_async_callback(service.suspend)
             stack.callback(service.begin_closing)
             if settings.preload:
                 service.activate(service.entry(settings.preload))
@@ -110,10 +115,12 @@ def _take(lock: IO[str], data_dir: Path) -> None:
         ) from None
 
 
-def _engine(settings: Settings, device: str, artifacts: Artifacts) -> LocalEngine:
+def _engine(settings: Settings, device: str, artifacts: Artifacts, checkpoints: Checkpoints) -> LocalEngine:
     options = WorkerOptions(
         device=device,
         artifacts=str(artifacts.folder),
+        checkpoints=str(checkpoints.folder),
+        checkpoint_interval=settings.checkpoint_interval,
         cache=str(settings.data_dir / "cache"),
         demo=settings.demo,
     )

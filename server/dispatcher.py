@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.catalogue import CatalogueEntry
 from server.artifacts import Artifacts, artifact_key
+from server.checkpoints import Checkpoints, checkpoint_key
 from server.engine.base import (
     Engine,
     EngineState,
@@ -23,9 +23,10 @@ from server.engine.base import (
     Job,
     LoadFailedError,
     RunCancelledError,
+    RunSuspendedError,
     WorkerDiedError,
 )
-from server.engine.messages import Progressed
+from server.engine.messages import Checkpointed, Progressed
 from server.events import Broker, Event, Live
 from server.generations import Generation, Status
 from server.store import StaleAttemptError, Store
@@ -49,22 +50,25 @@ class Deployment(StrEnum):
 
 @dataclass
 class _Running:
-    """The generation a lane holds, as far as it is."""
+    """The generation a lane holds, as far as it is: `saved` (0 … 1) of it is in its checkpoint."""
 
     held: Generation
-    live: Live = field(default_factory=lambda: Live(progress=0.0))
+    live: Live = field(init=False)
+    saved: float = field(init=False)
     fingerprint: dict[str, str] | None = None
-    run_started: float | None = None
     is_cancelled: bool = False
 
+    def __post_init__(self) -> None:
+        self.saved = self.held.progress
+        self.live = Live(progress=self.saved)
+
     def advance(self, report: Progressed) -> None:
-        now = time.monotonic()
-        if self.run_started is None:
-            self.run_started = now
         eta = None
         if report.fraction >= _ETA_FROM:
-            eta = (now - self.run_started) * (1 - report.fraction) / report.fraction
+            eta = report.seconds * (1 - report.fraction) / report.fraction
         self.live = Live(report.fraction, eta, report.stage, report.step, report.steps)
+        # a generation that starts over has left its checkpoint aside
+        self.saved = min(self.saved, report.fraction)
 
 
 class Lane:
@@ -77,6 +81,7 @@ class Lane:
         self._wishes: deque[tuple[Deployment, CatalogueEntry]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
         self.running: _Running | None = None
         self.failures: dict[str, str] = {}
 
@@ -127,6 +132,19 @@ class Lane:
             self.running.is_cancelled = True
             await self._engine.cancel(generation.id, generation.attempt)
 
+    async def suspend(self, grace: float) -> None:
+        """Take nothing more, and have what runs saved and given back; wait for it `grace` seconds at most.
+
+        A load is not waited for: nothing of it would be left.
+        """
+        self._is_stopping = True
+        self.wake()
+        if self._task is None or not (self.running is None or self.state.is_ready):
+            return
+        if self.running is not None:
+            await self._engine.suspend(self.running.held.id, self.running.held.attempt)
+        await asyncio.wait({self._task}, timeout=grace)
+
     async def stop(self) -> None:
         """Stop working: end the worker, then give back what it was doing."""
         if self._task is not None:
@@ -135,18 +153,18 @@ class Lane:
             self._task = None
         await self._engine.close()
         if self.running is not None:
-            await self._dispatcher.give_back(self.running.held)
+            await self._dispatcher.give_back(self.running)
             self.running = None
 
     async def _work(self) -> None:
-        while True:
+        while not self._is_stopping:
             self._wake.clear()
             try:
                 if self._wishes:
                     await self._grant()
                 elif self.running is not None:
                     # the records could not be written before: what was held is still ours to give back
-                    await self._dispatcher.give_back(self.running.held)
+                    await self._dispatcher.give_back(self.running)
                     self.running = None
                 elif (held := await self._claim()) is not None:
                     await self._carry_out(held)
@@ -207,7 +225,7 @@ class Lane:
             settled = await self._attempt(running)
         except StaleAttemptError:
             # cancelled meanwhile: a late result is nobody's
-            self._dispatcher.discard(held)
+            self._dispatcher.discard(running)
         else:
             log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status)
             self._dispatcher.announce(settled)
@@ -224,17 +242,18 @@ class Lane:
             return await dispatcher.store.fail(held, f"Model not found: {held.model}")
         assert held.params is not None, "a generation without valid parameters is never queued"
         try:
+            self._check(running)
             running.fingerprint = await self._load(entry.variant(held.params.run_fast))
             await dispatcher.renew(running)
-            if running.is_cancelled:
-                # cancelled between the renewal and here: the engine, not running yet, has not heard of it
-                raise StaleAttemptError(held.id)
-            job = Job(held.id, held.attempt, held.params, artifact_key(held.id, held.attempt))
-            done = await self._engine.run(job, lambda report: dispatcher.on_progress(running, report))
+            self._check(running)
+            job = Job(held.id, held.attempt, held.params, artifact_key(held.id, held.attempt), checkpoint_key(held.id))
+            done = await self._engine.run(job, lambda report: dispatcher.on_report(running, report))
         except (LoadFailedError, GenerationFailedError) as error:
             return await dispatcher.store.fail(held, str(error))
         except RunCancelledError as error:
             raise StaleAttemptError(held.id) from error
+        except RunSuspendedError:
+            return await dispatcher.store.release(held, running.saved)
         except WorkerDiedError as error:
             log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error)
             return await dispatcher.after_worker_death(running, str(error))
@@ -246,6 +265,13 @@ class Lane:
             return await dispatcher.store.fail(held, "The server failed on this generation. Its log says more.")
         return await dispatcher.store.succeed(held, done.artifact, done.fingerprint)
 
+    def _check(self, running: _Running) -> None:
+        """Raise if it is not to be run: the engine, not running yet, has not heard of what was asked meanwhile."""
+        if running.is_cancelled:
+            raise StaleAttemptError(running.held.id)
+        if self._is_stopping:
+            raise RunSuspendedError("the server is stopping")
+
 
 class Dispatcher:
     """All lanes, and what they share."""
@@ -254,6 +280,7 @@ class Dispatcher:
         self,
         store: Store,
         artifacts: Artifacts,
+        checkpoints: Checkpoints,
         broker: Broker,
         catalogue: Mapping[str, CatalogueEntry],
         engines: Sequence[Engine],
@@ -264,6 +291,7 @@ class Dispatcher:
         self.idle_unload = idle_unload
         self.catalogue = catalogue
         self._artifacts = artifacts
+        self._checkpoints = checkpoints
         self._broker = broker
         self._lease = lease
         self._caretaker: asyncio.Task[None] | None = None
@@ -279,12 +307,17 @@ class Dispatcher:
         if dropped := await self.store.cancel_waiting_sync():
             log.info("%d synchronous generations whose clients are gone were cancelled", dropped)
         self._artifacts.sweep()
+        self._checkpoints.sweep()
         for lane in self.lanes:
             lane.start()
         self._caretaker = asyncio.create_task(self._take_care())
 
+    async def suspend(self, grace: float) -> None:
+        """Begin nothing more, and have what runs saved and returned to the queue, within `grace` seconds."""
+        await asyncio.gather(*(lane.suspend(grace) for lane in self.lanes))
+
     async def stop(self) -> None:
-        """Stop all lanes; what was running returns to the queue."""
+        """Stop all lanes at once; what was running returns to the queue."""
         if self._caretaker is not None:
             self._caretaker.cancel()
         ended = await asyncio.gather(*(lane.stop() for lane in self.lanes), return_exceptions=True)
@@ -293,9 +326,11 @@ class Dispatcher:
                 log.error("a lane did not stop cleanly", exc_info=error)
 
     async def _take_care(self) -> None:
-        """Remove files that no row names, then look after leases that ran out although no server died."""
+        """Remove files that no row needs, then look after leases that ran out although no server died."""
         while True:
             try:
+                for id_ in await self.store.ended(self._checkpoints.kept()):
+                    self._checkpoints.discard(id_)
                 for key in await self.store.superseded(self._artifacts.kept()):
                     log.info("removing %s: its generation ended without it", key)
                     self._artifacts.discard(key)
@@ -333,7 +368,9 @@ class Dispatcher:
         return [lane.holding for lane in self.lanes]
 
     async def cancel(self, generation: Generation) -> None:
-        """Stop a generation wherever it runs."""
+        """Stop a generation, cancelled while it was as given, wherever it runs; keep nothing of one that waited."""
+        if generation.status is Status.QUEUED:
+            self._checkpoints.discard(generation.id)
         for lane in self.lanes:
             await lane.cancel(generation)
 
@@ -377,10 +414,13 @@ class Dispatcher:
                 except SQLAlchemyError:
                     log.exception("the claim on generation %s was not renewed; trying again", running.held.id)
 
-    def on_progress(self, running: _Running, report: Progressed) -> None:
-        """Note a worker's progress and tell subscribers."""
-        running.advance(report)
-        self.announce_progress(running)
+    def on_report(self, running: _Running, report: Progressed | Checkpointed) -> None:
+        """Note how far a worker is, or what of it is saved, and tell subscribers."""
+        if isinstance(report, Checkpointed):
+            running.saved = report.fraction
+        else:
+            running.advance(report)
+            self.announce_progress(running)
 
     def announce_progress(self, running: _Running) -> None:
         """Tell subscribers how a generation is doing, unless it is cancelled already."""
@@ -388,27 +428,33 @@ class Dispatcher:
             self._broker.publish(Event(running.held, running.live))
 
     def announce(self, generation: Generation) -> None:
-        """Tell subscribers what became of a generation."""
+        """Tell subscribers what became of a generation; one that is over needs no checkpoint any more."""
         if generation.is_terminal:
+            self._checkpoints.discard(generation.id)
             self._broker.publish(Event(generation))
         else:
             self.wake()
 
     async def after_worker_death(self, running: _Running, why: str) -> Generation:
         """Adopt a file finished just before the death; else another try, or the end of them by the rule."""
-        adopted = await self._adopt(running.held)
+        held = running.held
+        adopted = await self._adopt(held)
         if adopted is None:
-            self.discard(running.held)
-        return adopted or await self.store.worker_died(running.held, running.live.progress, why)
+            self._artifacts.discard(artifact_key(held.id, held.attempt))
+        return adopted or await self.store.worker_died(held, running.live.progress, why, running.saved)
 
-    async def give_back(self, held: Generation) -> None:
+    async def give_back(self, running: _Running) -> None:
         """Record a file that was finished at the last moment, or return the generation to the queue."""
+        held = running.held
         with suppress(StaleAttemptError):
-            self.announce(await self._adopt(held) or await self.store.release(held))
+            self.announce(await self._adopt(held) or await self.store.release(held, running.saved))
 
-    def discard(self, held: Generation) -> None:
-        """Remove what an attempt that counts no more has written."""
+    def discard(self, running: _Running) -> None:
+        """Remove what an attempt that counts no more has written; its checkpoint may be another attempt's by now."""
+        held = running.held
         self._artifacts.discard(artifact_key(held.id, held.attempt))
+        if running.is_cancelled:
+            self._checkpoints.discard(held.id)
 
     async def _settle(self, abandoned: Generation) -> None:
         if await self._adopt(abandoned) is None:

@@ -15,6 +15,7 @@ from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
 from server.app import DataDirInUseError, create_app, load_catalogue, locked
 from server.probe import ProbeError, cuda_devices
+from server.service import Service
 from server.settings import Settings
 
 log = logging.getLogger("paddock")
@@ -46,12 +47,17 @@ def serve(settings: Settings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, telling the service of a stop before it waits for open connections, which wait for the service."""
+    """uvicorn that answers on until what runs is saved; a second signal does not wait for that.
+
+    The service hears of a stop before open connections are waited for, since they wait for the service.
+    """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_stopping = False
+        self._saving: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,10 +65,23 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         service = getattr(self._app.state, "service", None)
-        if service is not None and self._loop is not None:
-            log.info("%s: stopping", signal.Signals(sig).name)
-            self._loop.call_soon_threadsafe(service.begin_closing)
-        super().handle_exit(sig, frame)
+        if service is None or self._loop is None or self._is_stopping:
+            super().handle_exit(sig, frame)
+            return
+        log.info("%s: stopping", signal.Signals(sig).name)
+        self._is_stopping = True
+        self._loop.call_soon_threadsafe(self._stop, service, sig)
+
+    def _stop(self, service: Service, sig: int) -> None:
+        service.begin_closing()
+
+        async def save_and_exit() -> None:
+            try:
+                await service.suspend()
+            finally:
+                uvicorn.Server.handle_exit(self, sig, None)
+
+        self._saving = asyncio.create_task(save_and_exit())
 
 
 def prepare(settings: Settings) -> list[str]:

@@ -48,6 +48,10 @@ class Service:
         self._is_closing = True
         self._broker.close()
 
+    async def suspend(self) -> None:
+        """Have what runs saved, to be gone on with at the next start; returns within the time set for it."""
+        await self._dispatcher.suspend(self.settings.stop_grace)
+
     @property
     def is_closing(self) -> bool:
         """Whether the server is stopping."""
@@ -145,8 +149,7 @@ class Service:
             await self._find(tenant, generation_id)
             return
         self._publish_cancelled(before)
-        if before.status is Status.PROCESSING:
-            await self._dispatcher.cancel(before)
+        await self._dispatcher.cancel(before)
 
     async def hang_up(self, tenant: str, ids: Collection[str]) -> None:
         """A waiting client went away: cancel what has not started, let the rest go on."""

@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     event_replay: float = Field(default=10.0, ge=0)
     cancel_grace: float = Field(default=30.0, gt=0)
     worker_silence: float = Field(default=120.0, gt=1)
+    checkpoint_interval: float = Field(default=5.0, ge=0)
+    stop_grace: float = Field(default=10.0, gt=0)
     lease: float = Field(default=60.0, gt=1)
     idle_unload: float = Field(default=900.0, ge=0)
     log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")

@@ -266,7 +266,6 @@ class Store:
                         attempt=generations.c.attempt + 1,
                         lease_until=now + lease,
                         started_at=now,
-                        progress=0.0,
                     )
                     .returning(generations)
                 )
@@ -308,8 +307,11 @@ class Store:
             return self._finish(tx, held, Status.FAILED, Outcome.FAILED, error_message=message)
 
     @_in_thread
-    def worker_died(self, held: Generation, reached: float, why: str) -> Generation:
-        """Put a generation back in its place in the queue after its worker died, or fail it by the rule."""
+    def worker_died(self, held: Generation, reached: float, why: str, saved: float = 0.0) -> Generation:
+        """Put a generation back in its place in the queue after its worker died, or fail it by the rule.
+
+        It had `reached` a progress, of which a checkpoint holds what was `saved`.
+        """
         deaths, furthest = after_worker_death(held, reached)
         with self._write() as tx:
             if deaths >= WORKER_DEATHS_ALLOWED:
@@ -322,13 +324,13 @@ class Store:
                     furthest=furthest,
                     error_message=f"The worker process died {deaths} times in a row on this generation: {why}",
                 )
-            return self._requeue(tx, held, Outcome.WORKER_DIED, worker_deaths=deaths, furthest=furthest)
+            return self._requeue(tx, held, Outcome.WORKER_DIED, progress=saved, worker_deaths=deaths, furthest=furthest)
 
     @_in_thread
-    def release(self, held: Generation) -> Generation:
-        """Give a claim back: its owner stops cleanly."""
+    def release(self, held: Generation, saved: float = 0.0) -> Generation:
+        """Give a claim back: its owner stops cleanly. A checkpoint holds the progress that was `saved`."""
         with self._write() as tx:
-            return self._requeue(tx, held, Outcome.RELEASED)
+            return self._requeue(tx, held, Outcome.RELEASED, progress=saved)
 
     @_in_thread
     def expire_leases(self) -> None:
@@ -412,6 +414,15 @@ class Store:
         return [key for key, about in artifacts.items() if about in named and named[about] != key]
 
     @_in_thread
+    def ended(self, ids: Sequence[str]) -> list[str]:
+        """Of these generations those that are over, or that nobody knows."""
+        with self._read() as tx:
+            active = tx.scalars(
+                select(generations.c.id).where(generations.c.id.in_(ids), generations.c.status.not_in(TERMINAL))
+            ).all()
+        return sorted(set(ids) - set(active))
+
+    @_in_thread
     def queued(self) -> int:
         """How many generations wait."""
         with self._read() as tx:
@@ -464,7 +475,7 @@ class Store:
         **values: Any,
     ) -> Generation:
         self._end_attempt(tx, held.id, held.attempt, outcome)
-        blank = {"owner": None, "lease_until": None, "started_at": None, "progress": 0.0}
+        blank = {"owner": None, "lease_until": None, "started_at": None}
         return self._change(tx, held, Status.QUEUED, *conditions, **blank, **values)
 
     def _end_attempt(self, tx: Connection, generation_id: str, attempt: int, outcome: Outcome) -> None:

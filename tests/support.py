@@ -39,11 +39,12 @@ def free_port() -> int:
 class ServerProcess:
     """`paddock serve --demo` on a data directory; may be killed and started again on the same port."""
 
-    def __init__(self, data_dir: Path, *args: str, demo: bool = True, **env: str) -> None:
+    def __init__(self, data_dir: Path, *args: str, demo: bool = True, module: str = "server.cli", **env: str) -> None:
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir.parent / f"{data_dir.name}.log"
+        self._module = module
         self._args = [*(["--demo"] if demo else []), *args]
         self._env = {f"PADDOCK_{name.upper()}": value for name, value in env.items()}
         self.process: subprocess.Popen[bytes] | None = None
@@ -51,7 +52,7 @@ class ServerProcess:
 
     def start(self, wait: float = 30) -> float:
         """Start it and wait until /healthz answers; returns how many seconds that took."""
-        command = [sys.executable, "-P", "-m", "server.cli", "serve", *self._args]
+        command = [sys.executable, "-P", "-m", self._module, "serve", *self._args]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--data-dir", str(self.data_dir), "--port", str(self.port)],

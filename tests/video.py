@@ -19,6 +19,13 @@ def read_video(source: Path | bytes) -> npt.NDArray[np.uint8]:
     return frames[:, header:].reshape(-1, height, width, 3)
 
 
+def psnr(one: Path | bytes, other: Path | bytes) -> float:
+    """Peak signal-to-noise ratio of two videos in dB; infinite where they show the same."""
+    frames, others = (read_video(source).astype(np.float64) for source in (one, other))
+    error = float(np.mean((frames - others) ** 2))
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
 def frame_rate(source: Path | bytes) -> float:
     """Frames a second, as the file says."""
     header = _decode(source, "-f", "yuv4mpegpipe", "-frames:v", "1").split(b"\n", 1)[0]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.catalogue import CatalogueEntry
 from pipelines.spec import VideoParams
-from server.engine.messages import Done, Progressed, Ready
+from server.engine.messages import Checkpointed, Done, Progressed, Ready
 
 
 class EngineError(Exception):
@@ -31,25 +31,35 @@ class RunCancelledError(EngineError):
     """The run was stopped because it was cancelled, and the device is free."""
 
 
+class RunSuspendedError(EngineError):
+    """The run was stopped, to be gone on with later from its checkpoint, and the device is free."""
+
+
 class WorkerOptions(BaseModel):
-    """What a worker is told when it starts, in the terms of the machine it runs on: folders, and a torch device."""
+    """What a worker is told when it starts, in the terms of the machine it runs on: folders, and a torch device.
+
+    A checkpoint is saved every `checkpoint_interval` seconds; 0: never.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str
     artifacts: str
+    checkpoints: str
     cache: str
+    checkpoint_interval: float = 5.0
     demo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt at one generation, and the key of the file it is to leave."""
+    """One attempt at one generation, the key of the file it is to leave, and that of its generation's checkpoint."""
 
     generation_id: str
     attempt: int
     params: VideoParams
     artifact: str
+    checkpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,7 @@ class EngineState:
 
 
 class Engine(Protocol):
-    """One device. Calls of load, run and unload do not overlap; cancel may come at any time."""
+    """One device. Calls of load, run and unload do not overlap; cancel and suspend may come at any time."""
 
     @property
     def state(self) -> EngineState:
@@ -79,11 +89,14 @@ class Engine(Protocol):
     async def load(self, entry: CatalogueEntry) -> Ready:
         """Have a model ready, starting the worker if need be; raises LoadFailedError or WorkerDiedError."""
 
-    async def run(self, job: Job, on_progress: Callable[[Progressed], None]) -> Done:
-        """Make a video; raises GenerationFailedError, RunCancelledError or WorkerDiedError."""
+    async def run(self, job: Job, on_report: Callable[[Progressed | Checkpointed], None]) -> Done:
+        """Make a video; raises GenerationFailedError, RunCancelledError, RunSuspendedError or WorkerDiedError."""
 
     async def cancel(self, generation_id: str, attempt: int) -> None:
         """Stop that run if it is the one going on; its `run` then ends, by force after a grace time."""
+
+    async def suspend(self, generation_id: str, attempt: int) -> None:
+        """Have that run save its checkpoint and stop, if it is the one going on; its `run` then ends."""
 
     async def unload(self) -> None:
         """Free the device."""

@@ -17,6 +17,7 @@ from server.engine.base import (
     Job,
     LoadFailedError,
     RunCancelledError,
+    RunSuspendedError,
     WorkerDiedError,
     WorkerOptions,
 )
@@ -26,6 +27,7 @@ from server.engine.messages import (
     VERSION,
     Cancel,
     Cancelled,
+    Checkpointed,
     Done,
     Failed,
     Heartbeat,
@@ -38,11 +40,16 @@ from server.engine.messages import (
     Ready,
     Report,
     Run,
+    Suspend,
+    Suspended,
     Unload,
     Unloaded,
 )
 
 log = logging.getLogger("paddock.engine")
+
+# a worker that has closed its socket leaves by itself within this time
+_END_SECONDS = 2.0
 
 
 class _Connection:
@@ -114,6 +121,10 @@ class _Connection:
             return report
 
     async def _how_it_ended(self) -> str:
+        # not killed at once: a signal to a process that has just ended would take its status from whoever waits for it
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await self.process.wait()
         self.kill()
         status = await self.process.wait()
         if status < 0:
@@ -186,7 +197,7 @@ class LocalEngine:
                 case _:
                     pass
 
-    async def run(self, job: Job, on_progress: Callable[[Progressed], None]) -> Done:
+    async def run(self, job: Job, on_report: Callable[[Progressed | Checkpointed], None]) -> Done:
         """Make a video with the loaded model."""
         connection = self._connection
         if connection is None or not connection.is_alive:
@@ -195,29 +206,40 @@ class LocalEngine:
             self._running = about = (job.generation_id, job.attempt)
             self._idle.clear()
             await connection.send(
-                Run(generation_id=job.generation_id, attempt=job.attempt, params=job.params, artifact=job.artifact)
+                Run(
+                    generation_id=job.generation_id,
+                    attempt=job.attempt,
+                    params=job.params,
+                    artifact=job.artifact,
+                    checkpoint=job.checkpoint,
+                )
             )
-            return await self._until_done(connection, about, on_progress)
+            return await self._until_done(connection, about, on_report)
         finally:
             self._running = None
             self._idle.set()
 
     async def _until_done(
-        self, connection: _Connection, about: tuple[str, int], on_progress: Callable[[Progressed], None]
+        self,
+        connection: _Connection,
+        about: tuple[str, int],
+        on_report: Callable[[Progressed | Checkpointed], None],
     ) -> Done:
         while True:
             report = await connection.next_report(self._silence)
             if (getattr(report, "generation_id", None), getattr(report, "attempt", None)) != about:
                 continue
             match report:
-                case Progressed():
-                    on_progress(report)
+                case Progressed() | Checkpointed():
+                    on_report(report)
                 case Done():
                     return report
                 case Failed(message=message):
                     raise GenerationFailedError(message)
                 case Cancelled():
                     raise RunCancelledError("it was cancelled")
+                case Suspended():
+                    raise RunSuspendedError("it was suspended")
                 case _:
                     pass
 
@@ -227,6 +249,11 @@ class LocalEngine:
             return
         await self._connection.send(Cancel(generation_id=generation_id, attempt=attempt))
         self._grace = asyncio.create_task(self._enforce(self._connection))
+
+    async def suspend(self, generation_id: str, attempt: int) -> None:
+        """Have a run save its checkpoint and stop, within a step."""
+        if self._running == (generation_id, attempt) and self._connection is not None:
+            await self._connection.send(Suspend(generation_id=generation_id, attempt=attempt))
 
     async def _enforce(self, connection: _Connection) -> None:
         try:

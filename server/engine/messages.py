@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pipelines.spec import ModelSpec, Stage, VideoParams
 
-VERSION = 2
+VERSION = 3
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; what is sent of it fits a screen, and a line far below its limit."""
@@ -43,17 +43,27 @@ class Load(_Message):
 
 
 class Run(_About):
-    """Make a video with the loaded model. Answered by Progressed…, then Done, Failed or Cancelled."""
+    """Make a video with the loaded model, going on from its checkpoint if it has one.
+
+    Answered by Progressed… and Checkpointed…, then Done, Failed, Cancelled or Suspended.
+    """
 
     kind: Literal["run"] = "run"
     params: VideoParams
     artifact: str
+    checkpoint: str
 
 
 class Cancel(_About):
     """Stop that attempt, if it is the one running. Answered by Cancelled; too late, by what it became."""
 
     kind: Literal["cancel"] = "cancel"
+
+
+class Suspend(_About):
+    """Save how far that attempt is, and stop it. Answered by Suspended; too late, by what it became."""
+
+    kind: Literal["suspend"] = "suspend"
 
 
 class Unload(_Message):
@@ -111,12 +121,20 @@ class Unloaded(_Message):
 
 
 class Progressed(_About):
-    """Step `step` of `steps` of a stage is done, `fraction` (0 … 1) of the whole."""
+    """Step `step` of `steps` of a stage is done, `fraction` (0 … 1) of the whole, by `seconds` of work in all."""
 
     kind: Literal["progressed"] = "progressed"
     stage: Stage
     step: int
     steps: int
+    fraction: float
+    seconds: float
+
+
+class Checkpointed(_About):
+    """A checkpoint is on disk, whole, that holds `fraction` (0 … 1) of the generation."""
+
+    kind: Literal["checkpointed"] = "checkpointed"
     fraction: float
 
 
@@ -145,9 +163,26 @@ class Cancelled(_About):
     kind: Literal["cancelled"] = "cancelled"
 
 
-Order = Annotated[Load | Run | Cancel | Unload, Field(discriminator="kind")]
+class Suspended(_About):
+    """The attempt has stopped, its checkpoint is saved, and the device is free."""
+
+    kind: Literal["suspended"] = "suspended"
+
+
+Order = Annotated[Load | Run | Cancel | Suspend | Unload, Field(discriminator="kind")]
 Report = Annotated[
-    Hello | Heartbeat | Loading | Ready | LoadFailed | Unloaded | Progressed | Done | Failed | Cancelled,
+    Hello
+    | Heartbeat
+    | Loading
+    | Ready
+    | LoadFailed
+    | Unloaded
+    | Progressed
+    | Checkpointed
+    | Done
+    | Failed
+    | Cancelled
+    | Suspended,
     Field(discriminator="kind"),
 ]
 

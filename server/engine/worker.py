@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.errors import GenerationCancelled, PipelineError
+from pipelines.errors import GenerationCancelled, GenerationSuspended, PipelineError
 from pipelines.spec import ModelSpec, Progress
 from server.engine.base import WorkerOptions
 from server.engine.messages import (
@@ -24,6 +24,7 @@ from server.engine.messages import (
     ORDER,
     Cancel,
     Cancelled,
+    Checkpointed,
     Done,
     Failed,
     Heartbeat,
@@ -36,11 +37,14 @@ from server.engine.messages import (
     Ready,
     Report,
     Run,
+    Suspend,
+    Suspended,
     Unload,
     Unloaded,
 )
 
 if TYPE_CHECKING:
+    from pipelines.checkpoint import Checkpoint
     from pipelines.ladder import Ladder
 
 HEARTBEAT_SECONDS = 1.0
@@ -50,12 +54,13 @@ log = logging.getLogger("paddock.worker")
 
 
 class Link:
-    """The socket to the server: reports out from any thread, orders in through a queue, cancels on the side."""
+    """The socket to the server: reports out from any thread, orders in through a queue, stops on the side."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._sending = threading.Lock()
         self._cancelled: set[tuple[str, int]] = set()
+        self._suspended: set[tuple[str, int]] = set()
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -75,18 +80,26 @@ class Link:
         """Whether the server has asked to stop this attempt."""
         return (run.generation_id, run.attempt) in self._cancelled
 
-    def forget_cancels(self) -> None:
+    def is_suspended(self, run: Run) -> bool:
+        """Whether the server has asked this attempt to save its checkpoint and stop."""
+        return (run.generation_id, run.attempt) in self._suspended
+
+    def forget_stops(self) -> None:
         """Drop what was asked of attempts that are over."""
         self._cancelled.clear()
+        self._suspended.clear()
 
     def _listen(self) -> None:
         try:
             for line in self._connection.makefile("rb"):
                 order = ORDER.validate_json(line)
-                if isinstance(order, Cancel):
-                    self._cancelled.add((order.generation_id, order.attempt))
-                else:
-                    self.orders.put(order)
+                match order:
+                    case Cancel():
+                        self._cancelled.add((order.generation_id, order.attempt))
+                    case Suspend():
+                        self._suspended.add((order.generation_id, order.attempt))
+                    case _:
+                        self.orders.put(order)
         finally:
             # a worker that is deaf must not go on beating
             _leave()
@@ -113,12 +126,12 @@ class Worker:
                     self._answer(self._load(order))
                 case Run() as order:
                     self._answer(self._run(order))
-                    self._link.forget_cancels()
+                    self._link.forget_stops()
                 case Unload():
                     self._unload()
                     self._link.send(Unloaded())
 
-    def _answer(self, report: Ready | LoadFailed | Done | Failed | Cancelled) -> None:
+    def _answer(self, report: Ready | LoadFailed | Done | Failed | Cancelled | Suspended) -> None:
         if self._loaded is not None and not isinstance(report, Ready | Done):
             # only here has the exception, and with it every tensor its frames held, been let go
             self._loaded[1].rest()
@@ -162,7 +175,7 @@ class Worker:
             self._loaded[1].close()
             self._loaded = None
 
-    def _run(self, order: Run) -> Done | Failed | Cancelled:
+    def _run(self, order: Run) -> Done | Failed | Cancelled | Suspended:
         about = {"generation_id": order.generation_id, "attempt": order.attempt}
 
         def report(progress: Progress) -> None:
@@ -173,6 +186,7 @@ class Worker:
                     step=progress.step,
                     steps=progress.steps,
                     fraction=progress.fraction,
+                    seconds=progress.seconds,
                 )
             )
 
@@ -183,9 +197,12 @@ class Worker:
                 Path(self._options.artifacts) / order.artifact,
                 on_progress=report,
                 cancelled=lambda: self._link.is_cancelled(order),
+                checkpoint=self._checkpoint(order),
             )
         except GenerationCancelled:
             return Cancelled(**about)
+        except GenerationSuspended:
+            return Suspended(**about)
         except PipelineError as error:
             return Failed(**about, message=str(error))
         except Exception as error:
@@ -193,6 +210,19 @@ class Worker:
             return Failed(**about, message=f"The generation failed: {_words(error)}")
         fingerprint = self._loaded[1].fingerprint
         return Done(**about, artifact=order.artifact, size=video.size, fingerprint=fingerprint)
+
+    def _checkpoint(self, order: Run) -> "Checkpoint | None":
+        from pipelines.checkpoint import Checkpoint
+
+        if self._options.checkpoint_interval == 0:
+            return None
+        about = {"generation_id": order.generation_id, "attempt": order.attempt}
+        return Checkpoint(
+            Path(self._options.checkpoints) / order.checkpoint,
+            self._options.checkpoint_interval,
+            suspended=lambda: self._link.is_suspended(order),
+            on_saved=lambda fraction: self._link.send(Checkpointed(**about, fraction=fraction)),
+        )
 
 
 def _words(error: Exception) -> str:

@@ -11,9 +11,16 @@ import pytest
 
 from pipelines.catalogue import CatalogueEntry, read_catalogue
 from pipelines.spec import Stage, VideoParams
-from server.engine.base import Job, LoadFailedError, RunCancelledError, WorkerDiedError, WorkerOptions
+from server.engine.base import (
+    Job,
+    LoadFailedError,
+    RunCancelledError,
+    RunSuspendedError,
+    WorkerDiedError,
+    WorkerOptions,
+)
 from server.engine.local import LocalEngine
-from server.engine.messages import Progressed
+from server.engine.messages import Checkpointed, Progressed
 from tests.video import read_video
 
 ENTRY = next(iter(read_catalogue().values()))
@@ -32,9 +39,14 @@ async def make_engine(
 
     def make(*, demo: bool = True, cancel_grace: float = 20, silence: float = 60) -> LocalEngine:
         options = WorkerOptions(
-            device="cpu", artifacts=str(tmp_path / "videos"), cache=str(weights_folder.parent), demo=demo
+            device="cpu",
+            artifacts=str(tmp_path / "videos"),
+            checkpoints=str(tmp_path / "checkpoints"),
+            cache=str(weights_folder.parent),
+            demo=demo,
         )
-        (tmp_path / "videos").mkdir(exist_ok=True)
+        for name in ("videos", "checkpoints"):
+            (tmp_path / name).mkdir(exist_ok=True)
         engines.append(LocalEngine(options, cancel_grace=cancel_grace, silence=silence))
         return engines[-1]
 
@@ -52,13 +64,13 @@ async def engine(make_engine: EngineFactory) -> LocalEngine:
 
 
 def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1) -> Job:
-    return Job(generation_id, attempt, params, f"{generation_id}.{attempt}.mp4")
+    return Job(generation_id, attempt, params, f"{generation_id}.{attempt}.mp4", f"{generation_id}.ckpt")
 
 
 async def run(engine: LocalEngine, wanted: Job) -> list[Progressed]:
-    reports: list[Progressed] = []
+    reports: list[Progressed | Checkpointed] = []
     await engine.run(wanted, reports.append)
-    return reports
+    return [report for report in reports if isinstance(report, Progressed)]
 
 
 async def start(engine: LocalEngine, wanted: Job) -> tuple["asyncio.Task[object]", list[Progressed]]:
@@ -66,7 +78,9 @@ async def start(engine: LocalEngine, wanted: Job) -> tuple["asyncio.Task[object]
     reports: list[Progressed] = []
     denoising = asyncio.Event()
 
-    def note(report: Progressed) -> None:
+    def note(report: Progressed | Checkpointed) -> None:
+        if isinstance(report, Checkpointed):
+            return
         reports.append(report)
         if report.stage is Stage.DENOISE and report.step >= 1:
             denoising.set()
@@ -123,6 +137,24 @@ async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(engine:
     assert engine.state.pid == pid
     before, after = ((tmp_path / "videos" / f"{name}.1.mp4").read_bytes() for name in ("before", "after"))
     assert before == after
+
+
+async def test_a_suspended_run_goes_on_as_another_attempt(engine: LocalEngine, tmp_path: Path) -> None:
+    undisturbed = await run(engine, job(LONG, generation_id="whole"))
+    running, _ = await start(engine, job(LONG))
+
+    await engine.suspend("g", 2)
+    assert not running.done()
+    await engine.suspend("g", 1)
+    with pytest.raises(RunSuspendedError):
+        await running
+    reports = await run(engine, job(LONG, attempt=2))
+
+    assert 0 < len([report for report in reports if report.stage is Stage.DENOISE]) < len(undisturbed) - 5
+    assert reports[0].fraction > 0
+    assert reports[0].seconds > 0
+    whole, resumed = ((tmp_path / "videos" / name).read_bytes() for name in ("whole.1.mp4", "g.2.mp4"))
+    assert resumed == whole
 
 
 async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engine: LocalEngine) -> None:

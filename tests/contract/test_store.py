@@ -324,6 +324,26 @@ async def test_expiring_all_leases_leaves_none_held(store: Store) -> None:
     assert [generation.id for generation in await store.abandoned()] == [held.id]
 
 
+async def test_progress_that_is_saved_outlives_the_attempt(store: Store) -> None:
+    held = await claimed(store)
+    await store.renew(held, 60, 0.5, None)
+
+    assert (await store.release(held, 0.4)).progress == 0.4
+    again = await store.claim("me", 60)
+    assert again is not None
+    assert again.progress == 0.4
+    assert (await store.worker_died(again, 0.6, "killed", 0.55)).progress == 0.55
+
+
+async def test_what_is_over_or_unknown_is_told_from_what_goes_on(store: Store) -> None:
+    running, waiting, over = await queued(store, 3)
+    await store.cancel(over.id, "")
+    await store.claim("me", 60)
+
+    assert await store.ended([running.id, waiting.id, over.id, "unknown"]) == sorted([over.id, "unknown"])
+    assert await store.ended([]) == []
+
+
 async def test_two_worker_deaths_without_progress_between_them_are_the_end(store: Store) -> None:
     held = await claimed(store)
 

@@ -54,6 +54,41 @@ def attempt_log(data_dir: Path) -> list[tuple[str, int, str | None]]:
     return rows
 
 
+@pytest.mark.parametrize("victim", ["worker", "server"])
+def test_what_a_killed_process_had_done_is_not_done_again(
+    start_server: Callable[..., ServerProcess], victim: str
+) -> None:
+    server = start_server(checkpoint_interval="0.1")
+    undisturbed = server.video(server.enqueue(**LONG, seed=2))
+    id_ = server.enqueue(**LONG, seed=2)
+    while (reached := server.row(id_)["progress"]) < 0.5:
+        time.sleep(0.02)
+
+    if victim == "server":
+        server.kill()
+        server.start()
+    else:
+        psutil.Process(server.worker_pids()[0]).kill()
+    first = first_progress(server, id_, attempt=2)
+
+    assert first["progress"] > reached / 2
+    assert first["eta_seconds"] is not None
+    assert server.video(id_) == undisturbed
+    assert list((server.data_dir / "checkpoints").iterdir()) == []
+
+
+def first_progress(server: ServerProcess, generation_id: str, attempt: int) -> dict[str, Any]:
+    """The row at the first report of an attempt's worker."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        row = server.row(generation_id)
+        tries = sum(id_ == generation_id for id_, _, _ in attempt_log(server.data_dir))
+        if tries == attempt and row["eta_seconds"] is not None:
+            return row
+        time.sleep(0.02)
+    raise AssertionError(server.log_text())
+
+
 def test_a_file_finished_just_before_the_kill_is_adopted(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server()
     done = server.enqueue(seed=1)
@@ -102,6 +137,30 @@ def test_a_clean_stop_gives_the_running_generation_back(start_server: Callable[.
 
     server.start()
     assert server.wait_for(running, "succeeded")
+
+
+def test_a_stop_saves_what_runs_and_refuses_more_meanwhile(start_server: Callable[..., ServerProcess]) -> None:
+    # a long step, so that there is a meanwhile
+    slow: dict[str, Any] = {"width": 832, "height": 480, "num_frames": 33, "num_inference_steps": 6, "seed": 2}
+    server = start_server(checkpoint_interval="1000", stop_grace="60")
+    undisturbed = server.video(server.enqueue(**slow))
+    id_ = server.enqueue(**slow)
+    while (reached := server.row(id_)["progress"]) < 0.1:
+        time.sleep(0.02)
+
+    assert server.process is not None
+    server.process.terminate()
+    while (answer := server.http.post("/queue", json=SMALL)).status_code == 200:
+        time.sleep(0.01)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (503, "unavailable")
+    assert server.row(id_)["status"] == "processing"
+    assert server.stop() in CLEAN_ENDS
+    assert (server.data_dir / "checkpoints" / f"{id_}.ckpt").exists()
+
+    server.start()
+    assert first_progress(server, id_, attempt=2)["progress"] >= reached
+    assert server.video(id_) == undisturbed
+    assert ((id_, 1, "released")) in attempt_log(server.data_dir)
 
 
 def test_those_who_wait_are_told_of_a_stop(start_server: Callable[..., ServerProcess]) -> None:

@@ -5,7 +5,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
@@ -20,7 +19,7 @@ from pipelines.runner import Runner
 from pipelines.shapes import parse_shape, read_shape
 from pipelines.spec import Fast, Lora, ModelSpec, VideoParams
 from tests.pipelines.wan22 import WAN22_VAE, a14b_folder, small_transformer, ti2v_5b_folder
-from tests.video import read_video
+from tests.video import psnr, read_video
 
 CATALOGUE = read_catalogue()
 PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
@@ -123,7 +122,8 @@ def test_both_experts_are_used_and_laid_out_alike(a14b: Path, tmp_path: Path) ->
     for residence in (Residence.STREAMED, Residence.MAPPED):
         for blocks in (0, 1):
             layout = Layout(transformer=residence, resident_blocks=blocks)
-            assert made(runner(a14b, tmp_path, layout), tmp_path / "laid out.mp4") == video
+            # a processor computes on the map itself, which is not aligned: some round otherwise there
+            assert psnr(made(runner(a14b, tmp_path, layout), tmp_path / "laid out.mp4"), video) > 40
 
 
 def test_experts_of_different_shapes_are_refused(a14b: Path) -> None:
@@ -225,12 +225,11 @@ def test_a_lora_goes_with_every_precision_and_place(weights_folder: Path, tmp_pa
     assert exact != made(runner(weights_folder, tmp_path), tmp_path / "plain.mp4")
 
     mapped = Layout(transformer=Residence.MAPPED)
-    assert made(runner(weights_folder, tmp_path, mapped, loras=(lora,)), tmp_path / "mapped.mp4") == exact
-    assert made(runner(weights_folder, tmp_path, mapped), tmp_path / "mapped.mp4") != exact
+    assert psnr(made(runner(weights_folder, tmp_path, mapped, loras=(lora,)), tmp_path / "mapped.mp4"), exact) > 40
+    assert psnr(made(runner(weights_folder, tmp_path, mapped), tmp_path / "mapped.mp4"), exact) < 40
     for precision in (Precision.FP8, Precision.Q4):
         made(runner(weights_folder, tmp_path, Layout(precision), loras=(lora,)), tmp_path / "short.mp4")
-        error = np.mean((read_video(tmp_path / "exact.mp4").astype(float) - read_video(tmp_path / "short.mp4")) ** 2)
-        assert 10 * np.log10(255**2 / error) > 20
+        assert psnr(tmp_path / "exact.mp4", tmp_path / "short.mp4") > 20
 
 
 @pytest.mark.parametrize(

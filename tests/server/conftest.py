@@ -11,6 +11,7 @@ import pytest
 
 from server.app import load_catalogue
 from server.artifacts import Artifacts
+from server.checkpoints import Checkpoints
 from server.dispatcher import Dispatcher
 from server.events import Broker, Event
 from server.generations import Generation, Origin, Status
@@ -29,6 +30,7 @@ class Inside:
     settings: Settings
     store: Store
     artifacts: Artifacts
+    checkpoints: Checkpoints
     broker: Broker
     engines: list[FakeEngine]
     dispatcher: Dispatcher
@@ -72,12 +74,15 @@ def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
     folder.mkdir(exist_ok=True)
     store = Store(f"sqlite:///{folder / 'paddock.db'}", max_overtakes=settings.max_overtakes)
     artifacts = Artifacts(folder, settings.url_ttl)
+    checkpoints = Checkpoints(folder)
     broker = Broker()
     engines = [FakeEngine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
     catalogue = load_catalogue(settings)
-    dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease, settings.idle_unload)
+    dispatcher = Dispatcher(
+        store, artifacts, checkpoints, broker, catalogue, engines, settings.lease, settings.idle_unload
+    )
     service = Service(settings, catalogue, store, dispatcher, broker)
-    return Inside(folder, settings, store, artifacts, broker, engines, dispatcher, service)
+    return Inside(folder, settings, store, artifacts, checkpoints, broker, engines, dispatcher, service)
 
 
 async def listen(inside: Inside) -> None:

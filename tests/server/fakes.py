@@ -7,8 +7,15 @@ from pathlib import Path
 
 from pipelines.catalogue import CatalogueEntry
 from pipelines.spec import Stage
-from server.engine.base import EngineState, Job, LoadFailedError, RunCancelledError, WorkerDiedError
-from server.engine.messages import Done, Progressed, Ready
+from server.engine.base import (
+    EngineState,
+    Job,
+    LoadFailedError,
+    RunCancelledError,
+    RunSuspendedError,
+    WorkerDiedError,
+)
+from server.engine.messages import Checkpointed, Done, Progressed, Ready
 
 
 class FakeEngine:
@@ -26,6 +33,8 @@ class FakeEngine:
         self.loading.set()
         self.is_closed = False
         self._cancelled = asyncio.Event()
+        self._suspended = asyncio.Event()
+        self._tell: Callable[[Progressed | Checkpointed], None] = lambda _: None
 
     async def load(self, entry: CatalogueEntry) -> Ready:
         self.loads.append(entry.id)
@@ -38,10 +47,12 @@ class FakeEngine:
         self.state = replace(self.state, loading=None)
         return Ready(model_id=entry.id, fingerprint={"engine": "fake"})
 
-    async def run(self, job: Job, on_progress: Callable[[Progressed], None]) -> Done:
+    async def run(self, job: Job, on_report: Callable[[Progressed | Checkpointed], None]) -> Done:
         self.runs.append(job)
         self._cancelled.clear()
-        on_progress(self.report(job, 0.5))
+        self._suspended.clear()
+        self._tell = on_report
+        on_report(self.report(job, 0.5))
         behaviour = self.script.pop(0) if self.script else self.finish
         result = behaviour(job)
         if asyncio.iscoroutine(result):
@@ -58,6 +69,7 @@ class FakeEngine:
             step=1,
             steps=2,
             fraction=fraction,
+            seconds=2.0,
         )
 
     def finish(self, job: Job) -> Done:
@@ -76,6 +88,17 @@ class FakeEngine:
         await self._cancelled.wait()
         raise RunCancelledError("cancelled")
 
+    async def until_suspended(self, job: Job) -> Done:
+        """Run until told to save and stop."""
+        await self._suspended.wait()
+        self.save(job, 0.4)
+        raise RunSuspendedError("suspended")
+
+    def save(self, job: Job, fraction: float) -> None:
+        """Leave a checkpoint and tell of it."""
+        (self.folder.parent / "checkpoints" / job.checkpoint).write_bytes(b"half")
+        self._tell(Checkpointed(generation_id=job.generation_id, attempt=job.attempt, fraction=fraction))
+
     async def finish_despite_cancel(self, job: Job) -> Done:
         """Finish just as the cancel comes."""
         await self._cancelled.wait()
@@ -93,6 +116,9 @@ class FakeEngine:
     async def cancel(self, generation_id: str, attempt: int) -> None:
         self.cancels.append((generation_id, attempt))
         self._cancelled.set()
+
+    async def suspend(self, generation_id: str, attempt: int) -> None:
+        self._suspended.set()
 
     async def unload(self) -> None:
         self.state = replace(self.state, model_id=None)

@@ -105,6 +105,147 @@ async def test_a_model_that_cannot_be_loaded_fails_with_the_reason(inside: Insid
     assert inside.dispatcher.deployment(MODEL) is Deployment.ACTIVE
 
 
+async def test_the_time_left_follows_from_the_work_so_far(inside: Inside) -> None:
+    generation = await busy(inside)
+
+    live = inside.dispatcher.live(await inside.read(generation))
+
+    # the fake tells of two seconds for a half
+    assert live is not None
+    assert (live.progress, live.eta) == (0.5, 2.0)
+    await inside.service.cancel("", generation.id)
+
+
+# checkpoints
+
+
+async def suspended(inside: Inside) -> Generation:
+    """A generation that a clean stop has given back, of which 0.4 is saved."""
+    inside.engine.script.append(inside.engine.until_suspended)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.runs)
+    await inside.dispatcher.suspend(10)
+    return await inside.read(generation)
+
+
+def checkpoints(inside: Inside) -> set[str]:
+    return {path.name for path in inside.checkpoints.folder.iterdir()}
+
+
+async def test_a_clean_stop_saves_what_runs_and_the_next_start_goes_on(inside: Inside) -> None:
+    generation = await suspended(inside)
+    assert (generation.status, generation.progress) == (Status.QUEUED, 0.4)
+    assert checkpoints(inside) == {f"{generation.id}.ckpt"}
+    assert await inside.outcomes() == [Outcome.RELEASED]
+    (late,) = await inside.enqueue()
+    await asyncio.sleep(0.05)
+    assert (await inside.read(late)).attempt == 0
+    await inside.dispatcher.stop()
+
+    again = build(inside.folder)
+    again.engine.loading.clear()
+    await again.dispatcher.start()
+    await eventually(lambda: again.engine.loads)
+    live = again.dispatcher.live(await again.read(generation))
+    assert live is not None
+    assert live.progress == 0.4
+    again.engine.loading.set()
+    await again.until(generation)
+    await again.until(late)
+    assert {job.checkpoint for job in again.engine.runs} == {f"{each.id}.ckpt" for each in (generation, late)}
+    assert checkpoints(again) == set()
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+async def test_a_stop_does_not_wait_for_a_load_and_the_generation_keeps_what_was_saved(inside: Inside) -> None:
+    generation = await suspended(inside)
+    await inside.dispatcher.stop()
+    again = build(inside.folder)
+    again.engine.loading.clear()
+    await again.dispatcher.start()
+    await eventually(lambda: again.engine.loads)
+
+    async with asyncio.timeout(5):
+        await again.dispatcher.suspend(1000)
+        await again.dispatcher.stop()
+
+    kept = await again.read(generation)
+    assert (kept.status, kept.progress, kept.attempt) == (Status.QUEUED, 0.4, 2)
+    assert checkpoints(again) == {f"{generation.id}.ckpt"}
+    again.store.close()
+
+
+async def test_a_stop_between_load_and_run_begins_no_run(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    renew = inside.store.renew
+    stops: list[asyncio.Task[None]] = []
+
+    async def stop_meanwhile(*args: Any) -> None:
+        await renew(*args)
+        stops.append(asyncio.create_task(inside.dispatcher.suspend(10)))
+        await eventually(lambda: inside.dispatcher.lanes[0]._is_stopping)
+
+    monkeypatch.setattr(inside.store, "renew", stop_meanwhile)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: stops)
+    await asyncio.gather(*stops)
+
+    assert inside.engine.runs == []
+    assert (await inside.read(generation)).status is Status.QUEUED
+
+
+async def test_a_worker_that_dies_keeps_what_it_had_saved(inside: Inside) -> None:
+    def save_and_die(job: Job) -> Done:
+        inside.engine.save(job, 0.3)
+        return inside.engine.die(job)
+
+    inside.engine.script += [save_and_die, inside.engine.until_cancelled]
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: len(inside.engine.runs) == 2)
+
+    assert (await inside.read(generation)).progress == 0.3
+    assert checkpoints(inside) == {f"{generation.id}.ckpt"}
+    await inside.service.cancel("", generation.id)
+    await eventually(lambda: not checkpoints(inside))
+
+
+async def test_a_generation_that_waits_and_is_cancelled_leaves_no_checkpoint(inside: Inside) -> None:
+    generation = await suspended(inside)
+
+    await inside.service.cancel("", generation.id)
+
+    assert checkpoints(inside) == set()
+
+
+async def test_a_failed_generation_leaves_no_checkpoint(inside: Inside) -> None:
+    def save_and_fail(job: Job) -> Done:
+        inside.engine.save(job, 0.3)
+        raise GenerationFailedError("Not numbers.")
+
+    inside.engine.script.append(save_and_fail)
+    (generation,) = await inside.enqueue()
+    await inside.until(generation)
+
+    await eventually(lambda: not checkpoints(inside))
+
+
+async def test_a_start_clears_away_what_no_generation_goes_on_from(inside: Inside) -> None:
+    generation = await suspended(inside)
+    await inside.dispatcher.stop()
+    for name in ("unknown.ckpt", f".{generation.id}.ckpt.part"):
+        (inside.checkpoints.folder / name).write_bytes(b"left")
+
+    again = build(inside.folder)
+    again.engine.loading.clear()
+    await again.dispatcher.start()
+
+    await eventually(lambda: checkpoints(again) == {f"{generation.id}.ckpt"})
+    again.engine.loading.set()
+    await again.until(generation)
+    await again.dispatcher.stop()
+    again.store.close()
+
+
 # worker deaths
 
 

@@ -1,0 +1,64 @@
+"""The real worker, on its real model, that goes wrong on order: `python -P -m benchmarks.faulty_worker FD OPTIONS`."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults import Faults
+from pipelines import checkpoint
+from pipelines.spec import Stage, part_path
+from server.engine import worker
+from server.engine.messages import Done, Loading, Progressed, Report
+
+FLOOD = 200_000
+_PLACES = {Stage.PROMPT: "encoding the prompt", Stage.DENOISE: "denoising", Stage.DECODE: "decoding"}
+
+faults = Faults.here()
+
+
+class Link(worker.Link):
+    """Comes by every place of a generation, since the worker tells of each."""
+
+    _told: tuple[str, int] | None = None
+
+    def send(self, report: Report) -> None:
+        """Go wrong if that is ordered for what is to be told; else tell it."""
+        match report:
+            case Loading():
+                self._strike("loading", report)
+            case Progressed(generation_id=generation_id, attempt=attempt, stage=stage, fraction=fraction):
+                if self._told != (generation_id, attempt):
+                    self._told = (generation_id, attempt)
+                    faults.note(taken_up=fraction, generation=generation_id, attempt=attempt)
+                self._strike(_PLACES[stage], report, generation=generation_id, attempt=attempt, reached=fraction)
+            case Done(generation_id=generation_id, attempt=attempt):
+                about = {"generation": generation_id, "attempt": attempt, "reached": 1.0}
+                self._strike("between rename and report", report, **about)
+            case _:
+                pass
+        super().send(report)
+
+    def _strike(self, place: str, report: Report, **facts: Any) -> None:
+        def flood() -> None:
+            for _ in range(FLOOD):
+                super(Link, self).send(report)
+
+        faults.strike(place, flood=flood, **facts)
+
+
+def _write_file(path: Path, about: Mapping[str, Any], state: checkpoint.HalfDone) -> None:
+    def half() -> None:
+        part_path(path).write_bytes(b"half a checkpoint")
+
+    faults.strike("saving a checkpoint", before=half, generation=path.stem)
+    write_file(path, about, state)
+
+
+write_file = checkpoint._write_file
+
+if __name__ == "__main__":
+    os.environ["FAULTS_ROLE"] = "worker"
+    worker.Link = Link  # type: ignore[misc]
+    checkpoint._write_file = _write_file
+    worker.main()

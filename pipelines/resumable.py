@@ -1,0 +1,34 @@
+"""diffusers' pipeline, able to begin in the middle of its denoising loop."""
+
+from typing import Any
+
+from diffusers import WanPipeline
+
+from pipelines.checkpoint import HalfDone
+
+
+class ResumableWanPipeline(WanPipeline):
+    """WanPipeline that skips the steps a checkpoint holds, as diffusers itself skips those of an interrupted call."""
+
+    _half_done: HalfDone | None = None
+    _steps_seen = 0
+
+    def begin_after(self, half_done: HalfDone) -> None:
+        """Have the next call go on from a state; it must be given the same arguments, and `half_done.latents`."""
+        self._half_done, self._steps_seen = half_done, 0
+
+    def forget(self) -> None:
+        """Have the next call begin at its beginning."""
+        self._half_done = None
+
+    @property
+    def interrupt(self) -> Any:
+        """Whether the step that begins is skipped; the loop asks once a step, after the timesteps were set."""
+        if self._half_done is None:
+            return self._interrupt
+        if self._steps_seen < self._half_done.step:
+            self._steps_seen += 1
+            return True
+        self._half_done.restore(self.scheduler, self._execution_device)
+        self._half_done = None
+        return self._interrupt
