@@ -57,7 +57,6 @@ from tests.pipelines.wan_files import (
 )
 from tests.video import psnr
 
-
 PARAMS = VideoParams("an ox by a lake", " ", 48, 64, 1, 2, 1.0, 7)
 State = dict[str, torch.Tensor]
 PARTS = ("transformer", "transformer_2")
