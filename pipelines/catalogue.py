@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.errors import CatalogueError
-from pipelines.spec import Fast, Lora, ModelSpec
+from pipelines.spec import Fast, Lora, ModelSpec, WeightFile
 
 DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 """What the command line and the examples ask for unless told otherwise."""
@@ -140,6 +140,18 @@ class _LoraTable(_Table):
         return Lora(**self.model_dump())
 
 
+class _WeightFileTable(_Table):
+    repo: str
+    file: str
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _is_of_a_known_format(self) -> "_WeightFileTable":
+        if not self.file.endswith((".gguf", ".safetensors")):
+            raise ValueError("file must be a .gguf or a .safetensors file")
+        return self
+
+
 class _FastTable(_Table):
     loras: list[_LoraTable] = Field(min_length=1)
     flow_shift: float
@@ -153,14 +165,17 @@ class _ModelTable(_Table):
     max_sequence_length: int = Field(default=512, ge=1)
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[Literal["480p", "720p"], float] | None = Field(default=None, min_length=2)
+    files: dict[Literal["transformer", "transformer_2"], _WeightFileTable] = {}
     loras: list[_LoraTable] = []
     fast: _FastTable | None = None
 
     def spec(self, model_id: str, sizes: tuple[tuple[int, int, int], ...]) -> ModelSpec:
         """What is loaded for a model of this id; `sizes` as in ModelSpec."""
-        fields = self.model_dump(exclude={"loras", "fast"})
+        fields = self.model_dump(exclude={"files", "loras", "fast"})
+        files = tuple(WeightFile(**table.model_dump(), part=part) for part, table in self.files.items())
         fast = None if self.fast is None else Fast(tuple(map(_LoraTable.lora, self.fast.loras)), self.fast.flow_shift)
-        return ModelSpec(**fields, id=model_id, sizes=sizes, loras=tuple(map(_LoraTable.lora, self.loras)), fast=fast)
+        loras = tuple(map(_LoraTable.lora, self.loras))
+        return ModelSpec(**fields, id=model_id, sizes=sizes, files=files, loras=loras, fast=fast)
 
 
 class CatalogueEntry(_Table):

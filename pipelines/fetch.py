@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -57,11 +57,11 @@ def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
             raise HubAccessError(f"{spec.repo} is not in diffusers' layout: it has no {_INDEX}.")
         _Fetch(index).run()
         used = weights.parts(index.folder, spec.pipeline_class)
-    return replace(found, files=tuple(file for file in files if _is_needed(file.name, used)))
+    return replace(found, files=tuple(file for file in files if _is_needed(file.name, used, spec.replaced)))
 
 
-def look_up_loras(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
-    """Ask a hub for the files of a model's LoRAs, those of `run_fast` among them; what is in local folders is left out.
+def look_up_files(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
+    """Ask a hub for a model's single files, the LoRAs of `run_fast` among them; what is in local folders is left out.
 
     Raises FetchError.
     """
@@ -69,9 +69,9 @@ def look_up_loras(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
 
     api = HfApi(endpoint=hub)
     wanted: dict[tuple[str, str], set[str]] = {}
-    for lora in spec.every_lora:
-        if not (Path(lora.repo).expanduser() / lora.file).is_file():
-            wanted.setdefault((lora.repo, lora.revision or constants.DEFAULT_REVISION), set()).add(lora.file)
+    for single in spec.every_file:
+        if not (Path(single.repo).expanduser() / single.file).is_file():
+            wanted.setdefault((single.repo, single.revision or constants.DEFAULT_REVISION), set()).add(single.file)
     listings = []
     for (repo, revision), names in wanted.items():
         blank = Listing(repo, revision, "", api.endpoint, Path(constants.HF_HUB_CACHE).expanduser(), ())
@@ -113,11 +113,16 @@ def _matching(pattern: str, text: str | None) -> str | None:
     return text if text is not None and re.fullmatch(pattern, text) else None
 
 
-def _is_needed(name: str, used: list[str]) -> bool:
-    """Not pictures, other formats of the same weights, their variants (`model.fp16.safetensors`), unused components."""
+def _is_needed(name: str, used: list[str], replaced: Collection[str]) -> bool:
+    """Not pictures, other formats of the same weights, their variants (`model.fp16.safetensors`), unused components.
+
+    Nor weights of the parts `replaced`.
+    """
     folder, _, file = name.rpartition("/")
     if name == _INDEX:
         return True
+    if folder in replaced and file.endswith(weights.WEIGHT_SUFFIXES):
+        return False
     stem, suffix = Path(file).stem, Path(file).suffix
     return folder in used and (suffix in _SETTINGS_SUFFIXES or (suffix == ".safetensors" and "." not in stem))
 
@@ -161,8 +166,8 @@ def local(spec: ModelSpec, source: Path) -> Path:
     """
     snapshots = (weights.cached(spec, cache) for cache in (source, source / "hub"))
     folder = next((snapshot for snapshot in snapshots if snapshot is not None), source)
-    weights.check(folder, spec.pipeline_class)
-    weights.check_lengths(folder, spec.pipeline_class)
+    weights.check(folder, spec.pipeline_class, spec.replaced)
+    weights.check_lengths(folder, spec.pipeline_class, spec.replaced)
     return folder
 
 

@@ -14,10 +14,10 @@ from pipelines.errors import DeviceMemoryError
 from pipelines.generate import release_memory
 from pipelines.geometry import Geometry
 from pipelines.limits import LearnedLimits
-from pipelines.load import CACHE, plan_here, this_machine
+from pipelines.load import CACHE, plan_here, shape_here, this_machine
 from pipelines.memory import CLEARLY, Machine, leaner, plan, priced
 from pipelines.runner import Runner
-from pipelines.shapes import ModelShape, read_shape
+from pipelines.shapes import ModelShape
 from pipelines.spec import CancelCheck, LoadCallback, ModelSpec, ProgressCallback, VideoFile, VideoParams
 
 log = logging.getLogger("paddock.ladder")
@@ -44,7 +44,7 @@ class Ladder:
         self._cache = cache
         self._limits = LearnedLimits(cache / "limits.json")
         self._card = _card(device)
-        self._plan = plan_here(folder, device, spec.sizes, self._limits.get(self._card))
+        self._plan = plan_here(folder, device, spec.sizes, self._limits.get(self._card), spec.files)
         self._runner: Runner | None = None
 
     @classmethod
@@ -141,7 +141,8 @@ class Ladder:
         release_memory()
         if self._plan is None:
             raise DeviceMemoryError("The device ran out of memory. A smaller size or fewer frames may fit.")
-        shape, machine = read_shape(self._folder), this_machine(self._device, self._limits.get(self._card))
+        shape = shape_here(self._folder, self._spec.files)
+        machine = this_machine(self._device, self._limits.get(self._card))
         geometry = Geometry.fit(*size, shape.grid)
         lower = leaner(shape, geometry, machine, self._plan)
         if lower is None:

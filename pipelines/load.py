@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,16 +20,16 @@ import transformers
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
-from pipelines import weights
+from pipelines import single_file, weights
 from pipelines.errors import HostMemoryError, StorageError, UnsupportedModelError
 from pipelines.geometry import Geometry, Grid
 from pipelines.lora import Loras
 from pipelines.memory import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
 from pipelines.placement import TRANSFORMERS, bring, place, residence
-from pipelines.reading import fill, skeleton
+from pipelines.reading import fill, headers, skeleton
 from pipelines.resumable import ResumableWanPipeline
 from pipelines.shapes import ModelShape, read_shape
-from pipelines.spec import LoadCallback, Lora
+from pipelines.spec import LoadCallback, Lora, WeightFile
 from pipelines.storage import Storage, stored
 
 CACHE = Path("~/.cache/paddock").expanduser()
@@ -79,33 +79,35 @@ def load_pipeline(
     layout: Layout | None = None,
     cache: Path = CACHE,
     loras: Sequence[Lora] = (),
+    files: Sequence[WeightFile] = (),
 ) -> LoadedPipeline:
     """Load a text-to-video pipeline onto `device` (a torch device name), by a layout, or all of it resident.
+
+    The weights of transformers that `files` are for come from these, everything else from `folder`.
 
     On a CPU the arithmetic is bf16 where the processor has units for it and fp32 elsewhere. Weights that the layout
     keeps in another form than the files are written to `cache` once, and read from there the next time.
 
     Raises WeightsNotFoundError or UnsupportedModelError before anything is read, and StorageError.
     """
-    weights.check(folder, "WanPipeline")
+    sources = weights.locate_files(files)
+    _check(folder, sources, loras)
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
-    for lora in loras:
-        if not (folder / lora.part).is_dir():
-            raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
-    files = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in loras}
+    changes = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in loras}
     models = {
         part: _load_part(
             folder,
             part,
+            sources.get(part),
             dtype,
             layout or Layout(),
             target,
             cache,
-            [(path, lora.strength) for lora, path in files.items() if lora.part == part],
+            [(path, lora.strength) for lora, path in changes.items() if lora.part == part],
             report,
         )
-        for part, report in _shares(folder, on_progress)
+        for part, report in _shares(folder, sources, on_progress)
     }
     pipe = ResumableWanPipeline.from_pretrained(folder, local_files_only=True, **models)
     pipe.set_progress_bar_config(disable=True)
@@ -120,9 +122,12 @@ def load_pipeline(
         ),
         layout=layout,
         fingerprint={
-            "weights": f"{folder.resolve().name}/{weights.digest(folder)}",
+            "weights": f"{folder.resolve().name}/{weights.digest(folder, sources)}",
+            "files": " ".join(
+                f"{part} {path.name}/{weights.file_digest(path)}" for part, path in sorted(sources.items())
+            ),
             "loras": " ".join(
-                f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in files.items()
+                f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in changes.items()
             ),
             "dtype": str(dtype).removeprefix("torch."),
             "precision": str(dtype).removeprefix("torch.") if layout is None else str(layout.precision),
@@ -137,13 +142,37 @@ def load_pipeline(
     )
 
 
+def _check(folder: Path, sources: Mapping[str, Path], loras: Sequence[Lora]) -> None:
+    """Raise WeightsNotFoundError or UnsupportedModelError unless everything is there and goes together."""
+    weights.check(folder, "WanPipeline", sources)
+    for part, path in sources.items():
+        single_file.check(path, skeleton(_MODELS[part], folder / part))
+    for lora in loras:
+        if not (folder / lora.part).is_dir():
+            raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
+        if lora.part in sources and single_file.is_quantized(sources[lora.part]):
+            raise UnsupportedModelError(
+                f"{lora.file} cannot be merged into {sources[lora.part].name}, whose weights are quantized: leave out "
+                "the LoRA, or name a file that is not quantized."
+            )
+
+
 def _cpu_has_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def shape_here(folder: Path, files: Sequence[WeightFile] = ()) -> ModelShape:
+    """The shapes of the weights in a folder, or for some transformers in files of their own; raises PipelineError."""
+    return read_shape(folder).with_files(tuple(map(single_file.measure, weights.locate_files(files).values())))
+
+
 def plan_here(
-    folder: Path, device: str, sizes: Sequence[tuple[int, int, int]], limit: int | None = None
+    folder: Path,
+    device: str,
+    sizes: Sequence[tuple[int, int, int]],
+    limit: int | None = None,
+    files: Sequence[WeightFile] = (),
 ) -> MemoryPlan | None:
     """The plan for weights on a device and host as they are now, with at most `limit` bytes of the device.
 
@@ -152,7 +181,7 @@ def plan_here(
     if torch.device(device).type != "cuda":
         return None
     machine = this_machine(device, limit)
-    chosen = choose_plan(read_shape(folder), sizes, machine)
+    chosen = choose_plan(shape_here(folder, files), sizes, machine)
     check_host(chosen, machine)
     return chosen
 
@@ -183,9 +212,13 @@ def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machin
     return chosen
 
 
-def _shares(folder: Path, on_progress: LoadCallback) -> Iterator[tuple[str, Callable[[float], None]]]:
+def _shares(
+    folder: Path, sources: Mapping[str, Path], on_progress: LoadCallback
+) -> Iterator[tuple[str, Callable[[float], None]]]:
     """Each part in the order they are loaded, with what to tell how much of it (0 … 1) is done."""
-    sizes = {part: weights.component_bytes(folder, part) for part in _MODELS if (folder / part).is_dir()}
+    sizes = {
+        part: weights.source_bytes(sources.get(part, folder / part)) for part in _MODELS if (folder / part).is_dir()
+    }
     total, before, furthest = sum(sizes.values()), 0, 0.0
     for part, size in sizes.items():
 
@@ -203,6 +236,7 @@ def _shares(folder: Path, on_progress: LoadCallback) -> Iterator[tuple[str, Call
 def _load_part(
     folder: Path,
     part: str,
+    file: Path | None,
     dtype: torch.dtype,
     layout: Layout,
     device: torch.device,
@@ -210,24 +244,25 @@ def _load_part(
     loras: Sequence[tuple[Path, float]],
     report: Callable[[float], None],
 ) -> Any:
-    """Read one part of a pipeline and bring each of its tensors to its place."""
+    """Read one part of a pipeline, its weights from `file` if given, and bring each of its tensors to its place."""
     module = skeleton(_MODELS[part], folder / part)
     merged = Loras(loras, part) if loras else None
     if merged is not None:
         merged.check(module)
-    precision = layout.precision if part in TRANSFORMERS else Precision.BF16
-    storage = Storage(module, precision, dtype, merged)
-    source, keep = folder / part, storage.keep
-    is_mapped = residence(part, layout) is Residence.MAPPED
-    if precision is not Precision.BF16 or (is_mapped and storage.changes(source)):
+    source = folder / part if file is None else file
+    precision = _precision(part, file, layout)
+    storage = Storage(module, precision, dtype, merged, dict(headers(source)) if file is not None else None)
+    keep = storage.keep
+    if _is_stored_anew(precision, residence(part, layout), storage, source):
         changes = "".join(f"-{weights.file_digest(path)}*{strength}" for path, strength in loras)
         name = f"{part}-{precision}-{str(dtype).removeprefix('torch.')}{changes}"
-        target = cache / "weights" / weights.digest(folder) / name
+        made_from = weights.digest(folder) if file is None else weights.file_digest(file)
+        target = cache / "weights" / made_from / name
         try:
             source = stored(source, storage, target, _counted(source, report))
             keep = storage.recall
         except StorageError as error:
-            if is_mapped:
+            if residence(part, layout) is Residence.MAPPED:
                 raise
             # only what runs from the disk needs it there; the rest is made anew at each start
             log.warning("%s", error)
@@ -242,9 +277,26 @@ def _load_part(
     return module
 
 
-def _counted(folder: Path, report: Callable[[float], None]) -> Callable[[int], None]:
+def _precision(part: str, file: Path | None, layout: Layout) -> Precision:
+    """What a part is kept in: a quantized file as it is, all else as the layout says, if it is for that."""
+    if part not in TRANSFORMERS:
+        return Precision.BF16
+    if file is not None and single_file.is_quantized(file):
+        return Precision.GGUF
+    return Precision.BF16 if layout.precision is Precision.GGUF else layout.precision
+
+
+def _is_stored_anew(precision: Precision, where: Residence, storage: Storage, source: Path) -> bool:
+    """Whether a part is written in the form it is kept in, to be read from there."""
+    if precision is Precision.GGUF:
+        # its matrices are mapped as they are, and the rest is small
+        return False
+    return precision is not Precision.BF16 or (where is Residence.MAPPED and storage.changes(source))
+
+
+def _counted(source: Path, report: Callable[[float], None]) -> Callable[[int], None]:
     """Takes bytes as they are read, and reports their share of all in a part's files, a few times a second."""
-    total, done, told = max(1, weights.component_bytes(folder.parent, folder.name)), 0, 0.0
+    total, done, told = max(1, weights.source_bytes(source)), 0, 0.0
 
     def count(size: int) -> None:
         nonlocal done, told

@@ -5,7 +5,7 @@ choose is what they can do:
 
 - the transformer's blocks on the card, as many as fit; the others streamed, the next one copied while one computes,
   from host memory or, where the host is short of it, from disk;
-- its weights in bf16; or stored in fp8, or in 4 bits, and computed with in bf16;
+- its weights in bf16; or stored in fp8, or in 4 bits, and computed with in bf16; a quantized file's as they are there;
 - the text encoder resident, or streamed layer by layer, from host memory or from disk;
 - the VAE always resident, decoding whole frames, or tiles of them.
 
@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
-from math import ceil
 
 from pipelines.geometry import Geometry
-from pipelines.shapes import BF16, ModelShape
+from pipelines.shapes import BF16, KeptShape, ModelShape, pinned_bytes
 
 GIB = 2**30
 
@@ -58,15 +57,22 @@ _DISK_TO_HOST = 2e9
 
 
 class Precision(StrEnum):
-    """How the weights of the transformer's blocks are stored; they are computed with in bf16."""
+    """How the weights of the transformer's blocks are stored; they are computed with in bf16.
+
+    GGUF is for files that are quantized already, and only for these.
+    """
 
     BF16 = "bf16"
     FP8 = "fp8"
     Q4 = "4-bit"
+    GGUF = "GGUF"
 
     @property
     def itemsize(self) -> float:
-        """Bytes of one number. Four bits come in blocks of 32 that share a scale of 16 bits (GGUF's Q4_0)."""
+        """Bytes of one number. Four bits come in blocks of 32 that share a scale of 16 bits (GGUF's Q4_0).
+
+        What a GGUF file takes is counted in the file.
+        """
         return {Precision.BF16: 2.0, Precision.FP8: 1.0, Precision.Q4: 18 / 32}[self]
 
     @property
@@ -77,7 +83,7 @@ class Precision(StrEnum):
     @property
     def cost(self) -> float:
         """Share of a step that restoring the weights to bf16 takes: every one is read once more and written."""
-        return {Precision.BF16: 0.0, Precision.FP8: 0.04, Precision.Q4: 0.08}[self]
+        return {Precision.BF16: 0.0, Precision.FP8: 0.04, Precision.Q4: 0.08, Precision.GGUF: 0.08}[self]
 
 
 class Residence(StrEnum):
@@ -205,12 +211,13 @@ def _preference(candidate: MemoryPlan) -> tuple[float, ...]:
 
 
 def _candidates(shape: ModelShape, largest: Geometry, machine: Machine) -> Iterator[MemoryPlan]:
-    for precision, transformer, text_encoder, decoding in product(Precision, Residence, Residence, Decoding):
+    precisions = (Precision.GGUF,) if shape.kept else (Precision.BF16, Precision.FP8, Precision.Q4)
+    for precision, transformer, text_encoder, decoding in product(precisions, Residence, Residence, Decoding):
         layout = Layout(precision, transformer, text_encoder, decoding)
         candidate = priced(shape, largest, machine, layout)
         yield candidate
         if transformer is not Residence.RESIDENT and candidate.device_peak < machine.device_memory:
-            block = shape.experts * _block_bytes(shape, precision) * (1 + FRAGMENTATION)
+            block = _blocks_bytes(shape, precision, 1) * (1 + FRAGMENTATION)
             # rounding may cost a byte a stage
             free = machine.device_memory - candidate.device_peak - len(candidate.stage_peaks)
             blocks = min(shape.transformer.num_layers - 1, int(free / block))
@@ -255,15 +262,36 @@ def _block_bytes(shape: ModelShape, precision: Precision) -> int:
     return round(transformer.block_parameters * precision.itemsize)
 
 
+def _blocks_bytes(shape: ModelShape, precision: Precision, count: int) -> int:
+    """Bytes of so many blocks, of both experts where there are two: of the largest ones where they differ."""
+    if precision is Precision.GGUF:
+        return sum(_largest(kept.blocks, count) for kept in shape.kept)
+    return shape.experts * count * _block_bytes(shape, precision)
+
+
+def _largest(sizes: tuple[int, ...], count: int) -> int:
+    return sum(sorted(sizes, reverse=True)[:count])
+
+
+def _whole_bytes(shape: ModelShape, precision: Precision) -> int:
+    """Bytes of the transformer, or of both experts."""
+    blocks = _blocks_bytes(shape, precision, shape.transformer.num_layers)
+    if precision is Precision.GGUF:
+        return blocks + sum(kept.others for kept in shape.kept)
+    return blocks + shape.experts * shape.transformer.other_parameters * BF16
+
+
 def _transformer_bytes(shape: ModelShape, layout: Layout) -> tuple[int, int]:
     """Bytes of the transformer, or of both experts, on the card between uses and while one is used."""
-    block, layers = _block_bytes(shape, layout.precision), shape.transformer.num_layers
-    others = shape.transformer.other_parameters * BF16
     if layout.transformer is Residence.RESIDENT:
-        whole = shape.experts * (others + layers * block)
+        whole = _whole_bytes(shape, layout.precision)
         return whole, whole
-    rests = shape.experts * layout.resident_blocks * block
-    return rests, rests + others + min(BLOCKS_IN_FLIGHT, layers - layout.resident_blocks) * block
+    rests = _blocks_bytes(shape, layout.precision, layout.resident_blocks)
+    in_flight = min(BLOCKS_IN_FLIGHT, shape.transformer.num_layers - layout.resident_blocks)
+    if layout.precision is Precision.GGUF:
+        return rests, rests + max(kept.others + _largest(kept.blocks, in_flight) for kept in shape.kept)
+    others = shape.transformer.other_parameters * BF16
+    return rests, rests + others + in_flight * _block_bytes(shape, layout.precision)
 
 
 def _restored_bytes(shape: ModelShape, precision: Precision) -> int:
@@ -271,6 +299,8 @@ def _restored_bytes(shape: ModelShape, precision: Precision) -> int:
 
     Four bits become fp16 first, and both copies are alive for a moment.
     """
+    if precision is Precision.GGUF:
+        return max(kept.restored for kept in shape.kept)
     largest = shape.transformer.width * shape.transformer.ffn_dim
     return largest * {Precision.BF16: 0, Precision.FP8: BF16, Precision.Q4: 2 * BF16}[precision]
 
@@ -294,19 +324,14 @@ def _host_peak(shape: ModelShape, layout: Layout) -> int:
     Weights are read, cast and brought to their place one tensor at a time; the file itself is mapped, and its pages
     are the system's to drop.
     """
-    transformer, encoder = shape.transformer, shape.text_encoder
-    width, itemsize = transformer.width, layout.precision.itemsize
-    block = 8 * _pinned(width**2 * itemsize) + 2 * _pinned(width * transformer.ffn_dim * itemsize)
-    streamed = transformer.num_layers - layout.resident_blocks
-    pinned = {
-        Residence.RESIDENT: 0,
-        # what is outside the blocks travels as it is, and is there as well
-        Residence.STREAMED: shape.experts * (streamed * block + transformer.other_parameters * BF16),
-        Residence.MAPPED: BLOCKS_IN_FLIGHT * block + shape.experts * transformer.other_parameters * BF16,
-    }[layout.transformer]
-    embedding = _pinned(encoder.vocab_size * encoder.d_model * BF16)
+    encoder = shape.text_encoder
+    if layout.precision is Precision.GGUF:
+        pinned = sum(_pinned_as_kept(kept, layout) for kept in shape.kept)
+    else:
+        pinned = _pinned_in_precision(shape, layout)
+    embedding = pinned_bytes(encoder.vocab_size * encoder.d_model * BF16)
     attention, mlp = encoder.d_model * encoder.num_heads * encoder.d_kv, encoder.d_model * encoder.d_ff
-    layer = 4 * _pinned(attention * BF16) + 3 * _pinned(mlp * BF16)
+    layer = 4 * pinned_bytes(attention * BF16) + 3 * pinned_bytes(mlp * BF16)
     pinned += {
         Residence.RESIDENT: 0,
         Residence.STREAMED: embedding + encoder.num_layers * layer,
@@ -315,9 +340,29 @@ def _host_peak(shape: ModelShape, layout: Layout) -> int:
     return HOST_BASE_BYTES + max(SHARD_BYTES, embedding) + pinned
 
 
-def _pinned(size: float) -> int:
-    """Bytes that a tensor takes in pinned memory: it is handed out in powers of two."""
-    return 1 << (max(1, ceil(size)) - 1).bit_length()
+def _pinned_in_precision(shape: ModelShape, layout: Layout) -> int:
+    """Of the transformer, or both experts, in a precision that a plan has chosen."""
+    transformer = shape.transformer
+    width, itemsize = transformer.width, layout.precision.itemsize
+    block = 8 * pinned_bytes(width**2 * itemsize) + 2 * pinned_bytes(width * transformer.ffn_dim * itemsize)
+    streamed = transformer.num_layers - layout.resident_blocks
+    return {
+        Residence.RESIDENT: 0,
+        # what is outside the blocks travels as it is, and is there as well
+        Residence.STREAMED: shape.experts * (streamed * block + transformer.other_parameters * BF16),
+        Residence.MAPPED: BLOCKS_IN_FLIGHT * block + shape.experts * transformer.other_parameters * BF16,
+    }[layout.transformer]
+
+
+def _pinned_as_kept(kept: KeptShape, layout: Layout) -> int:
+    """Of one transformer as its file has it."""
+    return {
+        Residence.RESIDENT: 0,
+        Residence.STREAMED: kept.pinned_others
+        + _largest(kept.pinned_blocks, len(kept.blocks) - layout.resident_blocks),
+        # it is mapped from the file itself, of which the little that is not kept as written lies in memory
+        Residence.MAPPED: kept.pinned_others + kept.converted + _largest(kept.pinned_blocks, BLOCKS_IN_FLIGHT),
+    }[layout.transformer]
 
 
 def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:
@@ -325,7 +370,7 @@ def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layo
     compute = shape.transformer.forward_flops(shape.tokens(largest)) / _flops(machine.capability)
     taken = compute * (1 + layout.precision.cost)
     if layout.transformer is not Residence.RESIDENT:
-        copied = _block_bytes(shape, layout.precision)
+        copied = _blocks_bytes(shape, layout.precision, 1) / shape.experts
         streamed = shape.transformer.num_layers - layout.resident_blocks
         # the first block of a pass is waited for; the others arrive while their predecessors compute
         taken = copied / _HOST_TO_DEVICE + max(taken, streamed * copied / _HOST_TO_DEVICE)
@@ -344,13 +389,7 @@ def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str
     """Each part's choice with its reason, for people."""
     return {
         "transformer": _transformer_choice(chosen.layout, shape),
-        "transformer weights": Choice(
-            chosen.layout.precision,
-            "as published, and exact"
-            if chosen.layout.precision is Precision.BF16
-            else f"with more exact ones a step takes longer, or they do not fit: the card has "
-            f"{_gib(machine.device_memory)} free, the host {_gib(machine.host_memory)}",
-        ),
+        "transformer weights": _precision_choice(chosen.layout, shape, machine),
         "text encoder": _text_encoder_choice(chosen.layout, shape, machine),
         "VAE": Choice(
             f"bf16, {chosen.layout.decoding}",
@@ -361,9 +400,22 @@ def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str
     }
 
 
+def _precision_choice(layout: Layout, shape: ModelShape, machine: Machine) -> Choice:
+    sources = " and ".join(f"{file.name} ({', '.join(file.forms)})" for file in shape.files)
+    if layout.precision is Precision.GGUF:
+        beside = "; the other transformer in bf16" if len(shape.kept) > sum(bool(f.kept) for f in shape.files) else ""
+        return Choice(layout.precision, f"{sources}: quantized already, and kept as it is{beside}")
+    reason = (
+        "as published, and exact"
+        if layout.precision is Precision.BF16
+        else f"with more exact ones a step takes longer, or they do not fit: the card has "
+        f"{_gib(machine.device_memory)} free, the host {_gib(machine.host_memory)}"
+    )
+    return Choice(layout.precision, f"from {sources}; {reason}" if sources else reason)
+
+
 def _transformer_choice(layout: Layout, shape: ModelShape) -> Choice:
-    block, layers = _block_bytes(shape, layout.precision), shape.transformer.num_layers
-    whole = _gib(shape.experts * (shape.transformer.other_parameters * BF16 + layers * block))
+    layers, whole = shape.transformer.num_layers, _gib(_whole_bytes(shape, layout.precision))
     if layout.transformer is Residence.RESIDENT:
         return Choice(layout.transformer, f"its {whole} stay on the card beside the activations")
     words = layout.transformer if not layout.resident_blocks else f"partly {layout.transformer}"

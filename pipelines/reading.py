@@ -12,6 +12,7 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 
+from pipelines import single_file
 from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
 
 Keep = Callable[[str, torch.Tensor], torch.Tensor]
@@ -29,29 +30,38 @@ def skeleton(kind: Any, folder: Path) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The names and tensors of all safetensors files of a part, mapped: their bytes are read when they are used."""
-    for path in sorted(folder.glob("*.safetensors")):
+def tensors(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The names and tensors of a part's weights, mapped: their bytes are read when they are used.
+
+    They come from all safetensors files of a folder, or from one file that holds a transformer.
+    """
+    if source.is_file():
+        yield from single_file.tensors(source)
+        return
+    for path in sorted(source.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no dictionary
                 yield name, file.get_tensor(name)
 
 
-def headers(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def headers(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """The names of all tensors of a part, each with a stand-in of its shape and dtype that holds nothing."""
-    for name, tensor in tensors(folder):
+    if source.is_file():
+        yield from single_file.headers(source)
+        return
+    for name, tensor in tensors(source):
         yield name, tensor.to("meta")
 
 
-def fill(module: Any, folder: Path, keep: Keep, on_bytes: Callable[[int], None] = lambda _: None) -> None:
-    """Give a skeleton the weights in `folder`; `on_bytes` is told how many of them each tensor took on disk.
+def fill(module: Any, source: Path, keep: Keep, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+    """Give a skeleton the weights of `source`; `on_bytes` is told how many of them each tensor took on disk.
 
     Raises WeightsNotFoundError, naming the first parameter that the files lack, or UnsupportedModelError.
     """
-    supply(module, tensors(folder), keep, on_bytes)
+    supply(module, tensors(source), keep, on_bytes)
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
-            raise WeightsNotFoundError(f"The weights are incomplete: {folder} lacks {name}.")
+            raise WeightsNotFoundError(f"The weights are incomplete: {source} lacks {name}.")
 
 
 def supply(

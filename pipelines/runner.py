@@ -62,9 +62,10 @@ class Runner:
 
         Raises PipelineError, and torch.OutOfMemoryError: `pipelines.ladder` knows what to do then.
         """
-        if layout is None and (chosen := plan_here(folder, device, spec.sizes)) is not None:
+        if layout is None and (chosen := plan_here(folder, device, spec.sizes, files=spec.files)) is not None:
             layout = chosen.layout
-        return cls(spec, load_pipeline(folder, device, on_progress, layout, cache, spec.loras), cache)
+        loaded = load_pipeline(folder, device, on_progress, layout, cache, spec.loras, spec.files)
+        return cls(spec, loaded, cache)
 
     @property
     def fingerprint(self) -> dict[str, str]:

@@ -6,8 +6,8 @@ them against a trace of the real modules at the real sizes.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,23 @@ from pipelines.geometry import Geometry, Grid
 # bytes of one number
 BF16 = 2
 FP32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class KeptShape:
+    """What one transformer takes as it is kept, in bytes, counted tensor by tensor.
+
+    `blocks` has each block, `others` is all outside of them; the `pinned` ones are the same in pinned memory.
+    `converted` is what of the blocks is not kept as it is written, and so cannot stay mapped; `restored` is what the
+    largest matrix takes while it is brought back to bf16.
+    """
+
+    blocks: tuple[int, ...]
+    pinned_blocks: tuple[int, ...]
+    others: int
+    pinned_others: int
+    converted: int
+    restored: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +82,19 @@ class TransformerShape:
     def parameters(self) -> int:
         """All parameters."""
         return self.num_layers * self.block_parameters + self.other_parameters
+
+    @property
+    def in_bf16(self) -> KeptShape:
+        """What it takes in bf16."""
+        pinned = 8 * pinned_bytes(self.width**2 * BF16) + 2 * pinned_bytes(self.width * self.ffn_dim * BF16)
+        return KeptShape(
+            blocks=(self.block_parameters * BF16,) * self.num_layers,
+            pinned_blocks=(pinned,) * self.num_layers,
+            others=self.other_parameters * BF16,
+            pinned_others=self.other_parameters * BF16,
+            converted=0,
+            restored=0,
+        )
 
     def activation_bytes(self, tokens: int, expand_timesteps: bool = False) -> int:
         """Bytes of bf16 inference on `tokens` tokens, batch 1, at the worst moment of a block.
@@ -141,11 +171,24 @@ class VaeShape:
 
 
 @dataclass(frozen=True, slots=True)
+class FileShape:
+    """A file that holds a transformer's weights: its name, the forms its numbers come in, as "Q4_K" or "float16".
+
+    `kept` is there only where its matrices are quantized: plain numbers can be kept in any precision.
+    """
+
+    name: str
+    forms: tuple[str, ...]
+    kept: KeptShape | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """All parts of a pipeline that hold weights.
 
     Wan2.2's A14B has two transformers of one shape, its `experts`: one for the noisier steps and one for the others.
-    Wan2.2's 5B has a time for each token, which `expand_timesteps` tells.
+    Wan2.2's 5B has a time for each token, which `expand_timesteps` tells. `files` are the single files that
+    transformers' weights come from.
     """
 
     transformer: TransformerShape
@@ -153,6 +196,22 @@ class ModelShape:
     vae: VaeShape
     experts: int = 1
     expand_timesteps: bool = False
+    files: tuple[FileShape, ...] = ()
+
+    @property
+    def kept(self) -> tuple[KeptShape, ...]:
+        """What each transformer takes where one is quantized: the other, if it is not, is in bf16. Else empty."""
+        quantized = tuple(file.kept for file in self.files if file.kept is not None)
+        return quantized + (self.transformer.in_bf16,) * (self.experts - len(quantized)) if quantized else ()
+
+    def with_files(self, files: tuple[FileShape, ...]) -> "ModelShape":
+        """The same with transformers' weights from files; raises UnsupportedModelError for one of another size."""
+        for file in files:
+            if file.kept is not None and len(file.kept.blocks) != self.transformer.num_layers:
+                raise UnsupportedModelError(
+                    f"{file.name} has {len(file.kept.blocks)} blocks, the model {self.transformer.num_layers}."
+                )
+        return replace(self, files=files)
 
     @property
     def grid(self) -> Grid:
@@ -170,6 +229,11 @@ class ModelShape:
 
 def _linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
+
+
+def pinned_bytes(size: float) -> int:
+    """Bytes that a tensor takes in pinned memory: it is handed out in powers of two."""
+    return 1 << (max(1, ceil(size)) - 1).bit_length()
 
 
 def read_shape(folder: Path) -> ModelShape:

@@ -29,6 +29,19 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One file with all weights of the part "transformer" or "transformer_2", in place of those in a model's `repo`.
+
+    `file` is a GGUF or safetensors file in `repo`, a hub repository or a local folder.
+    """
+
+    repo: str
+    file: str
+    part: str = "transformer"
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Fast:
     """A distillation to few steps, made of `loras`: it runs without guidance, at its own `flow_shift`."""
 
@@ -41,13 +54,14 @@ class ModelSpec:
     """What is loaded for a model, and how it is run.
 
     `repo` is a hub repository (`owner/name`) or a local folder in diffusers' layout, `revision` a branch, tag or
-    commit of the repository. `fps` is the rate the model was trained at, in frames a second.
-    `max_sequence_length` is in text tokens; Wan's output depends on it, because padding is not masked. `sizes` are
-    the videos to lay it out for, (width, height, frames), the largest first, then the usual one; `shape` holds the
-    configurations of the parts, as far as planning needs them, for a machine that has no weights yet. `flow_shift` is
-    how far the noise levels lean towards the noisy end, at the resolutions "480p" and "720p"; None leaves the
-    scheduler's own. `loras` are merged into the weights, `fast` is what `run_fast` asks for, and `guidance` tells
-    whether the weights want any. `id` is what the catalogue calls it, empty outside of one.
+    commit of the repository; `files` hold the weights of parts that are not taken from there. `fps` is the rate the
+    model was trained at, in frames a second. `max_sequence_length` is in text tokens; Wan's output depends on it,
+    because padding is not masked. `sizes` are the videos to lay it out for, (width, height, frames), the largest
+    first, then the usual one; `shape` holds the configurations of the parts, as far as planning needs them, for a
+    machine that has no weights yet. `flow_shift` is how far the noise levels lean towards the noisy end, at the
+    resolutions "480p" and "720p"; None leaves the scheduler's own. `loras` are merged into the weights, `fast` is what
+    `run_fast` asks for, and `guidance` tells whether the weights want any. `id` is what the catalogue calls it, empty
+    outside of one.
     """
 
     repo: str
@@ -58,6 +72,7 @@ class ModelSpec:
     sizes: tuple[tuple[int, int, int], ...] = ((1280, 720, 120), (832, 480, 81))
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[str, float] | None = None
+    files: tuple[WeightFile, ...] = ()
     loras: tuple[Lora, ...] = ()
     fast: Fast | None = None
     guidance: bool = True
@@ -67,6 +82,16 @@ class ModelSpec:
     def every_lora(self) -> tuple[Lora, ...]:
         """Its LoRAs and those of `run_fast`: what must be on this machine for all its requests."""
         return self.loras + (self.fast.loras if self.fast else ())
+
+    @property
+    def every_file(self) -> tuple[WeightFile | Lora, ...]:
+        """Every single file that must be on this machine beside the repository's."""
+        return self.files + self.every_lora
+
+    @property
+    def replaced(self) -> frozenset[str]:
+        """The parts whose weights are not the repository's."""
+        return frozenset(file.part for file in self.files)
 
     def variant(self, fast: bool) -> "ModelSpec":
         """What is loaded for requests with or without `run_fast`; the model itself where it has no such choice."""

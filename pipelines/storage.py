@@ -1,17 +1,23 @@
 """How a part's weights are stored: in the pipeline's dtype, in fp8, or in 4 bits; and stored so on disk, once.
 
 Both shorter forms are diffusers' own: layerwise casting for fp8, and the linear layers that it reads GGUF files with
-for 4 bits (Q4_0: 32 weights share a scale). What computes is bf16 in every case.
+for 4 bits (Q4_0: 32 weights share a scale). Matrices of a file that is quantized already stay as they are, in the same
+layers. What computes is bf16 in every case.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
 import torch
-from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
+from diffusers.quantizers.gguf.utils import (
+    GGUFLinear,
+    GGUFParameter,
+    _replace_with_gguf_linear,
+    dequantize_gguf_tensor,
+)
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -27,9 +33,19 @@ _Q4_BLOCK, _Q4_BYTES = gguf.GGML_QUANT_SIZES[_Q4]
 
 
 class Storage:
-    """Prepares a skeleton for a precision, and turns each tensor that is read into the one that is kept."""
+    """Prepares a skeleton for a precision, and turns each tensor that is read into the one that is kept.
 
-    def __init__(self, module: Any, precision: Precision, dtype: torch.dtype, loras: Loras | None = None) -> None:
+    For the precision GGUF it takes the `named` tensors of the file, or stand-ins for them.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        precision: Precision,
+        dtype: torch.dtype,
+        loras: Loras | None = None,
+        named: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         self._dtype = dtype
         self._loras = loras
         # transformers names such modules too, but keeps them so in fp16 only
@@ -37,14 +53,23 @@ class Storage:
         self._exact = frozenset(exact or ())
         self._in_fp8: frozenset[str] = frozenset()
         self._in_q4: frozenset[str] = frozenset()
+        self._in_gguf: frozenset[str] = frozenset()
         if precision is Precision.FP8:
             module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
             self._in_fp8 = frozenset(n for n, p in module.named_parameters() if p.dtype is torch.float8_e4m3fn)
         elif precision is Precision.Q4:
             self._in_q4 = frozenset(_use_q4(module, dtype))
+        elif precision is Precision.GGUF:
+            _replace_with_gguf_linear(module, dtype, named or {}, modules_to_not_convert=list(self._exact))
+            layers = (name for name, layer in module.named_modules() if isinstance(layer, GGUFLinear))
+            self._in_gguf = frozenset(f"{name}.weight" for name in layers)
 
     def keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor that is kept for one that is read from the published files."""
+        if isinstance(tensor, GGUFParameter):
+            if name in self._in_gguf:
+                return tensor
+            tensor = dequantize_gguf_tensor(tensor)
         if self._loras is not None:
             tensor = self._loras.merge(name, tensor)
         if name in self._in_q4:
@@ -55,11 +80,11 @@ class Storage:
         """The tensor that is kept for one that is read from the files `stored` wrote."""
         return GGUFParameter(tensor, quant_type=_Q4) if name in self._in_q4 else tensor
 
-    def changes(self, folder: Path) -> bool:
+    def changes(self, source: Path) -> bool:
         """Whether anything in a part's files is kept otherwise than it is written there."""
         return self._loras is not None or any(
             tensor.dtype is not (torch.uint8 if name in self._in_q4 else self._dtype_of(name, tensor))
-            for name, tensor in headers(folder)
+            for name, tensor in headers(source)
         )
 
     def size(self, name: str, tensor: torch.Tensor) -> int:
@@ -95,8 +120,8 @@ def _to_q4(weight: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(gguf.quants.quantize(weight.float().numpy(), _Q4))
 
 
-def stored(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None] = lambda _: None) -> Path:
-    """The part in `folder` as `storage` keeps it, in the folder `target`; written there once, whole or not at all.
+def stored(source: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None] = lambda _: None) -> Path:
+    """The part in `source` as `storage` keeps it, in the folder `target`; written there once, whole or not at all.
 
     A second process that asks for the same waits for the first. Raises StorageError when there is no room for it.
     """
@@ -104,25 +129,25 @@ def stored(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                _write(folder, storage, target, on_bytes)
+                _write(source, storage, target, on_bytes)
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"{folder.name} could not be kept in {target.parent}: {error}") from error
+        raise StorageError(f"{source.name} could not be kept in {target.parent}: {error}") from error
     return target
 
 
-def _write(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None]) -> None:
+def _write(source: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None]) -> None:
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    needed = sum(storage.size(name, tensor) for name, tensor in headers(folder))
+    needed = sum(storage.size(name, tensor) for name, tensor in headers(source))
     free = shutil.disk_usage(target.parent).free
     if needed > free:
         raise StorageError(
-            f"Keeping {folder.name} as the plan has it needs {needed / GIB:.1f} GiB in {target.parent}, where "
+            f"Keeping {source.name} as the plan has it needs {needed / GIB:.1f} GiB in {target.parent}, where "
             f"{free / GIB:.1f} GiB is free."
         )
     try:
         part.mkdir()
-        for number, shard in enumerate(_shards(folder, storage, on_bytes)):
+        for number, shard in enumerate(_shards(source, storage, on_bytes)):
             path = part / f"{number:05}.safetensors"
             save_file(shard, path)
             sync(path)
@@ -134,9 +159,9 @@ def _write(folder: Path, storage: Storage, target: Path, on_bytes: Callable[[int
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _shards(folder: Path, storage: Storage, on_bytes: Callable[[int], None]) -> Iterator[dict[str, torch.Tensor]]:
+def _shards(source: Path, storage: Storage, on_bytes: Callable[[int], None]) -> Iterator[dict[str, torch.Tensor]]:
     shard: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors(folder):
+    for name, tensor in tensors(source):
         if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
             yield shard
             shard = {}

@@ -2,40 +2,60 @@
 
 import hashlib
 import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
-from pipelines.spec import ModelSpec
+from pipelines.spec import ModelSpec, WeightFile
 
 PARTS = frozenset({"scheduler", "text_encoder", "tokenizer", "transformer", "transformer_2", "vae"})
 """The components of a repository that a pipeline may use; it may hold others, such as an image encoder."""
 
-_INDEX_SUFFIX = ".safetensors.index.json"
+WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json")
+"""How the names of a part's weights end, and of the list of them."""
+
 _SMALL = 100_000
 _HEADER_LENGTH_BYTES = 8
 
 
 def locate(spec: ModelSpec) -> Path:
-    """The folder that holds a model's weights, complete.
+    """The folder that holds a model's weights, complete but for those that single files hold; they are here, too.
 
     `spec.repo` is taken as a local folder if there is one of that name, else looked up in the hub cache (its place
     follows HF_HOME and HF_HUB_CACHE). Nothing is downloaded. Raises WeightsNotFoundError with what is missing.
     """
+    folder = _locate_folder(spec)
+    locate_files(spec.files, spec.id)
+    return folder
+
+
+def locate_files(files: Iterable[WeightFile], model_id: str = "") -> dict[str, Path]:
+    """Where the single files with a model's weights are, by their parts; raises WeightsNotFoundError."""
+    try:
+        return {file.part: locate_file(file.repo, file.file, file.revision) for file in files}
+    except WeightsNotFoundError as error:
+        raise WeightsNotFoundError(f"{error} Fetch it with `{_fetching(model_id)}`.") from error
+
+
+def _fetching(model_id: str) -> str:
+    return f"paddock pull --model {model_id}" if model_id else "paddock pull"
+
+
+def _locate_folder(spec: ModelSpec) -> Path:
     folder = Path(spec.repo).expanduser()
     if folder.is_dir():
-        check(folder, spec.pipeline_class)
+        check(folder, spec.pipeline_class, spec.replaced)
         return folder
-    fetching = f"paddock pull --model {spec.id}" if spec.id else "paddock pull"
     snapshot = cached(spec)
     if snapshot is None:
         raise WeightsNotFoundError(
             f"No weights of {spec.repo} on this machine: it is neither a folder nor in the hub cache. "
-            f"Fetch them with `{fetching}`, or name a folder as `repo` in the model's file."
+            f"Fetch them with `{_fetching(spec.id)}`, or name a folder as `repo` in the model's file."
         )
     try:
-        check(snapshot, spec.pipeline_class)
+        check(snapshot, spec.pipeline_class, spec.replaced)
     except WeightsNotFoundError as error:
-        raise WeightsNotFoundError(f"{error} `{fetching}` fetches what is missing.") from error
+        raise WeightsNotFoundError(f"{error} `{_fetching(spec.id)}` fetches what is missing.") from error
     return snapshot
 
 
@@ -54,13 +74,21 @@ def cached(spec: ModelSpec, cache: Path | None = None) -> Path | None:
     return Path(index).parent if isinstance(index, str) else None
 
 
-def check(folder: Path, pipeline_class: str) -> None:
+def check(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> None:
     """Check that a diffusers folder is of the class expected and has every file that its indexes name.
 
-    Raises UnsupportedModelError or WeightsNotFoundError, naming the first file that is wrong or missing.
+    Of the parts `replaced`, whose weights come from elsewhere, it must have the configuration. Raises
+    UnsupportedModelError or WeightsNotFoundError, naming the first file that is wrong or missing.
     """
-    for part in parts(folder, pipeline_class):
-        if _is_model(folder / part):
+    used = parts(folder, pipeline_class)
+    for part in replaced:
+        if part not in used:
+            raise UnsupportedModelError(f"{folder} has no {part}, which a file is named for.")
+    for part in used:
+        if part in replaced:
+            if not (folder / part / "config.json").is_file():
+                raise WeightsNotFoundError(f"The weights are incomplete: {folder / part / 'config.json'} is missing.")
+        elif _is_model(folder / part):
             _check_component(folder / part)
 
 
@@ -87,12 +115,13 @@ def parts(folder: Path, pipeline_class: str) -> list[str]:
     ]
 
 
-def check_lengths(folder: Path, pipeline_class: str) -> None:
+def check_lengths(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> None:
     """Check that every weight file of a diffusers folder is as long as its header says: a copy may have been cut off.
 
-    Raises WeightsNotFoundError, naming the first that is not, and what `parts` raises.
+    Those of the parts `replaced` are not used. Raises WeightsNotFoundError, naming the first that is not, and what
+    `parts` raises.
     """
-    for part in parts(folder, pipeline_class):
+    for part in set(parts(folder, pipeline_class)).difference(replaced):
         for path in sorted((folder / part).glob("*.safetensors")):
             if path.stat().st_size != _stated_length(path):
                 raise WeightsNotFoundError(f"{path} is cut off or damaged: its length is not the one it states.")
@@ -117,7 +146,7 @@ def _is_model(component: Path) -> bool:
 
 
 def _check_component(component: Path) -> None:
-    for index in component.glob(f"*{_INDEX_SUFFIX}"):
+    for index in component.glob(f"*{WEIGHT_SUFFIXES[1]}"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         for missing in sorted(shard for shard in shards if not (component / shard).is_file()):
             raise WeightsNotFoundError(f"The weights are incomplete: {component / missing} is missing.")
@@ -125,10 +154,15 @@ def _check_component(component: Path) -> None:
         raise WeightsNotFoundError(f"The weights are incomplete: no .safetensors file in {component}.")
 
 
-def digest(folder: Path) -> str:
-    """What tells these weights from others: every file's name, size and time, and what the small JSON ones say."""
+def digest(folder: Path, replaced: Collection[str] = ()) -> str:
+    """What tells these weights from others: every file's name, size and time, and what the small JSON ones say.
+
+    The weights of the parts `replaced` do not count: whether they are there makes no difference.
+    """
     facts = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.parent.name in replaced and path.name.endswith(WEIGHT_SUFFIXES):
+            continue
         status = path.stat()
         facts.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
         if path.suffix == ".json" and status.st_size < _SMALL:
@@ -161,6 +195,6 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
 
 
-def component_bytes(folder: Path, component: str) -> int:
-    """Bytes of a component's weight files on disk."""
-    return sum(path.stat().st_size for path in (folder / component).glob("*.safetensors"))
+def source_bytes(source: Path) -> int:
+    """Bytes of a component's weights on disk: of the files in its folder, or of the one that holds them."""
+    return sum(path.stat().st_size for path in ([source] if source.is_file() else source.glob("*.safetensors")))

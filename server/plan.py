@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 import psutil
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
@@ -14,14 +15,15 @@ from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import PipelineError
 from pipelines.geometry import Geometry
 from pipelines.memory import GIB, HOST_SHARE, Machine, choices, plan
-from pipelines.shapes import ModelShape, parse_shape, read_shape
-from server.probe import ProbeError, cuda_devices
+from pipelines.shapes import FileShape, ModelShape, parse_shape, read_shape
+from server.probe import ProbeError, cuda_devices, weight_files
 
 OTHERS_BYTES = GIB // 2
 """What a desktop and other programs are granted of a card of a stated size."""
 
 DEFAULT_CAPABILITY = (8, 9)
 
+_FILES: TypeAdapter[tuple[FileShape, ...]] = TypeAdapter(tuple[FileShape, ...])
 _SIZES = ("832x480", "1280x720")
 _CARDS = (8, 12, 16, 24, 32, 48, 80)
 _HOSTS = (16, 32, 64)
@@ -60,12 +62,15 @@ def _first_card() -> Json:
     return found[0]
 
 
-def for_model(entry: CatalogueEntry, size: str, frames: int, on: Machine) -> Json:
-    """The plan for a model's videos up to `size` (WIDTHxHEIGHT) and `frames`, as one JSON object."""
+def for_model(entry: CatalogueEntry, size: str, frames: int, on: Machine, shape: ModelShape | None = None) -> Json:
+    """The plan for a model's videos up to `size` (WIDTHxHEIGHT) and `frames`, as one JSON object.
+
+    `shape` is the model's if it is known; else it is found out.
+    """
     sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     if sides is None or "0" in sides.groups() or frames < 1:
         raise PlanRefusedError("size must be WIDTHxHEIGHT, such as 832x480, and frames a number from 1")
-    shape = _shape(entry)
+    shape = shape or _shape(entry)
     chosen = plan(shape, Geometry.fit(int(sides[1]), int(sides[2]), frames, shape.grid), on)
     return {
         "model": entry.id,
@@ -96,8 +101,9 @@ def table(entry: CatalogueEntry, frames: int, capability: str | None) -> str:
     """The plans of a model for cards and hosts as they are sold, in Markdown."""
     columns = ("video", "card", "host", "plan", "on the card", "in host memory", "a step")
     rows = [columns, ("---",) * len(columns)]
+    shape = _shape(entry)
     for size, card, host in product(_SIZES, _CARDS, _HOSTS):
-        chosen = for_model(entry, size, frames, machine(card, host, capability or _text(DEFAULT_CAPABILITY)))
+        chosen = for_model(entry, size, frames, machine(card, host, capability or _text(DEFAULT_CAPABILITY)), shape)
         asked = (size, f"{card} GB", f"{host} GB")
         if chosen["fits"]:
             needs = (f"{chosen['device_peak_gib']:.1f} GiB", f"{chosen['host_peak_gib']:.1f} GiB")
@@ -112,12 +118,13 @@ def _text(capability: tuple[int, int]) -> str:
 
 
 def _shape(entry: CatalogueEntry) -> ModelShape:
-    """From the model's file if it states them, else from its weights."""
-    if entry.model.shape is not None:
-        return parse_shape(entry.model.shape)
+    """From the model's file if it states them, else from its weights; of single files, always from these."""
+    stated = entry.model.shape
     try:
-        return read_shape(weights.locate(entry.model))
-    except PipelineError as error:
+        shape = read_shape(weights.locate(entry.model)) if stated is None else parse_shape(stated)
+        paths = weights.locate_files(entry.model.files, entry.id)
+        return shape.with_files(_FILES.validate_python(weight_files(paths.values()))) if paths else shape
+    except (PipelineError, ProbeError) as error:
         raise PlanRefusedError(str(error)) from error
 
 

@@ -1,22 +1,34 @@
-"""Asking for this machine's CUDA devices, in a process of its own: a driver that crashes takes only that along."""
+"""Questions that a process of its own answers: a driver that crashes, or a heavy library, stays out of this one."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
 class ProbeError(Exception):
-    """The devices cannot be told; `str()` is the sentence."""
+    """What was asked cannot be told; `str()` is the sentence."""
 
 
 def cuda_devices() -> list[dict[str, Any]]:
     """What `pipelines.devices` found, a JSON object each; raises ProbeError."""
-    probe = subprocess.run(
-        [sys.executable, "-P", "-m", "pipelines.devices"], stdout=subprocess.PIPE, check=False, text=True
+    return _answer("pipelines.devices", otherwise="Looking for CUDA devices failed. The error is above.")
+
+
+def weight_files(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """What `pipelines.single_file` measured in files of weights, a JSON object each; raises ProbeError."""
+    return _answer(
+        "pipelines.single_file", *map(str, paths), otherwise="Reading the files of weights failed. The error is above."
     )
+
+
+def _answer(module: str, *args: str, otherwise: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-P", "-m", module, *args]
+    probe = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
     if probe.returncode != 0:
-        raise ProbeError("Looking for CUDA devices failed. The error is above.")
+        raise ProbeError(otherwise)
     found: list[dict[str, Any]] | str = json.loads(probe.stdout)
     if isinstance(found, str):
         raise ProbeError(found)

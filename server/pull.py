@@ -40,7 +40,7 @@ def pull(settings: Settings, model: str, source: str | None, verify: bool, conso
             raise PullRefusedError("--verify compares with what a hub says: a folder has none to compare with.")
         _check(entry, folder.absolute(), say)
         if source is None:
-            _fetch_all(fetch.look_up_loras(entry.model), verify, say)
+            _fetch_all(fetch.look_up_files(entry.model), verify, say)
     elif is_address:
         _fetch(entry, source.rstrip("/") if source else None, verify, say)
     else:
@@ -84,7 +84,7 @@ def _fetch(entry: CatalogueEntry, hub: str | None, verify: bool, say: Sentences)
     # its warnings of a broken connection would tear the bar, which says so itself
     logging.set_verbosity_error()
     try:
-        listings = [fetch.look_up(entry.model, hub), *fetch.look_up_loras(entry.model, hub)]
+        listings = [fetch.look_up(entry.model, hub), *fetch.look_up_files(entry.model, hub)]
     except HubUnreachableError as error:
         if verify or not (folder := _here(entry)):
             raise
@@ -92,7 +92,7 @@ def _fetch(entry: CatalogueEntry, hub: str | None, verify: bool, say: Sentences)
         return
     _fetch_all(listings, verify, say)
     folder = listings[0].folder
-    weights.check(folder, entry.model.pipeline_class)
+    weights.check(folder, entry.model.pipeline_class, entry.model.replaced)
     say(f"All of it is here{' and verified' if verify else ''}: {folder}")
 
 
@@ -106,8 +106,8 @@ def _fetch_all(listings: Sequence[Listing], verify: bool, say: Sentences) -> Non
 def _here(entry: CatalogueEntry) -> Path | None:
     spec = entry.model
     try:
-        for lora in spec.every_lora:
-            weights.locate_file(lora.repo, lora.file, lora.revision)
+        for single in spec.every_file:
+            weights.locate_file(single.repo, single.file, single.revision)
         return weights.locate(spec)
     except PipelineError:
         return None

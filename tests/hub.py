@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
-LARGE = (".safetensors", ".bin", "tokenizer.json", "spiece.model")
+LARGE = (".safetensors", ".gguf", ".bin", "tokenizer.json", "spiece.model")
 """What a hub keeps apart from git, and serves from another host."""
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

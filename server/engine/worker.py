@@ -165,7 +165,7 @@ class Worker:
         cache = Path(self._options.cache)
         if self._options.demo:
             # what is made for the model's own weights does not fit these
-            folder, spec = demo_folder(), replace(spec, loras=(), guidance=True)
+            folder, spec = demo_folder(), replace(spec, files=(), loras=(), guidance=True)
         else:
             folder = weights.locate(spec)
         return Ladder.load(spec, folder, self._options.device, report, cache)

@@ -22,6 +22,9 @@ from pipelines.catalogue import read_catalogue
 from pipelines.memory import GIB, Layout, Precision, Residence
 from pipelines.shapes import parse_shape
 
+CHOSEN = {Precision.BF16, Precision.FP8, Precision.Q4}
+"""What a plan chooses from; the fourth is for files that are quantized already."""
+
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="what is told without a GPU")
 
 
@@ -102,13 +105,13 @@ def test_the_cases_try_every_mechanism(tmp_path: Path) -> None:
             layouts.append(gpu_case._laid_out(case, SMALL, Processor(), meter, tmp_path / case.name))
 
     found = [layout for layout in layouts if layout is not None]
-    assert {layout.precision for layout in found} == set(Precision)
+    assert {layout.precision for layout in found} == CHOSEN
     assert {layout.transformer for layout in found} == set(Residence)
     assert {layout.text_encoder for layout in found} == set(Residence)
     assert {0 < layout.resident_blocks < 4 for layout in found} == {True, False}
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", sorted(CHOSEN))
 @pytest.mark.parametrize("residence", Residence)
 def test_weights_are_drawn_in_the_form_a_plan_keeps_them(
     precision: Precision, residence: Residence, tmp_path: Path

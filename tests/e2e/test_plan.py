@@ -1,11 +1,18 @@
 """`paddock plan`: on any machine, for any card."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType as Type
+from safetensors.torch import load_file
 
+from pipelines.catalogue import read_entry
+from server.plan import PlanRefusedError, for_model, machine
 from tests.e2e.test_cli import paddock
+from tests.pipelines.wan_files import by_original_names, wide_folder, write_gguf
+from tests.support import model_on
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +59,24 @@ def test_the_table_in_the_docs_is_the_one_it_prints(tmp_path: Path) -> None:
 
     assert shown.count("| 832x480 |") == shown.count("| 1280x720 |") == 21
     assert (ROOT / "docs" / "plans.md").read_text().endswith(shown)
+
+
+def test_a_quantized_file_is_planned_for_as_it_is(tmp_path: Path) -> None:
+    folder = wide_folder(tmp_path / "weights")
+    state = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    write_gguf(tmp_path / "tuned-Q8_0.gguf", by_original_names(state), {"blocks.0.ffn.0.weight": Type.Q8_0})
+    models = model_on(folder, tmp_path)
+    text = re.sub(r"\n\[model\.shape.*", "", (models / "mine.toml").read_text(), flags=re.DOTALL)
+    named = f'[model.files.transformer]\nrepo = "{tmp_path}"\nfile = "tuned-Q8_0.gguf"\n'
+    (models / "mine.toml").write_text(f"{text}\n{named}")
+    entry, on = read_entry(models / "mine.toml"), machine(8, 16, "8.9")
+
+    chosen = for_model(entry, "832x480", 81, on)
+
+    assert chosen["choices"]["transformer weights"] == {
+        "choice": "GGUF",
+        "reason": "tuned-Q8_0.gguf (Q8_0, float32): quantized already, and kept as it is",
+    }
+    (tmp_path / "tuned-Q8_0.gguf").unlink()
+    with pytest.raises(PlanRefusedError, match=r"No tuned-Q8_0\.gguf of .* Fetch it with `paddock pull --model wan"):
+        for_model(entry, "832x480", 81, on)

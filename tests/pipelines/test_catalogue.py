@@ -1,11 +1,16 @@
 """The models on offer, and what a malformed file is told."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from pipelines.catalogue import BUILT_IN, read_catalogue, read_entry
+from pipelines.catalogue import BUILT_IN, _File, read_catalogue, read_entry
 from pipelines.errors import CatalogueError
+from pipelines.spec import WeightFile
+
+ROOT = Path(__file__).parents[2]
 
 MINIMAL = """
 [api]
@@ -61,6 +66,16 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
         ("created = 1", "created = 1\nprice = 3", r"api\.price: Extra inputs"),
         ("[model]", "[model", "Expected ']'"),
         ("fps = 16", "fps = 16\nflow_shift = { 480p = 3.0 }", r"model\.flow_shift: .*at least 2"),
+        (
+            "fps = 16",
+            'fps = 16\nfiles.transformer = { repo = "me/mine", file = "x.bin" }',
+            r"model\.files\.transformer: .*must be a \.gguf or a \.safetensors file",
+        ),
+        (
+            "fps = 16",
+            'fps = 16\nfiles.vae = { repo = "me/mine", file = "x.gguf" }',
+            r"model\.files\.vae.*'transformer'",
+        ),
         ('name = "width"', 'name = "breadth"', "width must be there, with the type integer"),
         ("default = 480, ", "", "height must have a default"),
         ("minimum = 1, maximum = 120", "minimum = 1", "num_frames must have a minimum and a maximum"),
@@ -80,6 +95,42 @@ def test_a_malformed_file_is_named_with_the_key_at_fault(
     with pytest.raises(CatalogueError, match=complaint) as caught:
         read_entry(path)
     assert str(path) in str(caught.value)
+
+
+def test_transformers_from_single_files_are_named_by_their_parts(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        MINIMAL
+        + """
+[model.files.transformer]
+repo = "you/tuned"
+file = "high/tuned-Q4_K_M.gguf"
+revision = "v2"
+
+[model.files.transformer_2]
+repo = "/data/tuned"
+file = "low.safetensors"
+"""
+    )
+
+    assert read_entry(tmp_path / "mine.toml").model.files == (
+        WeightFile("you/tuned", "high/tuned-Q4_K_M.gguf", "transformer", "v2"),
+        WeightFile("/data/tuned", "low.safetensors", "transformer_2"),
+    )
+
+
+def test_the_examples_in_the_docs_are_changes_of_a_built_in_file(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
+    built_in = tomllib.loads((BUILT_IN / "wan2.1-t2v-14b.toml").read_text())
+    specs = []
+    for example in map(tomllib.loads, examples):
+        changed = {table: built_in[table] | example[table] for table in ("api", "model")}
+        table = _File.model_validate(changed)
+        specs.append(table.model.spec(table.api.id, ()))
+
+    assert [(spec.id, len(spec.loras), len(spec.files)) for spec in specs] == [
+        ("oil-paintings", 1, 0),
+        ("wan-14b-q4", 0, 1),
+    ]
 
 
 def test_two_files_of_a_folder_may_not_share_an_id(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipelines.errors import (
     WeightsNotFoundError,
 )
 from pipelines.load import load_pipeline
-from pipelines.spec import Fast, Lora, ModelSpec
+from pipelines.spec import Fast, Lora, ModelSpec, WeightFile
 from tests.hub import Hub, Request
 from tests.support import free_port
 
@@ -380,7 +380,7 @@ def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: P
     fast = Fast((Lora(Hub.repo, "loras/fast.safetensors"),), flow_shift=5.0)
     spec = replace(SPEC, loras=(Lora(str(tmp_path), "mine.safetensors"),), fast=fast)
 
-    (listing,) = fetch.look_up_loras(spec, hub.url)
+    (listing,) = fetch.look_up_files(spec, hub.url)
     assert [file.name for file in listing.files] == ["loras/fast.safetensors"]
     with pytest.raises(WeightsNotFoundError, match="No loras/fast"):
         weights.locate_file(Hub.repo, "loras/fast.safetensors")
@@ -389,4 +389,30 @@ def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: P
     assert weights.locate_file(Hub.repo, "loras/fast.safetensors").read_bytes() == b"of low rank"
     assert weights.locate_file(str(tmp_path), "mine.safetensors") == tmp_path / "mine.safetensors"
     with pytest.raises(HubAccessError, match=r"has no loras/gone\.safetensors"):
-        fetch.look_up_loras(replace(SPEC, loras=(Lora(Hub.repo, "loras/gone.safetensors"),)), hub.url)
+        fetch.look_up_files(replace(SPEC, loras=(Lora(Hub.repo, "loras/gone.safetensors"),)), hub.url)
+
+
+def test_a_transformer_from_a_file_is_pulled_in_place_of_the_repositorys(hub: Hub, tmp_path: Path) -> None:
+    (hub.folder / "quantized").mkdir()
+    for name in ("tuned-Q4_K_M.gguf", "tuned-Q8_0.gguf"):
+        (hub.folder / "quantized" / name).write_bytes(b"GGUF of one kind")
+    (hub.folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    spec = replace(SPEC, files=(WeightFile(Hub.repo, "quantized/tuned-Q4_K_M.gguf"),))
+
+    listings = [fetch.look_up(spec, hub.url), *fetch.look_up_files(spec, hub.url)]
+    for listing in listings:
+        fetch.fetch(listing)
+
+    names = {file.name for listing in listings for file in listing.files}
+    replaced = {name for name in hub.files() if name.startswith("transformer/diffusion")}
+    assert names == set(hub.files()) - set(UNNEEDED) - replaced - {"quantized/tuned-Q8_0.gguf"}
+    assert "transformer/config.json" in names
+    assert weights.locate(spec) == fetch.local(spec, tmp_path / "cache") == listings[0].folder
+    assert not hub.gets("diffusion_pytorch_model.safetensors")[1:]
+    # another model of the same repository still lacks what this one does without
+    with pytest.raises(WeightsNotFoundError, match=r"no \.safetensors file in .*transformer"):
+        weights.locate(SPEC)
+
+    weights.locate_file(Hub.repo, "quantized/tuned-Q4_K_M.gguf").unlink()
+    with pytest.raises(WeightsNotFoundError, match=r"No quantized/tuned-Q4_K_M\.gguf of .*pull --model some-model`"):
+        weights.locate(spec)

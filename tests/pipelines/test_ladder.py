@@ -13,7 +13,7 @@ from pipelines.catalogue import read_catalogue
 from pipelines.errors import DeviceMemoryError
 from pipelines.geometry import Geometry
 from pipelines.ladder import Ladder
-from pipelines.load import choose_plan
+from pipelines.load import choose_plan, shape_here
 from pipelines.memory import GIB, Layout, Machine, MemoryPlan, leaner, plan
 from pipelines.runner import Runner
 from pipelines.shapes import parse_shape, read_shape
@@ -42,7 +42,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.ladder.this_machine", machine)
     monkeypatch.setattr(
         "pipelines.ladder.plan_here",
-        lambda folder, device, sizes, limit: choose_plan(read_shape(folder), sizes, machine(device, limit)),
+        lambda folder, device, sizes, limit, files: choose_plan(
+            shape_here(folder, files), sizes, machine(device, limit)
+        ),
     )
 
 

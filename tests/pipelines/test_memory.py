@@ -106,7 +106,7 @@ def test_every_choice_has_its_reason(video: tuple[int, int, int], card: int, hos
     assert all(made.reason for made in explained.values())
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP8, Precision.Q4])
 def test_a_real_block_takes_what_is_planned_for_it(precision: Precision) -> None:
     with torch.device("meta"):
         transformer = WanTransformer3DModel(num_layers=1)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pipelines import weights
 from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.load import load_pipeline
-from pipelines.spec import ModelSpec
+from pipelines.spec import ModelSpec, WeightFile
 
 
 @pytest.fixture
@@ -77,3 +78,25 @@ def test_a_folder_of_something_else_is_refused(copy: Path) -> None:
     index.unlink()
     with pytest.raises(WeightsNotFoundError, match=r"no model_index\.json"):
         weights.locate(ModelSpec(repo=str(copy), fps=16))
+
+
+def test_weights_that_a_file_replaces_need_not_be_there(copy: Path, tmp_path: Path) -> None:
+    file = WeightFile(str(tmp_path), "tuned.gguf")
+    spec = ModelSpec(repo=str(copy), fps=16, files=(file,), id="some-model")
+    with pytest.raises(WeightsNotFoundError, match=r"No tuned\.gguf of .*`paddock pull --model some-model`"):
+        weights.locate(spec)
+
+    (tmp_path / "tuned.gguf").touch()
+    before = weights.digest(copy, spec.replaced)
+    for shard in (copy / "transformer").glob("*.safetensors*"):
+        shard.unlink()
+    assert weights.locate(spec) == copy
+    assert weights.digest(copy, spec.replaced) == before
+    with pytest.raises(WeightsNotFoundError, match="incomplete"):
+        weights.locate(replace(spec, files=()))
+
+    with pytest.raises(UnsupportedModelError, match="has no transformer_2"):
+        weights.locate(replace(spec, files=(replace(file, part="transformer_2"),)))
+    (copy / "transformer" / "config.json").unlink()
+    with pytest.raises(WeightsNotFoundError, match=r"transformer/config\.json is missing"):
+        weights.locate(spec)
