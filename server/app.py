@@ -19,9 +19,11 @@ from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from server import __version__
 from server.api import events, files, generations, health, models, queue, videos
 from server.artifacts import Artifacts
+from server.circuit import Tolerance
 from server.dispatcher import Dispatcher
 from server.engine.base import WorkerOptions
 from server.engine.local import LocalEngine
+from server.engine.watchdog import Patience
 from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 from server.events import Broker
 from server.service import Service
@@ -31,6 +33,8 @@ from server.store import Store
 log = logging.getLogger("paddock")
 
 WEIGHTS_HEADER = "X-Paddock-Weights"
+
+_CPU_PATIENCE = 24
 
 
 class DataDirInUseError(Exception):
@@ -50,7 +54,16 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             broker = Broker()
             catalogue = load_catalogue(settings)
             engines = [_engine(settings, device, artifacts) for device in devices]
-            dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease, settings.idle_unload)
+            dispatcher = Dispatcher(
+                store,
+                artifacts,
+                broker,
+                catalogue,
+                engines,
+                settings.lease,
+                settings.idle_unload,
+                Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
+            )
             app.state.service = service = Service(settings, catalogue, store, dispatcher, broker)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
@@ -117,7 +130,14 @@ def _engine(settings: Settings, device: str, artifacts: Artifacts) -> LocalEngin
         cache=str(settings.data_dir / "cache"),
         demo=settings.demo,
     )
-    return LocalEngine(options, cancel_grace=settings.cancel_grace, silence=settings.worker_silence)
+    # the real weights on a processor take hours for a step, and no kernel of its hangs
+    first = settings.stall_first * (_CPU_PATIENCE if device == "cpu" else 1)
+    return LocalEngine(
+        options,
+        cancel_grace=settings.cancel_grace,
+        silence=settings.worker_silence,
+        patience=Patience(floor=settings.stall_floor, first=first, load=settings.stall_load),
+    )
 
 
 def _index() -> APIRouter:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pipelines.spec import ModelSpec, Stage, VideoParams
 
-VERSION = 2
+VERSION = 3
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; what is sent of it fits a screen, and a line far below its limit."""
@@ -139,6 +139,13 @@ class Failed(_About):
     message: str
 
 
+class DeviceFailed(_Message):
+    """The device itself fails; `message` says how, for the user. The worker ends, and all that it held with it."""
+
+    kind: Literal["device_failed"] = "device_failed"
+    message: str
+
+
 class Cancelled(_About):
     """The attempt has stopped, and the device is free."""
 
@@ -147,7 +154,7 @@ class Cancelled(_About):
 
 Order = Annotated[Load | Run | Cancel | Unload, Field(discriminator="kind")]
 Report = Annotated[
-    Hello | Heartbeat | Loading | Ready | LoadFailed | Unloaded | Progressed | Done | Failed | Cancelled,
+    Hello | Heartbeat | Loading | Ready | LoadFailed | Unloaded | Progressed | Done | Failed | DeviceFailed | Cancelled,
     Field(discriminator="kind"),
 ]
 

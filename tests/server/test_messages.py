@@ -26,6 +26,7 @@ REPORTS = [
     m.Progressed(**ABOUT, stage=Stage.DENOISE, step=1, steps=2, fraction=0.5),
     m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}),
     m.Failed(**ABOUT, message="no"),
+    m.DeviceFailed(message="no"),
     m.Cancelled(**ABOUT),
 ]
 
