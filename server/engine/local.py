@@ -51,6 +51,7 @@ WORKER = "server.engine.worker"
 _MAX_UNREAD = 16
 """Reports that wait to be looked at. A worker that has sent more waits, so that it cannot fill the server's memory."""
 
+_EXIT_SECONDS = 2.0
 _END_SECONDS = 20.0
 """How long a killed process may take to end: gigabytes on a card are let go of first, and a driver may be stuck."""
 
@@ -148,13 +149,26 @@ class _Connection:
         return report
 
     async def _how_it_ended(self) -> str:
+        if self._fault is None:
+            # a signal to a process that is just ending would take its status from whoever waits for it
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EXIT_SECONDS):
+                    await self.process.wait()
         self.kill()
-        status = await self.process.wait()
+        status = await self._end()
         if self._fault is not None:
             return self._fault
         if status < 0:
             return f"it was killed by {signal.Signals(-status).name}"
         return f"it exited with status {status}"
+
+    async def _end(self) -> int:
+        """Wait for a killed process; returns its exit status, or raises WorkerDiedError when it does not end."""
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                return await self.process.wait()
+        except TimeoutError:
+            raise WorkerDiedError("its process was killed and does not end: the device's driver holds it") from None
 
     def kill(self) -> None:
         """End the process, whatever it does."""
@@ -165,15 +179,13 @@ class _Connection:
     async def close(self) -> None:
         """End the process and let go of the socket; raises WorkerDiedError when the process does not end."""
         self.kill()
-        try:
-            async with asyncio.timeout(_END_SECONDS):
-                await self.process.wait()
-        except TimeoutError:
-            raise WorkerDiedError("its process was killed and does not end: the device's driver holds it") from None
+        await self._end()
         # it may wait for room that nobody makes any more
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
         self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
 
     @property
     def is_alive(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from server.app import load_catalogue
 from server.artifacts import Artifacts
+from server.circuit import Tolerance
 from server.dispatcher import Dispatcher
 from server.events import Broker, Event
 from server.generations import Generation, Origin, Status
@@ -75,7 +76,16 @@ def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
     broker = Broker()
     engines = [FakeEngine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
     catalogue = load_catalogue(settings)
-    dispatcher = Dispatcher(store, artifacts, broker, catalogue, engines, settings.lease, settings.idle_unload)
+    dispatcher = Dispatcher(
+        store,
+        artifacts,
+        broker,
+        catalogue,
+        engines,
+        settings.lease,
+        settings.idle_unload,
+        Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
+    )
     service = Service(settings, catalogue, store, dispatcher, broker)
     return Inside(folder, settings, store, artifacts, broker, engines, dispatcher, service)
 
