@@ -61,7 +61,8 @@ class Circuit:
         self._in_a_row += 1
         self._failed.add(about)
         if self._openings or len(self._failed) >= self._tolerance.failures:
-            pause = min(self._tolerance.cooldown * 2 ** min(self._openings, _DOUBLINGS), _LONGEST_COOLDOWN)
+            cooldown = self._tolerance.cooldown
+            pause = max(cooldown, min(cooldown * 2 ** min(self._openings, _DOUBLINGS), _LONGEST_COOLDOWN))
             self._openings += 1
             # from now on each failure counts, and a device may fail for ever
             self._failed.clear()

@@ -72,6 +72,11 @@ def exit_() -> None:
     os._exit(EXIT_STATUS)
 
 
+def exit_amid_a_word() -> None:
+    Script.link.connection.sendall(b'{"kind": "done", "gener')
+    os._exit(EXIT_STATUS)
+
+
 def hang() -> None:
     """The heart goes on beating, in a thread of its own."""
     threading.Event().wait()
@@ -116,6 +121,7 @@ def flood_afterwards() -> None:
 
 WAYS: dict[str, Callable[[], None]] = {
     "exit": exit_,
+    "exit amid a word": exit_amid_a_word,
     "hang": hang,
     "nan": nan,
     "break": break_device,

@@ -61,5 +61,5 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
 
 
 def _what_is_wrong(lane: Lane) -> str:
-    reason = f"The device {lane.state.device} failed several times in a row, the last time so: {lane.circuit.reason}."
+    reason = f"The device {lane.state.device} keeps failing, the last time so: {lane.circuit.reason}."
     return f"{reason} It is tried again in {ceil(lane.circuit.wait)} seconds."

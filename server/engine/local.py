@@ -96,10 +96,16 @@ class _Connection:
         try:
             async for line in self._reader:
                 self._last_heard = self._clock()
+                if not line.endswith(b"\n"):
+                    # it died in the middle of a word
+                    break
                 report = REPORT.validate_json(line)
                 if not isinstance(report, Heartbeat):
                     await self._reports.put(report)
-        except (OSError, ValueError):
+        except OSError as error:
+            # how the system tells that it died with orders unread
+            log.info("the connection to worker %s ended: %s", self.process.pid, error)
+        except ValueError:
             log.exception("worker %s cannot be understood", self.process.pid)
             self._fault = "it sent what is no report and was killed"
             self.kill()

@@ -52,7 +52,7 @@ async def run(engine: LocalEngine, prompt: str) -> None:
     [
         ("hang at denoise", "it made no progress for 2 seconds while denoising and was killed"),
         ("flood at denoise", "it made no progress for 2 seconds while denoising and was killed"),
-        ("exit at prompt", "it exited with status 3"),
+        ("exit amid a word at denoise", "it exited with status 3"),
         ("garbage at denoise", "it sent what is no report and was killed"),
         ("long line at denoise", "it sent what is no report and was killed"),
         ("break at denoise", "The device cpu fails: it fell off the bus."),

@@ -49,7 +49,7 @@ class Inside:
 
     async def until(self, generation: Generation, *statuses: Status) -> Generation:
         """Wait until a generation has one of these statuses (any terminal one if none is named)."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while True:
                 now = await self.read(generation)
                 if now.status in statuses or (not statuses and now.is_terminal):

@@ -67,3 +67,10 @@ def test_a_trial_that_fails_doubles_the_wait_up_to_a_quarter_of_an_hour(device: 
 
     device.circuit.succeeded()
     assert device.fail("d", "e", "f") == [0, 1, 60]
+
+
+def test_a_cooldown_of_an_hour_is_not_shortened() -> None:
+    circuit = Circuit(Tolerance(failures=1, cooldown=3600), lambda: 0.0)
+    circuit.failed("a", "it exited with status 1")
+
+    assert circuit.wait == 3600
