@@ -131,7 +131,7 @@ async def test_a_killed_process_that_does_not_end_is_not_followed_by_another(
         # as behind a driver that never returns: the signal is sent and nothing happens
         stuck.setattr("asyncio.subprocess.Process.kill", lambda _process: None)
         with pytest.raises(WorkerDiedError):
-            await run(engine, "garbage at denoise")
+            await run(engine, "hang at denoise")
         for _ in range(2):
             with pytest.raises(WorkerDiedError, match="does not end"):
                 await engine.load(ENTRY)

@@ -66,6 +66,7 @@ async def test_an_unhealthy_device_takes_nothing_and_then_one_that_heals_it(star
 
     await eventually(lambda: lane_of(inside).circuit.health is Health.UNHEALTHY)
     assert (await inside.read(first)).status is Status.FAILED
+    # it failed before its row says so
     await inside.until(second, Status.QUEUED)
     with pytest.raises(UnavailableError) as told:
         await readiness(inside.service)
@@ -87,7 +88,7 @@ async def test_a_trial_that_fails_leaves_it_alone_for_longer(start: Any) -> None
     circuit = lane_of(inside).circuit
     inside.engine.script += [inside.engine.die] * 4
     _, second, last = await inside.enqueue(3)
-    await inside.until(second, Status.PROCESSING)
+    await eventually(lambda: len(inside.engine.runs) == 3)
     await inside.until(second, Status.QUEUED)
 
     later(inside, 60)
