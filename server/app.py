@@ -21,10 +21,12 @@ from server import __version__
 from server.api import events, files, generations, health, models, queue, videos
 from server.artifacts import Artifacts
 from server.checkpoints import Checkpoints
+from server.circuit import Tolerance
 from server.disk import Disk
 from server.dispatcher import Dispatcher
 from server.engine.base import WorkerOptions
 from server.engine.local import LocalEngine
+from server.engine.watchdog import Patience
 from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 from server.events import Broker
 from server.retention import Retention
@@ -35,6 +37,8 @@ from server.store import Store
 log = logging.getLogger("paddock")
 
 WEIGHTS_HEADER = "X-Paddock-Weights"
+
+_CPU_PATIENCE = 24
 
 
 class DataDirInUseError(Exception):
@@ -61,6 +65,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
                 retention(settings, store, artifacts),
                 lease=settings.lease,
                 idle_unload=settings.idle_unload,
+                tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
             )
             app.state.service = service = Service(settings, catalogue, store, dispatcher, broker, disk)
             if settings.demo:
@@ -153,7 +158,14 @@ def _engine(settings: Settings, device: str, artifacts: Artifacts, checkpoints: 
         cache=str(settings.data_dir / "cache"),
         demo=settings.demo,
     )
-    return LocalEngine(options, cancel_grace=settings.cancel_grace, silence=settings.worker_silence)
+    # the real weights on a processor take hours for a step, and no kernel of its hangs
+    first = settings.stall_first * (_CPU_PATIENCE if device == "cpu" else 1)
+    return LocalEngine(
+        options,
+        cancel_grace=settings.cancel_grace,
+        silence=settings.worker_silence,
+        patience=Patience(floor=settings.stall_floor, first=first, load=settings.stall_load),
+    )
 
 
 def _index() -> APIRouter:

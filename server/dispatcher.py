@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipelines.catalogue import CatalogueEntry
 from server.artifacts import Artifacts, artifact_key
 from server.checkpoints import Checkpoints, checkpoint_key
+from server.circuit import Circuit, Health, Tolerance
 from server.disk import Disk
 from server.engine.base import (
     Engine,
@@ -100,6 +101,7 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = False
         self.running: _Running | None = None
+        self.circuit = Circuit(dispatcher.tolerance)
         self.failures: dict[str, str] = {}
 
     @property
@@ -183,6 +185,8 @@ class Lane:
                     # the records could not be written before: what was held is still ours to give back
                     await self._dispatcher.give_back(self.running)
                     self.running = None
+                elif (wait := self.circuit.wait) > 0:
+                    await self._pause(wait)
                 elif (held := await self._claim()) is not None:
                     await self._carry_out(held)
                 else:
@@ -206,6 +210,17 @@ class Lane:
             # the worker's end, since a CUDA context holds memory even without weights
             await self._engine.close()
 
+    async def _pause(self, seconds: float) -> None:
+        """Leave a device that failed alone for so long; wishes are heard meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    def _note_failure(self, about: str, why: str) -> None:
+        self.circuit.failed(about, why)
+        if self.circuit.health is Health.UNHEALTHY:
+            log.error("%s is unhealthy and is tried again in %g s: %s", self.state.device, self.circuit.wait, why)
+
     async def _claim(self) -> Generation | None:
         claiming = asyncio.ensure_future(self._dispatcher.claim(self._owner, self.holding))
         try:
@@ -221,10 +236,12 @@ class Lane:
         target, entry = self._wishes[0]
         try:
             if target is Deployment.ACTIVE:
-                with suppress(LoadFailedError, WorkerDiedError):
+                with suppress(LoadFailedError):
                     await self._load(entry.variant())
             elif self.state.model_id == entry.id:
                 await self._engine.unload()
+        except WorkerDiedError as error:
+            self._note_failure(entry.id, str(error))
         finally:
             self._wishes.popleft()
 
@@ -248,6 +265,8 @@ class Lane:
             self._dispatcher.discard(running)
         else:
             log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status)
+            if settled.status is Status.SUCCEEDED:
+                self.circuit.succeeded()
             self._dispatcher.announce(settled)
         finally:
             renewal.cancel()
@@ -276,6 +295,9 @@ class Lane:
             return await running.settle(partial(dispatcher.store.release, held, running.saved))
         except WorkerDiedError as error:
             log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error)
+            if not running.is_cancelled:
+                # killed for not stopping in time, it may only have been in the middle of a long step
+                self._note_failure(held.id, str(error))
             return await running.settle(partial(dispatcher.after_worker_death, running, str(error)))
         except (StaleAttemptError, RecordsUnavailableError, SQLAlchemyError):
             raise
@@ -309,8 +331,10 @@ class Dispatcher:
         retention: Retention,
         lease: float,
         idle_unload: float = 0,
+        tolerance: Tolerance | None = None,
     ) -> None:
         self.store = store
+        self.tolerance = tolerance or Tolerance()
         self.idle_unload = idle_unload
         self.catalogue = catalogue
         self._artifacts = artifacts
@@ -434,7 +458,10 @@ class Dispatcher:
         """Have a model loaded on some lane."""
         if self.deployment(entry.id) not in (Deployment.ACTIVE, Deployment.DEPLOYING):
             # an idle device first, and of those an empty one: the others' models may be wanted again
-            best = min(self.lanes, key=lambda lane: (lane.running is not None, lane.holding is not None))
+            best = min(
+                self.lanes,
+                key=lambda lane: (lane.circuit.wait > 0, lane.running is not None, lane.holding is not None),
+            )
             best.wish(Deployment.ACTIVE, entry)
 
     def deactivate(self, entry: CatalogueEntry) -> None:

@@ -1,18 +1,22 @@
 """/healthz and /readyz: whether the process answers, and whether it takes work."""
 
+from math import ceil
 from typing import Any
 
 from fastapi import APIRouter
 
 from server import __version__
+from server.api import schemas
 from server.api.deps import ServiceDep
-from server.api.schemas import ErrorBody, Health, Readiness
+from server.api.schemas import ErrorBody, Readiness
+from server.circuit import Health
+from server.dispatcher import Lane
 from server.errors import UnavailableError
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="Whether the process answers", response_model=Health)
+@router.get("/healthz", summary="Whether the process answers", response_model=schemas.Health)
 async def health() -> dict[str, Any]:
     """Answers from the first second on."""
     return {"status": "ok", "version": __version__}
@@ -25,10 +29,16 @@ async def health() -> dict[str, Any]:
     responses={503: {"model": ErrorBody, "description": UnavailableError.title}},
 )
 async def readiness(service: ServiceDep) -> dict[str, Any]:
-    """Generations are accepted. A device that holds no model yet loads it at the first request."""
+    """Generations are accepted. A device that holds no model yet loads it at the first request.
+
+    Not ready while every device is left alone after failures in a row. They are accepted then too, and wait.
+    """
     if service.is_closing:
         raise UnavailableError("The server is stopping.")
     await service.check_room()
+    # not so on trial: a gate that sends nothing to a server that is not ready would keep it from ever succeeding
+    if all(lane.circuit.health is Health.UNHEALTHY for lane in service.lanes):
+        raise UnavailableError(" ".join(_what_is_wrong(lane) for lane in service.lanes))
     return {
         "status": "ready",
         "demo": service.settings.demo,
@@ -42,8 +52,16 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
                 "plan": lane.state.plan,
                 "loading": lane.state.loading,
                 "busy": lane.running is not None,
-                "error": lane.state.error,
+                "error": lane.circuit.reason or lane.state.error,
+                "health": lane.circuit.health,
+                "failures": lane.circuit.failures,
+                "retry_in": lane.circuit.wait or None,
             }
             for lane in service.lanes
         ],
     }
+
+
+def _what_is_wrong(lane: Lane) -> str:
+    reason = f"The device {lane.state.device} keeps failing, the last time so: {lane.circuit.reason}."
+    return f"{reason} It is tried again in {ceil(lane.circuit.wait)} seconds."

@@ -263,7 +263,11 @@ class Health(BaseModel):
 
 
 class DeviceState(BaseModel):
-    """A device and what it holds, laid out by which plan; `loading` is how much (0 … 1) of the model is read."""
+    """A device and what it holds, laid out by which plan; `loading` is how much (0 … 1) of the model is read.
+
+    `error` is what went wrong last, until a generation is finished; `failures` counts the deaths of its workers since
+    the server started; `retry_in` is how many seconds it is left alone, if it is.
+    """
 
     device: str
     model: str | None
@@ -271,6 +275,9 @@ class DeviceState(BaseModel):
     loading: float | None
     busy: bool
     error: str | None
+    health: Literal["healthy", "unhealthy", "on_trial"]
+    failures: int
+    retry_in: float | None
 
 
 class Readiness(BaseModel):
@@ -298,6 +305,9 @@ class Readiness(BaseModel):
                     "loading": None,
                     "busy": True,
                     "error": None,
+                    "health": "healthy",
+                    "failures": 0,
+                    "retry_in": None,
                 }
             ],
         }

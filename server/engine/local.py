@@ -28,6 +28,7 @@ from server.engine.messages import (
     Cancel,
     Cancelled,
     Checkpointed,
+    DeviceFailed,
     Done,
     Failed,
     Heartbeat,
@@ -45,32 +46,43 @@ from server.engine.messages import (
     Unload,
     Unloaded,
 )
+from server.engine.watchdog import TICK, AwakeClock, Patience, RunWatch, Watch, Watchdog
 
 log = logging.getLogger("paddock.engine")
 
-# a worker that has closed its socket leaves by itself within this time
-_END_SECONDS = 2.0
+WORKER = "server.engine.worker"
+
+_MAX_UNREAD = 16
+"""Reports that wait to be looked at. A worker that has sent more waits, so that it cannot fill the server's memory."""
+
+_EXIT_SECONDS = 2.0
+_END_SECONDS = 20.0
+"""How long a killed process may take to end: gigabytes on a card are let go of first, and a driver may be stuck."""
 
 
 class _Connection:
     """One live worker process and the socket to it."""
 
-    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: AwakeClock
+    ) -> None:
         self.process = process
         self._reader = reader
         self._writer = writer
-        self._reports: asyncio.Queue[Report | None] = asyncio.Queue()
-        self._clock = asyncio.get_running_loop().time
-        self._last_heard = self._clock()
+        self._reports: asyncio.Queue[Report | None] = asyncio.Queue(_MAX_UNREAD)
+        self._clock = clock
+        self._last_heard = clock()
+        self._fault: str | None = None
+        self._is_killed = False
         self._pump = asyncio.create_task(self._read())
 
     @classmethod
-    async def open(cls, options: WorkerOptions) -> "_Connection":
+    async def open(cls, options: WorkerOptions, clock: AwakeClock) -> "_Connection":
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "server.engine.worker", str(theirs.fileno())),
+                    *(sys.executable, "-P", "-m", WORKER, str(theirs.fileno())),
                     options.model_dump_json(),
                     stdin=DEVNULL,
                     pass_fds=[theirs.fileno()],
@@ -81,21 +93,30 @@ class _Connection:
         except BaseException:
             ours.close()
             raise
-        return cls(process, reader, writer)
+        return cls(process, reader, writer, clock)
 
     async def _read(self) -> None:
         """Read on even when nobody asks, so that an idle worker's heartbeats never fill the socket."""
         try:
             async for line in self._reader:
                 self._last_heard = self._clock()
+                if not line.endswith(b"\n"):
+                    # it died in the middle of a word
+                    break
                 report = REPORT.validate_json(line)
                 if not isinstance(report, Heartbeat):
-                    self._reports.put_nowait(report)
-        except (OSError, ValueError):
+                    await self._reports.put(report)
+        except OSError as error:
+            # how the system tells that it died with orders unread
+            log.info("the connection to worker %s ended: %s", self.process.pid, error)
+        except ValueError:
             log.exception("worker %s cannot be understood", self.process.pid)
+            self._fault = "it sent what is no report and was killed"
             self.kill()
         finally:
-            self._reports.put_nowait(None)
+            # without room there is more to be read before anyone needs to know
+            with suppress(asyncio.QueueFull):
+                self._reports.put_nowait(None)
 
     async def send(self, order: Order) -> None:
         """Send one order; to a dead worker it does nothing, as its end will be reported."""
@@ -104,57 +125,95 @@ class _Connection:
             self._writer.write(order.line())
             await self._writer.drain()
 
-    async def next_report(self, silence: float) -> Report:
-        """The worker's next report; raises WorkerDiedError when it ends, or is killed for `silence` seconds of none."""
+    async def next_report(self, silence: float, watch: Watch) -> Report:
+        """The worker's next report; raises WorkerDiedError when there is none to come.
+
+        It is killed for `silence` seconds without a word, and when the watch says that it makes no progress.
+        """
         while True:
-            patience = self._last_heard + silence
-            try:
-                async with asyncio.timeout_at(patience):
-                    report = await self._reports.get()
-            except TimeoutError:
-                if self._last_heard + silence > patience:
-                    continue
+            # what came last has been looked at by now, and may have been the progress that was waited for
+            wrong = watch.overdue()
+            if self._clock() - self._last_heard > silence:
+                wrong = f"it said nothing for {silence:g} seconds and was killed"
+            if wrong is not None:
                 self.kill()
-                raise WorkerDiedError(f"it said nothing for {silence:g} seconds and was killed") from None
-            if report is None:
-                raise WorkerDiedError(await self._how_it_ended())
-            return report
+                raise WorkerDiedError(wrong)
+            report = await self._wait()
+            if isinstance(report, DeviceFailed):
+                self.kill()
+                raise WorkerDiedError(report.message)
+            if report is not None:
+                return report
+
+    async def _wait(self) -> Report | None:
+        """A report, or None when none came for a moment; raises WorkerDiedError when it was the last."""
+        try:
+            async with asyncio.timeout(TICK):
+                report = await self._reports.get()
+        except TimeoutError:
+            if not self._pump.done():
+                return None
+            report = None if self._reports.empty() else self._reports.get_nowait()
+        if report is None:
+            raise WorkerDiedError(await self._how_it_ended())
+        return report
 
     async def _how_it_ended(self) -> str:
-        # not killed at once: a signal to a process that has just ended would take its status from whoever waits for it
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_END_SECONDS):
-                await self.process.wait()
+        if self._fault is None:
+            # a signal to a process that is just ending would take its status from whoever waits for it
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EXIT_SECONDS):
+                    await self.process.wait()
         self.kill()
-        status = await self.process.wait()
+        status = await self._end()
+        if self._fault is not None:
+            return self._fault
         if status < 0:
             return f"it was killed by {signal.Signals(-status).name}"
         return f"it exited with status {status}"
 
+    async def _end(self) -> int:
+        """Wait for a killed process; returns its exit status, or raises WorkerDiedError when it does not end."""
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                return await self.process.wait()
+        except TimeoutError:
+            raise WorkerDiedError("its process was killed and does not end: the device's driver holds it") from None
+
     def kill(self) -> None:
         """End the process, whatever it does."""
+        self._is_killed = True
         with suppress(ProcessLookupError):
             self.process.kill()
 
     async def close(self) -> None:
-        """End the process and let go of the socket."""
+        """End the process and let go of the socket; raises WorkerDiedError when the process does not end."""
         self.kill()
-        await self.process.wait()
-        await self._pump
+        await self._end()
+        # it may wait for room that nobody makes any more
+        self._pump.cancel()
+        await asyncio.gather(self._pump, return_exceptions=True)
         self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
 
     @property
     def is_alive(self) -> bool:
-        return not self._pump.done()
+        return not self._is_killed and self.process.returncode is None and not self._pump.done()
 
 
 class LocalEngine:
     """One device of this machine, driven by a child process that is started on the first need."""
 
-    def __init__(self, options: WorkerOptions, *, cancel_grace: float, silence: float) -> None:
+    def __init__(
+        self, options: WorkerOptions, *, cancel_grace: float, silence: float, patience: Patience | None = None
+    ) -> None:
         self._options = options
         self._cancel_grace = cancel_grace
         self._silence = silence
+        self._clock = AwakeClock()
+        self._watchdog = Watchdog(patience or Patience(), self._clock)
+        self._fingerprint: dict[str, str] = {}
         self._connection: _Connection | None = None
         self._running: tuple[str, int] | None = None
         self._idle = asyncio.Event()
@@ -182,14 +241,17 @@ class LocalEngine:
             raise
 
     async def _until_ready(self, connection: _Connection, model_id: str) -> Ready:
+        watch = self._watchdog.watch_load()
         while True:
-            match await connection.next_report(self._silence):
+            match await connection.next_report(self._silence, watch):
                 case Hello(version=version) if version != VERSION:
                     connection.kill()
                     raise LoadFailedError(f"The worker speaks protocol {version}, the server {VERSION}.")
                 case Loading(fraction=fraction, model_id=about) if about == model_id:
                     self._state = replace(self._state, loading=fraction)
+                    watch.note_progress()
                 case Ready(model_id=about) as ready if about == model_id:
+                    self._fingerprint = ready.fingerprint
                     self._state = replace(self._state, plan=ready.fingerprint.get("plan"), loading=None)
                     return ready
                 case LoadFailed(message=message, model_id=about) if about == model_id:
@@ -202,6 +264,7 @@ class LocalEngine:
         connection = self._connection
         if connection is None or not connection.is_alive:
             raise WorkerDiedError("it ended before the run began")
+        watch = self._watchdog.watch_run(self._fingerprint, job.params)
         try:
             self._running = about = (job.generation_id, job.attempt)
             self._idle.clear()
@@ -214,8 +277,9 @@ class LocalEngine:
                     checkpoint=job.checkpoint,
                 )
             )
-            return await self._until_done(connection, about, on_report)
+            return await self._until_done(connection, about, watch, on_report)
         finally:
+            watch.end()
             self._running = None
             self._idle.set()
 
@@ -223,16 +287,23 @@ class LocalEngine:
         self,
         connection: _Connection,
         about: tuple[str, int],
+        watch: RunWatch,
         on_report: Callable[[Progressed | Checkpointed], None],
     ) -> Done:
         while True:
-            report = await connection.next_report(self._silence)
+            report = await connection.next_report(self._silence, watch)
+            if isinstance(report, Loading):
+                watch.note_loading()
             if (getattr(report, "generation_id", None), getattr(report, "attempt", None)) != about:
                 continue
             match report:
-                case Progressed() | Checkpointed():
+                case Progressed():
+                    watch.note(report)
+                    on_report(report)
+                case Checkpointed():
                     on_report(report)
                 case Done():
+                    watch.note_done()
                     return report
                 case Failed(message=message):
                     raise GenerationFailedError(message)
@@ -268,8 +339,9 @@ class LocalEngine:
         if self._connection is None or not self._connection.is_alive:
             return
         await self._connection.send(Unload())
+        watch = self._watchdog.watch_unload()
         with suppress(WorkerDiedError):
-            while not isinstance(await self._connection.next_report(self._silence), Unloaded):
+            while not isinstance(await self._connection.next_report(self._silence, watch), Unloaded):
                 pass
         self._state = replace(self._state, model_id=None, plan=None, loading=None)
 
@@ -278,8 +350,12 @@ class LocalEngine:
         if self._grace is not None:
             self._grace.cancel()
         if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
+            try:
+                await self._connection.close()
+            except WorkerDiedError as error:
+                log.warning("worker %s: %s", self._connection.process.pid, error)
+            else:
+                self._connection = None
         self._state = EngineState(device=self._options.device)
 
     async def _connect(self) -> _Connection:
@@ -288,7 +364,7 @@ class LocalEngine:
             self._connection = None
         if self._connection is None:
             try:
-                self._connection = await _Connection.open(self._options)
+                self._connection = await _Connection.open(self._options, self._clock)
             except OSError as error:
                 raise WorkerDiedError(f"it could not be started: {error}") from error
             self._state = EngineState(device=self._options.device, pid=self._connection.process.pid)

@@ -157,6 +157,13 @@ class Failed(_About):
     message: str
 
 
+class DeviceFailed(_Message):
+    """The device itself fails; `message` says how, for the user. The worker ends, and all that it held with it."""
+
+    kind: Literal["device_failed"] = "device_failed"
+    message: str
+
+
 class Cancelled(_About):
     """The attempt has stopped, and the device is free."""
 
@@ -181,6 +188,7 @@ Report = Annotated[
     | Checkpointed
     | Done
     | Failed
+    | DeviceFailed
     | Cancelled
     | Suspended,
     Field(discriminator="kind"),

@@ -25,6 +25,7 @@ from server.engine.messages import (
     Cancel,
     Cancelled,
     Checkpointed,
+    DeviceFailed,
     Done,
     Failed,
     Heartbeat,
@@ -149,6 +150,7 @@ class Worker:
             return LoadFailed(model_id=model_id, message=str(error))
         except Exception as error:
             log.exception("loading %s failed", model_id)
+            self._end_with_device()
             return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_words(error)}")
 
     def _read(self, model_id: str, spec: ModelSpec) -> "Ladder":
@@ -207,6 +209,7 @@ class Worker:
             return Failed(**about, message=str(error))
         except Exception as error:
             log.exception("generation %s failed", order.generation_id)
+            self._end_with_device()
             return Failed(**about, message=f"The generation failed: {_words(error)}")
         fingerprint = self._loaded[1].fingerprint
         return Done(**about, artifact=order.artifact, size=video.size, fingerprint=fingerprint)
@@ -224,13 +227,24 @@ class Worker:
             on_saved=lambda fraction: self._link.send(Checkpointed(**about, fraction=fraction)),
         )
 
+    def _end_with_device(self) -> None:
+        """End this process if its device fails: all else that it would be asked to do would fail with it."""
+        if "torch" not in sys.modules:
+            # it was the libraries that could not be loaded
+            return
+        from pipelines.health import fault
+
+        if (why := fault(self._options.device)) is not None:
+            self._link.send(DeviceFailed(message=why[:MAX_SENTENCE_CHARS]))
+            _leave(1)
+
 
 def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:MAX_SENTENCE_CHARS]
 
 
-def _leave() -> None:
-    os._exit(0)
+def _leave(status: int = 0) -> None:
+    os._exit(status)
 
 
 def _die_with_parent() -> None:

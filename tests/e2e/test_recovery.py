@@ -264,3 +264,36 @@ def test_the_data_of_v0_1_0_is_served_and_finished(start_server: Callable[..., S
     assert httpx.get(by_prompt["finished"]["result_url"]).content[4:8] == b"ftyp"
     for prompt in ("interrupted", "waiting"):
         server.video(by_prompt[prompt]["generation_id"])
+
+
+def test_a_device_whose_workers_die_is_unhealthy_until_it_has_made_a_video(
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    server = start_server(unhealthy_after="1", unhealthy_cooldown="3")
+    generation = server.enqueue(num_inference_steps=50)
+    server.wait_for(generation, "processing")
+    psutil.Process(worker_of(server)).kill()
+
+    told = until_answered(server, 503)["error"]
+    assert (told["type"], told["title"]) == ("unavailable", "The server is not available now")
+    assert "The device cpu keeps failing, the last time so: it was killed by SIGKILL." in told["message"]
+    server.wait_for(generation, "succeeded")
+    device = until_answered(server, 200)["devices"][0]
+    assert (device["health"], device["failures"], device["error"]) == ("healthy", 1, None)
+
+
+def worker_of(server: ServerProcess) -> int:
+    deadline = time.monotonic() + 30
+    while not (pids := server.worker_pids()):
+        assert time.monotonic() < deadline, server.log_text()
+        time.sleep(0.02)
+    return pids[0]
+
+
+def until_answered(server: ServerProcess, status: int) -> Any:
+    """What /readyz says once it answers with this status."""
+    deadline = time.monotonic() + 30
+    while (response := httpx.get(f"{server.url}/readyz")).status_code != status:
+        assert time.monotonic() < deadline, server.log_text()
+        time.sleep(0.05)
+    return response.json()

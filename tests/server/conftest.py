@@ -12,6 +12,7 @@ import pytest
 from server.app import load_catalogue, retention
 from server.artifacts import Artifacts
 from server.checkpoints import Checkpoints
+from server.circuit import Tolerance
 from server.disk import Disk
 from server.dispatcher import Dispatcher
 from server.events import Broker, Event
@@ -51,7 +52,7 @@ class Inside:
 
     async def until(self, generation: Generation, *statuses: Status) -> Generation:
         """Wait until a generation has one of these statuses (any terminal one if none is named)."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while True:
                 now = await self.read(generation)
                 if now.status in statuses or (not statuses and now.is_terminal):
@@ -85,6 +86,7 @@ def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
         retention(settings, store, artifacts),
         lease=settings.lease,
         idle_unload=settings.idle_unload,
+        tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
     )
     service = Service(settings, catalogue, store, dispatcher, broker, disk)
     return Inside(folder, settings, store, artifacts, checkpoints, broker, engines, dispatcher, service)

@@ -28,6 +28,7 @@ REPORTS = [
     m.Checkpointed(**ABOUT, fraction=0.5),
     m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}),
     m.Failed(**ABOUT, message="no"),
+    m.DeviceFailed(message="no"),
     m.Cancelled(**ABOUT),
     m.Suspended(**ABOUT),
 ]

@@ -1,0 +1,78 @@
+"""How a device fares: how long to wait before it is tried again, and whether it counts as healthy."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+_LONGEST_BACKOFF = 60.0
+_LONGEST_COOLDOWN = 900.0
+_DOUBLINGS = 16
+
+
+class Health(StrEnum):
+    """Whether a device takes generations; on trial it takes one, which decides."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    ON_TRIAL = "on_trial"
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """`failures` in a row make a device unhealthy; it is tried again after `cooldown` seconds, doubled each time."""
+
+    failures: int = 5
+    cooldown: float = 60.0
+
+
+class Circuit:
+    """Counts the failures of one device in a row, which only a finished generation ends.
+
+    A generation that fails several times counts once: the fault may be its own, and then it is no fault of the device.
+    """
+
+    def __init__(self, tolerance: Tolerance, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tolerance = tolerance
+        self._clock = clock
+        self._failed: set[str] = set()
+        self._in_a_row = 0
+        self._openings = 0
+        self._until = 0.0
+        self.failures = 0
+        self.reason: str | None = None
+
+    @property
+    def health(self) -> Health:
+        """How the device stands now."""
+        if self._openings == 0:
+            return Health.HEALTHY
+        return Health.UNHEALTHY if self.wait > 0 else Health.ON_TRIAL
+
+    @property
+    def wait(self) -> float:
+        """Seconds until the device may be given a generation again."""
+        return max(0.0, self._until - self._clock())
+
+    def failed(self, about: str, reason: str) -> None:
+        """The device failed at a piece of work named `about`: a generation's id, or a model's."""
+        self.failures += 1
+        self.reason = reason
+        self._in_a_row += 1
+        self._failed.add(about)
+        if self._openings or len(self._failed) >= self._tolerance.failures:
+            cooldown = self._tolerance.cooldown
+            pause = max(cooldown, min(cooldown * 2 ** min(self._openings, _DOUBLINGS), _LONGEST_COOLDOWN))
+            self._openings += 1
+            # from now on each failure counts, and a device may fail for ever
+            self._failed.clear()
+        else:
+            pause = min(2.0 ** (self._in_a_row - 2), _LONGEST_BACKOFF) if self._in_a_row > 1 else 0.0
+        self._until = self._clock() + pause
+
+    def succeeded(self) -> None:
+        """The device finished a generation: what was before counts no more."""
+        self._failed.clear()
+        self._in_a_row = self._openings = 0
+        self._until = 0.0
+        self.reason = None

@@ -1,0 +1,197 @@
+"""Workers that go wrong in every way, in processes of their own: each is noticed, and the next generation is made."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.spec import VideoParams
+from server.circuit import Health
+from server.engine.base import GenerationFailedError, Job, WorkerDiedError, WorkerOptions
+from server.engine.local import LocalEngine
+from server.engine.watchdog import Patience
+from server.generations import Outcome, Status
+from tests.contract.test_engine import ENTRY, PARAMS
+from tests.server.conftest import Inside, build
+from tests.unruly_worker import AFTERWARDS
+
+PATIENCE = Patience(floor=2, first=2, load=3)
+SILENCE = 60
+
+
+@pytest.fixture(autouse=True)
+def _unruly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("server.engine.local.WORKER", "tests.unruly_worker")
+    monkeypatch.setenv("UNRULY_SENT", str(tmp_path / "sent"))
+
+
+def make_engine(folder: Path) -> LocalEngine:
+    folder.mkdir(exist_ok=True)
+    options = WorkerOptions(device="cpu", artifacts=str(folder), checkpoints=str(folder), cache=str(folder), demo=True)
+    return LocalEngine(options, cancel_grace=10, silence=SILENCE, patience=PATIENCE)
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[LocalEngine]:
+    engine = make_engine(tmp_path / "videos")
+    yield engine
+    await engine.close()
+
+
+async def run(engine: LocalEngine, prompt: str) -> None:
+    await engine.load(ENTRY)
+    params: VideoParams = replace(PARAMS, prompt=prompt)
+    await engine.run(Job("g", 1, params, "g.1.mp4", "g.ckpt"), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        ("hang at denoise", "it made no progress for 2 seconds while denoising and was killed"),
+        ("flood at denoise", "it made no progress for 2 seconds while denoising and was killed"),
+        ("exit amid a word at denoise", "it exited with status 3"),
+        ("garbage at denoise", "it sent what is no report and was killed"),
+        ("long line at denoise", "it sent what is no report and was killed"),
+        ("break at denoise", "The device cpu fails: it fell off the bus."),
+    ],
+)
+async def test_a_run_that_goes_wrong_ends_its_worker_and_says_how(
+    engine: LocalEngine, prompt: str, sentence: str
+) -> None:
+    await run(engine, "well")
+    pid = engine.state.pid
+
+    with pytest.raises(WorkerDiedError) as died:
+        await run(engine, prompt)
+
+    assert str(died.value) == sentence
+    await run(engine, "well")
+    assert engine.state.pid != pid
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("hang at load", "it made no progress for 3 seconds while loading and was killed"),
+        ("exit at load", "it exited with status 3"),
+    ],
+)
+async def test_a_load_that_goes_wrong_ends_its_worker_and_says_how(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, how: str, sentence: str
+) -> None:
+    monkeypatch.setenv("UNRULY_LOAD", how)
+    with pytest.raises(WorkerDiedError) as died:
+        await engine.load(ENTRY)
+
+    assert str(died.value) == sentence
+    assert engine.state.model_id is None
+    monkeypatch.delenv("UNRULY_LOAD")
+    await run(engine, "well")
+
+
+async def test_a_generation_without_numbers_fails_and_its_worker_stays(engine: LocalEngine) -> None:
+    await run(engine, "well")
+    pid = engine.state.pid
+
+    with pytest.raises(GenerationFailedError, match="Not numbers"):
+        await run(engine, "nan at decode")
+
+    await run(engine, "well")
+    assert engine.state.pid == pid
+
+
+async def test_a_worker_that_talks_while_nobody_listens_has_to_wait(engine: LocalEngine, tmp_path: Path) -> None:
+    def sent() -> int:
+        return int((tmp_path / "sent").read_text() or 0) if (tmp_path / "sent").exists() else 0
+
+    await run(engine, "flood afterwards at rename")
+    pid = engine.state.pid
+    async with asyncio.timeout(20):
+        before = 0
+        while before == 0 or sent() > before:
+            before = sent()
+            await asyncio.sleep(0.5)
+
+    assert sent() < AFTERWARDS / 2
+    await run(engine, "well")
+    assert engine.state.pid == pid
+
+
+async def test_a_killed_process_that_does_not_end_is_not_followed_by_another(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run(engine, "well")
+    pid = engine.state.pid
+    assert pid is not None
+    with monkeypatch.context() as stuck:
+        stuck.setattr("server.engine.local._END_SECONDS", 0.2)
+        # as behind a driver that never returns: the signal is sent and nothing happens
+        stuck.setattr("asyncio.subprocess.Process.kill", lambda _process: None)
+        with pytest.raises(WorkerDiedError):
+            await run(engine, "hang at denoise")
+        for _ in range(2):
+            with pytest.raises(WorkerDiedError, match="does not end"):
+                await engine.load(ENTRY)
+        os.kill(pid, 0)
+
+    await run(engine, "well")
+    assert engine.state.pid != pid
+
+
+# a queue with such generations in it
+
+
+@pytest.fixture
+async def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Inside]:
+    """A server's inside with a real engine."""
+    monkeypatch.setattr("server.circuit._LONGEST_BACKOFF", 0.05)
+    inside = build(tmp_path / "data")
+    (lane,) = inside.dispatcher.lanes
+    lane._engine = make_engine(inside.artifacts.folder)
+    await inside.dispatcher.start()
+    yield inside
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_each_poisoned_generation_fails_alone(inside: Inside) -> None:
+    poison = [
+        "exit at prompt",
+        "exit at denoise",
+        "exit at decode",
+        "hang at decode",
+    ]
+    queued = [(*await inside.enqueue(prompt=how), *await inside.enqueue(prompt="well")) for how in poison]
+
+    for how, (poisoned, well) in zip(poison, queued, strict=True):
+        failed = await inside.until(poisoned)
+        assert failed.status is Status.FAILED, how
+        assert failed.error_message is not None
+        assert "died 2 times in a row on this generation" in failed.error_message
+        assert (await inside.until(well)).status is Status.SUCCEEDED, how
+    (lane,) = inside.dispatcher.lanes
+    assert lane.circuit.health is Health.HEALTHY
+    assert lane.circuit.failures == 2 * len(poison)
+    assert await inside.outcomes() == [Outcome.WORKER_DIED, Outcome.WORKER_DIED, Outcome.SUCCEEDED] * len(poison)
+
+
+async def test_a_file_that_is_whole_is_kept_though_its_worker_never_says_so(inside: Inside) -> None:
+    cut, well = *await inside.enqueue(prompt="exit at rename"), *await inside.enqueue(prompt="well")
+
+    assert [(await inside.until(each)).status for each in (cut, well)] == [Status.SUCCEEDED] * 2
+    assert await inside.outcomes() == [Outcome.SUCCEEDED] * 2
+
+
+async def test_a_load_that_ends_its_worker_fails_the_generation_and_the_next_is_made(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNRULY_LOAD", "exit at load")
+    (poisoned,) = await inside.enqueue(prompt="well")
+    assert (await inside.until(poisoned)).status is Status.FAILED
+
+    monkeypatch.delenv("UNRULY_LOAD")
+    (well,) = await inside.enqueue(prompt="well")
+    assert (await inside.until(well)).status is Status.SUCCEEDED

@@ -1,0 +1,163 @@
+"""A worker that goes wrong as the prompt says: the real one, with its process and its link, but no model.
+
+`python -P -m tests.unruly_worker FD OPTIONS`, as `server.engine.worker` is started. While loading it goes wrong as
+the variable UNRULY_LOAD says.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from pipelines.errors import NonFiniteOutputError
+from pipelines.spec import Progress, ProgressCallback, Stage, VideoFile, VideoParams
+from server.engine import worker
+from server.engine.messages import MAX_LINE_BYTES, Failed, Progressed
+
+STEPS = (
+    Progress(Stage.PROMPT, 0, 1, 0.0, 0.1),
+    Progress(Stage.DENOISE, 1, 2, 0.5, 0.2),
+    Progress(Stage.DECODE, 1, 2, 0.9, 0.3),
+)
+EXIT_STATUS = 3
+AFTERWARDS = 100
+NOBODYS = Failed(generation_id="nobody's", attempt=1, message="x" * (MAX_LINE_BYTES // 2))
+
+
+class Link(worker.Link):
+    """A link that can be misused."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self.connection = connection
+        Script.link = self
+
+
+class Script:
+    """Stands in for `pipelines.ladder.Ladder`."""
+
+    link: Link
+    fingerprint = {"plan": "unruly"}  # noqa: RUF012 - never changed
+
+    @classmethod
+    def load(
+        cls, _spec: object, _folder: Path, _device: str, on_load: Callable[[str, float], None], *_: object
+    ) -> "Script":
+        on_load("transformer", 0.5)
+        go_wrong(os.environ.get("UNRULY_LOAD", ""), "load")
+        return cls()
+
+    def run(
+        self, params: VideoParams, path: Path, on_progress: ProgressCallback, cancelled: object, checkpoint: object
+    ) -> VideoFile:
+        for progress in STEPS:
+            on_progress(progress)
+            go_wrong(params.prompt, progress.stage.name.lower())
+        path.write_bytes(b"video")
+        go_wrong(params.prompt, "rename")
+        return VideoFile(path, params.width, params.height, params.num_frames, 16, 5)
+
+    def rest(self) -> None:
+        """Nothing is held."""
+
+    close = rest
+
+
+def go_wrong(how: str, where: str) -> None:
+    """Do what is asked for, if it is for here: "hang at denoise"."""
+    what, _, place = how.partition(" at ")
+    if place == where:
+        WAYS[what]()
+
+
+def exit_() -> None:
+    os._exit(EXIT_STATUS)
+
+
+def exit_amid_a_word() -> None:
+    Script.link.connection.sendall(b'{"kind": "done", "gener')
+    os._exit(EXIT_STATUS)
+
+
+def hang() -> None:
+    """The heart goes on beating, in a thread of its own."""
+    threading.Event().wait()
+
+
+def nan() -> None:
+    raise NonFiniteOutputError("Not numbers.")
+
+
+def break_device() -> None:
+    sys.modules["torch"] = ModuleType("torch")
+    raise RuntimeError("an illegal memory access was encountered")
+
+
+def send_garbage() -> None:
+    Script.link.connection.sendall(b'{"kind": "surprise"}\n')
+    hang()
+
+
+def send_a_long_line() -> None:
+    Script.link.connection.sendall(b"x" * (4 * MAX_LINE_BYTES))
+    hang()
+
+
+def flood() -> None:
+    """Say the same thing for ever."""
+    while True:
+        Script.link.send(
+            Progressed(generation_id="g", attempt=1, stage=Stage.DENOISE, step=1, steps=2, fraction=0.5, seconds=0.2)
+        )
+
+
+def flood_afterwards() -> None:
+    """Send large reports that nobody asked for, once the run is over; the file `sent` tells how many went out."""
+
+    def send() -> None:
+        time.sleep(0.3)
+        for count in range(1, AFTERWARDS + 1):
+            Script.link.send(NOBODYS)
+            Path(os.environ["UNRULY_SENT"]).write_text(str(count), encoding="utf-8")
+
+    threading.Thread(target=send).start()
+
+
+WAYS: dict[str, Callable[[], None]] = {
+    "exit": exit_,
+    "exit amid a word": exit_amid_a_word,
+    "hang": hang,
+    "nan": nan,
+    "break": break_device,
+    "garbage": send_garbage,
+    "long line": send_a_long_line,
+    "flood": flood,
+    "flood afterwards": flood_afterwards,
+}
+
+
+def module(name: str, **contents: object) -> ModuleType:
+    made = ModuleType(name)
+    made.__dict__.update(contents)
+    return made
+
+
+def main() -> None:
+    """Be the worker, without the libraries that take seconds to import."""
+    for name, contents in (
+        ("pipelines.ladder", {"Ladder": Script}),
+        ("pipelines.load", {"silence_progress_bars": lambda: None}),
+        ("pipelines.checkpoint", {"Checkpoint": lambda *_, **__: None}),
+        ("pipelines.health", {"fault": lambda device: f"The device {device} fails: it fell off the bus."}),
+    ):
+        sys.modules[name] = module(name, **contents)
+    worker.Link = Link  # type: ignore[misc]
+    worker.main()
+
+
+if __name__ == "__main__":
+    main()
