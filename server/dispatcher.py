@@ -158,7 +158,7 @@ class Lane:
         """
         self._is_stopping = True
         self.wake()
-        if self._task is None or not (self.running is None or self.state.is_ready):
+        if self._task is None or self.state.loading is not None:
             return
         if self.running is not None:
             await self._engine.suspend(self.running.held.id, self.running.held.attempt)

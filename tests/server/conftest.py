@@ -70,7 +70,7 @@ async def eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
+def build(folder: Path, lanes: int = 1, engine: type[FakeEngine] = FakeEngine, **changes: Any) -> Inside:
     """Parts on a data directory; nothing runs yet."""
     settings = Settings(data_dir=folder, **{"max_queued": 50, **changes})
     folder.mkdir(exist_ok=True)
@@ -78,7 +78,7 @@ def build(folder: Path, lanes: int = 1, **changes: Any) -> Inside:
     artifacts = Artifacts(folder, settings.url_ttl)
     checkpoints = Checkpoints(folder)
     broker = Broker()
-    engines = [FakeEngine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
+    engines = [engine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
     catalogue = load_catalogue(settings)
     disk = Disk(folder, settings.min_free_bytes)
     dispatcher = Dispatcher(
