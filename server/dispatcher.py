@@ -1,319 +1,33 @@
-"""From the queue to the devices: claim → run → record, one lane a device, as few loads as a bounded wait allows."""
+"""All devices and what they share: the queue they take from, and what is cleared away behind them."""
 
 import asyncio
 import logging
-import os
-import socket
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import partial
-from uuid import uuid4
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.catalogue import CatalogueEntry
-from server.artifacts import Artifacts, artifact_key
-from server.checkpoints import Checkpoints, checkpoint_key
-from server.circuit import Circuit, Health, Tolerance
+from server.artifacts import Artifacts
+from server.checkpoints import Checkpoints
+from server.circuit import Tolerance
+from server.claims import Claims
 from server.disk import Disk
-from server.engine.base import (
-    Engine,
-    EngineState,
-    GenerationFailedError,
-    Job,
-    LoadFailedError,
-    RunCancelledError,
-    RunSuspendedError,
-    WorkerDiedError,
-)
-from server.engine.messages import Checkpointed, Progressed
+from server.engine.base import Engine
 from server.errors import RecordsUnavailableError
-from server.events import Broker, Event, Live
+from server.events import Broker, Live
 from server.generations import Generation, Status
+from server.lane import Deployment, Lane
 from server.retention import Retention
-from server.store import StaleAttemptError, Store
+from server.store import Store
 
 log = logging.getLogger("paddock.dispatcher")
 
-# an estimate from less than this much of a generation is a guess
-_ETA_FROM = 0.04
-_BACKOFF_SECONDS = 2.0
+_ROOM_SECONDS = 2.0
 _WATCH_SECONDS = 2.0
 # no encoder is silent for as long
 _LONG_DEAD_SECONDS = 3600.0
 # between batches of what is removed, so that it hinders nobody
 _CATCH_UP_SECONDS = 0.1
-
-
-class Deployment(StrEnum):
-    """Where a model is between disk and device, in the host's words."""
-
-    ACTIVE = "active"
-    INACTIVE = "inactive"
-    DEPLOYING = "deploying"
-    DEACTIVATING = "deactivating"
-    ERROR = "error"
-
-
-@dataclass
-class _Running:
-    """The generation a lane holds, as far as it is: `saved` (0 … 1) of it is in its checkpoint."""
-
-    held: Generation
-    live: Live = field(init=False)
-    saved: float = field(init=False)
-    fingerprint: dict[str, str] | None = None
-    is_cancelled: bool = False
-    end: Callable[[], Awaitable[Generation]] | None = None
-    """Writes down what became of it, once that is known."""
-
-    def __post_init__(self) -> None:
-        self.saved = self.held.progress
-        self.live = Live(progress=self.saved)
-
-    def advance(self, report: Progressed) -> None:
-        eta = None
-        if report.fraction >= _ETA_FROM:
-            eta = report.seconds * (1 - report.fraction) / report.fraction
-        self.live = Live(report.fraction, eta, report.stage, report.step, report.steps)
-        # a generation that starts over has left its checkpoint aside
-        self.saved = min(self.saved, report.fraction)
-
-    async def settle(self, end: Callable[[], Awaitable[Generation]]) -> Generation:
-        """Write down what became of it: now, or when its lane gives it back, if the records cannot be written now."""
-        self.end = end
-        return await end()
-
-
-class Lane:
-    """One device: it carries out wishes to load or unload, and else whatever is next in the queue."""
-
-    def __init__(self, engine: Engine, dispatcher: "Dispatcher") -> None:
-        self._engine = engine
-        self._dispatcher = dispatcher
-        who = (dispatcher.store.server or "", socket.gethostname(), os.getpid(), uuid4().hex[:8], engine.state.device)
-        self._owner = "/".join(map(str, who))
-        self._wishes: deque[tuple[Deployment, CatalogueEntry]] = deque()
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._is_stopping = False
-        self.running: _Running | None = None
-        self.circuit = Circuit(dispatcher.tolerance)
-        self.failures: dict[str, str] = {}
-
-    @property
-    def state(self) -> EngineState:
-        """What the device holds."""
-        return self._engine.state
-
-    @property
-    def holding(self) -> str | None:
-        """The model the device will hold when it next takes a generation, unless something goes wrong."""
-        model = self.running.held.model if self.running is not None else self.state.model_id
-        for target, entry in self._wishes:
-            if target is Deployment.ACTIVE:
-                model = entry.id
-            elif model == entry.id:
-                model = None
-        return model
-
-    def start(self) -> None:
-        """Begin to work."""
-        self._task = asyncio.create_task(self._work())
-
-    def wake(self) -> None:
-        """Look again whether there is something to do."""
-        self._wake.set()
-
-    def wish(self, target: Deployment, entry: CatalogueEntry) -> None:
-        """Have a model loaded (ACTIVE) or unloaded (INACTIVE), before the next generation."""
-        self._wishes.append((target, entry))
-        self.wake()
-
-    def deployment(self, model_id: str) -> Deployment | None:
-        """Where a model is on this lane; None when nothing is to be said of it."""
-        state = self.state
-        wishes = [target for target, entry in self._wishes if entry.id == model_id]
-        if Deployment.ACTIVE in wishes:
-            return Deployment.DEPLOYING
-        if state.model_id == model_id:
-            if Deployment.INACTIVE in wishes:
-                return Deployment.DEACTIVATING
-            return Deployment.ACTIVE if state.is_ready else Deployment.DEPLOYING
-        return Deployment.ERROR if model_id in self.failures else None
-
-    async def cancel(self, generation: Generation) -> None:
-        """Stop a generation if this lane runs it. It is free again when the worker has stopped, not before."""
-        if self.running is not None and self.running.held.id == generation.id:
-            self.running.is_cancelled = True
-            await self._engine.cancel(generation.id, generation.attempt)
-
-    async def suspend(self, grace: float) -> None:
-        """Take nothing more, and have what runs saved and given back; wait for it `grace` seconds at most.
-
-        A load is not waited for: nothing of it would be left.
-        """
-        self._is_stopping = True
-        self.wake()
-        if self._task is None or self.state.loading is not None:
-            return
-        if self.running is not None:
-            await self._engine.suspend(self.running.held.id, self.running.held.attempt)
-        await asyncio.wait({self._task}, timeout=grace)
-
-    async def stop(self) -> None:
-        """Stop working: end the worker, then give back what it was doing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-        await self._engine.close()
-        if self.running is not None:
-            await self._dispatcher.give_back(self.running)
-            self.running = None
-
-    async def _work(self) -> None:
-        while not self._is_stopping:
-            self._wake.clear()
-            try:
-                if self._wishes:
-                    await self._grant()
-                elif self.running is not None:
-                    # the records could not be written before: what was held is still ours to give back
-                    await self._dispatcher.give_back(self.running)
-                    self.running = None
-                elif (wait := self.circuit.wait) > 0:
-                    await self._pause(wait)
-                elif (held := await self._claim()) is not None:
-                    await self._carry_out(held)
-                else:
-                    await self._rest()
-            except RecordsUnavailableError:
-                # the store has told the log
-                await asyncio.sleep(_BACKOFF_SECONDS)
-            except Exception:
-                # a fault of ours: a lane that ended would serve nobody
-                log.exception("%s met a fault; going on in %g s", self.state.device, _BACKOFF_SECONDS)
-                await asyncio.sleep(_BACKOFF_SECONDS)
-
-    async def _rest(self) -> None:
-        """Wait for something to do. The card is its owner's too: after a while of nothing it is freed, wholly."""
-        patience = self._dispatcher.idle_unload if self.state.model_id is not None else 0
-        try:
-            async with asyncio.timeout(patience or None):
-                await self._wake.wait()
-        except TimeoutError:
-            log.info("%s had nothing to do for %g s and is freed", self.state.device, patience)
-            # the worker's end, since a CUDA context holds memory even without weights
-            await self._engine.close()
-
-    async def _pause(self, seconds: float) -> None:
-        """Leave a device that failed alone for so long; wishes are heard meanwhile."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-
-    def _note_failure(self, about: str, why: str) -> None:
-        self.circuit.failed(about, why)
-        if self.circuit.health is Health.UNHEALTHY:
-            log.error("%s is unhealthy and is tried again in %g s: %s", self.state.device, self.circuit.wait, why)
-
-    async def _claim(self) -> Generation | None:
-        claiming = asyncio.ensure_future(self._dispatcher.claim(self._owner, self.holding))
-        try:
-            return await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            # the store's thread goes on to commit: what it claims is ours to give back
-            if (held := await claiming) is not None:
-                self.running = _Running(held)
-            raise
-
-    async def _grant(self) -> None:
-        """Carry out the oldest wish, which counts as waiting until it is done or has failed."""
-        target, entry = self._wishes[0]
-        try:
-            if target is Deployment.ACTIVE:
-                with suppress(LoadFailedError):
-                    await self._load(entry.variant())
-            elif self.state.model_id == entry.id:
-                await self._engine.unload()
-        except WorkerDiedError as error:
-            self._note_failure(entry.id, str(error))
-        finally:
-            self._wishes.popleft()
-
-    async def _load(self, entry: CatalogueEntry) -> dict[str, str]:
-        self.failures.pop(entry.id, None)
-        try:
-            return (await self._engine.load(entry)).fingerprint
-        except (LoadFailedError, WorkerDiedError) as error:
-            log.warning("loading %s on %s: %s", entry.id, self.state.device, error)
-            self.failures[entry.id] = str(error)
-            raise
-
-    async def _carry_out(self, held: Generation) -> None:
-        self.running = running = _Running(held)
-        renewal = asyncio.create_task(self._dispatcher.keep(running))
-        try:
-            self._dispatcher.announce_progress(running)
-            settled = await self._attempt(running)
-        except StaleAttemptError:
-            # cancelled meanwhile: a late result is nobody's
-            self._dispatcher.discard(running)
-        else:
-            log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status)
-            if settled.status is Status.SUCCEEDED:
-                self.circuit.succeeded()
-            self._dispatcher.announce(settled)
-        finally:
-            renewal.cancel()
-            await asyncio.gather(renewal, return_exceptions=True)
-        self.running = None
-
-    async def _attempt(self, running: _Running) -> Generation:
-        """Load, run and record; returns the generation as recorded, raises StaleAttemptError if it is not ours."""
-        held, dispatcher = running.held, self._dispatcher
-        entry = dispatcher.catalogue.get(held.model)
-        if entry is None:
-            return await running.settle(partial(dispatcher.store.fail, held, f"Model not found: {held.model}"))
-        assert held.params is not None, "a generation without valid parameters is never queued"
-        try:
-            self._check(running)
-            running.fingerprint = await self._load(entry.variant(held.params.run_fast))
-            await dispatcher.renew(running)
-            self._check(running)
-            job = Job(held.id, held.attempt, held.params, artifact_key(held.id, held.attempt), checkpoint_key(held.id))
-            done = await self._engine.run(job, lambda report: dispatcher.on_report(running, report))
-        except (LoadFailedError, GenerationFailedError) as error:
-            return await running.settle(partial(dispatcher.store.fail, held, str(error)))
-        except RunCancelledError as error:
-            raise StaleAttemptError(held.id) from error
-        except RunSuspendedError:
-            return await running.settle(partial(dispatcher.store.release, held, running.saved))
-        except WorkerDiedError as error:
-            log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error)
-            if not running.is_cancelled:
-                # killed for not stopping in time, it may only have been in the middle of a long step
-                self._note_failure(held.id, str(error))
-            return await running.settle(partial(dispatcher.after_worker_death, running, str(error)))
-        except (StaleAttemptError, RecordsUnavailableError, SQLAlchemyError):
-            raise
-        except Exception:
-            # a fault of ours must neither stop the lane nor come back for ever with the same generation
-            log.exception("generation %s attempt %d met an unexpected fault", held.id, held.attempt)
-            sentence = "The server failed on this generation. Its log says more."
-            return await running.settle(partial(dispatcher.store.fail, held, sentence))
-        return await running.settle(partial(dispatcher.store.succeed, held, done.artifact, done.fingerprint))
-
-    def _check(self, running: _Running) -> None:
-        """Raise if it is not to be run: the engine, not running yet, has not heard of what was asked meanwhile."""
-        if running.is_cancelled:
-            raise StaleAttemptError(running.held.id)
-        if self._is_stopping:
-            raise RunSuspendedError("the server is stopping")
 
 
 class Dispatcher:
@@ -333,36 +47,33 @@ class Dispatcher:
         idle_unload: float = 0,
         tolerance: Tolerance | None = None,
     ) -> None:
-        self.store = store
-        self.tolerance = tolerance or Tolerance()
-        self.idle_unload = idle_unload
-        self.catalogue = catalogue
+        self._store = store
         self._artifacts = artifacts
         self._checkpoints = checkpoints
-        self._broker = broker
         self._disk = disk
         self._retention = retention
         self._lease = lease
-        self._waits_for_room = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.lanes = [Lane(engine, self) for engine in engines]
+        self._claims = Claims(store, artifacts, checkpoints, broker, disk, lease, self.wake)
+        tolerance = tolerance or Tolerance()
+        self.lanes = [Lane(engine, self._claims, catalogue, idle_unload, tolerance) for engine in engines]
 
     # life
 
     async def start(self) -> None:
         """Settle what this server left before, then set the lanes to work. Call with the data directory locked."""
-        await self.store.expire_leases()
-        for generation in await self.store.abandoned():
-            await self._settle(generation)
-        if dropped := await self.store.cancel_waiting_sync():
+        await self._store.expire_leases()
+        for generation in await self._store.abandoned():
+            await self._claims.settle(generation)
+        if dropped := await self._store.cancel_waiting_sync():
             log.info("%d synchronous generations whose clients are gone were cancelled", dropped)
         # other servers' workers may write to the same folder
-        self._artifacts.sweep(untouched=_LONG_DEAD_SECONDS if self.store.is_shared else 0)
+        self._artifacts.sweep(untouched=_LONG_DEAD_SECONDS if self._store.is_shared else 0)
         self._checkpoints.sweep()
         for lane in self.lanes:
             lane.start()
         self._tasks = [asyncio.create_task(self._take_care()), asyncio.create_task(self._await_room())]
-        if self.store.is_shared:
+        if self._store.is_shared:
             self._tasks.append(asyncio.create_task(self._watch()))
 
     async def suspend(self, grace: float) -> None:
@@ -382,13 +93,13 @@ class Dispatcher:
         """Remove what is to be kept no longer, then look after leases that ran out although no server died."""
         while True:
             try:
-                for id_ in await self.store.ended(self._checkpoints.kept()):
+                for id_ in await self._store.ended(self._checkpoints.kept()):
                     self._checkpoints.discard(id_)
                 is_behind = await self._retention.tidy()
                 await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
-                for generation in await self.store.abandoned():
+                for generation in await self._store.abandoned():
                     if not self._is_held(generation):
-                        await self._settle(generation)
+                        await self._claims.settle(generation)
                         self.wake()
             except (RecordsUnavailableError, OSError) as error:
                 log.warning("tidying up failed, trying again in %g s: %s", self._lease, error)
@@ -400,19 +111,19 @@ class Dispatcher:
     async def _await_room(self) -> None:
         """Set the lanes to work again once the disk has room."""
         while True:
-            await self._waits_for_room.wait()
+            await self._claims.waits_for_room.wait()
             if await self._disk.shortage() is None:
-                self._waits_for_room.clear()
+                self._claims.waits_for_room.clear()
                 self.wake()
             else:
-                await asyncio.sleep(_BACKOFF_SECONDS)
+                await asyncio.sleep(_ROOM_SECONDS)
 
     async def _watch(self) -> None:
         """Wake the lanes for what other servers have queued, given back or lost."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
-                if await self.store.queued():
+                if await self._store.queued():
                     self.wake()
             except (RecordsUnavailableError, SQLAlchemyError) as error:
                 log.warning("the queue cannot be looked at: %s", error)
@@ -470,89 +181,3 @@ class Dispatcher:
             lane.failures.pop(entry.id, None)
             if lane.deployment(entry.id) in (Deployment.ACTIVE, Deployment.DEPLOYING):
                 lane.wish(Deployment.INACTIVE, entry)
-
-    # what the lanes ask
-
-    async def claim(self, owner: str, holding: str | None) -> Generation | None:
-        """The next generation for a device that holds this model, claimed; none while its video may find no room."""
-        if await self._disk.shortage() is not None:
-            self._waits_for_room.set()
-            return None
-        return await self.store.claim(owner, self._lease, holding)
-
-    async def renew(self, running: _Running) -> None:
-        """Hold a claim on, and write down how far it is."""
-        await self.store.renew(running.held, self._lease, running.live.progress, running.fingerprint)
-
-    async def keep(self, running: _Running) -> None:
-        """Hold a claim on for as long as this runs."""
-        while True:
-            await asyncio.sleep(self._lease / 3)
-            try:
-                await self.renew(running)
-            except RecordsUnavailableError:
-                log.warning("the claim on generation %s was not renewed; trying again", running.held.id)
-            except SQLAlchemyError:
-                log.exception("the claim on generation %s was not renewed; trying again", running.held.id)
-            except StaleAttemptError:
-                if not running.is_cancelled:
-                    # another server cancelled it, or took it over: the device has better things to do
-                    await self.cancel(running.held)
-                return
-
-    def on_report(self, running: _Running, report: Progressed | Checkpointed) -> None:
-        """Note how far a worker is, or what of it is saved, and tell subscribers."""
-        if isinstance(report, Checkpointed):
-            running.saved = report.fraction
-        else:
-            running.advance(report)
-            self.announce_progress(running)
-
-    def announce_progress(self, running: _Running) -> None:
-        """Tell subscribers how a generation is doing, unless it is cancelled already."""
-        if not running.is_cancelled:
-            self._broker.publish(Event(running.held, running.live))
-
-    def announce(self, generation: Generation) -> None:
-        """Tell subscribers what became of a generation; one that is over needs no checkpoint any more."""
-        if generation.is_terminal:
-            self._checkpoints.discard(generation.id)
-            self._broker.publish(Event(generation))
-        else:
-            self.wake()
-
-    async def after_worker_death(self, running: _Running, why: str) -> Generation:
-        """Adopt a file finished just before the death; else another try, or the end of them by the rule."""
-        held = running.held
-        adopted = await self._adopt(held)
-        if adopted is None:
-            self._artifacts.discard(artifact_key(held.id, held.attempt))
-        return adopted or await self.store.worker_died(held, running.live.progress, why, running.saved)
-
-    async def give_back(self, running: _Running) -> None:
-        """Record what became of a generation; if that is not known, return it to the queue."""
-        with suppress(StaleAttemptError):
-            if running.end is not None:
-                self.announce(await running.end())
-            else:
-                self.announce(await self._adopt(running.held) or await self.store.release(running.held, running.saved))
-
-    def discard(self, running: _Running) -> None:
-        """Remove what an attempt that counts no more has written; its checkpoint may be another attempt's by now."""
-        held = running.held
-        self._artifacts.discard(artifact_key(held.id, held.attempt))
-        if running.is_cancelled:
-            self._checkpoints.discard(held.id)
-
-    async def _settle(self, abandoned: Generation) -> None:
-        # another server may be first
-        with suppress(StaleAttemptError):
-            if await self._adopt(abandoned) is None:
-                await self.store.requeue_abandoned(abandoned)
-
-    async def _adopt(self, held: Generation) -> Generation | None:
-        key = self._artifacts.finished(held)
-        if key is None:
-            return None
-        log.info("generation %s: its finished file was found and adopted", held.id)
-        return await self.store.succeed(held, key)

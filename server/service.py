@@ -11,7 +11,7 @@ from uuid import uuid4
 from pipelines.catalogue import CatalogueEntry
 from server import parameters
 from server.disk import Disk
-from server.dispatcher import Deployment, Dispatcher, Lane
+from server.dispatcher import Dispatcher
 from server.errors import (
     RETRY_AFTER,
     GenerationNotFoundError,
@@ -22,6 +22,7 @@ from server.errors import (
 )
 from server.events import Broker, Event, Live, Subscription
 from server.generations import Generation, Origin, Status
+from server.lane import Deployment, Lane
 from server.settings import Settings
 from server.store import Filters, Page, Placed, QueueLimitError, Store
 

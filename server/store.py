@@ -1,4 +1,4 @@
-"""The durable records: one table of generations, one of attempts at them. SQLAlchemy Core.
+"""The durable records: what is asked of them, and every change that the law allows. SQLAlchemy Core.
 
 Every change of status is one guarded UPDATE: it matches the statuses the law allows it from and, once a generation
 is claimed, the attempt that holds it. No row changed means that the attempt is no longer the one, and raises.
@@ -15,21 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import (
-    JSON,
-    Column,
     ColumnElement,
     Connection,
-    Dialect,
-    Float,
-    Index,
-    Integer,
-    MetaData,
     RowMapping,
     ScalarSelect,
     Select,
-    String,
-    Table,
-    TypeDecorator,
     and_,
     delete,
     func,
@@ -53,75 +43,13 @@ from server.generations import (
 )
 from server.order import turns
 from server.outage import explain
+from server.tables import HAS_VIDEO, attempts, generations
 
 log = logging.getLogger("paddock.store")
-
-
-class _Text(TypeDecorator[str]):
-    """Text, whatever a client sends: PostgreSQL's has no NUL in it, so that the sign for a lost character stands in."""
-
-    impl = String
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return value.replace("\0", "\ufffd") if value is not None and dialect.name == "postgresql" else value
-
-
-metadata = MetaData()
-
-generations = Table(
-    "generations",
-    metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("id", _Text(36), nullable=False, unique=True),
-    Column("tenant", _Text, nullable=False),
-    Column("origin", _Text, nullable=False),
-    Column("model", _Text, nullable=False),
-    Column("media_type", _Text, nullable=False),
-    Column("parameters", JSON, nullable=False),
-    Column("params", JSON),
-    Column("target_namespace", _Text),
-    Column("target_repo", _Text),
-    Column("target_directory", _Text),
-    Column("status", _Text, nullable=False),
-    Column("error_message", _Text),
-    Column("artifact", _Text),
-    Column("progress", Float, nullable=False),
-    Column("fingerprint", JSON),
-    Column("enqueued_at", Float, nullable=False),
-    Column("started_at", Float),
-    Column("completed_at", Float),
-    Column("attempt", Integer, nullable=False),
-    Column("owner", _Text),
-    Column("lease_until", Float),
-    Column("worker_deaths", Integer, nullable=False),
-    Column("server_deaths", Integer, nullable=False),
-    Column("furthest", Float, nullable=False),
-    Column("accepted_by", _Text),
-    Index("generations_by_status", "status", "seq"),
-    Index("generations_by_tenant", "tenant", "seq"),
-    Index("generations_by_completion", "completed_at"),
-    Index("generations_by_model", "status", "model", "seq"),
-    sqlite_autoincrement=True,
-)
-
-attempts = Table(
-    "attempts",
-    metadata,
-    Column("generation_id", _Text(36), primary_key=True),
-    Column("attempt", Integer, primary_key=True),
-    Column("owner", _Text, nullable=False),
-    Column("started_at", Float, nullable=False),
-    Column("ended_at", Float),
-    Column("outcome", _Text),
-)
 
 LIST_LIMIT = 1000
 _SUBMITTING = 0x5041_0002
 
-_HAS_VIDEO = generations.c.artifact.is_not(None)
-# the videos that are kept, oldest first
-Index("generations_by_video", generations.c.completed_at, sqlite_where=_HAS_VIDEO, postgresql_where=_HAS_VIDEO)
 _IS_QUEUED = generations.c.status == Status.QUEUED
 # what was given back is behind again; what failed or was cancelled before its start went before nobody
 _HAS_STARTED = and_(generations.c.status.in_((Status.PROCESSING, *TERMINAL)), generations.c.attempt > 0)
@@ -529,7 +457,7 @@ class Store:
         with self._read() as tx:
             rows = tx.execute(
                 select(generations)
-                .where(_HAS_VIDEO, generations.c.completed_at < before)
+                .where(HAS_VIDEO, generations.c.completed_at < before)
                 .order_by(generations.c.completed_at)
                 .limit(limit)
             ).mappings()

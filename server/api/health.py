@@ -10,8 +10,8 @@ from server.api import schemas
 from server.api.deps import ServiceDep
 from server.api.schemas import ErrorBody, Readiness
 from server.circuit import Health
-from server.dispatcher import Lane
 from server.errors import UnavailableError
+from server.lane import Lane
 
 router = APIRouter(tags=["health"])
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipelines.spec import VideoParams
 from server.database import open_database
 from server.generations import MAY_BECOME, TERMINAL, Generation, Origin, Outcome, Status
-from server.store import LIST_LIMIT, Filters, QueueLimitError, StaleAttemptError, Store, metadata
+from server.store import LIST_LIMIT, Filters, QueueLimitError, StaleAttemptError, Store
+from server.tables import metadata
 
 PARAMS = VideoParams("an ox", " ", 64, 64, 5, 2, 5.0, 7)
 

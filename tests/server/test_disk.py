@@ -26,7 +26,8 @@ MIB = 2**20
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.dispatcher._BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("server.lane.BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("server.dispatcher._ROOM_SECONDS", 0.05)
     monkeypatch.setattr("server.disk._FRESH_SECONDS", 0.0)
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from pipelines.catalogue import BUILT_IN
 from server.artifacts import artifact_key
-from server.dispatcher import Deployment
 from server.engine.base import GenerationFailedError, Job, WorkerDiedError
 from server.engine.messages import Done
 from server.errors import RecordsUnavailableError
 from server.generations import Generation, Origin, Outcome, Status
+from server.lane import Deployment
 from tests.server.conftest import Inside, build, eventually
 from tests.server.fakes import load_failure
 
@@ -417,7 +417,7 @@ async def test_after_a_kill_sync_generations_that_waited_are_cancelled(inside: I
 async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.dispatcher._BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("server.lane.BACKOFF_SECONDS", 0.05)
     succeed, failures = inside.store.succeed, [1, 2, 3]
 
     async def locked_for_a_while(held: Generation, *what: Any) -> Generation:

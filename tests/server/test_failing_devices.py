@@ -8,11 +8,11 @@ import pytest
 
 from server.api.health import readiness
 from server.circuit import Health
-from server.dispatcher import Deployment, Lane
 from server.engine.base import GenerationFailedError, Job, WorkerDiedError
 from server.engine.messages import Done
 from server.errors import UnavailableError
 from server.generations import Status
+from server.lane import Deployment, Lane
 from tests.server.conftest import Inside, build, eventually
 from tests.server.fakes import load_failure
 from tests.support import MODEL

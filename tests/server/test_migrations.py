@@ -18,7 +18,7 @@ from sqlalchemy import create_engine
 from server.database import DatabaseUnusableError, open_database
 from server.migrations import copies, upgrade
 from server.settings import Settings
-from server.store import metadata
+from server.tables import metadata
 
 V0_1_0 = Path(__file__).parents[1] / "data" / "v0.1.0"
 HEAD = upgrade.revisions()[-1]

@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from server.app import DataDirInUseError, locked
 from server.database import DatabaseUnusableError, open_database
 from server.generations import Generation, Origin, Outcome, Status
-from server.store import metadata
+from server.tables import metadata
 from tests.server.conftest import Inside, build, eventually
 
 Starter = Callable[..., Inside]

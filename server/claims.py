@@ -1,0 +1,163 @@
+"""What is done to a generation that a device holds: its records, its files and its subscribers, kept in step."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.artifacts import Artifacts, artifact_key
+from server.checkpoints import Checkpoints
+from server.disk import Disk
+from server.engine.messages import Checkpointed, Progressed
+from server.errors import RecordsUnavailableError
+from server.events import Broker, Event, Live
+from server.generations import Generation
+from server.store import StaleAttemptError, Store
+
+log = logging.getLogger("paddock.claims")
+
+# an estimate from less than this much of a generation is a guess
+_ETA_FROM = 0.04
+
+
+@dataclass
+class Running:
+    """The generation a lane holds, as far as it is: `saved` (0 … 1) of it is in its checkpoint."""
+
+    held: Generation
+    live: Live = field(init=False)
+    saved: float = field(init=False)
+    fingerprint: dict[str, str] | None = None
+    is_cancelled: bool = False
+    end: Callable[[], Awaitable[Generation]] | None = None
+    """Writes down what became of it, once that is known."""
+
+    def __post_init__(self) -> None:
+        self.saved = self.held.progress
+        self.live = Live(progress=self.saved)
+
+    def advance(self, report: Progressed) -> None:
+        """Note how far it is."""
+        eta = None
+        if report.fraction >= _ETA_FROM:
+            eta = report.seconds * (1 - report.fraction) / report.fraction
+        self.live = Live(report.fraction, eta, report.stage, report.step, report.steps)
+        # a generation that starts over has left its checkpoint aside
+        self.saved = min(self.saved, report.fraction)
+
+    async def settle(self, end: Callable[[], Awaitable[Generation]]) -> Generation:
+        """Write down what became of it: now, or when its lane gives it back, if the records cannot be written now."""
+        self.end = end
+        return await end()
+
+
+class Claims:
+    """Takes generations for devices, for `lease` seconds at a time; `on_queued` is called when one waits again."""
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        checkpoints: Checkpoints,
+        broker: Broker,
+        disk: Disk,
+        lease: float,
+        on_queued: Callable[[], None],
+    ) -> None:
+        self.store = store
+        self._artifacts = artifacts
+        self._checkpoints = checkpoints
+        self._broker = broker
+        self._disk = disk
+        self._lease = lease
+        self._on_queued = on_queued
+        self.waits_for_room = asyncio.Event()
+        """Set when something could not be taken for want of room on the disk."""
+
+    async def claim(self, owner: str, holding: str | None) -> Generation | None:
+        """The next generation for a device that holds this model, claimed; none while its video may find no room."""
+        if await self._disk.shortage() is not None:
+            self.waits_for_room.set()
+            return None
+        return await self.store.claim(owner, self._lease, holding)
+
+    async def renew(self, running: Running) -> None:
+        """Hold a claim on, and write down how far it is."""
+        await self.store.renew(running.held, self._lease, running.live.progress, running.fingerprint)
+
+    async def keep(self, running: Running, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
+        """Hold a claim on for as long as this runs; `on_lost` hears of one that another server has ended."""
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            try:
+                await self.renew(running)
+            except RecordsUnavailableError:
+                log.warning("the claim on generation %s was not renewed; trying again", running.held.id)
+            except SQLAlchemyError:
+                log.exception("the claim on generation %s was not renewed; trying again", running.held.id)
+            except StaleAttemptError:
+                if not running.is_cancelled:
+                    # another server cancelled it, or took it over: the device has better things to do
+                    await on_lost(running.held)
+                return
+
+    def on_report(self, running: Running, report: Progressed | Checkpointed) -> None:
+        """Note how far a worker is, or what of it is saved, and tell subscribers."""
+        if isinstance(report, Checkpointed):
+            running.saved = report.fraction
+        else:
+            running.advance(report)
+            self.announce_progress(running)
+
+    def announce_progress(self, running: Running) -> None:
+        """Tell subscribers how a generation is doing, unless it is cancelled already."""
+        if not running.is_cancelled:
+            self._broker.publish(Event(running.held, running.live))
+
+    def announce(self, generation: Generation) -> None:
+        """Tell subscribers what became of a generation; one that is over needs no checkpoint any more."""
+        if generation.is_terminal:
+            self._checkpoints.discard(generation.id)
+            self._broker.publish(Event(generation))
+        else:
+            self._on_queued()
+
+    async def after_worker_death(self, running: Running, why: str) -> Generation:
+        """Adopt a file finished just before the death; else another try, or the end of them by the rule."""
+        held = running.held
+        adopted = await self._adopt(held)
+        if adopted is None:
+            self._artifacts.discard(artifact_key(held.id, held.attempt))
+        return adopted or await self.store.worker_died(held, running.live.progress, why, running.saved)
+
+    async def give_back(self, running: Running) -> None:
+        """Record what became of a generation; if that is not known, return it to the queue."""
+        with suppress(StaleAttemptError):
+            if running.end is not None:
+                self.announce(await running.end())
+            else:
+                self.announce(await self._adopt(running.held) or await self.store.release(running.held, running.saved))
+
+    def discard(self, running: Running) -> None:
+        """Remove what an attempt that counts no more has written; its checkpoint may be another attempt's by now."""
+        held = running.held
+        self._artifacts.discard(artifact_key(held.id, held.attempt))
+        if running.is_cancelled:
+            self._checkpoints.discard(held.id)
+
+    async def settle(self, abandoned: Generation) -> None:
+        """Adopt the file of a generation whose lease has run out, or return it to the queue."""
+        # another server may be first
+        with suppress(StaleAttemptError):
+            if await self._adopt(abandoned) is None:
+                await self.store.requeue_abandoned(abandoned)
+
+    async def _adopt(self, held: Generation) -> Generation | None:
+        key = self._artifacts.finished(held)
+        if key is None:
+            return None
+        log.info("generation %s: its finished file was found and adopted", held.id)
+        return await self.store.succeed(held, key)

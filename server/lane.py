@@ -1,0 +1,284 @@
+"""One device and what it does: loading and unloading as wished, else generation after generation from the queue."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import StrEnum
+from functools import partial
+from uuid import uuid4
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipelines.catalogue import CatalogueEntry
+from server.artifacts import artifact_key
+from server.checkpoints import checkpoint_key
+from server.circuit import Circuit, Health, Tolerance
+from server.claims import Claims, Running
+from server.engine.base import (
+    Engine,
+    EngineState,
+    GenerationFailedError,
+    Job,
+    LoadFailedError,
+    RunCancelledError,
+    RunSuspendedError,
+    WorkerDiedError,
+)
+from server.errors import RecordsUnavailableError
+from server.generations import Generation, Status
+from server.store import StaleAttemptError
+
+log = logging.getLogger("paddock.lane")
+
+BACKOFF_SECONDS = 2.0
+
+
+class Deployment(StrEnum):
+    """Where a model is between disk and device, in the host's words."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    DEPLOYING = "deploying"
+    DEACTIVATING = "deactivating"
+    ERROR = "error"
+
+
+class Lane:
+    """One device: it carries out wishes to load or unload, and else whatever is next in the queue."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        claims: Claims,
+        catalogue: Mapping[str, CatalogueEntry],
+        idle_unload: float,
+        tolerance: Tolerance,
+    ) -> None:
+        self._engine = engine
+        self._claims = claims
+        self._catalogue = catalogue
+        self._idle_unload = idle_unload
+        who = (claims.store.server or "", socket.gethostname(), os.getpid(), uuid4().hex[:8], engine.state.device)
+        self._owner = "/".join(map(str, who))
+        self._wishes: deque[tuple[Deployment, CatalogueEntry]] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self.running: Running | None = None
+        self.circuit = Circuit(tolerance)
+        self.failures: dict[str, str] = {}
+
+    @property
+    def state(self) -> EngineState:
+        """What the device holds."""
+        return self._engine.state
+
+    @property
+    def holding(self) -> str | None:
+        """The model the device will hold when it next takes a generation, unless something goes wrong."""
+        model = self.running.held.model if self.running is not None else self.state.model_id
+        for target, entry in self._wishes:
+            if target is Deployment.ACTIVE:
+                model = entry.id
+            elif model == entry.id:
+                model = None
+        return model
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._task = asyncio.create_task(self._work())
+
+    def wake(self) -> None:
+        """Look again whether there is something to do."""
+        self._wake.set()
+
+    def wish(self, target: Deployment, entry: CatalogueEntry) -> None:
+        """Have a model loaded (ACTIVE) or unloaded (INACTIVE), before the next generation."""
+        self._wishes.append((target, entry))
+        self.wake()
+
+    def deployment(self, model_id: str) -> Deployment | None:
+        """Where a model is on this lane; None when nothing is to be said of it."""
+        state = self.state
+        wishes = [target for target, entry in self._wishes if entry.id == model_id]
+        if Deployment.ACTIVE in wishes:
+            return Deployment.DEPLOYING
+        if state.model_id == model_id:
+            if Deployment.INACTIVE in wishes:
+                return Deployment.DEACTIVATING
+            return Deployment.ACTIVE if state.is_ready else Deployment.DEPLOYING
+        return Deployment.ERROR if model_id in self.failures else None
+
+    async def cancel(self, generation: Generation) -> None:
+        """Stop a generation if this lane runs it. It is free again when the worker has stopped, not before."""
+        if self.running is not None and self.running.held.id == generation.id:
+            self.running.is_cancelled = True
+            await self._engine.cancel(generation.id, generation.attempt)
+
+    async def suspend(self, grace: float) -> None:
+        """Take nothing more, and have what runs saved and given back; wait for it `grace` seconds at most.
+
+        A load is not waited for: nothing of it would be left.
+        """
+        self._is_stopping = True
+        self.wake()
+        if self._task is None or self.state.loading is not None:
+            return
+        if self.running is not None:
+            await self._engine.suspend(self.running.held.id, self.running.held.attempt)
+        await asyncio.wait({self._task}, timeout=grace)
+
+    async def stop(self) -> None:
+        """Stop working: end the worker, then give back what it was doing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._engine.close()
+        if self.running is not None:
+            await self._claims.give_back(self.running)
+            self.running = None
+
+    async def _work(self) -> None:
+        while not self._is_stopping:
+            self._wake.clear()
+            try:
+                if self._wishes:
+                    await self._grant()
+                elif self.running is not None:
+                    # the records could not be written before: what was held is still ours to give back
+                    await self._claims.give_back(self.running)
+                    self.running = None
+                elif (wait := self.circuit.wait) > 0:
+                    await self._pause(wait)
+                elif (held := await self._claim()) is not None:
+                    await self._carry_out(held)
+                else:
+                    await self._rest()
+            except RecordsUnavailableError:
+                # the store has told the log
+                await asyncio.sleep(BACKOFF_SECONDS)
+            except Exception:
+                # a fault of ours: a lane that ended would serve nobody
+                log.exception("%s met a fault; going on in %g s", self.state.device, BACKOFF_SECONDS)
+                await asyncio.sleep(BACKOFF_SECONDS)
+
+    async def _rest(self) -> None:
+        """Wait for something to do. The card is its owner's too: after a while of nothing it is freed, wholly."""
+        patience = self._idle_unload if self.state.model_id is not None else 0
+        try:
+            async with asyncio.timeout(patience or None):
+                await self._wake.wait()
+        except TimeoutError:
+            log.info("%s had nothing to do for %g s and is freed", self.state.device, patience)
+            # the worker's end, since a CUDA context holds memory even without weights
+            await self._engine.close()
+
+    async def _pause(self, seconds: float) -> None:
+        """Leave a device that failed alone for so long; wishes are heard meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    def _note_failure(self, about: str, why: str) -> None:
+        self.circuit.failed(about, why)
+        if self.circuit.health is Health.UNHEALTHY:
+            log.error("%s is unhealthy and is tried again in %g s: %s", self.state.device, self.circuit.wait, why)
+
+    async def _claim(self) -> Generation | None:
+        claiming = asyncio.ensure_future(self._claims.claim(self._owner, self.holding))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # the store's thread goes on to commit: what it claims is ours to give back
+            if (held := await claiming) is not None:
+                self.running = Running(held)
+            raise
+
+    async def _grant(self) -> None:
+        """Carry out the oldest wish, which counts as waiting until it is done or has failed."""
+        target, entry = self._wishes[0]
+        try:
+            if target is Deployment.ACTIVE:
+                with suppress(LoadFailedError):
+                    await self._load(entry.variant())
+            elif self.state.model_id == entry.id:
+                await self._engine.unload()
+        except WorkerDiedError as error:
+            self._note_failure(entry.id, str(error))
+        finally:
+            self._wishes.popleft()
+
+    async def _load(self, entry: CatalogueEntry) -> dict[str, str]:
+        self.failures.pop(entry.id, None)
+        try:
+            return (await self._engine.load(entry)).fingerprint
+        except (LoadFailedError, WorkerDiedError) as error:
+            log.warning("loading %s on %s: %s", entry.id, self.state.device, error)
+            self.failures[entry.id] = str(error)
+            raise
+
+    async def _carry_out(self, held: Generation) -> None:
+        self.running = running = Running(held)
+        renewal = asyncio.create_task(self._claims.keep(running, self.cancel))
+        try:
+            self._claims.announce_progress(running)
+            settled = await self._attempt(running)
+        except StaleAttemptError:
+            # cancelled meanwhile: a late result is nobody's
+            self._claims.discard(running)
+        else:
+            log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status)
+            if settled.status is Status.SUCCEEDED:
+                self.circuit.succeeded()
+            self._claims.announce(settled)
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+        self.running = None
+
+    async def _attempt(self, running: Running) -> Generation:
+        """Load, run and record; returns the generation as recorded, raises StaleAttemptError if it is not ours."""
+        held, claims = running.held, self._claims
+        entry = self._catalogue.get(held.model)
+        if entry is None:
+            return await running.settle(partial(claims.store.fail, held, f"Model not found: {held.model}"))
+        assert held.params is not None, "a generation without valid parameters is never queued"
+        try:
+            self._check(running)
+            running.fingerprint = await self._load(entry.variant(held.params.run_fast))
+            await claims.renew(running)
+            self._check(running)
+            job = Job(held.id, held.attempt, held.params, artifact_key(held.id, held.attempt), checkpoint_key(held.id))
+            done = await self._engine.run(job, lambda report: claims.on_report(running, report))
+        except (LoadFailedError, GenerationFailedError) as error:
+            return await running.settle(partial(claims.store.fail, held, str(error)))
+        except RunCancelledError as error:
+            raise StaleAttemptError(held.id) from error
+        except RunSuspendedError:
+            return await running.settle(partial(claims.store.release, held, running.saved))
+        except WorkerDiedError as error:
+            log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error)
+            if not running.is_cancelled:
+                # killed for not stopping in time, it may only have been in the middle of a long step
+                self._note_failure(held.id, str(error))
+            return await running.settle(partial(claims.after_worker_death, running, str(error)))
+        except (StaleAttemptError, RecordsUnavailableError, SQLAlchemyError):
+            raise
+        except Exception:
+            # a fault of ours must neither stop the lane nor come back for ever with the same generation
+            log.exception("generation %s attempt %d met an unexpected fault", held.id, held.attempt)
+            sentence = "The server failed on this generation. Its log says more."
+            return await running.settle(partial(claims.store.fail, held, sentence))
+        return await running.settle(partial(claims.store.succeed, held, done.artifact, done.fingerprint))
+
+    def _check(self, running: Running) -> None:
+        """Raise if it is not to be run: the engine, not running yet, has not heard of what was asked meanwhile."""
+        if running.is_cancelled:
+            raise StaleAttemptError(running.held.id)
+        if self._is_stopping:
+            raise RunSuspendedError("the server is stopping")

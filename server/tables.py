@@ -1,0 +1,67 @@
+"""The tables of the records, as `server.migrations` makes them: one of generations, one of attempts at them."""
+
+from sqlalchemy import JSON, Column, Dialect, Float, Index, Integer, MetaData, String, Table, TypeDecorator
+
+
+class _Text(TypeDecorator[str]):
+    """Text, whatever a client sends: PostgreSQL's has no NUL in it, so that the sign for a lost character stands in."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value.replace("\0", "\ufffd") if value is not None and dialect.name == "postgresql" else value
+
+
+metadata = MetaData()
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", _Text(36), nullable=False, unique=True),
+    Column("tenant", _Text, nullable=False),
+    Column("origin", _Text, nullable=False),
+    Column("model", _Text, nullable=False),
+    Column("media_type", _Text, nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("params", JSON),
+    Column("target_namespace", _Text),
+    Column("target_repo", _Text),
+    Column("target_directory", _Text),
+    Column("status", _Text, nullable=False),
+    Column("error_message", _Text),
+    Column("artifact", _Text),
+    Column("progress", Float, nullable=False),
+    Column("fingerprint", JSON),
+    Column("enqueued_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("completed_at", Float),
+    Column("attempt", Integer, nullable=False),
+    Column("owner", _Text),
+    Column("lease_until", Float),
+    Column("worker_deaths", Integer, nullable=False),
+    Column("server_deaths", Integer, nullable=False),
+    Column("furthest", Float, nullable=False),
+    Column("accepted_by", _Text),
+    Index("generations_by_status", "status", "seq"),
+    Index("generations_by_tenant", "tenant", "seq"),
+    Index("generations_by_completion", "completed_at"),
+    Index("generations_by_model", "status", "model", "seq"),
+    sqlite_autoincrement=True,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("generation_id", _Text(36), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("owner", _Text, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", _Text),
+)
+
+HAS_VIDEO = generations.c.artifact.is_not(None)
+# the videos that are kept, oldest first
+Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO, postgresql_where=HAS_VIDEO)
