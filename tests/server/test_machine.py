@@ -69,7 +69,8 @@ class Machine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.seen: dict[str, Generation] = {}
-        self.told: list[str] = []
+        self.cancelled: set[str] = set()
+        self.failed: set[str] = set()
         self.inside: Inside
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -109,6 +110,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         id_ = data.draw(st.sampled_from(sorted(self.seen)))
+        self.cancelled.add(id_)
         self.do(self.inside.service.cancel("", id_))
 
     # what a worker does
@@ -117,6 +119,9 @@ class Machine(RuleBasedStateMachine):
     @rule(end=st.sampled_from(["finish", "fail", "die", "finish_and_die"]))
     def end_run(self, end: str) -> None:
         words = {"fail": raising(GenerationFailedError("Not numbers."))}
+        assert self.engine.job is not None
+        if end == "fail":
+            self.failed.add(self.engine.job.generation_id)
 
         async def say() -> None:
             self.engine.say(words.get(end) or getattr(self.engine, end))
@@ -173,6 +178,10 @@ class Machine(RuleBasedStateMachine):
             assert (now.artifact is not None) == (now.status is Status.SUCCEEDED)
             if now.artifact is not None:
                 assert self.inside.artifacts.path(now.artifact).is_file()
+            if now.status is Status.FAILED:
+                assert id_ in self.failed or "died 2 times in a row" in str(now.error_message)
+            if now.status is Status.CANCELLED:
+                assert id_ in self.cancelled or (now.origin, now.attempt) == (Origin.SYNC, 0)
             tries = [entry["outcome"] for entry in log if entry["generation_id"] == id_]
             assert len(tries) == now.attempt
             assert tries.count(Outcome.SUCCEEDED) == (now.status is Status.SUCCEEDED)
