@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from server.engine.base import GenerationFailedError, Job, RunCancelledError, RunSuspendedError, WorkerDiedError
 from server.engine.messages import Checkpointed, Done, Progressed
@@ -106,20 +106,21 @@ class Machine(RuleBasedStateMachine):
         for generation in self.do(self.inside.enqueue(count, origin, model=model)):
             self.seen[generation.id] = generation
 
-    @precondition(lambda self: self.seen)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        id_ = data.draw(st.sampled_from(sorted(self.seen)))
+    @rule(which=st.integers(0, 99))
+    def cancel(self, which: int) -> None:
+        if not self.seen:
+            return
+        id_ = list(self.seen)[which % len(self.seen)]
         self.cancelled.add(id_)
         self.do(self.inside.service.cancel("", id_))
 
-    # what a worker does
+    # what a worker does; whether one runs is a matter of time, which must not decide what is drawn
 
-    @precondition(lambda self: self.engine.word)
     @rule(end=st.sampled_from(["finish", "fail", "die", "finish_and_die"]))
     def end_run(self, end: str) -> None:
         words = {"fail": raising(GenerationFailedError("Not numbers."))}
-        assert self.engine.job is not None
+        if self.engine.job is None:
+            return
         if end == "fail":
             self.failed.add(self.engine.job.generation_id)
 
@@ -128,11 +129,10 @@ class Machine(RuleBasedStateMachine):
 
         self.do(say())
 
-    @precondition(lambda self: self.engine.word)
     @rule()
     def save(self) -> None:
-        assert self.engine.job is not None
-        self.engine.save(self.engine.job, 0.5)
+        if self.engine.job is not None:
+            self.engine.save(self.engine.job, 0.5)
 
     # what happens to the server
 
