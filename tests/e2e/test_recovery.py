@@ -59,8 +59,9 @@ def test_what_a_killed_process_had_done_is_not_done_again(
     start_server: Callable[..., ServerProcess], victim: str
 ) -> None:
     server = start_server(checkpoint_interval="0.1")
-    undisturbed = server.video(server.enqueue(**LONG, seed=2))
-    id_ = server.enqueue(**LONG, seed=2)
+    request = {**LONG, "num_inference_steps": 40, "seed": 2}
+    undisturbed = server.video(server.enqueue(**request))
+    id_ = server.enqueue(**request)
     while (reached := server.row(id_)["progress"]) < 0.5:
         time.sleep(0.02)
 
@@ -141,7 +142,7 @@ def test_a_clean_stop_gives_the_running_generation_back(start_server: Callable[.
 
 def test_a_stop_saves_what_runs_and_refuses_more_meanwhile(start_server: Callable[..., ServerProcess]) -> None:
     # a long step, so that there is a meanwhile
-    slow: dict[str, Any] = {"width": 832, "height": 480, "num_frames": 33, "num_inference_steps": 6, "seed": 2}
+    slow: dict[str, Any] = {"width": 512, "height": 320, "num_frames": 33, "num_inference_steps": 8, "seed": 2}
     server = start_server(checkpoint_interval="1000", stop_grace="60")
     undisturbed = server.video(server.enqueue(**slow))
     id_ = server.enqueue(**slow)
