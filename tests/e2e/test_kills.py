@@ -1,4 +1,4 @@
-"""Many kills at random moments: none lost, none recorded twice, no orphan."""
+"""Kills at random moments: none lost, none recorded twice, no orphan. `benchmarks.chaos` does it on a larger scale."""
 
 import random
 import time
@@ -13,12 +13,12 @@ from tests.e2e.test_recovery import attempt_log
 from tests.support import ServerProcess
 from tests.video import read_video
 
-GENERATIONS = 40
-KILLS = 30
+GENERATIONS = 20
+KILLS = 14
 SEED = 20261124
 
 
-def test_thirty_kills_over_forty_generations_lose_and_double_nothing(
+def test_kills_at_random_moments_lose_and_double_nothing(
     start_server: Callable[..., ServerProcess],
 ) -> None:
     server = start_server()
@@ -60,8 +60,8 @@ def test_thirty_kills_over_forty_generations_lose_and_double_nothing(
             assert "died 2 times in a row" in row["error_message"]
             assert ends[-1] == "worker_died"
             assert Counter(ends)["worker_died"] >= 2
-    assert killed["server"] >= 8, killed
-    assert killed["worker"] >= 5, killed
+    assert killed["server"] >= 4, killed
+    assert killed["worker"] >= 3, killed
     assert sum(row["status"] == "failed" for row in rows) <= killed["worker"] // 2
 
     started = [row["started_at"] for row in rows if row["status"] == "succeeded"]
