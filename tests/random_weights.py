@@ -13,8 +13,8 @@ LATENT_CHANNELS = 16
 TEXT_DIM = 64
 
 
-def random_folder(folder: Path) -> Path:
-    """Save it under `folder` in diffusers' layout."""
+def random_folder(folder: Path, patch: int = 2) -> Path:
+    """Save it under `folder` in diffusers' layout; the larger its patches, in latents, the quicker it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         tokenizer = T5TokenizerFast(vocab=_vocabulary(), extra_ids=0)
@@ -30,6 +30,7 @@ def random_folder(folder: Path) -> Path:
             freq_dim=64,
             ffn_dim=96,
             num_layers=1,
+            patch_size=(1, patch, patch),
         )
         vae = residual_vae(base_dim=4, latent_channels=LATENT_CHANNELS)
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from server.app import create_app
 from server.settings import Settings
 from tests.contract.model_page import HOST, PAGE, Client, clients, tables
+from tests.random_weights import random_folder
 from tests.support import MODEL, ServerProcess, model_on, needs
 from tests.video import read_video
 
@@ -61,10 +62,10 @@ def test_the_page_has_twelve_clients() -> None:
 
 
 @pytest.fixture(scope="module")
-def quick_server(weights_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def quick_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Random weights under the model's id: the page's clients ask for the full size, a minute with the demo's."""
     folder = tmp_path_factory.mktemp("page")
-    models = str(model_on(weights_folder, folder))
+    models = str(model_on(random_folder(folder / "weights", patch=4), folder))
     server = ServerProcess(folder / "data", "--no-demo", "--device", "cpu", demo=False, models_dir=models)
     server.start()
     yield server
