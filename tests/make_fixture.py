@@ -1,6 +1,7 @@
-"""Writes the data directory kept for upgrades: `python -m tests.make_fixture tests/data/vX.Y.Z`, with that version.
+"""Writes the data directory kept for upgrades: `python -m tests.make_fixture tests/data/NAME`, with that version.
 
-It holds one generation of each fate: finished, failed, cancelled, interrupted by a kill, and still waiting.
+It holds one generation of each fate: finished, failed, cancelled, interrupted by a kill with its checkpoint, and still
+waiting.
 """
 
 import shutil
@@ -19,14 +20,14 @@ def main() -> None:
     """Run a server, kill it mid-generation, keep what it leaves."""
     target = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
-        server = ServerProcess(Path(folder) / "data")
+        server = ServerProcess(Path(folder) / "data", checkpoint_interval="0.05")
         server.start()
         server.video(server.enqueue(prompt="finished", seed=7, mood="calm"))
         server.enqueue(prompt="failed", height=0)
         interrupted = server.enqueue(prompt="interrupted", num_inference_steps=100, width=128, height=128)
         server.enqueue(prompt="waiting")
         server.http.delete(f"/queue/{server.enqueue(prompt='cancelled')}")
-        while server.row(interrupted)["progress"] < 0.1:
+        while server.row(interrupted)["progress"] < 0.4:
             time.sleep(0.01)
         server.kill()
         server.close()

@@ -248,11 +248,14 @@ def test_a_second_server_on_the_same_data_is_refused(server: ServerProcess) -> N
     assert httpx.get(f"{server.url}/healthz").status_code == 200
 
 
-FIXTURE = Path(__file__).parents[1] / "data" / "v0.1.0"
+DATA = Path(__file__).parents[1] / "data"
 
 
-def test_the_data_of_v0_1_0_is_served_and_finished(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    shutil.copytree(FIXTURE, tmp_path / "data")
+@pytest.mark.parametrize("left_by", ["v0.1.0", "checkpointed"])
+def test_what_an_older_version_left_is_served_and_finished(
+    start_server: Callable[..., ServerProcess], tmp_path: Path, left_by: str
+) -> None:
+    shutil.copytree(DATA / left_by, tmp_path / "data")
 
     server = start_server()
 
@@ -265,6 +268,8 @@ def test_the_data_of_v0_1_0_is_served_and_finished(start_server: Callable[..., S
     assert httpx.get(by_prompt["finished"]["result_url"]).content[4:8] == b"ftyp"
     for prompt in ("interrupted", "waiting"):
         server.video(by_prompt[prompt]["generation_id"])
+    # on the machine that wrote it a checkpoint is gone on from, elsewhere it is left aside
+    assert list((server.data_dir / "checkpoints").iterdir()) == []
 
 
 def test_a_device_whose_workers_die_is_unhealthy_until_it_has_made_a_video(
