@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipelines.catalogue import read_catalogue
+from pipelines.checkpoint import Checkpoint
 from pipelines.errors import DeviceMemoryError
 from pipelines.geometry import Geometry
 from pipelines.ladder import Ladder
@@ -17,7 +18,7 @@ from pipelines.load import choose_plan, shape_here
 from pipelines.memory import GIB, Layout, Machine, MemoryPlan, leaner, plan
 from pipelines.runner import Runner
 from pipelines.shapes import parse_shape, read_shape
-from pipelines.spec import ModelSpec, VideoParams
+from pipelines.spec import ModelSpec, Progress, Stage, VideoParams
 
 SPEC = ModelSpec("small", fps=16)
 PARAMS = VideoParams("an ox", " ", 64, 96, 9, 3, 5.0, 7)
@@ -100,6 +101,22 @@ def test_the_next_plan_down_makes_the_video(
     fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[-1], cache)
     again = ladder.run(PARAMS, tmp_path / "again.mp4").path.read_bytes()
     assert again == video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
+
+
+def test_what_was_denoised_before_the_decoding_ran_out_is_not_denoised_again(
+    wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
+) -> None:
+    run_out("decoding", 1)
+    ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
+    seen: list[Progress] = []
+    checkpoint = Checkpoint(tmp_path / "half.ckpt", 1000.0)
+
+    video = ladder.run(PARAMS, tmp_path / "video.mp4", seen.append, checkpoint=checkpoint)
+
+    assert layouts[0].name != layouts[1].name
+    assert [report.step for report in seen if report.stage is Stage.DENOISE] == [0, 1, 2, 3, 3]
+    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[1], cache)
+    assert video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
 
 def test_a_step_down_is_remembered_for_the_card(
