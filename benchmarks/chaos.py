@@ -27,9 +27,9 @@ from typing import Any
 
 import httpx
 
-from benchmarks.faults import VARIABLE, Fault, Faults
+from benchmarks.faults import BALLAST, VARIABLE, Fault, Faults
 from benchmarks.report import percentile, show
-from tests.support import MODEL, ServerProcess
+from tests.support import MODEL, TERMINAL, ServerProcess, SmallDisk
 
 STEPS = 24
 REQUEST: dict[str, Any] = {
@@ -67,13 +67,20 @@ OTHERS = (
 )
 SETTINGS = {
     "checkpoint_interval": "0.2",
+    "min_free_bytes": "0",
     # seconds instead of minutes: the worker's steps take a tenth of one
     "stall_floor": "8",
     "stall_first": "30",
     "stall_load": "30",
 }
+FILLED = ("encoding the prompt", "denoising", "saving a checkpoint", "decoding")
+DISK_BYTES = 256 * 2**20
+ENDS_ALLOWED = {"nan": "not numbers", "fill": "No space left"}
+"""What a generation may fail with where a video cannot be had."""
 DAY = 86_400.0
 PATIENCE = 180.0
+HOURS = 7200.0
+"""For a queue of hundreds to be worked off."""
 
 
 @dataclass
@@ -99,7 +106,10 @@ class Chaos:
         self.folder = folder
         (folder / "faults").mkdir()
         self.faults = Faults(folder / "faults")
-        self.server = ServerProcess(folder / "data", module="benchmarks.faulty_server", **SETTINGS)
+        # only root may mount a disk that can be filled
+        self.disk = SmallDisk(folder / "disk", DISK_BYTES) if os.geteuid() == 0 else None
+        data_dir = folder / ("disk/data" if self.disk else "data")
+        self.server = ServerProcess(data_dir, module="benchmarks.faulty_server", **SETTINGS)
         self.twins: list[bytes] = []
         self.twin_seconds = 0.0
         self.ids: list[str] = []
@@ -190,8 +200,26 @@ def go_wrong_otherwise(chaos: Chaos) -> None:
             chaos.tally.count((fault.kind, fault.victim, fault.place), "never came to pass")
 
 
+def fill_the_disk(chaos: Chaos) -> None:
+    """Have the disk full for some seconds, from different moments of a generation on."""
+    if chaos.disk is None:
+        print("the disk was not filled: only root can mount one for that")
+        return
+    for place in FILLED:
+        chaos.enqueue(2)
+        before = chaos.done()
+        if chaos.strike(Fault("fill", "worker", place)):
+            time.sleep(5)
+            Path(os.environ[BALLAST]).unlink()
+            chaos.wait_for_more(before)
+        else:
+            chaos.tally.count(("fill", "worker", place), "never came to pass")
+
+
 def surround(chaos: Chaos) -> None:
-    """What may happen to the machine while a generation runs: its records, its clock, its disk."""
+    """What may happen to the machine while a generation runs: its records, its clock."""
+    for id_ in chaos.ids:
+        chaos.server.wait_for(id_, *TERMINAL, timeout=HOURS)
     for name, trouble in (
         ("records locked by another process for 12 s", lambda: locked(chaos, 12)),
         ("clock a day ahead", lambda: clock(chaos, DAY)),
@@ -222,7 +250,7 @@ def clock(chaos: Chaos, ahead: float) -> Iterator[None]:
 
 def examine(chaos: Chaos, id_: str, twin: bytes) -> str:
     """What is wrong with how a generation ended; empty if nothing is."""
-    row = chaos.server.wait_for(id_, *("succeeded", "failed", "cancelled"), timeout=PATIENCE)
+    row = chaos.server.wait_for(id_, *TERMINAL, timeout=HOURS)
     if row["status"] != "succeeded":
         return f"{row['status']}: {row['error_message']}"
     video = httpx.get(row["result_url"]).content
@@ -242,16 +270,15 @@ def look_at_everything(chaos: Chaos) -> dict[str, Any]:
             faults[id_] = f"its attempts are {attempts[id_]}"
         if outcomes.count("succeeded") > 1 or None in outcomes:
             faults[id_] = f"its attempts ended as {outcomes}"
-    struck: dict[str, tuple[str, str, str]] = {}
+    struck: set[str] = set()
     for entry in chaos.faults.log():
         if "kind" in entry:
             what = (entry["kind"], entry["victim"], entry["place"])
             about = entry.get("generation", "")
             fault = faults.get(about, "")
-            if entry["kind"] == "nan" and about:
-                # the one thing that is to fail, with its sentence
-                fault = "" if "not numbers" in fault else f"it ended otherwise than failed: {fault}"
-                struck[about] = what
+            if (sentence := ENDS_ALLOWED.get(entry["kind"])) and sentence in fault:
+                fault = ""
+                struck.add(about)
             chaos.tally.count(what, fault)
     lost = {id_: fault for id_, fault in faults.items() if fault and id_ not in struck}
     videos = {path.name for path in (chaos.server.data_dir / "videos").iterdir()}
@@ -295,7 +322,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    os.environ[VARIABLE] = str(folder / "faults")
+    os.environ[VARIABLE], os.environ[BALLAST] = str(folder / "faults"), str(folder / "disk" / "ballast")
     began = time.monotonic()
     chaos = Chaos(folder)
     try:
@@ -304,11 +331,14 @@ def main() -> None:
         chaos.enqueue(options.generations)
         kill_at_random(chaos, options.kills, random.Random(options.seed))
         go_wrong_otherwise(chaos)
+        fill_the_disk(chaos)
         surround(chaos)
         figures = look_at_everything(chaos)
         chaos.server.stop()
     finally:
         chaos.server.close()
+        if chaos.disk is not None:
+            chaos.disk.unmount()
         shutil.rmtree(folder, ignore_errors=True)
     tally = chaos.tally
     rows = [(*what, f"{tally.survived[what]} of {tried}") for what, tried in sorted(tally.tried.items())]

@@ -10,11 +10,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 VARIABLE = "FAULTS"
+BALLAST = "FAULTS_BALLAST"
 _CLOCK = time.time
 
 
@@ -136,4 +138,13 @@ def _nan(_victim: str) -> None:
     raise NonFiniteOutputError("Values that are not numbers, by order.")
 
 
-_WAYS: dict[str, Callable[[str], None]] = {"kill": _kill, "exit": _exit, "hang": _hang, "nan": _nan}
+def _fill(_victim: str) -> None:
+    """Leave no byte on the disk that the benchmark has mounted for this."""
+    with Path(os.environ[BALLAST]).open("ab", buffering=0) as ballast:
+        for size in (2**20, 2**12, 1):
+            with suppress(OSError):
+                while ballast.write(bytes(size)) == size:
+                    pass
+
+
+_WAYS: dict[str, Callable[[str], None]] = {"kill": _kill, "exit": _exit, "hang": _hang, "nan": _nan, "fill": _fill}
