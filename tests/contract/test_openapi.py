@@ -59,7 +59,8 @@ schema = schemathesis.openapi.from_dict(DOCUMENT, config=SchemathesisConfig.from
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_answer_is_undocumented(case: Case, api_server: ServerProcess) -> None:
     keep_it_small(case)
-    case.call_and_validate(base_url=api_server.url, timeout=60)
+    # what was queued before is made first, and a busy machine takes its time
+    case.call_and_validate(base_url=api_server.url, timeout=240)
 
 
 def keep_it_small(case: Case) -> None:
