@@ -286,7 +286,7 @@ def look_at_everything(chaos: Chaos) -> dict[str, Any]:
     return {
         "generations": len(chaos.ids),
         "lost_or_spoilt": lost,
-        "done_twice": sum(outcomes.count((1, "succeeded")) > 1 for outcomes in attempts.values()),
+        "done_twice": sum(sum(outcome == "succeeded" for _, outcome in tries) > 1 for tries in attempts.values()),
         "files_without_row": sorted(videos - named),
         "rows_without_file": sorted(named - videos),
         "checkpoints_left": len(list((chaos.server.data_dir / "checkpoints").iterdir())),
