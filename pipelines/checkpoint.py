@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -150,8 +149,7 @@ def _write_file(path: Path, about: Mapping[str, Any], state: HalfDone) -> None:
     with part.open("wb") as file:
         file.write(json.dumps(header).encode() + b"\n")
         file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
+    sync(part)
     part.rename(path)
     sync(path.parent)
 

@@ -220,7 +220,7 @@ def test_what_is_half_written_is_never_read(run: Run, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.checkpoint.os.fsync", cut)
+        patch.setattr("pipelines.files.os.fsync", cut)
         run.suspended_at(4)
 
     assert [path.name for path in run.folder.glob("*half*")] == ["half.ckpt"]
