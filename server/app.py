@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from server import __version__
-from server.api import events, files, generations, health, models, queue, videos
+from server.api import events, files, generations, health, models, queue, videos, workbench
 from server.artifacts import Artifacts
 from server.checkpoints import Checkpoints
 from server.circuit import Tolerance
@@ -39,6 +39,7 @@ log = logging.getLogger("paddock")
 WEIGHTS_HEADER = "X-Paddock-Weights"
 
 _CPU_PATIENCE = 24
+_OF_FILES = ("GET", "HEAD")
 
 
 class DataDirInUseError(Exception):
@@ -60,14 +61,14 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             catalogue = load_catalogue(settings)
             engines = [_engine(settings, device, artifacts, checkpoints) for device in devices]
             disk = Disk(settings.data_dir, settings.min_free_bytes)
+            kept = retention(settings, store, artifacts)
             dispatcher = Dispatcher(
-                *(store, artifacts, checkpoints, broker, catalogue, engines, disk),
-                retention(settings, store, artifacts),
+                *(store, artifacts, checkpoints, broker, catalogue, engines, disk, kept),
                 lease=settings.lease,
                 idle_unload=settings.idle_unload,
                 tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
             )
-            app.state.service = service = Service(settings, catalogue, store, dispatcher, broker, disk)
+            app.state.service = service = Service(settings, catalogue, store, dispatcher, broker, disk, kept)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
             await dispatcher.start()
@@ -94,7 +95,8 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         app.include_router(router, prefix="/api")
         app.include_router(router, include_in_schema=False)
     app.include_router(health.router)
-    app.include_router(_index())
+    app.include_router(workbench.router)
+    app.mount("/web", workbench.page_files())
     _render_errors(app)
     if settings.demo:
         app.add_middleware(_AnnounceDemo)
@@ -168,23 +170,6 @@ def _engine(settings: Settings, device: str, artifacts: Artifacts, checkpoints: 
     )
 
 
-def _index() -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/", include_in_schema=False)
-    async def index() -> dict[str, str]:
-        return {
-            "name": "Paddock",
-            "version": __version__,
-            "openapi": "/openapi.json",
-            "models": "/api/ai/models",
-            "health": "/healthz",
-            "readiness": "/readyz",
-        }
-
-    return router
-
-
 def _render_errors(app: FastAPI) -> None:
     @app.exception_handler(PaddockError)
     async def _paddock_error(_request: Request, error: PaddockError) -> Response:
@@ -217,7 +202,8 @@ def _render_errors(app: FastAPI) -> None:
 
 def _methods(app: FastAPI, path: str) -> list[str]:
     routes = iter_route_contexts(app.routes)
-    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
+    # a folder of files names no methods
+    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or _OF_FILES})
 
 
 class _AnnounceDemo:

@@ -1,5 +1,7 @@
 """What is kept of the past: rows and videos until they are too old, videos until they are too much together.
 
+Their owner may remove them before.
+
 Records change first and files go after: what a crash leaves between the two is a file that no row names, and those are
 looked for. A generation that waits or runs is never touched, nor one that ended within the grace time.
 """
@@ -50,6 +52,14 @@ class Retention:
         """
         await self._sweep()
         return any([await self._forget_old(), await self._make_room()])
+
+    async def remove(self, generation_id: str, tenant: str) -> bool:
+        """Remove the row and the video of a generation that is over; False if there is none such."""
+        removed = await self._store.remove(generation_id, tenant)
+        if removed is None:
+            return False
+        await self._discard([removed.artifact] if removed.artifact else [])
+        return True
 
     async def _forget_old(self) -> bool:
         """Remove rows that are too old, with their videos."""

@@ -14,6 +14,7 @@ from server.disk import Disk
 from server.dispatcher import Dispatcher
 from server.errors import (
     RETRY_AFTER,
+    ConflictError,
     GenerationNotFoundError,
     InvalidParamsError,
     ModelNotFoundError,
@@ -23,6 +24,7 @@ from server.errors import (
 from server.events import Broker, Event, Live, Subscription
 from server.generations import Generation, Origin, Status
 from server.lane import Deployment, Lane
+from server.retention import Retention
 from server.settings import Settings
 from server.store import Filters, Page, Placed, QueueLimitError, Store
 
@@ -41,6 +43,7 @@ class Service:
         dispatcher: Dispatcher,
         broker: Broker,
         disk: Disk,
+        retention: Retention,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
@@ -48,6 +51,7 @@ class Service:
         self._store = store
         self._broker = broker
         self._disk = disk
+        self._retention = retention
         self._is_closing = False
 
     def begin_closing(self) -> None:
@@ -179,6 +183,12 @@ class Service:
             before = await self._store.cancel(generation_id, tenant, unless_started=True)
             if before is not None:
                 self._publish_cancelled(before)
+
+    async def remove(self, tenant: str, generation_id: str) -> None:
+        """Remove a generation that is over, with its video; raises ConflictError for one that is not."""
+        if not await self._retention.remove(generation_id, tenant):
+            found = (await self._find(tenant, generation_id)).generation
+            raise ConflictError(f"Generation {generation_id} is {found.status}: cancel it before you remove it.")
 
     def _publish_cancelled(self, before: Generation) -> None:
         self._broker.publish(Event(replace(before, status=Status.CANCELLED)))

@@ -71,7 +71,10 @@ class QueueLimitError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Which generations to list; None lets all pass. `statuses` empty lets none pass."""
+    """Which generations to list; None lets all pass. `statuses` empty lets none pass.
+
+    `search` is words that must all be in the prompt, in any order and case.
+    """
 
     tenant: str = ""
     statuses: frozenset[Status] | None = None
@@ -80,6 +83,7 @@ class Filters:
     media_type: str | None = None
     repo: str | None = None
     folder: str | None = None
+    search: str | None = None
 
     def clause(self) -> ColumnElement[bool]:
         """The SQL condition."""
@@ -94,6 +98,8 @@ class Filters:
         parts = [columns.tenant == self.tenant, *(c == v for c, v in wanted.items() if v is not None)]
         if self.statuses is not None:
             parts.append(columns.status.in_(self.statuses))
+        prompt = columns.parameters["prompt"].as_string()
+        parts += [prompt.icontains(word, autoescape=True) for word in (self.search or "").split()]
         return and_(*parts)
 
 
@@ -444,12 +450,23 @@ class Store:
                 .limit(limit)
             ).mappings()
             forgotten = [_from_row(row) for row in rows]
-            if not forgotten:
-                return []
-            ids = [generation.id for generation in forgotten]
-            tx.execute(delete(attempts).where(attempts.c.generation_id.in_(ids)))
-            tx.execute(delete(generations).where(_is_among(ids), generations.c.status.in_(TERMINAL)))
+            self._forget(tx, forgotten)
             return forgotten
+
+    @_in_thread
+    def remove(self, generation_id: str, tenant: str) -> Generation | None:
+        """Remove a generation that is over; returns it as it was, None if there is none such."""
+        with self._write() as tx:
+            found = _find(tx, generation_id, tenant, for_update=True)
+            if found is None or not found.is_terminal:
+                return None
+            self._forget(tx, [found])
+            return found
+
+    def _forget(self, tx: Connection, ended: Sequence[Generation]) -> None:
+        ids = [generation.id for generation in ended]
+        tx.execute(delete(attempts).where(attempts.c.generation_id.in_(ids)))
+        tx.execute(delete(generations).where(_is_among(ids), generations.c.status.in_(TERMINAL)))
 
     @_in_thread
     def oldest_videos(self, before: float, limit: int) -> list[Generation]:

@@ -56,6 +56,7 @@ MODEL: dict[str, Any] = {
     "fine_tuning": None,
     "source_model": None,
     "showcase": None,
+    "fps": 16,
     "weights": "real",
     "plan": PLAN,
 }

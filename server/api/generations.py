@@ -1,13 +1,14 @@
 """/generations: the history, paged."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from server.api.deps import FiltersDep, LinksDep, ServiceDep, TenantDep, gives
 from server.api.rows import history_row
-from server.api.schemas import History, OneGeneration
+from server.api.schemas import History, OneGeneration, QueueDeleted
 
 router = APIRouter(prefix="/generations", tags=["generations"])
 
@@ -20,11 +21,12 @@ async def index(
     service: ServiceDep,
     filters: FiltersDep,
     links: LinksDep,
+    search: Annotated[str | None, Query(max_length=200, description="Words that must all be in the prompt")] = None,
     page: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 1,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> JSONResponse:
     """Every generation that passes the filters, newest first."""
-    found = await service.page(filters, page, page_size)
+    found = await service.page(replace(filters, search=search), page, page_size)
     rows = [history_row(placed, service.live(placed.generation), links) for placed in found.rows]
     return JSONResponse(
         {
@@ -50,3 +52,12 @@ async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links
             "generation": history_row(placed, service.live(placed.generation), links),
         }
     )
+
+
+@router.delete(
+    "/{generation_id}", summary="Remove a generation", response_model=QueueDeleted, responses=gives(404, 409, 503)
+)
+async def remove(generation_id: str, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
+    """Removes the row and the video of one that is over. Cancel one that is not, first."""
+    await service.remove(tenant, generation_id)
+    return {"status": "success", "generation_id": generation_id}

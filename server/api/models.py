@@ -120,6 +120,7 @@ def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         "fine_tuning": None,
         "source_model": None,
         "showcase": None,
+        "fps": entry.model.fps,
         "weights": "demo" if service.settings.demo else "real",
         "plan": service.plan(api.id),
     }

@@ -215,6 +215,7 @@ class Model(BaseModel):
     fine_tuning: None
     source_model: None
     showcase: None
+    fps: int = Field(description="Frames a second of its videos")
     weights: Literal["real", "demo"] = Field(description="demo: small weights that show the server works")
     plan: str | None = Field(description="How the weights are laid out on their device; null unless they are on one")
 

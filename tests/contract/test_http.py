@@ -13,7 +13,8 @@ from tests.support import MODEL, SMALL, ServerProcess
 from tests.video import read_video
 
 UPSTREAM = "Getting model response error: 422 - Value error, "
-LONG: dict[str, Any] = {**SMALL, "width": 256, "height": 256, "num_inference_steps": 100}
+LONG_CHANGES: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 100}
+LONG: dict[str, Any] = {**SMALL, **LONG_CHANGES}
 
 
 def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
@@ -179,6 +180,24 @@ def test_the_queue_answers_at_once_and_a_row_has_everything(server: ServerProces
     assert httpx.get(row["result_url"]).status_code == 200
 
 
+def test_what_is_over_can_be_removed_with_its_video(server: ServerProcess) -> None:
+    running = server.enqueue(**LONG_CHANGES)
+    error = error_of(server.http.delete(f"/generations/{running}"), 409)
+    assert error["type"] == "conflict"
+    assert "cancel it" in error["message"]
+    server.http.delete(f"/queue/{running}")
+    done = server.wait_for(server.enqueue(), "succeeded")
+    id_ = done["generation_id"]
+    assert list(server.data_dir.glob(f"videos/{id_}*"))
+
+    assert server.http.delete(f"/generations/{id_}").json() == {"status": "success", "generation_id": id_}
+
+    assert error_of(server.http.get(f"/queue/{id_}"), 404)
+    assert httpx.get(done["result_url"]).status_code == 404
+    assert not list(server.data_dir.glob(f"videos/{id_}*"))
+    assert error_of(server.http.delete(f"/generations/{id_}"), 404)
+
+
 def test_a_parameter_never_takes_a_rows_own_name(server: ServerProcess) -> None:
     row = server.wait_for(server.enqueue(status="mine", result_url="x", progress=7, queue_position=3), "succeeded")
 
@@ -265,6 +284,7 @@ def test_a_bad_query_names_its_parameter(server: ServerProcess, query: dict[str,
         ("GET", "/queue/00000000-0000-0000-0000-000000000000"),
         ("DELETE", "/queue/nope"),
         ("GET", "/generations/nope"),
+        ("DELETE", "/generations/nope"),
         ("GET", "/models/nope"),
         ("POST", "/models/nope/activate"),
         ("GET", "/nothing/here"),
@@ -374,6 +394,27 @@ def test_activate_loads_and_deactivate_unloads(start_server: Callable[..., Serve
     until("inactive")
     server.wait_for(server.enqueue(), "succeeded")
     assert status() == "active"
+
+
+# the page
+
+
+@pytest.mark.parametrize("path", ["/", f"/ai/workbench?model={MODEL}", "/web/style.css", "/web/js/main.js"])
+def test_the_page_and_its_files_allow_nobody_elses_code(server: ServerProcess, path: str) -> None:
+    response = httpx.get(server.url + path)
+
+    assert response.status_code == 200
+    policy = dict(part.split(" ", 1) for part in response.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    again = httpx.get(server.url + path, headers={"If-None-Match": response.headers["etag"]})
+    assert again.status_code == (304 if path.startswith("/web") else 200)
+
+
+@pytest.mark.parametrize("path", ["/web/", "/web/js", "/web/nope.js", "/web/..%2fapp.py", "/web/%2e%2e/app.py"])
+def test_beside_the_page_there_is_nothing_else(server: ServerProcess, path: str) -> None:
+    assert error_of(httpx.get(server.url + path), 404)["type"] == "resource_not_found"
 
 
 # everything else

@@ -358,6 +358,45 @@ async def ended(store: Store, clock: Clock, count: int) -> list[Generation]:
     return finished
 
 
+async def test_what_is_over_can_be_removed_by_its_owner_and_nobody_else(store: Store, clock: Clock) -> None:
+    (over,) = await ended(store, clock, 1)
+    running = await claimed(store)
+    (waiting,) = await queued(store)
+
+    assert await store.remove(over.id, "somebody else") is None
+    assert await store.remove("unknown", "") is None
+    assert await store.remove(running.id, "") is None
+    assert await store.remove(waiting.id, "") is None
+    assert await store.remove(over.id, "") == over
+    assert await store.get(over.id, "") is None
+    assert [entry["generation_id"] for entry in await store.attempt_log()] == [running.id]
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        ("OX lake", ["An ox by a Lake"]),
+        ("lake ox", ["An ox by a Lake"]),
+        ("o", ["An ox by a Lake", "100% ox_cart"]),
+        ("0% x_c", ["100% ox_cart"]),
+        ("%", ["100% ox_cart"]),
+        ("湖", ["湖边的牛"]),
+        (None, ["An ox by a Lake", "100% ox_cart", "湖边的牛", None, 7]),
+        ("\\", []),
+    ],
+)
+async def test_history_is_searched_by_words_of_the_prompt(store: Store, search: str | None, found: list[Any]) -> None:
+    prompts = ["An ox by a Lake", "100% ox_cart", "湖边的牛", None, 7]
+    for prompt in prompts:
+        parameters = {"style": "lake"} if prompt is None else {"prompt": prompt, "style": "lake"}
+        await store.insert([new(parameters=parameters)], 10)
+
+    page = await store.page(Filters(search=search), 1, 10)
+
+    assert [placed.generation.parameters.get("prompt") for placed in page.rows] == found[::-1]
+    assert page.total == len(found)
+
+
 async def test_the_oldest_that_ended_are_forgotten_and_what_is_active_is_not(store: Store, clock: Clock) -> None:
     failed = await store.fail(await claimed(store), "No luck.")
     clock.now += 60

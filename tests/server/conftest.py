@@ -81,14 +81,14 @@ def build(folder: Path, lanes: int = 1, engine: type[FakeEngine] = FakeEngine, *
     engines = [engine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
     catalogue = load_catalogue(settings)
     disk = Disk(folder, settings.min_free_bytes)
+    kept = retention(settings, store, artifacts)
     dispatcher = Dispatcher(
-        *(store, artifacts, checkpoints, broker, catalogue, engines, disk),
-        retention(settings, store, artifacts),
+        *(store, artifacts, checkpoints, broker, catalogue, engines, disk, kept),
         lease=settings.lease,
         idle_unload=settings.idle_unload,
         tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
     )
-    service = Service(settings, catalogue, store, dispatcher, broker, disk)
+    service = Service(settings, catalogue, store, dispatcher, broker, disk, kept)
     return Inside(folder, settings, store, artifacts, checkpoints, broker, engines, dispatcher, service)
 
 

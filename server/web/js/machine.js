@@ -1,0 +1,95 @@
+/** The machine at a glance: devices, memory, queue, and which model is loaded where. */
+
+import { ApiError, request } from "./api.js";
+import { $, h, say } from "./dom.js";
+import { gib, t, time } from "./strings.js";
+
+const ASK_MS = 4000;
+
+function state(device) {
+  if (device.loading !== null) return t("device.loading", { percent: Math.round(device.loading * 100) });
+  if (device.health !== "healthy") return t(`device.${device.health}`) ?? device.health;
+  if (device.busy) return t("device.busy");
+  return t(device.model === null ? "device.empty" : "device.ready");
+}
+
+const free = (memory) => (memory ? t("free", { free: gib(memory.free), total: gib(memory.total) }) : null);
+
+/** Fires "ready" (detail: what /readyz told) and "trouble" (detail: a sentence). */
+export class Machine extends EventTarget {
+  constructor(modelName) {
+    super();
+    this.modelName = modelName;
+    $("machine-button").addEventListener("click", () => {
+      $("machine").showModal();
+      this.ask();
+    });
+    $("machine-close").addEventListener("click", () => $("machine").close());
+    setInterval(() => document.hidden || this.ask(), ASK_MS);
+    this.ask();
+  }
+
+  async ask() {
+    try {
+      const ready = await request("/readyz");
+      this.dispatchEvent(new CustomEvent("ready", { detail: ready }));
+      this.#draw(ready);
+      if ($("machine").open) this.#drawModels((await request("/api/ai/models")).data);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      // that nobody answers is told by the event stream
+      if (error.status !== 0) this.dispatchEvent(new CustomEvent("trouble", { detail: error.message }));
+    }
+  }
+
+  #draw(ready) {
+    const [first] = ready.devices;
+    say($("machine-button"), [first.device, state(first), t("queueLength", { count: ready.queued })].join(" · "));
+    $("machine-button").dataset.state = first.health !== "healthy" ? "bad" : first.busy || first.loading !== null ? "busy" : "ok";
+    const line = (name, value) => value && [h("dt", {}, name), h("dd", {}, value)];
+    $("machine-facts").replaceChildren(
+      ...ready.devices.flatMap((device) =>
+        [
+          line(t("device"), `${device.device}: ${state(device)}`),
+          line(t("holds"), device.model === null ? t("nothing") : this.modelName(device.model)),
+          line(t("plan"), device.plan),
+          line(t("memory"), free(device.memory)),
+          line(t("status.failed"), device.error),
+          line("", device.retry_in && t("retryIn", { time: time(device.retry_in) })),
+        ].flat(),
+      ).filter(Boolean),
+      ...[
+        line(t("queue"), t("queueLength", { count: ready.queued })),
+        line(t("hostMemory"), free(ready.host_memory)),
+        line(t("disk"), ready.free_bytes && t("freeOnly", { free: gib(ready.free_bytes) })),
+      ].flat().filter(Boolean),
+    );
+    say($("machine-version"), t("version", { version: ready.version }));
+  }
+
+  #drawModels(models) {
+    const rows = new Map([...$("machine-models").children].map((row) => [row.dataset.id, row]));
+    for (const model of models) {
+      const row = rows.get(model.id) ?? this.#modelRow(model);
+      const [{ status }] = model.deployments;
+      say(row.querySelector(".state"), t(`deployment.${status}`) ?? status);
+      row.querySelector(".plan").textContent = model.plan ?? "";
+      const isLoaded = status === "active" || status === "deploying";
+      const button = row.querySelector("button");
+      button.dataset.action = isLoaded ? "deactivate" : "activate";
+      say(button, t(isLoaded ? "unload" : "load"));
+      button.setAttribute("aria-label", `${button.textContent}: ${model.display_name}`);
+    }
+  }
+
+  #modelRow(model) {
+    const act = async ({ target }) => {
+      await request(`/api/ai/models/${encodeURIComponent(model.id)}/${target.dataset.action}`, { method: "POST" });
+      this.ask();
+    };
+    const about = [h("b", {}, model.display_name), h("span", { class: "state" }), h("span", { class: "plan" })];
+    const row = h("li", { "data-id": model.id }, h("div", {}, about), h("button", { type: "button", onclick: act }));
+    $("machine-models").append(row);
+    return row;
+  }
+}

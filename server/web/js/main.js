@@ -1,0 +1,188 @@
+/** The Workbench: puts the parts together. */
+
+import { key, request, whenKeyIsNeeded } from "./api.js";
+import { ApiTab } from "./apitab.js";
+import { CardList } from "./cardlist.js";
+import { Compare, MOST } from "./compare.js";
+import { $, h, say } from "./dom.js";
+import { Form } from "./form.js";
+import { Generations, isActive } from "./generations.js";
+import { History } from "./history.js";
+import { askForKey } from "./key.js";
+import { Machine } from "./machine.js";
+import { settingsOf } from "./settings.js";
+import { language, switchLanguage, t } from "./strings.js";
+import { tabs } from "./tabs.js";
+
+const DRAFT = "paddock.draft";
+const SHOWN = 12;
+const SMALL = { width: 416, height: 240, num_frames: 33 };
+
+function translate() {
+  document.documentElement.lang = language;
+  for (const element of document.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
+  for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", t(element.dataset.label));
+  for (const element of document.querySelectorAll("[data-hint]")) element.placeholder = t(element.dataset.hint);
+}
+
+/** Shows a sentence above everything, or takes it away. */
+function banner(name, sentence, button = null) {
+  const old = document.querySelector(`.banner[data-name=${name}]`);
+  if (!sentence) return old?.remove();
+  if (old?.firstChild.textContent === sentence) return;
+  old?.remove();
+  $("banners").append(h("div", { class: "banner", "data-name": name }, h("p", {}, sentence), button));
+}
+
+class Workbench {
+  async start() {
+    translate();
+    whenKeyIsNeeded(askForKey);
+    const { data: models } = await request("/api/ai/models");
+    this.models = new Map(models.map((model) => [model.id, model]));
+    this.generations = new Generations();
+    this.page = this.#page();
+    this.feed = new CardList($("results"), this.page);
+    this.compare = new Compare(this.generations, this.page.schemaOf);
+    this.history = new History(this.generations, this.page);
+    this.#drawForm(models);
+    this.api = new ApiTab(() => ({ model: this.model.id, values: this.form.values, schema: this.form.schema }));
+    this.api.explainKey(key.get() !== "");
+    this.open = tabs($("tabs"), (name) => this.#opened(name));
+    this.machine = new Machine((id) => this.models.get(id)?.display_name ?? id);
+    this.#listen();
+    this.generations.start();
+    document.body.dataset.ready = "yes";
+  }
+
+  get model() {
+    return this.models.get($("model").value);
+  }
+
+  #drawForm(models) {
+    $("model").replaceChildren(...models.map((model) => h("option", { value: model.id }, model.display_name)));
+    this.form = new Form();
+    const draft = JSON.parse(sessionStorage.getItem(DRAFT) ?? "null");
+    const asked = new URLSearchParams(location.search).get("model") ?? draft?.model;
+    if (this.models.has(asked)) $("model").value = asked;
+    this.#drawFields();
+    if (draft?.model === this.model.id) this.form.fill(draft.values);
+    this.form.addEventListener("change", () => this.#changed());
+    $("model").addEventListener("change", () => {
+      const kept = this.form.values.prompt;
+      this.#drawFields();
+      this.form.fill({ prompt: kept });
+    });
+    $("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#generate();
+    });
+    $("form").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
+    });
+    $("reset").addEventListener("click", () => this.form.reset());
+  }
+
+  #drawFields() {
+    this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
+  }
+
+  #changed() {
+    sessionStorage.setItem(DRAFT, JSON.stringify({ model: this.model.id, values: this.form.values }));
+    say($("form-error"), "");
+    this.api?.draw();
+  }
+
+  #listen() {
+    this.generations.addEventListener("row", ({ detail: row }) => {
+      this.feed.update(row);
+      this.history.list.update(row);
+      this.#drawFeed();
+    });
+    this.generations.addEventListener("removed", ({ detail: id }) => {
+      this.compare.set(id, false);
+      this.#drawFeed();
+      if (!$("panel-history").hidden) this.history.open();
+    });
+    this.generations.addEventListener("connection", ({ detail: isOpen }) => banner("offline", isOpen ? "" : t("offline")));
+    this.machine.addEventListener("ready", ({ detail: ready }) => {
+      banner("trouble", "");
+      const small = h("button", { type: "button", onclick: () => this.form.fill(SMALL) }, t("demoSize"));
+      banner("demo", ready.demo ? t("demo") : "", small);
+    });
+    this.machine.addEventListener("trouble", ({ detail: sentence }) => banner("trouble", sentence));
+    $("language").addEventListener("click", switchLanguage);
+    $("key-forget").addEventListener("click", () => {
+      key.forget();
+      location.reload();
+    });
+    $("key-forget").hidden = key.get() === "";
+  }
+
+  #drawFeed() {
+    const newest = [...this.generations.rows.values()].sort((a, b) => b.enqueued_at - a.enqueued_at);
+    const rows = newest.filter((row, n) => n < SHOWN || isActive(row));
+    this.feed.show(rows);
+    $("no-results").hidden = rows.length > 0;
+  }
+
+  #opened(name) {
+    document.body.dataset.tab = name;
+    if (name === "history") this.history.open().catch((error) => banner("trouble", error.message));
+  }
+
+  async #generate() {
+    if (!this.form.check()) return say($("form-error"), t("error.form"));
+    const count = Number($("count").value);
+    const body = { model: this.model.id, ...this.form.values, ...(count > 1 && { num_generations: count }) };
+    await this.#submit(body);
+  }
+
+  async #submit(body) {
+    $("generate").disabled = true;
+    say($("generate"), t("generating"));
+    try {
+      await this.generations.create(body);
+      say($("form-error"), "");
+    } catch (error) {
+      say($("form-error"), error.message);
+    } finally {
+      $("generate").disabled = false;
+      say($("generate"), t("generate"));
+    }
+  }
+
+  /** What cards ask for. */
+  #page() {
+    const told = (action) => (...given) => action(...given).catch((error) => banner("trouble", error.message));
+    return {
+      schemaOf: (id) => this.models.get(id)?.request_schema,
+      use: (row) => {
+        if (row.model_name !== this.model.id) {
+          $("model").value = row.model_name;
+          this.#drawFields();
+        }
+        this.form.fill(settingsOf(row, this.model.request_schema));
+        this.open("create");
+        $("field-prompt").focus();
+      },
+      again: (row) => {
+        const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row.model_name));
+        this.open("create");
+        return this.#submit({ model: row.model_name, ...settings });
+      },
+      cancel: told((id) => this.generations.cancel(id)),
+      remove: told((id) => this.generations.remove(id)),
+      refresh: told((id) => this.generations.ask(id)),
+      isCompared: (id) => this.compare.ids.includes(id),
+      compare: (id, isIn) => {
+        const isNow = this.compare.set(id, isIn);
+        banner("compare", isIn && !isNow ? t("compareFull", { most: MOST }) : "");
+        for (const list of [this.feed, this.history.list]) list.mark();
+        return isNow;
+      },
+    };
+  }
+}
+
+new Workbench().start();

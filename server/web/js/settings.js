@@ -1,0 +1,34 @@
+/** What a generation was asked for, by its model's request schema. */
+
+import { t } from "./strings.js";
+
+/** The parameters of a schema in the order to be shown: `[name, property]`. */
+export function parameters(schema) {
+  return Object.entries(schema.properties).sort(([, a], [, b]) => a["x-order"] - b["x-order"]);
+}
+
+export function title(name, property) {
+  return t(`title.${name}`) ?? property.title ?? name;
+}
+
+/** Every parameter of a row, with the default where its request named none. */
+export function settingsOf(row, schema) {
+  return Object.fromEntries(
+    parameters(schema)
+      .map(([name, { default: standard }]) => [name, row[name] ?? standard])
+      .filter(([, value]) => value !== undefined),
+  );
+}
+
+/** The settings of a row in a few words each. */
+export function facts(row, schema) {
+  const { width, height, num_frames: frames, num_inference_steps: steps, ...rest } = settingsOf(row, schema);
+  return [
+    width && height && `${width} × ${height}`,
+    frames && t("frames", { frames }),
+    steps && t("steps", { steps }),
+    rest.guidance_scale !== undefined && t("guidance", { guidance: rest.guidance_scale }),
+    rest.run_fast && t("title.run_fast"),
+    rest.seed !== undefined && t("seed", { seed: rest.seed }),
+  ].filter(Boolean);
+}

@@ -1,0 +1,490 @@
+"""The Workbench in a real browser: what a visitor does with it, from the first look to the copied call."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.browser import Visitor, chromium
+from tests.contract.model_page import HOST, clients
+from tests.support import MODEL, ServerProcess, needs
+
+VisitorFactory = Callable[..., Visitor]
+
+QUICK = {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}
+LONG = {"Height": 256, "Width": 256, "Num Frames": 5, "Num Inference Steps": 100}
+AWKWARD = 'It\'s a "lake" \\ with $HOME & `ls` — 湖泊 <b>'
+SHELLS = {"cURL": "bash", "Python": "python"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitor(
+    browser: Browser, server: ServerProcess, start_server: Callable[..., ServerProcess]
+) -> Iterator[VisitorFactory]:
+    """Visitors to the shared server or another; none may have met an error or another host.
+
+    They leave before the test's own servers stop.
+    """
+    made: list[Visitor] = []
+
+    def make(base: str = server.url, **about: Any) -> Visitor:
+        made.append(Visitor(browser, base, **about))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.context.close()
+        assert one.errors == []
+        assert one.elsewhere == []
+
+
+def fill(page: Page, prompt: str, **settings: float) -> None:
+    """Fill in the form; settings by their label, with underscores for blanks."""
+    more = page.locator("#form details")
+    if more.get_attribute("open") is None:
+        more.locator("summary").click()
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    for label, value in settings.items():
+        page.get_by_role("spinbutton", name=label.replace("_", " ")).fill(str(value))
+
+
+def generate(page: Page, prompt: str, **settings: float) -> Locator:
+    """Ask for a video; returns its card."""
+    fill(page, prompt, **settings)
+    known = page.locator("#results .card").count()
+    page.get_by_role("button", name="Generate", exact=True).click()
+    expect(page.locator("#results .card")).to_have_count(known + 1)
+    return card(page, page.locator("#results .card").first.get_attribute("data-id") or "")
+
+
+def card(page: Page, id_: str) -> Locator:
+    return page.locator(f"#results .card[data-id='{id_}']")
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+    expect(page.get_by_role("tabpanel", name=name, exact=True)).to_be_visible()
+
+
+# create
+
+
+def test_a_first_visit_ends_with_a_video_that_plays(visitor: VisitorFactory) -> None:
+    page = visitor().open()
+    expect(page.get_by_text("Demo weights are serving")).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("serene lake"))
+
+    made = generate(page, "a red circle moving right", **QUICK)
+
+    video = made.locator("video")
+    expect(video).to_be_visible()
+    page.wait_for_function(
+        "video => !video.paused && video.currentTime > 0 && video.videoWidth === 64", arg=video.element_handle()
+    )
+    expect(made.get_by_text("Done in")).to_be_visible()
+    with page.expect_download() as download:
+        made.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename.startswith("paddock-")
+    assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
+
+
+def test_the_form_is_the_schemas(visitor: VisitorFactory, server: ServerProcess) -> None:
+    page = visitor().open(f"/ai/workbench?model={MODEL}")
+    page.locator("#form details summary").click()
+    schema = server.http.get(f"/models/{MODEL}").json()["request_schema"]
+    wanted = sorted(schema["properties"].items(), key=lambda item: item[1]["x-order"])
+
+    for name, about in wanted:
+        field = page.get_by_label(about["title"], exact=True)
+        value = field.input_value()
+        assert value == str(about.get("default", "")) or float(value) == about["default"], name
+        if "minimum" in about:
+            assert (field.get_attribute("min"), field.get_attribute("max")) == (
+                str(about["minimum"]),
+                str(about["maximum"]),
+            )
+    titles = page.locator("#form .field > label").all_inner_texts()
+    assert titles == [about["title"] for _, about in wanted]
+    shown_first = page.locator("#basic .field > label").all_inner_texts()
+    assert shown_first == [schema["properties"][name]["title"] for name in schema["basic"]]
+
+
+def test_another_model_has_a_form_of_its_own(visitor: VisitorFactory) -> None:
+    page = visitor().open("/?model=wan-ai-wan2-2-t2v-a14b-diffusers")
+    page.locator("#form details summary").click()
+
+    expect(page.get_by_label("Run Fast")).to_be_checked()
+    expect(page.get_by_role("spinbutton", name="Width")).to_have_attribute("max", "832")
+    page.get_by_label("Model").select_option(MODEL)
+    expect(page.get_by_role("spinbutton", name="Width")).to_have_attribute("max", "1280")
+    expect(page.get_by_label("Run Fast")).to_have_count(0)
+
+
+def test_what_is_wrong_is_said_while_typing_and_nothing_is_sent(visitor: VisitorFactory) -> None:
+    page = visitor().open()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    height = page.get_by_role("spinbutton", name="Height")
+
+    height.fill("721")
+    expect(page.get_by_text("Height must be from 1 to 720.")).to_be_visible()
+    height.fill("7.5")
+    expect(page.get_by_text("Height must be a whole number.")).to_be_visible()
+    page.get_by_role("button", name="Generate", exact=True).click()
+    expect(page.get_by_text("Look at the marked fields first.")).to_be_visible()
+    expect(height).to_be_focused()
+    height.fill("64")
+    expect(page.get_by_text("Height must be")).to_have_count(0)
+    page.get_by_label("Prompt", exact=True).fill("  ")
+    expect(page.get_by_text("Prompt is needed.")).to_be_visible()
+    assert sent == []
+
+
+def test_sizes_seed_and_keys(visitor: VisitorFactory) -> None:
+    page = visitor().open()
+    page.locator("#form details summary").click()
+    width, height, seed = (page.get_by_role("spinbutton", name=name) for name in ("Width", "Height", "Seed"))
+    resolution = page.get_by_role("group", name="Resolution")
+
+    page.get_by_role("button", name="720p").click()
+    assert (width.input_value(), height.input_value()) == ("1280", "720")
+    page.get_by_role("button", name="9:16").click()
+    # the model's height ends at 720: the shape is kept, not the pixels
+    assert (width.input_value(), height.input_value()) == ("400", "720")
+    width.fill("500")
+    expect(resolution.locator("[aria-pressed=true]")).to_have_count(0)
+
+    lock = page.get_by_role("button", name="Keep the seed")
+    expect(lock).to_have_attribute("aria-pressed", "false")
+    page.get_by_role("button", name="Roll a seed").click()
+    rolled = seed.input_value()
+    assert 0 <= int(rolled) < 2**53
+    expect(lock).to_have_attribute("aria-pressed", "true")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.locator("#form details summary").click()
+    assert seed.input_value() == rolled
+    lock.click()
+    assert seed.input_value() == ""
+
+    page.get_by_role("tab", name="Create").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Compare")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    fill(page, "sent by the keyboard", **QUICK)
+    page.get_by_label("Prompt", exact=True).press("Control+Enter")
+    expect(page.locator("#results .prompt").first).to_have_text("sent by the keyboard")
+
+
+def test_a_prompt_stays_text(visitor: VisitorFactory) -> None:
+    page = visitor().open()
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    hostile = "<img src=x onerror=alert(1)><script>alert(2)</script>{{7*7}}"
+
+    made = generate(page, hostile, **QUICK)
+
+    expect(made.locator(".prompt")).to_have_text(hostile)
+    expect(made.locator("video")).to_be_visible()
+    assert page.locator("#results img[src=x]").count() == 0
+
+
+def test_a_preview_is_seen_while_it_denoises_and_cancel_stops_it(
+    visitor: VisitorFactory, server: ServerProcess
+) -> None:
+    page = visitor().open()
+    made = generate(page, "a long one", **LONG)
+    expect(made.locator(".status")).to_contain_text("of 100")
+    expect(made.get_by_role("img", name="Preview")).to_be_visible()
+
+    made.get_by_role("button", name="Cancel").click()
+
+    expect(made.locator(".status")).to_have_text("Cancelled")
+    expect(made.get_by_role("img", name="Preview")).to_have_count(0)
+    assert server.row(made.get_attribute("data-id") or "")["status"] == "cancelled"
+
+
+def test_a_reload_in_the_middle_loses_nothing(visitor: VisitorFactory) -> None:
+    page = visitor().open()
+    made = generate(page, "reloaded", **{**LONG, "Num Inference Steps": 30})
+    expect(made.locator(".status")).to_contain_text("of 30")
+
+    page.reload()
+
+    expect(made.locator(".status")).to_contain_text("of 30")
+    expect(made.locator("video")).to_be_visible()
+
+
+def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) -> None:
+    page = visitor().open()
+    made = generate(page, "the first", Seed=7, **QUICK)
+    expect(made.locator("video")).to_be_visible()
+    page.get_by_role("button", name="Reset").click()
+
+    made.get_by_role("button", name="Use these settings").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("the first")
+    assert page.get_by_role("spinbutton", name="Seed").input_value() == "7"
+    assert page.get_by_role("spinbutton", name="Num Frames").input_value() == "5"
+
+    known = page.locator("#results .card").count()
+    made.get_by_role("button", name="Same again with a new seed").click()
+    expect(page.locator("#results .card")).to_have_count(known + 1)
+    again = server.row(page.locator("#results .card").first.get_attribute("data-id") or "")
+    first = server.row(made.get_attribute("data-id") or "")
+    assert again["seed"] != first["seed"]
+    assert {**again, "seed": 7, **QUICK_ROW} == {
+        **again,
+        **{name: first[name] for name in ("prompt", "seed", *QUICK_ROW)},
+    }
+
+    made.get_by_role("button", name="Delete").click()
+    made.get_by_role("button", name="Really delete?").click()
+    expect(made).to_have_count(0)
+    assert server.http.get(f"/queue/{first['generation_id']}").status_code == 404
+
+
+QUICK_ROW = {"height": 64, "width": 64, "num_frames": 5, "num_inference_steps": 2}
+
+
+# compare
+
+
+def test_videos_are_compared_in_step(visitor: VisitorFactory) -> None:
+    page = visitor().open()
+    for guidance in (1, 5, 7):
+        made = generate(page, "compared", Seed=3, **{**QUICK, "Num Frames": 33, "Guidance Scale": guidance})
+        expect(made.locator("video")).to_be_visible()
+        made.get_by_role("checkbox", name="Compare").check()
+
+    tab(page, "Compare")
+    videos = page.locator("#compare-videos video")
+    expect(videos).to_have_count(3)
+    page.wait_for_function("() => [...document.querySelectorAll('#compare-videos video')].every(v => v.readyState > 1)")
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_function("() => document.querySelector('#compare-videos video').currentTime > 0.3")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_label("Position").fill("0.5")
+    times = videos.evaluate_all("all => all.map(video => video.currentTime)")
+    assert all(abs(time - 33 / 16 / 2) < 0.1 for time in times), times
+
+    differing = page.locator("#compare-table tr.differs")
+    expect(differing).to_have_count(1)
+    assert differing.locator("th, td").all_inner_texts() == ["Guidance Scale", "1", "5", "7"]
+    page.get_by_label("Only what differs").check()
+    expect(page.locator("#compare-table tr")).to_have_count(2)
+
+
+# calls
+
+
+def test_the_calls_are_the_model_pages(visitor: VisitorFactory, server: ServerProcess) -> None:
+    page = visitor().open()
+    tab(page, "API")
+    seen = {}
+    for client in clients():
+        choose_call(page, client.transport, client.parameters, {"bash": "cURL", "python": "Python"}[client.language])
+        seen[client.name] = page.locator("#api-code").inner_text()
+    assert seen == {client.name: client.code.replace(HOST, server.url) for client in clients()}
+
+
+def test_the_calls_run_as_copied(visitor: VisitorFactory, server: ServerProcess, tmp_path: Path) -> None:
+    for program in ("curl", "jq", "mawk"):
+        needs(program)
+    visit = visitor()
+    visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = visit.open()
+    fill(page, AWKWARD, Seed=11, **QUICK)
+    tab(page, "API")
+    copied = {}
+    for client in clients():
+        language = {"bash": "cURL", "python": "Python"}[client.language]
+        choose_call(page, client.transport, client.parameters, language)
+        page.locator("#api-copy").click()
+        copied[client.name] = (client.language, page.evaluate("navigator.clipboard.readText()"))
+
+    def run(code: tuple[str, str]) -> str:
+        command = ["bash", "-ec"] if code[0] == "bash" else [sys.executable, "-c"]
+        env = {**os.environ, "OXEN_API_KEY": "any"}
+        done = subprocess.run([*command, code[1]], env=env, capture_output=True, text=True, check=False, timeout=240)
+        assert done.returncode == 0, done.stderr + code[1]
+        return done.stdout
+
+    with ThreadPoolExecutor(len(copied)) as pool:
+        printed = dict(zip(copied, pool.map(run, copied.values()), strict=True))
+
+    for name, output in printed.items():
+        assert "/api/files/" in output, (name, output)
+    rows = server.http.get("/generations", params={"search": AWKWARD.split()[0] + " $HOME"}).json()["generations"]
+    assert len(rows) == len(copied)
+    for row in rows:
+        assert (row["prompt"], row["seed"], row["status"]) == (AWKWARD, 11, "succeeded")
+        assert {name: row[name] for name in QUICK_ROW} == QUICK_ROW
+
+
+def choose_call(page: Page, transport: str, parameters: str, language: str) -> None:
+    for name in (transport, parameters, language):
+        page.locator("#api-choices").get_by_text(name, exact=True).click()
+
+
+# history
+
+
+def test_history_is_searched_and_paged(visitor: VisitorFactory, start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    for number in range(14):
+        server.enqueue(prompt=f"Number {number} of the LAKE")
+    last = server.enqueue(prompt="100 % of a mountain")
+    bad = server.enqueue(prompt="no such height", height=9999)
+    server.wait_for(last, "succeeded")
+    page = visitor(server.url).open("/#history")
+    prompts = page.locator("#history-list .prompt")
+
+    expect(prompts).to_have_count(12)
+    expect(page.get_by_text("Page 1 of 2, 16 in all")).to_be_visible()
+    page.get_by_role("button", name="Next").click()
+    expect(prompts).to_have_count(4)
+    page.get_by_label("Search prompts").fill("lake number 1")
+    expect(page.get_by_text("Page 1 of 1, 5 in all")).to_be_visible()
+    page.get_by_label("Search prompts").fill("%")
+    expect(prompts).to_have_text(["100 % of a mountain"])
+    page.get_by_label("Search prompts").fill("")
+    page.get_by_label("Status").select_option("failed")
+    expect(prompts).to_have_text(["no such height"])
+    expect(page.locator(f"[data-id='{bad}'] .error").last).to_have_text("height must be an integer between 1 and 720")
+
+
+# the server
+
+
+def test_a_restart_in_the_middle_is_survived(
+    visitor: VisitorFactory, start_server: Callable[..., ServerProcess]
+) -> None:
+    server = start_server(checkpoint_interval="0.2")
+    visit = visitor(server.url)
+    page = visit.open()
+    made = generate(page, "over a restart", **{**LONG, "Num Inference Steps": 40})
+    expect(made.locator(".status")).to_contain_text("of 40")
+
+    server.stop()
+    expect(page.get_by_text("The server cannot be reached")).to_be_visible()
+    server.start()
+
+    expect(page.get_by_text("The server cannot be reached")).to_have_count(0)
+    expect(made.locator("video")).to_be_visible()
+    # what the browser itself writes of requests that nobody answered
+    visit.errors[:] = [error for error in visit.errors if not error.startswith("Failed to load resource")]
+
+
+def test_a_key_is_asked_for_and_kept_in_the_browser(
+    visitor: VisitorFactory, start_server: Callable[..., ServerProcess]
+) -> None:
+    server = start_server(api_keys="right")
+    visit = visitor(server.url)
+    page = visit.context.new_page()
+    page.goto(server.url)
+    dialog = page.get_by_role("dialog", name="This server needs an API key")
+
+    dialog.get_by_label("API key").fill("wrong")
+    dialog.get_by_role("button", name="Use this key").click()
+    expect(dialog.get_by_text("The server does not know this key.")).to_be_visible()
+    dialog.get_by_label("API key").fill("right")
+    dialog.get_by_label("API key").press("Enter")
+    page.wait_for_selector("body[data-ready]")
+    made = generate(page, "with a key", **QUICK)
+    expect(made.locator("video")).to_be_visible()
+
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    expect(made.locator("video")).to_be_visible()
+    assert visit.context.cookies() == []
+    assert "right" not in page.url
+    tab(page, "API")
+    expect(page.get_by_text("The calls read your key from the variable OXEN_API_KEY")).to_be_visible()
+    # what the browser itself writes of a refusal
+    visit.errors[:] = [error for error in visit.errors if "401 (Unauthorized)" not in error]
+
+
+def test_models_are_loaded_and_unloaded(visitor: VisitorFactory, start_server: Callable[..., ServerProcess]) -> None:
+    page = visitor(start_server().url).open()
+    page.locator("#machine-button").click()
+    model = page.locator(f"#machine-models li[data-id='{MODEL}']")
+    expect(model.locator(".state")).to_have_text("not loaded")
+
+    model.get_by_role("button", name="Load").click()
+    expect(model.locator(".state")).to_have_text("loaded")
+    expect(model.get_by_role("button", name="Unload")).to_be_visible()
+    model.get_by_role("button", name="Unload").click()
+    expect(model.locator(".state")).to_have_text("not loaded")
+    expect(page.get_by_role("dialog").get_by_text("GiB free")).to_have_count(2)
+
+
+# everybody
+
+
+def test_a_phone_has_room_for_it(visitor: VisitorFactory) -> None:
+    page = visitor(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True).open()
+    expect(generate(page, "on a phone " + "long" * 40, **QUICK).locator("video")).to_be_visible()
+
+    for name in ("Create", "Compare", "API", "History"):
+        tab(page, name)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, name
+    page.locator("#machine-button").click()
+    box = page.get_by_role("dialog").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(visitor: VisitorFactory, scheme: str) -> None:
+    page = visitor(color_scheme=scheme, reduced_motion="reduce").open()
+    made = generate(page, "looked at by axe", **QUICK)
+    expect(made.locator("video")).to_be_visible()
+    # who would rather have nothing move is not shown a video unasked
+    assert made.locator("video").evaluate("video => video.paused")
+    other = generate(page, "the other", **QUICK)
+    for one in (made, other):
+        one.get_by_role("checkbox", name="Compare").check()
+    page.get_by_role("spinbutton", name="Height").fill("9999")
+
+    for name in ("Create", "Compare", "API", "History"):
+        tab(page, name)
+        assert_accessible(page, name)
+    page.locator("#machine-button").click()
+    expect(page.locator("#machine-models li").first).to_be_visible()
+    assert_accessible(page, "machine")
+
+
+def assert_accessible(page: Page, where: str) -> None:
+    found = Axe().run(page).response["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert serious == [], (
+        f"{where}: {json.dumps([(v['id'], v['help'], v['nodes'][0]['html']) for v in serious], indent=1)}"
+    )
+
+
+def test_it_speaks_chinese(visitor: VisitorFactory) -> None:
+    page = visitor(locale="zh-CN").open()
+    assert page.locator("html").get_attribute("lang") == "zh"
+    expect(page.get_by_role("button", name="生成")).to_be_visible()
+    expect(page.get_by_label("提示词", exact=True)).to_be_visible()
+    for english in ("Generate", "Prompt", "History", "undefined"):
+        assert page.get_by_text(english, exact=True).count() == 0
+
+    page.get_by_role("button", name="English").click()
+    page.wait_for_selector("body[data-ready]")
+    expect(page.get_by_role("button", name="Generate", exact=True)).to_be_visible()
