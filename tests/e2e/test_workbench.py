@@ -328,7 +328,7 @@ def test_the_calls_run_as_copied(visitor: VisitorFactory, server: ServerProcess,
 
     for name, output in printed.items():
         assert "/api/files/" in output, (name, output)
-    rows = server.http.get("/generations", params={"search": AWKWARD.split()[0] + " $HOME"}).json()["generations"]
+    rows = server.http.get("/generations", params={"search": "lake $HOME 湖泊"}).json()["generations"]
     assert len(rows) == len(copied)
     for row in rows:
         assert (row["prompt"], row["seed"], row["status"]) == (AWKWARD, 11, "succeeded")
