@@ -52,7 +52,13 @@ class Script:
         return cls()
 
     def run(
-        self, params: VideoParams, path: Path, on_progress: ProgressCallback, cancelled: object, checkpoint: object
+        self,
+        params: VideoParams,
+        path: Path,
+        on_progress: ProgressCallback,
+        cancelled: object,
+        checkpoint: object,
+        preview: object,
     ) -> VideoFile:
         for progress in STEPS:
             on_progress(progress)

@@ -42,10 +42,11 @@ async def make_engine(
             device="cpu",
             artifacts=str(tmp_path / "videos"),
             checkpoints=str(tmp_path / "checkpoints"),
+            previews=str(tmp_path / "previews"),
             cache=str(weights_folder.parent),
             demo=demo,
         )
-        for name in ("videos", "checkpoints"):
+        for name in ("videos", "checkpoints", "previews"):
             (tmp_path / name).mkdir(exist_ok=True)
         engines.append(LocalEngine(options, cancel_grace=cancel_grace, silence=silence))
         return engines[-1]
@@ -64,7 +65,8 @@ async def engine(make_engine: EngineFactory) -> LocalEngine:
 
 
 def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1) -> Job:
-    return Job(generation_id, attempt, params, f"{generation_id}.{attempt}.mp4", f"{generation_id}.ckpt")
+    keys = (f"{generation_id}.{attempt}.mp4", f"{generation_id}.ckpt", f"{generation_id}.jpg")
+    return Job(generation_id, attempt, params, *keys)
 
 
 async def run(engine: LocalEngine, wanted: Job) -> list[Progressed]:
