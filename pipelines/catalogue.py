@@ -8,17 +8,20 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.errors import CatalogueError
-from pipelines.spec import Fast, Lora, ModelSpec, WeightFile
+from pipelines.spec import Fast, LatentRgb, Lora, ModelSpec, WeightFile
 
 DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 """What the command line and the examples ask for unless told otherwise."""
 
 BUILT_IN = Path(__file__).resolve().parents[1] / "configs" / "models"
+
+LATENT_RGB = BUILT_IN.parent / "latent_rgb"
+"""Maps from latents to RGB, a file for each VAE, which several models may share."""
 
 Json = dict[str, Any]
 
@@ -157,6 +160,18 @@ class _FastTable(_Table):
     flow_shift: float
 
 
+_Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class _LatentRgbTable(_Table):
+    factors: list[_Triple] = Field(min_length=1)
+    bias: _Triple
+
+    def latent_rgb(self) -> LatentRgb:
+        (red, green, blue), factors = self.bias, [(r, g, b) for r, g, b in self.factors]
+        return LatentRgb(tuple(factors), (red, green, blue))
+
+
 class _ModelTable(_Table):
     repo: str
     fps: int = Field(ge=1, le=120)
@@ -168,14 +183,27 @@ class _ModelTable(_Table):
     files: dict[Literal["transformer", "transformer_2"], _WeightFileTable] = {}
     loras: list[_LoraTable] = []
     fast: _FastTable | None = None
+    latent_rgb: str | None = None
+
+    @model_validator(mode="after")
+    def _its_projection_is_known(self) -> "_ModelTable":
+        known = sorted(path.stem for path in LATENT_RGB.glob("*.toml"))
+        if self.latent_rgb is not None and self.latent_rgb not in known:
+            raise ValueError(f"latent_rgb must be one of {', '.join(known)}")
+        return self
 
     def spec(self, model_id: str, sizes: tuple[tuple[int, int, int], ...]) -> ModelSpec:
         """What is loaded for a model of this id; `sizes` as in ModelSpec."""
-        fields = self.model_dump(exclude={"files", "loras", "fast"})
+        fields = self.model_dump(exclude={"files", "loras", "fast", "latent_rgb"})
         files = tuple(WeightFile(**table.model_dump(), part=part) for part, table in self.files.items())
         fast = None if self.fast is None else Fast(tuple(map(_LoraTable.lora, self.fast.loras)), self.fast.flow_shift)
         loras = tuple(map(_LoraTable.lora, self.loras))
-        return ModelSpec(**fields, id=model_id, sizes=sizes, files=files, loras=loras, fast=fast)
+        rgb = None if self.latent_rgb is None else _read_latent_rgb(LATENT_RGB / f"{self.latent_rgb}.toml")
+        return ModelSpec(**fields, id=model_id, sizes=sizes, files=files, loras=loras, fast=fast, latent_rgb=rgb)
+
+
+def _read_latent_rgb(path: Path) -> LatentRgb:
+    return _LatentRgbTable.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).latent_rgb()
 
 
 class CatalogueEntry(_Table):

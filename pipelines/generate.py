@@ -11,10 +11,14 @@ from pipelines.attention import fast_attention
 from pipelines.checkpoint import HalfDone
 from pipelines.errors import NonFiniteOutputError
 from pipelines.geometry import Geometry
+from pipelines.preview import clean_latents
 from pipelines.spec import VideoParams
 
 Capture = Callable[[float], HalfDone]
 """Copies the state of a denoising on which so many seconds of work were spent."""
+
+Predict = Callable[[], torch.Tensor | None]
+"""The normalised latents (1, channels, t, h, w) that a step takes for the finished ones; None if that is unknown."""
 
 _PIXELS = {"480p": 832 * 480, "720p": 1280 * 720}
 
@@ -28,7 +32,7 @@ def denoise(
     *,
     flow_shift: float | None,
     half_done: HalfDone | None = None,
-    on_step: Callable[[int, Capture], None] = lambda *_: None,
+    on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
 ) -> torch.Tensor:
     """Run the denoising steps, all or those after `half_done`, and return normalised latents (1, channels, t, h, w).
 
@@ -37,12 +41,18 @@ def denoise(
     Raises NonFiniteOutputError when the latents are no longer numbers.
     """
     generator = torch.Generator("cpu").manual_seed(params.seed)
+    before: torch.Tensor | None = None
 
     def after_step(pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         def capture(seconds: float) -> HalfDone:
             return HalfDone.capture(pipe.scheduler, index + 1, tensors["latents"], generator, seconds)
 
-        on_step(index + 1, capture)
+        def predict() -> torch.Tensor | None:
+            return clean_latents(pipe.scheduler, tensors["latents"], before)
+
+        nonlocal before
+        on_step(index + 1, capture, predict)
+        before = tensors["latents"]
         return tensors
 
     if flow_shift is not None:

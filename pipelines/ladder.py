@@ -16,6 +16,7 @@ from pipelines.geometry import Geometry
 from pipelines.limits import LearnedLimits
 from pipelines.load import CACHE, plan_here, shape_here, this_machine
 from pipelines.memory import CLEARLY, Machine, leaner, plan, priced
+from pipelines.preview import Preview
 from pipelines.runner import Runner
 from pipelines.shapes import ModelShape
 from pipelines.spec import CancelCheck, LoadCallback, ModelSpec, ProgressCallback, VideoFile, VideoParams
@@ -73,6 +74,7 @@ class Ladder:
         on_progress: ProgressCallback = lambda _: None,
         cancelled: CancelCheck = lambda: False,
         checkpoint: Checkpoint | None = None,
+        preview: Preview | None = None,
     ) -> VideoFile:
         """Make one video as `Runner.run` does; raises DeviceMemoryError when no plan has room for it as well.
 
@@ -80,7 +82,7 @@ class Ladder:
         """
         before = self._plan
         try:
-            return self._run(params, path, on_progress, cancelled, checkpoint)
+            return self._run(params, path, on_progress, cancelled, checkpoint, preview)
         except DeviceMemoryError:
             self.close()
             self._plan = before
@@ -93,11 +95,12 @@ class Ladder:
         on_progress: ProgressCallback,
         cancelled: CancelCheck,
         checkpoint: Checkpoint | None,
+        preview: Preview | None,
     ) -> VideoFile:
         while True:
             runner = self._loaded()
             try:
-                return runner.run(params, path, on_progress, cancelled, checkpoint)
+                return runner.run(params, path, on_progress, cancelled, checkpoint, preview)
             except torch.OutOfMemoryError as error:
                 log.warning("out of memory with %s: %s", self._layout, str(error).partition("\n")[0])
             # only here has the exception, and with it every tensor that its frames held, been let go

@@ -26,10 +26,11 @@ from pipelines.geometry import Geometry, Grid
 from pipelines.lora import Loras
 from pipelines.memory import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
 from pipelines.placement import TRANSFORMERS, bring, place, residence
+from pipelines.preview import read_latent_rgb
 from pipelines.reading import fill, headers, skeleton
 from pipelines.resumable import ResumableWanPipeline
 from pipelines.shapes import ModelShape, read_shape
-from pipelines.spec import LoadCallback, Lora, WeightFile
+from pipelines.spec import LatentRgb, LoadCallback, Lora, WeightFile
 from pipelines.storage import Storage, stored
 
 CACHE = Path("~/.cache/paddock").expanduser()
@@ -57,7 +58,8 @@ def silence_progress_bars() -> None:
 class LoadedPipeline:
     """A diffusers pipeline ready to run, the sizes it can make, and the facts its output depends on.
 
-    `layout` is how it is laid out; None on a CPU, where all of it is in the one memory there is.
+    `layout` is how it is laid out; None on a CPU, where all of it is in the one memory there is. `latent_rgb` is the
+    map for previews that came with the weights, if one did.
     """
 
     pipe: Any
@@ -65,6 +67,7 @@ class LoadedPipeline:
     grid: Grid
     layout: Layout | None
     fingerprint: dict[str, str]
+    latent_rgb: LatentRgb | None = None
 
     @property
     def decoding(self) -> Decoding:
@@ -139,6 +142,7 @@ def load_pipeline(
             "gguf": version("gguf"),
             "transformers": transformers.__version__,
         },
+        latent_rgb=read_latent_rgb(folder),
     )
 
 

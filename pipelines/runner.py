@@ -5,21 +5,24 @@ runner.run(VideoParams(...), Path("video.mp4"))
 """
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from pipelines.checkpoint import Checkpoint, HalfDone
 from pipelines.decode import decode_frames
 from pipelines.encode import Mp4Writer
 from pipelines.errors import GenerationCancelled
-from pipelines.generate import Capture, denoise, flow_shift_at, recover, release_memory, uses_guidance
+from pipelines.generate import Capture, Predict, denoise, flow_shift_at, recover, release_memory, uses_guidance
 from pipelines.geometry import Geometry
 from pipelines.load import CACHE, LoadedPipeline, load_pipeline, plan_here
 from pipelines.memory import Layout
+from pipelines.preview import Preview, draw, fitting
 from pipelines.prompts import EmbeddingStore, PromptEncoder
 from pipelines.spec import (
     CancelCheck,
@@ -42,6 +45,7 @@ class Runner:
     def __init__(self, spec: ModelSpec, loaded: LoadedPipeline, cache: Path = CACHE) -> None:
         self.spec = spec
         self._loaded = loaded
+        self._latent_rgb = fitting(loaded.latent_rgb or spec.latent_rgb, loaded.pipe.vae)
         # a model small enough for a processor encodes a prompt sooner than a file is read
         store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoded_by(spec, loaded))
         self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store)
@@ -101,8 +105,11 @@ class Runner:
         on_progress: ProgressCallback = lambda _: None,
         cancelled: CancelCheck = lambda: False,
         checkpoint: Checkpoint | None = None,
+        preview: Preview | None = None,
     ) -> VideoFile:
         """Make one video and write it to `path`, whole or not at all, from where its checkpoint left it if it has one.
+
+        A preview is drawn meanwhile, unless nobody knows how for this model; it changes nothing of the video.
 
         Raises GenerationCancelled within one denoising step, or one group of frames, of `cancelled()` becoming true,
         GenerationSuspended by order of the checkpoint, NonFiniteOutputError or EncodingError. After any of them the
@@ -110,7 +117,7 @@ class Runner:
         """
         if not self.spec.guidance:
             params = replace(params, guidance_scale=1.0)
-        course = _Course(params, self._latents_depend_on(params), on_progress, cancelled, checkpoint)
+        course = _Course(params, self._latents_depend_on(params), on_progress, cancelled, checkpoint, preview)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         try:
             return self._write(self._denoise(params, geometry, course), path, geometry, course)
@@ -131,6 +138,10 @@ class Runner:
         prompt = self._prompts.encode(params.prompt)
         negative = self._prompts.encode(params.negative_prompt) if uses_guidance(params) else None
         course.report(Stage.DENOISE, course.steps_before, params.num_inference_steps)
+
+        def after_step(step: int, capture: Capture, predict: Predict) -> None:
+            course.after_step(step, capture, lambda: self._draw(predict, geometry))
+
         return denoise(
             self._loaded.pipe,
             prompt,
@@ -139,8 +150,13 @@ class Runner:
             geometry,
             flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
             half_done=course.half_done,
-            on_step=course.after_step,
+            on_step=after_step,
         )
+
+    def _draw(self, predict: Predict, geometry: Geometry) -> Image.Image | None:
+        if self._latent_rgb is None or (latents := predict()) is None:
+            return None
+        return draw(latents, self._latent_rgb, geometry)
 
     def _write(self, latents: torch.Tensor, path: Path, geometry: Geometry, course: "_Course") -> VideoFile:
         with (
@@ -168,12 +184,14 @@ class _Course:
         on_progress: ProgressCallback,
         cancelled: CancelCheck,
         checkpoint: Checkpoint | None,
+        preview: Preview | None,
     ) -> None:
         self._steps = params.num_inference_steps
         self._depends_on = depends_on
         self._on_progress = on_progress
         self._cancelled = cancelled
         self._checkpoint = checkpoint
+        self._preview = preview
         self.half_done: HalfDone | None = None if checkpoint is None else checkpoint.load(depends_on)
         self.steps_before = 0 if self.half_done is None else self.half_done.step
         self._begun = time.monotonic() - (0.0 if self.half_done is None else self.half_done.seconds)
@@ -190,9 +208,12 @@ class _Course:
         if self._cancelled():
             raise GenerationCancelled
 
-    def after_step(self, step: int, capture: Capture) -> None:
-        """What is due after a denoising step: an end, a report, a checkpoint."""
+    def after_step(self, step: int, capture: Capture, draw: Callable[[], Image.Image | None]) -> None:
+        """What is due after a denoising step: an end, a preview, a report, a checkpoint."""
         self.check()
+        if self._preview is not None:
+            # before the report, which tells of it
+            self._preview.after_step(step, draw, is_last=step == self._steps)
         self.report(Stage.DENOISE, step, self._steps)
         if self._checkpoint is not None:
             self._checkpoint.after_step(

@@ -50,6 +50,17 @@ class Fast:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentRgb:
+    """A linear map from a VAE's normalised latents to RGB in about -1 … 1, for a look at them without decoding.
+
+    `factors` is what a channel adds to red, green and blue, one triple a channel; `bias` is added to all.
+    """
+
+    factors: tuple[tuple[float, float, float], ...]
+    bias: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What is loaded for a model, and how it is run.
 
@@ -60,8 +71,9 @@ class ModelSpec:
     first, then the usual one; `shape` holds the configurations of the parts, as far as planning needs them, for a
     machine that has no weights yet. `flow_shift` is how far the noise levels lean towards the noisy end, at the
     resolutions "480p" and "720p"; None leaves the scheduler's own. `loras` are merged into the weights, `fast` is what
-    `run_fast` asks for, and `guidance` tells whether the weights want any. `id` is what the catalogue calls it, empty
-    outside of one.
+    `run_fast` asks for, and `guidance` tells whether the weights want any. `latent_rgb` is what previews are made by,
+    unless the weights come with a map of their own; without either there are none. `id` is what the catalogue calls it,
+    empty outside of one.
     """
 
     repo: str
@@ -76,6 +88,7 @@ class ModelSpec:
     loras: tuple[Lora, ...] = ()
     fast: Fast | None = None
     guidance: bool = True
+    latent_rgb: LatentRgb | None = None
     id: str = ""
 
     @property

@@ -14,6 +14,9 @@ PARTS = frozenset({"scheduler", "text_encoder", "tokenizer", "transformer", "tra
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json")
 """How the names of a part's weights end, and of the list of them."""
 
+LATENT_RGB = "vae/latent_rgb.json"
+"""Where a folder may keep a map from its latents to RGB, which makes previews and no video."""
+
 _SMALL = 100_000
 _HEADER_LENGTH_BYTES = 8
 
@@ -157,11 +160,13 @@ def _check_component(component: Path) -> None:
 def digest(folder: Path, replaced: Collection[str] = ()) -> str:
     """What tells these weights from others: every file's name, size and time, and what the small JSON ones say.
 
-    The weights of the parts `replaced` do not count: whether they are there makes no difference.
+    The weights of the parts `replaced` do not count: whether they are there makes no difference. Nor does LATENT_RGB.
     """
     facts = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.parent.name in replaced and path.name.endswith(WEIGHT_SUFFIXES):
+            continue
+        if path == folder / LATENT_RGB:
             continue
         status = path.stat()
         facts.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())

@@ -29,6 +29,7 @@ from server.engine.local import LocalEngine
 from server.engine.watchdog import Patience
 from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 from server.events import Broker
+from server.previews import Previews
 from server.retention import Retention
 from server.service import Service
 from server.settings import Settings
@@ -57,13 +58,14 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             stack.callback(store.close)
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
             checkpoints = Checkpoints(settings.data_dir)
+            app.state.previews = previews = Previews(settings.data_dir)
             broker = Broker()
             catalogue = load_catalogue(settings)
-            engines = [_engine(settings, device, artifacts, checkpoints) for device in devices]
+            engines = [_engine(settings, device, artifacts, checkpoints, previews) for device in devices]
             disk = Disk(settings.data_dir, settings.min_free_bytes)
             kept = retention(settings, store, artifacts)
             dispatcher = Dispatcher(
-                *(store, artifacts, checkpoints, broker, catalogue, engines, disk, kept),
+                *(store, artifacts, checkpoints, previews, broker, catalogue, engines, disk, kept),
                 lease=settings.lease,
                 idle_unload=settings.idle_unload,
                 tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
@@ -151,12 +153,16 @@ def _name_in(lock: IO[str]) -> str:
     return name
 
 
-def _engine(settings: Settings, device: str, artifacts: Artifacts, checkpoints: Checkpoints) -> LocalEngine:
+def _engine(
+    settings: Settings, device: str, artifacts: Artifacts, checkpoints: Checkpoints, previews: Previews
+) -> LocalEngine:
     options = WorkerOptions(
         device=device,
         artifacts=str(artifacts.folder),
         checkpoints=str(checkpoints.folder),
+        previews=str(previews.folder),
         checkpoint_interval=settings.checkpoint_interval,
+        preview_interval=settings.preview_interval,
         cache=str(settings.data_dir / "cache"),
         demo=settings.demo,
     )

@@ -4,17 +4,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.artifacts import Artifacts, artifact_key
 from server.checkpoints import Checkpoints
 from server.disk import Disk
-from server.engine.messages import Checkpointed, Progressed
+from server.engine.messages import Checkpointed, Previewed, Progressed, RunReport
 from server.errors import RecordsUnavailableError
 from server.events import Broker, Event, Live
 from server.generations import Generation
+from server.previews import Previews
 from server.store import StaleAttemptError, Store
 
 log = logging.getLogger("paddock.claims")
@@ -44,7 +45,7 @@ class Running:
         eta = None
         if report.fraction >= _ETA_FROM:
             eta = report.seconds * (1 - report.fraction) / report.fraction
-        self.live = Live(report.fraction, eta, report.stage, report.step, report.steps)
+        self.live = Live(report.fraction, eta, report.stage, report.step, report.steps, self.live.preview)
         # a generation that starts over has left its checkpoint aside
         self.saved = min(self.saved, report.fraction)
 
@@ -62,6 +63,7 @@ class Claims:
         store: Store,
         artifacts: Artifacts,
         checkpoints: Checkpoints,
+        previews: Previews,
         broker: Broker,
         disk: Disk,
         lease: float,
@@ -70,6 +72,7 @@ class Claims:
         self.store = store
         self._artifacts = artifacts
         self._checkpoints = checkpoints
+        self._previews = previews
         self._broker = broker
         self._disk = disk
         self._lease = lease
@@ -104,13 +107,22 @@ class Claims:
                     await on_lost(running.held)
                 return
 
-    def on_report(self, running: Running, report: Progressed | Checkpointed) -> None:
-        """Note how far a worker is, or what of it is saved, and tell subscribers."""
-        if isinstance(report, Checkpointed):
-            running.saved = report.fraction
-        else:
-            running.advance(report)
-            self.announce_progress(running)
+    def on_report(self, running: Running, report: RunReport) -> None:
+        """Note how far a worker is, or what of it is saved or to be seen, and tell subscribers of progress."""
+        match report:
+            case Checkpointed():
+                running.saved = report.fraction
+            case Previewed():
+                # the report of the same step comes next, and tells of it
+                running.live = replace(running.live, preview=report.step)
+            case Progressed():
+                running.advance(report)
+                self.announce_progress(running)
+
+    def end_preview(self, running: Running) -> None:
+        """Remove the picture of a generation that no worker goes on with."""
+        running.live = replace(running.live, preview=None)
+        self._previews.discard(running.held.id)
 
     def announce_progress(self, running: Running) -> None:
         """Tell subscribers how a generation is doing, unless it is cancelled already."""
@@ -135,6 +147,7 @@ class Claims:
 
     async def give_back(self, running: Running) -> None:
         """Record what became of a generation; if that is not known, return it to the queue."""
+        self.end_preview(running)
         with suppress(StaleAttemptError):
             if running.end is not None:
                 self.announce(await running.end())

@@ -17,6 +17,7 @@ from server.errors import RecordsUnavailableError
 from server.events import Broker, Live
 from server.generations import Generation, Status
 from server.lane import Deployment, Lane
+from server.previews import Previews
 from server.retention import Retention
 from server.store import Store
 
@@ -38,6 +39,7 @@ class Dispatcher:
         store: Store,
         artifacts: Artifacts,
         checkpoints: Checkpoints,
+        previews: Previews,
         broker: Broker,
         catalogue: Mapping[str, CatalogueEntry],
         engines: Sequence[Engine],
@@ -50,11 +52,12 @@ class Dispatcher:
         self._store = store
         self._artifacts = artifacts
         self._checkpoints = checkpoints
+        self._previews = previews
         self._disk = disk
         self._retention = retention
         self._lease = lease
         self._tasks: list[asyncio.Task[None]] = []
-        self._claims = Claims(store, artifacts, checkpoints, broker, disk, lease, self.wake)
+        self._claims = Claims(store, artifacts, checkpoints, previews, broker, disk, lease, self.wake)
         tolerance = tolerance or Tolerance()
         self.lanes = [Lane(engine, self._claims, catalogue, idle_unload, tolerance) for engine in engines]
 
@@ -70,6 +73,7 @@ class Dispatcher:
         # other servers' workers may write to the same folder
         self._artifacts.sweep(untouched=_LONG_DEAD_SECONDS if self._store.is_shared else 0)
         self._checkpoints.sweep()
+        self._previews.sweep()
         for lane in self.lanes:
             lane.start()
         self._tasks = [asyncio.create_task(self._take_care()), asyncio.create_task(self._await_room())]
@@ -95,6 +99,7 @@ class Dispatcher:
             try:
                 for id_ in await self._store.ended(self._checkpoints.kept()):
                     self._checkpoints.discard(id_)
+                self._drop_previews()
                 is_behind = await self._retention.tidy()
                 await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
                 for generation in await self._store.abandoned():
@@ -129,7 +134,16 @@ class Dispatcher:
                 log.warning("the queue cannot be looked at: %s", error)
 
     def _is_held(self, generation: Generation) -> bool:
-        return any(lane.running is not None and lane.running.held.id == generation.id for lane in self.lanes)
+        return generation.id in self._held
+
+    def _drop_previews(self) -> None:
+        """Remove what a worker wrote in its last moment, when its generation had been given up."""
+        for id_ in self._previews.kept() - self._held:
+            self._previews.discard(id_)
+
+    @property
+    def _held(self) -> set[str]:
+        return {lane.running.held.id for lane in self.lanes if lane.running is not None}
 
     def wake(self) -> None:
         """Tell the lanes that something was queued."""

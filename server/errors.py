@@ -110,6 +110,13 @@ class GenerationNotFoundError(ResourceNotFoundError):
         super().__init__("No generation has this id.")
 
 
+class PreviewNotFoundError(ResourceNotFoundError):
+    """No picture of a generation, now or here."""
+
+    def __init__(self) -> None:
+        super().__init__("This generation has no preview: there is one while it is denoised or decoded.")
+
+
 BY_STATUS: dict[int, type[PaddockError]] = {
     error.status: error
     for error in (

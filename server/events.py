@@ -13,13 +13,17 @@ BACKLOG = 256
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """How a running generation is doing: `progress` 0 … 1 of the whole, `eta` in seconds to its completion."""
+    """How a running generation is doing: `progress` 0 … 1 of the whole, `eta` in seconds to its completion.
+
+    `preview` is the number of steps that its picture shows the result of; None while there is no picture.
+    """
 
     progress: float
     eta: float | None = None
     stage: str | None = None
     step: int | None = None
     steps: int | None = None
+    preview: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

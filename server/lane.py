@@ -14,6 +14,7 @@ from uuid import uuid4
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.catalogue import CatalogueEntry
+from pipelines.spec import VideoParams
 from server.artifacts import artifact_key
 from server.checkpoints import checkpoint_key
 from server.circuit import Circuit, Health, Tolerance
@@ -28,8 +29,10 @@ from server.engine.base import (
     RunSuspendedError,
     WorkerDiedError,
 )
+from server.engine.messages import Done
 from server.errors import RecordsUnavailableError
 from server.generations import Generation, Status
+from server.previews import preview_key
 from server.store import StaleAttemptError
 
 log = logging.getLogger("paddock.lane")
@@ -253,8 +256,7 @@ class Lane:
             running.fingerprint = await self._load(entry.variant(held.params.run_fast))
             await claims.renew(running)
             self._check(running)
-            job = Job(held.id, held.attempt, held.params, artifact_key(held.id, held.attempt), checkpoint_key(held.id))
-            done = await self._engine.run(job, lambda report: claims.on_report(running, report))
+            done = await self._run(running, held.params)
         except (LoadFailedError, GenerationFailedError) as error:
             return await running.settle(partial(claims.store.fail, held, str(error)))
         except RunCancelledError as error:
@@ -275,6 +277,14 @@ class Lane:
             sentence = "The server failed on this generation. Its log says more."
             return await running.settle(partial(claims.store.fail, held, sentence))
         return await running.settle(partial(claims.store.succeed, held, done.artifact, done.fingerprint))
+
+    async def _run(self, running: Running, params: VideoParams) -> Done:
+        id_, attempt = running.held.id, running.held.attempt
+        job = Job(id_, attempt, params, artifact_key(id_, attempt), checkpoint_key(id_), preview_key(id_))
+        try:
+            return await self._engine.run(job, lambda report: self._claims.on_report(running, report))
+        finally:
+            self._claims.end_preview(running)
 
     def _check(self, running: Running) -> None:
         """Raise if it is not to be run: the engine, not running yet, has not heard of what was asked meanwhile."""

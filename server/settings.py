@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     unhealthy_after: int = Field(default=5, ge=1)
     unhealthy_cooldown: float = Field(default=60.0, gt=0)
     checkpoint_interval: float = Field(default=5.0, ge=0)
+    preview_interval: float = Field(default=1.0, ge=0)
     stop_grace: float = Field(default=10.0, gt=0)
     lease: float = Field(default=60.0, gt=1)
     idle_unload: float = Field(default=900.0, ge=0)

@@ -52,7 +52,13 @@ class Script:
         return cls()
 
     def run(
-        self, params: VideoParams, path: Path, on_progress: ProgressCallback, cancelled: object, checkpoint: object
+        self,
+        params: VideoParams,
+        path: Path,
+        on_progress: ProgressCallback,
+        cancelled: object,
+        checkpoint: object,
+        preview: object,
     ) -> VideoFile:
         for progress in STEPS:
             on_progress(progress)
@@ -152,6 +158,7 @@ def main() -> None:
         ("pipelines.ladder", {"Ladder": Script}),
         ("pipelines.load", {"silence_progress_bars": lambda: None}),
         ("pipelines.checkpoint", {"Checkpoint": lambda *_, **__: None}),
+        ("pipelines.preview", {"Preview": lambda *_, **__: None}),
         ("pipelines.health", {"fault": lambda device: f"The device {device} fails: it fell off the bus."}),
     ):
         sys.modules[name] = module(name, **contents)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
 
+from pipelines.demo.fit_latent_rgb import fit_weights
 from pipelines.demo.train_text import load_text_encoder
 from pipelines.demo.train_transformer import SHIFT, load_average
 
@@ -28,6 +29,7 @@ def export(state: Path, folder: Path, flow_shift: float = SHIFT, dtype: torch.dt
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift
         ),
     ).save_pretrained(folder)
+    fit_weights(folder)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from server.errors import (
     UnavailableError,
     UnsupportedMediaTypeError,
 )
+from server.events import Live
 from server.generations import Status
+from server.previews import Previews
 from server.service import Service
 from server.store import Filters
 
@@ -38,8 +40,15 @@ def get_artifacts(request: Request) -> Artifacts:
     return artifacts
 
 
+def get_previews(request: Request) -> Previews:
+    """The application's pictures of what runs."""
+    previews: Previews = request.app.state.previews
+    return previews
+
+
 ServiceDep = Annotated[Service, Depends(get_service)]
 ArtifactsDep = Annotated[Artifacts, Depends(get_artifacts)]
+PreviewsDep = Annotated[Previews, Depends(get_previews)]
 
 
 def get_tenant(
@@ -117,7 +126,7 @@ FiltersDep = Annotated[Filters, Depends(read_filters)]
 
 
 class Links:
-    """Makes the addresses of videos, on the request's own base or the `public_url` setting."""
+    """Makes the addresses of videos and previews, on the request's own base or the `public_url` setting."""
 
     def __init__(self, request: Request, service: ServiceDep, artifacts: ArtifactsDep) -> None:
         self._base = (service.settings.public_url or str(request.base_url)).rstrip("/")
@@ -126,6 +135,12 @@ class Links:
     def video(self, key: str | None) -> str | None:
         """The signed address of a finished file."""
         return None if key is None else f"{self._base}/api/files/{self._artifacts.sign(key)}"
+
+    def preview(self, generation_id: str, live: Live | None) -> str | None:
+        """The address of a generation's picture, another one for every picture; for its owner's key."""
+        if live is None or live.preview is None:
+            return None
+        return f"{self._base}/api/ai/queue/{generation_id}/preview?step={live.preview}"
 
 
 LinksDep = Annotated[Links, Depends()]

@@ -29,7 +29,7 @@ async def follow(service: ServiceDep, tenant: TenantDep, links: LinksDep) -> Asy
     """
     async for event in service.events(tenant):
         if event.live is not None:
-            yield _event("media_generation_progress", rows.progress(event.generation, event.live))
+            yield _event("media_generation_progress", rows.progress(event.generation, event.live, links))
         elif event.generation.status is not Status.CANCELLED:
             yield _event("media_generation_completed", rows.completion(event.generation, links))
             yield ServerSentEvent(comment=_PADDING)

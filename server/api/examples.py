@@ -24,6 +24,7 @@ ROW: dict[str, Any] = {
     "progress": 0.42,
     "eta_seconds": 81.5,
     "queue_position": None,
+    "preview_url": f"http://localhost:8000/api/ai/queue/{ID}/preview?step=7",
     "seed": 7,
 }
 HISTORY_ROW: dict[str, Any] = {**ROW, "cost": None, "user_id": None, "username": None, "user_image": None}

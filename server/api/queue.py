@@ -4,15 +4,23 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
 
-from server.api.deps import FiltersDep, JsonBody, LinksDep, ServiceDep, TenantDep, gives, json_body
+from server.api.deps import FiltersDep, JsonBody, LinksDep, PreviewsDep, ServiceDep, TenantDep, gives, json_body
 from server.api.requests import EXAMPLE, QUEUE_BODY
 from server.api.rows import row
 from server.api.schemas import QueueCreated, QueueDeleted, QueueList, Row
+from server.errors import PreviewNotFoundError
 from server.generations import ACTIVE, Origin, Status
 
 router = APIRouter(prefix="/queue", tags=["queue"])
+
+
+class JpegResponse(Response):
+    """A picture, which is another one in a moment."""
+
+    media_type = "image/jpeg"
 
 
 @router.post(
@@ -45,6 +53,25 @@ async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links
     """One generation, also after it is over."""
     placed = await service.get(tenant, generation_id)
     return JSONResponse(row(placed, service.live(placed.generation), links))
+
+
+@router.get(
+    "/{generation_id}/preview",
+    summary="See a generation while it runs",
+    response_class=JpegResponse,
+    responses={200: {"description": "The picture"}, **gives(404, 503)},
+)
+async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, previews: PreviewsDep) -> JpegResponse:
+    """A small JPEG of one frame, as the last steps take it to be; 404 while there is none. The row and each progress
+    event have its address, `preview_url`, which changes with the picture.
+    """
+    placed = await service.get(tenant, generation_id)
+    live = service.live(placed.generation)
+    if live is None or live.preview is None:
+        raise PreviewNotFoundError
+    content = await run_in_threadpool(previews.read, generation_id)
+    tag = f'"{placed.generation.attempt}-{live.preview}"'
+    return JpegResponse(content, headers={"Cache-Control": "no-store", "ETag": tag})
 
 
 @router.delete(

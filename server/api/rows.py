@@ -30,6 +30,7 @@ def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
         "progress": round(now.progress, 4),
         "eta_seconds": None if now.eta is None else round(now.eta, 1),
         "queue_position": placed.queue_position,
+        "preview_url": links.preview(generation.id, live),
     }
 
 
@@ -51,7 +52,7 @@ def completion(generation: Generation, links: Links) -> dict[str, Any]:
     return {**about, "model": generation.model, "url": links.video(generation.artifact)}
 
 
-def progress(generation: Generation, live: Live) -> dict[str, Any]:
+def progress(generation: Generation, live: Live, links: Links) -> dict[str, Any]:
     """The data of the event that a generation got further."""
     return {
         "generation_id": generation.id,
@@ -61,6 +62,7 @@ def progress(generation: Generation, live: Live) -> dict[str, Any]:
         "stage": live.stage,
         "step": live.step,
         "steps": live.steps,
+        "preview_url": links.preview(generation.id, live),
     }
 
 

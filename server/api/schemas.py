@@ -83,6 +83,10 @@ class Row(BaseModel):
         "models the loaded one's first, as far as the `max_overtakes` setting lets them. With several devices it is an "
         "estimate, as if they took turns"
     )
+    preview_url: str | None = Field(
+        description="A small picture of how far it is, another address for every picture; fetched with the key that "
+        "asked for the generation. Null unless it is denoised or decoded, on this server"
+    )
 
     model_config = ConfigDict(
         extra="allow",

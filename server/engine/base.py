@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.catalogue import CatalogueEntry
 from pipelines.spec import VideoParams
-from server.engine.messages import Checkpointed, Done, Progressed, Ready
+from server.engine.messages import Done, Ready, RunReport
 
 
 class EngineError(Exception):
@@ -38,7 +38,7 @@ class RunSuspendedError(EngineError):
 class WorkerOptions(BaseModel):
     """What a worker is told when it starts, in the terms of the machine it runs on: folders, and a torch device.
 
-    A checkpoint is saved every `checkpoint_interval` seconds; 0: never.
+    A checkpoint is saved every `checkpoint_interval` seconds, a preview drawn every `preview_interval`; 0: never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,20 +46,23 @@ class WorkerOptions(BaseModel):
     device: str
     artifacts: str
     checkpoints: str
+    previews: str
     cache: str
     checkpoint_interval: float = 5.0
+    preview_interval: float = 1.0
     demo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt at one generation, the key of the file it is to leave, and that of its generation's checkpoint."""
+    """One attempt at one generation, and the keys of its files: the video it is to leave, checkpoint and preview."""
 
     generation_id: str
     attempt: int
     params: VideoParams
     artifact: str
     checkpoint: str
+    preview: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Engine(Protocol):
     async def load(self, entry: CatalogueEntry) -> Ready:
         """Have a model ready, starting the worker if need be; raises LoadFailedError or WorkerDiedError."""
 
-    async def run(self, job: Job, on_report: Callable[[Progressed | Checkpointed], None]) -> Done:
+    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Done:
         """Make a video; raises GenerationFailedError, RunCancelledError, RunSuspendedError or WorkerDiedError."""
 
     async def cancel(self, generation_id: str, attempt: int) -> None:

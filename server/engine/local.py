@@ -37,10 +37,12 @@ from server.engine.messages import (
     LoadFailed,
     Loading,
     Order,
+    Previewed,
     Progressed,
     Ready,
     Report,
     Run,
+    RunReport,
     Suspend,
     Suspended,
     Unload,
@@ -259,7 +261,7 @@ class LocalEngine:
                 case _:
                     pass
 
-    async def run(self, job: Job, on_report: Callable[[Progressed | Checkpointed], None]) -> Done:
+    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Done:
         """Make a video with the loaded model."""
         connection = self._connection
         if connection is None or not connection.is_alive:
@@ -275,6 +277,7 @@ class LocalEngine:
                     params=job.params,
                     artifact=job.artifact,
                     checkpoint=job.checkpoint,
+                    preview=job.preview,
                 )
             )
             return await self._until_done(connection, about, watch, on_report)
@@ -288,7 +291,7 @@ class LocalEngine:
         connection: _Connection,
         about: tuple[str, int],
         watch: RunWatch,
-        on_report: Callable[[Progressed | Checkpointed], None],
+        on_report: Callable[[RunReport], None],
     ) -> Done:
         while True:
             report = await connection.next_report(self._silence, watch)
@@ -300,7 +303,7 @@ class LocalEngine:
                 case Progressed():
                     watch.note(report)
                     on_report(report)
-                case Checkpointed():
+                case Checkpointed() | Previewed():
                     on_report(report)
                 case Done():
                     watch.note_done()

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pipelines.spec import ModelSpec, Stage, VideoParams
 
-VERSION = 3
+VERSION = 4
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; what is sent of it fits a screen, and a line far below its limit."""
@@ -45,13 +45,14 @@ class Load(_Message):
 class Run(_About):
     """Make a video with the loaded model, going on from its checkpoint if it has one.
 
-    Answered by Progressed… and Checkpointed…, then Done, Failed, Cancelled or Suspended.
+    Answered by Progressed…, Checkpointed… and Previewed…, then Done, Failed, Cancelled or Suspended.
     """
 
     kind: Literal["run"] = "run"
     params: VideoParams
     artifact: str
     checkpoint: str
+    preview: str
 
 
 class Cancel(_About):
@@ -138,6 +139,13 @@ class Checkpointed(_About):
     fraction: float
 
 
+class Previewed(_About):
+    """A picture of what `step` steps have made is on disk, whole, under its preview key."""
+
+    kind: Literal["previewed"] = "previewed"
+    step: int
+
+
 class Done(_About):
     """The video is on disk, whole, under its artifact key; `size` in bytes.
 
@@ -186,6 +194,7 @@ Report = Annotated[
     | Unloaded
     | Progressed
     | Checkpointed
+    | Previewed
     | Done
     | Failed
     | DeviceFailed
@@ -193,6 +202,9 @@ Report = Annotated[
     | Suspended,
     Field(discriminator="kind"),
 ]
+
+RunReport = Progressed | Checkpointed | Previewed
+"""What is told of a run while it goes on."""
 
 ORDER: TypeAdapter[Order] = TypeAdapter(Order)
 REPORT: TypeAdapter[Report] = TypeAdapter(Report)

@@ -34,6 +34,7 @@ from server.engine.messages import (
     LoadFailed,
     Loading,
     Order,
+    Previewed,
     Progressed,
     Ready,
     Report,
@@ -47,6 +48,7 @@ from server.engine.messages import (
 if TYPE_CHECKING:
     from pipelines.checkpoint import Checkpoint
     from pipelines.ladder import Ladder
+    from pipelines.preview import Preview
 
 HEARTBEAT_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
@@ -167,7 +169,7 @@ class Worker:
         cache = Path(self._options.cache)
         if self._options.demo:
             # what is made for the model's own weights does not fit these
-            folder, spec = demo_folder(), replace(spec, files=(), loras=(), guidance=True)
+            folder, spec = demo_folder(), replace(spec, files=(), loras=(), guidance=True, latent_rgb=None)
         else:
             folder = weights.locate(spec)
         return Ladder.load(spec, folder, self._options.device, report, cache)
@@ -200,6 +202,7 @@ class Worker:
                 on_progress=report,
                 cancelled=lambda: self._link.is_cancelled(order),
                 checkpoint=self._checkpoint(order),
+                preview=self._preview(order),
             )
         except GenerationCancelled:
             return Cancelled(**about)
@@ -225,6 +228,18 @@ class Worker:
             self._options.checkpoint_interval,
             suspended=lambda: self._link.is_suspended(order),
             on_saved=lambda fraction: self._link.send(Checkpointed(**about, fraction=fraction)),
+        )
+
+    def _preview(self, order: Run) -> "Preview | None":
+        from pipelines.preview import Preview
+
+        if self._options.preview_interval == 0:
+            return None
+        about = {"generation_id": order.generation_id, "attempt": order.attempt}
+        return Preview(
+            Path(self._options.previews) / order.preview,
+            self._options.preview_interval,
+            on_written=lambda step: self._link.send(Previewed(**about, step=step)),
         )
 
     def _end_with_device(self) -> None:

@@ -6,8 +6,10 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipelines.catalogue import CatalogueEntry, read_catalogue
 from pipelines.spec import Stage, VideoParams
@@ -20,7 +22,7 @@ from server.engine.base import (
     WorkerOptions,
 )
 from server.engine.local import LocalEngine
-from server.engine.messages import Checkpointed, Progressed
+from server.engine.messages import Previewed, Progressed, RunReport
 from tests.video import read_video
 
 ENTRY = next(iter(read_catalogue().values()))
@@ -37,17 +39,19 @@ async def make_engine(
     """Make engines of each kind, on the demo weights; they are closed with the test."""
     engines = []
 
-    def make(*, demo: bool = True, cancel_grace: float = 20, silence: float = 60) -> LocalEngine:
-        options = WorkerOptions(
+    def make(*, demo: bool = True, cancel_grace: float = 20, silence: float = 60, **options: Any) -> LocalEngine:
+        worker = WorkerOptions(
             device="cpu",
             artifacts=str(tmp_path / "videos"),
             checkpoints=str(tmp_path / "checkpoints"),
+            previews=str(tmp_path / "previews"),
             cache=str(weights_folder.parent),
             demo=demo,
+            **options,
         )
-        for name in ("videos", "checkpoints"):
+        for name in ("videos", "checkpoints", "previews"):
             (tmp_path / name).mkdir(exist_ok=True)
-        engines.append(LocalEngine(options, cancel_grace=cancel_grace, silence=silence))
+        engines.append(LocalEngine(worker, cancel_grace=cancel_grace, silence=silence))
         return engines[-1]
 
     yield make
@@ -64,11 +68,12 @@ async def engine(make_engine: EngineFactory) -> LocalEngine:
 
 
 def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1) -> Job:
-    return Job(generation_id, attempt, params, f"{generation_id}.{attempt}.mp4", f"{generation_id}.ckpt")
+    keys = (f"{generation_id}.{attempt}.mp4", f"{generation_id}.ckpt", f"{generation_id}.jpg")
+    return Job(generation_id, attempt, params, *keys)
 
 
 async def run(engine: LocalEngine, wanted: Job) -> list[Progressed]:
-    reports: list[Progressed | Checkpointed] = []
+    reports: list[RunReport] = []
     await engine.run(wanted, reports.append)
     return [report for report in reports if isinstance(report, Progressed)]
 
@@ -78,8 +83,8 @@ async def start(engine: LocalEngine, wanted: Job) -> tuple["asyncio.Task[object]
     reports: list[Progressed] = []
     denoising = asyncio.Event()
 
-    def note(report: Progressed | Checkpointed) -> None:
-        if isinstance(report, Checkpointed):
+    def note(report: RunReport) -> None:
+        if not isinstance(report, Progressed):
             return
         reports.append(report)
         if report.stage is Stage.DENOISE and report.step >= 1:
@@ -116,6 +121,38 @@ async def test_a_run_leaves_its_file_and_tells_every_step(engine: LocalEngine, t
     assert [report.step for report in reports if report.stage is Stage.DENOISE] == [0, 1, 2, 3]
     assert reports[-1].fraction == 1.0
     assert {(report.generation_id, report.attempt) for report in reports} == {("g", 1)}
+
+
+async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(
+    make_engine: EngineFactory, tmp_path: Path
+) -> None:
+    engine = make_engine(preview_interval=1e-9)
+    await engine.load(ENTRY)
+    told: list[tuple[str, int]] = []
+    pictures = []
+
+    def note(report: RunReport) -> None:
+        if isinstance(report, Previewed):
+            pictures.append(Image.open(tmp_path / "previews" / "g.jpg").copy().size)
+        if isinstance(report, Previewed) or (isinstance(report, Progressed) and report.stage is Stage.DENOISE):
+            told.append((report.kind, report.step))
+
+    await engine.run(job(), note)
+
+    both = [(kind, step) for step in (1, 2, 3) for kind in ("previewed", "progressed")]
+    assert told == [("progressed", 0), *both]
+    assert pictures == [(64, 64)] * 3
+
+
+async def test_without_an_interval_there_is_no_picture(make_engine: EngineFactory, tmp_path: Path) -> None:
+    engine = make_engine(preview_interval=0)
+    await engine.load(ENTRY)
+    reports: list[RunReport] = []
+
+    await engine.run(job(), reports.append)
+
+    assert not [report for report in reports if isinstance(report, Previewed)]
+    assert list((tmp_path / "previews").iterdir()) == []
 
 
 async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(engine: LocalEngine, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         ("get", "/api/ai/queue"),
         ("get", "/api/ai/queue/{generation_id}"),
         ("delete", "/api/ai/queue/{generation_id}"),
+        ("get", "/api/ai/queue/{generation_id}/preview"),
         ("get", "/api/ai/generations"),
         ("get", "/api/ai/generations/{generation_id}"),
         ("get", "/api/events"),

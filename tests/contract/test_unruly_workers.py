@@ -30,7 +30,8 @@ def _unruly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def make_engine(folder: Path) -> LocalEngine:
     folder.mkdir(exist_ok=True)
-    options = WorkerOptions(device="cpu", artifacts=str(folder), checkpoints=str(folder), cache=str(folder), demo=True)
+    folders = dict.fromkeys(("artifacts", "checkpoints", "previews", "cache"), str(folder))
+    options = WorkerOptions(device="cpu", **folders, demo=True)
     return LocalEngine(options, cancel_grace=10, silence=SILENCE, patience=PATIENCE)
 
 
@@ -44,7 +45,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[LocalEngine]:
 async def run(engine: LocalEngine, prompt: str) -> None:
     await engine.load(ENTRY)
     params: VideoParams = replace(PARAMS, prompt=prompt)
-    await engine.run(Job("g", 1, params, "g.1.mp4", "g.ckpt"), lambda _: None)
+    await engine.run(Job("g", 1, params, "g.1.mp4", "g.ckpt", "g.jpg"), lambda _: None)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
             'fps = 16\nfiles.vae = { repo = "me/mine", file = "x.gguf" }',
             r"model\.files\.vae.*'transformer'",
         ),
+        ("fps = 16", 'fps = 16\nlatent_rgb = "wan3"', r"model: .*latent_rgb must be one of wan2\.1, wan2\.2"),
         ('name = "width"', 'name = "breadth"', "width must be there, with the type integer"),
         ("default = 480, ", "", "height must have a default"),
         ("minimum = 1, maximum = 120", "minimum = 1", "num_frames must have a minimum and a maximum"),
@@ -131,6 +132,21 @@ def test_the_examples_in_the_docs_are_changes_of_a_built_in_file(tmp_path: Path)
         ("oil-paintings", 1, 0),
         ("wan-14b-q4", 0, 1),
     ]
+
+
+def test_models_of_one_vae_share_the_map_from_its_latents_to_rgb(tmp_path: Path) -> None:
+    maps = {id_: entry.model.latent_rgb for id_, entry in read_catalogue().items()}
+
+    channels = {id_: latent_rgb and len(latent_rgb.factors) for id_, latent_rgb in maps.items()}
+    shapes = {id_: entry.model.shape for id_, entry in read_catalogue().items()}
+    assert channels == {id_: shape and shape["transformer"]["in_channels"] for id_, shape in shapes.items()}
+    of_the_14b = maps["wan-ai-wan2-1-t2v-14b-diffusers"]
+    assert of_the_14b is not None
+    assert of_the_14b.factors[2] == (0.3568, 0.2548, 0.1747)
+    assert of_the_14b.bias == (-0.1835, -0.0868, -0.336)
+    assert maps["wan-ai-wan2-2-t2v-a14b-diffusers"] == of_the_14b
+    (tmp_path / "mine.toml").write_text(MINIMAL)
+    assert read_entry(tmp_path / "mine.toml").model.latent_rgb is None
 
 
 def test_two_files_of_a_folder_may_not_share_an_id(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from server.disk import Disk
 from server.dispatcher import Dispatcher
 from server.events import Broker, Event
 from server.generations import Generation, Origin, Status
+from server.previews import Previews
 from server.service import Service
 from server.settings import Settings
 from server.store import Store
@@ -33,6 +34,7 @@ class Inside:
     store: Store
     artifacts: Artifacts
     checkpoints: Checkpoints
+    previews: Previews
     broker: Broker
     engines: list[FakeEngine]
     dispatcher: Dispatcher
@@ -77,19 +79,20 @@ def build(folder: Path, lanes: int = 1, engine: type[FakeEngine] = FakeEngine, *
     store = Store(settings.records, max_overtakes=settings.max_overtakes, server=folder.name)
     artifacts = Artifacts(folder, settings.url_ttl)
     checkpoints = Checkpoints(folder)
+    previews = Previews(folder)
     broker = Broker()
     engines = [engine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
     catalogue = load_catalogue(settings)
     disk = Disk(folder, settings.min_free_bytes)
     kept = retention(settings, store, artifacts)
     dispatcher = Dispatcher(
-        *(store, artifacts, checkpoints, broker, catalogue, engines, disk, kept),
+        *(store, artifacts, checkpoints, previews, broker, catalogue, engines, disk, kept),
         lease=settings.lease,
         idle_unload=settings.idle_unload,
         tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
     )
     service = Service(settings, catalogue, store, dispatcher, broker, disk, kept)
-    return Inside(folder, settings, store, artifacts, checkpoints, broker, engines, dispatcher, service)
+    return Inside(folder, settings, store, artifacts, checkpoints, previews, broker, engines, dispatcher, service)
 
 
 async def listen(inside: Inside) -> None:

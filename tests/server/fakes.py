@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from server.engine.base import (
     RunSuspendedError,
     WorkerDiedError,
 )
-from server.engine.messages import Checkpointed, Done, Progressed, Ready
+from server.engine.messages import Checkpointed, Done, Previewed, Progressed, Ready, RunReport
 
 
 class FakeEngine:
@@ -34,7 +35,7 @@ class FakeEngine:
         self.is_closed = False
         self._cancelled = asyncio.Event()
         self._suspended = asyncio.Event()
-        self._tell: Callable[[Progressed | Checkpointed], None] = lambda _: None
+        self._tell: Callable[[RunReport], None] = lambda _: None
 
     async def load(self, entry: CatalogueEntry) -> Ready:
         self.loads.append(entry.id)
@@ -47,11 +48,12 @@ class FakeEngine:
         self.state = replace(self.state, loading=None)
         return Ready(model_id=entry.id, fingerprint={"engine": "fake"})
 
-    async def run(self, job: Job, on_report: Callable[[Progressed | Checkpointed], None]) -> Done:
+    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Done:
         self.runs.append(job)
         self._cancelled.clear()
         self._suspended.clear()
         self._tell = on_report
+        self.show(job)
         on_report(self.report(job, 0.5))
         behaviour = self.script.pop(0) if self.script else self.finish
         result = behaviour(job)
@@ -98,6 +100,12 @@ class FakeEngine:
         """Leave a checkpoint and tell of it."""
         (self.folder.parent / "checkpoints" / job.checkpoint).write_bytes(b"half")
         self._tell(Checkpointed(generation_id=job.generation_id, attempt=job.attempt, fraction=fraction))
+
+    def show(self, job: Job) -> None:
+        """Draw a preview and tell of it, if there is room for one."""
+        with suppress(OSError):
+            (self.folder.parent / "previews" / job.preview).write_bytes(b"picture")
+            self._tell(Previewed(generation_id=job.generation_id, attempt=job.attempt, step=1))
 
     async def finish_despite_cancel(self, job: Job) -> Done:
         """Finish just as the cancel comes."""

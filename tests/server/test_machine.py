@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from server.engine.base import GenerationFailedError, Job, RunCancelledError, RunSuspendedError, WorkerDiedError
-from server.engine.messages import Checkpointed, Done, Progressed
+from server.engine.messages import Done, RunReport
 from server.generations import MAY_BECOME, Generation, Origin, Outcome, Status
 from tests.server.conftest import Inside, build
 from tests.server.fakes import FakeEngine
@@ -26,9 +26,10 @@ class Puppet(FakeEngine):
     job: Job | None = None
     word: "asyncio.Future[Callable[[Job], Done]] | None" = None
 
-    async def run(self, job: Job, on_report: Callable[[Progressed | Checkpointed], None]) -> Done:
+    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Done:
         self.job, self._tell = job, on_report
         self.word = asyncio.get_running_loop().create_future()
+        self.show(job)
         on_report(self.report(job, 0.5))
         try:
             return (await self.word)(job)
@@ -209,8 +210,8 @@ class Machine(RuleBasedStateMachine):
         self.do(finish_all())
         self.the_law_is_kept()
         self.do(self.inside.dispatcher.stop())
-        left = {path.name for path in self.inside.checkpoints.folder.iterdir()}
-        assert not left
+        kept = (self.inside.checkpoints, self.inside.previews)
+        assert not [path.name for each in kept for path in each.folder.iterdir()]
         videos = {path.name for path in self.inside.artifacts.folder.iterdir()}
         self.inside.store.close()
         self.loop.close()

@@ -12,7 +12,7 @@ ABOUT = {"generation_id": "g", "attempt": 1}
 PARAMS = VideoParams("牛\n\u2028", " ", 64, 64, 5, 2, 5.0, 2**53 - 1)
 ORDERS = [
     m.Load(model_id="wan", spec=ModelSpec("a/b", 16)),
-    m.Run(**ABOUT, params=PARAMS, artifact="g.1.mp4", checkpoint="g.ckpt"),
+    m.Run(**ABOUT, params=PARAMS, artifact="g.1.mp4", checkpoint="g.ckpt", preview="g.jpg"),
     m.Cancel(**ABOUT),
     m.Suspend(**ABOUT),
     m.Unload(),
@@ -26,6 +26,7 @@ REPORTS = [
     m.Unloaded(),
     m.Progressed(**ABOUT, stage=Stage.DENOISE, step=1, steps=2, fraction=0.5, seconds=1.5),
     m.Checkpointed(**ABOUT, fraction=0.5),
+    m.Previewed(**ABOUT, step=1),
     m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}),
     m.Failed(**ABOUT, message="no"),
     m.DeviceFailed(message="no"),

@@ -75,6 +75,8 @@ async def test_a_start_leaves_alone_what_another_server_holds(start: Starter) ->
     await there.dispatcher.start()
 
     assert (await here.read(running)).status is Status.PROCESSING
+    assert there.dispatcher.live(await there.read(running)) is None
+    assert here.previews.read(running.id) == b"picture"
     assert (await here.read(waiting)).status is not Status.CANCELLED
     assert Outcome.ABANDONED not in await here.outcomes()
 
