@@ -17,12 +17,6 @@ from server.generations import ACTIVE, Origin, Status
 router = APIRouter(prefix="/queue", tags=["queue"])
 
 
-class JpegResponse(Response):
-    """A picture, which is another one in a moment."""
-
-    media_type = "image/jpeg"
-
-
 @router.post(
     "",
     summary="Enqueue generations",
@@ -58,10 +52,10 @@ async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links
 @router.get(
     "/{generation_id}/preview",
     summary="See a generation while it runs",
-    response_class=JpegResponse,
-    responses={200: {"description": "The picture"}, **gives(404, 503)},
+    response_class=Response,
+    responses={200: {"description": "The picture", "content": {"image/jpeg": {}}}, **gives(404, 503)},
 )
-async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, previews: PreviewsDep) -> JpegResponse:
+async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, previews: PreviewsDep) -> Response:
     """A small JPEG of one frame, as the last steps take it to be; 404 while there is none. The row and each progress
     event have its address, `preview_url`, which changes with the picture.
     """
@@ -71,7 +65,7 @@ async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, pr
         raise PreviewNotFoundError
     content = await run_in_threadpool(previews.read, generation_id)
     tag = f'"{placed.generation.attempt}-{live.preview}"'
-    return JpegResponse(content, headers={"Cache-Control": "no-store", "ETag": tag})
+    return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store", "ETag": tag})
 
 
 @router.delete(
