@@ -3,6 +3,7 @@
 from math import ceil
 from typing import Any
 
+import psutil
 from fastapi import APIRouter
 
 from server import __version__
@@ -39,12 +40,14 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
     # not so on trial: a gate that sends nothing to a server that is not ready would keep it from ever succeeding
     if all(lane.circuit.health is Health.UNHEALTHY for lane in service.lanes):
         raise UnavailableError(" ".join(_what_is_wrong(lane) for lane in service.lanes))
+    host = psutil.virtual_memory()
     return {
         "status": "ready",
         "demo": service.settings.demo,
         "version": __version__,
         "queued": await service.queue_length(),
         "free_bytes": service.free_bytes,
+        "host_memory": {"free": host.available, "total": host.total},
         "devices": [
             {
                 "device": lane.state.device,
@@ -56,10 +59,16 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
                 "health": lane.circuit.health,
                 "failures": lane.circuit.failures,
                 "retry_in": lane.circuit.wait or None,
+                "memory": _card(lane),
             }
             for lane in service.lanes
         ],
     }
+
+
+def _card(lane: Lane) -> dict[str, int] | None:
+    memory = lane.state.memory
+    return None if memory is None else {"free": memory.free, "total": memory.total}
 
 
 def _what_is_wrong(lane: Lane) -> str:

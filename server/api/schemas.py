@@ -267,11 +267,19 @@ class Health(BaseModel):
     model_config = _example({"status": "ok", "version": "0.1.0"})
 
 
+class Memory(BaseModel):
+    """Bytes that are free, and all there are."""
+
+    free: int
+    total: int
+
+
 class DeviceState(BaseModel):
     """A device and what it holds, laid out by which plan; `loading` is how much (0 … 1) of the model is read.
 
     `error` is what went wrong last, until a generation is finished; `failures` counts the deaths of its workers since
-    the server started; `retry_in` is how many seconds it is left alone, if it is.
+    the server started; `retry_in` is how many seconds it is left alone, if it is. `memory` is a card's, while a worker
+    uses it.
     """
 
     device: str
@@ -283,6 +291,7 @@ class DeviceState(BaseModel):
     health: Literal["healthy", "unhealthy", "on_trial"]
     failures: int
     retry_in: float | None
+    memory: Memory | None
 
 
 class Readiness(BaseModel):
@@ -293,6 +302,7 @@ class Readiness(BaseModel):
     demo: bool
     queued: int
     free_bytes: int | None
+    host_memory: Memory
     devices: list[DeviceState]
 
     model_config = _example(
@@ -302,6 +312,7 @@ class Readiness(BaseModel):
             "demo": False,
             "queued": 3,
             "free_bytes": 250_000_000_000,
+            "host_memory": {"free": 40_000_000_000, "total": 68_000_000_000},
             "devices": [
                 {
                     "device": "cuda:0",
@@ -313,6 +324,7 @@ class Readiness(BaseModel):
                     "health": "healthy",
                     "failures": 0,
                     "retry_in": None,
+                    "memory": {"free": 2_000_000_000, "total": 25_000_000_000},
                 }
             ],
         }

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.catalogue import CatalogueEntry
 from pipelines.spec import VideoParams
-from server.engine.messages import Done, Ready, RunReport
+from server.engine.messages import DeviceMemory, Done, Ready, RunReport
 
 
 class EngineError(Exception):
@@ -67,7 +67,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What an engine holds: the model loaded and by which plan, or being loaded with how much of it (0 … 1) read."""
+    """What an engine holds: the model loaded and by which plan, or being loaded with how much of it (0 … 1) read.
+
+    `memory` is its card's, while a worker uses it.
+    """
 
     device: str
     model_id: str | None = None
@@ -75,6 +78,7 @@ class EngineState:
     loading: float | None = None
     pid: int | None = None
     error: str | None = None
+    memory: DeviceMemory | None = None
 
     @property
     def is_ready(self) -> bool:

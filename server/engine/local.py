@@ -29,6 +29,7 @@ from server.engine.messages import (
     Cancelled,
     Checkpointed,
     DeviceFailed,
+    DeviceMemory,
     Done,
     Failed,
     Heartbeat,
@@ -74,6 +75,7 @@ class _Connection:
         self._reports: asyncio.Queue[Report | None] = asyncio.Queue(_MAX_UNREAD)
         self._clock = clock
         self._last_heard = clock()
+        self.memory: DeviceMemory | None = None
         self._fault: str | None = None
         self._is_killed = False
         self._pump = asyncio.create_task(self._read())
@@ -106,7 +108,9 @@ class _Connection:
                     # it died in the middle of a word
                     break
                 report = REPORT.validate_json(line)
-                if not isinstance(report, Heartbeat):
+                if isinstance(report, Heartbeat):
+                    self.memory = report.memory
+                else:
                     await self._reports.put(report)
         except OSError as error:
             # how the system tells that it died with orders unread
@@ -228,7 +232,7 @@ class LocalEngine:
         """What the device holds now."""
         if self._connection is not None and not self._connection.is_alive:
             return EngineState(device=self._options.device, error=self._state.error)
-        return self._state
+        return replace(self._state, memory=self._connection.memory if self._connection else None)
 
     async def load(self, entry: CatalogueEntry) -> Ready:
         """Have a model ready, in a fresh worker if there is none."""

@@ -84,10 +84,18 @@ class Hello(_Message):
     pid: int
 
 
+class DeviceMemory(_Message):
+    """Bytes of a card, whoever uses them."""
+
+    free: int
+    total: int
+
+
 class Heartbeat(_Message):
-    """The worker lives, whatever it is busy with."""
+    """The worker lives, whatever it is busy with; `memory` is its card's, as it was moments ago."""
 
     kind: Literal["heartbeat"] = "heartbeat"
+    memory: DeviceMemory | None = None
 
 
 class Loading(_Message):

@@ -26,6 +26,7 @@ from server.engine.messages import (
     Cancelled,
     Checkpointed,
     DeviceFailed,
+    DeviceMemory,
     Done,
     Failed,
     Heartbeat,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from pipelines.preview import Preview
 
 HEARTBEAT_SECONDS = 1.0
+MEMORY_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("paddock.worker")
@@ -65,6 +67,7 @@ class Link:
         self._cancelled: set[tuple[str, int]] = set()
         self._suspended: set[tuple[str, int]] = set()
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self.memory: DeviceMemory | None = None
 
     def start(self) -> None:
         """Listen and send heartbeats, in the background."""
@@ -110,7 +113,26 @@ class Link:
     def _beat(self) -> None:
         wait = threading.Event()
         while not wait.wait(HEARTBEAT_SECONDS):
-            self.send(Heartbeat())
+            self.send(Heartbeat(memory=self.memory))
+
+
+def watch_memory(link: Link, device: str) -> None:
+    """Have heartbeats tell how much of a card is free, once the worker uses it.
+
+    On a thread of its own: a driver that does not answer must not keep the heart from beating.
+    """
+
+    def look() -> None:
+        wait = threading.Event()
+        while not wait.wait(MEMORY_SECONDS):
+            # not imported for this: that takes seconds, and a CUDA context memory
+            torch = sys.modules.get("torch")
+            if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
+                free, total = torch.cuda.mem_get_info(device)
+                link.memory = DeviceMemory(free=free, total=total)
+
+    if device.startswith("cuda"):
+        threading.Thread(target=look, name="memory", daemon=True).start()
 
 
 class Worker:
@@ -274,10 +296,12 @@ def main() -> None:
     # libraries print to stdout, which is the server's to use
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    options = WorkerOptions.model_validate_json(sys.argv[2])
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     link.start()
+    watch_memory(link, options.device)
     link.send(Hello(pid=os.getpid()))
-    Worker(link, WorkerOptions.model_validate_json(sys.argv[2])).serve()
+    Worker(link, options).serve()
 
 
 if __name__ == "__main__":

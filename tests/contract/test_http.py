@@ -387,7 +387,10 @@ def test_activate_loads_and_deactivate_unloads(start_server: Callable[..., Serve
     answer = server.http.post(f"/models/{MODEL}/activate").json()
     assert answer["deployments"][0]["status"] == "deploying"
     until("active")
-    device = httpx.get(f"{server.url}/readyz").json()["devices"][0]
+    ready = httpx.get(f"{server.url}/readyz").json()
+    assert 0 < ready["host_memory"]["free"] < ready["host_memory"]["total"]
+    device = ready["devices"][0]
+    assert device["memory"] is None, "a processor has none of its own"
     assert (device["model"], device["busy"], device["error"]) == (MODEL, False, None)
     assert device["plan"] == server.http.get(f"/models/{MODEL}").json()["plan"] == "resident"
     assert server.http.post(f"/models/{MODEL}/deactivate").status_code == 200

@@ -20,6 +20,7 @@ ORDERS = [
 REPORTS = [
     m.Hello(pid=1),
     m.Heartbeat(),
+    m.Heartbeat(memory=m.DeviceMemory(free=1, total=2)),
     m.Loading(model_id="wan", component="vae", fraction=0.5),
     m.Ready(model_id="wan", fingerprint={"a": "b"}),
     m.LoadFailed(model_id="wan", message="no"),
