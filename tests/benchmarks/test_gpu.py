@@ -19,7 +19,8 @@ from benchmarks.gpu_case import measure
 from benchmarks.random_weights import PUBLISHED, SMALL, fill_part, write_configs
 from benchmarks.report import Records
 from pipelines.catalogue import read_catalogue
-from pipelines.memory import GIB, Layout, Precision, Residence
+from pipelines.memory import GIB, Layout, Residence
+from pipelines.precision import Precision
 from pipelines.shapes import parse_shape
 
 CHOSEN = {Precision.BF16, Precision.FP8, Precision.Q4}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import UMT5EncoderModel
 
 from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
-from pipelines.memory import Precision
+from pipelines.precision import Precision
 from pipelines.reading import fill, skeleton, supply
 from pipelines.storage import Storage
 
