@@ -75,7 +75,7 @@ def scale_name(weight: str) -> str:
 
 def quantize(weight: torch.Tensor, precision: Precision) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight (out, in) → the same in fp8 or int8, and the fp32 scales of its rows (out, 1)."""
-    # imported where it is used: most plans have no need of it
+    # a second start reads what was made here, and has no need of it
     from torchao.quantization import Float8Tensor, Int8Tensor, PerRow
     from torchao.quantization.quantize_.common import KernelPreference
 

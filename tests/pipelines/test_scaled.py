@@ -223,6 +223,7 @@ def test_a_generation_is_gone_on_with_in_the_precision_it_began_in(
     assert runner.fingerprint["precision"] == "fp8 matmuls"
 
     def stop_halfway() -> None:
+        path.unlink(missing_ok=True)
         done: list[int] = []
         checkpoint = Checkpoint(path, 1000.0, lambda: len(done) > 2)
         with pytest.raises(GenerationSuspended):
