@@ -75,7 +75,8 @@ class ModelSpec:
     resolutions "480p" and "720p"; None leaves the scheduler's own. `loras` are merged into the weights, `fast` is what
     `run_fast` asks for, and `guidance` tells whether the weights want any. `latent_rgb` is what previews are made by,
     unless the weights come with a map of their own; without either there are none. `precision` is what a plan may keep
-    the weights in; those of quantized files stay as they are. `id` is what the catalogue calls it, empty outside of one.
+    the weights in; those of quantized files stay as they are. `id` is what the catalogue calls it, empty outside of
+    one.
     """
 
     repo: str
