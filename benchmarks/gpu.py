@@ -5,9 +5,11 @@ Cases come in order of worth, at 480p and then at 720p, 81 frames, with guidance
 
 - `plain`: diffusers as its documentation sets Wan up: bf16, the VAE in fp32, all of it moved to the card;
 - `ours`: our plan for the whole card;
+- `fp8`: the same with the setting `precision = "fp8"`, which multiplies the blocks' matrices in fp8;
 - `24gb` and so on: our plan for a smaller card, of which 1 GiB is left to others. The planner is told such a card's
   capability, and torch may take no more than such a card would give; the arithmetic is still this GPU's, so that the
   memory is the smaller card's but the seconds are not;
+- `12gb-fp8`, `8gb-host16gb-4bit`: the same with that precision set; the first stores in fp8 and multiplies in bf16;
 - `…-host32gb`: the planner is told a smaller host as well, so that it stores weights shorter or leaves them on disk
   (whose pages this host has cached, unlike that one).
 
@@ -33,6 +35,7 @@ from typing import Any
 from benchmarks.report import Records, show
 from pipelines.devices import cuda_devices
 from pipelines.memory import GIB
+from pipelines.precision import PrecisionSetting
 
 BUDGET_SECONDS = 540.0
 GRACE_SECONDS = 40.0
@@ -56,6 +59,7 @@ class Case:
     card: int | None = None
     capability: tuple[int, int] | None = None
     host: int | None = None
+    precision: PrecisionSetting = PrecisionSetting.AUTO
 
     @property
     def cap(self) -> int | None:
@@ -72,9 +76,13 @@ def _cases() -> dict[str, Case]:
     found = []
     for video in STEPS:
         found += [Case(f"{video}-plain", video, plain=True), Case(f"{video}-ours", video)]
+        found.append(Case(f"{video}-fp8", video, precision=PrecisionSetting.FP8))
         found += [Case(f"{video}-{card}gb", video, False, card, able) for card, able in CAPABILITIES.items()]
     for card, host in SMALL_HOSTS.items():
         found.append(Case(f"480p-{card}gb-host{host}gb", "480p", False, card, CAPABILITIES[card], host))
+    # what no plan comes to by itself here
+    found.append(Case("480p-12gb-fp8", "480p", False, 12, CAPABILITIES[12], precision=PrecisionSetting.FP8))
+    found.append(Case("480p-8gb-host16gb-4bit", "480p", False, 8, CAPABILITIES[8], 16, PrecisionSetting.Q4))
     return {case.name: case for case in found}
 
 

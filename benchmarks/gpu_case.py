@@ -145,6 +145,7 @@ def _stated(case: Case, here: Machine) -> Machine:
         here.device_memory if case.cap is None else min(case.cap, here.device_memory),
         here.host_memory if case.host is None else min(round(HOST_SHARE * case.host * GIB), here.host_memory),
         case.capability or here.capability,
+        case.precision,
     )
 
 

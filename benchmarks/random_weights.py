@@ -19,9 +19,11 @@ from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
-from pipelines.memory import Layout, Precision, Residence
+from pipelines.memory import Layout, Residence
 from pipelines.placement import TRANSFORMERS, bring, residence
+from pipelines.precision import Precision
 from pipelines.reading import skeleton, supply, tensors
+from pipelines.scaled import ScaledLinear
 from pipelines.shapes import ModelShape, parse_shape
 from pipelines.storage import Storage
 
@@ -113,9 +115,9 @@ def fill_part(part: str, configs: Path, layout: Layout, device: torch.device, dt
     named = _kept(module, storage, device)
     if residence(part, layout) is Residence.MAPPED:
         files = _written(named, scratch / part)
-        named = ((name, storage.recall(name, tensor)) for name, tensor in tensors(files))
+        named = (kept for name, tensor in tensors(files) for kept in storage.recall(name, tensor).items())
     layers = len(module.blocks) if part in TRANSFORMERS else 0
-    supply(module, named, lambda name, tensor: bring(part, name, tensor, layout, device, layers))
+    supply(module, named, lambda name, tensor: {name: bring(part, name, tensor, layout, device, layers)})
     return module
 
 
@@ -149,16 +151,17 @@ class RandomTokenizer:
 def _kept(module: Any, storage: Storage, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter of a skeleton by its name, drawn, in the form it is kept in."""
     tied = getattr(module, "all_tied_weights_keys", {})
+    scales = {f"{name}.weight_scale" for name, layer in module.named_modules() if isinstance(layer, ScaledLinear)}
     in_q4 = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, GGUFLinear)}
     quantized: dict[torch.Size, torch.Tensor] = {}
-    shapes = [(name, parameter.shape) for name, parameter in module.named_parameters() if name not in tied]
+    shapes = [(name, at.shape) for name, at in module.named_parameters() if name not in tied and name not in scales]
     for name, shape in shapes:
         if name not in in_q4:
-            yield name, storage.keep(name, _drawn(name, shape, device))
+            yield from storage.keep(name, _drawn(name, shape, device)).items()
             continue
         if shape not in quantized:
-            quantized[shape] = _plain(storage.keep(name, _drawn(name, shape, device).cpu()))
-        yield name, storage.recall(name, quantized[shape])
+            quantized[shape] = _plain(storage.keep(name, _drawn(name, shape, device).cpu())[name])
+        yield from storage.recall(name, quantized[shape]).items()
 
 
 def _drawn(name: str, shape: torch.Size, device: torch.device) -> torch.Tensor:

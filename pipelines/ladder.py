@@ -45,7 +45,7 @@ class Ladder:
         self._cache = cache
         self._limits = LearnedLimits(cache / "limits.json")
         self._card = _card(device)
-        self._plan = plan_here(folder, device, spec.sizes, self._limits.get(self._card), spec.files)
+        self._plan = plan_here(spec, folder, device, self._limits.get(self._card))
         self._runner: Runner | None = None
 
     @classmethod
@@ -145,7 +145,7 @@ class Ladder:
         if self._plan is None:
             raise DeviceMemoryError("The device ran out of memory. A smaller size or fewer frames may fit.")
         shape = shape_here(self._folder, self._spec.files)
-        machine = this_machine(self._device, self._limits.get(self._card))
+        machine = this_machine(self._device, self._limits.get(self._card), self._spec.precision)
         geometry = Geometry.fit(*size, shape.grid)
         lower = leaner(shape, geometry, machine, self._plan)
         if lower is None:

@@ -24,13 +24,14 @@ from pipelines import single_file, weights
 from pipelines.errors import HostMemoryError, StorageError, UnsupportedModelError
 from pipelines.geometry import Geometry, Grid
 from pipelines.lora import Loras
-from pipelines.memory import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Precision, Residence, plan
+from pipelines.memory import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Residence, plan
 from pipelines.placement import TRANSFORMERS, bring, place, residence
+from pipelines.precision import Precision, PrecisionSetting
 from pipelines.preview import read_latent_rgb
-from pipelines.reading import fill, headers, skeleton
+from pipelines.reading import Kept, fill, headers, skeleton
 from pipelines.resumable import ResumableWanPipeline
 from pipelines.shapes import ModelShape, read_shape
-from pipelines.spec import LatentRgb, LoadCallback, Lora, WeightFile
+from pipelines.spec import LatentRgb, LoadCallback, Lora, ModelSpec, WeightFile
 from pipelines.storage import Storage, stored
 
 CACHE = Path("~/.cache/paddock").expanduser()
@@ -140,6 +141,7 @@ def load_pipeline(
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "gguf": version("gguf"),
+            "torchao": version("torchao"),
             "transformers": transformers.__version__,
         },
         latent_rgb=read_latent_rgb(folder),
@@ -171,21 +173,15 @@ def shape_here(folder: Path, files: Sequence[WeightFile] = ()) -> ModelShape:
     return read_shape(folder).with_files(tuple(map(single_file.measure, weights.locate_files(files).values())))
 
 
-def plan_here(
-    folder: Path,
-    device: str,
-    sizes: Sequence[tuple[int, int, int]],
-    limit: int | None = None,
-    files: Sequence[WeightFile] = (),
-) -> MemoryPlan | None:
+def plan_here(spec: ModelSpec, folder: Path, device: str, limit: int | None = None) -> MemoryPlan | None:
     """The plan for weights on a device and host as they are now, with at most `limit` bytes of the device.
 
     None on a CPU, where there is nothing to choose. Raises HostMemoryError where no plan can pass through the host.
     """
     if torch.device(device).type != "cuda":
         return None
-    machine = this_machine(device, limit)
-    chosen = choose_plan(shape_here(folder, files), sizes, machine)
+    machine = this_machine(device, limit, spec.precision)
+    chosen = choose_plan(shape_here(folder, spec.files), spec.sizes, machine)
     check_host(chosen, machine)
     return chosen
 
@@ -199,11 +195,15 @@ def check_host(chosen: MemoryPlan, machine: Machine) -> None:
         )
 
 
-def this_machine(device: str, limit: int | None = None) -> Machine:
+def this_machine(device: str, limit: int | None = None, precision: PrecisionSetting = PrecisionSetting.AUTO) -> Machine:
     """What is free now of a CUDA device, `limit` bytes at most, and of the host, less the system's share."""
     free, _ = torch.cuda.mem_get_info(device)
-    host = round(psutil.virtual_memory().available * HOST_SHARE)
-    return Machine(free if limit is None else min(free, limit), host, torch.cuda.get_device_capability(device))
+    return Machine(
+        free if limit is None else min(free, limit),
+        round(psutil.virtual_memory().available * HOST_SHARE),
+        torch.cuda.get_device_capability(device),
+        precision,
+    )
 
 
 def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machine: Machine) -> MemoryPlan:
@@ -271,12 +271,12 @@ def _load_part(
             # only what runs from the disk needs it there; the rest is made anew at each start
             log.warning("%s", error)
     layers = len(module.blocks) if part in TRANSFORMERS else 0
-    fill(
-        module,
-        source,
-        lambda name, tensor: bring(part, name, keep(name, tensor), layout, device, layers),
-        _counted(source, report),
-    )
+
+    def brought(name: str, tensor: torch.Tensor) -> Kept:
+        kept = keep(name, tensor)
+        return {each: bring(part, each, kept[each], layout, device, layers) for each in kept}
+
+    fill(module, source, brought, _counted(source, report))
     place(part, module, layout, device)
     return module
 

@@ -5,23 +5,30 @@ choose is what they can do:
 
 - the transformer's blocks on the card, as many as fit; the others streamed, the next one copied while one computes,
   from host memory or, where the host is short of it, from disk;
-- its weights in bf16; or stored in fp8, or in 4 bits, and computed with in bf16; a quantized file's as they are there;
+- its weights in bf16; or multiplied in fp8 or int8; or stored in fp8, or in 4 bits, and computed with in bf16; a
+  quantized file's as they are there;
 - the text encoder resident, or streamed layer by layer, from host memory or from disk;
 - the VAE always resident, decoding whole frames, or tiles of them.
 
 The text encoder keeps its bf16: it leaves the card between prompts, so that its size costs nothing there. There is no
-8-bit integer storage: fp8 takes the same room and needs no scales.
+8-bit integer storage without its arithmetic: fp8 takes the same room and needs no scales.
 
-Of all plans that fit the fastest is taken, then the most exact, then the simplest.
+Of all plans that fit the fastest is taken, then the most exact, then the simplest. Unless the owner has chosen a
+precision, what is about as fast as all of it resident in bf16 is fast enough: weights are rounded, which makes another
+video, only where the exact ones would have to be waited for. More memory is then never slower but for being more exact,
+and with a precision chosen never slower at all.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import product
 
+from pipelines import speed
 from pipelines.geometry import Geometry
-from pipelines.shapes import BF16, KeptShape, ModelShape, pinned_bytes
+from pipelines.precision import CHUNK_TOKENS, Precision, PrecisionSetting
+from pipelines.shapes import BF16, FP32, KeptShape, ModelShape, pinned_bytes
 
 GIB = 2**30
 
@@ -50,40 +57,8 @@ TILE_OVERLAP = (256 / 192) ** 2
 CLEARLY = 0.9
 """Share of a plan's peak below which another needs clearly less: a step down costs loading the model again."""
 
-# assumptions that only weigh plans against each other: what dense bf16 matmuls reach in practice, by capability
-_FLOPS = {(7, 5): 30e12, (8, 0): 150e12, (8, 6): 45e12, (8, 9): 90e12, (9, 0): 400e12, (10, 0): 800e12, (12, 0): 110e12}
-_HOST_TO_DEVICE = 16e9
-_DISK_TO_HOST = 2e9
-
-
-class Precision(StrEnum):
-    """How the weights of the transformer's blocks are stored; they are computed with in bf16.
-
-    GGUF is for files that are quantized already, and only for these.
-    """
-
-    BF16 = "bf16"
-    FP8 = "fp8"
-    Q4 = "4-bit"
-    GGUF = "GGUF"
-
-    @property
-    def itemsize(self) -> float:
-        """Bytes of one number. Four bits come in blocks of 32 that share a scale of 16 bits (GGUF's Q4_0).
-
-        What a GGUF file takes is counted in the file.
-        """
-        return {Precision.BF16: 2.0, Precision.FP8: 1.0, Precision.Q4: 18 / 32}[self]
-
-    @property
-    def exactness(self) -> int:
-        """0 for the weights as published, more for what is farther from them."""
-        return list(Precision).index(self)
-
-    @property
-    def cost(self) -> float:
-        """Share of a step that restoring the weights to bf16 takes: every one is read once more and written."""
-        return {Precision.BF16: 0.0, Precision.FP8: 0.04, Precision.Q4: 0.08, Precision.GGUF: 0.08}[self]
+FAST_ENOUGH = 1.02
+"""A step of this many times all-resident bf16's is not worth rounding weights for: nobody notices the time."""
 
 
 class Residence(StrEnum):
@@ -103,11 +78,15 @@ class Decoding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a plan may use: bytes free on the card and in host memory, and the card's compute capability."""
+    """What a plan may use: bytes free on the card and in host memory, the card's compute capability.
+
+    And what the weights may be kept in.
+    """
 
     device_memory: int
     host_memory: int
     capability: tuple[int, int]
+    precision: PrecisionSetting = PrecisionSetting.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +158,7 @@ def plan(shape: ModelShape, largest: Geometry, machine: Machine) -> MemoryPlan:
     candidates = list(_candidates(shape, largest, machine))
     fitting = [candidate for candidate in candidates if candidate.fits(machine)]
     if fitting:
-        return min(fitting, key=_preference)
+        return min(fitting, key=partial(_preference, machine.precision))
     return min(candidates, key=lambda c: (c.host_peak > machine.host_memory, c.device_peak, c.host_peak))
 
 
@@ -198,11 +177,13 @@ def leaner(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryP
     return None
 
 
-def _preference(candidate: MemoryPlan) -> tuple[float, ...]:
+def _preference(setting: PrecisionSetting, candidate: MemoryPlan) -> tuple[float, ...]:
     layout = candidate.layout
+    enough = FAST_ENOUGH if setting is PrecisionSetting.AUTO else 0.0
     return (
-        candidate.relative_seconds_per_step,
+        max(enough, candidate.relative_seconds_per_step),
         layout.precision.exactness,
+        candidate.relative_seconds_per_step,
         layout.decoding is not Decoding.WHOLE,
         list(Residence).index(layout.text_encoder),
         list(Residence).index(layout.transformer),
@@ -211,7 +192,7 @@ def _preference(candidate: MemoryPlan) -> tuple[float, ...]:
 
 
 def _candidates(shape: ModelShape, largest: Geometry, machine: Machine) -> Iterator[MemoryPlan]:
-    precisions = (Precision.GGUF,) if shape.kept else (Precision.BF16, Precision.FP8, Precision.Q4)
+    precisions = (Precision.GGUF,) if shape.kept else machine.precision.allowed(machine.capability)
     for precision, transformer, text_encoder, decoding in product(precisions, Residence, Residence, Decoding):
         layout = Layout(precision, transformer, text_encoder, decoding)
         candidate = priced(shape, largest, machine, layout)
@@ -247,18 +228,19 @@ def _stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[s
         "denoising": encoder_rests
         + active
         + _restored_bytes(shape, layout.precision)
-        + shape.transformer.activation_bytes(shape.tokens(largest), shape.expand_timesteps),
+        + _activation_bytes(shape, shape.tokens(largest), layout.precision),
         "decoding": rests + encoder_rests + decode_bytes(shape, largest, layout.decoding),
     }
     return {name: round((always + tensors) * (1 + FRAGMENTATION)) + CONTEXT_BYTES for name, tensors in stages.items()}
 
 
 def _block_bytes(shape: ModelShape, precision: Precision) -> int:
-    """Bytes of one block as stored; four bits are for its matrices only."""
+    """Bytes of one block as stored; four bits, and scales for each row, are for its matrices only."""
     transformer = shape.transformer
-    if precision is Precision.Q4:
+    if precision is Precision.Q4 or precision.multiplies:
         others = transformer.block_parameters - transformer.block_matrix_parameters
-        return round(transformer.block_matrix_parameters * precision.itemsize) + others * BF16
+        scales = transformer.block_matrix_rows * FP32 if precision.multiplies else 0
+        return round(transformer.block_matrix_parameters * precision.itemsize) + scales + others * BF16
     return round(transformer.block_parameters * precision.itemsize)
 
 
@@ -302,7 +284,25 @@ def _restored_bytes(shape: ModelShape, precision: Precision) -> int:
     if precision is Precision.GGUF:
         return max(kept.restored for kept in shape.kept)
     largest = shape.transformer.width * shape.transformer.ffn_dim
-    return largest * {Precision.BF16: 0, Precision.FP8: BF16, Precision.Q4: 2 * BF16}[precision]
+    return largest * {Precision.FP8: BF16, Precision.Q4: 2 * BF16}.get(precision, 0)
+
+
+def _activation_bytes(shape: ModelShape, tokens: int, precision: Precision) -> int:
+    """Bytes of denoising so many tokens, with what is rounded for products in fp8 or int8, at its most in the MLP.
+
+    That adds nothing to a large video, whose worst moment is another.
+    """
+    transformer = shape.transformer
+    exact = transformer.activation_bytes(tokens, shape.expand_timesteps)
+    if not precision.multiplies:
+        return exact
+    # the wide layer once, not before and after its activation; and of some tokens a number in fp32 and its rounded one,
+    # or a number in int32 and its scaled one
+    rounding = (FP32 + 1) * transformer.ffn_dim
+    if precision is Precision.INT8_MATMUL:
+        rounding = 2 * FP32 * transformer.ffn_dim + transformer.width
+    mlp = tokens * (8 * transformer.width + 2 * transformer.ffn_dim + 8 * transformer.attention_head_dim)
+    return max(exact, mlp + min(tokens, CHUNK_TOKENS) * rounding)
 
 
 def decode_bytes(shape: ModelShape, largest: Geometry, decoding: Decoding) -> int:
@@ -367,22 +367,18 @@ def _pinned_as_kept(kept: KeptShape, layout: Layout) -> int:
 
 def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:
     """Seconds of a step over those with everything resident in bf16."""
-    compute = shape.transformer.forward_flops(shape.tokens(largest)) / _flops(machine.capability)
-    taken = compute * (1 + layout.precision.cost)
+    transformer, tokens = shape.transformer, shape.tokens(largest)
+    compute = speed.seconds_in_bf16(transformer, tokens, machine.capability)
+    taken = speed.seconds(transformer, tokens, machine.capability, layout.precision)
     if layout.transformer is not Residence.RESIDENT:
         copied = _blocks_bytes(shape, layout.precision, 1) / shape.experts
-        streamed = shape.transformer.num_layers - layout.resident_blocks
+        streamed = transformer.num_layers - layout.resident_blocks
         # the first block of a pass is waited for; the others arrive while their predecessors compute
-        taken = copied / _HOST_TO_DEVICE + max(taken, streamed * copied / _HOST_TO_DEVICE)
+        taken = copied / speed.HOST_TO_DEVICE + max(taken, streamed * copied / speed.HOST_TO_DEVICE)
         if layout.transformer is Residence.MAPPED:
             # reading the file is the processor's own work, and it waits for the card in between
-            taken += streamed * copied / _DISK_TO_HOST
+            taken += streamed * copied / speed.DISK_TO_HOST
     return taken / compute
-
-
-def _flops(capability: tuple[int, int]) -> float:
-    known = [known for known in _FLOPS if known <= capability]
-    return _FLOPS[max(known)] if known else _FLOPS[min(_FLOPS)]
 
 
 def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str, Choice]:
@@ -405,12 +401,15 @@ def _precision_choice(layout: Layout, shape: ModelShape, machine: Machine) -> Ch
     if layout.precision is Precision.GGUF:
         beside = "; the other transformer in bf16" if len(shape.kept) > sum(bool(f.kept) for f in shape.files) else ""
         return Choice(layout.precision, f"{sources}: quantized already, and kept as it is{beside}")
-    reason = (
-        "as published, and exact"
-        if layout.precision is Precision.BF16
-        else f"with more exact ones a step takes longer, or they do not fit: the card has "
-        f"{_gib(machine.device_memory)} free, the host {_gib(machine.host_memory)}"
-    )
+    if layout.precision is Precision.BF16:
+        reason = "as published, and exact"
+    elif machine.precision is not PrecisionSetting.AUTO:
+        reason = f"as chosen: {machine.precision}"
+    else:
+        reason = (
+            f"with more exact ones a step takes longer, or they do not fit: the card has "
+            f"{_gib(machine.device_memory)} free, the host {_gib(machine.host_memory)}"
+        )
     return Choice(layout.precision, f"from {sources}; {reason}" if sources else reason)
 
 

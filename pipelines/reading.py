@@ -4,7 +4,7 @@ The libraries' own loading reads a part whole before it is placed: 27 GiB of hos
 the published files are twice as large again, in fp32. What is made here equals what `from_pretrained` makes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ from safetensors import safe_open
 from pipelines import single_file
 from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
 
-Keep = Callable[[str, torch.Tensor], torch.Tensor]
-"""A tensor as it is read → the tensor that is kept, by its name."""
+Kept = Mapping[str, torch.Tensor]
+"""What is kept for one tensor, by name: one of the same name, or that and what belongs to it."""
+
+Keep = Callable[[str, torch.Tensor], Kept]
+"""A tensor as it is read, with its name → what is kept for it."""
 
 
 def skeleton(kind: Any, folder: Path) -> Any:
@@ -81,7 +84,8 @@ def supply(
                 raise UnsupportedModelError(
                     f"{name} is {list(tensor.shape)} in the files, {list(known[name].shape)} in the configuration."
                 )
-            _assign(module, name, keep(name, tensor))
+            for kept_name, kept in keep(name, tensor).items():
+                _assign(module, kept_name, kept)
         on_bytes(tensor.nbytes)
     _tie(module)
 

@@ -66,7 +66,7 @@ class Runner:
 
         Raises PipelineError, and torch.OutOfMemoryError: `pipelines.ladder` knows what to do then.
         """
-        if layout is None and (chosen := plan_here(folder, device, spec.sizes, files=spec.files)) is not None:
+        if layout is None and (chosen := plan_here(spec, folder, device)) is not None:
             layout = chosen.layout
         loaded = load_pipeline(folder, device, on_progress, layout, cache, spec.loras, spec.files)
         return cls(spec, loaded, cache)

@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pipelines.precision import PrecisionSetting
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -72,8 +74,9 @@ class ModelSpec:
     machine that has no weights yet. `flow_shift` is how far the noise levels lean towards the noisy end, at the
     resolutions "480p" and "720p"; None leaves the scheduler's own. `loras` are merged into the weights, `fast` is what
     `run_fast` asks for, and `guidance` tells whether the weights want any. `latent_rgb` is what previews are made by,
-    unless the weights come with a map of their own; without either there are none. `id` is what the catalogue calls it,
-    empty outside of one.
+    unless the weights come with a map of their own; without either there are none. `precision` is what a plan may keep
+    the weights in; those of quantized files stay as they are. `id` is what the catalogue calls it, empty outside of
+    one.
     """
 
     repo: str
@@ -89,6 +92,7 @@ class ModelSpec:
     fast: Fast | None = None
     guidance: bool = True
     latent_rgb: LatentRgb | None = None
+    precision: PrecisionSetting = PrecisionSetting.AUTO
     id: str = ""
 
     @property

@@ -1,8 +1,9 @@
-"""How a part's weights are stored: in the pipeline's dtype, in fp8, or in 4 bits; and stored so on disk, once.
+"""How a part's weights are stored: in the pipeline's dtype, in 8 bits, or in 4; and stored so on disk, once.
 
-Both shorter forms are diffusers' own: layerwise casting for fp8, and the linear layers that it reads GGUF files with
+Two shorter forms are diffusers' own: layerwise casting for fp8, and the linear layers that it reads GGUF files with
 for 4 bits (Q4_0: 32 weights share a scale). Matrices of a file that is quantized already stay as they are, in the same
-layers. What computes is bf16 in every case.
+layers. What computes is bf16 in all of these. Matrices for multiplying in fp8 or int8 are kept with scales of their
+own, a second tensor beside each, by `scaled`.
 """
 
 import shutil
@@ -25,15 +26,18 @@ from safetensors.torch import save_file
 from pipelines.errors import StorageError
 from pipelines.files import sync
 from pipelines.lora import Loras
-from pipelines.memory import GIB, SHARD_BYTES, Precision
-from pipelines.reading import headers, tensors
+from pipelines.memory import GIB, SHARD_BYTES
+from pipelines.precision import Precision
+from pipelines.reading import Kept, headers, tensors
+from pipelines.scaled import quantize, scale_name, use_scaled
+from pipelines.shapes import FP32
 
 _Q4 = gguf.GGMLQuantizationType.Q4_0
 _Q4_BLOCK, _Q4_BYTES = gguf.GGML_QUANT_SIZES[_Q4]
 
 
 class Storage:
-    """Prepares a skeleton for a precision, and turns each tensor that is read into the one that is kept.
+    """Prepares a skeleton for a precision, and turns each tensor that is read into what is kept for it.
 
     For the precision GGUF it takes the `named` tensors of the file, or stand-ins for them.
     """
@@ -47,16 +51,20 @@ class Storage:
         named: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self._dtype = dtype
+        self._precision = precision
         self._loras = loras
         # transformers names such modules too, but keeps them so in fp16 only
         exact = module._keep_in_fp32_modules if hasattr(module, "load_config") else None
         self._exact = frozenset(exact or ())
         self._in_fp8: frozenset[str] = frozenset()
         self._in_q4: frozenset[str] = frozenset()
+        self._scaled: frozenset[str] = frozenset()
         self._in_gguf: frozenset[str] = frozenset()
         if precision is Precision.FP8:
             module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
             self._in_fp8 = frozenset(n for n, p in module.named_parameters() if p.dtype is torch.float8_e4m3fn)
+        elif precision.multiplies:
+            self._scaled = frozenset(use_scaled(module, precision, dtype))
         elif precision is Precision.Q4:
             self._in_q4 = frozenset(_use_q4(module, dtype))
         elif precision is Precision.GGUF:
@@ -64,21 +72,24 @@ class Storage:
             layers = (name for name, layer in module.named_modules() if isinstance(layer, GGUFLinear))
             self._in_gguf = frozenset(f"{name}.weight" for name in layers)
 
-    def keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor that is kept for one that is read from the published files."""
+    def keep(self, name: str, tensor: torch.Tensor) -> Kept:
+        """What is kept for a tensor that is read from the published files."""
         if isinstance(tensor, GGUFParameter):
             if name in self._in_gguf:
-                return tensor
+                return {name: tensor}
             tensor = dequantize_gguf_tensor(tensor)
         if self._loras is not None:
             tensor = self._loras.merge(name, tensor)
+        if name in self._scaled:
+            rounded, scales = quantize(tensor, self._precision)
+            return {name: rounded, scale_name(name): scales}
         if name in self._in_q4:
-            return GGUFParameter(_to_q4(tensor), quant_type=_Q4)
-        return tensor.to(self._dtype_of(name, tensor))
+            return {name: GGUFParameter(_to_q4(tensor), quant_type=_Q4)}
+        return {name: tensor.to(self._dtype_of(name, tensor))}
 
-    def recall(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor that is kept for one that is read from the files `stored` wrote."""
-        return GGUFParameter(tensor, quant_type=_Q4) if name in self._in_q4 else tensor
+    def recall(self, name: str, tensor: torch.Tensor) -> Kept:
+        """What is kept for a tensor that is read from the files `stored` wrote."""
+        return {name: GGUFParameter(tensor, quant_type=_Q4) if name in self._in_q4 else tensor}
 
     def changes(self, source: Path) -> bool:
         """Whether anything in a part's files is kept otherwise than it is written there."""
@@ -88,7 +99,9 @@ class Storage:
         )
 
     def size(self, name: str, tensor: torch.Tensor) -> int:
-        """Bytes of a tensor as it is kept."""
+        """Bytes of what is kept for a tensor."""
+        if name in self._scaled:
+            return tensor.numel() + len(tensor) * FP32
         if name in self._in_q4:
             return tensor.numel() // _Q4_BLOCK * _Q4_BYTES
         return tensor.numel() * self._dtype_of(name, tensor).itemsize
@@ -165,7 +178,7 @@ def _shards(source: Path, storage: Storage, on_bytes: Callable[[int], None]) -> 
         if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
             yield shard
             shard = {}
-        kept = storage.keep(name, tensor)
-        shard[name] = kept.as_tensor() if isinstance(kept, GGUFParameter) else kept.contiguous()
+        for kept_name, kept in storage.keep(name, tensor).items():
+            shard[kept_name] = kept.as_tensor() if isinstance(kept, GGUFParameter) else kept.contiguous()
         on_bytes(tensor.nbytes)
     yield shard

@@ -4,6 +4,7 @@ import fcntl
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -106,8 +107,12 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
 
 
 def load_catalogue(settings: Settings) -> dict[str, CatalogueEntry]:
-    """The built-in models and the user's own; raises CatalogueError."""
-    return read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
+    """The built-in models and the user's own, in the precision that is set; raises CatalogueError."""
+    found = read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
+    return {
+        model_id: entry.model_copy(update={"model": replace(entry.model, precision=settings.precision)})
+        for model_id, entry in found.items()
+    }
 
 
 def retention(settings: Settings, store: Store, artifacts: Artifacts) -> Retention:

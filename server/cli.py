@@ -18,6 +18,7 @@ from rich.table import Table
 
 from pipelines.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.errors import CatalogueError
+from pipelines.precision import PrecisionSetting
 from server import __version__
 from server.client import Client, ClientError, UnreachableError
 from server.settings import ENV_PREFIX, Settings, UnreadableConfigError
@@ -176,6 +177,9 @@ def plan(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the largest video.")] = "1280x720",
     frames: Annotated[int, typer.Option(help="Its length.")] = 81,
     model: Annotated[str, typer.Option(help="The model's id.")] = DEFAULT_MODEL,
+    precision: Annotated[
+        PrecisionSetting | None, typer.Option(help="What the weights may be kept in [as set, or auto].")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_table: Annotated[
         bool, typer.Option("--table", help="Print the plans for all common cards, hosts and sizes, in Markdown.")
@@ -187,7 +191,7 @@ def plan(
     from server.plan import PlanRefusedError, describe, find, for_model, machine, table
 
     try:
-        entry = find(load_catalogue(_settings(config)), model)
+        entry = find(load_catalogue(_settings(config, precision=precision)), model)
         if as_table:
             print(table(entry, frames, capability))
             return

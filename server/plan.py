@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -71,6 +72,7 @@ def for_model(entry: CatalogueEntry, size: str, frames: int, on: Machine, shape:
     if sides is None or "0" in sides.groups() or frames < 1:
         raise PlanRefusedError("size must be WIDTHxHEIGHT, such as 832x480, and frames a number from 1")
     shape = shape or _shape(entry)
+    on = replace(on, precision=entry.model.precision)
     chosen = plan(shape, Geometry.fit(int(sides[1]), int(sides[2]), frames, shape.grid), on)
     return {
         "model": entry.id,

@@ -19,6 +19,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from pipelines.precision import PrecisionSetting
+
 ENV_PREFIX = "PADDOCK_"
 
 
@@ -37,6 +39,7 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, pattern=r"^postgresql(\+psycopg)?://")
     demo: bool = False
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
+    precision: PrecisionSetting = PrecisionSetting.AUTO
     models_dir: Path | None = None
     preload: str | None = None
     api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()

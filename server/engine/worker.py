@@ -297,6 +297,9 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     options = WorkerOptions.model_validate_json(sys.argv[2])
+    # diffusers imports torchao wherever it is installed, and both complain of kernels and forms that nothing here uses
+    for name in ("torchao", "diffusers.quantizers.torchao.torchao_quantizer"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     link.start()
     watch_memory(link, options.device)

@@ -19,11 +19,13 @@ from benchmarks.gpu_case import measure
 from benchmarks.random_weights import PUBLISHED, SMALL, fill_part, write_configs
 from benchmarks.report import Records
 from pipelines.catalogue import read_catalogue
-from pipelines.memory import GIB, Layout, Precision, Residence
+from pipelines.memory import GIB, Layout, Residence
+from pipelines.precision import Precision
+from pipelines.scaled import ScaledLinear
 from pipelines.shapes import parse_shape
 
-CHOSEN = {Precision.BF16, Precision.FP8, Precision.Q4}
-"""What a plan chooses from; the fourth is for files that are quantized already."""
+CHOSEN = set(Precision) - {Precision.GGUF}
+"""What a plan chooses from; the other is for files that are quantized already."""
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="what is told without a GPU")
 
@@ -57,9 +59,9 @@ def go_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 def test_the_cases_come_in_order_of_worth() -> None:
-    cards = ["plain", "ours", "24gb", "16gb", "12gb", "8gb", "32gb"]
+    cards = ["plain", "ours", "fp8", "24gb", "16gb", "12gb", "8gb", "32gb"]
 
-    assert list(CASES)[:14] == [f"{video}-{card}" for video in ("480p", "720p") for card in cards]
+    assert list(CASES)[:16] == [f"{video}-{card}" for video in ("480p", "720p") for card in cards]
     assert CASES["480p-24gb"].cap == 23 * GIB
     assert CASES["480p-32gb"].capability == (12, 0)
     assert CASES["480p-plain"].cap is None
@@ -133,9 +135,12 @@ def test_weights_are_drawn_in_the_form_a_plan_keeps_them(
         is {
             Precision.BF16: torch.bfloat16,
             Precision.FP8: torch.float8_e4m3fn,
+            Precision.FP8_MATMUL: torch.float8_e4m3fn,
+            Precision.INT8_MATMUL: torch.int8,
             Precision.Q4: torch.uint8,
         }[precision]
     )
+    assert precision.multiplies is isinstance(query, ScaledLinear)
     assert (precision is Precision.Q4) is isinstance(query, GGUFLinear) is isinstance(query.weight, GGUFParameter)
     # it is diffusers that keeps these exact
     assert transformer.blocks[0].scale_shift_table.dtype is torch.float32

@@ -15,6 +15,10 @@ from tests.pipelines.wan_files import by_original_names, wide_folder, write_gguf
 from tests.support import model_on
 
 ROOT = Path(__file__).parents[2]
+PRECISIONS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
+    (("--precision", "fp8"), {}),
+    ((), {"PADDOCK_PRECISION": "fp8"}),
+)
 
 
 def test_a_plan_for_a_stated_card_is_one_json_object(tmp_path: Path) -> None:
@@ -28,6 +32,18 @@ def test_a_plan_for_a_stated_card_is_one_json_object(tmp_path: Path) -> None:
     assert 0 < plan["host_peak_gib"] < 64
     assert plan["relative_seconds_per_step"] >= 1
     assert all(made["choice"] and made["reason"] for made in plan["choices"].values())
+
+
+def test_a_precision_may_be_set_for_it(tmp_path: Path) -> None:
+    args = ("plan", "--vram", "80", "--ram", "64", "--capability", "9.0", "--size", "832x480", "--json")
+    asked, set_so = (paddock(*args, *more, cwd=tmp_path, **env) for more, env in PRECISIONS)
+
+    for ended in (asked, set_so):
+        assert ended.returncode == 0, ended.stderr
+        plan = json.loads(ended.stdout)
+        assert plan["choices"]["transformer weights"] == {"choice": "fp8 matmuls", "reason": "as chosen: fp8"}
+        assert plan["relative_seconds_per_step"] < 1
+    assert json.loads(paddock(*args, cwd=tmp_path).stdout)["choices"]["transformer weights"]["choice"] == "bf16"
 
 
 def test_a_plan_is_a_table_for_people(tmp_path: Path) -> None:

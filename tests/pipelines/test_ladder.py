@@ -16,6 +16,7 @@ from pipelines.geometry import Geometry
 from pipelines.ladder import Ladder
 from pipelines.load import choose_plan, shape_here
 from pipelines.memory import GIB, Layout, Machine, MemoryPlan, leaner, plan
+from pipelines.precision import Precision, PrecisionSetting
 from pipelines.runner import Runner
 from pipelines.shapes import parse_shape, read_shape
 from pipelines.spec import ModelSpec, Progress, Stage, VideoParams
@@ -37,14 +38,15 @@ STAGES = {
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor stands in for a card: plans are made for one, and carried out on it."""
 
-    def machine(_device: str, limit: int | None = None) -> Machine:
-        return MACHINE if limit is None else replace(MACHINE, device_memory=min(limit, MACHINE.device_memory))
+    def machine(_device: str, limit: int | None = None, precision: PrecisionSetting = PrecisionSetting.AUTO) -> Machine:
+        memory = MACHINE.device_memory if limit is None else min(limit, MACHINE.device_memory)
+        return replace(MACHINE, device_memory=memory, precision=precision)
 
     monkeypatch.setattr("pipelines.ladder.this_machine", machine)
     monkeypatch.setattr(
         "pipelines.ladder.plan_here",
-        lambda folder, device, sizes, limit, files: choose_plan(
-            shape_here(folder, files), sizes, machine(device, limit)
+        lambda spec, folder, device, limit: choose_plan(
+            shape_here(folder, spec.files), spec.sizes, machine(device, limit, spec.precision)
         ),
     )
 
@@ -199,6 +201,18 @@ def test_without_a_plan_there_is_no_ladder_but_a_sentence(
     with pytest.raises(DeviceMemoryError, match="A smaller size or fewer frames may fit"):
         ladder.run(PARAMS, tmp_path / "video.mp4")
     assert ladder.run(PARAMS, tmp_path / "video.mp4").path.is_file()
+
+
+def test_the_ladder_keeps_to_the_precision_that_is_set(
+    weights_folder: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
+) -> None:
+    run_out("denoising", 2)
+    spec = replace(SPEC, precision=PrecisionSetting.FP8)
+
+    Ladder.load(spec, weights_folder, "cpu", cache=cache).run(PARAMS, tmp_path / "video.mp4")
+
+    assert len(layouts) == len(set(layouts)) == 3
+    assert {layout.precision for layout in layouts} == {Precision.FP8_MATMUL}
 
 
 def test_the_real_models_ladder_goes_down_to_what_is_streamed() -> None:

@@ -16,7 +16,8 @@ from pipelines.decode import decode_frames
 from pipelines.errors import GenerationCancelled, StorageError
 from pipelines.geometry import Geometry
 from pipelines.load import LoadedPipeline
-from pipelines.memory import Decoding, Layout, Precision, Residence
+from pipelines.memory import Decoding, Layout, Residence
+from pipelines.precision import Precision
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec, VideoParams
 from tests.video import psnr
@@ -68,7 +69,10 @@ def test_streaming_gives_the_same_bytes(
     assert min(psnr(video, videos[0]) for video in mapped) > 40
 
 
-@pytest.mark.parametrize(("precision", "least"), [(Precision.FP8, 25), (Precision.Q4, 20)])
+@pytest.mark.parametrize(
+    ("precision", "least"),
+    [(Precision.INT8_MATMUL, 25), (Precision.FP8_MATMUL, 25), (Precision.FP8, 25), (Precision.Q4, 20)],
+)
 def test_shorter_weights_stay_close_whatever_their_place(
     precision: Precision,
     least: float,
@@ -87,12 +91,24 @@ def test_shorter_weights_stay_close_whatever_their_place(
         assert videos == {expected}
 
 
+@pytest.mark.parametrize(
+    ("layout", "maker"),
+    [
+        (Layout(Precision.Q4, Residence.MAPPED), "_to_q4"),
+        (Layout(Precision.FP8_MATMUL), "quantize"),
+        (Layout(Precision.INT8_MATMUL, Residence.MAPPED), "quantize"),
+    ],
+)
 def test_shorter_weights_are_made_once(
-    weights_folder: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner], monkeypatch: pytest.MonkeyPatch
+    layout: Layout,
+    maker: str,
+    weights_folder: Path,
+    tmp_path: Path,
+    laid_out: Callable[[Path, Layout], Runner],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    layout = Layout(Precision.Q4, Residence.MAPPED)
     expected = laid_out(weights_folder, layout).run(PARAMS, tmp_path / "first.mp4").path.read_bytes()
-    monkeypatch.setattr("pipelines.storage._to_q4", lambda _: pytest.fail("it was made before"))
+    monkeypatch.setattr(f"pipelines.storage.{maker}", lambda *_: pytest.fail("it was made before"))
 
     assert laid_out(weights_folder, layout).run(PARAMS, tmp_path / "again.mp4").path.read_bytes() == expected
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import UMT5EncoderModel
 
 from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
-from pipelines.memory import Precision
+from pipelines.precision import Precision
 from pipelines.reading import fill, skeleton, supply
 from pipelines.storage import Storage
 
@@ -75,7 +75,7 @@ def test_tensors_need_not_come_from_files(wan21: Path) -> None:
     del named["encoder.embed_tokens.weight"]
     told: list[int] = []
 
-    supply(module, named.items(), lambda _, tensor: tensor * 2, told.append)
+    supply(module, named.items(), lambda name, tensor: {name: tensor * 2}, told.append)
 
     assert module.state_dict().keys() == expected.state_dict().keys()
     for name, tensor in module.state_dict().items():

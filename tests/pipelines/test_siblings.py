@@ -14,7 +14,8 @@ from pipelines.catalogue import read_catalogue
 from pipelines.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.geometry import Geometry, Grid
 from pipelines.ladder import Ladder
-from pipelines.memory import GIB, Layout, Machine, Precision, Residence, plan
+from pipelines.memory import GIB, Layout, Machine, Residence, plan
+from pipelines.precision import Precision
 from pipelines.runner import Runner
 from pipelines.shapes import parse_shape, read_shape
 from pipelines.spec import Fast, Lora, ModelSpec, VideoParams
@@ -227,7 +228,7 @@ def test_a_lora_goes_with_every_precision_and_place(weights_folder: Path, tmp_pa
     mapped = Layout(transformer=Residence.MAPPED)
     assert psnr(made(runner(weights_folder, tmp_path, mapped, loras=(lora,)), tmp_path / "mapped.mp4"), exact) > 40
     assert psnr(made(runner(weights_folder, tmp_path, mapped), tmp_path / "mapped.mp4"), exact) < 40
-    for precision in (Precision.FP8, Precision.Q4):
+    for precision in (Precision.FP8, Precision.FP8_MATMUL, Precision.INT8_MATMUL, Precision.Q4):
         made(runner(weights_folder, tmp_path, Layout(precision), loras=(lora,)), tmp_path / "short.mp4")
         assert psnr(tmp_path / "exact.mp4", tmp_path / "short.mp4") > 20
 

@@ -31,7 +31,6 @@ from pipelines.memory import (
     GIB,
     Layout,
     Machine,
-    Precision,
     Residence,
     _transformer_bytes,
     _whole_bytes,
@@ -39,6 +38,7 @@ from pipelines.memory import (
     plan,
     priced,
 )
+from pipelines.precision import Precision
 from pipelines.reading import fill, headers, skeleton
 from pipelines.runner import Runner
 from pipelines.shapes import FileShape, ModelShape, parse_shape
@@ -225,7 +225,13 @@ def test_a_convolution_flattened_by_its_converter_is_unfolded(state: State, bare
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(Precision.FP8, Residence.MAPPED), Layout(Precision.Q4), Layout(transformer=Residence.STREAMED)]
+    "layout",
+    [
+        Layout(Precision.FP8, Residence.MAPPED),
+        Layout(Precision.FP8_MATMUL, Residence.STREAMED),
+        Layout(Precision.Q4),
+        Layout(transformer=Residence.STREAMED),
+    ],
 )
 def test_plain_numbers_go_with_every_precision_and_place(
     layout: Layout, state: State, wide: Path, bare: Path, tmp_path: Path

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from pipelines.precision import PrecisionSetting
+from server.app import load_catalogue
 from server.settings import Settings, UnreadableConfigError
 
 FILE = Path(__file__).parents[2] / "configs" / "server.toml"
@@ -66,6 +68,17 @@ def test_a_key_that_does_not_exist_and_a_value_out_of_range_are_refused(tmp_path
         Settings.load(config)
     with pytest.raises(ValidationError, match="port"):
         Settings.load(port=70_000)
+
+
+def test_the_precision_that_is_set_is_every_models() -> None:
+    assert {entry.model.precision for entry in load_catalogue(Settings()).values()} == {PrecisionSetting.AUTO}
+
+    catalogue = load_catalogue(Settings.load(precision="int8"))
+
+    assert {entry.model.precision for entry in catalogue.values()} == {PrecisionSetting.INT8}
+    assert all(entry.model.variant(fast=True).precision is PrecisionSetting.INT8 for entry in catalogue.values())
+    with pytest.raises(ValidationError, match=r"'auto', 'bf16', 'fp8', 'int8' or '4-bit'"):
+        Settings.load(precision="fp16")
 
 
 def test_the_file_lists_every_setting_with_its_default() -> None:

@@ -1,38 +1,31 @@
 """What a worker tells besides its work."""
 
-import socket
 import sys
-import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 
 from server.engine import worker
-from server.engine.messages import REPORT, DeviceMemory, Heartbeat
+from server.engine.messages import DeviceMemory
 
 
-def test_heartbeats_tell_a_cards_memory_once_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    is_used = False
-    cuda = SimpleNamespace(is_initialized=lambda: is_used, mem_get_info=lambda device: (int(device[-1]), 80))
+def test_a_cards_memory_is_looked_at_once_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    cuda = SimpleNamespace(is_initialized=lambda: len(looks) > 2 or looks.append("not used"))
+    cuda.mem_get_info = lambda device: (int(device[-1]), 80)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     monkeypatch.setattr(worker, "MEMORY_SECONDS", 0.01)
-    monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.02)
-    # the process would end with its link: here its threads only stop
-    monkeypatch.setattr(worker, "_leave", threading.Event().wait)
-    ours, theirs = socket.socketpair()
-    with ours, theirs, ours.makefile("rb") as lines:
-        link = worker.Link(theirs)
-        link.start()
-        worker.watch_memory(link, "cuda:7")
-        reports = (REPORT.validate_json(line) for line in lines)
+    link = SimpleNamespace(memory=None)
 
-        assert next(reports) == Heartbeat()
-        is_used = True
-        deadline = time.monotonic() + 10
-        while (report := next(reports)) == Heartbeat():
-            assert time.monotonic() < deadline
-        assert report == Heartbeat(memory=DeviceMemory(free=7, total=80))
+    worker.watch_memory(link, "cuda:7")  # type: ignore[arg-type]
+
+    deadline = time.monotonic() + 10
+    while link.memory is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert link.memory == DeviceMemory(free=7, total=80)
+    assert len(looks) == 3, "not before"
 
 
 def test_a_processor_has_no_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
