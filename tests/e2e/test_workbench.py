@@ -21,6 +21,7 @@ from tests.support import MODEL, ServerProcess, needs
 VisitorFactory = Callable[..., Visitor]
 
 QUICK = {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}
+QUICK_ROW = {"height": 64, "width": 64, "num_frames": 5, "num_inference_steps": 2}
 LONG = {"Height": 256, "Width": 256, "Num Frames": 5, "Num Inference Steps": 100}
 AWKWARD = 'It\'s a "lake" \\ with $HOME & `ls` — 湖泊 <b>'
 SHELLS = {"cURL": "bash", "Python": "python"}
@@ -66,14 +67,17 @@ def fill(page: Page, prompt: str, **settings: float) -> None:
 def generate(page: Page, prompt: str, **settings: float) -> Locator:
     """Ask for a video; returns its card."""
     fill(page, prompt, **settings)
-    known = page.locator("#results .card").count()
-    page.get_by_role("button", name="Generate", exact=True).click()
-    expect(page.locator("#results .card")).to_have_count(known + 1)
-    return card(page, page.locator("#results .card").first.get_attribute("data-id") or "")
+    return asked_by(page, page.get_by_role("button", name="Generate", exact=True).click)
 
 
-def card(page: Page, id_: str) -> Locator:
-    return page.locator(f"#results .card[data-id='{id_}']")
+def asked_by(page: Page, action: Callable[[], None]) -> Locator:
+    """The card of what an action asks for."""
+    with page.expect_response(lambda answer: answer.request.method == "POST") as answer:
+        action()
+    id_ = answer.value.json()["generations"][0]["generation_id"]
+    made = page.locator(f"#results .card[data-id='{id_}']")
+    expect(made).to_be_visible()
+    return made
 
 
 def tab(page: Page, name: str) -> None:
@@ -187,8 +191,8 @@ def test_sizes_seed_and_keys(visitor: VisitorFactory) -> None:
     expect(page.get_by_role("tab", name="Compare")).to_be_focused()
     page.keyboard.press("ArrowLeft")
     fill(page, "sent by the keyboard", **QUICK)
-    page.get_by_label("Prompt", exact=True).press("Control+Enter")
-    expect(page.locator("#results .prompt").first).to_have_text("sent by the keyboard")
+    made = asked_by(page, lambda: page.get_by_label("Prompt", exact=True).press("Control+Enter"))
+    expect(made.locator(".prompt")).to_have_text("sent by the keyboard")
 
 
 def test_a_prompt_stays_text(visitor: VisitorFactory) -> None:
@@ -240,10 +244,8 @@ def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) ->
     assert page.get_by_role("spinbutton", name="Seed").input_value() == "7"
     assert page.get_by_role("spinbutton", name="Num Frames").input_value() == "5"
 
-    known = page.locator("#results .card").count()
-    made.get_by_role("button", name="Same again with a new seed").click()
-    expect(page.locator("#results .card")).to_have_count(known + 1)
-    again = server.row(page.locator("#results .card").first.get_attribute("data-id") or "")
+    other = asked_by(page, made.get_by_role("button", name="Same again with a new seed").click)
+    again = server.row(other.get_attribute("data-id") or "")
     first = server.row(made.get_attribute("data-id") or "")
     assert again["seed"] != first["seed"]
     assert {**again, "seed": 7, **QUICK_ROW} == {
@@ -255,9 +257,6 @@ def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) ->
     made.get_by_role("button", name="Really delete?").click()
     expect(made).to_have_count(0)
     assert server.http.get(f"/queue/{first['generation_id']}").status_code == 404
-
-
-QUICK_ROW = {"height": 64, "width": 64, "num_frames": 5, "num_inference_steps": 2}
 
 
 # compare

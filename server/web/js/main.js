@@ -119,9 +119,13 @@ class Workbench {
     $("key-forget").hidden = key.get() === "";
   }
 
+  /** What runs, what waits in its order, then the newest of what is over. */
   #drawFeed() {
-    const newest = [...this.generations.rows.values()].sort((a, b) => b.enqueued_at - a.enqueued_at);
-    const rows = newest.filter((row, n) => n < SHOWN || isActive(row));
+    const all = [...this.generations.rows.values()];
+    const rank = (row) => (row.status === "processing" ? 0 : (row.queue_position ?? Infinity));
+    const active = all.filter(isActive).sort((a, b) => rank(a) - rank(b));
+    const over = all.filter((row) => !isActive(row)).sort((a, b) => b.enqueued_at - a.enqueued_at);
+    const rows = [...active, ...over.slice(0, SHOWN)];
     this.feed.show(rows);
     $("no-results").hidden = rows.length > 0;
   }
