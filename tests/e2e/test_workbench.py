@@ -248,10 +248,8 @@ def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) ->
     again = server.row(other.get_attribute("data-id") or "")
     first = server.row(made.get_attribute("data-id") or "")
     assert again["seed"] != first["seed"]
-    assert {**again, "seed": 7, **QUICK_ROW} == {
-        **again,
-        **{name: first[name] for name in ("prompt", "seed", *QUICK_ROW)},
-    }
+    for name in ("prompt", *QUICK_ROW):
+        assert again[name] == first[name]
 
     made.get_by_role("button", name="Delete").click()
     made.get_by_role("button", name="Really delete?").click()

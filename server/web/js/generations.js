@@ -23,7 +23,8 @@ export class Generations extends EventTarget {
   /** A page of the history: `{generations, page_number, total_pages, total_entries}`. */
   async page(query) {
     const found = await request(`/api/ai/generations?${new URLSearchParams(query)}`);
-    for (const row of found.generations) this.#put(row);
+    // so that what is newer comes later, also within a second
+    for (const row of found.generations.toReversed()) this.#put(row);
     return found;
   }
 

@@ -121,7 +121,7 @@ class Workbench {
 
   /** What runs, what waits in its order, then the newest of what is over. */
   #drawFeed() {
-    const all = [...this.generations.rows.values()];
+    const all = [...this.generations.rows.values()].reverse();
     const rank = (row) => (row.status === "processing" ? 0 : (row.queue_position ?? Infinity));
     const active = all.filter(isActive).sort((a, b) => rank(a) - rank(b));
     const over = all.filter((row) => !isActive(row)).sort((a, b) => b.enqueued_at - a.enqueued_at);
