@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -63,6 +64,11 @@ _END_SECONDS = 20.0
 """How long a killed process may take to end: gigabytes on a card are let go of first, and a driver may be stuck."""
 
 
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+"""For glibc on a processor: keep the memory of large tensors for the next layer's. Given back and asked for anew each
+time, its pages cost a third of the work (`python -m benchmarks.allocator`). The environment's own values go first."""
+
+
 class _Connection:
     """One live worker process and the socket to it."""
 
@@ -88,6 +94,7 @@ class _Connection:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", WORKER, str(theirs.fileno())),
                     options.model_dump_json(),
+                    env={**(ALLOCATOR if options.device == "cpu" else {}), **os.environ},
                     stdin=DEVNULL,
                     pass_fds=[theirs.fileno()],
                     # Ctrl-C is for the server, which then ends the worker

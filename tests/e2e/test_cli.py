@@ -48,7 +48,7 @@ def test_demo_serves_on_until_ctrl_c_and_takes_another_port_if_it_must(server: S
         text=True,
     )
     assert demo.stdout is not None
-    line = next(line for line in demo.stdout if "Serving on at" in line)
+    line = next(line for line in demo.stdout if "Make your own at" in line)
     url = next(word for word in line.split() if word.startswith("http"))
     assert url != server.url
     assert f"generate 'An ox' --url {url}" in line

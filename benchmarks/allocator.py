@@ -1,0 +1,71 @@
+"""What it saves to keep freed memory on a processor: the demo's video with glibc's usual settings and a worker's.
+
+python -m benchmarks.allocator --pairs 5
+
+Each run is a process of its own, one with each setting in turn. Time of the processor counts, not of the clock: a
+machine shared with others changes the one less.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+
+from benchmarks.report import bootstrap, show
+from server.engine.local import ALLOCATOR
+
+USUAL = dict.fromkeys(ALLOCATOR, "")
+MIB = 2**20
+
+
+def one_video() -> None:
+    """In a process of its own: print the seconds of a video after a first one, and the most memory held."""
+    from benchmarks.demo_quality import Setting, make_video
+    from pipelines.demo import demo_folder
+    from pipelines.load import load_pipeline
+
+    loaded, setting = load_pipeline(demo_folder(), "cpu"), Setting(416, 240, 33, 4, 5.0)
+    make_video(loaded, "a red circle", setting, 0)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    make_video(loaded, "a red circle", setting, 1)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps({"seconds": spent, "memory": after.ru_maxrss * 1024}))
+
+
+def measure(settings: dict[str, str]) -> dict[str, float]:
+    """The figures of a process with these settings; an empty one is left to glibc."""
+    kept = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
+    env = {**kept, **{name: value for name, value in settings.items() if value}}
+    command = [sys.executable, "-m", "benchmarks.allocator", "--one"]
+    run = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True, text=True)
+    return dict(json.loads(run.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Measure in pairs, print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        return one_video()
+    pairs = [(measure(USUAL), measure(ALLOCATOR)) for _ in range(options.pairs)]
+    ratios = [kept["seconds"] / usual["seconds"] for usual, kept in pairs]
+    low, high = bootstrap(ratios)
+    usual, kept = (statistics.median(run["seconds"] for run in runs) for runs in zip(*pairs, strict=True))
+    memory = [max(run["memory"] for run in runs) / MIB for runs in zip(*pairs, strict=True)]
+    rows = [
+        ("a video of the demo, 4 steps, usual settings", f"{usual:.2f} s", f"{memory[0]:.0f} MiB"),
+        ("the same, freed memory kept", f"{kept:.2f} s", f"{memory[1]:.0f} MiB"),
+        ("ratio", f"{statistics.median(ratios):.2f}", f"95 %: {low:.2f} to {high:.2f}"),
+    ]
+    figures = {"pairs": options.pairs, "ratio": statistics.median(ratios), "usual_s": usual, "kept_s": kept}
+    return show("allocator", rows, {**figures, "usual_mib": memory[0], "kept_mib": memory[1]})
+
+
+if __name__ == "__main__":
+    main()
