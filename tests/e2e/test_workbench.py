@@ -398,6 +398,7 @@ def test_a_key_is_asked_for_and_kept_in_the_browser(
     dialog.get_by_label("API key").fill("wrong")
     dialog.get_by_role("button", name="Use this key").click()
     expect(dialog.get_by_text("The server does not know this key.")).to_be_visible()
+    assert_accessible(page, "key")
     dialog.get_by_label("API key").fill("right")
     dialog.get_by_label("API key").press("Enter")
     page.wait_for_selector("body[data-ready]")
