@@ -94,6 +94,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         ("get", "/api/ai/queue/{generation_id}/preview"),
         ("get", "/api/ai/generations"),
         ("get", "/api/ai/generations/{generation_id}"),
+        ("delete", "/api/ai/generations/{generation_id}"),
         ("get", "/api/events"),
         ("get", "/api/ai/models"),
         ("get", "/api/ai/models/search"),
