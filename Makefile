@@ -20,8 +20,9 @@ demo: install
 serve: install
 	$(BIN)/paddock serve $(ARGS)
 
+# as many processes as processors; who is done takes over from the other, and so few fixtures are made twice
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """A real server in a process of its own, as tests and benchmarks start it."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ SMALL: dict[str, Any] = {
     "num_inference_steps": 2,
 }
 """A request that takes the demo model a fraction of a second."""
+ENDLESS: dict[str, Any] = {**SMALL, "width": 416, "height": 240, "num_frames": 33, "num_inference_steps": 100}
+"""One that takes it minutes, of short steps: for who looks at it and cancels it."""
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 CLEAN_ENDS = (0, -signal.SIGTERM)
@@ -32,9 +36,16 @@ CLEAN_ENDS = (0, -signal.SIGTERM)
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port nobody listens on, of those that the system does not hand out by itself.
+
+    A server needs seconds until it listens: each of pytest-xdist's processes has ports of its own.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    ours = range(10_000 + int(worker.removeprefix("gw")), 32_000, int(workers))
+    while True:
+        port = random.SystemRandom().choice(ours)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class ServerProcess:
@@ -86,6 +97,12 @@ class ServerProcess:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
+    def as_seen_with(self, key: str) -> "ServerProcess":
+        """The same server to a client with this key."""
+        seen = copy(self)
+        seen.http = httpx.Client(base_url=self.http.base_url, timeout=60, headers={"Authorization": f"Bearer {key}"})
+        return seen
+
     def close(self) -> None:
         """Let go of everything, whatever state it is in."""
         if self.process is not None and self.process.poll() is None:
@@ -127,6 +144,13 @@ class ServerProcess:
             assert time.monotonic() < deadline, f"still {row} after {timeout} s:\n{self.log_text()}"
             time.sleep(0.05)
         return row
+
+    def wait_until_idle(self, timeout: float = 60) -> None:
+        """Poll until its devices do nothing."""
+        deadline = time.monotonic() + timeout
+        while any(device["busy"] for device in httpx.get(f"{self.url}/readyz").json()["devices"]):
+            assert time.monotonic() < deadline, self.log_text()
+            time.sleep(0.02)
 
     def video(self, generation_id: str) -> bytes:
         """The finished video of a generation."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -12,9 +12,9 @@ from tests.contract.test_http import error_of
 from tests.support import SMALL, ServerProcess
 
 
-def test_keys_keep_strangers_out_and_tenants_apart(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server(api_keys="mine,yours", event_replay="60")
-    mine, yours, wrong = ({"Authorization": f"Bearer {key}"} for key in ("mine", "yours", "wrong"))
+def test_keys_keep_strangers_out_and_tenants_apart(keyed_server: ServerProcess, keys: Iterator[str]) -> None:
+    server = keyed_server
+    mine, yours, wrong = ({"Authorization": f"Bearer {key}"} for key in (next(keys), next(keys), "wrong"))
     for headers in ({}, wrong, {"Authorization": "Basic bWluZQ=="}, {"Authorization": "Bearer"}):
         for method, path in (("GET", "/queue"), ("POST", "/queue"), ("POST", "/videos/generate"), ("GET", "/models")):
             response = server.http.request(method, path, headers=headers)

@@ -63,9 +63,12 @@ def test_the_page_has_twelve_clients() -> None:
 
 @pytest.fixture(scope="module")
 def quick_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Random weights under the model's id: the page's clients ask for the full size, a minute with the demo's."""
+    """Random weights under the model's id: the page's clients ask for the full size, a minute with the demo's.
+
+    What is seen does not matter here, so that the videos are plain.
+    """
     folder = tmp_path_factory.mktemp("page")
-    models = str(model_on(random_folder(folder / "weights", patch=4), folder))
+    models = str(model_on(random_folder(folder / "weights", plain=True), folder))
     server = ServerProcess(folder / "data", "--no-demo", "--device", "cpu", demo=False, models_dir=models)
     server.start()
     yield server

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import SMALL, ServerProcess, free_port
+from tests.support import ENDLESS, ServerProcess, free_port
 from tests.video import read_video
 
 SIZE = ["--width", "64", "--height", "64", "--frames", "5", "--steps", "2"]
@@ -92,21 +92,22 @@ def test_what_fails_is_a_sentence_and_exit_code_1(
     assert not list(tmp_path.rglob("*.mp4"))
 
 
-def test_generate_sends_its_key(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    server = start_server(api_keys="secret")
+def test_generate_sends_its_key(tenant: ServerProcess, key: str, tmp_path: Path) -> None:
+    server = tenant
 
     refused = paddock("generate", "an ox", *SIZE, "--url", server.url, cwd=tmp_path)
     assert refused.returncode == 1
     assert "401" in refused.stderr
-    done = paddock("generate", "an ox", *SIZE, "--url", server.url, cwd=tmp_path, PADDOCK_API_KEY="secret")
+    done = paddock("generate", "an ox", *SIZE, "--url", server.url, cwd=tmp_path, PADDOCK_API_KEY=key)
     assert done.returncode == 0, done.stderr
 
 
-def test_ctrl_c_cancels_the_generation(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    server = start_server()
+def test_ctrl_c_cancels_the_generation(tenant: ServerProcess, key: str, tmp_path: Path) -> None:
+    server = tenant
     generate = subprocess.Popen(
         [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", "--steps", "100", "--url", server.url],
         cwd=tmp_path,
+        env={**os.environ, "PADDOCK_API_KEY": key},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -147,25 +148,25 @@ def test_generate_lives_through_a_restart_of_the_server(
     assert read_video(tmp_path / "video.mp4").shape == (5, 64, 64, 3)
 
 
-def test_status_shows_models_and_queue(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    server = start_server()
-    assert "Nothing is queued or running." in paddock("status", "--url", server.url, cwd=tmp_path).stdout
-    running = server.enqueue(**{**SMALL, "num_inference_steps": 100, "width": 256, "height": 256})
+def test_status_shows_models_and_queue(tenant: ServerProcess, key: str, tmp_path: Path) -> None:
+    server, env = tenant, {"PADDOCK_URL": tenant.url, "PADDOCK_API_KEY": key}
+    assert "Nothing is queued or running." in paddock("status", cwd=tmp_path, **env).stdout
+    running = server.enqueue(**ENDLESS)
     waiting = server.enqueue(prompt="a lake")
     server.wait_for(running, "processing")
 
-    shown = paddock("status", "--url", server.url, cwd=tmp_path).stdout
+    shown = paddock("status", cwd=tmp_path, **env).stdout
 
     assert "demo weights" in shown
     assert running in shown
     assert waiting in shown
     assert "a lake" in shown
-    narrow = paddock("status", "--url", server.url, cwd=tmp_path, COLUMNS="80").stdout
+    narrow = paddock("status", cwd=tmp_path, **env, COLUMNS="80").stdout
     assert running in narrow
 
-    assert paddock("cancel", running, "--url", server.url, cwd=tmp_path).stdout.strip() == "cancelled"
+    assert paddock("cancel", running, cwd=tmp_path, **env).stdout.strip() == "cancelled"
     assert server.row(running)["status"] == "cancelled"
-    unknown = paddock("cancel", "nope", "--url", server.url, cwd=tmp_path)
+    unknown = paddock("cancel", "nope", cwd=tmp_path, **env)
     assert unknown.returncode == 1
     assert "404" in unknown.stderr
 
