@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.support import ENDLESS, MODEL, SMALL, ServerProcess
+from tests.support import ENDLESS, MODEL, PATIENCE, SMALL, ServerProcess, eventually
 from tests.video import read_video
 
 UPSTREAM = "Getting model response error: 422 - Value error, "
@@ -196,8 +196,7 @@ def test_positions_progress_and_cancellation(tenant: ServerProcess) -> None:
     active = server.http.get("/queue").json()
     assert active["count"] == 3
     assert [row["generation_id"] for row in active["generations"]] == [waiting[1], waiting[0], running]
-    while (row := server.row(running))["eta_seconds"] is None:
-        time.sleep(0.05)
+    row = eventually(lambda: (now := server.row(running))["eta_seconds"] is not None and now)
     assert 0 < row["progress"] < 1
     assert row["eta_seconds"] > 0
 
@@ -358,10 +357,7 @@ def test_activate_loads_and_deactivate_unloads(tenant: ServerProcess) -> None:
         return str(server.http.get(f"/models/{MODEL}").json()["deployments"][0]["status"])
 
     def until(wanted: str) -> None:
-        deadline = time.monotonic() + 60
-        while status() != wanted:
-            assert time.monotonic() < deadline, server.log_text()
-            time.sleep(0.05)
+        eventually(lambda: status() == wanted, server)
 
     server.http.post(f"/models/{MODEL}/deactivate")
     until("inactive")
@@ -390,7 +386,7 @@ def test_routes_answer_without_their_prefix_too(server: ServerProcess, path: str
 
 
 def test_a_bare_client_gets_its_video(server: ServerProcess) -> None:
-    answer = httpx.post(f"{server.url}/videos/generate", json=SMALL, timeout=60)
+    answer = httpx.post(f"{server.url}/videos/generate", json=SMALL, timeout=PATIENCE)
 
     assert httpx.get(answer.json()["videos"][0]["url"]).status_code == 200
 

@@ -87,6 +87,13 @@ def test_the_pages_client_finishes_and_prints_what_the_page_says(
     assert read_video(video.content).shape == (81, 480, 832, 3)
 
 
+def test_real_weights_are_not_announced_as_the_demos(quick_server: ServerProcess) -> None:
+    answer = quick_server.http.get("/models")
+
+    assert "x-paddock-weights" not in answer.headers
+    assert answer.json()["data"][0]["weights"] == "real"
+
+
 def run(client: Client, server: ServerProcess, folder: Path) -> str:
     """Run a client, unchanged but for the host's name; returns what it printed."""
     code = client.code.replace(HOST, server.url)

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import ServerProcess, free_port, model_on
+from tests.support import PATIENCE, ServerProcess, free_port, model_on
 
 MEMORY_LIMIT = 150 * 2**20
 
@@ -26,7 +26,7 @@ def serve(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         check=False,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -61,7 +61,7 @@ def test_an_idle_worker_ends_and_another_starts_on_demand(start_server: Callable
     server.wait_for(server.enqueue(), "succeeded")
     (first,) = server.worker_pids()
 
-    psutil.wait_procs([psutil.Process(first)], timeout=10)
+    psutil.wait_procs([psutil.Process(first)], timeout=PATIENCE)
 
     assert server.worker_pids() == []
     server.wait_for(server.enqueue(), "succeeded")
@@ -98,17 +98,6 @@ def test_without_a_cuda_device_it_says_what_to_do(tmp_path: Path, weights_folder
     assert ended.returncode == 2
     assert "No CUDA device was found" in ended.stderr
     assert "--demo" in ended.stderr
-
-
-def test_real_weights_run_on_the_processor_when_told_to(
-    start_server: Callable[..., ServerProcess], weights_folder: Path, tmp_path: Path
-) -> None:
-    server = start_server("--no-demo", "--device", "cpu", models_dir=str(model_on(weights_folder, tmp_path)))
-
-    server.wait_for(server.enqueue(), "succeeded")
-
-    assert "x-paddock-weights" not in server.http.get("/models").headers
-    assert server.http.get("/models").json()["data"][0]["weights"] == "real"
 
 
 @pytest.mark.parametrize(
