@@ -2,6 +2,7 @@
 
 import gc
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from tests.postgres import PostgresServer
 from tests.support import CLEAN_ENDS, ServerProcess, SmallDisk
+from tests.typist import Typed, Typist
 
 KEYS = tuple(f"key-{number}" for number in range(100))
 
@@ -104,6 +106,24 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     disk = SmallDisk(tmp_path / "disk", 4 * 2**20)
     yield disk
     disk.unmount()
+
+
+@pytest.fixture(scope="session")
+def typist() -> Iterator[Typist]:
+    """Who types commands."""
+    typist = Typist()
+    yield typist
+    typist.close()
+
+
+@pytest.fixture
+def typed(typist: Typist, tmp_path: Path) -> Typed:
+    """Commands in the test's own folder."""
+
+    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return typist.run(*args, cwd=tmp_path, env=env)
+
+    return run
 
 
 @pytest.fixture

@@ -54,9 +54,9 @@ def free_port() -> int:
             return port
 
 
-def eventually(condition: Callable[[], T], server: "ServerProcess | None" = None) -> T:
+def eventually(condition: Callable[[], T], server: "ServerProcess | None" = None, patience: float = PATIENCE) -> T:
     """Wait until something is so, and return it."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not (found := condition()):
         assert time.monotonic() < deadline, f"still {found!r}:\n{server.log_text() if server else ''}"
         time.sleep(0.02)
@@ -115,9 +115,8 @@ class ServerProcess:
     def as_seen_with(self, key: str) -> "ServerProcess":
         """The same server to a client with this key."""
         seen = copy(self)
-        seen.http = httpx.Client(
-            base_url=self.http.base_url, timeout=PATIENCE, headers={"Authorization": f"Bearer {key}"}
-        )
+        headers = {"Authorization": f"Bearer {key}"}
+        seen.http = httpx.Client(base_url=self.http.base_url, timeout=PATIENCE, headers=headers)
         return seen
 
     def close(self) -> None:

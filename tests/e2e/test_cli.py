@@ -13,8 +13,10 @@ import psutil
 import pytest
 
 from tests.support import ENDLESS, PATIENCE, ServerProcess, eventually
+from tests.typist import Typed
 from tests.video import read_video
 
+LONG = ["--width", "256", "--height", "256", "--frames", "9", "--steps", "100"]
 SIZE = ["--width", "64", "--height", "64", "--frames", "5", "--steps", "2"]
 
 
@@ -51,7 +53,7 @@ def test_demo_serves_on_until_ctrl_c_and_takes_another_port_if_it_must(server: S
     demo.communicate(timeout=PATIENCE)
 
     assert demo.returncode == 0
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE)
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
 
 
@@ -73,9 +75,9 @@ def test_generate_is_a_client_of_any_server(server: ServerProcess, tmp_path: Pat
     ],
 )
 def test_what_fails_is_a_sentence_and_exit_code_1(
-    server: ServerProcess, tmp_path: Path, args: list[str], sentence: str
+    server: ServerProcess, typed: Typed, tmp_path: Path, args: list[str], sentence: str
 ) -> None:
-    ended = paddock("generate", "an [/ox]", *SIZE, *args, cwd=tmp_path, PADDOCK_URL=server.url)
+    ended = typed("generate", "an [/ox]", *SIZE, *args, PADDOCK_URL=server.url)
 
     assert ended.returncode == 1
     assert sentence in ended.stderr
@@ -83,20 +85,18 @@ def test_what_fails_is_a_sentence_and_exit_code_1(
     assert not list(tmp_path.rglob("*.mp4"))
 
 
-def test_generate_sends_its_key(tenant: ServerProcess, key: str, tmp_path: Path) -> None:
-    server = tenant
-
-    refused = paddock("generate", "an ox", *SIZE, "--url", server.url, cwd=tmp_path)
+def test_generate_sends_its_key(tenant: ServerProcess, key: str, typed: Typed) -> None:
+    refused = typed("generate", "an ox", *SIZE, "--url", tenant.url)
     assert refused.returncode == 1
     assert "401" in refused.stderr
-    done = paddock("generate", "an ox", *SIZE, "--url", server.url, cwd=tmp_path, PADDOCK_API_KEY=key)
+    done = typed("generate", "an ox", *SIZE, "--url", tenant.url, PADDOCK_API_KEY=key)
     assert done.returncode == 0, done.stderr
 
 
 def test_ctrl_c_cancels_the_generation(tenant: ServerProcess, key: str, tmp_path: Path) -> None:
     server = tenant
     generate = subprocess.Popen(
-        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", "--steps", "100", "--url", server.url],
+        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", *LONG, "--url", server.url],
         cwd=tmp_path,
         env={**os.environ, "PADDOCK_API_KEY": key},
         stdout=subprocess.DEVNULL,
@@ -134,14 +134,14 @@ def test_generate_lives_through_a_restart_of_the_server(
     assert read_video(tmp_path / "video.mp4").shape == (5, 64, 64, 3)
 
 
-def test_status_shows_models_and_queue(tenant: ServerProcess, key: str, tmp_path: Path) -> None:
+def test_status_shows_models_and_queue(tenant: ServerProcess, key: str, typed: Typed, tmp_path: Path) -> None:
     server, env = tenant, {"PADDOCK_URL": tenant.url, "PADDOCK_API_KEY": key}
-    assert "Nothing is queued or running." in paddock("status", cwd=tmp_path, **env).stdout
+    assert "Nothing is queued or running." in typed("status", **env).stdout
     running = server.enqueue(**ENDLESS)
     waiting = server.enqueue(prompt="a lake")
     server.wait_for(running, "processing")
 
-    shown = paddock("status", cwd=tmp_path, **env).stdout
+    shown = typed("status", **env).stdout
 
     assert "demo weights" in shown
     assert running in shown
@@ -150,9 +150,9 @@ def test_status_shows_models_and_queue(tenant: ServerProcess, key: str, tmp_path
     narrow = paddock("status", cwd=tmp_path, **env, COLUMNS="80").stdout
     assert running in narrow
 
-    assert paddock("cancel", running, cwd=tmp_path, **env).stdout.strip() == "cancelled"
+    assert typed("cancel", running, **env).stdout.strip() == "cancelled"
     assert server.row(running)["status"] == "cancelled"
-    unknown = paddock("cancel", "nope", cwd=tmp_path, **env)
+    unknown = typed("cancel", "nope", **env)
     assert unknown.returncode == 1
     assert "404" in unknown.stderr
 

@@ -14,9 +14,11 @@ import pytest
 from server.pull import Sentences, lines
 from tests.hub import Hub
 from tests.support import PATIENCE, ServerProcess, eventually, free_port
+from tests.typist import Typed
 
 ROOT = Path(__file__).parents[2]
 LARGEST = "text_encoder/model.safetensors"
+MODEL = "my-wan2-1-t2v-14b-diffusers"
 CHUNK = 16 * 1024
 # the library writes every 10 MB, more than all of the demo's weights
 PADDOCK = f"import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = {CHUNK}; from server.cli import main; main()"
@@ -29,8 +31,8 @@ def hub(weights_folder: Path, tmp_path: Path) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start `paddock pull` of a model whose repository is the stand-in's, with an empty cache of its own."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one of the test's own, and a model whose repository is the stand-in's."""
     text = (ROOT / "configs" / "models" / "wan2.1-t2v-14b.toml").read_text()
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine.toml").write_text(
@@ -38,11 +40,16 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     )
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PADDOCK_MODELS_DIR", str(tmp_path / "models"))
+
+
+@pytest.fixture
+def start(cache: None, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `paddock pull` of that model, in small chunks."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*args: str, model: str = "my-wan2-1-t2v-14b-diffusers", **env: str) -> subprocess.Popen[str]:
+    def start(*args: str, **env: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", PADDOCK, "pull", "--model", model, *args],
+            [sys.executable, "-P", "-c", PADDOCK, "pull", "--model", MODEL, *args],
             cwd=tmp_path,
             env={**os.environ, "COLUMNS": "200", **env},
             stdout=subprocess.PIPE,
@@ -98,7 +105,7 @@ def test_a_pull_stopped_amid_a_file_goes_on_from_there(
     assert "All of it is here" in printed
     if signal_sent == signal.SIGKILL:
         served = start_server("--no-demo", "--device", "cpu")
-        served.wait_for(served.enqueue(model="my-wan2-1-t2v-14b-diffusers"), "succeeded")
+        served.wait_for(served.enqueue(model=MODEL), "succeeded")
 
 
 def test_what_is_here_is_told_and_not_fetched(
@@ -149,14 +156,13 @@ def test_a_folder_or_another_cache_is_checked_and_left_where_it_is(
     ],
 )
 def test_what_cannot_be_pulled_is_a_sentence(
-    start: Callable[..., subprocess.Popen[str]], args: list[str], env: dict[str, str], status: int, sentence: str
+    cache: None, typed: Typed, args: list[str], env: dict[str, str], status: int, sentence: str
 ) -> None:
-    ended = start(*args, **env)
-    _, complaints = ended.communicate(timeout=PATIENCE)
+    ended = typed("pull", "--model", MODEL, *args, **env)
 
-    assert ended.returncode == status, complaints
-    assert sentence in complaints
-    assert "Traceback" not in complaints
+    assert ended.returncode == status, ended.stderr
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_where_no_terminal_is_a_line_comes_seldom() -> None:

@@ -46,10 +46,12 @@ def test_its_demo_makes_a_video_in_an_empty_folder_and_ends(wheel: Path, tmp_pat
     (site / "libraries.pth").write_text(f"{ours}\n")
     empty = tmp_path / "empty"
     empty.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "200"}
 
     where = subprocess.run(
         [python, "-P", "-c", "import server, pipelines; print(server.__file__, pipelines.__file__)"],
         cwd=empty,
+        env=environment,
         stdout=subprocess.PIPE,
         check=True,
         text=True,
@@ -69,7 +71,7 @@ def test_its_demo_makes_a_video_in_an_empty_folder_and_ends(wheel: Path, tmp_pat
             str(free_port()),
         ],
         cwd=empty,
-        env={**os.environ, "COLUMNS": "200"},
+        env=environment,
         stdout=subprocess.PIPE,
         check=True,
         text=True,
