@@ -20,8 +20,12 @@ demo: install
 serve: install
 	$(BIN)/paddock serve $(ARGS)
 
+# as many processes as processors; who is done takes over from the other, and so few fixtures are made twice
+# as a worker on a processor has them: large buffers are kept for the next test
+test: export MALLOC_MMAP_THRESHOLD_ ?= 268435456
+test: export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

@@ -1,19 +1,40 @@
 """Fixtures every test may use: small weights, servers that end with the test, and empty databases."""
 
+import gc
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Several servers and workers share the processor: a thread that waits for another must not keep a third from working.
+# Here before torch is imported, and from here for every process that is started.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# where this is set, hundreds of processes would compile our modules anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 from tests.postgres import PostgresServer
-from tests.random_weights import random_folder
 from tests.support import CLEAN_ENDS, ServerProcess, SmallDisk
+from tests.typist import Typed, Typist
+
+KEYS = tuple(f"key-{number}" for number in range(100))
+
+
+def pytest_collection_finish() -> None:
+    """Spare every later collection of garbage the half million objects of the libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small random weights, built once."""
+    # it brings torch, which the process that only hands out tests does without
+    from tests.random_weights import random_folder
+
     return random_folder(tmp_path_factory.mktemp("weights") / "random")
 
 
@@ -26,6 +47,38 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     status = process.stop()
     process.close()
     assert status in CLEAN_ENDS, process.log_text()
+
+
+@pytest.fixture(scope="session")
+def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One running demo server that has a key for each test."""
+    process = ServerProcess(tmp_path_factory.mktemp("keyed") / "data", api_keys=",".join(KEYS), event_replay="60")
+    process.start()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def keys() -> Iterator[str]:
+    """Keys of that server that nobody has used."""
+    return iter(KEYS)
+
+
+@pytest.fixture
+def key(keys: Iterator[str]) -> str:
+    """One that sees no row and no event but the test's own."""
+    return next(keys)
+
+
+@pytest.fixture
+def tenant(keyed_server: ServerProcess, key: str) -> Iterator[ServerProcess]:
+    """A server that looks like the test's own, with nothing in it, and whose worker is mostly there already."""
+    seen = keyed_server.as_seen_with(key)
+    yield seen
+    for row in seen.http.get("/queue").json()["generations"]:
+        seen.http.delete(f"/queue/{row['generation_id']}")
+    seen.wait_until_idle()
+    seen.http.close()
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +106,24 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     disk = SmallDisk(tmp_path / "disk", 4 * 2**20)
     yield disk
     disk.unmount()
+
+
+@pytest.fixture(scope="session")
+def typist() -> Iterator[Typist]:
+    """Who types commands."""
+    typist = Typist()
+    yield typist
+    typist.close()
+
+
+@pytest.fixture
+def typed(typist: Typist, tmp_path: Path) -> Typed:
+    """Commands in the test's own folder."""
+
+    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return typist.run(*args, cwd=tmp_path, env=env)
+
+    return run
 
 
 @pytest.fixture

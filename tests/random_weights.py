@@ -1,9 +1,10 @@
 """A small pipeline of the same classes as Wan's, with random weights: quicker than the demo's, for other tests."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pipelines.demo.residual_vae import residual_vae
@@ -13,8 +14,8 @@ LATENT_CHANNELS = 16
 TEXT_DIM = 64
 
 
-def random_folder(folder: Path, patch: int = 2) -> Path:
-    """Save it under `folder` in diffusers' layout; the larger its patches, in latents, the quicker it is."""
+def random_folder(folder: Path, *, plain: bool = False) -> Path:
+    """Save it under `folder` in diffusers' layout; one of plain videos makes even a large one in seconds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         tokenizer = T5TokenizerFast(vocab=_vocabulary(), extra_ids=0)
@@ -30,9 +31,9 @@ def random_folder(folder: Path, patch: int = 2) -> Path:
             freq_dim=64,
             ffn_dim=96,
             num_layers=1,
-            patch_size=(1, patch, patch),
+            patch_size=(1, 2, 2),
         )
-        vae = residual_vae(base_dim=4, latent_channels=LATENT_CHANNELS)
+        vae = _plain_vae() if plain else residual_vae(base_dim=4, latent_channels=LATENT_CHANNELS)
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     WanPipeline(
         tokenizer=tokenizer,
@@ -42,6 +43,21 @@ def random_folder(folder: Path, patch: int = 2) -> Path:
         scheduler=scheduler,
     ).save_pretrained(folder)
     return folder
+
+
+def _plain_vae() -> Any:
+    """One of 32x that decodes whatever it is given to the same frame, which is soon encoded."""
+    config = residual_vae(base_dim=4, latent_channels=LATENT_CHANNELS).config
+    pixels = 2 * config["patch_size"]
+    of_larger_patches = {
+        "patch_size": pixels,
+        "in_channels": 3 * pixels**2,
+        "out_channels": 3 * pixels**2,
+        "scale_factor_spatial": 2 * config["scale_factor_spatial"],
+    }
+    vae = AutoencoderKLWan.from_config({**config, **of_larger_patches})
+    torch.nn.init.zeros_(vae.decoder.conv_out.weight)
+    return vae
 
 
 def _vocabulary() -> list[tuple[str, float]]:

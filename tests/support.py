@@ -1,6 +1,7 @@
 """A real server in a process of its own, as tests and benchmarks start it."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -8,12 +9,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
+
+T = TypeVar("T")
 
 MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 SMALL: dict[str, Any] = {
@@ -25,6 +30,11 @@ SMALL: dict[str, Any] = {
     "num_inference_steps": 2,
 }
 """A request that takes the demo model a fraction of a second."""
+ENDLESS: dict[str, Any] = {**SMALL, "width": 416, "height": 240, "num_frames": 33, "num_inference_steps": 100}
+"""One that takes it minutes, of short steps: for who looks at it and cancels it."""
+
+PATIENCE = 120.0
+"""How long anything is waited for, in seconds: on a busy machine much takes long, which is no failure."""
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 CLEAN_ENDS = (0, -signal.SIGTERM)
@@ -32,9 +42,25 @@ CLEAN_ENDS = (0, -signal.SIGTERM)
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port nobody listens on, of those that the system does not hand out by itself.
+
+    A server needs seconds until it listens: each of pytest-xdist's processes has ports of its own.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    ours = range(10_000 + int(worker.removeprefix("gw")), 32_000, int(workers))
+    while True:
+        port = random.SystemRandom().choice(ours)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def eventually(condition: Callable[[], T], server: "ServerProcess | None" = None, patience: float = PATIENCE) -> T:
+    """Wait until something is so, and return it."""
+    deadline = time.monotonic() + patience
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"still {found!r}:\n{server.log_text() if server else ''}"
+        time.sleep(0.02)
+    return found
 
 
 class ServerProcess:
@@ -49,9 +75,9 @@ class ServerProcess:
         self._args = [*(["--demo"] if demo else []), *args]
         self._env = {f"PADDOCK_{name.upper()}": value for name, value in env.items()}
         self.process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=f"{self.url}/api/ai", timeout=60)
+        self.http = httpx.Client(base_url=f"{self.url}/api/ai", timeout=PATIENCE)
 
-    def start(self, wait: float = 30) -> float:
+    def start(self, wait: float = PATIENCE) -> float:
         """Start it and wait until /healthz answers; returns how many seconds that took."""
         command = [sys.executable, "-P", "-m", self._module, "serve", *self._args]
         with self.log.open("ab") as log:
@@ -79,12 +105,19 @@ class ServerProcess:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, timeout: float = 30) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """SIGTERM, and wait for the end; returns the exit status."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
+
+    def as_seen_with(self, key: str) -> "ServerProcess":
+        """The same server to a client with this key."""
+        seen = copy(self)
+        headers = {"Authorization": f"Bearer {key}"}
+        seen.http = httpx.Client(base_url=self.http.base_url, timeout=PATIENCE, headers=headers)
+        return seen
 
     def close(self) -> None:
         """Let go of everything, whatever state it is in."""
@@ -119,7 +152,11 @@ class ServerProcess:
         assert response.status_code == 200, response.text
         return dict(response.json())
 
-    def wait_for(self, generation_id: str, *statuses: str, timeout: float = 120) -> dict[str, Any]:
+    def listed(self, status: str) -> list[dict[str, Any]]:
+        """The rows that have a status now."""
+        return list(self.http.get("/queue", params={"status": status}).json()["generations"])
+
+    def wait_for(self, generation_id: str, *statuses: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """Poll until a generation has one of the statuses (any terminal one if none is named)."""
         deadline = time.monotonic() + timeout
         while (row := self.row(generation_id))["status"] not in (statuses or TERMINAL):
@@ -127,6 +164,10 @@ class ServerProcess:
             assert time.monotonic() < deadline, f"still {row} after {timeout} s:\n{self.log_text()}"
             time.sleep(0.05)
         return row
+
+    def wait_until_idle(self) -> None:
+        """Wait until its devices do nothing."""
+        eventually(lambda: not any(each["busy"] for each in httpx.get(f"{self.url}/readyz").json()["devices"]), self)
 
     def video(self, generation_id: str) -> bytes:
         """The finished video of a generation."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from PIL import Image
 
 from pipelines.catalogue import CatalogueEntry, read_catalogue
@@ -29,28 +30,31 @@ ENTRY = next(iter(read_catalogue().values()))
 PARAMS = VideoParams("an ox", " ", 64, 64, 5, 3, 5.0, 7)
 LONG = replace(PARAMS, num_inference_steps=100, width=256, height=256)
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 EngineFactory = Callable[..., LocalEngine]
 
 
-@pytest.fixture(params=["local"])
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["local"])
 async def make_engine(
-    tmp_path: Path, weights_folder: Path, request: pytest.FixtureRequest
+    tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[EngineFactory]:
-    """Make engines of each kind, on the demo weights; they are closed with the test."""
+    """Make engines of each kind, on the demo weights; they are closed with the last test."""
+    folder = tmp_path_factory.mktemp("engine")
     engines = []
 
     def make(*, demo: bool = True, cancel_grace: float = 20, silence: float = 60, **options: Any) -> LocalEngine:
         worker = WorkerOptions(
             device="cpu",
-            artifacts=str(tmp_path / "videos"),
-            checkpoints=str(tmp_path / "checkpoints"),
-            previews=str(tmp_path / "previews"),
+            artifacts=str(folder / "videos"),
+            checkpoints=str(folder / "checkpoints"),
+            previews=str(folder / "previews"),
             cache=str(weights_folder.parent),
             demo=demo,
             **options,
         )
         for name in ("videos", "checkpoints", "previews"):
-            (tmp_path / name).mkdir(exist_ok=True)
+            (folder / name).mkdir(exist_ok=True)
         engines.append(LocalEngine(worker, cancel_grace=cancel_grace, silence=silence))
         return engines[-1]
 
@@ -59,12 +63,26 @@ async def make_engine(
         await engine.close()
 
 
-@pytest.fixture
-async def engine(make_engine: EngineFactory) -> LocalEngine:
+@pytest.fixture(scope="module")
+def shared(make_engine: EngineFactory) -> LocalEngine:
+    """One engine for all: its worker takes seconds to start, and does so again only after a test that ended it."""
+    return make_engine()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def engine(shared: LocalEngine) -> LocalEngine:
     """An engine with the demo model loaded."""
-    engine = make_engine()
-    await engine.load(ENTRY)
-    return engine
+    await shared.load(ENTRY)
+    return shared
+
+
+@pytest.fixture
+def videos(shared: LocalEngine) -> Path:
+    """Where its videos are; there is none yet."""
+    folder = Path(shared._options.artifacts)
+    for file in folder.iterdir():
+        file.unlink()
+    return folder
 
 
 def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1) -> Job:
@@ -96,8 +114,9 @@ async def start(engine: LocalEngine, wanted: Job) -> tuple["asyncio.Task[object]
     return running, reports
 
 
-async def test_loading_starts_a_worker_and_tells_how_far_it_is(make_engine: EngineFactory) -> None:
-    engine = make_engine()
+async def test_loading_starts_a_worker_and_tells_how_far_it_is(shared: LocalEngine) -> None:
+    engine = shared
+    await engine.close()
     assert engine.state.model_id is None
     loading = asyncio.create_task(engine.load(ENTRY))
     seen = set()
@@ -114,18 +133,16 @@ async def test_loading_starts_a_worker_and_tells_how_far_it_is(make_engine: Engi
     assert (await engine.load(ENTRY)).fingerprint == ready.fingerprint
 
 
-async def test_a_run_leaves_its_file_and_tells_every_step(engine: LocalEngine, tmp_path: Path) -> None:
+async def test_a_run_leaves_its_file_and_tells_every_step(engine: LocalEngine, videos: Path) -> None:
     reports = await run(engine, job())
 
-    assert read_video(tmp_path / "videos" / "g.1.mp4").shape == (5, 64, 64, 3)
+    assert read_video(videos / "g.1.mp4").shape == (5, 64, 64, 3)
     assert [report.step for report in reports if report.stage is Stage.DENOISE] == [0, 1, 2, 3]
     assert reports[-1].fraction == 1.0
     assert {(report.generation_id, report.attempt) for report in reports} == {("g", 1)}
 
 
-async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(
-    make_engine: EngineFactory, tmp_path: Path
-) -> None:
+async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(make_engine: EngineFactory) -> None:
     engine = make_engine(preview_interval=1e-9)
     await engine.load(ENTRY)
     told: list[tuple[str, int]] = []
@@ -133,7 +150,7 @@ async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(
 
     def note(report: RunReport) -> None:
         if isinstance(report, Previewed):
-            pictures.append(Image.open(tmp_path / "previews" / "g.jpg").copy().size)
+            pictures.append(Image.open(Path(engine._options.previews) / "g.jpg").copy().size)
         if isinstance(report, Previewed) or (isinstance(report, Progressed) and report.stage is Stage.DENOISE):
             told.append((report.kind, report.step))
 
@@ -144,18 +161,20 @@ async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(
     assert pictures == [(64, 64)] * 3
 
 
-async def test_without_an_interval_there_is_no_picture(make_engine: EngineFactory, tmp_path: Path) -> None:
+async def test_without_an_interval_there_is_no_picture(make_engine: EngineFactory) -> None:
     engine = make_engine(preview_interval=0)
     await engine.load(ENTRY)
     reports: list[RunReport] = []
 
-    await engine.run(job(), reports.append)
+    wanted = job(generation_id="unseen")
+
+    await engine.run(wanted, reports.append)
 
     assert not [report for report in reports if isinstance(report, Previewed)]
-    assert list((tmp_path / "previews").iterdir()) == []
+    assert not os.path.exists(f"{engine._options.previews}/{wanted.preview}")  # noqa: ASYNC240, PTH110
 
 
-async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(engine: LocalEngine, tmp_path: Path) -> None:
+async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(engine: LocalEngine, videos: Path) -> None:
     await run(engine, job(generation_id="before"))
     pid = engine.state.pid
     running, reports = await start(engine, job(LONG))
@@ -169,30 +188,31 @@ async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(engine:
 
     # one step may have been under way, and one more begun while the order travelled
     assert reports[-1].step - steps_then <= 2
-    assert not (tmp_path / "videos" / "g.1.mp4").exists()
+    assert not (videos / "g.1.mp4").exists()
     await run(engine, job(generation_id="after"))
     assert engine.state.pid == pid
-    before, after = ((tmp_path / "videos" / f"{name}.1.mp4").read_bytes() for name in ("before", "after"))
+    before, after = ((videos / f"{name}.1.mp4").read_bytes() for name in ("before", "after"))
     assert before == after
 
 
-async def test_a_suspended_run_goes_on_as_another_attempt(engine: LocalEngine, tmp_path: Path) -> None:
-    await run(engine, job(LONG, generation_id="whole"))
-    running, _ = await start(engine, job(LONG))
+async def test_a_suspended_run_goes_on_as_another_attempt(engine: LocalEngine, videos: Path) -> None:
+    params = replace(LONG, num_inference_steps=30)
+    await run(engine, job(params, generation_id="whole"))
+    running, _ = await start(engine, job(params))
 
     await engine.suspend("g", 2)
     assert not running.done()
     await engine.suspend("g", 1)
     with pytest.raises(RunSuspendedError):
         await running
-    reports = await run(engine, job(LONG, attempt=2))
+    reports = await run(engine, job(params, attempt=2))
 
     steps = [report.step for report in reports if report.stage is Stage.DENOISE]
-    assert steps == list(range(steps[0], LONG.num_inference_steps + 1))
+    assert steps == list(range(steps[0], params.num_inference_steps + 1))
     assert steps[0] > 0
     assert reports[0].fraction > 0
     assert reports[0].seconds > 0
-    whole, resumed = ((tmp_path / "videos" / name).read_bytes() for name in ("whole.1.mp4", "g.2.mp4"))
+    whole, resumed = ((videos / name).read_bytes() for name in ("whole.1.mp4", "g.2.mp4"))
     assert resumed == whole
 
 
@@ -213,9 +233,8 @@ async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engi
     await run(engine, job())
 
 
-async def test_a_silent_worker_is_killed(make_engine: EngineFactory) -> None:
-    engine = make_engine(silence=3)
-    await engine.load(ENTRY)
+async def test_a_silent_worker_is_killed(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_silence", 3)
     running, _ = await start(engine, job(LONG))
     assert engine.state.pid is not None
 
@@ -225,9 +244,10 @@ async def test_a_silent_worker_is_killed(make_engine: EngineFactory) -> None:
         await running
 
 
-async def test_a_worker_that_does_not_stop_when_cancelled_is_killed(make_engine: EngineFactory) -> None:
-    engine = make_engine(cancel_grace=0.5)
-    await engine.load(ENTRY)
+async def test_a_worker_that_does_not_stop_when_cancelled_is_killed(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_cancel_grace", 0.5)
     running, _ = await start(engine, job(LONG))
     assert engine.state.pid is not None
 

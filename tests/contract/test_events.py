@@ -1,13 +1,13 @@
 """The event stream, to the letter: event line, data line, comments, and what a late subscriber still hears."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
 from tests.contract.test_http import LONG
-from tests.support import MODEL, ServerProcess
+from tests.support import ENDLESS, MODEL, ServerProcess
 
 
 def events_of(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
@@ -56,9 +56,9 @@ def test_the_stream_tells_of_progress_and_completion(server: ServerProcess) -> N
     assert len(names) > 5
 
 
-def test_a_failure_is_an_event_and_a_cancellation_is_none(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server()
-    cancelled = server.enqueue()
+def test_a_failure_is_an_event_and_a_cancellation_is_none(tenant: ServerProcess) -> None:
+    server = tenant
+    cancelled = server.enqueue(**ENDLESS)
     server.http.delete(f"/queue/{cancelled}")
     failed = server.enqueue(height=0)
 
@@ -101,9 +101,8 @@ def test_completions_are_compact_and_padded_for_mawk(server: ServerProcess) -> N
     assert len(comment) >= 4096
 
 
-def test_an_idle_stream_is_kept_open_by_comments(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server()
-    with server.http.stream("GET", f"{server.url}/api/events", timeout=20) as stream:
+def test_an_idle_stream_is_kept_open_by_comments(tenant: ServerProcess) -> None:
+    with tenant.http.stream("GET", f"{tenant.url}/api/events", timeout=20) as stream:
         first = next(line for line in stream.iter_lines() if line)
 
     assert first.startswith(":")

@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.support import MODEL, SMALL, ServerProcess
+from tests.support import ENDLESS, MODEL, PATIENCE, SMALL, ServerProcess, eventually
 from tests.video import read_video
 
 UPSTREAM = "Getting model response error: 422 - Value error, "
@@ -126,9 +126,9 @@ def test_a_body_that_is_no_json_object_is_told_so(
         assert "JSON" in error["message"] or status == 413
 
 
-def test_a_client_that_hangs_up_leaves_no_orphan(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server()
-    running = server.enqueue(**LONG)
+def test_a_client_that_hangs_up_leaves_no_orphan(tenant: ServerProcess) -> None:
+    server = tenant
+    running = server.enqueue(**ENDLESS)
     server.wait_for(running, "processing")
 
     with pytest.raises(httpx.ReadTimeout):
@@ -205,9 +205,9 @@ def test_a_parameter_never_takes_a_rows_own_name(server: ServerProcess) -> None:
     assert row["result_url"].startswith("http")
 
 
-def test_positions_progress_and_cancellation(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server()
-    running = server.enqueue(**LONG)
+def test_positions_progress_and_cancellation(tenant: ServerProcess) -> None:
+    server = tenant
+    running = server.enqueue(**ENDLESS)
     waiting = [server.enqueue() for _ in range(2)]
     row = server.wait_for(running, "processing")
     assert [server.row(id_)["queue_position"] for id_ in waiting] == [1, 2]
@@ -215,8 +215,7 @@ def test_positions_progress_and_cancellation(start_server: Callable[..., ServerP
     active = server.http.get("/queue").json()
     assert active["count"] == 3
     assert [row["generation_id"] for row in active["generations"]] == [waiting[1], waiting[0], running]
-    while (row := server.row(running))["eta_seconds"] is None:
-        time.sleep(0.05)
+    row = eventually(lambda: (now := server.row(running))["eta_seconds"] is not None and now)
     assert 0 < row["progress"] < 1
     assert row["eta_seconds"] > 0
 
@@ -233,8 +232,8 @@ def test_positions_progress_and_cancellation(start_server: Callable[..., ServerP
     assert server.row(running)["result_url"] is None
 
 
-def test_lists_filter_and_pages_count(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server()
+def test_lists_filter_and_pages_count(tenant: ServerProcess) -> None:
+    server = tenant
     ids = [server.enqueue(target_namespace="ox", target_repo=f"r{n % 2}", target_directory="d") for n in range(3)]
     for id_ in ids:
         server.wait_for(id_, "succeeded")
@@ -371,19 +370,17 @@ def test_models_are_listed_searched_and_shown(server: ServerProcess) -> None:
     assert http.get("/models", params={"developer_name": "other"}).json()["data"] == []
 
 
-def test_activate_loads_and_deactivate_unloads(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server()
+def test_activate_loads_and_deactivate_unloads(tenant: ServerProcess) -> None:
+    server = tenant
 
     def status() -> str:
         return str(server.http.get(f"/models/{MODEL}").json()["deployments"][0]["status"])
 
     def until(wanted: str) -> None:
-        deadline = time.monotonic() + 60
-        while status() != wanted:
-            assert time.monotonic() < deadline, server.log_text()
-            time.sleep(0.05)
+        eventually(lambda: status() == wanted, server)
 
-    assert status() == "inactive"
+    server.http.post(f"/models/{MODEL}/deactivate")
+    until("inactive")
     answer = server.http.post(f"/models/{MODEL}/activate").json()
     assert answer["deployments"][0]["status"] == "deploying"
     until("active")
@@ -433,7 +430,7 @@ def test_routes_answer_without_their_prefix_too(server: ServerProcess, path: str
 
 
 def test_a_bare_client_gets_its_video(server: ServerProcess) -> None:
-    answer = httpx.post(f"{server.url}/videos/generate", json=SMALL, timeout=60)
+    answer = httpx.post(f"{server.url}/videos/generate", json=SMALL, timeout=PATIENCE)
 
     assert httpx.get(answer.json()["videos"][0]["url"]).status_code == 200
 
@@ -448,7 +445,7 @@ def test_demo_weights_are_announced(server: ServerProcess) -> None:
 
 def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server(max_queued="1")
-    running = server.enqueue(**LONG)
+    running = server.enqueue(**ENDLESS)
     server.wait_for(running, "processing")
     server.enqueue()
 

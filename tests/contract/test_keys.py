@@ -1,8 +1,7 @@
 """API keys: strangers stay out, and each key sees its own rows and events only."""
 
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -12,9 +11,10 @@ from tests.contract.test_http import error_of
 from tests.support import SMALL, ServerProcess
 
 
-def test_keys_keep_strangers_out_and_tenants_apart(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server(api_keys="mine,yours", event_replay="60")
-    mine, yours, wrong = ({"Authorization": f"Bearer {key}"} for key in ("mine", "yours", "wrong"))
+def test_keys_keep_strangers_out_and_tenants_apart(keyed_server: ServerProcess, keys: Iterator[str]) -> None:
+    server = keyed_server
+    mine_key = next(keys)
+    mine, yours, wrong = ({"Authorization": f"Bearer {key}"} for key in (mine_key, next(keys), "wrong"))
     for headers in ({}, wrong, {"Authorization": "Basic bWluZQ=="}, {"Authorization": "Bearer"}):
         for method, path in (("GET", "/queue"), ("POST", "/queue"), ("POST", "/videos/generate"), ("GET", "/models")):
             response = server.http.request(method, path, headers=headers)
@@ -24,10 +24,7 @@ def test_keys_keep_strangers_out_and_tenants_apart(start_server: Callable[..., S
 
     created = server.http.post("/queue", json=SMALL, headers=mine).json()
     id_ = created["generations"][0]["generation_id"]
-    deadline = time.monotonic() + 60
-    while (row := server.http.get(f"/queue/{id_}", headers=mine).json())["status"] != "succeeded":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    row = server.as_seen_with(mine_key).wait_for(id_, "succeeded")
 
     assert httpx.get(row["result_url"]).status_code == 200
     assert server.http.get(f"/queue/{id_}", headers=yours).status_code == 404

@@ -63,9 +63,12 @@ def test_the_page_has_twelve_clients() -> None:
 
 @pytest.fixture(scope="module")
 def quick_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Random weights under the model's id: the page's clients ask for the full size, a minute with the demo's."""
+    """Random weights under the model's id: the page's clients ask for the full size, a minute with the demo's.
+
+    What is seen does not matter here, so that the videos are plain.
+    """
     folder = tmp_path_factory.mktemp("page")
-    models = str(model_on(random_folder(folder / "weights", patch=4), folder))
+    models = str(model_on(random_folder(folder / "weights", plain=True), folder))
     server = ServerProcess(folder / "data", "--no-demo", "--device", "cpu", demo=False, models_dir=models)
     server.start()
     yield server
@@ -82,6 +85,13 @@ def test_the_pages_client_finishes_and_prints_what_the_page_says(
     video = httpx.get(url)
     assert video.headers["content-type"] == "video/mp4"
     assert read_video(video.content).shape == (81, 480, 832, 3)
+
+
+def test_real_weights_are_not_announced_as_the_demos(quick_server: ServerProcess) -> None:
+    answer = quick_server.http.get("/models")
+
+    assert "x-paddock-weights" not in answer.headers
+    assert answer.json()["data"][0]["weights"] == "real"
 
 
 def run(client: Client, server: ServerProcess, folder: Path) -> str:

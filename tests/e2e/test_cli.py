@@ -12,9 +12,11 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import SMALL, ServerProcess, free_port
+from tests.support import ENDLESS, PATIENCE, ServerProcess, eventually
+from tests.typist import Typed
 from tests.video import read_video
 
+LONG = ["--width", "256", "--height", "256", "--frames", "9", "--steps", "100"]
 SIZE = ["--width", "64", "--height", "64", "--frames", "5", "--steps", "2"]
 
 
@@ -26,17 +28,8 @@ def paddock(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[st
         capture_output=True,
         check=False,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
-
-
-def test_demo_makes_a_video_of_the_pages_prompt_and_ends(tmp_path: Path) -> None:
-    ended = paddock("demo", "--once", "--data-dir", str(tmp_path / "data"), "--port", str(free_port()), cwd=tmp_path)
-
-    assert ended.returncode == 0, ended.stderr
-    assert str(tmp_path / "demo.mp4") in ended.stdout
-    frames = read_video(tmp_path / "demo.mp4")
-    assert frames.shape == (33, 240, 416, 3)
 
 
 def test_demo_serves_on_until_ctrl_c_and_takes_another_port_if_it_must(server: ServerProcess, tmp_path: Path) -> None:
@@ -57,10 +50,10 @@ def test_demo_serves_on_until_ctrl_c_and_takes_another_port_if_it_must(server: S
     assert family
 
     demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=30)
+    demo.communicate(timeout=PATIENCE)
 
     assert demo.returncode == 0
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
 
 
@@ -82,9 +75,9 @@ def test_generate_is_a_client_of_any_server(server: ServerProcess, tmp_path: Pat
     ],
 )
 def test_what_fails_is_a_sentence_and_exit_code_1(
-    server: ServerProcess, tmp_path: Path, args: list[str], sentence: str
+    server: ServerProcess, typed: Typed, tmp_path: Path, args: list[str], sentence: str
 ) -> None:
-    ended = paddock("generate", "an [/ox]", *SIZE, *args, cwd=tmp_path, PADDOCK_URL=server.url)
+    ended = typed("generate", "an [/ox]", *SIZE, *args, PADDOCK_URL=server.url)
 
     assert ended.returncode == 1
     assert sentence in ended.stderr
@@ -92,33 +85,29 @@ def test_what_fails_is_a_sentence_and_exit_code_1(
     assert not list(tmp_path.rglob("*.mp4"))
 
 
-def test_generate_sends_its_key(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    server = start_server(api_keys="secret")
-
-    refused = paddock("generate", "an ox", *SIZE, "--url", server.url, cwd=tmp_path)
+def test_generate_sends_its_key(tenant: ServerProcess, key: str, typed: Typed) -> None:
+    refused = typed("generate", "an ox", *SIZE, "--url", tenant.url)
     assert refused.returncode == 1
     assert "401" in refused.stderr
-    done = paddock("generate", "an ox", *SIZE, "--url", server.url, cwd=tmp_path, PADDOCK_API_KEY="secret")
+    done = typed("generate", "an ox", *SIZE, "--url", tenant.url, PADDOCK_API_KEY=key)
     assert done.returncode == 0, done.stderr
 
 
-def test_ctrl_c_cancels_the_generation(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    server = start_server()
+def test_ctrl_c_cancels_the_generation(tenant: ServerProcess, key: str, tmp_path: Path) -> None:
+    server = tenant
     generate = subprocess.Popen(
-        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", "--steps", "100", "--url", server.url],
+        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", *LONG, "--url", server.url],
         cwd=tmp_path,
+        env={**os.environ, "PADDOCK_API_KEY": key},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 30
-    while not (active := server.http.get("/queue", params={"status": "processing"}).json()["generations"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    (active,) = eventually(lambda: server.listed("processing"), server)
 
     generate.send_signal(signal.SIGINT)
-    generate.wait(timeout=30)
+    generate.wait(timeout=PATIENCE)
 
-    assert server.row(active[0]["generation_id"])["status"] == "cancelled"
+    assert server.row(active["generation_id"])["status"] == "cancelled"
     assert not list(tmp_path.glob("*.mp4"))
 
 
@@ -133,39 +122,37 @@ def test_generate_lives_through_a_restart_of_the_server(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while not server.http.get("/queue", params={"status": "processing"}).json()["generations"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    eventually(lambda: server.listed("processing"), server)
 
     server.kill()
+    # it has asked in vain, and not once only
     time.sleep(2)
     server.start()
 
-    printed, _ = generate.communicate(timeout=90)
+    printed, _ = generate.communicate(timeout=PATIENCE)
     assert generate.returncode == 0, printed
     assert read_video(tmp_path / "video.mp4").shape == (5, 64, 64, 3)
 
 
-def test_status_shows_models_and_queue(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    server = start_server()
-    assert "Nothing is queued or running." in paddock("status", "--url", server.url, cwd=tmp_path).stdout
-    running = server.enqueue(**{**SMALL, "num_inference_steps": 100, "width": 256, "height": 256})
+def test_status_shows_models_and_queue(tenant: ServerProcess, key: str, typed: Typed, tmp_path: Path) -> None:
+    server, env = tenant, {"PADDOCK_URL": tenant.url, "PADDOCK_API_KEY": key}
+    assert "Nothing is queued or running." in typed("status", **env).stdout
+    running = server.enqueue(**ENDLESS)
     waiting = server.enqueue(prompt="a lake")
     server.wait_for(running, "processing")
 
-    shown = paddock("status", "--url", server.url, cwd=tmp_path).stdout
+    shown = typed("status", **env).stdout
 
     assert "demo weights" in shown
     assert running in shown
     assert waiting in shown
     assert "a lake" in shown
-    narrow = paddock("status", "--url", server.url, cwd=tmp_path, COLUMNS="80").stdout
+    narrow = paddock("status", cwd=tmp_path, **env, COLUMNS="80").stdout
     assert running in narrow
 
-    assert paddock("cancel", running, "--url", server.url, cwd=tmp_path).stdout.strip() == "cancelled"
+    assert typed("cancel", running, **env).stdout.strip() == "cancelled"
     assert server.row(running)["status"] == "cancelled"
-    unknown = paddock("cancel", "nope", "--url", server.url, cwd=tmp_path)
+    unknown = typed("cancel", "nope", **env)
     assert unknown.returncode == 1
     assert "404" in unknown.stderr
 

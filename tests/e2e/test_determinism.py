@@ -5,16 +5,16 @@ from collections.abc import Callable
 from tests.support import ServerProcess
 
 
-def test_the_same_seed_is_the_same_file_also_across_a_restart(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server()
+def test_the_same_seed_is_the_same_file_also_from_another_start(
+    server: ServerProcess, start_server: Callable[..., ServerProcess]
+) -> None:
     first = server.video(server.enqueue(seed=7))
     assert server.video(server.enqueue(seed=8)) != first
     assert server.video(server.enqueue(seed=7)) == first
 
-    server.stop()
-    server.start()
+    anew = start_server()
 
-    assert server.video(server.enqueue(seed=7)) == first
+    assert anew.video(anew.enqueue(seed=7)) == first
 
 
 def test_without_a_seed_one_is_drawn_told_and_makes_the_video_again(server: ServerProcess) -> None:

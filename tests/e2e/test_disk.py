@@ -1,14 +1,13 @@
 """A real server on a small disk: full in the middle of a video, it fails that one with a sentence and goes on."""
 
 import sqlite3
-import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import httpx
 
-from tests.support import SMALL, ServerProcess, SmallDisk
+from tests.support import SMALL, ServerProcess, SmallDisk, eventually
 
 LONG: dict[str, Any] = {"width": 128, "height": 128, "num_inference_steps": 40}
 
@@ -25,14 +24,10 @@ def test_a_disk_that_fills_up_costs_one_video_and_no_restart(
 
     failing = server.enqueue(**LONG)
     waiting = server.enqueue()
-    while server.row(failing)["progress"] < 0.05:
-        time.sleep(0.02)
+    eventually(lambda: server.row(failing)["progress"] > 0.05, server)
     small_disk.fill()
     # neither the video has room now, nor the record that it has none
-    deadline = time.monotonic() + 60
-    while "Nothing was recorded" not in server.log_text():
-        assert time.monotonic() < deadline, server.log_text()
-        time.sleep(0.05)
+    eventually(lambda: "Nothing was recorded" in server.log_text(), server)
 
     assert [path.name for path in (server.data_dir / "videos").iterdir()] == [f"{first}.1.mp4"]
     assert [server.row(id_)["status"] for id_ in (failing, waiting)] == ["processing", "queued"]

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from pipelines.catalogue import read_entry
 from server.plan import PlanRefusedError, for_model, machine
-from tests.e2e.test_cli import paddock
 from tests.pipelines.wan_files import by_original_names, wide_folder, write_gguf
 from tests.support import model_on
+from tests.typist import Typed
 
 ROOT = Path(__file__).parents[2]
 PRECISIONS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
@@ -21,9 +21,9 @@ PRECISIONS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
 )
 
 
-def test_a_plan_for_a_stated_card_is_one_json_object(tmp_path: Path) -> None:
+def test_a_plan_for_a_stated_card_is_one_json_object(typed: Typed) -> None:
     args = ("plan", "--vram", "24", "--ram", "64", "--size", "832x480", "--json")
-    ended = paddock(*args, cwd=tmp_path)
+    ended = typed(*args)
 
     assert ended.returncode == 0, ended.stderr
     plan = json.loads(ended.stdout)
@@ -34,20 +34,20 @@ def test_a_plan_for_a_stated_card_is_one_json_object(tmp_path: Path) -> None:
     assert all(made["choice"] and made["reason"] for made in plan["choices"].values())
 
 
-def test_a_precision_may_be_set_for_it(tmp_path: Path) -> None:
+def test_a_precision_may_be_set_for_it(typed: Typed) -> None:
     args = ("plan", "--vram", "80", "--ram", "64", "--capability", "9.0", "--size", "832x480", "--json")
-    asked, set_so = (paddock(*args, *more, cwd=tmp_path, **env) for more, env in PRECISIONS)
+    asked, set_so = (typed(*args, *more, **env) for more, env in PRECISIONS)
 
     for ended in (asked, set_so):
         assert ended.returncode == 0, ended.stderr
         plan = json.loads(ended.stdout)
         assert plan["choices"]["transformer weights"] == {"choice": "fp8 matmuls", "reason": "as chosen: fp8"}
         assert plan["relative_seconds_per_step"] < 1
-    assert json.loads(paddock(*args, cwd=tmp_path).stdout)["choices"]["transformer weights"]["choice"] == "bf16"
+    assert json.loads(typed(*args).stdout)["choices"]["transformer weights"]["choice"] == "bf16"
 
 
-def test_a_plan_is_a_table_for_people(tmp_path: Path) -> None:
-    shown = paddock("plan", "--vram", "4", "--ram", "16", cwd=tmp_path).stdout
+def test_a_plan_is_a_table_for_people(typed: Typed) -> None:
+    shown = typed("plan", "--vram", "4", "--ram", "16").stdout
 
     assert "text encoder" in shown
     assert "It would need" in shown
@@ -63,15 +63,15 @@ def test_a_plan_is_a_table_for_people(tmp_path: Path) -> None:
         ([], "This machine has no CUDA device"),
     ],
 )
-def test_what_cannot_be_planned_is_a_sentence(tmp_path: Path, args: list[str], sentence: str) -> None:
-    ended = paddock("plan", *args, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+def test_what_cannot_be_planned_is_a_sentence(typed: Typed, args: list[str], sentence: str) -> None:
+    ended = typed("plan", *args, CUDA_VISIBLE_DEVICES="")
 
     assert ended.returncode == 2
     assert sentence in ended.stderr
 
 
-def test_the_table_in_the_docs_is_the_one_it_prints(tmp_path: Path) -> None:
-    shown = paddock("plan", "--table", cwd=tmp_path).stdout
+def test_the_table_in_the_docs_is_the_one_it_prints(typed: Typed) -> None:
+    shown = typed("plan", "--table").stdout
 
     assert shown.count("| 832x480 |") == shown.count("| 1280x720 |") == 21
     assert (ROOT / "docs" / "plans.md").read_text().endswith(shown)

@@ -13,21 +13,16 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import ServerProcess, free_port, model_on
+from tests.support import PATIENCE, ServerProcess, free_port, model_on
+from tests.typist import Typed
 
 MEMORY_LIMIT = 150 * 2**20
 
 
-def serve(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def serve(typed: Typed) -> Typed:
     """`paddock serve` that is expected to end by itself."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "server.cli", "serve", "--port", str(free_port()), *args],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **env},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-    )
+    return lambda *args, **env: typed("serve", "--port", str(free_port()), *args, **{"CUDA_VISIBLE_DEVICES": "", **env})
 
 
 def test_it_stays_small_and_imports_no_torch(server: ServerProcess) -> None:
@@ -61,7 +56,7 @@ def test_an_idle_worker_ends_and_another_starts_on_demand(start_server: Callable
     server.wait_for(server.enqueue(), "succeeded")
     (first,) = server.worker_pids()
 
-    psutil.wait_procs([psutil.Process(first)], timeout=10)
+    psutil.wait_procs([psutil.Process(first)], timeout=PATIENCE)
 
     assert server.worker_pids() == []
     server.wait_for(server.enqueue(), "succeeded")
@@ -83,7 +78,7 @@ def test_the_current_folder_cannot_shadow_the_packages(tmp_path: Path) -> None:
         server.close()
 
 
-def test_without_weights_it_says_what_to_do(tmp_path: Path) -> None:
+def test_without_weights_it_says_what_to_do(serve: Typed, tmp_path: Path) -> None:
     ended = serve("--data-dir", str(tmp_path), HF_HUB_CACHE=str(tmp_path / "empty"))
 
     assert ended.returncode == 2
@@ -92,23 +87,12 @@ def test_without_weights_it_says_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_without_a_cuda_device_it_says_what_to_do(tmp_path: Path, weights_folder: Path) -> None:
+def test_without_a_cuda_device_it_says_what_to_do(serve: Typed, tmp_path: Path, weights_folder: Path) -> None:
     ended = serve("--data-dir", str(tmp_path / "data"), PADDOCK_MODELS_DIR=str(model_on(weights_folder, tmp_path)))
 
     assert ended.returncode == 2
     assert "No CUDA device was found" in ended.stderr
     assert "--demo" in ended.stderr
-
-
-def test_real_weights_run_on_the_processor_when_told_to(
-    start_server: Callable[..., ServerProcess], weights_folder: Path, tmp_path: Path
-) -> None:
-    server = start_server("--no-demo", "--device", "cpu", models_dir=str(model_on(weights_folder, tmp_path)))
-
-    server.wait_for(server.enqueue(), "succeeded")
-
-    assert "x-paddock-weights" not in server.http.get("/models").headers
-    assert server.http.get("/models").json()["data"][0]["weights"] == "real"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +115,7 @@ def test_real_weights_run_on_the_processor_when_told_to(
     ],
 )
 def test_what_it_cannot_start_with_is_a_sentence_and_exit_code_2(
-    args: list[str], env: dict[str, str], sentence: str, tmp_path: Path
+    args: list[str], env: dict[str, str], sentence: str, serve: Typed, tmp_path: Path
 ) -> None:
     if "--data-dir" not in args:
         args = [*args, "--data-dir", str(tmp_path)]
@@ -142,14 +126,14 @@ def test_what_it_cannot_start_with_is_a_sentence_and_exit_code_2(
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_in_use_is_a_sentence(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_port_in_use_is_a_sentence(server: ServerProcess, serve: Typed, tmp_path: Path) -> None:
     ended = serve("--demo", "--data-dir", str(tmp_path), "--port", str(server.port))
 
     assert ended.returncode == 2
     assert f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use" in ended.stderr
 
 
-def test_records_of_a_newer_version_are_a_sentence(tmp_path: Path) -> None:
+def test_records_of_a_newer_version_are_a_sentence(serve: Typed, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "paddock.db")) as newer, newer:
         newer.execute("CREATE TABLE alembic_version (version_num VARCHAR)")
         newer.execute("INSERT INTO alembic_version VALUES ('9999')")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import free_port
+from tests.video import read_video
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,7 +36,7 @@ def test_it_ships_configurations_and_migrations_and_nothing_else_of_the_house(wh
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"configs", "pipelines", "server"}
 
 
-def test_it_makes_a_video_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+def test_its_demo_makes_a_video_in_an_empty_folder_and_ends(wheel: Path, tmp_path: Path) -> None:
     # the libraries are this environment's, the project's own packages come from the wheel alone
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
@@ -44,16 +47,35 @@ def test_it_makes_a_video_from_an_empty_folder(wheel: Path, tmp_path: Path) -> N
     (site / "libraries.pth").write_text(f"{ours}\n")
     empty = tmp_path / "empty"
     empty.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "200"}
 
     where = subprocess.run(
         [python, "-P", "-c", "import server, pipelines; print(server.__file__, pipelines.__file__)"],
         cwd=empty,
+        env=environment,
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     ).stdout
     assert all(path.startswith(str(site)) for path in where.split())
-    subprocess.run(
-        [python, "-P", "-m", "server.cli", "demo", "--once", "--data-dir", tmp_path / "data"], cwd=empty, check=True
+    ended = subprocess.run(
+        [
+            python,
+            "-P",
+            "-m",
+            "server.cli",
+            "demo",
+            "--once",
+            "--data-dir",
+            tmp_path / "data",
+            "--port",
+            str(free_port()),
+        ],
+        cwd=empty,
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
     )
-    assert (empty / "demo.mp4").stat().st_size > 10_000
+    assert str(empty / "demo.mp4") in ended.stdout
+    assert read_video(empty / "demo.mp4").shape == (33, 240, 416, 3)

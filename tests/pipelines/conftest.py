@@ -1,12 +1,24 @@
-"""Loaded pipelines, one of each VAE layout, shared by the tests that only run them."""
+"""Weights in folders and files, and loaded pipelines: made once, for the tests that only read and run them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec
 from tests.pipelines.wan21 import wan21_folder
+from tests.pipelines.wan22 import a14b_folder
+from tests.pipelines.wan_files import (
+    PARTS,
+    State,
+    by_original_names,
+    mixed_types,
+    wide_folder,
+    wide_transformer,
+    write_gguf,
+)
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +37,44 @@ def demo_runner(weights_folder: Path) -> Runner:
 def wan21_runner(wan21: Path) -> Runner:
     """The small Wan2.1 on the CPU."""
     return Runner.load(ModelSpec("wan21", fps=16), wan21, "cpu")
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Wan2.1 whose transformer any quantization can hold."""
+    return wide_folder(tmp_path_factory.mktemp("wide") / "weights")
+
+
+@pytest.fixture(scope="session")
+def state(wide: Path) -> State:
+    """The wide transformer's weights by diffusers' names."""
+    return load_file(wide / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def bare(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wide folder without the transformer's weights."""
+    folder = Path(shutil.copytree(wide, tmp_path_factory.mktemp("bare") / "weights"))
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mixed(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with many forms beside each other, as the larger quantizations have them."""
+    return write_gguf(
+        tmp_path_factory.mktemp("mixed") / "mixed.gguf",
+        by_original_names(state),
+        by_original_names(mixed_types(state)),
+    )
+
+
+@pytest.fixture(scope="session")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two wide transformers in one pipeline."""
+    folder = a14b_folder(tmp_path_factory.mktemp("experts") / "weights")
+    for seed, part in enumerate(PARTS):
+        for file in (folder / part).iterdir():
+            file.unlink()
+        wide_transformer(seed).save_pretrained(folder / part)
+    return folder

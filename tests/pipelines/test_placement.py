@@ -148,16 +148,16 @@ def _raise(error: Exception) -> None:
 def test_tiles_are_joined_as_diffusers_joins_them(layout: str, request: pytest.FixtureRequest) -> None:
     loaded: LoadedPipeline = request.getfixturevalue(layout)._loaded
     vae = loaded.pipe.vae
-    geometry = Geometry.fit(416, 320, 9, loaded.grid)
+    geometry = Geometry.fit(320, 272, 5, loaded.grid)
     scale = loaded.pipe.vae_scale_factor_spatial
     latents = torch.randn(
-        (1, vae.config.z_dim, 3, geometry.full_height // scale, geometry.full_width // scale),
+        (1, vae.config.z_dim, 2, geometry.full_height // scale, geometry.full_width // scale),
         generator=torch.Generator().manual_seed(1),
     )
 
     tiled = list(decode_frames(vae, latents, Decoding.TILED))
 
-    assert [len(group) for group in tiled] == [1, 4, 4]
+    assert [len(group) for group in tiled] == [1, 4]
     assert tiled[0].shape[1:] == (geometry.full_height, geometry.full_width, 3)
     whole = list(decode_frames(vae, latents))
     assert [group.shape for group in tiled] == [group.shape for group in whole]

@@ -1,8 +1,7 @@
-"""A transformer from one file: the same video as from the same weights in a folder, planned for as what it is."""
+"""A transformer from one file: the same video as from the same weights in a folder; other files are refused."""
 
-import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,97 +22,35 @@ from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file, save_file
 
 from pipelines import single_file
-from pipelines.catalogue import read_catalogue
 from pipelines.errors import PipelineError, UnsupportedModelError, WeightsNotFoundError
 from pipelines.geometry import Geometry
 from pipelines.load import load_pipeline, shape_here
-from pipelines.memory import (
-    GIB,
-    Layout,
-    Machine,
-    Residence,
-    _transformer_bytes,
-    _whole_bytes,
-    choices,
-    plan,
-    priced,
-)
+from pipelines.memory import GIB, Layout, Machine, Residence, _whole_bytes, choices, plan
 from pipelines.precision import Precision
 from pipelines.reading import fill, headers, skeleton
 from pipelines.runner import Runner
-from pipelines.shapes import FileShape, ModelShape, parse_shape
 from pipelines.spec import Lora, ModelSpec, VideoParams, WeightFile
 from pipelines.storage import Storage
-from tests.pipelines.trace import PeakBytes
-from tests.pipelines.wan22 import a14b_folder
 from tests.pipelines.wan_files import (
+    PARTS,
+    State,
     by_original_names,
+    mixed_types,
+    named,
     quantized,
     restored,
-    wide_folder,
-    wide_transformer,
     write_gguf,
     write_safetensors,
 )
 from tests.video import psnr
 
 PARAMS = VideoParams("an ox by a lake", " ", 48, 64, 1, 2, 1.0, 7)
-State = dict[str, torch.Tensor]
-PARTS = ("transformer", "transformer_2")
 STREAMS = (Residence.STREAMED, Residence.MAPPED)
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wide_folder(tmp_path_factory.mktemp("wide") / "weights")
-
-
-@pytest.fixture(scope="module")
-def state(wide: Path) -> State:
-    """The transformer's weights by diffusers' names."""
-    return load_file(wide / "transformer" / "diffusion_pytorch_model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def bare(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same folder without the transformer's weights."""
-    folder = Path(shutil.copytree(wide, tmp_path_factory.mktemp("bare") / "weights"))
-    (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
-    return folder
 
 
 @pytest.fixture(scope="module")
 def plain_video(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return video(Runner.load(ModelSpec("wide", fps=16), wide, "cpu"), tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def mixed(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with many forms beside each other, as the larger quantizations have them."""
-    return write_gguf(
-        tmp_path_factory.mktemp("mixed") / "mixed.gguf",
-        by_original_names(state),
-        by_original_names(mixed_types(state)),
-    )
-
-
-def mixed_types(state: State) -> dict[str, Any]:
-    """Forms of the matrices by diffusers' names: K-quants where 256 numbers are in a row."""
-    forms: dict[str, Any] = {
-        "patch_embedding.weight": Type.F16,
-        "condition_embedder.time_proj.weight": Type.Q5_K,
-        "condition_embedder.time_embedder.linear_1.weight": Type.Q8_0,
-        "condition_embedder.text_embedder.linear_1.weight": Type.Q4_0,
-        "condition_embedder.text_embedder.linear_2.weight": Type.BF16,
-        "proj_out.weight": Type.F16,
-    }
-    for name in state:
-        if name.startswith("blocks.") and name.endswith(".weight") and state[name].ndim == 2:
-            forms[name] = Type.Q6_K if "to_v" in name or "ffn.net.2" in name else Type.Q4_K
-    # blocks need not be alike
-    forms["blocks.1.ffn.net.2.weight"] = Type.Q8_0
-    forms["blocks.1.attn1.to_k.weight"] = Type.F16
-    return forms
 
 
 def loaded(folder: Path, *files: Path, cache: Path, layout: Layout | None = None) -> Runner:
@@ -186,10 +123,6 @@ def test_a_file_gives_the_video_of_the_same_weights_in_a_folder(
     file = write_gguf(tmp_path / "plain.gguf", by_original_names(state), plain=Type.F16)
 
     assert video(loaded(bare, file, cache=tmp_path), tmp_path) == plain_video
-
-
-def named(file: Path) -> WeightFile:
-    return WeightFile(str(file.parent), file.name)
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
@@ -423,140 +356,6 @@ def test_a_form_that_diffusers_cannot_restore_is_refused(state: State, bare: Pat
         load_pipeline(bare, "cpu", files=[named(path)])
 
 
-# plans
-
-
-def test_what_is_measured_is_what_is_kept(mixed: Path, bare: Path) -> None:
-    module = skeleton(WanTransformer3DModel, bare / "transformer")
-    storage = Storage(module, Precision.GGUF, torch.bfloat16, named=dict(headers(mixed)))
-    fill(module, mixed, storage.keep)
-    sizes = {name: parameter.nbytes for name, parameter in module.named_parameters()}
-
-    measured = single_file.measure(mixed)
-
-    kept = measured.kept
-    assert kept is not None
-    assert (measured.name, set(measured.forms)) == (
-        "mixed.gguf",
-        {"Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "bfloat16", "float16", "float32"},
-    )
-    for index, size in enumerate(kept.blocks):
-        assert size == sum(size for name, size in sizes.items() if name.startswith(f"blocks.{index}."))
-    assert kept.blocks[0] != kept.blocks[1]
-    assert sum(kept.blocks) + kept.others == sum(sizes.values())
-    assert all(held <= pinned < 2 * held for held, pinned in zip(kept.blocks, kept.pinned_blocks, strict=True))
-    plain = (
-        parameter.nbytes
-        for name, parameter in module.named_parameters()
-        if name.startswith("blocks.") and not isinstance(parameter, GGUFParameter)
-    )
-    assert kept.converted == sum(plain)
-
-
-@pytest.mark.parametrize("form", [form for form in SUPPORTED_GGUF_QUANT_TYPES if form is not Type.BF16])
-def test_restoring_a_matrix_takes_what_is_planned_for_it(form: Type) -> None:
-    count, size = gguf.GGML_QUANT_SIZES[form]
-    weight = GGUFParameter(torch.zeros(512, 512 // count * size, dtype=torch.uint8), quant_type=form)
-    with torch.no_grad(), PeakBytes([weight]) as traced:
-        dequantize_gguf_tensor(weight).to(torch.bfloat16)
-
-    assert single_file.RESTORED_BYTES[form.name] * 512**2 == pytest.approx(traced.peak, rel=0.1)
-
-
-ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
-
-
-@pytest.fixture(scope="module")
-def wan_14b(tmp_path_factory: pytest.TempPathFactory) -> ModelShape:
-    """The published model's shapes, its weights from a file of that size in Q4_K with Q6_K, of which only the header
-    is on the disk.
-    """
-    assert ENTRY.model.shape is not None
-    path = tmp_path_factory.mktemp("14b") / "wan-Q4_K_M.gguf"
-    with torch.device("meta"):
-        transformer = WanTransformer3DModel()
-    writer = gguf.GGUFWriter(path, "wan")
-    for name, parameter in transformer.named_parameters():
-        is_matrix = name.startswith("blocks.") and parameter.ndim == 2
-        form = (Type.Q6_K if "ffn.net.2" in name else Type.Q4_K) if is_matrix else Type.F32
-        count, size = gguf.GGML_QUANT_SIZES[form]
-        writer.add_tensor_info(
-            by_original_name(name), parameter.shape, np.dtype(np.float32), parameter.numel() // count * size, form
-        )
-    total = sum(gguf.GGUFWriter.ggml_pad(info.nbytes, 32) for info in writer.tensors[0].values())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size + total + 32)
-    return parse_shape(ENTRY.model.shape).with_files((single_file.measure(path),))
-
-
-def by_original_name(name: str) -> str:
-    return next(iter(by_original_names({name: torch.empty(0)})))
-
-
-def test_a_plan_counts_what_the_file_holds(wan_14b: ModelShape) -> None:
-    plain = replace(wan_14b, files=())
-    matrices = wan_14b.transformer.block_matrix_parameters
-    down = wan_14b.transformer.width * wan_14b.transformer.ffn_dim
-    block = (matrices - down) * 144 / 256 + down * 210 / 256
-
-    (kept,) = wan_14b.kept
-    assert kept.blocks[0] == pytest.approx(block, rel=0.002)
-    assert _whole_bytes(wan_14b, Precision.GGUF) == pytest.approx(40 * block + kept.others, rel=0.002)
-    assert kept.others == pytest.approx(_whole_bytes(plain, Precision.BF16) - 40 * 2 * matrices, rel=0.2)
-    resident, streamed = (
-        _transformer_bytes(wan_14b, Layout(Precision.GGUF, residence, resident_blocks=blocks))
-        for residence, blocks in ((Residence.RESIDENT, 0), (Residence.STREAMED, 30))
-    )
-    assert resident[0] == _whole_bytes(wan_14b, Precision.GGUF)
-    assert streamed == (30 * kept.blocks[0], 32 * kept.blocks[0] + kept.others)
-
-
-@pytest.mark.parametrize(
-    ("card", "host", "name"),
-    [
-        (24, 32, "GGUF resident, text encoder streamed, whole frames"),
-        (12, 32, "GGUF partly streamed, text encoder streamed, whole frames"),
-        (8, 16, "GGUF partly streamed from disk, text encoder streamed from disk, whole frames"),
-    ],
-)
-def test_a_quantized_file_is_kept_as_it_is_on_every_machine(
-    card: int, host: int, name: str, wan_14b: ModelShape
-) -> None:
-    machine = Machine((card - 1) * GIB, round(0.9 * host * GIB), (8, 9))
-    video = Geometry.fit(832, 480, 81, wan_14b.grid)
-
-    chosen = plan(wan_14b, video, machine)
-
-    assert chosen.fits(machine)
-    assert chosen.name == name
-    assert chosen.device_peak < priced(replace(wan_14b, files=()), video, machine, Layout()).device_peak
-    made = choices(chosen, wan_14b, machine)["transformer weights"]
-    assert made.choice == "GGUF"
-    assert made.reason == "wan-Q4_K_M.gguf (Q4_K, Q6_K, float32): quantized already, and kept as it is"
-
-
-def test_a_plain_file_is_planned_for_as_other_weights_are(state: State, bare: Path, tmp_path: Path) -> None:
-    file = write_safetensors(tmp_path / "tuned.safetensors", state, torch.float16)
-    shape, machine = shape_here(bare, [named(file)]), Machine(8 * GIB, 64 * GIB, (8, 9))
-    video = Geometry.fit(96, 64, 9, shape.grid)
-
-    assert shape.files == (FileShape("tuned.safetensors", ("float16",)),)
-    assert plan(shape, video, machine) == plan(replace(shape, files=()), video, machine)
-    made = choices(plan(shape, video, machine), shape, machine)["transformer weights"]
-    assert (made.choice, made.reason) == ("bf16", "from tuned.safetensors (float16); as published, and exact")
-
-
-def test_a_file_of_something_else_has_no_plan(bare: Path, tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "flux.safetensors", {"double_blocks.0.weight": torch.ones(8, 8)}, torch.half)
-
-    with pytest.raises(UnsupportedModelError, match=r"flux\.safetensors holds no weights of a Wan transformer"):
-        shape_here(bare, [named(path)])
-
-
 def test_a_wrong_file_is_refused_before_anything_is_read(experts: Path, mixed: Path, tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "wrong.safetensors", {"blocks.0.weight": torch.ones(8, 8)}, torch.half)
 
@@ -569,23 +368,7 @@ def test_a_wrong_file_is_refused_before_anything_is_read(experts: Path, mixed: P
         )
 
 
-def test_a_file_of_another_depth_has_no_plan(wan_14b: ModelShape) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"wan-Q4_K_M\.gguf has 40 blocks, the model 30"):
-        replace(wan_14b, transformer=replace(wan_14b.transformer, num_layers=30)).with_files(wan_14b.files)
-
-
 # two experts
-
-
-@pytest.fixture(scope="module")
-def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two wide transformers in one pipeline."""
-    folder = a14b_folder(tmp_path_factory.mktemp("experts") / "weights")
-    for seed, part in enumerate(PARTS):
-        for file in (folder / part).iterdir():
-            file.unlink()
-        wide_transformer(seed).save_pretrained(folder / part)
-    return folder
 
 
 def test_each_expert_has_a_file_of_its_own(experts: Path, tmp_path: Path) -> None:
@@ -632,22 +415,3 @@ def test_a_config_is_still_the_folders(bare: Path, mixed: Path, tmp_path: Path) 
     (folder / "transformer" / "config.json").unlink()
     with pytest.raises(WeightsNotFoundError, match=r"transformer/config\.json is missing"):
         load_pipeline(folder, "cpu", files=[named(mixed)])
-
-
-def test_what_is_measured_is_told_to_a_process_without_torch(
-    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["single_file", str(mixed)])
-    single_file.main()
-    (told,) = json.loads(capsys.readouterr().out)
-    assert (told["name"], told["kept"]["blocks"]) == ("mixed.gguf", list(measured_blocks(mixed)))
-
-    monkeypatch.setattr("sys.argv", ["single_file", str(tmp_path / "gone.gguf")])
-    single_file.main()
-    assert "gone.gguf is cut off, damaged" in json.loads(capsys.readouterr().out)
-
-
-def measured_blocks(path: Path) -> Mapping[int, int] | tuple[int, ...]:
-    kept = single_file.measure(path).kept
-    assert kept is not None
-    return kept.blocks

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -11,7 +12,11 @@ from diffusers import WanTransformer3DModel
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import save_file
 
+from pipelines.spec import WeightFile
 from tests.pipelines.wan21 import wan21_folder
+
+State = dict[str, torch.Tensor]
+PARTS = ("transformer", "transformer_2")
 
 # the published names, written down once more: the code under test converts them by diffusers' own table
 _OUTSIDE = {
@@ -117,3 +122,27 @@ def restored(tensor: torch.Tensor, form: Type) -> torch.Tensor:
 def write_safetensors(path: Path, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Path:
     save_file({name: tensor.to(dtype).contiguous() for name, tensor in state.items()}, path)
     return path
+
+
+def mixed_types(state: State) -> dict[str, Any]:
+    """Forms of the matrices by diffusers' names: K-quants where 256 numbers are in a row."""
+    forms: dict[str, Any] = {
+        "patch_embedding.weight": Type.F16,
+        "condition_embedder.time_proj.weight": Type.Q5_K,
+        "condition_embedder.time_embedder.linear_1.weight": Type.Q8_0,
+        "condition_embedder.text_embedder.linear_1.weight": Type.Q4_0,
+        "condition_embedder.text_embedder.linear_2.weight": Type.BF16,
+        "proj_out.weight": Type.F16,
+    }
+    for name in state:
+        if name.startswith("blocks.") and name.endswith(".weight") and state[name].ndim == 2:
+            forms[name] = Type.Q6_K if "to_v" in name or "ffn.net.2" in name else Type.Q4_K
+    # blocks need not be alike
+    forms["blocks.1.ffn.net.2.weight"] = Type.Q8_0
+    forms["blocks.1.attn1.to_k.weight"] = Type.F16
+    return forms
+
+
+def named(file: Path) -> WeightFile:
+    """How a model's file names it."""
+    return WeightFile(str(file.parent), file.name)

@@ -54,7 +54,7 @@ class Inside:
 
     async def until(self, generation: Generation, *statuses: Status) -> Generation:
         """Wait until a generation has one of these statuses (any terminal one if none is named)."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 now = await self.read(generation)
                 if now.status in statuses or (not statuses and now.is_terminal):
@@ -67,7 +67,7 @@ class Inside:
 
 async def eventually(condition: Callable[[], object]) -> None:
     """Wait until something is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.005)
 

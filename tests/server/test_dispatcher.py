@@ -166,7 +166,7 @@ async def test_a_stop_does_not_wait_for_a_load_and_the_generation_keeps_what_was
     await again.dispatcher.start()
     await eventually(lambda: again.engine.loads)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await again.dispatcher.suspend(1000)
         await again.dispatcher.stop()
 

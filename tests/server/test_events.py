@@ -37,7 +37,7 @@ async def test_who_is_behind_misses_progress_and_is_let_go_rather_than_miss_a_co
         for _ in range(BACKLOG + 50):
             broker.publish(Event(GENERATION, Live(0.5)))
         broker.publish(Event(GENERATION))
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(60):
             assert [event async for event in slow] == []
 
 
@@ -45,5 +45,5 @@ async def test_a_closed_broker_ends_those_still_to_come() -> None:
     broker = Broker()
     broker.close()
     with broker.subscribe("") as late:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(60):
             assert [event async for event in late] == []

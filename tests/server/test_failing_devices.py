@@ -197,6 +197,6 @@ async def test_a_device_left_alone_can_be_cancelled_unloaded_and_stopped(start: 
     await eventually(lambda: inside.dispatcher.deployment(MODEL) is Deployment.ACTIVE)
     inside.dispatcher.deactivate(inside.service.entry(MODEL))
     await eventually(lambda: inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await inside.dispatcher.stop()
     assert inside.engine.is_closed

@@ -202,7 +202,7 @@ class Machine(RuleBasedStateMachine):
             return
 
         async def finish_all() -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not all([(await self.inside.read(each)).is_terminal for each in self.seen.values()]):
                     self.engine.say(self.engine.finish)
                     await asyncio.sleep(0.003)

@@ -113,7 +113,7 @@ async def test_a_new_subscriber_first_hears_of_the_last_completions_once(inside:
     await eventually(lambda: len(inside.engine.runs) == 2)
 
     heard = []
-    async with asyncio.timeout(10), aclosing(inside.service.events("")) as events:
+    async with asyncio.timeout(60), aclosing(inside.service.events("")) as events:
         async for event in events:
             if event.live is None:
                 heard.append((event.generation.id, event.generation.status))
