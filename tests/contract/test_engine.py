@@ -150,11 +150,11 @@ async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(make_engi
 
     def note(report: RunReport) -> None:
         if isinstance(report, Previewed):
-            pictures.append(Image.open(Path(engine._options.previews) / "g.jpg").copy().size)
+            pictures.append(Image.open(Path(engine._options.previews) / "seen.jpg").copy().size)
         if isinstance(report, Previewed) or (isinstance(report, Progressed) and report.stage is Stage.DENOISE):
             told.append((report.kind, report.step))
 
-    await engine.run(job(), note)
+    await engine.run(job(generation_id="seen"), note)
 
     both = [(kind, step) for step in (1, 2, 3) for kind in ("previewed", "progressed")]
     assert told == [("progressed", 0), *both]

@@ -24,7 +24,9 @@ def test_keys_keep_strangers_out_and_tenants_apart(keyed_server: ServerProcess, 
 
     created = server.http.post("/queue", json=SMALL, headers=mine).json()
     id_ = created["generations"][0]["generation_id"]
-    row = server.as_seen_with(mine_key).wait_for(id_, "succeeded")
+    seen = server.as_seen_with(mine_key)
+    row = seen.wait_for(id_, "succeeded")
+    seen.http.close()
 
     assert httpx.get(row["result_url"]).status_code == 200
     assert server.http.get(f"/queue/{id_}", headers=yours).status_code == 404
