@@ -55,7 +55,11 @@ def break_down(_job: Job) -> Done:
     raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("end", ["finish", fail, break_down, "die", "finish_and_die"], ids=str)
+# the same names in every process that tests run in
+ENDS = ("finish", "fail", "break_down", "die", "finish_and_die")
+
+
+@pytest.mark.parametrize("end", ["finish", fail, break_down, "die", "finish_and_die"], ids=ENDS)
 async def test_no_end_of_a_run_leaves_a_picture(inside: Inside, end: str | Callable[[Job], Done]) -> None:
     run = getattr(inside.engine, end) if isinstance(end, str) else end
     seen = []
