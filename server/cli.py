@@ -256,7 +256,7 @@ def demo(
         console.print("These were demo weights: they show the server at work, not what Wan can do.")
         if not once:
             where = "" if url == LOCAL else f" --url {url}"
-            console.print(f"Make your own at [bold]{url}[/], or with: {_own_name()} generate 'An ox'{where}")
+            console.print(f"Make your own at [bold]{url}[/] or with: {_own_name()} generate 'An ox'{where}")
             console.print("Ctrl-C ends it.")
             server.wait()
     except ClientError as error:

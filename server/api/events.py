@@ -13,8 +13,9 @@ from server.generations import Status
 
 router = APIRouter(tags=["events"])
 
-# Debian's awk, mawk, reads 4 KiB at a time: a published shell client would wait for ever for a short event
-_PADDING = " " * 4096
+# Debian's awk, mawk, reads 4 KiB at a time: a published shell client would wait for ever for a short event. A line that
+# long, of an event before its own, makes it read 8 KiB at a time: hence two.
+_PADDING = "\n".join([" " * 4096] * 2)
 
 
 @router.get(

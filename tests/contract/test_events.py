@@ -1,13 +1,17 @@
 """The event stream, to the letter: event line, data line, comments, and what a late subscriber still hears."""
 
 import json
+import re
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
 
+from tests.contract.model_page import clients
 from tests.contract.test_http import LONG
-from tests.support import ENDLESS, MODEL, ServerProcess
+from tests.support import ENDLESS, MODEL, ServerProcess, needs
 
 
 def events_of(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
@@ -42,6 +46,35 @@ def completion_of(server: ServerProcess, id_: str, path: str = "/api/events") ->
                 if name == "media_generation_completed":
                     return json.loads(data), names
     raise AssertionError("the stream ended")
+
+
+def test_debians_awk_sees_a_completion_that_follows_another(server: ServerProcess) -> None:
+    shell = next(client.code for client in clients() if client.name == "async_with_sse-minimal-bash")
+    program = re.search(r"""awk -v id="\$GEN_ID" '(.*?)'""", shell, re.DOTALL)
+    assert program is not None
+    server.wait_for(server.enqueue(), "succeeded")
+    ours = server.enqueue()
+    awk = subprocess.Popen(
+        [needs("mawk"), "-v", f"id={ours}", program[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert awk.stdin is not None
+    assert awk.stdout is not None
+
+    with server.http.stream("GET", f"{server.url}/api/events") as stream:
+        heard = b""
+        for chunk in stream.iter_raw():
+            with suppress(BrokenPipeError):
+                awk.stdin.write(chunk)
+                awk.stdin.flush()
+            heard += chunk
+            # the event, and the comment after it: from here on nothing may come for a long time
+            if heard.partition(f'"generation_id":"{ours}","status":"succeeded"'.encode())[2].count(b"\n\n") >= 2:
+                break
+        assert awk.wait(30) == 0
+    assert json.loads(awk.stdout.read())["generation_id"] == ours
+    with suppress(BrokenPipeError):
+        awk.stdin.close()
+    awk.stdout.close()
 
 
 def test_the_stream_tells_of_progress_and_completion(server: ServerProcess) -> None:
