@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -48,33 +49,45 @@ def completion_of(server: ServerProcess, id_: str, path: str = "/api/events") ->
     raise AssertionError("the stream ended")
 
 
-def test_debians_awk_sees_a_completion_that_follows_another(server: ServerProcess) -> None:
+def test_debians_awk_sees_a_completion_that_follows_another(tenant: ServerProcess) -> None:
     shell = next(client.code for client in clients() if client.name == "async_with_sse-minimal-bash")
     program = re.search(r"""awk -v id="\$GEN_ID" '(.*?)'""", shell, re.DOTALL)
     assert program is not None
-    server.wait_for(server.enqueue(), "succeeded")
-    ours = server.enqueue()
-    awk = subprocess.Popen(
-        [needs("mawk"), "-v", f"id={ours}", program[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert awk.stdin is not None
-    assert awk.stdout is not None
-
-    with server.http.stream("GET", f"{server.url}/api/events") as stream:
-        heard = b""
+    before, ours = tenant.enqueue(), tenant.enqueue()
+    for id_ in (before, ours):
+        tenant.wait_for(id_, "succeeded")
+    heard = b""
+    with tenant.http.stream("GET", f"{tenant.url}/api/events") as stream:
         for chunk in stream.iter_raw():
-            with suppress(BrokenPipeError):
-                awk.stdin.write(chunk)
-                awk.stdin.flush()
             heard += chunk
-            # the event, and the comment after it: from here on nothing may come for a long time
-            if heard.partition(f'"generation_id":"{ours}","status":"succeeded"'.encode())[2].count(b"\n\n") >= 2:
+            # both events, and the comment after each: then nothing may come for a long time
+            if heard.partition(f'"generation_id":"{ours}"'.encode())[2].count(b"\n\n") >= 2:
                 break
-        assert awk.wait(30) == 0
-    assert json.loads(awk.stdout.read())["generation_id"] == ours
-    with suppress(BrokenPipeError):
-        awk.stdin.close()
-    awk.stdout.close()
+    theirs, event, rest = heard.partition(
+        b'event: media_generation_completed\ndata: {"generation_id":"' + ours.encode()
+    )
+    assert before.encode() in theirs
+
+    # a block of what comes a little at a time, as progress does, ends where chance has it
+    for news in range(0, 42, 6):
+        pieces = [theirs, *[b": " + b" " * 236 + b"\n\n"] * news, event + rest]
+        assert hears([needs("mawk"), "-v", f"id={ours}", program[1]], pieces), news
+
+
+def hears(command: list[str], pieces: list[bytes]) -> bool:
+    """Whether a program ends after what a stream told piece by piece, and before the stream does."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as program:
+        assert program.stdin is not None
+        with suppress(BrokenPipeError):
+            for piece in pieces:
+                program.stdin.write(piece)
+                program.stdin.flush()
+                time.sleep(0.002)
+        try:
+            return program.wait(10) == 0
+        except subprocess.TimeoutExpired:
+            program.kill()
+            return False
 
 
 def test_the_stream_tells_of_progress_and_completion(server: ServerProcess) -> None:
