@@ -316,7 +316,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     options = WorkerOptions.model_validate_json(sys.argv[2])
     # diffusers imports torchao wherever it is installed, and both complain of kernels and forms that nothing here uses
-    for name in ("torchao", "diffusers.quantizers.torchao.torchao_quantizer"):
+    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
         logging.getLogger(name).setLevel(logging.ERROR)
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     link.start()
