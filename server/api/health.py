@@ -59,16 +59,11 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
                 "health": lane.circuit.health,
                 "failures": lane.circuit.failures,
                 "retry_in": lane.circuit.wait or None,
-                "memory": _card(lane),
+                "memory": lane.state.memory and lane.state.memory.model_dump(),
             }
             for lane in service.lanes
         ],
     }
-
-
-def _card(lane: Lane) -> dict[str, int] | None:
-    memory = lane.state.memory
-    return None if memory is None else {"free": memory.free, "total": memory.total}
 
 
 def _what_is_wrong(lane: Lane) -> str:

@@ -53,6 +53,8 @@ export class Card {
   }
 
   update(row) {
+    // one of many that are drawn because another changed
+    if (row === this.row) return;
     const schema = this.#page.schemaOf(row.model_name);
     if (schema === undefined) return;
     this.row = row;
@@ -84,7 +86,7 @@ export class Card {
 
   /** Lets go of what the browser holds for it. */
   close() {
-    if (this.#preview) URL.revokeObjectURL(this.#preview.src);
+    this.#forgetPreview();
     this.#video?.removeAttribute("src");
     this.element.remove();
   }

@@ -5,7 +5,7 @@ import { $, h, say } from "./dom.js";
 import { settingsOf, title } from "./settings.js";
 import { t } from "./strings.js";
 
-export const MOST = 4;
+const MOST = 4;
 // a frame is 63 ms long at 16 a second: less is not seen, and correcting it would be
 const DRIFT_SECONDS = 0.08;
 

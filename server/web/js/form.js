@@ -96,8 +96,9 @@ class Field {
 
   #controls() {
     if (this.name === "seed") {
-      const dice = () => this.#edit(Math.floor(Math.random() * DICE));
-      const lock = () => this.#edit(this.value === undefined ? Math.floor(Math.random() * DICE) : undefined);
+      const rolled = () => Math.floor(Math.random() * DICE);
+      const dice = () => this.#edit(rolled());
+      const lock = () => this.#edit(this.value === undefined ? rolled() : undefined);
       this.#lock = h("button", { type: "button", class: "icon lock", "aria-label": t("lock"), title: t("lock"), onclick: lock });
       const roll = h("button", { type: "button", class: "icon dice", "aria-label": t("dice"), title: t("dice"), onclick: dice });
       return [h("div", { class: "row" }, this.input, roll, this.#lock)];

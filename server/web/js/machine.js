@@ -47,23 +47,20 @@ export class Machine extends EventTarget {
     say($("machine-button"), [first.device, state(first), t("queueLength", { count: ready.queued })].join(" · "));
     $("machine-button").dataset.state = first.health !== "healthy" ? "bad" : first.busy || first.loading !== null ? "busy" : "ok";
     const line = (name, value) => value && [h("dt", {}, name), h("dd", {}, value)];
-    $("machine-facts").replaceChildren(
-      ...ready.devices.flatMap((device) =>
-        [
-          line(t("device"), `${device.device}: ${state(device)}`),
-          line(t("holds"), device.model === null ? t("nothing") : this.modelName(device.model)),
-          line(t("plan"), device.plan),
-          line(t("memory"), free(device.memory)),
-          line(t("status.failed"), device.error),
-          line("", device.retry_in && t("retryIn", { time: time(device.retry_in) })),
-        ].flat(),
-      ).filter(Boolean),
-      ...[
-        line(t("queue"), t("queueLength", { count: ready.queued })),
-        line(t("hostMemory"), free(ready.host_memory)),
-        line(t("disk"), ready.free_bytes && t("freeOnly", { free: gib(ready.free_bytes) })),
-      ].flat().filter(Boolean),
-    );
+    const lines = [
+      ...ready.devices.flatMap((device) => [
+        line(t("device"), `${device.device}: ${state(device)}`),
+        line(t("holds"), device.model === null ? t("nothing") : this.modelName(device.model)),
+        line(t("plan"), device.plan),
+        line(t("memory"), free(device.memory)),
+        line(t("status.failed"), device.error),
+        line("", device.retry_in && t("retryIn", { time: time(device.retry_in) })),
+      ]),
+      line(t("queue"), t("queueLength", { count: ready.queued })),
+      line(t("hostMemory"), free(ready.host_memory)),
+      line(t("disk"), ready.free_bytes && t("freeOnly", { free: gib(ready.free_bytes) })),
+    ];
+    $("machine-facts").replaceChildren(...lines.filter(Boolean).flat());
     say($("machine-version"), t("version", { version: ready.version }));
   }
 

@@ -3,7 +3,7 @@
 import { key, request, whenKeyIsNeeded } from "./api.js";
 import { ApiTab } from "./apitab.js";
 import { CardList } from "./cardlist.js";
-import { Compare, MOST } from "./compare.js";
+import { Compare } from "./compare.js";
 import { $, h, say } from "./dom.js";
 import { Form } from "./form.js";
 import { Generations, isActive } from "./generations.js";
@@ -95,7 +95,6 @@ class Workbench {
 
   #listen() {
     this.generations.addEventListener("row", ({ detail: row }) => {
-      this.feed.update(row);
       this.history.list.update(row);
       this.#drawFeed();
     });
@@ -131,7 +130,6 @@ class Workbench {
   }
 
   #opened(name) {
-    document.body.dataset.tab = name;
     if (name === "history") this.history.open().catch((error) => banner("trouble", error.message));
   }
 
@@ -181,7 +179,7 @@ class Workbench {
       isCompared: (id) => this.compare.ids.includes(id),
       compare: (id, isIn) => {
         const isNow = this.compare.set(id, isIn);
-        banner("compare", isIn && !isNow ? t("compareFull", { most: MOST }) : "");
+        banner("compare", isIn && !isNow ? t("compareFull") : "");
         for (const list of [this.feed, this.history.list]) list.mark();
         return isNow;
       },
