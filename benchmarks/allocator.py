@@ -25,12 +25,14 @@ def one_video() -> None:
     """In a process of its own: print the seconds of a video after a first one, and the most memory held."""
     from benchmarks.demo_quality import Setting, make_video
     from pipelines.demo import demo_folder
-    from pipelines.load import load_pipeline
+    from pipelines.runner import Runner
+    from pipelines.spec import ModelSpec
 
-    loaded, setting = load_pipeline(demo_folder(), "cpu"), Setting(416, 240, 33, 4, 5.0)
-    make_video(loaded, "a red circle", setting, 0)
+    runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
+    setting = Setting(416, 240, 33, 4, 5.0)
+    make_video(runner, "a red circle", setting, 0)
     before = resource.getrusage(resource.RUSAGE_SELF)
-    make_video(loaded, "a red circle", setting, 1)
+    make_video(runner, "a red circle", setting, 1)
     after = resource.getrusage(resource.RUSAGE_SELF)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(json.dumps({"seconds": spent, "memory": after.ru_maxrss * 1024}))

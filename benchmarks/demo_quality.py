@@ -12,25 +12,22 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.report import Records
-from pipelines.attention import fast_attention
-from pipelines.decode import decode_frames
+from pipelines.calibrate import psnr
 from pipelines.demo import demo_folder
 from pipelines.demo.captions import LANGUAGES, describe_held_out
 from pipelines.demo.clips import combinations, render, single_shape
 from pipelines.demo.judge import judge
 from pipelines.demo.shapes import SHAPES, ShapeScene
-from pipelines.geometry import Geometry
-from pipelines.load import LoadedPipeline, load_pipeline
-from pipelines.spec import Frames
+from pipelines.runner import Runner
+from pipelines.spec import Frames, ModelSpec, StepCaching, VideoParams
 
 SEED = 20261130
 SEEN = ("background", "colour", "shape", "motion")
@@ -66,6 +63,13 @@ class Setting:
     steps: int
     guidance: float
     negative: str = ""
+    # records of exact videos are named as they were before there was a choice
+    step_cache: StepCaching = field(default=StepCaching.EXACT, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What its videos' records are found by."""
+        return str(self) if self.step_cache is StepCaching.EXACT else f"{self} {self.step_cache}"
 
 
 def questions(count: int) -> list[Question]:
@@ -80,24 +84,20 @@ def questions(count: int) -> list[Question]:
     return asked
 
 
-def make_video(loaded: LoadedPipeline, prompt: str, setting: Setting, seed: int) -> Frames:
+def make_video(runner: Runner, prompt: str, setting: Setting, seed: int) -> Frames:
     """One video as the server would make it, without the file: (num_frames, height, width, 3)."""
-    geometry = Geometry.fit(setting.width, setting.height, setting.num_frames, loaded.grid)
-    transformer = loaded.pipe.transformer
-    with torch.inference_mode(), fast_attention(transformer.device, transformer.dtype):
-        latents = loaded.pipe(
-            prompt=prompt,
-            negative_prompt=setting.negative,
-            height=geometry.full_height,
-            width=geometry.full_width,
-            num_frames=geometry.full_num_frames,
-            num_inference_steps=setting.steps,
-            guidance_scale=setting.guidance,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            output_type="latent",
-        ).frames
-        frames = np.concatenate(list(decode_frames(loaded.pipe.vae, latents)))
-    return frames[: geometry.num_frames, *geometry.crop]
+    params = VideoParams(
+        prompt=prompt,
+        negative_prompt=setting.negative,
+        height=setting.height,
+        width=setting.width,
+        num_frames=setting.num_frames,
+        num_inference_steps=setting.steps,
+        guidance_scale=setting.guidance,
+        seed=seed,
+        step_cache=setting.step_cache,
+    )
+    return runner.frames(params).frames
 
 
 def wilson(right: int, count: int) -> float:
@@ -108,12 +108,6 @@ def wilson(right: int, count: int) -> float:
     middle = share + z * z / (2 * count)
     spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return (middle - spread) / (1 + z * z / count)
-
-
-def psnr(one: Frames, other: Frames) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal frames."""
-    error = float(np.mean((one.astype(np.float32) - other.astype(np.float32)) ** 2))
-    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
 def judge_the_judge(asked: list[Question]) -> dict[str, dict[str, float]]:
@@ -133,18 +127,18 @@ def judge_the_judge(asked: list[Question]) -> dict[str, dict[str, float]]:
 
 
 def ask_all(
-    loaded: LoadedPipeline, asked: list[Question], setting: Setting, records: Records
+    runner: Runner, asked: list[Question], setting: Setting, records: Records
 ) -> Iterator[tuple[Question, dict[str, Any]]]:
     """Each question with what its video showed and the seconds it took."""
     for index, question in enumerate(asked):
 
         def answer(question: Question = question, seed: int = index) -> dict[str, Any]:
             begun = time.monotonic()
-            frames = make_video(loaded, question.prompt, setting, seed)
+            frames = make_video(runner, question.prompt, setting, seed)
             seconds = round(time.monotonic() - begun, 2)
             return {"prompt": question.prompt, "seconds": seconds, "wanted": question.wanted, **asdict(judge(frames))}
 
-        yield question, records.get(f"{setting} {index} {question.prompt}", answer)
+        yield question, records.get(f"{setting.name} {index} {question.prompt}", answer)
 
 
 def score(answers: list[tuple[Question, dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -163,7 +157,7 @@ def score(answers: list[tuple[Question, dict[str, Any]]]) -> dict[str, dict[str,
     return table
 
 
-def negative_prompt(loaded: LoadedPipeline, setting: Setting, count: int, records: Records) -> dict[str, Any]:
+def negative_prompt(runner: Runner, setting: Setting, count: int, records: Records) -> dict[str, Any]:
     """How often things of no named colour come out white, their usual colour, without and with it as the negative."""
     shares: dict[str, Any] = {"n": count}
     for negative in ("", "white"):
@@ -174,9 +168,9 @@ def negative_prompt(loaded: LoadedPipeline, setting: Setting, count: int, record
             prompt = f"a {shape} moving {('left', 'right')[seed // 4 % 2]} on a black background"
 
             def answer(prompt: str = prompt, seed: int = seed, varied: Setting = varied) -> dict[str, Any]:
-                return asdict(judge(make_video(loaded, prompt, varied, 10_000 + seed)))
+                return asdict(judge(make_video(runner, prompt, varied, 10_000 + seed)))
 
-            white += records.get(f"negative {varied} {seed} {prompt}", answer)["colour"] == "white"
+            white += records.get(f"negative {varied.name} {seed} {prompt}", answer)["colour"] == "white"
         shares[f"white with {negative or 'none'}"] = white / max(1, count)
     return shares
 
@@ -190,6 +184,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=[5.0, 1.0])
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--size", type=int, nargs=3, default=[416, 240, 33], metavar=("WIDTH", "HEIGHT", "FRAMES"))
+    parser.add_argument("--step-cache", type=StepCaching, default=StepCaching.EXACT)
     parser.add_argument("--negatives", type=int, default=40, help="videos for the negative prompt, each way")
     options = parser.parse_args()
 
@@ -197,11 +192,14 @@ def main() -> None:
     result: dict[str, Any] = {"judge": judge_the_judge(questions(400))}
     for name, figures in result["judge"].items():
         print(f"judge {name:10}  " + "  ".join(f"{what} {share:6.1%}" for what, share in figures.items()))
-    loaded, records = load_pipeline(options.folder, "cpu"), Records(options.records)
-    settings = [Setting(*options.size, options.steps, guidance) for guidance in options.guidance]
+    records = Records(options.records)
+    runner = Runner.load(ModelSpec("demo", fps=16), options.folder, "cpu")
+    settings = [
+        Setting(*options.size, options.steps, guidance, step_cache=options.step_cache) for guidance in options.guidance
+    ]
     result["quality"] = {}
     for setting in settings:
-        answers = list(ask_all(loaded, asked, setting, records))
+        answers = list(ask_all(runner, asked, setting, records))
         table = score(answers)
         result["quality"][str(setting.guidance)] = table
         result["seconds"] = float(np.median([record["seconds"] for _, record in answers]))
@@ -212,12 +210,22 @@ def main() -> None:
                     f"  (at least {figures['wilson']:.1%}, n {figures['n']})"
                 )
     if options.negatives:
-        result["negative_prompt"] = negative_prompt(loaded, settings[0], options.negatives, records)
+        result["negative_prompt"] = negative_prompt(runner, settings[0], options.negatives, records)
         print("negative prompt", result["negative_prompt"])
-    once, again = (make_video(loaded, asked[0].prompt, settings[0], 0) for _ in range(2))
+    once, again = (make_video(runner, asked[0].prompt, settings[0], 0) for _ in range(2))
     result["psnr_same_seed"] = psnr(once, again)
     print(f"PSNR of two runs of one seed: {result['psnr_same_seed']:.1f} dB")
-    print(json.dumps({"benchmark": "demo_quality", "size": options.size, "steps": options.steps, **result}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "demo_quality",
+                "size": options.size,
+                "steps": options.steps,
+                "step_cache": options.step_cache,
+                **result,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

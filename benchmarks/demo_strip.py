@@ -13,7 +13,8 @@ from PIL import Image
 
 from benchmarks.demo_quality import Setting, make_video
 from pipelines.demo import demo_folder
-from pipelines.load import load_pipeline
+from pipelines.runner import Runner
+from pipelines.spec import ModelSpec
 
 PROMPTS = (
     "A beautiful landscape painting of a serene lake with mountains in the background and an ox in the foreground.",
@@ -37,12 +38,12 @@ def main() -> None:
     parser.add_argument("--row-height", type=int, default=120, help="pixels")
     options = parser.parse_args()
 
-    loaded = load_pipeline(options.folder, "cpu")
+    runner = Runner.load(ModelSpec("demo", fps=16), options.folder, "cpu")
     setting = Setting(*options.size, options.steps, options.guidance)
     rows, seconds = [], []
     for prompt in options.prompt:
         begun = time.monotonic()
-        frames = make_video(loaded, prompt, setting, options.seed)
+        frames = make_video(runner, prompt, setting, options.seed)
         seconds.append(round(time.monotonic() - begun, 2))
         print(f"{seconds[-1]:7.2f} s  {prompt}", flush=True)
         chosen = np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)

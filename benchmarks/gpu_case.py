@@ -27,6 +27,7 @@ from pipelines.errors import NonFiniteOutputError
 from pipelines.generate import denoise, release_memory
 from pipelines.geometry import Geometry, Grid
 from pipelines.memory import GIB, Layout, Machine, MemoryPlan, plan
+from pipelines.passes import Passes
 from pipelines.placement import place
 from pipelines.prompts import PromptEncoder
 from pipelines.spec import VideoParams, part_path
@@ -174,7 +175,8 @@ def _run(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Met
     if layout is None:
         made = _plainly(pipe, embeddings, params, meter)
     else:
-        latents = _denoised(pipe, embeddings, params, FLOW_SHIFT[case.video], meter)
+        passes = Passes(GUIDANCE, embeddings[1], batched=layout.batched)
+        latents = _denoised(pipe, embeddings, params, passes, FLOW_SHIFT[case.video], meter)
         meter.turn_to("decoding")
         made = _decoded(pipe, latents, layout, meter)
     meter.end()
@@ -223,7 +225,9 @@ def _plainly(pipe: Any, embeddings: Embeddings, params: VideoParams, meter: Mete
     return len(video)
 
 
-def _denoised(pipe: Any, embeddings: Embeddings, params: VideoParams, flow_shift: float, meter: Meter) -> torch.Tensor:
+def _denoised(
+    pipe: Any, embeddings: Embeddings, params: VideoParams, passes: Passes, flow_shift: float, meter: Meter
+) -> torch.Tensor:
     """The latents as the server makes them; noise instead if they are not finite, since no time depends on it."""
     spatial, temporal = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
     grid = Grid.of(spatial, pipe.transformer.config.patch_size[1:], temporal)
@@ -234,6 +238,7 @@ def _denoised(pipe: Any, embeddings: Embeddings, params: VideoParams, flow_shift
             *embeddings,
             params,
             geometry,
+            passes,
             flow_shift=flow_shift,
             on_step=lambda *_: meter.step(),
         )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.errors import CatalogueError
-from pipelines.spec import Fast, LatentRgb, Lora, ModelSpec, WeightFile
+from pipelines.spec import Fast, LatentRgb, Lora, ModelSpec, StepTolerances, WeightFile
 
 DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 """What the command line and the examples ask for unless told otherwise."""
@@ -172,6 +172,14 @@ class _LatentRgbTable(_Table):
         return LatentRgb(tuple(factors), (red, green, blue))
 
 
+class _StepCacheTable(_Table):
+    balanced: float = Field(ge=0, le=10)
+    fast: float = Field(ge=0, le=10)
+
+
+_NoiseLevel = Annotated[float, Field(ge=0, le=1)]
+
+
 class _ModelTable(_Table):
     repo: str
     fps: int = Field(ge=1, le=120)
@@ -183,6 +191,8 @@ class _ModelTable(_Table):
     files: dict[Literal["transformer", "transformer_2"], _WeightFileTable] = {}
     loras: list[_LoraTable] = []
     fast: _FastTable | None = None
+    guidance_interval: tuple[_NoiseLevel, _NoiseLevel] = (0.0, 1.0)
+    step_cache: _StepCacheTable | None = None
     latent_rgb: str | None = None
 
     @model_validator(mode="after")
@@ -194,12 +204,22 @@ class _ModelTable(_Table):
 
     def spec(self, model_id: str, sizes: tuple[tuple[int, int, int], ...]) -> ModelSpec:
         """What is loaded for a model of this id; `sizes` as in ModelSpec."""
-        fields = self.model_dump(exclude={"files", "loras", "fast", "latent_rgb"})
+        fields = self.model_dump(exclude={"files", "loras", "fast", "step_cache", "latent_rgb"})
         files = tuple(WeightFile(**table.model_dump(), part=part) for part, table in self.files.items())
         fast = None if self.fast is None else Fast(tuple(map(_LoraTable.lora, self.fast.loras)), self.fast.flow_shift)
         loras = tuple(map(_LoraTable.lora, self.loras))
         rgb = None if self.latent_rgb is None else _read_latent_rgb(LATENT_RGB / f"{self.latent_rgb}.toml")
-        return ModelSpec(**fields, id=model_id, sizes=sizes, files=files, loras=loras, fast=fast, latent_rgb=rgb)
+        tolerances = StepTolerances() if self.step_cache is None else StepTolerances(**self.step_cache.model_dump())
+        return ModelSpec(
+            **fields,
+            id=model_id,
+            sizes=sizes,
+            files=files,
+            loras=loras,
+            fast=fast,
+            step_cache=tolerances,
+            latent_rgb=rgb,
+        )
 
 
 def _read_latent_rgb(path: Path) -> LatentRgb:

@@ -19,9 +19,10 @@ import torch
 
 from pipelines.errors import GenerationSuspended
 from pipelines.files import sync
+from pipelines.passes import Passes
 from pipelines.spec import CancelCheck, part_path
 
-FORMAT = 1
+FORMAT = 2
 """Of the file; one of another format is not read."""
 
 log = logging.getLogger("paddock.checkpoint")
@@ -33,7 +34,8 @@ class HalfDone:
 
     `latents` are those that the next step takes, (1, channels, t, h, w) in fp32; `scheduler` holds what the scheduler
     remembers by attribute, `on_device` names those it keeps on the device; `generator` is the state of the CPU's random
-    generator; `seconds` is the work spent on the generation so far, by all attempts that count.
+    generator; `passes` is what the passes to come depend on; `seconds` is the work spent on the generation so far, by
+    all attempts that count.
     """
 
     step: int
@@ -41,11 +43,18 @@ class HalfDone:
     scheduler: dict[str, Any]
     on_device: list[str]
     generator: torch.Tensor
+    passes: dict[str, Any]
     seconds: float
 
     @classmethod
     def capture(
-        cls, scheduler: Any, step: int, latents: torch.Tensor, generator: torch.Generator, seconds: float
+        cls,
+        scheduler: Any,
+        step: int,
+        latents: torch.Tensor,
+        generator: torch.Generator,
+        passes: Passes,
+        seconds: float,
     ) -> "HalfDone":
         """Copy the state of a denoising."""
         # the configuration is not state: it comes with the weights
@@ -56,11 +65,13 @@ class HalfDone:
             scheduler=_moved(state, "cpu", copy=True),
             on_device=[name for name, value in state.items() if _is_on_device(value)],
             generator=generator.get_state(),
+            passes=_moved(passes.state(), "cpu", copy=True),
             seconds=seconds,
         )
 
-    def restore(self, scheduler: Any, device: torch.device) -> None:
-        """Have a scheduler whose timesteps are set remember what was captured."""
+    def restore(self, scheduler: Any, passes: Passes, device: torch.device) -> None:
+        """Have a scheduler whose timesteps are set, and the passes, remember what was captured."""
+        passes.restore(_moved(self.passes, device))
         for name, value in self.scheduler.items():
             setattr(scheduler, name, _moved(value, device if name in self.on_device else "cpu"))
 

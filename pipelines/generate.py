@@ -11,6 +11,7 @@ from pipelines.attention import fast_attention
 from pipelines.checkpoint import HalfDone
 from pipelines.errors import NonFiniteOutputError
 from pipelines.geometry import Geometry
+from pipelines.passes import Passes
 from pipelines.preview import clean_latents
 from pipelines.spec import VideoParams
 
@@ -29,6 +30,7 @@ def denoise(
     negative_prompt_embeds: torch.Tensor | None,
     params: VideoParams,
     geometry: Geometry,
+    passes: Passes,
     *,
     flow_shift: float | None,
     half_done: HalfDone | None = None,
@@ -36,16 +38,17 @@ def denoise(
 ) -> torch.Tensor:
     """Run the denoising steps, all or those after `half_done`, and return normalised latents (1, channels, t, h, w).
 
-    `flow_shift` replaces the scheduler's own, if given. `on_step` is called after each step with the number of steps
-    done, and may raise to end it there. The noise is drawn on the CPU, so that a seed means the same on every device.
-    Raises NonFiniteOutputError when the latents are no longer numbers.
+    `passes` say which of the transformer's passes are computed. `flow_shift` replaces the scheduler's own, if given.
+    `on_step` is called after each step with the number of steps done, and may raise to end it there. The noise is drawn
+    on the CPU, so that a seed means the same on every device. Raises NonFiniteOutputError when the latents are no
+    longer numbers.
     """
     generator = torch.Generator("cpu").manual_seed(params.seed)
     before: torch.Tensor | None = None
 
     def after_step(pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         def capture(seconds: float) -> HalfDone:
-            return HalfDone.capture(pipe.scheduler, index + 1, tensors["latents"], generator, seconds)
+            return HalfDone.capture(pipe.scheduler, index + 1, tensors["latents"], generator, passes, seconds)
 
         def predict() -> torch.Tensor | None:
             return clean_latents(pipe.scheduler, tensors["latents"], before)
@@ -61,8 +64,8 @@ def denoise(
         return _finite(half_done.latents.to(prompt_embeds.device))
     if half_done is not None:
         generator.set_state(half_done.generator)
-        pipe.begin_after(half_done)
-    with fast_attention(prompt_embeds.device, prompt_embeds.dtype):
+        pipe.begin_after(half_done, passes)
+    with passes.of(pipe), fast_attention(prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,

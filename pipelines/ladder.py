@@ -144,7 +144,7 @@ class Ladder:
         release_memory()
         if self._plan is None:
             raise DeviceMemoryError("The device ran out of memory. A smaller size or fewer frames may fit.")
-        shape = shape_here(self._folder, self._spec.files)
+        shape = shape_here(self._folder, self._spec.files, self._spec.guidance)
         machine = this_machine(self._device, self._limits.get(self._card), self._spec.precision)
         geometry = Geometry.fit(*size, shape.grid)
         lower = leaner(shape, geometry, machine, self._plan)

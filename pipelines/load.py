@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ from pipelines.errors import HostMemoryError, StorageError, UnsupportedModelErro
 from pipelines.geometry import Geometry, Grid
 from pipelines.lora import Loras
 from pipelines.memory import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Residence, plan
-from pipelines.placement import TRANSFORMERS, bring, place, residence
+from pipelines.placement import bring, place, residence
 from pipelines.precision import Precision, PrecisionSetting
 from pipelines.preview import read_latent_rgb
 from pipelines.reading import Kept, fill, headers, skeleton
 from pipelines.resumable import ResumableWanPipeline
 from pipelines.shapes import ModelShape, read_shape
-from pipelines.spec import LatentRgb, LoadCallback, Lora, ModelSpec, WeightFile
+from pipelines.spec import TRANSFORMERS, LatentRgb, LoadCallback, Lora, ModelSpec, WeightFile
 from pipelines.storage import Storage, stored
 
 CACHE = Path("~/.cache/paddock").expanduser()
@@ -74,6 +74,11 @@ class LoadedPipeline:
     def decoding(self) -> Decoding:
         """How the VAE goes over a frame."""
         return Decoding.WHOLE if self.layout is None else self.layout.decoding
+
+    @property
+    def batched(self) -> bool:
+        """Whether both passes of guidance are computed as one batch."""
+        return self.layout is not None and self.layout.batched
 
 
 def load_pipeline(
@@ -168,9 +173,10 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def shape_here(folder: Path, files: Sequence[WeightFile] = ()) -> ModelShape:
+def shape_here(folder: Path, files: Sequence[WeightFile] = (), guidance: bool = True) -> ModelShape:
     """The shapes of the weights in a folder, or for some transformers in files of their own; raises PipelineError."""
-    return read_shape(folder).with_files(tuple(map(single_file.measure, weights.locate_files(files).values())))
+    shape = replace(read_shape(folder), guidance=guidance)
+    return shape.with_files(tuple(map(single_file.measure, weights.locate_files(files).values())))
 
 
 def plan_here(spec: ModelSpec, folder: Path, device: str, limit: int | None = None) -> MemoryPlan | None:
@@ -181,7 +187,7 @@ def plan_here(spec: ModelSpec, folder: Path, device: str, limit: int | None = No
     if torch.device(device).type != "cuda":
         return None
     machine = this_machine(device, limit, spec.precision)
-    chosen = choose_plan(shape_here(folder, spec.files), spec.sizes, machine)
+    chosen = choose_plan(shape_here(folder, spec.files, spec.guidance), spec.sizes, machine)
     check_host(chosen, machine)
     return chosen
 

@@ -7,6 +7,7 @@ choose is what they can do:
   from host memory or, where the host is short of it, from disk;
 - its weights in bf16; or multiplied in fp8 or int8; or stored in fp8, or in 4 bits, and computed with in bf16; a
   quantized file's as they are there;
+- the two passes of guidance one by one, or, of streamed blocks, as one batch: then these come once for both;
 - the text encoder resident, or streamed layer by layer, from host memory or from disk;
 - the VAE always resident, decoding whole frames, or tiles of them.
 
@@ -99,19 +100,26 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What `load` carries out. `resident_blocks` of the transformer stay on the card even where it is streamed."""
+    """What `load` carries out. `resident_blocks` of the transformer stay on the card even where it is streamed.
+
+    `batched` has both passes of guidance computed as one.
+    """
 
     precision: Precision = Precision.BF16
     transformer: Residence = Residence.RESIDENT
     text_encoder: Residence = Residence.RESIDENT
     decoding: Decoding = Decoding.WHOLE
     resident_blocks: int = 0
+    batched: bool = False
 
     @property
     def name(self) -> str:
         """The layout in a few words: what of it decides a video's bytes, and what it keeps where."""
         partly = "partly " if self.resident_blocks and self.transformer is not Residence.RESIDENT else ""
-        return f"{self.precision} {partly}{self.transformer}, text encoder {self.text_encoder}, {self.decoding}"
+        batched = ", guidance batched" if self.batched else ""
+        return (
+            f"{self.precision} {partly}{self.transformer}{batched}, text encoder {self.text_encoder}, {self.decoding}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +191,7 @@ def _preference(setting: PrecisionSetting, candidate: MemoryPlan) -> tuple[float
     return (
         max(enough, candidate.relative_seconds_per_step),
         layout.precision.exactness,
+        layout.batched,
         candidate.relative_seconds_per_step,
         layout.decoding is not Decoding.WHOLE,
         list(Residence).index(layout.text_encoder),
@@ -193,8 +202,13 @@ def _preference(setting: PrecisionSetting, candidate: MemoryPlan) -> tuple[float
 
 def _candidates(shape: ModelShape, largest: Geometry, machine: Machine) -> Iterator[MemoryPlan]:
     precisions = (Precision.GGUF,) if shape.kept else machine.precision.allowed(machine.capability)
-    for precision, transformer, text_encoder, decoding in product(precisions, Residence, Residence, Decoding):
-        layout = Layout(precision, transformer, text_encoder, decoding)
+    for precision, transformer, text_encoder, decoding, batched in product(
+        precisions, Residence, Residence, Decoding, (False, True)
+    ):
+        if batched and (transformer is Residence.RESIDENT or not shape.guidance):
+            # a batch of two computes for as long as two passes: it is only for what has to come twice otherwise
+            continue
+        layout = Layout(precision, transformer, text_encoder, decoding, batched=batched)
         candidate = priced(shape, largest, machine, layout)
         yield candidate
         if transformer is not Residence.RESIDENT and candidate.device_peak < machine.device_memory:
@@ -228,7 +242,7 @@ def _stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[s
         "denoising": encoder_rests
         + active
         + _restored_bytes(shape, layout.precision)
-        + _activation_bytes(shape, shape.tokens(largest), layout.precision),
+        + _activation_bytes(shape, shape.tokens(largest) * (1 + layout.batched), layout.precision),
         "decoding": rests + encoder_rests + decode_bytes(shape, largest, layout.decoding),
     }
     return {name: round((always + tensors) * (1 + FRAGMENTATION)) + CONTEXT_BYTES for name, tensors in stages.items()}
@@ -366,10 +380,10 @@ def _pinned_as_kept(kept: KeptShape, layout: Layout) -> int:
 
 
 def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:
-    """Seconds of a step over those with everything resident in bf16."""
-    transformer, tokens = shape.transformer, shape.tokens(largest)
-    compute = speed.seconds_in_bf16(transformer, tokens, machine.capability)
-    taken = speed.seconds(transformer, tokens, machine.capability, layout.precision)
+    """Seconds of a step over those with everything resident in bf16, by the passes that come one after another."""
+    transformer, tokens, together = shape.transformer, shape.tokens(largest), 1 + layout.batched
+    compute = together * speed.seconds_in_bf16(transformer, tokens, machine.capability)
+    taken = together * speed.seconds(transformer, tokens, machine.capability, layout.precision)
     if layout.transformer is not Residence.RESIDENT:
         copied = _blocks_bytes(shape, layout.precision, 1) / shape.experts
         streamed = transformer.num_layers - layout.resident_blocks
@@ -383,9 +397,16 @@ def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layo
 
 def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str, Choice]:
     """Each part's choice with its reason, for people."""
+    guidance = Choice(
+        "one batch" if chosen.layout.batched else "one pass after another",
+        "the blocks that come and go do so once for both passes"
+        if chosen.layout.batched
+        else "a batch of two takes as long, and more memory, unless what comes and goes is waited for",
+    )
     return {
         "transformer": _transformer_choice(chosen.layout, shape),
         "transformer weights": _precision_choice(chosen.layout, shape, machine),
+        "guidance": guidance,
         "text encoder": _text_encoder_choice(chosen.layout, shape, machine),
         "VAE": Choice(
             f"bf16, {chosen.layout.decoding}",

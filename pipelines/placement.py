@@ -6,10 +6,9 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 from pipelines.memory import Layout, Residence
+from pipelines.spec import TRANSFORMERS
 
 HOST = torch.device("cpu")
-TRANSFORMERS = ("transformer", "transformer_2")
-"""The parts that are made of blocks; Wan2.2's A14B has both."""
 
 
 def residence(part: str, layout: Layout) -> Residence:

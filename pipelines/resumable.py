@@ -5,17 +5,18 @@ from typing import Any
 from diffusers import WanPipeline
 
 from pipelines.checkpoint import HalfDone
+from pipelines.passes import Passes
 
 
 class ResumableWanPipeline(WanPipeline):
     """WanPipeline that skips the steps a checkpoint holds, as diffusers itself skips those of an interrupted call."""
 
-    _half_done: HalfDone | None = None
+    _half_done: tuple[HalfDone, Passes] | None = None
     _steps_seen = 0
 
-    def begin_after(self, half_done: HalfDone) -> None:
+    def begin_after(self, half_done: HalfDone, passes: Passes) -> None:
         """Have the next call go on from a state; it must be given the same arguments, and `half_done.latents`."""
-        self._half_done, self._steps_seen = half_done, 0
+        self._half_done, self._steps_seen = (half_done, passes), 0
 
     def forget(self) -> None:
         """Have the next call begin at its beginning."""
@@ -26,9 +27,10 @@ class ResumableWanPipeline(WanPipeline):
         """Whether the step that begins is skipped; the loop asks once a step, after the timesteps were set."""
         if self._half_done is None:
             return self._interrupt
-        if self._steps_seen < self._half_done.step:
+        half_done, passes = self._half_done
+        if self._steps_seen < half_done.step:
             self._steps_seen += 1
             return True
-        self._half_done.restore(self.scheduler, self._execution_device)
+        half_done.restore(self.scheduler, passes, self._execution_device)
         self._half_done = None
         return self._interrupt

@@ -7,10 +7,11 @@ runner.run(VideoParams(...), Path("video.mp4"))
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -22,10 +23,12 @@ from pipelines.generate import Capture, Predict, denoise, flow_shift_at, recover
 from pipelines.geometry import Geometry
 from pipelines.load import CACHE, LoadedPipeline, load_pipeline, plan_here
 from pipelines.memory import Layout
+from pipelines.passes import Passes
 from pipelines.preview import Preview, draw, fitting
 from pipelines.prompts import EmbeddingStore, PromptEncoder
 from pipelines.spec import (
     CancelCheck,
+    Frames,
     LoadCallback,
     ModelSpec,
     Progress,
@@ -37,6 +40,15 @@ from pipelines.spec import (
 
 # where each stage begins and ends in a generation's progress: a typical split of its time
 _SPANS = {Stage.PROMPT: (0.0, 0.02), Stage.DENOISE: (0.02, 0.82), Stage.DECODE: (0.82, 1.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A video in memory: (num_frames, height, width, 3), the passes computed for it, and the seconds of denoising."""
+
+    frames: Frames
+    passes: int
+    seconds: float
 
 
 class Runner:
@@ -78,9 +90,17 @@ class Runner:
         return {
             **self._loaded.fingerprint,
             "flow_shift": "the scheduler's" if shift is None else " ".join(f"{k} {v:g}" for k, v in shift.items()),
-            "guidance": str(self.spec.guidance),
+            "guidance": self._guidance,
+            "step_cache": f"balanced {self.spec.step_cache.balanced:g} fast {self.spec.step_cache.fast:g}",
             "max_sequence_length": str(self.spec.max_sequence_length),
         }
+
+    @property
+    def _guidance(self) -> str:
+        if not self.spec.guidance:
+            return "none"
+        least, most = self.spec.guidance_interval
+        return f"{'batched' if self._loaded.batched else 'one by one'}, {least:g} to {most:g}"
 
     def close(self) -> None:
         """Let go of the weights, and of the memory they took; the runner is of no use afterwards."""
@@ -115,8 +135,7 @@ class Runner:
         GenerationSuspended by order of the checkpoint, NonFiniteOutputError or EncodingError. After any of them the
         runner is ready for the next video.
         """
-        if not self.spec.guidance:
-            params = replace(params, guidance_scale=1.0)
+        params = self._as_the_weights_want(params)
         course = _Course(params, self._latents_depend_on(params), on_progress, cancelled, checkpoint, preview)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         try:
@@ -127,6 +146,32 @@ class Runner:
         finally:
             if checkpoint is not None:
                 checkpoint.finish()
+
+    @torch.no_grad()
+    def frames(self, params: VideoParams, *, tolerance: float | None = None) -> "Made":
+        """What `run` would write, in memory, for measuring. `tolerance` is in place of that of the level asked for."""
+        params = self._as_the_weights_want(params)
+        geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
+        negative = self._prompts.encode(params.negative_prompt) if uses_guidance(params) else None
+        prompt = self._prompts.encode(params.prompt)
+        passes = self._passes(params, negative, tolerance)
+        began = time.perf_counter()
+        latents = denoise(
+            self._loaded.pipe,
+            prompt,
+            negative,
+            params,
+            geometry,
+            passes,
+            flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
+        )
+        # the latents were looked at, so that a device has done what it was given
+        seconds = time.perf_counter() - began
+        frames = np.concatenate(list(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding)))
+        return Made(frames[: geometry.num_frames, *geometry.crop], passes.computed, seconds)
+
+    def _as_the_weights_want(self, params: VideoParams) -> VideoParams:
+        return params if self.spec.guidance else replace(params, guidance_scale=1.0)
 
     def _latents_depend_on(self, params: VideoParams) -> dict[str, Any]:
         # where weights lie and how frames are decoded may change in the middle: the latents stay the same
@@ -148,9 +193,19 @@ class Runner:
             negative,
             params,
             geometry,
+            self._passes(params, negative),
             flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
             half_done=course.half_done,
             on_step=after_step,
+        )
+
+    def _passes(self, params: VideoParams, negative: torch.Tensor | None, tolerance: float | None = None) -> Passes:
+        return Passes(
+            params.guidance_scale,
+            negative,
+            interval=self.spec.guidance_interval,
+            batched=self._loaded.batched,
+            tolerance=self.spec.step_cache.of(params.step_cache) if tolerance is None else tolerance,
         )
 
     def _draw(self, predict: Predict, geometry: Geometry) -> Image.Image | None:

@@ -200,7 +200,7 @@ class ModelShape:
 
     Wan2.2's A14B has two transformers of one shape, its `experts`: one for the noisier steps and one for the others.
     Wan2.2's 5B has a time for each token, which `expand_timesteps` tells. `files` are the single files that
-    transformers' weights come from.
+    transformers' weights come from. `guidance` tells whether a step has two passes.
     """
 
     transformer: TransformerShape
@@ -209,6 +209,7 @@ class ModelShape:
     experts: int = 1
     expand_timesteps: bool = False
     files: tuple[FileShape, ...] = ()
+    guidance: bool = True
 
     @property
     def kept(self) -> tuple[KeptShape, ...]:

@@ -16,6 +16,10 @@ Frames: TypeAlias = "npt.NDArray[np.uint8]"
 """RGB frames, (frames, height, width, 3), one byte a channel."""
 
 
+TRANSFORMERS = ("transformer", "transformer_2")
+"""The parts of a pipeline that are made of blocks and denoise; Wan2.2's A14B has both."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lora:
     """A fine-tuning of low rank that is merged into the part "transformer" or "transformer_2".
@@ -51,6 +55,29 @@ class Fast:
     flow_shift: float
 
 
+class StepCaching(StrEnum):
+    """How many of the denoising steps are computed: all, or fewer where the others can be foretold."""
+
+    EXACT = "exact"
+    BALANCED = "balanced"
+    FAST = "fast"
+
+
+@dataclass(frozen=True, slots=True)
+class StepTolerances:
+    """How wrong a foretold step may be, in the measure of `pipelines.step_cache`.
+
+    The defaults are the demo weights', found by `python -m benchmarks.step_cache`.
+    """
+
+    balanced: float = 0.025
+    fast: float = 0.08
+
+    def of(self, level: StepCaching) -> float:
+        """That of a level; 0 where every step is computed."""
+        return {StepCaching.EXACT: 0.0, StepCaching.BALANCED: self.balanced, StepCaching.FAST: self.fast}[level]
+
+
 @dataclass(frozen=True, slots=True)
 class LatentRgb:
     """A linear map from a VAE's normalised latents to RGB in about -1 … 1, for a look at them without decoding.
@@ -73,7 +100,9 @@ class ModelSpec:
     first, then the usual one; `shape` holds the configurations of the parts, as far as planning needs them, for a
     machine that has no weights yet. `flow_shift` is how far the noise levels lean towards the noisy end, at the
     resolutions "480p" and "720p"; None leaves the scheduler's own. `loras` are merged into the weights, `fast` is what
-    `run_fast` asks for, and `guidance` tells whether the weights want any. `latent_rgb` is what previews are made by,
+    `run_fast` asks for, and `guidance` tells whether the weights want any, which is then given at noise levels (1: all
+    noise … 0: none) of the `guidance_interval`. `step_cache` is how wrong a step may be that is foretold instead of
+    computed, by level (`pipelines.step_cache`). `latent_rgb` is what previews are made by,
     unless the weights come with a map of their own; without either there are none. `precision` is what a plan may keep
     the weights in; those of quantized files stay as they are. `id` is what the catalogue calls it, empty outside of
     one.
@@ -91,6 +120,8 @@ class ModelSpec:
     loras: tuple[Lora, ...] = ()
     fast: Fast | None = None
     guidance: bool = True
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    step_cache: StepTolerances = StepTolerances()
     latent_rgb: LatentRgb | None = None
     precision: PrecisionSetting = PrecisionSetting.AUTO
     id: str = ""
@@ -110,6 +141,18 @@ class ModelSpec:
         """The parts whose weights are not the repository's."""
         return frozenset(file.part for file in self.files)
 
+    def for_other_weights(self) -> "ModelSpec":
+        """The same without what is made for the model's own weights and would not fit others."""
+        return replace(
+            self,
+            files=(),
+            loras=(),
+            guidance=True,
+            guidance_interval=(0.0, 1.0),
+            step_cache=StepTolerances(),
+            latent_rgb=None,
+        )
+
     def variant(self, fast: bool) -> "ModelSpec":
         """What is loaded for requests with or without `run_fast`; the model itself where it has no such choice."""
         if self.fast is None:
@@ -124,7 +167,8 @@ class ModelSpec:
 class VideoParams:
     """One video, every choice made: sides in pixels, length in frames, seed in 0 … 2^53 - 1.
 
-    `run_fast` asks for a model's distillation to few steps, and means nothing where it has none.
+    `run_fast` asks for a model's distillation to few steps, and means nothing where it has none. `step_cache` is how
+    far steps may be foretold instead of computed.
     """
 
     prompt: str
@@ -136,6 +180,7 @@ class VideoParams:
     guidance_scale: float
     seed: int
     run_fast: bool = False
+    step_cache: StepCaching = StepCaching.EXACT
 
 
 class Stage(StrEnum):

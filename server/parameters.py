@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.catalogue import CatalogueEntry, Parameter
-from pipelines.spec import VideoParams
+from pipelines.spec import StepCaching, VideoParams
 from server.errors import InvalidParamsError
 
 Body = Mapping[str, Any]
@@ -29,12 +29,17 @@ _GENERAL = (
     "response_format",
     "generate_audio",
     "input_image",
+    "step_cache",
 )
 _TARGETS = ("target_namespace", "target_repo", "target_directory")
 
 
-def resolve(entry: CatalogueEntry, body: Body, max_prompt_chars: int) -> VideoParams:
+def resolve(
+    entry: CatalogueEntry, body: Body, max_prompt_chars: int, step_cache: StepCaching = StepCaching.EXACT
+) -> VideoParams:
     """Every choice of the video a body asks for; a null is as if absent, and a seed is drawn where none is given.
+
+    `step_cache` is for a body that names none.
 
     Raises InvalidParamsError for the first parameter out of its limits, or that the model cannot honour.
     """
@@ -69,7 +74,16 @@ def resolve(entry: CatalogueEntry, body: Body, max_prompt_chars: int) -> VideoPa
         guidance_scale=float(chosen["guidance_scale"]),
         seed=chosen["seed"],
         run_fast=bool(chosen.get("run_fast")),
+        step_cache=_step_cache(given, step_cache),
     )
+
+
+def _step_cache(given: Body, default: StepCaching) -> StepCaching:
+    levels = [str(level) for level in StepCaching]
+    chosen = given.get("step_cache", default)
+    if chosen not in levels:
+        raise InvalidParamsError(f"step_cache must be one of {', '.join(levels)}")
+    return StepCaching(chosen)
 
 
 def random_seed() -> int:

@@ -135,7 +135,7 @@ class Service:
             target_directory=parameters.text(body, "target_directory"),
         )
         try:
-            return replace(generation, params=parameters.resolve(entry, body, limit))
+            return replace(generation, params=parameters.resolve(entry, body, limit, self.settings.step_cache))
         except InvalidParamsError as error:
             if origin is Origin.SYNC:
                 raise

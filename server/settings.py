@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from pipelines.precision import PrecisionSetting
+from pipelines.spec import StepCaching
 
 ENV_PREFIX = "PADDOCK_"
 
@@ -40,6 +41,7 @@ class Settings(BaseSettings):
     demo: bool = False
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
     precision: PrecisionSetting = PrecisionSetting.AUTO
+    step_cache: StepCaching = StepCaching.EXACT
     models_dir: Path | None = None
     preload: str | None = None
     api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()

@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -192,8 +191,7 @@ class Worker:
         silence_progress_bars()
         cache = Path(self._options.cache)
         if self._options.demo:
-            # what is made for the model's own weights does not fit these
-            folder, spec = demo_folder(), replace(spec, files=(), loras=(), guidance=True, latent_rgb=None)
+            folder, spec = demo_folder(), spec.for_other_weights()
         else:
             folder = weights.locate(spec)
         return Ladder.load(spec, folder, self._options.device, report, cache)

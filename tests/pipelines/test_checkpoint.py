@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from pipelines.checkpoint import Checkpoint
+from pipelines.checkpoint import FORMAT, Checkpoint
 from pipelines.errors import GenerationSuspended, NonFiniteOutputError
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec, Progress, Stage, VideoParams
@@ -141,7 +141,7 @@ def test_progress_and_seconds_carry_on(run: Run) -> None:
     seconds = [report.seconds for report in run.reports]
     assert seconds == sorted(seconds)
     header, _, payload = run.path.read_bytes().partition(b"\n")
-    assert json.loads(header)["format"] == 1
+    assert json.loads(header)["format"] == FORMAT
     assert payload
 
 
@@ -166,7 +166,7 @@ def spoil_the_end(run: Run) -> None:
 
 
 def spoil_the_format(run: Run) -> None:
-    run.path.write_bytes(run.path.read_bytes().replace(b'"format": 1', b'"format": 0', 1))
+    run.path.write_bytes(run.path.read_bytes().replace(f'"format": {FORMAT}'.encode(), b'"format": 0', 1))
 
 
 def spoil_everything(run: Run) -> None:

@@ -122,7 +122,7 @@ def test_every_choice_has_its_reason(video: tuple[int, int, int], card: int, hos
     machine = Machine(card, host, (8, 9))
     explained = choices(made(video, card, host), SHAPE, machine)
 
-    assert set(explained) == {"transformer", "transformer weights", "text encoder", "VAE"}
+    assert set(explained) == {"transformer", "transformer weights", "guidance", "text encoder", "VAE"}
     assert all(made.reason for made in explained.values())
 
 

@@ -20,6 +20,7 @@ from pipelines.demo import demo_folder
 from pipelines.demo.fit_latent_rgb import error, fit, pairs
 from pipelines.generate import denoise
 from pipelines.geometry import Geometry, Grid
+from pipelines.passes import Passes
 from pipelines.preview import LONGEST_SIDE, Preview, draw, project, read_latent_rgb, write_latent_rgb
 from pipelines.runner import Runner
 from pipelines.spec import LatentRgb, ModelSpec, VideoParams
@@ -145,7 +146,16 @@ def test_the_prediction_is_where_the_velocity_leads(
     prompt = runner._prompts.encode("an ox")
     geometry = Geometry.fit(96, 64, 9, runner._loaded.grid)
     with torch.no_grad():
-        final = denoise(pipe, prompt, prompt, PARAMS, geometry, flow_shift=None, on_step=after_step)
+        final = denoise(
+            pipe,
+            prompt,
+            prompt,
+            PARAMS,
+            geometry,
+            Passes(PARAMS.guidance_scale, prompt),
+            flow_shift=None,
+            on_step=after_step,
+        )
 
     assert list(predicted) == list(range(first, 5))
     for number, latents in predicted.items():
