@@ -4,9 +4,10 @@ python -m benchmarks.speed
 
 Every round makes one video of the demo's by every case, in turn, so that a busy machine slows all of them alike. A case
 is told by its seconds for a step, their ratio to plain diffusers' in the same round, the share of the transformer's
-passes that it computed, its PSNR to plain diffusers' video, and how many of the videos show what was asked (background,
-colour, shape and motion, by `pipelines.demo.judge`), which is about as many with every case, or the case costs too
-much. `benchmarks.gpu` measures the 14B model on a GPU.
+passes that it computed (a cache of diffusers' computes parts of passes, which are not counted), its PSNR to plain
+diffusers' video, and how many of the videos show what was asked (background, colour, shape and motion, by
+`pipelines.demo.judge`), which is about as many with every case, or the case costs too much. `benchmarks.gpu` measures
+the 14B model on a GPU.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import WanPipeline
+from diffusers.hooks import FirstBlockCacheConfig, SeaCacheConfig
 
 from benchmarks.demo_quality import SEEN, Question, questions
 from benchmarks.report import bootstrap, show
@@ -45,12 +47,14 @@ SHOWN = ("s/step", "of plain's", "passes", "PSNR, dB", *SEEN)
 
 
 class Plain:
-    """diffusers as its documentation sets Wan up, on a device, in the dtype that a runner has."""
+    """diffusers as its documentation sets Wan up, in the dtype that a runner has; with one of its caches, or none."""
 
-    def __init__(self, folder: Path, device: str, like: Runner) -> None:
+    def __init__(self, folder: Path, device: str, like: Runner, cache: Any = None) -> None:
         dtype = getattr(torch, like.fingerprint["dtype"])
         self._pipe = WanPipeline.from_pretrained(folder, local_files_only=True, dtype=dtype).to(device)
         self._pipe.set_progress_bar_config(disable=True)
+        if cache is not None:
+            self._pipe.transformer.enable_cache(cache)
         self._shape = read_shape(folder)
 
     @torch.no_grad()
@@ -72,14 +76,15 @@ class Plain:
         ).frames
         seconds = time.perf_counter() - began
         frames = np.concatenate(list(decode_frames(self._pipe.vae, latents)))
-        return Made(frames[: geometry.num_frames, *geometry.crop], 2 * params.num_inference_steps, seconds)
+        passes = 0 if self._pipe.transformer.is_cache_enabled else 2 * params.num_inference_steps
+        return Made(frames[: geometry.num_frames, *geometry.crop], passes, seconds)
 
 
 Make = Callable[[VideoParams], Made]
 
 
 def cases(folder: Path, device: str, cache: Path) -> dict[str, Make]:
-    """Each case by its name, plain diffusers first; products of rounded numbers are for devices that are quick at it."""
+    """Each case by its name, plain diffusers first; a processor is slow at products of rounded numbers."""
 
     def runner(layout: Layout | None = None) -> Runner:
         return Runner.load(SPEC, folder, device, layout=layout, cache=cache)
@@ -90,6 +95,9 @@ def cases(folder: Path, device: str, cache: Path) -> dict[str, Make]:
     ours, batched = runner(Layout()), runner(Layout(batched=True))
     found = {
         "plain diffusers": Plain(folder, device, ours).frames,
+        "its first block cache, 0.05": Plain(folder, device, ours, FirstBlockCacheConfig(0.05)).frames,
+        "its first block cache, 0.1": Plain(folder, device, ours, FirstBlockCacheConfig(0.1)).frames,
+        "its SeaCache, 0.15": Plain(folder, device, ours, SeaCacheConfig(0.15)).frames,
         "ours, exact": at(ours, StepCaching.EXACT),
         "step cache, balanced": at(ours, StepCaching.BALANCED),
         "step cache, fast": at(ours, StepCaching.FAST),
@@ -165,7 +173,7 @@ def row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
         name,
         f"{found['seconds_per_step']:.3f}",
         f"{found['ratio']:.2f} ({low:.2f} to {high:.2f})",
-        f"{found['passes']:.0%}",
+        f"{found['passes']:.0%}" if found["passes"] else "–",
         "identical"
         if found["psnr_least"] is None
         else f"{found['psnr_median']:.1f}, at least {found['psnr_least']:.1f}",

@@ -8,20 +8,19 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipelines.spec import Progress
 from server.artifacts import Artifacts, artifact_key
 from server.checkpoints import Checkpoints
 from server.disk import Disk
 from server.engine.messages import Checkpointed, Previewed, Progressed, RunReport
 from server.errors import RecordsUnavailableError
+from server.estimate import Forecast
 from server.events import Broker, Event, Live
 from server.generations import Generation
 from server.previews import Previews
 from server.store import StaleAttemptError, Store
 
 log = logging.getLogger("paddock.claims")
-
-# an estimate from less than this much of a generation is a guess
-_ETA_FROM = 0.04
 
 
 @dataclass
@@ -32,6 +31,7 @@ class Running:
     live: Live = field(init=False)
     saved: float = field(init=False)
     fingerprint: dict[str, str] | None = None
+    forecast: Forecast | None = None
     is_cancelled: bool = False
     end: Callable[[], Awaitable[Generation]] | None = None
     """Writes down what became of it, once that is known."""
@@ -42,9 +42,8 @@ class Running:
 
     def advance(self, report: Progressed) -> None:
         """Note how far it is."""
-        eta = None
-        if report.fraction >= _ETA_FROM:
-            eta = report.seconds * (1 - report.fraction) / report.fraction
+        now = Progress(report.stage, report.step, report.steps, report.fraction, report.seconds)
+        eta = None if self.forecast is None else self.forecast.remaining(now)
         self.live = Live(report.fraction, eta, report.stage, report.step, report.steps, self.live.preview)
         # a generation that starts over has left its checkpoint aside
         self.saved = min(self.saved, report.fraction)

@@ -29,8 +29,9 @@ from server.engine.base import (
     RunSuspendedError,
     WorkerDiedError,
 )
-from server.engine.messages import Done
+from server.engine.messages import Done, Progressed, RunReport
 from server.errors import RecordsUnavailableError
+from server.estimate import Estimator
 from server.generations import Generation, Status
 from server.previews import preview_key
 from server.store import StaleAttemptError
@@ -71,6 +72,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._estimator = Estimator()
         self.running: Running | None = None
         self.circuit = Circuit(tolerance)
         self.failures: dict[str, str] = {}
@@ -281,8 +283,21 @@ class Lane:
     async def _run(self, running: Running, params: VideoParams) -> Done:
         id_, attempt = running.held.id, running.held.attempt
         job = Job(id_, attempt, params, artifact_key(id_, attempt), checkpoint_key(id_), preview_key(id_))
+        running.forecast = forecast = self._estimator.begin(running.fingerprint or {}, params)
+        seconds = 0.0
+
+        def on_report(report: RunReport) -> None:
+            nonlocal seconds
+            if isinstance(report, Progressed):
+                seconds = report.seconds
+            self._claims.on_report(running, report)
+
         try:
-            return await self._engine.run(job, lambda report: self._claims.on_report(running, report))
+            done = await self._engine.run(job, on_report)
+            # another plan than the one it began by would have taken another time
+            if done.fingerprint == running.fingerprint:
+                forecast.end(seconds)
+            return done
         finally:
             self._claims.end_preview(running)
 

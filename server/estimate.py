@@ -1,0 +1,132 @@
+"""How long a generation will still take on a device, by what the device has taken for others.
+
+A step's cost grows with the video's pixels and, through attention, with their square; what follows denoising grows with
+the pixels. So the seconds of a step per pixel lie on a line, and so do the seconds of the rest: two lines for each way
+of computing, fitted to the last runs. Steps already made in a run correct what its device was expected to take.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, linear_regression
+
+from pipelines.spec import Progress, Stage, StepCaching, VideoParams
+
+RUNS = 16
+"""So many runs of a kind are remembered."""
+
+EXPECTED = 1
+"""How many steps of this run what was expected of a step weighs as much as."""
+
+_GUESS_FROM = 0.04
+"""A guess from less of a generation than this, with nothing known of its kind, is none."""
+
+_SCALING = 1.25
+"""The power of the pixels that a step grows by, where runs of only one size are known: between a line and a square."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a finished run took: seconds a denoising step, and seconds after the last; `pixels` of all frames."""
+
+    pixels: int
+    step: float
+    rest: float
+
+
+class Estimator:
+    """What one device has taken; it outlives the workers."""
+
+    def __init__(self) -> None:
+        self._runs: dict[object, deque[Run]] = {}
+
+    def begin(self, fingerprint: Mapping[str, str], params: VideoParams) -> "Forecast":
+        """Foretell a run by a model with this fingerprint."""
+        kind = frozenset(fingerprint.items()), params.step_cache, params.guidance_scale > 1
+        return Forecast(self._runs.setdefault(kind, deque(maxlen=RUNS)), params)
+
+
+class Forecast:
+    """One run on its way; what it took is learned at its end."""
+
+    def __init__(self, runs: deque[Run], params: VideoParams) -> None:
+        self._runs = runs
+        self._pixels = params.width * params.height * params.num_frames
+        self._steps = params.num_inference_steps
+        self._is_even = params.step_cache is StepCaching.EXACT
+        self._step = step_seconds(runs, self._pixels)
+        self._rest = rest_seconds(runs, self._pixels)
+        self._began: Progress | None = None
+        self._denoised: Progress | None = None
+
+    def remaining(self, now: Progress) -> float | None:
+        """Seconds from a report of progress to the end; None while nobody can tell."""
+        self._note(now)
+        if self._step is None or self._rest is None:
+            return now.seconds * (1 - now.fraction) / now.fraction if now.fraction >= _GUESS_FROM else None
+        if self._denoised is not None:
+            share = now.step / now.steps if now.stage is Stage.DECODE else 0.0
+            return (1 - share) * self._rest
+        if self._began is None:
+            return self._step * self._steps + self._rest
+        return self._steps_left(now, self._step) + self._rest
+
+    def end(self, seconds: float) -> None:
+        """The run has brought its video after so many seconds."""
+        if self._began is None or self._denoised is None:
+            return
+        steps = self._denoised.step - self._began.step
+        # a run that was taken up after its last step tells nothing of a step
+        if steps > 0:
+            step = (self._denoised.seconds - self._began.seconds) / steps
+            self._runs.append(Run(self._pixels, step, seconds - self._denoised.seconds))
+
+    def _note(self, now: Progress) -> None:
+        if now.stage is not Stage.DENOISE:
+            return
+        if self._began is None:
+            self._began = now
+        if now.step == now.steps:
+            self._denoised = now
+
+    def _steps_left(self, now: Progress, expected: float) -> float:
+        assert self._began is not None
+        made, left = now.step - self._began.step, now.steps - now.step
+        taken = now.seconds - self._began.seconds
+        if self._is_even:
+            return left * (taken + EXPECTED * expected) / (made + EXPECTED)
+        # later steps are cheaper than earlier ones: of these only the whole is known
+        return max(expected * (made + left) - taken, expected * left / 2)
+
+
+def step_seconds(runs: Sequence[Run], pixels: int) -> float | None:
+    """Seconds of a step of a video of so many pixels; None if nothing is known."""
+    if not runs:
+        return None
+    sizes = {run.pixels for run in runs}
+    if len(sizes) == 1:
+        known = sizes.pop()
+        return float(fmean(run.step for run in runs) * (pixels / known) ** _SCALING)
+    slope, intercept = _line([(run.pixels, run.step / run.pixels) for run in runs])
+    return pixels * (intercept + slope * pixels)
+
+
+def rest_seconds(runs: Sequence[Run], pixels: int) -> float | None:
+    """Seconds of what follows denoising; None if nothing is known."""
+    if not runs:
+        return None
+    if len({run.pixels for run in runs}) == 1:
+        return fmean(run.rest for run in runs) * pixels / runs[0].pixels
+    slope, intercept = _line([(run.pixels, run.rest) for run in runs])
+    return intercept + slope * pixels
+
+
+def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Slope and intercept of the line through points, neither below 0."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    slope, intercept = linear_regression(xs, ys)
+    if slope < 0:
+        return 0.0, fmean(ys)
+    if intercept < 0:
+        return linear_regression(xs, ys, proportional=True).slope, 0.0
+    return slope, intercept

@@ -1,0 +1,163 @@
+"""How long a generation will take: guessed while nothing is known, learned from the first run on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from pipelines.spec import Progress, Stage, StepCaching, VideoParams
+from server.estimate import Estimator, Forecast, Run, rest_seconds, step_seconds
+
+PARAMS = VideoParams("an ox", " ", 100, 100, 10, 10, 5.0, 0)
+FINGERPRINT = {"weights": "abc", "plan": "resident"}
+PIXELS = 100_000
+
+
+def step_of(pixels: int) -> float:
+    """What a device takes for a step: partly by the pixels, partly by their square."""
+    return 1e-6 * pixels + 2e-12 * pixels**2
+
+
+def rest_of(pixels: int) -> float:
+    return 0.5 + 1e-6 * pixels
+
+
+def reports(params: VideoParams, since: int = 0, slower: float = 1.0) -> Iterator[Progress]:
+    """What a worker tells of a run, taken up after `since` steps, on a device that is so much slower."""
+    pixels, steps = params.width * params.height * params.num_frames, params.num_inference_steps
+    seconds = 0.02
+    yield Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)
+    for step in range(since, steps + 1):
+        yield Progress(Stage.DENOISE, step, steps, 0.02 + 0.8 * step / steps, seconds)
+        seconds += slower * step_of(pixels)
+    seconds -= slower * step_of(pixels)
+    for group in range(1, 5):
+        part = slower * rest_of(pixels) * group / 4
+        yield Progress(Stage.DECODE, group, 4, 0.82 + 0.18 * group / 4, seconds + part)
+
+
+def run(estimator: Estimator, params: VideoParams = PARAMS, since: int = 0, slower: float = 1.0) -> list[float | None]:
+    """Go through a run; what was foretold at each report, over what then came, is returned as the error in seconds."""
+    forecast = estimator.begin(FINGERPRINT, params)
+    told = [(now, forecast.remaining(now)) for now in reports(params, since, slower)]
+    end = told[-1][0].seconds
+    forecast.end(end)
+    return [None if left is None else abs(left - (end - now.seconds)) / end for now, left in told]
+
+
+def test_the_first_run_is_a_guess_and_the_next_is_known() -> None:
+    estimator = Estimator()
+    first = run(estimator)
+    assert first[0] is None
+    assert first[1] is None
+    assert all(error is not None and error < 0.5 for error in first[2:])
+
+    second = run(estimator)
+
+    # encoding the prompt, which may take no time at all, is left out
+    assert all(error is not None and error < 0.05 for error in second)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PARAMS, width=200, height=150, num_frames=40),
+        replace(PARAMS, width=30, height=30),
+        replace(PARAMS, num_inference_steps=50),
+    ],
+)
+def test_two_sizes_tell_of_every_other(other: VideoParams) -> None:
+    estimator = Estimator()
+    run(estimator)
+    run(estimator, replace(PARAMS, num_frames=80))
+
+    assert all(error is not None and error < 0.1 for error in run(estimator, other))
+
+
+def test_one_size_tells_roughly_of_another() -> None:
+    estimator = Estimator()
+    run(estimator)
+
+    first = run(estimator, replace(PARAMS, num_frames=20))[0]
+
+    assert first is not None
+    assert first < 0.35
+
+
+def test_a_device_that_has_become_slower_is_believed() -> None:
+    estimator = Estimator()
+    run(estimator)
+
+    errors = run(estimator, slower=3.0)
+
+    assert errors[0] is not None
+    assert errors[0] > 0.5
+    # after eight of ten steps what is wrong is the rest, which was not seen yet
+    assert errors[9] is not None
+    assert errors[9] < 0.3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PARAMS, guidance_scale=1.0),
+        replace(PARAMS, step_cache=StepCaching.FAST),
+    ],
+)
+def test_what_is_computed_otherwise_is_learned_apart(other: VideoParams) -> None:
+    estimator = Estimator()
+    run(estimator)
+
+    assert estimator.begin(FINGERPRINT, other).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
+    assert estimator.begin({}, PARAMS).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
+
+
+def test_a_run_that_was_taken_up_again_is_foretold_and_learned_from() -> None:
+    estimator = Estimator()
+    run(estimator, since=6)
+
+    # that it was taken up is not known before its first report of denoising
+    assert all(error is not None and error < 0.1 for error in run(estimator, since=3)[1:])
+    assert all(error is not None and error < 0.1 for error in run(estimator))
+
+
+def test_a_run_taken_up_after_its_last_step_teaches_nothing() -> None:
+    estimator = Estimator()
+    run(estimator, since=10)
+
+    assert run(estimator)[0] is None
+
+
+def test_where_later_steps_are_cheaper_the_whole_is_known() -> None:
+    params = replace(PARAMS, step_cache=StepCaching.FAST)
+
+    def uneven(forecast: Forecast) -> list[tuple[float, float | None]]:
+        seconds, told = 0.0, []
+        for step in range(11):
+            now = Progress(Stage.DENOISE, step, 10, 0.02 + 0.08 * step, seconds)
+            told.append((seconds, forecast.remaining(now)))
+            # the first five are computed, of the others each second one
+            seconds += 1.0 if step < 5 or step % 2 else 0.0
+        forecast.end(seconds)
+        return told
+
+    estimator = Estimator()
+    uneven(estimator.begin(FINGERPRINT, params))
+
+    told = uneven(estimator.begin(FINGERPRINT, params))
+
+    end = told[-1][0]
+    assert all(left is not None and abs(left - (end - seconds)) <= 1.0 for seconds, left in told[:-1])
+
+
+@pytest.mark.parametrize("law", [step_seconds, rest_seconds])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_noise_never_makes_more_work_cheaper_than_nothing(
+    law: Callable[[list[Run], int], float | None], sign: int
+) -> None:
+    runs = [Run(PIXELS, 1.0, 1.0), Run(2 * PIXELS, 1.0 + sign * 0.9, 1.0 + sign * 0.9)]
+
+    foretold = [law(runs, pixels) for pixels in (1, PIXELS, 2 * PIXELS, 20 * PIXELS)]
+
+    assert all(seconds is not None and seconds >= 0 for seconds in foretold)
+    assert foretold == sorted(foretold, key=lambda seconds: seconds or 0)
