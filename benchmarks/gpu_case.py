@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.card import Card, Stage, Watch, open_card
 from benchmarks.gpu import CASES, Case, allocator_settings
 from benchmarks.random_weights import KINDS, PUBLISHED, SEED, SMALL, Scale, assemble, fill_part, write_configs
+from pipelines.backends import Sequence, choose
 from pipelines.decode import decode_frames
 from pipelines.errors import NonFiniteOutputError
 from pipelines.generate import denoise, release_memory
@@ -30,7 +31,7 @@ from pipelines.memory import GIB, Layout, Machine, MemoryPlan, plan
 from pipelines.passes import Passes
 from pipelines.placement import place
 from pipelines.prompts import PromptEncoder
-from pipelines.spec import VideoParams, part_path
+from pipelines.spec import Attention, VideoParams, part_path
 
 FLOW_SHIFT = {"480p": 3.0, "720p": 5.0}
 GUIDANCE = 5.0
@@ -164,6 +165,7 @@ def _described(chosen: MemoryPlan) -> dict[str, Any]:
 @torch.no_grad()
 def _run(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Meter, folder: Path) -> None:
     """Load, encode two prompts, denoise and decode: by a layout, or as diffusers' documentation has it."""
+    attention = Attention.NATIVE if layout is None else _attention(case, scale, card, meter, folder)
     meter.turn_to("loading")
     pipe = _load(case, scale, layout, card, meter, folder)
     meter.turn_to("encoding the prompt")
@@ -176,11 +178,21 @@ def _run(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Met
         made = _plainly(pipe, embeddings, params, meter)
     else:
         passes = Passes(GUIDANCE, embeddings[1], batched=layout.batched)
-        latents = _denoised(pipe, embeddings, params, passes, FLOW_SHIFT[case.video], meter)
+        latents = _denoised(pipe, embeddings, params, passes, attention, FLOW_SHIFT[case.video], meter)
         meter.turn_to("decoding")
         made = _decoded(pipe, latents, layout, meter)
     meter.end()
     meter.note(frames=made)
+
+
+def _attention(case: Case, scale: Scale, card: Card, meter: Meter, folder: Path) -> Attention:
+    """The kernel for the case, noted, as a server chooses it."""
+    shape = write_configs(scale, folder / "shape")
+    tokens = shape.tokens(Geometry.fit(*scale.videos[case.video], shape.grid))
+    over = Sequence(tokens, shape.transformer.num_attention_heads, shape.transformer.attention_head_dim)
+    chosen = choose(Attention.AUTO, card.device, lambda: over, folder)
+    meter.note(attention=chosen)
+    return chosen
 
 
 def _load(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Meter, folder: Path) -> Any:
@@ -226,7 +238,13 @@ def _plainly(pipe: Any, embeddings: Embeddings, params: VideoParams, meter: Mete
 
 
 def _denoised(
-    pipe: Any, embeddings: Embeddings, params: VideoParams, passes: Passes, flow_shift: float, meter: Meter
+    pipe: Any,
+    embeddings: Embeddings,
+    params: VideoParams,
+    passes: Passes,
+    attention: Attention,
+    flow_shift: float,
+    meter: Meter,
 ) -> torch.Tensor:
     """The latents as the server makes them; noise instead if they are not finite, since no time depends on it."""
     spatial, temporal = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
@@ -240,6 +258,7 @@ def _denoised(
             geometry,
             passes,
             flow_shift=flow_shift,
+            attention=attention,
             on_step=lambda *_: meter.step(),
         )
     except NonFiniteOutputError:

@@ -37,6 +37,10 @@ class UnsupportedModelError(PipelineError):
     """A folder of weights that names a pipeline class this program does not drive."""
 
 
+class AttentionUnavailableError(PipelineError):
+    """The attention kernel that is asked for does not run on this device."""
+
+
 class NonFiniteOutputError(PipelineError):
     """The model produced NaN or infinity: nothing a player could show."""
 

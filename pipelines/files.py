@@ -11,3 +11,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole, old or new, at any moment."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    sync(part)
+    part.rename(path)

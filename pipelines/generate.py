@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from pipelines.attention import fast_attention
+from pipelines.backends import attending
 from pipelines.checkpoint import HalfDone
 from pipelines.errors import NonFiniteOutputError
 from pipelines.geometry import Geometry
 from pipelines.passes import Passes
 from pipelines.preview import clean_latents
-from pipelines.spec import VideoParams
+from pipelines.spec import Attention, VideoParams
 
 Capture = Callable[[float], HalfDone]
 """Copies the state of a denoising on which so many seconds of work were spent."""
@@ -33,15 +33,16 @@ def denoise(
     passes: Passes,
     *,
     flow_shift: float | None,
+    attention: Attention = Attention.NATIVE,
     half_done: HalfDone | None = None,
     on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
 ) -> torch.Tensor:
     """Run the denoising steps, all or those after `half_done`, and return normalised latents (1, channels, t, h, w).
 
-    `passes` say which of the transformer's passes are computed. `flow_shift` replaces the scheduler's own, if given.
-    `on_step` is called after each step with the number of steps done, and may raise to end it there. The noise is drawn
-    on the CPU, so that a seed means the same on every device. Raises NonFiniteOutputError when the latents are no
-    longer numbers.
+    `passes` say which of the transformer's passes are computed, `attention` by which kernel. `flow_shift` replaces the
+    scheduler's own, if given. `on_step` is called after each step with the number of steps done, and may raise to end
+    it there. The noise is drawn on the CPU, so that a seed means the same on every device. Raises NonFiniteOutputError
+    when the latents are no longer numbers.
     """
     generator = torch.Generator("cpu").manual_seed(params.seed)
     before: torch.Tensor | None = None
@@ -65,7 +66,7 @@ def denoise(
     if half_done is not None:
         generator.set_state(half_done.generator)
         pipe.begin_after(half_done, passes)
-    with passes.of(pipe), fast_attention(prompt_embeds.device, prompt_embeds.dtype):
+    with passes.of(pipe), attending(attention, prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,

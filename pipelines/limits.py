@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipelines.files import sync
+from pipelines.files import write_whole
 
 FORGOTTEN_AFTER_SECONDS = 7 * 24 * 3600
 """What else was on the card, or a driver's fault, passes: after a week the card is tried anew."""
@@ -37,10 +37,7 @@ class LearnedLimits:
             with FileLock(f"{self._path}.lock"):
                 known = self.get(card)
                 limit = {"bytes": size if known is None else min(known, size), "learned_at": time.time()}
-                part = self._path.with_suffix(".part")
-                part.write_text(json.dumps({**self._read(), card: limit}, indent=1))
-                sync(part)
-                part.rename(self._path)
+                write_whole(self._path, json.dumps({**self._read(), card: limit}, indent=1))
 
     def _read(self) -> dict[str, dict[str, float]]:
         try:

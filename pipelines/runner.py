@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipelines.backends import Sequence, choose
 from pipelines.checkpoint import Checkpoint, HalfDone
 from pipelines.decode import decode_frames
 from pipelines.encode import Mp4Writer
@@ -26,7 +28,9 @@ from pipelines.memory import Layout
 from pipelines.passes import Passes
 from pipelines.preview import Preview, draw, fitting
 from pipelines.prompts import EmbeddingStore, PromptEncoder
+from pipelines.shapes import read_shape
 from pipelines.spec import (
+    Attention,
     CancelCheck,
     Frames,
     LoadCallback,
@@ -54,9 +58,16 @@ class Made:
 class Runner:
     """A model loaded on one device, making one video at a time."""
 
-    def __init__(self, spec: ModelSpec, loaded: LoadedPipeline, cache: Path = CACHE) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        loaded: LoadedPipeline,
+        cache: Path = CACHE,
+        attention: Attention = Attention.NATIVE,
+    ) -> None:
         self.spec = spec
         self._loaded = loaded
+        self._attention = attention
         self._latent_rgb = fitting(loaded.latent_rgb or spec.latent_rgb, loaded.pipe.vae)
         # a model small enough for a processor encodes a prompt sooner than a file is read
         store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoded_by(spec, loaded))
@@ -80,8 +91,10 @@ class Runner:
         """
         if layout is None and (chosen := plan_here(spec, folder, device)) is not None:
             layout = chosen.layout
+        # on a card that is still empty
+        attention = choose(spec.attention, torch.device(device), partial(_sequence, spec, folder), cache)
         loaded = load_pipeline(folder, device, on_progress, layout, cache, spec.loras, spec.files)
-        return cls(spec, loaded, cache)
+        return cls(spec, loaded, cache, attention)
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -90,6 +103,7 @@ class Runner:
         return {
             **self._loaded.fingerprint,
             "flow_shift": "the scheduler's" if shift is None else " ".join(f"{k} {v:g}" for k, v in shift.items()),
+            "attention": self._attention,
             "guidance": self._guidance,
             "step_cache": f"balanced {self.spec.step_cache.balanced:g} fast {self.spec.step_cache.fast:g}",
             "max_sequence_length": str(self.spec.max_sequence_length),
@@ -164,6 +178,7 @@ class Runner:
             geometry,
             passes,
             flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
+            attention=self._attention,
         )
         # the latents were looked at, so that a device has done what it was given
         seconds = time.perf_counter() - began
@@ -195,6 +210,7 @@ class Runner:
             geometry,
             self._passes(params, negative),
             flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
+            attention=self._attention,
             half_done=course.half_done,
             on_step=after_step,
         )
@@ -286,6 +302,14 @@ class _Course:
 def _fraction(stage: Stage, step: int, steps: int) -> float:
     begin, end = _SPANS[stage]
     return begin + (end - begin) * step / steps
+
+
+def _sequence(spec: ModelSpec, folder: Path) -> Sequence:
+    """What attention runs over in the usual video."""
+    shape = read_shape(folder)
+    transformer = shape.transformer
+    tokens = shape.tokens(Geometry.fit(*spec.sizes[-1], shape.grid))
+    return Sequence(tokens, transformer.num_attention_heads, transformer.attention_head_dim)
 
 
 def _encoded_by(spec: ModelSpec, loaded: LoadedPipeline) -> str:

@@ -63,6 +63,21 @@ class StepCaching(StrEnum):
     FAST = "fast"
 
 
+class Attention(StrEnum):
+    """Which kernel computes attention: the fastest exact one, or one by name.
+
+    `native` is torch's own choice, `cudnn` NVIDIA's by way of torch; the others need a package of theirs. All are exact
+    but `sage`, which multiplies in 8 bits.
+    """
+
+    AUTO = "auto"
+    NATIVE = "native"
+    CUDNN = "cudnn"
+    FLASH = "flash"
+    FLASH_3 = "flash3"
+    SAGE = "sage"
+
+
 @dataclass(frozen=True, slots=True)
 class StepTolerances:
     """How wrong a foretold step may be, in the measure of `pipelines.step_cache`.
@@ -102,10 +117,10 @@ class ModelSpec:
     resolutions "480p" and "720p"; None leaves the scheduler's own. `loras` are merged into the weights, `fast` is what
     `run_fast` asks for, and `guidance` tells whether the weights want any, which is then given at noise levels (1: all
     noise … 0: none) of the `guidance_interval`. `step_cache` is how wrong a step may be that is foretold instead of
-    computed, by level (`pipelines.step_cache`). `latent_rgb` is what previews are made by,
-    unless the weights come with a map of their own; without either there are none. `precision` is what a plan may keep
-    the weights in; those of quantized files stay as they are. `id` is what the catalogue calls it, empty outside of
-    one.
+    computed, by level (`pipelines.step_cache`). `latent_rgb` is what previews are made by, unless the weights come with
+    a map of their own; without either there are none. `precision` is what a plan may keep the weights in; those of
+    quantized files stay as they are. `attention` is computed by the kernel of that name. `id` is what the catalogue
+    calls it, empty outside of one.
     """
 
     repo: str
@@ -124,6 +139,7 @@ class ModelSpec:
     step_cache: StepTolerances = StepTolerances()
     latent_rgb: LatentRgb | None = None
     precision: PrecisionSetting = PrecisionSetting.AUTO
+    attention: Attention = Attention.AUTO
     id: str = ""
 
     @property

@@ -110,7 +110,9 @@ def load_catalogue(settings: Settings) -> dict[str, CatalogueEntry]:
     """The built-in models and the user's own, in the precision that is set; raises CatalogueError."""
     found = read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
     return {
-        model_id: entry.model_copy(update={"model": replace(entry.model, precision=settings.precision)})
+        model_id: entry.model_copy(
+            update={"model": replace(entry.model, precision=settings.precision, attention=settings.attention)}
+        )
         for model_id, entry in found.items()
     }
 

@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from pipelines.precision import PrecisionSetting
-from pipelines.spec import StepCaching
+from pipelines.spec import Attention, StepCaching
 
 ENV_PREFIX = "PADDOCK_"
 
@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     demo: bool = False
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
     precision: PrecisionSetting = PrecisionSetting.AUTO
+    attention: Attention = Attention.AUTO
     step_cache: StepCaching = StepCaching.EXACT
     models_dir: Path | None = None
     preload: str | None = None
