@@ -19,6 +19,7 @@ from rich.table import Table
 from pipelines.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.errors import CatalogueError
 from pipelines.precision import PrecisionSetting
+from pipelines.spec import StepCaching
 from server import __version__
 from server.client import Client, ClientError, UnreachableError
 from server.settings import ENV_PREFIX, Settings, UnreadableConfigError
@@ -125,6 +126,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What the video does not show.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes the same video again.")] = None,
+    step_cache: Annotated[StepCaching | None, typer.Option(help="Steps that are foretold: none, some, more.")] = None,
     url: Url = LOCAL,
     api_key: ApiKey = None,
 ) -> None:
@@ -139,6 +141,7 @@ def generate(
         "guidance_scale": guidance,
         "negative_prompt": negative_prompt,
         "seed": seed,
+        "step_cache": step_cache,
     }
     try:
         make_video(Client(url, api_key), {k: v for k, v in wanted.items() if v is not None}, output)

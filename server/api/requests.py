@@ -7,6 +7,7 @@ queue a parameter beyond them still gets a generation, which fails with a senten
 from typing import Any
 
 from pipelines.catalogue import DEFAULT_MODEL
+from pipelines.spec import StepCaching
 
 EXAMPLE = {
     "model": DEFAULT_MODEL,
@@ -44,6 +45,11 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "response_format": {"type": "string", "enum": ["url", "b64_json"]},
     "generate_audio": {"type": "boolean", "const": False, "description": "No model here makes sound"},
     "num_generations": {"type": "integer", "minimum": 1, "maximum": 4},
+    "step_cache": {
+        "type": "string",
+        "enum": [str(level) for level in StepCaching],
+        "description": "Ours: whether steps may be foretold; left out, as the server is set",
+    },
 }
 
 SYNC_BODY: dict[str, Any] = {

@@ -349,6 +349,18 @@ def test_run_fast_is_a_boolean_and_on_unless_told(server: ServerProcess) -> None
     assert made.json()["model"] == model
 
 
+def test_a_level_of_the_step_cache_can_be_asked_for(server: ServerProcess) -> None:
+    ids = [server.enqueue(step_cache=level, seed=5, num_inference_steps=12) for level in ("exact", "fast")]
+    rows = [server.wait_for(id_, "succeeded") for id_ in ids]
+
+    assert [row["step_cache"] for row in rows] == ["exact", "fast"]
+    exact, fast = (httpx.get(row["result_url"]).content for row in rows)
+    assert exact != fast
+
+    refused = server.row(server.enqueue(step_cache="quick"))
+    assert refused["error_message"] == "step_cache must be one of exact, balanced, fast"
+
+
 def test_models_are_listed_searched_and_shown(server: ServerProcess) -> None:
     http = server.http
     listed = http.get("/models").json()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.catalogue import read_catalogue
-from pipelines.spec import VideoParams
+from pipelines.spec import StepCaching, VideoParams
 from server import parameters
 from server.errors import InvalidParamsError
 
@@ -52,6 +52,18 @@ def test_each_range_is_inclusive_and_its_error_names_it(name: str) -> None:
     if kind == "an integer":
         assert refusal(**{name: 1.5}) == sentence
         assert getattr(resolve(**{name: float(low)}), name) == low
+
+
+@pytest.mark.parametrize("level", ["exact", "balanced", "fast"])
+def test_the_step_cache_is_as_asked_else_as_set(level: str) -> None:
+    assert resolve(step_cache=level).step_cache == level
+    set_to = parameters.resolve(ENTRY, {"prompt": "an ox", "step_cache": None}, 100, StepCaching(level))
+    assert set_to.step_cache == level
+
+
+@pytest.mark.parametrize("wrong", ["", "Fast", "quick", 1, True, ["fast"], {"fast": 1}])
+def test_an_unknown_level_of_the_step_cache_is_refused(wrong: Any) -> None:
+    assert refusal(step_cache=wrong) == "step_cache must be one of exact, balanced, fast"
 
 
 @pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
