@@ -235,20 +235,25 @@ def test_a_reload_in_the_middle_loses_nothing(visitor: VisitorFactory) -> None:
 
 def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) -> None:
     page = visitor().open()
+    page.get_by_text("More settings").click()
+    page.get_by_label("Steps computed").select_option("fast")
     made = generate(page, "the first", Seed=7, **QUICK)
     expect(made.locator("video")).to_be_visible()
+    expect(made.get_by_text("fewest: a small difference")).to_be_visible()
     page.get_by_role("button", name="Reset").click()
+    expect(page.get_by_label("Steps computed")).to_have_value("")
 
     made.get_by_role("button", name="Use these settings").click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("the first")
     assert page.get_by_role("spinbutton", name="Seed").input_value() == "7"
     assert page.get_by_role("spinbutton", name="Num Frames").input_value() == "5"
+    expect(page.get_by_label("Steps computed")).to_have_value("fast")
 
     other = asked_by(page, made.get_by_role("button", name="Same again with a new seed").click)
     again = server.row(other.get_attribute("data-id") or "")
     first = server.row(made.get_attribute("data-id") or "")
     assert again["seed"] != first["seed"]
-    for name in ("prompt", *QUICK_ROW):
+    for name in ("prompt", "step_cache", *QUICK_ROW):
         assert again[name] == first[name]
 
     made.get_by_role("button", name="Delete").click()

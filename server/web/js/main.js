@@ -46,7 +46,7 @@ class Workbench {
     this.compare = new Compare(this.generations, this.page.schemaOf);
     this.history = new History(this.generations, this.page);
     this.#drawForm(models);
-    this.api = new ApiTab(() => ({ model: this.model.id, values: this.form.values, schema: this.form.schema }));
+    this.api = new ApiTab(() => ({ model: this.model.id, values: this.values, schema: this.form.schema }));
     this.api.explainKey(key.get() !== "");
     this.open = tabs($("tabs"), (name) => this.#opened(name));
     this.machine = new Machine((id) => this.models.get(id)?.display_name ?? id);
@@ -66,7 +66,7 @@ class Workbench {
     const asked = new URLSearchParams(location.search).get("model") ?? draft?.model;
     if (this.models.has(asked)) $("model").value = asked;
     this.#drawFields();
-    if (draft?.model === this.model.id) this.form.fill(draft.values);
+    if (draft?.model === this.model.id) this.#fill(draft.values);
     this.form.addEventListener("change", () => this.#changed());
     $("model").addEventListener("change", () => {
       const kept = this.form.values.prompt;
@@ -80,7 +80,22 @@ class Workbench {
     $("form").addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
     });
-    $("reset").addEventListener("click", () => this.form.reset());
+    $("reset").addEventListener("click", () => {
+      $("step-cache").value = "";
+      this.form.reset();
+    });
+    $("step-cache").addEventListener("change", () => this.#changed());
+  }
+
+  /** What the form asks for: the schema's parameters, and the step cache if one is chosen. */
+  get values() {
+    const level = $("step-cache").value;
+    return { ...this.form.values, ...(level && { step_cache: level }) };
+  }
+
+  #fill(values) {
+    $("step-cache").value = values.step_cache ?? "";
+    this.form.fill(values);
   }
 
   #drawFields() {
@@ -88,7 +103,7 @@ class Workbench {
   }
 
   #changed() {
-    sessionStorage.setItem(DRAFT, JSON.stringify({ model: this.model.id, values: this.form.values }));
+    sessionStorage.setItem(DRAFT, JSON.stringify({ model: this.model.id, values: this.values }));
     say($("form-error"), "");
     this.api?.draw();
   }
@@ -136,7 +151,7 @@ class Workbench {
   async #generate() {
     if (!this.form.check()) return say($("form-error"), t("error.form"));
     const count = Number($("count").value);
-    const body = { model: this.model.id, ...this.form.values, ...(count > 1 && { num_generations: count }) };
+    const body = { model: this.model.id, ...this.values, ...(count > 1 && { num_generations: count }) };
     await this.#submit(body);
   }
 
@@ -164,7 +179,7 @@ class Workbench {
           $("model").value = row.model_name;
           this.#drawFields();
         }
-        this.form.fill(settingsOf(row, this.model.request_schema));
+        this.#fill(settingsOf(row, this.model.request_schema));
         this.open("create");
         $("field-prompt").focus();
       },

@@ -11,10 +11,10 @@ export function title(name, property) {
   return t(`title.${name}`) ?? property.title ?? name;
 }
 
-/** Every parameter of a row, with the default where its request named none. */
+/** Every parameter of a row, with the default where its request named none; the step cache, which no schema has, if named. */
 export function settingsOf(row, schema) {
   return Object.fromEntries(
-    parameters(schema)
+    [...parameters(schema), ["step_cache", {}]]
       .map(([name, { default: standard }]) => [name, row[name] ?? standard])
       .filter(([, value]) => value !== undefined),
   );
@@ -29,6 +29,7 @@ export function facts(row, schema) {
     steps && t("steps", { steps }),
     rest.guidance_scale !== undefined && t("guidance", { guidance: rest.guidance_scale }),
     rest.run_fast && t("title.run_fast"),
+    rest.step_cache && t(`cache.${rest.step_cache}`),
     rest.seed !== undefined && t("seed", { seed: rest.seed }),
   ].filter(Boolean);
 }
