@@ -5,9 +5,9 @@ python -m benchmarks.rivals --packages FOLDER
 
 Each is set up as its documentation has it, with `pipelines.runner` behind it. Then they take turns, one video each, so
 that a busy machine slows all alike; a video's seconds are those of its request, in a ratio to Paddock's of the same
-round. The start is timed from the command to a first video's bytes, memory is what a
-server's processes hold alone plus their part of what they share, after that video. LitServe and cog have no way to ask
-after a request, and LitServe none to leave one there: these figures are Paddock's alone.
+round. The start is timed from the command to a first video's bytes; memory is what a server's processes hold alone and
+their part of what they share, after that video. With LitServe and cog nobody can ask after a request, and with LitServe
+nobody can leave one there: Paddock's figures for these stand alone.
 """
 
 import argparse
