@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ class Running:
     fingerprint: dict[str, str] | None = None
     forecast: Forecast | None = None
     is_cancelled: bool = False
+    _told: float = 0.0
     end: Callable[[], Awaitable[Generation]] | None = None
     """Writes down what became of it, once that is known."""
 
@@ -44,9 +46,15 @@ class Running:
         """Note how far it is."""
         now = Progress(report.stage, report.step, report.steps, report.fraction, report.seconds)
         eta = None if self.forecast is None else self.forecast.remaining(now)
+        self._told = time.monotonic()
         self.live = Live(report.fraction, eta, report.stage, report.step, report.steps, self.live.preview)
         # a generation that starts over has left its checkpoint aside
         self.saved = min(self.saved, report.fraction)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to its end from now, by the last that was told; None while nobody can tell."""
+        return None if self.live.eta is None else max(0.0, self.live.eta - (time.monotonic() - self._told))
 
     async def settle(self, end: Callable[[], Awaitable[Generation]]) -> Generation:
         """Write down what became of it: now, or when its lane gives it back, if the records cannot be written now."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -160,6 +161,22 @@ class Dispatcher:
             if lane.running is not None and lane.running.held.id == generation.id:
                 return lane.running.live if lane.running.held.attempt == generation.attempt else None
         return None
+
+    def expected(self, generation: Generation, place: int) -> Live | None:
+        """When a generation that waits at a place of the queue (1 is next) may be done; None if nobody can tell.
+
+        Those before it are taken to be as those made of late, and to go to whichever device is free first.
+        """
+        lanes = [lane for lane in self.lanes if lane.circuit.wait <= 0]
+        free, typical = [lane.free_in for lane in lanes], [lane.estimator.typical for lane in lanes]
+        known = [seconds for seconds in typical if seconds is not None]
+        if generation.params is None or not known or None in free:
+            return None
+        rounds, turn = divmod(place - 1, len(lanes))
+        wait = sorted(seconds for seconds in free if seconds is not None)[turn] + rounds * fmean(known)
+        totals = [lane.estimator.total(generation.model, generation.params) for lane in lanes]
+        own = fmean(seconds for seconds in totals if seconds is not None)
+        return Live(generation.progress, wait + (1 - generation.progress) * own)
 
     @property
     def holding(self) -> list[str | None]:

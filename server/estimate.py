@@ -39,19 +39,35 @@ class Estimator:
 
     def __init__(self) -> None:
         self._runs: dict[object, deque[Run]] = {}
+        self._last: dict[object, deque[Run]] = {}
+        self._totals: deque[float] = deque(maxlen=RUNS)
 
-    def begin(self, fingerprint: Mapping[str, str], params: VideoParams) -> "Forecast":
+    def begin(self, model: str, fingerprint: Mapping[str, str], params: VideoParams) -> "Forecast":
         """Foretell a run by a model with this fingerprint."""
-        kind = frozenset(fingerprint.items()), params.step_cache, params.guidance_scale > 1
-        return Forecast(self._runs.setdefault(kind, deque(maxlen=RUNS)), params)
+        kind = frozenset(fingerprint.items()), *_way(params)
+        runs = self._runs.setdefault(kind, deque(maxlen=RUNS))
+        self._last[model, params.run_fast, *_way(params)] = runs
+        return Forecast(runs, params, self._totals)
+
+    @property
+    def typical(self) -> float | None:
+        """Seconds of a generation, of whatever kind; None before the first."""
+        return fmean(self._totals) if self._totals else None
+
+    def total(self, model: str, params: VideoParams) -> float | None:
+        """Seconds of a generation that has not begun, by its kind's last fingerprint; None if nothing is known."""
+        runs = self._last.get((model, params.run_fast, *_way(params)), ())
+        step, rest = (law(tuple(runs), _pixels(params)) for law in (step_seconds, rest_seconds))
+        return self.typical if step is None or rest is None else params.num_inference_steps * step + rest
 
 
 class Forecast:
     """One run on its way; what it took is learned at its end."""
 
-    def __init__(self, runs: deque[Run], params: VideoParams) -> None:
+    def __init__(self, runs: deque[Run], params: VideoParams, totals: deque[float]) -> None:
         self._runs = runs
-        self._pixels = params.width * params.height * params.num_frames
+        self._totals = totals
+        self._pixels = _pixels(params)
         self._steps = params.num_inference_steps
         self._is_even = params.step_cache is StepCaching.EXACT
         self._step = step_seconds(runs, self._pixels)
@@ -73,6 +89,7 @@ class Forecast:
 
     def end(self, seconds: float) -> None:
         """The run has brought its video after so many seconds."""
+        self._totals.append(seconds)
         if self._began is None or self._denoised is None:
             return
         steps = self._denoised.step - self._began.step
@@ -97,6 +114,15 @@ class Forecast:
             return left * (taken + EXPECTED * expected) / (made + EXPECTED)
         # later steps are cheaper than earlier ones: of these only the whole is known
         return max(expected * (made + left) - taken, expected * left / 2)
+
+
+def _way(params: VideoParams) -> tuple[StepCaching, bool]:
+    """What of a request decides how it is computed."""
+    return params.step_cache, params.guidance_scale > 1
+
+
+def _pixels(params: VideoParams) -> int:
+    return params.width * params.height * params.num_frames
 
 
 def step_seconds(runs: Sequence[Run], pixels: int) -> float | None:

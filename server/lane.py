@@ -72,7 +72,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = False
-        self._estimator = Estimator()
+        self.estimator = Estimator()
         self.running: Running | None = None
         self.circuit = Circuit(tolerance)
         self.failures: dict[str, str] = {}
@@ -92,6 +92,11 @@ class Lane:
             elif model == entry.id:
                 model = None
         return model
+
+    @property
+    def free_in(self) -> float | None:
+        """Seconds until what runs is done, 0 if nothing does; None if nobody can tell."""
+        return 0.0 if self.running is None else self.running.left
 
     def start(self) -> None:
         """Begin to work."""
@@ -283,7 +288,8 @@ class Lane:
     async def _run(self, running: Running, params: VideoParams) -> Done:
         id_, attempt = running.held.id, running.held.attempt
         job = Job(id_, attempt, params, artifact_key(id_, attempt), checkpoint_key(id_), preview_key(id_))
-        running.forecast = forecast = self._estimator.begin(running.fingerprint or {}, params)
+        fingerprint = running.fingerprint or {}
+        running.forecast = forecast = self.estimator.begin(running.held.model, fingerprint, params)
         seconds = 0.0
 
         def on_report(report: RunReport) -> None:
@@ -295,7 +301,7 @@ class Lane:
         try:
             done = await self._engine.run(job, on_report)
             # another plan than the one it began by would have taken another time
-            if done.fingerprint == running.fingerprint:
+            if done.fingerprint == fingerprint:
                 forecast.end(seconds)
             return done
         finally:

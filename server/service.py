@@ -230,9 +230,11 @@ class Service:
         """A page of history."""
         return await self._store.page(filters, number, size, self._dispatcher.holding)
 
-    def live(self, generation: Generation) -> Live | None:
-        """How a generation is doing, if it runs."""
-        return self._dispatcher.live(generation)
+    def live(self, placed: Placed) -> Live | None:
+        """How a generation is doing if it runs, or when it may be done if it waits and that can be told."""
+        if placed.queue_position is not None:
+            return self._dispatcher.expected(placed.generation, placed.queue_position)
+        return self._dispatcher.live(placed.generation)
 
     async def queue_length(self) -> int:
         """How many generations wait."""

@@ -27,7 +27,7 @@ async def index(
 ) -> JSONResponse:
     """Every generation that passes the filters, newest first."""
     found = await service.page(replace(filters, search=search), page, page_size)
-    rows = [history_row(placed, service.live(placed.generation), links) for placed in found.rows]
+    rows = [history_row(placed, service.live(placed), links) for placed in found.rows]
     return JSONResponse(
         {
             "count": len(rows),
@@ -49,7 +49,7 @@ async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links
         {
             "status": "success",
             "status_message": "resource_found",
-            "generation": history_row(placed, service.live(placed.generation), links),
+            "generation": history_row(placed, service.live(placed), links),
         }
     )
 

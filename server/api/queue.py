@@ -38,7 +38,7 @@ async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> JS
     if filters.statuses is None:
         filters = replace(filters, statuses=ACTIVE)
     found = await service.newest(filters)
-    rows = [row(placed, service.live(placed.generation), links) for placed in found]
+    rows = [row(placed, service.live(placed), links) for placed in found]
     return JSONResponse({"count": len(rows), "generations": rows})
 
 
@@ -46,7 +46,7 @@ async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> JS
 async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links: LinksDep) -> JSONResponse:
     """One generation, also after it is over."""
     placed = await service.get(tenant, generation_id)
-    return JSONResponse(row(placed, service.live(placed.generation), links))
+    return JSONResponse(row(placed, service.live(placed), links))
 
 
 @router.get(
@@ -60,7 +60,7 @@ async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, pr
     event have its address, `preview_url`, which changes with the picture.
     """
     placed = await service.get(tenant, generation_id)
-    live = service.live(placed.generation)
+    live = service.live(placed)
     if live is None or live.preview is None:
         raise PreviewNotFoundError
     content = await run_in_threadpool(previews.read, generation_id)

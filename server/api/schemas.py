@@ -77,7 +77,7 @@ class Row(BaseModel):
     target_repo: str | None
     target_directory: str | None
     progress: float = Field(ge=0, le=1, description="Of the whole generation")
-    eta_seconds: float | None = Field(description="To completion; null while unknown")
+    eta_seconds: float | None = Field(description="To completion, also of one that waits; null while unknown")
     queue_position: int | None = Field(
         description="1 is next; null unless queued. In the order they will be taken if no more come: with several "
         "models the loaded one's first, as far as the `max_overtakes` setting lets them. With several devices it is an "

@@ -116,6 +116,51 @@ async def test_the_time_left_follows_from_the_work_so_far(inside: Inside) -> Non
     await inside.service.cancel("", generation.id)
 
 
+async def test_what_waits_is_told_when_it_may_be_done(inside: Inside) -> None:
+    async def eta(generation: Generation) -> float | None:
+        live = inside.service.live(await inside.service.get("", generation.id))
+        return None if live is None else live.eta
+
+    (first,) = await inside.enqueue()
+    await inside.until(first)
+    running = await busy(inside)
+    waiting = await inside.enqueue(3)
+
+    # the fake takes two seconds for each, and is two from the end of the one it runs
+    assert await eta(running) == 2.0
+    assert [await eta(generation) for generation in waiting] == [pytest.approx(at, abs=0.5) for at in (4, 6, 8)]
+    await inside.service.cancel("", running.id)
+
+
+async def test_before_anything_was_made_nobody_knows_when(inside: Inside) -> None:
+    running = await busy(inside)
+    (waiting,) = await inside.enqueue()
+
+    assert inside.service.live(await inside.service.get("", waiting.id)) is None
+    await inside.service.cancel("", running.id)
+
+
+async def test_two_devices_halve_the_wait(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", lanes=2)
+    await inside.dispatcher.start()
+    (first,) = await inside.enqueue()
+    await inside.until(first)
+    for engine in inside.engines:
+        engine.script.append(engine.until_cancelled)
+    running = await inside.enqueue(2)
+    await eventually(lambda: sum(len(engine.runs) for engine in inside.engines) == 3)
+    waiting = await inside.enqueue(4)
+
+    placed = [await inside.service.get("", generation.id) for generation in waiting]
+    etas = [live.eta for each in placed if (live := inside.service.live(each)) is not None]
+
+    assert etas == [pytest.approx(at, abs=0.5) for at in (4, 4, 6, 6)]
+    for generation in running:
+        await inside.service.cancel("", generation.id)
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
 # checkpoints
 
 

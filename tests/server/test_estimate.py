@@ -9,6 +9,7 @@ from pipelines.spec import Progress, Stage, StepCaching, VideoParams
 from server.estimate import Estimator, Forecast, Run, rest_seconds, step_seconds
 
 PARAMS = VideoParams("an ox", " ", 100, 100, 10, 10, 5.0, 0)
+MODEL = "wan"
 FINGERPRINT = {"weights": "abc", "plan": "resident"}
 PIXELS = 100_000
 
@@ -38,7 +39,7 @@ def reports(params: VideoParams, since: int = 0, slower: float = 1.0) -> Iterato
 
 def run(estimator: Estimator, params: VideoParams = PARAMS, since: int = 0, slower: float = 1.0) -> list[float | None]:
     """Go through a run; what was foretold at each report, over what then came, is returned as the error in seconds."""
-    forecast = estimator.begin(FINGERPRINT, params)
+    forecast = estimator.begin(MODEL, FINGERPRINT, params)
     told = [(now, forecast.remaining(now)) for now in reports(params, since, slower)]
     end = told[-1][0].seconds
     forecast.end(end)
@@ -108,8 +109,8 @@ def test_what_is_computed_otherwise_is_learned_apart(other: VideoParams) -> None
     estimator = Estimator()
     run(estimator)
 
-    assert estimator.begin(FINGERPRINT, other).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
-    assert estimator.begin({}, PARAMS).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
+    assert estimator.begin(MODEL, FINGERPRINT, other).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
+    assert estimator.begin(MODEL, {}, PARAMS).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
 
 
 def test_a_run_that_was_taken_up_again_is_foretold_and_learned_from() -> None:
@@ -142,9 +143,9 @@ def test_where_later_steps_are_cheaper_the_whole_is_known() -> None:
         return told
 
     estimator = Estimator()
-    uneven(estimator.begin(FINGERPRINT, params))
+    uneven(estimator.begin(MODEL, FINGERPRINT, params))
 
-    told = uneven(estimator.begin(FINGERPRINT, params))
+    told = uneven(estimator.begin(MODEL, FINGERPRINT, params))
 
     end = told[-1][0]
     assert all(left is not None and abs(left - (end - seconds)) <= 1.0 for seconds, left in told[:-1])
@@ -161,3 +162,19 @@ def test_noise_never_makes_more_work_cheaper_than_nothing(
 
     assert all(seconds is not None and seconds >= 0 for seconds in foretold)
     assert foretold == sorted(foretold, key=lambda seconds: seconds or 0)
+
+
+def test_what_has_not_begun_is_foretold_by_its_kind_or_else_by_what_is_typical() -> None:
+    estimator = Estimator()
+    assert estimator.typical is None
+    assert estimator.total(MODEL, PARAMS) is None
+    run(estimator)
+    run(estimator, replace(PARAMS, num_inference_steps=20))
+
+    whole = 10 * step_of(PIXELS) + rest_of(PIXELS)
+    assert estimator.total(MODEL, PARAMS) == pytest.approx(whole)
+    assert estimator.total(MODEL, replace(PARAMS, num_inference_steps=5)) == pytest.approx(whole - 5 * step_of(PIXELS))
+    # the mean of both, with what encoding their prompts took
+    assert estimator.typical == pytest.approx(whole + 5 * step_of(PIXELS) + 0.02)
+    assert estimator.total("another", PARAMS) == estimator.typical
+    assert estimator.total(MODEL, replace(PARAMS, guidance_scale=0)) == estimator.typical
