@@ -35,8 +35,8 @@ TOLERANCES = (0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.08, 0.1, 0.15)
 PROMPTS = (
     "A beautiful landscape painting of a serene lake with mountains in the background and an ox in the foreground.",
     "a big red circle moving right on a white background",
-    "a small yellow star bouncing on a blue background",
-    "一个绿色的方块在黑色背景上向左移动",
+    "a yellow ring moving down on a blue background",
+    "一个绿色的圆环在黑色背景上向左移动",
 )
 
 

@@ -196,6 +196,12 @@ class _ModelTable(_Table):
     latent_rgb: str | None = None
 
     @model_validator(mode="after")
+    def _its_interval_goes_up(self) -> "_ModelTable":
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError("guidance_interval must go from the lower noise level to the higher")
+        return self
+
+    @model_validator(mode="after")
     def _its_projection_is_known(self) -> "_ModelTable":
         known = sorted(path.stem for path in LATENT_RGB.glob("*.toml"))
         if self.latent_rgb is not None and self.latent_rgb not in known:

@@ -45,7 +45,6 @@ class Passes:
         self._cache = StepCache(tolerance) if tolerance > 0 else None
         self._part = ""
         self._step: int | None = None
-        self._sigmas: torch.Tensor = torch.empty(0)
         self._is_foretold = False
         self._cond: torch.Tensor = torch.empty(0)
         self._uncond: torch.Tensor | None = None
