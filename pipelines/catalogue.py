@@ -177,7 +177,7 @@ class _StepCacheTable(_Table):
     fast: float = Field(ge=0, le=10)
 
 
-_NoiseLevel = Annotated[float, Field(ge=0, le=1)]
+_Interval = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)]
 
 
 class _ModelTable(_Table):
@@ -191,7 +191,7 @@ class _ModelTable(_Table):
     files: dict[Literal["transformer", "transformer_2"], _WeightFileTable] = {}
     loras: list[_LoraTable] = []
     fast: _FastTable | None = None
-    guidance_interval: tuple[_NoiseLevel, _NoiseLevel] = (0.0, 1.0)
+    guidance_interval: _Interval = [0.0, 1.0]
     step_cache: _StepCacheTable | None = None
     latent_rgb: str | None = None
 
@@ -210,7 +210,7 @@ class _ModelTable(_Table):
 
     def spec(self, model_id: str, sizes: tuple[tuple[int, int, int], ...]) -> ModelSpec:
         """What is loaded for a model of this id; `sizes` as in ModelSpec."""
-        fields = self.model_dump(exclude={"files", "loras", "fast", "step_cache", "latent_rgb"})
+        fields = self.model_dump(exclude={"files", "loras", "fast", "guidance_interval", "step_cache", "latent_rgb"})
         files = tuple(WeightFile(**table.model_dump(), part=part) for part, table in self.files.items())
         fast = None if self.fast is None else Fast(tuple(map(_LoraTable.lora, self.fast.loras)), self.fast.flow_shift)
         loras = tuple(map(_LoraTable.lora, self.loras))
@@ -223,6 +223,7 @@ class _ModelTable(_Table):
             files=files,
             loras=loras,
             fast=fast,
+            guidance_interval=(self.guidance_interval[0], self.guidance_interval[1]),
             step_cache=tolerances,
             latent_rgb=rgb,
         )

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.catalogue import BUILT_IN, _File, read_catalogue, read_entry
 from pipelines.errors import CatalogueError
-from pipelines.spec import WeightFile
+from pipelines.spec import StepTolerances, WeightFile
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,14 +132,18 @@ def test_the_examples_in_the_docs_are_changes_of_a_built_in_file(tmp_path: Path)
     built_in = tomllib.loads((BUILT_IN / "wan2.1-t2v-14b.toml").read_text())
     specs = []
     for example in map(tomllib.loads, examples):
-        changed = {table: built_in[table] | example[table] for table in ("api", "model")}
+        changed = {table: built_in[table] | example.get(table, {}) for table in ("api", "model")}
         table = _File.model_validate(changed)
         specs.append(table.model.spec(table.api.id, ()))
 
     assert [(spec.id, len(spec.loras), len(spec.files)) for spec in specs] == [
         ("oil-paintings", 1, 0),
         ("wan-14b-q4", 0, 1),
+        (built_in["api"]["id"], 0, 0),
     ]
+    assert specs[2].guidance_interval == (0.2, 0.9)
+    assert specs[2].step_cache == StepTolerances(0.025, 0.08)
+    assert specs[0].guidance_interval == (0.0, 1.0)
 
 
 def test_models_of_one_vae_share_the_map_from_its_latents_to_rgb(tmp_path: Path) -> None:
