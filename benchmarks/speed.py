@@ -39,7 +39,7 @@ from pipelines.memory import Layout
 from pipelines.precision import Precision
 from pipelines.runner import Made, Runner
 from pipelines.shapes import read_shape
-from pipelines.spec import ModelSpec, StepCaching, VideoParams
+from pipelines.spec import Compile, ModelSpec, StepCaching, VideoParams
 
 SPEC = ModelSpec("demo", fps=16)
 STEPS = 16
@@ -86,13 +86,17 @@ Make = Callable[[VideoParams], Made]
 def cases(folder: Path, device: str, cache: Path) -> dict[str, Make]:
     """Each case by its name, plain diffusers first; a processor is slow at products of rounded numbers."""
 
-    def runner(layout: Layout | None = None) -> Runner:
-        return Runner.load(SPEC, folder, device, layout=layout, cache=cache)
+    def runner(layout: Layout, **changes: Any) -> Runner:
+        return Runner.load(replace(SPEC, **changes), folder, device, layout=layout, cache=cache)
 
     def at(runner: Runner, level: StepCaching) -> Make:
         return lambda params: runner.frames(replace(params, step_cache=level))
 
-    ours, batched = runner(Layout()), runner(Layout(batched=True))
+    ours, batched, compiled = runner(Layout()), runner(Layout(batched=True)), runner(Layout(), compile=Compile.ON)
+    print("compiling, in the background of a server", file=sys.stderr)
+    while compiled.fingerprint["compiled"] == "nothing":
+        time.sleep(1.0)
+        compiled.improve()
     found = {
         "plain diffusers": Plain(folder, device, ours).frames,
         "its first block cache, 0.05": Plain(folder, device, ours, FirstBlockCacheConfig(0.05)).frames,
@@ -102,7 +106,9 @@ def cases(folder: Path, device: str, cache: Path) -> dict[str, Make]:
         "step cache, balanced": at(ours, StepCaching.BALANCED),
         "step cache, fast": at(ours, StepCaching.FAST),
         "guidance batched": at(batched, StepCaching.EXACT),
-        "guidance batched, fast": at(batched, StepCaching.FAST),
+        "compiled blocks": at(compiled, StepCaching.EXACT),
+        "compiled blocks, balanced": at(compiled, StepCaching.BALANCED),
+        "compiled blocks, fast": at(compiled, StepCaching.FAST),
     }
     if device != "cpu":
         for precision in (Precision.INT8_MATMUL, Precision.FP8_MATMUL):

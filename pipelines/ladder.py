@@ -106,6 +106,11 @@ class Ladder:
             # only here has the exception, and with it every tensor that its frames held, been let go
             self._step_down((params.width, params.height, params.num_frames))
 
+    def improve(self) -> None:
+        """Take up what was made in the background for videos to come: for when the device has nothing to do."""
+        if self._runner is not None:
+            self._runner.improve()
+
     def rest(self) -> None:
         """Give back what a generation that was cut short still holds, once its exception has been let go."""
         if self._runner is not None:

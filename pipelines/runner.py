@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipelines.backends import Sequence, choose
 from pipelines.checkpoint import Checkpoint, HalfDone
+from pipelines.compiling import Block, Compiler, is_wanted
 from pipelines.decode import decode_frames
 from pipelines.encode import Mp4Writer
 from pipelines.errors import GenerationCancelled
@@ -72,6 +73,10 @@ class Runner:
         # a model small enough for a processor encodes a prompt sooner than a file is read
         store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoded_by(spec, loaded))
         self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store)
+        self._compiler: Compiler | None = None
+        if is_wanted(spec.compile, loaded.device, loaded.layout):
+            self._compiler = Compiler(loaded.pipe, _block(spec, loaded, attention), cache)
+        self.improve()
 
     @classmethod
     def load(
@@ -104,10 +109,16 @@ class Runner:
             **self._loaded.fingerprint,
             "flow_shift": "the scheduler's" if shift is None else " ".join(f"{k} {v:g}" for k, v in shift.items()),
             "attention": self._attention,
+            "compiled": "blocks" if self._compiler is not None and self._compiler.is_compiled else "nothing",
             "guidance": self._guidance,
             "step_cache": f"balanced {self.spec.step_cache.balanced:g} fast {self.spec.step_cache.fast:g}",
             "max_sequence_length": str(self.spec.max_sequence_length),
         }
+
+    def improve(self) -> None:
+        """Take up what was made in the background for videos to come: for when the device has nothing to do."""
+        if self._compiler is not None:
+            self._compiler.take()
 
     @property
     def _guidance(self) -> str:
@@ -119,7 +130,9 @@ class Runner:
     def close(self) -> None:
         """Let go of the weights, and of the memory they took; the runner is of no use afterwards."""
         pipe = self._loaded.pipe
-        del self._loaded, self._prompts
+        if self._compiler is not None:
+            self._compiler.close()
+        del self._loaded, self._prompts, self._compiler
         recover(pipe)
         # some hooks and caches refer back to the pipeline: emptied, it holds no weights whoever refers to it
         for name, part in pipe.components.items():
@@ -302,6 +315,15 @@ class _Course:
 def _fraction(stage: Stage, step: int, steps: int) -> float:
     begin, end = _SPANS[stage]
     return begin + (end - begin) * step / steps
+
+
+def _block(spec: ModelSpec, loaded: LoadedPipeline, attention: Attention) -> Block:
+    """What is compiled for the usual video."""
+    pipe, usual = loaded.pipe, Geometry.fit(*spec.sizes[-1], loaded.grid)
+    frames = (usual.full_num_frames - 1) // pipe.vae_scale_factor_temporal + 1
+    height, width = (side // pipe.vae_scale_factor_spatial for side in (usual.full_height, usual.full_width))
+    latents = pipe.transformer.config.in_channels, frames, height, width
+    return Block.of(pipe, latents, spec.max_sequence_length, attention)
 
 
 def _sequence(spec: ModelSpec, folder: Path) -> Sequence:

@@ -78,6 +78,14 @@ class Attention(StrEnum):
     SAGE = "sage"
 
 
+class Compile(StrEnum):
+    """Whether the transformers' blocks are compiled: on a card where that is of use, wherever it can be, or never."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class StepTolerances:
     """How wrong a foretold step may be, in the measure of `pipelines.step_cache`.
@@ -119,8 +127,8 @@ class ModelSpec:
     noise … 0: none) of the `guidance_interval`. `step_cache` is how wrong a step may be that is foretold instead of
     computed, by level (`pipelines.step_cache`). `latent_rgb` is what previews are made by, unless the weights come with
     a map of their own; without either there are none. `precision` is what a plan may keep the weights in; those of
-    quantized files stay as they are. `attention` is computed by the kernel of that name. `id` is what the catalogue
-    calls it, empty outside of one.
+    quantized files stay as they are. `attention` is computed by the kernel of that name; `compile` is whether blocks
+    are compiled. `id` is what the catalogue calls it, empty outside of one.
     """
 
     repo: str
@@ -140,6 +148,7 @@ class ModelSpec:
     latent_rgb: LatentRgb | None = None
     precision: PrecisionSetting = PrecisionSetting.AUTO
     attention: Attention = Attention.AUTO
+    compile: Compile = Compile.AUTO
     id: str = ""
 
     @property

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
+from pipelines.spec import ModelSpec
 from server import __version__
 from server.api import events, files, generations, health, models, queue, videos, workbench
 from server.artifacts import Artifacts
@@ -106,13 +107,15 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     return app
 
 
+def _as_set(spec: ModelSpec, settings: Settings) -> ModelSpec:
+    return replace(spec, precision=settings.precision, attention=settings.attention, compile=settings.compile)
+
+
 def load_catalogue(settings: Settings) -> dict[str, CatalogueEntry]:
     """The built-in models and the user's own, in the precision that is set; raises CatalogueError."""
     found = read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
     return {
-        model_id: entry.model_copy(
-            update={"model": replace(entry.model, precision=settings.precision, attention=settings.attention)}
-        )
+        model_id: entry.model_copy(update={"model": _as_set(entry.model, settings)})
         for model_id, entry in found.items()
     }
 

@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from pipelines.precision import PrecisionSetting
-from pipelines.spec import Attention, StepCaching
+from pipelines.spec import Attention, Compile, StepCaching
 
 ENV_PREFIX = "PADDOCK_"
 
@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
     precision: PrecisionSetting = PrecisionSetting.AUTO
     attention: Attention = Attention.AUTO
+    compile: Compile = Compile.AUTO
     step_cache: StepCaching = StepCaching.EXACT
     models_dir: Path | None = None
     preload: str | None = None

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 1.0
 MEMORY_SECONDS = 2.0
+IDLE_SECONDS = 2.0
+"""A worker without orders for as long looks after what was made for it in the background."""
+
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("paddock.worker")
@@ -146,10 +149,16 @@ class Worker:
     def serve(self) -> None:
         """Work until the server goes away."""
         while True:
-            match self._link.orders.get():
-                case Load() as order:
+            try:
+                order = self._link.orders.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                if self._loaded is not None:
+                    self._loaded[1].improve()
+                continue
+            match order:
+                case Load():
                     self._answer(self._load(order))
-                case Run() as order:
+                case Run():
                     self._answer(self._run(order))
                     self._link.forget_stops()
                 case Unload():

@@ -1,5 +1,6 @@
 """What a worker tells besides its work."""
 
+import queue
 import sys
 import time
 from types import SimpleNamespace
@@ -34,3 +35,25 @@ def test_a_processor_has_no_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(worker.threading, "Thread", refuse)
     worker.watch_memory(SimpleNamespace(), "cpu")  # type: ignore[arg-type]
+
+
+class Enough(Exception):
+    """Ends a worker that would work for ever."""
+
+
+def test_a_worker_without_orders_takes_up_what_was_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    improved: list[int] = []
+
+    def improve() -> None:
+        improved.append(1)
+        if len(improved) == 3:
+            raise Enough
+
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.01)
+    idle = worker.Worker(SimpleNamespace(orders=queue.SimpleQueue()), SimpleNamespace())  # type: ignore[arg-type]
+    idle._loaded = (SimpleNamespace(), SimpleNamespace(improve=improve))  # type: ignore[assignment]
+
+    with pytest.raises(Enough):
+        idle.serve()
+
+    assert len(improved) == 3

@@ -1,0 +1,182 @@
+"""Compiled blocks: those of a transformer are all alike, and one is compiled for all of them.
+
+Nobody waits for the compiler. It runs in a process of its own, over a block of the same shape with random weights, and
+leaves what it makes on disk, in inductor's own cache; a model whose block is there takes it from there, in seconds, as
+it is loaded or when its device has nothing to do. Until then its blocks run as they are.
+
+python -m pipelines.compiling JSON    # that process: a `Block`, and the folder to leave it in
+"""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from copy import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import WanTransformer3DModel
+
+from pipelines.backends import attending
+from pipelines.memory import CONTEXT_BYTES, GIB, Layout, Residence
+from pipelines.precision import Precision
+from pipelines.spec import TRANSFORMERS, Attention, Compile
+
+OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
+"""For blocks of any number of tokens, without a return to Python inside."""
+
+NEEDED_BYTES = 6 * GIB + CONTEXT_BYTES
+"""What a card must have free for the compiler's process: a block, and a default video's activations on their way."""
+
+log = logging.getLogger("paddock.compiling")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What is compiled: a transformer's configuration, the latents (channels, t, h, w) and tokens of text it runs over.
+
+    And where, as what, and with which kernel for attention.
+    """
+
+    config: dict[str, Any]
+    latents: tuple[int, int, int, int]
+    text_tokens: int
+    device: str
+    dtype: str
+    attention: str
+
+    @classmethod
+    def of(cls, pipe: Any, latents: tuple[int, int, int, int], text_tokens: int, attention: Attention) -> "Block":
+        """That of a loaded pipeline."""
+        model = pipe.transformer
+        config = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        dtype = str(model.dtype).removeprefix("torch.")
+        return cls({**config, "num_layers": 1}, latents, text_tokens, str(model.device), dtype, attention)
+
+    @property
+    def key(self) -> str:
+        """What it is found by: all it depends on, the chip and the libraries among it."""
+        device = torch.device(self.device)
+        chip = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        facts = {**asdict(self), "device": chip, "torch": torch.__version__, "diffusers": diffusers.__version__}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def is_wanted(setting: Compile, device: torch.device, layout: Layout | None) -> bool:
+    """Whether blocks are to be compiled: by themselves on a card that holds all of them in bf16.
+
+    What is streamed, or rounded for its products, runs through hooks and products of its own.
+    """
+    if setting is Compile.OFF or (layout is not None and layout.transformer is not Residence.RESIDENT):
+        return False
+    if layout is not None and layout.precision is not Precision.BF16:
+        return False
+    return setting is Compile.ON or device.type == "cuda"
+
+
+class Compiler:
+    """Compiles the blocks of one loaded pipeline; `is_compiled` once they run so."""
+
+    def __init__(self, pipe: Any, block: Block, cache: Path) -> None:
+        self._pipe = pipe
+        self._block = block
+        self._cache = cache
+        self._process: subprocess.Popen[bytes] | None = None
+        self._has_tried = False
+        self.is_compiled = False
+
+    @property
+    def _marker(self) -> Path:
+        return self._cache / "compiled" / self._block.key
+
+    def take(self) -> None:
+        """Have the blocks run compiled, if that is there on disk; else have it made in the background, once."""
+        if self.is_compiled:
+            return
+        if self._marker.exists():
+            self._take()
+        elif not self._has_tried and _has_room(self._block.device):
+            self._has_tried = True
+            # at most a block's worth of a card is used, and nobody waits for it
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                "pipelines.compiling",
+                json.dumps([asdict(self._block), str(self._cache)]),
+            ]
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _take(self) -> None:
+        _use_cache(self._cache)
+        models = [model for part in TRANSFORMERS if (model := getattr(self._pipe, part, None)) is not None]
+        try:
+            for model in models:
+                model.compile_repeated_blocks(**OPTIONS)
+            # the first run is when it is read: one block's is enough
+            run_one_block(models[0], self._block)
+        # whatever a compiler meets: without it a video takes longer, no more
+        except (RuntimeError, OSError, ImportError, AssertionError) as error:
+            log.warning("the blocks are not compiled: %s", str(error).partition("\n")[0])
+            self._marker.unlink(missing_ok=True)
+            self._has_tried = True
+            for model in models:
+                for block in model.blocks:
+                    block._compiled_call_impl = None
+        else:
+            self.is_compiled = True
+
+
+@torch.no_grad()
+def run_one_block(model: Any, block: Block) -> None:
+    """Run a transformer's first block over inputs of the right shape, by way of what comes before and after it."""
+    alone = copy(model)
+    alone._modules = {**model._modules, "blocks": torch.nn.ModuleList([model.blocks[0]])}
+    # a hook's answer in place of the pass itself
+    alone.__dict__.pop("forward", None)
+    device, dtype = torch.device(block.device), getattr(torch, block.dtype)
+    latents = torch.zeros(1, *block.latents, device=device, dtype=dtype)
+    text = torch.zeros(1, block.text_tokens, block.config["text_dim"], device=device, dtype=dtype)
+    with attending(Attention(block.attention), device, dtype):
+        alone(hidden_states=latents, timestep=torch.tensor([500], device=device), encoder_hidden_states=text)
+
+
+def _has_room(device: str) -> bool:
+    if torch.device(device).type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return free >= NEEDED_BYTES
+
+
+def _use_cache(cache: Path) -> None:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+
+
+def main(argument: str) -> None:
+    """Compile a block of random weights, and note that it is done."""
+    described, folder = json.loads(argument)
+    described["latents"] = tuple(described["latents"])
+    block, cache = Block(**described), Path(folder)
+    _use_cache(cache)
+    with torch.device(block.device):
+        model = WanTransformer3DModel.from_config(block.config).to(getattr(torch, block.dtype))
+    model.compile_repeated_blocks(**OPTIONS)
+    run_one_block(model, block)
+    marker = cache / "compiled" / block.key
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
