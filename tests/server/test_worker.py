@@ -37,7 +37,7 @@ def test_a_processor_has_no_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     worker.watch_memory(SimpleNamespace(), "cpu")  # type: ignore[arg-type]
 
 
-class Enough(Exception):
+class EnoughError(Exception):
     """Ends a worker that would work for ever."""
 
 
@@ -47,13 +47,13 @@ def test_a_worker_without_orders_takes_up_what_was_made_for_it(monkeypatch: pyte
     def improve() -> None:
         improved.append(1)
         if len(improved) == 3:
-            raise Enough
+            raise EnoughError
 
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0.01)
     idle = worker.Worker(SimpleNamespace(orders=queue.SimpleQueue()), SimpleNamespace())  # type: ignore[arg-type]
     idle._loaded = (SimpleNamespace(), SimpleNamespace(improve=improve))  # type: ignore[assignment]
 
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         idle.serve()
 
     assert len(improved) == 3
