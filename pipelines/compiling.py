@@ -25,6 +25,7 @@ from diffusers import WanTransformer3DModel
 from pipelines.backends import attending
 from pipelines.memory import CONTEXT_BYTES, GIB, Layout, Residence
 from pipelines.precision import Precision
+from pipelines.processes import die_with_parent
 from pipelines.spec import TRANSFORMERS, Attention, Compile
 
 OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
@@ -179,4 +180,7 @@ def main(argument: str) -> None:
 
 
 if __name__ == "__main__":
+    # it holds a part of the card, and is in nobody's way
+    die_with_parent()
+    os.nice(10)
     main(sys.argv[1])

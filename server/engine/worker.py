@@ -4,12 +4,10 @@ Started as `python -P -m server.engine.worker FD OPTIONS`, with FD an open socke
 It ends when that socket does, so that no worker outlives its server.
 """
 
-import ctypes
 import gc
 import logging
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import GenerationCancelled, GenerationSuspended, PipelineError
+from pipelines.processes import die_with_parent
 from pipelines.spec import ModelSpec, Progress
 from server.engine.base import WorkerOptions
 from server.engine.messages import (
@@ -56,7 +55,6 @@ MEMORY_SECONDS = 2.0
 IDLE_SECONDS = 2.0
 """A worker without orders for as long looks after what was made for it in the background."""
 
-_PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("paddock.worker")
 
@@ -309,15 +307,9 @@ def _leave(status: int = 0) -> None:
     os._exit(status)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL at the parent's death, even while a library holds the interpreter lock."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main() -> None:
     """Serve the socket whose descriptor is the first argument."""
-    _die_with_parent()
+    die_with_parent()
     # libraries print to stdout, which is the server's to use
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
