@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=demo_folder())
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--first", type=int, help="only so many of these prompts")
     parser.add_argument("--guidance", type=float, nargs="+", default=[5.0, 1.0])
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--size", type=int, nargs=3, default=[416, 240, 33], metavar=("WIDTH", "HEIGHT", "FRAMES"))
@@ -188,7 +189,7 @@ def main() -> None:
     parser.add_argument("--negatives", type=int, default=40, help="videos for the negative prompt, each way")
     options = parser.parse_args()
 
-    asked = questions(options.prompts)
+    asked = questions(options.prompts)[: options.first]
     result: dict[str, Any] = {"judge": judge_the_judge(questions(400))}
     for name, figures in result["judge"].items():
         print(f"judge {name:10}  " + "  ".join(f"{what} {share:6.1%}" for what, share in figures.items()))

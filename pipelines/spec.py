@@ -94,7 +94,7 @@ class StepTolerances:
     """
 
     balanced: float = 0.025
-    fast: float = 0.08
+    fast: float = 0.05
 
     def of(self, level: StepCaching) -> float:
         """That of a level; 0 where every step is computed."""

@@ -142,7 +142,7 @@ def test_the_examples_in_the_docs_are_changes_of_a_built_in_file(tmp_path: Path)
         (built_in["api"]["id"], 0, 0),
     ]
     assert specs[2].guidance_interval == (0.2, 0.9)
-    assert specs[2].step_cache == StepTolerances(0.025, 0.08)
+    assert specs[2].step_cache == StepTolerances(0.025, 0.05)
     assert specs[0].guidance_interval == (0.0, 1.0)
 
 
