@@ -84,7 +84,7 @@ class Compiler:
     """Compiles the blocks of one loaded pipeline; `is_compiled` once they run so."""
 
     def __init__(self, pipe: Any, block: Block, cache: Path) -> None:
-        self._pipe = pipe
+        self._models = [model for part in TRANSFORMERS if (model := getattr(pipe, part, None)) is not None]
         self._block = block
         self._cache = cache
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,22 +121,25 @@ class Compiler:
 
     def _take(self) -> None:
         _use_cache(self._cache)
-        models = [model for part in TRANSFORMERS if (model := getattr(self._pipe, part, None)) is not None]
         try:
-            for model in models:
+            for model in self._models:
                 model.compile_repeated_blocks(**OPTIONS)
             # the first run is when it is read: one block's is enough
-            run_one_block(models[0], self._block)
+            run_one_block(self._models[0], self._block)
         # whatever a compiler meets: without it a video takes longer, no more
         except (RuntimeError, OSError, ImportError, AssertionError) as error:
-            log.warning("the blocks are not compiled: %s", str(error).partition("\n")[0])
-            self._marker.unlink(missing_ok=True)
-            self._has_tried = True
-            for model in models:
-                for block in model.blocks:
-                    block._compiled_call_impl = None
+            self.give_up(error)
         else:
             self.is_compiled = True
+
+    def give_up(self, error: Exception) -> None:
+        """Have the blocks run as they are, and not be compiled again before the next start."""
+        log.warning("the blocks are not compiled: %s", str(error).partition("\n")[0])
+        self._marker.unlink(missing_ok=True)
+        self._has_tried, self.is_compiled = True, False
+        for model in self._models:
+            for block in model.blocks:
+                block._compiled_call_impl = None
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from pipelines.checkpoint import Checkpoint
 from pipelines.errors import DeviceMemoryError
@@ -103,6 +104,10 @@ class Ladder:
                 return runner.run(params, path, on_progress, cancelled, checkpoint, preview)
             except torch.OutOfMemoryError as error:
                 log.warning("out of memory with %s: %s", self._layout, str(error).partition("\n")[0])
+            except TorchDynamoException as error:
+                # of a size that the compiler had not seen before, say
+                runner.do_without_compiling(error)
+                continue
             # only here has the exception, and with it every tensor that its frames held, been let go
             self._step_down((params.width, params.height, params.num_frames))
 

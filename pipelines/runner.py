@@ -120,6 +120,11 @@ class Runner:
         if self._compiler is not None:
             self._compiler.take()
 
+    def do_without_compiling(self, error: Exception) -> None:
+        """Go on with blocks as they are, after compiled ones failed."""
+        if self._compiler is not None:
+            self._compiler.give_up(error)
+
     @property
     def _guidance(self) -> str:
         if not self.spec.guidance:

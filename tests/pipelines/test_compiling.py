@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import InternalTorchDynamoError
 
 from pipelines import compiling
 from pipelines.compiling import Block, is_wanted, main
+from pipelines.ladder import Ladder
 from pipelines.memory import Layout, Residence
 from pipelines.precision import Precision
 from pipelines.runner import Runner
@@ -108,6 +110,24 @@ def test_a_compiler_that_fails_costs_speed_and_no_more(
     # neither again now nor by a process, but by the next start
     assert not background.started
     assert not list((tmp_path / "compiled").iterdir())
+
+
+def test_compiled_blocks_that_fail_in_a_generation_are_done_without(
+    weights_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Ladder.load(replace(SPEC, compile=Compile.OFF), weights_folder, "cpu", cache=tmp_path)
+    expected = plain.run(PARAMS, tmp_path / "plain.mp4").path.read_bytes()
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    ladder = Ladder.load(SPEC, weights_folder, "cpu", cache=cache)
+    assert ladder.fingerprint["compiled"] == "blocks"
+
+    def fail(*_: Any) -> None:
+        raise InternalTorchDynamoError("not for this size")
+
+    ladder._loaded()._loaded.pipe.transformer.blocks[0]._compiled_call_impl = fail
+
+    assert ladder.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() == expected
+    assert ladder.fingerprint["compiled"] == "nothing"
 
 
 def test_a_card_without_room_is_left_alone(
