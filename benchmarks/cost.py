@@ -117,7 +117,7 @@ def foretold(count: int) -> list[list[float]]:
 
 def _watch(server: ServerProcess, size: Size) -> list[float]:
     told: list[tuple[float, float]] = []
-    with server.http.stream("GET", "/api/events", timeout=600) as stream:
+    with server.http.stream("GET", f"{server.url}/api/events", timeout=600) as stream:
         id_ = server.enqueue(
             model=MODEL,
             prompt="a red circle",
