@@ -2,7 +2,8 @@
 
 A step's cost grows with the video's pixels and, through attention, with their square; what follows denoising grows with
 the pixels. So the seconds of a step per pixel lie on a line, and so do the seconds of the rest: two lines for each way
-of computing, fitted to the last runs. Steps already made in a run correct what its device was expected to take.
+of computing, fitted to the last runs, and moved to go through those of the nearest size. Steps already made in a run
+correct what its device was expected to take.
 """
 
 from collections import deque
@@ -20,6 +21,8 @@ EXPECTED = 1
 
 _GUESS_FROM = 0.04
 """A guess from less of a generation than this, with nothing known of its kind, is none."""
+
+_TICK = 1e-6
 
 _SCALING = 1.25
 """The power of the pixels that a step grows by, where runs of only one size are known: between a line and a square."""
@@ -96,7 +99,8 @@ class Forecast:
         # a run that was taken up after its last step tells nothing of a step
         if steps > 0:
             step = (self._denoised.seconds - self._began.seconds) / steps
-            self._runs.append(Run(self._pixels, step, seconds - self._denoised.seconds))
+            # never nothing, so that ratios can be taken
+            self._runs.append(Run(self._pixels, max(step, _TICK), max(seconds - self._denoised.seconds, _TICK)))
 
     def _note(self, now: Progress) -> None:
         if now.stage is not Stage.DENOISE:
@@ -134,7 +138,11 @@ def step_seconds(runs: Sequence[Run], pixels: int) -> float | None:
         known = sizes.pop()
         return float(fmean(run.step for run in runs) * (pixels / known) ** _SCALING)
     slope, intercept = _line([(run.pixels, run.step / run.pixels) for run in runs])
-    return pixels * (intercept + slope * pixels)
+    return (
+        pixels
+        * (intercept + slope * pixels)
+        * fmean(run.step / (run.pixels * (intercept + slope * run.pixels)) for run in _nearest(runs, pixels))
+    )
 
 
 def rest_seconds(runs: Sequence[Run], pixels: int) -> float | None:
@@ -144,7 +152,14 @@ def rest_seconds(runs: Sequence[Run], pixels: int) -> float | None:
     if len({run.pixels for run in runs}) == 1:
         return fmean(run.rest for run in runs) * pixels / runs[0].pixels
     slope, intercept = _line([(run.pixels, run.rest) for run in runs])
-    return intercept + slope * pixels
+    ratios = [run.rest / (intercept + slope * run.pixels) for run in _nearest(runs, pixels)]
+    return (intercept + slope * pixels) * fmean(ratios)
+
+
+def _nearest(runs: Sequence[Run], pixels: int) -> list[Run]:
+    """The runs of the size next to one, by their ratio: what is off the line there is off it for a neighbour too."""
+    next_to = min((run.pixels for run in runs), key=lambda size: max(size, pixels) / min(size, pixels))
+    return [run for run in runs if run.pixels == next_to]
 
 
 def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
