@@ -4,9 +4,9 @@ From step to step the transformer's output moves along a smooth path. At every s
 been foretold is held against what came out; while the two differ little, every other step or so is foretold. So it
 follows the prompt, the number of steps and the weights by itself: of four steps none is foretold, of fifty many are.
 
-diffusers' caches for Wan (first block, MagCache, SeaCache) keep what the blocks add. What is kept here is what comes out
-in the end, moved half as far on as it moved last: it asks nothing of the blocks, however these are laid out, compiled or
-quantized. `python -m benchmarks.speed` has both beside each other.
+diffusers' caches for Wan (first block, MagCache, SeaCache) keep what the blocks add. What is kept here is what comes
+out in the end, moved half as far on as it moved last: it asks nothing of the blocks, however these are laid out,
+compiled or quantized. `python -m benchmarks.speed` has both beside each other.
 """
 
 from typing import Any
