@@ -387,8 +387,9 @@ def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layo
     if layout.transformer is not Residence.RESIDENT:
         copied = _blocks_bytes(shape, layout.precision, 1) / shape.experts
         streamed = transformer.num_layers - layout.resident_blocks
-        # the first block of a pass is waited for; the others arrive while their predecessors compute
-        taken = copied / speed.HOST_TO_DEVICE + max(taken, streamed * copied / speed.HOST_TO_DEVICE)
+        # the first block of a pass is waited for; the others arrive while their predecessors compute. That a batch
+        # waits for its first only once is left out: it is not worth a batch's memory
+        taken = together * copied / speed.HOST_TO_DEVICE + max(taken, streamed * copied / speed.HOST_TO_DEVICE)
         if layout.transformer is Residence.MAPPED:
             # reading the file is the processor's own work, and it waits for the card in between
             taken += streamed * copied / speed.DISK_TO_HOST

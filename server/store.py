@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from pydantic import TypeAdapter
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -49,6 +50,9 @@ log = logging.getLogger("paddock.store")
 
 LIST_LIMIT = 1000
 _SUBMITTING = 0x5041_0002
+
+# JSON has no levels of the step cache, only their names
+_PARAMS = TypeAdapter(VideoParams)
 
 _IS_QUEUED = generations.c.status == Status.QUEUED
 # what was given back is behind again; what failed or was cancelled before its start went before nobody
@@ -617,5 +621,5 @@ def _from_row(row: RowMapping) -> Generation:
         generation,
         status=Status(generation.status),
         origin=Origin(generation.origin),
-        params=VideoParams(**row["params"]) if row["params"] else None,
+        params=_PARAMS.validate_python(row["params"]) if row["params"] else None,
     )
