@@ -77,6 +77,7 @@ class Forecast:
         self._rest = rest_seconds(runs, self._pixels)
         self._began: Progress | None = None
         self._denoised: Progress | None = None
+        self._seconds = 0.0
 
     def remaining(self, now: Progress) -> float | None:
         """Seconds from a report of progress to the end; None while nobody can tell."""
@@ -90,9 +91,9 @@ class Forecast:
             return self._step * self._steps + self._rest
         return self._steps_left(now, self._step) + self._rest
 
-    def end(self, seconds: float) -> None:
-        """The run has brought its video after so many seconds."""
-        self._totals.append(seconds)
+    def end(self) -> None:
+        """The run has brought its video, when it last told how far it is."""
+        self._totals.append(self._seconds)
         if self._began is None or self._denoised is None:
             return
         steps = self._denoised.step - self._began.step
@@ -100,9 +101,10 @@ class Forecast:
         if steps > 0:
             step = (self._denoised.seconds - self._began.seconds) / steps
             # never nothing, so that ratios can be taken
-            self._runs.append(Run(self._pixels, max(step, _TICK), max(seconds - self._denoised.seconds, _TICK)))
+            self._runs.append(Run(self._pixels, max(step, _TICK), max(self._seconds - self._denoised.seconds, _TICK)))
 
     def _note(self, now: Progress) -> None:
+        self._seconds = now.seconds
         if now.stage is not Stage.DENOISE:
             return
         if self._began is None:

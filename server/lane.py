@@ -29,7 +29,7 @@ from server.engine.base import (
     RunSuspendedError,
     WorkerDiedError,
 )
-from server.engine.messages import Done, Progressed, RunReport
+from server.engine.messages import Done
 from server.errors import RecordsUnavailableError
 from server.estimate import Estimator
 from server.generations import Generation, Status
@@ -290,19 +290,11 @@ class Lane:
         job = Job(id_, attempt, params, artifact_key(id_, attempt), checkpoint_key(id_), preview_key(id_))
         fingerprint = running.fingerprint or {}
         running.forecast = forecast = self.estimator.begin(running.held.model, fingerprint, params)
-        seconds = 0.0
-
-        def on_report(report: RunReport) -> None:
-            nonlocal seconds
-            if isinstance(report, Progressed):
-                seconds = report.seconds
-            self._claims.on_report(running, report)
-
         try:
-            done = await self._engine.run(job, on_report)
+            done = await self._engine.run(job, lambda report: self._claims.on_report(running, report))
             # another plan than the one it began by would have taken another time
             if done.fingerprint == fingerprint:
-                forecast.end(seconds)
+                forecast.end()
             return done
         finally:
             self._claims.end_preview(running)

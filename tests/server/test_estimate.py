@@ -42,7 +42,7 @@ def run(estimator: Estimator, params: VideoParams = PARAMS, since: int = 0, slow
     forecast = estimator.begin(MODEL, FINGERPRINT, params)
     told = [(now, forecast.remaining(now)) for now in reports(params, since, slower)]
     end = told[-1][0].seconds
-    forecast.end(end)
+    forecast.end()
     return [None if left is None else abs(left - (end - now.seconds)) / end for now, left in told]
 
 
@@ -139,7 +139,7 @@ def test_where_later_steps_are_cheaper_the_whole_is_known() -> None:
             told.append((seconds, forecast.remaining(now)))
             # the first five are computed, of the others each second one
             seconds += 1.0 if step < 5 or step % 2 else 0.0
-        forecast.end(seconds)
+        forecast.end()
         return told
 
     estimator = Estimator()
