@@ -188,16 +188,7 @@ class Runner:
         prompt = self._prompts.encode(params.prompt)
         passes = self._passes(params, negative, tolerance)
         began = time.perf_counter()
-        latents = denoise(
-            self._loaded.pipe,
-            prompt,
-            negative,
-            params,
-            geometry,
-            passes,
-            flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
-            attention=self._attention,
-        )
+        latents = self._latents(prompt, negative, params, geometry, passes)
         # the latents were looked at, so that a device has done what it was given
         seconds = time.perf_counter() - began
         frames = np.concatenate(list(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding)))
@@ -220,17 +211,30 @@ class Runner:
         def after_step(step: int, capture: Capture, predict: Predict) -> None:
             course.after_step(step, capture, lambda: self._draw(predict, geometry))
 
+        passes = self._passes(params, negative)
+        return self._latents(prompt, negative, params, geometry, passes, course.half_done, after_step)
+
+    def _latents(
+        self,
+        prompt: torch.Tensor,
+        negative: torch.Tensor | None,
+        params: VideoParams,
+        geometry: Geometry,
+        passes: Passes,
+        half_done: HalfDone | None = None,
+        on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
+    ) -> torch.Tensor:
         return denoise(
             self._loaded.pipe,
             prompt,
             negative,
             params,
             geometry,
-            self._passes(params, negative),
+            passes,
             flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
             attention=self._attention,
-            half_done=course.half_done,
-            on_step=after_step,
+            half_done=half_done,
+            on_step=on_step,
         )
 
     def _passes(self, params: VideoParams, negative: torch.Tensor | None, tolerance: float | None = None) -> Passes:
