@@ -6,12 +6,19 @@ Cases come in order of worth, at 480p and then at 720p, 81 frames, with guidance
 - `plain`: diffusers as its documentation sets Wan up: bf16, the VAE in fp32, all of it moved to the card;
 - `ours`: our plan for the whole card;
 - `fp8`: the same with the setting `precision = "fp8"`, which multiplies the blocks' matrices in fp8;
+- `fp8-attention`: that with `attention = "fp8"` as well;
+- `fp8-attention-video`: the same for a whole video of VIDEO_STEPS steps at the step cache's level "balanced", from its
+  prompt to its file. Random weights decide how many of its steps are computed: trained ones compute others;
 - `24gb` and so on: our plan for a smaller card, of which 1 GiB is left to others. The planner is told such a card's
   capability, and torch may take no more than such a card would give; the arithmetic is still this GPU's, so that the
   memory is the smaller card's but the seconds are not;
 - `12gb-fp8`, `8gb-host16gb-4bit`: the same with that precision set; the first stores in fp8 and multiplies in bf16;
 - `…-host32gb`: the planner is told a smaller host as well, so that it stores weights shorter or leaves them on disk
   (whose pages this host has cached, unlike that one).
+
+Where blocks are compiled, steps are taken while the compiler works in the background, as a fresh server's first video
+is made, and then as many and one more with compiled blocks. Decoding includes the writing of the file, as on a server;
+not so for diffusers, which gives frames as floats.
 
 Each case runs in a process of its own and is written to the records when it ends; a second run goes on with those that
 are missing. After `--budget` seconds none is begun, and one that still runs `GRACE_SECONDS` later is stopped.
@@ -27,7 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,11 +43,14 @@ from benchmarks.report import Records, show
 from pipelines.devices import cuda_devices
 from pipelines.memory import GIB
 from pipelines.precision import PrecisionSetting
+from pipelines.spec import Attention
 
 BUDGET_SECONDS = 540.0
 GRACE_SECONDS = 40.0
-STEPS = {"480p": 4, "720p": 3}
+STEPS = {"480p": 3, "720p": 2}
 """Denoising steps of a case, the first of them told apart: a step at 720p takes four times as long."""
+
+VIDEO_STEPS = 16
 
 CAPABILITIES = {24: (8, 9), 16: (8, 9), 12: (8, 6), 8: (8, 6), 32: (12, 0)}
 """Common cards by their memory in GB, in order of worth: RTX 4090, 4080, 3060, 3070 and 5090."""
@@ -60,6 +70,8 @@ class Case:
     capability: tuple[int, int] | None = None
     host: int | None = None
     precision: PrecisionSetting = PrecisionSetting.AUTO
+    attention: Attention = Attention.AUTO
+    whole: bool = False
 
     @property
     def cap(self) -> int | None:
@@ -76,7 +88,9 @@ def _cases() -> dict[str, Case]:
     found = []
     for video in STEPS:
         found += [Case(f"{video}-plain", video, plain=True), Case(f"{video}-ours", video)]
-        found.append(Case(f"{video}-fp8", video, precision=PrecisionSetting.FP8))
+        fp8 = Case(f"{video}-fp8", video, precision=PrecisionSetting.FP8)
+        found += [fp8, replace(fp8, name=f"{video}-fp8-attention", attention=Attention.FP8)]
+        found.append(replace(found[-1], name=f"{video}-fp8-attention-video", whole=True))
         found += [Case(f"{video}-{card}gb", video, False, card, able) for card, able in CAPABILITIES.items()]
     for card, host in SMALL_HOSTS.items():
         found.append(Case(f"480p-{card}gb-host{host}gb", "480p", False, card, CAPABILITIES[card], host))
@@ -101,10 +115,12 @@ COLUMNS = (
     "host, GiB",
     "s/step",
     "first step",
+    "compiled, s/step",
+    "compiling s",
     "decode s",
     "load s",
 )
-_WIDTH = 200
+_WIDTH = 230
 
 
 def allocator_settings() -> dict[str, str]:
@@ -183,6 +199,8 @@ def row(record: dict[str, Any]) -> tuple[str, ...]:
         "–" if peak is None else _share(record.get("host_bytes"), plan.get("host_peak")),
         _seconds(record.get("seconds_per_step")),
         _seconds(record.get("first_step_more_seconds"), "+"),
+        _seconds(record.get("compiled", {}).get("seconds_per_step")),
+        _seconds(record.get("compiling_seconds")),
         *(_seconds(stages.get(name, {}).get("seconds")) for name in ("decoding", "loading")),
     )
 
@@ -197,6 +215,9 @@ def _outcome(record: dict[str, Any]) -> str:
         words.append(f"out of memory, {record['stopped_in']}")
     if "not finite" in (record.get("latents"), record.get("video")):
         words.append("made values that are not numbers")
+    if "whole" in record:
+        whole = record["whole"]
+        words.append(f"{whole['steps']} steps, {whole['computed']} of them computed: {whole['seconds']:.1f} s in all")
     if "unfinished" in record:
         words.append(record["unfinished"])
     return "; ".join(words)

@@ -10,7 +10,8 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
@@ -20,10 +21,12 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.card import Card, Stage, Watch, open_card
-from benchmarks.gpu import CASES, Case, allocator_settings
+from benchmarks.gpu import CASES, VIDEO_STEPS, Case, allocator_settings
 from benchmarks.random_weights import KINDS, PUBLISHED, SEED, SMALL, Scale, assemble, fill_part, write_configs
 from pipelines.backends import Sequence, choose
+from pipelines.compiling import Block, Compiler, is_wanted
 from pipelines.decode import decode_frames
+from pipelines.encode import Mp4Writer
 from pipelines.errors import NonFiniteOutputError
 from pipelines.generate import denoise, release_memory
 from pipelines.geometry import Geometry, Grid
@@ -31,13 +34,20 @@ from pipelines.memory import GIB, Layout, Machine, MemoryPlan, plan
 from pipelines.passes import Passes
 from pipelines.placement import place
 from pipelines.prompts import PromptEncoder
-from pipelines.spec import Attention, VideoParams, part_path
+from pipelines.spec import Attention, Compile, StepTolerances, VideoParams, part_path
 
 FLOW_SHIFT = {"480p": 3.0, "720p": 5.0}
 GUIDANCE = 5.0
 TEXT_TOKENS = 512
+FPS = 16
+COMPILE = Compile.AUTO
+COMPILER_SECONDS = 150.0
+"""How long a compiler in the background is waited for."""
+
 HOST_SHARE = 0.9
 """Share of a stated host's memory that a plan may use, as `paddock plan` has it."""
+
+DENOISING, DENOISING_COMPILED = "denoising", "denoising, compiled"
 
 Embeddings = tuple[torch.Tensor, torch.Tensor]
 """Of a prompt and a negative prompt, (1, tokens, dim) each."""
@@ -95,15 +105,16 @@ class Meter:
         self.note(**reason, stopped_in=self._stage)
         self._stage = ""
 
-    def step(self, _done: int = 0) -> None:
+    def step(self) -> None:
         """A step is done: note the seconds since the last, or since the stage began."""
         self._card.synchronize()
-        steps = self.record["step_seconds"]
-        steps.append(round(time.perf_counter() - self._last, 3))
-        first, *timed = steps
+        steps = self.record if self._stage == DENOISING else self.record.setdefault("compiled", {"step_seconds": []})
+        steps["step_seconds"].append(round(time.perf_counter() - self._last, 3))
+        first, *timed = steps["step_seconds"]
         if timed:
             usual = statistics.median(timed)
-            self.note(seconds_per_step=round(usual, 3), first_step_more_seconds=round(first - usual, 3))
+            steps.update(seconds_per_step=round(usual, 3), first_step_more_seconds=round(first - usual, 3))
+        self.note()
         self._last = time.perf_counter()
 
 
@@ -168,21 +179,128 @@ def _run(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Met
     attention = Attention.NATIVE if layout is None else _attention(case, scale, card, meter, folder)
     meter.turn_to("loading")
     pipe = _load(case, scale, layout, card, meter, folder)
-    meter.turn_to("encoding the prompt")
-    prompts = PromptEncoder(pipe, card.device, TEXT_TOKENS)
-    embeddings = prompts.encode("prompt"), prompts.encode("negative prompt")
-    meter.turn_to("denoising")
     width, height, frames = scale.videos[case.video]
-    params = VideoParams("", "", height, width, frames, case.steps, GUIDANCE, SEED)
+    params = VideoParams("prompt", "negative prompt", height, width, frames, case.steps, GUIDANCE, SEED)
+    meter.turn_to("encoding the prompt")
+    embeddings = _encoded(pipe, params, card)
     if layout is None:
+        meter.turn_to(DENOISING)
         made = _plainly(pipe, embeddings, params, meter)
     else:
-        passes = Passes(GUIDANCE, embeddings[1], batched=layout.batched)
-        latents = _denoised(pipe, embeddings, params, passes, attention, FLOW_SHIFT[case.video], meter)
-        meter.turn_to("decoding")
-        made = _decoded(pipe, latents, layout, meter)
+        made = _Ours(case, scale, layout, attention, card, meter, folder).run(pipe, params, embeddings)
     meter.end()
     meter.note(frames=made)
+
+
+def _encoded(pipe: Any, params: VideoParams, card: Card) -> Embeddings:
+    prompts = PromptEncoder(pipe, card.device, TEXT_TOKENS)
+    return prompts.encode(params.prompt), prompts.encode(params.negative_prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ours:
+    """How a server makes a video on this card, by a layout."""
+
+    case: Case
+    scale: Scale
+    layout: Layout
+    attention: Attention
+    card: Card
+    meter: Meter
+    folder: Path
+
+    def run(self, pipe: Any, params: VideoParams, embeddings: Embeddings) -> int:
+        """Denoise, compiled where that is wanted, and decode into a file; returns how many frames came."""
+        meter, passes = self.meter, self._passes(embeddings)
+        # a smaller card is about memory, and the compiler's process would not be held to it
+        if self.case.cap is not None or not is_wanted(COMPILE, self.card.device, self.layout):
+            meter.turn_to(DENOISING)
+            latents = self._denoised(pipe, embeddings, params, passes, meter.step)
+        else:
+            latents = self._compiled(pipe, embeddings, params)
+        meter.turn_to("decoding")
+        made = self._decoded(pipe, latents)
+        meter.end()
+        return self._whole(pipe, params) if self.case.whole else made
+
+    def _compiled(self, pipe: Any, embeddings: Embeddings, params: VideoParams) -> torch.Tensor:
+        meter, passes = self.meter, self._passes(embeddings)
+        compiler = Compiler(pipe, self._block(pipe, params), self.folder)
+        began = time.perf_counter()
+        compiler.take()
+        meter.turn_to(DENOISING)
+        fewer = replace(params, num_inference_steps=params.num_inference_steps - 1)
+        self._denoised(pipe, embeddings, fewer, passes, meter.step)
+        meter.end()
+        compiler.wait(COMPILER_SECONDS)
+        meter.note(compiling_seconds=round(time.perf_counter() - began, 2))
+        began = time.perf_counter()
+        compiler.take()
+        meter.note(taking_up_seconds=round(time.perf_counter() - began, 2), is_compiled=compiler.is_compiled)
+        meter.turn_to(DENOISING_COMPILED)
+        return self._denoised(pipe, embeddings, params, self._passes(embeddings), meter.step)
+
+    def _whole(self, pipe: Any, params: VideoParams) -> int:
+        began = time.perf_counter()
+        embeddings = _encoded(pipe, params, self.card)
+        passes = self._passes(embeddings, StepTolerances().balanced)
+        latents = self._denoised(pipe, embeddings, replace(params, num_inference_steps=VIDEO_STEPS), passes)
+        made = self._decoded(pipe, latents)
+        seconds = round(time.perf_counter() - began, 2)
+        self.meter.note(whole={"steps": VIDEO_STEPS, "computed": passes.computed // 2, "seconds": seconds})
+        return made
+
+    def _passes(self, embeddings: Embeddings, tolerance: float = 0.0) -> Passes:
+        return Passes(GUIDANCE, embeddings[1], batched=self.layout.batched, tolerance=tolerance)
+
+    def _block(self, pipe: Any, params: VideoParams) -> Block:
+        frames = (params.num_frames - 1) // pipe.vae_scale_factor_temporal + 1
+        height, width = (side // pipe.vae_scale_factor_spatial for side in (params.height, params.width))
+        model, layout = pipe.transformer, self.layout
+        latents = model.config.in_channels, frames, height, width
+        return Block.of(model, latents, TEXT_TOKENS, self.card.device, "bfloat16", layout.precision, self.attention)
+
+    def _denoised(
+        self,
+        pipe: Any,
+        embeddings: Embeddings,
+        params: VideoParams,
+        passes: Passes,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> torch.Tensor:
+        """The latents as the server makes them; noise instead if they are not finite, since no time depends on it."""
+        spatial, temporal = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
+        grid = Grid.of(spatial, pipe.transformer.config.patch_size[1:], temporal)
+        geometry = Geometry.fit(params.width, params.height, params.num_frames, grid)
+        try:
+            return denoise(
+                pipe,
+                *embeddings,
+                params,
+                geometry,
+                passes,
+                flow_shift=FLOW_SHIFT[self.case.video],
+                attention=self.attention,
+                on_step=lambda *_: on_step(),
+            )
+        except NonFiniteOutputError:
+            self.meter.note(latents="not finite")
+        frames = (geometry.full_num_frames - 1) // temporal + 1
+        return torch.randn(
+            1, pipe.vae.config.z_dim, frames, geometry.full_height // spatial, geometry.full_width // spatial
+        )
+
+    def _decoded(self, pipe: Any, latents: torch.Tensor) -> int:
+        """Decode into a file as the server does; returns how many frames came."""
+        width, height, _ = self.scale.videos[self.case.video]
+        try:
+            with Mp4Writer(self.folder / "video.mp4", width, height, FPS) as writer:
+                for group in decode_frames(pipe.vae, latents, self.layout.decoding):
+                    writer.write(group)
+                return writer.close().num_frames
+        except NonFiniteOutputError:
+            self.meter.give_up(video="not finite")
+            return 0
 
 
 def _attention(case: Case, scale: Scale, card: Card, meter: Meter, folder: Path) -> Attention:
@@ -190,7 +308,7 @@ def _attention(case: Case, scale: Scale, card: Card, meter: Meter, folder: Path)
     shape = write_configs(scale, folder / "shape")
     tokens = shape.tokens(Geometry.fit(*scale.videos[case.video], shape.grid))
     over = Sequence(tokens, shape.transformer.num_attention_heads, shape.transformer.attention_head_dim)
-    chosen = choose(Attention.AUTO, card.device, lambda: over, folder)
+    chosen = choose(case.attention, card.device, lambda: over, folder)
     meter.note(attention=chosen)
     return chosen
 
@@ -235,47 +353,6 @@ def _plainly(pipe: Any, embeddings: Embeddings, params: VideoParams, meter: Mete
         callback_on_step_end=after_step,
     ).frames[0]
     return len(video)
-
-
-def _denoised(
-    pipe: Any,
-    embeddings: Embeddings,
-    params: VideoParams,
-    passes: Passes,
-    attention: Attention,
-    flow_shift: float,
-    meter: Meter,
-) -> torch.Tensor:
-    """The latents as the server makes them; noise instead if they are not finite, since no time depends on it."""
-    spatial, temporal = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
-    grid = Grid.of(spatial, pipe.transformer.config.patch_size[1:], temporal)
-    geometry = Geometry.fit(params.width, params.height, params.num_frames, grid)
-    try:
-        return denoise(
-            pipe,
-            *embeddings,
-            params,
-            geometry,
-            passes,
-            flow_shift=flow_shift,
-            attention=attention,
-            on_step=lambda *_: meter.step(),
-        )
-    except NonFiniteOutputError:
-        meter.note(latents="not finite")
-    frames = (geometry.full_num_frames - 1) // temporal + 1
-    return torch.randn(
-        1, pipe.vae.config.z_dim, frames, geometry.full_height // spatial, geometry.full_width // spatial
-    )
-
-
-def _decoded(pipe: Any, latents: torch.Tensor, layout: Layout, meter: Meter) -> int:
-    """Decode as the server does, letting go of the frames; returns how many came."""
-    try:
-        return sum(len(group) for group in decode_frames(pipe.vae, latents, layout.decoding))
-    except NonFiniteOutputError:
-        meter.give_up(video="not finite")
-        return 0
 
 
 def main() -> None:

@@ -19,9 +19,10 @@ import torch
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 from filelock import FileLock
 
-from pipelines.attention import fast_attention
+from pipelines.attention import fast_attention, instead
 from pipelines.errors import AttentionUnavailableError
 from pipelines.files import write_whole
+from pipelines.fp8_attention import LEAST_KEYS, fp8_attention, why_not
 from pipelines.spec import Attention
 
 HEADS = 8
@@ -42,8 +43,14 @@ _NAMES = {
 }
 """As diffusers calls them."""
 
-_SINCE = {Attention.CUDNN: (8, 0), Attention.FLASH: (8, 0), Attention.FLASH_3: (9, 0), Attention.SAGE: (8, 0)}
-_UNTIL = {Attention.FLASH_3: (9, 0)}
+_SINCE = {
+    Attention.CUDNN: (8, 0),
+    Attention.FLASH: (8, 0),
+    Attention.FLASH_3: (9, 0),
+    Attention.SAGE: (8, 0),
+    Attention.FP8: (9, 0),
+}
+_UNTIL = {Attention.FLASH_3: (9, 0), Attention.FP8: (10, 3)}
 """The compute capabilities a kernel is made for; without one, any."""
 
 log = logging.getLogger("paddock.attention")
@@ -60,6 +67,8 @@ class Sequence:
 
 def attending(attention: Attention, device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """A context in which attention is computed with a kernel, on a processor as is fastest there."""
+    if attention is Attention.FP8:
+        return instead(fp8_attention, LEAST_KEYS)
     if device.type == "cpu":
         return fast_attention(device, dtype)
     return attention_backend(_NAMES[attention])
@@ -76,6 +85,8 @@ def choose(setting: Attention, device: torch.device, find: Callable[[], Sequence
     if setting is not Attention.AUTO:
         if (why := unusable(setting, capability)) is not None:
             raise AttentionUnavailableError(f"attention = {setting} cannot be used here: {why}")
+        if setting is Attention.FP8:
+            _try_fp8(device, find())
         return setting
     exact = [each for each in _NAMES if each is not Attention.SAGE and unusable(each, capability) is None]
     if exact == [Attention.NATIVE]:
@@ -94,15 +105,28 @@ def unusable(attention: Attention, capability: tuple[int, int] | None) -> str | 
     if attention is Attention.NATIVE:
         return None
     if capability is None:
-        return "a processor has only torch's own."
+        return None if attention is Attention.FP8 else "a processor has only torch's own."
     least, most = _SINCE.get(attention, (0, 0)), _UNTIL.get(attention, (99, 0))
     if not least <= capability <= most:
         return f"it is not made for a device of compute capability {capability[0]}.{capability[1]}."
+    if attention is Attention.FP8:
+        return why_not()
     try:
         with attention_backend(_NAMES[attention]):
             return None
     except (RuntimeError, ValueError) as error:
         return str(error)
+
+
+def _try_fp8(device: torch.device, over: Sequence) -> None:
+    """Raise AttentionUnavailableError unless attention in fp8 runs: rather now than in the middle of a video."""
+    some = torch.zeros(1, 1, LEAST_KEYS, over.head_dim, device=device, dtype=torch.bfloat16)
+    try:
+        fp8_attention(some, some, some)
+    # whatever a library raises for a chip or a version of its own that it was not made for
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise AttentionUnavailableError(f"attention = {Attention.FP8} cannot be used here: {reason}") from error
 
 
 def measure(

@@ -1,6 +1,6 @@
 """Compiled blocks: those of a transformer are all alike, and one is compiled for all of them.
 
-Nobody waits for the compiler. It runs in a process of its own, over a block of the same shape with random weights, and
+Nobody waits for the compiler. It runs in a process of its own, over a block of the same shape, and
 leaves what it makes on disk, in inductor's own cache; a model whose block is there takes it from there, in seconds, as
 it is loaded or when its device has nothing to do. Until then its blocks run as they are.
 
@@ -13,6 +13,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,13 +21,16 @@ from typing import Any
 
 import diffusers
 import torch
+from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
 
 from pipelines.backends import attending
 from pipelines.memory import CONTEXT_BYTES, GIB, Layout, Residence
 from pipelines.precision import Precision
 from pipelines.processes import die_with_parent
+from pipelines.reading import supply
 from pipelines.spec import TRANSFORMERS, Attention, Compile
+from pipelines.storage import Storage
 
 OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
 """For blocks of any number of tokens, without a return to Python inside."""
@@ -41,7 +45,7 @@ log = logging.getLogger("paddock.compiling")
 class Block:
     """What is compiled: a transformer's configuration, the latents (channels, t, h, w) and tokens of text it runs over.
 
-    And where, as what, and with which kernel for attention.
+    And where, in which dtype and precision, and with which kernel for attention.
     """
 
     config: dict[str, Any]
@@ -49,15 +53,23 @@ class Block:
     text_tokens: int
     device: str
     dtype: str
+    precision: str
     attention: str
 
     @classmethod
-    def of(cls, pipe: Any, latents: tuple[int, int, int, int], text_tokens: int, attention: Attention) -> "Block":
-        """That of a loaded pipeline."""
-        model = pipe.transformer
+    def of(
+        cls,
+        model: Any,
+        latents: tuple[int, int, int, int],
+        text_tokens: int,
+        device: torch.device,
+        dtype: str,
+        precision: Precision,
+        attention: Attention,
+    ) -> "Block":
+        """That of a loaded transformer."""
         config = {name: value for name, value in model.config.items() if not name.startswith("_")}
-        dtype = str(model.dtype).removeprefix("torch.")
-        return cls({**config, "num_layers": 1}, latents, text_tokens, str(model.device), dtype, attention)
+        return cls({**config, "num_layers": 1}, latents, text_tokens, str(device), dtype, precision, attention)
 
     @property
     def key(self) -> str:
@@ -69,13 +81,14 @@ class Block:
 
 
 def is_wanted(setting: Compile, device: torch.device, layout: Layout | None) -> bool:
-    """Whether blocks are to be compiled: by themselves on a card that holds all of them in bf16.
+    """Whether blocks are to be compiled: by themselves on a card that holds all of them.
 
-    What is streamed, or rounded for its products, runs through hooks and products of its own.
+    What is streamed, or brought back to bf16 for each product, runs through hooks and layers that a compiler cannot see
+    through.
     """
     if setting is Compile.OFF or (layout is not None and layout.transformer is not Residence.RESIDENT):
         return False
-    if layout is not None and layout.precision is not Precision.BF16:
+    if layout is not None and layout.precision is not Precision.BF16 and not layout.precision.multiplies:
         return False
     return setting is Compile.ON or device.type == "cuda"
 
@@ -112,6 +125,12 @@ class Compiler:
                 json.dumps([asdict(self._block), str(self._cache)]),
             ]
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long at most for what runs in the background."""
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
 
     def close(self) -> None:
         """End what runs in the background."""
@@ -167,14 +186,23 @@ def _use_cache(cache: Path) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
 
 
+def stand_in(block: Block) -> Any:
+    """A transformer of that one block, in all but its numbers as it is loaded: what is made for it serves the other."""
+    with init_empty_weights(include_buffers=False):
+        model = WanTransformer3DModel.from_config(block.config).eval().requires_grad_(False)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    storage = Storage(model, Precision(block.precision), getattr(torch, block.dtype))
+    supply(model, ((name, torch.zeros(shape)) for name, shape in shapes.items()), storage.keep)
+    return model.to(block.device)
+
+
 def main(argument: str) -> None:
-    """Compile a block of random weights, and note that it is done."""
+    """Compile a block of zeros, and note that it is done."""
     described, folder = json.loads(argument)
     described["latents"] = tuple(described["latents"])
     block, cache = Block(**described), Path(folder)
     _use_cache(cache)
-    with torch.device(block.device):
-        model = WanTransformer3DModel.from_config(block.config).to(getattr(torch, block.dtype))
+    model = stand_in(block)
     model.compile_repeated_blocks(**OPTIONS)
     run_one_block(model, block)
     marker = cache / "compiled" / block.key

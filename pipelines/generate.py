@@ -15,6 +15,9 @@ from pipelines.passes import Passes
 from pipelines.preview import clean_latents
 from pipelines.spec import Attention, VideoParams
 
+# public from torch 2.12 on only
+_empty_host_cache = getattr(torch.accelerator, "empty_host_cache", None) or torch._C._host_emptyCache
+
 Capture = Callable[[float], HalfDone]
 """Copies the state of a denoising on which so many seconds of work were spent."""
 
@@ -119,4 +122,4 @@ def release_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         # pinned memory is kept for later as well, and the host may need it for the next plan
-        torch.accelerator.empty_host_cache()
+        _empty_host_cache()

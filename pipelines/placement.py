@@ -37,7 +37,7 @@ def bring(part: str, name: str, tensor: torch.Tensor, layout: Layout, device: to
         return tensor
     if device.type == "cuda":
         # at once: diffusers would pin copies of all, and hold both until the first pass
-        tensor.data = tensor.data.pin_memory()
+        tensor.data = tensor.data.to(HOST).pin_memory()
         return tensor
     return _moved(tensor, HOST)
 

@@ -27,6 +27,7 @@ from pipelines.geometry import Geometry
 from pipelines.load import CACHE, LoadedPipeline, load_pipeline, plan_here
 from pipelines.memory import Layout
 from pipelines.passes import Passes
+from pipelines.precision import Precision
 from pipelines.preview import Preview, draw, fitting
 from pipelines.prompts import EmbeddingStore, PromptEncoder
 from pipelines.shapes import read_shape
@@ -332,7 +333,15 @@ def _block(spec: ModelSpec, loaded: LoadedPipeline, attention: Attention) -> Blo
     frames = (usual.full_num_frames - 1) // pipe.vae_scale_factor_temporal + 1
     height, width = (side // pipe.vae_scale_factor_spatial for side in (usual.full_height, usual.full_width))
     latents = pipe.transformer.config.in_channels, frames, height, width
-    return Block.of(pipe, latents, spec.max_sequence_length, attention)
+    return Block.of(
+        pipe.transformer,
+        latents,
+        spec.max_sequence_length,
+        loaded.device,
+        loaded.fingerprint["dtype"],
+        Precision.BF16 if loaded.layout is None else loaded.layout.precision,
+        attention,
+    )
 
 
 def _sequence(spec: ModelSpec, folder: Path) -> Sequence:

@@ -48,8 +48,12 @@ class ScaledLinear(torch.nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out), in the dtype of `values`."""
         tokens = values.reshape(-1, self.in_features)
-        made = tokens.new_empty(len(tokens), self.out_features)
         multiply = _multiply_int8 if self.weight.dtype is torch.int8 else _multiply_fp8
+        if torch.compiler.is_compiling():
+            # a compiler keeps no numbers in between, and so needs no chunks
+            whole = multiply(tokens, self.weight, self.weight_scale, self.bias, None)
+            return whole.to(values.dtype).reshape(*values.shape[:-1], self.out_features)
+        made = tokens.new_empty(len(tokens), self.out_features)
         # evenly, as torch's product of int8 takes no fewer than 17 rows
         chunks = max(1, -(-len(tokens) // CHUNK_TOKENS))
         for chunk, out in zip(tokens.tensor_split(chunks), made.tensor_split(chunks), strict=True):
@@ -92,29 +96,27 @@ def quantize(weight: torch.Tensor, precision: Precision) -> tuple[torch.Tensor, 
 
 
 def _multiply_fp8(
-    tokens: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
-) -> None:
+    tokens: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None
+) -> torch.Tensor:
     token_scale = _largest(tokens) / torch.finfo(weight.dtype).max
     rounded = (tokens / token_scale).to(weight.dtype)
     # the product adds a bias to what it rounds to bf16 itself, but to nothing else
-    adds = bias if out.dtype is torch.bfloat16 else None
-    torch._scaled_mm(
-        rounded, weight.t(), token_scale, scale.t(), bias=adds, out_dtype=out.dtype, use_fast_accum=True, out=out
+    adds = bias if tokens.dtype is torch.bfloat16 else None
+    product = torch._scaled_mm(
+        rounded, weight.t(), token_scale, scale.t(), bias=adds, out_dtype=tokens.dtype, use_fast_accum=True, out=out
     )
-    if bias is not None and adds is None:
-        out += bias
+    return product if bias is None or adds is not None else torch.add(product, bias, out=out)
 
 
 def _multiply_int8(
-    tokens: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
-) -> None:
+    tokens: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None
+) -> torch.Tensor:
     token_scale = _largest(tokens) / torch.iinfo(weight.dtype).max
     rounded = (tokens / token_scale).round_().to(weight.dtype)
     product = torch._int_mm(rounded, weight.t()) * token_scale
     if bias is None:
-        torch.mul(product, scale.t(), out=out)
-    else:
-        torch.addcmul(bias, product, scale.t(), out=out)
+        return torch.mul(product, scale.t(), out=out)
+    return torch.addcmul(bias, product, scale.t(), out=out)
 
 
 def _largest(tokens: torch.Tensor) -> torch.Tensor:

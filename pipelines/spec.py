@@ -67,7 +67,7 @@ class Attention(StrEnum):
     """Which kernel computes attention: the fastest exact one, or one by name.
 
     `native` is torch's own choice, `cudnn` NVIDIA's by way of torch; the others need a package of theirs. All are exact
-    but `sage`, which multiplies in 8 bits.
+    but `sage` and `fp8`, which multiply in 8 bits.
     """
 
     AUTO = "auto"
@@ -76,6 +76,7 @@ class Attention(StrEnum):
     FLASH = "flash"
     FLASH_3 = "flash3"
     SAGE = "sage"
+    FP8 = "fp8"
 
 
 class Compile(StrEnum):

@@ -59,9 +59,9 @@ def go_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 def test_the_cases_come_in_order_of_worth() -> None:
-    cards = ["plain", "ours", "fp8", "24gb", "16gb", "12gb", "8gb", "32gb"]
+    cards = ["plain", "ours", "fp8", "fp8-attention", "fp8-attention-video", "24gb", "16gb", "12gb", "8gb", "32gb"]
 
-    assert list(CASES)[:16] == [f"{video}-{card}" for video in ("480p", "720p") for card in cards]
+    assert list(CASES)[:20] == [f"{video}-{card}" for video in ("480p", "720p") for card in cards]
     assert CASES["480p-24gb"].cap == 23 * GIB
     assert CASES["480p-32gb"].capability == (12, 0)
     assert CASES["480p-plain"].cap is None
@@ -281,7 +281,7 @@ def test_what_was_cut_short_is_told_so() -> None:
 
     assert record["case"] == "480p-plain"
     assert record["unfinished"] == "stopped after 0 s"
-    assert row(judged(record))[1:] == ("diffusers as documented; stopped after 0 s", *["–"] * 9)
+    assert row(judged(record))[1:] == ("diffusers as documented; stopped after 0 s", *["–"] * 11)
 
 
 @WITHOUT_GPU

@@ -17,7 +17,7 @@ from pipelines.compiling import Block, is_wanted, main
 from pipelines.ladder import Ladder
 from pipelines.memory import Layout, Residence
 from pipelines.precision import Precision
-from pipelines.runner import Runner
+from pipelines.runner import Runner, _block
 from pipelines.spec import Attention, Compile, ModelSpec, VideoParams
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
@@ -29,8 +29,9 @@ PARAMS = VideoParams("an ox by a lake", "blurry", 64, 96, 5, 4, 5.0, 7)
 def cache(weights_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache in which the random weights' block is compiled: the work of the process in the background."""
     cache = tmp_path_factory.mktemp("cache")
-    pipe = Runner.load(replace(SPEC, compile=Compile.OFF), weights_folder, "cpu")._loaded.pipe
-    block = Block.of(pipe, (16, 2, 4, 6), 512, Attention.NATIVE)
+    loaded = Runner.load(replace(SPEC, compile=Compile.OFF), weights_folder, "cpu")._loaded
+    block = _block(SPEC, loaded, Attention.NATIVE)
+    assert (block.latents, block.text_tokens) == ((16, 2, 4, 6), 512)
     with pytest.MonkeyPatch.context() as patch:
         # what the process sets for itself
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
@@ -157,7 +158,9 @@ def test_room_is_what_the_card_has_free(monkeypatch: pytest.MonkeyPatch) -> None
         (Compile.AUTO, CARD, Layout(text_encoder=Residence.STREAMED), True),
         (Compile.AUTO, CARD, Layout(transformer=Residence.STREAMED), False),
         (Compile.ON, CARD, Layout(transformer=Residence.MAPPED), False),
-        (Compile.ON, CARD, Layout(Precision.FP8_MATMUL), False),
+        (Compile.AUTO, CARD, Layout(Precision.FP8_MATMUL), True),
+        (Compile.ON, CARD, Layout(Precision.FP8), False),
+        (Compile.ON, CARD, Layout(Precision.Q4), False),
         (Compile.AUTO, CPU, None, False),
         (Compile.ON, CPU, None, True),
         (Compile.OFF, CARD, Layout(), False),
@@ -170,15 +173,16 @@ def test_blocks_are_compiled_where_it_is_of_use(
 
 
 def test_another_chip_kernel_or_shape_is_another_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    block = Block({"num_layers": 1, "text_dim": 8}, (16, 2, 4, 6), 512, "cpu", "float32", "native")
+    block = Block({"num_layers": 1, "text_dim": 8}, (16, 2, 4, 6), 512, "cpu", "float32", "bf16", "native")
     others = [
         replace(block, attention="cudnn"),
         replace(block, dtype="bfloat16"),
+        replace(block, precision="fp8 matmuls"),
         replace(block, latents=(16, 2, 4, 8)),
         replace(block, config={"num_layers": 1, "text_dim": 16}),
     ]
 
-    assert len({each.key for each in [block, *others]}) == 5
+    assert len({each.key for each in [block, *others]}) == 6
     before = block.key
     monkeypatch.setattr(torch, "__version__", "99.0")
     assert block.key != before
