@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.card import Card, Stage, Watch, open_card
@@ -41,6 +42,7 @@ GUIDANCE = 5.0
 TEXT_TOKENS = 512
 FPS = 16
 COMPILE = Compile.AUTO
+KERNELS = 10
 COMPILER_SECONDS = 150.0
 """How long a compiler in the background is waited for."""
 
@@ -238,7 +240,24 @@ class _Ours:
         compiler.take()
         meter.note(taking_up_seconds=round(time.perf_counter() - began, 2), is_compiled=compiler.is_compiled)
         meter.turn_to(DENOISING_COMPILED)
-        return self._denoised(pipe, embeddings, params, self._passes(embeddings), meter.step)
+        latents = self._denoised(pipe, embeddings, params, self._passes(embeddings), meter.step)
+        meter.end()
+        meter.record["compiled"]["kernels"] = self._kernels(pipe, embeddings, params)
+        return latents
+
+    def _kernels(self, pipe: Any, embeddings: Embeddings, params: VideoParams) -> dict[str, float]:
+        """What one pass spends its time with: the KERNELS that take most, and their shares of it."""
+        on_card = self.card.device.type == "cuda"
+        activity = ProfilerActivity.CUDA if on_card else ProfilerActivity.CPU
+        with profile(activities=[activity]) as seen:
+            self._denoised(pipe, embeddings, replace(params, num_inference_steps=1, guidance_scale=1.0), Passes())
+        times = {
+            each.key: each.self_device_time_total if on_card else each.self_cpu_time_total
+            for each in seen.key_averages()
+        }
+        total = sum(times.values())
+        most = sorted(times, key=lambda name: -times[name])[:KERNELS]
+        return {name: round(times[name] / total, 4) for name in most}
 
     def _whole(self, pipe: Any, params: VideoParams) -> int:
         began = time.perf_counter()

@@ -34,13 +34,13 @@ _LEAST = 1e-12
 
 def fp8_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Attention of (batch, heads, queries, dim) to (batch, heads, keys, dim), in the dtype of `query`."""
-    value_mean = value.float().mean(-2, keepdim=True)
-    rounded, scales = zip(
-        *(_rounded(part) for part in (query, key - key.mean(-2, keepdim=True), value - value_mean)), strict=True
-    )
-    made = _attend(*rounded, *scales)
+    key_mean, value_mean = (part.mean(-2, keepdim=True) for part in (key, value))
+    rounded_query, query_scale = _rounded(query, torch.zeros_like(key_mean))
+    rounded_key, key_scale = _rounded(key, key_mean)
+    rounded_value, value_scale = _rounded(value, value_mean)
+    made = _attend(rounded_query, rounded_key, rounded_value, query_scale, key_scale, value_scale)
     # no output is larger than the largest value: in units of its scale it fits the form
-    return (made.to(query.dtype) * scales[2] + value_mean).to(query.dtype)
+    return torch.addcmul(value_mean, made.to(query.dtype), value_scale.to(query.dtype))
 
 
 def why_not() -> str | None:
@@ -52,10 +52,15 @@ def why_not() -> str | None:
     return None
 
 
-def _rounded(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A tensor in fp8, laid out (batch, tokens, heads, dim) as projections leave it, and its fp32 scale (1)."""
-    scale = part.abs().amax().float().clamp(min=_LEAST).reshape(1) / torch.finfo(FORM).max
-    return _laid_out((part / scale).to(FORM)), scale
+def _rounded(part: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A tensor without its mean in fp8, laid out (batch, tokens, heads, dim) as projections leave it.
+
+    And its fp32 scale (1). That may be too large, by a bound for the largest number instead of that number: a float
+    loses nothing by it, and one pass over the tensor finds both the mean and the bound.
+    """
+    largest = part.abs().amax(-2, keepdim=True) + mean.abs()
+    scale = largest.amax().float().clamp(min=_LEAST).reshape(1) / torch.finfo(FORM).max
+    return _laid_out(((part - mean) / scale.to(part.dtype)).to(FORM)), scale
 
 
 def _laid_out(part: torch.Tensor) -> torch.Tensor:
