@@ -235,6 +235,7 @@ class _Ours:
         self._denoised(pipe, embeddings, fewer, passes, meter.step)
         meter.end()
         compiler.wait(COMPILER_SECONDS)
+        compiler.close()
         meter.note(compiling_seconds=round(time.perf_counter() - began, 2))
         began = time.perf_counter()
         compiler.take()

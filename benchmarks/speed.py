@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +40,7 @@ from pipelines.memory import Layout
 from pipelines.precision import Precision
 from pipelines.runner import Made, Runner
 from pipelines.shapes import read_shape
-from pipelines.spec import Compile, ModelSpec, StepCaching, VideoParams
+from pipelines.spec import Attention, Compile, ModelSpec, StepCaching, VideoParams
 
 SPEC = ModelSpec("demo", fps=16)
 STEPS = 16
@@ -83,39 +84,85 @@ class Plain:
 Make = Callable[[VideoParams], Made]
 
 
-def cases(folder: Path, device: str, cache: Path) -> dict[str, Make]:
-    """Each case by its name, plain diffusers first; a processor is slow at products of rounded numbers."""
+PLAIN = "plain diffusers"
+ROUNDED = (
+    "attention in fp8",
+    *(name for each in (Precision.INT8_MATMUL, Precision.FP8_MATMUL) for name in (each, f"{each}, fast")),
+)
+"""A processor is slow at products of rounded numbers: there these are made only where they are named."""
 
-    def runner(layout: Layout, **changes: Any) -> Runner:
-        return Runner.load(replace(SPEC, **changes), folder, device, layout=layout, cache=cache)
+CASES = (
+    PLAIN,
+    "its first block cache, 0.05",
+    "its first block cache, 0.1",
+    "its SeaCache, 0.15",
+    "ours, exact",
+    "step cache, balanced",
+    "step cache, fast",
+    "guidance batched",
+    "compiled blocks",
+    "compiled blocks, balanced",
+    "compiled blocks, fast",
+    *ROUNDED,
+)
 
-    def at(runner: Runner, level: StepCaching) -> Make:
+
+class Cases:
+    """Makes each case by its name; runners of the same kind are loaded once."""
+
+    def __init__(self, folder: Path, device: str, cache: Path) -> None:
+        self._folder = folder
+        self._device = device
+        self._cache = cache
+        self._runners: dict[tuple[Any, ...], Runner] = {}
+
+    def make(self, name: str) -> Make:
+        """The case of that name."""
+        kind, _, level = name.rpartition(", ")
+        if level in tuple(StepCaching):
+            return self._at(kind, StepCaching(level))
+        plain = partial(Plain, self._folder, self._device, self._runner())
+        match name:
+            case "plain diffusers":
+                return plain().frames
+            case "its first block cache, 0.05":
+                return plain(FirstBlockCacheConfig(0.05)).frames
+            case "its first block cache, 0.1":
+                return plain(FirstBlockCacheConfig(0.1)).frames
+            case "its SeaCache, 0.15":
+                return plain(SeaCacheConfig(0.15)).frames
+        return self._at(name, StepCaching.EXACT)
+
+    def _at(self, kind: str, level: StepCaching) -> Make:
+        match kind:
+            case "guidance batched":
+                runner = self._runner(Layout(batched=True))
+            case "compiled blocks":
+                runner = self._compiled()
+            case "attention in fp8":
+                runner = self._runner(attention=Attention.FP8)
+            case Precision.INT8_MATMUL | Precision.FP8_MATMUL:
+                runner = self._runner(Layout(Precision(kind)))
+            case _:
+                runner = self._runner()
         return lambda params: runner.frames(replace(params, step_cache=level))
 
-    ours, batched, compiled = runner(Layout()), runner(Layout(batched=True)), runner(Layout(), compile=Compile.ON)
-    print("compiling, in the background of a server", file=sys.stderr)
-    while compiled.fingerprint["compiled"] == "nothing":
-        time.sleep(1.0)
-        compiled.improve()
-    found = {
-        "plain diffusers": Plain(folder, device, ours).frames,
-        "its first block cache, 0.05": Plain(folder, device, ours, FirstBlockCacheConfig(0.05)).frames,
-        "its first block cache, 0.1": Plain(folder, device, ours, FirstBlockCacheConfig(0.1)).frames,
-        "its SeaCache, 0.15": Plain(folder, device, ours, SeaCacheConfig(0.15)).frames,
-        "ours, exact": at(ours, StepCaching.EXACT),
-        "step cache, balanced": at(ours, StepCaching.BALANCED),
-        "step cache, fast": at(ours, StepCaching.FAST),
-        "guidance batched": at(batched, StepCaching.EXACT),
-        "compiled blocks": at(compiled, StepCaching.EXACT),
-        "compiled blocks, balanced": at(compiled, StepCaching.BALANCED),
-        "compiled blocks, fast": at(compiled, StepCaching.FAST),
-    }
-    if device != "cpu":
-        for precision in (Precision.INT8_MATMUL, Precision.FP8_MATMUL):
-            rounded = runner(Layout(precision))
-            found[precision] = at(rounded, StepCaching.EXACT)
-            found[f"{precision}, fast"] = at(rounded, StepCaching.FAST)
-    return found
+    def _runner(self, layout: Layout | None = None, **changes: Any) -> Runner:
+        key = (layout, *changes.items())
+        if key not in self._runners:
+            spec = replace(SPEC, **changes)
+            self._runners[key] = Runner.load(
+                spec, self._folder, self._device, layout=layout or Layout(), cache=self._cache
+            )
+        return self._runners[key]
+
+    def _compiled(self) -> Runner:
+        runner = self._runner(compile=Compile.ON)
+        print("compiling, in the background of a server", file=sys.stderr)
+        while runner.fingerprint["compiled"] == "nothing":
+            time.sleep(1.0)
+            runner.improve()
+        return runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +241,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--size", type=int, nargs=3, default=[416, 240, 33], metavar=("WIDTH", "HEIGHT", "FRAMES"))
+    parser.add_argument("--case", nargs="+", choices=CASES, metavar="CASE", help="; ".join(CASES))
     options = parser.parse_args()
     silence_progress_bars()
-    with TemporaryDirectory() as cache:
-        found = measure(cases(options.folder, options.device, Path(cache)), questions(options.prompts), options.size)
+    names = options.case or [name for name in CASES if options.device != "cpu" or name not in ROUNDED]
+    with TemporaryDirectory() as folder:
+        cases = Cases(options.folder, options.device, Path(folder))
+        make = {name: cases.make(name) for name in dict.fromkeys([PLAIN, *names])}
+        found = measure(make, questions(options.prompts), options.size)
     summaries = {name: summary(figures) for name, figures in found.items()}
     figures = {
         "command": shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]]),

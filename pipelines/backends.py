@@ -120,8 +120,8 @@ def unusable(attention: Attention, capability: tuple[int, int] | None) -> str | 
 
 def _try_fp8(device: torch.device, over: Sequence) -> None:
     """Raise AttentionUnavailableError unless attention in fp8 runs: rather now than in the middle of a video."""
-    some = torch.zeros(1, 1, LEAST_KEYS, over.head_dim, device=device, dtype=torch.bfloat16)
     try:
+        some = torch.zeros(1, 1, LEAST_KEYS, over.head_dim, device=device, dtype=torch.bfloat16)
         fp8_attention(some, some, some)
     # whatever a library raises for a chip or a version of its own that it was not made for
     except Exception as error:

@@ -58,9 +58,9 @@ def _rounded(part: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torc
     And its fp32 scale (1). That may be too large, by a bound for the largest number instead of that number: a float
     loses nothing by it, and one pass over the tensor finds both the mean and the bound.
     """
-    largest = part.abs().amax(-2, keepdim=True) + mean.abs()
+    largest = torch.linalg.vector_norm(part, float("inf"), dim=-2, keepdim=True) + mean.abs()
     scale = largest.amax().float().clamp(min=_LEAST).reshape(1) / torch.finfo(FORM).max
-    return _laid_out(((part - mean) / scale.to(part.dtype)).to(FORM)), scale
+    return _laid_out((part - mean).div_(scale.to(part.dtype)).to(FORM)), scale
 
 
 def _laid_out(part: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ class Visitor:
         return page
 
     def _hear(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        if message.type in ("error", "warning") and not _is_of_a_preview(message):
             self.errors.append(f"{message.text} {message.location}")
 
     def _see(self, request: Request) -> None:
@@ -63,3 +63,8 @@ class Visitor:
             and urlsplit(request.url).netloc != urlsplit(self.base).netloc
         ):
             self.elsewhere.append(request.url)
+
+
+def _is_of_a_preview(message: ConsoleMessage) -> bool:
+    """Whether a picture was gone when the page asked for it: a video may be done in between, and Chromium tells."""
+    return "/preview" in message.location["url"] and "404" in message.text

@@ -68,6 +68,10 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str
 """For glibc on a processor: keep the memory of large tensors for the next layer's. Given back and asked for anew each
 time, its pages cost a third of the work (`python -m benchmarks.allocator`). The environment's own values go first."""
 
+WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""For OpenMP on a processor: threads that wait sleep. They spin otherwise, and where one of as many threads as there
+are processors has to share its own, all others wait for it (`python -m benchmarks.waiting`)."""
+
 
 class _Connection:
     """One live worker process and the socket to it."""
@@ -94,7 +98,7 @@ class _Connection:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", WORKER, str(theirs.fileno())),
                     options.model_dump_json(),
-                    env={**(ALLOCATOR if options.device == "cpu" else {}), **os.environ},
+                    env={**(ALLOCATOR | WAITING if options.device == "cpu" else {}), **os.environ},
                     stdin=DEVNULL,
                     pass_fds=[theirs.fileno()],
                     # Ctrl-C is for the server, which then ends the worker

@@ -19,10 +19,12 @@ from benchmarks.gpu_case import measure
 from benchmarks.random_weights import PUBLISHED, SMALL, fill_part, write_configs
 from benchmarks.report import Records
 from pipelines.catalogue import read_catalogue
+from pipelines.compiling import Block
 from pipelines.memory import GIB, Layout, Residence
 from pipelines.precision import Precision
 from pipelines.scaled import ScaledLinear
 from pipelines.shapes import parse_shape
+from pipelines.spec import Attention, Compile
 
 CHOSEN = set(Precision) - {Precision.GGUF}
 """What a plan chooses from; the other is for files that are quantized already."""
@@ -274,6 +276,48 @@ def test_a_second_run_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: 
     other = [key(three[0], small, card) for small, card in ((False, None), (True, "a card"))]
     assert all(Records(file).find(name) is None for name in other)
     assert list(run_all(three, True, "a card", Records(file), budget=0)) == [None, None, None]
+
+
+class Compiler:
+    """Stands for the one in the background: tests/pipelines/test_compiling.py has the real one."""
+
+    def __init__(self, _pipe: Any, block: Block, _cache: Path) -> None:
+        assert (block.precision, block.attention, block.latents) == ("fp8 matmuls", "fp8", (16, 3, 6, 8))
+        self.is_made = self.is_compiled = self.is_closed = False
+        made.append(self)
+
+    def take(self) -> None:
+        self.is_compiled = self.is_made
+
+    def wait(self, _seconds: float) -> None:
+        self.is_made = True
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+made: list[Compiler] = []
+
+
+def test_compiled_blocks_are_measured_beside_those_that_are_not(
+    go_through: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_case, "COMPILE", Compile.ON)
+    monkeypatch.setattr(gpu_case, "Compiler", Compiler)
+
+    record = go_through("480p-fp8-attention-video")
+
+    assert record["is_compiled"]
+    assert (len(record["step_seconds"]), len(record["compiled"]["step_seconds"])) == (2, 3)
+    assert made[-1].is_closed
+    assert record["attention"] == Attention.FP8
+    assert record["frames"] == SMALL.videos["480p"][2]
+    assert 2 <= record["whole"]["computed"] <= record["whole"]["steps"] == 16
+    kernels = record["compiled"]["kernels"]
+    assert 0.5 < sum(kernels.values()) <= 1
+    told = row(judged(record))
+    assert f"{record['whole']['computed']} of them computed" in told[1]
+    assert told[9] == f"{record['compiled']['seconds_per_step']:.2f}"
 
 
 def test_what_was_cut_short_is_told_so() -> None:

@@ -13,8 +13,9 @@ import torch
 from torch._dynamo.exc import InternalTorchDynamoError
 
 from pipelines import compiling
-from pipelines.compiling import Block, is_wanted, main
+from pipelines.compiling import Block, is_wanted, main, stand_in
 from pipelines.ladder import Ladder
+from pipelines.load import load_pipeline
 from pipelines.memory import Layout, Residence
 from pipelines.precision import Precision
 from pipelines.runner import Runner, _block
@@ -64,6 +65,25 @@ def test_what_is_compiled_is_taken_up_at_the_load_and_makes_the_same_video(weigh
         one, other = plain.frames(params).frames, compiled.frames(params).frames
         assert np.abs(one.astype(int) - other).max() <= 1
     compiled.close()
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP8_MATMUL, Precision.INT8_MATMUL])
+def test_what_is_compiled_is_what_runs_but_for_its_numbers(weights_folder: Path, precision: Precision) -> None:
+    loaded = load_pipeline(weights_folder, "cpu", layout=Layout(precision))
+    block = replace(_block(SPEC, replace(loaded, device=CPU), Attention.NATIVE), dtype=loaded.fingerprint["dtype"])
+
+    def described(model: Any) -> dict[str, Any]:
+        return {
+            name: (each.dtype, each.shape, each.stride(), each.requires_grad, each.device)
+            for name, each in model.blocks[0].named_parameters()
+        }
+
+    made = stand_in(block)
+    assert described(made) == described(loaded.pipe.transformer)
+    assert not made.training
+    assert [type(each) for each in made.blocks[0].modules()] == [
+        type(each) for each in loaded.pipe.transformer.blocks[0].modules()
+    ]
 
 
 def test_it_is_made_in_the_background_and_taken_up_when_the_device_has_nothing_to_do(
