@@ -22,8 +22,8 @@ FORM = torch.float8_e4m3fn
 WEIGHT_SCALE = 256.0
 """What a weight, 0 … 1, is multiplied by before it is rounded: small ones would be 0 otherwise."""
 
-LEAST_KEYS = 1024
-"""Attention to fewer keys, a prompt's 512 tokens, stays exact: there is no time to be gained."""
+LEAST_KEYS = 513
+"""Attention to fewer keys, which is to a prompt, stays exact: there is no time to be gained."""
 
 QUERIES = 1024
 """How many queries a processor takes at a time."""

@@ -91,7 +91,7 @@ class Compile(StrEnum):
 class StepTolerances:
     """How wrong a foretold step may be, in the measure of `pipelines.step_cache`.
 
-    The defaults are the demo weights', found by `python -m benchmarks.step_cache`.
+    The defaults are the demo weights', found by `python -m pipelines.calibrate`.
     """
 
     balanced: float = 0.025

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
@@ -31,6 +32,7 @@ from server.engine.local import LocalEngine
 from server.engine.watchdog import Patience
 from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 from server.events import Broker
+from server.guard import BrowserGuard
 from server.previews import Previews
 from server.retention import Retention
 from server.service import Service
@@ -102,6 +104,11 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     app.include_router(workbench.router)
     app.mount("/web", workbench.page_files())
     _render_errors(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(BrowserGuard, names=settings.names, origins=settings.writers)
     if settings.demo:
         app.add_middleware(_AnnounceDemo)
     return app

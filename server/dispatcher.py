@@ -179,6 +179,12 @@ class Dispatcher:
         return Live(generation.progress, wait + (1 - generation.progress) * own)
 
     @property
+    def free_in(self) -> float | None:
+        """Seconds until some device takes the next generation; None while nobody can tell."""
+        known = [max(seconds, lane.circuit.wait) for lane in self.lanes if (seconds := lane.free_in) is not None]
+        return min(known, default=None)
+
+    @property
     def holding(self) -> list[str | None]:
         """The model each device will hold when it next takes a generation: what the order of the queue depends on."""
         return [lane.holding for lane in self.lanes]

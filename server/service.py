@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import ceil
 from typing import Any
 from uuid import uuid4
 
@@ -99,8 +100,10 @@ class Service:
         try:
             await self._store.insert(new, self.settings.max_queued)
         except QueueLimitError:
+            free_in = self._dispatcher.free_in
             raise QueueFullError(
-                f"The queue is full: {self.settings.max_queued} generations are waiting.", RETRY_AFTER
+                f"The queue is full: {self.settings.max_queued} generations are waiting.",
+                RETRY_AFTER if free_in is None else max(1, ceil(free_in)),
             ) from None
         self._dispatcher.wake()
         for generation in new:

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import (
@@ -48,6 +49,8 @@ class Settings(BaseSettings):
     preload: str | None = None
     api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()
     allow_anonymous: bool = False
+    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/:]+$")], ...], NoDecode] = ()
+    cors_origins: Annotated[tuple[Annotated[str, Field(pattern=r"^https?://[^\s/]+$")], ...], NoDecode] = ()
     public_url: str | None = Field(default=None, pattern=r"^https?://")
     url_ttl: float = Field(default=24 * 3600, gt=0)
     max_num_generations: int = Field(default=4, ge=1, le=12)
@@ -79,13 +82,13 @@ class Settings(BaseSettings):
     def _expand_home(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else path
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
-    def _split_keys(cls, keys: Any) -> Any:
-        """An environment variable is one text: keys are parted by commas there."""
-        if isinstance(keys, str):
-            return [key for part in keys.split(",") if (key := part.strip())]
-        return [key.strip() if isinstance(key, str) else key for key in keys] if isinstance(keys, list) else keys
+    def _split(cls, listed: Any) -> Any:
+        """An environment variable is one text: what it lists is parted by commas there."""
+        if isinstance(listed, str):
+            return [one for part in listed.split(",") if (one := part.strip())]
+        return [one.strip() if isinstance(one, str) else one for one in listed] if isinstance(listed, list) else listed
 
     @property
     def is_loopback(self) -> bool:
@@ -94,6 +97,25 @@ class Settings(BaseSettings):
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The names clients may call the server by, besides addresses and localhost; None for any.
+
+        Where a key is needed a wrong name is no danger: a page that comes by it has none.
+        """
+        if self.api_keys and not self.allowed_hosts:
+            return None
+        public = [] if self.public_url is None else [urlsplit(self.public_url).hostname or ""]
+        return (*self.allowed_hosts, *public, self.host)
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The origins of other pages that may write: those named, and the server's own where a proxy renames it."""
+        if self.public_url is None:
+            return self.cors_origins
+        public = urlsplit(self.public_url)
+        return (*self.cors_origins, f"{public.scheme}://{public.netloc}")
 
     @property
     def records(self) -> str:
