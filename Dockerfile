@@ -16,9 +16,10 @@ RUN pip install --no-cache-dir --constraint constraints.txt '.[postgres]'
 
 USER paddock
 WORKDIR /home/paddock
-# inside a container every address is the container's own: who gets in is decided where its port is published
+# inside a container every address is the container's own, and nobody knows here who can reach its port: a key is needed,
+# and the first start makes one
 ENV PADDOCK_HOST=0.0.0.0 \
-    PADDOCK_ALLOW_ANONYMOUS=true \
+    PADDOCK_FIRST_KEY=true \
     PADDOCK_DATA_DIR=/data \
     HF_HOME=/models
 VOLUME ["/data", "/models"]

@@ -33,6 +33,7 @@ from server.engine.watchdog import Patience
 from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 from server.events import Broker
 from server.guard import BrowserGuard
+from server.keys import Gate, KeyRing
 from server.previews import Previews
 from server.retention import Retention
 from server.service import Service
@@ -60,6 +61,9 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             server = stack.enter_context(locked(settings.data_dir))
             store = Store(settings.records, max_overtakes=settings.max_overtakes, server=server)
             stack.callback(store.close)
+            ring = KeyRing(settings.records)
+            stack.callback(ring.close)
+            app.state.gate = Gate(settings.api_keys, ring)
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
             checkpoints = Checkpoints(settings.data_dir)
             app.state.previews = previews = Previews(settings.data_dir)
@@ -108,7 +112,13 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
         )
-    app.add_middleware(BrowserGuard, names=settings.names, origins=settings.writers)
+    app.add_middleware(
+        BrowserGuard,
+        names=settings.names,
+        # where a key is needed a wrong name is no danger: a page that comes by it has none
+        any_name=lambda: not settings.allowed_hosts and not app.state.gate.is_open,
+        origins=settings.writers,
+    )
     if settings.demo:
         app.add_middleware(_AnnounceDemo)
     return app

@@ -1,4 +1,4 @@
-"""The command line: `paddock pull`, `serve`, `demo`, `generate`, `status`."""
+"""The command line: `paddock pull`, `serve`, `demo`, `generate`, `status`, `key`."""
 
 import json
 import os
@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -23,6 +25,9 @@ from pipelines.spec import StepCaching
 from server import __version__
 from server.client import Client, ClientError, UnreachableError
 from server.settings import ENV_PREFIX, Settings, UnreadableConfigError
+
+if TYPE_CHECKING:
+    from server.keys import KeyRing
 
 app = typer.Typer(
     help="Wan2.1 text-to-video on your own GPU, behind the API you already call.",
@@ -76,6 +81,64 @@ def serve(
     except KeyboardInterrupt:
         # uvicorn has stopped cleanly, and raises it once more
         pass
+
+
+keys = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(keys, name="key")
+Config = Annotated[Path | None, typer.Option("--config", help="A settings file; configs/server.toml lists all.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The server's data directory [~/.paddock].")]
+KeyName = Annotated[str, typer.Argument(help="What it is known by: a person, a machine.")]
+
+
+@keys.command("add")
+def add_key(name: KeyName, data_dir: DataDir = None, config: Config = None) -> None:
+    """Make a key and print it, once: only a digest is kept. A running server takes it within a second."""
+    with _key_ring(config, data_dir) as ring:
+        typer.echo(ring.add(name))
+    complaints.print("It is shown only now. Send it as: Authorization: Bearer KEY", highlight=False)
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
+    """Show every key that was made, but not the keys themselves."""
+    with _key_ring(config, data_dir) as ring:
+        found = ring.all()
+    table = Table("name", "made", "revoked")
+    for key in found:
+        table.add_row(escape(key.name), _moment(key.made_at), _moment(key.revoked_at))
+    console.print(table)
+
+
+@keys.command("revoke")
+def revoke_key(name: KeyName, data_dir: DataDir = None, config: Config = None) -> None:
+    """Have a key count no more, within a second also on a running server. What it made stays, for nobody to see."""
+    with _key_ring(config, data_dir) as ring:
+        ring.revoke(name)
+        is_last = all(key.revoked_at is not None for key in ring.all())
+    if is_last:
+        complaints.print("No key is left. The server still needs one: make another with `paddock key add`.")
+
+
+@contextmanager
+def _key_ring(config: Path | None, data_dir: Path | None) -> Iterator["KeyRing"]:
+    from server.database import DatabaseUnusableError
+    from server.keys import KeyNameTakenError, KeyNotFoundError, KeyRing
+
+    settings = _settings(config, data_dir=data_dir)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with closing(KeyRing(settings.records)) as ring:
+            yield ring
+    except KeyNameTakenError as error:
+        _refuse(f"There is a key named {error}, or was one. Choose another name.")
+    except KeyNotFoundError as error:
+        _refuse(f"No key named {error} is good. `paddock key list` shows all.")
+    except (DatabaseUnusableError, OSError) as error:
+        _refuse(str(error))
+
+
+def _moment(seconds: float | None) -> str:
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 @app.command()

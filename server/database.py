@@ -20,11 +20,7 @@ class DatabaseUnusableError(Exception):
 
 def open_database(url: str) -> Engine:
     """The database at a URL of SQLAlchemy's, with the schema of this version; raises DatabaseUnusableError."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise DatabaseUnusableError(f"database_url is not the URL of a database: {error}") from error
-    engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+    engine = unopened(url)
     try:
         upgrade(engine)
         # a database that is up to date was only read: one that cannot be written is better known now
@@ -36,6 +32,15 @@ def open_database(url: str) -> Engine:
             raise refusal from error
         raise
     return engine
+
+
+def unopened(url: str) -> Engine:
+    """The database at a URL of SQLAlchemy's, as it is; raises DatabaseUnusableError for what is no such URL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise DatabaseUnusableError(f"database_url is not the URL of a database: {error}") from error
+    return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
 
 
 def reading(engine: Engine) -> Connection:

@@ -6,7 +6,7 @@ the browser says another site's page asked for. Reading an answer is not for oth
 setting `cors_origins` names them.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -23,13 +23,16 @@ _OWN = frozenset({"same-origin", "none"})
 class BrowserGuard:
     """Refuses requests that a browser was talked into, before anything else sees them.
 
-    `names` are those the server goes by besides addresses and localhost, None for any; `origins` are other pages that
-    may write, as "https://name:port".
+    `names` are those the server goes by besides addresses and localhost, while `any_name` will not do; `origins` are
+    other pages that may write, as "https://name:port".
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str] | None, origins: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, names: Collection[str], any_name: Callable[[], bool], origins: Collection[str]
+    ) -> None:
         self._app = app
-        self._names = None if names is None else {name.lower() for name in names}
+        self._names = {name.lower() for name in names}
+        self._any_name = any_name
         self._origins = {origin.lower() for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +62,7 @@ class BrowserGuard:
         name = _name(host)
         if name is None:
             return False
-        return self._names is None or name in self._names or name == "localhost" or _is_address(name)
+        return name in self._names or name == "localhost" or _is_address(name) or self._any_name()
 
     def _may_write(self, headers: Headers) -> bool:
         origin, site = headers.get("origin", "").lower(), headers.get("sec-fetch-site")

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+from contextlib import closing
 from importlib.metadata import version
 from types import FrameType
 
@@ -15,8 +16,9 @@ from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
 from server.app import DataDirInUseError, create_app, load_catalogue, locked
 from server.artifacts import Artifacts
-from server.database import DatabaseUnusableError, open_database
+from server.database import DatabaseUnusableError
 from server.disk import try_out
+from server.keys import FIRST, KeyRing, are_there_any
 from server.probe import ProbeError, cuda_devices
 from server.service import Service
 from server.settings import Settings
@@ -89,11 +91,7 @@ class _Server(uvicorn.Server):
 
 def prepare(settings: Settings) -> list[str]:
     """Check what the server needs; returns the devices to serve on, as torch names."""
-    if not settings.is_loopback and not settings.api_keys and not settings.allow_anonymous:
-        raise StartRefusedError(
-            f"Listening on {settings.host} would let anyone on the network use this machine. "
-            "Set PADDOCK_API_KEYS, or PADDOCK_ALLOW_ANONYMOUS=true if something else keeps strangers out."
-        )
+    check_keys(settings)
     check_data_dir(settings)
     try:
         catalogue = load_catalogue(settings)
@@ -105,6 +103,22 @@ def prepare(settings: Settings) -> list[str]:
     # last: a start that is refused must not have changed the schema
     check_records(settings)
     return devices
+
+
+def check_keys(settings: Settings) -> None:
+    """Raise StartRefusedError where strangers could reach the server and none would need a key."""
+    if settings.is_loopback or settings.api_keys or settings.first_key or settings.allow_anonymous:
+        return
+    try:
+        if are_there_any(settings.records):
+            return
+    except DatabaseUnusableError as error:
+        raise StartRefusedError(str(error)) from error
+    raise StartRefusedError(
+        f"Listening on {settings.host} would let anyone on the network use this machine. Make a key with "
+        "`paddock key add NAME` or set PADDOCK_API_KEYS; or set PADDOCK_ALLOW_ANONYMOUS=true if something else keeps "
+        "strangers out."
+    )
 
 
 def choose_devices(settings: Settings, entries: list[CatalogueEntry]) -> list[str]:
@@ -138,7 +152,10 @@ def check_records(settings: Settings) -> None:
     """Bring the records to this version's schema; raises StartRefusedError when they cannot be used."""
     try:
         with locked(settings.data_dir):
-            open_database(settings.records).dispose()
+            ring = KeyRing(settings.records)
+            with closing(ring):
+                if settings.first_key and not settings.api_keys and not ring.all():
+                    log.warning("Made an API key, which is shown only now: %s", ring.add(FIRST))
     except (DataDirInUseError, DatabaseUnusableError) as error:
         raise StartRefusedError(str(error)) from error
 

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     models_dir: Path | None = None
     preload: str | None = None
     api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()
+    first_key: bool = False
     allow_anonymous: bool = False
     allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/:]+$")], ...], NoDecode] = ()
     cors_origins: Annotated[tuple[Annotated[str, Field(pattern=r"^https?://[^\s/]+$")], ...], NoDecode] = ()
@@ -99,13 +100,8 @@ class Settings(BaseSettings):
             return self.host == "localhost"
 
     @property
-    def names(self) -> tuple[str, ...] | None:
-        """The names clients may call the server by, besides addresses and localhost; None for any.
-
-        Where a key is needed a wrong name is no danger: a page that comes by it has none.
-        """
-        if self.api_keys and not self.allowed_hosts:
-            return None
+    def names(self) -> tuple[str, ...]:
+        """The names the server goes by, besides addresses and localhost."""
         public = [] if self.public_url is None else [urlsplit(self.public_url).hostname or ""]
         return (*self.allowed_hosts, *public, self.host)
 

@@ -1,4 +1,4 @@
-"""The tables of the records, as `server.migrations` makes them: one of generations, one of attempts at them."""
+"""The tables of the records, as `server.migrations` makes them: of generations, of attempts at them, of API keys."""
 
 from sqlalchemy import JSON, Column, Dialect, Float, Index, Integer, MetaData, String, Table, TypeDecorator
 
@@ -60,6 +60,15 @@ attempts = Table(
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("outcome", _Text),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", _Text, primary_key=True),
+    Column("digest", _Text(64), nullable=False, unique=True),
+    Column("made_at", Float, nullable=False),
+    Column("revoked_at", Float),
 )
 
 HAS_VIDEO = generations.c.artifact.is_not(None)

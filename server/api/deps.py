@@ -1,8 +1,6 @@
 """What every route needs: the service, whose request it is, its JSON body, and the address to build links on."""
 
-import hashlib
 import json
-import secrets
 from typing import Annotated, Any, Literal, NoReturn
 
 from fastapi import Depends, Query, Request
@@ -15,12 +13,12 @@ from server.errors import (
     InvalidParamsError,
     PayloadTooLargeError,
     QueueFullError,
-    UnauthenticatedError,
     UnavailableError,
     UnsupportedMediaTypeError,
 )
 from server.events import Live
 from server.generations import Status
+from server.keys import Gate
 from server.previews import Previews
 from server.service import Service
 from server.store import Filters
@@ -51,22 +49,12 @@ ArtifactsDep = Annotated[Artifacts, Depends(get_artifacts)]
 PreviewsDep = Annotated[Previews, Depends(get_previews)]
 
 
-def get_tenant(
-    service: ServiceDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+async def get_tenant(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> str:
-    """Whose request it is: a digest of its API key, or nobody's in particular while no keys are configured."""
-    keys = service.settings.api_keys
-    if not keys:
-        return ""
-    given = (credentials.credentials if credentials else "").encode()
-    # every key is compared, so that the time taken tells nothing
-    matches = [key for key in keys if secrets.compare_digest(key.encode(), given)]
-    if not matches:
-        raise UnauthenticatedError(
-            "A valid API key is needed: send the header Authorization: Bearer KEY.",
-            {"WWW-Authenticate": "Bearer"},
-        )
-    return hashlib.sha256(matches[0].encode()).hexdigest()[:16]
+    """Whose request it is: a digest of its API key, or nobody's in particular while there are no keys."""
+    gate: Gate = request.app.state.gate
+    return await gate.tenant(credentials.credentials if credentials else None)
 
 
 TenantDep = Annotated[str, Depends(get_tenant)]

@@ -1,0 +1,100 @@
+"""Another key's rows, files, previews and events are out of reach, by every route that there is."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from server.app import create_app
+from server.settings import Settings
+from tests.support import MODEL, ServerProcess, eventually
+
+Pair = tuple[ServerProcess, ServerProcess]
+
+
+@pytest.fixture
+def pair(keyed_server: ServerProcess, keys: Iterator[str]) -> Iterator[Pair]:
+    """One server to its owner's eyes and to a stranger's, who has a key as well."""
+    owner, stranger = (keyed_server.as_seen_with(next(keys)) for _ in range(2))
+    with closing(owner.http), closing(stranger.http):
+        yield owner, stranger
+
+
+def routes(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Method and path of every route there is, but for those of the page's own files.
+
+    What is made by POST is the caller's own.
+    """
+    app = create_app(Settings(data_dir=tmp_path, demo=True))
+    for route in iter_route_contexts(app.routes):
+        yield from ((method, route.path) for method in sorted(route.methods or ()) if method != "POST")
+
+
+def test_nothing_of_another_key_is_reached_by_any_route(pair: Pair, tmp_path: Path) -> None:
+    owner, stranger = pair
+    done = owner.enqueue(prompt="the secret of somebody else")
+    owner.wait_for(done, "succeeded")
+    token = urlsplit(owner.row(done)["result_url"]).path.rpartition("/")[2]
+    # who has the address may fetch the file: who has most of it may not
+    signed, signature = token.rsplit(".", 2)[0], token.rsplit(".", 2)[1]
+    params = Params(id=MODEL, token=f"{signed}.{signature[::-1]}.mp4")
+    running = owner.enqueue(num_inference_steps=100, prompt="the secret of somebody else")
+    eventually(lambda: owner.row(running).get("preview_url"), owner)
+    before = row_of(owner, done)
+
+    asked: dict[str, set[int]] = {}
+    for method, path in routes(tmp_path):
+        if path.endswith("/events"):
+            continue
+        for generation in (done, running):
+            address = path.format_map(Params(params, generation_id=generation))
+            mine = stranger.http.request(method, owner.url + address)
+            asked.setdefault(path, set()).add(mine.status_code)
+            assert "secret" not in mine.text, (method, path)
+            assert generation not in mine.text, (method, path)
+            if "{generation_id}" in path or "{token}" in path:
+                assert mine.status_code == 404, (method, path)
+
+    # the owner's are all there, and untouched
+    assert row_of(owner, done) == before
+    assert owner.row(running)["status"] == "processing"
+    assert sum("{generation_id}" in path or "{token}" in path for path in asked) >= 8
+    for path in ("/api/ai/queue", "/queue", "/api/ai/generations", "/generations"):
+        assert asked[path] == {200}
+    owner.http.delete(f"/queue/{running}")
+
+
+def test_no_event_of_another_key_is_told(pair: Pair) -> None:
+    owner, stranger = pair
+
+    with stranger.http.stream("GET", f"{owner.url}/api/events") as stream:
+        lines = stream.iter_lines()
+        theirs = owner.enqueue(prompt="the secret of somebody else")
+        owner.wait_for(theirs, "succeeded")
+        own = stranger.enqueue()
+        told: list[dict[str, Any]] = []
+        for line in lines:
+            assert theirs not in line
+            if line.startswith("data:") and own in line:
+                told.append(json.loads(line.removeprefix("data:")))
+                if "succeeded" in line or "completed" in line or len(told) > 20:
+                    break
+
+    assert told
+
+
+def row_of(server: ServerProcess, generation: str) -> dict[str, Any]:
+    """A row without its file's address, which is signed anew for every look."""
+    return {name: value for name, value in server.row(generation).items() if name != "result_url"}
+
+
+class Params(dict[str, str]):
+    """What stands for a path's parameters; a name that nobody thought of is a word of its own."""
+
+    def __missing__(self, name: str) -> str:
+        return f"no-{name}"
