@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from pipelines.spec import ModelSpec
 from server import __version__
-from server.api import events, files, generations, health, models, queue, videos, workbench
+from server.api import events, files, generations, health, metrics, models, queue, videos, workbench
 from server.artifacts import Artifacts
 from server.checkpoints import Checkpoints
 from server.circuit import Tolerance
@@ -34,6 +34,7 @@ from server.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, 
 from server.events import Broker
 from server.guard import BrowserGuard
 from server.keys import Gate, KeyRing
+from server.metrics import Metrics
 from server.previews import Previews
 from server.retention import Retention
 from server.service import Service
@@ -79,6 +80,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
                 tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
             )
             app.state.service = service = Service(settings, catalogue, store, dispatcher, broker, disk, kept)
+            app.state.metrics = Metrics(broker, lambda: service.lanes)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
             await dispatcher.start()
@@ -105,6 +107,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         app.include_router(router, prefix="/api")
         app.include_router(router, include_in_schema=False)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(workbench.router)
     app.mount("/web", workbench.page_files())
     _render_errors(app)

@@ -1,4 +1,4 @@
-"""The command line: `paddock pull`, `serve`, `demo`, `generate`, `status`, `key`."""
+"""The command line: `paddock pull`, `serve`, `demo`, `generate`, `status`, `key`, `doctor`."""
 
 import json
 import os
@@ -268,6 +268,35 @@ def plan(
         print(json.dumps(chosen))
     else:
         describe(chosen, console)
+
+
+@app.command()
+def doctor(
+    demo: Annotated[bool | None, typer.Option("--demo/--no-demo", help="For the demo's weights.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on [8000].")] = None,
+    data_dir: DataDir = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda:N or cpu [auto].")] = None,
+    config: Config = None,
+) -> None:
+    """Look at what a server needs of this machine, and say what is wrong and how to mend it.
+
+    Ends with status 1 if the server would not start. It changes nothing.
+    """
+    from server.doctor import Verdict, examine
+
+    colours = {Verdict.WELL: "green", Verdict.ODD: "yellow", Verdict.BAD: "red"}
+    signs = {Verdict.WELL: "✓", Verdict.ODD: "!", Verdict.BAD: "✗"}
+    settings = _settings(config, demo=demo, host=host, port=port, data_dir=data_dir, device=device)
+    is_well = True
+    for found in examine(settings):
+        is_well &= found.verdict is not Verdict.BAD
+        sign = f"[{colours[found.verdict]}]{signs[found.verdict]}[/]"
+        console.print(
+            f"{sign} [bold]{escape(found.about)}[/]: {escape(found.sentence)}", highlight=False, soft_wrap=True
+        )
+    if not is_well:
+        raise typer.Exit(1)
 
 
 @app.command()

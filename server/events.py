@@ -1,7 +1,7 @@
 """Fan-out of what happens to generations, to any number of subscribers, none of whom can hold up another."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -65,10 +65,22 @@ class Broker:
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
+        self._observers: list[Callable[[Event], None]] = []
         self._closed = False
+
+    @property
+    def subscribers(self) -> int:
+        """How many listen."""
+        return len(self._subscriptions)
+
+    def observe(self, observer: Callable[[Event], None]) -> None:
+        """Have somebody of the server's own told of every event, whoever's it is."""
+        self._observers.append(observer)
 
     def publish(self, event: Event) -> None:
         """Tell every subscriber of the generation's tenant."""
+        for observer in self._observers:
+            observer(event)
         for subscription in tuple(self._subscriptions):
             if subscription.tenant == event.generation.tenant:
                 subscription.offer(event)

@@ -69,7 +69,7 @@ class Job:
 class EngineState:
     """What an engine holds: the model loaded and by which plan, or being loaded with how much of it (0 … 1) read.
 
-    `memory` is its card's, while a worker uses it.
+    `memory` is its card's, while a worker uses it; `starts` is how many workers it has had.
     """
 
     device: str
@@ -78,6 +78,7 @@ class EngineState:
     loading: float | None = None
     pid: int | None = None
     error: str | None = None
+    starts: int = 0
     memory: DeviceMemory | None = None
 
     @property

@@ -235,14 +235,15 @@ class LocalEngine:
         self._running: tuple[str, int] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self._state = EngineState(device=options.device)
+        self._starts = 0
+        self._state = self._empty()
         self._grace: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> EngineState:
         """What the device holds now."""
         if self._connection is not None and not self._connection.is_alive:
-            return EngineState(device=self._options.device, error=self._state.error)
+            return replace(self._empty(), error=self._state.error)
         return replace(self._state, memory=self._connection.memory if self._connection else None)
 
     async def load(self, entry: CatalogueEntry) -> Ready:
@@ -374,7 +375,10 @@ class LocalEngine:
                 log.warning("worker %s: %s", self._connection.process.pid, error)
             else:
                 self._connection = None
-        self._state = EngineState(device=self._options.device)
+        self._state = self._empty()
+
+    def _empty(self) -> EngineState:
+        return EngineState(device=self._options.device, starts=self._starts)
 
     async def _connect(self) -> _Connection:
         if self._connection is not None and not self._connection.is_alive:
@@ -385,6 +389,7 @@ class LocalEngine:
                 self._connection = await _Connection.open(self._options, self._clock)
             except OSError as error:
                 raise WorkerDiedError(f"it could not be started: {error}") from error
-            self._state = EngineState(device=self._options.device, pid=self._connection.process.pid)
+            self._starts += 1
+            self._state = replace(self._empty(), pid=self._connection.process.pid)
             log.info("worker %s started for %s", self._state.pid, self._options.device)
         return self._connection

@@ -106,6 +106,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         ("get", "/api/files/{token}"),
         ("get", "/healthz"),
         ("get", "/readyz"),
+        ("get", "/metrics"),
     }
     for method, path in routes:
         operation = document["paths"][path][method]
