@@ -1,6 +1,8 @@
 """What routes call: submit, wait, cancel, look up. The rules of the contract that are not about HTTP."""
 
 import asyncio
+import hashlib
+import json
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +29,7 @@ from server.generations import Generation, Origin, Status
 from server.lane import Deployment, Lane
 from server.retention import Retention
 from server.settings import Settings
-from server.store import Filters, Page, Placed, QueueLimitError, Store
+from server.store import Filters, Limits, Once, OtherRequestError, Page, Placed, QueueLimitError, Store
 
 _ASK_AGAIN_SECONDS = 2.0
 _STOPPING = "The server is stopping. Queued generations run when it starts again."
@@ -82,11 +84,15 @@ class Service:
 
     # submission
 
-    async def submit(self, tenant: str, body: parameters.Body, origin: Origin) -> list[Generation]:
+    async def submit(
+        self, tenant: str, body: parameters.Body, origin: Origin, key: str | None = None
+    ) -> Sequence[Generation]:
         """Record what a body asks for, committed before this returns.
 
-        On the sync route invalid parameters raise InvalidParamsError; on the queue the generation is recorded as
-        failed with the same sentence. Raises ModelNotFoundError, QueueFullError or UnavailableError as well.
+        What came with the same `key` before is not recorded again: what was made of it then is returned. On the sync
+        route invalid parameters raise InvalidParamsError; on the queue the generation is recorded as failed with the
+        same sentence. Raises ModelNotFoundError, QueueFullError, UnavailableError, and ConflictError for a key of
+        another request as well.
         """
         if self._is_closing:
             raise UnavailableError(_STOPPING)
@@ -97,19 +103,24 @@ class Service:
             self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin) for offset in range(count)
         ]
         await self.check_room()
+        limits = Limits(self.settings.max_queued, self.settings.max_queued_per_key)
         try:
-            await self._store.insert(new, self.settings.max_queued)
-        except QueueLimitError:
+            recorded = await self._store.insert(new, limits, None if key is None else Once(key, _digest(body, origin)))
+        except QueueLimitError as error:
+            whose = "generations with this key" if error.is_keys else "generations"
             free_in = self._dispatcher.free_in
             raise QueueFullError(
-                f"The queue is full: {self.settings.max_queued} generations are waiting.",
+                f"The queue is full: {error.limit} {whose} are waiting.",
                 RETRY_AFTER if free_in is None else max(1, ceil(free_in)),
             ) from None
-        self._dispatcher.wake()
-        for generation in new:
-            if generation.is_terminal:
-                self._broker.publish(Event(generation))
-        return new
+        except OtherRequestError:
+            raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
+        if recorded is new:
+            self._dispatcher.wake()
+            for generation in new:
+                if generation.is_terminal:
+                    self._broker.publish(Event(generation))
+        return recorded
 
     async def check_room(self) -> None:
         """Raise UnavailableError while the disk has too little room for more work."""
@@ -260,3 +271,8 @@ class Service:
         if placed is None:
             raise GenerationNotFoundError
         return placed
+
+
+def _digest(body: parameters.Body, origin: Origin) -> str:
+    """What is the same of two requests that are one."""
+    return hashlib.sha256(json.dumps([origin, body], sort_keys=True).encode()).hexdigest()

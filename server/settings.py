@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     url_ttl: float = Field(default=24 * 3600, gt=0)
     max_num_generations: int = Field(default=4, ge=1, le=12)
     max_queued: int = Field(default=10_000, ge=1)
+    max_queued_per_key: int | None = Field(default=None, ge=1)
     max_overtakes: int = Field(default=4, ge=0)
     max_prompt_chars: int = Field(default=10_000, ge=1)
     max_body_bytes: int = Field(default=1_000_000, ge=1024)

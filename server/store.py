@@ -44,11 +44,12 @@ from server.generations import (
 )
 from server.order import turns
 from server.outage import explain
-from server.tables import HAS_VIDEO, attempts, generations
+from server.tables import HAS_VIDEO, attempts, generations, requests
 
 log = logging.getLogger("paddock.store")
 
 LIST_LIMIT = 1000
+ONCE_SECONDS = 24 * 3600.0
 _SUBMITTING = 0x5041_0002
 
 # JSON has no levels of the step cache, only their names
@@ -70,7 +71,32 @@ class StaleAttemptError(Exception):
 
 
 class QueueLimitError(Exception):
-    """As many generations are queued as may be."""
+    """As many generations are queued as may be: of everybody's, or of one key's."""
+
+    def __init__(self, limit: int, *, is_keys: bool) -> None:
+        super().__init__(limit)
+        self.limit = limit
+        self.is_keys = is_keys
+
+
+class OtherRequestError(Exception):
+    """The key a client gave its request was another request's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many generations may be queued in all, and of one key; None: as many as in all."""
+
+    in_all: int
+    of_a_key: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """A request that is carried out once, however often it comes within ONCE_SECONDS: its key, and a digest of it."""
+
+    key: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,17 +221,44 @@ class Store:
     # submission and cancellation
 
     @_in_thread
-    def insert(self, new: Sequence[Generation], max_queued: int) -> None:
-        """Record generations, all or none; raises QueueLimitError when that would queue more than `max_queued`."""
+    def insert(self, new: Sequence[Generation], limits: Limits, once: Once | None = None) -> Sequence[Generation]:
+        """Record a request's generations, all or none, and return them; those of before for a request that came before.
+
+        Raises QueueLimitError when that would queue more than may be, and OtherRequestError.
+        """
         with self._write() as tx:
             if self.is_shared:
                 # one after the other, as in SQLite: else two could both be the last that the limit lets in, and a
                 # generation could come into sight after a younger one has been claimed
                 tx.execute(select(func.pg_advisory_xact_lock(_SUBMITTING)))
-            queued = tx.scalar(select(func.count()).where(generations.c.status == Status.QUEUED)) or 0
-            if queued + sum(g.status is Status.QUEUED for g in new) > max_queued:
-                raise QueueLimitError
+            tenant = new[0].tenant
+            if once is not None and (before := self._made_before(tx, tenant, once)):
+                return before
+            more = sum(generation.status is Status.QUEUED for generation in new)
+            if _queued(tx) + more > limits.in_all:
+                raise QueueLimitError(limits.in_all, is_keys=False)
+            if limits.of_a_key is not None and _queued(tx, tenant) + more > limits.of_a_key:
+                raise QueueLimitError(limits.of_a_key, is_keys=True)
             tx.execute(insert(generations), [_to_row(generation) for generation in new])
+            if once is not None:
+                made = {"generations": [generation.id for generation in new], "made_at": self._clock()}
+                tx.execute(insert(requests).values(tenant=tenant, **asdict(once), **made))
+            return new
+
+    def _made_before(self, tx: Connection, tenant: str, once: Once) -> list[Generation]:
+        """What a request made when it came before; nothing if it did not, or if some of that was removed since."""
+        tx.execute(delete(requests).where(requests.c.made_at < self._clock() - ONCE_SECONDS))
+        same = and_(requests.c.tenant == tenant, requests.c.key == once.key)
+        row = tx.execute(select(requests).where(same)).mappings().one_or_none()
+        if row is None:
+            return []
+        if row["digest"] != once.digest:
+            raise OtherRequestError(once.key)
+        found = [_find(tx, id_, tenant) for id_ in row["generations"]]
+        if None in found:
+            tx.execute(delete(requests).where(same))
+            return []
+        return [generation for generation in found if generation is not None]
 
     @_in_thread
     def cancel(self, generation_id: str, tenant: str, *, unless_started: bool = False) -> Generation | None:
@@ -601,6 +654,12 @@ def _locked(one: Select[tuple[int]]) -> ScalarSelect[int]:
 
 def _is_among(ids: Iterable[str]) -> ColumnElement[bool]:
     return generations.c.id.in_(list(ids))
+
+
+def _queued(tx: Connection, tenant: str | None = None) -> int:
+    """How many generations wait, of one key or in all."""
+    whose = [] if tenant is None else [generations.c.tenant == tenant]
+    return tx.scalar(select(func.count()).where(_IS_QUEUED, *whose)) or 0
 
 
 def _find(tx: Connection, generation_id: str, tenant: str, *, for_update: bool = False) -> Generation | None:

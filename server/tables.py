@@ -1,4 +1,6 @@
-"""The tables of the records, as `server.migrations` makes them: of generations, of attempts at them, of API keys."""
+"""The tables of the records, as `server.migrations` makes them: of generations, of attempts at them, of API
+keys, and of requests that may come twice.
+"""
 
 from sqlalchemy import JSON, Column, Dialect, Float, Index, Integer, MetaData, String, Table, TypeDecorator
 
@@ -69,6 +71,17 @@ keys = Table(
     Column("digest", _Text(64), nullable=False, unique=True),
     Column("made_at", Float, nullable=False),
     Column("revoked_at", Float),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("tenant", _Text, primary_key=True),
+    Column("key", _Text, primary_key=True),
+    Column("digest", _Text(64), nullable=False),
+    Column("generations", JSON, nullable=False),
+    Column("made_at", Float, nullable=False),
+    Index("requests_by_age", "made_at"),
 )
 
 HAS_VIDEO = generations.c.artifact.is_not(None)

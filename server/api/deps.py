@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Literal, NoReturn
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from server.api.schemas import ErrorBody, StatusName
@@ -87,6 +87,17 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="With a key that came before, within a day, it is not carried out again and gets that answer",
+    ),
+]
 
 
 def read_filters(

@@ -7,7 +7,17 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
-from server.api.deps import FiltersDep, JsonBody, LinksDep, PreviewsDep, ServiceDep, TenantDep, gives, json_body
+from server.api.deps import (
+    FiltersDep,
+    IdempotencyKey,
+    JsonBody,
+    LinksDep,
+    PreviewsDep,
+    ServiceDep,
+    TenantDep,
+    gives,
+    json_body,
+)
 from server.api.requests import EXAMPLE, QUEUE_BODY
 from server.api.rows import row
 from server.api.schemas import QueueCreated, QueueDeleted, QueueList, Row
@@ -21,14 +31,16 @@ router = APIRouter(prefix="/queue", tags=["queue"])
     "",
     summary="Enqueue generations",
     response_model=QueueCreated,
-    responses=gives(400, 404, 413, 415, 429, 503),
+    responses=gives(400, 404, 409, 413, 415, 429, 503),
     openapi_extra=json_body(QUEUE_BODY, EXAMPLE),
 )
-async def create(body: JsonBody, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
+async def create(
+    body: JsonBody, service: ServiceDep, tenant: TenantDep, idempotency_key: IdempotencyKey = None
+) -> dict[str, Any]:
     """Answers at once, when the generations are safely recorded. With num_generations above 1 the n-th uses
     seed + n. Parameters out of their limits give a generation that has failed, and says why.
     """
-    submitted = await service.submit(tenant, body, Origin.QUEUE)
+    submitted = await service.submit(tenant, body, Origin.QUEUE, idempotency_key)
     return {"generations": [{"generation_id": g.id, "status": Status.QUEUED} for g in submitted]}
 
 

@@ -8,7 +8,17 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
-from server.api.deps import ArtifactsDep, JsonBody, Links, LinksDep, ServiceDep, TenantDep, gives, json_body
+from server.api.deps import (
+    ArtifactsDep,
+    IdempotencyKey,
+    JsonBody,
+    Links,
+    LinksDep,
+    ServiceDep,
+    TenantDep,
+    gives,
+    json_body,
+)
 from server.api.requests import EXAMPLE, SYNC_BODY
 from server.api.schemas import VideosGenerated
 from server.artifacts import Artifacts
@@ -37,11 +47,12 @@ async def generate(
     tenant: TenantDep,
     artifacts: ArtifactsDep,
     links: LinksDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Blocks until the video is ready. A client that hangs up cancels what has not started; the rest stays in the
     records.
     """
-    submitted = await service.submit(tenant, body, Origin.SYNC)
+    submitted = await service.submit(tenant, body, Origin.SYNC, idempotency_key)
     finished = await _while_connected(request, service, tenant, [generation.id for generation in submitted])
     in_base64 = response_format(body) == "b64_json"
     return {

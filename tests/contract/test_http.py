@@ -465,3 +465,31 @@ def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., ServerP
 
     assert error_of(response, 429)["type"] == "queue_full"
     assert int(response.headers["retry-after"]) > 0
+
+
+# requests that come twice
+
+
+def test_a_request_with_an_idempotency_key_is_made_once(tenant: ServerProcess) -> None:
+    asked = {"json": SMALL, "headers": {"Idempotency-Key": "retry-1"}}
+
+    first, again = (tenant.http.post("/queue", **asked) for _ in range(2))
+
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert [each["generation_id"] for each in again.json()["generations"]] == [
+        each["generation_id"] for each in first.json()["generations"]
+    ]
+    other = tenant.http.post("/queue", json={**SMALL, "prompt": "another"}, headers=asked["headers"])
+    assert error_of(other, 409)["type"] == "conflict"
+    for key in ("", "k" * 256):
+        refused = tenant.http.post("/queue", json=SMALL, headers={"Idempotency-Key": key})
+        assert "Idempotency-Key" in error_of(refused, 400)["detail"]
+
+
+def test_a_video_that_is_asked_for_again_is_the_same_video(tenant: ServerProcess) -> None:
+    asked = {"json": SMALL, "headers": {"Idempotency-Key": "retry-2"}}
+
+    files = [httpx.get(tenant.http.post("/videos/generate", **asked).json()["videos"][0]["url"]) for _ in range(2)]
+
+    assert files[0].content == files[1].content
+    assert tenant.http.get("/generations").json()["total_entries"] == 1

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from pipelines.spec import VideoParams
 from server.database import open_database
 from server.generations import MAY_BECOME, TERMINAL, Generation, Origin, Outcome, Status
-from server.store import LIST_LIMIT, Filters, QueueLimitError, StaleAttemptError, Store
+from server.store import (
+    LIST_LIMIT,
+    ONCE_SECONDS,
+    Filters,
+    Limits,
+    Once,
+    OtherRequestError,
+    QueueLimitError,
+    StaleAttemptError,
+    Store,
+)
 from server.tables import metadata
 
 PARAMS = VideoParams("an ox", " ", 64, 64, 5, 2, 5.0, 7)
@@ -87,7 +97,7 @@ def emptied(url: str, **options: Any) -> Store:
 async def queued(store: Store, count: int = 1, **changes: object) -> list[Generation]:
     """Some queued generations, in their order."""
     generations = [new(**changes) for _ in range(count)]
-    await store.insert(generations, max_queued=10_000)
+    await store.insert(generations, Limits(10_000))
     return generations
 
 
@@ -110,7 +120,7 @@ async def read(store: Store, generation_id: str) -> Generation:
 
 async def test_what_goes_in_comes_out(store: Store) -> None:
     generation = new(target_namespace="ox", target_repo="videos", target_directory="a/b", tenant="me")
-    await store.insert([generation], 1)
+    await store.insert([generation], Limits(1))
 
     placed = await store.get(generation.id, "me")
 
@@ -133,26 +143,94 @@ async def test_an_insert_over_the_limit_records_nothing(store: Store) -> None:
     await queued(store, 2)
 
     with pytest.raises(QueueLimitError):
-        await store.insert([new(), new()], max_queued=3)
-    await store.insert([new(status=Status.FAILED) for _ in range(5)], max_queued=2)
+        await store.insert([new(), new()], Limits(3))
+    await store.insert([new(status=Status.FAILED) for _ in range(5)], Limits(2))
 
     assert await store.queued() == 2
 
 
 async def test_a_limit_holds_for_inserts_at_the_same_instant(store: Store, rival: Store) -> None:
-    inserts = [one.insert([new()], max_queued=10) for one in (store, rival) for _ in range(15)]
+    inserts = [one.insert([new()], Limits(10)) for one in (store, rival) for _ in range(15)]
 
-    refused = [error for error in await asyncio.gather(*inserts, return_exceptions=True) if error]
+    ended = await asyncio.gather(*inserts, return_exceptions=True)
+    refused = [error for error in ended if isinstance(error, BaseException)]
 
     assert len(refused) == 20
     assert {type(error) for error in refused} == {QueueLimitError}
     assert await store.queued() == 10
 
 
+async def test_one_key_may_not_fill_the_queue(store: Store) -> None:
+    limits = Limits(10, of_a_key=2)
+    await store.insert([new(tenant="me"), new(tenant="me")], limits)
+
+    with pytest.raises(QueueLimitError) as caught:
+        await store.insert([new(tenant="me")], limits)
+    await store.insert([new(tenant="you")], limits)
+
+    assert (caught.value.limit, caught.value.is_keys) == (2, True)
+    assert await store.queued() == 3
+
+
+@pytest.fixture
+def twin(url: str, store: Store, clock: Clock) -> Iterator[Store]:
+    """Another server's store on the same database, by the same clock."""
+    twin = Store(url, clock, max_overtakes=2, server="twin")
+    yield twin
+    twin.close()
+
+
+async def test_a_request_that_comes_twice_is_recorded_once(store: Store, twin: Store, clock: Clock) -> None:
+    once, first = Once("a-key", "digest"), [new(tenant="me"), new(tenant="me")]
+    assert await store.insert(first, Limits(10), once) is first
+
+    # of two servers as well, over the limit as well, and as it is by now
+    await store.cancel(first[0].id, "me")
+    again = await twin.insert([new(tenant="me")], Limits(0), once)
+
+    assert [(each.id, each.status) for each in again] == [
+        (first[0].id, Status.CANCELLED),
+        (first[1].id, Status.QUEUED),
+    ]
+    with pytest.raises(OtherRequestError):
+        await store.insert([new(tenant="me")], Limits(10), Once("a-key", "another"))
+    # another's key of that name is another, and after a day this one is new
+    await store.insert([new(tenant="you")], Limits(10), once)
+    clock.now += ONCE_SECONDS + 1
+    later = [new(tenant="me")]
+    assert await store.insert(later, Limits(10), Once("a-key", "another")) is later
+
+
+async def test_requests_at_the_same_instant_are_one(store: Store, twin: Store) -> None:
+    inserts = [one.insert([new()], Limits(100), Once("a-key", "digest")) for one in (store, twin) for _ in range(10)]
+
+    made = await asyncio.gather(*inserts)
+
+    assert len({recorded[0].id for recorded in made}) == 1
+    assert await store.queued() == 1
+
+
+async def test_what_was_removed_since_is_made_again(store: Store) -> None:
+    once, first = Once("a-key", "digest"), [new(tenant="me")]
+    await store.insert(first, Limits(10), once)
+    await store.cancel(first[0].id, "me")
+    await store.remove(first[0].id, "me")
+
+    second = [new(tenant="me")]
+
+    assert await store.insert(second, Limits(10), once) is second
+    assert await store.insert([new(tenant="me")], Limits(10), once) == await of(store, second)
+
+
+async def of(store: Store, generations: list[Generation]) -> list[Generation]:
+    found = [await store.get(generation.id, generation.tenant) for generation in generations]
+    return [placed.generation for placed in found if placed is not None]
+
+
 async def test_any_text_is_kept_and_looked_for(store: Store) -> None:
     odd = "a\0b\N{OX}\\u0000"
     generation = new(target_namespace=odd, parameters={"prompt": odd}, params=replace(PARAMS, prompt=odd))
-    await store.insert([generation], 1)
+    await store.insert([generation], Limits(1))
 
     (placed,) = await store.newest(Filters(namespace=odd))
 
@@ -389,7 +467,7 @@ async def test_history_is_searched_by_words_of_the_prompt(store: Store, search: 
     prompts = ["An ox by a Lake", "100% ox_cart", "湖边的牛", None, 7]
     for prompt in prompts:
         parameters = {"style": "lake"} if prompt is None else {"prompt": prompt, "style": "lake"}
-        await store.insert([new(parameters=parameters)], 10)
+        await store.insert([new(parameters=parameters)], Limits(10))
 
     page = await store.page(Filters(search=search), 1, 10)
 
@@ -590,7 +668,7 @@ async def test_records_outlive_the_store(url: str) -> None:
 async def queue_of(store: Store, models: Sequence[str]) -> list[Generation]:
     """One queued generation of each of these models, in their order."""
     generations = [new(model=model) for model in models]
-    await store.insert(generations, max_queued=10_000)
+    await store.insert(generations, Limits(10_000))
     return generations
 
 
@@ -634,7 +712,7 @@ async def test_a_steady_stream_of_one_model_starves_no_other(store: Store, clock
 
 async def test_what_never_started_or_was_given_back_overtook_nobody(store: Store) -> None:
     oldest, cancelled, given_back, other = await queue_of(store, "baac")
-    await store.insert([new(model="a", status=Status.FAILED) for _ in range(3)], 10)
+    await store.insert([new(model="a", status=Status.FAILED) for _ in range(3)], Limits(10))
     await store.cancel(cancelled.id, "")
     for loaded, expected in (("a", given_back), ("c", other)):
         (held,) = await take(store, [loaded], most=1)

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from server.artifacts import Artifacts, artifact_key
 from server.generations import TERMINAL, Generation, Status
 from server.retention import Retention
-from server.store import Filters, Store
+from server.store import Filters, Limits, Store
 from tests.contract.test_store import new
 
 DAY = 24 * 3600
@@ -59,7 +59,7 @@ class Place:
     async def add(self, *pasts: Past) -> list[Generation]:
         """Record generations as if they had happened."""
         generations = [self._made(past) for past in pasts]
-        await self.store.insert(generations, 10_000)
+        await self.store.insert(generations, Limits(10_000))
         return generations
 
     def _made(self, past: Past) -> Generation:

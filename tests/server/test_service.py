@@ -6,6 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from server.errors import (
+    ConflictError,
     GenerationNotFoundError,
     InvalidParamsError,
     ModelNotFoundError,
@@ -14,6 +15,7 @@ from server.errors import (
 )
 from server.generations import Origin, Status
 from tests.server.conftest import Inside, eventually
+from tests.support import SMALL
 
 
 async def test_several_generations_differ_by_their_seeds(inside: Inside) -> None:
@@ -68,6 +70,21 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(inside: Inside) -> 
     with pytest.raises(QueueFullError, match="50 generations are waiting") as caught:
         await inside.enqueue()
     assert int(caught.value.headers["Retry-After"]) > 0
+
+
+async def test_a_retried_request_is_not_made_twice(inside: Inside) -> None:
+    body = {**SMALL, "num_generations": 2}
+
+    first = await inside.service.submit("", body, Origin.QUEUE, "a-key")
+    again = await inside.service.submit("", dict(reversed(body.items())), Origin.QUEUE, "a-key")
+    other = await inside.service.submit("", body, Origin.QUEUE, "another-key")
+
+    assert [each.id for each in again] == [each.id for each in first]
+    assert not {each.id for each in other} & {each.id for each in first}
+    with pytest.raises(ConflictError, match="Idempotency-Key was another request's"):
+        await inside.service.submit("", {**body, "prompt": "another"}, Origin.QUEUE, "a-key")
+    with pytest.raises(ConflictError):
+        await inside.service.submit("", body, Origin.SYNC, "a-key")
 
 
 async def test_waiting_returns_all_in_their_order(inside: Inside) -> None:
