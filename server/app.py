@@ -195,6 +195,7 @@ def _engine(
         preview_interval=settings.preview_interval,
         cache=str(settings.data_dir / "cache"),
         demo=settings.demo,
+        log_format=settings.log_format,
     )
     # the real weights on a processor take hours for a step, and no kernel of its hangs
     first = settings.stall_first * (_CPU_PATIENCE if device == "cpu" else 1)

@@ -18,6 +18,7 @@ from server.errors import RecordsUnavailableError
 from server.estimate import Forecast
 from server.events import Broker, Event, Live
 from server.generations import Generation
+from server.logs import ids
 from server.previews import Previews
 from server.store import StaleAttemptError, Store
 
@@ -100,18 +101,20 @@ class Claims:
 
     async def keep(self, running: Running, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
         """Hold a claim on for as long as this runs; `on_lost` hears of one that another server has ended."""
+        held = running.held
+        said = ids(held.id, held.attempt)
         while True:
             await asyncio.sleep(self._lease / 3)
             try:
                 await self.renew(running)
             except RecordsUnavailableError:
-                log.warning("the claim on generation %s was not renewed; trying again", running.held.id)
+                log.warning("the claim on generation %s was not renewed; trying again", held.id, extra=said)
             except SQLAlchemyError:
-                log.exception("the claim on generation %s was not renewed; trying again", running.held.id)
+                log.exception("the claim on generation %s was not renewed; trying again", held.id, extra=said)
             except StaleAttemptError:
                 if not running.is_cancelled:
                     # another server cancelled it, or took it over: the device has better things to do
-                    await on_lost(running.held)
+                    await on_lost(held)
                 return
 
     def on_report(self, running: Running, report: RunReport) -> None:
@@ -179,5 +182,6 @@ class Claims:
         key = self._artifacts.finished(held)
         if key is None:
             return None
-        log.info("generation %s: its finished file was found and adopted", held.id)
+        said = ids(held.id, held.attempt)
+        log.info("generation %s: its finished file was found and adopted", held.id, extra=said)
         return await self.store.succeed(held, key)

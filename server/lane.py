@@ -33,6 +33,7 @@ from server.engine.messages import Done
 from server.errors import RecordsUnavailableError
 from server.estimate import Estimator
 from server.generations import Generation, Status
+from server.logs import ids
 from server.previews import preview_key
 from server.store import StaleAttemptError
 
@@ -242,7 +243,8 @@ class Lane:
             # cancelled meanwhile: a late result is nobody's
             self._claims.discard(running)
         else:
-            log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status)
+            said = ids(held.id, held.attempt)
+            log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status, extra=said)
             if settled.status is Status.SUCCEEDED:
                 self.circuit.succeeded()
             self._claims.announce(settled)
@@ -271,7 +273,8 @@ class Lane:
         except RunSuspendedError:
             return await running.settle(partial(claims.store.release, held, running.saved))
         except WorkerDiedError as error:
-            log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error)
+            said = ids(held.id, held.attempt)
+            log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error, extra=said)
             if not running.is_cancelled:
                 # killed for not stopping in time, it may only have been in the middle of a long step
                 self._note_failure(held.id, str(error))
@@ -280,7 +283,8 @@ class Lane:
             raise
         except Exception:
             # a fault of ours must neither stop the lane nor come back for ever with the same generation
-            log.exception("generation %s attempt %d met an unexpected fault", held.id, held.attempt)
+            said = ids(held.id, held.attempt)
+            log.exception("generation %s attempt %d met an unexpected fault", held.id, held.attempt, extra=said)
             sentence = "The server failed on this generation. Its log says more."
             return await running.settle(partial(claims.store.fail, held, sentence))
         return await running.settle(partial(claims.store.succeed, held, done.artifact, done.fingerprint))

@@ -19,6 +19,7 @@ from server.artifacts import Artifacts
 from server.database import DatabaseUnusableError
 from server.disk import try_out
 from server.keys import FIRST, KeyRing, are_there_any
+from server.logs import configure
 from server.probe import ProbeError, cuda_devices
 from server.service import Service
 from server.settings import Settings
@@ -34,7 +35,7 @@ class StartRefusedError(Exception):
 
 def serve(settings: Settings) -> None:
     """Serve until a signal; raises StartRefusedError when something is missing."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=settings.log_level.upper())
+    configure(settings.log_level, settings.log_format)
     devices = prepare(settings)
     with listen(settings) as listening:
         app = create_app(settings, devices)

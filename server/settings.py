@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from pipelines.precision import PrecisionSetting
 from pipelines.spec import Attention, Compile, StepCaching
+from server.logs import LogFormat
 
 ENV_PREFIX = "PADDOCK_"
 
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     retention_bytes: int = Field(default=0, ge=0)
     retention_grace: float = Field(default=3600.0, ge=60)
     log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
+    log_format: LogFormat = LogFormat.TEXT
 
     @field_validator("data_dir", "models_dir")
     @classmethod

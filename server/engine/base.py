@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from pipelines.catalogue import CatalogueEntry
 from pipelines.spec import VideoParams
 from server.engine.messages import DeviceMemory, Done, Ready, RunReport
+from server.logs import LogFormat
 
 
 class EngineError(Exception):
@@ -51,6 +52,7 @@ class WorkerOptions(BaseModel):
     checkpoint_interval: float = 5.0
     preview_interval: float = 1.0
     demo: bool = False
+    log_format: LogFormat = LogFormat.TEXT
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from server.engine.messages import (
     Unload,
     Unloaded,
 )
+from server.logs import configure, ids
 
 if TYPE_CHECKING:
     from pipelines.checkpoint import Checkpoint
@@ -240,7 +241,7 @@ class Worker:
         except PipelineError as error:
             return Failed(**about, message=str(error))
         except Exception as error:
-            log.exception("generation %s failed", order.generation_id)
+            log.exception("generation %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
             self._end_with_device()
             return Failed(**about, message=f"The generation failed: {_words(error)}")
         fingerprint = self._loaded[1].fingerprint
@@ -312,8 +313,8 @@ def main() -> None:
     die_with_parent()
     # libraries print to stdout, which is the server's to use
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     options = WorkerOptions.model_validate_json(sys.argv[2])
+    configure("info", options.log_format)
     # diffusers imports torchao wherever it is installed, and both complain of kernels and forms that nothing here uses
     for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
         logging.getLogger(name).setLevel(logging.ERROR)
