@@ -38,7 +38,7 @@ def row(name: str, one: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("demo", [True, False])
 def test_the_schema_gives_back_the_pages_tables(demo: bool, tmp_path: Path) -> None:
-    with TestClient(create_app(Settings(demo=demo, data_dir=tmp_path))) as http:
+    with TestClient(create_app(Settings(demo=demo, data_dir=tmp_path)), "http://localhost") as http:
         for_tools = http.get("/api/evaluations/models").json()["models"][0]
         model = http.get(f"/api/ai/models/{MODEL}").json()
 

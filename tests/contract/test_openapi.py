@@ -25,7 +25,7 @@ HUB = json.loads((Path(__file__).parents[1] / "data" / "hub-openapi.json").read_
 #   and on GET and POST elsewhere unknown query parameters and body fields are "kept, echoed and ignored"
 KEY = "a-key-for-this-test"
 CONFIG = {
-    "generation": {"mode": "all", "max-examples": 25, "deterministic": True},
+    "generation": {"mode": "all", "max-examples": 15, "deterministic": True},
     # a server with keys, so that it can be asked without one and with a wrong one
     "auth": {"openapi": {"HTTPBearer": {"bearer": KEY}}},
     "checks": {
