@@ -102,7 +102,9 @@ class _Now(Collector):
     def collect(self) -> Iterable[Metric]:
         """The gauges, and what devices count themselves."""
         yield GaugeMetricFamily("paddock_queued", "Generations that wait", value=self.queued)
-        yield GaugeMetricFamily("paddock_subscribers", "Open event streams", value=self._broker.subscribers)
+        yield GaugeMetricFamily(
+            "paddock_subscribers", "Event streams and requests that wait for a video", value=self._broker.subscribers
+        )
         if self.free_bytes is not None:
             yield GaugeMetricFamily("paddock_disk_free_bytes", "Room for videos", value=self.free_bytes)
         lanes = self._lanes()

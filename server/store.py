@@ -246,7 +246,10 @@ class Store:
             return new
 
     def _made_before(self, tx: Connection, tenant: str, once: Once) -> list[Generation]:
-        """What a request made when it came before; nothing if it did not, or if some of that was removed since."""
+        """What a request made when it came before; nothing if it did not, or if some of that is no more.
+
+        That is what was removed since, and what was cancelled as its client hung up: it has come back.
+        """
         tx.execute(delete(requests).where(requests.c.made_at < self._clock() - ONCE_SECONDS))
         same = and_(requests.c.tenant == tenant, requests.c.key == once.key)
         row = tx.execute(select(requests).where(same)).mappings().one_or_none()
@@ -254,11 +257,12 @@ class Store:
             return []
         if row["digest"] != once.digest:
             raise OtherRequestError(once.key)
-        found = [_find(tx, id_, tenant) for id_ in row["generations"]]
-        if None in found:
-            tx.execute(delete(requests).where(same))
-            return []
-        return [generation for generation in found if generation is not None]
+        looked_up = [_find(tx, id_, tenant) for id_ in row["generations"]]
+        found = [each for each in looked_up if each is not None and not _was_hung_up(each)]
+        if len(found) == len(looked_up):
+            return found
+        tx.execute(delete(requests).where(same))
+        return []
 
     @_in_thread
     def cancel(self, generation_id: str, tenant: str, *, unless_started: bool = False) -> Generation | None:
@@ -654,6 +658,10 @@ def _locked(one: Select[tuple[int]]) -> ScalarSelect[int]:
 
 def _is_among(ids: Iterable[str]) -> ColumnElement[bool]:
     return generations.c.id.in_(list(ids))
+
+
+def _was_hung_up(generation: Generation) -> bool:
+    return generation.origin is Origin.SYNC and generation.status is Status.CANCELLED
 
 
 def _queued(tx: Connection, tenant: str | None = None) -> int:

@@ -69,8 +69,18 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str
 time, its pages cost a third of the work (`python -m benchmarks.allocator`). The environment's own values go first."""
 
 WAITING = {"OMP_WAIT_POLICY": "passive"}
-"""For OpenMP on a processor: threads that wait sleep. They spin otherwise, and where one of as many threads as there
-are processors has to share its own, all others wait for it (`python -m benchmarks.waiting`)."""
+"""For OpenMP on more than FEW_PROCESSORS: threads that wait sleep. They spin otherwise, and where one of as many
+threads as there are processors has to share its own, all others wait for it (`python -m benchmarks.waiting`)."""
+
+FEW_PROCESSORS = 2
+"""On so few it is rarely another thread that is waited for, and to wake one costs more than it saves."""
+
+
+def environment(device: str, processors: int | None) -> dict[str, str]:
+    """What a worker's environment has besides the server's, whose own values go first."""
+    if device != "cpu":
+        return {}
+    return ALLOCATOR | (WAITING if processors is not None and processors > FEW_PROCESSORS else {})
 
 
 class _Connection:
@@ -98,7 +108,7 @@ class _Connection:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", WORKER, str(theirs.fileno())),
                     options.model_dump_json(),
-                    env={**(ALLOCATOR | WAITING if options.device == "cpu" else {}), **os.environ},
+                    env={**environment(options.device, os.cpu_count()), **os.environ},
                     stdin=DEVNULL,
                     pass_fds=[theirs.fileno()],
                     # Ctrl-C is for the server, which then ends the worker

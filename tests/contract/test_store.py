@@ -222,6 +222,17 @@ async def test_what_was_removed_since_is_made_again(store: Store) -> None:
     assert await store.insert([new(tenant="me")], Limits(10), once) == await of(store, second)
 
 
+async def test_who_hung_up_and_comes_back_is_served(store: Store) -> None:
+    once, first = Once("a-key", "digest"), [new(origin=Origin.SYNC), new(origin=Origin.SYNC)]
+    await store.insert(first, Limits(10), once)
+    again = [new(origin=Origin.SYNC), new(origin=Origin.SYNC)]
+    assert [each.id for each in await store.insert(again, Limits(10), once)] == [each.id for each in first]
+
+    await store.cancel(first[1].id, "", unless_started=True)
+
+    assert await store.insert(again, Limits(10), once) is again
+
+
 async def of(store: Store, generations: list[Generation]) -> list[Generation]:
     found = [await store.get(generation.id, generation.tenant) for generation in generations]
     return [placed.generation for placed in found if placed is not None]
