@@ -16,6 +16,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
@@ -230,6 +231,11 @@ def _render_errors(app: FastAPI) -> None:
         if kind is ResourceNotFoundError:
             sentence = f"There is no route {path}. /openapi.json lists all."
         return JSONResponse(kind(sentence).body, error.status_code, headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
+        # nobody is there to read it; without it the log would be told of a fault
+        return Response(status_code=InvalidParamsError.status)
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, _error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """What every route needs: the service, whose request it is, its JSON body, and the address to build links on."""
 
+import asyncio
 import json
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -65,12 +66,7 @@ async def read_json_object(request: Request, service: ServiceDep, _tenant: Tenan
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError("Send the body as JSON, with the header Content-Type: application/json.")
-    limit = service.settings.max_body_bytes
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > limit:
-            raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
+    raw = await _read_body(request, service.settings.max_body_bytes, service.settings.body_timeout)
     try:
         body = json.loads(raw, parse_constant=_refuse_constant)
         # half a surrogate pair and 1e999 parse, and then fit into no file, database or answer
@@ -80,6 +76,22 @@ async def read_json_object(request: Request, service: ServiceDep, _tenant: Tenan
     if not isinstance(body, dict):
         raise InvalidParamsError("The body must be a JSON object.")
     return body
+
+
+async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
+    raw = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                raw += chunk
+                if len(raw) > limit:
+                    raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
+    except TimeoutError:
+        # a connection that brings a byte an hour is held for nobody
+        raise InvalidParamsError(
+            f"The body did not come within {seconds:g} seconds.", {"Connection": "close"}
+        ) from None
+    return bytes(raw)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,6 +1,7 @@
 """The contract over HTTP: each route's shape, each error's status and sentence, the stream to the letter."""
 
 import base64
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -465,6 +466,40 @@ def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., ServerP
 
     assert error_of(response, 429)["type"] == "queue_full"
     assert int(response.headers["retry-after"]) > 0
+
+
+# clients that go away
+
+
+def test_a_client_that_goes_away_amid_its_request_is_no_fault(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    about = ("Host: localhost", "Content-Type: application/json", "Content-Length: 50")
+    head = "\r\n".join(("POST /api/ai/queue HTTP/1.1", *about, "", ""))
+    for part in ("", '{"model": '):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall((head + part).encode())
+            connection.shutdown(socket.SHUT_WR)
+            # it is closed, whatever is said before
+            while connection.recv(4096):
+                pass
+
+    assert server.http.get("/queue").json()["generations"] == []
+    server.stop()
+    assert "Traceback" not in server.log_text()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(body_timeout="0.5")
+    about = ("Host: localhost", "Content-Type: application/json", "Content-Length: 50")
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+        connection.sendall("\r\n".join(("POST /api/ai/queue HTTP/1.1", *about, "", '{"model": ')).encode())
+        answer = b""
+        while part := connection.recv(4096):
+            answer += part
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"The body did not come within 0.5 seconds." in answer
 
 
 # requests that come twice
