@@ -32,7 +32,7 @@ from server.generations import Generation, Origin, Status
 from server.store import Limits, Store
 from tests.support import MODEL, SMALL, ServerProcess
 
-PARAMS = VideoParams("an ox by a lake", " ", 64, 64, 5, 2, 5.0, 1)
+PARAMS = VideoParams("an ox by a lake", " ", 240, 416, 33, 16, 5.0, 1)
 BATCH = 5000
 PAUSE_SECONDS = 0.02
 PAGE = 50
@@ -60,7 +60,13 @@ def fill(data_dir: Path, queued: int, history: int) -> None:
 def _waiting(now: float) -> Generation:
     parameters = {name: value for name, value in SMALL.items() if name != "model"}
     return Generation(
-        str(uuid4()), MODEL, Status.QUEUED, Origin.QUEUE, now, parameters=parameters, params=PARAMS, media_type="video"
+        id=str(uuid4()),
+        model=MODEL,
+        status=Status.QUEUED,
+        origin=Origin.QUEUE,
+        enqueued_at=now,
+        parameters=parameters,
+        params=PARAMS,
     )
 
 

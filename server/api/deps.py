@@ -140,18 +140,18 @@ class Links:
     """Makes the addresses of videos and previews, on the request's own base or the `public_url` setting."""
 
     def __init__(self, request: Request, service: ServiceDep, artifacts: ArtifactsDep) -> None:
-        self._base = (service.settings.public_url or str(request.base_url)).rstrip("/")
+        self.base = (service.settings.public_url or str(request.base_url)).rstrip("/")
         self._artifacts = artifacts
 
     def video(self, key: str | None) -> str | None:
         """The signed address of a finished file."""
-        return None if key is None else f"{self._base}/api/files/{self._artifacts.sign(key)}"
+        return None if key is None else f"{self.base}/api/files/{self._artifacts.sign(key)}"
 
     def preview(self, generation_id: str, live: Live | None) -> str | None:
         """The address of a generation's picture, another one for every picture; for its owner's key."""
         if live is None or live.preview is None:
             return None
-        return f"{self._base}/api/ai/queue/{generation_id}/preview?step={live.preview}"
+        return f"{self.base}/api/ai/queue/{generation_id}/preview?step={live.preview}"
 
 
 LinksDep = Annotated[Links, Depends()]

@@ -8,7 +8,8 @@ from fastapi import APIRouter
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from server.api import rows
-from server.api.deps import LinksDep, ServiceDep, TenantDep, gives
+from server.api.deps import Links, LinksDep, ServiceDep, TenantDep, gives
+from server.events import Event
 from server.generations import Status
 
 router = APIRouter(tags=["events"])
@@ -29,11 +30,20 @@ async def follow(service: ServiceDep, tenant: TenantDep, links: LinksDep) -> Asy
     `media_generation_progress` while one runs. A comment keeps an idle connection open.
     """
     async for event in service.events(tenant):
-        if event.live is not None:
-            yield _event("media_generation_progress", rows.progress(event.generation, event.live, links))
-        elif event.generation.status is not Status.CANCELLED:
-            yield _event("media_generation_completed", rows.completion(event.generation, links))
-            yield ServerSentEvent(comment=_PADDING)
+        # the same for everybody who called the server by the same address
+        if (made := event.made.get(links.base)) is None:
+            made = event.made[links.base] = _made(event, links)
+        for each in made:
+            yield each
+
+
+def _made(event: Event, links: Links) -> list[ServerSentEvent]:
+    if event.live is not None:
+        return [_event("media_generation_progress", rows.progress(event.generation, event.live, links))]
+    if event.generation.status is Status.CANCELLED:
+        return []
+    completed = _event("media_generation_completed", rows.completion(event.generation, links))
+    return [completed, ServerSentEvent(comment=_PADDING)]
 
 
 def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:

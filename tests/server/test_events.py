@@ -1,8 +1,10 @@
 """Fan-out: everybody of the same tenant hears everything, and nobody holds up anybody."""
 
 import asyncio
+from contextlib import ExitStack
+from dataclasses import replace
 
-from server.events import BACKLOG, Broker, Event, Live
+from server.events import BACKLOG, FEW, Broker, Event, Live, Subscription
 from server.generations import Generation, Origin, Status
 
 GENERATION = Generation(id="g", model="wan", status=Status.SUCCEEDED, origin=Origin.QUEUE, enqueued_at=0)
@@ -47,3 +49,61 @@ async def test_a_closed_broker_ends_those_still_to_come() -> None:
     with broker.subscribe("") as late:
         async with asyncio.timeout(60):
             assert [event async for event in late] == []
+
+
+# many
+
+
+async def told(subscription: Subscription, count: int) -> list[Event]:
+    """The next events that somebody hears."""
+    heard = []
+    async with asyncio.timeout(60):
+        async for event in subscription:
+            heard.append(event)
+            if len(heard) == count:
+                break
+    return heard
+
+
+async def test_many_hear_all_in_order_and_others_have_their_turn_in_between() -> None:
+    broker, turns = Broker(), 0
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    events = [Event(replace(GENERATION, id=name)) for name in "abc"]
+    with ExitStack() as stack:
+        many = [stack.enter_context(broker.subscribe("")) for _ in range(10 * FEW)]
+        busy = asyncio.create_task(somebody_else())
+        for event in events:
+            broker.publish(event)
+        assert [await told(each, 3) for each in many] == [events] * len(many)
+        busy.cancel()
+
+    assert turns >= 3 * 10
+
+
+async def test_of_progress_many_hear_the_newest() -> None:
+    broker = Broker()
+    first, second, over = (Event(GENERATION, Live(0.1)), Event(GENERATION, Live(0.2)), Event(GENERATION))
+    other = Event(replace(GENERATION, id="other"), Live(0.5))
+    with ExitStack() as stack:
+        many = [stack.enter_context(broker.subscribe("")) for _ in range(2 * FEW)]
+        for event in (first, other, second, over):
+            broker.publish(event)
+        heard = [await told(each, 3) for each in many]
+
+    assert heard == [[other, second, over]] * len(many)
+
+
+async def test_the_end_comes_to_many_at_once() -> None:
+    broker = Broker()
+    with ExitStack() as stack:
+        many = [stack.enter_context(broker.subscribe("")) for _ in range(2 * FEW)]
+        broker.publish(Event(GENERATION))
+        broker.close()
+        async with asyncio.timeout(60):
+            assert [[event async for event in each] for each in many] == [[]] * len(many)
