@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter
@@ -683,10 +683,11 @@ def _to_row(generation: Generation) -> dict[str, Any]:
 
 
 def _from_row(row: RowMapping) -> Generation:
-    generation = Generation(**row)
-    return replace(
-        generation,
-        status=Status(generation.status),
-        origin=Origin(generation.origin),
-        params=_PARAMS.validate_python(row["params"]) if row["params"] else None,
+    return Generation(
+        **{
+            **row,
+            "status": Status(row["status"]),
+            "origin": Origin(row["origin"]),
+            "params": _PARAMS.validate_python(row["params"]) if row["params"] else None,
+        }
     )
