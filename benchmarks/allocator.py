@@ -13,6 +13,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 
 from benchmarks.report import bootstrap, show
 from server.engine.local import ALLOCATOR
@@ -22,7 +23,10 @@ MIB = 2**20
 
 
 def one_video() -> None:
-    """In a process of its own: print the seconds of a video after a first one, and the most memory held."""
+    """In a process of its own: print the seconds of a video after a first one, of the processor and of the clock.
+
+    And the most memory held.
+    """
     from benchmarks.demo_quality import Setting, make_video
     from pipelines.demo import demo_folder
     from pipelines.runner import Runner
@@ -31,16 +35,16 @@ def one_video() -> None:
     runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
     setting = Setting(416, 240, 33, 4, 5.0)
     make_video(runner, "a red circle", setting, 0)
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     make_video(runner, "a red circle", setting, 1)
-    after = resource.getrusage(resource.RUSAGE_SELF)
+    after, wall = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter() - began
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps({"seconds": spent, "memory": after.ru_maxrss * 1024}))
+    print(json.dumps({"seconds": spent, "wall": wall, "memory": after.ru_maxrss * 1024}))
 
 
 def measure(settings: dict[str, str]) -> dict[str, float]:
-    """The figures of a process with these settings; an empty one is left to glibc."""
-    kept = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
+    """The figures of a process with these settings; an empty one is left to the library it is for."""
+    kept = {name: value for name, value in os.environ.items() if name not in settings}
     env = {**kept, **{name: value for name, value in settings.items() if value}}
     command = [sys.executable, "-m", "benchmarks.allocator", "--one"]
     run = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True, text=True)

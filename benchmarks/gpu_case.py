@@ -273,12 +273,14 @@ class _Ours:
     def _passes(self, embeddings: Embeddings, tolerance: float = 0.0) -> Passes:
         return Passes(GUIDANCE, embeddings[1], batched=self.layout.batched, tolerance=tolerance)
 
+    def _geometry(self, pipe: Any, params: VideoParams) -> Geometry:
+        patch = pipe.transformer.config.patch_size[1:]
+        grid = Grid.of(pipe.vae_scale_factor_spatial, patch, pipe.vae_scale_factor_temporal)
+        return Geometry.fit(params.width, params.height, params.num_frames, grid)
+
     def _block(self, pipe: Any, params: VideoParams) -> Block:
-        frames = (params.num_frames - 1) // pipe.vae_scale_factor_temporal + 1
-        height, width = (side // pipe.vae_scale_factor_spatial for side in (params.height, params.width))
-        model, layout = pipe.transformer, self.layout
-        latents = model.config.in_channels, frames, height, width
-        return Block.of(model, latents, TEXT_TOKENS, self.card.device, "bfloat16", layout.precision, self.attention)
+        geometry, precision = self._geometry(pipe, params), self.layout.precision
+        return Block.of(pipe, geometry, TEXT_TOKENS, self.card.device, "bfloat16", precision, self.attention)
 
     def _denoised(
         self,
@@ -290,8 +292,7 @@ class _Ours:
     ) -> torch.Tensor:
         """The latents as the server makes them; noise instead if they are not finite, since no time depends on it."""
         spatial, temporal = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
-        grid = Grid.of(spatial, pipe.transformer.config.patch_size[1:], temporal)
-        geometry = Geometry.fit(params.width, params.height, params.num_frames, grid)
+        geometry = self._geometry(pipe, params)
         try:
             return denoise(
                 pipe,

@@ -8,42 +8,19 @@ own, beside one process that is busy for itself.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from benchmarks.allocator import measure
 from benchmarks.report import bootstrap, show
 from server.engine.local import WAITING
 
+USUAL = dict.fromkeys(WAITING, "")
 BUSY = "while True: pass"
-
-
-def one_video() -> None:
-    """In a process of its own: print the seconds of a video after a first one."""
-    from benchmarks.demo_quality import Setting, make_video
-    from pipelines.demo import demo_folder
-    from pipelines.runner import Runner
-    from pipelines.spec import ModelSpec
-
-    runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
-    setting = Setting(416, 240, 33, 4, 5.0)
-    make_video(runner, "a red circle", setting, 0)
-    began = time.perf_counter()
-    make_video(runner, "a red circle", setting, 1)
-    print(json.dumps(time.perf_counter() - began))
-
-
-def measure(settings: dict[str, str]) -> float:
-    """The seconds of a process with these settings."""
-    env = {**{name: value for name, value in os.environ.items() if name not in WAITING}, **settings}
-    command = [sys.executable, "-m", "benchmarks.waiting", "--one"]
-    run = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True, text=True)
-    return float(json.loads(run.stdout.splitlines()[-1]))
 
 
 @contextmanager
@@ -63,12 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--busy", type=int, default=1, help="processes beside it")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        return one_video()
     with somebody_else(options.busy):
-        pairs = [(measure({}), measure(WAITING)) for _ in range(options.pairs)]
+        pairs = [(measure(USUAL)["wall"], measure(WAITING)["wall"]) for _ in range(options.pairs)]
     ratios = [asleep / spinning for spinning, asleep in pairs]
     low, high = bootstrap(ratios)
     spinning, asleep = (statistics.median(runs) for runs in zip(*pairs, strict=True))
@@ -79,7 +53,7 @@ def main() -> None:
     ]
     figures = {"pairs": options.pairs, "busy": options.busy, "processors": os.cpu_count()}
     figures |= {"ratio": statistics.median(ratios), "spinning_s": spinning, "asleep_s": asleep}
-    return show("waiting", rows, figures)
+    show("waiting", rows, figures)
 
 
 if __name__ == "__main__":

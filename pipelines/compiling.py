@@ -1,8 +1,8 @@
 """Compiled blocks: those of a transformer are all alike, and one is compiled for all of them.
 
-Nobody waits for the compiler. It runs in a process of its own, over a block of the same shape, and
-leaves what it makes on disk, in inductor's own cache; a model whose block is there takes it from there, in seconds, as
-it is loaded or when its device has nothing to do. Until then its blocks run as they are.
+Nobody waits for the compiler. It runs in a process of its own, over a block of the same shape, and leaves what it makes
+on disk, in inductor's own cache; a model whose block is there takes it from there, in seconds, as it is loaded or when
+its device has nothing to do. Until then its blocks run as they are.
 
 python -m pipelines.compiling JSON    # that process: a `Block`, and the folder to leave it in
 """
@@ -21,14 +21,14 @@ from typing import Any
 
 import diffusers
 import torch
-from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
 
 from pipelines.backends import attending
+from pipelines.geometry import Geometry
 from pipelines.memory import CONTEXT_BYTES, GIB, Layout, Residence
 from pipelines.precision import Precision
 from pipelines.processes import die_with_parent
-from pipelines.reading import supply
+from pipelines.reading import bare, supply
 from pipelines.spec import TRANSFORMERS, Attention, Compile
 from pipelines.storage import Storage
 
@@ -59,16 +59,19 @@ class Block:
     @classmethod
     def of(
         cls,
-        model: Any,
-        latents: tuple[int, int, int, int],
+        pipe: Any,
+        geometry: Geometry,
         text_tokens: int,
         device: torch.device,
         dtype: str,
         precision: Precision,
         attention: Attention,
     ) -> "Block":
-        """That of a loaded transformer."""
-        config = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        """That of a loaded pipeline, over a video of this geometry."""
+        config = {name: value for name, value in pipe.transformer.config.items() if not name.startswith("_")}
+        frames = (geometry.full_num_frames - 1) // pipe.vae_scale_factor_temporal + 1
+        height, width = (side // pipe.vae_scale_factor_spatial for side in (geometry.full_height, geometry.full_width))
+        latents = config["in_channels"], frames, height, width
         return cls({**config, "num_layers": 1}, latents, text_tokens, str(device), dtype, precision, attention)
 
     @property
@@ -188,8 +191,7 @@ def _use_cache(cache: Path) -> None:
 
 def stand_in(block: Block) -> Any:
     """A transformer of that one block, in all but its numbers as it is loaded: what is made for it serves the other."""
-    with init_empty_weights(include_buffers=False):
-        model = WanTransformer3DModel.from_config(block.config).eval().requires_grad_(False)
+    model = bare(WanTransformer3DModel.from_config, block.config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     storage = Storage(model, Precision(block.precision), getattr(torch, block.dtype))
     supply(model, ((name, torch.zeros(shape)) for name, shape in shapes.items()), storage.keep)

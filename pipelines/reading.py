@@ -24,12 +24,16 @@ Keep = Callable[[str, torch.Tensor], Kept]
 
 def skeleton(kind: Any, folder: Path) -> Any:
     """A model of the class `kind`, diffusers' or transformers', by the configuration in `folder`, without weights."""
+    if hasattr(kind, "load_config"):
+        return bare(kind.from_config, kind.load_config(folder, local_files_only=True))
+    return bare(kind._from_config, kind.config_class.from_pretrained(folder, local_files_only=True))
+
+
+def bare(make: Callable[[Any], Any], config: Any) -> Any:
+    """A model made of its configuration, without weights, for inference."""
     # buffers are computed, not read: they are made for real
     with init_empty_weights(include_buffers=False):
-        if hasattr(kind, "load_config"):
-            module = kind.from_config(kind.load_config(folder, local_files_only=True))
-        else:
-            module = kind._from_config(kind.config_class.from_pretrained(folder, local_files_only=True))
+        module = make(config)
     return module.eval().requires_grad_(False)
 
 

@@ -329,13 +329,9 @@ def _fraction(stage: Stage, step: int, steps: int) -> float:
 
 def _block(spec: ModelSpec, loaded: LoadedPipeline, attention: Attention) -> Block:
     """What is compiled for the usual video."""
-    pipe, usual = loaded.pipe, Geometry.fit(*spec.sizes[-1], loaded.grid)
-    frames = (usual.full_num_frames - 1) // pipe.vae_scale_factor_temporal + 1
-    height, width = (side // pipe.vae_scale_factor_spatial for side in (usual.full_height, usual.full_width))
-    latents = pipe.transformer.config.in_channels, frames, height, width
     return Block.of(
-        pipe.transformer,
-        latents,
+        loaded.pipe,
+        Geometry.fit(*spec.sizes[-1], loaded.grid),
         spec.max_sequence_length,
         loaded.device,
         loaded.fingerprint["dtype"],

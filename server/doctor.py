@@ -23,7 +23,7 @@ from server.disk import try_out
 from server.keys import are_there_any
 from server.plan import PlanRefusedError, for_model, machine
 from server.probe import ProbeError, cuda_devices
-from server.serve import StartRefusedError, check_keys, find_devices, listen
+from server.serve import StartRefusedError, check_keys, choose_devices, find_devices, listen
 from server.settings import Settings
 
 LEAST_CAPABILITY = (7, 5)
@@ -81,7 +81,7 @@ def _bad(about: str, sentence: str) -> Finding:
 
 def _data_dir(settings: Settings) -> Iterator[Finding]:
     about, folder = "data directory", settings.data_dir
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = _nearest(folder)
     try:
         try_out(there)
     except OSError as error:
@@ -91,8 +91,7 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
-    there = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
-    free = psutil.disk_usage(str(there)).free
+    free = psutil.disk_usage(str(_nearest(settings.data_dir))).free
     if free < settings.min_free_bytes:
         yield _bad(
             "disk",
@@ -167,7 +166,7 @@ def _host_memory(settings: Settings) -> Iterator[Finding]:
 
 def _processor(settings: Settings) -> Iterator[Finding]:
     try:
-        devices = find_devices("cpu" if settings.device == "auto" else settings.device, "Leave out --device.")
+        devices = choose_devices(settings, [])
     except StartRefusedError as error:
         yield _bad("device", str(error))
     else:
@@ -236,6 +235,11 @@ def _fits(settings: Settings, entry: CatalogueEntry) -> Iterator[Finding]:
         # that others do not fit is no reason not to serve
         tell = _bad if entry.id == DEFAULT_MODEL else _odd
         yield tell(entry.id, f"{_SIZE} does not fit. {chosen['shortfall']} `paddock plan` shows more.")
+
+
+def _nearest(folder: Path) -> Path:
+    """A folder, or the first of those it is to be made in that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _gb(size: int) -> str:

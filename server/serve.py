@@ -152,11 +152,9 @@ def check_data_dir(settings: Settings) -> None:
 def check_records(settings: Settings) -> None:
     """Bring the records to this version's schema; raises StartRefusedError when they cannot be used."""
     try:
-        with locked(settings.data_dir):
-            ring = KeyRing(settings.records)
-            with closing(ring):
-                if settings.first_key and not settings.api_keys and not ring.all():
-                    log.warning("Made an API key, which is shown only now: %s", ring.add(FIRST))
+        with locked(settings.data_dir), closing(KeyRing(settings.records)) as ring:
+            if settings.first_key and not settings.api_keys and not ring.all():
+                log.warning("Made an API key, which is shown only now: %s", ring.add(FIRST))
     except (DataDirInUseError, DatabaseUnusableError) as error:
         raise StartRefusedError(str(error)) from error
 

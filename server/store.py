@@ -484,7 +484,7 @@ class Store:
     def queued(self) -> int:
         """How many generations wait."""
         with self._read() as tx:
-            return tx.scalar(select(func.count()).where(generations.c.status == Status.QUEUED)) or 0
+            return _queued(tx)
 
     @_in_thread
     def attempt_log(self) -> list[dict[str, Any]]:
