@@ -5,10 +5,11 @@ Cases come in order of worth, at 480p and then at 720p, 81 frames, with guidance
 
 - `plain`: diffusers as its documentation sets Wan up: bf16, the VAE in fp32, all of it moved to the card;
 - `ours`: our plan for the whole card;
-- `fp8`: the same with the setting `precision = "fp8"`, which multiplies the blocks' matrices in fp8;
+- `fp8`, `int8`: the same with that `precision`, which multiplies the blocks' matrices in it;
 - `fp8-attention`: that with `attention = "fp8"` as well;
-- `fp8-attention-video`: the same for a whole video of VIDEO_STEPS steps at the step cache's level "balanced", from its
-  prompt to its file. Random weights decide how many of its steps are computed: trained ones compute others;
+- `fp8-attention-video`: the same for whole videos, from prompt to file: of 16 steps with every one computed, and with
+  as few as the step cache ever computes, between which trained weights lie; and of 4 steps without guidance, as weights
+  distilled for that have them;
 - `24gb` and so on: our plan for a smaller card, of which 1 GiB is left to others. The planner is told such a card's
   capability, and torch may take no more than such a card would give; the arithmetic is still this GPU's, so that the
   memory is the smaller card's but the seconds are not;
@@ -50,8 +51,6 @@ GRACE_SECONDS = 40.0
 STEPS = {"480p": 3, "720p": 2}
 """Denoising steps of a case, the first of them told apart: a step at 720p takes four times as long."""
 
-VIDEO_STEPS = 16
-
 CAPABILITIES = {24: (8, 9), 16: (8, 9), 12: (8, 6), 8: (8, 6), 32: (12, 0)}
 """Common cards by their memory in GB, in order of worth: RTX 4090, 4080, 3060, 3070 and 5090."""
 
@@ -80,8 +79,8 @@ class Case:
 
     @property
     def steps(self) -> int:
-        """How many denoising steps are run."""
-        return STEPS[self.video]
+        """How many denoising steps are run: fewer where it is the memory that matters."""
+        return STEPS[self.video] if self.card is None else 2
 
 
 def _cases() -> dict[str, Case]:
@@ -91,6 +90,7 @@ def _cases() -> dict[str, Case]:
         fp8 = Case(f"{video}-fp8", video, precision=PrecisionSetting.FP8)
         found += [fp8, replace(fp8, name=f"{video}-fp8-attention", attention=Attention.FP8)]
         found.append(replace(found[-1], name=f"{video}-fp8-attention-video", whole=True))
+        found.append(Case(f"{video}-int8", video, precision=PrecisionSetting.INT8))
         found += [Case(f"{video}-{card}gb", video, False, card, able) for card, able in CAPABILITIES.items()]
     for card, host in SMALL_HOSTS.items():
         found.append(Case(f"480p-{card}gb-host{host}gb", "480p", False, card, CAPABILITIES[card], host))
@@ -215,9 +215,9 @@ def _outcome(record: dict[str, Any]) -> str:
         words.append(f"out of memory, {record['stopped_in']}")
     if "not finite" in (record.get("latents"), record.get("video")):
         words.append("made values that are not numbers")
-    if "whole" in record:
-        whole = record["whole"]
-        words.append(f"{whole['steps']} steps, {whole['computed']} of them computed: {whole['seconds']:.1f} s in all")
+    for video in record.get("whole", []):
+        computed = f"{video['computed']} of {video['steps']} steps computed"
+        words.append(f"{computed}{'' if video['guided'] else ', no guidance'}: {video['seconds']:.1f} s in all")
     if "unfinished" in record:
         words.append(record["unfinished"])
     return "; ".join(words)

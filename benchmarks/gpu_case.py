@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.card import Card, Stage, Watch, open_card
-from benchmarks.gpu import CASES, VIDEO_STEPS, Case, allocator_settings
+from benchmarks.gpu import CASES, Case, allocator_settings
 from benchmarks.random_weights import KINDS, PUBLISHED, SEED, SMALL, Scale, assemble, fill_part, write_configs
 from pipelines.backends import Sequence, choose
 from pipelines.compiling import Block, Compiler, is_wanted
@@ -35,7 +35,7 @@ from pipelines.memory import GIB, Layout, Machine, MemoryPlan, plan
 from pipelines.passes import Passes
 from pipelines.placement import place
 from pipelines.prompts import PromptEncoder
-from pipelines.spec import Attention, Compile, StepTolerances, VideoParams, part_path
+from pipelines.spec import Attention, Compile, VideoParams, part_path
 
 FLOW_SHIFT = {"480p": 3.0, "720p": 5.0}
 GUIDANCE = 5.0
@@ -45,6 +45,9 @@ COMPILE = Compile.AUTO
 KERNELS = 10
 COMPILER_SECONDS = 150.0
 """How long a compiler in the background is waited for."""
+
+WHOLE = ((16, GUIDANCE, 0.0), (16, GUIDANCE, inf), (4, 1.0, 0.0))
+"""Videos by their steps, guidance and the step cache's tolerance."""
 
 HOST_SHARE = 0.9
 """Share of a stated host's memory that a plan may use, as `paddock plan` has it."""
@@ -261,17 +264,23 @@ class _Ours:
         return {name: round(times[name] / total, 4) for name in most}
 
     def _whole(self, pipe: Any, params: VideoParams) -> int:
-        began = time.perf_counter()
-        embeddings = _encoded(pipe, params, self.card)
-        passes = self._passes(embeddings, StepTolerances().balanced)
-        latents = self._denoised(pipe, embeddings, replace(params, num_inference_steps=VIDEO_STEPS), passes)
-        made = self._decoded(pipe, latents)
-        seconds = round(time.perf_counter() - began, 2)
-        self.meter.note(whole={"steps": VIDEO_STEPS, "computed": passes.computed // 2, "seconds": seconds})
+        made, videos = 0, []
+        for steps, guidance, tolerance in WHOLE:
+            began = time.perf_counter()
+            asked = replace(params, num_inference_steps=steps, guidance_scale=guidance)
+            embeddings = _encoded(pipe, asked, self.card)
+            passes = self._passes(embeddings, guidance, tolerance)
+            made = self._decoded(pipe, self._denoised(pipe, embeddings, asked, passes))
+            seconds, a_step = round(time.perf_counter() - began, 2), 1 + (guidance > 1)
+            videos.append(
+                {"steps": steps, "guided": guidance > 1, "computed": passes.computed // a_step, "seconds": seconds}
+            )
+            self.meter.note(whole=videos)
         return made
 
-    def _passes(self, embeddings: Embeddings, tolerance: float = 0.0) -> Passes:
-        return Passes(GUIDANCE, embeddings[1], batched=self.layout.batched, tolerance=tolerance)
+    def _passes(self, embeddings: Embeddings, guidance: float = GUIDANCE, tolerance: float = 0.0) -> Passes:
+        negative = embeddings[1] if guidance > 1 else None
+        return Passes(guidance, negative, batched=self.layout.batched, tolerance=tolerance)
 
     def _geometry(self, pipe: Any, params: VideoParams) -> Geometry:
         patch = pipe.transformer.config.patch_size[1:]

@@ -19,10 +19,10 @@ import torch
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 from filelock import FileLock
 
+from pipelines import cudnn_attention, fp8_attention
 from pipelines.attention import fast_attention, instead
 from pipelines.errors import AttentionUnavailableError
 from pipelines.files import write_whole
-from pipelines.fp8_attention import LEAST_KEYS, fp8_attention, why_not
 from pipelines.spec import Attention
 
 HEADS = 8
@@ -67,10 +67,16 @@ class Sequence:
 
 def attending(attention: Attention, device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """A context in which attention is computed with a kernel, on a processor as is fastest there."""
-    if attention is Attention.FP8:
-        return instead(fp8_attention, LEAST_KEYS)
-    if device.type == "cpu":
+    if device.type == "cpu" and attention is not Attention.FP8:
         return fast_attention(device, dtype)
+    return _by(attention)
+
+
+def _by(attention: Attention) -> AbstractContextManager[Any]:
+    if attention is Attention.FP8:
+        return instead(fp8_attention.fp8_attention, fp8_attention.LEAST_KEYS)
+    if attention is Attention.CUDNN:
+        return instead(cudnn_attention.cudnn_attention, cudnn_attention.LEAST_KEYS)
     return attention_backend(_NAMES[attention])
 
 
@@ -110,7 +116,7 @@ def unusable(attention: Attention, capability: tuple[int, int] | None) -> str | 
     if not least <= capability <= most:
         return f"it is not made for a device of compute capability {capability[0]}.{capability[1]}."
     if attention is Attention.FP8:
-        return why_not()
+        return fp8_attention.why_not()
     try:
         with attention_backend(_NAMES[attention]):
             return None
@@ -121,8 +127,8 @@ def unusable(attention: Attention, capability: tuple[int, int] | None) -> str | 
 def _try_fp8(device: torch.device, over: Sequence) -> None:
     """Raise AttentionUnavailableError unless attention in fp8 runs: rather now than in the middle of a video."""
     try:
-        some = torch.zeros(1, 1, LEAST_KEYS, over.head_dim, device=device, dtype=torch.bfloat16)
-        fp8_attention(some, some, some)
+        some = torch.zeros(1, 1, fp8_attention.LEAST_KEYS, over.head_dim, device=device, dtype=torch.bfloat16)
+        fp8_attention.fp8_attention(some, some, some)
     # whatever a library raises for a chip or a version of its own that it was not made for
     except Exception as error:
         reason = str(error).partition("\n")[0]
@@ -134,21 +140,21 @@ def measure(
     device: torch.device,
     dtype: torch.dtype,
     over: Sequence,
-    names: Mapping[Attention, str] = _NAMES,
 ) -> dict[Attention, float]:
-    """Median seconds of each kernel that runs and is right; `names` are what diffusers calls them."""
+    """Median seconds of each kernel that runs and is right."""
     generator = torch.Generator(device).manual_seed(0)
     shape = (1, over.tokens, min(HEADS, over.heads), over.head_dim)
     tensors = [torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3)]
-    expected = dispatch_attention_fn(*tensors, backend=names[Attention.NATIVE])
+    attend = partial(dispatch_attention_fn, *tensors)
+    expected = attend()
     found: dict[Attention, float] = {}
     for candidate in candidates:
-        attend = partial(dispatch_attention_fn, *tensors, backend=names[candidate])
         try:
-            if not _is_near(attend(), expected):
-                log.warning("attention by %s is wrong on this device, and is not used", candidate)
-                continue
-            found[candidate] = _seconds(attend, device)
+            with _by(candidate):
+                if not _is_near(attend(), expected):
+                    log.warning("attention by %s is wrong on this device, and is not used", candidate)
+                    continue
+                found[candidate] = _seconds(attend, device)
         # what kernels throw that do not suit a device, a shape or a version
         except (RuntimeError, ValueError, TypeError, AssertionError, ImportError) as error:
             log.info("attention by %s does not run here: %s", candidate, str(error).partition("\n")[0])

@@ -1,8 +1,9 @@
 """Attention whose two products are in fp8: cuDNN's kernel for it, which torch has no name for.
 
 At 720p attention is three quarters of a step's arithmetic, and on a Hopper chip this kernel does half as much again a
-second as the bf16 one (docs/speed.md). What it multiplies is rounded to three bits beside the exponent, all tokens and
-heads of a tensor to one scale. Two shifts that change nothing of attention make the most of these bits:
+second as the bf16 one (docs/speed.md); its last tile of keys is filled up as that one's is. What it multiplies is
+rounded to three bits beside the exponent, all tokens and heads of a tensor to one scale. Two shifts that change nothing
+of attention make the most of these bits:
 
 - a vector added to all keys adds the same to all scores of a query, so that softmax does not see it: the keys' mean,
   which is most of a trained model's keys, is taken off ("smoothed" in SageAttention, arXiv:2410.02367);
@@ -17,10 +18,16 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn import functional
+
+from pipelines.padding import missing, regained
 
 FORM = torch.float8_e4m3fn
 WEIGHT_SCALE = 256.0
 """What a weight, 0 … 1, is multiplied by before it is rounded: small ones would be 0 otherwise."""
+
+TILE = 256
+"""Keys in a tile of cuDNN's kernel, the larger of those it takes."""
 
 LEAST_KEYS = 513
 """Attention to fewer keys, which is to a prompt, stays exact: there is no time to be gained."""
@@ -35,12 +42,14 @@ _LEAST = 1e-12
 def fp8_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Attention of (batch, heads, queries, dim) to (batch, heads, keys, dim), in the dtype of `query`."""
     key_mean, value_mean = (part.mean(-2, keepdim=True) for part in (key, value))
+    times = missing(key.shape[-2], TILE)
     rounded_query, query_scale = _rounded(query, torch.zeros_like(key_mean))
-    rounded_key, key_scale = _rounded(key, key_mean)
-    rounded_value, value_scale = _rounded(value, value_mean)
-    made = _attend(rounded_query, rounded_key, rounded_value, query_scale, key_scale, value_scale)
+    rounded_key, key_scale = _rounded(key, key_mean, times)
+    rounded_value, value_scale = _rounded(value, value_mean, times)
+    made, log_sum = _attend(rounded_query, rounded_key, rounded_value, query_scale, key_scale, value_scale)
     # no output is larger than the largest value: in units of its scale it fits the form
-    return torch.addcmul(value_mean, made.to(query.dtype), value_scale.to(query.dtype))
+    units = value_scale * regained(0.0, log_sum, times)
+    return torch.addcmul(value_mean, made.to(query.dtype), units.to(query.dtype))
 
 
 def why_not() -> str | None:
@@ -52,15 +61,16 @@ def why_not() -> str | None:
     return None
 
 
-def _rounded(part: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _rounded(part: torch.Tensor, mean: torch.Tensor, times: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """A tensor without its mean in fp8, laid out (batch, tokens, heads, dim) as projections leave it.
 
-    And its fp32 scale (1). That may be too large, by a bound for the largest number instead of that number: a float
-    loses nothing by it, and one pass over the tensor finds both the mean and the bound.
+    So many tokens of 0 follow it. With it its fp32 scale (1). That may be too large, by a bound for the largest number
+    instead of that number: a float loses nothing by it, and one pass over the tensor finds both the mean and the bound.
     """
     largest = torch.linalg.vector_norm(part, float("inf"), dim=-2, keepdim=True) + mean.abs()
     scale = largest.amax().float().clamp(min=_LEAST).reshape(1) / torch.finfo(FORM).max
-    return _laid_out((part - mean).div_(scale.to(part.dtype)).to(FORM)), scale
+    less = (part - mean).div_(scale.to(part.dtype))
+    return _laid_out((functional.pad(less, (0, 0, 0, times)) if times else less).to(FORM)), scale
 
 
 def _laid_out(part: torch.Tensor) -> torch.Tensor:
@@ -75,17 +85,20 @@ def _attend(
     query_scale: torch.Tensor,
     key_scale: torch.Tensor,
     value_scale: torch.Tensor,
-) -> torch.Tensor:
-    """fp8 tensors and their scales → outputs in fp8, in units of the values' scale."""
-    made = _output_like(query)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """fp8 tensors and their scales → outputs in fp8, in units of the values' scale.
+
+    And the logarithms of the sums of exp of all scores, (batch, heads, queries, 1) in fp32.
+    """
+    made, log_sum = _outputs_like(query)
     graph = _graph(query.device, tuple(query.shape), key.shape[-2])
-    graph.run(_laid_out(query), _laid_out(key), _laid_out(value), (query_scale, key_scale, value_scale), made)
-    return made
+    graph.run(_laid_out(query), _laid_out(key), _laid_out(value), (query_scale, key_scale, value_scale), made, log_sum)
+    return made, log_sum
 
 
 @_attend.register_fake
-def _(query: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-    return _output_like(query)
+def _(query: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _outputs_like(query)
 
 
 @_attend.register_kernel("cpu")
@@ -96,21 +109,24 @@ def _attend_on_processor(
     query_scale: torch.Tensor,
     key_scale: torch.Tensor,
     value_scale: torch.Tensor,
-) -> torch.Tensor:
-    made = _output_like(query)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    made, log_sum = _outputs_like(query)
     by_scores = query_scale * key_scale * query.shape[-1] ** -0.5
     keys, values = key.float().transpose(-1, -2), value.float()
-    for queries, out in zip(query.split(QUERIES, dim=-2), made.split(QUERIES, dim=-2), strict=True):
+    for queries, out, logs in zip(*(part.split(QUERIES, dim=-2) for part in (query, made, log_sum)), strict=True):
         scores = (queries.float() @ keys) * by_scores
-        weights = torch.exp(scores - scores.amax(-1, keepdim=True))
-        products = (weights * WEIGHT_SCALE).to(FORM).float() @ values
-        out.copy_(products / WEIGHT_SCALE / weights.sum(-1, keepdim=True))
-    return made
+        largest = scores.amax(-1, keepdim=True)
+        weights = torch.exp(scores - largest)
+        products, sums = (weights * WEIGHT_SCALE).to(FORM).float() @ values, weights.sum(-1, keepdim=True)
+        out.copy_(products / WEIGHT_SCALE / sums)
+        logs.copy_(largest + sums.log())
+    return made, log_sum
 
 
-def _output_like(query: torch.Tensor) -> torch.Tensor:
+def _outputs_like(query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     batch, heads, tokens, dim = query.shape
-    return query.new_empty(batch, tokens, heads, dim).transpose(1, 2)
+    log_sum = torch.empty(batch, heads, tokens, 1, dtype=torch.float32, device=query.device)
+    return query.new_empty(batch, tokens, heads, dim).transpose(1, 2), log_sum
 
 
 class _Graph:
@@ -135,10 +151,12 @@ class _Graph:
 
         self._inputs = [tensor(queries), tensor(keys), tensor(keys)]
         self._scales = [graph.tensor(dim=[1] * 4, stride=[1] * 4, data_type=fp32) for _ in range(6)]
-        self._output, _, *self._largest = graph.sdpa_fp8(
-            *self._inputs, *self._scales, attn_scale=dim**-0.5, generate_stats=False
+        self._output, self._log_sum, *self._largest = graph.sdpa_fp8(
+            *self._inputs, *self._scales, attn_scale=dim**-0.5, generate_stats=True
         )
         self._output.set_output(True).set_dim(list(shape)).set_stride(strides(queries)).set_data_type(fp8)
+        stats = self._log_sum.set_output(True).set_dim([batch, heads, queries, 1])
+        stats.set_stride([heads * queries, queries, 1, 1]).set_data_type(fp32)
         for largest in self._largest:
             largest.set_output(True).set_dim([1] * 4).set_stride([1] * 4).set_data_type(fp32)
         graph.build([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
@@ -151,8 +169,9 @@ class _Graph:
         value: torch.Tensor,
         scales: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         output: torch.Tensor,
+        log_sum: torch.Tensor,
     ) -> None:
-        """Compute `output` from tensors of the graph's shape."""
+        """Compute `output` and `log_sum` from tensors of the graph's shape."""
         import cudnn
 
         weights = (scales[0].new_full((1,), scale) for scale in (1 / WEIGHT_SCALE, WEIGHT_SCALE))
@@ -160,10 +179,10 @@ class _Graph:
         # the largest weight and output, which a next rounding could be planned by: not asked for, but always told
         largest = [scales[0].new_empty(1, 1, 1, 1) for _ in self._largest]
         workspace = torch.empty(self._graph.get_workspace_size(), dtype=torch.uint8, device=self._device)
-        tensors = [*self._inputs, *self._scales, self._output, *self._largest]
+        tensors = [*self._inputs, *self._scales, self._output, self._log_sum, *self._largest]
         cudnn.set_stream(self._handle, torch.cuda.current_stream(self._device).cuda_stream)
         self._graph.execute(
-            dict(zip(tensors, [query, key, value, *given, output, *largest], strict=True)),
+            dict(zip(tensors, [query, key, value, *given, output, log_sum, *largest], strict=True)),
             workspace,
             handle=self._handle,
         )

@@ -29,7 +29,7 @@ from itertools import product
 from pipelines import speed
 from pipelines.geometry import Geometry
 from pipelines.precision import CHUNK_TOKENS, Precision, PrecisionSetting
-from pipelines.shapes import BF16, FP32, KeptShape, ModelShape, pinned_bytes
+from pipelines.shapes import BF16, FP32, ModelShape
 
 GIB = 2**30
 
@@ -50,6 +50,9 @@ SHARD_BYTES = GIB
 
 BLOCKS_IN_FLIGHT = 2
 """Of a streamed transformer the block that computes and the next one are on the card; of a text encoder, two layers."""
+
+PASSING = 2
+"""Pinned memory that weights from disk pass through, in units of their size: torch hands it out in powers of two."""
 
 TILE_PIXELS = (256, 256)
 TILE_OVERLAP = (256 / 192) ** 2
@@ -333,50 +336,34 @@ def decode_bytes(shape: ModelShape, largest: Geometry, decoding: Decoding) -> in
 
 
 def _host_peak(shape: ModelShape, layout: Layout) -> int:
-    """Bytes of host memory: what is streamed stays there pinned, what comes from disk passes through pinned memory.
+    """Bytes of host memory: what is streamed stays there, what comes from disk passes through memory pinned for it.
 
     Weights are read, cast and brought to their place one tensor at a time; the file itself is mapped, and its pages
     are the system's to drop.
     """
     encoder = shape.text_encoder
-    if layout.precision is Precision.GGUF:
-        pinned = sum(_pinned_as_kept(kept, layout) for kept in shape.kept)
-    else:
-        pinned = _pinned_in_precision(shape, layout)
-    embedding = pinned_bytes(encoder.vocab_size * encoder.d_model * BF16)
-    attention, mlp = encoder.d_model * encoder.num_heads * encoder.d_kv, encoder.d_model * encoder.d_ff
-    layer = 4 * pinned_bytes(attention * BF16) + 3 * pinned_bytes(mlp * BF16)
-    pinned += {
+    embedding = encoder.vocab_size * encoder.d_model * BF16
+    encoder_there = {
         Residence.RESIDENT: 0,
-        Residence.STREAMED: embedding + encoder.num_layers * layer,
-        Residence.MAPPED: embedding,
+        Residence.STREAMED: encoder.parameters * BF16,
+        Residence.MAPPED: PASSING * embedding,
     }[layout.text_encoder]
-    return HOST_BASE_BYTES + max(SHARD_BYTES, embedding) + pinned
+    return HOST_BASE_BYTES + max(SHARD_BYTES, embedding) + _transformer_host_bytes(shape, layout) + encoder_there
 
 
-def _pinned_in_precision(shape: ModelShape, layout: Layout) -> int:
-    """Of the transformer, or both experts, in a precision that a plan has chosen."""
-    transformer = shape.transformer
-    width, itemsize = transformer.width, layout.precision.itemsize
-    block = 8 * pinned_bytes(width**2 * itemsize) + 2 * pinned_bytes(width * transformer.ffn_dim * itemsize)
-    streamed = transformer.num_layers - layout.resident_blocks
-    return {
-        Residence.RESIDENT: 0,
-        # what is outside the blocks travels as it is, and is there as well
-        Residence.STREAMED: shape.experts * (streamed * block + transformer.other_parameters * BF16),
-        Residence.MAPPED: BLOCKS_IN_FLIGHT * block + shape.experts * transformer.other_parameters * BF16,
-    }[layout.transformer]
-
-
-def _pinned_as_kept(kept: KeptShape, layout: Layout) -> int:
-    """Of one transformer as its file has it."""
-    return {
-        Residence.RESIDENT: 0,
-        Residence.STREAMED: kept.pinned_others
-        + _largest(kept.pinned_blocks, len(kept.blocks) - layout.resident_blocks),
-        # it is mapped from the file itself, of which the little that is not kept as written lies in memory
-        Residence.MAPPED: kept.pinned_others + kept.converted + _largest(kept.pinned_blocks, BLOCKS_IN_FLIGHT),
-    }[layout.transformer]
+def _transformer_host_bytes(shape: ModelShape, layout: Layout) -> int:
+    """Of the transformer, or of both experts: what is outside the blocks travels as it is, and is there as well."""
+    if layout.transformer is Residence.RESIDENT:
+        return 0
+    precision, layers = layout.precision, shape.transformer.num_layers
+    blocks = partial(_blocks_bytes, shape, precision)
+    others = _whole_bytes(shape, precision) - blocks(layers)
+    if layout.transformer is Residence.STREAMED:
+        return others + blocks(layers - layout.resident_blocks)
+    # a quantized file is mapped itself, and the little of it that is not kept as written lies in memory
+    converted = sum(kept.converted for kept in shape.kept) if precision is Precision.GGUF else 0
+    # one expert passes at a time
+    return others + converted + PASSING * blocks(BLOCKS_IN_FLIGHT) // shape.experts
 
 
 def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:

@@ -6,6 +6,7 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 from pipelines.memory import Layout, Residence
+from pipelines.pinned import pinned
 from pipelines.spec import TRANSFORMERS
 
 HOST = torch.device("cpu")
@@ -37,7 +38,7 @@ def bring(part: str, name: str, tensor: torch.Tensor, layout: Layout, device: to
         return tensor
     if device.type == "cuda":
         # at once: diffusers would pin copies of all, and hold both until the first pass
-        tensor.data = tensor.data.to(HOST).pin_memory()
+        tensor.data = pinned(tensor.data)
         return tensor
     return _moved(tensor, HOST)
 

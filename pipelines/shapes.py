@@ -7,7 +7,7 @@ them against a trace of the real modules at the real sizes.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,13 @@ FP32 = 4
 class KeptShape:
     """What one transformer takes as it is kept, in bytes, counted tensor by tensor.
 
-    `blocks` has each block, `others` is all outside of them; the `pinned` ones are the same in pinned memory.
+    `blocks` has each block, `others` is all outside of them.
     `converted` is what of the blocks is not kept as it is written, and so cannot stay mapped; `restored` is what the
     largest matrix takes while it is brought back to bf16.
     """
 
     blocks: tuple[int, ...]
-    pinned_blocks: tuple[int, ...]
     others: int
-    pinned_others: int
     converted: int
     restored: int
 
@@ -86,12 +84,9 @@ class TransformerShape:
     @property
     def in_bf16(self) -> KeptShape:
         """What it takes in bf16."""
-        pinned = 8 * pinned_bytes(self.width**2 * BF16) + 2 * pinned_bytes(self.width * self.ffn_dim * BF16)
         return KeptShape(
             blocks=(self.block_parameters * BF16,) * self.num_layers,
-            pinned_blocks=(pinned,) * self.num_layers,
             others=self.other_parameters * BF16,
-            pinned_others=self.other_parameters * BF16,
             converted=0,
             restored=0,
         )
@@ -242,11 +237,6 @@ class ModelShape:
 
 def _linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
-
-
-def pinned_bytes(size: float) -> int:
-    """Bytes that a tensor takes in pinned memory: it is handed out in powers of two."""
-    return 1 << (max(1, ceil(size)) - 1).bit_length()
 
 
 def read_shape(folder: Path) -> ModelShape:

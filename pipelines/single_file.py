@@ -22,7 +22,7 @@ from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES, GGUFPara
 from safetensors import SafetensorError, safe_open
 
 from pipelines.errors import PipelineError, UnsupportedModelError, WeightsNotFoundError
-from pipelines.shapes import BF16, FP32, FileShape, KeptShape, pinned_bytes
+from pipelines.shapes import BF16, FP32, FileShape, KeptShape
 
 IN_FP32 = frozenset(WanTransformer3DModel._keep_in_fp32_modules)
 """Modules whose weights diffusers keeps in fp32, quantized or not."""
@@ -107,9 +107,7 @@ def _kept(named: Mapping[str, torch.Tensor]) -> KeptShape:
             others.append(size)
     return KeptShape(
         blocks=tuple(sum(sizes) for _, sizes in sorted(blocks.items())),
-        pinned_blocks=tuple(sum(map(pinned_bytes, sizes)) for _, sizes in sorted(blocks.items())),
         others=sum(others),
-        pinned_others=sum(map(pinned_bytes, others)),
         converted=converted,
         restored=max(
             round(RESTORED_BYTES[_form(tensor)] * _shape(tensor).numel())

@@ -312,11 +312,14 @@ def test_compiled_blocks_are_measured_beside_those_that_are_not(
     assert made[-1].is_closed
     assert record["attention"] == Attention.FP8
     assert record["frames"] == SMALL.videos["480p"][2]
-    assert 2 <= record["whole"]["computed"] <= record["whole"]["steps"] == 16
+    whole = [(video["steps"], video["computed"], video["guided"]) for video in record["whole"]]
+    assert whole == [(16, 16, True), (16, 8, True), (4, 4, False)]
     kernels = record["compiled"]["kernels"]
     assert 0.5 < sum(kernels.values()) <= 1
     told = row(judged(record))
-    assert f"{record['whole']['computed']} of them computed" in told[1]
+    assert "16 of 16 steps computed: " in told[1]
+    assert "8 of 16 steps computed: " in told[1]
+    assert "4 of 4 steps computed, no guidance: " in told[1]
     assert told[9] == f"{record['compiled']['seconds_per_step']:.2f}"
 
 

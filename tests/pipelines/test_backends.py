@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
 from pipelines import backends
@@ -91,35 +92,30 @@ def test_a_kernel_is_for_the_chips_it_was_made_for(
     assert reason is None or (why is not None and reason in why)
 
 
-NAMES = {
-    Attention.NATIVE: "native",
-    Attention.FLASH: "_native_math",
-    Attention.CUDNN: "_native_cudnn",
-    Attention.SAGE: "wrong",
-}
-
-
 @pytest.fixture
 def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that is quick and makes nothing of its inputs."""
+    """A kernel that is quick and makes nothing of its inputs, and a right one by the name of flash."""
 
     def nothing(query: torch.Tensor, **_: Any) -> torch.Tensor:
         return torch.zeros_like(query)
 
     monkeypatch.setitem(_AttentionBackendRegistry._backends, AttentionBackendName.SAGE, nothing)
     monkeypatch.setitem(_AttentionBackendRegistry._supported_arg_names, AttentionBackendName.SAGE, {"query"})
+    monkeypatch.setattr(backends, "_NAMES", {**backends._NAMES, Attention.FLASH: "_native_math"})
+    monkeypatch.setattr(attention_dispatch, "_check_attention_backend_requirements", lambda _: None)
 
 
 def test_what_does_not_run_or_is_wrong_is_left_out(wrong: None, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
 
-    found = measure(NAMES, CPU, torch.float32, OVER, {**NAMES, Attention.SAGE: "sage"})
+    candidates = [Attention.NATIVE, Attention.FLASH, Attention.FLASH_3, Attention.SAGE]
+    found = measure(candidates, CPU, torch.float32, OVER)
 
-    # on a processor cuDNN's kernel does not run
+    # the third is not installed
     assert set(found) == {Attention.NATIVE, Attention.FLASH}
     assert all(seconds > 0 for seconds in found.values())
     assert "attention by sage is wrong" in caplog.text
-    assert "attention by cudnn does not run here" in caplog.text
+    assert "attention by flash3 does not run here" in caplog.text
 
 
 def test_where_nothing_can_be_measured_it_is_torchs_own() -> None:
@@ -144,9 +140,11 @@ def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None
     Remembered(tmp_path / "file" / "attention.json").put("key", Attention.FLASH)
 
 
-def test_the_kernel_is_in_use_on_a_card_and_only_inside() -> None:
-    with attending(Attention.CUDNN, CARD, torch.bfloat16):
-        assert _AttentionBackendRegistry.get_active_backend()[0] == "_native_cudnn"
+def test_the_kernel_is_in_use_on_a_card_and_only_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_dispatch, "_check_attention_backend_requirements", lambda _: None)
+
+    with attending(Attention.FLASH, CARD, torch.bfloat16):
+        assert _AttentionBackendRegistry.get_active_backend()[0] == "flash"
     assert _AttentionBackendRegistry.get_active_backend()[0] == "native"
 
 

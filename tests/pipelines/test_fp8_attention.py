@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from pipelines import fp8_attention as module
 from pipelines.backends import Sequence, attending, choose
 from pipelines.errors import AttentionUnavailableError
-from pipelines.fp8_attention import FORM, LEAST_KEYS, fp8_attention
+from pipelines.fp8_attention import FORM, LEAST_KEYS, TILE, fp8_attention
 from pipelines.runner import Runner
 from pipelines.spec import Attention, ModelSpec
 
@@ -58,6 +58,16 @@ def test_what_keys_and_values_have_in_common_costs_no_exactness() -> None:
     torch.testing.assert_close(fp8_attention(much[0], much[1], mean.expand_as(much[2])), mean.expand_as(much[2]))
 
 
+def test_filling_the_last_tile_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # as many keys as fill no tile: a seventh of all that is attended to is no key at all
+    query, key, value = tensors(TILE * 2 + 170, apart=3.0)
+    full = fp8_attention(query, key, value)
+
+    monkeypatch.setattr(module, "TILE", 1)
+
+    assert apart(full, fp8_attention(query, key, value)) < 0.02
+
+
 def test_a_tensor_of_nothing_is_nothing() -> None:
     nothing = torch.zeros(1, 1, 8, 16)
 
@@ -97,9 +107,9 @@ class Graph:
 
     def sdpa_fp8(self, *inputs: Any, attn_scale: float, generate_stats: bool) -> list[Any]:
         self.inputs, self.scale = inputs, attn_scale
-        assert not generate_stats
-        self.outputs = [self._described(None, None) for _ in range(3)]
-        return [self.outputs[0], None, *self.outputs[1:]]
+        assert generate_stats
+        self.outputs = [self._described(None, None) for _ in range(4)]
+        return self.outputs
 
     def build(self, _: Any) -> None:
         self.is_built = True
@@ -119,7 +129,8 @@ class Graph:
         assert by_weights * weights == by_values * float(scales[2]) == 1.0
         assert self.scale == query.shape[-1] ** -0.5
         made = module._attend_on_processor(query, key, value, *(each.reshape(1) for each in scales[:3]))
-        tensors[self.outputs[0]].copy_(made)
+        for described, tensor in zip(self.outputs, made, strict=False):
+            tensors[described].copy_(tensor)
 
     def _described(self, dim: Any, stride: Any) -> Any:
         class Described(SimpleNamespace):
@@ -168,11 +179,12 @@ def test_cudnn_is_given_what_its_graph_says(cudnn: None) -> None:
     more = torch.cat([key, key], dim=-2)
 
     # laid out as a projection leaves it, and as it is not
-    made = module._attend._init_fn(query, key, value, *scales)
-    of_more = module._attend._init_fn(query.transpose(1, 2).contiguous().transpose(1, 2), more, more, *scales)
+    made, log_sum = module._attend._init_fn(query, key, value, *scales)
+    of_more, _ = module._attend._init_fn(query.transpose(1, 2).contiguous().transpose(1, 2), more, more, *scales)
 
-    expected = module._attend_on_processor(query, key, value, *scales)
+    expected, expected_log_sum = module._attend_on_processor(query, key, value, *scales)
     assert torch.equal(made.float(), expected.float())
+    assert torch.equal(log_sum, expected_log_sum)
     assert of_more.shape == query.shape
 
 

@@ -55,7 +55,6 @@ def test_what_is_measured_is_what_is_kept(mixed: Path, bare: Path) -> None:
         assert size == sum(size for name, size in sizes.items() if name.startswith(f"blocks.{index}."))
     assert kept.blocks[0] != kept.blocks[1]
     assert sum(kept.blocks) + kept.others == sum(sizes.values())
-    assert all(held <= pinned < 2 * held for held, pinned in zip(kept.blocks, kept.pinned_blocks, strict=True))
     plain = (
         parameter.nbytes
         for name, parameter in module.named_parameters()
