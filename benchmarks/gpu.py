@@ -6,7 +6,7 @@ Cases come in order of worth, at 480p and then at 720p, 81 frames, with guidance
 - `plain`: diffusers as its documentation sets Wan up: bf16, the VAE in fp32, all of it moved to the card;
 - `ours`: our plan for the whole card;
 - `fp8`, `int8`: the same with that `precision`, which multiplies the blocks' matrices in it;
-- `fp8-attention`: that with `attention = "fp8"` as well;
+- `fp8-attention`, `fp8-cudnn`: fp8 with `attention` set to "fp8" as well, or to "cudnn";
 - `fp8-attention-video`: the same for whole videos, from prompt to file: of 16 steps with every one computed, and with
   as few as the step cache ever computes, between which trained weights lie; and of 4 steps without guidance, as weights
   distilled for that have them;
@@ -45,6 +45,7 @@ from pipelines.devices import cuda_devices
 from pipelines.memory import GIB
 from pipelines.precision import PrecisionSetting
 from pipelines.spec import Attention
+from server.engine.local import environment
 
 BUDGET_SECONDS = 540.0
 GRACE_SECONDS = 40.0
@@ -90,11 +91,14 @@ def _cases() -> dict[str, Case]:
         fp8 = Case(f"{video}-fp8", video, precision=PrecisionSetting.FP8)
         found += [fp8, replace(fp8, name=f"{video}-fp8-attention", attention=Attention.FP8)]
         found.append(replace(found[-1], name=f"{video}-fp8-attention-video", whole=True))
-        found.append(Case(f"{video}-int8", video, precision=PrecisionSetting.INT8))
         found += [Case(f"{video}-{card}gb", video, False, card, able) for card, able in CAPABILITIES.items()]
     for card, host in SMALL_HOSTS.items():
         found.append(Case(f"480p-{card}gb-host{host}gb", "480p", False, card, CAPABILITIES[card], host))
     # what no plan comes to by itself here
+    found += [Case(f"{video}-int8", video, precision=PrecisionSetting.INT8) for video in STEPS]
+    found += [
+        Case(f"{video}-fp8-cudnn", video, precision=PrecisionSetting.FP8, attention=Attention.CUDNN) for video in STEPS
+    ]
     found.append(Case("480p-12gb-fp8", "480p", False, 12, CAPABILITIES[12], precision=PrecisionSetting.FP8))
     found.append(Case("480p-8gb-host16gb-4bit", "480p", False, 8, CAPABILITIES[8], 16, PrecisionSetting.Q4))
     return {case.name: case for case in found}
@@ -123,9 +127,14 @@ COLUMNS = (
 _WIDTH = 230
 
 
+def _environment() -> dict[str, str]:
+    """As a server starts its workers with."""
+    return {**environment("cuda:0", os.cpu_count()), **os.environ}
+
+
 def allocator_settings() -> dict[str, str]:
-    """How the environment sets torch's allocator; empty as a server starts its workers."""
-    return {name: os.environ[name] for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF") if name in os.environ}
+    """How the environment of a case sets torch's allocator."""
+    return {name: value for name, value in _environment().items() if name.endswith("_ALLOC_CONF")}
 
 
 def key(case: Case, small: bool, gpu: str | None) -> str:
@@ -145,7 +154,7 @@ def run_case(case: Case, small: bool, seconds: float) -> dict[str, Any]:
         command += ["--small"] if small else []
         try:
             # what it leaves behind when it is stopped, weights on disk among it, goes with our folder
-            ended = subprocess.run(command, check=False, timeout=seconds, env={**os.environ, "TMPDIR": name})
+            ended = subprocess.run(command, check=False, timeout=seconds, env={**_environment(), "TMPDIR": name})
             why = f"ended with status {ended.returncode}"
         except subprocess.TimeoutExpired:
             why = f"stopped after {seconds:.0f} s"

@@ -46,7 +46,7 @@ KERNELS = 10
 COMPILER_SECONDS = 150.0
 """How long a compiler in the background is waited for."""
 
-WHOLE = ((16, GUIDANCE, 0.0), (16, GUIDANCE, inf), (4, 1.0, 0.0))
+WHOLE = ((16, GUIDANCE, inf), (4, 1.0, 0.0), (16, GUIDANCE, 0.0))
 """Videos by their steps, guidance and the step cache's tolerance."""
 
 HOST_SHARE = 0.9

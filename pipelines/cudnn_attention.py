@@ -20,7 +20,7 @@ def cudnn_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor)
         return _attend(query, key, value)[0]
     mean = key.mean(-2, keepdim=True)
     output, log_sum = _attend(query, followed(key, mean, times), followed(value, torch.zeros_like(mean), times))
-    scores = (query @ mean.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    scores = (query * mean).sum(-1, keepdim=True, dtype=torch.float32) * query.shape[-1] ** -0.5
     return output * regained(scores, log_sum, times).to(output.dtype)
 
 

@@ -51,9 +51,6 @@ SHARD_BYTES = GIB
 BLOCKS_IN_FLIGHT = 2
 """Of a streamed transformer the block that computes and the next one are on the card; of a text encoder, two layers."""
 
-PASSING = 2
-"""Pinned memory that weights from disk pass through, in units of their size: torch hands it out in powers of two."""
-
 TILE_PIXELS = (256, 256)
 TILE_OVERLAP = (256 / 192) ** 2
 """Diffusers' tiles, and how many pixels they hold for each of the video's."""
@@ -346,7 +343,8 @@ def _host_peak(shape: ModelShape, layout: Layout) -> int:
     encoder_there = {
         Residence.RESIDENT: 0,
         Residence.STREAMED: encoder.parameters * BF16,
-        Residence.MAPPED: PASSING * embedding,
+        # layer by layer, by torch's own pinned memory, which comes in powers of two
+        Residence.MAPPED: 1 << (embedding - 1).bit_length(),
     }[layout.text_encoder]
     return HOST_BASE_BYTES + max(SHARD_BYTES, embedding) + _transformer_host_bytes(shape, layout) + encoder_there
 
@@ -362,8 +360,7 @@ def _transformer_host_bytes(shape: ModelShape, layout: Layout) -> int:
         return others + blocks(layers - layout.resident_blocks)
     # a quantized file is mapped itself, and the little of it that is not kept as written lies in memory
     converted = sum(kept.converted for kept in shape.kept) if precision is Precision.GGUF else 0
-    # one expert passes at a time
-    return others + converted + PASSING * blocks(BLOCKS_IN_FLIGHT) // shape.experts
+    return others + converted + blocks(BLOCKS_IN_FLIGHT)
 
 
 def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:

@@ -1,4 +1,4 @@
-"""Carry out a layout: where each tensor goes as it is read, and diffusers' own hooks for what comes and goes."""
+"""Carry out a layout: where each tensor goes as it is read, and hooks for what comes and goes."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from diffusers.hooks import apply_group_offloading
 from pipelines.memory import Layout, Residence
 from pipelines.pinned import pinned
 from pipelines.spec import TRANSFORMERS
+from pipelines.streaming import stream
 
 HOST = torch.device("cpu")
 
@@ -31,10 +32,11 @@ def bring(part: str, name: str, tensor: torch.Tensor, layout: Layout, device: to
     """A tensor of a part → the same where it stays: on the card, or in host memory; from disk it stays mapped."""
     where = residence(part, layout)
     words = name.split(".")
-    stays = part in TRANSFORMERS and words[0] == "blocks" and int(words[1]) in resident_blocks(layout, num_layers)
+    in_block = part in TRANSFORMERS and words[0] == "blocks"
+    stays = in_block and int(words[1]) in resident_blocks(layout, num_layers)
     if where is Residence.RESIDENT or stays:
         return _moved(tensor, device)
-    if where is Residence.MAPPED:
+    if where is Residence.MAPPED and (in_block or part not in TRANSFORMERS):
         return tensor
     if device.type == "cuda":
         # at once: diffusers would pin copies of all, and hold both until the first pass
@@ -56,23 +58,20 @@ def place(part: str, module: Any, layout: Layout, device: torch.device) -> None:
         # what was not read: computed tables
         module.to(device)
         return
-    streams = device.type == "cuda"
-    settings = {
-        "onload_device": device,
-        "offload_device": HOST,
-        "use_stream": streams,
-        # pinned once and for all, or for each passage only
-        "low_cpu_mem_usage": streams and where is Residence.MAPPED,
-    }
-    if part not in TRANSFORMERS:
-        # a text encoder of transformers has its blocks deeper than diffusers looks for them: it goes layer by layer
-        apply_group_offloading(module, offload_type="leaf_level", **settings)
+    if part in TRANSFORMERS:
+        staying = resident_blocks(layout, len(module.blocks))
+        for index in staying:
+            module.blocks[index].to(device)
+        stream(module, staying, device, mapped=where is Residence.MAPPED)
         return
-    blocks = module.blocks
-    staying = resident_blocks(layout, len(blocks))
-    for index in staying:
-        blocks[index].to(device)
-    # diffusers streams every block of the list that it finds
-    module.blocks = torch.nn.ModuleList(block for index, block in enumerate(blocks) if index not in staying)
-    apply_group_offloading(module, offload_type="block_level", num_blocks_per_group=1, **settings)
-    module.blocks = blocks
+    streams = device.type == "cuda"
+    # a text encoder of transformers has its blocks deeper than diffusers looks for them: it goes layer by layer
+    apply_group_offloading(
+        module,
+        offload_type="leaf_level",
+        onload_device=device,
+        offload_device=HOST,
+        use_stream=streams,
+        # pinned once and for all, or for each passage only
+        low_cpu_mem_usage=streams and where is Residence.MAPPED,
+    )
