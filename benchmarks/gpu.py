@@ -6,7 +6,7 @@ Cases come in order of worth, at 480p and then at 720p, 81 frames, with guidance
 - `plain`: diffusers as its documentation sets Wan up: bf16, the VAE in fp32, all of it moved to the card;
 - `ours`: our plan for the whole card;
 - `fp8`, `int8`: the same with that `precision`, which multiplies the blocks' matrices in it;
-- `fp8-attention`, `fp8-cudnn`: fp8 with `attention` set to "fp8" as well, or to "cudnn";
+- `fp8-attention`: fp8 with `attention = "fp8"` as well;
 - `fp8-attention-video`: the same for whole videos, from prompt to file: of 16 steps with every one computed, and with
   as few as the step cache ever computes, between which trained weights lie; and of 4 steps without guidance, as weights
   distilled for that have them;
@@ -96,9 +96,6 @@ def _cases() -> dict[str, Case]:
         found.append(Case(f"480p-{card}gb-host{host}gb", "480p", False, card, CAPABILITIES[card], host))
     # what no plan comes to by itself here
     found += [Case(f"{video}-int8", video, precision=PrecisionSetting.INT8) for video in STEPS]
-    found += [
-        Case(f"{video}-fp8-cudnn", video, precision=PrecisionSetting.FP8, attention=Attention.CUDNN) for video in STEPS
-    ]
     found.append(Case("480p-12gb-fp8", "480p", False, 12, CAPABILITIES[12], precision=PrecisionSetting.FP8))
     found.append(Case("480p-8gb-host16gb-4bit", "480p", False, 8, CAPABILITIES[8], 16, PrecisionSetting.Q4))
     return {case.name: case for case in found}

@@ -19,10 +19,10 @@ import torch
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 from filelock import FileLock
 
-from pipelines import cudnn_attention, fp8_attention
 from pipelines.attention import fast_attention, instead
 from pipelines.errors import AttentionUnavailableError
 from pipelines.files import write_whole
+from pipelines.fp8_attention import LEAST_KEYS, fp8_attention, why_not
 from pipelines.spec import Attention
 
 HEADS = 8
@@ -74,9 +74,7 @@ def attending(attention: Attention, device: torch.device, dtype: torch.dtype) ->
 
 def _by(attention: Attention) -> AbstractContextManager[Any]:
     if attention is Attention.FP8:
-        return instead(fp8_attention.fp8_attention, fp8_attention.LEAST_KEYS)
-    if attention is Attention.CUDNN:
-        return instead(cudnn_attention.cudnn_attention, cudnn_attention.LEAST_KEYS)
+        return instead(fp8_attention, LEAST_KEYS)
     return attention_backend(_NAMES[attention])
 
 
@@ -116,7 +114,7 @@ def unusable(attention: Attention, capability: tuple[int, int] | None) -> str | 
     if not least <= capability <= most:
         return f"it is not made for a device of compute capability {capability[0]}.{capability[1]}."
     if attention is Attention.FP8:
-        return fp8_attention.why_not()
+        return why_not()
     try:
         with attention_backend(_NAMES[attention]):
             return None
@@ -127,8 +125,8 @@ def unusable(attention: Attention, capability: tuple[int, int] | None) -> str | 
 def _try_fp8(device: torch.device, over: Sequence) -> None:
     """Raise AttentionUnavailableError unless attention in fp8 runs: rather now than in the middle of a video."""
     try:
-        some = torch.zeros(1, 1, fp8_attention.LEAST_KEYS, over.head_dim, device=device, dtype=torch.bfloat16)
-        fp8_attention.fp8_attention(some, some, some)
+        some = torch.zeros(1, 1, LEAST_KEYS, over.head_dim, device=device, dtype=torch.bfloat16)
+        fp8_attention(some, some, some)
     # whatever a library raises for a chip or a version of its own that it was not made for
     except Exception as error:
         reason = str(error).partition("\n")[0]

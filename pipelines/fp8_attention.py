@@ -1,14 +1,17 @@
 """Attention whose two products are in fp8: cuDNN's kernel for it, which torch has no name for.
 
 At 720p attention is three quarters of a step's arithmetic, and on a Hopper chip this kernel does half as much again a
-second as the bf16 one (docs/speed.md); its last tile of keys is filled up as that one's is. What it multiplies is
-rounded to three bits beside the exponent, all tokens and heads of a tensor to one scale. Two shifts that change nothing
-of attention make the most of these bits:
+second as the bf16 one (docs/speed.md). What it multiplies is rounded to three bits beside the exponent, all tokens and
+heads of a tensor to one scale. Two shifts that change nothing of attention make the most of these bits:
 
 - a vector added to all keys adds the same to all scores of a query, so that softmax does not see it: the keys' mean,
   which is most of a trained model's keys, is taken off ("smoothed" in SageAttention, arXiv:2410.02367);
 - a vector added to all values is added to every output, as the weights of a query are 1 together: the values' mean is
   taken off before and put back after.
+
+The kernel loses up to a sixth of its speed where the last tile of keys is not full, and a video's tokens fill it only
+by chance: so keys and values of 0 are added. With these shifts 0 is the mean, and exp being convex no query gives it
+more weight than it gives all others on average: a small weight, which is known and taken off again.
 
 The kernel rounds what it returns to fp8 too. On a processor the same steps are done one by one: slower than exact
 attention, to see what the rounding does to a video anywhere.
@@ -19,8 +22,6 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-
-from pipelines.padding import missing, regained
 
 FORM = torch.float8_e4m3fn
 WEIGHT_SCALE = 256.0
@@ -42,13 +43,13 @@ _LEAST = 1e-12
 def fp8_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Attention of (batch, heads, queries, dim) to (batch, heads, keys, dim), in the dtype of `query`."""
     key_mean, value_mean = (part.mean(-2, keepdim=True) for part in (key, value))
-    times = missing(key.shape[-2], TILE)
+    added = -key.shape[-2] % TILE
     rounded_query, query_scale = _rounded(query, torch.zeros_like(key_mean))
-    rounded_key, key_scale = _rounded(key, key_mean, times)
-    rounded_value, value_scale = _rounded(value, value_mean, times)
+    rounded_key, key_scale = _rounded(key, key_mean, added)
+    rounded_value, value_scale = _rounded(value, value_mean, added)
     made, log_sum = _attend(rounded_query, rounded_key, rounded_value, query_scale, key_scale, value_scale)
-    # no output is larger than the largest value: in units of its scale it fits the form
-    units = value_scale * regained(0.0, log_sum, times)
+    # no output is larger than the largest value: in units of its scale it fits the form. The score of 0 is 0
+    units = value_scale / (1 - added * torch.exp(-log_sum))
     return torch.addcmul(value_mean, made.to(query.dtype), units.to(query.dtype))
 
 
@@ -61,7 +62,7 @@ def why_not() -> str | None:
     return None
 
 
-def _rounded(part: torch.Tensor, mean: torch.Tensor, times: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def _rounded(part: torch.Tensor, mean: torch.Tensor, added: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """A tensor without its mean in fp8, laid out (batch, tokens, heads, dim) as projections leave it.
 
     So many tokens of 0 follow it. With it its fp32 scale (1). That may be too large, by a bound for the largest number
@@ -70,7 +71,7 @@ def _rounded(part: torch.Tensor, mean: torch.Tensor, times: int = 0) -> tuple[to
     largest = torch.linalg.vector_norm(part, float("inf"), dim=-2, keepdim=True) + mean.abs()
     scale = largest.amax().float().clamp(min=_LEAST).reshape(1) / torch.finfo(FORM).max
     less = (part - mean).div_(scale.to(part.dtype))
-    return _laid_out((functional.pad(less, (0, 0, 0, times)) if times else less).to(FORM)), scale
+    return _laid_out((functional.pad(less, (0, 0, 0, added)) if added else less).to(FORM)), scale
 
 
 def _laid_out(part: torch.Tensor) -> torch.Tensor:

@@ -33,8 +33,11 @@ from pipelines.shapes import BF16, FP32, ModelShape
 
 GIB = 2**30
 
-CONTEXT_BYTES = round(0.7 * GIB)
-"""What the driver and the libraries' workspaces take of a card beside all tensors."""
+CONTEXT_BYTES = round(0.95 * GIB)
+"""What the driver and the libraries' workspaces take of a card beside all tensors, on an H200 (docs/speed.md)."""
+
+CONVOLVING = 0.14
+"""What convolutions take to work in, as a share of the memory of decoding: the same at 480p and at 720p, there."""
 
 FRAGMENTATION = 0.05
 """Share of a plan's tensors that the allocator is granted on top, for the holes it leaves."""
@@ -243,7 +246,7 @@ def _stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[s
         + active
         + _restored_bytes(shape, layout.precision)
         + _activation_bytes(shape, shape.tokens(largest) * (1 + layout.batched), layout.precision),
-        "decoding": rests + encoder_rests + decode_bytes(shape, largest, layout.decoding),
+        "decoding": rests + encoder_rests + decode_bytes(shape, largest, layout.decoding) * (1 + CONVOLVING),
     }
     return {name: round((always + tensors) * (1 + FRAGMENTATION)) + CONTEXT_BYTES for name, tensors in stages.items()}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Several servers and workers share the processor: a thread that waits for another must not keep a third from working.
@@ -19,6 +20,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 from tests.postgres import PostgresServer
 from tests.support import CLEAN_ENDS, ServerProcess, SmallDisk
 from tests.typist import Typed, Typist
+
+# how long an example takes says how busy the machine is
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 KEYS = tuple(f"key-{number}" for number in range(100))
 
