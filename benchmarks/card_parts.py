@@ -2,8 +2,8 @@
 
 python -m benchmarks.card_parts
 
-It takes a CUDA device, and for attention in fp8 a chip that has it. Kernels are timed over the keys of 81 frames at 480p
-and at 720p, as many as there are and up to a multiple of a tile; random numbers, 40 heads of 128.
+It takes a CUDA device, and for attention in fp8 a chip that has it. Kernels are timed over the keys of 81 frames at
+480p and 720p, as many as there are and up to a multiple of a tile; random numbers, 40 heads of 128.
 """
 
 import json
