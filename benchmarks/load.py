@@ -1,11 +1,14 @@
 """How a server answers when a great deal is asked of it, on the demo's weights, while these make videos.
 
 python -m benchmarks.load [--subscribers 1000] [--queued 10000] [--history 100000] [--minutes 10]
+python -m benchmarks.load --idle [--queued 20] [--history 100000]
 
 Its records are filled beforehand: so many generations that wait, and so many that are over. So many event streams are
 opened, and none of them is read but by the system's buffers. Then one client enqueues, polls, lists what is active and
 looks at pages of the history, in turn, until the time is over; the server's memory is read at the beginning and at the
 end.
+
+An idle server has no subscribers and makes nothing: what is told of it is what its answers cost by themselves.
 """
 
 import asyncio
@@ -14,7 +17,7 @@ import random
 import statistics
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -38,6 +41,7 @@ PAUSE_SECONDS = 0.02
 PAGE = 50
 MIB = 2**20
 ASKED = ("enqueue", "poll", "active list", "history page")
+IDLE_REQUESTS = 500
 
 
 def fill(data_dir: Path, queued: int, history: int) -> None:
@@ -109,6 +113,43 @@ def ask(server: ServerProcess, seconds: float) -> dict[str, list[float]]:
     return taken
 
 
+def ask_idle(server: ServerProcess) -> dict[str, list[float]]:
+    """Seconds of each request to a server that does nothing else."""
+    some = server.http.get("/queue").json()["generations"][0]["generation_id"]
+    pages = server.http.get("/generations", params={"page_size": PAGE}).json()["total_pages"]
+    dice = random.Random(0)
+    calls: dict[str, Callable[[], object]] = {
+        "poll": lambda: server.row(some),
+        "active list": lambda: server.http.get("/queue").raise_for_status(),
+        "history page": lambda: look(server, dice.randint(1, pages)),
+    }
+    return {name: [timed(call) for _ in range(IDLE_REQUESTS)] for name, call in calls.items()}
+
+
+def measure_idle(options: Namespace, folder: Path) -> dict[str, Any]:
+    """The figures of a server that begins nothing, as no disk has so much room."""
+    fill(folder / "data", options.queued, options.history)
+    server = ServerProcess(folder / "data", max_queued=str(options.queued), min_free_bytes=str(2**60))
+    with ExitStack() as stack:
+        stack.callback(server.close)
+        started = server.start()
+        # its caches are warm
+        ask_idle(server)
+        taken = ask_idle(server)
+        server.stop()
+    return {"idle": True, **_about(options, started, taken)}
+
+
+def _about(options: Namespace, started: float, taken: dict[str, list[float]]) -> dict[str, Any]:
+    return {
+        "queued": options.queued,
+        "history": options.history,
+        "start_seconds": round(started, 2),
+        "requests": {name: len(seconds) for name, seconds in taken.items()},
+        "ms": {name: _spread(seconds) for name, seconds in taken.items()},
+    }
+
+
 def measure(options: Namespace, folder: Path) -> dict[str, Any]:
     """The figures of one server."""
     fill(folder / "data", options.queued, options.history)
@@ -131,16 +172,12 @@ def measure(options: Namespace, folder: Path) -> dict[str, Any]:
         made = server.http.get("/generations", params={"status": "succeeded", "page_size": 1}).json()["total_entries"]
         server.stop()
     return {
+        **_about(options, started, taken),
         "subscribers": options.subscribers,
-        "queued": options.queued,
-        "history": options.history,
         "minutes": options.minutes,
-        "start_seconds": round(started, 2),
         "memory_mib_before": round(before / MIB, 1),
         "memory_mib_after": round(after / MIB, 1),
         "succeeded": made,
-        "requests": {name: len(seconds) for name, seconds in taken.items()},
-        "ms": {name: _spread(seconds) for name, seconds in taken.items()},
     }
 
 
@@ -154,8 +191,9 @@ def rows(figures: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, spread in figures["ms"].items():
         told = f"{spread['p50']} / {spread['p99']} ms"
         yield f"{name}, p50 / p99", told, f"{figures['requests'][name]} requests, longest {spread['max']} ms"
-    before, after = figures["memory_mib_before"], figures["memory_mib_after"]
-    yield "server memory", f"{before} → {after} MiB", f"over {figures['minutes']:g} minutes"
+    if "minutes" in figures:
+        before, after = figures["memory_mib_before"], figures["memory_mib_after"]
+        yield "server memory", f"{before} → {after} MiB", f"over {figures['minutes']:g} minutes"
     yield "start to first answer", f"{figures['start_seconds']} s", f"{figures['history']} rows of history"
 
 
@@ -163,13 +201,16 @@ def main() -> None:
     """Measure, print a table and one JSON line."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--subscribers", type=int, default=1000)
-    parser.add_argument("--queued", type=int, default=10_000)
+    parser.add_argument("--queued", type=int)
     parser.add_argument("--history", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--idle", action="store_true")
     options = parser.parse_args()
+    if options.queued is None:
+        options.queued = 20 if options.idle else 10_000
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     with TemporaryDirectory() as folder:
-        figures = measure(options, Path(folder))
+        figures = (measure_idle if options.idle else measure)(options, Path(folder))
     show("load", list(rows(figures)), figures)
 
 

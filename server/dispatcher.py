@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,6 +17,7 @@ from server.errors import RecordsUnavailableError
 from server.events import Broker, Live
 from server.generations import Generation, Status
 from server.lane import Deployment, Lane
+from server.outlook import Outlook
 from server.previews import Previews
 from server.retention import Retention
 from server.store import Store
@@ -162,21 +162,9 @@ class Dispatcher:
                 return lane.running.live if lane.running.held.attempt == generation.attempt else None
         return None
 
-    def expected(self, generation: Generation, place: int) -> Live | None:
-        """When a generation that waits at a place of the queue (1 is next) may be done; None if nobody can tell.
-
-        Those before it are taken to be as those made of late, and to go to whichever device is free first.
-        """
-        lanes = [lane for lane in self.lanes if lane.circuit.wait <= 0]
-        free, typical = [lane.free_in for lane in lanes], [lane.estimator.typical for lane in lanes]
-        known = [seconds for seconds in typical if seconds is not None]
-        if generation.params is None or not known or None in free:
-            return None
-        rounds, turn = divmod(place - 1, len(lanes))
-        wait = sorted(seconds for seconds in free if seconds is not None)[turn] + rounds * fmean(known)
-        totals = [lane.estimator.total(generation.model, generation.params) for lane in lanes]
-        own = fmean(seconds for seconds in totals if seconds is not None)
-        return Live(generation.progress, wait + (1 - generation.progress) * own)
+    def outlook(self) -> Outlook:
+        """When those that wait may be done, as things are now."""
+        return Outlook([lane for lane in self.lanes if lane.circuit.wait <= 0])
 
     @property
     def free_in(self) -> float | None:

@@ -1,6 +1,7 @@
 """Starting the server: everything that can be refused is checked before the first byte is listened for."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -39,6 +40,9 @@ def serve(settings: Settings) -> None:
     devices = prepare(settings)
     with listen(settings) as listening:
         app = create_app(settings, devices)
+        # what is there now stays: no request shall wait while it is looked through for garbage
+        gc.freeze()
+        gc.enable()
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -246,9 +246,17 @@ class Service:
 
     def live(self, placed: Placed) -> Live | None:
         """How a generation is doing if it runs, or when it may be done if it waits and that can be told."""
-        if placed.queue_position is not None:
-            return self._dispatcher.expected(placed.generation, placed.queue_position)
-        return self._dispatcher.live(placed.generation)
+        return self.lives([placed])[0]
+
+    def lives(self, placed: Sequence[Placed]) -> list[Live | None]:
+        """The same of many, all of one moment."""
+        outlook = self._dispatcher.outlook()
+        return [
+            self._dispatcher.live(each.generation)
+            if each.queue_position is None
+            else outlook.of(each.generation, each.queue_position)
+            for each in placed
+        ]
 
     async def queue_length(self) -> int:
         """How many generations wait."""

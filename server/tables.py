@@ -48,6 +48,7 @@ generations = Table(
     Column("accepted_by", _Text),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
+    Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
     Index("generations_by_completion", "completed_at"),
     Index("generations_by_model", "status", "model", "seq"),
     sqlite_autoincrement=True,

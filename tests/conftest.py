@@ -28,10 +28,16 @@ hypothesis.settings.load_profile("untimed")
 KEYS = tuple(f"key-{number}" for number in range(100))
 
 
+def pytest_sessionstart() -> None:
+    """Look for no garbage while the libraries are imported, which leave hardly any."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Spare every later collection of garbage the half million objects of the libraries."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +62,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="session")
 def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One running demo server that has a key for each test."""
-    process = ServerProcess(tmp_path_factory.mktemp("keyed") / "data", api_keys=",".join(KEYS), event_replay="60")
+    """One running demo server that has a key for each test, a picture of each step, and a log for programs."""
+    settings = {"event_replay": "60", "preview_interval": "0.05", "log_format": "json"}
+    process = ServerProcess(tmp_path_factory.mktemp("keyed") / "data", api_keys=",".join(KEYS), **settings)
     process.start()
     yield process
     process.close()

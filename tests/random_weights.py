@@ -46,14 +46,14 @@ def random_folder(folder: Path, *, plain: bool = False) -> Path:
 
 
 def _plain_vae() -> Any:
-    """One of 32x that decodes whatever it is given to the same frame, which is soon encoded."""
+    """One of 128x that decodes whatever it is given to the same frame, which is soon encoded."""
     config = residual_vae(base_dim=4, latent_channels=LATENT_CHANNELS).config
-    pixels = 2 * config["patch_size"]
+    pixels = 8 * config["patch_size"]
     of_larger_patches = {
         "patch_size": pixels,
         "in_channels": 3 * pixels**2,
         "out_channels": 3 * pixels**2,
-        "scale_factor_spatial": 2 * config["scale_factor_spatial"],
+        "scale_factor_spatial": 8 * config["scale_factor_spatial"],
     }
     vae = AutoencoderKLWan.from_config({**config, **of_larger_patches})
     torch.nn.init.zeros_(vae.decoder.conv_out.weight)

@@ -56,11 +56,16 @@ def free_port() -> int:
 
 def eventually(condition: Callable[[], T], server: "ServerProcess | None" = None, patience: float = PATIENCE) -> T:
     """Wait until something is so, and return it."""
-    deadline = time.monotonic() + patience
+    began = time.monotonic()
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"still {found!r}:\n{server.log_text() if server else ''}"
-        time.sleep(0.02)
+        assert time.monotonic() < began + patience, f"still {found!r}:\n{server.log_text() if server else ''}"
+        time.sleep(pause(began, 0.02, 0.1))
     return found
+
+
+def pause(since: float, least: float, most: float) -> float:
+    """Seconds until one looks again who has waited since then: a server that is asked without rest gets little done."""
+    return min(most, max(least, (time.monotonic() - since) / 20))
 
 
 class ServerProcess:
@@ -158,11 +163,11 @@ class ServerProcess:
 
     def wait_for(self, generation_id: str, *statuses: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """Poll until a generation has one of the statuses (any terminal one if none is named)."""
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         while (row := self.row(generation_id))["status"] not in (statuses or TERMINAL):
             assert row["status"] not in TERMINAL, row
-            assert time.monotonic() < deadline, f"still {row} after {timeout} s:\n{self.log_text()}"
-            time.sleep(0.05)
+            assert time.monotonic() < began + timeout, f"still {row} after {timeout} s:\n{self.log_text()}"
+            time.sleep(pause(began, 0.05, 0.2))
         return row
 
     def wait_until_idle(self) -> None:

@@ -27,7 +27,8 @@ async def index(
 ) -> JSONResponse:
     """Every generation that passes the filters, newest first."""
     found = await service.page(replace(filters, search=search), page, page_size)
-    rows = [history_row(placed, service.live(placed), links) for placed in found.rows]
+    lives = service.lives(found.rows)
+    rows = [history_row(placed, live, links) for placed, live in zip(found.rows, lives, strict=True)]
     return JSONResponse(
         {
             "count": len(rows),

@@ -50,7 +50,7 @@ async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> JS
     if filters.statuses is None:
         filters = replace(filters, statuses=ACTIVE)
     found = await service.newest(filters)
-    rows = [row(placed, service.live(placed), links) for placed in found]
+    rows = [row(placed, live, links) for placed, live in zip(found, service.lives(found), strict=True)]
     return JSONResponse({"count": len(rows), "generations": rows})
 
 

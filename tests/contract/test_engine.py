@@ -66,7 +66,13 @@ async def make_engine(
 @pytest.fixture(scope="module")
 def shared(make_engine: EngineFactory) -> LocalEngine:
     """One engine for all: its worker takes seconds to start, and does so again only after a test that ended it."""
-    return make_engine()
+    return make_engine(preview_interval=1e-9)
+
+
+@pytest.fixture(scope="module")
+def other_weights(make_engine: EngineFactory) -> LocalEngine:
+    """One engine for weights that are not the demo's, without pictures."""
+    return make_engine(demo=False, preview_interval=0)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -142,9 +148,7 @@ async def test_a_run_leaves_its_file_and_tells_every_step(engine: LocalEngine, v
     assert {(report.generation_id, report.attempt) for report in reports} == {("g", 1)}
 
 
-async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(make_engine: EngineFactory) -> None:
-    engine = make_engine(preview_interval=1e-9)
-    await engine.load(ENTRY)
+async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(engine: LocalEngine) -> None:
     told: list[tuple[str, int]] = []
     pictures = []
 
@@ -161,9 +165,9 @@ async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(make_engi
     assert pictures == [(64, 64)] * 3
 
 
-async def test_without_an_interval_there_is_no_picture(make_engine: EngineFactory) -> None:
-    engine = make_engine(preview_interval=0)
-    await engine.load(ENTRY)
+async def test_without_an_interval_there_is_no_picture(other_weights: LocalEngine, weights_folder: Path) -> None:
+    engine = other_weights
+    await engine.load(CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, repo=str(weights_folder))))
     reports: list[RunReport] = []
 
     wanted = job(generation_id="unseen")
@@ -258,8 +262,8 @@ async def test_a_worker_that_does_not_stop_when_cancelled_is_killed(
         await running
 
 
-async def test_weights_that_are_not_there_are_a_sentence_and_the_worker_lives(make_engine: EngineFactory) -> None:
-    engine = make_engine(demo=False)
+async def test_weights_that_are_not_there_are_a_sentence_and_the_worker_lives(other_weights: LocalEngine) -> None:
+    engine = other_weights
     missing = CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, repo="/nowhere/at/all"))
 
     for _ in range(2):

@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -13,8 +13,6 @@ from tests.contract.test_events import events_of
 from tests.contract.test_http import LONG, error_of
 from tests.support import ServerProcess
 
-MINE, YOURS = ({"Authorization": f"Bearer {key}"} for key in ("mine", "yours"))
-
 
 def with_preview(server: ServerProcess, generation_id: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """The generation's row, once it has a preview."""
@@ -22,38 +20,39 @@ def with_preview(server: ServerProcess, generation_id: str, headers: dict[str, s
     while (row := server.http.get(f"/queue/{generation_id}", headers=headers).json())["preview_url"] is None:
         assert row["status"] in ("queued", "processing"), row
         assert time.monotonic() < deadline, server.log_text()
-        time.sleep(0.02)
+        time.sleep(0.05)
     return dict(row)
 
 
-def test_a_preview_is_its_owners_while_it_runs(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server(api_keys="mine,yours", preview_interval="0.05")
-    created = server.http.post("/queue", json=LONG, headers=MINE)
+def test_a_preview_is_its_owners_while_it_runs(keyed_server: ServerProcess, keys: Iterator[str]) -> None:
+    server = keyed_server
+    mine, yours = ({"Authorization": f"Bearer {next(keys)}"} for _ in range(2))
+    created = server.http.post("/queue", json=LONG, headers=mine)
     id_ = created.json()["generations"][0]["generation_id"]
-    row = with_preview(server, id_, MINE)
+    row = with_preview(server, id_, mine)
     assert row["preview_url"].startswith(f"{server.url}/api/ai/queue/{id_}/preview?step=")
 
-    answer = httpx.get(row["preview_url"], headers=MINE)
+    answer = httpx.get(row["preview_url"], headers=mine)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     assert answer.headers["cache-control"] == "no-store"
     picture = Image.open(io.BytesIO(answer.content))
     picture.load()
     assert (picture.format, picture.size) == ("JPEG", (256, 256))
-    assert httpx.get(f"{server.url}/queue/{id_}/preview", headers=MINE).status_code == 200
-    assert error_of(httpx.get(row["preview_url"], headers=YOURS), 404)["type"] == "resource_not_found"
+    assert httpx.get(f"{server.url}/queue/{id_}/preview", headers=mine).status_code == 200
+    assert error_of(httpx.get(row["preview_url"], headers=yours), 404)["type"] == "resource_not_found"
     error_of(httpx.get(row["preview_url"]), 401)
 
     deadline = time.monotonic() + 60
-    while (later := with_preview(server, id_, MINE)["preview_url"]) == row["preview_url"]:
+    while (later := with_preview(server, id_, mine)["preview_url"]) == row["preview_url"]:
         assert time.monotonic() < deadline
-    new = httpx.get(later, headers=MINE)
+    new = httpx.get(later, headers=mine)
     assert new.status_code == 200
     assert new.headers["etag"] != answer.headers["etag"]
 
-    server.http.delete(f"/queue/{id_}", headers=MINE)
-    assert server.http.get(f"/queue/{id_}", headers=MINE).json()["preview_url"] is None
-    assert "no preview" in error_of(httpx.get(later, headers=MINE), 404)["message"]
-    error_of(httpx.get(f"{server.url}/api/ai/queue/nobodys/preview", headers=MINE), 404)
+    server.http.delete(f"/queue/{id_}", headers=mine)
+    assert server.http.get(f"/queue/{id_}", headers=mine).json()["preview_url"] is None
+    assert "no preview" in error_of(httpx.get(later, headers=mine), 404)["message"]
+    error_of(httpx.get(f"{server.url}/api/ai/queue/nobodys/preview", headers=mine), 404)
     while list((server.data_dir / "previews").iterdir()):
         assert time.monotonic() < deadline + 60
         time.sleep(0.05)
@@ -106,6 +105,6 @@ def test_previews_can_be_off_and_the_video_is_the_same(
     while (row := off.row(id_))["status"] != "succeeded":
         assert row["preview_url"] is None
         assert not list((off.data_dir / "previews").iterdir())
-        time.sleep(0.01)
+        time.sleep(0.05)
 
     assert httpx.get(row["result_url"]).content == server.video(server.enqueue(**request))

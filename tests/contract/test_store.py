@@ -282,6 +282,22 @@ async def test_pages_are_newest_first_and_count_all(store: Store) -> None:
     assert (await store.page(Filters(), 4, 2)).rows == []
 
 
+async def test_a_list_of_several_statuses_is_one_newest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    over, running, *waiting = (generation.id for generation in await queued(store, 4))
+    held = await store.claim("me", 60)
+    assert held is not None
+    await store.succeed(held, "over.mp4")
+    await store.claim("me", 60)
+
+    async def ids(*statuses: Status) -> list[str]:
+        return [placed.generation.id for placed in await store.newest(Filters(statuses=frozenset(statuses)))]
+
+    assert await ids(Status.QUEUED, Status.PROCESSING) == [*waiting[::-1], running]
+    assert await ids(Status.SUCCEEDED, Status.QUEUED) == [*waiting[::-1], over]
+    monkeypatch.setattr("server.store.LIST_LIMIT", 2)
+    assert await ids(Status.QUEUED, Status.PROCESSING) == waiting[::-1]
+
+
 async def test_a_list_is_bounded(store: Store) -> None:
     await queued(store, LIST_LIMIT + 1)
 

@@ -136,7 +136,7 @@ def test_a_file_finished_just_before_the_kill_is_adopted(start_server: Callable[
 
 def test_a_clean_stop_saves_what_runs_and_refuses_more_meanwhile(start_server: Callable[..., ServerProcess]) -> None:
     # a long step, so that there is a meanwhile
-    slow: dict[str, Any] = {"width": 1280, "height": 720, "num_frames": 1, "num_inference_steps": 8, "seed": 2}
+    slow: dict[str, Any] = {"width": 1280, "height": 720, "num_frames": 1, "num_inference_steps": 4, "seed": 2}
     server = start_server(checkpoint_interval="1000", stop_grace="60")
     undisturbed = server.video(server.enqueue(**slow))
     id_ = server.enqueue(**slow)

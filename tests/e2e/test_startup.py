@@ -1,5 +1,6 @@
 """A server that is there at once, stays small, and holds no tensors."""
 
+import gc
 import json
 import os
 import sqlite3
@@ -13,6 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from server.serve import serve as serve_as
+from server.settings import Settings
 from tests.support import PATIENCE, ServerProcess, free_port, model_on
 from tests.typist import Typed
 
@@ -42,6 +45,17 @@ def test_nothing_the_server_imports_is_torch() -> None:
     )
 
     assert not {"torch", "diffusers", "transformers", "numpy"} & set(modules)
+
+
+def test_a_server_that_has_started_looks_for_garbage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("configure", "prepare", "_Server.run"):
+        monkeypatch.setattr(f"server.serve.{name}", lambda *_, **__: ["cpu"])
+    gc.disable()
+    try:
+        serve_as(Settings(demo=True, data_dir=tmp_path, port=free_port()))
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_the_worker_starts_on_the_first_need_or_at_once(start_server: Callable[..., ServerProcess]) -> None:

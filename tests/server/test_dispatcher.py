@@ -12,8 +12,9 @@ from server.artifacts import artifact_key
 from server.engine.base import GenerationFailedError, Job, WorkerDiedError
 from server.engine.messages import Done
 from server.errors import RecordsUnavailableError
-from server.generations import Generation, Origin, Outcome, Status
+from server.generations import ACTIVE, Generation, Origin, Outcome, Status
 from server.lane import Deployment
+from server.store import Filters
 from tests.server.conftest import Inside, build, eventually
 from tests.server.fakes import load_failure
 
@@ -129,6 +130,28 @@ async def test_what_waits_is_told_when_it_may_be_done(inside: Inside) -> None:
     # the fake takes two seconds for each, and is two from the end of the one it runs
     assert await eta(running) == 2.0
     assert [await eta(generation) for generation in waiting] == [pytest.approx(at, abs=0.5) for at in (4, 6, 8)]
+    await inside.service.cancel("", running.id)
+
+
+async def test_in_a_list_each_is_told_what_it_is_told_alone(inside: Inside) -> None:
+    (first,) = await inside.enqueue()
+    await inside.until(first)
+    running = await busy(inside)
+    kinds: tuple[dict[str, int], ...] = ({}, {"num_inference_steps": 8}, {"seed": 1}, {"height": 128})
+    for changes in kinds:
+        await inside.enqueue(**changes)
+
+    listed = await inside.service.newest(Filters(statuses=ACTIVE))
+    together = inside.service.lives(listed)
+
+    alone = [inside.service.live(placed) for placed in listed]
+    assert len(together) == 5
+    for one, other in zip(together, alone, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.eta == pytest.approx(other.eta, abs=0.5)
+    # four times the steps, and four times the pixels
+    assert len({round(live.eta) for live in together if live is not None and live.eta is not None}) == 5
     await inside.service.cancel("", running.id)
 
 
