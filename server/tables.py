@@ -1,8 +1,20 @@
 """The tables of the records, as `server.migrations` makes them: of generations, of attempts at them, of API
-keys, and of requests that may come twice.
+keys and their turns, and of requests that may come twice.
 """
 
-from sqlalchemy import JSON, Column, Dialect, Float, Index, Integer, MetaData, String, Table, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    Column,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    literal_column,
+)
 
 
 class _Text(TypeDecorator[str]):
@@ -49,7 +61,6 @@ generations = Table(
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_completion", "completed_at"),
-    Index("generations_by_model", "status", "model", "seq"),
     sqlite_autoincrement=True,
 )
 
@@ -73,6 +84,14 @@ keys = Table(
     Column("revoked_at", Float),
 )
 
+turns = Table(
+    "turns",
+    metadata,
+    Column("tenant", _Text, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("passed", Integer, nullable=False),
+)
+
 requests = Table(
     "requests",
     metadata,
@@ -87,3 +106,18 @@ requests = Table(
 HAS_VIDEO = generations.c.artifact.is_not(None)
 # the videos that are kept, oldest first
 Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO, postgresql_where=HAS_VIDEO)
+
+# written out, not bound: a database must see that an index of these only will do
+IS_QUEUED = generations.c.status == literal_column("'queued'")
+WAS_CLAIMED = generations.c.attempt > literal_column("0")
+# What each key has waiting, of all models and of each, and what was taken. The status is a column as well since SQLite
+# would take an index by the status of all rows for the better one.
+_rows = generations.c
+Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=IS_QUEUED, postgresql_where=IS_QUEUED)
+Index(
+    "queue_by_model",
+    *(_rows.status, _rows.model, _rows.tenant, _rows.seq),
+    sqlite_where=IS_QUEUED,
+    postgresql_where=IS_QUEUED,
+)
+Index("claims_by_tenant", _rows.tenant, _rows.seq, sqlite_where=WAS_CLAIMED, postgresql_where=WAS_CLAIMED)
