@@ -88,20 +88,20 @@ def test_a_head_without_an_end_is_not_kept(connection: socket.socket) -> None:
 def test_who_asks_again_and_again_and_who_waits_for_an_answer_are_left_alone(
     server: ServerProcess, connection: socket.socket
 ) -> None:
-    stream = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
-    stream.sendall(HEAD.replace(b"/healthz", b"/api/events") + b"\r\n")
-    assert b" 200 OK" in stream.recv(65536)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as stream:
+        stream.sendall(HEAD.replace(b"/healthz", b"/api/events") + b"\r\n")
+        assert b" 200 OK" in stream.recv(65536)
 
-    began = time.monotonic()
-    while time.monotonic() - began < 3 * SECONDS:
-        connection.sendall(HEAD)
-        time.sleep(SECONDS / 4)
-        connection.sendall(b"\r\n")
-        assert b" 200 OK" in answer(connection)
+        began = time.monotonic()
+        while time.monotonic() - began < 3 * SECONDS:
+            connection.sendall(HEAD)
+            time.sleep(SECONDS / 4)
+            connection.sendall(b"\r\n")
+            assert b" 200 OK" in answer(connection)
 
-    stream.settimeout(0.1)
-    with stream, pytest.raises(TimeoutError):
-        stream.recv(65536)
+        stream.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            stream.recv(65536)
 
 
 def test_a_large_body_is_not_taken_for_a_head(connection: socket.socket) -> None:
