@@ -13,6 +13,7 @@ from sqlalchemy import (
     String,
     Table,
     TypeDecorator,
+    and_,
     literal_column,
 )
 
@@ -107,17 +108,19 @@ HAS_VIDEO = generations.c.artifact.is_not(None)
 # the videos that are kept, oldest first
 Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO, postgresql_where=HAS_VIDEO)
 
-# written out, not bound: a database must see that an index of these only will do
-IS_QUEUED = generations.c.status == literal_column("'queued'")
+# A partial index is used for what is seen to imply its condition: this is written out, not bound. That condition is not
+# the status itself: PostgreSQL would then not look rows up by it, and SQLite would take an index by status alone for
+# the better one.
+_IS_ACTIVE = generations.c.completed_at.is_(None)
+IS_QUEUED = and_(generations.c.status == "queued", _IS_ACTIVE)
 WAS_CLAIMED = generations.c.attempt > literal_column("0")
-# What each key has waiting, of all models and of each, and what was taken. The status is a column as well since SQLite
-# would take an index by the status of all rows for the better one.
+# what each key has waiting, of all models and of each, and what was taken
 _rows = generations.c
-Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=IS_QUEUED, postgresql_where=IS_QUEUED)
+Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
 Index(
     "queue_by_model",
     *(_rows.status, _rows.model, _rows.tenant, _rows.seq),
-    sqlite_where=IS_QUEUED,
-    postgresql_where=IS_QUEUED,
+    sqlite_where=_IS_ACTIVE,
+    postgresql_where=_IS_ACTIVE,
 )
 Index("claims_by_tenant", _rows.tenant, _rows.seq, sqlite_where=WAS_CLAIMED, postgresql_where=WAS_CLAIMED)

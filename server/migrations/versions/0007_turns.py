@@ -16,9 +16,9 @@ def upgrade() -> None:
         sa.Column("passed", sa.Integer, nullable=False),
     )
     op.drop_index("generations_by_model", "generations")
-    is_queued, was_claimed = sa.text("status = 'queued'"), sa.text("attempt > 0")
-    _index("queue_by_tenant", ["status", "tenant", "seq"], is_queued)
-    _index("queue_by_model", ["status", "model", "tenant", "seq"], is_queued)
+    is_active, was_claimed = sa.text("completed_at IS NULL"), sa.text("attempt > 0")
+    _index("queue_by_tenant", ["status", "tenant", "seq"], is_active)
+    _index("queue_by_model", ["status", "model", "tenant", "seq"], is_active)
     _index("claims_by_tenant", ["tenant", "seq"], was_claimed)
 
 
