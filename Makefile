@@ -32,6 +32,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tests.audit $(AUDIT)
 
 fix: install
 	$(BIN)/ruff check --fix .

@@ -49,6 +49,8 @@ class Passes:
         self._cond: torch.Tensor = torch.empty(0)
         self._uncond: torch.Tensor | None = None
         self.computed = 0
+        self.steps_computed = 0
+        self.steps_foretold = 0
 
     @contextmanager
     def of(self, pipe: Any) -> Iterator[None]:
@@ -79,6 +81,8 @@ class Passes:
         assert at.sigma is not None
         if at.step_index != self._step:
             self._begin(part, at.step_index, scheduler.sigmas)
+            self.steps_foretold += self._is_foretold
+            self.steps_computed += not self._is_foretold
         is_guided = self._is_guided(at.sigma)
         if at.name == "cond":
             self._cond = self._pass("cond", at.sigma, compute, inputs, is_guided)

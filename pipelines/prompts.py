@@ -31,9 +31,13 @@ class PromptEncoder:
         self._max_sequence_length = max_sequence_length
         self._store = store
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self.asked = 0
+        self.encoded = 0
+        """Of those that were asked for the ones that were not known."""
 
     def encode(self, prompt: str) -> torch.Tensor:
         """The embeddings of one prompt, (1, tokens, dim), on the pipeline's device; zero past the prompt's end."""
+        self.asked += 1
         if prompt not in self._kept:
             if self._store is None:
                 self._kept[prompt] = self._encode(prompt)
@@ -45,6 +49,7 @@ class PromptEncoder:
         return self._kept[prompt]
 
     def _encode(self, prompt: str) -> torch.Tensor:
+        self.encoded += 1
         embeddings: torch.Tensor
         embeddings, _ = self._pipe.encode_prompt(
             prompt,

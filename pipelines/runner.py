@@ -42,6 +42,7 @@ from pipelines.spec import (
     Stage,
     VideoFile,
     VideoParams,
+    Work,
 )
 
 # where each stage begins and ends in a generation's progress: a typical split of its time
@@ -172,7 +173,8 @@ class Runner:
         course = _Course(params, self._latents_depend_on(params), on_progress, cancelled, checkpoint, preview)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         try:
-            return self._write(self._denoise(params, geometry, course), path, geometry, course)
+            latents, work = self._denoise(params, geometry, course)
+            return replace(self._write(latents, path, geometry, course), work=work)
         except BaseException:
             recover(self._loaded.pipe)
             raise
@@ -203,8 +205,9 @@ class Runner:
         fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
         return {"params": asdict(params), "fingerprint": fingerprint}
 
-    def _denoise(self, params: VideoParams, geometry: Geometry, course: "_Course") -> torch.Tensor:
+    def _denoise(self, params: VideoParams, geometry: Geometry, course: "_Course") -> tuple[torch.Tensor, Work]:
         course.report(Stage.PROMPT, 0, 1)
+        asked, encoded = self._prompts.asked, self._prompts.encoded
         prompt = self._prompts.encode(params.prompt)
         negative = self._prompts.encode(params.negative_prompt) if uses_guidance(params) else None
         course.report(Stage.DENOISE, course.steps_before, params.num_inference_steps)
@@ -212,8 +215,10 @@ class Runner:
         def after_step(step: int, capture: Capture, predict: Predict) -> None:
             course.after_step(step, capture, lambda: self._draw(predict, geometry))
 
+        asked, encoded = self._prompts.asked - asked, self._prompts.encoded - encoded
         passes = self._passes(params, negative)
-        return self._latents(prompt, negative, params, geometry, passes, course.half_done, after_step)
+        latents = self._latents(prompt, negative, params, geometry, passes, course.half_done, after_step)
+        return latents, Work(encoded, asked - encoded, passes.steps_computed, passes.steps_foretold)
 
     def _latents(
         self,

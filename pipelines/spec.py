@@ -232,6 +232,26 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a video took, and what it was spared: prompts encoded, or known from before; denoising steps computed, or
+    foretold by the step cache. Of one taken up from a checkpoint it is what came after.
+    """
+
+    prompts_encoded: int = 0
+    prompts_known: int = 0
+    steps_computed: int = 0
+    steps_foretold: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.prompts_encoded + other.prompts_encoded,
+            self.prompts_known + other.prompts_known,
+            self.steps_computed + other.steps_computed,
+            self.steps_foretold + other.steps_foretold,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class VideoFile:
     """A finished video on disk: sides in pixels, length in frames, `fps` in frames a second, `size` in bytes."""
 
@@ -241,6 +261,7 @@ class VideoFile:
     num_frames: int
     fps: int
     size: int
+    work: Work = Work()
 
 
 def part_path(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """The composition root: settings in, application out."""
 
+import asyncio
 import fcntl
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -65,7 +66,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             stack.callback(store.close)
             ring = KeyRing(settings.records)
             stack.callback(ring.close)
-            app.state.gate = Gate(settings.api_keys, ring)
+            app.state.gate = gate = Gate(settings.api_keys, ring)
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
             checkpoints = Checkpoints(settings.data_dir)
             app.state.previews = previews = Previews(settings.data_dir)
@@ -81,6 +82,8 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
                 tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
             )
             app.state.service = service = Service(settings, catalogue, store, dispatcher, broker, disk, kept)
+            watching = asyncio.create_task(gate.watch(broker.dismiss))
+            stack.callback(watching.cancel)
             app.state.metrics = Metrics(broker, lambda: service.lanes)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")

@@ -154,6 +154,13 @@ class Broker:
         finally:
             self._subscriptions.discard(subscription)
 
+    def dismiss(self, may_stay: Callable[[str], bool]) -> None:
+        """End the subscriptions of tenants who may listen no more."""
+        gone = {tenant for tenant in {each.tenant for each in self._subscriptions} if not may_stay(tenant)}
+        for subscription in self._subscriptions:
+            if subscription.tenant in gone:
+                subscription.end()
+
     def close(self) -> None:
         """End every subscription, and those still to come: the server is stopping."""
         self._closed = True

@@ -129,8 +129,7 @@ class Gate:
 
     async def tenant(self, given: str | None) -> str:
         """Whose key it is, "" where none is needed; raises UnauthenticatedError."""
-        if self._clock() - self._looked_at >= FRESH_SECONDS:
-            await self._look_again()
+        await self._refresh()
         if self._is_open:
             return ""
         theirs = digest(given or "")
@@ -143,8 +142,21 @@ class Gate:
             )
         return matches[0][:_TENANT_DIGITS]
 
-    async def _look_again(self) -> None:
-        """Read the keys anew, once for all that ask meanwhile."""
+    def knows(self, tenant: str) -> bool:
+        """Whether one that was let in before would be now, as far as was last looked up."""
+        return tenant == "" if self._is_open else tenant in {good[:_TENANT_DIGITS] for good in self._good}
+
+    async def watch(self, dismiss: Callable[[Callable[[str], bool]], None]) -> None:
+        """Have those let go of who would not be let in now: `dismiss` is told again and again who may stay."""
+        while True:
+            await asyncio.sleep(FRESH_SECONDS)
+            await self._refresh()
+            dismiss(self.knows)
+
+    async def _refresh(self) -> None:
+        """Read the keys anew if it is time, once for all that ask meanwhile."""
+        if self._clock() - self._looked_at < FRESH_SECONDS:
+            return
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         await asyncio.shield(self._looking)

@@ -14,7 +14,7 @@ from uuid import uuid4
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.catalogue import CatalogueEntry
-from pipelines.spec import VideoParams
+from pipelines.spec import VideoParams, Work
 from server.artifacts import artifact_key
 from server.checkpoints import checkpoint_key
 from server.circuit import Circuit, Health, Tolerance
@@ -77,6 +77,8 @@ class Lane:
         self.running: Running | None = None
         self.circuit = Circuit(tolerance)
         self.failures: dict[str, str] = {}
+        self.work = Work()
+        """Of all videos made here since the start."""
 
     @property
     def state(self) -> EngineState:
@@ -296,6 +298,7 @@ class Lane:
         running.forecast = forecast = self.estimator.begin(running.held.model, fingerprint, params)
         try:
             done = await self._engine.run(job, lambda report: self._claims.on_report(running, report))
+            self.work += done.work
             # another plan than the one it began by would have taken another time
             if done.fingerprint == fingerprint:
                 forecast.end()

@@ -127,6 +127,26 @@ class _Now(Collector):
         for lane in lanes:
             starts.add_metric((lane.state.device,), lane.state.starts)
         yield starts
+        yield _counted(
+            "paddock_prompt_cache_requests",
+            "Prompts of finished videos, by whether they were encoded already",
+            "result",
+            [(lane, {"hit": lane.work.prompts_known, "miss": lane.work.prompts_encoded}) for lane in lanes],
+        )
+        yield _counted(
+            "paddock_denoising_steps",
+            "Denoising steps of finished videos, by whether the step cache spared them",
+            "how",
+            [(lane, {"computed": lane.work.steps_computed, "foretold": lane.work.steps_foretold}) for lane in lanes],
+        )
+
+
+def _counted(name: str, about: str, label: str, counts: Iterable[tuple[Lane, dict[str, int]]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, about, labels=("device", label))
+    for lane, by_value in counts:
+        for value, count in by_value.items():
+            family.add_metric((lane.state.device, value), count)
+    return family
 
 
 def _by_device(name: str, about: str, lanes: Sequence[Lane], value: Callable[[Lane], float]) -> GaugeMetricFamily:

@@ -17,6 +17,7 @@ from pipelines.catalogue import CatalogueEntry
 from pipelines.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
 from server.app import DataDirInUseError, create_app, load_catalogue, locked
 from server.artifacts import Artifacts
+from server.connections import protocol
 from server.database import DatabaseUnusableError
 from server.disk import try_out
 from server.keys import FIRST, KeyRing, are_there_any
@@ -45,6 +46,7 @@ def serve(settings: Settings) -> None:
         gc.enable()
         config = uvicorn.Config(
             app,
+            http=protocol(settings.head_timeout),
             log_config=None,
             access_log=settings.log_level == "debug",
             server_header=False,

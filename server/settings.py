@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     max_overtakes: int = Field(default=4, ge=0)
     max_prompt_chars: int = Field(default=10_000, ge=1)
     max_body_bytes: int = Field(default=1_000_000, ge=1024)
+    head_timeout: float = Field(default=30.0, gt=0)
     body_timeout: float = Field(default=30.0, gt=0)
     event_replay: float = Field(default=10.0, ge=0)
     cancel_grace: float = Field(default=30.0, gt=0)

@@ -19,8 +19,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     RowMapping,
-    ScalarSelect,
-    Select,
     and_,
     delete,
     func,
@@ -31,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from pipelines.spec import VideoParams
+from server import turns
 from server.database import open_database, reading
 from server.generations import (
     TERMINAL,
@@ -42,23 +41,19 @@ from server.generations import (
     after_worker_death,
     sources,
 )
-from server.order import turns
 from server.outage import explain
-from server.tables import HAS_VIDEO, attempts, generations, requests
+from server.tables import HAS_VIDEO, IS_QUEUED, attempts, generations, requests
 
 log = logging.getLogger("paddock.store")
 
 LIST_LIMIT = 1000
 ONCE_SECONDS = 24 * 3600.0
 _SUBMITTING = 0x5041_0002
+_CLAIMING = 0x5041_0003
 
 # JSON has no levels of the step cache, only their names
 _PARAMS = TypeAdapter(VideoParams)
 
-_IS_QUEUED = generations.c.status == Status.QUEUED
-# what was given back is behind again; what failed or was cancelled before its start went before nobody
-_HAS_STARTED = and_(generations.c.status.in_((Status.PROCESSING, *TERMINAL)), generations.c.attempt > 0)
-_OLDEST = select(generations.c.seq).where(_IS_QUEUED).order_by(generations.c.seq).limit(1)
 _THREADS = 4
 
 P = ParamSpec("P")
@@ -171,7 +166,8 @@ class Store:
     """Generations in a database; `url` is SQLAlchemy's (sqlite or postgresql). Opening it brings its schema up to
     date, and raises DatabaseUnusableError when that or reaching it fails.
 
-    At most `max_overtakes` generations go before an older one that needs another model loaded; 0: none does.
+    At most `max_overtakes` generations go before an older one that needs another model loaded, and as many before
+    another key's turn; 0: none does.
     `server` is a name that no other server that lives has, and that begins the name of every owner of its claims.
 
     Every method raises RecordsUnavailableError while the database cannot be used.
@@ -305,33 +301,45 @@ class Store:
     def claim(self, owner: str, lease: float, holding: str | None = None) -> Generation | None:
         """Take the next generation for a device that holds the model `holding`, for `lease` seconds.
 
-        That is the oldest queued one of this model, unless the oldest of all has been overtaken often enough.
+        Which that is `server.order` says.
         """
-        now = self._clock()
         with self._write() as tx:
-            row = (
-                tx.execute(
-                    update(generations)
-                    .where(generations.c.seq == self._next(holding), generations.c.status == Status.QUEUED)
-                    .values(
-                        status=Status.PROCESSING,
-                        owner=owner,
-                        attempt=generations.c.attempt + 1,
-                        lease_until=now + lease,
-                        started_at=now,
-                    )
-                    .returning(generations)
-                )
-                .mappings()
-                .one_or_none()
-            )
-            if row is None:
-                return None
-            claimed = _from_row(row)
+            if self.is_shared:
+                # one after the other, as in SQLite: two that did not see each other would both take the same key's turn
+                tx.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
+            while (taken := turns.next_taken(tx, holding, self._max_overtakes)) is not None:
+                claimed = self._take(tx, taken.generation.seq, owner, lease)
+                if claimed is not None:
+                    turns.note(tx, taken)
+                    return claimed
+            return None
+
+    def _take(self, tx: Connection, seq: int, owner: str, lease: float) -> Generation | None:
+        """Claim a queued generation; None when it has been cancelled just now."""
+        now = self._clock()
+        row = (
             tx.execute(
-                insert(attempts).values(generation_id=claimed.id, attempt=claimed.attempt, owner=owner, started_at=now)
+                update(generations)
+                .where(generations.c.seq == seq, IS_QUEUED)
+                .values(
+                    status=Status.PROCESSING,
+                    owner=owner,
+                    attempt=generations.c.attempt + 1,
+                    lease_until=now + lease,
+                    started_at=now,
+                )
+                .returning(generations)
             )
-            return claimed
+            .mappings()
+            .one_or_none()
+        )
+        if row is None:
+            return None
+        claimed = _from_row(row)
+        tx.execute(
+            insert(attempts).values(generation_id=claimed.id, attempt=claimed.attempt, owner=owner, started_at=now)
+        )
+        return claimed
 
     @_in_thread
     def renew(self, held: Generation, lease: float, progress: float, fingerprint: dict[str, str] | None) -> None:
@@ -606,6 +614,7 @@ class Store:
         blank = {"owner": None, "lease_until": None, "started_at": None}
         requeued = self._change(tx, held, Status.QUEUED, *conditions, **blank, **values)
         self._end_attempt(tx, held.id, held.attempt, outcome)
+        turns.give_back(tx, held.tenant)
         return requeued
 
     def _end_attempt(self, tx: Connection, generation_id: str, attempt: int, outcome: Outcome) -> None:
@@ -616,43 +625,11 @@ class Store:
             .values(ended_at=self._clock(), outcome=outcome)
         )
 
-    # the order of the queue
-
-    def _next(self, holding: str | None) -> ColumnElement[int]:
-        """Which generation a device takes that holds this model."""
-        oldest = _locked(_OLDEST)
-        if holding is None:
-            return oldest
-        # A count bounds the wait, not a time: no clock can break it, and in a long queue, where all have waited long,
-        # a bound on time would load at every step. Who overtook another overtook the oldest too, so its count is
-        # enough. (PostgreSQL's claims at the same instant do not see each other, and may exceed it by as many.)
-        overtakes = select(func.count()).where(_HAS_STARTED, generations.c.seq > _OLDEST.scalar_subquery())
-        has_patience = overtakes.scalar_subquery() < self._max_overtakes
-        return func.coalesce(_locked(_OLDEST.where(generations.c.model == holding, has_patience)), oldest)
-
     def _place(self, tx: Connection, found: Sequence[Generation], holding: Sequence[str | None]) -> list[Placed]:
+        """These generations, all of one key, with their places in the queue."""
         wanted = {generation.seq for generation in found if generation.status is Status.QUEUED}
-        places: dict[int, int] = {}
-        for place, seq in self._order(tx, wanted, holding) if wanted else ():
-            if seq in wanted:
-                places[seq] = place
-                if len(places) == len(wanted):
-                    break
-        return [Placed(generation, places.get(generation.seq)) for generation in found]
-
-    def _order(self, tx: Connection, wanted: set[int], holding: Sequence[str | None]) -> Iterator[tuple[int, int]]:
-        """Places and who has them, in order, among them all that are wanted."""
-        seq, model = generations.c.seq, generations.c.model
-        queued = select(seq, model).where(_IS_QUEUED).order_by(seq)
-        first = tx.scalar(select(func.min(model)).where(_IS_QUEUED))
-        several = tx.scalar(select(model).where(_IS_QUEUED, model > first).limit(1)) is not None
-        if not several or self._max_overtakes == 0:
-            # the usual case is by age alone, and a long queue need not be read for it
-            older = tx.scalar(select(func.count()).where(_IS_QUEUED, seq < min(wanted))) or 0
-            return enumerate(tx.scalars(queued.where(seq.between(min(wanted), max(wanted)))), older + 1)
-        started = select(seq).where(_HAS_STARTED, seq > _OLDEST.scalar_subquery()).order_by(seq)
-        waiting = ((row.seq, row.model) for row in tx.execute(queued))
-        return enumerate(turns(waiting, tx.scalars(started), holding, self._max_overtakes), 1)
+        at = turns.places(tx, found[0].tenant, wanted, holding, self._max_overtakes) if wanted else {}
+        return [Placed(generation, at.get(generation.seq)) for generation in found]
 
     def _select(self, tx: Connection, filters: Filters, limit: int, offset: int) -> list[Generation]:
         seq = generations.c.seq
@@ -660,10 +637,6 @@ class Store:
         wanted = select(seq).where(filters.clause()).order_by(seq.desc()).limit(limit).offset(offset)
         rows = tx.execute(select(generations).where(seq.in_(wanted)).order_by(seq.desc())).mappings()
         return [_from_row(row) for row in rows]
-
-
-def _locked(one: Select[tuple[int]]) -> ScalarSelect[int]:
-    return one.with_for_update(skip_locked=True).scalar_subquery()
 
 
 def _is_among(ids: Iterable[str]) -> ColumnElement[bool]:
@@ -677,7 +650,7 @@ def _was_hung_up(generation: Generation) -> bool:
 def _queued(tx: Connection, tenant: str | None = None) -> int:
     """How many generations wait, of one key or in all."""
     whose = [] if tenant is None else [generations.c.tenant == tenant]
-    return tx.scalar(select(func.count()).where(_IS_QUEUED, *whose)) or 0
+    return tx.scalar(select(func.count()).where(IS_QUEUED, *whose)) or 0
 
 
 def _find(tx: Connection, generation_id: str, tenant: str, *, for_update: bool = False) -> Generation | None:

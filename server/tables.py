@@ -1,8 +1,21 @@
 """The tables of the records, as `server.migrations` makes them: of generations, of attempts at them, of API
-keys, and of requests that may come twice.
+keys and their turns, and of requests that may come twice.
 """
 
-from sqlalchemy import JSON, Column, Dialect, Float, Index, Integer, MetaData, String, Table, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    Column,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    and_,
+    literal_column,
+)
 
 
 class _Text(TypeDecorator[str]):
@@ -50,7 +63,6 @@ generations = Table(
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
     Index("generations_by_completion", "completed_at"),
-    Index("generations_by_model", "status", "model", "seq"),
     sqlite_autoincrement=True,
 )
 
@@ -74,6 +86,14 @@ keys = Table(
     Column("revoked_at", Float),
 )
 
+turns = Table(
+    "turns",
+    metadata,
+    Column("tenant", _Text, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("passed", Integer, nullable=False),
+)
+
 requests = Table(
     "requests",
     metadata,
@@ -88,3 +108,20 @@ requests = Table(
 HAS_VIDEO = generations.c.artifact.is_not(None)
 # the videos that are kept, oldest first
 Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO, postgresql_where=HAS_VIDEO)
+
+# A partial index is used for what is seen to imply its condition: this is written out, not bound. That condition is not
+# the status itself: PostgreSQL would then not look rows up by it, and SQLite would take an index by status alone for
+# the better one.
+_IS_ACTIVE = generations.c.completed_at.is_(None)
+IS_QUEUED = and_(generations.c.status == "queued", _IS_ACTIVE)
+WAS_CLAIMED = generations.c.attempt > literal_column("0")
+# what each key has waiting, of all models and of each, and what was taken
+_rows = generations.c
+Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
+Index(
+    "queue_by_model",
+    *(_rows.status, _rows.model, _rows.tenant, _rows.seq),
+    sqlite_where=_IS_ACTIVE,
+    postgresql_where=_IS_ACTIVE,
+)
+Index("claims_by_tenant", _rows.tenant, _rows.seq, sqlite_where=WAS_CLAIMED, postgresql_where=WAS_CLAIMED)

@@ -79,9 +79,9 @@ class Row(BaseModel):
     progress: float = Field(ge=0, le=1, description="Of the whole generation")
     eta_seconds: float | None = Field(description="To completion, also of one that waits; null while unknown")
     queue_position: int | None = Field(
-        description="1 is next; null unless queued. In the order they will be taken if no more come: with several "
-        "models the loaded one's first, as far as the `max_overtakes` setting lets them. With several devices it is an "
-        "estimate, as if they took turns"
+        description="1 is next; null unless queued. In the order they will be taken if no more come: keys take "
+        "turns, and with several models the loaded one's go first, as far as the `max_overtakes` setting lets them. "
+        "With several devices it is an estimate, as if they took turns"
     )
     preview_url: str | None = Field(
         description="A small picture of how far it is, another address for every picture; fetched with the key that "

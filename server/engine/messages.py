@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from pipelines.spec import ModelSpec, Stage, VideoParams
+from pipelines.spec import ModelSpec, Stage, VideoParams, Work
 
-VERSION = 4
+VERSION = 5
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; what is sent of it fits a screen, and a line far below its limit."""
@@ -158,12 +158,14 @@ class Done(_About):
     """The video is on disk, whole, under its artifact key; `size` in bytes.
 
     `fingerprint` is what it depends on besides the request: a run may have gone on by another plan than it began with.
+    `work` is what it took, and what caches spared it.
     """
 
     kind: Literal["done"] = "done"
     artifact: str
     size: int
     fingerprint: dict[str, str]
+    work: Work
 
 
 class Failed(_About):

@@ -245,7 +245,7 @@ class Worker:
             self._end_with_device()
             return Failed(**about, message=f"The generation failed: {_words(error)}")
         fingerprint = self._loaded[1].fingerprint
-        return Done(**about, artifact=order.artifact, size=video.size, fingerprint=fingerprint)
+        return Done(**about, artifact=order.artifact, size=video.size, fingerprint=fingerprint, work=video.work)
 
     def _checkpoint(self, order: Run) -> "Checkpoint | None":
         from pipelines.checkpoint import Checkpoint

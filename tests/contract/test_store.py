@@ -858,6 +858,131 @@ async def one_step(
             await store.cancel(waiting[0].id, "")
 
 
+# the turns of several keys
+
+
+async def of_keys(store: Store, tenants: Sequence[str], models: Sequence[str] | None = None) -> list[Generation]:
+    """A queued generation for each of these keys, in their order, of a model each."""
+    pairs = zip(tenants, models or "a" * len(tenants), strict=True)
+    generations = [new(tenant=tenant, model=model) for tenant, model in pairs]
+    for generation in generations:
+        await store.insert([generation], Limits(10_000))
+    return generations
+
+
+def whose(generations: Sequence[Generation]) -> str:
+    """Whose they are."""
+    return "".join(generation.tenant for generation in generations)
+
+
+async def positions(store: Store, tenants: str, holding: Sequence[str | None]) -> dict[int, int]:
+    """The sequence numbers of all that wait, by the places that their owners are told."""
+    told = [placed for tenant in tenants for placed in await store.newest(Filters(tenant=tenant), holding)]
+    waiting = [(placed.queue_position, placed.generation.seq) for placed in told if placed.queue_position is not None]
+    assert sorted(place for place, _ in waiting) == [*range(1, len(waiting) + 1)]
+    return dict(waiting)
+
+
+async def test_keys_take_turns_and_each_is_first_in_first_out(store: Store) -> None:
+    generations = await of_keys(store, "xxxxyxxzy")
+
+    taken = await take(store, ["a"])
+
+    assert whose(taken) == "xyzxyxxxx"
+    for tenant in "xyz":
+        own = [generation.id for generation in generations if generation.tenant == tenant]
+        assert [generation.id for generation in taken if generation.tenant == tenant] == own
+
+
+async def test_a_key_with_a_long_queue_does_not_keep_another_waiting(store: Store) -> None:
+    many = [new(tenant="x") for _ in range(1000)]
+    await store.insert(many, Limits(10_000))
+    await take(store, ["a"], most=3)
+
+    (late,) = await of_keys(store, "y")
+
+    told = [await store.get(generation.id, generation.tenant, ["a"]) for generation in (late, many[3], many[-1])]
+    assert [placed and placed.queue_position for placed in told] == [1, 2, 998]
+    assert whose(await take(store, ["a"], most=4)) == "yxxx"
+
+
+async def test_a_turn_that_was_had_is_not_forgotten_with_what_was_made(store: Store) -> None:
+    await of_keys(store, "xxxyy")
+    for _ in range(2):
+        (held,) = await take(store, ["a"], most=1)
+        await store.succeed(held, "a.mp4")
+        assert await store.remove(held.id, held.tenant) is not None
+
+    assert whose(await take(store, ["a"])) == "xyx"
+
+
+async def test_what_is_given_back_has_its_turn_again(store: Store) -> None:
+    await of_keys(store, "xyxyz")
+    taken = await take(store, ["a"], most=2)
+    await store.release(taken[0])
+
+    again = await take(store, ["a"])
+
+    assert again[0].id == taken[0].id
+    assert whose(again) == "xzyx"
+
+
+async def test_claims_at_the_same_instant_are_different_keys_turns(store: Store, rival: Store) -> None:
+    for _ in range(8):
+        await take(store, [None])
+        await of_keys(store, "xyxy", "aabb")
+        # each of a model of its own, so that the two could take of one key what is next there
+        found = await asyncio.gather(store.claim("me", 60, "a"), rival.claim("rival", 60, "b"))
+        assert {generation.tenant for generation in found if generation} == {"x", "y"}
+
+
+async def test_a_device_goes_on_with_its_model_past_anothers_turn_within_the_bound(store: Store) -> None:
+    await of_keys(store, "xyxyxyxyxy", "abababab" + "ab")
+
+    taken = await take(store, ["a"])
+
+    assert "".join(generation.model for generation in taken) == "aaabbbaabb"
+
+
+@given(
+    entries=st.lists(st.tuples(st.sampled_from("xyz"), MODELS), min_size=1, max_size=14),
+    before=st.lists(st.none() | MODELS, max_size=5),
+    holding=st.lists(st.none() | MODELS, min_size=1, max_size=2),
+    bound=st.integers(0, 3),
+    late=st.lists(st.tuples(st.sampled_from("xyz"), MODELS), max_size=4),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_keys_and_models_are_taken_in_the_order_foretold_and_none_waits_beyond_its_turn(
+    entries: list[tuple[str, str]],
+    before: list[str | None],
+    holding: list[str | None],
+    bound: int,
+    late: list[tuple[str, str]],
+    url: str,
+) -> None:
+    async def play() -> None:
+        store = emptied(url, max_overtakes=bound)
+        await of_keys(store, *zip(*entries, strict=True))
+        early = [held for model in before if (held := await store.claim("me", 60, model))]
+        for given_back in early[::3]:
+            await store.release(given_back)
+        if late:
+            await of_keys(store, *zip(*late, strict=True))
+        told = await positions(store, "xyz", holding)
+        taken = await take(store, holding)
+        store.close()
+
+        assert [told[place] for place in sorted(told)] == [generation.seq for generation in taken]
+        for tenant in set(whose(taken)):
+            others = whose(taken)[: whose(taken).rindex(tenant)].split(tenant)
+            assert max(map(len, others)) <= len("xyz") - 1 + bound
+            seqs = [generation.seq for generation in taken if generation.tenant == tenant]
+            for place, seq in enumerate(seqs):
+                assert sum(earlier > seq for earlier in seqs[:place]) <= bound
+
+    asyncio.run(play())
+
+
 # any order of calls
 
 

@@ -131,7 +131,9 @@ def test_levels_compute_fewer_passes_for_a_video_that_is_close(demo: Runner, tmp
         passes = guided(demo, CLIP, tolerance=demo.spec.step_cache.of(level))
         latents(demo, passes, CLIP)
         computed[level] = passes.computed
-        demo.run(replace(CLIP, step_cache=level), tmp_path / f"{level}.mp4")
+        work = demo.run(replace(CLIP, step_cache=level), tmp_path / f"{level}.mp4").work
+        # of every step both passes are computed, or both foretold
+        assert (work.steps_computed, work.steps_foretold) == (computed[level] // 2, 16 - computed[level] // 2)
 
     assert computed["exact"] == 32
     assert computed["exact"] > computed["balanced"] > computed["fast"] >= 16
@@ -225,8 +227,9 @@ def test_a_suspended_generation_goes_on_with_what_it_foretells_from(demo: Runner
             report,
             checkpoint=Checkpoint(tmp_path / "half.ckpt", 1000.0, lambda: done >= step),
         )
-    demo.run(params, tmp_path / "video.mp4", checkpoint=Checkpoint(tmp_path / "half.ckpt", 1000.0))
+    work = demo.run(params, tmp_path / "video.mp4", checkpoint=Checkpoint(tmp_path / "half.ckpt", 1000.0)).work
 
+    assert work.steps_computed + work.steps_foretold == params.num_inference_steps - done
     assert (tmp_path / "video.mp4").read_bytes() == whole
 
 

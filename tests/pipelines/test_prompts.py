@@ -1,5 +1,6 @@
 """A prompt is encoded once."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from pipelines.prompts import KEPT, EmbeddingStore, PromptEncoder
 from pipelines.runner import Runner
+from pipelines.spec import VideoParams
 from tests.support import SmallDisk
 
 
@@ -42,6 +44,20 @@ def test_each_prompt_is_encoded_once_and_the_oldest_is_let_go(demo_runner: Runne
 
 
 @torch.no_grad()
+def test_a_video_says_which_of_its_prompts_were_known(demo_runner: Runner, tmp_path: Path) -> None:
+    params = VideoParams("never asked for before", "nor this", 64, 64, 1, 1, 5.0, 7)
+
+    said = [
+        demo_runner.run(params, tmp_path / "video.mp4").work,
+        demo_runner.run(params, tmp_path / "video.mp4").work,
+        demo_runner.run(replace(params, prompt="something else"), tmp_path / "video.mp4").work,
+        # without guidance nobody asks for the other
+        demo_runner.run(replace(params, guidance_scale=1.0), tmp_path / "video.mp4").work,
+    ]
+
+    assert [(work.prompts_encoded, work.prompts_known) for work in said] == [(2, 0), (0, 2), (1, 1), (0, 1)]
+
+
 def test_padding_is_zero(demo_runner: Runner) -> None:
     embeddings = PromptEncoder(demo_runner._loaded.pipe, torch.device("cpu"), 512).encode("ox")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.catalogue import CatalogueEntry
-from pipelines.spec import Stage
+from pipelines.spec import Stage, Work
 from server.engine.base import (
     EngineState,
     Job,
@@ -83,6 +83,7 @@ class FakeEngine:
             artifact=job.artifact,
             size=5,
             fingerprint={"engine": "fake"},
+            work=Work(1, 1, 2, 0),
         )
 
     async def until_cancelled(self, job: Job) -> Done:

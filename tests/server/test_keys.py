@@ -1,10 +1,12 @@
 """Keys: made and revoked while a server runs, kept as digests, and each sees its own and nothing else."""
 
+import asyncio
 import os
 import re
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +16,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from server.errors import UnauthenticatedError
+from server.events import Broker
 from server.keys import FRESH_SECONDS, Gate, KeyNameTakenError, KeyNotFoundError, KeyRing, are_there_any, digest
-from tests.support import ServerProcess, eventually
+from tests.support import PATIENCE, ServerProcess, eventually
 
 
 class Clock:
@@ -163,6 +166,63 @@ def test_keys_by_the_command_line_on_a_running_server(start_server: Callable[...
     wait_for_status(server, key, 401)
     assert "is good" in paddock("revoke", "laptop", data_dir=server.data_dir, is_refused=True)
     assert key not in server.log_text()
+
+
+def test_an_open_event_stream_of_a_revoked_key_ends_and_others_go_on(
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    server = start_server(api_keys="set")
+    with closing(KeyRing(f"sqlite:///{server.data_dir / 'paddock.db'}")) as ring:
+        revoked, good = ring.add("revoked"), ring.add("good")
+        headers = [{"Authorization": f"Bearer {key}"} for key in (revoked, good)]
+        wait_for_status(server, good, 200)
+        with (
+            httpx.stream("GET", f"{server.url}/api/events", headers=headers[0], timeout=PATIENCE) as theirs,
+            httpx.stream("GET", f"{server.url}/api/events", headers=headers[1], timeout=PATIENCE) as others,
+        ):
+            assert theirs.status_code == others.status_code == 200
+            ring.revoke("revoked")
+            began = time.monotonic()
+            # as nobody asks for anything meanwhile, it is not a request that has the keys looked up
+            assert not any(line.startswith("data:") for line in theirs.iter_lines())
+            assert time.monotonic() - began < PATIENCE / 2
+            seen = server.as_seen_with(good)
+            with closing(seen.http):
+                made = seen.enqueue()
+                assert any(made in line for line in others.iter_lines())
+
+
+async def test_who_may_not_listen_any_more_is_let_go_of(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.keys.FRESH_SECONDS", 0.01)
+    broker, gate = Broker(), Gate(["set"], ring)
+    key = ring.add("made")
+    watching = asyncio.create_task(gate.watch(broker.dismiss))
+    with broker.subscribe(digest(key)[:16]) as made, broker.subscribe(digest("set")[:16]) as of_settings:
+        listening = [asyncio.create_task(anext(aiter(each), None)) for each in (made, of_settings)]
+        await asyncio.sleep(0.1)
+        assert not any(each.done() for each in listening)
+
+        ring.revoke("made")
+
+        done, going_on = await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+        assert (done, going_on) == ({listening[0]}, {listening[1]})
+    for task in (watching, listening[1]):
+        task.cancel()
+    await asyncio.gather(watching, *listening, return_exceptions=True)
+
+
+async def test_once_there_is_a_key_who_came_without_may_not_stay(ring: KeyRing) -> None:
+    clock = Clock()
+    gate = Gate([], ring, clock)
+    assert gate.knows("")
+    assert not gate.knows("other")
+
+    key = ring.add("first")
+    clock.now += FRESH_SECONDS
+    tenant = await gate.tenant(key)
+
+    assert gate.knows(tenant)
+    assert not gate.knows("")
 
 
 def wait_for_status(server: ServerProcess, key: str | None, status: int) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.spec import ModelSpec, Stage, VideoParams
+from pipelines.spec import ModelSpec, Stage, VideoParams, Work
 from server.engine import messages as m
 
 ABOUT = {"generation_id": "g", "attempt": 1}
@@ -28,7 +28,7 @@ REPORTS = [
     m.Progressed(**ABOUT, stage=Stage.DENOISE, step=1, steps=2, fraction=0.5, seconds=1.5),
     m.Checkpointed(**ABOUT, fraction=0.5),
     m.Previewed(**ABOUT, step=1),
-    m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}),
+    m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}, work=Work(1, 1, 20, 10)),
     m.Failed(**ABOUT, message="no"),
     m.DeviceFailed(message="no"),
     m.Cancelled(**ABOUT),

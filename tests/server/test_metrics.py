@@ -33,6 +33,11 @@ def of(found: Samples, name: str, **labels: str) -> float:
     return found[name, frozenset(labels.items())]
 
 
+def gained(before: Samples, after: Samples, name: str, label: str) -> dict[str, float]:
+    """By how much a figure grew, by the values of a label."""
+    return {dict(of)[label]: value - before[each, of] for (each, of), value in after.items() if each == name}
+
+
 class Clock:
     now = 1000.0
 
@@ -122,6 +127,11 @@ def test_a_running_server_tells_what_it_did(server: ServerProcess) -> None:
     assert of(found, "paddock_device_healthy", device="cpu") == 1
     assert of(found, "paddock_worker_starts_total", device="cpu") >= 1
     assert "secret" not in answer.text
+    # prompt and negative prompt, then both again
+    server.wait_for(server.enqueue(prompt="a secret wish", num_inference_steps=3), "succeeded")
+    again = samples(httpx.get(address).text)
+    assert gained(found, again, "paddock_prompt_cache_requests_total", "result") == {"hit": 2, "miss": 0}
+    assert gained(found, again, "paddock_denoising_steps_total", "how") == {"computed": 3, "foretold": 0}
     # the dashboard asks for nothing that is not there
     queries = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     asked = set(re.findall(r"paddock_\w+", " ".join(queries)))

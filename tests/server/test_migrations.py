@@ -111,7 +111,7 @@ def test_a_version_between_the_releases_had_the_index_already(old: Path) -> None
 
     open_and_close(old)
 
-    assert any("generations_by_model" in sql for sql in schema(old))
+    assert any("queue_by_model" in sql for sql in schema(old))
 
 
 def test_a_database_of_this_version_is_left_alone_and_opens_without_alembic(old: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_migration_that_fails_midway_has_changed_nothing(
     assert content(old) == before
     assert not copies.copies(old)
     open_and_close(old)
-    assert any("generations_by_model" in sql for sql in schema(old))
+    assert any("queue_by_model" in sql for sql in schema(old))
 
 
 def test_a_migration_that_is_killed_midway_has_changed_nothing(old: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_migration_that_is_killed_midway_has_changed_nothing(old: Path, tmp_pa
     (copy,) = copies.copies(old)
     assert content(old) == content(copy) == before
     open_and_close(old)
-    assert any("generations_by_model" in sql for sql in schema(old))
+    assert any("queue_by_model" in sql for sql in schema(old))
 
 
 def test_no_copy_is_written_over_and_the_newest_three_stay(old: Path) -> None:
