@@ -207,6 +207,10 @@ def test_a_prompt_stays_text(visitor: VisitorFactory) -> None:
     expect(made.locator(".prompt")).to_have_text(hostile)
     expect(made.locator("video")).to_be_visible()
     assert page.locator("#results img[src=x]").count() == 0
+    # nor does it become anything else where it is looked up later
+    page.get_by_role("tab", name="History").click()
+    expect(page.locator("#history-list .prompt").first).to_have_text(hostile)
+    assert page.locator("img[src=x]").count() == 0
 
 
 def test_a_preview_is_seen_while_it_denoises_and_cancel_stops_it(
