@@ -453,8 +453,8 @@ class Store:
     def page(self, filters: Filters, number: int, size: int, holding: Sequence[str | None] = ()) -> Page:
         """Page `number` (from 1) of `size` generations, newest first."""
         with self._read() as tx:
-            total = tx.scalar(select(func.count()).select_from(generations).where(filters.clause())) or 0
-            found = self._select(tx, filters, size, (number - 1) * size)
+            total = self._count(tx, filters)
+            found = self._select(tx, filters, size, (number - 1) * size, total)
             return Page(self._place(tx, found, holding), total)
 
     @_in_thread
@@ -631,10 +631,24 @@ class Store:
         at = turns.places(tx, found[0].tenant, wanted, holding, self._max_overtakes) if wanted else {}
         return [Placed(generation, at.get(generation.seq)) for generation in found]
 
-    def _select(self, tx: Connection, filters: Filters, limit: int, offset: int) -> list[Generation]:
+    def _count(self, tx: Connection, filters: Filters) -> int:
+        every = select(func.count()).select_from(generations)
+        if filters != Filters() or self.is_shared:
+            return tx.scalar(every.where(filters.clause())) or 0
+        # SQLite counts all rows by their pages, and others one by one: few are somebody's on a server without keys
+        return (tx.scalar(every) or 0) - (tx.scalar(every.where(generations.c.tenant > "")) or 0)
+
+    def _select(
+        self, tx: Connection, filters: Filters, limit: int, offset: int, total: int | None = None
+    ) -> list[Generation]:
+        """So many generations after so many newer ones, newest first; of `total` in all, where that is known."""
         seq = generations.c.seq
+        order, older = seq.desc(), None if total is None else total - offset - limit
+        if older is not None and older < offset:
+            # what is skipped is counted one by one: better from the nearer end
+            order, limit, offset = seq.asc(), max(limit + min(older, 0), 0), max(older, 0)
         # an index alone tells which they are, so that the rows before them are skipped without being read
-        wanted = select(seq).where(filters.clause()).order_by(seq.desc()).limit(limit).offset(offset)
+        wanted = select(seq).where(filters.clause()).order_by(order).limit(limit).offset(offset)
         rows = tx.execute(select(generations).where(seq.in_(wanted)).order_by(seq.desc())).mappings()
         return [_from_row(row) for row in rows]
 

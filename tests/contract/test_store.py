@@ -273,13 +273,19 @@ async def test_filters_all_hold_together(store: Store) -> None:
 
 async def test_pages_are_newest_first_and_count_all(store: Store) -> None:
     generations = await queued(store, 5)
+    await queued(store, 2, tenant="another", status=Status.CANCELLED)
 
     page = await store.page(Filters(), 2, 2)
 
     assert page.total == 5
+    assert (await store.page(Filters(tenant="another"), 1, 1)).total == 2
+    assert (await store.page(Filters(model="no such"), 1, 1)).total == 0
     assert [placed.generation.id for placed in page.rows] == [generations[2].id, generations[1].id]
     assert [placed.queue_position for placed in page.rows] == [3, 2]
-    assert (await store.page(Filters(), 4, 2)).rows == []
+    for size in (1, 2, 3, 5, 6):
+        pages = [await store.page(Filters(), number, size) for number in range(1, 8)]
+        assert [len(page.rows) for page in pages] == [min(size, max(5 - size * before, 0)) for before in range(7)]
+        assert [placed.generation.id for page in pages for placed in page.rows] == [g.id for g in generations[::-1]]
 
 
 async def test_a_list_of_several_statuses_is_one_newest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
