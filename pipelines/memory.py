@@ -1,7 +1,6 @@
 """A model's shapes, the largest video and a machine → a MemoryPlan: what stays on the card, what is streamed, as what.
 
-Pure arithmetic: it runs anywhere, for any card. `load` carries a plan out with diffusers' own hooks; what a plan can
-choose is what they can do:
+Pure arithmetic: it runs anywhere, for any card. `placement` carries a plan out; what it can choose is:
 
 - the transformer's blocks on the card, as many as fit; the others streamed, the next one copied while one computes,
   from host memory or, where the host is short of it, from disk;
@@ -378,7 +377,7 @@ def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layo
         # waits for its first only once is left out: it is not worth a batch's memory
         taken = together * copied / speed.HOST_TO_DEVICE + max(taken, streamed * copied / speed.HOST_TO_DEVICE)
         if layout.transformer is Residence.MAPPED:
-            # reading the file is the processor's own work, and it waits for the card in between
+            # it hides behind computing as well, but nobody knows how slow a disk is: the last resort
             taken += streamed * copied / speed.DISK_TO_HOST
     return taken / compute
 

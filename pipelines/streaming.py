@@ -131,19 +131,22 @@ class Stream:
         self._size = max((block.size for block in blocks), default=0)
         # a processor reads a mapped block itself
         self._passages = [self._passage() for _ in range(SLOTS)] if mapped and device.type == "cuda" else []
+        # marks behind the last copies from there, of whichever pass
+        self._passed: list[Any] = [None] * len(self._passages)
         self._slots: list[torch.Tensor] = []
         self._arrivals: list[Any] = []
+        self._departures: list[Any] = []
 
     def begin(self) -> None:
-        """Begin a pass: have the first blocks come."""
+        """Begin a pass: have the first block come."""
         kept = self._memory(self._others.size)
         self._slots = [self._memory(self._size) for _ in range(SLOTS)]
         # the memory may be of use still to what was computed before
         before = self._queues.mark()
         self._queues.compute_after(self._queues.copy(lambda: self._others.copy_to(kept), before))
         self._others.move_to(kept)
-        for _ in self._blocks[:SLOTS]:
-            self._fetch(before)
+        self._departures = [before] * SLOTS
+        self._fetch_next()
 
     def arrive(self, index: int) -> None:
         """Have a block (by its place among those that come) computed with when it is there."""
@@ -151,10 +154,10 @@ class Stream:
         self._blocks[index].move_to(self._slots[index % SLOTS])
 
     def leave(self, index: int) -> None:
-        """A block was given to computing: have another one take its slot after that."""
+        """A block was given to computing: have the next one come."""
         self._blocks[index].go_home()
-        if len(self._arrivals) < len(self._blocks):
-            self._fetch(self._queues.mark())
+        self._departures.append(self._queues.mark())
+        self._fetch_next()
 
     def end(self) -> None:
         """End a pass, also one that was cut short."""
@@ -163,20 +166,24 @@ class Stream:
         # what computes next may be given the same memory
         for arrival in self._arrivals:
             self._queues.compute_after(arrival)
-        self._slots, self._arrivals = [], []
+        self._slots, self._arrivals, self._departures = [], [], []
 
-    def _fetch(self, after: Any) -> None:
-        """Have the next block come to its slot after a mark in computing."""
+    def _fetch_next(self) -> None:
+        """Have the next block, if there is one, come to its slot when the one that was there has computed."""
         index = len(self._arrivals)
-        block, slot = self._blocks[index], self._slots[index % SLOTS]
+        if index == len(self._blocks):
+            return
+        block, slot, after = self._blocks[index], self._slots[index % SLOTS], self._departures[index]
         if not self._passages:
             self._arrivals.append(self._queues.copy(lambda: block.copy_to(slot), after))
             return
-        passage = self._passages[index % SLOTS]
-        if index >= SLOTS:
-            self._queues.wait(self._arrivals[index - SLOTS])
+        passage, passed = self._passages[index % SLOTS], self._passed[index % SLOTS]
+        if passed is not None:
+            self._queues.wait(passed)
         block.copy_to(passage)
-        self._arrivals.append(self._queues.copy(lambda: slot.copy_(passage, non_blocking=True), after))
+        arrival = self._queues.copy(lambda: slot.copy_(passage, non_blocking=True), after)
+        self._passed[index % SLOTS] = arrival
+        self._arrivals.append(arrival)
 
     def _memory(self, size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self._device)
