@@ -33,6 +33,11 @@ def pytest_sessionstart() -> None:
     gc.disable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the longest tests first: at the end one process would be at one while the others have nothing to do."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 def pytest_collection_finish() -> None:
     """Spare every later collection of garbage the half million objects of the libraries."""
     gc.collect()
