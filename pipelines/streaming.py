@@ -9,17 +9,18 @@ A block that lies on disk, mapped, goes through pinned memory of its size, for w
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
 
+from pipelines.memory import BLOCKS_IN_FLIGHT
 from pipelines.pinned import pinned
 
-SLOTS = 2
-"""Blocks that are on the card at a time: one computes, the next one comes."""
+SLOTS = BLOCKS_IN_FLIGHT
+"""As plans have it: one block computes, the next one comes."""
 
 ALIGNED = 256
 """Bytes that a tensor in a slot begins at a multiple of."""
@@ -192,9 +193,9 @@ class Stream:
         return pinned(torch.empty(self._size, dtype=torch.uint8))
 
 
-def stream(transformer: Any, staying: Iterable[int], device: torch.device, *, mapped: bool) -> None:
+def stream(transformer: Any, staying: Collection[int], device: torch.device, *, mapped: bool) -> None:
     """Have a transformer's blocks come to a device and go, all but those that stay there."""
-    blocks = [block for index, block in enumerate(transformer.blocks) if index not in set(staying)]
+    blocks = [block for index, block in enumerate(transformer.blocks) if index not in staying]
     inside = {id(tensor) for tensor in _tensors(transformer.blocks)}
     others = Lot(tensor for tensor in _tensors(transformer) if id(tensor) not in inside)
     queues = Cuda(device) if device.type == "cuda" else AtOnce()
