@@ -21,6 +21,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
 from pipelines import single_file, weights
+from pipelines.convolution import use_onednn
 from pipelines.errors import HostMemoryError, StorageError, UnsupportedModelError
 from pipelines.geometry import Geometry, Grid
 from pipelines.lora import Loras
@@ -118,6 +119,8 @@ def load_pipeline(
         )
         for part, report in _shares(folder, sources, on_progress)
     }
+    if dtype is torch.float32:
+        use_onednn(models["vae"])
     pipe = ResumableWanPipeline.from_pretrained(folder, local_files_only=True, **models)
     pipe.set_progress_bar_config(disable=True)
     on_progress("ready", 1.0)
