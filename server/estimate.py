@@ -3,12 +3,13 @@
 A step's cost grows with the video's pixels and, through attention, with their square; what follows denoising grows with
 the pixels. So the seconds of a step per pixel lie on a line, and so do the seconds of the rest: two lines for each way
 of computing, fitted to the last runs, and moved to go through those of the nearest size. Steps already made in a run
-correct what its device was expected to take.
+correct what its device was expected to take for the others, and by half for the rest.
 """
 
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from statistics import fmean, linear_regression
 
 from pipelines.spec import Progress, Stage, StepCaching, VideoParams
@@ -84,12 +85,17 @@ class Forecast:
         self._note(now)
         if self._step is None or self._rest is None:
             return now.seconds * (1 - now.fraction) / now.fraction if now.fraction >= _GUESS_FROM else None
-        if self._denoised is not None:
-            share = now.step / now.steps if now.stage is Stage.DECODE else 0.0
-            return (1 - share) * self._rest
         if self._began is None:
             return self._step * self._steps + self._rest
-        return self._steps_left(now, self._step) + self._rest
+        rest = self._rest
+        sizes = {run.pixels for run in self._runs}
+        # by one other size a step's time is a guess: that it was wrong says nothing of the device
+        if self._is_even and (len(sizes) > 1 or self._pixels in sizes):
+            rest *= sqrt(self._pace(self._denoised or now, self._step))
+        if self._denoised is not None:
+            share = now.step / now.steps if now.stage is Stage.DECODE else 0.0
+            return (1 - share) * rest
+        return self._steps_left(now, self._step) + rest
 
     def end(self) -> None:
         """The run has brought its video, when it last told how far it is."""
@@ -112,14 +118,20 @@ class Forecast:
         if now.step == now.steps:
             self._denoised = now
 
+    def _pace(self, now: Progress, expected: float) -> float:
+        """What a step of this run takes, in shares of what was expected."""
+        assert self._began is not None
+        made, taken = now.step - self._began.step, now.seconds - self._began.seconds
+        return (taken / expected + EXPECTED) / (made + EXPECTED)
+
     def _steps_left(self, now: Progress, expected: float) -> float:
         assert self._began is not None
-        made, left = now.step - self._began.step, now.steps - now.step
-        taken = now.seconds - self._began.seconds
+        left = now.steps - now.step
         if self._is_even:
-            return left * (taken + EXPECTED * expected) / (made + EXPECTED)
+            return left * expected * self._pace(now, expected)
         # later steps are cheaper than earlier ones: of these only the whole is known
-        return max(expected * (made + left) - taken, expected * left / 2)
+        taken = now.seconds - self._began.seconds
+        return max(expected * (now.steps - self._began.step) - taken, expected * left / 2)
 
 
 def _way(params: VideoParams) -> tuple[StepCaching, bool]:

@@ -85,6 +85,17 @@ def test_one_size_tells_roughly_of_another() -> None:
     assert first < 0.35
 
 
+def test_steps_that_a_single_other_size_foretold_wrongly_say_nothing_of_the_rest() -> None:
+    estimator = Estimator()
+    run(estimator)
+
+    forecast = estimator.begin(MODEL, FINGERPRINT, replace(PARAMS, num_frames=20))
+    told = [(now, forecast.remaining(now)) for now in reports(replace(PARAMS, num_frames=20), slower=3.0)]
+
+    denoised = next(left for now, left in told if now.stage is Stage.DENOISE and now.step == now.steps)
+    assert denoised == pytest.approx(rest_of(PIXELS) * 2)
+
+
 def test_a_device_that_has_become_slower_is_believed() -> None:
     estimator = Estimator()
     run(estimator)
@@ -93,9 +104,9 @@ def test_a_device_that_has_become_slower_is_believed() -> None:
 
     assert errors[0] is not None
     assert errors[0] > 0.5
-    # after eight of ten steps what is wrong is the rest, which was not seen yet
+    # after eight of ten steps what is wrong is the rest, which was not seen yet: by half it is believed of that, too
     assert errors[9] is not None
-    assert errors[9] < 0.3
+    assert errors[9] < 0.2
 
 
 @pytest.mark.parametrize(
