@@ -306,7 +306,8 @@ def main() -> None:
         "server",
         "first video",
         "memory",
-        "a video, of the runner's own",
+        "a video",
+        "to Paddock's",
         "enqueue, p50 / p99",
         "poll, p50 / p99",
     )

@@ -1,8 +1,8 @@
 """Convolutions in time and space on a processor, by oneDNN.
 
-torch gives a convolution in fp32 to oneDNN only where a slice of its input has more than 20,480 numbers (`use_mkldnn` in
+torch gives a convolution in fp32 to oneDNN only where a slice of its input has over 20,480 numbers (`use_mkldnn` in
 ATen's Convolution.cpp), and takes the others by copying every window into a matrix, which is 2 to 4 times slower on a
-VAE's: `python -m benchmarks.convolution`. In bf16 torch asks oneDNN by itself.
+VAE's: `python -m benchmarks.decoding`. In bf16 torch asks oneDNN by itself.
 """
 
 import torch

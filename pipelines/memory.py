@@ -29,6 +29,7 @@ from pipelines import speed
 from pipelines.geometry import Geometry
 from pipelines.precision import CHUNK_TOKENS, Precision, PrecisionSetting
 from pipelines.shapes import BF16, FP32, ModelShape
+from pipelines.tiles import OVERLAP, spans
 
 GIB = 2**30
 
@@ -53,10 +54,6 @@ SHARD_BYTES = GIB
 BLOCKS_IN_FLIGHT = 2
 """Of a streamed transformer the block that computes and the next one are on the card; of a text encoder, two layers."""
 
-TILE_PIXELS = (256, 256)
-TILE_OVERLAP = (256 / 192) ** 2
-"""Diffusers' tiles, and how many pixels they hold for each of the video's."""
-
 CLEARLY = 0.9
 """Share of a plan's peak below which another needs clearly less: a step down costs loading the model again."""
 
@@ -73,10 +70,17 @@ class Residence(StrEnum):
 
 
 class Decoding(StrEnum):
-    """How the VAE goes over a frame."""
+    """How the VAE goes over a frame: at once, or by tiles. Smaller ones overlap more, so more is decoded twice."""
 
     WHOLE = "whole frames"
-    TILED = "tiles"
+    TILES_512 = "tiles of 512 pixels"
+    TILES_384 = "tiles of 384 pixels"
+    TILES_256 = "tiles of 256 pixels"
+
+    @property
+    def tile(self) -> int | None:
+        """Pixels of a tile's side, at most; None for whole frames."""
+        return None if self is Decoding.WHOLE else int(self.split()[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,7 @@ def _preference(setting: PrecisionSetting, candidate: MemoryPlan) -> tuple[float
         layout.precision.exactness,
         layout.batched,
         candidate.relative_seconds_per_step,
-        layout.decoding is not Decoding.WHOLE,
+        list(Decoding).index(layout.decoding),
         list(Residence).index(layout.text_encoder),
         list(Residence).index(layout.transformer),
         candidate.host_peak,
@@ -227,7 +231,7 @@ def priced(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layou
     return MemoryPlan(
         layout=layout,
         stage_peaks=_stage_peaks(shape, largest, layout),
-        host_peak=_host_peak(shape, layout),
+        host_peak=_host_peak(shape, largest, layout),
         relative_seconds_per_step=_relative_speed(shape, largest, machine, layout),
     )
 
@@ -323,22 +327,26 @@ def _activation_bytes(shape: ModelShape, tokens: int, precision: Precision) -> i
 
 def decode_bytes(shape: ModelShape, largest: Geometry, decoding: Decoding) -> int:
     """Bytes of decoding a video in bf16, beside the VAE's weights."""
-    if decoding is Decoding.WHOLE:
+    if decoding.tile is None:
         return shape.vae.decode_bytes(largest.full_width, largest.full_height, BF16)
-    tile = shape.vae.decode_bytes(
-        min(TILE_PIXELS[0], largest.full_width), min(TILE_PIXELS[1], largest.full_height), BF16
+    return shape.vae.decode_bytes(*_tile(shape, largest, decoding.tile), BF16)
+
+
+def _tile(shape: ModelShape, largest: Geometry, side: int) -> tuple[int, int]:
+    """Width and height of the tiles of a frame, in pixels."""
+    scale = shape.vae.scale_factor_spatial
+    width, height = (
+        spans(length // scale, side // scale, OVERLAP // scale)[0][1] * scale
+        for length in (largest.full_width, largest.full_height)
     )
-    video = 3 * largest.full_num_frames * largest.full_width * largest.full_height * BF16
-    # all tiles, which overlap, are kept until the end, when their rows, the joined video and its clamped copy join them
-    tiles = round(TILE_OVERLAP * video)
-    return max(tile, 3 * video) + tiles
+    return width, height
 
 
-def _host_peak(shape: ModelShape, layout: Layout) -> int:
+def _host_peak(shape: ModelShape, largest: Geometry, layout: Layout) -> int:
     """Bytes of host memory: what is streamed stays there, what comes from disk passes through memory pinned for it.
 
     Weights are read, cast and brought to their place one tensor at a time; the file itself is mapped, and its pages
-    are the system's to drop.
+    are the system's to drop. When all are there, a video of tiles waits until it is whole.
     """
     encoder = shape.text_encoder
     embedding = encoder.vocab_size * encoder.d_model * BF16
@@ -348,7 +356,15 @@ def _host_peak(shape: ModelShape, layout: Layout) -> int:
         # layer by layer, by torch's own pinned memory, which comes in powers of two
         Residence.MAPPED: 1 << (embedding - 1).bit_length(),
     }[layout.text_encoder]
-    return HOST_BASE_BYTES + max(SHARD_BYTES, embedding) + _transformer_host_bytes(shape, layout) + encoder_there
+    passing = max(SHARD_BYTES, embedding, _waiting_bytes(largest, layout.decoding))
+    return HOST_BASE_BYTES + passing + _transformer_host_bytes(shape, layout) + encoder_there
+
+
+def _waiting_bytes(largest: Geometry, decoding: Decoding) -> int:
+    """The bytes of a video of tiles, and as much for their strips, which take less."""
+    if decoding.tile is None:
+        return 0
+    return 2 * 3 * largest.full_num_frames * largest.full_width * largest.full_height
 
 
 def _transformer_host_bytes(shape: ModelShape, layout: Layout) -> int:

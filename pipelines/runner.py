@@ -260,14 +260,12 @@ class Runner:
     def _write(self, latents: torch.Tensor, path: Path, geometry: Geometry, course: "_Course") -> VideoFile:
         with (
             Mp4Writer(path, geometry.width, geometry.height, self.spec.fps) as writer,
-            closing(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding)) as groups,
+            closing(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding, course.after_part)) as groups,
         ):
             missing = geometry.num_frames
-            for done, frames in enumerate(groups, start=1):
-                course.check()
+            for frames in groups:
                 writer.write(frames[:missing, *geometry.crop])
                 missing -= min(missing, len(frames))
-                course.report(Stage.DECODE, done, latents.shape[2] + 1)
             video = writer.close()
         course.report(Stage.DECODE, 1, 1)
         return video
@@ -321,6 +319,13 @@ class _Course:
                 lambda: capture(self._seconds),
                 is_last=step == self._steps,
             )
+
+    def after_part(self, done: int, parts: int) -> None:
+        """What is due after a part of the decoding: an end; and a report, a hundred times at most."""
+        self.check()
+        if done * 100 // parts > (done - 1) * 100 // parts:
+            # the file has still to be finished when all is decoded
+            self.report(Stage.DECODE, done, parts + 1)
 
     @property
     def _seconds(self) -> float:

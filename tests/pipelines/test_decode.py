@@ -6,6 +6,7 @@ import torch
 
 from pipelines.decode import decode_frames
 from pipelines.errors import NonFiniteOutputError
+from pipelines.memory import Decoding
 from pipelines.runner import Runner
 from pipelines.spec import Frames
 
@@ -47,6 +48,56 @@ def test_a_decode_that_was_left_halfway_does_not_colour_the_next(demo_runner: Ru
     abandoned.close()
 
     np.testing.assert_array_equal(np.concatenate(list(decode_frames(vae, latents))), expected)
+
+
+@pytest.mark.parametrize("layout", ["wan21_runner", "demo_runner"])
+@torch.no_grad()
+def test_tiles_are_joined_as_diffusers_joins_them(layout: str, request: pytest.FixtureRequest) -> None:
+    """Where the sides are its strides' multiples, so that its tiles lie where ours do."""
+    vae, _ = vae_and_latents(request.getfixturevalue(layout))
+    scale = vae.config.scale_factor_spatial
+    side = (2 * 192 + 64) // scale
+    latents = torch.randn(1, vae.config.z_dim, 2, side, side, generator=torch.Generator().manual_seed(1))
+    vae.enable_tiling()
+    try:
+        expected = whole(vae, latents)
+    finally:
+        vae.disable_tiling()
+
+    tiled = list(decode_frames(vae, latents, Decoding.TILES_256))
+
+    assert [group.shape for group in tiled] == [(count, 2 * 192 + 64, 2 * 192 + 64, 3) for count in (1, 4)]
+    # diffusers goes on to a third tile within the second one
+    off = np.concatenate(tiled).astype(int) - expected
+    assert abs(off[:, : 2 * 192, : 2 * 192]).max() <= 1
+
+
+@torch.no_grad()
+def test_every_part_of_a_tiled_decoding_is_told_of_and_may_end_it(wan21_runner: Runner) -> None:
+    vae, _ = vae_and_latents(wan21_runner)
+    latents = torch.randn(1, vae.config.z_dim, 2, 36, 40, generator=torch.Generator().manual_seed(1))
+    told: list[tuple[int, int]] = []
+
+    video = np.concatenate(list(decode_frames(vae, latents, Decoding.TILES_256, lambda *part: told.append(part))))
+
+    assert told == [(done, 8) for done in range(1, 9)]
+
+    def end(done: int, _parts: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(decode_frames(vae, latents, Decoding.TILES_256, end))
+    np.testing.assert_array_equal(np.concatenate(list(decode_frames(vae, latents, Decoding.TILES_256))), video)
+
+
+@torch.no_grad()
+def test_small_frames_are_one_tile(wan21_runner: Runner) -> None:
+    vae, latents = vae_and_latents(wan21_runner)
+
+    tiled = np.concatenate(list(decode_frames(vae, latents, Decoding.TILES_384)))
+
+    np.testing.assert_array_equal(tiled, np.concatenate(list(decode_frames(vae, latents))))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -95,7 +95,7 @@ def test_a_smaller_video_never_needs_more(small: tuple[int, int, int], card: int
         ("480p", 16, 32, "bf16 partly streamed, text encoder streamed from disk, whole frames"),
         ("480p", 8, 64, "bf16 streamed, text encoder streamed, whole frames"),
         ("480p", 8, 32, "fp8 matmuls partly streamed, text encoder streamed from disk, whole frames"),
-        ("720p", 12, 16, "fp8 matmuls streamed from disk, text encoder streamed from disk, tiles"),
+        ("720p", 12, 16, "fp8 matmuls streamed from disk, text encoder streamed from disk, tiles of 512 pixels"),
         ("480p", 8, 16, "fp8 matmuls partly streamed from disk, text encoder streamed from disk, whole frames"),
     ],
 )

@@ -8,15 +8,10 @@ from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 
-from pipelines.decode import decode_frames
 from pipelines.errors import GenerationCancelled, StorageError
-from pipelines.geometry import Geometry
-from pipelines.load import LoadedPipeline
-from pipelines.memory import Decoding, Layout, Residence
+from pipelines.memory import Layout, Residence
 from pipelines.precision import Precision
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec, VideoParams
@@ -141,29 +136,6 @@ def test_a_full_disk_hinders_no_plan_that_does_not_run_from_it(
 
 def _raise(error: Exception) -> None:
     raise error
-
-
-@pytest.mark.parametrize("layout", ["wan21_runner", "demo_runner"])
-@torch.no_grad()
-def test_tiles_are_joined_as_diffusers_joins_them(layout: str, request: pytest.FixtureRequest) -> None:
-    loaded: LoadedPipeline = request.getfixturevalue(layout)._loaded
-    vae = loaded.pipe.vae
-    geometry = Geometry.fit(320, 272, 5, loaded.grid)
-    scale = loaded.pipe.vae_scale_factor_spatial
-    latents = torch.randn(
-        (1, vae.config.z_dim, 2, geometry.full_height // scale, geometry.full_width // scale),
-        generator=torch.Generator().manual_seed(1),
-    )
-
-    tiled = list(decode_frames(vae, latents, Decoding.TILED))
-
-    assert [len(group) for group in tiled] == [1, 4]
-    assert tiled[0].shape[1:] == (geometry.full_height, geometry.full_width, 3)
-    whole = list(decode_frames(vae, latents))
-    assert [group.shape for group in tiled] == [group.shape for group in whole]
-    # random weights see far; away from the seams both are the same picture
-    corner = np.abs(tiled[0][:, :64, :64].astype(int) - whole[0][:, :64, :64])
-    assert np.median(corner) <= 2
 
 
 @pytest.mark.parametrize("residence", STREAMS)
