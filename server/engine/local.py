@@ -66,7 +66,8 @@ _END_SECONDS = 20.0
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 """For glibc on a processor: keep the memory of large tensors for the next layer's. Given back and asked for anew each
-time, its pages cost an eighth of a large video (`python -m benchmarks.allocator`). The environment's own values go first."""
+time, its pages cost an eighth of a large video (`python -m benchmarks.allocator`). The environment's own values go
+first."""
 
 CARD_ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 """For torch on a card: memory that grows where it lies leaves few holes. Without it a plan that fits 12 GB ran out of
