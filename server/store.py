@@ -20,6 +20,7 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -55,6 +56,11 @@ _CLAIMING = 0x5041_0003
 _PARAMS = TypeAdapter(VideoParams)
 
 _THREADS = 4
+
+# built once, as it is asked for most
+_THE_ONE = select(generations).where(
+    generations.c.id == bindparam("wanted"), generations.c.tenant == bindparam("whose")
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -668,8 +674,8 @@ def _queued(tx: Connection, tenant: str | None = None) -> int:
 
 
 def _find(tx: Connection, generation_id: str, tenant: str, *, for_update: bool = False) -> Generation | None:
-    wanted = select(generations).where(generations.c.id == generation_id, generations.c.tenant == tenant)
-    row = tx.execute(wanted.with_for_update() if for_update else wanted).mappings().one_or_none()
+    wanted = _THE_ONE.with_for_update() if for_update else _THE_ONE
+    row = tx.execute(wanted, {"wanted": generation_id, "whose": tenant}).mappings().one_or_none()
     return _from_row(row) if row else None
 
 

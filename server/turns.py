@@ -1,19 +1,30 @@
 """The law of `server.order`, on the records: which generation is next, and the places of those that wait.
 
 No claim reads the whole queue. A place does, where several models wait: it depends on all before it.
+
+Statements are built once, at the end of this module: to build one takes longer than to carry it out.
 """
 
 from collections.abc import Collection, Iterator, Sequence
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, and_, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    Select,
+    and_,
+    bindparam,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.sql.selectable import CTE
 
 from server.generations import Status
 from server.order import Queue, Taken, Turn, Waiting, foretold, place
 from server.tables import IS_QUEUED, WAS_CLAIMED, generations, turns
-
-# what was given back is behind again; what failed or was cancelled before its start went before nobody
-_HAS_STARTED = and_(WAS_CLAIMED, generations.c.status != Status.QUEUED)
 
 
 def next_taken(tx: Connection, holding: str | None, max_overtakes: int) -> Taken | None:
@@ -43,10 +54,12 @@ def places(
     tx: Connection, tenant: str, wanted: Collection[int], holding: Sequence[str | None], max_overtakes: int
 ) -> dict[int, int]:
     """The places (1 is next) of queued generations of a key, by their numbers, given the model each device holds."""
-    first = tx.scalar(select(func.min(generations.c.model)).where(IS_QUEUED))
-    several = tx.scalar(select(generations.c.model).where(IS_QUEUED, generations.c.model > first).limit(1)) is not None
+    first, last = tx.execute(_MODELS).one()
     found: dict[int, int] = {}
-    in_order = _simulated(tx, holding, max_overtakes) if several and max_overtakes > 0 else _in_turn(tx, tenant, wanted)
+    if first != last and max_overtakes > 0:
+        in_order = _simulated(tx, holding, max_overtakes)
+    else:
+        in_order = _in_turn(tx, tenant, wanted)
     for seq, at in in_order:
         if seq in wanted:
             found[seq] = at
@@ -61,30 +74,24 @@ def _add(tx: Connection, tenant: str, number: ColumnElement[int], passed: int = 
 
 def _simulated(tx: Connection, holding: Sequence[str | None], max_overtakes: int) -> Iterator[tuple[int, int]]:
     """All that waits, with its places."""
-    columns = generations.c
-    rows = tx.execute(select(columns.seq, columns.tenant, columns.model).where(IS_QUEUED).order_by(columns.seq))
-    waiting = (Waiting(row.seq, row.tenant, row.model) for row in rows)
+    waiting = (Waiting(row.seq, row.tenant, row.model) for row in tx.execute(_ALL_WAITING))
     queue = Queue(waiting, _started(tx), _turns(tx), max_overtakes)
     return ((seq, at) for at, seq in enumerate(foretold(queue, holding), 1))
 
 
 def _in_turn(tx: Connection, tenant: str, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
     """A key's own from the first to the last that is wanted, with their places, where models make no difference."""
-    seq, own = generations.c.seq, and_(IS_QUEUED, generations.c.tenant == tenant)
-    counts = select(generations.c.tenant, func.count().label("waiting")).where(IS_QUEUED).group_by(generations.c.tenant)
-    many = {row.tenant: row.waiting for row in tx.execute(counts)}
+    many = {row.tenant: row.waiting for row in tx.execute(_WAITING_OF_KEYS)}
     order = _heads(tx, None, 0).keys
-    older = tx.scalar(select(func.count()).where(own, seq < min(wanted))) or 0
-    numbers = tx.scalars(select(seq).where(own, seq.between(min(wanted), max(wanted))).order_by(seq))
+    own = {"tenant": tenant, "first": min(wanted), "last": max(wanted)}
+    older = tx.scalar(_OLDER, own) or 0
     lengths, mine = [many[each] for each in order], order.index(tenant)
-    return ((number, place(lengths, mine, rank)) for rank, number in enumerate(numbers, older))
+    return ((number, place(lengths, mine, rank)) for rank, number in enumerate(tx.scalars(_BETWEEN, own), older))
 
 
 def _heads(tx: Connection, holding: str | None, max_overtakes: int) -> Queue:
     """As much of the queue as the next claim depends on."""
-    keys = _keys()
-    oldest, of_model = _oldest(keys), _oldest(keys, generations.c.model == holding)
-    found = tx.execute(select(keys.c.tenant, oldest, of_model).where(keys.c.tenant.is_not(None))).all()
+    found = tx.execute(_HEADS, {"holding": holding}).all()
     waiting: list[Waiting] = []
     for tenant, first, held in found:
         # which other model it is makes no difference
@@ -95,25 +102,46 @@ def _heads(tx: Connection, holding: str | None, max_overtakes: int) -> Queue:
     return Queue(waiting, started, _turns(tx), max_overtakes)
 
 
+def _started(tx: Connection) -> list[tuple[int, str]]:
+    """What has gone before an older one of its key that still waits."""
+    return [(row.seq, row.tenant) for row in tx.execute(_STARTED)]
+
+
+def _turns(tx: Connection) -> dict[str, Turn]:
+    return {row.tenant: Turn(row.number, row.passed) for row in tx.execute(_TURNS)}
+
+
 def _keys() -> CTE:
     """The keys that have something waiting, found one by one, and at last NULL."""
-    tenant = generations.c.tenant
-    keys = select(func.min(tenant).label("tenant")).where(IS_QUEUED).cte("waiting_keys", recursive=True)
-    following = select(func.min(tenant)).where(IS_QUEUED, tenant > keys.c.tenant).correlate(keys).scalar_subquery()
+    keys = select(func.min(_tenant).label("tenant")).where(IS_QUEUED).cte("waiting_keys", recursive=True)
+    following = select(func.min(_tenant)).where(IS_QUEUED, _tenant > keys.c.tenant).correlate(keys).scalar_subquery()
     return keys.union_all(select(following).where(keys.c.tenant.is_not(None)))
 
 
 def _oldest(keys: CTE, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
-    own = and_(IS_QUEUED, generations.c.tenant == keys.c.tenant, *conditions)
-    return select(func.min(generations.c.seq)).where(own).correlate(keys).scalar_subquery()
+    own = and_(IS_QUEUED, _tenant == keys.c.tenant, *conditions)
+    return select(func.min(_seq)).where(own).correlate(keys).scalar_subquery()
 
 
-def _started(tx: Connection) -> list[tuple[int, str]]:
-    """What has gone before an older one of its key that still waits."""
-    keys, seq, tenant = _keys(), generations.c.seq, generations.c.tenant
-    overtakers = select(seq, tenant).join(keys, tenant == keys.c.tenant).where(_HAS_STARTED, seq > _oldest(keys))
-    return [(row.seq, row.tenant) for row in tx.execute(overtakers)]
+def _select_heads() -> "Select[str, int, int | None]":
+    """Each key with its oldest that waits, and its oldest of the model `holding`."""
+    keys = _keys()
+    of_model = _oldest(keys, _model == bindparam("holding"))
+    return select(keys.c.tenant, _oldest(keys), of_model).where(keys.c.tenant.is_not(None))
 
 
-def _turns(tx: Connection) -> dict[str, Turn]:
-    return {row.tenant: Turn(row.number, row.passed) for row in tx.execute(select(turns))}
+def _select_started() -> "Select[int, str]":
+    keys = _keys()
+    # what was given back is behind again; what failed or was cancelled before its start went before nobody
+    has_started = and_(WAS_CLAIMED, generations.c.status != Status.QUEUED)
+    return select(_seq, _tenant).join(keys, _tenant == keys.c.tenant).where(has_started, _seq > _oldest(keys))
+
+
+_seq, _tenant, _model = generations.c.seq, generations.c.tenant, generations.c.model
+_own = and_(IS_QUEUED, _tenant == bindparam("tenant"))
+_MODELS = select(*(select(end(_model)).where(IS_QUEUED).scalar_subquery() for end in (func.min, func.max)))
+_ALL_WAITING = select(_seq, _tenant, _model).where(IS_QUEUED).order_by(_seq)
+_WAITING_OF_KEYS = select(_tenant, func.count().label("waiting")).where(IS_QUEUED).group_by(_tenant)
+_OLDER = select(func.count()).where(_own, _seq < bindparam("first"))
+_BETWEEN = select(_seq).where(_own, _seq.between(bindparam("first"), bindparam("last"))).order_by(_seq)
+_HEADS, _STARTED, _TURNS = _select_heads(), _select_started(), select(turns)

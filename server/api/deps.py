@@ -1,4 +1,7 @@
-"""What every route needs: the service, whose request it is, its JSON body, and the address to build links on."""
+"""What every route needs: the service, whose request it is, its JSON body, and the address to build links on.
+
+All are coroutines, also where nothing is waited for: FastAPI runs what is none in a thread, a millisecond each.
+"""
 
 import asyncio
 import json
@@ -27,19 +30,19 @@ from server.store import Filters
 _bearer = HTTPBearer(auto_error=False, description="An API key; any, or none, while the server has none configured.")
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
     """The application's service."""
     service: Service = request.app.state.service
     return service
 
 
-def get_artifacts(request: Request) -> Artifacts:
+async def get_artifacts(request: Request) -> Artifacts:
     """The application's files."""
     artifacts: Artifacts = request.app.state.artifacts
     return artifacts
 
 
-def get_previews(request: Request) -> Previews:
+async def get_previews(request: Request) -> Previews:
     """The application's pictures of what runs."""
     previews: Previews = request.app.state.previews
     return previews
@@ -112,7 +115,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-def read_filters(
+async def read_filters(
     tenant: TenantDep,
     status: Annotated[StatusName | None, Query(description="Only these")] = None,
     namespace: Annotated[str | None, Query(description="The request's target_namespace")] = None,
@@ -139,8 +142,8 @@ FiltersDep = Annotated[Filters, Depends(read_filters)]
 class Links:
     """Makes the addresses of videos and previews, on the request's own base or the `public_url` setting."""
 
-    def __init__(self, request: Request, service: ServiceDep, artifacts: ArtifactsDep) -> None:
-        self.base = (service.settings.public_url or str(request.base_url)).rstrip("/")
+    def __init__(self, base: str, artifacts: Artifacts) -> None:
+        self.base = base
         self._artifacts = artifacts
 
     def video(self, key: str | None) -> str | None:
@@ -154,7 +157,12 @@ class Links:
         return f"{self.base}/api/ai/queue/{generation_id}/preview?step={live.preview}"
 
 
-LinksDep = Annotated[Links, Depends()]
+async def get_links(request: Request, service: ServiceDep, artifacts: ArtifactsDep) -> Links:
+    """Links on the address that this request, or the owner of the server, goes by."""
+    return Links((service.settings.public_url or str(request.base_url)).rstrip("/"), artifacts)
+
+
+LinksDep = Annotated[Links, Depends(get_links)]
 
 
 def gives(*statuses: int) -> dict[int | str, dict[str, Any]]:
