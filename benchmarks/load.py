@@ -5,8 +5,8 @@ python -m benchmarks.load --idle [--queued 20] [--history 100000]
 
 Its records are filled beforehand: so many generations that wait, and so many that are over. So many event streams are
 opened, and none of them is read but by the system's buffers. Then one client enqueues, polls, lists what is active and
-looks at pages of the history, in turn, until the time is over; the server's memory is read at the beginning and at the
-end.
+looks at pages of the history, in turn, until the time is over; the server's memory is read at the beginning and after
+each minute.
 
 An idle server has no subscribers and makes nothing: what is told of it is what its answers cost by themselves.
 """
@@ -95,13 +95,16 @@ def look(server: ServerProcess, page: int) -> None:
     server.http.get("/generations", params={"page_size": PAGE, "page": page}).raise_for_status()
 
 
-def ask(server: ServerProcess, seconds: float) -> dict[str, list[float]]:
+def ask(
+    server: ServerProcess, seconds: float, each_minute: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
     """Seconds of each request, one after the other until the time is over."""
     taken: dict[str, list[float]] = {name: [] for name in ASKED}
     ids: list[str] = []
     pages = server.http.get("/generations", params={"page_size": PAGE}).json()["total_pages"]
     dice = random.Random(0)
-    ends = time.monotonic() + seconds
+    began = time.monotonic()
+    ends, minutes = began + seconds, 0
     while time.monotonic() < ends:
         taken["enqueue"].append(timed(lambda: ids.append(server.enqueue())))
         taken["poll"].append(timed(lambda: server.row(ids[-1])))
@@ -110,6 +113,9 @@ def ask(server: ServerProcess, seconds: float) -> dict[str, list[float]]:
         if len(taken["enqueue"]) % 10 == 1:
             taken["active list"].append(timed(lambda: server.http.get("/queue").raise_for_status()))
         time.sleep(PAUSE_SECONDS)
+        if time.monotonic() - began >= 60 * (minutes + 1):
+            minutes += 1
+            each_minute()
     return taken
 
 
@@ -166,17 +172,15 @@ def measure(options: Namespace, folder: Path) -> dict[str, Any]:
             stack.callback(stream.transport.abort)
         # its caches are warm, and the worker is there
         ask(server, min(20.0, options.minutes * 60 / 4))
-        before = process.memory_info().rss
-        taken = ask(server, options.minutes * 60)
-        after = process.memory_info().rss
+        memory = [process.memory_info().rss]
+        taken = ask(server, options.minutes * 60, lambda: memory.append(process.memory_info().rss))
         made = server.http.get("/generations", params={"status": "succeeded", "page_size": 1}).json()["total_entries"]
         server.stop()
     return {
         **_about(options, started, taken),
         "subscribers": options.subscribers,
         "minutes": options.minutes,
-        "memory_mib_before": round(before / MIB, 1),
-        "memory_mib_after": round(after / MIB, 1),
+        "memory_mib": [round(held / MIB, 1) for held in memory],
         "succeeded": made,
     }
 
@@ -192,8 +196,9 @@ def rows(figures: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         told = f"{spread['p50']} / {spread['p99']} ms"
         yield f"{name}, p50 / p99", told, f"{figures['requests'][name]} requests, longest {spread['max']} ms"
     if "minutes" in figures:
-        before, after = figures["memory_mib_before"], figures["memory_mib_after"]
-        yield "server memory", f"{before} → {after} MiB", f"over {figures['minutes']:g} minutes"
+        first, *later = figures["memory_mib"]
+        told = ", ".join(f"{held:.0f}" for held in later)
+        yield "server memory", f"{first:.0f} MiB at first", f"after each minute {told}"
     yield "start to first answer", f"{figures['start_seconds']} s", f"{figures['history']} rows of history"
 
 
