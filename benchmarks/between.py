@@ -7,7 +7,6 @@ All of it could be hidden behind denoising; this says how much that would save.
 """
 
 import argparse
-import json
 import shlex
 import statistics
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 from benchmarks.report import show
 from pipelines.spec import Stage
+from server.client import read_events
 from tests.support import MODEL, TERMINAL, ServerProcess
 
 PARTS = ("the file's end", "hand-over", "the next prompt")
@@ -30,10 +30,7 @@ def watch(server: ServerProcess, asked: list[dict[str, Any]]) -> list[tuple[floa
     seen: list[tuple[float, dict[str, Any]]] = []
     with server.http.stream("GET", f"{server.url}/api/events", timeout=PATIENCE) as stream:
         open_ = {server.enqueue(**one) for one in asked}
-        for line in stream.iter_lines():
-            if not line.startswith("data: "):
-                continue
-            event = json.loads(line.removeprefix("data: "))
+        for _, event in read_events(stream.iter_lines()):
             seen.append((time.monotonic(), event))
             if event["status"] in TERMINAL:
                 open_.discard(event["generation_id"])

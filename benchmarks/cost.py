@@ -6,7 +6,6 @@ pixel by the pixels and the rest by the pixels. The second asks a server for vid
 `eta_seconds` on its event stream with what then came, from the third generation of its kind on.
 """
 
-import json
 import random
 import resource
 import shlex
@@ -24,6 +23,7 @@ from benchmarks.report import percentile, show
 from pipelines.demo import demo_folder
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec, Progress, Stage, VideoParams
+from server.client import read_events
 from server.estimate import Run, rest_seconds, step_seconds
 from tests.support import MODEL, ServerProcess
 
@@ -129,10 +129,10 @@ def _watch(server: ServerProcess, size: Size) -> list[float]:
             num_frames=size.frames,
             num_inference_steps=size.steps,
         )
-        for line in stream.iter_lines():
-            if not line.startswith("data: ") or id_ not in line:
+        for _, event in read_events(stream.iter_lines()):
+            if event["generation_id"] != id_:
                 continue
-            now, event = time.monotonic(), json.loads(line.removeprefix("data: "))
+            now = time.monotonic()
             if event["status"] != "processing":
                 break
             if event.get("eta_seconds"):

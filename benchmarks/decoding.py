@@ -2,15 +2,13 @@
 
 python -m benchmarks.decoding --rounds 5
 
-The cases take turns, so that a busy machine slows all alike. The latents are a frame of the demo's own, told apart by
-a little noise, so that seams between tiles show as they would in a video; PSNR is to whole frames.
+The cases take turns, so that a busy machine slows all alike. The latents are a gradient's, with a little noise of
+its own on each, so that seams between tiles show; PSNR is to whole frames.
 """
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -20,9 +18,10 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from benchmarks.report import bootstrap, show
+from benchmarks.server import timed
 from pipelines.calibrate import psnr
 from pipelines.convolution import use_onednn
-from pipelines.decode import _denormalise, decode_frames
+from pipelines.decode import decode_frames, denormalise
 from pipelines.demo import demo_folder
 from pipelines.memory import Decoding
 from pipelines.spec import Frames
@@ -42,24 +41,17 @@ def ours(vae: Any, decoding: Decoding, latents: torch.Tensor) -> Frames:
 
 def diffusers(vae: Any, latents: torch.Tensor) -> Frames:
     """All frames at once."""
-    video = vae.decode(_denormalise(vae, latents)).sample[0]
+    video = vae.decode(denormalise(vae, latents)).sample[0]
     return ((video + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
 
 
-@contextmanager
-def tiled(vae: Any) -> Iterator[None]:
-    """With diffusers' tiles, of 256 pixels."""
+def diffusers_tiled(vae: Any, latents: torch.Tensor) -> Frames:
+    """All frames at once, by tiles of 256 pixels."""
     vae.enable_tiling()
     try:
-        yield
+        return diffusers(vae, latents)
     finally:
         vae.disable_tiling()
-
-
-def diffusers_tiled(vae: Any, latents: torch.Tensor) -> Frames:
-    """All frames at once, by tiles."""
-    with tiled(vae):
-        return diffusers(vae, latents)
 
 
 def cases() -> dict[str, Case]:
@@ -99,9 +91,7 @@ def main() -> None:
     taken: dict[str, list[float]] = {name: [] for name in measured}
     for _ in range(options.rounds):
         for name, case in measured.items():
-            began = time.perf_counter()
-            case(latents)
-            taken[name].append(time.perf_counter() - began)
+            taken[name].append(timed(partial(case, latents)))
     first = next(iter(measured))
     rows: list[tuple[str, ...]] = []
     figures: dict[str, dict[str, Any]] = {}

@@ -33,7 +33,7 @@ def decode_frames(
     the first group that holds NaN or infinity.
     """
     device, dtype = next(vae.parameters()).device, vae.dtype
-    hidden = vae.post_quant_conv(_denormalise(vae, latents.to(device, dtype)))
+    hidden = vae.post_quant_conv(denormalise(vae, latents.to(device, dtype)))
     if decoding.tile is None:
         for index, group in enumerate(_decode(vae, hidden), start=1):
             frames = _to_rgb(vae, group)
@@ -82,7 +82,8 @@ def _decode_tiled(vae: Any, hidden: torch.Tensor, tile: int, on_part: OnPart) ->
                 yield video[index]
 
 
-def _denormalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+def denormalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents as the transformer has them (1, channels, t, h, w) → as the VAE has them."""
     shape = (1, vae.config.z_dim, 1, 1, 1)
     mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents)
     # a division by the inverse, as WanPipeline has it: in bf16 a multiplication rounds otherwise

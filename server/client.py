@@ -76,7 +76,7 @@ class Client:
 
     def _follow(self, stream: httpx.Response, generation_id: str, on_progress: Callable[[Row], None]) -> None:
         """Tell of progress until the generation is over or the stream ends."""
-        for name, data in _events(stream.iter_lines()):
+        for name, data in read_events(stream.iter_lines()):
             if data["generation_id"] != generation_id:
                 continue
             if name == "media_generation_completed":
@@ -119,7 +119,8 @@ class Client:
         raise kind(f"The server answered {response.status_code}: {message}")
 
 
-def _events(lines: Iterator[str]) -> Iterator[tuple[str, Row]]:
+def read_events(lines: Iterator[str]) -> Iterator[tuple[str, Row]]:
+    """The name and the data of each event, of the lines of an event stream."""
     name = ""
     for line in lines:
         if line.startswith("event: "):

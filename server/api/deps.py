@@ -1,6 +1,6 @@
 """What every route needs: the service, whose request it is, its JSON body, and the address to build links on.
 
-All are coroutines, also where nothing is waited for: FastAPI runs what is none in a thread, a millisecond each.
+All are coroutines, also where nothing is waited for: FastAPI hands what is none to a thread, and waits for that.
 """
 
 import asyncio
