@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.report import percentile, show
 from pipelines.demo import demo_folder
+from pipelines.hooks import Hooks
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec, Progress, Stage, VideoParams
 from server.client import read_events
@@ -71,7 +72,7 @@ def grid() -> tuple[list[Run], list[tuple[str, ...]], list[dict[str, Any]]]:
         for size in sorted(GRID, key=lambda size: size.pixels):
             reports: list[Progress] = []
             params = VideoParams("a red circle", " ", size.height, size.width, size.frames, size.steps, 5.0, 0)
-            runner.run(params, Path(folder) / "video.mp4", reports.append)
+            runner.run(params, Path(folder) / "video.mp4", Hooks(reports.append))
             denoising = [report for report in reports if report.stage is Stage.DENOISE]
             step = (denoising[-1].seconds - denoising[0].seconds) / size.steps
             rest = reports[-1].seconds - denoising[-1].seconds

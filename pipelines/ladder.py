@@ -10,17 +10,16 @@ from pathlib import Path
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from pipelines.checkpoint import Checkpoint
 from pipelines.errors import DeviceMemoryError
 from pipelines.generate import release_memory
 from pipelines.geometry import Geometry
+from pipelines.hooks import NO_HOOKS, Hooks
 from pipelines.limits import LearnedLimits
 from pipelines.load import CACHE, plan_here, shape_here, this_machine
 from pipelines.memory import CLEARLY, Machine, leaner, plan, priced
-from pipelines.preview import Preview
-from pipelines.runner import Runner
+from pipelines.runner import RenderedVideo, Runner
 from pipelines.shapes import ModelShape
-from pipelines.spec import CancelCheck, LoadCallback, ModelSpec, ProgressCallback, VideoFile, VideoParams
+from pipelines.spec import LoadCallback, ModelSpec, VideoParams
 
 log = logging.getLogger("paddock.ladder")
 
@@ -68,40 +67,24 @@ class Ladder:
         """Everything besides the request that decides a video's bytes, as it is laid out now."""
         return self._loaded().fingerprint
 
-    def run(
-        self,
-        params: VideoParams,
-        path: Path,
-        on_progress: ProgressCallback = lambda _: None,
-        cancelled: CancelCheck = lambda: False,
-        checkpoint: Checkpoint | None = None,
-        preview: Preview | None = None,
-    ) -> VideoFile:
-        """Make one video as `Runner.run` does; raises DeviceMemoryError when no plan has room for it as well.
+    def render(self, params: VideoParams, path: Path, hooks: Hooks = NO_HOOKS) -> RenderedVideo:
+        """Make one video as `Runner.render` does; raises DeviceMemoryError when no plan has room for it as well.
 
         What one video had no room for does not bind the next: after that it stands on the plan it stood on before.
         """
         before = self._plan
         try:
-            return self._run(params, path, on_progress, cancelled, checkpoint, preview)
+            return self._render(params, path, hooks)
         except DeviceMemoryError:
             self.close()
             self._plan = before
             raise
 
-    def _run(
-        self,
-        params: VideoParams,
-        path: Path,
-        on_progress: ProgressCallback,
-        cancelled: CancelCheck,
-        checkpoint: Checkpoint | None,
-        preview: Preview | None,
-    ) -> VideoFile:
+    def _render(self, params: VideoParams, path: Path, hooks: Hooks) -> RenderedVideo:
         while True:
             runner = self._loaded()
             try:
-                return runner.run(params, path, on_progress, cancelled, checkpoint, preview)
+                return runner.render(params, path, hooks)
             except torch.OutOfMemoryError as error:
                 log.warning("out of memory with %s: %s", self._layout, str(error).partition("\n")[0])
             except TorchDynamoException as error:

@@ -26,7 +26,8 @@ class Passes:
 
     `negative` are the embeddings for the pass without the prompt, None where there is no guidance. There is guidance
     at noise levels within `interval` only; `batched` has both its passes computed together, by a batch of two.
-    `tolerance` is the step cache's; 0 computes every step.
+    `tolerance` is the step cache's; 0 computes every step. `meanwhile` is called after each pass: a card, which is
+    given work faster than it does it, still computes then.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Passes:
         interval: tuple[float, float] = (0.0, 1.0),
         batched: bool = False,
         tolerance: float = 0.0,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
+        self._meanwhile = meanwhile
         self._guidance_scale = guidance_scale
         self._negative = negative
         self._interval = interval
@@ -121,6 +124,7 @@ class Passes:
         else:
             output = compute(**inputs)[0]
             self.computed += 1
+            self._meanwhile()
         if self._cache is not None:
             self._cache.note(name, sigma, output)
         return output
@@ -132,6 +136,7 @@ class Passes:
         texts = torch.cat([inputs["encoder_hidden_states"], negative.to(inputs["encoder_hidden_states"])])
         cond, uncond = compute(**{**inputs, **doubled, "encoder_hidden_states": texts})[0].chunk(2)
         self.computed += 2
+        self._meanwhile()
         return cond, uncond
 
     def _end(self, guidance_scale: float | None) -> None:

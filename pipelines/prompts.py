@@ -1,6 +1,7 @@
 """Prompt → embeddings, encoded once and kept: in memory, and on disk where encoding is dear."""
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipelines.files import sync
+
+log = logging.getLogger("paddock.prompts")
 
 KEPT = 32
 """How many distinct prompts stay encoded in memory: 4 MiB each for the 14B model at 512 tokens."""
@@ -31,13 +34,28 @@ class PromptEncoder:
         self._max_sequence_length = max_sequence_length
         self._store = store
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self.asked = 0
-        self.encoded = 0
-        """Of those that were asked for the ones that were not known."""
+        self._asked = 0
+        self._encoded = 0
 
     def encode(self, prompt: str) -> torch.Tensor:
         """The embeddings of one prompt, (1, tokens, dim), on the pipeline's device; zero past the prompt's end."""
-        self.asked += 1
+        self._asked += 1
+        return self._get(prompt)
+
+    def prepare(self, prompt: str) -> None:
+        """Have a prompt known before it is asked for; what goes wrong is told of when it is."""
+        try:
+            self._get(prompt)
+        except Exception:
+            log.exception("a prompt was not encoded ahead of its time")
+
+    def take_counts(self) -> tuple[int, int]:
+        """How many were encoded since this was last asked, for now or ahead of their time, and how many known."""
+        encoded, known = self._encoded, max(0, self._asked - self._encoded)
+        self._asked = self._encoded = 0
+        return encoded, known
+
+    def _get(self, prompt: str) -> torch.Tensor:
         if prompt not in self._kept:
             if self._store is None:
                 self._kept[prompt] = self._encode(prompt)
@@ -49,7 +67,7 @@ class PromptEncoder:
         return self._kept[prompt]
 
     def _encode(self, prompt: str) -> torch.Tensor:
-        self.encoded += 1
+        self._encoded += 1
         embeddings: torch.Tensor
         embeddings, _ = self._pipe.encode_prompt(
             prompt,

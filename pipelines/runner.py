@@ -6,7 +6,7 @@ runner.run(VideoParams(...), Path("video.mp4"))
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,28 +17,27 @@ import torch
 from PIL import Image
 
 from pipelines.backends import Sequence, choose
-from pipelines.checkpoint import Checkpoint, HalfDone
+from pipelines.checkpoint import HalfDone
 from pipelines.compiling import Block, Compiler, is_wanted
 from pipelines.decode import decode_frames
 from pipelines.encode import Mp4Writer
 from pipelines.errors import GenerationCancelled
 from pipelines.generate import Capture, Predict, denoise, flow_shift_at, recover, release_memory, uses_guidance
 from pipelines.geometry import Geometry
+from pipelines.hooks import NO_HOOKS, Hooks
 from pipelines.load import CACHE, LoadedPipeline, load_pipeline, plan_here
-from pipelines.memory import Layout
+from pipelines.memory import Layout, Residence
 from pipelines.passes import Passes
 from pipelines.precision import Precision
-from pipelines.preview import Preview, draw, fitting
+from pipelines.preview import draw, fitting
 from pipelines.prompts import EmbeddingStore, PromptEncoder
 from pipelines.shapes import read_shape
 from pipelines.spec import (
     Attention,
-    CancelCheck,
     Frames,
     LoadCallback,
     ModelSpec,
     Progress,
-    ProgressCallback,
     Stage,
     VideoFile,
     VideoParams,
@@ -56,6 +55,22 @@ class Made:
     frames: Frames
     passes: int
     seconds: float
+
+
+class RenderedVideo:
+    """A video all of whose frames are made: what is left is its file, which takes no device and may take a thread."""
+
+    def __init__(self, writer: Mp4Writer, work: Work, on_finished: Callable[[], None]) -> None:
+        self._writer = writer
+        self._work = work
+        self._on_finished = on_finished
+
+    def finish(self) -> VideoFile:
+        """Wait until the file is whole; raises EncodingError, and leaves nothing then. To be called once, always."""
+        with self._writer as writer:
+            video = writer.close()
+        self._on_finished()
+        return replace(video, work=self._work)
 
 
 class Runner:
@@ -151,36 +166,30 @@ class Runner:
         """Give back what a generation that was cut short still holds, once its exception has been let go."""
         recover(self._loaded.pipe)
 
-    @torch.no_grad()
-    def run(
-        self,
-        params: VideoParams,
-        path: Path,
-        on_progress: ProgressCallback = lambda _: None,
-        cancelled: CancelCheck = lambda: False,
-        checkpoint: Checkpoint | None = None,
-        preview: Preview | None = None,
-    ) -> VideoFile:
+    def run(self, params: VideoParams, path: Path, hooks: Hooks = NO_HOOKS) -> VideoFile:
         """Make one video and write it to `path`, whole or not at all, from where its checkpoint left it if it has one.
 
-        A preview is drawn meanwhile, unless nobody knows how for this model; it changes nothing of the video.
-
-        Raises GenerationCancelled within one denoising step, or one group of frames, of `cancelled()` becoming true,
+        Raises GenerationCancelled within one denoising step, or one group of frames, of the hook that tells of it,
         GenerationSuspended by order of the checkpoint, NonFiniteOutputError or EncodingError. After any of them the
         runner is ready for the next video.
         """
+        return self.render(params, path, hooks).finish()
+
+    @torch.no_grad()
+    def render(self, params: VideoParams, path: Path, hooks: Hooks = NO_HOOKS) -> RenderedVideo:
+        """As `run`, but the device is free for the next video while the file of this one is finished."""
         params = self._as_the_weights_want(params)
-        course = _Course(params, self._latents_depend_on(params), on_progress, cancelled, checkpoint, preview)
+        course = _Course(params, self._latents_depend_on(params), hooks)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         try:
             latents, work = self._denoise(params, geometry, course)
-            return replace(self._write(latents, path, geometry, course), work=work)
+            return self._write(latents, path, geometry, course, work)
         except BaseException:
             recover(self._loaded.pipe)
             raise
         finally:
-            if checkpoint is not None:
-                checkpoint.finish()
+            if hooks.checkpoint is not None:
+                hooks.checkpoint.finish()
 
     @torch.no_grad()
     def frames(self, params: VideoParams, *, tolerance: float | None = None) -> "Made":
@@ -207,7 +216,6 @@ class Runner:
 
     def _denoise(self, params: VideoParams, geometry: Geometry, course: "_Course") -> tuple[torch.Tensor, Work]:
         course.report(Stage.PROMPT, 0, 1)
-        asked, encoded = self._prompts.asked, self._prompts.encoded
         prompt = self._prompts.encode(params.prompt)
         negative = self._prompts.encode(params.negative_prompt) if uses_guidance(params) else None
         course.report(Stage.DENOISE, course.steps_before, params.num_inference_steps)
@@ -215,10 +223,10 @@ class Runner:
         def after_step(step: int, capture: Capture, predict: Predict) -> None:
             course.after_step(step, capture, lambda: self._draw(predict, geometry))
 
-        asked, encoded = self._prompts.asked - asked, self._prompts.encoded - encoded
-        passes = self._passes(params, negative)
+        encoded, known = self._prompts.take_counts()
+        passes = self._passes(params, negative, meanwhile=lambda: self._prepare(course))
         latents = self._latents(prompt, negative, params, geometry, passes, course.half_done, after_step)
-        return latents, Work(encoded, asked - encoded, passes.steps_computed, passes.steps_foretold)
+        return latents, Work(encoded, known, passes.steps_computed, passes.steps_foretold)
 
     def _latents(
         self,
@@ -243,52 +251,56 @@ class Runner:
             on_step=on_step,
         )
 
-    def _passes(self, params: VideoParams, negative: torch.Tensor | None, tolerance: float | None = None) -> Passes:
+    def _passes(
+        self,
+        params: VideoParams,
+        negative: torch.Tensor | None,
+        tolerance: float | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Passes:
         return Passes(
             params.guidance_scale,
             negative,
             interval=self.spec.guidance_interval,
             batched=self._loaded.batched,
             tolerance=self.spec.step_cache.of(params.step_cache) if tolerance is None else tolerance,
+            meanwhile=meanwhile,
         )
+
+    def _prepare(self, course: "_Course") -> None:
+        # one that is not on the card would have to share it with the transformer, which the plan has no room for
+        if self._loaded.layout is None or self._loaded.layout.text_encoder is Residence.RESIDENT:
+            for prompt in course.hooks.upcoming():
+                self._prompts.prepare(prompt)
 
     def _draw(self, predict: Predict, geometry: Geometry) -> Image.Image | None:
         if self._latent_rgb is None or (latents := predict()) is None:
             return None
         return draw(latents, self._latent_rgb, geometry)
 
-    def _write(self, latents: torch.Tensor, path: Path, geometry: Geometry, course: "_Course") -> VideoFile:
-        with (
-            Mp4Writer(path, geometry.width, geometry.height, self.spec.fps) as writer,
-            closing(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding, course.after_part)) as groups,
-        ):
+    def _write(
+        self, latents: torch.Tensor, path: Path, geometry: Geometry, course: "_Course", work: Work
+    ) -> RenderedVideo:
+        with ExitStack() as unless_whole:
+            writer = unless_whole.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps))
             missing = geometry.num_frames
-            for frames in groups:
-                writer.write(frames[:missing, *geometry.crop])
-                missing -= min(missing, len(frames))
-            video = writer.close()
-        course.report(Stage.DECODE, 1, 1)
-        return video
+            decoded = decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding, course.after_part)
+            with closing(decoded) as groups:
+                for frames in groups:
+                    writer.write(frames[:missing, *geometry.crop])
+                    missing -= min(missing, len(frames))
+            unless_whole.pop_all()
+        return RenderedVideo(writer, work, lambda: course.report(Stage.DECODE, 1, 1))
 
 
 class _Course:
     """One generation on its way: what it began with, and who is told and asked at every step."""
 
-    def __init__(
-        self,
-        params: VideoParams,
-        depends_on: dict[str, Any],
-        on_progress: ProgressCallback,
-        cancelled: CancelCheck,
-        checkpoint: Checkpoint | None,
-        preview: Preview | None,
-    ) -> None:
+    def __init__(self, params: VideoParams, depends_on: dict[str, Any], hooks: Hooks) -> None:
+        self.hooks = hooks
         self._steps = params.num_inference_steps
         self._depends_on = depends_on
-        self._on_progress = on_progress
-        self._cancelled = cancelled
-        self._checkpoint = checkpoint
-        self._preview = preview
+        checkpoint = hooks.checkpoint
         self.half_done: HalfDone | None = None if checkpoint is None else checkpoint.load(depends_on)
         self.steps_before = 0 if self.half_done is None else self.half_done.step
         self._begun = time.monotonic() - (0.0 if self.half_done is None else self.half_done.seconds)
@@ -298,22 +310,22 @@ class _Course:
         fraction = _fraction(stage, step, steps)
         if self.steps_before:
             fraction = max(fraction, _fraction(Stage.DENOISE, self.steps_before, self._steps))
-        self._on_progress(Progress(stage, step, steps, fraction, self._seconds))
+        self.hooks.on_progress(Progress(stage, step, steps, fraction, self._seconds))
 
     def check(self) -> None:
         """Raise GenerationCancelled if it was cancelled."""
-        if self._cancelled():
+        if self.hooks.cancelled():
             raise GenerationCancelled
 
     def after_step(self, step: int, capture: Capture, draw: Callable[[], Image.Image | None]) -> None:
         """What is due after a denoising step: an end, a preview, a report, a checkpoint."""
         self.check()
-        if self._preview is not None:
+        if self.hooks.preview is not None:
             # before the report, which tells of it
-            self._preview.after_step(step, draw, is_last=step == self._steps)
+            self.hooks.preview.after_step(step, draw, is_last=step == self._steps)
         self.report(Stage.DENOISE, step, self._steps)
-        if self._checkpoint is not None:
-            self._checkpoint.after_step(
+        if self.hooks.checkpoint is not None:
+            self.hooks.checkpoint.after_step(
                 self._depends_on,
                 _fraction(Stage.DENOISE, step, self._steps),
                 lambda: capture(self._seconds),

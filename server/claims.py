@@ -35,6 +35,8 @@ class Running:
     fingerprint: dict[str, str] | None = None
     forecast: Forecast | None = None
     is_cancelled: bool = False
+    has_left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the device is free of it."""
     _told: float = 0.0
     end: Callable[[], Awaitable[Generation]] | None = None
     """Writes down what became of it, once that is known."""
@@ -147,13 +149,17 @@ class Claims:
         else:
             self._on_queued()
 
-    async def after_worker_death(self, running: Running, why: str) -> Generation:
-        """Adopt a file finished just before the death; else another try, or the end of them by the rule."""
+    async def after_worker_death(self, running: Running, why: str, *, is_blamed: bool) -> Generation:
+        """Adopt a file finished just before the death; else another try, or, if it is blamed, the end by the rule."""
         held = running.held
         adopted = await self._adopt(held)
         if adopted is None:
             self._artifacts.discard(artifact_key(held.id, held.attempt))
-        return adopted or await self.store.worker_died(held, running.live.progress, why, running.saved)
+        if adopted is not None:
+            return adopted
+        if not is_blamed:
+            return await self.store.release(held, running.saved)
+        return await self.store.worker_died(held, running.live.progress, why, running.saved)
 
     async def give_back(self, running: Running) -> None:
         """Record what became of a generation; if that is not known, return it to the queue."""

@@ -144,7 +144,7 @@ class Dispatcher:
 
     @property
     def _held(self) -> set[str]:
-        return {lane.running.held.id for lane in self.lanes if lane.running is not None}
+        return {running.held.id for lane in self.lanes for running in lane.held}
 
     def wake(self) -> None:
         """Tell the lanes that something was queued."""
@@ -158,8 +158,9 @@ class Dispatcher:
         if generation.status is not Status.PROCESSING:
             return None
         for lane in self.lanes:
-            if lane.running is not None and lane.running.held.id == generation.id:
-                return lane.running.live if lane.running.held.attempt == generation.attempt else None
+            for running in lane.held:
+                if (running.held.id, running.held.attempt) == (generation.id, generation.attempt):
+                    return running.live
         return None
 
     def outlook(self) -> Outlook:

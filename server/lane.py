@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
@@ -22,16 +22,19 @@ from server.claims import Claims, Running
 from server.engine.base import (
     Engine,
     EngineState,
+    Finish,
     GenerationFailedError,
     Job,
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
     WorkerDiedError,
+    WorkerStuckError,
 )
-from server.engine.messages import Done
+from server.engine.messages import Done, RunReport
 from server.errors import RecordsUnavailableError
 from server.estimate import Estimator
+from server.foresight import Foresight
 from server.generations import Generation, Status
 from server.logs import ids
 from server.previews import preview_key
@@ -75,6 +78,12 @@ class Lane:
         self._is_stopping = False
         self.estimator = Estimator()
         self.running: Running | None = None
+        self.finishing: Running | None = None
+        """What was made here but for the end of its file, while the device makes the next."""
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._has_no_file = asyncio.Event()
+        self._has_no_file.set()
+        self._foresight = Foresight(claims.store, engine)
         self.circuit = Circuit(tolerance)
         self.failures: dict[str, str] = {}
         self.work = Work()
@@ -84,6 +93,11 @@ class Lane:
     def state(self) -> EngineState:
         """What the device holds."""
         return self._engine.state
+
+    @property
+    def held(self) -> list[Running]:
+        """What it has taken from the queue and not seen to its end."""
+        return [each for each in (self.running, self.finishing) if each is not None]
 
     @property
     def holding(self) -> str | None:
@@ -107,6 +121,7 @@ class Lane:
 
     def wake(self) -> None:
         """Look again whether there is something to do."""
+        self._foresight.note_news()
         self._wake.set()
 
     def wish(self, target: Deployment, entry: CatalogueEntry) -> None:
@@ -127,10 +142,11 @@ class Lane:
         return Deployment.ERROR if model_id in self.failures else None
 
     async def cancel(self, generation: Generation) -> None:
-        """Stop a generation if this lane runs it. It is free again when the worker has stopped, not before."""
-        if self.running is not None and self.running.held.id == generation.id:
-            self.running.is_cancelled = True
-            await self._engine.cancel(generation.id, generation.attempt)
+        """Stop a generation if this lane holds it. It is free again when the worker has stopped, not before."""
+        for running in self.held:
+            if running.held.id == generation.id:
+                running.is_cancelled = True
+                await self._engine.cancel(generation.id, generation.attempt)
 
     async def suspend(self, grace: float) -> None:
         """Take nothing more, and have what runs saved and given back; wait for it `grace` seconds at most.
@@ -147,14 +163,14 @@ class Lane:
 
     async def stop(self) -> None:
         """Stop working: end the worker, then give back what it was doing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks = [*self._attempts, *([] if self._task is None else [self._task])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None
         await self._engine.close()
-        if self.running is not None:
-            await self._claims.give_back(self.running)
-            self.running = None
+        await asyncio.gather(*map(self._claims.give_back, self.held))
+        self.running = self.finishing = None
 
     async def _work(self) -> None:
         while not self._is_stopping:
@@ -162,10 +178,6 @@ class Lane:
             try:
                 if self._wishes:
                     await self._grant()
-                elif self.running is not None:
-                    # the records could not be written before: what was held is still ours to give back
-                    await self._claims.give_back(self.running)
-                    self.running = None
                 elif (wait := self.circuit.wait) > 0:
                     await self._pause(wait)
                 elif (held := await self._claim()) is not None:
@@ -179,6 +191,7 @@ class Lane:
                 # a fault of ours: a lane that ended would serve nobody
                 log.exception("%s met a fault; going on in %g s", self.state.device, BACKOFF_SECONDS)
                 await asyncio.sleep(BACKOFF_SECONDS)
+        await asyncio.gather(*self._attempts)
 
     async def _rest(self) -> None:
         """Wait for something to do. The card is its owner's too: after a while of nothing it is freed, wholly."""
@@ -187,6 +200,9 @@ class Lane:
             async with asyncio.timeout(patience or None):
                 await self._wake.wait()
         except TimeoutError:
+            if self.finishing is not None:
+                # by the worker
+                return
             log.info("%s had nothing to do for %g s and is freed", self.state.device, patience)
             # the worker's end, since a CUDA context holds memory even without weights
             await self._engine.close()
@@ -236,7 +252,48 @@ class Lane:
             raise
 
     async def _carry_out(self, held: Generation) -> None:
+        """See a generation through, in a task of its own; returns once the device is free."""
         self.running = running = Running(held)
+        self._foresight.begin()
+        self._in_background(self._see_through(running))
+        await running.has_left.wait()
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
+
+    async def _see_through(self, running: Running) -> None:
+        """Carry a generation out until what became of it is written down, however long that may take."""
+        see_to_it = self._hold
+        while True:
+            try:
+                await see_to_it(running)
+                break
+            except RecordsUnavailableError:
+                # the store has told the log
+                pass
+            except Exception:
+                log.exception("%s met a fault; going on in %g s", self.state.device, BACKOFF_SECONDS)
+            await asyncio.sleep(BACKOFF_SECONDS)
+            # what was held is still ours to give back
+            see_to_it = self._claims.give_back
+        if running is self.finishing:
+            self.finishing = None
+            self._has_no_file.set()
+        else:
+            self.running = None
+        running.has_left.set()
+
+    async def _leave_device(self, running: Running) -> None:
+        """Have the device take the next generation. There is one file at a time that is still to be finished."""
+        await self._has_no_file.wait()
+        self._has_no_file.clear()
+        self.running, self.finishing = None, running
+        running.has_left.set()
+
+    async def _hold(self, running: Running) -> None:
+        held = running.held
         renewal = asyncio.create_task(self._claims.keep(running, self.cancel))
         try:
             self._claims.announce_progress(running)
@@ -253,7 +310,6 @@ class Lane:
         finally:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
-        self.running = None
 
     async def _attempt(self, running: Running) -> Generation:
         """Load, run and record; returns the generation as recorded, raises StaleAttemptError if it is not ours."""
@@ -263,11 +319,7 @@ class Lane:
             return await running.settle(partial(claims.store.fail, held, f"Model not found: {held.model}"))
         assert held.params is not None, "a generation without valid parameters is never queued"
         try:
-            self._check(running)
-            running.fingerprint = await self._load(entry.variant(held.params.run_fast))
-            await claims.renew(running)
-            self._check(running)
-            done = await self._run(running, held.params)
+            done = await self._make(running, entry.variant(held.params.run_fast), held.params)
         except (LoadFailedError, GenerationFailedError) as error:
             return await running.settle(partial(claims.store.fail, held, str(error)))
         except RunCancelledError as error:
@@ -277,10 +329,7 @@ class Lane:
         except WorkerDiedError as error:
             said = ids(held.id, held.attempt)
             log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error, extra=said)
-            if not running.is_cancelled:
-                # killed for not stopping in time, it may only have been in the middle of a long step
-                self._note_failure(held.id, str(error))
-            return await running.settle(partial(claims.after_worker_death, running, str(error)))
+            return await running.settle(self._after_death(running, error))
         except (StaleAttemptError, RecordsUnavailableError, SQLAlchemyError):
             raise
         except Exception:
@@ -291,20 +340,42 @@ class Lane:
             return await running.settle(partial(claims.store.fail, held, sentence))
         return await running.settle(partial(claims.store.succeed, held, done.artifact, done.fingerprint))
 
-    async def _run(self, running: Running, params: VideoParams) -> Done:
-        id_, attempt = running.held.id, running.held.attempt
-        job = Job(id_, attempt, params, artifact_key(id_, attempt), checkpoint_key(id_), preview_key(id_))
-        fingerprint = running.fingerprint or {}
-        running.forecast = forecast = self.estimator.begin(running.held.model, fingerprint, params)
+    def _after_death(self, running: Running, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
+        # a worker that finished a file died of what it ran beside, if anything
+        is_blamed = running is self.running or self.running is None or isinstance(error, WorkerStuckError)
+        if running is self.running and not running.is_cancelled:
+            # killed for not stopping in time, it may only have been in the middle of a long step
+            self._note_failure(running.held.id, str(error))
+        return partial(self._claims.after_worker_death, running, str(error), is_blamed=is_blamed)
+
+    async def _make(self, running: Running, entry: CatalogueEntry, params: VideoParams) -> Done:
+        """Load the model and make the video, file and all; the device is free before the file is finished."""
         try:
-            done = await self._engine.run(job, lambda report: self._claims.on_report(running, report))
-            self.work += done.work
-            # another plan than the one it began by would have taken another time
-            if done.fingerprint == fingerprint:
-                forecast.end()
-            return done
+            self._check(running)
+            running.fingerprint = await self._load(entry)
+            await self._claims.renew(running)
+            self._check(running)
+            finish = await self._run(running, params)
+            await self._leave_device(running)
+            done = await finish()
         finally:
             self._claims.end_preview(running)
+        self.work += done.work
+        # another plan than the one it began by would have taken another time
+        if running.forecast is not None and done.fingerprint == running.fingerprint:
+            running.forecast.end()
+        return done
+
+    async def _run(self, running: Running, params: VideoParams) -> Finish:
+        def note(report: RunReport) -> None:
+            self._claims.on_report(running, report)
+            if running is self.running and self._foresight.is_due(running.live.progress):
+                self._in_background(self._foresight.look(running.held))
+
+        id_, attempt = running.held.id, running.held.attempt
+        job = Job(id_, attempt, params, artifact_key(id_, attempt), checkpoint_key(id_), preview_key(id_))
+        running.forecast = self.estimator.begin(running.held.model, running.fingerprint or {}, params)
+        return await self._engine.run(job, note)
 
     def _check(self, running: Running) -> None:
         """Raise if it is not to be run: the engine, not running yet, has not heard of what was asked meanwhile."""

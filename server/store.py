@@ -320,6 +320,16 @@ class Store:
                     return claimed
             return None
 
+    @_in_thread
+    def next(self, holding: str | None) -> Generation | None:
+        """What a claim would take now; None when nothing waits."""
+        with self._read() as tx:
+            taken = turns.next_taken(tx, holding, self._max_overtakes)
+            if taken is None:
+                return None
+            row = tx.execute(select(generations).where(generations.c.seq == taken.generation.seq)).mappings().one()
+            return _from_row(row)
+
     def _take(self, tx: Connection, seq: int, owner: str, lease: float) -> Generation | None:
         """Claim a queued generation; None when it has been cancelled just now."""
         now = self._clock()

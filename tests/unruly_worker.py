@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from pipelines.errors import NonFiniteOutputError
-from pipelines.spec import Progress, ProgressCallback, Stage, VideoFile, VideoParams
+from pipelines.spec import Progress, Stage, VideoFile, VideoParams
 from server.engine import worker
 from server.engine.messages import MAX_LINE_BYTES, Failed, Progressed
 
@@ -51,26 +52,30 @@ class Script:
         go_wrong(os.environ.get("UNRULY_LOAD", ""), "load")
         return cls()
 
-    def run(
-        self,
-        params: VideoParams,
-        path: Path,
-        on_progress: ProgressCallback,
-        cancelled: object,
-        checkpoint: object,
-        preview: object,
-    ) -> VideoFile:
+    def render(self, params: VideoParams, path: Path, hooks: Any) -> "Rendered":
         for progress in STEPS:
-            on_progress(progress)
+            hooks.on_progress(progress)
             go_wrong(params.prompt, progress.stage.name.lower())
-        path.write_bytes(b"video")
-        go_wrong(params.prompt, "rename")
-        return VideoFile(path, params.width, params.height, params.num_frames, 16, 5)
+        return Rendered(params, path)
 
     def rest(self) -> None:
         """Nothing is held."""
 
     close = rest
+
+
+class Rendered:
+    """Stands in for `pipelines.runner.RenderedVideo`."""
+
+    def __init__(self, params: VideoParams, path: Path) -> None:
+        self._params = params
+        self._path = path
+
+    def finish(self) -> VideoFile:
+        go_wrong(self._params.prompt, "file")
+        self._path.write_bytes(b"video")
+        go_wrong(self._params.prompt, "rename")
+        return VideoFile(self._path, self._params.width, self._params.height, self._params.num_frames, 16, 5)
 
 
 def go_wrong(how: str, where: str) -> None:
@@ -92,6 +97,12 @@ def exit_amid_a_word() -> None:
 def hang() -> None:
     """The heart goes on beating, in a thread of its own."""
     threading.Event().wait()
+
+
+def wait() -> None:
+    """Until a file is there."""
+    while not Path(os.environ["UNRULY_GO"]).exists():
+        time.sleep(0.01)
 
 
 def nan() -> None:
@@ -137,6 +148,7 @@ WAYS: dict[str, Callable[[], None]] = {
     "exit": exit_,
     "exit amid a word": exit_amid_a_word,
     "hang": hang,
+    "wait": wait,
     "nan": nan,
     "break": break_device,
     "garbage": send_garbage,
@@ -159,6 +171,7 @@ def main() -> None:
         ("pipelines.load", {"silence_progress_bars": lambda: None}),
         ("pipelines.checkpoint", {"Checkpoint": lambda *_, **__: None}),
         ("pipelines.preview", {"Preview": lambda *_, **__: None}),
+        ("pipelines.hooks", {"Hooks": SimpleNamespace}),
         ("pipelines.health", {"fault": lambda device: f"The device {device} fails: it fell off the bus."}),
     ):
         sys.modules[name] = module(name, **contents)

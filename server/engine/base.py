@@ -1,6 +1,6 @@
 """What the dispatcher may ask of whatever carries generations to a device."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,10 @@ class EngineError(Exception):
 
 class WorkerDiedError(EngineError):
     """The worker process ended in the middle of its work."""
+
+
+class WorkerStuckError(WorkerDiedError):
+    """It was killed, for making no progress with this."""
 
 
 class LoadFailedError(EngineError):
@@ -89,8 +93,12 @@ class EngineState:
         return self.model_id is not None and self.loading is None
 
 
+Finish = Callable[[], Awaitable[Done]]
+"""Waits for the file of a video whose frames are all made; raises GenerationFailedError or WorkerDiedError."""
+
+
 class Engine(Protocol):
-    """One device. Calls of load, run and unload do not overlap; cancel and suspend may come at any time."""
+    """One device. Calls of load, run and unload do not overlap; all others may come at any time."""
 
     @property
     def state(self) -> EngineState:
@@ -99,8 +107,14 @@ class Engine(Protocol):
     async def load(self, entry: CatalogueEntry) -> Ready:
         """Have a model ready, starting the worker if need be; raises LoadFailedError or WorkerDiedError."""
 
-    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Done:
-        """Make a video; raises GenerationFailedError, RunCancelledError, RunSuspendedError or WorkerDiedError."""
+    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Finish:
+        """Make a video's frames, and return when the device is free: its file is still being finished then.
+
+        Raises GenerationFailedError, RunCancelledError, RunSuspendedError or WorkerDiedError.
+        """
+
+    async def prepare(self, prompts: Sequence[str]) -> None:
+        """Have these prompts encoded while the run that is going on leaves room for it; else nothing is done."""
 
     async def cancel(self, generation_id: str, attempt: int) -> None:
         """Stop that run if it is the one going on; its `run` then ends, by force after a grace time."""

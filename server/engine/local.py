@@ -7,13 +7,14 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from pipelines.catalogue import CatalogueEntry
 from server.engine.base import (
     EngineState,
+    Finish,
     GenerationFailedError,
     Job,
     LoadFailedError,
@@ -21,11 +22,13 @@ from server.engine.base import (
     RunSuspendedError,
     WorkerDiedError,
     WorkerOptions,
+    WorkerStuckError,
 )
 from server.engine.messages import (
     MAX_LINE_BYTES,
     REPORT,
     VERSION,
+    Attempt,
     Cancel,
     Cancelled,
     Checkpointed,
@@ -39,9 +42,11 @@ from server.engine.messages import (
     LoadFailed,
     Loading,
     Order,
+    Prepare,
     Previewed,
     Progressed,
     Ready,
+    Rendered,
     Report,
     Run,
     RunReport,
@@ -55,6 +60,9 @@ from server.engine.watchdog import TICK, AwakeClock, Patience, RunWatch, Watch, 
 log = logging.getLogger("paddock.engine")
 
 WORKER = "server.engine.worker"
+
+_Inbox = asyncio.Queue[Report | None]
+"""Reports as they come; None when there will be no more."""
 
 _MAX_UNREAD = 16
 """Reports that wait to be looked at. A worker that has sent more waits, so that it cannot fill the server's memory."""
@@ -97,7 +105,9 @@ class _Connection:
         self.process = process
         self._reader = reader
         self._writer = writer
-        self._reports: asyncio.Queue[Report | None] = asyncio.Queue(_MAX_UNREAD)
+        self._reports: _Inbox = asyncio.Queue(_MAX_UNREAD)
+        self._files: dict[Attempt, _Inbox] = {}
+        self._running: Attempt | None = None
         self._clock = clock
         self._last_heard = clock()
         self.memory: DeviceMemory | None = None
@@ -137,7 +147,7 @@ class _Connection:
                 if isinstance(report, Heartbeat):
                     self.memory = report.memory
                 else:
-                    await self._reports.put(report)
+                    await self._inbox(report).put(report)
         except OSError as error:
             # how the system tells that it died with orders unread
             log.info("the connection to worker %s ended: %s", self.process.pid, error)
@@ -146,9 +156,42 @@ class _Connection:
             self._fault = "it sent what is no report and was killed"
             self.kill()
         finally:
-            # without room there is more to be read before anyone needs to know
-            with suppress(asyncio.QueueFull):
-                self._reports.put_nowait(None)
+            for inbox in (self._reports, *self._files.values()):
+                # without room there is more to be read before anyone needs to know
+                with suppress(asyncio.QueueFull):
+                    inbox.put_nowait(None)
+
+    def _inbox(self, report: Report) -> _Inbox:
+        """Where a report goes: what is said of a file has a reader of its own, since another run may be going on."""
+        if isinstance(report, Rendered) and report.about == self._running:
+            self._files.setdefault(report.about, asyncio.Queue(_MAX_UNREAD))
+            return self._reports
+        return self._reports if report.about is None else self._files.get(report.about, self._reports)
+
+    async def begin(self, run: Run) -> None:
+        """Send the order to make a video."""
+        self._running = run.about
+        self._files.pop(run.about, None)
+        await self.send(run)
+
+    async def finish(
+        self, about: Attempt, silence: float, watch: Watch, on_report: Callable[[RunReport], None]
+    ) -> Done:
+        """Wait for the file of a video that was rendered here."""
+        inbox = self._files[about]
+        try:
+            while True:
+                match await self.next_report(silence, watch, inbox):
+                    case Progressed() as progress:
+                        on_report(progress)
+                    case Done() as done:
+                        return done
+                    case Failed(message=message):
+                        raise GenerationFailedError(message)
+                    case _:
+                        pass
+        finally:
+            del self._files[about]
 
     async def send(self, order: Order) -> None:
         """Send one order; to a dead worker it does nothing, as its end will be reported."""
@@ -157,35 +200,36 @@ class _Connection:
             self._writer.write(order.line())
             await self._writer.drain()
 
-    async def next_report(self, silence: float, watch: Watch) -> Report:
-        """The worker's next report; raises WorkerDiedError when there is none to come.
+    async def next_report(self, silence: float, watch: Watch, inbox: _Inbox | None = None) -> Report:
+        """The next report in an inbox, usually the one for all but files; raises WorkerDiedError when none will come.
 
         It is killed for `silence` seconds without a word, and when the watch says that it makes no progress.
         """
         while True:
             # what came last has been looked at by now, and may have been the progress that was waited for
-            wrong = watch.overdue()
-            if self._clock() - self._last_heard > silence:
-                wrong = f"it said nothing for {silence:g} seconds and was killed"
-            if wrong is not None:
+            stuck, silent = watch.overdue(), self._clock() - self._last_heard > silence
+            if stuck is not None or silent:
                 self.kill()
-                raise WorkerDiedError(wrong)
-            report = await self._wait()
+            if silent:
+                raise WorkerDiedError(f"it said nothing for {silence:g} seconds and was killed")
+            if stuck is not None:
+                raise WorkerStuckError(stuck)
+            report = await self._wait(inbox or self._reports)
             if isinstance(report, DeviceFailed):
                 self.kill()
                 raise WorkerDiedError(report.message)
             if report is not None:
                 return report
 
-    async def _wait(self) -> Report | None:
+    async def _wait(self, inbox: _Inbox) -> Report | None:
         """A report, or None when none came for a moment; raises WorkerDiedError when it was the last."""
         try:
             async with asyncio.timeout(TICK):
-                report = await self._reports.get()
+                report = await inbox.get()
         except TimeoutError:
             if not self._pump.done():
                 return None
-            report = None if self._reports.empty() else self._reports.get_nowait()
+            report = None if inbox.empty() else inbox.get_nowait()
         if report is None:
             raise WorkerDiedError(await self._how_it_ended())
         return report
@@ -247,7 +291,7 @@ class LocalEngine:
         self._watchdog = Watchdog(patience or Patience(), self._clock)
         self._fingerprint: dict[str, str] = {}
         self._connection: _Connection | None = None
-        self._running: tuple[str, int] | None = None
+        self._running: Attempt | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._starts = 0
@@ -292,8 +336,8 @@ class LocalEngine:
                 case _:
                     pass
 
-    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Done:
-        """Make a video with the loaded model."""
+    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Finish:
+        """Make a video's frames with the loaded model."""
         connection = self._connection
         if connection is None or not connection.is_alive:
             raise WorkerDiedError("it ended before the run began")
@@ -301,7 +345,7 @@ class LocalEngine:
         try:
             self._running = about = (job.generation_id, job.attempt)
             self._idle.clear()
-            await connection.send(
+            await connection.begin(
                 Run(
                     generation_id=job.generation_id,
                     attempt=job.attempt,
@@ -311,24 +355,25 @@ class LocalEngine:
                     preview=job.preview,
                 )
             )
-            return await self._until_done(connection, about, watch, on_report)
+            await self._until_rendered(connection, about, watch, on_report)
         finally:
             watch.end()
             self._running = None
             self._idle.set()
+        return lambda: connection.finish(about, self._silence, self._watchdog.watch_file(), on_report)
 
-    async def _until_done(
+    async def _until_rendered(
         self,
         connection: _Connection,
-        about: tuple[str, int],
+        about: Attempt,
         watch: RunWatch,
         on_report: Callable[[RunReport], None],
-    ) -> Done:
+    ) -> None:
         while True:
             report = await connection.next_report(self._silence, watch)
             if isinstance(report, Loading):
                 watch.note_loading()
-            if (getattr(report, "generation_id", None), getattr(report, "attempt", None)) != about:
+            if report.about != about:
                 continue
             match report:
                 case Progressed():
@@ -336,9 +381,9 @@ class LocalEngine:
                     on_report(report)
                 case Checkpointed() | Previewed():
                     on_report(report)
-                case Done():
+                case Rendered():
                     watch.note_done()
-                    return report
+                    return
                 case Failed(message=message):
                     raise GenerationFailedError(message)
                 case Cancelled():
@@ -347,6 +392,11 @@ class LocalEngine:
                     raise RunSuspendedError("it was suspended")
                 case _:
                     pass
+
+    async def prepare(self, prompts: Sequence[str]) -> None:
+        """Have prompts encoded beside the run that is going on."""
+        if self._running is not None and self._connection is not None:
+            await self._connection.send(Prepare(prompts=tuple(prompts)))
 
     async def cancel(self, generation_id: str, attempt: int) -> None:
         """Stop a run within a step, or kill the worker after the grace time."""

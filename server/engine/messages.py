@@ -10,10 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pipelines.spec import ModelSpec, Stage, VideoParams, Work
 
-VERSION = 5
+VERSION = 6
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; what is sent of it fits a screen, and a line far below its limit."""
+
+
+Attempt = tuple[str, int]
+"""A generation, and the number of an attempt at it."""
 
 
 class _Message(BaseModel):
@@ -23,12 +27,22 @@ class _Message(BaseModel):
         """The message as it goes over the wire."""
         return self.model_dump_json().encode() + b"\n"
 
+    @property
+    def about(self) -> Attempt | None:
+        """The attempt it is about; None if it is about the worker itself."""
+        return None
+
 
 class _About(_Message):
     """A message about one attempt at one generation."""
 
     generation_id: str
     attempt: int
+
+    @property
+    def about(self) -> Attempt:
+        """The attempt it is about."""
+        return self.generation_id, self.attempt
 
 
 # orders
@@ -45,7 +59,8 @@ class Load(_Message):
 class Run(_About):
     """Make a video with the loaded model, going on from its checkpoint if it has one.
 
-    Answered by Progressed…, Checkpointed… and Previewed…, then Done, Failed, Cancelled or Suspended.
+    Answered by Progressed…, Checkpointed… and Previewed…, then Failed, Cancelled, Suspended or Rendered; after this,
+    when its file is finished, by Done or Failed.
     """
 
     kind: Literal["run"] = "run"
@@ -53,6 +68,13 @@ class Run(_About):
     artifact: str
     checkpoint: str
     preview: str
+
+
+class Prepare(_Message):
+    """Know these prompts before they are asked for, if that takes nothing from the run going on. Not answered."""
+
+    kind: Literal["prepare"] = "prepare"
+    prompts: tuple[str, ...]
 
 
 class Cancel(_About):
@@ -154,6 +176,12 @@ class Previewed(_About):
     step: int
 
 
+class Rendered(_About):
+    """All frames are made, and the device is free for the next order while the file is finished."""
+
+    kind: Literal["rendered"] = "rendered"
+
+
 class Done(_About):
     """The video is on disk, whole, under its artifact key; `size` in bytes.
 
@@ -194,7 +222,7 @@ class Suspended(_About):
     kind: Literal["suspended"] = "suspended"
 
 
-Order = Annotated[Load | Run | Cancel | Suspend | Unload, Field(discriminator="kind")]
+Order = Annotated[Load | Run | Prepare | Cancel | Suspend | Unload, Field(discriminator="kind")]
 Report = Annotated[
     Hello
     | Heartbeat
@@ -205,6 +233,7 @@ Report = Annotated[
     | Progressed
     | Checkpointed
     | Previewed
+    | Rendered
     | Done
     | Failed
     | DeviceFailed

@@ -31,8 +31,9 @@ Clock = Callable[[], float]
 class Patience:
     """Bounds on the time without progress, in seconds.
 
-    `floor` is the least a run is given, and what an unload is given; `first` is for what this device has not done
-    before; `load` for reading weights, and for encoding a prompt, which may have to read the text encoder's.
+    `floor` is the least a run is given, and what an unload or the end of a file is given; `first` is for what this
+    device has not done before; `load` for reading weights, and for encoding a prompt, which may have to read the text
+    encoder's.
     """
 
     floor: float = 120.0
@@ -96,6 +97,10 @@ class Watchdog:
     def watch_unload(self) -> Watch:
         """Watch an unload, which reports nothing before its end."""
         return Watch(self.clock, self.patience.floor, "unloading")
+
+    def watch_file(self) -> Watch:
+        """Watch a file being finished, of which nothing is reported before its end."""
+        return Watch(self.clock, self.patience.floor, "finishing the file")
 
     def watch_run(self, fingerprint: Mapping[str, str], params: VideoParams) -> "RunWatch":
         """Watch a run by a model with this fingerprint."""
@@ -172,7 +177,7 @@ class RunWatch(Watch):
         self.note_progress()
 
     def note_done(self) -> None:
-        """The run has brought its video."""
+        """The run has brought its frames."""
         self.note_progress()
         self._dog.stalls = 0
 

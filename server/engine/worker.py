@@ -11,6 +11,7 @@ import queue
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from server.engine.base import WorkerOptions
 from server.engine.messages import (
     MAX_SENTENCE_CHARS,
     ORDER,
+    Attempt,
     Cancel,
     Cancelled,
     Checkpointed,
@@ -34,9 +36,11 @@ from server.engine.messages import (
     LoadFailed,
     Loading,
     Order,
+    Prepare,
     Previewed,
     Progressed,
     Ready,
+    Rendered,
     Report,
     Run,
     Suspend,
@@ -48,8 +52,10 @@ from server.logs import configure, ids
 
 if TYPE_CHECKING:
     from pipelines.checkpoint import Checkpoint
+    from pipelines.hooks import Hooks
     from pipelines.ladder import Ladder
     from pipelines.preview import Preview
+    from pipelines.runner import RenderedVideo
 
 HEARTBEAT_SECONDS = 1.0
 MEMORY_SECONDS = 2.0
@@ -66,10 +72,11 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._sending = threading.Lock()
-        self._cancelled: set[tuple[str, int]] = set()
-        self._suspended: set[tuple[str, int]] = set()
+        self._cancelled: set[Attempt] = set()
+        self._suspended: set[Attempt] = set()
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.memory: DeviceMemory | None = None
+        self._upcoming: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def start(self) -> None:
         """Listen and send heartbeats, in the background."""
@@ -86,11 +93,15 @@ class Link:
 
     def is_cancelled(self, run: Run) -> bool:
         """Whether the server has asked to stop this attempt."""
-        return (run.generation_id, run.attempt) in self._cancelled
+        return run.about in self._cancelled
 
     def is_suspended(self, run: Run) -> bool:
         """Whether the server has asked this attempt to save its checkpoint and stop."""
-        return (run.generation_id, run.attempt) in self._suspended
+        return run.about in self._suspended
+
+    def upcoming(self) -> list[str]:
+        """The prompts that the server has foretold since this was last asked."""
+        return [self._upcoming.get() for _ in range(self._upcoming.qsize())]
 
     def forget_stops(self) -> None:
         """Drop what was asked of attempts that are over."""
@@ -103,9 +114,12 @@ class Link:
                 order = ORDER.validate_json(line)
                 match order:
                     case Cancel():
-                        self._cancelled.add((order.generation_id, order.attempt))
+                        self._cancelled.add(order.about)
                     case Suspend():
-                        self._suspended.add((order.generation_id, order.attempt))
+                        self._suspended.add(order.about)
+                    case Prepare():
+                        for prompt in order.prompts:
+                            self._upcoming.put(prompt)
                     case _:
                         self.orders.put(order)
         finally:
@@ -144,6 +158,7 @@ class Worker:
         self._link = link
         self._options = options
         self._loaded: tuple[Load, Ladder] | None = None
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
 
     def serve(self) -> None:
         """Work until the server goes away."""
@@ -164,8 +179,10 @@ class Worker:
                     self._unload()
                     self._link.send(Unloaded())
 
-    def _answer(self, report: Ready | LoadFailed | Done | Failed | Cancelled | Suspended) -> None:
-        if self._loaded is not None and not isinstance(report, Ready | Done):
+    def _answer(self, report: Ready | LoadFailed | Failed | Cancelled | Suspended | None) -> None:
+        if report is None:
+            return
+        if self._loaded is not None and not isinstance(report, Ready):
             # only here has the exception, and with it every tensor its frames held, been let go
             self._loaded[1].rest()
         self._link.send(report)
@@ -209,30 +226,13 @@ class Worker:
             self._loaded[1].close()
             self._loaded = None
 
-    def _run(self, order: Run) -> Done | Failed | Cancelled | Suspended:
+    def _run(self, order: Run) -> Failed | Cancelled | Suspended | None:
         about = {"generation_id": order.generation_id, "attempt": order.attempt}
-
-        def report(progress: Progress) -> None:
-            self._link.send(
-                Progressed(
-                    **about,
-                    stage=progress.stage,
-                    step=progress.step,
-                    steps=progress.steps,
-                    fraction=progress.fraction,
-                    seconds=progress.seconds,
-                )
-            )
 
         assert self._loaded is not None, "the server loads a model before it runs one"
         try:
-            video = self._loaded[1].run(
-                order.params,
-                Path(self._options.artifacts) / order.artifact,
-                on_progress=report,
-                cancelled=lambda: self._link.is_cancelled(order),
-                checkpoint=self._checkpoint(order),
-                preview=self._preview(order),
+            video = self._loaded[1].render(
+                order.params, Path(self._options.artifacts) / order.artifact, self._hooks(order)
             )
         except GenerationCancelled:
             return Cancelled(**about)
@@ -244,8 +244,47 @@ class Worker:
             log.exception("generation %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
             self._end_with_device()
             return Failed(**about, message=f"The generation failed: {_words(error)}")
-        fingerprint = self._loaded[1].fingerprint
-        return Done(**about, artifact=order.artifact, size=video.size, fingerprint=fingerprint, work=video.work)
+        # first, since a file may be finished at once
+        self._link.send(Rendered(**about))
+        self._files.submit(self._finish, order, video, self._loaded[1].fingerprint)
+        return None
+
+    def _finish(self, order: Run, video: "RenderedVideo", fingerprint: dict[str, str]) -> None:
+        about = {"generation_id": order.generation_id, "attempt": order.attempt}
+        try:
+            file = video.finish()
+        except PipelineError as error:
+            self._link.send(Failed(**about, message=str(error)))
+        except Exception as error:
+            log.exception("the file of %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
+            self._link.send(Failed(**about, message=f"The generation failed: {_words(error)}"))
+        else:
+            done = Done(**about, artifact=order.artifact, size=file.size, fingerprint=fingerprint, work=file.work)
+            self._link.send(done)
+
+    def _hooks(self, order: Run) -> "Hooks":
+        from pipelines.hooks import Hooks
+
+        def report(progress: Progress) -> None:
+            self._link.send(
+                Progressed(
+                    generation_id=order.generation_id,
+                    attempt=order.attempt,
+                    stage=progress.stage,
+                    step=progress.step,
+                    steps=progress.steps,
+                    fraction=progress.fraction,
+                    seconds=progress.seconds,
+                )
+            )
+
+        return Hooks(
+            on_progress=report,
+            cancelled=lambda: self._link.is_cancelled(order),
+            checkpoint=self._checkpoint(order),
+            preview=self._preview(order),
+            upcoming=self._link.upcoming,
+        )
 
     def _checkpoint(self, order: Run) -> "Checkpoint | None":
         from pipelines.checkpoint import Checkpoint

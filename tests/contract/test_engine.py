@@ -23,7 +23,8 @@ from server.engine.base import (
     WorkerOptions,
 )
 from server.engine.local import LocalEngine
-from server.engine.messages import Previewed, Progressed, RunReport
+from server.engine.messages import Done, Previewed, Progressed, RunReport
+from tests.server.conftest import eventually
 from tests.video import read_video
 
 ENTRY = next(iter(read_catalogue().values()))
@@ -96,9 +97,15 @@ def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1
     return Job(generation_id, attempt, params, *keys)
 
 
+async def make(engine: LocalEngine, wanted: Job, on_report: Callable[[RunReport], None]) -> Done:
+    """Make a video, file and all."""
+    finish = await engine.run(wanted, on_report)
+    return await finish()
+
+
 async def run(engine: LocalEngine, wanted: Job) -> list[Progressed]:
     reports: list[RunReport] = []
-    await engine.run(wanted, reports.append)
+    await make(engine, wanted, reports.append)
     return [report for report in reports if isinstance(report, Progressed)]
 
 
@@ -114,7 +121,7 @@ async def start(engine: LocalEngine, wanted: Job) -> tuple["asyncio.Task[object]
         if report.stage is Stage.DENOISE and report.step >= 1:
             denoising.set()
 
-    running = asyncio.create_task(engine.run(wanted, note))
+    running = asyncio.create_task(make(engine, wanted, note))
     async with asyncio.timeout(60):
         await denoising.wait()
     return running, reports
@@ -158,7 +165,7 @@ async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(engine: L
         if isinstance(report, Previewed) or (isinstance(report, Progressed) and report.stage is Stage.DENOISE):
             told.append((report.kind, report.step))
 
-    await engine.run(job(generation_id="seen"), note)
+    await make(engine, job(generation_id="seen"), note)
 
     both = [(kind, step) for step in (1, 2, 3) for kind in ("previewed", "progressed")]
     assert told == [("progressed", 0), *both]
@@ -172,7 +179,7 @@ async def test_without_an_interval_there_is_no_picture(other_weights: LocalEngin
 
     wanted = job(generation_id="unseen")
 
-    await engine.run(wanted, reports.append)
+    await make(engine, wanted, reports.append)
 
     assert not [report for report in reports if isinstance(report, Previewed)]
     assert not os.path.exists(f"{engine._options.previews}/{wanted.preview}")  # noqa: ASYNC240, PTH110
@@ -197,6 +204,23 @@ async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(engine:
     assert engine.state.pid == pid
     before, after = ((videos / f"{name}.1.mp4").read_bytes() for name in ("before", "after"))
     assert before == after
+
+
+async def test_prompts_are_encoded_beside_the_run_that_is_going_on(engine: LocalEngine) -> None:
+    await engine.prepare(["nobody runs: nothing is done"])
+    await run(engine, job())
+    running, reports = await start(engine, job(LONG))
+
+    await engine.prepare(["what comes next"])
+    steps = reports[-1].step
+    await eventually(lambda: reports[-1].step >= steps + 4)
+    await engine.cancel("g", 1)
+    with pytest.raises(RunCancelledError):
+        await running
+    done = await make(engine, job(), lambda _: None)
+
+    # its own were known
+    assert (done.work.prompts_encoded, done.work.prompts_known) == (1, 1)
 
 
 async def test_a_suspended_run_goes_on_as_another_attempt(engine: LocalEngine, videos: Path) -> None:

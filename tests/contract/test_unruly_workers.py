@@ -12,9 +12,10 @@ from pipelines.spec import VideoParams
 from server.circuit import Health
 from server.engine.base import GenerationFailedError, Job, WorkerDiedError, WorkerOptions
 from server.engine.local import LocalEngine
+from server.engine.messages import Done
 from server.engine.watchdog import Patience
 from server.generations import Outcome, Status
-from tests.contract.test_engine import ENTRY, PARAMS
+from tests.contract.test_engine import ENTRY, PARAMS, make
 from tests.server.conftest import Inside, build
 from tests.unruly_worker import AFTERWARDS
 
@@ -26,6 +27,7 @@ SILENCE = 60
 def _unruly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("server.engine.local.WORKER", "tests.unruly_worker")
     monkeypatch.setenv("UNRULY_SENT", str(tmp_path / "sent"))
+    monkeypatch.setenv("UNRULY_GO", str(tmp_path / "go"))
 
 
 def make_engine(folder: Path) -> LocalEngine:
@@ -45,7 +47,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[LocalEngine]:
 async def run(engine: LocalEngine, prompt: str) -> None:
     await engine.load(ENTRY)
     params: VideoParams = replace(PARAMS, prompt=prompt)
-    await engine.run(Job("g", 1, params, "g.1.mp4", "g.ckpt", "g.jpg"), lambda _: None)
+    await make(engine, Job("g", 1, params, "g.1.mp4", "g.ckpt", "g.jpg"), lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,8 @@ async def run(engine: LocalEngine, prompt: str) -> None:
         ("garbage at denoise", "it sent what is no report and was killed"),
         ("long line at denoise", "it sent what is no report and was killed"),
         ("break at denoise", "The device cpu fails: it fell off the bus."),
+        ("hang at file", "it made no progress for 2 seconds while finishing the file and was killed"),
+        ("exit at file", "it exited with status 3"),
     ],
 )
 async def test_a_run_that_goes_wrong_ends_its_worker_and_says_how(
@@ -183,7 +187,9 @@ async def test_a_file_that_is_whole_is_kept_though_its_worker_never_says_so(insi
     cut, well = *await inside.enqueue(prompt="exit at rename"), *await inside.enqueue(prompt="well")
 
     assert [(await inside.until(each)).status for each in (cut, well)] == [Status.SUCCEEDED] * 2
-    assert await inside.outcomes() == [Outcome.SUCCEEDED] * 2
+    # the second may have begun before the first one's worker ended with it
+    assert [each for each in await inside.outcomes() if each != Outcome.WORKER_DIED] == [Outcome.SUCCEEDED] * 2
+    assert (await inside.read(cut)).attempt == 1
 
 
 async def test_a_load_that_ends_its_worker_fails_the_generation_and_the_next_is_made(
@@ -196,3 +202,35 @@ async def test_a_load_that_ends_its_worker_fails_the_generation_and_the_next_is_
     monkeypatch.delenv("UNRULY_LOAD")
     (well,) = await inside.enqueue(prompt="well")
     assert (await inside.until(well)).status is Status.SUCCEEDED
+
+
+async def rendered(engine: LocalEngine, tmp_path: Path) -> "asyncio.Task[Done]":
+    """The end of a file that waits for the file `go`."""
+    await engine.load(ENTRY)
+    waits = replace(PARAMS, prompt="wait at file")
+    finish = await engine.run(Job("a", 1, waits, "a.1.mp4", "a.ckpt", "a.jpg"), lambda _: None)
+    finishing = asyncio.ensure_future(finish())
+    await asyncio.sleep(0.1)
+    assert not finishing.done()
+    assert not (tmp_path / "videos" / "a.1.mp4").exists()
+    return finishing
+
+
+async def test_another_run_goes_on_before_the_file_is_finished(engine: LocalEngine, tmp_path: Path) -> None:
+    finishing = await rendered(engine, tmp_path)
+
+    second = await engine.run(Job("b", 1, PARAMS, "b.1.mp4", "b.ckpt", "b.jpg"), lambda _: None)
+    assert not finishing.done()
+    (tmp_path / "go").touch()
+
+    assert [(await finishing).artifact, (await second()).artifact] == ["a.1.mp4", "b.1.mp4"]
+    assert {path.name for path in (tmp_path / "videos").glob("*.mp4")} == {"a.1.mp4", "b.1.mp4"}
+
+
+async def test_a_worker_that_dies_takes_the_run_and_the_file(engine: LocalEngine, tmp_path: Path) -> None:
+    finishing = await rendered(engine, tmp_path)
+
+    for died in (run(engine, "exit at denoise"), finishing):
+        with pytest.raises(WorkerDiedError, match="it exited with status 3"):
+            await died
+    await run(engine, "well")

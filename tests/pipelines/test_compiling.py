@@ -137,7 +137,7 @@ def test_compiled_blocks_that_fail_in_a_generation_are_done_without(
     weights_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Ladder.load(replace(SPEC, compile=Compile.OFF), weights_folder, "cpu", cache=tmp_path)
-    expected = plain.run(PARAMS, tmp_path / "plain.mp4").path.read_bytes()
+    expected = plain.render(PARAMS, tmp_path / "plain.mp4").finish().path.read_bytes()
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
     ladder = Ladder.load(SPEC, weights_folder, "cpu", cache=cache)
     assert ladder.fingerprint["compiled"] == "blocks"
@@ -147,7 +147,7 @@ def test_compiled_blocks_that_fail_in_a_generation_are_done_without(
 
     ladder._loaded()._loaded.pipe.transformer.blocks[0]._compiled_call_impl = fail
 
-    assert ladder.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() == expected
+    assert ladder.render(PARAMS, tmp_path / "video.mp4").finish().path.read_bytes() == expected
     assert ladder.fingerprint["compiled"] == "nothing"
 
 

@@ -13,6 +13,7 @@ from pipelines.catalogue import read_catalogue
 from pipelines.checkpoint import Checkpoint
 from pipelines.errors import DeviceMemoryError
 from pipelines.geometry import Geometry
+from pipelines.hooks import Hooks
 from pipelines.ladder import Ladder
 from pipelines.load import choose_plan, shape_here
 from pipelines.memory import GIB, Layout, Machine, MemoryPlan, leaner, plan
@@ -95,13 +96,13 @@ def test_the_next_plan_down_makes_the_video(
     run_out(stage, 2)
     ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
 
-    video = ladder.run(PARAMS, tmp_path / "video.mp4")
+    video = ladder.render(PARAMS, tmp_path / "video.mp4").finish()
 
     assert video.path.is_file()
     assert len({layout.name for layout in layouts}) == len(layouts) == 3
     assert ladder.fingerprint["plan"] == layouts[-1].name != layouts[0].name
     fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[-1], cache)
-    again = ladder.run(PARAMS, tmp_path / "again.mp4").path.read_bytes()
+    again = ladder.render(PARAMS, tmp_path / "again.mp4").finish().path.read_bytes()
     assert again == video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
 
@@ -113,7 +114,7 @@ def test_what_was_denoised_before_the_decoding_ran_out_is_not_denoised_again(
     seen: list[Progress] = []
     checkpoint = Checkpoint(tmp_path / "half.ckpt", 1000.0)
 
-    video = ladder.run(PARAMS, tmp_path / "video.mp4", seen.append, checkpoint=checkpoint)
+    video = ladder.render(PARAMS, tmp_path / "video.mp4", Hooks(seen.append, checkpoint=checkpoint)).finish()
 
     assert layouts[0].name != layouts[1].name
     assert [report.step for report in seen if report.stage is Stage.DENOISE] == [0, 1, 2, 3, 3]
@@ -135,7 +136,7 @@ def test_a_step_down_is_remembered_for_the_card(
     monkeypatch.setattr("tests.pipelines.test_ladder.MACHINE", replace(MACHINE, device_memory=enough))
     run_out("denoising", 2)
 
-    Ladder.load(spec, wan21, "cpu", cache=cache).run(PARAMS, tmp_path / "video.mp4")
+    Ladder.load(spec, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
     names = [layout.name for layout in layouts]
     assert len(set(names)) == 3
 
@@ -147,7 +148,7 @@ def test_a_neighbours_memory_is_not_held_against_the_card(
     wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out("denoising", 1)
-    Ladder.load(SPEC, wan21, "cpu", cache=cache).run(PARAMS, tmp_path / "video.mp4")
+    Ladder.load(SPEC, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
     assert layouts[0] != layouts[1]
 
     assert Ladder.load(SPEC, wan21, "cpu", cache=cache).fingerprint["plan"] == layouts[0].name
@@ -171,12 +172,12 @@ def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
     run_out(stage, rungs + 1)
 
     with pytest.raises(DeviceMemoryError, match=r"ran out of memory, laid out as leanly as can be\. .*fit\."):
-        ladder.run(PARAMS, tmp_path / "video.mp4")
+        ladder.render(PARAMS, tmp_path / "video.mp4").finish()
 
     assert not list(tmp_path.glob("*.mp4*"))
     assert len(layouts) == rungs + 1
     fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[0], cache)
-    after = ladder.run(PARAMS, tmp_path / "after.mp4").path.read_bytes()
+    after = ladder.render(PARAMS, tmp_path / "after.mp4").finish().path.read_bytes()
     assert layouts[-1] == layouts[0]
     assert after == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
@@ -199,8 +200,8 @@ def test_without_a_plan_there_is_no_ladder_but_a_sentence(
     ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
 
     with pytest.raises(DeviceMemoryError, match="A smaller size or fewer frames may fit"):
-        ladder.run(PARAMS, tmp_path / "video.mp4")
-    assert ladder.run(PARAMS, tmp_path / "video.mp4").path.is_file()
+        ladder.render(PARAMS, tmp_path / "video.mp4").finish()
+    assert ladder.render(PARAMS, tmp_path / "video.mp4").finish().path.is_file()
 
 
 def test_the_ladder_keeps_to_the_precision_that_is_set(
@@ -209,7 +210,7 @@ def test_the_ladder_keeps_to_the_precision_that_is_set(
     run_out("denoising", 2)
     spec = replace(SPEC, precision=PrecisionSetting.FP8)
 
-    Ladder.load(spec, weights_folder, "cpu", cache=cache).run(PARAMS, tmp_path / "video.mp4")
+    Ladder.load(spec, weights_folder, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
 
     assert len(layouts) == len(set(layouts)) == 3
     assert {layout.precision for layout in layouts} == {Precision.FP8_MATMUL}

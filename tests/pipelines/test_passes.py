@@ -15,6 +15,7 @@ from pipelines.demo import demo_folder
 from pipelines.errors import GenerationCancelled, GenerationSuspended
 from pipelines.generate import denoise
 from pipelines.geometry import Geometry
+from pipelines.hooks import Hooks
 from pipelines.memory import Layout, Residence
 from pipelines.passes import Passes
 from pipelines.runner import Runner
@@ -220,14 +221,11 @@ def test_a_suspended_generation_goes_on_with_what_it_foretells_from(demo: Runner
         nonlocal done
         done = progress.step if progress.stage is Stage.DENOISE else 0
 
+    stopping = Checkpoint(tmp_path / "half.ckpt", 1000.0, lambda: done >= step)
     with pytest.raises(GenerationSuspended):
-        demo.run(
-            params,
-            tmp_path / "video.mp4",
-            report,
-            checkpoint=Checkpoint(tmp_path / "half.ckpt", 1000.0, lambda: done >= step),
-        )
-    work = demo.run(params, tmp_path / "video.mp4", checkpoint=Checkpoint(tmp_path / "half.ckpt", 1000.0)).work
+        demo.run(params, tmp_path / "video.mp4", Hooks(report, checkpoint=stopping))
+    going_on = Hooks(checkpoint=Checkpoint(tmp_path / "half.ckpt", 1000.0))
+    work = demo.run(params, tmp_path / "video.mp4", going_on).work
 
     assert work.steps_computed + work.steps_foretold == params.num_inference_steps - done
     assert (tmp_path / "video.mp4").read_bytes() == whole
@@ -244,7 +242,7 @@ def test_a_cancelled_generation_leaves_nothing_to_the_next(demo: Runner, tmp_pat
         return asked > 9
 
     with pytest.raises(GenerationCancelled):
-        demo.run(params, tmp_path / "cancelled.mp4", cancelled=cancelled)
+        demo.run(params, tmp_path / "cancelled.mp4", Hooks(cancelled=cancelled))
 
     assert demo.run(smaller, tmp_path / "next.mp4").path.read_bytes() == expected
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.errors import GenerationCancelled, StorageError
+from pipelines.hooks import Hooks
 from pipelines.memory import Layout, Residence
 from pipelines.precision import Precision
 from pipelines.runner import Runner
@@ -147,6 +148,22 @@ def test_a_cancelled_streamed_run_does_not_harm_the_next(
     calls = iter([False, True])
 
     with pytest.raises(GenerationCancelled):
-        runner.run(replace(PARAMS, width=64), tmp_path / "cancelled.mp4", cancelled=lambda: next(calls))
+        runner.run(replace(PARAMS, width=64), tmp_path / "cancelled.mp4", Hooks(cancelled=lambda: next(calls)))
 
     assert runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() == expected
+
+
+def test_a_text_encoder_that_is_not_on_the_card_encodes_nothing_ahead(
+    wan21: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner]
+) -> None:
+    asked: list[str] = []
+
+    def upcoming() -> list[str]:
+        asked.append("what comes next")
+        return asked[-1:]
+
+    for residence in (Residence.STREAMED, Residence.RESIDENT):
+        assert asked == []
+        runner = laid_out(wan21, Layout(text_encoder=residence))
+        runner.run(PARAMS, tmp_path / "video.mp4", Hooks(upcoming=upcoming))
+    assert asked != []

@@ -20,6 +20,7 @@ from pipelines.demo import demo_folder
 from pipelines.demo.fit_latent_rgb import error, fit, pairs
 from pipelines.generate import denoise
 from pipelines.geometry import Geometry, Grid
+from pipelines.hooks import Hooks
 from pipelines.passes import Passes
 from pipelines.preview import LONGEST_SIDE, Preview, draw, project, read_latent_rgb, write_latent_rgb
 from pipelines.runner import Runner
@@ -46,7 +47,7 @@ class Album:
 
 def made(runner: Runner, folder: Path, preview: Preview | None = None, **changes: Any) -> bytes:
     path = folder / "video.mp4"
-    runner.run(replace(PARAMS, **changes), path, preview=preview)
+    runner.run(replace(PARAMS, **changes), path, Hooks(preview=preview))
     return path.read_bytes()
 
 
@@ -317,7 +318,7 @@ def test_a_red_circle_on_blue_is_seen_before_the_video_is_there(tmp_path: Path) 
     album = Album(tmp_path)
     params = VideoParams("A red circle moving left on a blue background", " ", 240, 416, 17, 8, 5.0, 1)
 
-    model.run(params, tmp_path / "video.mp4", preview=album.preview)
+    model.run(params, tmp_path / "video.mp4", Hooks(preview=album.preview))
 
     for step in (4, 8):
         red, green, blue = (np.asarray(album.pictures[step]).astype(int)[..., channel] for channel in range(3))

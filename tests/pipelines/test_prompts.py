@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.hooks import Hooks
 from pipelines.prompts import KEPT, EmbeddingStore, PromptEncoder
 from pipelines.runner import Runner
 from pipelines.spec import VideoParams
@@ -23,6 +24,20 @@ def counting(runner: Runner) -> tuple[SimpleNamespace, list[str]]:
         return runner._loaded.pipe.encode_prompt(prompt, **options)
 
     return SimpleNamespace(encode_prompt=encode_prompt), encoded
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, refused: str = "") -> list[str]:
+    """What is encoded from now on, but for one prompt that there is no memory for."""
+    encode, encoded = PromptEncoder._encode, []
+
+    def noting(self: PromptEncoder, prompt: str) -> torch.Tensor:
+        if prompt == refused:
+            raise torch.OutOfMemoryError("no memory")
+        encoded.append(prompt)
+        return encode(self, prompt)
+
+    monkeypatch.setattr(PromptEncoder, "_encode", noting)
+    return encoded
 
 
 @torch.no_grad()
@@ -56,6 +71,42 @@ def test_a_video_says_which_of_its_prompts_were_known(demo_runner: Runner, tmp_p
     ]
 
     assert [(work.prompts_encoded, work.prompts_known) for work in said] == [(2, 0), (0, 2), (1, 1), (0, 1)]
+
+
+def test_what_comes_next_is_encoded_while_the_device_denoises(
+    demo_runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = watched(monkeypatch)
+    params = VideoParams("the first of two", "unwanted", 64, 64, 1, 2, 5.0, 7)
+    expected = demo_runner.run(params, tmp_path / "video.mp4").path.read_bytes()
+    asked: list[list[str]] = []
+
+    def upcoming() -> list[str]:
+        asked.append([] if asked else ["the second", "unwanted"])
+        return asked[-1]
+
+    first = demo_runner.run(params, tmp_path / "video.mp4", Hooks(upcoming=upcoming))
+    assert len(asked) == 4
+    assert encoded == ["the first of two", "unwanted", "the second"]
+    assert first.path.read_bytes() == expected
+    second = demo_runner.run(replace(params, prompt="the second"), tmp_path / "video.mp4")
+
+    assert encoded == ["the first of two", "unwanted", "the second"]
+    # it was encoded for this one
+    assert (second.work.prompts_encoded, second.work.prompts_known) == (1, 1)
+
+
+def test_what_cannot_be_encoded_ahead_fails_its_own_video_only(
+    demo_runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched(monkeypatch, refused="a poisoned one")
+    params = VideoParams("a sound one", "unwanted", 64, 64, 1, 1, 5.0, 7)
+
+    demo_runner.run(params, tmp_path / "video.mp4", Hooks(upcoming=lambda: ["a poisoned one"]))
+
+    with pytest.raises(torch.OutOfMemoryError):
+        demo_runner.run(replace(params, prompt="a poisoned one"), tmp_path / "video.mp4")
+    demo_runner.run(params, tmp_path / "video.mp4")
 
 
 def test_padding_is_zero(demo_runner: Runner) -> None:

@@ -1,5 +1,8 @@
 """A prompt in, a video file out: exact size and length, the same bytes for the same seed, and an end when asked."""
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.errors import GenerationCancelled, NonFiniteOutputError
+from pipelines.errors import EncodingError, GenerationCancelled, NonFiniteOutputError
 from pipelines.generate import flow_shift_at
 from pipelines.geometry import Geometry, Grid
+from pipelines.hooks import Hooks
 from pipelines.runner import Runner
 from pipelines.spec import ModelSpec, Progress, Stage, VideoParams
 from tests.video import frame_rate, read_video
@@ -98,13 +102,41 @@ def test_strange_prompts_run(demo_runner: Runner, tmp_path: Path, prompt: str) -
 def test_progress_tells_every_step_and_only_goes_forward(demo_runner: Runner, tmp_path: Path) -> None:
     seen: list[Progress] = []
 
-    demo_runner.run(replace(SMALL, num_frames=13), tmp_path / "video.mp4", on_progress=seen.append)
+    demo_runner.run(replace(SMALL, num_frames=13), tmp_path / "video.mp4", Hooks(seen.append))
 
     fractions = [progress.fraction for progress in seen]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     assert [p.step for p in seen if p.stage is Stage.DENOISE] == [0, 1, 2, 3]
     assert [p.step for p in seen if p.stage is Stage.DECODE][:4] == [1, 2, 3, 4]
+
+
+def test_the_next_video_is_made_before_the_file_of_the_last_is_finished(demo_runner: Runner, tmp_path: Path) -> None:
+    first, second = SMALL, replace(SMALL, seed=8)
+    expected = [run(demo_runner, tmp_path), run(demo_runner, tmp_path, seed=8)]
+
+    rendered = demo_runner.render(first, tmp_path / "first.mp4")
+    assert not (tmp_path / "first.mp4").exists()
+    demo_runner.run(second, tmp_path / "second.mp4")
+    with ThreadPoolExecutor(1) as thread:
+        video = thread.submit(rendered.finish).result()
+
+    assert [(tmp_path / name).read_bytes() for name in ("first.mp4", "second.mp4")] == expected
+    assert video.work.steps_computed == first.num_inference_steps
+
+
+def test_a_file_that_cannot_be_finished_is_a_sentence_and_leaves_nothing(
+    demo_runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    rendered = demo_runner.render(SMALL, tmp_path / "video.mp4")
+    monkeypatch.setattr("pipelines.encode.sync", full)
+
+    with pytest.raises(EncodingError, match="No space left"):
+        rendered.finish()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stage", list(Stage))
@@ -117,8 +149,7 @@ def test_a_cancel_stops_within_a_step_and_harms_nothing(demo_runner: Runner, tmp
         demo_runner.run(
             replace(SMALL, width=64, num_frames=9, num_inference_steps=5),
             tmp_path / "video.mp4",
-            on_progress=seen.append,
-            cancelled=lambda: any(progress.stage is stage for progress in seen),
+            Hooks(seen.append, lambda: any(progress.stage is stage for progress in seen)),
         )
 
     assert not list(tmp_path.iterdir())

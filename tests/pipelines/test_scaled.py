@@ -23,6 +23,7 @@ from pipelines.checkpoint import Checkpoint
 from pipelines.demo import demo_folder
 from pipelines.demo.judge import judge
 from pipelines.errors import GenerationSuspended
+from pipelines.hooks import Hooks
 from pipelines.memory import Layout
 from pipelines.precision import Precision
 from pipelines.runner import Runner
@@ -227,12 +228,12 @@ def test_a_generation_is_gone_on_with_in_the_precision_it_began_in(
         done: list[int] = []
         checkpoint = Checkpoint(path, 1000.0, lambda: len(done) > 2)
         with pytest.raises(GenerationSuspended):
-            runner.run(params, tmp_path / "half.mp4", lambda at: done.append(at.step), checkpoint=checkpoint)
+            runner.run(params, tmp_path / "half.mp4", Hooks(lambda at: done.append(at.step), checkpoint=checkpoint))
         assert path.is_file()
 
     def first_step(gone_on_by: Runner, name: str) -> int:
         seen: list[Progress] = []
-        gone_on_by.run(params, tmp_path / name, seen.append, checkpoint=Checkpoint(path, 1000.0))
+        gone_on_by.run(params, tmp_path / name, Hooks(seen.append, checkpoint=Checkpoint(path, 1000.0)))
         return next(report.step for report in seen if report.stage is Stage.DENOISE)
 
     stop_halfway()

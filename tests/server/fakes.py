@@ -1,7 +1,7 @@
 """An engine without a device: a test says what happens to each run, and when."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from pipelines.catalogue import CatalogueEntry
 from pipelines.spec import Stage, Work
 from server.engine.base import (
     EngineState,
+    Finish,
     Job,
     LoadFailedError,
     RunCancelledError,
@@ -20,13 +21,18 @@ from server.engine.messages import Checkpointed, Done, Previewed, Progressed, Re
 
 
 class FakeEngine:
-    """Obeys a script: each run takes the next behaviour; without one it writes its file and is done."""
+    """Obeys a script: each run takes the next behaviour; without one it writes its file and is done.
+
+    A behaviour brings what became of the run, or what waits for its file.
+    """
 
     def __init__(self, folder: Path, device: str = "fake") -> None:
         self.state = EngineState(device=device)
         self.folder = folder
         self.loads: list[str] = []
         self.runs: list[Job] = []
+        self.prepared: list[list[str]] = []
+        self.files: dict[str, asyncio.Future[Callable[[Job], Done]]] = {}
         self.cancels: list[tuple[str, int]] = []
         self.script: list[Callable[[Job], object]] = []
         self.load_errors: list[Exception] = []
@@ -35,6 +41,7 @@ class FakeEngine:
         self.is_closed = False
         self._cancelled = asyncio.Event()
         self._suspended = asyncio.Event()
+        self._killed = asyncio.Event()
         self._tell: Callable[[RunReport], None] = lambda _: None
 
     async def load(self, entry: CatalogueEntry) -> Ready:
@@ -48,7 +55,7 @@ class FakeEngine:
         self.state = replace(self.state, loading=None)
         return Ready(model_id=entry.id, fingerprint={"engine": "fake"})
 
-    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Done:
+    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Finish:
         self.runs.append(job)
         self._cancelled.clear()
         self._suspended.clear()
@@ -59,7 +66,9 @@ class FakeEngine:
         result = behaviour(job)
         if asyncio.iscoroutine(result):
             result = await result
-        assert isinstance(result, Done)
+        if isinstance(result, Done):
+            return whole(result)
+        assert callable(result)
         return result
 
     @staticmethod
@@ -86,6 +95,21 @@ class FakeEngine:
             work=Work(1, 1, 2, 0),
         )
 
+    def render(self, job: Job) -> Finish:
+        """Make all frames; the file's end waits for `end_files`."""
+        word = self.files[job.artifact] = asyncio.get_running_loop().create_future()
+
+        async def finish() -> Done:
+            return (await word)(job)
+
+        return finish
+
+    def end_files(self, behaviour: Callable[[Job], Done]) -> None:
+        """End all files that wait for it, in a way."""
+        for word in self.files.values():
+            if not word.done():
+                word.set_result(behaviour)
+
     async def until_cancelled(self, job: Job) -> Done:
         """Run until told to stop."""
         await self._cancelled.wait()
@@ -96,6 +120,10 @@ class FakeEngine:
         await self._suspended.wait()
         self.save(job, 0.4)
         raise RunSuspendedError("suspended")
+
+    def tell(self, fraction: float) -> None:
+        """Tell how far what runs is."""
+        self._tell(self.report(self.runs[-1], fraction))
 
     def save(self, job: Job, fraction: float) -> None:
         """Leave a checkpoint and tell of it."""
@@ -117,10 +145,24 @@ class FakeEngine:
         """The worker is gone."""
         raise WorkerDiedError("it was killed by SIGKILL")
 
+    async def until_killed(self, job: Job) -> Done:
+        """Run until the worker dies."""
+        self._killed.clear()
+        await self._killed.wait()
+        return self.die(job)
+
+    def kill(self) -> None:
+        """End the worker, with what it runs and what file it finishes."""
+        self._killed.set()
+        self.end_files(self.die)
+
     def finish_and_die(self, job: Job) -> Done:
         """The file is whole, its report is not sent."""
         self.finish(job)
         raise WorkerDiedError("it was killed by SIGKILL")
+
+    async def prepare(self, prompts: Sequence[str]) -> None:
+        self.prepared.append([*prompts])
 
     async def cancel(self, generation_id: str, attempt: int) -> None:
         self.cancels.append((generation_id, attempt))
@@ -135,6 +177,15 @@ class FakeEngine:
     async def close(self) -> None:
         self.is_closed = True
         self.state = EngineState(device=self.state.device)
+
+
+def whole(done: Done) -> Finish:
+    """The end of a file that needs no waiting for."""
+
+    async def finish() -> Done:
+        return done
+
+    return finish
 
 
 def load_failure(sentence: str) -> LoadFailedError:

@@ -5,41 +5,52 @@ import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from server.engine.base import GenerationFailedError, Job, RunCancelledError, RunSuspendedError, WorkerDiedError
+from server.engine.base import Finish, GenerationFailedError, Job, RunCancelledError, RunSuspendedError
 from server.engine.messages import Done, RunReport
 from server.generations import MAY_BECOME, Generation, Origin, Outcome, Status
 from tests.server.conftest import Inside, build
-from tests.server.fakes import FakeEngine
+from tests.server.fakes import FakeEngine, whole
 
 MODELS = ("wan-ai-wan2-1-t2v-14b-diffusers", "wan-ai-wan2-1-t2v-1-3b-diffusers")
 
 
+Word = Callable[[Job], "Done | Finish"]
+
+
 class Puppet(FakeEngine):
-    """An engine whose every run waits for a word."""
+    """An engine whose every run waits for a word, and whose every file for another, if the first was to render it."""
 
-    job: Job | None = None
-    word: "asyncio.Future[Callable[[Job], Done]] | None" = None
+    def __init__(self, folder: Path, device: str = "puppet") -> None:
+        super().__init__(folder, device)
+        self.job: Job | None = None
+        self.word: asyncio.Future[Word] | None = None
 
-    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Done:
+    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Finish:
         self.job, self._tell = job, on_report
         self.word = asyncio.get_running_loop().create_future()
         self.show(job)
         on_report(self.report(job, 0.5))
         try:
-            return (await self.word)(job)
+            end = (await self.word)(job)
+            return whole(end) if isinstance(end, Done) else end
         finally:
             self.job = self.word = None
 
-    def say(self, word: Callable[[Job], Done]) -> None:
+    def say(self, word: Word) -> None:
         """End the run, if there is one, in a way."""
         if self.word is not None and not self.word.done():
             self.word.set_result(word)
+
+    def kill(self) -> None:
+        """End the worker with all that it does."""
+        self.say(self.die)
+        self.end_files(self.die)
 
     async def cancel(self, generation_id: str, attempt: int) -> None:
         if self.job is not None and (self.job.generation_id, self.job.attempt) == (generation_id, attempt):
@@ -52,7 +63,7 @@ class Puppet(FakeEngine):
 
     async def close(self) -> None:
         await super().close()
-        self.say(raising(WorkerDiedError("it was ended")))
+        self.kill()
 
 
 def raising(error: Exception) -> Callable[[Job], Done]:
@@ -64,6 +75,8 @@ def raising(error: Exception) -> Callable[[Job], Done]:
 
 class Machine(RuleBasedStateMachine):
     """A server that is asked, cancelled, broken and started again, and what must hold at every moment."""
+
+    words: ClassVar = {"fail": raising(GenerationFailedError("Not numbers."))}
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,18 +130,33 @@ class Machine(RuleBasedStateMachine):
 
     # what a worker does; whether one runs is a matter of time, which must not decide what is drawn
 
-    @rule(end=st.sampled_from(["finish", "fail", "die", "finish_and_die"]))
+    @rule(end=st.sampled_from(["finish", "render", "fail", "finish_and_die"]))
     def end_run(self, end: str) -> None:
-        words = {"fail": raising(GenerationFailedError("Not numbers."))}
         if self.engine.job is None:
             return
         if end == "fail":
             self.failed.add(self.engine.job.generation_id)
 
         async def say() -> None:
-            self.engine.say(words.get(end) or getattr(self.engine, end))
+            self.engine.say(self.words.get(end) or getattr(self.engine, end))
 
         self.do(say())
+
+    @rule(end=st.sampled_from(["finish", "finish", "fail", "finish_and_die"]))
+    def end_files(self, end: str) -> None:
+        self.failed |= {name.partition(".")[0] for name in self.engine.files} if end == "fail" else set()
+
+        async def say() -> None:
+            self.engine.end_files(self.words.get(end) or getattr(self.engine, end))
+
+        self.do(say())
+
+    @rule()
+    def kill_worker(self) -> None:
+        async def kill() -> None:
+            self.engine.kill()
+
+        self.do(kill())
 
     @rule()
     def save(self) -> None:
@@ -152,6 +180,7 @@ class Machine(RuleBasedStateMachine):
         async def kill() -> None:
             # nothing of what a clean stop does: its tasks are simply no more
             tasks = [*self.inside.dispatcher._tasks, *(lane._task for lane in self.inside.dispatcher.lanes)]
+            tasks += [task for lane in self.inside.dispatcher.lanes for task in lane._attempts]
             for task in tasks:
                 if task is not None:
                     task.cancel()
@@ -205,6 +234,7 @@ class Machine(RuleBasedStateMachine):
             async with asyncio.timeout(60):
                 while not all([(await self.inside.read(each)).is_terminal for each in self.seen.values()]):
                     self.engine.say(self.engine.finish)
+                    self.engine.end_files(self.engine.finish)
                     await asyncio.sleep(0.003)
 
         self.do(finish_all())

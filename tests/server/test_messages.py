@@ -13,6 +13,7 @@ PARAMS = VideoParams("牛\n\u2028", " ", 64, 64, 5, 2, 5.0, 2**53 - 1)
 ORDERS = [
     m.Load(model_id="wan", spec=ModelSpec("a/b", 16)),
     m.Run(**ABOUT, params=PARAMS, artifact="g.1.mp4", checkpoint="g.ckpt", preview="g.jpg"),
+    m.Prepare(prompts=("an ox", " ")),
     m.Cancel(**ABOUT),
     m.Suspend(**ABOUT),
     m.Unload(),
@@ -28,6 +29,7 @@ REPORTS = [
     m.Progressed(**ABOUT, stage=Stage.DENOISE, step=1, steps=2, fraction=0.5, seconds=1.5),
     m.Checkpointed(**ABOUT, fraction=0.5),
     m.Previewed(**ABOUT, step=1),
+    m.Rendered(**ABOUT),
     m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}, work=Work(1, 1, 20, 10)),
     m.Failed(**ABOUT, message="no"),
     m.DeviceFailed(message="no"),
