@@ -12,8 +12,9 @@ from server.store import Store
 
 log = logging.getLogger("paddock.foresight")
 
-FROM = 0.5
-"""From this share of a generation on it is looked for what follows: the later, the less is queued before it."""
+FROM = 0.4
+"""From this share of a generation on it is looked for what follows: late, so that little comes before it any more, and
+early enough for one of two steps to be left."""
 
 
 class Foresight:
