@@ -23,7 +23,17 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.card import Card, Stage, Watch, open_card
 from benchmarks.gpu import CASES, Case, allocator_settings
-from benchmarks.random_weights import KINDS, PUBLISHED, SEED, SMALL, Scale, assemble, fill_part, write_configs
+from benchmarks.random_weights import (
+    KINDS,
+    PUBLISHED,
+    SEED,
+    SMALL,
+    Scale,
+    assemble,
+    fill_part,
+    published_shape,
+    write_configs,
+)
 from pipelines.backends import Sequence, choose
 from pipelines.compiling import Block, Compiler, is_wanted
 from pipelines.decode import decode_frames
@@ -132,7 +142,7 @@ def measure(case: Case, scale: Scale, to: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, Watch(card.driver_used) as watch:
         folder = Path(name)
         meter = Meter(case, scale, card, watch, to)
-        layout = None if case.plain else _laid_out(case, scale, card, meter, folder / "published")
+        layout = None if case.plain else _laid_out(case, scale, card, meter)
         if case.plain or layout is not None:
             try:
                 _run(case, scale, layout, card, meter, folder)
@@ -142,10 +152,10 @@ def measure(case: Case, scale: Scale, to: Path) -> dict[str, Any]:
     return meter.record
 
 
-def _laid_out(case: Case, scale: Scale, card: Card, meter: Meter, configs: Path) -> Layout | None:
+def _laid_out(case: Case, scale: Scale, card: Card, meter: Meter) -> Layout | None:
     """The layout of the plan for the case, noted; None, with what is missing noted, if it does not fit."""
     # whatever the scale, the plan is the published model's: what is tried in small is what will be done in earnest
-    shape = write_configs(PUBLISHED, configs)
+    shape = published_shape()
     machine = _stated(case, card.machine())
     chosen = plan(shape, Geometry.fit(*PUBLISHED.videos[case.video], shape.grid), machine)
     meter.note(plan=_described(chosen), machine=asdict(machine))

@@ -19,6 +19,7 @@ from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
+from pipelines.catalogue import read_catalogue
 from pipelines.memory import Layout, Residence
 from pipelines.placement import TRANSFORMERS, bring, residence
 from pipelines.precision import Precision
@@ -27,6 +28,7 @@ from pipelines.scaled import ScaledLinear
 from pipelines.shapes import ModelShape, parse_shape
 from pipelines.storage import Storage
 
+MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 STD = 0.02
 SEED = 0
 PROMPT_TOKENS = 64
@@ -82,6 +84,13 @@ SMALL = Scale(
     vae={"base_dim": 4, "num_res_blocks": 1},
 )
 """The same in small: for trying every line of a benchmark in seconds, on any machine."""
+
+
+def published_shape() -> ModelShape:
+    """The shapes of `PUBLISHED`, as the catalogue has them of the model that is served."""
+    served = read_catalogue()[MODEL].model.shape
+    assert served is not None
+    return parse_shape(served)
 
 
 def write_configs(scale: Scale, folder: Path) -> ModelShape:

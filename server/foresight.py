@@ -34,13 +34,15 @@ class Foresight:
         """Something was queued."""
         self._has_news = True
 
-    def is_due(self, progress: float) -> bool:
-        """Whether to look, with so much (0 … 1) of the generation done."""
-        return self._has_news and not self._is_settled and progress >= FROM
+    def falls_due(self, progress: float) -> bool:
+        """Whether to look now, with so much (0 … 1) of the generation done; it is then taken to be done."""
+        if not self._has_news or self._is_settled or progress < FROM:
+            return False
+        self._has_news, self._is_settled = False, True
+        return True
 
     async def look(self, running: Generation) -> None:
         """Have the prompts of what follows prepared, if it is for the model that runs."""
-        self._has_news, self._is_settled = False, True
         following = await self._following(running)
         if following is None or following.params is None or running.params is None:
             self._is_settled = False

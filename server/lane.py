@@ -169,8 +169,11 @@ class Lane:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._task = None
         await self._engine.close()
-        await asyncio.gather(*map(self._claims.give_back, self.held))
+        ended = await asyncio.gather(*map(self._claims.give_back, self.held), return_exceptions=True)
         self.running = self.finishing = None
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
 
     async def _work(self) -> None:
         while not self._is_stopping:
@@ -369,7 +372,7 @@ class Lane:
     async def _run(self, running: Running, params: VideoParams) -> Finish:
         def note(report: RunReport) -> None:
             self._claims.on_report(running, report)
-            if running is self.running and self._foresight.is_due(running.live.progress):
+            if running is self.running and self._foresight.falls_due(running.live.progress):
                 self._in_background(self._foresight.look(running.held))
 
         id_, attempt = running.held.id, running.held.attempt

@@ -41,7 +41,7 @@ def runner(folder: Path, cache: Path, layout: Layout | None = None, **spec: Any)
 
 
 def made(model: Runner | Ladder, path: Path, params: VideoParams = PARAMS) -> bytes:
-    return model.run(params, path).path.read_bytes()
+    return model.render(params, path).finish().path.read_bytes()
 
 
 # the published shapes

@@ -160,8 +160,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def save(self) -> None:
-        if self.engine.job is not None:
-            self.engine.save(self.engine.job, 0.5)
+        async def save() -> None:
+            if self.engine.job is not None:
+                self.engine.save(self.engine.job, 0.5)
+
+        self.do(save())
 
     # what happens to the server
 
