@@ -47,6 +47,7 @@ KILLS = (
     ("worker", "denoising", STEPS),
     ("worker", "saving a checkpoint", 3),
     ("worker", "decoding", 5),
+    ("worker", "finishing the file", 1),
     ("worker", "between rename and report", 1),
     ("server", "before the claim", 1),
     ("server", "after the claim", 1),
@@ -54,6 +55,7 @@ KILLS = (
     ("server", "denoising", STEPS),
     ("server", "saving a checkpoint", 3),
     ("server", "decoding", 5),
+    ("server", "finishing the file", 1),
     ("server", "between rename and report", 1),
     ("server", "before the row says succeeded", 1),
     ("server", "after the row says succeeded", 1),
@@ -61,7 +63,7 @@ KILLS = (
 """Who is killed where, and how many times a generation comes by there."""
 OTHERS = (
     *(Fault("exit", "worker", place) for place in ("loading", "encoding the prompt", "denoising", "decoding")),
-    *(Fault("hang", "worker", place) for place in ("loading", "denoising", "decoding")),
+    *(Fault("hang", "worker", place) for place in ("loading", "denoising", "decoding", "finishing the file")),
     *(Fault("flood", "worker", place) for place in ("loading", "denoising")),
     *(Fault("nan", "worker", place) for place in ("denoising", "decoding")),
 )

@@ -1,6 +1,7 @@
 """The real worker, on its real model, that goes wrong on order: `python -P -m benchmarks.faulty_worker FD OPTIONS`."""
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from benchmarks.faults import Faults
 from pipelines import checkpoint
 from pipelines.spec import Stage, part_path
 from server.engine import worker
-from server.engine.messages import Done, Loading, Progressed, Report
+from server.engine.messages import Attempt, Done, Loading, Progressed, Report, Run
 
 FLOOD = 200_000
 _PLACES = {Stage.PROMPT: "encoding the prompt", Stage.DENOISE: "denoising", Stage.DECODE: "decoding"}
@@ -20,16 +21,21 @@ faults = Faults.here()
 class Link(worker.Link):
     """Comes by every place of a generation, since the worker tells of each."""
 
-    _told: tuple[str, int] | None = None
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self._told: set[Attempt] = set()
 
     def send(self, report: Report) -> None:
         """Go wrong if that is ordered for what is to be told; else tell it."""
         match report:
             case Loading():
                 self._strike("loading", report)
+            case Progressed(stage=Stage.DECODE, step=step, steps=steps) if step == steps:
+                # the file is whole
+                pass
             case Progressed(generation_id=generation_id, attempt=attempt, stage=stage, fraction=fraction):
-                if self._told != (generation_id, attempt):
-                    self._told = (generation_id, attempt)
+                if report.about not in self._told:
+                    self._told.add(report.about)
                     faults.note(taken_up=fraction, generation=generation_id, attempt=attempt)
                 self._strike(_PLACES[stage], report, generation=generation_id, attempt=attempt, reached=fraction)
             case Done(generation_id=generation_id, attempt=attempt):
@@ -47,6 +53,14 @@ class Link(worker.Link):
         faults.strike(place, flood=flood, **facts)
 
 
+class Worker(worker.Worker):
+    """Comes by the end of each file, which no report tells of."""
+
+    def _finish(self, order: Run, *others: Any) -> None:
+        faults.strike("finishing the file", generation=order.generation_id, attempt=order.attempt, reached=1.0)
+        super()._finish(order, *others)
+
+
 def _write_file(path: Path, about: Mapping[str, Any], state: checkpoint.HalfDone) -> None:
     def half() -> None:
         part_path(path).write_bytes(b"half a checkpoint")
@@ -60,5 +74,6 @@ write_file = checkpoint._write_file
 if __name__ == "__main__":
     os.environ["FAULTS_ROLE"] = "worker"
     worker.Link = Link  # type: ignore[misc]
+    worker.Worker = Worker  # type: ignore[misc]
     checkpoint._write_file = _write_file
     worker.main()

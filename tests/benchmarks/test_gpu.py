@@ -1,7 +1,6 @@
 """The GPU's benchmark in small: every plan is carried out, and no figure is told that was not measured."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -327,19 +326,22 @@ def test_what_was_cut_short_is_told_so() -> None:
 
 
 @WITHOUT_GPU
-def test_without_a_gpu_nothing_is_called_measured(tmp_path: Path) -> None:
-    def run(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "benchmarks.gpu", "--records", str(tmp_path / "records.jsonl"), *options]
-        return subprocess.run(command, check=False, capture_output=True, text=True)
+def test_without_a_gpu_nothing_is_called_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*options: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["gpu", "--records", str(tmp_path / "records.jsonl"), *options])
+        gpu.main()
 
-    refused = run()
-    assert refused.returncode == 2
-    assert "there is no CUDA device here" in refused.stderr
+    with pytest.raises(SystemExit) as refused:
+        run()
+    assert refused.value.code == 2
+    assert "there is no CUDA device here" in capsys.readouterr().err
 
-    tried = run("--small", "--case", "720p-8gb")
-    assert tried.returncode == 0, tried.stderr
-    assert "in small: nothing is measured" in tried.stdout
-    figures = json.loads(tried.stdout.splitlines()[-1])
+    run("--small", "--case", "720p-8gb")
+    told = capsys.readouterr().out
+    assert "in small: nothing is measured" in told
+    figures = json.loads(told.splitlines()[-1])
     assert (figures["gpu"], figures["small"], figures["not_yet_measured"]) == (None, True, [])
     assert [case["case"] for case in figures["cases"]] == ["720p-8gb"]
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 1

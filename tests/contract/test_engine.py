@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from server.engine.base import (
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
-    WorkerDiedError,
     WorkerOptions,
 )
 from server.engine.local import LocalEngine
@@ -244,48 +242,6 @@ async def test_a_suspended_run_goes_on_as_another_attempt(engine: LocalEngine, v
     assert resumed == whole
 
 
-async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engine: LocalEngine) -> None:
-    first = engine.state.pid
-    assert first is not None
-    running, _ = await start(engine, job(LONG))
-
-    os.kill(first, signal.SIGKILL)
-    with pytest.raises(WorkerDiedError, match="killed by SIGKILL"):
-        await running
-
-    assert engine.state.model_id is None
-    with pytest.raises(WorkerDiedError):
-        await run(engine, job())
-    await engine.load(ENTRY)
-    assert engine.state.pid != first
-    await run(engine, job())
-
-
-async def test_a_silent_worker_is_killed(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_silence", 3)
-    running, _ = await start(engine, job(LONG))
-    assert engine.state.pid is not None
-
-    os.kill(engine.state.pid, signal.SIGSTOP)
-
-    with pytest.raises(WorkerDiedError, match="said nothing for 3 seconds"):
-        await running
-
-
-async def test_a_worker_that_does_not_stop_when_cancelled_is_killed(
-    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "_cancel_grace", 0.5)
-    running, _ = await start(engine, job(LONG))
-    assert engine.state.pid is not None
-
-    os.kill(engine.state.pid, signal.SIGSTOP)
-    await engine.cancel("g", 1)
-
-    with pytest.raises(WorkerDiedError, match="killed by SIGKILL"):
-        await running
-
-
 async def test_weights_that_are_not_there_are_a_sentence_and_the_worker_lives(other_weights: LocalEngine) -> None:
     engine = other_weights
     missing = CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, repo="/nowhere/at/all"))
@@ -306,19 +262,6 @@ async def test_unloading_frees_the_model_and_it_can_be_loaded_again(engine: Loca
     await engine.load(ENTRY)
     await run(engine, job())
     assert engine.state.pid == pid
-
-
-async def test_closing_ends_the_worker_at_once_even_amid_a_run(engine: LocalEngine) -> None:
-    running, _ = await start(engine, job(LONG))
-    pid = engine.state.pid
-    assert pid is not None
-
-    await engine.close()
-
-    with pytest.raises(WorkerDiedError):
-        await running
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
 
 
 async def test_another_protocol_is_refused(make_engine: EngineFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -333,6 +333,22 @@ async def test_a_claim_says_who_until_when_and_which_attempt(store: Store, clock
     assert await read(store, held.id) == held
 
 
+async def test_what_a_claim_would_take_is_told_and_left_where_it_is(store: Store) -> None:
+    assert await store.next(None) is None
+    (first,), (other,) = await queued(store), await queued(store, model="another")
+
+    told = await store.next("another")
+    assert told is not None
+    assert (told.id, told.status, told.attempt) == (other.id, Status.QUEUED, 0)
+    assert await store.attempt_log() == []
+    taken = await store.claim("me", 60, "another")
+    assert taken is not None
+    assert taken.id == told.id
+    following = await store.next("another")
+    assert following is not None
+    assert following.id == first.id
+
+
 async def test_racing_claims_never_share_a_generation(store: Store) -> None:
     await queued(store, 20)
 

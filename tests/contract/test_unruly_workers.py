@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,70 @@ async def test_a_load_that_goes_wrong_ends_its_worker_and_says_how(
     assert engine.state.model_id is None
     monkeypatch.delenv("UNRULY_LOAD")
     await run(engine, "well")
+
+
+async def hanging(engine: LocalEngine) -> "asyncio.Task[Done]":
+    """A run that has begun and goes no further; its worker's heart beats."""
+    await engine.load(ENTRY)
+    begun = asyncio.Event()
+    params = replace(PARAMS, prompt="hang at denoise")
+    running = asyncio.create_task(
+        make(engine, Job("g", 1, params, "g.1.mp4", "g.ckpt", "g.jpg"), lambda _: begun.set())
+    )
+    await begun.wait()
+    return running
+
+
+async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engine: LocalEngine) -> None:
+    running = await hanging(engine)
+    first = engine.state.pid
+    assert first is not None
+
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match="killed by SIGKILL"):
+        await running
+
+    assert engine.state.model_id is None
+    with pytest.raises(WorkerDiedError, match="ended before the run began"):
+        await engine.run(Job("h", 1, PARAMS, "h.1.mp4", "h.ckpt", "h.jpg"), lambda _: None)
+    await run(engine, "well")
+    assert engine.state.pid != first
+
+
+async def test_a_silent_worker_is_killed(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_silence", 1)
+    running = await hanging(engine)
+    assert engine.state.pid is not None
+
+    os.kill(engine.state.pid, signal.SIGSTOP)
+
+    with pytest.raises(WorkerDiedError, match="said nothing for 1 seconds"):
+        await running
+
+
+async def test_a_worker_that_does_not_stop_when_cancelled_is_killed(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_cancel_grace", 0.5)
+    running = await hanging(engine)
+
+    await engine.cancel("g", 1)
+
+    with pytest.raises(WorkerDiedError, match="killed by SIGKILL"):
+        await running
+
+
+async def test_closing_ends_the_worker_at_once_even_amid_a_run(engine: LocalEngine) -> None:
+    running = await hanging(engine)
+    pid = engine.state.pid
+    assert pid is not None
+
+    await engine.close()
+
+    with pytest.raises(WorkerDiedError):
+        await running
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 async def test_a_generation_without_numbers_fails_and_its_worker_stays(engine: LocalEngine) -> None:
