@@ -13,7 +13,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import GenerationCancelled, GenerationSuspended, PipelineError
 from pipelines.processes import die_with_parent
@@ -227,39 +227,38 @@ class Worker:
             self._loaded = None
 
     def _run(self, order: Run) -> Failed | Cancelled | Suspended | None:
-        about = {"generation_id": order.generation_id, "attempt": order.attempt}
-
         assert self._loaded is not None, "the server loads a model before it runs one"
         try:
             video = self._loaded[1].render(
                 order.params, Path(self._options.artifacts) / order.artifact, self._hooks(order)
             )
         except GenerationCancelled:
-            return Cancelled(**about)
+            return Cancelled(**_about(order))
         except GenerationSuspended:
-            return Suspended(**about)
+            return Suspended(**_about(order))
         except PipelineError as error:
-            return Failed(**about, message=str(error))
+            return Failed(**_about(order), message=str(error))
         except Exception as error:
             log.exception("generation %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
             self._end_with_device()
-            return Failed(**about, message=f"The generation failed: {_words(error)}")
+            return Failed(**_about(order), message=f"The generation failed: {_words(error)}")
         # first, since a file may be finished at once
-        self._link.send(Rendered(**about))
+        self._link.send(Rendered(**_about(order)))
         self._files.submit(self._finish, order, video, self._loaded[1].fingerprint)
         return None
 
     def _finish(self, order: Run, video: "RenderedVideo", fingerprint: dict[str, str]) -> None:
-        about = {"generation_id": order.generation_id, "attempt": order.attempt}
         try:
             file = video.finish()
         except PipelineError as error:
-            self._link.send(Failed(**about, message=str(error)))
+            self._link.send(Failed(**_about(order), message=str(error)))
         except Exception as error:
             log.exception("the file of %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
-            self._link.send(Failed(**about, message=f"The generation failed: {_words(error)}"))
+            self._link.send(Failed(**_about(order), message=f"The generation failed: {_words(error)}"))
         else:
-            done = Done(**about, artifact=order.artifact, size=file.size, fingerprint=fingerprint, work=file.work)
+            done = Done(
+                **_about(order), artifact=order.artifact, size=file.size, fingerprint=fingerprint, work=file.work
+            )
             self._link.send(done)
 
     def _hooks(self, order: Run) -> "Hooks":
@@ -268,8 +267,7 @@ class Worker:
         def report(progress: Progress) -> None:
             self._link.send(
                 Progressed(
-                    generation_id=order.generation_id,
-                    attempt=order.attempt,
+                    **_about(order),
                     stage=progress.stage,
                     step=progress.step,
                     steps=progress.steps,
@@ -291,12 +289,11 @@ class Worker:
 
         if self._options.checkpoint_interval == 0:
             return None
-        about = {"generation_id": order.generation_id, "attempt": order.attempt}
         return Checkpoint(
             Path(self._options.checkpoints) / order.checkpoint,
             self._options.checkpoint_interval,
             suspended=lambda: self._link.is_suspended(order),
-            on_saved=lambda fraction: self._link.send(Checkpointed(**about, fraction=fraction)),
+            on_saved=lambda fraction: self._link.send(Checkpointed(**_about(order), fraction=fraction)),
         )
 
     def _preview(self, order: Run) -> "Preview | None":
@@ -304,11 +301,10 @@ class Worker:
 
         if self._options.preview_interval == 0:
             return None
-        about = {"generation_id": order.generation_id, "attempt": order.attempt}
         return Preview(
             Path(self._options.previews) / order.preview,
             self._options.preview_interval,
-            on_written=lambda step: self._link.send(Previewed(**about, step=step)),
+            on_written=lambda step: self._link.send(Previewed(**_about(order), step=step)),
         )
 
     def _end_with_device(self) -> None:
@@ -337,6 +333,11 @@ def _import_libraries() -> None:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _about(order: Run) -> dict[str, Any]:
+    """What every report of a run begins with."""
+    return {"generation_id": order.generation_id, "attempt": order.attempt}
 
 
 def _words(error: Exception) -> str:
