@@ -3,6 +3,7 @@
 import math
 import secrets
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,12 +68,14 @@ class Artifacts:
         except FileNotFoundError:
             return math.inf
 
-    def sweep(self, untouched: float = 0) -> None:
+    def sweep(self, untouched: float = 0, held: Collection[str] = ()) -> None:
         """Remove what a killed worker left half-written, and nobody wrote to for some seconds.
 
-        With 0, only while no worker runs.
+        What belongs to the generations `held`, by their ids, stays.
         """
         for part in self.folder.glob(".*.part"):
+            if part.name.split(".")[1] in held:
+                continue
             with suppress(FileNotFoundError):
                 if untouched == 0 or time.time() - part.stat().st_mtime > untouched:
                     part.unlink()

@@ -71,8 +71,7 @@ class Dispatcher:
             await self._claims.settle(generation)
         if dropped := await self._store.cancel_waiting_sync():
             log.info("%d synchronous generations whose clients are gone were cancelled", dropped)
-        # other servers' workers may write to the same folder
-        self._artifacts.sweep(untouched=_LONG_DEAD_SECONDS if self._store.is_shared else 0)
+        self._drop_halves()
         self._checkpoints.sweep()
         self._previews.sweep()
         for lane in self.lanes:
@@ -101,6 +100,7 @@ class Dispatcher:
                 for id_ in await self._store.ended(self._checkpoints.kept()):
                     self._checkpoints.discard(id_)
                 self._drop_previews()
+                self._drop_halves()
                 is_behind = await self._retention.tidy()
                 await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
                 for generation in await self._store.abandoned():
@@ -141,6 +141,11 @@ class Dispatcher:
         """Remove what a worker wrote in its last moment, when its generation had been given up."""
         for id_ in self._previews.kept() - self._held:
             self._previews.discard(id_)
+
+    def _drop_halves(self) -> None:
+        """Remove half-written videos, also those that a dead worker's encoder began after they had been given up."""
+        # other servers' workers may write to the same folder
+        self._artifacts.sweep(_LONG_DEAD_SECONDS if self._store.is_shared else 0, self._held)
 
     @property
     def _held(self) -> set[str]:

@@ -314,6 +314,22 @@ async def test_a_start_clears_away_what_no_generation_goes_on_from(inside: Insid
     again.store.close()
 
 
+async def test_what_an_encoder_began_after_its_worker_died_is_cleared_away(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", lease=1.1)
+    await inside.dispatcher.start()
+    running = await busy(inside)
+    late, needed = (inside.artifacts.folder / f".{id_}.1.mp4.part" for id_ in ("gone", running.id))
+    needed.write_bytes(b"half")
+    late.write_bytes(b"half")
+
+    await eventually(lambda: not late.exists())
+
+    assert needed.exists()
+    await inside.service.cancel("", running.id)
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
 # worker deaths
 
 
