@@ -79,6 +79,8 @@ FILLED = ("encoding the prompt", "denoising", "saving a checkpoint", "decoding")
 DISK_BYTES = 256 * 2**20
 ENDS_ALLOWED = {"nan": "not numbers", "fill": "No space left"}
 """What a generation may fail with where a video cannot be had."""
+SWEEP_SECONDS = 90.0
+"""Longer than a server takes to clear away what a killed worker's encoder left."""
 DAY = 86_400.0
 PATIENCE = 180.0
 HOURS = 7200.0
@@ -282,8 +284,11 @@ def look_at_everything(chaos: Chaos) -> dict[str, Any]:
                 fault = ""
                 struck.add(about)
             chaos.tally.count(what, fault)
+    if any(kind == "fill" for kind, _, _ in chaos.tally.tried):
+        # a full disk strikes whatever is made before there is room again
+        struck |= {id_ for id_, fault in faults.items() if ENDS_ALLOWED["fill"] in fault}
     lost = {id_: fault for id_, fault in faults.items() if fault and id_ not in struck}
-    videos = {path.name for path in (chaos.server.data_dir / "videos").iterdir()}
+    videos = {path.name for path in until_swept(chaos)}
     named = {name for (name,) in chaos.query("SELECT artifact FROM generations WHERE artifact IS NOT NULL")}
     return {
         "generations": len(chaos.ids),
@@ -294,6 +299,16 @@ def look_at_everything(chaos: Chaos) -> dict[str, Any]:
         "checkpoints_left": len(list((chaos.server.data_dir / "checkpoints").iterdir())),
         **repeated(chaos),
     }
+
+
+def until_swept(chaos: Chaos) -> list[Path]:
+    """The files of the videos' folder, once half-written ones have had the time to be cleared away."""
+    deadline = time.monotonic() + SWEEP_SECONDS
+    while True:
+        files = list((chaos.server.data_dir / "videos").iterdir())
+        if time.monotonic() > deadline or not any(path.suffix == ".part" for path in files):
+            return files
+        time.sleep(1)
 
 
 def repeated(chaos: Chaos) -> dict[str, Any]:
