@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,9 +13,13 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 SECONDS = 1.0
 
 
-@pytest.fixture
-def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
-    return start_server(head_timeout=str(SECONDS))
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One for all of them: whatever a connection sends, the next one is none the worse for it."""
+    process = ServerProcess(tmp_path_factory.mktemp("connections") / "data", head_timeout=str(SECONDS))
+    process.start()
+    yield process
+    process.close()
 
 
 @pytest.fixture
