@@ -127,13 +127,13 @@ async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engi
 
 
 async def test_a_silent_worker_is_killed(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_silence", 1)
+    monkeypatch.setattr(engine, "_silence", 4)
     running = await hanging(engine)
     assert engine.state.pid is not None
 
     os.kill(engine.state.pid, signal.SIGSTOP)
 
-    with pytest.raises(WorkerDiedError, match="said nothing for 1 seconds"):
+    with pytest.raises(WorkerDiedError, match="said nothing for 4 seconds"):
         await running
 
 
