@@ -31,11 +31,11 @@ def _unruly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("UNRULY_GO", str(tmp_path / "go"))
 
 
-def make_engine(folder: Path) -> LocalEngine:
+def make_engine(folder: Path, silence: float = SILENCE, patience: Patience = PATIENCE) -> LocalEngine:
     folder.mkdir(exist_ok=True)
     folders = dict.fromkeys(("artifacts", "checkpoints", "previews", "cache"), str(folder))
     options = WorkerOptions(device="cpu", **folders, demo=True)
-    return LocalEngine(options, cancel_grace=10, silence=SILENCE, patience=PATIENCE)
+    return LocalEngine(options, cancel_grace=10, silence=silence, patience=patience)
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engi
     assert engine.state.pid != first
 
 
-async def test_a_silent_worker_is_killed(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_silence", 4)
+async def test_a_silent_worker_is_killed(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "videos", silence=4, patience=Patience())
     running = await hanging(engine)
     assert engine.state.pid is not None
 
@@ -135,6 +135,7 @@ async def test_a_silent_worker_is_killed(engine: LocalEngine, monkeypatch: pytes
 
     with pytest.raises(WorkerDiedError, match="said nothing for 4 seconds"):
         await running
+    await engine.close()
 
 
 async def test_a_worker_that_does_not_stop_when_cancelled_is_killed(
