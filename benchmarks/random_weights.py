@@ -19,7 +19,7 @@ from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
-from pipelines.catalogue import read_catalogue
+from pipelines.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.memory import Layout, Residence
 from pipelines.placement import TRANSFORMERS, bring, residence
 from pipelines.precision import Precision
@@ -28,7 +28,6 @@ from pipelines.scaled import ScaledLinear
 from pipelines.shapes import ModelShape, parse_shape
 from pipelines.storage import Storage
 
-MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 STD = 0.02
 SEED = 0
 PROMPT_TOKENS = 64
@@ -88,7 +87,7 @@ SMALL = Scale(
 
 def published_shape() -> ModelShape:
     """The shapes of `PUBLISHED`, as the catalogue has them of the model that is served."""
-    served = read_catalogue()[MODEL].model.shape
+    served = read_catalogue()[DEFAULT_MODEL].model.shape
     assert served is not None
     return parse_shape(served)
 
