@@ -103,11 +103,6 @@ def flow_shift_at(geometry: Geometry, known: Mapping[str, float] | None) -> floa
     return known["480p" if geometry.width * geometry.height < between else "720p"]
 
 
-def uses_guidance(params: VideoParams) -> bool:
-    """Whether a negative pass runs: diffusers leaves it out at a guidance scale of 1 or below."""
-    return params.guidance_scale > 1
-
-
 def recover(pipe: Any) -> None:
     """Bring a pipeline back to rest after a generation that was cut short, so that it cannot colour the next."""
     pipe.maybe_free_model_hooks()

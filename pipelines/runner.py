@@ -22,7 +22,7 @@ from pipelines.compiling import Block, Compiler, is_wanted
 from pipelines.decode import decode_frames
 from pipelines.encode import Mp4Writer
 from pipelines.errors import GenerationCancelled
-from pipelines.generate import Capture, Predict, denoise, flow_shift_at, recover, release_memory, uses_guidance
+from pipelines.generate import Capture, Predict, denoise, flow_shift_at, recover, release_memory
 from pipelines.geometry import Geometry
 from pipelines.hooks import NO_HOOKS, Hooks
 from pipelines.load import CACHE, LoadedPipeline, load_pipeline, plan_here
@@ -196,7 +196,7 @@ class Runner:
         """What `run` would write, in memory, for measuring. `tolerance` is in place of that of the level asked for."""
         params = self._as_the_weights_want(params)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
-        negative = self._prompts.encode(params.negative_prompt) if uses_guidance(params) else None
+        negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
         prompt = self._prompts.encode(params.prompt)
         passes = self._passes(params, negative, tolerance)
         began = time.perf_counter()
@@ -217,7 +217,7 @@ class Runner:
     def _denoise(self, params: VideoParams, geometry: Geometry, course: "_Course") -> tuple[torch.Tensor, Work]:
         course.report(Stage.PROMPT, 0, 1)
         prompt = self._prompts.encode(params.prompt)
-        negative = self._prompts.encode(params.negative_prompt) if uses_guidance(params) else None
+        negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
         course.report(Stage.DENOISE, course.steps_before, params.num_inference_steps)
 
         def after_step(step: int, capture: Capture, predict: Predict) -> None:

@@ -208,6 +208,11 @@ class VideoParams:
     run_fast: bool = False
     step_cache: StepCaching = StepCaching.EXACT
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether a negative pass runs: diffusers leaves it out at a guidance scale of 1 or below."""
+        return self.guidance_scale > 1
+
 
 class Stage(StrEnum):
     """The parts of a generation, in their order."""

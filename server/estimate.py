@@ -136,7 +136,7 @@ class Forecast:
 
 def _way(params: VideoParams) -> tuple[StepCaching, bool]:
     """What of a request decides how it is computed."""
-    return params.step_cache, params.guidance_scale > 1
+    return params.step_cache, params.is_guided
 
 
 def _pixels(params: VideoParams) -> int:

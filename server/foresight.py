@@ -59,4 +59,4 @@ class Foresight:
 
 def _prompts(params: VideoParams) -> list[str]:
     """What of a request is encoded."""
-    return [params.prompt, params.negative_prompt] if params.guidance_scale > 1 else [params.prompt]
+    return [params.prompt, params.negative_prompt] if params.is_guided else [params.prompt]
