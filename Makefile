@@ -32,7 +32,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m tests.audit $(AUDIT)
+	$(BIN)/python -m tests.project.audit $(AUDIT)
 
 fix: install
 	$(BIN)/ruff check --fix .

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from tests.browser import Visitor, chromium
-from tests.support import ServerProcess
+from tests.support.browser import Visitor, chromium
+from tests.support.server_process import ServerProcess
 
 FOLDER = Path(__file__).parent
 PROMPTS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from server import cli
+from server.cli import main as cli
 
 PICTURE = Path(__file__).with_name("demo.svg")
 COMMAND = "$ make demo ARGS=--once"

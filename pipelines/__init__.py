@@ -1,5 +1,5 @@
-"""Text-to-video with Wan on one device: plan, load, prompt, generate, decode, encode.
+"""Text-to-video with Wan on one device: plan, load, encode the prompt, denoise, decode, write the video.
 
-Nothing here knows of HTTP or jobs: import `pipelines.runner` in a notebook and it works the same. This
-module stays empty so that the torch-free parts (`spec`, `catalogue`, `geometry`, `weights`) import in no time.
+Nothing here knows of HTTP or jobs: import `pipelines.runner.runner` in a notebook and it works the same. This module
+imports nothing, so that the folders without tensors (`core`, `planning`, `hub`) load in no time.
 """

@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # where this is set, hundreds of processes would compile our modules anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from tests.postgres import PostgresServer
-from tests.support import CLEAN_ENDS, ServerProcess, SmallDisk
-from tests.typist import Typed, Typist
+from tests.support.command_line import Typed, Typist
+from tests.support.postgres import PostgresServer
+from tests.support.server_process import CLEAN_ENDS, ServerProcess, SmallDisk
 
 # how long an example takes says how busy the machine is
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -59,7 +59,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small random weights, built once."""
     # it brings torch, which the process that only hands out tests does without
-    from tests.random_weights import random_folder
+    from tests.support.models.random_weights import random_folder
 
     return random_folder(tmp_path_factory.mktemp("weights") / "random")
 

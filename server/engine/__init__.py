@@ -1,1 +1,1 @@
-"""What carries a generation to a device: the messages, the worker that speaks them, the ways to reach a worker."""
+"""Carries generations to a device, over a typed protocol."""

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pipelines.spec import Stage, VideoParams
-from server.engine.messages import Progressed
+from pipelines.core.model import Stage, VideoParams
+from server.engine.protocol import Progressed
 
 TICK = 0.5
 """How often, in seconds, a wait is to be looked at."""

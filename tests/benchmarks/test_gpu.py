@@ -11,17 +11,19 @@ import pytest
 import torch
 from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 
-from benchmarks import gpu, gpu_case, random_weights
-from benchmarks.card import Gpu, Processor, Use, Watch
-from benchmarks.gpu import CASES, STAGES, Case, judged, key, row, run_all, run_case
-from benchmarks.gpu_case import measure
-from benchmarks.random_weights import PUBLISHED, SMALL, fill_part, published_shape, write_configs
+from benchmarks.gpu import case as gpu_case
+from benchmarks.gpu import random_weights
+from benchmarks.gpu import run as gpu
+from benchmarks.gpu.card import Gpu, Processor, Use, Watch
+from benchmarks.gpu.case import measure
+from benchmarks.gpu.random_weights import PUBLISHED, SMALL, fill_part, published_shape, write_configs
+from benchmarks.gpu.run import CASES, STAGES, Case, judged, key, row, run_all, run_case
 from benchmarks.report import Records
-from pipelines.compiling import Block
-from pipelines.memory import GIB, Layout, Residence
-from pipelines.precision import Precision
-from pipelines.scaled import ScaledLinear
-from pipelines.spec import Attention, Compile
+from pipelines.core.model import Attention, Compile
+from pipelines.core.precision import Precision
+from pipelines.layers.quantized_linear import ScaledLinear
+from pipelines.planning.planner import GIB, Layout, Residence
+from pipelines.runner.compilation import Block
 
 CHOSEN = set(Precision) - {Precision.GGUF}
 """What a plan chooses from; the other is for files that are quantized already."""

@@ -11,19 +11,19 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from pipelines.catalogue import CatalogueEntry, read_catalogue
-from pipelines.spec import Stage, VideoParams
-from server.engine.base import (
+from pipelines.core.catalogue import CatalogueEntry, read_catalogue
+from pipelines.core.model import Stage, VideoParams
+from server.engine.interface import (
     Job,
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
     WorkerOptions,
 )
-from server.engine.local import LocalEngine
-from server.engine.messages import Done, Previewed, Progressed, RunReport
+from server.engine.protocol import Done, Previewed, Progressed, RunReport
+from server.engine.subprocess.engine import LocalEngine
 from tests.server.conftest import eventually
-from tests.video import read_video
+from tests.support.video import read_video
 
 ENTRY = next(iter(read_catalogue().values()))
 PARAMS = VideoParams("an ox", " ", 64, 64, 5, 3, 5.0, 7)
@@ -265,7 +265,7 @@ async def test_unloading_frees_the_model_and_it_can_be_loaded_again(engine: Loca
 
 
 async def test_another_protocol_is_refused(make_engine: EngineFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.engine.local.VERSION", 99)
+    monkeypatch.setattr("server.engine.subprocess.engine.VERSION", 99)
 
     with pytest.raises(LoadFailedError, match=r"speaks protocol \d+, the server 99"):
         await make_engine().load(ENTRY)

@@ -12,7 +12,7 @@ import httpx
 
 from tests.contract.model_page import clients
 from tests.contract.test_http import LONG
-from tests.support import ENDLESS, MODEL, ServerProcess, needs
+from tests.support.server_process import ENDLESS, MODEL, ServerProcess, needs
 
 
 def events_of(lines: Iterator[str]) -> Iterator[tuple[str, str]]:

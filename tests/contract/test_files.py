@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from tests.contract.test_http import error_of
-from tests.support import ServerProcess, eventually
+from tests.support.server_process import ServerProcess, eventually
 
 
 def test_files_support_ranges_and_head(server: ServerProcess) -> None:

@@ -10,8 +10,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.support import ENDLESS, MODEL, PATIENCE, SMALL, ServerProcess, eventually
-from tests.video import read_video
+from tests.support.server_process import ENDLESS, MODEL, PATIENCE, SMALL, ServerProcess, eventually
+from tests.support.video import read_video
 
 UPSTREAM = "Getting model response error: 422 - Value error, "
 LONG_CHANGES: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 100}

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from server.app import create_app
-from server.settings import Settings
-from tests.support import MODEL, ServerProcess, eventually
+from server.core.settings import Settings
+from server.runtime.app import create_app
+from tests.support.server_process import MODEL, ServerProcess, eventually
 
 Pair = tuple[ServerProcess, ServerProcess]
 

@@ -7,7 +7,7 @@ import httpx
 
 from tests.contract.test_events import first_events
 from tests.contract.test_http import error_of
-from tests.support import SMALL, ServerProcess
+from tests.support.server_process import SMALL, ServerProcess
 
 
 def test_keys_keep_strangers_out_and_tenants_apart(keyed_server: ServerProcess, keys: Iterator[str]) -> None:

@@ -13,12 +13,12 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from server.app import create_app
-from server.settings import Settings
+from server.core.settings import Settings
+from server.runtime.app import create_app
 from tests.contract.model_page import HOST, PAGE, Client, clients, tables
-from tests.random_weights import random_folder
-from tests.support import MODEL, ServerProcess, model_on, needs
-from tests.video import read_video
+from tests.support.models.random_weights import random_folder
+from tests.support.server_process import MODEL, ServerProcess, model_on, needs
+from tests.support.video import read_video
 
 
 def rendered(schema: dict[str, Any]) -> list[str]:

@@ -13,10 +13,10 @@ from schemathesis import Case
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 
-from server.api import schemas
-from server.app import create_app
-from server.settings import Settings
-from tests.support import MODEL, SMALL, ServerProcess
+from server.api.schemas import responses as schemas
+from server.core.settings import Settings
+from server.runtime.app import create_app
+from tests.support.server_process import MODEL, SMALL, ServerProcess
 
 HUB = json.loads((Path(__file__).parents[1] / "data" / "hub-openapi.json").read_text())
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.contract.test_events import events_of
 from tests.contract.test_http import LONG, error_of
-from tests.support import ServerProcess
+from tests.support.server_process import ServerProcess
 
 
 def with_preview(server: ServerProcess, generation_id: str, headers: dict[str, str] | None = None) -> dict[str, Any]:

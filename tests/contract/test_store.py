@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.spec import VideoParams
-from server.database import open_database
-from server.generations import MAY_BECOME, TERMINAL, Generation, Origin, Outcome, Status
-from server.store import (
+from pipelines.core.model import VideoParams
+from server.core.generation import MAY_BECOME, TERMINAL, Generation, Origin, Outcome, Status
+from server.storage.db.connection import open_database
+from server.storage.db.schema import metadata
+from server.storage.db.store import (
     LIST_LIMIT,
     ONCE_SECONDS,
     Filters,
@@ -26,7 +27,6 @@ from server.store import (
     StaleAttemptError,
     Store,
 )
-from server.tables import metadata
 
 PARAMS = VideoParams("an ox", " ", 64, 64, 5, 2, 5.0, 7)
 
@@ -300,7 +300,7 @@ async def test_a_list_of_several_statuses_is_one_newest_first(store: Store, monk
 
     assert await ids(Status.QUEUED, Status.PROCESSING) == [*waiting[::-1], running]
     assert await ids(Status.SUCCEEDED, Status.QUEUED) == [*waiting[::-1], over]
-    monkeypatch.setattr("server.store.LIST_LIMIT", 2)
+    monkeypatch.setattr("server.storage.db.store.LIST_LIMIT", 2)
     assert await ids(Status.QUEUED, Status.PROCESSING) == waiting[::-1]
 
 

@@ -12,9 +12,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import ENDLESS, PATIENCE, ServerProcess, eventually
-from tests.typist import Typed
-from tests.video import read_video
+from tests.support.command_line import Typed
+from tests.support.server_process import ENDLESS, PATIENCE, ServerProcess, eventually
+from tests.support.video import read_video
 
 LONG = ["--width", "256", "--height", "256", "--frames", "9", "--steps", "100"]
 SIZE = ["--width", "64", "--height", "64", "--frames", "5", "--steps", "2"]
@@ -22,7 +22,7 @@ SIZE = ["--width", "64", "--height", "64", "--frames", "5", "--steps", "2"]
 
 def paddock(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", "-m", "server.cli", *args],
+        [sys.executable, "-P", "-m", "server.cli.main", *args],
         cwd=cwd,
         env={**os.environ, "COLUMNS": "200", **env},
         capture_output=True,
@@ -34,7 +34,17 @@ def paddock(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[st
 
 def test_demo_serves_on_until_ctrl_c_and_takes_another_port_if_it_must(server: ServerProcess, tmp_path: Path) -> None:
     demo = subprocess.Popen(
-        [sys.executable, "-P", "-m", "server.cli", "demo", "--port", str(server.port), "--data-dir", tmp_path / "data"],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "server.cli.main",
+            "demo",
+            "--port",
+            str(server.port),
+            "--data-dir",
+            tmp_path / "data",
+        ],
         cwd=tmp_path,
         env={**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1", "PADDOCK_API_KEYS": "not for the demo"},
         stdout=subprocess.PIPE,
@@ -96,7 +106,7 @@ def test_generate_sends_its_key(tenant: ServerProcess, key: str, typed: Typed) -
 def test_ctrl_c_cancels_the_generation(tenant: ServerProcess, key: str, tmp_path: Path) -> None:
     server = tenant
     generate = subprocess.Popen(
-        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", *LONG, "--url", server.url],
+        [sys.executable, "-P", "-m", "server.cli.main", "generate", "an ox", *LONG, "--url", server.url],
         cwd=tmp_path,
         env={**os.environ, "PADDOCK_API_KEY": key},
         stdout=subprocess.DEVNULL,
@@ -116,7 +126,7 @@ def test_generate_lives_through_a_restart_of_the_server(
 ) -> None:
     server = start_server()
     generate = subprocess.Popen(
-        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", *SIZE[:-1], "100", "--url", server.url],
+        [sys.executable, "-P", "-m", "server.cli.main", "generate", "an ox", *SIZE[:-1], "100", "--url", server.url],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

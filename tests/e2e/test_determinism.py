@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.support import ServerProcess
+from tests.support.server_process import ServerProcess
 
 
 def test_the_same_seed_is_the_same_file_also_from_another_start(

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from tests.support import SMALL, ServerProcess, SmallDisk, eventually
+from tests.support.server_process import SMALL, ServerProcess, SmallDisk, eventually
 
 LONG: dict[str, Any] = {"width": 128, "height": 128, "num_inference_steps": 40}
 

@@ -5,8 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support import SMALL, ServerProcess
-from tests.video import frame_rate, read_video
+from tests.support.server_process import SMALL, ServerProcess
+from tests.support.video import frame_rate, read_video
 
 EDGES: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
     ({"height": 1, "width": 1, "num_frames": 1}, (1, 2, 2)),

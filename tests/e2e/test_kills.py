@@ -1,4 +1,4 @@
-"""Kills at all sorts of moments: none lost, none recorded twice, no orphan. `benchmarks.chaos` makes many more."""
+"""Kills at all sorts of moments: none lost, none recorded twice, no orphan. `tests.stress.chaos` makes many more."""
 
 import random
 import time
@@ -10,8 +10,8 @@ import httpx
 import psutil
 
 from tests.e2e.test_recovery import attempt_log, first_workers
-from tests.support import ServerProcess, eventually
-from tests.video import read_video
+from tests.support.server_process import ServerProcess, eventually
+from tests.support.video import read_video
 
 QUEUED = 4
 SEED = 20261124

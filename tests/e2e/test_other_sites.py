@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.browser import chromium
-from tests.support import MODEL, ServerProcess
+from tests.support.browser import chromium
+from tests.support.server_process import MODEL, ServerProcess
 
 BODY = json.dumps({"model": MODEL, "prompt": "from another site", "height": 64, "width": 64, "num_frames": 5})
 

@@ -8,11 +8,11 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file
 
-from pipelines.catalogue import read_entry
-from server.plan import PlanRefusedError, for_model, machine
-from tests.pipelines.wan_files import by_original_names, wide_folder, write_gguf
-from tests.support import model_on
-from tests.typist import Typed
+from pipelines.core.catalogue import read_entry
+from server.cli.plan import PlanRefusedError, for_model, machine
+from tests.support.command_line import Typed
+from tests.support.models.wan_files import by_original_names, wide_folder, write_gguf
+from tests.support.server_process import model_on
 
 ROOT = Path(__file__).parents[2]
 PRECISIONS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (

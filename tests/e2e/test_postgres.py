@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tests.e2e.test_recovery import LONG
-from tests.support import ServerProcess
+from tests.support.server_process import ServerProcess
 
 
 def test_after_a_kill_everything_accepted_is_there(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from server.pull import Sentences, lines
-from tests.hub import Hub
-from tests.support import PATIENCE, ServerProcess, eventually, free_port
-from tests.typist import Typed
+from server.cli.pull import Sentences, lines
+from tests.support.command_line import Typed
+from tests.support.hub import Hub
+from tests.support.server_process import PATIENCE, ServerProcess, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 LARGEST = "text_encoder/model.safetensors"

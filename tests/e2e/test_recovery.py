@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import CLEAN_ENDS, PATIENCE, SMALL, ServerProcess, eventually
+from tests.support.server_process import CLEAN_ENDS, PATIENCE, SMALL, ServerProcess, eventually
 
 LONG: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 100}
 RESUMED: dict[str, Any] = {**LONG, "num_inference_steps": 40, "seed": 2}
@@ -213,7 +213,18 @@ def test_a_stopped_worker_dies_with_its_server_too(start_server: Callable[..., S
 
 def test_a_second_server_on_the_same_data_is_refused(server: ServerProcess) -> None:
     rival = subprocess.run(
-        [sys.executable, "-P", "-m", "server.cli", "serve", "--demo", "--port", "0", "--data-dir", server.data_dir],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "server.cli.main",
+            "serve",
+            "--demo",
+            "--port",
+            "0",
+            "--data-dir",
+            server.data_dir,
+        ],
         stderr=subprocess.PIPE,
         check=False,
         text=True,

@@ -14,10 +14,10 @@ import httpx
 import psutil
 import pytest
 
-from server.serve import serve as serve_as
-from server.settings import Settings
-from tests.support import PATIENCE, ServerProcess, free_port, model_on
-from tests.typist import Typed
+from server.core.settings import Settings
+from server.runtime.server import serve as serve_as
+from tests.support.command_line import Typed
+from tests.support.server_process import PATIENCE, ServerProcess, free_port, model_on
 
 MEMORY_LIMIT = 150 * 2**20
 
@@ -49,7 +49,7 @@ def test_nothing_the_server_imports_is_torch() -> None:
 
 def test_a_server_that_has_started_looks_for_garbage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("configure", "prepare", "_Server.run"):
-        monkeypatch.setattr(f"server.serve.{name}", lambda *_, **__: ["cpu"])
+        monkeypatch.setattr(f"server.runtime.server.{name}", lambda *_, **__: ["cpu"])
     gc.disable()
     try:
         serve_as(Settings(demo=True, data_dir=tmp_path, port=free_port()))

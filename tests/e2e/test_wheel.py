@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import free_port
-from tests.video import read_video
+from tests.support.server_process import free_port
+from tests.support.video import read_video
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +63,7 @@ def test_its_demo_makes_a_video_in_an_empty_folder_and_ends(wheel: Path, tmp_pat
             python,
             "-P",
             "-m",
-            "server.cli",
+            "server.cli.main",
             "demo",
             "--once",
             "--data-dir",

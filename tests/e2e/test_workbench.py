@@ -16,9 +16,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser import Visitor, chromium
 from tests.contract.model_page import HOST, clients
-from tests.support import MODEL, ServerProcess, needs
+from tests.support.browser import Visitor, chromium
+from tests.support.server_process import MODEL, ServerProcess, needs
 
 VisitorFactory = Callable[..., Visitor]
 

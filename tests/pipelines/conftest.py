@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from pipelines.runner import Runner
-from pipelines.spec import ModelSpec
-from tests.pipelines.wan21 import wan21_folder
-from tests.pipelines.wan22 import a14b_folder
-from tests.pipelines.wan_files import (
+from pipelines.core.model import ModelSpec
+from pipelines.runner.runner import Runner
+from tests.support.models.wan21 import wan21_folder
+from tests.support.models.wan22 import a14b_folder
+from tests.support.models.wan_files import (
     PARTS,
     State,
     by_original_names,

@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from server.app import load_catalogue, retention
-from server.artifacts import Artifacts
-from server.checkpoints import Checkpoints
-from server.circuit import Tolerance
-from server.disk import Disk
-from server.dispatcher import Dispatcher
-from server.events import Broker, Event
-from server.generations import Generation, Origin, Status
-from server.previews import Previews
-from server.service import Service
-from server.settings import Settings
-from server.store import Store
+from server.core.circuit_breaker import Tolerance
+from server.core.events import Broker, Event
+from server.core.generation import Generation, Origin, Status
+from server.core.settings import Settings
+from server.runtime.app import load_catalogue, retention
+from server.scheduler.dispatcher import Dispatcher
+from server.service.service import Service
+from server.storage.db.store import Store
+from server.storage.files.checkpoints import Checkpoints
+from server.storage.files.disk import Disk
+from server.storage.files.previews import Previews
+from server.storage.files.videos import Artifacts
 from tests.server.fakes import FakeEngine
-from tests.support import SMALL
+from tests.support.server_process import SMALL
 
 
 @dataclass

@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.catalogue import CatalogueEntry
-from pipelines.spec import Stage, Work
-from server.engine.base import (
+from pipelines.core.catalogue import CatalogueEntry
+from pipelines.core.model import Stage, Work
+from server.engine.interface import (
     EngineState,
     Finish,
     Job,
@@ -17,7 +17,7 @@ from server.engine.base import (
     RunSuspendedError,
     WorkerDiedError,
 )
-from server.engine.messages import Checkpointed, Done, Previewed, Progressed, Ready, RunReport
+from server.engine.protocol import Checkpointed, Done, Previewed, Progressed, Ready, RunReport
 
 
 class FakeEngine:

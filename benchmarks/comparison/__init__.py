@@ -1,0 +1,1 @@
+"""Paddock beside other servers of the same pipeline, in the same run."""

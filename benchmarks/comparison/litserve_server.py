@@ -1,0 +1,39 @@
+"""The demo's pipeline behind LitServe, written as its documentation shows: `benchmarks.comparison.rivals` starts it."""
+
+import base64
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import litserve
+
+from pipelines.core.model import ModelSpec, VideoParams
+from pipelines.demo import demo_folder
+from pipelines.runner.runner import Runner
+
+
+class TextToVideo(litserve.LitAPI):
+    """One video a request, as base64."""
+
+    def setup(self, device: str) -> None:
+        """Load the model, once."""
+        self.runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
+
+    def decode_request(self, request: dict[str, Any]) -> VideoParams:
+        """A body → what to make."""
+        return VideoParams(**request)
+
+    def predict(self, params: VideoParams) -> bytes:
+        """Make it."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.runner.run(params, Path(folder) / "video.mp4").path.read_bytes()
+
+    def encode_response(self, video: bytes) -> dict[str, str]:
+        """The file → the answer."""
+        return {"video": base64.b64encode(video).decode()}
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(TextToVideo(), accelerator="cpu", timeout=False)
+    server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False)

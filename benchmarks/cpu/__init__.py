@@ -1,0 +1,1 @@
+"""What settings and kernels for processors save."""

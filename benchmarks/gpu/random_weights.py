@@ -1,0 +1,190 @@
+"""A Wan pipeline of the published shapes, or of tiny ones, with weights that are drawn instead of read.
+
+What is drawn is kept and placed by the code that keeps and places what is read: `Storage`, `supply`, `bring`, `place`.
+Matrices are normal(0, 0.02) and the scales of norms are 1, so that activations stay of a size at which nothing
+overflows. A GPU draws by itself and what stays in host memory is copied there, as a processor would take minutes.
+Of 4-bit matrices one is quantized for each shape and all others are copies of it: for each alone, gguf takes minutes.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
+from safetensors.torch import save_file
+from transformers import UMT5Config, UMT5EncoderModel
+
+from pipelines.core.catalogue import DEFAULT_MODEL, read_catalogue
+from pipelines.core.precision import Precision
+from pipelines.layers.quantized_linear import ScaledLinear
+from pipelines.loading.modules import skeleton, supply, tensors
+from pipelines.loading.weight_format import Storage
+from pipelines.offload.placement import TRANSFORMERS, bring, residence
+from pipelines.planning.planner import Layout, Residence
+from pipelines.planning.shapes import ModelShape, parse_shape
+
+STD = 0.02
+SEED = 0
+PROMPT_TOKENS = 64
+"""How many of a prompt's tokens are not padding; the text encoder computes all 512 either way."""
+
+KINDS: dict[str, Any] = {
+    "transformer": WanTransformer3DModel,
+    "text_encoder": UMT5EncoderModel,
+    "vae": AutoencoderKLWan,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Configurations of a pipeline's parts, as far as they are not their classes' own, and its videos.
+
+    A video is width and height in pixels and a length in frames.
+    """
+
+    name: str
+    text_encoder: dict[str, int]
+    videos: dict[str, tuple[int, int, int]]
+    transformer: dict[str, int] = field(default_factory=dict)
+    vae: dict[str, int] = field(default_factory=dict)
+
+
+PUBLISHED = Scale(
+    name="14B",
+    text_encoder={
+        "vocab_size": 256384,
+        "d_model": 4096,
+        "d_kv": 64,
+        "d_ff": 10240,
+        "num_layers": 24,
+        "num_heads": 64,
+    },
+    videos={"480p": (832, 480, 81), "720p": (1280, 720, 81)},
+)
+"""Wan2.1-T2V-14B: its transformer and VAE are what their classes make by default."""
+
+SMALL = Scale(
+    name="small",
+    text_encoder={"vocab_size": 512, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
+    videos={"480p": (64, 48, 9), "720p": (96, 64, 9)},
+    transformer={
+        "num_layers": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 32,
+        "ffn_dim": 128,
+        "text_dim": 64,
+        "freq_dim": 32,
+    },
+    vae={"base_dim": 4, "num_res_blocks": 1},
+)
+"""The same in small: for trying every line of a benchmark in seconds, on any machine."""
+
+
+def published_shape() -> ModelShape:
+    """The shapes of `PUBLISHED`, as the catalogue has them of the model that is served."""
+    served = read_catalogue()[DEFAULT_MODEL].model.shape
+    assert served is not None
+    return parse_shape(served)
+
+
+def write_configs(scale: Scale, folder: Path) -> ModelShape:
+    """Write the parts' configurations in diffusers' layout, without weights; returns the shapes they describe."""
+    with init_empty_weights():
+        models = {
+            "transformer": WanTransformer3DModel(**scale.transformer),
+            "vae": AutoencoderKLWan(**scale.vae),
+        }
+    for part, model in models.items():
+        model.save_config(folder / part)
+    text = UMT5Config(**scale.text_encoder)
+    text.save_pretrained(folder / "text_encoder")
+    parameters = sum(parameter.numel() for parameter in models["vae"].parameters())
+    return parse_shape(
+        {
+            "transformer": dict(models["transformer"].config),
+            "text_encoder": text.to_dict(),
+            "vae": {**models["vae"].config, "parameters": parameters},
+        }
+    )
+
+
+def fill_part(part: str, configs: Path, layout: Layout, device: torch.device, dtype: torch.dtype, scratch: Path) -> Any:
+    """One part of a pipeline with drawn weights, each where the layout has it; it is yet to be placed.
+
+    What the layout streams from disk is written to the folder `scratch` first.
+    """
+    module = skeleton(KINDS[part], configs / part)
+    storage = Storage(module, layout.precision if part in TRANSFORMERS else Precision.BF16, dtype)
+    named = _kept(module, storage, device)
+    if residence(part, layout) is Residence.MAPPED:
+        files = _written(named, scratch / part)
+        named = (kept for name, tensor in tensors(files) for kept in storage.recall(name, tensor).items())
+    layers = len(module.blocks) if part in TRANSFORMERS else 0
+    supply(module, named, lambda name, tensor: {name: bring(part, name, tensor, layout, device, layers)})
+    return module
+
+
+def assemble(parts: dict[str, Any], flow_shift: float) -> Any:
+    """The parts as a WanPipeline, with the scheduler as published and a stand-in for the tokenizer."""
+    pipe = WanPipeline(
+        tokenizer=RandomTokenizer(parts["text_encoder"].config.vocab_size),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift
+        ),
+        **parts,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class RandomTokenizer:
+    """Stands in for a tokenizer whose vocabulary is not at hand: as many random tokens whatever the prompt."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._generator = torch.Generator().manual_seed(SEED)
+
+    def __call__(self, prompts: list[str], *, max_length: int, **_: Any) -> SimpleNamespace:
+        """Ids and mask, (prompts, max_length), as the pipeline asks for them."""
+        ids = torch.randint(1, self._vocab_size, (len(prompts), max_length), generator=self._generator)
+        mask = (torch.arange(max_length) < PROMPT_TOKENS).long().expand(len(prompts), -1)
+        return SimpleNamespace(input_ids=ids * mask, attention_mask=mask)
+
+
+def _kept(module: Any, storage: Storage, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter of a skeleton by its name, drawn, in the form it is kept in."""
+    tied = getattr(module, "all_tied_weights_keys", {})
+    scales = {f"{name}.weight_scale" for name, layer in module.named_modules() if isinstance(layer, ScaledLinear)}
+    in_q4 = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, GGUFLinear)}
+    quantized: dict[torch.Size, torch.Tensor] = {}
+    shapes = [(name, at.shape) for name, at in module.named_parameters() if name not in tied and name not in scales]
+    for name, shape in shapes:
+        if name not in in_q4:
+            yield from storage.keep(name, _drawn(name, shape, device)).items()
+            continue
+        if shape not in quantized:
+            quantized[shape] = _plain(storage.keep(name, _drawn(name, shape, device).cpu())[name])
+        yield from storage.recall(name, quantized[shape]).items()
+
+
+def _drawn(name: str, shape: torch.Size, device: torch.device) -> torch.Tensor:
+    empty = torch.empty(shape, dtype=torch.bfloat16, device=device)
+    scales_a_norm = name.endswith(".gamma") or (name.endswith(".weight") and len(shape) == 1)
+    return empty.fill_(1.0) if scales_a_norm else empty.normal_(0.0, STD)
+
+
+def _written(named: Iterable[tuple[str, torch.Tensor]], folder: Path) -> Path:
+    """Tensors as safetensors files in a new folder, one each."""
+    folder.mkdir(parents=True)
+    for index, (name, tensor) in enumerate(named):
+        save_file({name: _plain(tensor).cpu().contiguous()}, folder / f"{index:05}.safetensors")
+    return folder
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.as_tensor() if isinstance(tensor, GGUFParameter) else tensor

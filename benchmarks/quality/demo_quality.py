@@ -1,0 +1,233 @@
+"""How often the demo's videos show what was asked: background, colour, shape and motion, on prompts it never saw.
+
+Attribute combinations and wordings are both absent from training. Plain image analysis judges; it is itself judged
+first, on true renders of the same prompts and on renders dealt to the wrong prompts.
+
+python -m benchmarks.quality.demo_quality --records FILE.jsonl
+
+Every video leaves a line in the records, and a second run goes on where the first was stopped.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import Records
+from demo_training.captions import LANGUAGES, describe_held_out
+from demo_training.clips import combinations, render, single_shape
+from demo_training.judge import judge
+from demo_training.shapes import SHAPES, ShapeScene
+from pipelines.core.model import Frames, ModelSpec, StepCaching, VideoParams
+from pipelines.demo import demo_folder
+from pipelines.runner.runner import Runner
+from pipelines.tools.calibrate_step_cache import psnr
+
+SEED = 20261130
+SEEN = ("background", "colour", "shape", "motion")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt that training never saw, and what its video must show."""
+
+    prompt: str
+    language: str
+    scene: ShapeScene
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """Attribute → value."""
+        thing = self.scene.things[0]
+        return {
+            "background": self.scene.background,
+            "colour": thing.colour,
+            "shape": thing.shape,
+            "motion": str(self.scene.motion),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How videos are made: sides in pixels, length in frames."""
+
+    width: int
+    height: int
+    num_frames: int
+    steps: int
+    guidance: float
+    negative: str = ""
+    # records of exact videos are named as they were before there was a choice
+    step_cache: StepCaching = field(default=StepCaching.EXACT, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What its videos' records are found by."""
+        return str(self) if self.step_cache is StepCaching.EXACT else f"{self} {self.step_cache}"
+
+
+def questions(count: int) -> list[Question]:
+    """`count` questions, English and Chinese in turn; every unseen combination before any comes again."""
+    rng = np.random.default_rng(SEED)
+    unseen = combinations(held_out=True)
+    order = np.concatenate([rng.permutation(len(unseen)) for _ in range(count // len(unseen) + 1)])
+    asked = []
+    for index in range(count):
+        scene, language = single_shape(unseen[order[index]], rng), LANGUAGES[index % 2]
+        asked.append(Question(describe_held_out(scene, language, rng).text, language, scene))
+    return asked
+
+
+def make_video(runner: Runner, prompt: str, setting: Setting, seed: int) -> Frames:
+    """One video as the server would make it, without the file: (num_frames, height, width, 3)."""
+    params = VideoParams(
+        prompt=prompt,
+        negative_prompt=setting.negative,
+        height=setting.height,
+        width=setting.width,
+        num_frames=setting.num_frames,
+        num_inference_steps=setting.steps,
+        guidance_scale=setting.guidance,
+        seed=seed,
+        step_cache=setting.step_cache,
+    )
+    return runner.frames(params).frames
+
+
+def wilson(right: int, count: int) -> float:
+    """The lower end of the 95 % Wilson interval of a share."""
+    if count == 0:
+        return 0.0
+    z, share = 1.96, right / count
+    middle = share + z * z / (2 * count)
+    spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return (middle - spread) / (1 + z * z / count)
+
+
+def judge_the_judge(asked: list[Question]) -> dict[str, dict[str, float]]:
+    """Share right on true renders, and on renders dealt to other prompts, beside what chance would give there."""
+    verdicts = [asdict(judge(render(question.scene, 416, 256, 33)[:, 8:-8])) for question in asked]
+    deal = np.random.default_rng(SEED).permutation(len(asked))
+    result = {}
+    for name in SEEN:
+        wanted = [question.wanted[name] for question in asked]
+        shares = np.unique(wanted, return_counts=True)[1] / len(wanted)
+        result[name] = {
+            "true": float(np.mean([v[name] == w for v, w in zip(verdicts, wanted, strict=True)])),
+            "dealt": float(np.mean([verdicts[i][name] == w for i, w in zip(deal, wanted, strict=True)])),
+            "chance": float((shares**2).sum()),
+        }
+    return result
+
+
+def ask_all(
+    runner: Runner, asked: list[Question], setting: Setting, records: Records
+) -> Iterator[tuple[Question, dict[str, Any]]]:
+    """Each question with what its video showed and the seconds it took."""
+    for index, question in enumerate(asked):
+
+        def answer(question: Question = question, seed: int = index) -> dict[str, Any]:
+            begun = time.monotonic()
+            frames = make_video(runner, question.prompt, setting, seed)
+            seconds = round(time.monotonic() - begun, 2)
+            return {"prompt": question.prompt, "seconds": seconds, "wanted": question.wanted, **asdict(judge(frames))}
+
+        yield question, records.get(f"{setting.name} {index} {question.prompt}", answer)
+
+
+def score(answers: list[tuple[Question, dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Language → attribute → share right, count and Wilson lower bound."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for language in LANGUAGES:
+        mine = [(question, record) for question, record in answers if question.language == language]
+        table[language] = {}
+        for name in SEEN:
+            right = sum(record[name] == question.wanted[name] for question, record in mine)
+            table[language][name] = {
+                "share": right / max(1, len(mine)),
+                "n": len(mine),
+                "wilson": round(wilson(right, len(mine)), 4),
+            }
+    return table
+
+
+def negative_prompt(runner: Runner, setting: Setting, count: int, records: Records) -> dict[str, Any]:
+    """How often things of no named colour come out white, their usual colour, without and with it as the negative."""
+    shares: dict[str, Any] = {"n": count}
+    for negative in ("", "white"):
+        varied = Setting(**{**asdict(setting), "negative": negative})
+        white = 0
+        for seed in range(count):
+            shape = SHAPES[seed % len(SHAPES)]
+            prompt = f"a {shape} moving {('left', 'right')[seed // 4 % 2]} on a black background"
+
+            def answer(prompt: str = prompt, seed: int = seed, varied: Setting = varied) -> dict[str, Any]:
+                return asdict(judge(make_video(runner, prompt, varied, 10_000 + seed)))
+
+            white += records.get(f"negative {varied.name} {seed} {prompt}", answer)["colour"] == "white"
+        shares[f"white with {negative or 'none'}"] = white / max(1, count)
+    return shares
+
+
+def main() -> None:
+    """Judge the judge, ask everything, print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=demo_folder())
+    parser.add_argument("--records", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--first", type=int, help="only so many of these prompts")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[5.0, 1.0])
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--size", type=int, nargs=3, default=[416, 240, 33], metavar=("WIDTH", "HEIGHT", "FRAMES"))
+    parser.add_argument("--step-cache", type=StepCaching, default=StepCaching.EXACT)
+    parser.add_argument("--negatives", type=int, default=40, help="videos for the negative prompt, each way")
+    options = parser.parse_args()
+
+    asked = questions(options.prompts)[: options.first]
+    result: dict[str, Any] = {"judge": judge_the_judge(questions(400))}
+    for name, figures in result["judge"].items():
+        print(f"judge {name:10}  " + "  ".join(f"{what} {share:6.1%}" for what, share in figures.items()))
+    records = Records(options.records)
+    runner = Runner.load(ModelSpec("demo", fps=16), options.folder, "cpu")
+    settings = [
+        Setting(*options.size, options.steps, guidance, step_cache=options.step_cache) for guidance in options.guidance
+    ]
+    result["quality"] = {}
+    for setting in settings:
+        answers = list(ask_all(runner, asked, setting, records))
+        table = score(answers)
+        result["quality"][str(setting.guidance)] = table
+        result["seconds"] = float(np.median([record["seconds"] for _, record in answers]))
+        for language, attributes in table.items():
+            for name, figures in attributes.items():
+                print(
+                    f"guidance {setting.guidance:g}  {language}  {name:10}  {figures['share']:6.1%}"
+                    f"  (at least {figures['wilson']:.1%}, n {figures['n']})"
+                )
+    if options.negatives:
+        result["negative_prompt"] = negative_prompt(runner, settings[0], options.negatives, records)
+        print("negative prompt", result["negative_prompt"])
+    once, again = (make_video(runner, asked[0].prompt, settings[0], 0) for _ in range(2))
+    result["psnr_same_seed"] = psnr(once, again)
+    print(f"PSNR of two runs of one seed: {result['psnr_same_seed']:.1f} dB")
+    print(
+        json.dumps(
+            {
+                "benchmark": "demo_quality",
+                "size": options.size,
+                "steps": options.steps,
+                "step_cache": options.step_cache,
+                **result,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the server costs: alone, under load, and between two videos."""

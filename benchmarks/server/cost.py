@@ -1,0 +1,180 @@
+"""What a video costs as it grows: seconds and memory against frames, size and steps, the law fitted to them, and how
+well the server foretells it: `python -m benchmarks.server.cost`, on the demo weights.
+
+The first part runs one worker's way through a grid of videos and fits what `server.core.estimator` fits, a step's
+seconds per pixel by the pixels and the rest by the pixels. The second asks a server for videos of many sizes, and
+compares each
+`eta_seconds` on its event stream with what then came, from the third generation of its kind on.
+"""
+
+import random
+import resource
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import percentile, show
+from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
+from pipelines.demo import demo_folder
+from pipelines.runner.callbacks import Hooks
+from pipelines.runner.runner import Runner
+from server.cli.client import read_events
+from server.core.estimator import Run, rest_seconds, step_seconds
+from tests.support.server_process import MODEL, ServerProcess
+
+MIB = 2**20
+SEED = 20261126
+KNOWN_AFTER = 2
+"""Generations of a server after which its word counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A video: sides in pixels, length in frames, steps."""
+
+    width: int
+    height: int
+    frames: int
+    steps: int
+
+    @property
+    def pixels(self) -> int:
+        """Of all frames."""
+        return self.width * self.height * self.frames
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}, {self.frames} frames, {self.steps} steps"
+
+
+GRID = [
+    Size(208, 120, 17, 8),
+    Size(416, 240, 17, 8),
+    Size(416, 240, 33, 8),
+    Size(416, 240, 33, 16),
+    Size(416, 240, 81, 8),
+    Size(624, 352, 33, 8),
+    Size(832, 480, 33, 4),
+]
+"""From small to large, so that the most memory held so far is each one's own."""
+
+
+def grid() -> tuple[list[Run], list[tuple[str, ...]], list[dict[str, Any]]]:
+    """Make every video of the grid: what each took, as rows and as figures."""
+    runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
+    runs, rows, figures = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sorted(GRID, key=lambda size: size.pixels):
+            reports: list[Progress] = []
+            params = VideoParams("a red circle", " ", size.height, size.width, size.frames, size.steps, 5.0, 0)
+            runner.run(params, Path(folder) / "video.mp4", Hooks(reports.append))
+            denoising = [report for report in reports if report.stage is Stage.DENOISE]
+            step = (denoising[-1].seconds - denoising[0].seconds) / size.steps
+            rest = reports[-1].seconds - denoising[-1].seconds
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+            runs.append(Run(size.pixels, step, rest))
+            rows.append((str(size), f"{step:.3f} s", f"{rest:.2f} s", f"{memory:.0f} MiB"))
+            figures.append({"size": str(size), "pixels": size.pixels, "step_s": step, "rest_s": rest, "mib": memory})
+            print("  ".join(rows[-1]), file=sys.stderr)
+    return runs, rows, figures
+
+
+def law(runs: Sequence[Run]) -> dict[str, float]:
+    """How far a size is from what the others foretell of it: medians of the relative errors."""
+    steps, rests = [], []
+    for run in runs:
+        others = [other for other in runs if other.pixels != run.pixels]
+        steps.append(abs((step_seconds(others, run.pixels) or 0.0) / run.step - 1))
+        rests.append(abs((rest_seconds(others, run.pixels) or 0.0) / run.rest - 1))
+    return {"step_error": statistics.median(steps), "rest_error": statistics.median(rests)}
+
+
+def sizes(count: int) -> list[Size]:
+    """Videos as they come: of any size, length and number of steps."""
+    dice = random.Random(SEED)
+    sides = [(208, 120), (416, 240), (320, 320), (240, 416), (480, 272)]
+    return [
+        Size(*dice.choice(sides), dice.choice([17, 25, 33, 49]), dice.choice([8, 12, 16, 20])) for _ in range(count)
+    ]
+
+
+def foretold(count: int) -> list[list[float]]:
+    """For each generation the relative errors of its `eta_seconds`, over the time it had still to go."""
+    errors = []
+    with tempfile.TemporaryDirectory() as folder:
+        server = ServerProcess(Path(folder) / "data")
+        server.start()
+        try:
+            for size in sizes(count):
+                errors.append(_watch(server, size))
+                print(f"{size}: {len(errors[-1])} estimates", file=sys.stderr)
+        finally:
+            server.stop()
+            server.close()
+    return errors
+
+
+def _watch(server: ServerProcess, size: Size) -> list[float]:
+    told: list[tuple[float, float]] = []
+    with server.http.stream("GET", f"{server.url}/api/events", timeout=600) as stream:
+        id_ = server.enqueue(
+            model=MODEL,
+            prompt="a red circle",
+            width=size.width,
+            height=size.height,
+            num_frames=size.frames,
+            num_inference_steps=size.steps,
+        )
+        for _, event in read_events(stream.iter_lines()):
+            if event["generation_id"] != id_:
+                continue
+            now = time.monotonic()
+            if event["status"] != "processing":
+                break
+            if event.get("eta_seconds"):
+                told.append((now, event["eta_seconds"]))
+    end = time.monotonic()
+    # a tenth of a second is what the row rounds to
+    return [abs(eta - (end - now)) / (end - now) for now, eta in told if end - now > 1.0]
+
+
+def main() -> None:
+    """Measure, print a table and one JSON line."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--generations", type=int, default=12)
+    options = parser.parse_args()
+    runs, rows, figures = grid()
+    fitted = law(runs)
+    errors = foretold(options.generations)
+    first = [error for generation in errors[:KNOWN_AFTER] for error in generation]
+    later = [error for generation in errors[KNOWN_AFTER:] for error in generation]
+    found: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "benchmarks.server.cost", *sys.argv[1:]]),
+        "grid": figures,
+        **fitted,
+        "eta_error_first": statistics.median(first) if first else None,
+        "eta_error": statistics.median(later),
+        "eta_error_p90": percentile(later, 90),
+        "estimates": len(later),
+    }
+    rows.append(
+        (
+            "a size foretold by the others: error, median",
+            f"{fitted['step_error']:.1%}",
+            f"{fitted['rest_error']:.1%}",
+            "",
+        )
+    )
+    rows.append((f"eta_seconds' error, first {KNOWN_AFTER} generations", f"{found['eta_error_first']:.1%}", "", ""))
+    rows.append(("eta_seconds' error after, median", f"{found['eta_error']:.1%}", f"{len(later)} estimates", ""))
+    show("cost", rows, found, ("what", "a step", "the rest", "most memory so far"))
+
+
+if __name__ == "__main__":
+    main()

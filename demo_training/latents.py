@@ -1,0 +1,84 @@
+"""Clips as the transformer sees them: drawn and encoded once, kept on disk in shards.
+
+A shard holds clips of one size; a killed run goes on with the next missing shard.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from demo_training.clips import Scene, render, sample_scene
+from demo_training.train_vae import encode, to_pixels
+
+SEED = 20261126
+SHARD_PIXELS = 70_000_000
+ENCODED_PIXELS = 3_500_000
+"""Clips are encoded together up to this many pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """A size to train at, in pixels and frames, and how many clips of it are drawn."""
+
+    width: int
+    height: int
+    num_frames: int
+    clips: int
+
+    @property
+    def name(self) -> str:
+        """Names the shards."""
+        return f"{self.width}x{self.height}x{self.num_frames}"
+
+    @property
+    def tokens(self) -> int:
+        """Transformer tokens in a clip: patches of two by two latents."""
+        return (self.width // 32) * (self.height // 32) * ((self.num_frames - 1) // 4 + 1)
+
+    @property
+    def shard(self) -> int:
+        """Clips in a shard."""
+        return max(1, min(100, SHARD_PIXELS // (self.width * self.height * self.num_frames)))
+
+    @property
+    def shards(self) -> int:
+        """How many shards hold all clips."""
+        return (self.clips + self.shard - 1) // self.shard
+
+
+def scene_of(canvas: Canvas, index: int) -> Scene:
+    """The scene of clip `index`; follows from the seed."""
+    return sample_scene(np.random.default_rng((SEED, canvas.width, canvas.height, canvas.num_frames, index)))
+
+
+def draw_shard(vae: Any, canvas: Canvas, number: int, folder: Path) -> None:
+    """Draw and encode shard `number`: the posterior means (clips, c, t, h, w), not normalised, in half precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{canvas.name}-{number:04}.pt"
+    first = number * canvas.shard
+    scenes = [scene_of(canvas, index) for index in range(first, first + canvas.shard)]
+    with ThreadPoolExecutor(2) as workers:
+        drawn = workers.map(lambda scene: render(scene, canvas.width, canvas.height, canvas.num_frames), scenes)
+        frames = np.stack(list(drawn))
+    together = max(1, ENCODED_PIXELS // frames[0, ..., 0].size)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        means = [
+            encode(vae, to_pixels(frames[start : start + together])).mean for start in range(0, len(frames), together)
+        ]
+    part = path.with_suffix(".part")
+    torch.save(torch.cat(means).half(), part)
+    part.rename(path)
+
+
+def has_shard(canvas: Canvas, number: int, folder: Path) -> bool:
+    """Whether shard `number` is on disk."""
+    return (folder / f"{canvas.name}-{number:04}.pt").is_file()
+
+
+def load_shard(canvas: Canvas, number: int, folder: Path) -> torch.Tensor:
+    """The clips of shard `number` (clips, c, t, h, w), in order, not normalised."""
+    return torch.load(folder / f"{canvas.name}-{number:04}.pt", weights_only=True)

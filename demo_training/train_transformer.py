@@ -1,0 +1,258 @@
+"""Train the transformer: flow matching on encoded clips of several sizes, captions worded anew at every step.
+
+python -m demo_training.train_transformer --state FOLDER
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch.nn import functional
+
+from demo_training.captions import LANGUAGES, describe
+from demo_training.latents import Canvas, draw_shard, has_shard, load_shard, scene_of
+from demo_training.optim import Optimizers
+from demo_training.train_text import TEXT_DIM, encode_texts, load_text_encoder
+from demo_training.train_vae import LATENT_CHANNELS
+from demo_training.training import Run, seed_step
+
+SEED = 20261127
+SHIFT = 3.0
+CAPTION_DROPOUT = 0.1
+EMA = 0.995
+TEXT_TOKENS = 48
+PROMPT_TOKENS = 512
+"""Prompts are padded to this many tokens when the model is used, and the padding is attended to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diet:
+    """How often a canvas is drawn (relative weights) before, in the middle of and at the end of the training."""
+
+    canvas: Canvas
+    early: float
+    middle: float
+    late: float
+
+
+DIETS = (
+    Diet(Canvas(256, 160, 17, 1500), 0.80, 0.45, 0.25),
+    Diet(Canvas(192, 192, 17, 160), 0.08, 0.06, 0.04),
+    Diet(Canvas(160, 256, 17, 160), 0.08, 0.06, 0.04),
+    Diet(Canvas(416, 256, 1, 1500), 0.04, 0.15, 0.08),
+    Diet(Canvas(416, 256, 17, 320), 0.04, 0.20, 0.15),
+    Diet(Canvas(416, 256, 33, 480), 0.0, 0.23, 0.45),
+    Diet(Canvas(832, 480, 17, 40), 0.0, 0.0, 0.05),
+    Diet(Canvas(832, 480, 81, 16), 0.0, 0.0, 0.02),
+)
+TOKENS_PER_STEP = 4800
+
+
+def build_transformer() -> Any:
+    """The demo's transformer, untrained."""
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=3,
+        attention_head_dim=64,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        text_dim=TEXT_DIM,
+        freq_dim=128,
+        ffn_dim=640,
+        num_layers=4,
+    )
+    for block in transformer.blocks:
+        # sharp enough to tell words from 500 tokens of padding
+        torch.nn.init.constant_(block.attn2.norm_q.weight, 1.3)
+        torch.nn.init.constant_(block.attn2.norm_k.weight, 1.3)
+    torch.nn.init.zeros_(transformer.proj_out.weight)
+    return transformer
+
+
+def block_forward(
+    block: Any,
+    hidden: torch.Tensor,
+    text: torch.Tensor,
+    text_bias: torch.Tensor,
+    modulation: torch.Tensor,
+    rope: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """WanTransformerBlock.forward in training precision, with a bias (b, 1, 1, l) on the logits of the text."""
+    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (block.scale_shift_table + modulation).chunk(6, dim=1)
+    hidden = hidden + block.attn1(block.norm1(hidden) * (1 + scale) + shift, None, None, rope) * gate
+    hidden = hidden + block.attn2(block.norm2(hidden), text, text_bias, None)
+    return hidden + block.ffn(block.norm3(hidden) * (1 + ffn_scale) + ffn_shift) * ffn_gate
+
+
+def velocity(
+    model: Any,
+    noisy: torch.Tensor,
+    timestep: torch.Tensor,
+    text: torch.Tensor,
+    text_bias: torch.Tensor,
+) -> torch.Tensor:
+    """WanTransformer3DModel.forward, with a bias on the text's logits: (b, c, t, h, w) → the same shape."""
+    rope = model.rope(noisy)
+    hidden = model.patch_embedding(noisy)
+    grid = hidden.shape[2:]
+    hidden = hidden.flatten(2).transpose(1, 2).contiguous()
+    temb, modulation, text, _ = model.condition_embedder(timestep, text, None)
+    modulation = modulation.unflatten(1, (6, -1))
+    for block in model.blocks:
+        hidden = block_forward(block, hidden, text, text_bias, modulation, rope)
+    shift, scale = (model.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
+    hidden = model.proj_out(model.norm_out(hidden) * (1 + scale) + shift)
+    patches = hidden.reshape(len(noisy), *grid, *model.config.patch_size, -1)
+    return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def with_padding(states: torch.Tensor, mask: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Text states (b, l, d) and mask (b, l) → TEXT_TOKENS + 1 states and the bias on their logits.
+
+    The last token stands for all the zeros that a prompt is padded with when the model is used: attention to n equal
+    keys is attention to one whose logit is log n higher. `weight` (0 … 1) raises that from e^-3 keys to all of them:
+    at first the padding would drown the words.
+    """
+    states, mask = states[:, :TEXT_TOKENS], mask[:, :TEXT_TOKENS]
+    missing = TEXT_TOKENS + 1 - states.shape[1]
+    padded = functional.pad(states, (0, 0, 0, missing))
+    bias = torch.zeros(len(states), TEXT_TOKENS + 1)
+    bias[:, : mask.shape[1]].masked_fill_(~mask, float("-inf"))
+    bias[:, mask.shape[1] : TEXT_TOKENS] = float("-inf")
+    full = torch.log(PROMPT_TOKENS - mask.sum(1).float())
+    bias[:, TEXT_TOKENS] = -3.0 + (full + 3.0) * weight
+    return padded, bias[:, None, None, :]
+
+
+def learning_rate(progress: float) -> float:
+    """Share of the peak: warm up, hold to 45 % of the training, then fall to 2 %."""
+    if progress < 0.45:
+        return min(1.0, 0.02 + progress / 0.01)
+    return max(0.02, 1 - 0.98 * (progress - 0.45) / 0.55)
+
+
+def padding_weight(progress: float) -> float:
+    """How much of the padding counts: none at 10 % of the training, all from 55 % on."""
+    return min(1.0, max(0.0, (progress - 0.10) / 0.45))
+
+
+def choose_canvas(progress: float, diets: list[Diet], rng: np.random.Generator) -> Diet:
+    """Which size a step trains at; small ones first."""
+    if progress < 0.5:
+        share = progress / 0.5
+        weights = [diet.early * (1 - share) + diet.middle * share for diet in diets]
+    else:
+        share = min(1.0, (progress - 0.5) / 0.2)
+        weights = [diet.middle * (1 - share) + diet.late * share for diet in diets]
+    return diets[rng.choice(len(diets), p=np.array(weights) / sum(weights))]
+
+
+class Trainer:
+    """One training: `train` does its steps, `draw` its clips."""
+
+    def __init__(self, state: Path, peak: float) -> None:
+        self._folder = state / "transformer"
+        self._latents_folder = state / "latents"
+        self._vae = AutoencoderKLWan.from_pretrained(state / "vae" / "vae").eval().requires_grad_(False)
+        self._tokenizer, self._encoder = load_text_encoder(state / "text")
+        torch.manual_seed(SEED)
+        self.model = build_transformer()
+        self._average = build_transformer().requires_grad_(False)
+        self._average.load_state_dict(self.model.state_dict())
+        plain = [self.model.proj_out.weight, self.model.patch_embedding.weight]
+        plain += [tensor for name, tensor in self.model.named_parameters() if name.endswith("scale_shift_table")]
+        self._optimizers = Optimizers(self.model, peak, plain)
+        self._run = Run(self._folder, {"model": self.model, "average": self._average, "optimizers": self._optimizers})
+        self._clips: dict[str, list[torch.Tensor]] = {}
+        self._shards: dict[str, int] = {}
+        self._mean, self._deviation = (
+            torch.tensor(values).view(1, -1, 1, 1, 1)
+            for values in (self._vae.config.latents_mean, self._vae.config.latents_std)
+        )
+
+    def draw(self, canvas: Canvas) -> None:
+        """Load the clips of a canvas that are drawn, and draw one more shard of those that are missing.
+
+        So the training starts at once, and its clips grow in number while it goes on.
+        """
+        loaded = self._clips.setdefault(canvas.name, [])
+        for number in range(self._shards.get(canvas.name, 0), canvas.shards):
+            drawn = has_shard(canvas, number, self._latents_folder)
+            if not drawn:
+                draw_shard(self._vae, canvas, number, self._latents_folder)
+            clips = load_shard(canvas, number, self._latents_folder)
+            loaded.extend(((clips.float() - self._mean) / self._deviation).half())
+            self._shards[canvas.name] = number + 1
+            if not drawn:
+                break
+
+    def train(self, steps: int) -> None:
+        """Train, or take up a training again, until `steps` are done."""
+        recent: dict[str, list[float]] = {}
+        for step in self._run.until(steps):
+            seed_step(SEED, step)
+            rng = np.random.default_rng((SEED, step))
+            progress = step / steps
+            diet = choose_canvas(progress, list(DIETS), rng)
+            self.draw(diet.canvas)
+            loss = self._step(diet.canvas, progress, rng)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self._optimizers.step(learning_rate(progress))
+            self._follow(step)
+            recent.setdefault(diet.canvas.name, []).append(float(loss.detach()))
+            if (step + 1) % 50 == 0:
+                self._run.log(**{name: round(float(np.mean(losses)), 4) for name, losses in recent.items()})
+                recent.clear()
+
+    def _step(self, canvas: Canvas, progress: float, rng: np.random.Generator) -> torch.Tensor:
+        batch = max(1, TOKENS_PER_STEP // canvas.tokens)
+        indices = rng.integers(len(self._clips[canvas.name]), size=batch)
+        clean = torch.stack([self._clips[canvas.name][index] for index in indices]).float()
+        texts = [
+            ""
+            if rng.random() < CAPTION_DROPOUT
+            else describe(scene_of(canvas, int(index)), LANGUAGES[rng.integers(2)], rng).text
+            for index in indices
+        ]
+        with torch.no_grad():
+            states, mask = encode_texts(self._tokenizer, self._encoder, texts)
+        text, bias = with_padding(states, mask, padding_weight(progress))
+        # stratified: a batch covers all noise levels evenly
+        uniform = (torch.arange(batch) + torch.rand(batch)) / batch
+        sigma = (SHIFT * uniform / (1 + (SHIFT - 1) * uniform)).view(-1, 1, 1, 1, 1)
+        noise = torch.randn_like(clean)
+        noisy = (1 - sigma) * clean + sigma * noise
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = velocity(self.model, noisy, sigma.flatten() * 1000, text, bias)
+        return functional.mse_loss(predicted.float(), noise - clean)
+
+    @torch.no_grad()
+    def _follow(self, step: int) -> None:
+        # a short memory at first, so that the average does not drag the start along
+        keep = min(EMA, (step + 1) / (step + 10))
+        for slow, fast in zip(self._average.parameters(), self.model.parameters(), strict=True):
+            slow.lerp_(fast, 1 - keep)
+
+
+def load_average(state: Path) -> Any:
+    """The averaged transformer of a training, finished or not."""
+    model = build_transformer()
+    saved = torch.load(state / "transformer" / "state.pt", weights_only=True)
+    model.load_state_dict(saved["parts"]["average"])
+    return model.eval().requires_grad_(False)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--peak", type=float, default=1.5e-3)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    trainer = Trainer(options.state, options.peak)
+    trainer.train(options.steps)

@@ -1,0 +1,40 @@
+"""The demo's tokenizer: whole English words from the captions, single letters, and single Chinese characters."""
+
+from collections import Counter
+from math import log
+from typing import Any
+
+import numpy as np
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+from demo_training.captions import LANGUAGES, describe
+from demo_training.clips import sample_scene
+
+SAMPLES = 20_000
+COMMON_ENGLISH = (
+    "show me please draw make want to see keeps which scene film short with behind before after it is are this that "
+    "of the and an in on at by for from very high quality cinematic realistic style bright dark slow fast slowly "
+    "quickly no not bad blurry ugly low art image picture sky sun moon cloud water grass hill tree nature"
+)
+
+
+def build_tokenizer(seed: int) -> Any:
+    """A T5 tokenizer whose pieces follow from `seed`; what it does not know falls apart into characters."""
+    from transformers import T5TokenizerFast
+
+    rng = np.random.default_rng(seed)
+    words: Counter[str] = Counter(COMMON_ENGLISH.split())
+    characters: Counter[str] = Counter()
+    for index in range(SAMPLES):
+        text = prompt_clean(describe(sample_scene(rng), LANGUAGES[index % 2], rng).text)
+        characters.update(character for character in text if not character.isspace())
+        words.update("".join(c if c.isascii() and c.isalpha() else " " for c in text).split())
+    words.update({word.lower(): 1 for word in list(words)})
+    words.update({word.capitalize(): 1 for word in list(words)})
+    characters.update(map(chr, range(0x21, 0x7F)))
+    total = sum(words.values())
+    pieces = {f"▁{word}": log(count / total) for word, count in words.items() if len(word) > 1}
+    singles = dict.fromkeys(sorted(characters), -12.0)
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
+    vocabulary += sorted(pieces.items()) + sorted(singles.items())
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)

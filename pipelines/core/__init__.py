@@ -1,0 +1,1 @@
+"""What everything else speaks of: requests, models, precisions, errors. No tensors."""

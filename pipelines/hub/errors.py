@@ -1,0 +1,89 @@
+"""What goes wrong between a hub and the disk, in sentences for the user."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.core.errors import DiskSpaceError, FetchError, HubAccessError, HubUnreachableError, PipelineError
+from pipelines.hub.listing import Listing, readable
+
+_KEPT = "What was fetched is kept; the next try goes on from there."
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+
+@contextmanager
+def explained(listing: Listing) -> Iterator[None]:
+    """Turn what huggingface_hub and the system raise while a listing is fetched into errors with a sentence."""
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except PipelineError:
+        raise
+    except (HTTPError, OSError, ValueError) as error:
+        raise (_refusal(error, listing) or _no_answer(error, listing) or _disk(error, listing)) from error
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether trying again may help: a broken connection, a busy hub, an answer cut short."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in (408, 429) or error.response.status_code >= 500
+    cut_short = type(error) is OSError and error.errno is None
+    return cut_short or isinstance(error, HTTPError | LocalEntryNotFoundError)
+
+
+def _refusal(error: Exception, listing: Listing) -> FetchError | None:
+    """Of a hub that answers, but not with what was asked for."""
+    from huggingface_hub import errors
+
+    repo, hub = listing.repo, listing.hub
+    sentences = {
+        errors.HFValidationError: f"{repo} is neither a folder on this machine nor the name of a repository.",
+        errors.GatedRepoError: f"{repo} is gated on {hub}: accept its terms on its page there, and set HF_TOKEN to a "
+        "token of yours.",
+        errors.RevisionNotFoundError: f"{repo} has no revision {listing.revision} on {hub}.",
+        errors.RepositoryNotFoundError: f"There is no repository {repo} on {hub}, or it is private: then set HF_TOKEN "
+        "to a token that may read it.",
+    }
+    for kind, sentence in sentences.items():
+        if isinstance(error, kind):
+            return HubAccessError(sentence)
+    if not isinstance(error, errors.HfHubHTTPError):
+        return None
+    status = error.response.status_code
+    if status in (401, 403):
+        return HubAccessError(
+            f"{hub} does not give {repo} to this user ({status}): set HF_TOKEN to a token that may read it."
+        )
+    return HubUnreachableError(f"The hub at {hub} answers {status} for {repo}.")
+
+
+def _no_answer(error: Exception, listing: Listing) -> FetchError | None:
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    # the library says "not in the cache" where it could not ask, and keeps the reason apart
+    reason = error.__cause__ or error if isinstance(error, LocalEntryNotFoundError) else error
+    if isinstance(reason, OfflineModeIsEnabled):
+        return HubUnreachableError("HF_HUB_OFFLINE is set: no hub is asked for anything.")
+    if not isinstance(reason, HTTPError | LocalEntryNotFoundError):
+        return None
+    words = str(reason).rstrip(".") or type(reason).__name__
+    return HubUnreachableError(f"The hub at {listing.hub} cannot be reached: {words}. {_KEPT}")
+
+
+def _disk(error: Exception, listing: Listing) -> FetchError:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _FULL:
+        return DiskSpaceError(
+            f"The disk is full: {readable(listing.missing)} of {listing.repo} are missing in {listing.cache}. {_KEPT}"
+        )
+    reason = os.strerror(number) if number else str(error)
+    if number in _NOT_WRITABLE:
+        return FetchError(
+            f"The hub cache {listing.cache} cannot be written to: {reason}. Set HF_HOME to a folder that can."
+        )
+    return FetchError(f"{listing.repo} could not be fetched into {listing.cache}: {reason}.")

@@ -1,0 +1,1 @@
+"""Replacements of single layers of a model."""

@@ -1,0 +1,1 @@
+"""From weight files to a pipeline laid out on a device."""

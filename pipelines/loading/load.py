@@ -1,0 +1,322 @@
+"""A folder in diffusers' layout → a ready pipeline on one device."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# Wan's compute path has no use for these backends, and probing them costs seconds at import
+os.environ.setdefault("USE_TF", "0")
+os.environ.setdefault("USE_FLAX", "0")
+
+import diffusers
+import psutil
+import torch
+import transformers
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from transformers import UMT5EncoderModel
+
+from pipelines.core.errors import HostMemoryError, StorageError, UnsupportedModelError
+from pipelines.core.geometry import Geometry, Grid
+from pipelines.core.model import TRANSFORMERS, LatentRgb, LoadCallback, Lora, ModelSpec, WeightFile
+from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.hub import local as weights
+from pipelines.layers.cpu_conv3d import use_onednn
+from pipelines.loading import single_file
+from pipelines.loading.lora import Loras
+from pipelines.loading.modules import Kept, fill, headers, skeleton
+from pipelines.loading.weight_format import Storage, stored
+from pipelines.offload.placement import bring, place, residence
+from pipelines.planning.planner import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Residence, plan
+from pipelines.planning.shapes import ModelShape, read_shape
+from pipelines.stages.preview.preview import read_latent_rgb
+from pipelines.stages.wan_pipeline import ResumableWanPipeline
+
+CACHE = Path("~/.cache/paddock").expanduser()
+"""Where weights are kept in the form a plan has them, unless another folder is named."""
+
+REPORT_SECONDS = 0.25
+
+log = logging.getLogger("paddock.load")
+
+_MODELS: dict[str, Any] = {
+    "transformer": WanTransformer3DModel,
+    "transformer_2": WanTransformer3DModel,
+    "text_encoder": UMT5EncoderModel,
+    "vae": AutoencoderKLWan,
+}
+
+
+def silence_progress_bars() -> None:
+    """Keep the libraries' own progress bars off the terminal: for a caller that shows progress itself."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A diffusers pipeline ready to run, the sizes it can make, and the facts its output depends on.
+
+    `layout` is how it is laid out; None on a CPU, where all of it is in the one memory there is. `latent_rgb` is the
+    map for previews that came with the weights, if one did.
+    """
+
+    pipe: Any
+    device: torch.device
+    grid: Grid
+    layout: Layout | None
+    fingerprint: dict[str, str]
+    latent_rgb: LatentRgb | None = None
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the VAE goes over a frame."""
+        return Decoding.WHOLE if self.layout is None else self.layout.decoding
+
+    @property
+    def batched(self) -> bool:
+        """Whether both passes of guidance are computed as one batch."""
+        return self.layout is not None and self.layout.batched
+
+
+def load_pipeline(
+    folder: Path,
+    device: str,
+    on_progress: LoadCallback = lambda *_: None,
+    layout: Layout | None = None,
+    cache: Path = CACHE,
+    loras: Sequence[Lora] = (),
+    files: Sequence[WeightFile] = (),
+) -> LoadedPipeline:
+    """Load a text-to-video pipeline onto `device` (a torch device name), by a layout, or all of it resident.
+
+    The weights of transformers that `files` are for come from these, everything else from `folder`.
+
+    On a CPU the arithmetic is bf16 where the processor has units for it and fp32 elsewhere. Weights that the layout
+    keeps in another form than the files are written to `cache` once, and read from there the next time.
+
+    Raises WeightsNotFoundError or UnsupportedModelError before anything is read, and StorageError.
+    """
+    sources = weights.locate_files(files)
+    _check(folder, sources, loras)
+    target = torch.device(device)
+    dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
+    changes = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in loras}
+    models = {
+        part: _load_part(
+            folder,
+            part,
+            sources.get(part),
+            dtype,
+            layout or Layout(),
+            target,
+            cache,
+            [(path, lora.strength) for lora, path in changes.items() if lora.part == part],
+            report,
+        )
+        for part, report in _shares(folder, sources, on_progress)
+    }
+    if dtype is torch.float32:
+        use_onednn(models["vae"])
+    pipe = ResumableWanPipeline.from_pretrained(folder, local_files_only=True, **models)
+    pipe.set_progress_bar_config(disable=True)
+    on_progress("ready", 1.0)
+    return LoadedPipeline(
+        pipe=pipe,
+        device=target,
+        grid=Grid.of(
+            pipe.vae_scale_factor_spatial,
+            pipe.transformer.config.patch_size[1:],
+            pipe.vae_scale_factor_temporal,
+        ),
+        layout=layout,
+        fingerprint={
+            "weights": f"{folder.resolve().name}/{weights.digest(folder, sources)}",
+            "files": " ".join(
+                f"{part} {path.name}/{weights.file_digest(path)}" for part, path in sorted(sources.items())
+            ),
+            "loras": " ".join(
+                f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in changes.items()
+            ),
+            "dtype": str(dtype).removeprefix("torch."),
+            "precision": str(dtype).removeprefix("torch.") if layout is None else str(layout.precision),
+            "plan": "resident" if layout is None else layout.name,
+            "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
+            "threads": str(torch.get_num_threads()),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "gguf": version("gguf"),
+            "torchao": version("torchao"),
+            "transformers": transformers.__version__,
+        },
+        latent_rgb=read_latent_rgb(folder),
+    )
+
+
+def _check(folder: Path, sources: Mapping[str, Path], loras: Sequence[Lora]) -> None:
+    """Raise WeightsNotFoundError or UnsupportedModelError unless everything is there and goes together."""
+    weights.check(folder, "WanPipeline", sources)
+    for part, path in sources.items():
+        single_file.check(path, skeleton(_MODELS[part], folder / part))
+    for lora in loras:
+        if not (folder / lora.part).is_dir():
+            raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
+        if lora.part in sources and single_file.is_quantized(sources[lora.part]):
+            raise UnsupportedModelError(
+                f"{lora.file} cannot be merged into {sources[lora.part].name}, whose weights are quantized: leave out "
+                "the LoRA, or name a file that is not quantized."
+            )
+
+
+def _cpu_has_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def shape_here(folder: Path, files: Sequence[WeightFile] = (), guidance: bool = True) -> ModelShape:
+    """The shapes of the weights in a folder, or for some transformers in files of their own; raises PipelineError."""
+    shape = replace(read_shape(folder), guidance=guidance)
+    return shape.with_files(tuple(map(single_file.measure, weights.locate_files(files).values())))
+
+
+def plan_here(spec: ModelSpec, folder: Path, device: str, limit: int | None = None) -> MemoryPlan | None:
+    """The plan for weights on a device and host as they are now, with at most `limit` bytes of the device.
+
+    None on a CPU, where there is nothing to choose. Raises HostMemoryError where no plan can pass through the host.
+    """
+    if torch.device(device).type != "cuda":
+        return None
+    machine = this_machine(device, limit, spec.precision)
+    chosen = choose_plan(shape_here(folder, spec.files, spec.guidance), spec.sizes, machine)
+    check_host(chosen, machine)
+    return chosen
+
+
+def check_host(chosen: MemoryPlan, machine: Machine) -> None:
+    """Raise HostMemoryError if a plan needs more host memory than is free: the system would end the worker midway."""
+    if chosen.host_peak > machine.host_memory:
+        raise HostMemoryError(
+            f"Loading the model needs {chosen.host_peak / GIB:.1f} GiB of host memory, and "
+            f"{machine.host_memory / GIB:.1f} GiB is free. Close other programs, or add memory."
+        )
+
+
+def this_machine(device: str, limit: int | None = None, precision: PrecisionSetting = PrecisionSetting.AUTO) -> Machine:
+    """What is free now of a CUDA device, `limit` bytes at most, and of the host, less the system's share."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return Machine(
+        free if limit is None else min(free, limit),
+        round(psutil.virtual_memory().available * HOST_SHARE),
+        torch.cuda.get_device_capability(device),
+        precision,
+    )
+
+
+def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machine: Machine) -> MemoryPlan:
+    """The plan for the first of `sizes` (width, height, frames) that fits, else the last one's, told in the log."""
+    for size in sizes:
+        chosen = plan(shape, Geometry.fit(*size, shape.grid), machine)
+        if chosen.fits(machine):
+            return chosen
+        log.warning("videos of %dx%d and %d frames may not fit. %s", *size, chosen.shortfall(machine))
+    return chosen
+
+
+def _shares(
+    folder: Path, sources: Mapping[str, Path], on_progress: LoadCallback
+) -> Iterator[tuple[str, Callable[[float], None]]]:
+    """Each part in the order they are loaded, with what to tell how much of it (0 … 1) is done."""
+    sizes = {
+        part: weights.source_bytes(sources.get(part, folder / part)) for part in _MODELS if (folder / part).is_dir()
+    }
+    total, before, furthest = sum(sizes.values()), 0, 0.0
+    for part, size in sizes.items():
+
+        def report(share: float, part: str = part, before: int = before, size: int = size) -> None:
+            # weights that are stored anew are gone through twice
+            nonlocal furthest
+            furthest = max(furthest, (before + share * size) / total)
+            on_progress(part, furthest)
+
+        report(0.0)
+        yield part, report
+        before += size
+
+
+def _load_part(
+    folder: Path,
+    part: str,
+    file: Path | None,
+    dtype: torch.dtype,
+    layout: Layout,
+    device: torch.device,
+    cache: Path,
+    loras: Sequence[tuple[Path, float]],
+    report: Callable[[float], None],
+) -> Any:
+    """Read one part of a pipeline, its weights from `file` if given, and bring each of its tensors to its place."""
+    module = skeleton(_MODELS[part], folder / part)
+    merged = Loras(loras, part) if loras else None
+    if merged is not None:
+        merged.check(module)
+    source = folder / part if file is None else file
+    precision = _precision(part, file, layout)
+    storage = Storage(module, precision, dtype, merged, dict(headers(source)) if file is not None else None)
+    keep = storage.keep
+    if _is_stored_anew(precision, residence(part, layout), storage, source):
+        changes = "".join(f"-{weights.file_digest(path)}*{strength}" for path, strength in loras)
+        name = f"{part}-{precision}-{str(dtype).removeprefix('torch.')}{changes}"
+        made_from = weights.digest(folder) if file is None else weights.file_digest(file)
+        target = cache / "weights" / made_from / name
+        try:
+            source = stored(source, storage, target, _counted(source, report))
+            keep = storage.recall
+        except StorageError as error:
+            if residence(part, layout) is Residence.MAPPED:
+                raise
+            # only what runs from the disk needs it there; the rest is made anew at each start
+            log.warning("%s", error)
+    layers = len(module.blocks) if part in TRANSFORMERS else 0
+
+    def brought(name: str, tensor: torch.Tensor) -> Kept:
+        kept = keep(name, tensor)
+        return {each: bring(part, each, kept[each], layout, device, layers) for each in kept}
+
+    fill(module, source, brought, _counted(source, report))
+    place(part, module, layout, device)
+    return module
+
+
+def _precision(part: str, file: Path | None, layout: Layout) -> Precision:
+    """What a part is kept in: a quantized file as it is, all else as the layout says, if it is for that."""
+    if part not in TRANSFORMERS:
+        return Precision.BF16
+    if file is not None and single_file.is_quantized(file):
+        return Precision.GGUF
+    return Precision.BF16 if layout.precision is Precision.GGUF else layout.precision
+
+
+def _is_stored_anew(precision: Precision, where: Residence, storage: Storage, source: Path) -> bool:
+    """Whether a part is written in the form it is kept in, to be read from there."""
+    if precision is Precision.GGUF:
+        # its matrices are mapped as they are, and the rest is small
+        return False
+    return precision is not Precision.BF16 or (where is Residence.MAPPED and storage.changes(source))
+
+
+def _counted(source: Path, report: Callable[[float], None]) -> Callable[[int], None]:
+    """Takes bytes as they are read, and reports their share of all in a part's files, a few times a second."""
+    total, done, told = max(1, weights.source_bytes(source)), 0, 0.0
+
+    def count(size: int) -> None:
+        nonlocal done, told
+        done += size
+        if time.monotonic() - told > REPORT_SECONDS:
+            told = time.monotonic()
+            report(min(1.0, done / total))
+
+    return count

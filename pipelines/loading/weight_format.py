@@ -1,0 +1,184 @@
+"""How a part's weights are stored: in the pipeline's dtype, in 8 bits, or in 4; and stored so on disk, once.
+
+Two shorter forms are diffusers' own: layerwise casting for fp8, and the linear layers that it reads GGUF files with
+for 4 bits (Q4_0: 32 weights share a scale). Matrices of a file that is quantized already stay as they are, in the same
+layers. What computes is bf16 in all of these. Matrices for multiplying in fp8 or int8 are kept with scales of their
+own, a second tensor beside each, by `scaled`.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from diffusers.quantizers.gguf.utils import (
+    GGUFLinear,
+    GGUFParameter,
+    _replace_with_gguf_linear,
+    dequantize_gguf_tensor,
+)
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from pipelines.core.errors import StorageError
+from pipelines.core.files import sync
+from pipelines.core.precision import Precision
+from pipelines.layers.quantized_linear import quantize, scale_name, use_scaled
+from pipelines.loading.lora import Loras
+from pipelines.loading.modules import Kept, headers, tensors
+from pipelines.planning.planner import GIB, SHARD_BYTES
+from pipelines.planning.shapes import FP32
+
+_Q4 = gguf.GGMLQuantizationType.Q4_0
+_Q4_BLOCK, _Q4_BYTES = gguf.GGML_QUANT_SIZES[_Q4]
+
+
+class Storage:
+    """Prepares a skeleton for a precision, and turns each tensor that is read into what is kept for it.
+
+    For the precision GGUF it takes the `named` tensors of the file, or stand-ins for them.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        precision: Precision,
+        dtype: torch.dtype,
+        loras: Loras | None = None,
+        named: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self._dtype = dtype
+        self._precision = precision
+        self._loras = loras
+        # transformers names such modules too, but keeps them so in fp16 only
+        exact = module._keep_in_fp32_modules if hasattr(module, "load_config") else None
+        self._exact = frozenset(exact or ())
+        self._in_fp8: frozenset[str] = frozenset()
+        self._in_q4: frozenset[str] = frozenset()
+        self._scaled: frozenset[str] = frozenset()
+        self._in_gguf: frozenset[str] = frozenset()
+        if precision is Precision.FP8:
+            module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+            self._in_fp8 = frozenset(n for n, p in module.named_parameters() if p.dtype is torch.float8_e4m3fn)
+        elif precision.multiplies:
+            self._scaled = frozenset(use_scaled(module, precision, dtype))
+        elif precision is Precision.Q4:
+            self._in_q4 = frozenset(_use_q4(module, dtype))
+        elif precision is Precision.GGUF:
+            _replace_with_gguf_linear(module, dtype, named or {}, modules_to_not_convert=list(self._exact))
+            layers = (name for name, layer in module.named_modules() if isinstance(layer, GGUFLinear))
+            self._in_gguf = frozenset(f"{name}.weight" for name in layers)
+
+    def keep(self, name: str, tensor: torch.Tensor) -> Kept:
+        """What is kept for a tensor that is read from the published files."""
+        if isinstance(tensor, GGUFParameter):
+            if name in self._in_gguf:
+                return {name: tensor}
+            tensor = dequantize_gguf_tensor(tensor)
+        if self._loras is not None:
+            tensor = self._loras.merge(name, tensor)
+        if name in self._scaled:
+            rounded, scales = quantize(tensor, self._precision)
+            return {name: rounded, scale_name(name): scales}
+        if name in self._in_q4:
+            return {name: GGUFParameter(_to_q4(tensor), quant_type=_Q4)}
+        return {name: tensor.to(self._dtype_of(name, tensor))}
+
+    def recall(self, name: str, tensor: torch.Tensor) -> Kept:
+        """What is kept for a tensor that is read from the files `stored` wrote."""
+        return {name: GGUFParameter(tensor, quant_type=_Q4) if name in self._in_q4 else tensor}
+
+    def changes(self, source: Path) -> bool:
+        """Whether anything in a part's files is kept otherwise than it is written there."""
+        return self._loras is not None or any(
+            tensor.dtype is not (torch.uint8 if name in self._in_q4 else self._dtype_of(name, tensor))
+            for name, tensor in headers(source)
+        )
+
+    def size(self, name: str, tensor: torch.Tensor) -> int:
+        """Bytes of what is kept for a tensor."""
+        if name in self._scaled:
+            return tensor.numel() + len(tensor) * FP32
+        if name in self._in_q4:
+            return tensor.numel() // _Q4_BLOCK * _Q4_BYTES
+        return tensor.numel() * self._dtype_of(name, tensor).itemsize
+
+    def _dtype_of(self, name: str, tensor: torch.Tensor) -> torch.dtype:
+        if name in self._in_fp8:
+            return torch.float8_e4m3fn
+        if not tensor.is_floating_point():
+            return tensor.dtype
+        return torch.float32 if self._exact & set(name.split(".")) else self._dtype
+
+
+def _use_q4(module: Any, dtype: torch.dtype) -> list[str]:
+    """Put layers that compute from 4 bits in the place of the blocks' linear ones; returns their weights' names."""
+    names = []
+    for index, block in enumerate(module.blocks):
+        for name, layer in list(block.named_modules()):
+            if isinstance(layer, torch.nn.Linear) and layer.in_features % _Q4_BLOCK == 0:
+                short = GGUFLinear(
+                    layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, device="meta"
+                )
+                block.set_submodule(name, short.requires_grad_(False))
+                names.append(f"blocks.{index}.{name}.weight")
+    return names
+
+
+def _to_q4(weight: torch.Tensor) -> torch.Tensor:
+    """(out, in) numbers → (out, bytes), by GGUF's own quantization."""
+    return torch.from_numpy(gguf.quants.quantize(weight.float().numpy(), _Q4))
+
+
+def stored(source: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None] = lambda _: None) -> Path:
+    """The part in `source` as `storage` keeps it, in the folder `target`; written there once, whole or not at all.
+
+    A second process that asks for the same waits for the first. Raises StorageError when there is no room for it.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.is_dir():
+                _write(source, storage, target, on_bytes)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{source.name} could not be kept in {target.parent}: {error}") from error
+    return target
+
+
+def _write(source: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None]) -> None:
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    needed = sum(storage.size(name, tensor) for name, tensor in headers(source))
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise StorageError(
+            f"Keeping {source.name} as the plan has it needs {needed / GIB:.1f} GiB in {target.parent}, where "
+            f"{free / GIB:.1f} GiB is free."
+        )
+    try:
+        part.mkdir()
+        for number, shard in enumerate(_shards(source, storage, on_bytes)):
+            path = part / f"{number:05}.safetensors"
+            save_file(shard, path)
+            sync(path)
+        # it is adopted by its name alone: after a power cut the name must not outlive the bytes
+        sync(part)
+        part.rename(target)
+        sync(target.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _shards(source: Path, storage: Storage, on_bytes: Callable[[int], None]) -> Iterator[dict[str, torch.Tensor]]:
+    shard: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors(source):
+        if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
+            yield shard
+            shard = {}
+        for kept_name, kept in storage.keep(name, tensor).items():
+            shard[kept_name] = kept.as_tensor() if isinstance(kept, GGUFParameter) else kept.contiguous()
+        on_bytes(tensor.nbytes)
+    yield shard

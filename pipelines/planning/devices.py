@@ -1,0 +1,83 @@
+"""The CUDA devices this machine has, asked of the driver itself, so that nobody waits for torch to be imported.
+
+`python -m pipelines.planning.devices` prints them as JSON, so that a long-lived caller keeps the driver out of
+its own process. The driver numbers devices as torch does, and heeds CUDA_VISIBLE_DEVICES as torch does.
+"""
+
+import ctypes
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.core.errors import DeviceError
+
+_NO_DEVICE = 100
+_NAME_BYTES = 256
+# CUdevice_attribute in cuda.h
+_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A CUDA device: its torch name, what it is, its memory in bytes, its compute capability."""
+
+    name: str
+    description: str
+    memory: int
+    capability: tuple[int, int]
+
+
+def cuda_devices() -> list[Device]:
+    """Every CUDA device the driver shows; none without a driver. Raises DeviceError for a driver that fails."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return []
+    status = driver.cuInit(0)
+    if status == _NO_DEVICE:
+        return []
+    _check(status, "cuInit")
+    count = ctypes.c_int()
+    _check(driver.cuDeviceGetCount(ctypes.byref(count)), "cuDeviceGetCount")
+    return [_describe(driver, index) for index in range(count.value)]
+
+
+def _describe(driver: Any, index: int) -> Device:
+    device, memory = ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    _check(driver.cuDeviceGet(ctypes.byref(device), index), "cuDeviceGet")
+    _check(driver.cuDeviceGetName(name, _NAME_BYTES, device), "cuDeviceGetName")
+    _check(driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device), "cuDeviceTotalMem")
+    return Device(
+        name=f"cuda:{index}",
+        description=name.value.decode(errors="replace"),
+        memory=memory.value,
+        capability=(
+            _attribute(driver, device, _COMPUTE_CAPABILITY_MAJOR),
+            _attribute(driver, device, _COMPUTE_CAPABILITY_MINOR),
+        ),
+    )
+
+
+def _attribute(driver: Any, device: ctypes.c_int, attribute: int) -> int:
+    value = ctypes.c_int()
+    _check(driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device), "cuDeviceGetAttribute")
+    return value.value
+
+
+def _check(status: int, call: str) -> None:
+    if status != 0:
+        raise DeviceError(f"The NVIDIA driver is installed but fails: {call} returned error {status}.")
+
+
+def main() -> None:
+    """Print the devices as JSON, or the sentence of what is wrong as one JSON string."""
+    try:
+        json.dump([asdict(device) for device in cuda_devices()], sys.stdout)
+    except DeviceError as error:
+        json.dump(str(error), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

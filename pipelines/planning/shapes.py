@@ -1,0 +1,290 @@
+"""How large a model's parts are, and what they need while they run, from the numbers in their configurations. No torch.
+
+The laws for activations are exact counts of the tensors that diffusers keeps alive at the worst moment; the tests hold
+them against a trace of the real modules at the real sizes.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.errors import UnsupportedModelError
+from pipelines.core.geometry import Geometry, Grid
+
+# bytes of one number
+BF16 = 2
+FP32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class KeptShape:
+    """What one transformer takes as it is kept, in bytes, counted tensor by tensor.
+
+    `blocks` has each block, `others` is all outside of them.
+    `converted` is what of the blocks is not kept as it is written, and so cannot stay mapped; `restored` is what the
+    largest matrix takes while it is brought back to bf16.
+    """
+
+    blocks: tuple[int, ...]
+    others: int
+    converted: int
+    restored: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerShape:
+    """A `WanTransformer3DModel`; the fields are its configuration's."""
+
+    num_layers: int
+    num_attention_heads: int
+    attention_head_dim: int
+    ffn_dim: int
+    text_dim: int
+    in_channels: int
+    out_channels: int
+    patch_size: tuple[int, int, int]
+    freq_dim: int = 256
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one block: two attentions with their norms, the norm between them, the MLP, the modulation."""
+        attention = 4 * _linear(self.width, self.width) + 2 * self.width
+        mlp = _linear(self.width, self.ffn_dim) + _linear(self.ffn_dim, self.width)
+        return 2 * attention + mlp + (2 + 6) * self.width
+
+    @property
+    def block_matrix_parameters(self) -> int:
+        """Of those, the numbers in matrices: of two attentions and the MLP, without biases and norms."""
+        return 8 * self.width**2 + 2 * self.width * self.ffn_dim
+
+    @property
+    def other_parameters(self) -> int:
+        """Parameters outside the blocks: the embeddings of patches, time and text, and the way out."""
+        pixels = prod(self.patch_size)
+        time = (
+            _linear(self.freq_dim, self.width) + _linear(self.width, self.width) + _linear(self.width, 6 * self.width)
+        )
+        text = _linear(self.text_dim, self.width) + _linear(self.width, self.width)
+        ends = _linear(self.in_channels * pixels, self.width) + _linear(self.width, self.out_channels * pixels)
+        return ends + time + text + 2 * self.width
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.num_layers * self.block_parameters + self.other_parameters
+
+    @property
+    def in_bf16(self) -> KeptShape:
+        """What it takes in bf16."""
+        return KeptShape(
+            blocks=(self.block_parameters * BF16,) * self.num_layers,
+            others=self.other_parameters * BF16,
+            converted=0,
+            restored=0,
+        )
+
+    def activation_bytes(self, tokens: int, expand_timesteps: bool = False) -> int:
+        """Bytes of bf16 inference on `tokens` tokens, batch 1, at the worst moment of a block.
+
+        That is either the fp32 modulation (the bf16 stream, its norm and two fp32 copies under way) or the MLP (the
+        stream, its norm and the wide hidden layer before and after its activation); the rotary tables live throughout.
+        With a time for each token the modulation itself is as long as the video, six channels wide, and summed in fp32.
+        """
+        modulation = (64.8 if expand_timesteps else 22) * self.width
+        mlp = 8 * self.width + 4 * self.ffn_dim
+        return round(tokens * (max(modulation, mlp) + 8 * self.attention_head_dim))
+
+    @property
+    def block_matrix_rows(self) -> int:
+        """Rows of those matrices, which are the numbers that come out of them."""
+        return 9 * self.width + self.ffn_dim
+
+    def linear_flops(self, tokens: int) -> int:
+        """Floating-point operations of one forward pass in the blocks' matrices, the few of the text left out."""
+        return self.num_layers * 2 * tokens * (6 * self.width**2 + 2 * self.width * self.ffn_dim)
+
+    def linear_numbers(self, tokens: int) -> int:
+        """How many numbers go into those matrices in one pass; as many come out."""
+        return self.num_layers * tokens * (7 * self.width + self.ffn_dim)
+
+    def forward_flops(self, tokens: int, text_tokens: int = 512) -> int:
+        """Floating-point operations of one forward pass: at 480p half of them in attention, at 720p three quarters."""
+        attention = 4 * tokens * (tokens + text_tokens) * self.width
+        return self.linear_flops(tokens) + self.num_layers * attention
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoderShape:
+    """A `UMT5EncoderModel`; the fields are its configuration's."""
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_heads: int
+    relative_attention_num_buckets: int = 32
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one block: attention with its position bias, the gated MLP, two norms."""
+        attention = 4 * self.d_model * self.num_heads * self.d_kv
+        bias = self.relative_attention_num_buckets * self.num_heads
+        return attention + bias + 3 * self.d_model * self.d_ff + 2 * self.d_model
+
+    @property
+    def other_parameters(self) -> int:
+        """The embedding, by far the most of it, and the last norm."""
+        return self.vocab_size * self.d_model + self.d_model
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.num_layers * self.block_parameters + self.other_parameters
+
+    def activation_bytes(self, text_tokens: int = 512) -> int:
+        """Bytes of bf16 inference on one prompt: the logits of every head, as they are added, softened and copied."""
+        return 3 * BF16 * self.num_heads * text_tokens**2 + 6 * BF16 * self.d_model * text_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class VaeShape:
+    """An `AutoencoderKLWan`: its parameters, the channels of its last stage, and its scales in pixels and frames."""
+
+    parameters: int
+    base_dim: int
+    scale_factor_spatial: int
+    scale_factor_temporal: int
+    patch_size: int = 1
+    is_residual: bool = False
+
+    def decode_bytes(self, width: int, height: int, itemsize: int) -> int:
+        """Bytes of decoding one group of frames of that size in pixels, the feature cache included.
+
+        A count over the last stage, in tensors of four frames with `base_dim` channels: what a residual block has
+        alive, in Wan2.2's layout also the shortcut around the whole stage. The rest is the finished group on its way
+        to bytes.
+        """
+        tensors = 19.5 if self.is_residual else 12.2
+        return round(width * height * (tensors * 4 * self.base_dim * itemsize / self.patch_size**2 + 800))
+
+
+@dataclass(frozen=True, slots=True)
+class FileShape:
+    """A file that holds a transformer's weights: its name, the forms its numbers come in, as "Q4_K" or "float16".
+
+    `kept` is there only where its matrices are quantized: plain numbers can be kept in any precision.
+    """
+
+    name: str
+    forms: tuple[str, ...]
+    kept: KeptShape | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """All parts of a pipeline that hold weights.
+
+    Wan2.2's A14B has two transformers of one shape, its `experts`: one for the noisier steps and one for the others.
+    Wan2.2's 5B has a time for each token, which `expand_timesteps` tells. `files` are the single files that
+    transformers' weights come from. `guidance` tells whether a step has two passes.
+    """
+
+    transformer: TransformerShape
+    text_encoder: TextEncoderShape
+    vae: VaeShape
+    experts: int = 1
+    expand_timesteps: bool = False
+    files: tuple[FileShape, ...] = ()
+    guidance: bool = True
+
+    @property
+    def kept(self) -> tuple[KeptShape, ...]:
+        """What each transformer takes where one is quantized: the other, if it is not, is in bf16. Else empty."""
+        quantized = tuple(file.kept for file in self.files if file.kept is not None)
+        return quantized + (self.transformer.in_bf16,) * (self.experts - len(quantized)) if quantized else ()
+
+    def with_files(self, files: tuple[FileShape, ...]) -> "ModelShape":
+        """The same with transformers' weights from files; raises UnsupportedModelError for one of another size."""
+        for file in files:
+            if file.kept is not None and len(file.kept.blocks) != self.transformer.num_layers:
+                raise UnsupportedModelError(
+                    f"{file.name} has {len(file.kept.blocks)} blocks, the model {self.transformer.num_layers}."
+                )
+        return replace(self, files=files)
+
+    @property
+    def grid(self) -> Grid:
+        """The sizes and lengths the pipeline can make."""
+        _, rows, columns = self.transformer.patch_size
+        return Grid.of(self.vae.scale_factor_spatial, (rows, columns), self.vae.scale_factor_temporal)
+
+    def tokens(self, geometry: Geometry) -> int:
+        """How many tokens the transformer sees of a video."""
+        frames = (geometry.full_num_frames - 1) // self.vae.scale_factor_temporal + 1
+        _, rows, columns = self.transformer.patch_size
+        side = self.vae.scale_factor_spatial
+        return frames * (geometry.full_height // (side * rows)) * (geometry.full_width // (side * columns))
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """The shapes of the weights in a folder in diffusers' layout; raises UnsupportedModelError."""
+    try:
+        configs = {
+            part: json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+            for part in ("transformer", "transformer_2", "text_encoder", "vae")
+            if part != "transformer_2" or (folder / part).is_dir()
+        }
+        configs["pipeline"] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        configs["vae"]["parameters"] = _stored_parameters(folder / "vae")
+        return parse_shape(configs)
+    except (KeyError, TypeError, OSError) as error:
+        raise UnsupportedModelError(f"{folder} is not of a layout that can be planned for: {error}") from error
+
+
+def parse_shape(configs: Mapping[str, Mapping[str, Any]]) -> ModelShape:
+    """The shapes that the configurations of parts and pipeline describe; the VAE's also states its `parameters`.
+
+    Raises KeyError or TypeError for what is missing, UnsupportedModelError if there are two transformers that differ.
+    """
+    vae = configs["vae"]
+    experts = [_transformer(configs[part]) for part in ("transformer", "transformer_2") if part in configs]
+    if len(set(experts)) != 1:
+        raise UnsupportedModelError("The model's two transformers differ in shape, which no plan is made for.")
+    return ModelShape(
+        transformer=experts[0],
+        text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"])),
+        vae=VaeShape(**_pick(VaeShape, {**vae, "base_dim": vae.get("decoder_base_dim") or vae["base_dim"]})),
+        experts=len(experts),
+        expand_timesteps=bool(configs.get("pipeline", {}).get("expand_timesteps")),
+    )
+
+
+def _transformer(config: Mapping[str, Any]) -> TransformerShape:
+    return TransformerShape(**_pick(TransformerShape, {**config, "patch_size": tuple(config["patch_size"])}))
+
+
+def _pick(shape: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in shape.__dataclass_fields__ if config.get(name) is not None}
+
+
+def _stored_parameters(component: Path) -> int:
+    """How many numbers the safetensors files of a component hold, by their headers."""
+    total = 0
+    for path in component.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total

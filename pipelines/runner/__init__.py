@@ -1,0 +1,1 @@
+"""Carries out one request after another with a loaded model."""

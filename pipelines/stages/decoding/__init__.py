@@ -1,0 +1,1 @@
+"""From latents to frames, whole or in tiles."""

@@ -1,0 +1,120 @@
+"""Embeddings → latents: the denoising loop of diffusers, looked after step by step, from its start or its middle."""
+
+import gc
+from collections.abc import Callable, Mapping
+from math import sqrt
+from typing import Any
+
+import torch
+
+from pipelines.core.errors import NonFiniteOutputError
+from pipelines.core.geometry import Geometry
+from pipelines.core.model import Attention, VideoParams
+from pipelines.layers.attention.backends import attending
+from pipelines.stages.checkpoint import HalfDone
+from pipelines.stages.guidance import Passes
+from pipelines.stages.preview.preview import clean_latents
+
+# public from torch 2.12 on only
+_empty_host_cache = getattr(torch.accelerator, "empty_host_cache", None) or torch._C._host_emptyCache
+
+Capture = Callable[[float], HalfDone]
+"""Copies the state of a denoising on which so many seconds of work were spent."""
+
+Predict = Callable[[], torch.Tensor | None]
+"""The normalised latents (1, channels, t, h, w) that a step takes for the finished ones; None if that is unknown."""
+
+_PIXELS = {"480p": 832 * 480, "720p": 1280 * 720}
+
+
+def denoise(
+    pipe: Any,
+    prompt_embeds: torch.Tensor,
+    negative_prompt_embeds: torch.Tensor | None,
+    params: VideoParams,
+    geometry: Geometry,
+    passes: Passes,
+    *,
+    flow_shift: float | None,
+    attention: Attention = Attention.NATIVE,
+    half_done: HalfDone | None = None,
+    on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
+) -> torch.Tensor:
+    """Run the denoising steps, all or those after `half_done`, and return normalised latents (1, channels, t, h, w).
+
+    `passes` say which of the transformer's passes are computed, `attention` by which kernel. `flow_shift` replaces the
+    scheduler's own, if given. `on_step` is called after each step with the number of steps done, and may raise to end
+    it there. The noise is drawn on the CPU, so that a seed means the same on every device. Raises NonFiniteOutputError
+    when the latents are no longer numbers.
+    """
+    generator = torch.Generator("cpu").manual_seed(params.seed)
+    before: torch.Tensor | None = None
+
+    def after_step(pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def capture(seconds: float) -> HalfDone:
+            return HalfDone.capture(pipe.scheduler, index + 1, tensors["latents"], generator, passes, seconds)
+
+        def predict() -> torch.Tensor | None:
+            return clean_latents(pipe.scheduler, tensors["latents"], before)
+
+        nonlocal before
+        on_step(index + 1, capture, predict)
+        before = tensors["latents"]
+        return tensors
+
+    if flow_shift is not None:
+        pipe.scheduler.register_to_config(flow_shift=flow_shift)
+    if half_done is not None and half_done.step == params.num_inference_steps:
+        return _finite(half_done.latents.to(prompt_embeds.device))
+    if half_done is not None:
+        generator.set_state(half_done.generator)
+        pipe.begin_after(half_done, passes)
+    with passes.of(pipe), attending(attention, prompt_embeds.device, prompt_embeds.dtype):
+        latents = pipe(
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            height=geometry.full_height,
+            width=geometry.full_width,
+            num_frames=geometry.full_num_frames,
+            num_inference_steps=params.num_inference_steps,
+            guidance_scale=params.guidance_scale,
+            generator=generator,
+            latents=None if half_done is None else half_done.latents,
+            output_type="latent",
+            callback_on_step_end=after_step,
+        ).frames
+    return _finite(latents)
+
+
+def _finite(latents: torch.Tensor) -> torch.Tensor:
+    if not torch.isfinite(latents).all():
+        raise NonFiniteOutputError(
+            "Denoising ended in values that are not numbers (NaN or infinity), so no video was made. "
+            "Another seed or a lower guidance_scale may avoid it."
+        )
+    return latents
+
+
+def flow_shift_at(geometry: Geometry, known: Mapping[str, float] | None) -> float | None:
+    """The shift for a video's size: that of 480p or 720p, whichever has the nearer number of pixels by ratio."""
+    if known is None:
+        return None
+    between = sqrt(_PIXELS["480p"] * _PIXELS["720p"])
+    return known["480p" if geometry.width * geometry.height < between else "720p"]
+
+
+def recover(pipe: Any) -> None:
+    """Bring a pipeline back to rest after a generation that was cut short, so that it cannot colour the next."""
+    pipe.maybe_free_model_hooks()
+    pipe.forget()
+    pipe.scheduler.set_timesteps(1)
+    release_memory()
+
+
+def release_memory() -> None:
+    """Give memory that nothing refers to back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        # pinned memory is kept for later as well, and the host may need it for the next plan
+        _empty_host_cache()

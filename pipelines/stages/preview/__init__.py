@@ -1,0 +1,1 @@
+"""Pictures of a generation while it is denoised."""

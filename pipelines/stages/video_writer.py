@@ -1,0 +1,127 @@
+"""Frames → MP4, through a pipe into ffmpeg, under a temporary name until the file is whole."""
+
+import errno
+import os
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import imageio_ffmpeg
+import numpy as np
+
+from pipelines.core.errors import EncodingError
+from pipelines.core.files import sync
+from pipelines.core.model import Frames, VideoFile, part_path
+
+# x264 splits its work by threads and its bytes depend on the split: a fixed number makes equal frames equal files
+X264_THREADS = 2
+
+# ffmpeg takes a file's tags from its frames: options such as -color_primaries lose against frames that say nothing
+_BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+
+
+_NO_ROOM = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
+
+
+class Mp4Writer:
+    """A context that takes frames and leaves a whole H.264 file at `path`, or nothing.
+
+    yuv420p, BT.709 tagged, index first ("faststart"): plays in every browser, in the right colours. Sides must be
+    even. Raises EncodingError with ffmpeg's own last words, or saying that the disk is full.
+    """
+
+    def __init__(self, path: Path, width: int, height: int, fps: int) -> None:
+        self._path = path
+        self._part = part_path(path)
+        self._width, self._height, self._fps = width, height, fps
+        self._num_frames = 0
+        try:
+            self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        except OSError as error:
+            raise _error(str(error)) from error
+        self._ffmpeg = subprocess.Popen(
+            self._command(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log
+        )
+
+    def _command(self) -> list[str]:
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{self._width}x{self._height}"]
+        return [
+            *(imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+            *(*source, "-r", str(self._fps), "-i", "pipe:0"),
+            *("-vf", f"{_BT709},format=yuv420p"),
+            *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", str(X264_THREADS)),
+            # no version strings and no clock in the file
+            *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"),
+            *("-movflags", "+faststart", "-f", "mp4", str(self._part)),
+        ]
+
+    def write(self, frames: Frames) -> None:
+        """Append RGB frames (n, height, width, 3), one byte a channel."""
+        assert self._ffmpeg.stdin is not None
+        try:
+            self._ffmpeg.stdin.write(np.ascontiguousarray(frames).data)
+        except BrokenPipeError as error:
+            raise self._failure() from error
+        self._num_frames += len(frames)
+
+    def close(self) -> VideoFile:
+        """Finish the file: whole, synced and renamed before this returns."""
+        assert self._ffmpeg.stdin is not None
+        with suppress(BrokenPipeError):
+            self._ffmpeg.stdin.close()
+        if self._ffmpeg.wait() != 0:
+            raise self._failure()
+        try:
+            sync(self._part)
+            self._part.rename(self._path)
+            sync(self._path.parent)
+        except OSError as error:
+            # some filesystems find out only now that there is no room
+            self._path.unlink(missing_ok=True)
+            raise _error(error.strerror or str(error)) from error
+        return VideoFile(
+            path=self._path,
+            width=self._width,
+            height=self._height,
+            num_frames=self._num_frames,
+            fps=self._fps,
+            size=self._path.stat().st_size,
+        )
+
+    def _failure(self) -> EncodingError:
+        self._ffmpeg.wait()
+        self._log.seek(0)
+        words = self._log.read().decode(errors="replace").strip().splitlines()
+        # the reason may stand before what followed from it
+        telling = [line for line in words if line.endswith(_NO_ROOM)] or words
+        reason = telling[-1].replace(str(self._part), "the file") if words else f"exit status {self._ffmpeg.returncode}"
+        return _error(reason)
+
+    def __enter__(self) -> "Mp4Writer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ffmpeg.poll() is None:
+            self._ffmpeg.kill()
+            self._ffmpeg.wait()
+        assert self._ffmpeg.stdin is not None
+        with suppress(BrokenPipeError):
+            self._ffmpeg.stdin.close()
+        self._log.close()
+        self._part.unlink(missing_ok=True)
+
+
+def _error(reason: str) -> EncodingError:
+    if reason.endswith(_NO_ROOM):
+        return EncodingError(
+            "No space left on the server's disk: the video could not be written. Ask for it again when there is room."
+        )
+    return EncodingError(f"The video could not be written: {reason}")

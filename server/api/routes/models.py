@@ -1,0 +1,135 @@
+"""/models: what can be generated with, and whether its weights are on a device."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from pipelines.core.catalogue import CatalogueEntry
+from server.api.dependencies import ServiceDep, TenantDep, gives
+from server.api.schemas.responses import EvaluationModels, Model, ModelList
+from server.service.service import Service
+
+router = APIRouter(prefix="/models", tags=["models"])
+evaluations = APIRouter(prefix="/evaluations/models", tags=["models"])
+
+
+@router.get("", summary="List models", response_model=ModelList, responses=gives(400))
+async def index(
+    service: ServiceDep,
+    _tenant: TenantDep,
+    developer_name: Annotated[str | None, Query(description="Only this developer's")] = None,
+) -> dict[str, Any]:
+    """Every model of the catalogue."""
+    return _list(
+        service,
+        (
+            entry
+            for entry in service.catalogue.values()
+            if developer_name is None or entry.api.developer.name == developer_name
+        ),
+    )
+
+
+@router.get("/search", summary="Search models", response_model=ModelList, responses=gives(400))
+async def search(
+    service: ServiceDep,
+    _tenant: TenantDep,
+    search: Annotated[str, Query(description="Words to find in a model's id, name or description")],
+) -> dict[str, Any]:
+    """The models in whose id, names or description every word occurs."""
+    words = search.lower().split()
+    return _list(
+        service,
+        (entry for entry in service.catalogue.values() if all(word in _searchable(entry) for word in words)),
+    )
+
+
+@router.get("/featured", summary="List featured models", response_model=ModelList, responses=gives())
+async def featured(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
+    """The models to show first."""
+    return _list(service, (entry for entry in service.catalogue.values() if entry.api.featured))
+
+
+@router.get("/{id}", summary="Look at a model", response_model=Model, responses=gives(404))
+async def show(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
+    """One model, with the JSON Schema of its request parameters and the state of its weights."""
+    return _model(service, service.entry(id))
+
+
+@router.post("/{id}/activate", summary="Load a model", response_model=Model, responses=gives(404))
+async def activate(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
+    """Starts to load the weights, and answers at once: `deployments` tells when they are there."""
+    entry = service.entry(id)
+    service.activate(entry)
+    return _model(service, entry)
+
+
+@router.post("/{id}/deactivate", summary="Unload a model", response_model=Model, responses=gives(404))
+async def deactivate(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
+    """Frees the device after what runs now; the next generation loads the weights again."""
+    entry = service.entry(id)
+    service.deactivate(entry)
+    return _model(service, entry)
+
+
+@evaluations.get("", summary="List models for documentation tools", response_model=EvaluationModels, responses=gives())
+async def for_documentation(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
+    """Every model in the form that documentation tooling reads."""
+    return {
+        "models": [
+            {
+                "name": entry.id,
+                "display_name": entry.api.display_name,
+                "description": entry.api.description,
+                "summary": entry.api.summary,
+                "model_type": "base",
+                "capabilities": _capabilities(entry),
+                "developer": entry.api.developer.model_dump(),
+                "can_run_inference": True,
+                "deprecated": False,
+                "json_request_schema": entry.api.request_schema,
+            }
+            for entry in service.catalogue.values()
+        ]
+    }
+
+
+def _list(service: Service, entries: Any) -> dict[str, Any]:
+    return {"object": "list", "data": [_model(service, entry) for entry in entries]}
+
+
+def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
+    api = entry.api
+    return {
+        "id": api.id,
+        "object": "model",
+        "created": api.created,
+        "owned_by": api.owned_by,
+        "display_name": api.display_name,
+        "summary": api.summary,
+        "description": api.description,
+        "developer": api.developer.model_dump(),
+        "capabilities": _capabilities(entry),
+        "endpoint": "/videos/generate",
+        "model_type": "base",
+        "released_at": api.released_at,
+        "image_url": api.image_url,
+        "deployments": [{"status": service.deployment(api.id)}],
+        "request_schema": api.request_schema,
+        "json_request_schema": api.request_schema,
+        "fine_tuning": None,
+        "source_model": None,
+        "showcase": None,
+        "fps": entry.model.fps,
+        "weights": "demo" if service.settings.demo else "real",
+        "plan": service.plan(api.id),
+    }
+
+
+def _capabilities(entry: CatalogueEntry) -> dict[str, list[str]]:
+    return {"input": entry.api.input, "output": entry.api.output}
+
+
+def _searchable(entry: CatalogueEntry) -> str:
+    api = entry.api
+    return " ".join((api.id, api.display_name, api.summary, api.description, api.developer.name)).lower()

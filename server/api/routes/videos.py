@@ -1,0 +1,85 @@
+"""POST /videos/generate: ask, wait on the line, get the video."""
+
+import asyncio
+import base64
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+
+from server.api.dependencies import (
+    ArtifactsDep,
+    IdempotencyKey,
+    JsonBody,
+    Links,
+    LinksDep,
+    ServiceDep,
+    TenantDep,
+    gives,
+    json_body,
+)
+from server.api.schemas.requests import EXAMPLE, SYNC_BODY
+from server.api.schemas.responses import VideosGenerated
+from server.core.errors import ConflictError, PaddockError
+from server.core.generation import Generation, Origin, Status
+from server.service.parameters import response_format
+from server.service.service import Service
+from server.storage.files.videos import Artifacts
+
+router = APIRouter(tags=["videos"])
+
+_POLL_SECONDS = 0.5
+
+
+@router.post(
+    "/videos/generate",
+    summary="Generate a video and wait for it",
+    response_model=VideosGenerated,
+    response_model_exclude_unset=True,
+    responses=gives(400, 404, 409, 413, 415, 429, 500, 503),
+    openapi_extra=json_body(SYNC_BODY, EXAMPLE),
+)
+async def generate(
+    request: Request,
+    body: JsonBody,
+    service: ServiceDep,
+    tenant: TenantDep,
+    artifacts: ArtifactsDep,
+    links: LinksDep,
+    idempotency_key: IdempotencyKey = None,
+) -> dict[str, Any]:
+    """Blocks until the video is ready. A client that hangs up cancels what has not started; the rest stays in the
+    records.
+    """
+    submitted = await service.submit(tenant, body, Origin.SYNC, idempotency_key)
+    finished = await _while_connected(request, service, tenant, [generation.id for generation in submitted])
+    in_base64 = response_format(body) == "b64_json"
+    return {
+        "model": submitted[0].model,
+        "created": int(time.time()),
+        "videos": [await _video(generation, artifacts, links, in_base64) for generation in finished],
+    }
+
+
+async def _while_connected(request: Request, service: Service, tenant: str, ids: list[str]) -> list[Generation]:
+    waiting = asyncio.create_task(service.wait(tenant, ids))
+    try:
+        while not (await asyncio.wait({waiting}, timeout=_POLL_SECONDS))[0]:
+            if await request.is_disconnected():
+                await service.hang_up(tenant, ids)
+                break
+        return await waiting
+    finally:
+        waiting.cancel()
+
+
+async def _video(generation: Generation, artifacts: Artifacts, links: Links, in_base64: bool) -> dict[str, Any]:
+    if generation.status is Status.CANCELLED:
+        raise ConflictError(f"Generation {generation.id} was cancelled.")
+    if generation.artifact is None:
+        raise PaddockError(f"Getting model response error: {generation.error_message}")
+    if in_base64:
+        content = await run_in_threadpool(artifacts.path(generation.artifact).read_bytes)
+        return {"b64_json": base64.b64encode(content).decode()}
+    return {"url": links.video(generation.artifact)}

@@ -1,0 +1,74 @@
+"""A generation → the row clients see."""
+
+from typing import Any
+
+from server.api.dependencies import Links
+from server.core.events import Live
+from server.core.generation import Generation
+from server.storage.db.store import Placed
+
+
+def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
+    """The row of a generation: its request's parameters, and over them what is ours to say."""
+    generation = placed.generation
+    now = live or Live(progress=generation.progress)
+    return {
+        **generation.parameters,
+        "generation_id": generation.id,
+        "model_name": generation.model,
+        "prompt": _text(generation.parameters.get("prompt")),
+        "media_type": generation.media_type,
+        "status": generation.status,
+        "result_url": links.video(generation.artifact),
+        "error_message": generation.error_message,
+        "enqueued_at": int(generation.enqueued_at),
+        "started_at": _seconds(generation.started_at),
+        "completed_at": _seconds(generation.completed_at),
+        "target_namespace": generation.target_namespace,
+        "target_repo": generation.target_repo,
+        "target_directory": generation.target_directory,
+        "progress": round(now.progress, 4),
+        "eta_seconds": None if now.eta is None else round(now.eta, 1),
+        "queue_position": placed.queue_position,
+        "preview_url": links.preview(generation.id, live),
+    }
+
+
+def history_row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
+    """The row of a generation in the history."""
+    nobody = {"cost": None, "user_id": None, "username": None, "user_image": None}
+    return {**row(placed, live, links), **nobody}
+
+
+def completion(generation: Generation, links: Links) -> dict[str, Any]:
+    """The data of the event that a generation succeeded or failed."""
+    about = {
+        "generation_id": generation.id,
+        "status": generation.status,
+        "media_type": generation.media_type,
+    }
+    if generation.artifact is None:
+        return {**about, "error": generation.error_message}
+    return {**about, "model": generation.model, "url": links.video(generation.artifact)}
+
+
+def progress(generation: Generation, live: Live, links: Links) -> dict[str, Any]:
+    """The data of the event that a generation got further."""
+    return {
+        "generation_id": generation.id,
+        "status": generation.status,
+        "progress": round(live.progress, 4),
+        "eta_seconds": None if live.eta is None else round(live.eta, 1),
+        "stage": live.stage,
+        "step": live.step,
+        "steps": live.steps,
+        "preview_url": links.preview(generation.id, live),
+    }
+
+
+def _seconds(moment: float | None) -> int | None:
+    return None if moment is None else int(moment)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,1 @@
+"""What the other layers speak of: generations, events, errors, settings, and the rules they follow."""

@@ -1,0 +1,1 @@
+"""An engine whose worker is a child process on this machine."""

@@ -1,0 +1,1 @@
+"""Builds the application, checks the machine, and runs the HTTP server."""

@@ -1,0 +1,1 @@
+"""Takes generations from the queue and gives them to devices."""

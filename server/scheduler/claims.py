@@ -1,0 +1,193 @@
+"""What is done to a generation that a device holds: its records, its files and its subscribers, kept in step."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipelines.core.model import Progress
+from server.core.errors import RecordsUnavailableError
+from server.core.estimator import Forecast
+from server.core.events import Broker, Event, Live
+from server.core.generation import Generation
+from server.core.logging import ids
+from server.engine.protocol import Checkpointed, Previewed, Progressed, RunReport
+from server.storage.db.store import StaleAttemptError, Store
+from server.storage.files.checkpoints import Checkpoints
+from server.storage.files.disk import Disk
+from server.storage.files.previews import Previews
+from server.storage.files.videos import Artifacts, artifact_key
+
+log = logging.getLogger("paddock.claims")
+
+
+@dataclass
+class Running:
+    """The generation a lane holds, as far as it is: `saved` (0 … 1) of it is in its checkpoint."""
+
+    held: Generation
+    live: Live = field(init=False)
+    saved: float = field(init=False)
+    fingerprint: dict[str, str] | None = None
+    forecast: Forecast | None = None
+    is_cancelled: bool = False
+    has_left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the device is free of it."""
+    _told: float = 0.0
+    end: Callable[[], Awaitable[Generation]] | None = None
+    """Writes down what became of it, once that is known."""
+
+    def __post_init__(self) -> None:
+        self.saved = self.held.progress
+        self.live = Live(progress=self.saved)
+
+    def advance(self, report: Progressed) -> None:
+        """Note how far it is."""
+        now = Progress(report.stage, report.step, report.steps, report.fraction, report.seconds)
+        eta = None if self.forecast is None else self.forecast.remaining(now)
+        self._told = time.monotonic()
+        self.live = Live(report.fraction, eta, report.stage, report.step, report.steps, self.live.preview)
+        # a generation that starts over has left its checkpoint aside
+        self.saved = min(self.saved, report.fraction)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to its end from now, by the last that was told; None while nobody can tell."""
+        return None if self.live.eta is None else max(0.0, self.live.eta - (time.monotonic() - self._told))
+
+    async def settle(self, end: Callable[[], Awaitable[Generation]]) -> Generation:
+        """Write down what became of it: now, or when its lane gives it back, if the records cannot be written now."""
+        self.end = end
+        return await end()
+
+
+class Claims:
+    """Takes generations for devices, for `lease` seconds at a time; `on_queued` is called when one waits again."""
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        checkpoints: Checkpoints,
+        previews: Previews,
+        broker: Broker,
+        disk: Disk,
+        lease: float,
+        on_queued: Callable[[], None],
+    ) -> None:
+        self.store = store
+        self._artifacts = artifacts
+        self._checkpoints = checkpoints
+        self._previews = previews
+        self._broker = broker
+        self._disk = disk
+        self._lease = lease
+        self._on_queued = on_queued
+        self.waits_for_room = asyncio.Event()
+        """Set when something could not be taken for want of room on the disk."""
+
+    async def claim(self, owner: str, holding: str | None) -> Generation | None:
+        """The next generation for a device that holds this model, claimed; none while its video may find no room."""
+        if await self._disk.shortage() is not None:
+            self.waits_for_room.set()
+            return None
+        return await self.store.claim(owner, self._lease, holding)
+
+    async def renew(self, running: Running) -> None:
+        """Hold a claim on, and write down how far it is."""
+        await self.store.renew(running.held, self._lease, running.live.progress, running.fingerprint)
+
+    async def keep(self, running: Running, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
+        """Hold a claim on for as long as this runs; `on_lost` hears of one that another server has ended."""
+        held = running.held
+        said = ids(held.id, held.attempt)
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            try:
+                await self.renew(running)
+            except RecordsUnavailableError:
+                log.warning("the claim on generation %s was not renewed; trying again", held.id, extra=said)
+            except SQLAlchemyError:
+                log.exception("the claim on generation %s was not renewed; trying again", held.id, extra=said)
+            except StaleAttemptError:
+                if not running.is_cancelled:
+                    # another server cancelled it, or took it over: the device has better things to do
+                    await on_lost(held)
+                return
+
+    def on_report(self, running: Running, report: RunReport) -> None:
+        """Note how far a worker is, or what of it is saved or to be seen, and tell subscribers of progress."""
+        match report:
+            case Checkpointed():
+                running.saved = report.fraction
+            case Previewed():
+                # the report of the same step comes next, and tells of it
+                running.live = replace(running.live, preview=report.step)
+            case Progressed():
+                running.advance(report)
+                self.announce_progress(running)
+
+    def end_preview(self, running: Running) -> None:
+        """Remove the picture of a generation that no worker goes on with."""
+        running.live = replace(running.live, preview=None)
+        self._previews.discard(running.held.id)
+
+    def announce_progress(self, running: Running) -> None:
+        """Tell subscribers how a generation is doing, unless it is cancelled already."""
+        if not running.is_cancelled:
+            self._broker.publish(Event(running.held, running.live))
+
+    def announce(self, generation: Generation) -> None:
+        """Tell subscribers what became of a generation; one that is over needs no checkpoint any more."""
+        if generation.is_terminal:
+            self._checkpoints.discard(generation.id)
+            self._broker.publish(Event(generation))
+        else:
+            self._on_queued()
+
+    async def after_worker_death(self, running: Running, why: str, *, is_blamed: bool) -> Generation:
+        """Adopt a file finished just before the death; else another try, or, if it is blamed, the end by the rule."""
+        held = running.held
+        adopted = await self._adopt(held)
+        if adopted is None:
+            self._artifacts.discard(artifact_key(held.id, held.attempt))
+        if adopted is not None:
+            return adopted
+        if not is_blamed:
+            return await self.store.release(held, running.saved)
+        return await self.store.worker_died(held, running.live.progress, why, running.saved)
+
+    async def give_back(self, running: Running) -> None:
+        """Record what became of a generation; if that is not known, return it to the queue."""
+        self.end_preview(running)
+        with suppress(StaleAttemptError):
+            if running.end is not None:
+                self.announce(await running.end())
+            else:
+                self.announce(await self._adopt(running.held) or await self.store.release(running.held, running.saved))
+
+    def discard(self, running: Running) -> None:
+        """Remove what an attempt that counts no more has written; its checkpoint may be another attempt's by now."""
+        held = running.held
+        self._artifacts.discard(artifact_key(held.id, held.attempt))
+        if running.is_cancelled:
+            self._checkpoints.discard(held.id)
+
+    async def settle(self, abandoned: Generation) -> None:
+        """Adopt the file of a generation whose lease has run out, or return it to the queue."""
+        # another server may be first
+        with suppress(StaleAttemptError):
+            if await self._adopt(abandoned) is None:
+                await self.store.requeue_abandoned(abandoned)
+
+    async def _adopt(self, held: Generation) -> Generation | None:
+        key = self._artifacts.finished(held)
+        if key is None:
+            return None
+        said = ids(held.id, held.attempt)
+        log.info("generation %s: its finished file was found and adopted", held.id, extra=said)
+        return await self.store.succeed(held, key)

@@ -1,0 +1,156 @@
+"""What a monitoring system asks for: counts since the start, and how things are now, for Prometheus.
+
+The counts come from the events that subscribers get, and so say what a client could have seen. No prompt, key or id is
+among the labels.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from pipelines.core.model import Stage
+from server.core.circuit_breaker import Health
+from server.core.events import Broker, Event, Live
+from server.scheduler.executor import Lane
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_WAIT_BUCKETS = (0.1, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+_STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+_TOTAL_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600)
+
+
+class Metrics:
+    """One server's figures; `clock` is in seconds of the epoch, as the records' times are."""
+
+    def __init__(
+        self, broker: Broker, lanes: Callable[[], Sequence[Lane]], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
+        self._steps: dict[tuple[str, int], tuple[int, float]] = {}
+        self._registry = CollectorRegistry()
+        self._ended = Counter(
+            "paddock_generations", "Generations that are over", ("model", "outcome"), registry=self._registry
+        )
+        self._waits = Histogram(
+            "paddock_queue_wait_seconds",
+            "From the queue to a device, of first attempts",
+            buckets=_WAIT_BUCKETS,
+            registry=self._registry,
+        )
+        self._step_seconds = Histogram(
+            "paddock_step_seconds", "A denoising step", ("model",), buckets=_STEP_BUCKETS, registry=self._registry
+        )
+        self._seconds = Histogram(
+            "paddock_generation_seconds",
+            "From a device to the video, of those that succeeded",
+            ("model",),
+            buckets=_TOTAL_BUCKETS,
+            registry=self._registry,
+        )
+        self._now = _Now(broker, lanes)
+        self._registry.register(self._now)
+        broker.observe(self._note)
+
+    def render(self, queued: int, free_bytes: int | None) -> bytes:
+        """The figures in Prometheus' text format; the caller has looked up how many wait and what room the disk has."""
+        self._now.queued, self._now.free_bytes = queued, free_bytes
+        return generate_latest(self._registry)
+
+    def _note(self, event: Event) -> None:
+        generation = event.generation
+        run = generation.id, generation.attempt
+        if event.live is not None:
+            self._note_progress(event, event.live, run)
+            return
+        self._steps.pop(run, None)
+        self._ended.labels(generation.model, generation.status).inc()
+        began, ended = generation.started_at, generation.completed_at
+        if generation.artifact is not None and began is not None and ended is not None:
+            self._seconds.labels(generation.model).observe(ended - began)
+
+    def _note_progress(self, event: Event, live: Live, run: tuple[str, int]) -> None:
+        now, generation = self._clock(), event.generation
+        if live.stage is None:
+            # a device has taken it and has yet to say how far it is
+            self._steps.pop((generation.id, generation.attempt - 1), None)
+            if generation.attempt == 1:
+                self._waits.observe(max(0.0, now - generation.enqueued_at))
+            return
+        if live.stage != Stage.DENOISE or live.step is None:
+            self._steps.pop(run, None)
+            return
+        before = self._steps.get(run)
+        self._steps[run] = live.step, now
+        if before is not None and live.step > before[0]:
+            self._step_seconds.labels(generation.model).observe((now - before[1]) / (live.step - before[0]))
+
+
+class _Now(Collector):
+    """How things are when they are asked for."""
+
+    def __init__(self, broker: Broker, lanes: Callable[[], Sequence[Lane]]) -> None:
+        self._broker = broker
+        self._lanes = lanes
+        self.queued = 0
+        self.free_bytes: int | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """The gauges, and what devices count themselves."""
+        yield GaugeMetricFamily("paddock_queued", "Generations that wait", value=self.queued)
+        yield GaugeMetricFamily(
+            "paddock_subscribers", "Event streams and requests that wait for a video", value=self._broker.subscribers
+        )
+        if self.free_bytes is not None:
+            yield GaugeMetricFamily("paddock_disk_free_bytes", "Room for videos", value=self.free_bytes)
+        lanes = self._lanes()
+        yield _by_device(
+            "paddock_device_busy", "1 while it makes a video", lanes, lambda lane: lane.running is not None
+        )
+        yield _by_device(
+            "paddock_device_healthy",
+            "0 while it is left alone after failures",
+            lanes,
+            lambda lane: lane.circuit.health is not Health.UNHEALTHY,
+        )
+        memory = GaugeMetricFamily("paddock_device_memory_bytes", "Of its card", labels=("device", "kind"))
+        for lane in lanes:
+            if (seen := lane.state.memory) is not None:
+                memory.add_metric((lane.state.device, "free"), seen.free)
+                memory.add_metric((lane.state.device, "total"), seen.total)
+        yield memory
+        starts = CounterMetricFamily("paddock_worker_starts", "Workers that were started", labels=("device",))
+        for lane in lanes:
+            starts.add_metric((lane.state.device,), lane.state.starts)
+        yield starts
+        yield _counted(
+            "paddock_prompt_cache_requests",
+            "Prompts of finished videos, by whether they were encoded already",
+            "result",
+            [(lane, {"hit": lane.work.prompts_known, "miss": lane.work.prompts_encoded}) for lane in lanes],
+        )
+        yield _counted(
+            "paddock_denoising_steps",
+            "Denoising steps of finished videos, by whether the step cache spared them",
+            "how",
+            [(lane, {"computed": lane.work.steps_computed, "foretold": lane.work.steps_foretold}) for lane in lanes],
+        )
+
+
+def _counted(name: str, about: str, label: str, counts: Iterable[tuple[Lane, dict[str, int]]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, about, labels=("device", label))
+    for lane, by_value in counts:
+        for value, count in by_value.items():
+            family.add_metric((lane.state.device, value), count)
+    return family
+
+
+def _by_device(name: str, about: str, lanes: Sequence[Lane], value: Callable[[Lane], float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, about, labels=("device",))
+    for lane in lanes:
+        family.add_metric((lane.state.device,), value(lane))
+    return family

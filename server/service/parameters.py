@@ -1,0 +1,241 @@
+"""A request body → the one video it asks for, or a sentence that names the parameter and its limit."""
+
+import json
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.core.catalogue import CatalogueEntry, Parameter
+from pipelines.core.model import StepCaching, VideoParams
+from server.core.errors import InvalidParamsError
+
+Body = Mapping[str, Any]
+
+MAX_SEED = 2**53 - 1
+MAX_ECHO_BYTES = 16_384
+"""How much of a request's unknown parameters is kept and echoed."""
+
+RESPONSE_FORMATS = ("url", "b64_json")
+_UPSTREAM = "Getting model response error: 422 - Value error, "
+_RATIO = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
+_CONTROL = ("model", "num_generations")
+_GENERAL = (
+    "prompt",
+    "multi_prompt",
+    "duration",
+    "aspect_ratio",
+    "response_format",
+    "generate_audio",
+    "input_image",
+    "step_cache",
+)
+_TARGETS = ("target_namespace", "target_repo", "target_directory")
+
+
+def resolve(
+    entry: CatalogueEntry, body: Body, max_prompt_chars: int, step_cache: StepCaching = StepCaching.EXACT
+) -> VideoParams:
+    """Every choice of the video a body asks for; a null is as if absent, and a seed is drawn where none is given.
+
+    `step_cache` is for a body that names none.
+
+    Raises InvalidParamsError for the first parameter out of its limits, or that the model cannot honour.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    _check_prompts(given)
+    _refuse_what_the_model_lacks(entry, given)
+    response_format(given)
+    for name in _TARGETS:
+        if not isinstance(given.get(name, ""), str):
+            raise InvalidParamsError(f"{name} must be a string")
+    values = {
+        parameter.name: _checked(parameter, given[parameter.name])
+        for parameter in entry.api.parameters
+        if parameter.name in given
+    }
+    for name in ("prompt", "negative_prompt"):
+        if len(values.get(name, "")) > max_prompt_chars:
+            raise InvalidParamsError(f"{name} must be at most {max_prompt_chars} characters long")
+    if "num_frames" not in values and "duration" in given:
+        values["num_frames"] = _frames_of(given["duration"], entry)
+    if "aspect_ratio" in given and not {"width", "height"} <= values.keys():
+        values |= _sides_of(given["aspect_ratio"], entry, values)
+    defaults = {parameter.name: parameter.default for parameter in entry.api.parameters}
+    chosen = {**defaults, "seed": random_seed(), **values}
+    return VideoParams(
+        prompt=chosen["prompt"],
+        negative_prompt=chosen["negative_prompt"],
+        height=chosen["height"],
+        width=chosen["width"],
+        num_frames=chosen["num_frames"],
+        num_inference_steps=chosen["num_inference_steps"],
+        guidance_scale=float(chosen["guidance_scale"]),
+        seed=chosen["seed"],
+        run_fast=bool(chosen.get("run_fast")),
+        step_cache=_step_cache(given, step_cache),
+    )
+
+
+def _step_cache(given: Body, default: StepCaching) -> StepCaching:
+    levels = [str(level) for level in StepCaching]
+    chosen = given.get("step_cache", default)
+    if chosen not in levels:
+        raise InvalidParamsError(f"step_cache must be one of {', '.join(levels)}")
+    return StepCaching(chosen)
+
+
+def random_seed() -> int:
+    """A seed nobody chose, with room above it for the further generations of its request."""
+    return secrets.randbelow(2**53 - 16)
+
+
+def response_format(body: Body) -> str:
+    """How a sync answer carries its videos: `url` or `b64_json`."""
+    chosen = body.get("response_format")
+    if chosen is None:
+        return RESPONSE_FORMATS[0]
+    if chosen not in RESPONSE_FORMATS:
+        raise InvalidParamsError("response_format must be 'url' or 'b64_json'")
+    return str(chosen)
+
+
+def num_generations(body: Body, limit: int) -> int:
+    """How many videos a body asks for, 1 … `limit`."""
+    count = body.get("num_generations")
+    if count is None:
+        return 1
+    whole = _as_integer(count)
+    if whole is None or not 1 <= whole <= limit:
+        raise InvalidParamsError(f"num_generations must be an integer between 1 and {limit}")
+    return whole
+
+
+def with_seed(body: Body, base: int, offset: int) -> dict[str, Any]:
+    """The body of the `offset`-th generation of a request: the given seed, or `base`, plus the offset."""
+    seed = body.get("seed")
+    if seed is None:
+        return {**body, "seed": base + offset}
+    whole = _as_integer(seed)
+    # after the largest seed comes the first: a seed in its range never makes a sibling that is not
+    return {**body, "seed": seed if whole is None or not offset else (whole + offset) % (MAX_SEED + 1)}
+
+
+def echo(entry: CatalogueEntry, body: Body, max_prompt_chars: int) -> dict[str, Any]:
+    """What of a body is kept and shown in its rows: every parameter it carried, unknown ones within a budget."""
+    known = {*entry.api.by_name, *_GENERAL}
+    kept: dict[str, Any] = {}
+    budget = MAX_ECHO_BYTES
+    for name, value in body.items():
+        if name in _CONTROL or name in _TARGETS or value is None:
+            continue
+        if name in known and isinstance(value, str):
+            kept[name] = value[:max_prompt_chars]
+            continue
+        if (size := len(json.dumps([name, value]))) <= budget:
+            budget -= size
+            kept[name] = value
+    return kept
+
+
+def text(body: Body, name: str) -> str | None:
+    """A parameter that is kept and echoed if it is a string."""
+    value = body.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _check_prompts(given: Body) -> None:
+    if "prompt" in given and "multi_prompt" in given:
+        raise InvalidParamsError(f"{_UPSTREAM}Cannot provide both 'prompt' and 'multi_prompt'.")
+    if "prompt" not in given and "multi_prompt" not in given:
+        raise InvalidParamsError(f"{_UPSTREAM}Either 'prompt' or 'multi_prompt' must be provided.")
+
+
+def _refuse_what_the_model_lacks(entry: CatalogueEntry, given: Body) -> None:
+    if not isinstance(given.get("generate_audio", False), bool):
+        raise InvalidParamsError("generate_audio must be a boolean")
+    for name in ("multi_prompt", "input_image", "generate_audio"):
+        if given.get(name, False) is not False:
+            raise InvalidParamsError(f"{name} is not supported by {entry.id}")
+
+
+def _checked(parameter: Parameter, value: Any) -> Any:
+    if parameter.type == "string":
+        if not isinstance(value, str):
+            raise InvalidParamsError(f"{parameter.name} must be a string")
+        return value
+    if parameter.type == "boolean":
+        if not isinstance(value, bool):
+            raise InvalidParamsError(f"{parameter.name} must be a boolean")
+        return value
+    number = _as_integer(value) if parameter.type == "integer" else _as_number(value)
+    # the model page states no range for the seed; doubles, which JSON readers use, are exact up to this
+    default_limits = (0, MAX_SEED) if parameter.name == "seed" else (-math.inf, math.inf)
+    low = default_limits[0] if parameter.minimum is None else parameter.minimum
+    high = default_limits[1] if parameter.maximum is None else parameter.maximum
+    if number is None or not low <= number <= high:
+        article = "an" if parameter.type == "integer" else "a"
+        raise InvalidParamsError(f"{parameter.name} must be {article} {parameter.type} between {low} and {high}")
+    return number
+
+
+def _as_integer(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return None
+
+
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # an integer may be too large for the float that isfinite would make of it
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def _frames_of(duration: Any, entry: CatalogueEntry) -> int:
+    limits = entry.api.by_name["num_frames"]
+    assert limits.minimum is not None
+    assert limits.maximum is not None
+    seconds = _as_number(duration)
+    longest = limits.maximum / entry.model.fps
+    if seconds is None or not 0 < seconds <= longest:
+        raise InvalidParamsError(f"duration must be a number of seconds above 0 and at most {longest:g}")
+    return max(int(limits.minimum), round(seconds * entry.model.fps))
+
+
+def _sides_of(aspect_ratio: Any, entry: CatalogueEntry, given: Mapping[str, Any]) -> dict[str, int]:
+    """The sides for a ratio such as "16:9": as many pixels as the default, fewer where a side would be too long."""
+    match = _RATIO.fullmatch(aspect_ratio) if isinstance(aspect_ratio, str) else None
+    if match is None or "0" in {part.lstrip("0") or "0" for part in match.groups()}:
+        raise InvalidParamsError("aspect_ratio must be two whole numbers such as 16:9")
+    ratio = int(match[1]) / int(match[2])
+    width, height = entry.api.by_name["width"], entry.api.by_name["height"]
+    assert isinstance(width.default, int)
+    assert isinstance(height.default, int)
+    assert width.maximum is not None
+    assert height.maximum is not None
+    if "width" in given:
+        sides = (given["width"], given["width"] / ratio)
+    elif "height" in given:
+        sides = (given["height"] * ratio, given["height"])
+    else:
+        pixels = width.default * height.default
+        tall = min(math.sqrt(pixels / ratio), height.maximum, width.maximum / ratio)
+        sides = (tall * ratio, tall)
+    chosen = {"width": _even(sides[0]), "height": _even(sides[1])}
+    chosen |= {name: given[name] for name in ("width", "height") if name in given}
+    if not (1 <= chosen["width"] <= width.maximum and 1 <= chosen["height"] <= height.maximum):
+        raise InvalidParamsError(
+            f"aspect_ratio {aspect_ratio} needs a size of {chosen['width']}x{chosen['height']}, "
+            f"beyond width 1 to {width.maximum} and height 1 to {height.maximum}"
+        )
+    return chosen
+
+
+def _even(side: float) -> int:
+    return max(2, 2 * round(side / 2))

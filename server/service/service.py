@@ -1,0 +1,286 @@
+"""What routes call: submit, wait, cancel, look up. The rules of the contract that are not about HTTP."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from math import ceil
+from typing import Any
+from uuid import uuid4
+
+from pipelines.core.catalogue import CatalogueEntry
+from server.core.errors import (
+    RETRY_AFTER,
+    ConflictError,
+    GenerationNotFoundError,
+    InvalidParamsError,
+    ModelNotFoundError,
+    QueueFullError,
+    UnavailableError,
+)
+from server.core.events import Broker, Event, Live, Subscription
+from server.core.generation import Generation, Origin, Status
+from server.core.settings import Settings
+from server.scheduler.dispatcher import Dispatcher
+from server.scheduler.executor import Deployment, Lane
+from server.service import parameters
+from server.storage.db.store import Filters, Limits, Once, OtherRequestError, Page, Placed, QueueLimitError, Store
+from server.storage.files.disk import Disk
+from server.storage.retention import Retention
+
+_ASK_AGAIN_SECONDS = 2.0
+_STOPPING = "The server is stopping. Queued generations run when it starts again."
+
+
+class Service:
+    """The use cases, over store, dispatcher and broker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Mapping[str, CatalogueEntry],
+        store: Store,
+        dispatcher: Dispatcher,
+        broker: Broker,
+        disk: Disk,
+        retention: Retention,
+    ) -> None:
+        self.settings = settings
+        self.catalogue = catalogue
+        self._dispatcher = dispatcher
+        self._store = store
+        self._broker = broker
+        self._disk = disk
+        self._retention = retention
+        self._is_closing = False
+
+    def begin_closing(self) -> None:
+        """Refuse new work and let go of everybody who waits."""
+        self._is_closing = True
+        self._broker.close()
+
+    async def suspend(self) -> None:
+        """Have what runs saved, to be gone on with at the next start; returns within the time set for it."""
+        await self._dispatcher.suspend(self.settings.stop_grace)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server is stopping."""
+        return self._is_closing
+
+    def entry(self, model: Any) -> CatalogueEntry:
+        """The model of a request; raises ModelNotFoundError."""
+        if model is None:
+            raise InvalidParamsError("model must be given: the id of a model")
+        if not isinstance(model, str):
+            raise InvalidParamsError("model must be a string: the id of a model")
+        try:
+            return self.catalogue[model]
+        except KeyError:
+            raise ModelNotFoundError(model) from None
+
+    # submission
+
+    async def submit(
+        self, tenant: str, body: parameters.Body, origin: Origin, key: str | None = None
+    ) -> Sequence[Generation]:
+        """Record what a body asks for, committed before this returns.
+
+        What came with the same `key` before is not recorded again: what was made of it then is returned. On the sync
+        route invalid parameters raise InvalidParamsError; on the queue the generation is recorded as failed with the
+        same sentence. Raises ModelNotFoundError, QueueFullError, UnavailableError, and ConflictError for a key of
+        another request as well.
+        """
+        if self._is_closing:
+            raise UnavailableError(_STOPPING)
+        entry = self.entry(body.get("model"))
+        count = parameters.num_generations(body, self.settings.max_num_generations)
+        base = parameters.random_seed()
+        new = [
+            self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin) for offset in range(count)
+        ]
+        await self.check_room()
+        limits = Limits(self.settings.max_queued, self.settings.max_queued_per_key)
+        try:
+            recorded = await self._store.insert(new, limits, None if key is None else Once(key, _digest(body, origin)))
+        except QueueLimitError as error:
+            whose = "generations with this key" if error.is_keys else "generations"
+            free_in = self._dispatcher.free_in
+            raise QueueFullError(
+                f"The queue is full: {error.limit} {whose} are waiting.",
+                RETRY_AFTER if free_in is None else max(1, ceil(free_in)),
+            ) from None
+        except OtherRequestError:
+            raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
+        if recorded is new:
+            self._dispatcher.wake()
+            for generation in new:
+                if generation.is_terminal:
+                    self._broker.publish(Event(generation))
+        return recorded
+
+    async def check_room(self) -> None:
+        """Raise UnavailableError while the disk has too little room for more work."""
+        if (shortage := await self._disk.shortage()) is not None:
+            raise UnavailableError(shortage, RETRY_AFTER)
+
+    @property
+    def free_bytes(self) -> int | None:
+        """Bytes free on the data directory's disk when last looked up."""
+        return self._disk.free
+
+    def _generation(self, tenant: str, entry: CatalogueEntry, body: parameters.Body, origin: Origin) -> Generation:
+        limit = self.settings.max_prompt_chars
+        now = time.time()
+        generation = Generation(
+            id=str(uuid4()),
+            tenant=tenant,
+            origin=origin,
+            model=entry.id,
+            status=Status.QUEUED,
+            parameters=parameters.echo(entry, body, limit),
+            enqueued_at=now,
+            accepted_by=self._store.server,
+            target_namespace=parameters.text(body, "target_namespace"),
+            target_repo=parameters.text(body, "target_repo"),
+            target_directory=parameters.text(body, "target_directory"),
+        )
+        try:
+            return replace(generation, params=parameters.resolve(entry, body, limit, self.settings.step_cache))
+        except InvalidParamsError as error:
+            if origin is Origin.SYNC:
+                raise
+            return replace(generation, status=Status.FAILED, error_message=str(error), completed_at=now)
+
+    async def wait(self, tenant: str, ids: Sequence[str]) -> list[Generation]:
+        """Wait until all of these are over; raises UnavailableError when the server stops before."""
+        pending = set(ids)
+        while pending:
+            # a subscription may also end because it fell behind: then the records are asked again
+            if self._is_closing:
+                raise UnavailableError(_STOPPING)
+            with self._broker.subscribe(tenant) as subscription:
+                pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).generation.is_terminal}
+                with suppress(TimeoutError):
+                    # what another server ends is no event here
+                    async with asyncio.timeout(_ASK_AGAIN_SECONDS if self._store.is_shared else None):
+                        await self._drain(subscription, pending)
+        return [(await self._find(tenant, id_)).generation for id_ in ids]
+
+    async def _drain(self, subscription: Subscription, pending: set[str]) -> None:
+        """Take events until none is pending any more, or the subscription ends."""
+        if not pending:
+            return
+        async for event in subscription:
+            if event.live is None:
+                pending.discard(event.generation.id)
+                if not pending:
+                    return
+
+    # cancellation
+
+    async def cancel(self, tenant: str, generation_id: str) -> None:
+        """Cancel a generation: its row says so at once, the device stops within a step; nothing if it is over."""
+        before = await self._store.cancel(generation_id, tenant)
+        if before is None:
+            await self._find(tenant, generation_id)
+            return
+        self._publish_cancelled(before)
+        await self._dispatcher.cancel(before)
+
+    async def hang_up(self, tenant: str, ids: Collection[str]) -> None:
+        """A waiting client went away: cancel what has not started, let the rest go on."""
+        for generation_id in ids:
+            before = await self._store.cancel(generation_id, tenant, unless_started=True)
+            if before is not None:
+                self._publish_cancelled(before)
+
+    async def remove(self, tenant: str, generation_id: str) -> None:
+        """Remove a generation that is over, with its video; raises ConflictError for one that is not."""
+        if not await self._retention.remove(generation_id, tenant):
+            found = (await self._find(tenant, generation_id)).generation
+            raise ConflictError(f"Generation {generation_id} is {found.status}: cancel it before you remove it.")
+
+    def _publish_cancelled(self, before: Generation) -> None:
+        self._broker.publish(Event(replace(before, status=Status.CANCELLED)))
+
+    # models and devices
+
+    def deployment(self, model_id: str) -> Deployment:
+        """Where a model is between disk and device."""
+        return self._dispatcher.deployment(model_id)
+
+    def plan(self, model_id: str) -> str | None:
+        """How a model is laid out on the device that holds it."""
+        return next((lane.state.plan for lane in self.lanes if lane.state.model_id == model_id), None)
+
+    def activate(self, entry: CatalogueEntry) -> None:
+        """Have a model loaded; returns at once."""
+        self._dispatcher.activate(entry)
+
+    def deactivate(self, entry: CatalogueEntry) -> None:
+        """Have a model unloaded after what runs with it; returns at once."""
+        self._dispatcher.deactivate(entry)
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """The devices and what each does."""
+        return self._dispatcher.lanes
+
+    # looking up
+
+    async def get(self, tenant: str, generation_id: str) -> Placed:
+        """One generation; raises GenerationNotFoundError for an unknown id and for another tenant's."""
+        return await self._find(tenant, generation_id)
+
+    async def newest(self, filters: Filters) -> list[Placed]:
+        """The newest generations that pass the filters."""
+        return await self._store.newest(filters, self._dispatcher.holding)
+
+    async def page(self, filters: Filters, number: int, size: int) -> Page:
+        """A page of history."""
+        return await self._store.page(filters, number, size, self._dispatcher.holding)
+
+    def live(self, placed: Placed) -> Live | None:
+        """How a generation is doing if it runs, or when it may be done if it waits and that can be told."""
+        return self.lives([placed])[0]
+
+    def lives(self, placed: Sequence[Placed]) -> list[Live | None]:
+        """The same of many, all of one moment."""
+        outlook = self._dispatcher.outlook()
+        return [
+            self._dispatcher.live(each.generation)
+            if each.queue_position is None
+            else outlook.of(each.generation, each.queue_position)
+            for each in placed
+        ]
+
+    async def queue_length(self) -> int:
+        """How many generations wait."""
+        return await self._store.queued()
+
+    async def events(self, tenant: str) -> AsyncIterator[Event]:
+        """What happens to a tenant's generations: the completions of the last seconds, then all as it comes."""
+        with self._broker.subscribe(tenant) as subscription:
+            since = time.time() - self.settings.event_replay
+            replayed = await self._store.completed_since(since, tenant)
+            for generation in replayed:
+                yield Event(generation)
+            seen = {generation.id for generation in replayed}
+            async for event in subscription:
+                if event.live is not None or event.generation.id not in seen:
+                    yield event
+
+    async def _find(self, tenant: str, generation_id: str) -> Placed:
+        placed = await self._store.get(generation_id, tenant, self._dispatcher.holding)
+        if placed is None:
+            raise GenerationNotFoundError
+        return placed
+
+
+def _digest(body: parameters.Body, origin: Origin) -> str:
+    """What is the same of two requests that are one."""
+    return hashlib.sha256(json.dumps([origin, body], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,98 @@
+"""How the records' database is opened: its schema brought up to date, its connections set to be safe."""
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from server.storage.db.errors import explain
+from server.storage.db.migrations.upgrade import NewerDatabaseError, upgrade
+
+BUSY_MS = 10_000
+"""How long a lock that another program holds on SQLite's database is waited for."""
+
+_CONNECT_SECONDS = 10
+
+
+class DatabaseUnusableError(Exception):
+    """The records cannot be opened; `str()` says why, and what to do where something can be done."""
+
+
+def open_database(url: str) -> Engine:
+    """The database at a URL of SQLAlchemy's, with the schema of this version; raises DatabaseUnusableError."""
+    engine = unopened(url)
+    try:
+        upgrade(engine)
+        # a database that is up to date was only read: one that cannot be written is better known now
+        with engine.begin():
+            pass
+    except BaseException as error:
+        engine.dispose()
+        if (refusal := _refusal(engine, error)) is not None:
+            raise refusal from error
+        raise
+    return engine
+
+
+def unopened(url: str) -> Engine:
+    """The database at a URL of SQLAlchemy's, as it is; raises DatabaseUnusableError for what is no such URL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise DatabaseUnusableError(f"database_url is not the URL of a database: {error}") from error
+    return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+
+
+def reading(engine: Engine) -> Connection:
+    """A connection for reads that all see the same moment, and hold up no writer."""
+    if engine.dialect.name == "sqlite":
+        return engine.connect().execution_options(reads_only=True)
+    return engine.connect().execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def _sqlite(url: URL) -> Engine:
+    engine = create_engine(url)
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    patience = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}
+    try:
+        # a pooled connection may have ended with a restart of the database, which no request should pay for
+        return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args=patience)
+    except ImportError as error:
+        raise DatabaseUnusableError(
+            f"database_url needs the driver psycopg ({error}). Install it: pip install 'paddock[postgres]'."
+        ) from error
+
+
+def _refusal(engine: Engine, error: BaseException) -> DatabaseUnusableError | None:
+    """The sentence for what its user can mend; None for a fault of ours."""
+    name = engine.url.render_as_string(hide_password=True)
+    # a driver's sentence may be laid out in lines
+    why = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+    match error:
+        case NewerDatabaseError():
+            return DatabaseUnusableError(why)
+        case DBAPIError() | OSError():
+            outage = explain(error) if isinstance(error, DBAPIError) else None
+            return DatabaseUnusableError(
+                f"The database {name} cannot be used: {why.rstrip('.')}." + (f" {outage.advice}" if outage else "")
+            )
+    return None
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # transactions are begun by hand below: the driver's own would start too late to be IMMEDIATE
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads_only = connection.get_execution_options().get("reads_only")
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,46 @@
+"""Copies of a SQLite database from before its schema changed: the way back to the version that wrote it."""
+
+import sqlite3
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+
+from pipelines.core.files import sync
+
+COPIES_KEPT = 3
+
+
+def keep_copy(database: Path, target: str) -> Path:
+    """Copy what is committed, before the schema goes to revision `target`; returns the whole copy's path.
+
+    No copy is written over; the newest COPIES_KEPT stay. Raises OSError when it cannot be written.
+    """
+    part = database.with_name(f"{database.name}.copy.part")
+    part.unlink(missing_ok=True)
+    kept = _free_name(database, target)
+    try:
+        # not a copy of the file: what is committed may still be in the log beside it
+        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(part)) as copy:
+            source.backup(copy)
+        sync(part)
+        part.rename(kept)
+    except sqlite3.Error as error:
+        raise OSError(f"it could not be copied before its schema changes: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    sync(database.parent)
+    for old in copies(database)[COPIES_KEPT:]:
+        old.unlink()
+    return kept
+
+
+def copies(database: Path) -> list[Path]:
+    """The copies there are, newest first."""
+    found = database.parent.glob(f"{database.name}.before-*")
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _free_name(database: Path, target: str) -> Path:
+    name = f"{database.name}.before-{target}"
+    names = (database.with_name(name if n == 1 else f"{name}.{n}") for n in count(1))
+    return next(path for path in names if not path.exists())

@@ -1,0 +1,127 @@
+"""The tables of the records, as `server.storage.db.migrations` makes them: of generations, of attempts at them, of API
+keys and their turns, and of requests that may come twice.
+"""
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    and_,
+    literal_column,
+)
+
+
+class _Text(TypeDecorator[str]):
+    """Text, whatever a client sends: PostgreSQL's has no NUL in it, so that the sign for a lost character stands in."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value.replace("\0", "\ufffd") if value is not None and dialect.name == "postgresql" else value
+
+
+metadata = MetaData()
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", _Text(36), nullable=False, unique=True),
+    Column("tenant", _Text, nullable=False),
+    Column("origin", _Text, nullable=False),
+    Column("model", _Text, nullable=False),
+    Column("media_type", _Text, nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("params", JSON),
+    Column("target_namespace", _Text),
+    Column("target_repo", _Text),
+    Column("target_directory", _Text),
+    Column("status", _Text, nullable=False),
+    Column("error_message", _Text),
+    Column("artifact", _Text),
+    Column("progress", Float, nullable=False),
+    Column("fingerprint", JSON),
+    Column("enqueued_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("completed_at", Float),
+    Column("attempt", Integer, nullable=False),
+    Column("owner", _Text),
+    Column("lease_until", Float),
+    Column("worker_deaths", Integer, nullable=False),
+    Column("server_deaths", Integer, nullable=False),
+    Column("furthest", Float, nullable=False),
+    Column("accepted_by", _Text),
+    Index("generations_by_status", "status", "seq"),
+    Index("generations_by_tenant", "tenant", "seq"),
+    Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
+    Index("generations_by_completion", "completed_at"),
+    sqlite_autoincrement=True,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("generation_id", _Text(36), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("owner", _Text, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", _Text),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", _Text, primary_key=True),
+    Column("digest", _Text(64), nullable=False, unique=True),
+    Column("made_at", Float, nullable=False),
+    Column("revoked_at", Float),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("tenant", _Text, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("passed", Integer, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("tenant", _Text, primary_key=True),
+    Column("key", _Text, primary_key=True),
+    Column("digest", _Text(64), nullable=False),
+    Column("generations", JSON, nullable=False),
+    Column("made_at", Float, nullable=False),
+    Index("requests_by_age", "made_at"),
+)
+
+HAS_VIDEO = generations.c.artifact.is_not(None)
+# the videos that are kept, oldest first
+Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO, postgresql_where=HAS_VIDEO)
+
+# A partial index is used for what is seen to imply its condition: this is written out, not bound. That condition is not
+# the status itself: PostgreSQL would then not look rows up by it, and SQLite would take an index by status alone for
+# the better one.
+_IS_ACTIVE = generations.c.completed_at.is_(None)
+IS_QUEUED = and_(generations.c.status == "queued", _IS_ACTIVE)
+WAS_CLAIMED = generations.c.attempt > literal_column("0")
+# what each key has waiting, of all models and of each, and what was taken
+_rows = generations.c
+Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
+Index(
+    "queue_by_model",
+    *(_rows.status, _rows.model, _rows.tenant, _rows.seq),
+    sqlite_where=_IS_ACTIVE,
+    postgresql_where=_IS_ACTIVE,
+)
+Index("claims_by_tenant", _rows.tenant, _rows.seq, sqlite_where=WAS_CLAIMED, postgresql_where=WAS_CLAIMED)

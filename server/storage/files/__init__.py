@@ -1,0 +1,1 @@
+"""Files by generation: videos, checkpoints, previews."""

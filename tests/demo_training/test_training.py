@@ -1,0 +1,34 @@
+"""The demo's training computes what diffusers computes when the model is used."""
+
+import torch
+
+from demo_training.train_text import TEXT_DIM
+from demo_training.train_transformer import build_transformer, velocity, with_padding
+from demo_training.train_vae import build_vae, decode, encode
+
+
+def test_the_vae_in_two_chunks_is_the_vae() -> None:
+    torch.manual_seed(0)
+    vae = build_vae().eval()
+    pixels = torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    with torch.no_grad():
+        latents = vae.encode(pixels).latent_dist.mean
+        torch.testing.assert_close(encode(vae, pixels).mean, latents)
+        torch.testing.assert_close(decode(vae, latents).clamp(-1, 1), vae.decode(latents).sample)
+
+
+def test_one_padding_token_stands_for_all_of_them() -> None:
+    torch.manual_seed(0)
+    model = build_transformer().eval()
+    torch.nn.init.normal_(model.proj_out.weight, std=0.05)
+    mask = torch.ones(2, 10, dtype=torch.bool)
+    mask[1, 6:] = False
+    states = torch.randn(2, 10, TEXT_DIM) * mask[..., None]
+    noisy, timestep = torch.randn(2, 16, 3, 4, 6), torch.tensor([100.0, 900.0])
+    padded = torch.zeros(2, 512, TEXT_DIM)
+    padded[:, :10] = states
+    with torch.no_grad():
+        expected = model(noisy, timestep, padded, return_dict=False)[0]
+        torch.testing.assert_close(
+            velocity(model, noisy, timestep, *with_padding(states, mask, 1.0)), expected, rtol=1e-4, atol=1e-5
+        )

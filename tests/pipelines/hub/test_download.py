@@ -1,0 +1,419 @@
+"""Fetching weights from a stand-in hub: whole, cut off and resumed, damaged, refused, without room."""
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pipelines.core.errors import (
+    DamagedFileError,
+    DiskSpaceError,
+    FetchError,
+    HubAccessError,
+    HubUnreachableError,
+    UnsupportedModelError,
+    WeightsNotFoundError,
+)
+from pipelines.core.model import Fast, Lora, ModelSpec, WeightFile
+from pipelines.hub import download as fetch
+from pipelines.hub import local as weights
+from pipelines.loading.load import load_pipeline
+from tests.support.hub import Hub, Request
+from tests.support.server_process import free_port
+
+SPEC = ModelSpec(repo=Hub.repo, fps=16, id="some-model")
+LARGEST = "text_encoder/model.safetensors"
+UNNEEDED = (
+    "README.md",
+    "assets/picture.png",
+    "image_encoder/config.json",
+    "image_encoder/model.safetensors",
+    "transformer/diffusion_pytorch_model.bin",
+    "transformer/diffusion_pytorch_model.fp16.safetensors",
+)
+CHUNK = 16 * 1024
+
+
+@pytest.fixture
+def hub(weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with the demo weights and what else a repository may hold, and an empty cache."""
+    folder = Path(shutil.copytree(weights_folder, tmp_path / "repository"))
+    for name in UNNEEDED:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"not needed")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(
+        json.dumps({**index, "image_encoder": ["transformers", "CLIPVisionModel"], "transformer_2": [None, None]})
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", CHUNK)
+    monkeypatch.setattr("pipelines.hub.download.PAUSES", (0.01, 0.01))
+    # the library's own pause between its retries
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    with Hub(folder) as hub:
+        yield hub
+
+
+def pull(hub: Hub, verify: bool = False) -> Path:
+    return fetch.fetch(fetch.look_up(SPEC, hub.url), verify=verify)
+
+
+def partial_of(name: str, hub: Hub) -> Path:
+    listing = fetch.look_up(SPEC, hub.url)
+    return listing.partial(next(file for file in listing.files if file.name == name))
+
+
+def test_a_whole_pull_is_found_and_loads(hub: Hub) -> None:
+    listing = fetch.look_up(SPEC, hub.url)
+    assert {file.name for file in listing.files} == set(hub.files()) - set(UNNEEDED)
+    assert listing.total == sum(len(hub.files()[file.name]) for file in listing.files)
+    seen: list[int] = []
+
+    folder = fetch.fetch(listing, lambda _, done: seen.append(done))
+
+    assert seen[-1] == listing.total
+    assert seen == sorted(seen)
+    assert weights.locate(SPEC) == folder
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        file.name for file in listing.files
+    }
+    load_pipeline(folder, "cpu")
+
+
+def test_the_librarys_own_readers_find_it(hub: Hub) -> None:
+    from huggingface_hub import snapshot_download
+
+    folder = pull(hub)
+
+    assert snapshot_download(Hub.repo, local_files_only=True) == str(folder)
+
+
+def test_what_is_here_is_not_fetched_again(hub: Hub) -> None:
+    folder = pull(hub)
+    hub.requests.clear()
+
+    assert fetch.look_up(SPEC, hub.url).missing == 0
+    assert pull(hub) == folder
+    assert hub.sent() == 0
+
+    # nor what another commit had
+    hub.commit = "f" * 40
+    (hub.folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    assert pull(hub).name == hub.commit
+    assert [request.path.rpartition("/")[2] for request in hub.gets()] == ["scheduler_config.json"]
+    assert weights.locate(SPEC).name == hub.commit
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub: Hub) -> None:
+    size = len(hub.files()[LARGEST])
+    hub.accidents.cut_after[LARGEST] = [size // 2, size // 4]
+
+    pull(hub)
+
+    first, second, third = hub.gets(LARGEST)
+    assert first.start == 0
+    assert first.sent - CHUNK < second.start <= first.sent
+    assert second.start + second.sent - CHUNK < third.start <= second.start + second.sent
+    assert hub.sent(LARGEST) < size + 2 * CHUNK
+
+
+def test_a_pull_that_failed_goes_on_where_it_stopped(hub: Hub) -> None:
+    size = len(hub.files()[LARGEST])
+    hub.accidents.cut_after[LARGEST] = [size // 2, *[0] * 50]
+    with pytest.raises(HubUnreachableError, match=r"cannot be reached: .*goes on from there"):
+        pull(hub)
+    kept = partial_of(LARGEST, hub).stat().st_size
+    assert size // 2 - CHUNK < kept <= size // 2
+    with pytest.raises(WeightsNotFoundError, match="paddock pull --model some-model"):
+        weights.locate(SPEC)
+
+    hub.accidents.cut_after.clear()
+    hub.requests.clear()
+    pull(hub)
+
+    (request,) = hub.gets(LARGEST)
+    assert (request.start, request.sent) == (kept, size - kept)
+    weights.locate(SPEC)
+
+
+def test_a_server_without_ranges_is_read_from_the_start(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(hub.files()[LARGEST])
+    partial = partial_of(LARGEST, hub)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(hub.files()[LARGEST][: size // 2])
+    monkeypatch.setattr("huggingface_hub.file_download._adjust_range_header", lambda *_: "")
+    seen: list[int] = []
+
+    listing = fetch.look_up(SPEC, hub.url)
+    fetch.fetch(listing, lambda _, done: seen.append(done))
+
+    assert hub.gets(LARGEST)[0].start == 0
+    assert seen[-1] == listing.total
+
+
+@pytest.mark.parametrize("name", [LARGEST, "vae/config.json"])
+def test_a_file_damaged_on_its_way_is_fetched_again(hub: Hub, name: str) -> None:
+    hub.accidents.damaged[name] = 1
+
+    folder = pull(hub)
+
+    assert (folder / name).read_bytes() == hub.files()[name]
+    assert len(hub.gets(name)) == 2
+
+
+@pytest.mark.parametrize("name", [LARGEST, "vae/config.json"])
+def test_a_file_that_stays_damaged_is_named_and_not_kept(hub: Hub, name: str) -> None:
+    hub.accidents.damaged[name] = 10
+
+    with pytest.raises(DamagedFileError, match=name):
+        pull(hub)
+
+    assert not (hub.folder.parent / "cache" / "models--Some--Model" / "snapshots" / hub.commit / name).exists()
+    with pytest.raises(WeightsNotFoundError):
+        weights.locate(SPEC)
+
+
+def test_a_partial_file_of_something_else_costs_one_more_try(hub: Hub) -> None:
+    partial = partial_of(LARGEST, hub)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(b"x" * 1000)
+
+    assert (pull(hub) / LARGEST).read_bytes() == hub.files()[LARGEST]
+    assert not list(partial.parent.glob("*incomplete"))
+
+
+def test_a_file_of_the_wrong_size_is_fetched_again(hub: Hub) -> None:
+    folder = pull(hub)
+    for name in (LARGEST, "vae/config.json"):
+        (folder / name).resolve().write_bytes(b"short")
+    hub.requests.clear()
+
+    pull(hub)
+
+    assert {request.path.rpartition("/")[2] for request in hub.gets()} == {"model.safetensors", "config.json"}
+    assert (folder / LARGEST).read_bytes() == hub.files()[LARGEST]
+    assert (folder / "vae" / "config.json").read_bytes() == hub.files()["vae/config.json"]
+
+
+def test_a_changed_byte_is_found_when_asked_to_verify(hub: Hub) -> None:
+    folder = pull(hub)
+    whole = hub.files()[LARGEST]
+    (folder / LARGEST).resolve().write_bytes(b"?" + whole[1:])
+
+    hub.requests.clear()
+    pull(hub)
+    assert hub.sent() == 0
+    pull(hub, verify=True)
+    assert [request.path.rpartition("/")[2] for request in hub.gets()] == ["model.safetensors"]
+    assert (folder / LARGEST).read_bytes() == whole
+
+
+def test_a_link_of_the_users_own_is_replaced_but_not_what_it_names(hub: Hub, tmp_path: Path) -> None:
+    folder = pull(hub)
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(b"mine")
+    (folder / LARGEST).unlink()
+    (folder / LARGEST).symlink_to(own)
+    listing = fetch.look_up(SPEC, hub.url)
+    listing.blob(next(file for file in listing.files if file.name == LARGEST)).unlink()
+
+    pull(hub)
+
+    assert own.read_bytes() == b"mine"
+    assert (folder / LARGEST).read_bytes() == hub.files()[LARGEST]
+
+
+def test_files_take_their_places_where_nothing_can_be_linked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+
+    folder = pull(hub)
+
+    assert not (folder / LARGEST).is_symlink()
+    assert weights.locate(SPEC) == folder
+
+
+class _Usage(NamedTuple):
+    free: int
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    listing = fetch.look_up(SPEC, hub.url)
+    hub.requests.clear()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(free=listing.missing - 1))
+
+    with pytest.raises(DiskSpaceError, match=rf"MB more in {tmp_path / 'cache'}, and .* free there.*HF_HOME"):
+        fetch.fetch(listing)
+
+    assert not hub.requests
+    monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(free=listing.missing))
+    fetch.fetch(listing)
+
+
+def test_a_disk_that_fills_meanwhile_is_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = fetch.look_up(SPEC, hub.url)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(DiskSpaceError, match=r"The disk is full: .* are missing"):
+        fetch.fetch(listing)
+
+
+def test_a_cache_that_cannot_be_written_to_is_a_sentence(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+
+    with pytest.raises(FetchError, match=r"cannot be written to: Not a directory\. Set HF_HOME"):
+        pull(hub)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "sentence"),
+    [
+        ((401, "RepoNotFound"), HubAccessError, "There is no repository Some/Model on http.*HF_TOKEN"),
+        ((403, "GatedRepo"), HubAccessError, "Some/Model is gated .*HF_TOKEN"),
+        ((403, ""), HubAccessError, r"does not give Some/Model to this user \(403\)"),
+        ((404, "RevisionNotFound"), HubAccessError, "Some/Model has no revision main"),
+        ((503, ""), HubUnreachableError, "answers 503"),
+        ((200, ""), HubUnreachableError, "is not a hub"),
+    ],
+)
+def test_what_the_hub_refuses_is_a_sentence(
+    hub: Hub, refusal: tuple[int, str], kind: type[FetchError], sentence: str
+) -> None:
+    hub.accidents.refusal = refusal
+
+    with pytest.raises(kind, match=sentence):
+        fetch.look_up(SPEC, hub.url)
+
+
+def test_a_refusal_amid_the_pull_is_a_sentence(hub: Hub) -> None:
+    listing = fetch.look_up(SPEC, hub.url)
+    hub.accidents.refusal = (403, "GatedRepo")
+
+    with pytest.raises(HubAccessError, match="gated"):
+        fetch.fetch(listing)
+
+
+def test_no_hub_at_all_is_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HubUnreachableError, match=r"The hub at http://127\.0\.0\.1:\d+ cannot be reached"):
+        fetch.look_up(SPEC, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
+    with pytest.raises(HubUnreachableError, match="HF_HUB_OFFLINE"):
+        fetch.look_up(SPEC, hub.url)
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "sentence"),
+    [
+        (ModelSpec("Some/Other", fps=16), HubAccessError, "no repository Some/Other"),
+        (ModelSpec("no such/folder/x", fps=16), HubAccessError, "neither a folder"),
+        (ModelSpec(Hub.repo, fps=16, revision="v9"), HubAccessError, "no revision v9"),
+        (ModelSpec(Hub.repo, fps=16, pipeline_class="FluxPipeline"), UnsupportedModelError, "WanPipeline"),
+    ],
+)
+def test_a_model_the_hub_does_not_have_is_a_sentence(
+    hub: Hub, spec: ModelSpec, kind: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        fetch.look_up(spec, hub.url)
+    assert hub.sent(LARGEST) == 0
+
+
+def test_the_token_goes_to_the_hub_and_not_to_its_store(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+
+    pull(hub)
+
+    def asked(store: bool) -> list[Request]:
+        return [request for request in hub.requests if request.path.startswith("/store/") == store]
+
+    assert {request.authorization for request in asked(store=False)} == {"Bearer hf_secret"}
+    assert {request.authorization for request in asked(store=True)} == {None}
+
+
+def test_one_pull_at_a_time(hub: Hub) -> None:
+    listing = fetch.look_up(SPEC, hub.url)
+    with fetch._alone(listing), pytest.raises(FetchError, match="another process"):
+        fetch.fetch(listing)
+
+
+def test_a_folder_is_checked_whole(weights_folder: Path, hub: Hub, tmp_path: Path) -> None:
+    assert fetch.local(SPEC, weights_folder) == weights_folder
+    # another hub cache, by either of its names
+    folder = pull(hub)
+    (tmp_path / "home").mkdir()
+    cache = Path(shutil.move(tmp_path / "cache", tmp_path / "home" / "hub"))
+    moved = cache / folder.relative_to(tmp_path / "cache")
+    assert fetch.local(SPEC, cache) == fetch.local(SPEC, cache.parent) == moved
+
+    copied = Path(shutil.copytree(weights_folder, tmp_path / "copied"))
+    with (copied / LARGEST).open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(WeightsNotFoundError, match=f"{LARGEST} is cut off"):
+        fetch.local(SPEC, copied)
+    with (copied / LARGEST).open("r+b") as file:
+        file.truncate(5)
+    with pytest.raises(WeightsNotFoundError, match=f"{LARGEST} is cut off"):
+        fetch.local(SPEC, copied)
+    (copied / LARGEST).unlink()
+    with pytest.raises(WeightsNotFoundError, match="incomplete"):
+        fetch.local(SPEC, copied)
+
+
+def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: Path) -> None:
+    (hub.folder / "loras").mkdir()
+    (hub.folder / "loras" / "fast.safetensors").write_bytes(b"of low rank")
+    (tmp_path / "mine.safetensors").write_bytes(b"my own")
+    fast = Fast((Lora(Hub.repo, "loras/fast.safetensors"),), flow_shift=5.0)
+    spec = replace(SPEC, loras=(Lora(str(tmp_path), "mine.safetensors"),), fast=fast)
+
+    (listing,) = fetch.look_up_files(spec, hub.url)
+    assert [file.name for file in listing.files] == ["loras/fast.safetensors"]
+    with pytest.raises(WeightsNotFoundError, match="No loras/fast"):
+        weights.locate_file(Hub.repo, "loras/fast.safetensors")
+    fetch.fetch(listing)
+
+    assert weights.locate_file(Hub.repo, "loras/fast.safetensors").read_bytes() == b"of low rank"
+    assert weights.locate_file(str(tmp_path), "mine.safetensors") == tmp_path / "mine.safetensors"
+    with pytest.raises(HubAccessError, match=r"has no loras/gone\.safetensors"):
+        fetch.look_up_files(replace(SPEC, loras=(Lora(Hub.repo, "loras/gone.safetensors"),)), hub.url)
+
+
+def test_a_transformer_from_a_file_is_pulled_in_place_of_the_repositorys(hub: Hub, tmp_path: Path) -> None:
+    (hub.folder / "quantized").mkdir()
+    for name in ("tuned-Q4_K_M.gguf", "tuned-Q8_0.gguf"):
+        (hub.folder / "quantized" / name).write_bytes(b"GGUF of one kind")
+    (hub.folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    spec = replace(SPEC, files=(WeightFile(Hub.repo, "quantized/tuned-Q4_K_M.gguf"),))
+
+    listings = [fetch.look_up(spec, hub.url), *fetch.look_up_files(spec, hub.url)]
+    for listing in listings:
+        fetch.fetch(listing)
+
+    names = {file.name for listing in listings for file in listing.files}
+    replaced = {name for name in hub.files() if name.startswith("transformer/diffusion")}
+    assert names == set(hub.files()) - set(UNNEEDED) - replaced - {"quantized/tuned-Q8_0.gguf"}
+    assert "transformer/config.json" in names
+    assert weights.locate(spec) == fetch.local(spec, tmp_path / "cache") == listings[0].folder
+    assert not hub.gets("diffusion_pytorch_model.safetensors")[1:]
+    # another model of the same repository still lacks what this one does without
+    with pytest.raises(WeightsNotFoundError, match=r"no \.safetensors file in .*transformer"):
+        weights.locate(SPEC)
+
+    weights.locate_file(Hub.repo, "quantized/tuned-Q4_K_M.gguf").unlink()
+    with pytest.raises(WeightsNotFoundError, match=r"No quantized/tuned-Q4_K_M\.gguf of .*pull --model some-model`"):
+        weights.locate(spec)

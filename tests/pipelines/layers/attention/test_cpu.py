@@ -1,0 +1,58 @@
+"""Attention by products: what torch's own gives, and only where it pays."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.nn.functional import scaled_dot_product_attention
+
+from pipelines.layers.attention import cpu as attention
+from pipelines.layers.attention.cpu import LONG, by_products, fast_attention
+
+CPU = torch.device("cpu")
+
+
+def tensors(queries: int, keys: int, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(2, 3, length, 16, generator=generator).to(dtype) for length in (queries, keys, keys)]
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, LONG), (LONG + 1, LONG + 5)])
+def test_it_is_attention(queries: int, keys: int) -> None:
+    exact = tensors(queries, keys, torch.float32)
+
+    torch.testing.assert_close(by_products(*exact), scaled_dot_product_attention(*exact), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "dtype", "options", "ours"),
+    [
+        (LONG, torch.bfloat16, {}, True),
+        (LONG, torch.bfloat16, {"attn_mask": None, "dropout_p": 0.0, "is_causal": False}, True),
+        (LONG - 1, torch.bfloat16, {}, False),
+        (LONG, torch.bfloat16, {"is_causal": True}, False),
+        (LONG, torch.bfloat16, {"scale": 0.5}, False),
+        (LONG, torch.bfloat16, {"attn_mask": torch.zeros(4, LONG, dtype=torch.bfloat16)}, False),
+    ],
+)
+def test_it_takes_over_where_it_pays_and_may(
+    keys: int, dtype: torch.dtype, options: dict[str, object], ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def noting(*args: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return by_products(*args)
+
+    monkeypatch.setattr(attention, "by_products", noting)
+    query, key, value = tensors(4, keys, dtype)
+    with fast_attention(CPU, torch.bfloat16):
+        inside = functional.scaled_dot_product_attention(query=query, key=key, value=value, **options)
+    outside = scaled_dot_product_attention(query, key, value, **options)
+
+    assert bool(calls) is ours
+    torch.testing.assert_close(inside.float(), outside.float(), rtol=0.05, atol=0.02)
+
+
+def test_other_devices_and_dtypes_are_left_alone() -> None:
+    with fast_attention(CPU, torch.float32), fast_attention(torch.device("cuda:0"), torch.bfloat16):
+        assert functional.scaled_dot_product_attention is scaled_dot_product_attention

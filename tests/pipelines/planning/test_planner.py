@@ -1,0 +1,188 @@
+"""Plans: none exceeds its budget, more memory is never slower, and each says why."""
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.core.catalogue import read_catalogue
+from pipelines.core.geometry import Geometry
+from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.loading.weight_format import Storage
+from pipelines.planning.planner import FAST_ENOUGH, GIB, Machine, MemoryPlan, _block_bytes, choices, plan
+from pipelines.planning.shapes import ModelShape, parse_shape
+
+ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+assert ENTRY.model.shape is not None
+SHAPE: ModelShape = parse_shape(ENTRY.model.shape)
+VIDEOS = {"480p": (832, 480, 81), "720p": (1280, 720, 81)}
+
+CARDS = st.floats(1, 200).map(lambda size: round(size * GIB))
+HOSTS = st.floats(1, 300).map(lambda size: round(size * GIB))
+CAPABILITIES = st.sampled_from([(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0)])
+SIZES = st.tuples(st.integers(1, 1280), st.integers(1, 720), st.integers(1, 120))
+
+
+SETTINGS = st.sampled_from(PrecisionSetting)
+
+
+def made(
+    video: tuple[int, int, int],
+    card: int,
+    host: int,
+    capability: tuple[int, int] = (8, 9),
+    setting: PrecisionSetting = PrecisionSetting.AUTO,
+) -> MemoryPlan:
+    return plan(SHAPE, Geometry.fit(*video, SHAPE.grid), Machine(card, host, capability, setting))
+
+
+@given(video=SIZES, card=CARDS, host=HOSTS, capability=CAPABILITIES, setting=SETTINGS)
+def test_a_plan_keeps_within_its_budget_or_says_what_is_missing(
+    video: tuple[int, int, int], card: int, host: int, capability: tuple[int, int], setting: PrecisionSetting
+) -> None:
+    machine = Machine(card, host, capability)
+    chosen = made(video, card, host, capability, setting)
+
+    if chosen.fits(machine):
+        assert max(chosen.stage_peaks.values()) <= card
+        assert chosen.host_peak <= host
+        assert chosen.shortfall(machine) == ""
+    else:
+        assert "It would need" in chosen.shortfall(machine)
+    # the matrices are at most all of it, and half their time is saved
+    assert chosen.relative_seconds_per_step >= (0.5 if chosen.layout.precision.multiplies else 1)
+
+
+@given(video=SIZES, card=CARDS, host=HOSTS, more=st.floats(1, 4), capability=CAPABILITIES, setting=SETTINGS)
+def test_more_memory_is_never_slower(
+    video: tuple[int, int, int],
+    card: int,
+    host: int,
+    more: float,
+    capability: tuple[int, int],
+    setting: PrecisionSetting,
+) -> None:
+    less = made(video, card, host, capability, setting)
+    if not less.fits(Machine(card, host, capability)):
+        return
+    for larger in ((round(card * more), host), (card, round(host * more)), (round(card * more), round(host * more))):
+        richer = made(video, *larger, capability, setting)
+        assert richer.fits(Machine(*larger, capability))
+        if richer.relative_seconds_per_step > less.relative_seconds_per_step:
+            # exactness is what the time was given for, and next to none of it
+            assert setting is PrecisionSetting.AUTO
+            assert richer.layout.precision.exactness < less.layout.precision.exactness
+            assert richer.relative_seconds_per_step <= FAST_ENOUGH
+
+
+@given(small=SIZES, card=CARDS, host=HOSTS)
+def test_a_smaller_video_never_needs_more(small: tuple[int, int, int], card: int, host: int) -> None:
+    largest = made((1280, 720, 120), card, host)
+    chosen = made(small, card, host)
+
+    if largest.fits(Machine(card, host, (8, 9))):
+        assert chosen.fits(Machine(card, host, (8, 9)))
+
+
+@pytest.mark.parametrize(
+    ("video", "card", "host", "expected"),
+    [
+        ("480p", 80, 128, "bf16 resident, text encoder resident, whole frames"),
+        ("720p", 48, 64, "bf16 resident, text encoder streamed, whole frames"),
+        ("480p", 24, 64, "bf16 partly streamed, text encoder resident, whole frames"),
+        ("480p", 24, 32, "bf16 partly streamed, text encoder resident, whole frames"),
+        ("480p", 16, 32, "bf16 partly streamed, text encoder streamed from disk, whole frames"),
+        ("480p", 8, 64, "bf16 streamed, text encoder streamed, whole frames"),
+        ("480p", 8, 32, "fp8 matmuls partly streamed, text encoder streamed from disk, whole frames"),
+        ("720p", 12, 16, "fp8 matmuls streamed from disk, text encoder streamed from disk, tiles of 512 pixels"),
+        ("480p", 8, 16, "fp8 matmuls partly streamed from disk, text encoder streamed from disk, whole frames"),
+    ],
+)
+def test_the_plans_of_common_machines(video: str, card: int, host: int, expected: str) -> None:
+    machine = Machine((card - 1) * GIB, round(0.9 * host * GIB), (8, 9))
+    chosen = made(VIDEOS[video], machine.device_memory, machine.host_memory)
+
+    assert chosen.fits(machine)
+    assert chosen.name == expected
+
+
+def test_what_does_not_fit_is_told_with_its_size() -> None:
+    machine = Machine(4 * GIB, 4 * GIB, (8, 9))
+
+    sentence = made(VIDEOS["720p"], machine.device_memory, machine.host_memory).shortfall(machine)
+
+    assert "of the card for" in sentence
+    assert "where 4.0 GiB is free and" in sentence
+    assert "of host memory, where 4.0 GiB is free" in sentence
+
+
+@given(video=SIZES, card=CARDS, host=HOSTS)
+def test_every_choice_has_its_reason(video: tuple[int, int, int], card: int, host: int) -> None:
+    machine = Machine(card, host, (8, 9))
+    explained = choices(made(video, card, host), SHAPE, machine)
+
+    assert set(explained) == {"transformer", "transformer weights", "guidance", "text encoder", "VAE"}
+    assert all(made.reason for made in explained.values())
+
+
+@pytest.mark.parametrize("precision", [precision for precision in Precision if precision is not Precision.GGUF])
+def test_a_real_block_takes_what_is_planned_for_it(precision: Precision) -> None:
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel(num_layers=1)
+    tensors = {name: tensor for name, tensor in transformer.state_dict().items() if name.startswith("blocks.0.")}
+    storage = Storage(transformer, precision, torch.bfloat16)
+
+    stored = sum(storage.size(name, tensor) for name, tensor in tensors.items())
+
+    assert stored == pytest.approx(_block_bytes(SHAPE, precision), rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("setting", "capability", "expected"),
+    [
+        (PrecisionSetting.BF16, (8, 9), Precision.BF16),
+        (PrecisionSetting.FP8, (9, 0), Precision.FP8_MATMUL),
+        (PrecisionSetting.FP8, (8, 6), Precision.FP8),
+        (PrecisionSetting.INT8, (8, 6), Precision.INT8_MATMUL),
+        (PrecisionSetting.Q4, (12, 0), Precision.Q4),
+    ],
+)
+def test_a_precision_that_is_set_is_kept_to(
+    setting: PrecisionSetting, capability: tuple[int, int], expected: Precision
+) -> None:
+    for card in (12, 24, 80):
+        machine = Machine((card - 1) * GIB, 60 * GIB, capability, setting)
+        chosen = plan(SHAPE, Geometry.fit(*VIDEOS["480p"], SHAPE.grid), machine)
+        assert chosen.layout.precision is expected
+        if expected is not Precision.BF16:
+            assert choices(chosen, SHAPE, machine)["transformer weights"].reason == f"as chosen: {setting}"
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), Precision.INT8_MATMUL), ((8, 6), Precision.INT8_MATMUL), ((8, 9), Precision.FP8_MATMUL)],
+)
+def test_what_must_be_rounded_is_multiplied_as_the_chip_can(capability: tuple[int, int], expected: Precision) -> None:
+    tight, roomy = (made(VIDEOS["480p"], 15 * GIB, host * GIB, capability) for host in (24, 60))
+
+    assert tight.layout.precision is expected
+    assert tight.relative_seconds_per_step < 1
+    # exact weights are not given up for time alone
+    assert roomy.layout.precision is Precision.BF16
+    assert 1 < roomy.relative_seconds_per_step < FAST_ENOUGH
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)])
+def test_the_more_of_a_step_is_attention_the_less_is_gained(capability: tuple[int, int]) -> None:
+    setting = PrecisionSetting.FP8 if capability >= (8, 9) else PrecisionSetting.INT8
+    small, large = (
+        made(video, 79 * GIB, 60 * GIB, capability, setting).relative_seconds_per_step for video in VIDEOS.values()
+    )
+    attention = {
+        video: 1 - SHAPE.transformer.linear_flops(tokens) / SHAPE.transformer.forward_flops(tokens)
+        for video, tokens in (("480p", 32_760), ("720p", 75_600))
+    }
+
+    assert (round(attention["480p"], 2), round(attention["720p"], 2)) == (0.53, 0.72)
+    assert (1 + attention["480p"]) / 2 < small < large < 1

@@ -1,0 +1,319 @@
+"""The other models of the family: their published shapes, planned; and small weights of their layouts, run."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from safetensors.torch import save_file
+
+from pipelines.core.catalogue import read_catalogue
+from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
+from pipelines.core.geometry import Geometry, Grid
+from pipelines.core.model import Fast, Lora, ModelSpec, VideoParams
+from pipelines.core.precision import Precision
+from pipelines.planning.planner import GIB, Layout, Machine, Residence, plan
+from pipelines.planning.shapes import parse_shape, read_shape
+from pipelines.runner.oom_fallback import Ladder
+from pipelines.runner.runner import Runner
+from tests.support.models.wan22 import WAN22_VAE, a14b_folder, small_transformer, ti2v_5b_folder
+from tests.support.video import psnr, read_video
+
+CATALOGUE = read_catalogue()
+PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
+
+
+@pytest.fixture(scope="module")
+def a14b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a14b_folder(tmp_path_factory.mktemp("a14b") / "weights")
+
+
+@pytest.fixture(scope="module")
+def ti2v_5b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ti2v_5b_folder(tmp_path_factory.mktemp("5b") / "weights")
+
+
+def runner(folder: Path, cache: Path, layout: Layout | None = None, **spec: Any) -> Runner:
+    return Runner.load(ModelSpec("small", fps=16, **spec), folder, "cpu", layout=layout, cache=cache)
+
+
+def made(model: Runner | Ladder, path: Path, params: VideoParams = PARAMS) -> bytes:
+    return model.render(params, path).finish().path.read_bytes()
+
+
+# the published shapes
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "parameters"),
+    [
+        (
+            "wan-ai-wan2-1-t2v-1-3b-diffusers",
+            {"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960},
+            1418996800,
+        ),
+        (
+            "wan-ai-wan2-2-ti2v-5b-diffusers",
+            {"num_layers": 30, "num_attention_heads": 24, "ffn_dim": 14336, "in_channels": 48, "out_channels": 48},
+            4999787712,
+        ),
+        ("wan-ai-wan2-2-t2v-a14b-diffusers", {}, 14288491584),
+    ],
+)
+def test_the_catalogue_states_the_published_shapes(model: str, config: dict[str, int], parameters: int) -> None:
+    stated = CATALOGUE[model].model.shape
+    assert stated is not None
+    shape = parse_shape(stated)
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel(**config)
+        vae = AutoencoderKLWan(**(WAN22_VAE if "5b" in model else {}))
+
+    assert shape.transformer.parameters == parameters == sum(p.numel() for p in transformer.parameters())
+    assert shape.vae.parameters == sum(p.numel() for p in vae.parameters())
+    assert shape.experts == (2 if "a14b" in model else 1)
+    assert shape.grid == Grid.of(
+        vae.config.scale_factor_spatial, transformer.config.patch_size[1:], vae.config.scale_factor_temporal
+    )
+
+
+@pytest.mark.parametrize("model", CATALOGUE)
+@pytest.mark.parametrize(("card", "host"), [(8, 32), (12, 32), (24, 64), (80, 128)])
+def test_every_model_has_a_plan_for_its_usual_video(model: str, card: int, host: int) -> None:
+    spec = CATALOGUE[model].model
+    assert spec.shape is not None
+    shape, machine = parse_shape(spec.shape), Machine((card - 1) * GIB, round(0.9 * host * GIB), (8, 9))
+
+    chosen = plan(shape, Geometry.fit(*spec.sizes[-1], shape.grid), machine)
+
+    # the VAE of the 5B takes 9 GiB at 720p where it decodes whole frames
+    assert chosen.fits(machine), chosen.shortfall(machine)
+
+
+# two experts
+
+
+def test_both_experts_are_used_and_laid_out_alike(a14b: Path, tmp_path: Path) -> None:
+    shape = read_shape(a14b)
+    assert shape.experts == 2
+    pipe = WanPipeline.from_pretrained(a14b)
+    with torch.no_grad():
+        generator = torch.Generator("cpu").manual_seed(7)
+        expected = pipe(
+            "an ox by a lake",
+            " ",
+            height=64,
+            width=96,
+            num_frames=9,
+            num_inference_steps=4,
+            guidance_scale=5.0,
+            generator=generator,
+            output_type="latent",
+        ).frames
+    plain = runner(a14b, tmp_path)
+    video = made(plain, tmp_path / "plain.mp4")
+
+    assert plain._loaded.pipe.config.boundary_ratio == 0.875
+    assert torch.isfinite(expected).all()
+    one = runner(a14b, tmp_path)
+    one._loaded.pipe.register_to_config(boundary_ratio=None)
+    assert made(one, tmp_path / "one.mp4") != video
+    for residence in (Residence.STREAMED, Residence.MAPPED):
+        for blocks in (0, 1):
+            layout = Layout(transformer=residence, resident_blocks=blocks)
+            # a processor computes on the map itself, which is not aligned: some round otherwise there
+            assert psnr(made(runner(a14b, tmp_path, layout), tmp_path / "laid out.mp4"), video) > 40
+
+
+def test_experts_of_different_shapes_are_refused(a14b: Path) -> None:
+    configs: dict[str, Any] = dict(CATALOGUE["wan-ai-wan2-2-t2v-a14b-diffusers"].model.shape or {})
+    configs["transformer_2"] = {**configs["transformer_2"], "num_layers": 30}
+
+    with pytest.raises(UnsupportedModelError, match="differ in shape"):
+        parse_shape(configs)
+
+
+def test_the_5bs_layout_makes_the_size_asked_for(ti2v_5b: Path, tmp_path: Path) -> None:
+    made_by = runner(ti2v_5b, tmp_path)
+    assert made_by._loaded.grid == read_shape(ti2v_5b).grid == Grid(32, 32, 4)
+
+    video = made_by.run(replace(PARAMS, width=98, height=70, num_frames=8), tmp_path / "video.mp4")
+
+    assert read_video(video.path).shape == (8, 70, 98, 3)
+
+
+# LoRAs
+
+LAYER = "blocks.1.attn1.to_q"
+
+
+def lora_file(folder: Path, layout: str, size: float = 1.0) -> tuple[Path, torch.Tensor]:
+    """A LoRA of rank 2 on one layer in a layout of its own, and the change of the weight it means."""
+    generator = torch.Generator().manual_seed(3)
+    down, up = (torch.randn(shape, generator=generator) * size for shape in ((2, 24), (24, 2)))
+    alpha = torch.tensor(4.0)
+    tensors, change = {
+        "diffusers": (
+            {f"transformer.{LAYER}.lora_A.weight": down, f"transformer.{LAYER}.lora_B.weight": up},
+            up @ down,
+        ),
+        "original": (
+            {
+                "diffusion_model.blocks.1.self_attn.q.lora_down.weight": down,
+                "diffusion_model.blocks.1.self_attn.q.lora_up.weight": up,
+                "diffusion_model.blocks.1.self_attn.q.alpha": alpha,
+            },
+            2 * up @ down,
+        ),
+        "musubi": (
+            musubi_layers() | musubi_layer("blocks_1_self_attn_q", down, up),
+            2 * up @ down,
+        ),
+    }[layout]
+    path = folder / f"{layout}.safetensors"
+    save_file(tensors, path)
+    return path, change
+
+
+def musubi_layer(name: str, down: torch.Tensor, up: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        f"lora_unet_{name}.lora_down.weight": down,
+        f"lora_unet_{name}.lora_up.weight": up,
+        f"lora_unet_{name}.alpha": torch.tensor(4.0),
+    }
+
+
+def musubi_layers() -> dict[str, torch.Tensor]:
+    """This layout names every layer of every block; these change nothing."""
+    sizes = {f"{kind}_attn_{name}": (24, 24) for kind in ("self", "cross") for name in "qkvo"}
+    sizes |= {"ffn_0": (24, 32), "ffn_2": (32, 24)}
+    layers: dict[str, torch.Tensor] = {}
+    for block, (name, (inside, outside)) in product(range(2), sizes.items()):
+        layers |= musubi_layer(f"blocks_{block}_{name}", torch.zeros(2, inside), torch.zeros(outside, 2))
+    return layers
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "original", "musubi"])
+def test_a_lora_of_each_layout_is_merged(layout: str, wan21: Path, tmp_path: Path) -> None:
+    _, change = lora_file(tmp_path, layout)
+    plain = runner(wan21, tmp_path)._loaded
+    expected = WanTransformer3DModel.from_pretrained(wan21, subfolder="transformer").get_parameter(f"{LAYER}.weight")
+
+    lora = Lora(str(tmp_path), f"{layout}.safetensors", strength=0.5)
+    tuned = runner(wan21, tmp_path, loras=(lora,))._loaded
+
+    merged = tuned.pipe.transformer.get_parameter(f"{LAYER}.weight")
+    torch.testing.assert_close(merged.float(), (expected + 0.5 * change).to(merged.dtype).float())
+    others = [name for name, _ in tuned.pipe.transformer.named_parameters() if name != f"{LAYER}.weight"]
+    for name in others:
+        assert torch.equal(tuned.pipe.transformer.get_parameter(name), plain.pipe.transformer.get_parameter(name))
+    assert tuned.fingerprint["loras"] != plain.fingerprint["loras"] == ""
+
+
+def test_a_lora_goes_with_every_precision_and_place(weights_folder: Path, tmp_path: Path) -> None:
+    transformer = read_shape(weights_folder).transformer
+    save_file(
+        {
+            "transformer.blocks.0.attn1.to_v.lora_A.weight": torch.full((1, transformer.width), 0.3),
+            "transformer.blocks.0.attn1.to_v.lora_B.weight": torch.full((transformer.width, 1), 0.3),
+        },
+        tmp_path / "lora.safetensors",
+    )
+    lora = Lora(str(tmp_path), "lora.safetensors")
+    exact = made(runner(weights_folder, tmp_path, loras=(lora,)), tmp_path / "exact.mp4")
+    assert exact != made(runner(weights_folder, tmp_path), tmp_path / "plain.mp4")
+
+    mapped = Layout(transformer=Residence.MAPPED)
+    assert psnr(made(runner(weights_folder, tmp_path, mapped, loras=(lora,)), tmp_path / "mapped.mp4"), exact) > 40
+    assert psnr(made(runner(weights_folder, tmp_path, mapped), tmp_path / "mapped.mp4"), exact) < 40
+    for precision in (Precision.FP8, Precision.FP8_MATMUL, Precision.INT8_MATMUL, Precision.Q4):
+        made(runner(weights_folder, tmp_path, Layout(precision), loras=(lora,)), tmp_path / "short.mp4")
+        assert psnr(tmp_path / "exact.mp4", tmp_path / "short.mp4") > 20
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"transformer.blocks.9.attn1.to_q": (2, 24, 24)}, "changes blocks.9.attn1.to_q, which this model has not"),
+        ({"transformer.blocks.0.attn1.to_q": (2, 24, 48)}, "made for a model of another size"),
+        ({"transformer.blocks.0.attn1.norm_q": (2, 24, 24)}, "norm_q, which this model has not"),
+    ],
+)
+def test_a_lora_for_another_model_is_refused(
+    tensors: dict[str, tuple[int, int, int]], words: str, wan21: Path, tmp_path: Path
+) -> None:
+    stored = {}
+    for layer, (rank, inside, outside) in tensors.items():
+        stored[f"{layer}.lora_A.weight"] = torch.zeros(rank, inside)
+        stored[f"{layer}.lora_B.weight"] = torch.zeros(outside, rank)
+    save_file(stored, tmp_path / "lora.safetensors")
+
+    with pytest.raises(UnsupportedModelError, match=words):
+        runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "lora.safetensors"),))
+
+
+def test_a_file_for_both_experts_changes_each_its_own_way(a14b: Path, tmp_path: Path) -> None:
+    one, two = torch.ones(24, 1), torch.full((24, 1), 2.0)
+    tensors = {}
+    for part, up in (("transformer", one), ("transformer_2", two)):
+        tensors[f"{part}.{LAYER}.lora_A.weight"] = torch.ones(1, 24)
+        tensors[f"{part}.{LAYER}.lora_B.weight"] = up
+    save_file(tensors, tmp_path / "both.safetensors")
+    loras = tuple(Lora(str(tmp_path), "both.safetensors", part) for part in ("transformer", "transformer_2"))
+
+    plain, tuned = runner(a14b, tmp_path)._loaded.pipe, runner(a14b, tmp_path, loras=loras)._loaded.pipe
+    for part, change in (("transformer", 1.0), ("transformer_2", 2.0)):
+        before, after = (getattr(pipe, part).get_parameter(f"{LAYER}.weight").float() for pipe in (plain, tuned))
+        torch.testing.assert_close(after, before + change, rtol=0.02, atol=0.02)
+
+
+def test_a_lora_for_a_part_that_is_not_there_is_refused(wan21: Path, tmp_path: Path) -> None:
+    lora_file(tmp_path, "original")
+    with pytest.raises(UnsupportedModelError, match="has no transformer_2"):
+        runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "original.safetensors", "transformer_2"),))
+
+
+def test_a_file_that_is_no_lora_is_refused(wan21: Path, tmp_path: Path) -> None:
+    save_file({"transformer.blocks.0.attn1.to_q.weight": torch.zeros(24, 24)}, tmp_path / "lora.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"cannot be merged|can be merged: it holds"):
+        runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "lora.safetensors"),))
+
+    with pytest.raises(WeightsNotFoundError, match=r"No gone\.safetensors of"):
+        runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "gone.safetensors"),))
+
+
+# run_fast
+
+
+def test_run_fast_is_the_distilled_model_without_guidance(a14b: Path, tmp_path: Path) -> None:
+    file, _ = lora_file(tmp_path, "original", size=0.3)
+    loras = tuple(Lora(str(tmp_path), file.name, part) for part in ("transformer", "transformer_2"))
+    spec = ModelSpec("small", fps=16, fast=Fast(loras, flow_shift=5.0))
+
+    fast = made(Ladder.load(spec.variant(fast=True), a14b, "cpu", cache=tmp_path), tmp_path / "fast.mp4")
+    slow = made(Ladder.load(spec.variant(fast=False), a14b, "cpu", cache=tmp_path), tmp_path / "slow.mp4")
+
+    assert fast != slow == made(runner(a14b, tmp_path), tmp_path / "plain.mp4")
+    distilled = runner(a14b, tmp_path, loras=loras, flow_shift={"480p": 5.0, "720p": 5.0})
+    assert fast == made(distilled, tmp_path / "distilled.mp4", replace(PARAMS, guidance_scale=1.0))
+
+
+def test_the_default_of_run_fast_is_what_activating_loads() -> None:
+    entry = CATALOGUE["wan-ai-wan2-2-t2v-a14b-diffusers"]
+
+    assert entry.variant() == entry.variant(True) != entry.variant(False)
+    assert len(entry.variant().model.loras) == 2
+    assert not entry.variant(False).model.loras
+    assert CATALOGUE["wan-ai-wan2-1-t2v-14b-diffusers"].variant() == CATALOGUE["wan-ai-wan2-1-t2v-14b-diffusers"]
+
+
+def test_run_fast_means_nothing_to_a_model_without_it() -> None:
+    spec = CATALOGUE["wan-ai-wan2-1-t2v-14b-diffusers"].model
+
+    assert spec.variant(fast=True) is spec.variant(fast=False) is spec
+
+
+def test_small_transformers_are_what_the_tests_take_them_for() -> None:
+    assert small_transformer(16).get_parameter(f"{LAYER}.weight").shape == (24, 24)

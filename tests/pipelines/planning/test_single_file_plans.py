@@ -1,0 +1,191 @@
+"""A transformer from one file, planned for as what it is."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES, GGUFParameter, dequantize_gguf_tensor
+from gguf import GGMLQuantizationType as Type
+
+from pipelines.core.catalogue import read_catalogue
+from pipelines.core.errors import UnsupportedModelError
+from pipelines.core.geometry import Geometry
+from pipelines.core.precision import Precision
+from pipelines.loading import single_file
+from pipelines.loading.load import shape_here
+from pipelines.loading.modules import fill, headers, skeleton
+from pipelines.loading.weight_format import Storage
+from pipelines.planning.planner import (
+    GIB,
+    Layout,
+    Machine,
+    Residence,
+    _transformer_bytes,
+    _whole_bytes,
+    choices,
+    plan,
+    priced,
+)
+from pipelines.planning.shapes import FileShape, ModelShape, parse_shape
+from tests.support.models.trace import PeakBytes
+from tests.support.models.wan_files import State, by_original_names, named, write_safetensors
+
+
+def test_what_is_measured_is_what_is_kept(mixed: Path, bare: Path) -> None:
+    module = skeleton(WanTransformer3DModel, bare / "transformer")
+    storage = Storage(module, Precision.GGUF, torch.bfloat16, named=dict(headers(mixed)))
+    fill(module, mixed, storage.keep)
+    sizes = {name: parameter.nbytes for name, parameter in module.named_parameters()}
+
+    measured = single_file.measure(mixed)
+
+    kept = measured.kept
+    assert kept is not None
+    assert (measured.name, set(measured.forms)) == (
+        "mixed.gguf",
+        {"Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "bfloat16", "float16", "float32"},
+    )
+    for index, size in enumerate(kept.blocks):
+        assert size == sum(size for name, size in sizes.items() if name.startswith(f"blocks.{index}."))
+    assert kept.blocks[0] != kept.blocks[1]
+    assert sum(kept.blocks) + kept.others == sum(sizes.values())
+    plain = (
+        parameter.nbytes
+        for name, parameter in module.named_parameters()
+        if name.startswith("blocks.") and not isinstance(parameter, GGUFParameter)
+    )
+    assert kept.converted == sum(plain)
+
+
+@pytest.mark.parametrize("form", [form for form in SUPPORTED_GGUF_QUANT_TYPES if form is not Type.BF16])
+def test_restoring_a_matrix_takes_what_is_planned_for_it(form: Type) -> None:
+    count, size = gguf.GGML_QUANT_SIZES[form]
+    weight = GGUFParameter(torch.zeros(512, 512 // count * size, dtype=torch.uint8), quant_type=form)
+    with torch.no_grad(), PeakBytes([weight]) as traced:
+        dequantize_gguf_tensor(weight).to(torch.bfloat16)
+
+    assert single_file.RESTORED_BYTES[form.name] * 512**2 == pytest.approx(traced.peak, rel=0.1)
+
+
+ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+
+
+@pytest.fixture(scope="module")
+def wan_14b(tmp_path_factory: pytest.TempPathFactory) -> ModelShape:
+    """The published model's shapes, its weights from a file of that size in Q4_K with Q6_K, of which only the header
+    is on the disk.
+    """
+    assert ENTRY.model.shape is not None
+    path = tmp_path_factory.mktemp("14b") / "wan-Q4_K_M.gguf"
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel()
+    writer = gguf.GGUFWriter(path, "wan")
+    for name, parameter in transformer.named_parameters():
+        is_matrix = name.startswith("blocks.") and parameter.ndim == 2
+        form = (Type.Q6_K if "ffn.net.2" in name else Type.Q4_K) if is_matrix else Type.F32
+        count, size = gguf.GGML_QUANT_SIZES[form]
+        writer.add_tensor_info(
+            by_original_name(name), parameter.shape, np.dtype(np.float32), parameter.numel() // count * size, form
+        )
+    total = sum(gguf.GGUFWriter.ggml_pad(info.nbytes, 32) for info in writer.tensors[0].values())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + total + 32)
+    return parse_shape(ENTRY.model.shape).with_files((single_file.measure(path),))
+
+
+def by_original_name(name: str) -> str:
+    return next(iter(by_original_names({name: torch.empty(0)})))
+
+
+def test_a_plan_counts_what_the_file_holds(wan_14b: ModelShape) -> None:
+    plain = replace(wan_14b, files=())
+    matrices = wan_14b.transformer.block_matrix_parameters
+    down = wan_14b.transformer.width * wan_14b.transformer.ffn_dim
+    block = (matrices - down) * 144 / 256 + down * 210 / 256
+
+    (kept,) = wan_14b.kept
+    assert kept.blocks[0] == pytest.approx(block, rel=0.002)
+    assert _whole_bytes(wan_14b, Precision.GGUF) == pytest.approx(40 * block + kept.others, rel=0.002)
+    assert kept.others == pytest.approx(_whole_bytes(plain, Precision.BF16) - 40 * 2 * matrices, rel=0.2)
+    resident, streamed = (
+        _transformer_bytes(wan_14b, Layout(Precision.GGUF, residence, resident_blocks=blocks))
+        for residence, blocks in ((Residence.RESIDENT, 0), (Residence.STREAMED, 30))
+    )
+    assert resident[0] == _whole_bytes(wan_14b, Precision.GGUF)
+    assert streamed == (30 * kept.blocks[0], 32 * kept.blocks[0] + kept.others)
+
+
+@pytest.mark.parametrize(
+    ("card", "host", "name"),
+    [
+        (24, 32, "GGUF resident, text encoder streamed, whole frames"),
+        (12, 32, "GGUF partly streamed, text encoder streamed, whole frames"),
+        (8, 16, "GGUF partly streamed from disk, text encoder streamed from disk, whole frames"),
+    ],
+)
+def test_a_quantized_file_is_kept_as_it_is_on_every_machine(
+    card: int, host: int, name: str, wan_14b: ModelShape
+) -> None:
+    machine = Machine((card - 1) * GIB, round(0.9 * host * GIB), (8, 9))
+    video = Geometry.fit(832, 480, 81, wan_14b.grid)
+
+    chosen = plan(wan_14b, video, machine)
+
+    assert chosen.fits(machine)
+    assert chosen.name == name
+    assert chosen.device_peak < priced(replace(wan_14b, files=()), video, machine, Layout()).device_peak
+    made = choices(chosen, wan_14b, machine)["transformer weights"]
+    assert made.choice == "GGUF"
+    assert made.reason == "wan-Q4_K_M.gguf (Q4_K, Q6_K, float32): quantized already, and kept as it is"
+
+
+def test_a_plain_file_is_planned_for_as_other_weights_are(state: State, bare: Path, tmp_path: Path) -> None:
+    file = write_safetensors(tmp_path / "tuned.safetensors", state, torch.float16)
+    shape, machine = shape_here(bare, [named(file)]), Machine(8 * GIB, 64 * GIB, (8, 9))
+    video = Geometry.fit(96, 64, 9, shape.grid)
+
+    assert shape.files == (FileShape("tuned.safetensors", ("float16",)),)
+    assert plan(shape, video, machine) == plan(replace(shape, files=()), video, machine)
+    made = choices(plan(shape, video, machine), shape, machine)["transformer weights"]
+    assert (made.choice, made.reason) == ("bf16", "from tuned.safetensors (float16); as published, and exact")
+
+
+def test_a_file_of_something_else_has_no_plan(bare: Path, tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "flux.safetensors", {"double_blocks.0.weight": torch.ones(8, 8)}, torch.half)
+
+    with pytest.raises(UnsupportedModelError, match=r"flux\.safetensors holds no weights of a Wan transformer"):
+        shape_here(bare, [named(path)])
+
+
+def test_a_file_of_another_depth_has_no_plan(wan_14b: ModelShape) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"wan-Q4_K_M\.gguf has 40 blocks, the model 30"):
+        replace(wan_14b, transformer=replace(wan_14b.transformer, num_layers=30)).with_files(wan_14b.files)
+
+
+def test_what_is_measured_is_told_to_a_process_without_torch(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["single_file", str(mixed)])
+    single_file.main()
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["kept"]["blocks"]) == ("mixed.gguf", list(measured_blocks(mixed)))
+
+    monkeypatch.setattr("sys.argv", ["single_file", str(tmp_path / "gone.gguf")])
+    single_file.main()
+    assert "gone.gguf is cut off, damaged" in json.loads(capsys.readouterr().out)
+
+
+def measured_blocks(path: Path) -> Mapping[int, int] | tuple[int, ...]:
+    kept = single_file.measure(path).kept
+    assert kept is not None
+    return kept.blocks

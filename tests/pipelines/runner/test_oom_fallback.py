@@ -1,0 +1,233 @@
+"""Out of memory at any stage: the next plan down is tried, and the next video is as from a fresh start."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.core.catalogue import read_catalogue
+from pipelines.core.errors import DeviceMemoryError
+from pipelines.core.geometry import Geometry
+from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
+from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.loading.load import choose_plan, shape_here
+from pipelines.planning.planner import GIB, Layout, Machine, MemoryPlan, leaner, plan
+from pipelines.planning.shapes import parse_shape, read_shape
+from pipelines.runner.callbacks import Hooks
+from pipelines.runner.oom_fallback import Ladder
+from pipelines.runner.runner import Runner
+from pipelines.stages.checkpoint import Checkpoint
+
+SPEC = ModelSpec("small", fps=16)
+PARAMS = VideoParams("an ox", " ", 64, 96, 9, 3, 5.0, 7)
+MACHINE = Machine(24 * GIB, 64 * GIB, (8, 9))
+
+# where each stage's work is done
+STAGES = {
+    "loading": "pipelines.loading.load.place",
+    "encoding": "pipelines.stages.text_encoding.PromptEncoder.encode",
+    "denoising": "pipelines.runner.runner.denoise",
+    "decoding": "pipelines.stages.decoding.decoding._to_rgb",
+}
+
+
+@pytest.fixture(autouse=True)
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor stands in for a card: plans are made for one, and carried out on it."""
+
+    def machine(_device: str, limit: int | None = None, precision: PrecisionSetting = PrecisionSetting.AUTO) -> Machine:
+        memory = MACHINE.device_memory if limit is None else min(limit, MACHINE.device_memory)
+        return replace(MACHINE, device_memory=memory, precision=precision)
+
+    monkeypatch.setattr("pipelines.runner.oom_fallback.this_machine", machine)
+    monkeypatch.setattr(
+        "pipelines.runner.oom_fallback.plan_here",
+        lambda spec, folder, device, limit: choose_plan(
+            shape_here(folder, spec.files), spec.sizes, machine(device, limit, spec.precision)
+        ),
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where weights are kept in other forms, and what is learned of a card."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def run_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """Have a stage run out of memory the next so many times."""
+
+    def arrange(stage: str, times: int) -> None:
+        original, left = resolve_name(STAGES[stage]), iter(range(times))
+
+        def fail_first(*args: Any, **kwargs: Any) -> Any:
+            if next(left, None) is not None:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(STAGES[stage], fail_first)
+
+    return arrange
+
+
+@pytest.fixture
+def layouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Layout]]:
+    """The layouts by which the model was loaded, in order."""
+    seen: list[Layout] = []
+    load = Runner.load.__func__  # type: ignore[attr-defined]
+
+    def noting(cls: type[Runner], *args: Any) -> Runner:
+        seen.append(args[-2])
+        return load(cls, *args)
+
+    monkeypatch.setattr(Runner, "load", classmethod(noting))
+    yield seen
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_next_plan_down_makes_the_video(
+    stage: str, wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
+) -> None:
+    run_out(stage, 2)
+    ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
+
+    video = ladder.render(PARAMS, tmp_path / "video.mp4").finish()
+
+    assert video.path.is_file()
+    assert len({layout.name for layout in layouts}) == len(layouts) == 3
+    assert ladder.fingerprint["plan"] == layouts[-1].name != layouts[0].name
+    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[-1], cache)
+    again = ladder.render(PARAMS, tmp_path / "again.mp4").finish().path.read_bytes()
+    assert again == video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
+
+
+def test_what_was_denoised_before_the_decoding_ran_out_is_not_denoised_again(
+    wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
+) -> None:
+    run_out("decoding", 1)
+    ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
+    seen: list[Progress] = []
+    checkpoint = Checkpoint(tmp_path / "half.ckpt", 1000.0)
+
+    video = ladder.render(PARAMS, tmp_path / "video.mp4", Hooks(seen.append, checkpoint=checkpoint)).finish()
+
+    assert layouts[0].name != layouts[1].name
+    assert [report.step for report in seen if report.stage is Stage.DENOISE] == [0, 1, 2, 3, 3]
+    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[1], cache)
+    assert video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
+
+
+def test_a_step_down_is_remembered_for_the_card(
+    wan21: Path,
+    tmp_path: Path,
+    cache: Path,
+    run_out: Callable[[str, int], None],
+    layouts: list[Layout],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
+    spec, shape = replace(SPEC, sizes=(size,)), read_shape(wan21)
+    enough = plan(shape, Geometry.fit(*size, shape.grid), MACHINE).device_peak
+    monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=enough))
+    run_out("denoising", 2)
+
+    Ladder.load(spec, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
+    names = [layout.name for layout in layouts]
+    assert len(set(names)) == 3
+
+    assert Ladder.load(spec, wan21, "cpu", cache=cache).fingerprint["plan"] == names[2]
+    assert Ladder.load(spec, wan21, "cpu", cache=tmp_path / "other").fingerprint["plan"] == names[0]
+
+
+def test_a_neighbours_memory_is_not_held_against_the_card(
+    wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
+) -> None:
+    run_out("denoising", 1)
+    Ladder.load(SPEC, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
+    assert layouts[0] != layouts[1]
+
+    assert Ladder.load(SPEC, wan21, "cpu", cache=cache).fingerprint["plan"] == layouts[0].name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
+    stage: str,
+    wan21: Path,
+    tmp_path: Path,
+    cache: Path,
+    run_out: Callable[[str, int], None],
+    layouts: list[Layout],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # long steps, so that they are few
+    monkeypatch.setattr("pipelines.planning.planner.CLEARLY", 0.6)
+    ladder = Ladder(SPEC, wan21, "cpu", cache=cache)
+    asked = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
+    rungs = rungs_below(wan21, ladder, SPEC.sizes[-1] if stage == "loading" else asked)
+    run_out(stage, rungs + 1)
+
+    with pytest.raises(DeviceMemoryError, match=r"ran out of memory, laid out as leanly as can be\. .*fit\."):
+        ladder.render(PARAMS, tmp_path / "video.mp4").finish()
+
+    assert not list(tmp_path.glob("*.mp4*"))
+    assert len(layouts) == rungs + 1
+    fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[0], cache)
+    after = ladder.render(PARAMS, tmp_path / "after.mp4").finish().path.read_bytes()
+    assert layouts[-1] == layouts[0]
+    assert after == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
+
+
+def rungs_below(folder: Path, ladder: Ladder, size: tuple[int, int, int]) -> int:
+    """How many plans there are below the one a ladder starts with."""
+    shape = read_shape(folder)
+    geometry = Geometry.fit(*size, shape.grid)
+    chosen, rungs = ladder._plan, 0
+    while chosen is not None and (chosen := leaner(shape, geometry, MACHINE, chosen)) is not None:
+        rungs += 1
+    return rungs
+
+
+def test_without_a_plan_there_is_no_ladder_but_a_sentence(
+    wan21: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, run_out: Callable[[str, int], None]
+) -> None:
+    monkeypatch.setattr("pipelines.runner.oom_fallback.plan_here", lambda *_: None)
+    run_out("denoising", 1)
+    ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
+
+    with pytest.raises(DeviceMemoryError, match="A smaller size or fewer frames may fit"):
+        ladder.render(PARAMS, tmp_path / "video.mp4").finish()
+    assert ladder.render(PARAMS, tmp_path / "video.mp4").finish().path.is_file()
+
+
+def test_the_ladder_keeps_to_the_precision_that_is_set(
+    weights_folder: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
+) -> None:
+    run_out("denoising", 2)
+    spec = replace(SPEC, precision=PrecisionSetting.FP8)
+
+    Ladder.load(spec, weights_folder, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
+
+    assert len(layouts) == len(set(layouts)) == 3
+    assert {layout.precision for layout in layouts} == {Precision.FP8_MATMUL}
+
+
+def test_the_real_models_ladder_goes_down_to_what_is_streamed() -> None:
+    entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+    assert entry.model.shape is not None
+    shape, machine = parse_shape(entry.model.shape), Machine(80 * GIB, 96 * GIB, (9, 0))
+    geometry = Geometry.fit(1280, 720, 81, shape.grid)
+    chosen: MemoryPlan | None = plan(shape, geometry, machine)
+    peaks = []
+    while chosen is not None:
+        peaks.append(chosen.device_peak)
+        chosen = leaner(shape, geometry, machine, chosen)
+
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[0] > 45 * GIB
+    assert peaks[-1] < 11 * GIB
+    assert 4 <= len(peaks) <= 16

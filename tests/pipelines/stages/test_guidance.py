@@ -1,0 +1,343 @@
+"""Which passes of the transformer are computed, and that what stands for the others is close to them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.core.errors import GenerationCancelled, GenerationSuspended
+from pipelines.core.geometry import Geometry
+from pipelines.core.model import ModelSpec, Progress, Stage, StepCaching, VideoParams
+from pipelines.demo import demo_folder
+from pipelines.planning.planner import Layout, Residence
+from pipelines.runner.callbacks import Hooks
+from pipelines.runner.runner import Runner
+from pipelines.stages.checkpoint import Checkpoint
+from pipelines.stages.denoising import denoise
+from pipelines.stages.guidance import Passes
+from pipelines.stages.step_cache import IN_A_ROW, StepCache
+from tests.support.models.wan22 import a14b_folder
+from tests.support.video import read_video
+
+PARAMS = VideoParams("an ox by a lake", "blurry", 64, 96, 9, 8, 5.0, 7)
+CLIP = VideoParams("a big red circle moving right on a white background", " ", 128, 128, 17, 16, 5.0, 3)
+
+Run = Callable[..., torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Runner:
+    """The demo's own weights, whose outputs move as those of a trained model do."""
+    return Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
+
+
+@pytest.fixture(scope="module")
+def two_experts(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    folder = a14b_folder(tmp_path_factory.mktemp("a14b") / "weights")
+    return Runner.load(ModelSpec("a14b", fps=16), folder, "cpu")
+
+
+def latents(runner: Runner, passes: Passes, params: VideoParams = PARAMS) -> torch.Tensor:
+    prompt, negative = runner._prompts.encode(params.prompt), runner._prompts.encode(params.negative_prompt)
+    geometry = Geometry.fit(params.width, params.height, params.num_frames, runner._loaded.grid)
+    with torch.no_grad():
+        return denoise(
+            runner._loaded.pipe,
+            prompt,
+            negative if params.guidance_scale > 1 else None,
+            params,
+            geometry,
+            passes,
+            flow_shift=None,
+        )
+
+
+def guided(runner: Runner, params: VideoParams = PARAMS, **options: Any) -> Passes:
+    return Passes(params.guidance_scale, runner._prompts.encode(params.negative_prompt), **options)
+
+
+@pytest.mark.parametrize("model", ["wan21_runner", "two_experts"])
+def test_all_passes_computed_is_the_library_itself(model: str, request: pytest.FixtureRequest) -> None:
+    runner: Runner = request.getfixturevalue(model)
+    passes = guided(runner)
+    made = latents(runner, passes)
+
+    with torch.no_grad():
+        plain = runner._loaded.pipe(
+            prompt=PARAMS.prompt,
+            negative_prompt=PARAMS.negative_prompt,
+            height=64,
+            width=96,
+            num_frames=9,
+            num_inference_steps=8,
+            guidance_scale=5.0,
+            generator=torch.Generator("cpu").manual_seed(7),
+            output_type="latent",
+        ).frames
+
+    assert torch.equal(made, plain)
+    assert passes.computed == 16
+
+
+@pytest.mark.parametrize("model", ["wan21_runner", "two_experts"])
+def test_a_batch_of_both_passes_is_both_passes(model: str, request: pytest.FixtureRequest) -> None:
+    runner: Runner = request.getfixturevalue(model)
+    one_by_one = latents(runner, guided(runner))
+    batches: list[int] = []
+    pipe = runner._loaded.pipe
+    hooks = [
+        model.patch_embedding.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+        for model in (pipe.transformer, pipe.transformer_2)
+        if model is not None
+    ]
+
+    batched = latents(runner, guided(runner, batched=True))
+
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(batched, one_by_one, atol=1e-3, rtol=1e-3)
+    assert batches == [2] * 8
+
+
+def test_outside_of_its_interval_there_is_no_guidance(wan21_runner: Runner) -> None:
+    everywhere = latents(wan21_runner, guided(wan21_runner))
+    sigmas = wan21_runner._loaded.pipe.scheduler.sigmas[:8]
+
+    nowhere = guided(wan21_runner, interval=(0.0, 0.0))
+    without = latents(wan21_runner, Passes(), replace(PARAMS, guidance_scale=1.0))
+    assert torch.equal(latents(wan21_runner, nowhere), without)
+    assert nowhere.computed == 8
+
+    late = guided(wan21_runner, interval=(0.0, 0.6))
+    made = latents(wan21_runner, late)
+    assert late.computed == 8 + int((sigmas <= 0.6).sum())
+    assert 8 < late.computed < 16
+    assert not torch.equal(made, without)
+    assert not torch.equal(made, everywhere)
+
+
+def psnr(one: Path, other: Path) -> float:
+    error = np.mean((read_video(one).astype(float) - read_video(other)) ** 2)
+    return float(10 * np.log10(255**2 / error))
+
+
+def test_levels_compute_fewer_passes_for_a_video_that_is_close(demo: Runner, tmp_path: Path) -> None:
+    computed = {}
+    for level in StepCaching:
+        passes = guided(demo, CLIP, tolerance=demo.spec.step_cache.of(level))
+        latents(demo, passes, CLIP)
+        computed[level] = passes.computed
+        work = demo.run(replace(CLIP, step_cache=level), tmp_path / f"{level}.mp4").work
+        # of every step both passes are computed, or both foretold
+        assert (work.steps_computed, work.steps_foretold) == (computed[level] // 2, 16 - computed[level] // 2)
+
+    assert computed["exact"] == 32
+    assert computed["exact"] > computed["balanced"] > computed["fast"] >= 16
+    assert psnr(tmp_path / "balanced.mp4", tmp_path / "exact.mp4") > 35
+    assert psnr(tmp_path / "fast.mp4", tmp_path / "exact.mp4") > 25
+
+
+@pytest.mark.parametrize("level", [StepCaching.BALANCED, StepCaching.FAST])
+def test_of_few_steps_none_is_foretold(demo: Runner, level: StepCaching) -> None:
+    few = replace(CLIP, num_inference_steps=4)
+    passes = guided(demo, few, tolerance=demo.spec.step_cache.of(level))
+
+    assert torch.equal(latents(demo, passes, few), latents(demo, guided(demo, few), few))
+    assert passes.computed == 8
+
+
+def test_without_guidance_there_is_one_pass_a_step(demo: Runner) -> None:
+    alone = replace(CLIP, guidance_scale=1.0)
+    passes = Passes(tolerance=demo.spec.step_cache.fast)
+
+    latents(demo, passes, alone)
+
+    assert 8 <= passes.computed < 16
+
+
+@pytest.mark.parametrize("tolerance", [0.025, 10.0])
+def test_batches_and_the_step_cache_go_together(demo: Runner, tolerance: float) -> None:
+    one_by_one, batched = guided(demo, CLIP, tolerance=tolerance), guided(demo, CLIP, tolerance=tolerance, batched=True)
+
+    torch.testing.assert_close(latents(demo, batched, CLIP), latents(demo, one_by_one, CLIP), atol=0.02, rtol=0.02)
+    assert batched.computed == one_by_one.computed < 32
+
+
+def test_what_is_foretold_does_not_cross_from_one_expert_to_the_other(two_experts: Runner) -> None:
+    pipe = two_experts._loaded.pipe
+    passes = guided(two_experts, tolerance=10.0)
+    made: list[tuple[str, int]] = []
+    answer = passes.answer
+
+    def note(part: str, at: Any, *rest: Any) -> Any:
+        before = passes.computed
+        result = answer(part, at, *rest)
+        if at.name == "cond":
+            made.append((part, passes.computed - before))
+        return result
+
+    passes.answer = note  # type: ignore[method-assign]
+    latents(two_experts, passes, replace(PARAMS, num_inference_steps=16))
+
+    parts = [part for part, _ in made]
+    second = parts.index("transformer_2")
+    assert pipe.config.boundary_ratio is not None
+    assert 0 < second < 16
+    # three steps of its own tell whether the fourth may be foretold
+    assert [computed for _, computed in made[second : second + 3]] == [1, 1, 1]
+    assert sum(computed for _, computed in made) < 16
+
+
+@pytest.mark.parametrize("where", [Residence.STREAMED, Residence.MAPPED])
+def test_streamed_weights_make_the_same_video(where: Residence, wan21: Path, tmp_path: Path) -> None:
+    params = replace(PARAMS, step_cache=StepCaching.FAST, num_inference_steps=12)
+    spec = ModelSpec("wan21", fps=16)
+    made = {}
+    for name, layout in {
+        "resident": Layout(batched=True),
+        "streamed": Layout(transformer=where, batched=True),
+        "one by one": Layout(transformer=where),
+    }.items():
+        runner = Runner.load(spec, wan21, "cpu", layout=layout, cache=tmp_path)
+        made[name] = runner.run(params, tmp_path / f"{name}.mp4").path.read_bytes(), runner.fingerprint["guidance"]
+
+    assert made["resident"] == made["streamed"]
+    assert made["streamed"][1] == "batched, 0 to 1"
+    assert made["one by one"][1] == "one by one, 0 to 1"
+
+
+@pytest.mark.parametrize("step", [2, 9, 10, 11, 15])
+def test_a_suspended_generation_goes_on_with_what_it_foretells_from(demo: Runner, step: int, tmp_path: Path) -> None:
+    params = replace(CLIP, step_cache=StepCaching.FAST)
+    whole = demo.run(params, tmp_path / "whole.mp4").path.read_bytes()
+    done = 0
+
+    def report(progress: Progress) -> None:
+        nonlocal done
+        done = progress.step if progress.stage is Stage.DENOISE else 0
+
+    stopping = Checkpoint(tmp_path / "half.ckpt", 1000.0, lambda: done >= step)
+    with pytest.raises(GenerationSuspended):
+        demo.run(params, tmp_path / "video.mp4", Hooks(report, checkpoint=stopping))
+    going_on = Hooks(checkpoint=Checkpoint(tmp_path / "half.ckpt", 1000.0))
+    work = demo.run(params, tmp_path / "video.mp4", going_on).work
+
+    assert work.steps_computed + work.steps_foretold == params.num_inference_steps - done
+    assert (tmp_path / "video.mp4").read_bytes() == whole
+
+
+def test_a_cancelled_generation_leaves_nothing_to_the_next(demo: Runner, tmp_path: Path) -> None:
+    params, smaller = replace(CLIP, step_cache=StepCaching.FAST), replace(CLIP, width=96, step_cache=StepCaching.FAST)
+    expected = demo.run(smaller, tmp_path / "expected.mp4").path.read_bytes()
+    asked = 0
+
+    def cancelled() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 9
+
+    with pytest.raises(GenerationCancelled):
+        demo.run(params, tmp_path / "cancelled.mp4", Hooks(cancelled=cancelled))
+
+    assert demo.run(smaller, tmp_path / "next.mp4").path.read_bytes() == expected
+
+
+# the step cache by itself
+
+SIGMAS = [1.0 - 0.1 * step for step in range(10)] + [0.0]
+
+
+def course(cache: StepCache, output: Callable[[float], torch.Tensor], until: int = 10) -> list[bool]:
+    """Whether each of ten steps was foretold."""
+    foretold = []
+    for sigma, following in list(pairwise(SIGMAS))[:until]:
+        foretold.append(cache.is_near(("cond",), sigma, following))
+        if foretold[-1]:
+            cache.foretell("cond", sigma)
+            cache.end_foretold()
+        else:
+            cache.note("cond", sigma, output(sigma))
+            cache.end_computed(None)
+    return foretold
+
+
+def still(sigma: float) -> torch.Tensor:
+    return torch.ones(4)
+
+
+def test_what_does_not_move_is_foretold_but_never_the_first_nor_the_last_nor_too_many_in_a_row() -> None:
+    foretold = course(StepCache(1e-6), still)
+
+    assert foretold[:3] == [False] * 3
+    assert not foretold[-1]
+    runs = "".join("x" if step else " " for step in foretold).split()
+    assert max(map(len, runs)) == IN_A_ROW
+
+
+def test_what_jumps_is_never_foretold() -> None:
+    dice = torch.Generator().manual_seed(0)
+
+    assert not any(course(StepCache(0.05), lambda _: torch.randn(64, generator=dice)))
+
+
+def test_a_guess_is_half_of_the_last_movement_further_on() -> None:
+    cache = StepCache(1.0)
+    cache.note("cond", 1.0, torch.tensor([0.0]))
+    cache.note("cond", 0.8, torch.tensor([2.0], dtype=torch.bfloat16))
+
+    guess = cache.foretell("cond", 0.6)
+
+    assert guess.tolist() == [3.0]
+    assert guess.dtype is torch.bfloat16
+
+
+def test_the_error_is_that_of_the_guided_velocity() -> None:
+    def cache_after(cond: float, scale: float) -> StepCache:
+        cache = StepCache(0.1)
+        for sigma, output in ((1.0, 1.0), (0.9, 1.0), (0.8, cond)):
+            cache.note("cond", sigma, torch.tensor([output]))
+            cache.note("uncond", sigma, torch.tensor([1.0]))
+            cache.end_computed(scale)
+        return cache
+
+    names = ("cond", "uncond")
+    # wrong by 0.2 of 1.2, times a step of 0.1: within 0.1; five times that of 2.0, by a step of 0.25: not
+    assert cache_after(1.2, 1.0).is_near(names, 0.7, 0.6)
+    assert not cache_after(1.2, 5.0).is_near(names, 0.7, 0.45)
+    assert not cache_after(1.2, 1.0).is_near((*names, "other"), 0.7, 0.6)
+
+
+@pytest.mark.parametrize("until", range(1, 10))
+def test_a_state_taken_up_again_foretells_the_same(until: int) -> None:
+    def curve(sigma: float) -> torch.Tensor:
+        return torch.tensor([sigma**2, 1 - sigma])
+
+    whole = course(StepCache(0.02), curve)
+    first, second = StepCache(0.02), StepCache(0.02)
+    before = course(first, curve, until)
+    second.restore(first.state())
+
+    after = []
+    for sigma, following in list(pairwise(SIGMAS))[until:]:
+        after.append(second.is_near(("cond",), sigma, following))
+        if after[-1]:
+            second.end_foretold()
+        else:
+            second.note("cond", sigma, curve(sigma))
+            second.end_computed(None)
+    assert before + after == whole
+    assert any(whole)
+
+
+def test_what_was_forgotten_is_computed_anew() -> None:
+    cache = StepCache(1.0)
+    course(cache, still, 4)
+
+    cache.forget()
+
+    assert course(cache, still)[:3] == [False] * 3

@@ -1,0 +1,198 @@
+"""A prompt is encoded once."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.core.model import VideoParams
+from pipelines.runner.callbacks import Hooks
+from pipelines.runner.runner import Runner
+from pipelines.stages.text_encoding import KEPT, EmbeddingStore, PromptEncoder
+from tests.support.server_process import SmallDisk
+
+
+def counting(runner: Runner) -> tuple[SimpleNamespace, list[str]]:
+    """A pipeline that notes what it encodes."""
+    encoded: list[str] = []
+
+    def encode_prompt(prompt: str, **options: Any) -> Any:
+        encoded.append(prompt)
+        return runner._loaded.pipe.encode_prompt(prompt, **options)
+
+    return SimpleNamespace(encode_prompt=encode_prompt), encoded
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, refused: str = "") -> list[str]:
+    """What is encoded from now on, but for one prompt that there is no memory for."""
+    encode, encoded = PromptEncoder._encode, []
+
+    def noting(self: PromptEncoder, prompt: str) -> torch.Tensor:
+        if prompt == refused:
+            raise torch.OutOfMemoryError("no memory")
+        encoded.append(prompt)
+        return encode(self, prompt)
+
+    monkeypatch.setattr(PromptEncoder, "_encode", noting)
+    return encoded
+
+
+@torch.no_grad()
+def test_each_prompt_is_encoded_once_and_the_oldest_is_let_go(demo_runner: Runner) -> None:
+    pipe, encoded = counting(demo_runner)
+    encoder = PromptEncoder(pipe, torch.device("cpu"), 512)
+
+    first = encoder.encode("ox")
+    assert first.shape[:2] == (1, 512)
+    assert encoder.encode("ox") is first
+    for number in range(KEPT - 1):
+        encoder.encode(str(number))
+    assert encoder.encode("ox") is first
+
+    for number in range(KEPT):
+        encoder.encode(f"more {number}")
+    torch.testing.assert_close(encoder.encode("ox"), first, rtol=0, atol=0)
+    assert encoded.count("ox") == 2
+
+
+@torch.no_grad()
+def test_a_video_says_which_of_its_prompts_were_known(demo_runner: Runner, tmp_path: Path) -> None:
+    params = VideoParams("never asked for before", "nor this", 64, 64, 1, 1, 5.0, 7)
+
+    said = [
+        demo_runner.run(params, tmp_path / "video.mp4").work,
+        demo_runner.run(params, tmp_path / "video.mp4").work,
+        demo_runner.run(replace(params, prompt="something else"), tmp_path / "video.mp4").work,
+        # without guidance nobody asks for the other
+        demo_runner.run(replace(params, guidance_scale=1.0), tmp_path / "video.mp4").work,
+    ]
+
+    assert [(work.prompts_encoded, work.prompts_known) for work in said] == [(2, 0), (0, 2), (1, 1), (0, 1)]
+
+
+def test_what_comes_next_is_encoded_while_the_device_denoises(
+    demo_runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = watched(monkeypatch)
+    params = VideoParams("the first of two", "unwanted", 64, 64, 1, 2, 5.0, 7)
+    expected = demo_runner.run(params, tmp_path / "video.mp4").path.read_bytes()
+    asked: list[list[str]] = []
+
+    def upcoming() -> list[str]:
+        asked.append([] if asked else ["the second", "unwanted"])
+        return asked[-1]
+
+    first = demo_runner.run(params, tmp_path / "video.mp4", Hooks(upcoming=upcoming))
+    assert len(asked) == 4
+    assert encoded == ["the first of two", "unwanted", "the second"]
+    assert first.path.read_bytes() == expected
+    second = demo_runner.run(replace(params, prompt="the second"), tmp_path / "video.mp4")
+
+    assert encoded == ["the first of two", "unwanted", "the second"]
+    # it was encoded for this one
+    assert (second.work.prompts_encoded, second.work.prompts_known) == (1, 1)
+
+
+def test_what_cannot_be_encoded_ahead_fails_its_own_video_only(
+    demo_runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched(monkeypatch, refused="a poisoned one")
+    params = VideoParams("a sound one", "unwanted", 64, 64, 1, 1, 5.0, 7)
+
+    demo_runner.run(params, tmp_path / "video.mp4", Hooks(upcoming=lambda: ["a poisoned one"]))
+
+    with pytest.raises(torch.OutOfMemoryError):
+        demo_runner.run(replace(params, prompt="a poisoned one"), tmp_path / "video.mp4")
+    demo_runner.run(params, tmp_path / "video.mp4")
+
+
+def test_padding_is_zero(demo_runner: Runner) -> None:
+    embeddings = PromptEncoder(demo_runner._loaded.pipe, torch.device("cpu"), 512).encode("ox")
+
+    assert embeddings[0, :2].abs().sum() > 0
+    assert embeddings[0, 100:].abs().sum() == 0
+
+
+@torch.no_grad()
+def test_on_disk_it_outlives_the_encoder(demo_runner: Runner, tmp_path: Path) -> None:
+    pipe, encoded = counting(demo_runner)
+
+    def encoder(made_by: str) -> PromptEncoder:
+        return PromptEncoder(pipe, torch.device("cpu"), 512, EmbeddingStore(tmp_path, made_by))
+
+    first = encoder("these weights").encode("牛 ../ox")
+    again = encoder("these weights").encode("牛 ../ox")
+    assert torch.equal(first, again)
+    assert first.dtype == again.dtype
+    assert len(encoded) == 1
+
+    encoder("other weights").encode("牛 ../ox")
+    assert len(encoded) == 2
+    assert all(len(path.stem) == 64 for path in tmp_path.iterdir())
+
+
+def test_what_was_unused_for_longest_makes_room(tmp_path: Path) -> None:
+    size = 4 * 1000
+    store = EmbeddingStore(tmp_path, "weights", limit=3 * (size + 200))
+    encoded: list[str] = []
+
+    def get(prompt: str) -> torch.Tensor:
+        def encode() -> torch.Tensor:
+            encoded.append(prompt)
+            return torch.full((1, 10, 100), float(ord(prompt)))
+
+        return store.get(prompt, encode)
+
+    for prompt in "abcad":
+        assert get(prompt)[0, 0, 0] == ord(prompt)
+    assert encoded == list("abcd")
+    assert len(list(tmp_path.iterdir())) == 3
+    get("a")
+    assert encoded == list("abcd")
+    get("b")
+    assert encoded == list("abcdb")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100])
+def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
+    store = EmbeddingStore(tmp_path, "weights")
+    store.get("ox", lambda: torch.ones(1, 2, 3))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(content)
+
+    assert store.get("ox", lambda: torch.zeros(1, 2, 3)).sum() == 0
+    assert store.get("ox", lambda: torch.ones(1, 2, 3)).sum() == 0
+
+
+def test_a_full_disk_costs_encoding_again_and_is_not_made_fuller(small_disk: SmallDisk) -> None:
+    store = EmbeddingStore(small_disk.folder / "prompts", "weights")
+    store.get("kept", lambda: torch.ones(1, 2, 3))
+    small_disk.fill(leave=8_192)
+
+    assert store.get("ox", lambda: torch.ones(1, 100, 100)).sum() == 10_000
+    assert store.get("ox", lambda: torch.zeros(1, 100, 100)).sum() == 0
+    assert store.get("kept", lambda: torch.zeros(1, 2, 3)).sum() == 6
+    assert len(list((small_disk.folder / "prompts").iterdir())) == 1
+    small_disk.empty()
+    store.get("ox", lambda: torch.ones(1, 100, 100))
+    assert store.get("ox", lambda: torch.zeros(1, 100, 100)).sum() == 10_000
+
+
+def test_what_was_kept_is_read_from_a_disk_that_cannot_be_written(small_disk: SmallDisk) -> None:
+    store = EmbeddingStore(small_disk.folder, "weights")
+    store.get("ox", lambda: torch.ones(1, 2, 3))
+    small_disk.make_read_only()
+
+    assert store.get("ox", lambda: torch.zeros(1, 2, 3)).sum() == 6
+    assert store.get("cow", lambda: torch.zeros(1, 2, 3)).sum() == 0
+
+
+def test_a_disk_that_cannot_be_written_costs_encoding_again(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    store = EmbeddingStore(tmp_path / "file" / "prompts", "weights")
+
+    assert store.get("ox", lambda: torch.ones(1, 2, 3)).sum() == 6
+    assert store.get("ox", lambda: torch.zeros(1, 2, 3)).sum() == 0

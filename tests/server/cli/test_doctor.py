@@ -1,0 +1,135 @@
+"""The doctor finds what is wrong with a machine, and says in words how to mend it."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from pipelines.core.catalogue import DEFAULT_MODEL
+from pipelines.planning.planner import GIB
+from server.cli import doctor, plan
+from server.cli.doctor import Finding, Verdict, examine
+from server.core.settings import Settings
+from server.runtime import server as serve
+from tests.support.server_process import ServerProcess, free_port, model_on
+
+CARD = {"name": "cuda:0", "description": "Some card", "memory": 24 * GIB, "capability": [8, 9]}
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The CUDA devices that are found, with a PyTorch that can use them."""
+    found = [dict(CARD)]
+    for module in (doctor, plan, serve):
+        monkeypatch.setattr(module, "cuda_devices", lambda: found)
+        if hasattr(module, "version"):
+            monkeypatch.setattr(module, "version", lambda _: "2.13.0")
+    return found
+
+
+def examined(tmp_path: Path, **settings: Any) -> dict[str, Finding]:
+    """What is found, by what it is about."""
+    chosen = {"data_dir": tmp_path / "data", "port": free_port(), "demo": True, **settings}
+    return {found.about: found for found in examine(Settings(**chosen))}
+
+
+def bad(found: dict[str, Finding]) -> dict[str, str]:
+    return {about: each.sentence for about, each in found.items() if each.verdict is Verdict.BAD}
+
+
+def test_a_machine_that_is_well_is_told_so_and_left_as_it_was(tmp_path: Path) -> None:
+    found = examined(tmp_path)
+
+    assert bad(found) == {}
+    assert list(found)[:2] == ["data directory", "disk"]
+    assert found["device"].sentence == "The demo runs on cpu."
+    assert "H.264" in found["ffmpeg"].sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_with_its_weights_is_told_with_its_plan(
+    cards: list[dict[str, Any]], tmp_path: Path, weights_folder: Path
+) -> None:
+    found = examined(tmp_path, demo=False, models_dir=model_on(weights_folder, tmp_path))
+
+    assert bad(found) == {}
+    assert found["cuda:0"].sentence == "Some card, 26 GB, compute capability 8.9, PyTorch 2.13.0."
+    assert any("GiB of the card" in each.sentence for each in found.values())
+
+
+@pytest.mark.parametrize(
+    ("capability", "verdict", "word"),
+    [([6, 1], Verdict.BAD, "6.1 is below 7.5"), ([7, 5], Verdict.ODD, "slowly"), ([12, 0], Verdict.WELL, "12.0")],
+)
+def test_a_chip_is_told_by_what_it_can_do(
+    cards: list[dict[str, Any]], tmp_path: Path, capability: list[int], verdict: Verdict, word: str
+) -> None:
+    cards[0]["capability"] = capability
+
+    found = examined(tmp_path, demo=False)["cuda:0"]
+
+    assert found.verdict is verdict
+    assert word in found.sentence
+
+
+def test_a_model_that_does_not_fit_is_told_by_what_is_missing(
+    cards: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards[0]["memory"] = 4 * GIB
+    monkeypatch.setattr(doctor.weights, "locate", lambda _: tmp_path)
+
+    found = examined(tmp_path, demo=False)
+
+    assert found[DEFAULT_MODEL].verdict is Verdict.BAD
+    assert "832x480 does not fit. It would need" in found[DEFAULT_MODEL].sentence
+    assert "paddock plan" in found[DEFAULT_MODEL].sentence
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that another program listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0)
+        yield other.getsockname()[1]
+
+
+def test_what_is_wrong_comes_with_what_to_do(
+    tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch, weights_folder: Path
+) -> None:
+    monkeypatch.setattr(doctor, "_ASK_SECONDS", 0.2)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    nothing = SimpleNamespace(free=10**6, available=10**6, total=10**9)
+    monkeypatch.setattr(psutil, "disk_usage", lambda _: nothing)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: nothing)
+
+    found = examined(tmp_path, demo=False, port=taken, host="127.0.0.1", data_dir=Path("/proc/paddock"))
+    wrong = bad(found)
+
+    assert "Choose another with --data-dir" in wrong["data directory"]
+    assert "min_free_bytes" in wrong["disk"]
+    assert "Choose another with --port" in wrong[f"port {taken}"]
+    assert "pip install" in wrong["ffmpeg"]
+    assert "--demo" in wrong["cards"]
+    assert "They take 77 GB" in wrong["weights"]
+    assert "paddock key add" in bad(examined(tmp_path, host="0.0.0.0"))["who may use it"]  # noqa: S104
+    assert examined(tmp_path)["host memory"].verdict is Verdict.ODD
+
+
+def test_a_build_of_torch_without_cuda_is_told(
+    cards: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "version", lambda _: "2.13.0+cpu")
+
+    assert "pip install --force-reinstall torch" in bad(examined(tmp_path, demo=False))["cards"]
+
+
+def test_a_server_that_runs_is_no_fault(server: ServerProcess) -> None:
+    found = examined(server.data_dir.parent, port=server.port, data_dir=server.data_dir)
+
+    assert bad(found) == {}
+    assert found[f"port {server.port}"].sentence == "A Paddock server answers there."

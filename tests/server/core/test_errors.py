@@ -1,0 +1,30 @@
+"""The error tree and its one body."""
+
+import pytest
+
+from server.core import errors
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (errors.UnauthenticatedError("m"), 401, "unauthenticated"),
+        (errors.InvalidParamsError("m"), 400, "invalid_params"),
+        (errors.ResourceNotFoundError("m"), 404, "resource_not_found"),
+        (errors.PaddockError("m"), 500, "unknown_error"),
+        (errors.MethodNotAllowedError("m"), 405, "method_not_allowed"),
+        (errors.ConflictError("m"), 409, "conflict"),
+        (errors.PayloadTooLargeError("m"), 413, "payload_too_large"),
+        (errors.UnsupportedMediaTypeError("m"), 415, "unsupported_media_type"),
+        (errors.QueueFullError("m", 60), 429, "queue_full"),
+        (errors.UnavailableError("m"), 503, "unavailable"),
+    ],
+)
+def test_one_body_serves_both_of_the_hosts_formats(error: errors.PaddockError, status: int, kind: str) -> None:
+    assert error.status == status
+    assert errors.BY_STATUS[status].type == kind
+    assert error.body == {
+        "error": {"type": kind, "title": error.title, "detail": "m", "message": "m"},
+        "status": "error",
+        "status_message": kind,
+    }

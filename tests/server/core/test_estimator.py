@@ -1,0 +1,191 @@
+"""How long a generation will take: guessed while nothing is known, learned from the first run on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from pipelines.core.model import Progress, Stage, StepCaching, VideoParams
+from server.core.estimator import Estimator, Forecast, Run, rest_seconds, step_seconds
+
+PARAMS = VideoParams("an ox", " ", 100, 100, 10, 10, 5.0, 0)
+MODEL = "wan"
+FINGERPRINT = {"weights": "abc", "plan": "resident"}
+PIXELS = 100_000
+
+
+def step_of(pixels: int) -> float:
+    """What a device takes for a step: partly by the pixels, partly by their square."""
+    return 1e-6 * pixels + 2e-12 * pixels**2
+
+
+def rest_of(pixels: int) -> float:
+    return 0.5 + 1e-6 * pixels
+
+
+def reports(params: VideoParams, since: int = 0, slower: float = 1.0) -> Iterator[Progress]:
+    """What a worker tells of a run, taken up after `since` steps, on a device that is so much slower."""
+    pixels, steps = params.width * params.height * params.num_frames, params.num_inference_steps
+    seconds = 0.02
+    yield Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)
+    for step in range(since, steps + 1):
+        yield Progress(Stage.DENOISE, step, steps, 0.02 + 0.8 * step / steps, seconds)
+        seconds += slower * step_of(pixels)
+    seconds -= slower * step_of(pixels)
+    for group in range(1, 5):
+        part = slower * rest_of(pixels) * group / 4
+        yield Progress(Stage.DECODE, group, 4, 0.82 + 0.18 * group / 4, seconds + part)
+
+
+def run(estimator: Estimator, params: VideoParams = PARAMS, since: int = 0, slower: float = 1.0) -> list[float | None]:
+    """Go through a run; what was foretold at each report, over what then came, is returned as the error in seconds."""
+    forecast = estimator.begin(MODEL, FINGERPRINT, params)
+    told = [(now, forecast.remaining(now)) for now in reports(params, since, slower)]
+    end = told[-1][0].seconds
+    forecast.end()
+    return [None if left is None else abs(left - (end - now.seconds)) / end for now, left in told]
+
+
+def test_the_first_run_is_a_guess_and_the_next_is_known() -> None:
+    estimator = Estimator()
+    first = run(estimator)
+    assert first[0] is None
+    assert first[1] is None
+    assert all(error is not None and error < 0.5 for error in first[2:])
+
+    second = run(estimator)
+
+    # encoding the prompt, which may take no time at all, is left out
+    assert all(error is not None and error < 0.05 for error in second)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PARAMS, width=200, height=150, num_frames=40),
+        replace(PARAMS, width=30, height=30),
+        replace(PARAMS, num_inference_steps=50),
+    ],
+)
+def test_two_sizes_tell_of_every_other(other: VideoParams) -> None:
+    estimator = Estimator()
+    run(estimator)
+    run(estimator, replace(PARAMS, num_frames=80))
+
+    assert all(error is not None and error < 0.1 for error in run(estimator, other))
+
+
+def test_one_size_tells_roughly_of_another() -> None:
+    estimator = Estimator()
+    run(estimator)
+
+    first = run(estimator, replace(PARAMS, num_frames=20))[0]
+
+    assert first is not None
+    assert first < 0.35
+
+
+def test_steps_that_a_single_other_size_foretold_wrongly_say_nothing_of_the_rest() -> None:
+    estimator = Estimator()
+    run(estimator)
+
+    forecast = estimator.begin(MODEL, FINGERPRINT, replace(PARAMS, num_frames=20))
+    told = [(now, forecast.remaining(now)) for now in reports(replace(PARAMS, num_frames=20), slower=3.0)]
+
+    denoised = next(left for now, left in told if now.stage is Stage.DENOISE and now.step == now.steps)
+    assert denoised == pytest.approx(rest_of(PIXELS) * 2)
+
+
+def test_a_device_that_has_become_slower_is_believed() -> None:
+    estimator = Estimator()
+    run(estimator)
+
+    errors = run(estimator, slower=3.0)
+
+    assert errors[0] is not None
+    assert errors[0] > 0.5
+    # after eight of ten steps what is wrong is the rest, which was not seen yet: by half it is believed of that, too
+    assert errors[9] is not None
+    assert errors[9] < 0.2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PARAMS, guidance_scale=1.0),
+        replace(PARAMS, step_cache=StepCaching.FAST),
+    ],
+)
+def test_what_is_computed_otherwise_is_learned_apart(other: VideoParams) -> None:
+    estimator = Estimator()
+    run(estimator)
+
+    assert estimator.begin(MODEL, FINGERPRINT, other).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
+    assert estimator.begin(MODEL, {}, PARAMS).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
+
+
+def test_a_run_that_was_taken_up_again_is_foretold_and_learned_from() -> None:
+    estimator = Estimator()
+    run(estimator, since=6)
+
+    # that it was taken up is not known before its first report of denoising
+    assert all(error is not None and error < 0.1 for error in run(estimator, since=3)[1:])
+    assert all(error is not None and error < 0.1 for error in run(estimator))
+
+
+def test_a_run_taken_up_after_its_last_step_teaches_nothing() -> None:
+    estimator = Estimator()
+    run(estimator, since=10)
+
+    assert run(estimator)[0] is None
+
+
+def test_where_later_steps_are_cheaper_the_whole_is_known() -> None:
+    params = replace(PARAMS, step_cache=StepCaching.FAST)
+
+    def uneven(forecast: Forecast) -> list[tuple[float, float | None]]:
+        seconds, told = 0.0, []
+        for step in range(11):
+            now = Progress(Stage.DENOISE, step, 10, 0.02 + 0.08 * step, seconds)
+            told.append((seconds, forecast.remaining(now)))
+            # the first five are computed, of the others each second one
+            seconds += 1.0 if step < 5 or step % 2 else 0.0
+        forecast.end()
+        return told
+
+    estimator = Estimator()
+    uneven(estimator.begin(MODEL, FINGERPRINT, params))
+
+    told = uneven(estimator.begin(MODEL, FINGERPRINT, params))
+
+    end = told[-1][0]
+    assert all(left is not None and abs(left - (end - seconds)) <= 1.0 for seconds, left in told[:-1])
+
+
+@pytest.mark.parametrize("law", [step_seconds, rest_seconds])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_known_is_foretold_and_noise_makes_no_work_free(
+    law: Callable[[list[Run], int], float | None], sign: int
+) -> None:
+    runs = [Run(PIXELS, 1.0, 1.0), Run(2 * PIXELS, 1.0 + sign * 0.9, 1.0 + sign * 0.9)]
+
+    foretold = [law(runs, pixels) for pixels in (1, PIXELS, 2 * PIXELS, 20 * PIXELS)]
+
+    assert all(seconds is not None and seconds > 0 for seconds in foretold)
+    assert foretold[1:3] == [pytest.approx(1.0), pytest.approx(1.0 + sign * 0.9)]
+
+
+def test_what_has_not_begun_is_foretold_by_its_kind_or_else_by_what_is_typical() -> None:
+    estimator = Estimator()
+    assert estimator.typical is None
+    assert estimator.total(MODEL, PARAMS) is None
+    run(estimator)
+    run(estimator, replace(PARAMS, num_inference_steps=20))
+
+    whole = 10 * step_of(PIXELS) + rest_of(PIXELS)
+    assert estimator.total(MODEL, PARAMS) == pytest.approx(whole)
+    assert estimator.total(MODEL, replace(PARAMS, num_inference_steps=5)) == pytest.approx(whole - 5 * step_of(PIXELS))
+    # the mean of both, with what encoding their prompts took
+    assert estimator.typical == pytest.approx(whole + 5 * step_of(PIXELS) + 0.02)
+    assert estimator.total("another", PARAMS) == estimator.typical
+    assert estimator.total(MODEL, replace(PARAMS, guidance_scale=0)) == estimator.typical

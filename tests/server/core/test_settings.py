@@ -1,0 +1,109 @@
+"""Where a setting comes from, and that the file of all settings says what is so."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.core.precision import PrecisionSetting
+from server.core.settings import Settings, UnreadableConfigError
+from server.runtime.app import load_catalogue
+
+FILE = Path(__file__).parents[3] / "configs" / "server.toml"
+
+
+def test_an_option_beats_the_environment_beats_the_file_beats_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text('port = 1\nhost = "127.0.0.2"\nlease = 90')
+    monkeypatch.setenv("PADDOCK_PORT", "2")
+    monkeypatch.setenv("PADDOCK_HOST", "127.0.0.3")
+
+    settings = Settings.load(config, port=3, host=None)
+
+    assert (settings.port, settings.host, settings.lease) == (3, "127.0.0.3", 90)
+    assert settings.url_ttl == 86400
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "server.toml").write_text("port = 7")
+    monkeypatch.setenv("PADDOCK_CONFIG", str(tmp_path / "server.toml"))
+
+    assert Settings.load().port == 7
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableConfigError, match=r"no configuration file .*missing\.toml"):
+        Settings.load(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe"])
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.toml").write_bytes(content)
+
+    with pytest.raises(UnreadableConfigError, match=r"bad\.toml cannot be read"):
+        Settings.load(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("key", ["", "  "])
+def test_an_empty_key_does_not_open_the_server(tmp_path: Path, key: str) -> None:
+    (tmp_path / "server.toml").write_text(f'api_keys = ["{key}"]')
+
+    with pytest.raises(ValidationError, match="api_keys"):
+        Settings.load(tmp_path / "server.toml")
+
+
+def test_keys_in_the_environment_are_parted_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDOCK_API_KEYS", "one, two,")
+
+    assert Settings.load().api_keys == ("one", "two")
+
+
+def test_a_key_that_does_not_exist_and_a_value_out_of_range_are_refused(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text("prot = 8000")
+    with pytest.raises(ValidationError, match="prot"):
+        Settings.load(config)
+    with pytest.raises(ValidationError, match="port"):
+        Settings.load(port=70_000)
+
+
+def test_the_precision_that_is_set_is_every_models() -> None:
+    assert {entry.model.precision for entry in load_catalogue(Settings()).values()} == {PrecisionSetting.AUTO}
+
+    catalogue = load_catalogue(Settings.load(precision="int8"))
+
+    assert {entry.model.precision for entry in catalogue.values()} == {PrecisionSetting.INT8}
+    assert all(entry.model.variant(fast=True).precision is PrecisionSetting.INT8 for entry in catalogue.values())
+    with pytest.raises(ValidationError, match=r"'auto', 'bf16', 'fp8', 'int8' or '4-bit'"):
+        Settings.load(precision="fp16")
+
+
+def test_the_file_lists_every_setting_with_its_default() -> None:
+    text = FILE.read_text()
+    listed = tomllib.loads(text.replace("\n# models_dir", "\nmodels_dir").replace("\n# pre", "\npre"))
+    named = {line.split()[1] for line in text.splitlines() if line.startswith("# ") and " = " in line}
+
+    assert set(listed) | named == set(Settings.model_fields)
+    loaded = Settings.load(FILE)
+    for name, field in Settings.model_fields.items():
+        if name != "data_dir":
+            assert getattr(loaded, name) == field.default, name
+    assert loaded.data_dir == Path.home() / ".paddock"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),  # noqa: S104 - nothing is bound
+        ("::", False),
+        ("box.lan", False),
+    ],
+)
+def test_what_counts_as_this_machine_only(host: str, is_loopback: bool) -> None:
+    assert Settings(host=host).is_loopback is is_loopback

@@ -1,0 +1,66 @@
+"""What a worker tells besides its work."""
+
+import queue
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from server.engine.protocol import DeviceMemory
+from server.engine.subprocess.engine import ALLOCATOR, CARD_ALLOCATOR, WAITING, environment
+from server.engine.worker import worker
+
+
+def test_a_cards_memory_is_looked_at_once_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    cuda = SimpleNamespace(is_initialized=lambda: len(looks) > 2 or looks.append("not used"))
+    cuda.mem_get_info = lambda device: (int(device[-1]), 80)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(worker, "MEMORY_SECONDS", 0.01)
+    link = SimpleNamespace(memory=None)
+
+    worker.watch_memory(link, "cuda:7")  # type: ignore[arg-type]
+
+    deadline = time.monotonic() + 10
+    while link.memory is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert link.memory == DeviceMemory(free=7, total=80)
+    assert len(looks) == 3, "not before"
+
+
+def test_a_processor_has_no_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise AssertionError("nothing to watch")
+
+    monkeypatch.setattr(worker.threading, "Thread", refuse)
+    worker.watch_memory(SimpleNamespace(), "cpu")  # type: ignore[arg-type]
+
+
+class EnoughError(Exception):
+    """Ends a worker that would work for ever."""
+
+
+def test_a_worker_without_orders_takes_up_what_was_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    improved: list[int] = []
+
+    def improve() -> None:
+        improved.append(1)
+        if len(improved) == 3:
+            raise EnoughError
+
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.01)
+    idle = worker.Worker(SimpleNamespace(orders=queue.SimpleQueue()), SimpleNamespace())  # type: ignore[arg-type]
+    idle._loaded = (SimpleNamespace(), SimpleNamespace(improve=improve))  # type: ignore[assignment]
+
+    with pytest.raises(EnoughError):
+        idle.serve()
+
+    assert len(improved) == 3
+
+
+def test_threads_sleep_where_there_are_many_of_them() -> None:
+    assert environment("cpu", 16) == ALLOCATOR | WAITING
+    assert environment("cpu", 2) == environment("cpu", None) == ALLOCATOR
+    assert environment("cuda:0", 16) == CARD_ALLOCATOR

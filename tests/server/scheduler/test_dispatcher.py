@@ -1,0 +1,667 @@
+"""Claim → run → record: in order, once, whatever dies or is cancelled in between."""
+
+import asyncio
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.core.catalogue import BUILT_IN
+from server.core.errors import RecordsUnavailableError
+from server.core.generation import ACTIVE, Generation, Origin, Outcome, Status
+from server.engine.interface import GenerationFailedError, Job, WorkerDiedError
+from server.engine.protocol import Done
+from server.scheduler.executor import Deployment
+from server.storage.db.store import Filters
+from server.storage.files.videos import artifact_key
+from tests.server.conftest import Inside, build, eventually
+from tests.server.fakes import load_failure
+
+MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
+
+
+def files(inside: Inside) -> set[str]:
+    return {path.name for path in inside.artifacts.folder.iterdir()}
+
+
+def completions(inside: Inside) -> list[tuple[str, Status]]:
+    return [(event.generation.id, event.generation.status) for event in inside.events if event.live is None]
+
+
+async def busy(inside: Inside) -> Generation:
+    """A generation whose run lasts until it is cancelled."""
+    inside.engine.script.append(inside.engine.until_cancelled)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: any(job.generation_id == generation.id for job in inside.engine.runs))
+    return generation
+
+
+async def test_generations_run_in_order_and_each_ends_with_its_file(inside: Inside) -> None:
+    generations = [*await inside.enqueue(3), *await inside.enqueue(1)]
+
+    finished = [await inside.until(generation) for generation in generations]
+
+    assert [job.generation_id for job in inside.engine.runs] == [generation.id for generation in generations]
+    assert {generation.status for generation in finished} == {Status.SUCCEEDED}
+    assert files(inside) == {artifact_key(generation.id, 1) for generation in generations}
+    assert finished[0].fingerprint == {"engine": "fake"}
+    assert await inside.outcomes() == [Outcome.SUCCEEDED] * 4
+
+
+async def test_each_completion_is_told_once_after_its_progress(inside: Inside) -> None:
+    (generation,) = await inside.enqueue()
+    await inside.until(generation)
+    await asyncio.sleep(0.05)
+
+    assert completions(inside) == [(generation.id, Status.SUCCEEDED)]
+    assert inside.events[0].live is not None
+    assert inside.events[0].live.stage is None
+    assert [event.live.progress for event in inside.events if event.live] == [0.0, 0.5]
+
+
+async def test_what_a_video_depends_on_is_recorded_as_it_ended(inside: Inside) -> None:
+    def leaner(job: Job) -> Done:
+        return inside.engine.finish(job).model_copy(update={"fingerprint": {"plan": "leaner"}})
+
+    inside.engine.script.append(leaner)
+    (generation,) = await inside.enqueue()
+
+    assert (await inside.until(generation)).fingerprint == {"plan": "leaner"}
+
+
+async def test_a_failed_run_fails_its_generation_only(inside: Inside) -> None:
+    def fail(job: Job) -> Done:
+        raise GenerationFailedError("Not numbers.")
+
+    inside.engine.script.append(fail)
+    bad, good = await inside.enqueue(2)
+
+    assert (await inside.until(bad)).error_message == "Not numbers."
+    assert (await inside.until(good)).status is Status.SUCCEEDED
+
+
+async def test_a_fault_of_our_own_fails_its_generation_only(inside: Inside) -> None:
+    def break_down(job: Job) -> Done:
+        raise ZeroDivisionError
+
+    inside.engine.script.append(break_down)
+    bad, good = await inside.enqueue(2)
+
+    failed = await inside.until(bad)
+    assert failed.status is Status.FAILED
+    assert failed.error_message is not None
+    assert "log says more" in failed.error_message
+    assert (await inside.until(good)).status is Status.SUCCEEDED
+
+
+async def test_a_model_that_cannot_be_loaded_fails_with_the_reason(inside: Inside) -> None:
+    inside.engine.load_errors.append(load_failure("No weights of Wan on this machine."))
+    (generation,) = await inside.enqueue()
+
+    assert (await inside.until(generation)).error_message == "No weights of Wan on this machine."
+    assert inside.dispatcher.deployment(MODEL) is Deployment.ERROR
+    (another,) = await inside.enqueue()
+    assert (await inside.until(another)).status is Status.SUCCEEDED
+    assert inside.dispatcher.deployment(MODEL) is Deployment.ACTIVE
+
+
+async def test_the_time_left_follows_from_the_work_so_far(inside: Inside) -> None:
+    generation = await busy(inside)
+
+    live = inside.dispatcher.live(await inside.read(generation))
+
+    # the fake tells of two seconds for a half
+    assert live is not None
+    assert (live.progress, live.eta) == (0.5, 2.0)
+    await inside.service.cancel("", generation.id)
+
+
+async def test_what_waits_is_told_when_it_may_be_done(inside: Inside) -> None:
+    async def eta(generation: Generation) -> float | None:
+        live = inside.service.live(await inside.service.get("", generation.id))
+        return None if live is None else live.eta
+
+    (first,) = await inside.enqueue()
+    await inside.until(first)
+    running = await busy(inside)
+    waiting = await inside.enqueue(3)
+
+    # the fake takes two seconds for each, and is two from the end of the one it runs
+    assert await eta(running) == 2.0
+    assert [await eta(generation) for generation in waiting] == [pytest.approx(at, abs=0.5) for at in (4, 6, 8)]
+    await inside.service.cancel("", running.id)
+
+
+async def test_in_a_list_each_is_told_what_it_is_told_alone(inside: Inside) -> None:
+    (first,) = await inside.enqueue()
+    await inside.until(first)
+    running = await busy(inside)
+    kinds: tuple[dict[str, int], ...] = ({}, {"num_inference_steps": 8}, {"seed": 1}, {"height": 128})
+    for changes in kinds:
+        await inside.enqueue(**changes)
+
+    listed = await inside.service.newest(Filters(statuses=ACTIVE))
+    together = inside.service.lives(listed)
+
+    alone = [inside.service.live(placed) for placed in listed]
+    assert len(together) == 5
+    for one, other in zip(together, alone, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.eta == pytest.approx(other.eta, abs=0.5)
+    # four times the steps, and four times the pixels
+    assert len({round(live.eta) for live in together if live is not None and live.eta is not None}) == 5
+    await inside.service.cancel("", running.id)
+
+
+async def test_before_anything_was_made_nobody_knows_when(inside: Inside) -> None:
+    running = await busy(inside)
+    (waiting,) = await inside.enqueue()
+
+    assert inside.service.live(await inside.service.get("", waiting.id)) is None
+    await inside.service.cancel("", running.id)
+
+
+async def test_two_devices_halve_the_wait(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", lanes=2)
+    await inside.dispatcher.start()
+    (first,) = await inside.enqueue()
+    await inside.until(first)
+    for engine in inside.engines:
+        engine.script.append(engine.until_cancelled)
+    running = await inside.enqueue(2)
+    await eventually(lambda: sum(len(engine.runs) for engine in inside.engines) == 3)
+    waiting = await inside.enqueue(4)
+
+    placed = [await inside.service.get("", generation.id) for generation in waiting]
+    etas = [live.eta for each in placed if (live := inside.service.live(each)) is not None]
+
+    assert etas == [pytest.approx(at, abs=0.5) for at in (4, 4, 6, 6)]
+    for generation in running:
+        await inside.service.cancel("", generation.id)
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+# checkpoints
+
+
+async def suspended(inside: Inside) -> Generation:
+    """A generation that a clean stop has given back, of which 0.4 is saved."""
+    inside.engine.script.append(inside.engine.until_suspended)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.runs)
+    await inside.dispatcher.suspend(10)
+    return await inside.read(generation)
+
+
+def checkpoints(inside: Inside) -> set[str]:
+    return {path.name for path in inside.checkpoints.folder.iterdir()}
+
+
+async def test_a_clean_stop_saves_what_runs_and_the_next_start_goes_on(inside: Inside) -> None:
+    generation = await suspended(inside)
+    assert (generation.status, generation.progress) == (Status.QUEUED, 0.4)
+    assert checkpoints(inside) == {f"{generation.id}.ckpt"}
+    assert await inside.outcomes() == [Outcome.RELEASED]
+    (late,) = await inside.enqueue()
+    await asyncio.sleep(0.05)
+    assert (await inside.read(late)).attempt == 0
+    await inside.dispatcher.stop()
+
+    again = build(inside.folder)
+    again.engine.loading.clear()
+    await again.dispatcher.start()
+    await eventually(lambda: again.engine.loads)
+    live = again.dispatcher.live(await again.read(generation))
+    assert live is not None
+    assert live.progress == 0.4
+    again.engine.loading.set()
+    await again.until(generation)
+    await again.until(late)
+    assert {job.checkpoint for job in again.engine.runs} == {f"{each.id}.ckpt" for each in (generation, late)}
+    assert checkpoints(again) == set()
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+async def test_a_stop_does_not_wait_for_a_load_and_the_generation_keeps_what_was_saved(inside: Inside) -> None:
+    generation = await suspended(inside)
+    await inside.dispatcher.stop()
+    again = build(inside.folder)
+    again.engine.loading.clear()
+    await again.dispatcher.start()
+    await eventually(lambda: again.engine.loads)
+
+    async with asyncio.timeout(60):
+        await again.dispatcher.suspend(1000)
+        await again.dispatcher.stop()
+
+    kept = await again.read(generation)
+    assert (kept.status, kept.progress, kept.attempt) == (Status.QUEUED, 0.4, 2)
+    assert checkpoints(again) == {f"{generation.id}.ckpt"}
+    again.store.close()
+
+
+async def test_a_stop_between_load_and_run_begins_no_run(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    renew = inside.store.renew
+    stops: list[asyncio.Task[None]] = []
+
+    async def stop_meanwhile(*args: Any) -> None:
+        await renew(*args)
+        stops.append(asyncio.create_task(inside.dispatcher.suspend(10)))
+        await eventually(lambda: inside.dispatcher.lanes[0]._is_stopping)
+
+    monkeypatch.setattr(inside.store, "renew", stop_meanwhile)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: stops)
+    await asyncio.gather(*stops)
+
+    assert inside.engine.runs == []
+    assert (await inside.read(generation)).status is Status.QUEUED
+
+
+async def test_a_worker_that_dies_keeps_what_it_had_saved(inside: Inside) -> None:
+    def save_and_die(job: Job) -> Done:
+        inside.engine.save(job, 0.3)
+        return inside.engine.die(job)
+
+    inside.engine.script += [save_and_die, inside.engine.until_cancelled]
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: len(inside.engine.runs) == 2)
+
+    assert (await inside.read(generation)).progress == 0.3
+    assert checkpoints(inside) == {f"{generation.id}.ckpt"}
+    await inside.service.cancel("", generation.id)
+    await eventually(lambda: not checkpoints(inside))
+
+
+async def test_a_generation_that_waits_and_is_cancelled_leaves_no_checkpoint(inside: Inside) -> None:
+    generation = await suspended(inside)
+
+    await inside.service.cancel("", generation.id)
+
+    assert checkpoints(inside) == set()
+
+
+async def test_a_failed_generation_leaves_no_checkpoint(inside: Inside) -> None:
+    def save_and_fail(job: Job) -> Done:
+        inside.engine.save(job, 0.3)
+        raise GenerationFailedError("Not numbers.")
+
+    inside.engine.script.append(save_and_fail)
+    (generation,) = await inside.enqueue()
+    await inside.until(generation)
+
+    await eventually(lambda: not checkpoints(inside))
+
+
+async def test_a_start_clears_away_what_no_generation_goes_on_from(inside: Inside) -> None:
+    generation = await suspended(inside)
+    await inside.dispatcher.stop()
+    for name in ("unknown.ckpt", f".{generation.id}.ckpt.part"):
+        (inside.checkpoints.folder / name).write_bytes(b"left")
+
+    again = build(inside.folder)
+    again.engine.loading.clear()
+    await again.dispatcher.start()
+
+    await eventually(lambda: checkpoints(again) == {f"{generation.id}.ckpt"})
+    again.engine.loading.set()
+    await again.until(generation)
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+async def test_what_an_encoder_began_after_its_worker_died_is_cleared_away(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", lease=1.1)
+    await inside.dispatcher.start()
+    running = await busy(inside)
+    late, needed = (inside.artifacts.folder / f".{id_}.1.mp4.part" for id_ in ("gone", running.id))
+    needed.write_bytes(b"half")
+    late.write_bytes(b"half")
+
+    await eventually(lambda: not late.exists())
+
+    assert needed.exists()
+    await inside.service.cancel("", running.id)
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+# worker deaths
+
+
+async def test_a_worker_death_gives_another_try_before_anything_newer(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.die)
+    first, second = await inside.enqueue(2)
+
+    assert (await inside.until(first)).status is Status.SUCCEEDED
+    await inside.until(second)
+
+    assert [(job.generation_id, job.attempt) for job in inside.engine.runs] == [
+        (first.id, 1),
+        (first.id, 2),
+        (second.id, 1),
+    ]
+    assert await inside.outcomes() == [Outcome.WORKER_DIED, Outcome.SUCCEEDED, Outcome.SUCCEEDED]
+
+
+async def test_a_poisoned_generation_fails_alone(inside: Inside) -> None:
+    inside.engine.script += [inside.engine.die, inside.engine.die]
+    poisoned, good = await inside.enqueue(2)
+
+    failed = await inside.until(poisoned)
+
+    assert failed.status is Status.FAILED
+    assert failed.error_message is not None
+    assert "died 2 times in a row" in failed.error_message
+    assert (await inside.until(good)).status is Status.SUCCEEDED
+
+
+async def test_a_death_while_loading_counts_too(inside: Inside) -> None:
+    inside.engine.load_errors += [WorkerDiedError("it exited with status 1")] * 2
+    (generation,) = await inside.enqueue()
+
+    assert (await inside.until(generation)).status is Status.FAILED
+    assert inside.engine.runs == []
+
+
+async def test_a_file_finished_just_before_the_death_is_adopted(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.finish_and_die)
+    (generation,) = await inside.enqueue()
+
+    finished = await inside.until(generation)
+
+    assert finished.status is Status.SUCCEEDED
+    assert finished.artifact == artifact_key(generation.id, 1)
+    assert len(inside.engine.runs) == 1
+
+
+# cancellation
+
+
+async def test_cancelling_a_run_stops_it_and_the_next_begins(inside: Inside) -> None:
+    running = await busy(inside)
+    (waiting,) = await inside.enqueue()
+
+    await inside.service.cancel("", running.id)
+
+    assert (await inside.read(running)).status is Status.CANCELLED
+    assert inside.engine.cancels == [(running.id, 1)]
+    assert (await inside.until(waiting)).status is Status.SUCCEEDED
+    assert [status for _, status in completions(inside)] == [Status.CANCELLED, Status.SUCCEEDED]
+
+
+async def test_a_late_result_is_dropped_with_its_file(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.finish_despite_cancel)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.runs)
+
+    await inside.service.cancel("", generation.id)
+    (another,) = await inside.enqueue()
+    await inside.until(another)
+
+    assert (await inside.read(generation)).status is Status.CANCELLED
+    assert files(inside) == {artifact_key(another.id, 1)}
+
+
+async def test_a_generation_cancelled_while_its_model_loads_never_runs(inside: Inside) -> None:
+    inside.engine.loading.clear()
+    (generation,) = await inside.enqueue()
+    await inside.until(generation, Status.PROCESSING)
+
+    await inside.service.cancel("", generation.id)
+    inside.engine.loading.set()
+    (another,) = await inside.enqueue()
+    await inside.until(another)
+
+    assert [job.generation_id for job in inside.engine.runs] == [another.id]
+
+
+async def test_a_cancel_between_renewal_and_run_is_not_lost(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    renew = inside.store.renew
+
+    async def renew_then_cancel(held: Generation, *args: object) -> None:
+        await renew(held, *args)  # type: ignore[arg-type]
+        await inside.service.cancel("", held.id)
+
+    monkeypatch.setattr(inside.store, "renew", renew_then_cancel)
+    (generation,) = await inside.enqueue()
+    await inside.until(generation)
+    monkeypatch.undo()
+    (another,) = await inside.enqueue()
+    await inside.until(another)
+
+    assert [job.generation_id for job in inside.engine.runs] == [another.id]
+
+
+# stopping and starting
+
+
+async def test_a_clean_stop_gives_back_what_was_running(inside: Inside) -> None:
+    running = await busy(inside)
+
+    await inside.dispatcher.stop()
+
+    assert inside.engine.is_closed
+    assert (await inside.read(running)).status is Status.QUEUED
+    assert await inside.outcomes() == [Outcome.RELEASED]
+
+
+async def restart(inside: Inside) -> Inside:
+    """Another server on the same data directory, as if the first had been killed."""
+    again = build(inside.folder)
+    await again.dispatcher.start()
+    return again
+
+
+async def test_after_a_kill_the_interrupted_runs_again_and_the_queued_run(inside: Inside) -> None:
+    running = await busy(inside)
+    (waiting,) = await inside.enqueue()
+
+    again = await restart(inside)
+    finished = [await again.until(generation) for generation in (running, waiting)]
+
+    assert [generation.status for generation in finished] == [Status.SUCCEEDED] * 2
+    assert [generation.attempt for generation in finished] == [2, 1]
+    assert (await again.outcomes())[0] == Outcome.ABANDONED
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+async def test_after_a_kill_a_finished_file_is_adopted_and_half_a_file_removed(inside: Inside) -> None:
+    running = await busy(inside)
+    key = artifact_key(running.id, 1)
+    inside.artifacts.path(key).write_bytes(b"whole")
+    (inside.artifacts.folder / ".other.1.mp4.part").write_bytes(b"half")
+
+    again = await restart(inside)
+
+    adopted = await again.read(running)
+    assert (adopted.status, adopted.artifact) == (Status.SUCCEEDED, key)
+    assert files(again) == {key}
+    assert again.engine.runs == []
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+async def test_after_a_kill_sync_generations_that_waited_are_cancelled(inside: Inside) -> None:
+    await busy(inside)
+    (waiting,) = await inside.enqueue(origin=Origin.SYNC)
+
+    again = await restart(inside)
+
+    assert (await again.read(waiting)).status is Status.CANCELLED
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.scheduler.executor.BACKOFF_SECONDS", 0.05)
+    succeed, failures = inside.store.succeed, [1, 2, 3]
+
+    async def locked_for_a_while(held: Generation, *what: Any) -> Generation:
+        if failures:
+            failures.pop()
+            raise RecordsUnavailableError("The database is locked.", "Unlock it.")
+        return await succeed(held, *what)
+
+    monkeypatch.setattr(inside.store, "succeed", locked_for_a_while)
+    (generation,) = await inside.enqueue()
+
+    finished = await inside.until(generation)
+
+    assert finished.status is Status.SUCCEEDED
+    assert len(inside.engine.runs) == 1
+    await asyncio.sleep(0.05)
+    assert completions(inside) == [(generation.id, Status.SUCCEEDED)]
+
+
+# several devices, loading and unloading
+
+
+async def test_two_devices_share_the_queue(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", lanes=2)
+    await inside.dispatcher.start()
+    for engine in inside.engines:
+        engine.script += [engine.until_cancelled]
+    first, second, third = await inside.enqueue(3)
+    # one that is cancelled before its run would leave its part of the script to the third
+    await eventually(lambda: all(engine.runs for engine in inside.engines))
+    assert (await inside.read(third)).status is Status.QUEUED
+
+    await inside.service.cancel("", second.id)
+
+    assert (await inside.until(third)).status is Status.SUCCEEDED
+    assert (await inside.read(first)).status is Status.PROCESSING
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+OTHER = "another-model"
+
+
+def with_another_model(folder: Path) -> Path:
+    """A folder of models with one more in it."""
+    folder.mkdir()
+    text = (BUILT_IN / "wan2.1-t2v-14b.toml").read_text(encoding="utf-8")
+    (folder / "another.toml").write_text(text.replace(f'id = "{MODEL}"', f'id = "{OTHER}"'), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(("max_overtakes", "loads"), [(2, 2), (1, 3), (0, 6)])
+async def test_interleaved_models_are_not_loaded_at_every_step(tmp_path: Path, max_overtakes: int, loads: int) -> None:
+    models = with_another_model(tmp_path / "models")
+    inside = build(tmp_path / "data", models_dir=models, max_overtakes=max_overtakes)
+    generations = [(await inside.enqueue(model=model))[0] for model in (MODEL, OTHER) * 3]
+    await inside.dispatcher.start()
+
+    finished = [await inside.until(generation) for generation in generations]
+
+    assert {generation.status for generation in finished} == {Status.SUCCEEDED}
+    assert len(list(groupby(inside.engine.loads))) == loads
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_places_in_the_queue_follow_what_the_device_will_hold(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", models_dir=with_another_model(tmp_path / "models"))
+    await inside.dispatcher.start()
+    running = await busy(inside)
+    (other,) = await inside.enqueue(model=OTHER)
+    (same,) = await inside.enqueue()
+
+    async def places() -> list[int | None]:
+        return [(await inside.service.get("", generation.id)).queue_position for generation in (other, same)]
+
+    assert await places() == [2, 1]
+    inside.dispatcher.deactivate(inside.service.entry(MODEL))
+    assert await places() == [1, 2]
+    inside.dispatcher.activate(inside.service.entry(MODEL))
+    assert await places() == [2, 1]
+    inside.dispatcher.activate(inside.service.entry(OTHER))
+    assert await places() == [1, 2]
+
+    await inside.service.cancel("", running.id)
+    await inside.until(same)
+    assert [job.generation_id for job in inside.engine.runs] == [running.id, other.id, same.id]
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_activate_and_deactivate_load_and_unload(inside: Inside) -> None:
+    entry = inside.service.entry(MODEL)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+    inside.engine.loading.clear()
+
+    inside.dispatcher.activate(entry)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.DEPLOYING
+    inside.dispatcher.activate(entry)
+    inside.engine.loading.set()
+    await _deployment(inside, Deployment.ACTIVE)
+    assert inside.engine.loads == [MODEL]
+
+    inside.dispatcher.deactivate(entry)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.DEACTIVATING
+    await _deployment(inside, Deployment.INACTIVE)
+    inside.dispatcher.deactivate(entry)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+
+
+async def test_an_empty_device_is_activated_before_one_that_holds_another_model(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", lanes=2, models_dir=with_another_model(tmp_path / "models"))
+    await inside.dispatcher.start()
+
+    for model in (MODEL, OTHER):
+        inside.dispatcher.activate(inside.service.entry(model))
+        await eventually(lambda model=model: inside.dispatcher.deployment(model) is Deployment.ACTIVE)
+
+    assert [engine.loads for engine in inside.engines] == [[MODEL], [OTHER]]
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_an_idle_device_is_freed_and_loads_again_on_demand(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", idle_unload=0.1)
+    await inside.dispatcher.start()
+    (first,) = await inside.enqueue()
+    await inside.until(first)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.ACTIVE
+
+    await eventually(lambda: inside.engine.is_closed)
+    assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+    (second,) = await inside.enqueue()
+    assert (await inside.until(second)).status is Status.SUCCEEDED
+    assert inside.engine.loads == [MODEL, MODEL]
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_a_device_that_works_is_not_idle_however_long_it_takes(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", idle_unload=0.1)
+    await inside.dispatcher.start()
+    running = await busy(inside)
+    await asyncio.sleep(0.4)
+
+    assert not inside.engine.is_closed
+    assert (await inside.read(running)).status is Status.PROCESSING
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_an_activation_that_fails_says_so_until_the_next(inside: Inside) -> None:
+    entry = inside.service.entry(MODEL)
+    inside.engine.load_errors.append(load_failure("No weights."))
+
+    inside.dispatcher.activate(entry)
+    await _deployment(inside, Deployment.ERROR)
+    inside.dispatcher.activate(entry)
+    await _deployment(inside, Deployment.ACTIVE)
+
+
+async def _deployment(inside: Inside, wanted: Deployment) -> None:
+    await eventually(lambda: inside.dispatcher.deployment(MODEL) is wanted)

@@ -1,0 +1,202 @@
+"""A device that fails again and again: it is left alone, the others go on, and it comes back by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from server.api.routes.health import readiness
+from server.core.circuit_breaker import Health
+from server.core.errors import UnavailableError
+from server.core.generation import Status
+from server.engine.interface import GenerationFailedError, Job, WorkerDiedError
+from server.engine.protocol import Done
+from server.scheduler.executor import Deployment, Lane
+from tests.server.conftest import Inside, build, eventually
+from tests.server.fakes import load_failure
+from tests.support.server_process import MODEL
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.core.circuit_breaker._LONGEST_BACKOFF", 0.01)
+
+
+@pytest.fixture
+async def start(tmp_path: Any) -> AsyncIterator[Any]:
+    """Start insides: `await start(lanes=2, setting=value)`."""
+    started: list[Inside] = []
+
+    async def start(**changes: Any) -> Inside:
+        inside = build(tmp_path / f"data{len(started)}", **changes)
+        started.append(inside)
+        await inside.dispatcher.start()
+        return inside
+
+    yield start
+    for inside in started:
+        await inside.dispatcher.stop()
+        inside.store.close()
+
+
+def lane_of(inside: Inside) -> Lane:
+    return inside.dispatcher.lanes[0]
+
+
+def later(inside: Inside, seconds: float) -> None:
+    """Let a lane believe that so much time has passed."""
+    lane = lane_of(inside)
+    clock = lane.circuit._clock
+    lane.circuit._clock = lambda: clock() + seconds
+    lane.wake()
+
+
+async def fail_all(inside: Inside, count: int) -> None:
+    """Generations that each end the worker as often as is allowed."""
+    inside.engine.script += [inside.engine.die] * 2 * count
+    for generation in await inside.enqueue(count):
+        assert (await inside.until(generation)).status is Status.FAILED
+
+
+async def test_an_unhealthy_device_takes_nothing_and_then_one_that_heals_it(start: Any) -> None:
+    inside = await start(unhealthy_after=2, unhealthy_cooldown=60)
+    inside.engine.script += [inside.engine.die] * 3
+    first, second, third = await inside.enqueue(3)
+
+    await eventually(lambda: lane_of(inside).circuit.health is Health.UNHEALTHY)
+    assert (await inside.read(first)).status is Status.FAILED
+    # it failed before its row says so
+    await inside.until(second, Status.QUEUED)
+    with pytest.raises(UnavailableError) as told:
+        await readiness(inside.service)
+    assert str(told.value).startswith(
+        "The device fake:0 keeps failing, the last time so: it was killed by SIGKILL. It is tried again in "
+    )
+    later(inside, 50)
+    await asyncio.sleep(0.05)
+    assert (await inside.read(second)).status is Status.QUEUED
+
+    later(inside, 10)
+    assert [(await inside.until(each)).status for each in (second, third)] == [Status.SUCCEEDED] * 2
+    device = (await readiness(inside.service))["devices"][0]
+    assert (device["health"], device["failures"], device["retry_in"], device["error"]) == ("healthy", 3, None, None)
+
+
+async def test_a_trial_that_fails_leaves_it_alone_for_longer(start: Any) -> None:
+    inside = await start(unhealthy_after=2, unhealthy_cooldown=60)
+    circuit = lane_of(inside).circuit
+    inside.engine.script += [inside.engine.die] * 4
+    _, second, last = await inside.enqueue(3)
+    await eventually(lambda: len(inside.engine.runs) == 3)
+    await inside.until(second, Status.QUEUED)
+
+    later(inside, 60)
+    assert (await inside.until(second)).status is Status.FAILED
+    assert 60 < circuit.wait <= 120
+    assert (await inside.read(last)).status is Status.QUEUED
+    later(inside, 120)
+    assert (await inside.until(last)).status is Status.SUCCEEDED
+
+
+async def test_on_trial_it_is_ready_since_only_a_generation_can_heal_it(start: Any) -> None:
+    inside = await start(unhealthy_after=1, unhealthy_cooldown=60)
+    inside.engine.script.append(inside.engine.die)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: lane_of(inside).circuit.health is Health.UNHEALTHY)
+    await inside.service.cancel("", generation.id)
+    later(inside, 60)
+
+    device = (await readiness(inside.service))["devices"][0]
+    assert (device["health"], device["error"]) == ("on_trial", "it was killed by SIGKILL")
+
+
+async def test_the_other_devices_take_the_queue_meanwhile(start: Any) -> None:
+    inside = await start(lanes=2, unhealthy_after=1, unhealthy_cooldown=60)
+    broken, sound = inside.engines
+    broken.script += [broken.die] * 10
+    generations = await inside.enqueue(4)
+
+    assert [(await inside.until(each)).status for each in generations] == [Status.SUCCEEDED] * 4
+    assert len(broken.runs) <= 1
+    assert len(sound.runs) == 4
+    inside.dispatcher.lanes[0].circuit.failed("a", "b")
+    devices = (await readiness(inside.service))["devices"]
+    assert [device["health"] for device in devices] == ["unhealthy", "healthy"]
+
+    inside.dispatcher.deactivate(inside.service.entry(MODEL))
+    await eventually(lambda: inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE)
+    loads = len(broken.loads)
+    inside.dispatcher.activate(inside.service.entry(MODEL))
+    await eventually(lambda: inside.dispatcher.deployment(MODEL) is Deployment.ACTIVE)
+    assert len(broken.loads) == loads, "a device that is left alone is not the one to load on"
+
+
+async def test_one_poisoned_generation_after_another_good_one_never_closes_the_door(start: Any) -> None:
+    inside = await start(unhealthy_after=2, unhealthy_cooldown=60)
+    for _ in range(3):
+        await fail_all(inside, 1)
+        (well,) = await inside.enqueue()
+        assert (await inside.until(well)).status is Status.SUCCEEDED
+
+    assert lane_of(inside).circuit.health is Health.HEALTHY
+    assert lane_of(inside).circuit.failures == 6
+
+
+async def test_what_is_not_the_devices_fault_is_not_counted(start: Any) -> None:
+    def fail(job: Job) -> Done:
+        raise GenerationFailedError("Not numbers.")
+
+    inside = await start(unhealthy_after=1)
+    inside.engine.script += [fail, fail]
+    inside.engine.load_errors.append(load_failure("No weights."))
+    for generation in await inside.enqueue(3):
+        assert (await inside.until(generation)).status is Status.FAILED
+
+    assert lane_of(inside).circuit.failures == 0
+
+
+async def test_a_cancelled_run_that_had_to_be_killed_is_not_counted(start: Any) -> None:
+    inside = await start(unhealthy_after=1)
+
+    async def killed(job: Job) -> Done:
+        await inside.engine._cancelled.wait()
+        raise WorkerDiedError("it was killed by SIGKILL")
+
+    inside.engine.script.append(killed)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.runs)
+    await inside.service.cancel("", generation.id)
+    (well,) = await inside.enqueue()
+
+    assert (await inside.until(well)).status is Status.SUCCEEDED
+    assert lane_of(inside).circuit.failures == 0
+
+
+async def test_loads_that_end_the_worker_count_for_their_model_once(start: Any) -> None:
+    inside = await start(unhealthy_after=2, unhealthy_cooldown=60)
+    circuit, entry = lane_of(inside).circuit, inside.service.entry(MODEL)
+    for count in (1, 2):
+        inside.engine.load_errors.append(WorkerDiedError("it exited with status 1"))
+        inside.dispatcher.activate(entry)
+        await eventually(lambda count=count: circuit.failures == count)
+        await eventually(lambda: inside.dispatcher.deployment(MODEL) is Deployment.ERROR)
+
+    assert circuit.health is Health.HEALTHY
+
+
+async def test_a_device_left_alone_can_be_cancelled_unloaded_and_stopped(start: Any) -> None:
+    inside = await start(unhealthy_after=1, unhealthy_cooldown=3600)
+    inside.engine.script.append(inside.engine.die)
+    (waiting,) = await inside.enqueue()
+    await eventually(lambda: lane_of(inside).circuit.health is Health.UNHEALTHY)
+
+    await inside.service.cancel("", waiting.id)
+    assert (await inside.read(waiting)).status is Status.CANCELLED
+    inside.dispatcher.activate(inside.service.entry(MODEL))
+    await eventually(lambda: inside.dispatcher.deployment(MODEL) is Deployment.ACTIVE)
+    inside.dispatcher.deactivate(inside.service.entry(MODEL))
+    await eventually(lambda: inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE)
+    async with asyncio.timeout(60):
+        await inside.dispatcher.stop()
+    assert inside.engine.is_closed

@@ -1,0 +1,272 @@
+"""A file is finished while the device makes the next video, whose prompt it knows: whatever dies or is cancelled."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.core.circuit_breaker import Health
+from server.core.errors import RecordsUnavailableError
+from server.core.generation import Generation, Outcome, Status
+from server.engine.interface import GenerationFailedError, Job, WorkerStuckError
+from server.engine.protocol import Done
+from server.scheduler.prefetch import Foresight
+from server.storage.files.videos import artifact_key
+from tests.server.conftest import Inside, build, eventually
+from tests.server.scheduler.test_dispatcher import busy, completions, files
+
+OTHER_MODEL = "wan-ai-wan2-1-t2v-1-3b-diffusers"
+
+
+async def rendered(inside: Inside, **changes: Any) -> Generation:
+    """A generation whose file waits to be finished."""
+    inside.engine.script.append(inside.engine.render)
+    (generation,) = await inside.enqueue(**changes)
+    await eventually(lambda: artifact_key(generation.id, 1) in inside.engine.files)
+    await eventually(lambda: inside.dispatcher.lanes[0].running is None)
+    return generation
+
+
+async def both(inside: Inside) -> tuple[Generation, Generation]:
+    """One generation whose file waits to be finished, and one that runs meanwhile."""
+    return await rendered(inside), await busy(inside)
+
+
+async def test_the_device_goes_on_before_the_file_is_finished(inside: Inside) -> None:
+    first, second = await both(inside)
+
+    assert (await inside.read(first)).status is (await inside.read(second)).status is Status.PROCESSING
+    assert inside.dispatcher.live(await inside.read(first)) is not None
+    assert completions(inside) == []
+    inside.engine.end_files(inside.engine.finish)
+    assert (await inside.until(first)).status is Status.SUCCEEDED
+    assert files(inside) == {artifact_key(first.id, 1)}
+    assert (await inside.read(second)).status is Status.PROCESSING
+    await inside.service.cancel("", second.id)
+
+
+async def test_one_file_at_most_waits_to_be_finished(inside: Inside) -> None:
+    inside.engine.script += [inside.engine.render, inside.engine.render]
+    first, second, third = await inside.enqueue(3)
+    await eventually(lambda: len(inside.engine.files) == 2)
+
+    assert [job.generation_id for job in inside.engine.runs] == [first.id, second.id]
+    inside.engine.end_files(inside.engine.finish)
+    for generation in (first, second, third):
+        assert (await inside.until(generation)).status is Status.SUCCEEDED
+
+
+async def test_a_file_that_fails_fails_its_generation_only(inside: Inside) -> None:
+    def fail(_job: Job) -> Done:
+        raise GenerationFailedError("No space left.")
+
+    first, second = await both(inside)
+    inside.engine.end_files(fail)
+
+    assert (await inside.until(first)).error_message == "No space left."
+    assert (await inside.read(second)).status is Status.PROCESSING
+    await inside.service.cancel("", second.id)
+
+
+async def test_what_is_cancelled_before_its_file_is_finished_leaves_none(inside: Inside) -> None:
+    first, second = await both(inside)
+
+    await inside.service.cancel("", first.id)
+    inside.engine.end_files(inside.engine.finish)
+
+    await eventually(lambda: not inside.dispatcher.lanes[0].finishing)
+    assert (await inside.read(first)).status is Status.CANCELLED
+    assert files(inside) == set()
+    # which was not asked to stop
+    assert (await inside.read(second)).status is Status.PROCESSING
+    await inside.service.cancel("", second.id)
+
+
+async def test_a_worker_that_dies_of_a_run_is_not_held_against_the_file_beside_it(inside: Inside) -> None:
+    fake = inside.engine
+    (lane,) = inside.dispatcher.lanes
+
+    def by_prompt(job: Job) -> object:
+        return fake.until_killed(job) if job.params.prompt == "poison" else fake.render(job)
+
+    fake.script += [by_prompt] * 5
+    first, poison = [*await inside.enqueue(), *await inside.enqueue(prompt="poison")]
+    await eventually(lambda: lane.finishing and lane.running)
+    for attempt in (1, 2):
+        tried = poison.id, attempt
+        await eventually(lambda tried=tried: tried in [(job.generation_id, job.attempt) for job in fake.runs])
+        fake.kill()
+    assert (await inside.until(poison)).status is Status.FAILED
+    # it may only now be tried once more
+    await eventually(lambda: not all(word.done() for word in fake.files.values()))
+    fake.end_files(fake.finish)
+    assert (await inside.until(first)).status is Status.SUCCEEDED
+
+    assert lane.circuit.health is Health.HEALTHY
+    log = [each["outcome"] for each in await inside.store.attempt_log() if each["generation_id"] == first.id]
+    # were it blamed, twice would be its end
+    assert set(log) == {Outcome.RELEASED, Outcome.SUCCEEDED}
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_a_file_that_is_at_fault_itself_has_two_tries(inside: Inside, is_alone: bool) -> None:
+    def hang(_job: Job) -> Done:
+        raise WorkerStuckError("it made no progress for 120 seconds while finishing the file and was killed")
+
+    inside.engine.script += [inside.engine.render]
+    (first,) = await inside.enqueue()
+    await eventually(lambda: len(inside.engine.files) == 1)
+    beside = None if is_alone else await busy(inside)
+    inside.engine.script.append(inside.engine.render)
+    inside.engine.end_files(inside.engine.die if is_alone else hang)
+    if beside is not None:
+        await inside.until(first, Status.QUEUED)
+        await inside.service.cancel("", beside.id)
+    await eventually(lambda: len(inside.engine.files) == 2)
+    inside.engine.end_files(inside.engine.die if is_alone else hang)
+
+    failed = await inside.until(first)
+    assert failed.status is Status.FAILED
+    assert "died 2 times in a row" in str(failed.error_message)
+
+
+async def test_a_file_whole_at_the_workers_death_is_adopted(inside: Inside) -> None:
+    first, second = await both(inside)
+
+    inside.engine.end_files(inside.engine.finish_and_die)
+
+    assert (await inside.until(first)).status is Status.SUCCEEDED
+    await inside.service.cancel("", second.id)
+
+
+async def test_a_clean_stop_waits_for_the_file(inside: Inside) -> None:
+    first = await rendered(inside)
+    inside.engine.script.append(inside.engine.until_suspended)
+    (second,) = await inside.enqueue()
+    await eventually(lambda: len(inside.engine.runs) == 2)
+
+    async def finish_late() -> None:
+        await eventually(lambda: inside.dispatcher.lanes[0].running is None)
+        inside.engine.end_files(inside.engine.finish)
+
+    await asyncio.gather(inside.dispatcher.suspend(60), finish_late())
+
+    assert (await inside.read(first)).status is Status.SUCCEEDED
+    assert (await inside.read(second)).status is Status.QUEUED
+
+
+async def test_a_stop_gives_back_what_has_no_file_yet(inside: Inside) -> None:
+    first, second = await both(inside)
+
+    await inside.dispatcher.suspend(0.01)
+    await inside.dispatcher.stop()
+
+    assert (await inside.read(first)).status is (await inside.read(second)).status is Status.QUEUED
+    assert await inside.outcomes() == [Outcome.RELEASED] * 2
+
+
+async def test_an_end_that_cannot_be_written_down_is_written_later_while_the_device_works(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.scheduler.executor.BACKOFF_SECONDS", 0.05)
+    first, second = await both(inside)
+    succeed, refused = inside.store.succeed, 0
+
+    async def late(*arguments: Any) -> Generation:
+        nonlocal refused
+        refused += 1
+        if refused <= 3:
+            raise RecordsUnavailableError("no records", "later")
+        return await succeed(*arguments)
+
+    monkeypatch.setattr(inside.store, "succeed", late)
+    inside.engine.end_files(inside.engine.finish)
+
+    assert (await inside.until(first)).status is Status.SUCCEEDED
+    assert refused == 4
+    assert (await inside.read(second)).status is Status.PROCESSING
+    await inside.service.cancel("", second.id)
+
+
+async def test_an_idle_worker_is_not_ended_amid_a_file(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", idle_unload=0.05)
+    await inside.dispatcher.start()
+    first = await rendered(inside)
+
+    await asyncio.sleep(0.2)
+    assert not inside.engine.is_closed
+    inside.engine.end_files(inside.engine.finish)
+    assert (await inside.until(first)).status is Status.SUCCEEDED
+    await eventually(lambda: inside.engine.is_closed)
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+# what comes next
+
+
+@pytest.mark.parametrize(
+    ("changes", "prepared"),
+    [
+        ({"negative_prompt": "no"}, [["what follows", "no"]]),
+        # without guidance nobody asks for the other
+        ({"negative_prompt": "no", "guidance_scale": 1.0}, [["what follows"]]),
+        ({"model": OTHER_MODEL}, []),
+    ],
+)
+async def test_the_next_prompts_are_told_to_the_device_if_they_are_for_its_model(
+    inside: Inside, changes: dict[str, Any], prepared: list[list[str]]
+) -> None:
+    first = await busy(inside)
+    (lane,) = inside.dispatcher.lanes
+    await inside.enqueue(prompt="what follows", **changes)
+
+    inside.engine.tell(0.6)
+    await eventually(lambda: lane._foresight._is_settled)
+    await asyncio.sleep(0.1)
+
+    assert inside.engine.prepared == prepared
+    await inside.service.cancel("", first.id)
+
+
+async def test_what_is_for_the_model_with_other_weights_is_not_prepared(inside: Inside) -> None:
+    first = await busy(inside)
+    await inside.enqueue(prompt="what follows")
+    running = await inside.read(first)
+    assert running.params is not None
+    foresight = Foresight(inside.store, inside.engine)
+
+    await foresight.look(replace(running, params=replace(running.params, run_fast=True)))
+    assert inside.engine.prepared == []
+    await foresight.look(running)
+    assert [prompts[0] for prompts in inside.engine.prepared] == ["what follows"]
+    await inside.service.cancel("", first.id)
+
+
+async def test_what_comes_late_is_looked_for_again_and_found_once(inside: Inside) -> None:
+    first = await busy(inside)
+    inside.engine.tell(0.5)
+
+    await inside.enqueue(prompt="late")
+    inside.engine.tell(0.6)
+    await eventually(lambda: inside.engine.prepared)
+    await inside.enqueue(prompt="later still")
+    inside.engine.tell(0.7)
+
+    assert [prompts[0] for prompts in inside.engine.prepared] == ["late"]
+    await inside.service.cancel("", first.id)
+
+
+async def test_records_that_cannot_be_read_do_not_hinder_what_runs(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_holding: str | None) -> Generation | None:
+        raise RecordsUnavailableError("no records", "later")
+
+    monkeypatch.setattr(inside.store, "next", refuse)
+    first, second = await inside.enqueue(2)
+
+    assert (await inside.until(first)).status is (await inside.until(second)).status is Status.SUCCEEDED
+    assert inside.engine.prepared == []

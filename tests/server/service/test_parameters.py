@@ -1,0 +1,173 @@
+"""A body → the one video it asks for, or a sentence that names the parameter and its limit."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.core.catalogue import read_catalogue
+from pipelines.core.model import StepCaching, VideoParams
+from server.core.errors import InvalidParamsError
+from server.service import parameters
+
+ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+
+
+def resolve(**body: Any) -> VideoParams:
+    return parameters.resolve(ENTRY, {"prompt": "an ox", **body}, max_prompt_chars=100)
+
+
+def refusal(**body: Any) -> str:
+    with pytest.raises(InvalidParamsError) as caught:
+        resolve(**body)
+    return str(caught.value)
+
+
+def test_defaults_are_the_model_pages() -> None:
+    params = resolve(seed=7)
+
+    assert params == VideoParams("an ox", " ", 480, 832, 81, 16, 5.0, 7)
+    assert resolve(height=None, seed=7, guidance_scale=None) == params
+
+
+LIMITS = {
+    "height": ("an integer", 1, 720),
+    "width": ("an integer", 1, 1280),
+    "num_inference_steps": ("an integer", 1, 100),
+    "num_frames": ("an integer", 1, 120),
+    "guidance_scale": ("a number", 0, 10),
+    "seed": ("an integer", 0, 2**53 - 1),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_each_range_is_inclusive_and_its_error_names_it(name: str) -> None:
+    kind, low, high = LIMITS[name]
+    for value in (low, high):
+        assert getattr(resolve(**{name: value}), name) == value
+    sentence = f"{name} must be {kind} between {low} and {high}"
+    for value in (low - 1, high + 1, str(low), True, [low], {"a": 1}, 10**400, -(10**400), float("nan"), float("inf")):
+        assert refusal(**{name: value}) == sentence
+    if kind == "an integer":
+        assert refusal(**{name: 1.5}) == sentence
+        assert getattr(resolve(**{name: float(low)}), name) == low
+
+
+@pytest.mark.parametrize("level", ["exact", "balanced", "fast"])
+def test_the_step_cache_is_as_asked_else_as_set(level: str) -> None:
+    assert resolve(step_cache=level).step_cache == level
+    set_to = parameters.resolve(ENTRY, {"prompt": "an ox", "step_cache": None}, 100, StepCaching(level))
+    assert set_to.step_cache == level
+
+
+@pytest.mark.parametrize("wrong", ["", "Fast", "quick", 1, True, ["fast"], {"fast": 1}])
+def test_an_unknown_level_of_the_step_cache_is_refused(wrong: Any) -> None:
+    assert refusal(step_cache=wrong) == "step_cache must be one of exact, balanced, fast"
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_prompts_are_strings_of_bounded_length(name: str) -> None:
+    assert refusal(**{name: 3}) == f"{name} must be a string"
+    assert refusal(**{name: "x" * 101}) == f"{name} must be at most 100 characters long"
+    assert getattr(resolve(**{name: "x" * 100}), name) == "x" * 100
+    assert getattr(resolve(**{name: ""}), name) == ""
+
+
+def test_the_known_sentences_about_prompts() -> None:
+    start = "Getting model response error: 422 - Value error, "
+    assert refusal(multi_prompt=["a"]) == start + "Cannot provide both 'prompt' and 'multi_prompt'."
+    assert refusal(prompt=None) == start + "Either 'prompt' or 'multi_prompt' must be provided."
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"prompt": None, "multi_prompt": ["a"]}, f"multi_prompt is not supported by {ENTRY.id}"),
+        ({"input_image": "data:"}, f"input_image is not supported by {ENTRY.id}"),
+        ({"generate_audio": True}, f"generate_audio is not supported by {ENTRY.id}"),
+        ({"generate_audio": 1}, "generate_audio must be a boolean"),
+        ({"response_format": "gif"}, "response_format must be 'url' or 'b64_json'"),
+        ({"response_format": ["url"]}, "response_format must be 'url' or 'b64_json'"),
+        ({"target_repo": 3}, "target_repo must be a string"),
+        ({"duration": 0}, "duration must be a number of seconds above 0 and at most 7.5"),
+        ({"duration": 8}, "duration must be a number of seconds above 0 and at most 7.5"),
+        ({"duration": "5"}, "duration must be a number of seconds above 0 and at most 7.5"),
+        ({"aspect_ratio": "wide"}, "aspect_ratio must be two whole numbers such as 16:9"),
+        ({"aspect_ratio": "0:9"}, "aspect_ratio must be two whole numbers such as 16:9"),
+        ({"aspect_ratio": 1.5}, "aspect_ratio must be two whole numbers such as 16:9"),
+    ],
+)
+def test_what_cannot_be_honoured_is_named(body: dict[str, Any], sentence: str) -> None:
+    assert refusal(**body) == sentence
+
+
+def test_what_is_asked_for_without_effect_is_accepted() -> None:
+    assert resolve(seed=7, generate_audio=False, fancy="yes", response_format="b64_json") == resolve(seed=7)
+
+
+@pytest.mark.parametrize(("duration", "frames"), [(5, 80), (7.5, 120), (0.001, 1), (1, 16)])
+def test_a_duration_is_frames_at_the_models_rate(duration: float, frames: int) -> None:
+    assert resolve(duration=duration).num_frames == frames
+    assert resolve(duration=duration, num_frames=9).num_frames == 9
+
+
+@pytest.mark.parametrize(
+    ("ratio", "size"),
+    [("16:9", (842, 474)), ("1:1", (632, 632)), ("9:16", (404, 720)), ("832:480", (832, 480)), ("4:3", (730, 548))],
+)
+def test_an_aspect_ratio_keeps_the_defaults_pixel_count(ratio: str, size: tuple[int, int]) -> None:
+    params = resolve(aspect_ratio=ratio)
+
+    assert (params.width, params.height) == size
+
+
+def test_given_sides_win_over_the_aspect_ratio() -> None:
+    params = resolve(aspect_ratio="1:1", width=100, height=50)
+    assert (params.width, params.height) == (100, 50)
+    params = resolve(aspect_ratio="2:1", width=100)
+    assert (params.width, params.height) == (100, 50)
+    params = resolve(aspect_ratio="2:1", height=100)
+    assert (params.width, params.height) == (200, 100)
+    assert "beyond width 1 to 1280" in refusal(aspect_ratio="4:1", height=720)
+
+
+@given(wide=st.integers(1, 99_999), high=st.integers(1, 99_999))
+def test_any_aspect_ratio_gives_a_size_within_the_limits_or_a_sentence(wide: int, high: int) -> None:
+    try:
+        params = resolve(aspect_ratio=f"{wide}:{high}")
+    except InvalidParamsError as error:
+        assert "aspect_ratio" in str(error)
+    else:
+        assert 1 <= params.width <= 1280
+        assert 1 <= params.height <= 720
+
+
+def test_num_generations_has_the_contracts_sentence() -> None:
+    assert parameters.num_generations({}, 4) == 1
+    assert parameters.num_generations({"num_generations": None}, 4) == 1
+    assert [parameters.num_generations({"num_generations": n}, 4) for n in (1, 4, 2.0)] == [1, 4, 2]
+    for value in (0, 5, "2", True, 1.5, []):
+        with pytest.raises(InvalidParamsError, match=r"^num_generations must be an integer between 1 and 4$"):
+            parameters.num_generations({"num_generations": value}, 4)
+
+
+def test_a_seed_that_is_no_number_is_left_for_the_sentence() -> None:
+    assert parameters.with_seed({"seed": "x"}, 5, 1) == {"seed": "x"}
+    assert parameters.with_seed({"seed": 3}, 5, 1) == {"seed": 4}
+    assert parameters.with_seed({"seed": None}, 5, 1) == {"seed": 6}
+
+
+def test_the_echo_is_all_that_was_carried_within_bounds() -> None:
+    body = {
+        "model": "m",
+        "num_generations": 2,
+        "target_repo": "r",
+        "prompt": "x" * 500,
+        "height": 64,
+        "nothing": None,
+        "fancy": {"a": [1]},
+        "huge": "y" * parameters.MAX_ECHO_BYTES,
+    }
+
+    assert parameters.echo(ENTRY, body, 100) == {"prompt": "x" * 100, "height": 64, "fancy": {"a": [1]}}

@@ -1,0 +1,142 @@
+"""Submit, wait, hang up, follow: the contract's rules that are not about HTTP."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from server.core.errors import (
+    ConflictError,
+    GenerationNotFoundError,
+    InvalidParamsError,
+    ModelNotFoundError,
+    QueueFullError,
+    UnavailableError,
+)
+from server.core.generation import Origin, Status
+from tests.server.conftest import Inside, eventually
+from tests.support.server_process import SMALL
+
+
+async def test_several_generations_differ_by_their_seeds(inside: Inside) -> None:
+    given = await inside.enqueue(3, seed=100)
+    drawn = await inside.enqueue(3)
+    last = await inside.enqueue(2, seed=2**53 - 1)
+
+    assert [generation.parameters["seed"] for generation in given] == [100, 101, 102]
+    assert [generation.parameters["seed"] for generation in last] == [2**53 - 1, 0]
+    seeds = [generation.params.seed for generation in drawn if generation.params]
+    assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2]
+    assert seeds[0] != 100
+
+
+async def test_bad_parameters_fail_at_once_on_the_queue_and_raise_on_the_sync_route(inside: Inside) -> None:
+    (failed,) = await inside.enqueue(height=721)
+    assert failed.status is Status.FAILED
+    assert failed.error_message == "height must be an integer between 1 and 720"
+    assert (await inside.read(failed)).completed_at is not None
+
+    with pytest.raises(InvalidParamsError, match="height must be an integer between 1 and 720"):
+        await inside.enqueue(origin=Origin.SYNC, height=721)
+    assert inside.engine.runs == []
+
+
+async def test_one_bad_generation_of_several_records_none_on_the_sync_route(inside: Inside) -> None:
+    with pytest.raises(InvalidParamsError, match="seed"):
+        await inside.enqueue(2, origin=Origin.SYNC, seed=2**53)
+
+    assert await inside.store.attempt_log() == []
+    assert await inside.store.queued() == 0
+
+
+async def test_unknown_models_and_ids_are_named(inside: Inside) -> None:
+    with pytest.raises(ModelNotFoundError, match="Model not found: nope"):
+        await inside.enqueue(model="nope")
+    with pytest.raises(InvalidParamsError, match="model must be given"):
+        await inside.enqueue(model=None)
+    with pytest.raises(GenerationNotFoundError):
+        await inside.service.get("", "nope")
+    with pytest.raises(GenerationNotFoundError):
+        await inside.service.cancel("", "nope")
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.until_cancelled)
+    (running,) = await inside.enqueue()
+    await inside.until(running, Status.PROCESSING)
+    for _ in range(25):
+        await inside.enqueue(2)
+
+    with pytest.raises(QueueFullError, match="50 generations are waiting") as caught:
+        await inside.enqueue()
+    assert int(caught.value.headers["Retry-After"]) > 0
+
+
+async def test_a_retried_request_is_not_made_twice(inside: Inside) -> None:
+    body = {**SMALL, "num_generations": 2}
+
+    first = await inside.service.submit("", body, Origin.QUEUE, "a-key")
+    again = await inside.service.submit("", dict(reversed(body.items())), Origin.QUEUE, "a-key")
+    other = await inside.service.submit("", body, Origin.QUEUE, "another-key")
+
+    assert [each.id for each in again] == [each.id for each in first]
+    assert not {each.id for each in other} & {each.id for each in first}
+    with pytest.raises(ConflictError, match="Idempotency-Key was another request's"):
+        await inside.service.submit("", {**body, "prompt": "another"}, Origin.QUEUE, "a-key")
+    with pytest.raises(ConflictError):
+        await inside.service.submit("", body, Origin.SYNC, "a-key")
+
+
+async def test_waiting_returns_all_in_their_order(inside: Inside) -> None:
+    submitted = await inside.enqueue(3, origin=Origin.SYNC)
+
+    finished = await inside.service.wait("", [generation.id for generation in submitted])
+
+    assert [generation.id for generation in finished] == [generation.id for generation in submitted]
+    assert {generation.status for generation in finished} == {Status.SUCCEEDED}
+
+
+async def test_hanging_up_cancels_only_what_has_not_started(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.until_cancelled)
+    started, waiting = await inside.enqueue(2, origin=Origin.SYNC)
+    await inside.until(started, Status.PROCESSING)
+
+    await inside.service.hang_up("", [started.id, waiting.id])
+
+    assert (await inside.read(started)).status is Status.PROCESSING
+    assert (await inside.read(waiting)).status is Status.CANCELLED
+    assert inside.engine.cancels == []
+
+
+async def test_stopping_lets_go_of_those_who_wait_and_refuses_more(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.until_cancelled)
+    (generation,) = await inside.enqueue(origin=Origin.SYNC)
+    waiting = asyncio.create_task(inside.service.wait("", [generation.id]))
+    await inside.until(generation, Status.PROCESSING)
+
+    inside.service.begin_closing()
+
+    with pytest.raises(UnavailableError, match="stopping"):
+        await waiting
+    with pytest.raises(UnavailableError, match="stopping"):
+        await inside.enqueue()
+
+
+async def test_a_new_subscriber_first_hears_of_the_last_completions_once(inside: Inside) -> None:
+    (done,) = await inside.enqueue()
+    await inside.until(done)
+    inside.engine.script.append(inside.engine.until_cancelled)
+    (running,) = await inside.enqueue()
+    await eventually(lambda: len(inside.engine.runs) == 2)
+
+    heard = []
+    async with asyncio.timeout(60), aclosing(inside.service.events("")) as events:
+        async for event in events:
+            if event.live is None:
+                heard.append((event.generation.id, event.generation.status))
+            if len(heard) == 1:
+                await inside.service.cancel("", running.id)
+            if len(heard) == 2:
+                break
+
+    assert heard == [(done.id, Status.SUCCEEDED), (running.id, Status.CANCELLED)]

@@ -1,0 +1,212 @@
+"""Every database that a version left opens in this one, or is refused and left as it was; a copy is kept before."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from server.core.settings import Settings
+from server.storage.db.connection import DatabaseUnusableError, open_database
+from server.storage.db.migrations import backup as copies
+from server.storage.db.migrations import upgrade
+from server.storage.db.schema import metadata
+
+V0_1_0 = Path(__file__).parents[3] / "data" / "v0.1.0"
+HEAD = upgrade.revisions()[-1]
+
+MAKE_A_TABLE = """
+import os, signal
+from alembic import op
+import sqlalchemy as sa
+revision, down_revision = "9000", "{head}"
+
+def upgrade():
+    op.create_table("half_done", sa.Column("id", sa.Integer))
+    op.drop_table("attempts")
+    {then}
+"""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """The database that v0.1.0 left when it was killed, most of it still in the log beside it."""
+    for file in V0_1_0.glob("paddock.db*"):
+        shutil.copy(file, tmp_path)
+    return tmp_path / "paddock.db"
+
+
+def schema(database: Path) -> set[str]:
+    """The statements that make a database's tables and indexes, but for Alembic's own."""
+    with closing(sqlite3.connect(database)) as connection:
+        found = connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL AND tbl_name != 'alembic_version'")
+        return {" ".join(sql.split()) for (sql,) in found}
+
+
+def content(database: Path) -> list[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return list(connection.iterdump())
+
+
+def in_data_dir(folder: Path) -> str:
+    return Settings(data_dir=folder).records
+
+
+def open_and_close(database: Path) -> None:
+    open_database(in_data_dir(database.parent)).dispose()
+
+
+def scripts_that(then: str, folder: Path) -> Path:
+    """This version's revisions, and one more that does `then` when it is half done."""
+    shutil.copytree(upgrade.SCRIPTS, folder)
+    (folder / "versions" / "9000_half.py").write_text(MAKE_A_TABLE.format(head=HEAD, then=then))
+    return folder
+
+
+def test_the_first_revision_is_the_schema_of_v0_1_0(old: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh.db"
+    engine = create_engine(f"sqlite:///{fresh}")
+    with engine.begin() as tx:
+        command.upgrade(upgrade.alembic_config(tx), upgrade.FIRST)
+    engine.dispose()
+
+    assert schema(fresh) == schema(old)
+
+
+def test_an_empty_database_gets_the_schema_that_the_store_describes(tmp_path: Path) -> None:
+    engine = open_database(in_data_dir(tmp_path))
+    with engine.begin() as tx:
+        assert compare_metadata(MigrationContext.configure(tx, opts={"compare_type": True}), metadata) == []
+    engine.dispose()
+    # what the comparison does not see: numbers that are never given twice
+    assert any("seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT" in sql for sql in schema(tmp_path / "paddock.db"))
+    assert not copies.copies(tmp_path / "paddock.db")
+
+
+def test_the_records_of_v0_1_0_are_upgraded_and_kept_as_they_were(old: Path, tmp_path: Path) -> None:
+    before = schema(old), content(old)
+    engine = open_database(in_data_dir(tmp_path))
+    with engine.begin() as tx:
+        assert compare_metadata(MigrationContext.configure(tx, opts={"compare_type": True}), metadata) == []
+        rows = tx.exec_driver_sql("SELECT status FROM generations ORDER BY seq").scalars().all()
+    engine.dispose()
+
+    assert rows == ["succeeded", "failed", "processing", "queued", "cancelled"]
+    (copy,) = copies.copies(old)
+    assert copy.name == f"paddock.db.before-{HEAD}"
+    assert (schema(copy), content(copy)) == before
+
+
+def test_a_version_between_the_releases_had_the_index_already(old: Path) -> None:
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("CREATE INDEX generations_by_model ON generations (status, model, seq)")
+
+    open_and_close(old)
+
+    assert any("queue_by_model" in sql for sql in schema(old))
+
+
+def test_a_database_of_this_version_is_left_alone_and_opens_without_alembic(old: Path) -> None:
+    open_and_close(old)
+    before = content(old)
+    program = (
+        "import sys, server.store; server.store.Store(sys.argv[1]).close(); "
+        "assert not {'alembic', 'mako'} & set(sys.modules)"
+    )
+
+    subprocess.run([sys.executable, "-P", "-c", program, in_data_dir(old.parent)], check=True)
+
+    assert content(old) == before
+    assert len(copies.copies(old)) == 1
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_as_it_was(old: Path) -> None:
+    open_and_close(old)
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = content(old)
+
+    with pytest.raises(DatabaseUnusableError, match="newer version of Paddock: its schema is 9999"):
+        open_and_close(old)
+
+    assert content(old) == before
+
+
+def test_a_file_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "paddock.db").write_bytes(b"not a database, but long enough to be looked at as one" * 100)
+
+    with pytest.raises(DatabaseUnusableError, match=r"paddock\.db cannot be used: file is not a database"):
+        open_and_close(tmp_path / "paddock.db")
+
+
+def test_a_migration_that_fails_midway_has_changed_nothing(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(old)
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrade, "SCRIPTS", scripts_that("op.drop_table('no such table')", tmp_path / "scripts"))
+        with pytest.raises(DatabaseUnusableError, match="no such table"):
+            open_and_close(old)
+
+    assert content(old) == before
+    assert not copies.copies(old)
+    open_and_close(old)
+    assert any("queue_by_model" in sql for sql in schema(old))
+
+
+def test_a_migration_that_is_killed_midway_has_changed_nothing(old: Path, tmp_path: Path) -> None:
+    before = content(old)
+    scripts = scripts_that("os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "scripts")
+    program = (
+        "import sys, pathlib, server.database; from server.migrations import upgrade; "
+        "upgrade.SCRIPTS = pathlib.Path(sys.argv[2]); server.database.open_database(sys.argv[1])"
+    )
+    url = in_data_dir(old.parent)
+
+    killed = subprocess.run([sys.executable, "-P", "-c", program, url, scripts], env=os.environ, check=False)
+
+    assert killed.returncode == -signal.SIGKILL
+    (copy,) = copies.copies(old)
+    assert content(old) == content(copy) == before
+    open_and_close(old)
+    assert any("queue_by_model" in sql for sql in schema(old))
+
+
+def test_no_copy_is_written_over_and_the_newest_three_stay(old: Path) -> None:
+    made = []
+    for n in range(5):
+        with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA user_version = {n}")
+        made.append(copies.keep_copy(old, "0002"))
+        # a disk may note times no finer than this
+        os.utime(made[-1], (n, n))
+
+    assert copies.copies(old) == made[:1:-1]
+    for n, copy in enumerate(made[2:], 2):
+        with closing(sqlite3.connect(copy)) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (n,)
+    assert not list(old.parent.glob("*.part*"))
+
+
+def test_a_copy_that_cannot_be_made_stops_the_upgrade(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content(old)
+
+    def full(_path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(copies, "sync", full)
+    with pytest.raises(DatabaseUnusableError, match="No space left on device"):
+        open_and_close(old)
+
+    assert content(old) == before
+    assert not copies.copies(old)
+    assert not list(old.parent.glob("*.part*"))

@@ -1,0 +1,204 @@
+"""Servers with a data directory each, on one PostgreSQL database: the queue is one, and nobody takes another's work."""
+
+import asyncio
+import sys
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from server.core.generation import Generation, Origin, Outcome, Status
+from server.runtime.app import DataDirInUseError, locked
+from server.storage.db.connection import DatabaseUnusableError, open_database
+from server.storage.db.schema import metadata
+from tests.server.conftest import Inside, build, eventually
+
+Starter = Callable[..., Inside]
+
+
+@pytest.fixture
+async def start(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Starter]:
+    """Build servers by name; those that were started are stopped."""
+    monkeypatch.setattr("server.scheduler.dispatcher._WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("server.service.service._ASK_AGAIN_SECONDS", 0.05)
+    built: list[Inside] = []
+
+    def one(name: str, **changes: Any) -> Inside:
+        inside = build(tmp_path / name, database_url=postgres_url, max_queued=1000, **changes)
+        built.append(inside)
+        return inside
+
+    yield one
+    for inside in built:
+        await inside.dispatcher.stop()
+        inside.store.close()
+
+
+async def occupied(inside: Inside) -> Generation:
+    """A generation that runs on this server until it is cancelled."""
+    inside.engine.script.append(inside.engine.until_cancelled)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.runs)
+    return generation
+
+
+async def test_two_servers_race_for_200_generations_and_each_is_done_once(start: Starter) -> None:
+    here, there = start("here", lanes=2), start("there", lanes=2)
+    await asyncio.gather(here.dispatcher.start(), there.dispatcher.start())
+
+    generations = [generation for _ in range(50) for generation in await here.enqueue(4)]
+    finished = [await here.until(generation) for generation in generations]
+
+    assert {generation.status for generation in finished} == {Status.SUCCEEDED}
+    log = await here.store.attempt_log()
+    assert Counter(entry["generation_id"] for entry in log) == Counter(generation.id for generation in generations)
+    assert {entry["outcome"] for entry in log} == {Outcome.SUCCEEDED}
+    did = [{path.name for path in inside.artifacts.folder.iterdir()} for inside in (here, there)]
+    assert min(map(len, did)) > 20
+    assert did[0] | did[1] == {generation.artifact for generation in finished}
+    assert len(did[0]) + len(did[1]) == 200
+
+
+async def test_a_start_leaves_alone_what_another_server_holds(start: Starter) -> None:
+    here = start("here")
+    await here.dispatcher.start()
+    running = await occupied(here)
+    (waiting,) = await here.enqueue(origin=Origin.SYNC)
+
+    there = start("there")
+    there.engine.loading.clear()
+    await there.dispatcher.start()
+
+    assert (await here.read(running)).status is Status.PROCESSING
+    assert there.dispatcher.live(await there.read(running)) is None
+    assert here.previews.read(running.id) == b"picture"
+    assert (await here.read(waiting)).status is not Status.CANCELLED
+    assert Outcome.ABANDONED not in await here.outcomes()
+
+
+async def test_a_start_settles_what_the_same_server_left(start: Starter) -> None:
+    here = start("here")
+    await here.dispatcher.start()
+    running = await occupied(here)
+    (waiting,) = await here.enqueue(origin=Origin.SYNC)
+
+    # as if it had been killed: another process on its data directory, which tells it by the same name
+    again = start("here")
+    await again.dispatcher.start()
+
+    assert (await again.read(waiting)).status is Status.CANCELLED
+    assert (await again.until(running)).attempt == 2
+    assert await again.outcomes() == [Outcome.ABANDONED, Outcome.SUCCEEDED]
+
+
+async def test_a_dead_servers_generation_runs_elsewhere_once_its_lease_is_over(start: Starter) -> None:
+    here = start("here", lease=1.1)
+    running = (await here.enqueue())[0]
+    assert await here.store.claim("here/dead", 1.1) is not None
+
+    there = start("there", lease=1.1)
+    await there.dispatcher.start()
+
+    assert (await there.until(running)).status is Status.SUCCEEDED
+    assert await there.outcomes() == [Outcome.ABANDONED, Outcome.SUCCEEDED]
+
+
+async def test_a_cancel_through_another_server_stops_the_device(start: Starter) -> None:
+    here, there = start("here", lease=1.1), start("there")
+    await here.dispatcher.start()
+    running = await occupied(here)
+
+    await there.service.cancel("", running.id)
+
+    await eventually(lambda: here.engine.cancels == [(running.id, 1)])
+    (next_one,) = await there.enqueue()
+    assert (await there.until(next_one)).status is Status.SUCCEEDED
+
+
+async def test_who_waits_is_told_of_what_another_server_did(start: Starter) -> None:
+    here, there = start("here"), start("there")
+    await there.dispatcher.start()
+    (generation,) = await here.enqueue(origin=Origin.SYNC)
+
+    async with asyncio.timeout(60):
+        (finished,) = await here.service.wait("", [generation.id])
+
+    assert finished.status is Status.SUCCEEDED
+
+
+def test_the_servers_of_a_data_directory_have_one_name_that_no_other_has(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "here") as name,
+        locked(tmp_path / "there") as other,
+        pytest.raises(DataDirInUseError),
+        locked(tmp_path / "here"),
+    ):
+        pass
+    with locked(tmp_path / "here") as again:
+        pass
+
+    assert again == name != other
+    assert len(name) == 32
+
+
+def test_servers_that_start_at_once_make_one_schema(postgres_url: str) -> None:
+    problems: list[Exception] = []
+    together = threading.Barrier(4)
+
+    def open_() -> None:
+        together.wait()
+        try:
+            open_database(postgres_url).dispose()
+        except Exception as error:  # noqa: BLE001 - told below
+            problems.append(error)
+
+    threads = [threading.Thread(target=open_) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert problems == []
+    engine = open_database(postgres_url)
+    with engine.connect() as tx:
+        assert compare_metadata(MigrationContext.configure(tx, opts={"compare_type": True}), metadata) == []
+    engine.dispose()
+
+
+def test_a_database_of_a_newer_version_is_refused(postgres_url: str) -> None:
+    engine = open_database(postgres_url)
+    with engine.begin() as tx:
+        tx.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+
+    with pytest.raises(DatabaseUnusableError, match="newer version of Paddock: its schema is 9999"):
+        open_database(postgres_url)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        (
+            "postgresql://me:secret@/paddock?host=/nowhere",
+            r"://me:\*\*\*@.* cannot be used: connection",
+        ),
+        ("postgresql://host:port/paddock", "database_url is not the URL of a database"),
+    ],
+)
+def test_a_database_that_is_not_there_is_a_sentence(url: str, sentence: str) -> None:
+    with pytest.raises(DatabaseUnusableError, match=sentence) as refused:
+        open_database(url)
+
+    assert "secret" not in str(refused.value)
+
+
+def test_a_missing_driver_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    with pytest.raises(DatabaseUnusableError, match=r"pip install 'paddock\[postgres\]'"):
+        open_database("postgresql://host/paddock")

@@ -1,0 +1,253 @@
+"""What is removed of the past: never too much, never what is active or new, and never a row without its file."""
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
+
+from server.core.generation import TERMINAL, Generation, Status
+from server.storage.db.store import Filters, Limits, Store
+from server.storage.files.videos import Artifacts, artifact_key
+from server.storage.retention import Retention
+from tests.contract.test_store import new
+
+DAY = 24 * 3600
+NOW = time.time()
+
+
+@dataclass(frozen=True)
+class Past:
+    """A generation as it may be found: how it stands, since when, and its file's size (None: it has no file)."""
+
+    status: Status
+    age: float
+    size: int | None = None
+    leftover: bool = False
+    """Whether an earlier attempt left its file too."""
+
+
+PASTS = st.builds(
+    Past,
+    status=st.sampled_from(Status),
+    age=st.sampled_from((0, 59, 61, 3_599, 3_601, DAY, 3 * DAY, 30 * DAY)),
+    size=st.none() | st.integers(0, 100),
+    leftover=st.booleans(),
+)
+
+
+class Place:
+    """A store and its videos, with a past."""
+
+    def __init__(self, folder: Path, **rules: float) -> None:
+        self.store = Store(f"sqlite:///{folder / 'paddock.db'}")
+        self.artifacts = Artifacts(folder, url_ttl=60)
+        self.retention = Retention(
+            self.store,
+            self.artifacts,
+            days=rules.get("days", 0),
+            max_bytes=int(rules.get("max_bytes", 0)),
+            grace=rules.get("grace", 60),
+            clock=lambda: NOW,
+        )
+
+    async def add(self, *pasts: Past) -> list[Generation]:
+        """Record generations as if they had happened."""
+        generations = [self._made(past) for past in pasts]
+        await self.store.insert(generations, Limits(10_000))
+        return generations
+
+    def _made(self, past: Past) -> Generation:
+        generation = new(status=past.status, attempt=2)
+        if past.size is not None:
+            self.write(artifact_key(generation.id, 2), past.size, past.age)
+        if past.leftover:
+            self.write(artifact_key(generation.id, 1), 10, past.age)
+        if past.status not in TERMINAL:
+            return generation
+        named = artifact_key(generation.id, 2) if past.status is Status.SUCCEEDED else None
+        return replace(generation, completed_at=NOW - past.age, artifact=named)
+
+    def write(self, key: str, size: int, age: float) -> None:
+        path = self.artifacts.path(key)
+        path.write_bytes(bytes(size))
+        os.utime(path, (NOW - age, NOW - age))
+
+    async def rows(self) -> dict[str, Generation]:
+        return {placed.generation.id: placed.generation for placed in await self.store.newest(Filters())}
+
+    def total(self) -> int:
+        return sum(self.artifacts.sizes().values())
+
+
+@given(
+    pasts=st.lists(PASTS, max_size=12),
+    unnamed=st.lists(st.sampled_from((0, 59, 61, 30 * DAY)), max_size=2),
+    days=st.sampled_from((0, 0.001, 2)),
+    max_bytes=st.sampled_from((0, 1, 50, 150)),
+    grace=st.sampled_from((60, 3_600)),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_past_only_what_may_go_goes(
+    pasts: list[Past],
+    unnamed: list[float],
+    days: float,
+    max_bytes: int,
+    grace: float,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    async def play() -> None:
+        place = Place(tmp_path_factory.mktemp("past"), days=days, max_bytes=max_bytes, grace=grace)
+        before = list(zip(pasts, await place.add(*pasts), strict=True)) if pasts else []
+        for number, age in enumerate(unnamed):
+            place.write(artifact_key(f"unnamed-{number}", 1), 10, age)
+
+        await place.retention.tidy()
+
+        rows, files = await place.rows(), place.artifacts.kept()
+        too_old = max(days * DAY, grace) if days else float("inf")
+        for past, was in before:
+            is_over = past.status in TERMINAL
+            assert (was.id not in rows) == (is_over and past.age > too_old)
+            if not is_over:
+                # its finished files may yet be adopted
+                assert set(keys(past, was)) <= set(files)
+                assert replace(rows[was.id], seq=0) == was
+            elif past.age <= grace:
+                assert replace(rows[was.id], seq=0) == was
+                assert past.size is None or was.artifact in (None, *files)
+        for number, age in enumerate(unnamed):
+            assert (artifact_key(f"unnamed-{number}", 1) in files) == (not days or age <= grace)
+        check_nothing_dangles(before, rows, files)
+        check_total(place, before, rows, max_bytes, grace)
+        place.store.close()
+
+    asyncio.run(play())
+
+
+def keys(past: Past, was: Generation) -> list[str]:
+    return [artifact_key(was.id, 2)] * (past.size is not None) + [artifact_key(was.id, 1)] * past.leftover
+
+
+def check_nothing_dangles(
+    before: list[tuple[Past, Generation]], rows: dict[str, Generation], files: dict[str, str]
+) -> None:
+    for past, was in before:
+        left = {key for key, about in files.items() if about == was.id}
+        if was.id not in rows:
+            assert not left
+        elif past.status in TERMINAL:
+            now = rows[was.id]
+            assert left <= {now.artifact}
+            if now.artifact != was.artifact:
+                assert now.error_message is not None
+                assert "removed to make room" in now.error_message
+            elif past.size is not None and now.artifact is not None:
+                assert left == {now.artifact}
+
+
+def check_total(
+    place: Place, before: list[tuple[Past, Generation]], rows: dict[str, Generation], max_bytes: int, grace: float
+) -> None:
+    """Within the limit, by no more than it took, the oldest first; or nothing was left that may go."""
+    videos = [
+        (past.age, past.size, rows[was.id].artifact is not None)
+        for past, was in before
+        if past.status is Status.SUCCEEDED and past.size and was.id in rows
+    ]
+    gone = [age for age, _, is_there in videos if not is_there]
+    kept = [age for age, _, is_there in videos if is_there and age > grace]
+    if not max_bytes:
+        assert not gone
+        return
+    assert place.total() <= max_bytes or not kept
+    assert min(gone, default=float("inf")) >= max(kept, default=0)
+    if gone:
+        assert place.total() + max(size for _, size, is_there in videos if not is_there) > max_bytes
+
+
+@pytest.mark.parametrize(
+    ("rules", "left"),
+    [
+        ({"max_bytes": 20, "grace": 60}, [False, False, True, True]),
+        ({"max_bytes": 29, "grace": 60}, [False, False, True, True]),
+        ({"max_bytes": 30, "grace": 60}, [False, True, True, True]),
+        ({"max_bytes": 5, "grace": 60}, [False, False, False, True]),
+        ({"max_bytes": 5, "grace": 3_600}, [False, False, True, True]),
+        ({"days": 0.001, "grace": 60}, [False, False, False, True]),
+        ({"days": 0.001, "grace": 3_600}, [False, False, True, True]),
+    ],
+)
+async def test_the_oldest_go_and_no_more_than_must(rules: dict[str, float], left: list[bool], tmp_path: Path) -> None:
+    place = Place(tmp_path, **rules)
+    generations = await place.add(*(Past(Status.SUCCEEDED, age, 10) for age in (2 * DAY, DAY, 600, 10)))
+
+    await place.retention.tidy()
+
+    assert [generation.artifact in place.artifacts.kept() for generation in generations] == left
+    place.store.close()
+
+
+async def test_a_crash_between_row_and_file_leaves_what_the_next_round_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path, days=2, max_bytes=5)
+    old, large, kept = await place.add(
+        Past(Status.SUCCEEDED, 3 * DAY, 10), Past(Status.SUCCEEDED, DAY, 10), Past(Status.SUCCEEDED, 0, 1)
+    )
+
+    def crash(_key: str) -> None:
+        raise OSError
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(OSError):
+            patch.setattr(place.artifacts, "discard", crash)
+            await place.retention.tidy()
+    await place.retention.tidy()
+
+    rows = await place.rows()
+    assert old.id not in rows
+    assert rows[large.id].artifact is None
+    assert set(place.artifacts.kept()) == {kept.artifact}
+    place.store.close()
+
+
+async def test_more_than_a_batch_is_removed_in_several_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.storage.retention.BATCH", 3)
+    place = Place(tmp_path, days=2)
+    await place.add(*(Past(Status.SUCCEEDED, (10 + age) * DAY, 1, leftover=True) for age in range(8)))
+
+    assert [await place.retention.tidy() for _ in range(3)] == [True, True, False]
+    assert await place.rows() == {}
+    for _ in range(4):
+        await place.retention.tidy()
+    assert place.artifacts.kept() == {}
+    place.store.close()
+
+
+async def test_no_round_reads_the_whole_table(tmp_path: Path) -> None:
+    place = Place(tmp_path, days=2, max_bytes=5)
+    await place.add(Past(Status.SUCCEEDED, DAY, 10), Past(Status.SUCCEEDED, 3 * DAY, 10))
+    statements: list[tuple[str, object]] = []
+
+    @event.listens_for(place.store._engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        statements.append((statement, parameters))
+
+    await place.retention.tidy()
+
+    asked = [(statement, values) for statement, values in statements if not statement.startswith("BEGIN")]
+    assert len(asked) >= 7
+    with place.store._engine.connect() as connection:
+        for statement, values in asked:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()  # type: ignore[arg-type]
+            assert plan
+            for step in plan:
+                assert "SCAN" not in step.detail, (statement, step.detail)
+                assert "B-TREE" not in step.detail, (statement, step.detail)
+    place.store.close()

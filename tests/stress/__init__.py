@@ -1,0 +1,1 @@
+"""Faults, load and hostile input for long runs, started by hand."""

@@ -1,0 +1,33 @@
+"""The real server, failing on order: `python -P -m tests.stress.faulty_server serve …`, called as `paddock` is."""
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from server.cli import main as cli
+from server.engine.subprocess import engine as local
+from server.storage.db.store import Store
+from tests.stress.faults import Faults
+
+faults = Faults.here()
+
+
+def _struck(method: Callable[..., Coroutine[Any, Any, Any]], what: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """The same method of the store, with a place before and a place after it."""
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        faults.strike(f"before {what}")
+        result = await method(*args, **kwargs)
+        if result is not None:
+            faults.strike(f"after {what}")
+        return result
+
+    return call
+
+
+if __name__ == "__main__":
+    local.WORKER = "tests.stress.faulty_worker"
+    Store.claim = _struck(Store.claim, "the claim")  # type: ignore[method-assign]
+    Store.succeed = _struck(Store.succeed, "the row says succeeded")  # type: ignore[method-assign]
+    time.time = faults.time
+    cli.main()

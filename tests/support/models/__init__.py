@@ -1,0 +1,1 @@
+"""Small models of each layout, made by the tests."""

@@ -1,0 +1,148 @@
+"""Transformers in one file, as communities write them: GGUF or safetensors, by the original names or diffusers'."""
+
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from diffusers import WanTransformer3DModel
+from gguf import GGMLQuantizationType as Type
+from safetensors.torch import save_file
+
+from pipelines.core.model import WeightFile
+from tests.support.models.wan21 import wan21_folder
+
+State = dict[str, torch.Tensor]
+PARTS = ("transformer", "transformer_2")
+
+# the published names, written down once more: the code under test converts them by diffusers' own table
+_OUTSIDE = {
+    "patch_embedding": "patch_embedding",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "proj_out": "head.head",
+}
+_ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "norm_q": "norm_q", "norm_k": "norm_k"}
+_INSIDE = {
+    **{
+        f"{ours}.{layer}": f"{theirs}.{short}"
+        for (ours, theirs), (layer, short) in product(
+            (("attn1", "self_attn"), ("attn2", "cross_attn")), _ATTENTION.items()
+        )
+    },
+    "norm2": "norm3",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+}
+
+
+def wide_folder(folder: Path) -> Path:
+    """The small Wan2.1 with a transformer wide enough for blocks of 256 numbers, which fp8 holds exactly."""
+    wan21_folder(folder)
+    for file in (folder / "transformer").iterdir():
+        file.unlink()
+    wide_transformer(seed=0).save_pretrained(folder / "transformer")
+    return folder
+
+
+def wide_transformer(seed: int) -> WanTransformer3DModel:
+    torch.manual_seed(seed)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=128, text_dim=32, freq_dim=32, ffn_dim=256, num_layers=2
+    )
+    for parameter in transformer.parameters():
+        parameter.data = parameter.data.to(torch.float8_e4m3fn).float()
+    return transformer
+
+
+def original(name: str) -> str:
+    """A tensor's name in the original repository, by its name in diffusers."""
+    if name == "scale_shift_table":
+        return "head.modulation"
+    layer, _, leaf = name.rpartition(".")
+    if leaf == "scale_shift_table":
+        return f"{layer}.modulation"
+    if not name.startswith("blocks."):
+        return f"{_OUTSIDE[layer]}.{leaf}"
+    blocks, index, inside = layer.split(".", 2)
+    return f"{blocks}.{index}.{_INSIDE[inside]}.{leaf}"
+
+
+def by_original_names(state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    return {prefix + original(name): tensor for name, tensor in state.items()}
+
+
+def write_gguf(
+    path: Path, state: Mapping[str, torch.Tensor], types: Mapping[str, Type] | None = None, plain: Type = Type.F32
+) -> Path:
+    """A GGUF file of tensors: those in `types` in that form, all others in `plain`."""
+    writer = gguf.GGUFWriter(path, "wan")
+    for name, tensor in state.items():
+        form = (types or {}).get(name, plain)
+        writer.add_tensor(name, quantized(tensor, form), raw_dtype=form)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def quantized(tensor: torch.Tensor, form: Type) -> np.ndarray:
+    """A tensor in a GGUF form; in those that the library cannot make, drawn numbers of about the size of weights."""
+    try:
+        return np.asarray(gguf.quants.quantize(tensor.float().numpy(), form))
+    except NotImplementedError:
+        return _drawn(tuple(tensor.shape), form)
+
+
+# where a block has its scales, half floats, as offsets in bytes from its start
+_HALVES = {Type.Q2_K: (80, 82), Type.Q3_K: (108,), Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,)}
+
+
+def _drawn(shape: tuple[int, ...], form: Type) -> np.ndarray:
+    count, size = gguf.GGML_QUANT_SIZES[form]
+    drawn = np.random.default_rng(int(form)).integers(0, 256, (*shape[:-1], shape[-1] // count * size), dtype=np.uint8)
+    blocks = drawn.reshape(-1, size)
+    for offset in _HALVES[form]:
+        blocks[:, offset : offset + 2] = np.array([1e-4], dtype=np.float16).view(np.uint8)
+    return drawn
+
+
+def restored(tensor: torch.Tensor, form: Type) -> torch.Tensor:
+    """What a tensor in a GGUF form stands for, by the library that defines it."""
+    return torch.from_numpy(gguf.quants.dequantize(quantized(tensor, form), form)).reshape(tensor.shape)
+
+
+def write_safetensors(path: Path, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Path:
+    save_file({name: tensor.to(dtype).contiguous() for name, tensor in state.items()}, path)
+    return path
+
+
+def mixed_types(state: State) -> dict[str, Any]:
+    """Forms of the matrices by diffusers' names: K-quants where 256 numbers are in a row."""
+    forms: dict[str, Any] = {
+        "patch_embedding.weight": Type.F16,
+        "condition_embedder.time_proj.weight": Type.Q5_K,
+        "condition_embedder.time_embedder.linear_1.weight": Type.Q8_0,
+        "condition_embedder.text_embedder.linear_1.weight": Type.Q4_0,
+        "condition_embedder.text_embedder.linear_2.weight": Type.BF16,
+        "proj_out.weight": Type.F16,
+    }
+    for name in state:
+        if name.startswith("blocks.") and name.endswith(".weight") and state[name].ndim == 2:
+            forms[name] = Type.Q6_K if "to_v" in name or "ffn.net.2" in name else Type.Q4_K
+    # blocks need not be alike
+    forms["blocks.1.ffn.net.2.weight"] = Type.Q8_0
+    forms["blocks.1.attn1.to_k.weight"] = Type.F16
+    return forms
+
+
+def named(file: Path) -> WeightFile:
+    """How a model's file names it."""
+    return WeightFile(str(file.parent), file.name)
