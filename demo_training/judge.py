@@ -1,6 +1,6 @@
 """What a clip of one thing shows, told by plain image analysis: background, colour, shape, motion. Numpy only.
 
-It knows nothing of the models; how far it can be trusted is measured on true renders (`benchmarks/demo_quality.py`).
+It knows nothing of the models. `benchmarks.quality.demo_quality` measures how far it can be trusted, on true renders.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from tests.support.browser import Visitor, chromium
+from tests.support.browser import BrowserPage, chromium
 from tests.support.server_process import ServerProcess
 
 FOLDER = Path(__file__).parent
@@ -71,14 +71,14 @@ def main() -> None:
         server = ServerProcess(Path(folder) / "data")
         server.start()
         try:
-            page = Visitor(browser, server.url, viewport=SIZE, reduced_motion="reduce").open()
+            page = BrowserPage(browser, server.url, viewport=SIZE, reduced_motion="reduce").open()
             create(page)
             compare(page)
-            page = Visitor(browser, server.url, viewport=SIZE, color_scheme="dark").open("/#api")
+            page = BrowserPage(browser, server.url, viewport=SIZE, color_scheme="dark").open("/#api")
             page.locator("#api-choices").get_by_text("Python", exact=True).click()
             shoot(page, "api-dark")
             phone = {"viewport": {"width": 390, "height": 844}, "locale": "zh-CN", "reduced_motion": "reduce"}
-            page = Visitor(browser, server.url, **phone).open()
+            page = BrowserPage(browser, server.url, **phone).open()
             finished(page, 3)
             shoot(page, "phone")
         finally:

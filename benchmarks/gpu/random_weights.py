@@ -1,6 +1,7 @@
 """A Wan pipeline of the published shapes, or of tiny ones, with weights that are drawn instead of read.
 
-What is drawn is kept and placed by the code that keeps and places what is read: `Storage`, `supply`, `bring`, `place`.
+What is drawn is kept and placed by the code that keeps and places what is read: `WeightFormat`, `supply`, `bring`,
+`place`.
 Matrices are normal(0, 0.02) and the scales of norms are 1, so that activations stay of a size at which nothing
 overflows. A GPU draws by itself and what stays in host memory is copied there, as a processor would take minutes.
 Of 4-bit matrices one is quantized for each shape and all others are copies of it: for each alone, gguf takes minutes.
@@ -23,7 +24,7 @@ from pipelines.core.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.core.precision import Precision
 from pipelines.layers.quantized_linear import ScaledLinear
 from pipelines.loading.modules import skeleton, supply, tensors
-from pipelines.loading.weight_format import Storage
+from pipelines.loading.weight_format import WeightFormat
 from pipelines.offload.placement import TRANSFORMERS, bring, residence
 from pipelines.planning.planner import Layout, Residence
 from pipelines.planning.shapes import ModelShape, parse_shape
@@ -119,11 +120,11 @@ def fill_part(part: str, configs: Path, layout: Layout, device: torch.device, dt
     What the layout streams from disk is written to the folder `scratch` first.
     """
     module = skeleton(KINDS[part], configs / part)
-    storage = Storage(module, layout.precision if part in TRANSFORMERS else Precision.BF16, dtype)
-    named = _kept(module, storage, device)
-    if residence(part, layout) is Residence.MAPPED:
+    weight_format = WeightFormat(module, layout.precision if part in TRANSFORMERS else Precision.BF16, dtype)
+    named = _kept(module, weight_format, device)
+    if residence(part, layout) is Residence.DISK:
         files = _written(named, scratch / part)
-        named = (kept for name, tensor in tensors(files) for kept in storage.recall(name, tensor).items())
+        named = (kept for name, tensor in tensors(files) for kept in weight_format.restore(name, tensor).items())
     layers = len(module.blocks) if part in TRANSFORMERS else 0
     supply(module, named, lambda name, tensor: {name: bring(part, name, tensor, layout, device, layers)})
     return module
@@ -156,7 +157,7 @@ class RandomTokenizer:
         return SimpleNamespace(input_ids=ids * mask, attention_mask=mask)
 
 
-def _kept(module: Any, storage: Storage, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+def _kept(module: Any, weight_format: WeightFormat, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter of a skeleton by its name, drawn, in the form it is kept in."""
     tied = getattr(module, "all_tied_weights_keys", {})
     scales = {f"{name}.weight_scale" for name, layer in module.named_modules() if isinstance(layer, ScaledLinear)}
@@ -165,11 +166,11 @@ def _kept(module: Any, storage: Storage, device: torch.device) -> Iterator[tuple
     shapes = [(name, at.shape) for name, at in module.named_parameters() if name not in tied and name not in scales]
     for name, shape in shapes:
         if name not in in_q4:
-            yield from storage.keep(name, _drawn(name, shape, device)).items()
+            yield from weight_format.keep(name, _drawn(name, shape, device)).items()
             continue
         if shape not in quantized:
-            quantized[shape] = _plain(storage.keep(name, _drawn(name, shape, device).cpu())[name])
-        yield from storage.recall(name, quantized[shape]).items()
+            quantized[shape] = _plain(weight_format.keep(name, _drawn(name, shape, device).cpu())[name])
+        yield from weight_format.restore(name, quantized[shape]).items()
 
 
 def _drawn(name: str, shape: torch.Size, device: torch.device) -> torch.Tensor:

@@ -161,7 +161,7 @@ class Cases:
         print("compiling, in the background of a server", file=sys.stderr)
         while runner.fingerprint["compiled"] == "nothing":
             time.sleep(1.0)
-            runner.improve()
+            runner.adopt_compiled()
         return runner
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.report import percentile, show
 from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
 from pipelines.demo import demo_folder
-from pipelines.runner.callbacks import Hooks
+from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from server.cli.client import read_events
 from server.core.estimator import Run, rest_seconds, step_seconds
@@ -73,7 +73,7 @@ def grid() -> tuple[list[Run], list[tuple[str, ...]], list[dict[str, Any]]]:
         for size in sorted(GRID, key=lambda size: size.pixels):
             reports: list[Progress] = []
             params = VideoParams("a red circle", " ", size.height, size.width, size.frames, size.steps, 5.0, 0)
-            runner.run(params, Path(folder) / "video.mp4", Hooks(reports.append))
+            runner.run(params, Path(folder) / "video.mp4", Callbacks(reports.append))
             denoising = [report for report in reports if report.stage is Stage.DENOISE]
             step = (denoising[-1].seconds - denoising[0].seconds) / size.steps
             rest = reports[-1].seconds - denoising[-1].seconds

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import bootstrap, percentile, show
-from tests.support.browser import Visitor, chromium
+from tests.support.browser import BrowserPage, chromium
 from tests.support.server_process import ServerProcess
 
 WEB = Path(__file__).parents[2] / "server" / "web"
@@ -29,7 +29,7 @@ def main() -> None:
         server = ServerProcess(Path(folder) / "data")
         server.start()
         try:
-            seconds = [visit(Visitor(browser, server.url)) for _ in range(options.visits)]
+            seconds = [visit(BrowserPage(browser, server.url)) for _ in range(options.visits)]
         finally:
             server.stop()
             server.close()
@@ -44,7 +44,7 @@ def main() -> None:
     show("workbench", rows, figures)
 
 
-def visit(visitor: Visitor) -> float:
+def visit(visitor: BrowserPage) -> float:
     """Seconds until one visitor, whose cache is empty, can use the page."""
     page = visitor.context.new_page()
     page.goto(visitor.base, wait_until="commit")

@@ -53,7 +53,7 @@ class DeviceMemoryError(PipelineError):
     """The device's memory does not suffice for a model or a video, by whichever plan."""
 
 
-class StorageError(PipelineError):
+class WeightFormatError(PipelineError):
     """The disk has no room for weights in the form a plan keeps them in."""
 
 

@@ -238,22 +238,22 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class GenerationStats:
     """What a video took, and what it was spared: prompts encoded, or known from before; denoising steps computed, or
     foretold by the step cache. Of one taken up from a checkpoint it is what came after.
     """
 
     prompts_encoded: int = 0
-    prompts_known: int = 0
+    prompts_cached: int = 0
     steps_computed: int = 0
-    steps_foretold: int = 0
+    steps_skipped: int = 0
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(
+    def __add__(self, other: "GenerationStats") -> "GenerationStats":
+        return GenerationStats(
             self.prompts_encoded + other.prompts_encoded,
-            self.prompts_known + other.prompts_known,
+            self.prompts_cached + other.prompts_cached,
             self.steps_computed + other.steps_computed,
-            self.steps_foretold + other.steps_foretold,
+            self.steps_skipped + other.steps_skipped,
         )
 
 
@@ -267,7 +267,7 @@ class VideoFile:
     num_frames: int
     fps: int
     size: int
-    work: Work = Work()
+    stats: GenerationStats = GenerationStats()
 
 
 def part_path(path: Path) -> Path:

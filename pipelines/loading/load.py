@@ -20,7 +20,7 @@ import transformers
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
-from pipelines.core.errors import HostMemoryError, StorageError, UnsupportedModelError
+from pipelines.core.errors import HostMemoryError, UnsupportedModelError, WeightFormatError
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import TRANSFORMERS, LatentRgb, LoadCallback, Lora, ModelSpec, WeightFile
 from pipelines.core.precision import Precision, PrecisionSetting
@@ -28,8 +28,8 @@ from pipelines.hub import local as weights
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.loading import single_file
 from pipelines.loading.lora import Loras
-from pipelines.loading.modules import Kept, fill, headers, skeleton
-from pipelines.loading.weight_format import Storage, stored
+from pipelines.loading.modules import StoredTensors, fill, headers, skeleton
+from pipelines.loading.weight_format import WeightFormat, stored
 from pipelines.offload.placement import bring, place, residence
 from pipelines.planning.planner import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Residence, plan
 from pipelines.planning.shapes import ModelShape, read_shape
@@ -265,24 +265,24 @@ def _load_part(
         merged.check(module)
     source = folder / part if file is None else file
     precision = _precision(part, file, layout)
-    storage = Storage(module, precision, dtype, merged, dict(headers(source)) if file is not None else None)
-    keep = storage.keep
-    if _is_stored_anew(precision, residence(part, layout), storage, source):
+    weight_format = WeightFormat(module, precision, dtype, merged, dict(headers(source)) if file is not None else None)
+    keep = weight_format.keep
+    if _is_stored_anew(precision, residence(part, layout), weight_format, source):
         changes = "".join(f"-{weights.file_digest(path)}*{strength}" for path, strength in loras)
         name = f"{part}-{precision}-{str(dtype).removeprefix('torch.')}{changes}"
         made_from = weights.digest(folder) if file is None else weights.file_digest(file)
         target = cache / "weights" / made_from / name
         try:
-            source = stored(source, storage, target, _counted(source, report))
-            keep = storage.recall
-        except StorageError as error:
-            if residence(part, layout) is Residence.MAPPED:
+            source = stored(source, weight_format, target, _counted(source, report))
+            keep = weight_format.restore
+        except WeightFormatError as error:
+            if residence(part, layout) is Residence.DISK:
                 raise
             # only what runs from the disk needs it there; the rest is made anew at each start
             log.warning("%s", error)
     layers = len(module.blocks) if part in TRANSFORMERS else 0
 
-    def brought(name: str, tensor: torch.Tensor) -> Kept:
+    def brought(name: str, tensor: torch.Tensor) -> StoredTensors:
         kept = keep(name, tensor)
         return {each: bring(part, each, kept[each], layout, device, layers) for each in kept}
 
@@ -300,12 +300,12 @@ def _precision(part: str, file: Path | None, layout: Layout) -> Precision:
     return Precision.BF16 if layout.precision is Precision.GGUF else layout.precision
 
 
-def _is_stored_anew(precision: Precision, where: Residence, storage: Storage, source: Path) -> bool:
+def _is_stored_anew(precision: Precision, where: Residence, weight_format: WeightFormat, source: Path) -> bool:
     """Whether a part is written in the form it is kept in, to be read from there."""
     if precision is Precision.GGUF:
         # its matrices are mapped as they are, and the rest is small
         return False
-    return precision is not Precision.BF16 or (where is Residence.MAPPED and storage.changes(source))
+    return precision is not Precision.BF16 or (where is Residence.DISK and weight_format.changes(source))
 
 
 def _counted(source: Path, report: Callable[[float], None]) -> Callable[[int], None]:

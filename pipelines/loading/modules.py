@@ -15,10 +15,10 @@ from safetensors import safe_open
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.loading import single_file
 
-Kept = Mapping[str, torch.Tensor]
+StoredTensors = Mapping[str, torch.Tensor]
 """What is kept for one tensor, by name: one of the same name, or that and what belongs to it."""
 
-Keep = Callable[[str, torch.Tensor], Kept]
+Converter = Callable[[str, torch.Tensor], StoredTensors]
 """A tensor as it is read, with its name → what is kept for it."""
 
 
@@ -60,7 +60,7 @@ def headers(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, tensor.to("meta")
 
 
-def fill(module: Any, source: Path, keep: Keep, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+def fill(module: Any, source: Path, keep: Converter, on_bytes: Callable[[int], None] = lambda _: None) -> None:
     """Give a skeleton the weights of `source`; `on_bytes` is told how many of them each tensor took on disk.
 
     Raises WeightsNotFoundError, naming the first parameter that the files lack, or UnsupportedModelError.
@@ -74,7 +74,7 @@ def fill(module: Any, source: Path, keep: Keep, on_bytes: Callable[[int], None] 
 def supply(
     module: Any,
     named: Iterable[tuple[str, torch.Tensor]],
-    keep: Keep,
+    keep: Converter,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Give a skeleton the tensors that come by its names, each as `keep` keeps it; what it has no name for is left.

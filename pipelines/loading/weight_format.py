@@ -23,12 +23,12 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from pipelines.core.errors import StorageError
+from pipelines.core.errors import WeightFormatError
 from pipelines.core.files import sync
 from pipelines.core.precision import Precision
 from pipelines.layers.quantized_linear import quantize, scale_name, use_scaled
 from pipelines.loading.lora import Loras
-from pipelines.loading.modules import Kept, headers, tensors
+from pipelines.loading.modules import StoredTensors, headers, tensors
 from pipelines.planning.planner import GIB, SHARD_BYTES
 from pipelines.planning.shapes import FP32
 
@@ -36,7 +36,7 @@ _Q4 = gguf.GGMLQuantizationType.Q4_0
 _Q4_BLOCK, _Q4_BYTES = gguf.GGML_QUANT_SIZES[_Q4]
 
 
-class Storage:
+class WeightFormat:
     """Prepares a skeleton for a precision, and turns each tensor that is read into what is kept for it.
 
     For the precision GGUF it takes the `named` tensors of the file, or stand-ins for them.
@@ -72,7 +72,7 @@ class Storage:
             layers = (name for name, layer in module.named_modules() if isinstance(layer, GGUFLinear))
             self._in_gguf = frozenset(f"{name}.weight" for name in layers)
 
-    def keep(self, name: str, tensor: torch.Tensor) -> Kept:
+    def keep(self, name: str, tensor: torch.Tensor) -> StoredTensors:
         """What is kept for a tensor that is read from the published files."""
         if isinstance(tensor, GGUFParameter):
             if name in self._in_gguf:
@@ -87,7 +87,7 @@ class Storage:
             return {name: GGUFParameter(_to_q4(tensor), quant_type=_Q4)}
         return {name: tensor.to(self._dtype_of(name, tensor))}
 
-    def recall(self, name: str, tensor: torch.Tensor) -> Kept:
+    def restore(self, name: str, tensor: torch.Tensor) -> StoredTensors:
         """What is kept for a tensor that is read from the files `stored` wrote."""
         return {name: GGUFParameter(tensor, quant_type=_Q4) if name in self._in_q4 else tensor}
 
@@ -133,8 +133,11 @@ def _to_q4(weight: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(gguf.quants.quantize(weight.float().numpy(), _Q4))
 
 
-def stored(source: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None] = lambda _: None) -> Path:
-    """The part in `source` as `storage` keeps it, in the folder `target`; written there once, whole or not at all.
+def stored(
+    source: Path, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None] = lambda _: None
+) -> Path:
+    """The part in `source` as `weight_format` keeps it, in the folder `target`; written there once, whole or not
+    at all.
 
     A second process that asks for the same waits for the first. Raises StorageError when there is no room for it.
     """
@@ -142,25 +145,25 @@ def stored(source: Path, storage: Storage, target: Path, on_bytes: Callable[[int
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                _write(source, storage, target, on_bytes)
+                _write(source, weight_format, target, on_bytes)
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"{source.name} could not be kept in {target.parent}: {error}") from error
+        raise WeightFormatError(f"{source.name} could not be kept in {target.parent}: {error}") from error
     return target
 
 
-def _write(source: Path, storage: Storage, target: Path, on_bytes: Callable[[int], None]) -> None:
+def _write(source: Path, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None]) -> None:
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    needed = sum(storage.size(name, tensor) for name, tensor in headers(source))
+    needed = sum(weight_format.size(name, tensor) for name, tensor in headers(source))
     free = shutil.disk_usage(target.parent).free
     if needed > free:
-        raise StorageError(
+        raise WeightFormatError(
             f"Keeping {source.name} as the plan has it needs {needed / GIB:.1f} GiB in {target.parent}, where "
             f"{free / GIB:.1f} GiB is free."
         )
     try:
         part.mkdir()
-        for number, shard in enumerate(_shards(source, storage, on_bytes)):
+        for number, shard in enumerate(_shards(source, weight_format, on_bytes)):
             path = part / f"{number:05}.safetensors"
             save_file(shard, path)
             sync(path)
@@ -172,13 +175,15 @@ def _write(source: Path, storage: Storage, target: Path, on_bytes: Callable[[int
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _shards(source: Path, storage: Storage, on_bytes: Callable[[int], None]) -> Iterator[dict[str, torch.Tensor]]:
+def _shards(
+    source: Path, weight_format: WeightFormat, on_bytes: Callable[[int], None]
+) -> Iterator[dict[str, torch.Tensor]]:
     shard: dict[str, torch.Tensor] = {}
     for name, tensor in tensors(source):
         if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
             yield shard
             shard = {}
-        for kept_name, kept in storage.keep(name, tensor).items():
+        for kept_name, kept in weight_format.keep(name, tensor).items():
             shard[kept_name] = kept.as_tensor() if isinstance(kept, GGUFParameter) else kept.contiguous()
         on_bytes(tensor.nbytes)
     yield shard

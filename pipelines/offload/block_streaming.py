@@ -87,7 +87,7 @@ class Cuda(Queues):
         mark.synchronize()
 
 
-class Lot:
+class ParameterGroup:
     """Tensors that come together, and where each lies in so many bytes (`size`)."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -123,7 +123,13 @@ class Stream:
     """
 
     def __init__(
-        self, blocks: Sequence[Lot], others: Lot, device: torch.device, queues: Queues, *, mapped: bool = False
+        self,
+        blocks: Sequence[ParameterGroup],
+        others: ParameterGroup,
+        device: torch.device,
+        queues: Queues,
+        *,
+        mapped: bool = False,
     ) -> None:
         self._blocks = blocks
         self._others = others
@@ -197,9 +203,9 @@ def stream(transformer: Any, staying: Collection[int], device: torch.device, *, 
     """Have a transformer's blocks come to a device and go, all but those that stay there."""
     blocks = [block for index, block in enumerate(transformer.blocks) if index not in staying]
     inside = {id(tensor) for tensor in _tensors(transformer.blocks)}
-    others = Lot(tensor for tensor in _tensors(transformer) if id(tensor) not in inside)
+    others = ParameterGroup(tensor for tensor in _tensors(transformer) if id(tensor) not in inside)
     queues = Cuda(device) if device.type == "cuda" else AtOnce()
-    streamed = Stream([Lot(_tensors(block)) for block in blocks], others, device, queues, mapped=mapped)
+    streamed = Stream([ParameterGroup(_tensors(block)) for block in blocks], others, device, queues, mapped=mapped)
     HookRegistry.check_if_exists_or_initialize(transformer).register_hook(_Pass(streamed), _NAME)
     for index, block in enumerate(blocks):
         HookRegistry.check_if_exists_or_initialize(block).register_hook(_Visit(streamed, index), _NAME)

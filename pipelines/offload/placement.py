@@ -36,7 +36,7 @@ def bring(part: str, name: str, tensor: torch.Tensor, layout: Layout, device: to
     stays = in_block and int(words[1]) in resident_blocks(layout, num_layers)
     if where is Residence.RESIDENT or stays:
         return _moved(tensor, device)
-    if where is Residence.MAPPED and (in_block or part not in TRANSFORMERS):
+    if where is Residence.DISK and (in_block or part not in TRANSFORMERS):
         return tensor
     if device.type == "cuda":
         # at once: diffusers would pin copies of all, and hold both until the first pass
@@ -62,7 +62,7 @@ def place(part: str, module: Any, layout: Layout, device: torch.device) -> None:
         staying = resident_blocks(layout, len(module.blocks))
         for index in staying:
             module.blocks[index].to(device)
-        stream(module, staying, device, mapped=where is Residence.MAPPED)
+        stream(module, staying, device, mapped=where is Residence.DISK)
         return
     streams = device.type == "cuda"
     # a text encoder of transformers has its blocks deeper than diffusers looks for them: it goes layer by layer
@@ -73,5 +73,5 @@ def place(part: str, module: Any, layout: Layout, device: torch.device) -> None:
         offload_device=HOST,
         use_stream=streams,
         # pinned once and for all, or for each passage only
-        low_cpu_mem_usage=streams and where is Residence.MAPPED,
+        low_cpu_mem_usage=streams and where is Residence.DISK,
     )

@@ -66,7 +66,7 @@ class Residence(StrEnum):
 
     RESIDENT = "resident"
     STREAMED = "streamed"
-    MAPPED = "streamed from disk"
+    DISK = "streamed from disk"
 
 
 class Decoding(StrEnum):
@@ -176,7 +176,7 @@ def plan(shape: ModelShape, largest: Geometry, machine: Machine) -> MemoryPlan:
     return min(candidates, key=lambda c: (c.host_peak > machine.host_memory, c.device_peak, c.host_peak))
 
 
-def leaner(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryPlan) -> MemoryPlan | None:
+def next_plan(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryPlan) -> MemoryPlan | None:
     """The next plan down from one that ran out of memory: the best that needs clearly less of the card.
 
     Where none does, any that needs less; None where there is none. The host must have room for it.
@@ -354,7 +354,7 @@ def _host_peak(shape: ModelShape, largest: Geometry, layout: Layout) -> int:
         Residence.RESIDENT: 0,
         Residence.STREAMED: encoder.parameters * BF16,
         # layer by layer, by torch's own pinned memory, which comes in powers of two
-        Residence.MAPPED: 1 << (embedding - 1).bit_length(),
+        Residence.DISK: 1 << (embedding - 1).bit_length(),
     }[layout.text_encoder]
     passing = max(SHARD_BYTES, embedding, _waiting_bytes(largest, layout.decoding))
     return HOST_BASE_BYTES + passing + _transformer_host_bytes(shape, layout) + encoder_there
@@ -392,7 +392,7 @@ def _relative_speed(shape: ModelShape, largest: Geometry, machine: Machine, layo
         # the first block of a pass is waited for; the others arrive while their predecessors compute. That a batch
         # waits for its first only once is left out: it is not worth a batch's memory
         taken = together * copied / speed.HOST_TO_DEVICE + max(taken, streamed * copied / speed.HOST_TO_DEVICE)
-        if layout.transformer is Residence.MAPPED:
+        if layout.transformer is Residence.DISK:
             # it hides behind computing as well, but nobody knows how slow a disk is: the last resort
             taken += streamed * copied / speed.DISK_TO_HOST
     return taken / compute
@@ -456,7 +456,7 @@ def _text_encoder_choice(layout: Layout, shape: ModelShape, machine: Machine) ->
     reason = {
         Residence.RESIDENT: f"its {size} fit beside the rest",
         Residence.STREAMED: f"its {size} are needed for a moment per prompt, and kept off the card otherwise",
-        Residence.MAPPED: f"its {size} fit neither the card nor the {_gib(machine.host_memory)} of host memory beside "
+        Residence.DISK: f"its {size} fit neither the card nor the {_gib(machine.host_memory)} of host memory beside "
         f"the rest; they are needed for a moment per prompt",
     }[layout.text_encoder]
     return Choice(layout.text_encoder, reason)

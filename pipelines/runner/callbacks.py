@@ -9,7 +9,7 @@ from pipelines.stages.preview.preview import Preview
 
 
 @dataclass(frozen=True, slots=True)
-class Hooks:
+class Callbacks:
     """What may accompany a video; nothing of it changes the video.
 
     `on_progress` hears of every step, and from another thread that the file is whole. `cancelled` is asked at every
@@ -24,5 +24,5 @@ class Hooks:
     upcoming: Callable[[], Sequence[str]] = tuple
 
 
-NO_HOOKS = Hooks()
+NO_CALLBACKS = Callbacks()
 """Nobody is told, and nobody asked."""

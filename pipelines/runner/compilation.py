@@ -29,7 +29,7 @@ from pipelines.core.precision import Precision
 from pipelines.core.processes import die_with_parent
 from pipelines.layers.attention.backends import attending
 from pipelines.loading.modules import bare, supply
-from pipelines.loading.weight_format import Storage
+from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.planner import CONTEXT_BYTES, GIB, Layout, Residence
 
 OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
@@ -38,7 +38,7 @@ OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
 NEEDED_BYTES = 6 * GIB + CONTEXT_BYTES
 """What a card must have free for the compiler's process: a block, and a default video's activations on their way."""
 
-log = logging.getLogger("paddock.compiling")
+log = logging.getLogger("paddock.compilation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Compiler:
     def _marker(self) -> Path:
         return self._cache / "compiled" / self._block.key
 
-    def take(self) -> None:
+    def activate(self) -> None:
         """Have the blocks run compiled, if that is there on disk; else have it made in the background, once."""
         if self.is_compiled:
             return
@@ -193,8 +193,8 @@ def stand_in(block: Block) -> Any:
     """A transformer of that one block, in all but its numbers as it is loaded: what is made for it serves the other."""
     model = bare(WanTransformer3DModel.from_config, block.config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    storage = Storage(model, Precision(block.precision), getattr(torch, block.dtype))
-    supply(model, ((name, torch.zeros(shape)) for name, shape in shapes.items()), storage.keep)
+    weight_format = WeightFormat(model, Precision(block.precision), getattr(torch, block.dtype))
+    supply(model, ((name, torch.zeros(shape)) for name, shape in shapes.items()), weight_format.keep)
     return model.to(block.device)
 
 

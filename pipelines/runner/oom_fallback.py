@@ -15,19 +15,19 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import LoadCallback, ModelSpec, VideoParams
 from pipelines.loading.load import CACHE, plan_here, shape_here, this_machine
 from pipelines.planning.learned_limits import LearnedLimits
-from pipelines.planning.planner import CLEARLY, Machine, leaner, plan, priced
+from pipelines.planning.planner import CLEARLY, Machine, next_plan, plan, priced
 from pipelines.planning.shapes import ModelShape
-from pipelines.runner.callbacks import NO_HOOKS, Hooks
+from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.runner import RenderedVideo, Runner
 from pipelines.stages.denoising import release_memory
 
-log = logging.getLogger("paddock.ladder")
+log = logging.getLogger("paddock.fallback")
 
 # what to recommend when a video does not fit: (width, height, frames), the most demanding first
 _COMMON = ((1280, 720, 81), (1280, 720, 41), (832, 480, 81), (832, 480, 41), (480, 272, 81), (480, 272, 33))
 
 
-class Ladder:
+class OutOfMemoryFallback:
     """A model's weights in `folder`, run on `device` (a torch device name) by ever leaner plans."""
 
     def __init__(
@@ -56,18 +56,18 @@ class Ladder:
         device: str,
         on_load: LoadCallback = lambda *_: None,
         cache: Path = CACHE,
-    ) -> "Ladder":
+    ) -> "OutOfMemoryFallback":
         """Load by the first plan that does not run out of memory; raises PipelineError."""
-        ladder = cls(spec, folder, device, on_load, cache)
-        ladder._loaded()
-        return ladder
+        fallback = cls(spec, folder, device, on_load, cache)
+        fallback._loaded()
+        return fallback
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """Everything besides the request that decides a video's bytes, as it is laid out now."""
         return self._loaded().fingerprint
 
-    def render(self, params: VideoParams, path: Path, hooks: Hooks = NO_HOOKS) -> RenderedVideo:
+    def render(self, params: VideoParams, path: Path, hooks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
         """Make one video as `Runner.render` does; raises DeviceMemoryError when no plan has room for it as well.
 
         What one video had no room for does not bind the next: after that it stands on the plan it stood on before.
@@ -80,7 +80,7 @@ class Ladder:
             self._plan = before
             raise
 
-    def _render(self, params: VideoParams, path: Path, hooks: Hooks) -> RenderedVideo:
+    def _render(self, params: VideoParams, path: Path, hooks: Callbacks) -> RenderedVideo:
         while True:
             runner = self._loaded()
             try:
@@ -94,15 +94,15 @@ class Ladder:
             # only here has the exception, and with it every tensor that its frames held, been let go
             self._step_down((params.width, params.height, params.num_frames))
 
-    def improve(self) -> None:
+    def adopt_compiled(self) -> None:
         """Take up what was made in the background for videos to come: for when the device has nothing to do."""
         if self._runner is not None:
-            self._runner.improve()
+            self._runner.adopt_compiled()
 
-    def rest(self) -> None:
+    def release(self) -> None:
         """Give back what a generation that was cut short still holds, once its exception has been let go."""
         if self._runner is not None:
-            self._runner.rest()
+            self._runner.release()
 
     def close(self) -> None:
         """Let go of the weights, and of the memory they took."""
@@ -140,7 +140,7 @@ class Ladder:
         shape = shape_here(self._folder, self._spec.files, self._spec.guidance)
         machine = this_machine(self._device, self._limits.get(self._card), self._spec.precision)
         geometry = Geometry.fit(*size, shape.grid)
-        lower = leaner(shape, geometry, machine, self._plan)
+        lower = next_plan(shape, geometry, machine, self._plan)
         if lower is None:
             raise DeviceMemoryError(
                 f"The device ran out of memory, laid out as leanly as can be. {_recommend(shape, machine, size)}"

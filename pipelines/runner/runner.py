@@ -21,22 +21,22 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import (
     Attention,
     Frames,
+    GenerationStats,
     LoadCallback,
     ModelSpec,
     Progress,
     Stage,
     VideoFile,
     VideoParams,
-    Work,
 )
 from pipelines.core.precision import Precision
 from pipelines.layers.attention.backends import Sequence, choose
 from pipelines.loading.load import CACHE, LoadedPipeline, load_pipeline, plan_here
 from pipelines.planning.planner import Layout, Residence
 from pipelines.planning.shapes import read_shape
-from pipelines.runner.callbacks import NO_HOOKS, Hooks
+from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.compilation import Block, Compiler, is_wanted
-from pipelines.stages.checkpoint import HalfDone
+from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at, recover, release_memory
 from pipelines.stages.guidance import Passes
@@ -60,7 +60,7 @@ class Made:
 class RenderedVideo:
     """A video all of whose frames are made: what is left is its file, which takes no device and may take a thread."""
 
-    def __init__(self, writer: Mp4Writer, work: Work, on_finished: Callable[[], None]) -> None:
+    def __init__(self, writer: Mp4Writer, work: GenerationStats, on_finished: Callable[[], None]) -> None:
         self._writer = writer
         self._work = work
         self._on_finished = on_finished
@@ -70,7 +70,7 @@ class RenderedVideo:
         with self._writer as writer:
             video = writer.close()
         self._on_finished()
-        return replace(video, work=self._work)
+        return replace(video, stats=self._work)
 
 
 class Runner:
@@ -93,7 +93,7 @@ class Runner:
         self._compiler: Compiler | None = None
         if is_wanted(spec.compile, loaded.device, loaded.layout):
             self._compiler = Compiler(loaded.pipe, _block(spec, loaded, attention), cache)
-        self.improve()
+        self.adopt_compiled()
 
     @classmethod
     def load(
@@ -132,10 +132,10 @@ class Runner:
             "max_sequence_length": str(self.spec.max_sequence_length),
         }
 
-    def improve(self) -> None:
+    def adopt_compiled(self) -> None:
         """Take up what was made in the background for videos to come: for when the device has nothing to do."""
         if self._compiler is not None:
-            self._compiler.take()
+            self._compiler.activate()
 
     def do_without_compiling(self, error: Exception) -> None:
         """Go on with blocks as they are, after compiled ones failed."""
@@ -162,11 +162,11 @@ class Runner:
                 setattr(pipe, name, None)
         release_memory()
 
-    def rest(self) -> None:
+    def release(self) -> None:
         """Give back what a generation that was cut short still holds, once its exception has been let go."""
         recover(self._loaded.pipe)
 
-    def run(self, params: VideoParams, path: Path, hooks: Hooks = NO_HOOKS) -> VideoFile:
+    def run(self, params: VideoParams, path: Path, hooks: Callbacks = NO_CALLBACKS) -> VideoFile:
         """Make one video and write it to `path`, whole or not at all, from where its checkpoint left it if it has one.
 
         Raises GenerationCancelled within one denoising step, or one group of frames, of the hook that tells of it,
@@ -176,7 +176,7 @@ class Runner:
         return self.render(params, path, hooks).finish()
 
     @torch.no_grad()
-    def render(self, params: VideoParams, path: Path, hooks: Hooks = NO_HOOKS) -> RenderedVideo:
+    def render(self, params: VideoParams, path: Path, hooks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
         """As `run`, but the device is free for the next video while the file of this one is finished."""
         params = self._as_the_weights_want(params)
         course = _Course(params, self._latents_depend_on(params), hooks)
@@ -214,7 +214,9 @@ class Runner:
         fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
         return {"params": asdict(params), "fingerprint": fingerprint}
 
-    def _denoise(self, params: VideoParams, geometry: Geometry, course: "_Course") -> tuple[torch.Tensor, Work]:
+    def _denoise(
+        self, params: VideoParams, geometry: Geometry, course: "_Course"
+    ) -> tuple[torch.Tensor, GenerationStats]:
         course.report(Stage.PROMPT, 0, 1)
         prompt = self._prompts.encode(params.prompt)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
@@ -225,8 +227,8 @@ class Runner:
 
         encoded, known = self._prompts.take_counts()
         passes = self._passes(params, negative, meanwhile=lambda: self._prepare(course))
-        latents = self._latents(prompt, negative, params, geometry, passes, course.half_done, after_step)
-        return latents, Work(encoded, known, passes.steps_computed, passes.steps_foretold)
+        latents = self._latents(prompt, negative, params, geometry, passes, course.denoising_state, after_step)
+        return latents, GenerationStats(encoded, known, passes.steps_computed, passes.steps_skipped)
 
     def _latents(
         self,
@@ -235,7 +237,7 @@ class Runner:
         params: VideoParams,
         geometry: Geometry,
         passes: Passes,
-        half_done: HalfDone | None = None,
+        denoising_state: DenoisingState | None = None,
         on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
     ) -> torch.Tensor:
         return denoise(
@@ -247,7 +249,7 @@ class Runner:
             passes,
             flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
             attention=self._attention,
-            half_done=half_done,
+            denoising_state=denoising_state,
             on_step=on_step,
         )
 
@@ -279,7 +281,7 @@ class Runner:
         return draw(latents, self._latent_rgb, geometry)
 
     def _write(
-        self, latents: torch.Tensor, path: Path, geometry: Geometry, course: "_Course", work: Work
+        self, latents: torch.Tensor, path: Path, geometry: Geometry, course: "_Course", work: GenerationStats
     ) -> RenderedVideo:
         with ExitStack() as unless_whole:
             writer = unless_whole.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps))
@@ -296,14 +298,14 @@ class Runner:
 class _Course:
     """One generation on its way: what it began with, and who is told and asked at every step."""
 
-    def __init__(self, params: VideoParams, depends_on: dict[str, Any], hooks: Hooks) -> None:
+    def __init__(self, params: VideoParams, depends_on: dict[str, Any], hooks: Callbacks) -> None:
         self.hooks = hooks
         self._steps = params.num_inference_steps
         self._depends_on = depends_on
         checkpoint = hooks.checkpoint
-        self.half_done: HalfDone | None = None if checkpoint is None else checkpoint.load(depends_on)
-        self.steps_before = 0 if self.half_done is None else self.half_done.step
-        self._begun = time.monotonic() - (0.0 if self.half_done is None else self.half_done.seconds)
+        self.denoising_state: DenoisingState | None = None if checkpoint is None else checkpoint.load(depends_on)
+        self.steps_before = 0 if self.denoising_state is None else self.denoising_state.step
+        self._begun = time.monotonic() - (0.0 if self.denoising_state is None else self.denoising_state.seconds)
 
     def report(self, stage: Stage, step: int, steps: int) -> None:
         """Tell how far it is; never less than it was when it was taken up again."""

@@ -29,7 +29,7 @@ log = logging.getLogger("paddock.checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
-class HalfDone:
+class DenoisingState:
     """A denoising after `step` steps, all of it in host memory.
 
     `latents` are those that the next step takes, (1, channels, t, h, w) in fp32; `scheduler` holds what the scheduler
@@ -55,7 +55,7 @@ class HalfDone:
         generator: torch.Generator,
         passes: Passes,
         seconds: float,
-    ) -> "HalfDone":
+    ) -> "DenoisingState":
         """Copy the state of a denoising."""
         # the configuration is not state: it comes with the weights
         state = {name: value for name, value in vars(scheduler).items() if name != "_internal_dict"}
@@ -97,7 +97,7 @@ class Checkpoint:
         self._due = time.monotonic() + interval
         self._writer: threading.Thread | None = None
 
-    def load(self, about: Mapping[str, Any]) -> HalfDone | None:
+    def load(self, about: Mapping[str, Any]) -> DenoisingState | None:
         """The state to go on from; None if there is none for a generation that depends on just this."""
         try:
             with self._path.open("rb") as file:
@@ -107,7 +107,7 @@ class Checkpoint:
             if reason is None and hashlib.sha256(payload).hexdigest() != header.get("sha256"):
                 reason = "it is damaged"
             if reason is None:
-                return HalfDone(**torch.load(io.BytesIO(payload), weights_only=True))
+                return DenoisingState(**torch.load(io.BytesIO(payload), weights_only=True))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -116,7 +116,7 @@ class Checkpoint:
         return None
 
     def after_step(
-        self, about: Mapping[str, Any], fraction: float, capture: Callable[[], HalfDone], *, is_last: bool
+        self, about: Mapping[str, Any], fraction: float, capture: Callable[[], DenoisingState], *, is_last: bool
     ) -> None:
         """Save the state after a step if it is time; raises GenerationSuspended if the generation is to end here."""
         is_suspended = self._suspended()
@@ -140,7 +140,7 @@ class Checkpoint:
     def _is_writing(self) -> bool:
         return self._writer is not None and self._writer.is_alive()
 
-    def _write(self, about: Mapping[str, Any], fraction: float, state: HalfDone) -> None:
+    def _write(self, about: Mapping[str, Any], fraction: float, state: DenoisingState) -> None:
         try:
             _write_file(self._path, about, state)
         except OSError as error:
@@ -151,9 +151,9 @@ class Checkpoint:
             self._on_saved(fraction)
 
 
-def _write_file(path: Path, about: Mapping[str, Any], state: HalfDone) -> None:
+def _write_file(path: Path, about: Mapping[str, Any], state: DenoisingState) -> None:
     buffer = io.BytesIO()
-    torch.save({name: getattr(state, name) for name in HalfDone.__dataclass_fields__}, buffer)
+    torch.save({name: getattr(state, name) for name in DenoisingState.__dataclass_fields__}, buffer)
     payload = buffer.getbuffer()
     header = {"format": FORMAT, "about": _digest(about), "sha256": hashlib.sha256(payload).hexdigest()}
     part = part_path(path)

@@ -11,14 +11,14 @@ from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, VideoParams
 from pipelines.layers.attention.backends import attending
-from pipelines.stages.checkpoint import HalfDone
+from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.guidance import Passes
 from pipelines.stages.preview.preview import clean_latents
 
 # public from torch 2.12 on only
 _empty_host_cache = getattr(torch.accelerator, "empty_host_cache", None) or torch._C._host_emptyCache
 
-Capture = Callable[[float], HalfDone]
+Capture = Callable[[float], DenoisingState]
 """Copies the state of a denoising on which so many seconds of work were spent."""
 
 Predict = Callable[[], torch.Tensor | None]
@@ -37,10 +37,11 @@ def denoise(
     *,
     flow_shift: float | None,
     attention: Attention = Attention.NATIVE,
-    half_done: HalfDone | None = None,
+    denoising_state: DenoisingState | None = None,
     on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
 ) -> torch.Tensor:
-    """Run the denoising steps, all or those after `half_done`, and return normalised latents (1, channels, t, h, w).
+    """Run the denoising steps, all or those after `denoising_state`. Returns normalised latents
+    (1, channels, t, h, w).
 
     `passes` say which of the transformer's passes are computed, `attention` by which kernel. `flow_shift` replaces the
     scheduler's own, if given. `on_step` is called after each step with the number of steps done, and may raise to end
@@ -51,8 +52,8 @@ def denoise(
     before: torch.Tensor | None = None
 
     def after_step(pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        def capture(seconds: float) -> HalfDone:
-            return HalfDone.capture(pipe.scheduler, index + 1, tensors["latents"], generator, passes, seconds)
+        def capture(seconds: float) -> DenoisingState:
+            return DenoisingState.capture(pipe.scheduler, index + 1, tensors["latents"], generator, passes, seconds)
 
         def predict() -> torch.Tensor | None:
             return clean_latents(pipe.scheduler, tensors["latents"], before)
@@ -64,11 +65,11 @@ def denoise(
 
     if flow_shift is not None:
         pipe.scheduler.register_to_config(flow_shift=flow_shift)
-    if half_done is not None and half_done.step == params.num_inference_steps:
-        return _finite(half_done.latents.to(prompt_embeds.device))
-    if half_done is not None:
-        generator.set_state(half_done.generator)
-        pipe.begin_after(half_done, passes)
+    if denoising_state is not None and denoising_state.step == params.num_inference_steps:
+        return _finite(denoising_state.latents.to(prompt_embeds.device))
+    if denoising_state is not None:
+        generator.set_state(denoising_state.generator)
+        pipe.begin_after(denoising_state, passes)
     with passes.of(pipe), attending(attention, prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(
             prompt_embeds=prompt_embeds,
@@ -79,7 +80,7 @@ def denoise(
             num_inference_steps=params.num_inference_steps,
             guidance_scale=params.guidance_scale,
             generator=generator,
-            latents=None if half_done is None else half_done.latents,
+            latents=None if denoising_state is None else denoising_state.latents,
             output_type="latent",
             callback_on_step_end=after_step,
         ).frames

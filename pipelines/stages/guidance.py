@@ -48,12 +48,12 @@ class Passes:
         self._cache = StepCache(tolerance) if tolerance > 0 else None
         self._part = ""
         self._step: int | None = None
-        self._is_foretold = False
+        self._is_skipped = False
         self._cond: torch.Tensor = torch.empty(0)
         self._uncond: torch.Tensor | None = None
         self.computed = 0
         self.steps_computed = 0
-        self.steps_foretold = 0
+        self.steps_skipped = 0
 
     @contextmanager
     def of(self, pipe: Any) -> Iterator[None]:
@@ -84,8 +84,8 @@ class Passes:
         assert at.sigma is not None
         if at.step_index != self._step:
             self._begin(part, at.step_index, scheduler.sigmas)
-            self.steps_foretold += self._is_foretold
-            self.steps_computed += not self._is_foretold
+            self.steps_skipped += self._is_skipped
+            self.steps_computed += not self._is_skipped
         is_guided = self._is_guided(at.sigma)
         if at.name == "cond":
             self._cond = self._pass("cond", at.sigma, compute, inputs, is_guided)
@@ -110,12 +110,12 @@ class Passes:
             self._part = part
             self._cache.forget()
         sigma, next_sigma = float(sigmas[step]), float(sigmas[step + 1])
-        self._is_foretold = self._cache.is_near(
+        self._is_skipped = self._cache.is_near(
             ("cond", "uncond") if self._is_guided(sigma) else ("cond",), sigma, next_sigma
         )
 
     def _pass(self, name: str, sigma: float, compute: Compute, inputs: dict[str, Any], is_guided: bool) -> torch.Tensor:
-        if self._cache is not None and self._is_foretold:
+        if self._cache is not None and self._is_skipped:
             return self._cache.foretell(name, sigma)
         if name == "uncond" and self._uncond is not None:
             output = self._uncond
@@ -142,8 +142,8 @@ class Passes:
     def _end(self, guidance_scale: float | None) -> None:
         if self._cache is None:
             return
-        if self._is_foretold:
-            self._cache.end_foretold()
+        if self._is_skipped:
+            self._cache.end_skipped()
         else:
             self._cache.end_computed(guidance_scale)
 

@@ -69,7 +69,7 @@ class StepCache:
             self._error = float(wrong.norm() / right.norm())
         self._misses = {}
 
-    def end_foretold(self) -> None:
+    def end_skipped(self) -> None:
         """The step's passes were foretold."""
         self._in_a_row += 1
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.core.files import sync
 
-log = logging.getLogger("paddock.prompts")
+log = logging.getLogger("paddock.text_encoding")
 
 KEPT = 32
 """How many distinct prompts stay encoded in memory: 4 MiB each for the 14B model at 512 tokens."""

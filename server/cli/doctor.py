@@ -42,9 +42,9 @@ _LOOK_SECONDS = 20.0
 class Verdict(StrEnum):
     """Whether a server can go by what was found."""
 
-    WELL = "well"
-    ODD = "may trouble you"
-    BAD = "wrong"
+    OK = "well"
+    WARN = "may trouble you"
+    FAIL = "wrong"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +68,15 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _well(about: str, sentence: str) -> Finding:
-    return Finding(about, Verdict.WELL, sentence)
+    return Finding(about, Verdict.OK, sentence)
 
 
 def _odd(about: str, sentence: str) -> Finding:
-    return Finding(about, Verdict.ODD, sentence)
+    return Finding(about, Verdict.WARN, sentence)
 
 
 def _bad(about: str, sentence: str) -> Finding:
-    return Finding(about, Verdict.BAD, sentence)
+    return Finding(about, Verdict.FAIL, sentence)
 
 
 def _data_dir(settings: Settings) -> Iterator[Finding]:

@@ -288,12 +288,12 @@ def doctor(
     """
     from server.cli.doctor import Verdict, examine
 
-    colours = {Verdict.WELL: "green", Verdict.ODD: "yellow", Verdict.BAD: "red"}
-    signs = {Verdict.WELL: "✓", Verdict.ODD: "!", Verdict.BAD: "✗"}
+    colours = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+    signs = {Verdict.OK: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗"}
     settings = _settings(config, demo=demo, host=host, port=port, data_dir=data_dir, device=device)
     is_well = True
     for found in examine(settings):
-        is_well &= found.verdict is not Verdict.BAD
+        is_well &= found.verdict is not Verdict.FAIL
         sign = f"[{colours[found.verdict]}]{signs[found.verdict]}[/]"
         console.print(
             f"{sign} [bold]{escape(found.about)}[/]: {escape(found.sentence)}", highlight=False, soft_wrap=True

@@ -15,7 +15,7 @@ class Health(StrEnum):
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
-    ON_TRIAL = "on_trial"
+    HALF_OPEN = "half_open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Tolerance:
     cooldown: float = 60.0
 
 
-class Circuit:
+class CircuitBreaker:
     """Counts the failures of one device in a row, which only a finished generation ends.
 
     A generation that fails several times counts once: the fault may be its own, and then it is no fault of the device.
@@ -47,7 +47,7 @@ class Circuit:
         """How the device stands now."""
         if self._openings == 0:
             return Health.HEALTHY
-        return Health.UNHEALTHY if self.wait > 0 else Health.ON_TRIAL
+        return Health.UNHEALTHY if self.wait > 0 else Health.HALF_OPEN
 
     @property
     def wait(self) -> float:

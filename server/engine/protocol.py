@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from pipelines.core.model import ModelSpec, Stage, VideoParams, Work
+from pipelines.core.model import GenerationStats, ModelSpec, Stage, VideoParams
 
 VERSION = 6
 MAX_LINE_BYTES = 2**20
@@ -193,7 +193,7 @@ class Done(_About):
     artifact: str
     size: int
     fingerprint: dict[str, str]
-    work: Work
+    stats: GenerationStats
 
 
 class Failed(_About):

@@ -84,7 +84,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             app.state.service = service = Service(settings, catalogue, store, dispatcher, broker, disk, kept)
             watching = asyncio.create_task(gate.watch(broker.dismiss))
             stack.callback(watching.cancel)
-            app.state.metrics = Metrics(broker, lambda: service.lanes)
+            app.state.metrics = Metrics(broker, lambda: service.executors)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
             await dispatcher.start()

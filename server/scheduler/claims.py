@@ -26,7 +26,7 @@ log = logging.getLogger("paddock.claims")
 
 
 @dataclass
-class Running:
+class RunningAttempt:
     """The generation a lane holds, as far as it is: `saved` (0 … 1) of it is in its checkpoint."""
 
     held: Generation
@@ -97,11 +97,11 @@ class Claims:
             return None
         return await self.store.claim(owner, self._lease, holding)
 
-    async def renew(self, running: Running) -> None:
+    async def renew(self, running: RunningAttempt) -> None:
         """Hold a claim on, and write down how far it is."""
         await self.store.renew(running.held, self._lease, running.live.progress, running.fingerprint)
 
-    async def keep(self, running: Running, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
+    async def keep(self, running: RunningAttempt, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
         """Hold a claim on for as long as this runs; `on_lost` hears of one that another server has ended."""
         held = running.held
         said = ids(held.id, held.attempt)
@@ -119,7 +119,7 @@ class Claims:
                     await on_lost(held)
                 return
 
-    def on_report(self, running: Running, report: RunReport) -> None:
+    def on_report(self, running: RunningAttempt, report: RunReport) -> None:
         """Note how far a worker is, or what of it is saved or to be seen, and tell subscribers of progress."""
         match report:
             case Checkpointed():
@@ -131,12 +131,12 @@ class Claims:
                 running.advance(report)
                 self.announce_progress(running)
 
-    def end_preview(self, running: Running) -> None:
+    def end_preview(self, running: RunningAttempt) -> None:
         """Remove the picture of a generation that no worker goes on with."""
         running.live = replace(running.live, preview=None)
         self._previews.discard(running.held.id)
 
-    def announce_progress(self, running: Running) -> None:
+    def announce_progress(self, running: RunningAttempt) -> None:
         """Tell subscribers how a generation is doing, unless it is cancelled already."""
         if not running.is_cancelled:
             self._broker.publish(Event(running.held, running.live))
@@ -149,7 +149,7 @@ class Claims:
         else:
             self._on_queued()
 
-    async def after_worker_death(self, running: Running, why: str, *, is_blamed: bool) -> Generation:
+    async def after_worker_death(self, running: RunningAttempt, why: str, *, is_blamed: bool) -> Generation:
         """Adopt a file finished just before the death; else another try, or, if it is blamed, the end by the rule."""
         held = running.held
         adopted = await self._adopt(held)
@@ -161,7 +161,7 @@ class Claims:
             return await self.store.release(held, running.saved)
         return await self.store.worker_died(held, running.live.progress, why, running.saved)
 
-    async def give_back(self, running: Running) -> None:
+    async def give_back(self, running: RunningAttempt) -> None:
         """Record what became of a generation; if that is not known, return it to the queue."""
         self.end_preview(running)
         with suppress(StaleAttemptError):
@@ -170,7 +170,7 @@ class Claims:
             else:
                 self.announce(await self._adopt(running.held) or await self.store.release(running.held, running.saved))
 
-    def discard(self, running: Running) -> None:
+    def discard(self, running: RunningAttempt) -> None:
         """Remove what an attempt that counts no more has written; its checkpoint may be another attempt's by now."""
         held = running.held
         self._artifacts.discard(artifact_key(held.id, held.attempt))

@@ -13,8 +13,8 @@ from server.core.events import Broker, Live
 from server.core.generation import Generation, Status
 from server.engine.interface import Engine
 from server.scheduler.claims import Claims
-from server.scheduler.eta import Outlook
-from server.scheduler.executor import Deployment, Lane
+from server.scheduler.eta import QueueEta
+from server.scheduler.executor import Deployment, DeviceExecutor
 from server.storage.db.store import Store
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
@@ -60,7 +60,7 @@ class Dispatcher:
         self._tasks: list[asyncio.Task[None]] = []
         self._claims = Claims(store, artifacts, checkpoints, previews, broker, disk, lease, self.wake)
         tolerance = tolerance or Tolerance()
-        self.lanes = [Lane(engine, self._claims, catalogue, idle_unload, tolerance) for engine in engines]
+        self.executors = [DeviceExecutor(engine, self._claims, catalogue, idle_unload, tolerance) for engine in engines]
 
     # life
 
@@ -74,21 +74,21 @@ class Dispatcher:
         self._drop_halves()
         self._checkpoints.sweep()
         self._previews.sweep()
-        for lane in self.lanes:
-            lane.start()
+        for executor in self.executors:
+            executor.start()
         self._tasks = [asyncio.create_task(self._take_care()), asyncio.create_task(self._await_room())]
         if self._store.is_shared:
             self._tasks.append(asyncio.create_task(self._watch()))
 
     async def suspend(self, grace: float) -> None:
         """Begin nothing more, and have what runs saved and returned to the queue, within `grace` seconds."""
-        await asyncio.gather(*(lane.suspend(grace) for lane in self.lanes))
+        await asyncio.gather(*(executor.suspend(grace) for executor in self.executors))
 
     async def stop(self) -> None:
         """Stop all lanes at once; what was running returns to the queue."""
         for task in self._tasks:
             task.cancel()
-        ended = await asyncio.gather(*(lane.stop() for lane in self.lanes), return_exceptions=True)
+        ended = await asyncio.gather(*(executor.stop() for executor in self.executors), return_exceptions=True)
         for error in ended:
             if isinstance(error, BaseException):
                 log.error("a lane did not stop cleanly", exc_info=error)
@@ -149,12 +149,12 @@ class Dispatcher:
 
     @property
     def _held(self) -> set[str]:
-        return {running.held.id for lane in self.lanes for running in lane.held}
+        return {running.held.id for executor in self.executors for running in executor.held}
 
     def wake(self) -> None:
         """Tell the lanes that something was queued."""
-        for lane in self.lanes:
-            lane.wake()
+        for executor in self.executors:
+            executor.wake()
 
     # what the service asks
 
@@ -162,37 +162,41 @@ class Dispatcher:
         """How a generation is doing, if an attempt at it runs that still counts."""
         if generation.status is not Status.PROCESSING:
             return None
-        for lane in self.lanes:
-            for running in lane.held:
+        for executor in self.executors:
+            for running in executor.held:
                 if (running.held.id, running.held.attempt) == (generation.id, generation.attempt):
                     return running.live
         return None
 
-    def outlook(self) -> Outlook:
+    def queue_eta(self) -> QueueEta:
         """When those that wait may be done, as things are now."""
-        return Outlook([lane for lane in self.lanes if lane.circuit.wait <= 0])
+        return QueueEta([executor for executor in self.executors if executor.circuit.wait <= 0])
 
     @property
     def free_in(self) -> float | None:
         """Seconds until some device takes the next generation; None while nobody can tell."""
-        known = [max(seconds, lane.circuit.wait) for lane in self.lanes if (seconds := lane.free_in) is not None]
+        known = [
+            max(seconds, executor.circuit.wait)
+            for executor in self.executors
+            if (seconds := executor.free_in) is not None
+        ]
         return min(known, default=None)
 
     @property
     def holding(self) -> list[str | None]:
         """The model each device will hold when it next takes a generation: what the order of the queue depends on."""
-        return [lane.holding for lane in self.lanes]
+        return [executor.holding for executor in self.executors]
 
     async def cancel(self, generation: Generation) -> None:
         """Stop a generation, cancelled while it was as given, wherever it runs; keep nothing of one that waited."""
         if generation.status is Status.QUEUED:
             self._checkpoints.discard(generation.id)
-        for lane in self.lanes:
-            await lane.cancel(generation)
+        for executor in self.executors:
+            await executor.cancel(generation)
 
     def deployment(self, model_id: str) -> Deployment:
         """Where a model is: the most that any lane has of it."""
-        found = {lane.deployment(model_id) for lane in self.lanes}
+        found = {executor.deployment(model_id) for executor in self.executors}
         order = (Deployment.ACTIVE, Deployment.DEPLOYING, Deployment.DEACTIVATING, Deployment.ERROR)
         return next((status for status in order if status in found), Deployment.INACTIVE)
 
@@ -201,14 +205,18 @@ class Dispatcher:
         if self.deployment(entry.id) not in (Deployment.ACTIVE, Deployment.DEPLOYING):
             # an idle device first, and of those an empty one: the others' models may be wanted again
             best = min(
-                self.lanes,
-                key=lambda lane: (lane.circuit.wait > 0, lane.running is not None, lane.holding is not None),
+                self.executors,
+                key=lambda executor: (
+                    executor.circuit.wait > 0,
+                    executor.running is not None,
+                    executor.holding is not None,
+                ),
             )
             best.wish(Deployment.ACTIVE, entry)
 
     def deactivate(self, entry: CatalogueEntry) -> None:
         """Have a model unloaded wherever it is, after what runs with it."""
-        for lane in self.lanes:
-            lane.failures.pop(entry.id, None)
-            if lane.deployment(entry.id) in (Deployment.ACTIVE, Deployment.DEPLOYING):
-                lane.wish(Deployment.INACTIVE, entry)
+        for executor in self.executors:
+            executor.failures.pop(entry.id, None)
+            if executor.deployment(entry.id) in (Deployment.ACTIVE, Deployment.DEPLOYING):
+                executor.wish(Deployment.INACTIVE, entry)

@@ -7,18 +7,21 @@ from statistics import fmean
 from pipelines.core.model import VideoParams
 from server.core.events import Live
 from server.core.generation import Generation
-from server.scheduler.executor import Lane
+from server.scheduler.executor import DeviceExecutor
 
 
-class Outlook:
+class QueueEta:
     """What can be told at one moment, given the lanes that take generations then.
 
     A long queue is mostly of a few kinds, and what each kind takes is worked out once.
     """
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self._lanes = lanes
-        free, typical = [lane.free_in for lane in lanes], [lane.estimator.typical for lane in lanes]
+    def __init__(self, executors: Sequence[DeviceExecutor]) -> None:
+        self._executors = executors
+        free, typical = (
+            [executor.free_in for executor in executors],
+            [executor.estimator.typical for executor in executors],
+        )
         self._free = sorted(seconds for seconds in free if seconds is not None)
         known = [seconds for seconds in typical if seconds is not None]
         self._typical = fmean(known) if known and None not in free else None
@@ -31,7 +34,7 @@ class Outlook:
         """
         if generation.params is None or self._typical is None:
             return None
-        rounds, turn = divmod(place - 1, len(self._lanes))
+        rounds, turn = divmod(place - 1, len(self._executors))
         wait = self._free[turn] + rounds * self._typical
         return Live(
             generation.progress, wait + (1 - generation.progress) * self._total(generation.model, generation.params)
@@ -40,6 +43,6 @@ class Outlook:
     def _total(self, model: str, params: VideoParams) -> float:
         kind = model, replace(params, prompt="", negative_prompt="", seed=0)
         if kind not in self._totals:
-            totals = [lane.estimator.total(model, params) for lane in self._lanes]
+            totals = [executor.estimator.total(model, params) for executor in self._executors]
             self._totals[kind] = fmean(seconds for seconds in totals if seconds is not None)
         return self._totals[kind]

@@ -14,8 +14,8 @@ from uuid import uuid4
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.core.catalogue import CatalogueEntry
-from pipelines.core.model import VideoParams, Work
-from server.core.circuit_breaker import Circuit, Health, Tolerance
+from pipelines.core.model import GenerationStats, VideoParams
+from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 from server.core.errors import RecordsUnavailableError
 from server.core.estimator import Estimator
 from server.core.generation import Generation, Status
@@ -33,14 +33,14 @@ from server.engine.interface import (
     WorkerStuckError,
 )
 from server.engine.protocol import Done, RunReport
-from server.scheduler.claims import Claims, Running
-from server.scheduler.prefetch import Foresight
+from server.scheduler.claims import Claims, RunningAttempt
+from server.scheduler.prefetch import PromptPrefetcher
 from server.storage.db.store import StaleAttemptError
 from server.storage.files.checkpoints import checkpoint_key
 from server.storage.files.previews import preview_key
 from server.storage.files.videos import artifact_key
 
-log = logging.getLogger("paddock.lane")
+log = logging.getLogger("paddock.scheduler")
 
 BACKOFF_SECONDS = 2.0
 
@@ -55,7 +55,7 @@ class Deployment(StrEnum):
     ERROR = "error"
 
 
-class Lane:
+class DeviceExecutor:
     """One device: it carries out wishes to load or unload, and else whatever is next in the queue."""
 
     def __init__(
@@ -77,16 +77,16 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = False
         self.estimator = Estimator()
-        self.running: Running | None = None
-        self.finishing: Running | None = None
+        self.running: RunningAttempt | None = None
+        self.finishing: RunningAttempt | None = None
         """What was made here but for the end of its file, while the device makes the next."""
         self._attempts: set[asyncio.Task[None]] = set()
         self._has_no_file = asyncio.Event()
         self._has_no_file.set()
-        self._foresight = Foresight(claims.store, engine)
-        self.circuit = Circuit(tolerance)
+        self._prefetcher = PromptPrefetcher(claims.store, engine)
+        self.circuit = CircuitBreaker(tolerance)
         self.failures: dict[str, str] = {}
-        self.work = Work()
+        self.stats = GenerationStats()
         """Of all videos made here since the start."""
 
     @property
@@ -95,7 +95,7 @@ class Lane:
         return self._engine.state
 
     @property
-    def held(self) -> list[Running]:
+    def held(self) -> list[RunningAttempt]:
         """What it has taken from the queue and not seen to its end."""
         return [each for each in (self.running, self.finishing) if each is not None]
 
@@ -121,7 +121,7 @@ class Lane:
 
     def wake(self) -> None:
         """Look again whether there is something to do."""
-        self._foresight.note_news()
+        self._prefetcher.note_news()
         self._wake.set()
 
     def wish(self, target: Deployment, entry: CatalogueEntry) -> None:
@@ -228,7 +228,7 @@ class Lane:
         except asyncio.CancelledError:
             # the store's thread goes on to commit: what it claims is ours to give back
             if (held := await claiming) is not None:
-                self.running = Running(held)
+                self.running = RunningAttempt(held)
             raise
 
     async def _grant(self) -> None:
@@ -256,8 +256,8 @@ class Lane:
 
     async def _carry_out(self, held: Generation) -> None:
         """See a generation through, in a task of its own; returns once the device is free."""
-        self.running = running = Running(held)
-        self._foresight.begin()
+        self.running = running = RunningAttempt(held)
+        self._prefetcher.begin()
         self._in_background(self._see_through(running))
         await running.has_left.wait()
 
@@ -266,7 +266,7 @@ class Lane:
         self._attempts.add(task)
         task.add_done_callback(self._attempts.discard)
 
-    async def _see_through(self, running: Running) -> None:
+    async def _see_through(self, running: RunningAttempt) -> None:
         """Carry a generation out until what became of it is written down, however long that may take."""
         see_to_it = self._hold
         while True:
@@ -288,14 +288,14 @@ class Lane:
             self.running = None
         running.has_left.set()
 
-    async def _leave_device(self, running: Running) -> None:
+    async def _leave_device(self, running: RunningAttempt) -> None:
         """Have the device take the next generation. There is one file at a time that is still to be finished."""
         await self._has_no_file.wait()
         self._has_no_file.clear()
         self.running, self.finishing = None, running
         running.has_left.set()
 
-    async def _hold(self, running: Running) -> None:
+    async def _hold(self, running: RunningAttempt) -> None:
         held = running.held
         renewal = asyncio.create_task(self._claims.keep(running, self.cancel))
         try:
@@ -314,7 +314,7 @@ class Lane:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
 
-    async def _attempt(self, running: Running) -> Generation:
+    async def _attempt(self, running: RunningAttempt) -> Generation:
         """Load, run and record; returns the generation as recorded, raises StaleAttemptError if it is not ours."""
         held, claims = running.held, self._claims
         entry = self._catalogue.get(held.model)
@@ -343,7 +343,7 @@ class Lane:
             return await running.settle(partial(claims.store.fail, held, sentence))
         return await running.settle(partial(claims.store.succeed, held, done.artifact, done.fingerprint))
 
-    def _after_death(self, running: Running, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
+    def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
         # a worker that finished a file died of what it ran beside, if anything
         is_blamed = running is self.running or self.running is None or isinstance(error, WorkerStuckError)
         if running is self.running and not running.is_cancelled:
@@ -351,7 +351,7 @@ class Lane:
             self._note_failure(running.held.id, str(error))
         return partial(self._claims.after_worker_death, running, str(error), is_blamed=is_blamed)
 
-    async def _make(self, running: Running, entry: CatalogueEntry, params: VideoParams) -> Done:
+    async def _make(self, running: RunningAttempt, entry: CatalogueEntry, params: VideoParams) -> Done:
         """Load the model and make the video, file and all; the device is free before the file is finished."""
         try:
             self._check(running)
@@ -363,24 +363,24 @@ class Lane:
             done = await finish()
         finally:
             self._claims.end_preview(running)
-        self.work += done.work
+        self.stats += done.stats
         # another plan than the one it began by would have taken another time
         if running.forecast is not None and done.fingerprint == running.fingerprint:
             running.forecast.end()
         return done
 
-    async def _run(self, running: Running, params: VideoParams) -> Finish:
+    async def _run(self, running: RunningAttempt, params: VideoParams) -> Finish:
         def note(report: RunReport) -> None:
             self._claims.on_report(running, report)
-            if running is self.running and self._foresight.falls_due(running.live.progress):
-                self._in_background(self._foresight.look(running.held))
+            if running is self.running and self._prefetcher.falls_due(running.live.progress):
+                self._in_background(self._prefetcher.look(running.held))
 
         id_, attempt = running.held.id, running.held.attempt
         job = Job(id_, attempt, params, artifact_key(id_, attempt), checkpoint_key(id_), preview_key(id_))
         running.forecast = self.estimator.begin(running.held.model, running.fingerprint or {}, params)
         return await self._engine.run(job, note)
 
-    def _check(self, running: Running) -> None:
+    def _check(self, running: RunningAttempt) -> None:
         """Raise if it is not to be run: the engine, not running yet, has not heard of what was asked meanwhile."""
         if running.is_cancelled:
             raise StaleAttemptError(running.held.id)

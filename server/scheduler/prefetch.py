@@ -10,14 +10,14 @@ from server.core.generation import Generation
 from server.engine.interface import Engine
 from server.storage.db.store import Store
 
-log = logging.getLogger("paddock.foresight")
+log = logging.getLogger("paddock.prefetch")
 
 FROM = 0.4
 """From this share of a generation on it is looked for what follows: late, so that little comes before it any more, and
 early enough for one of two steps to be left."""
 
 
-class Foresight:
+class PromptPrefetcher:
     """Looks at the queue for one device, once in a generation; again after news, for as long as it found nothing."""
 
     def __init__(self, store: Store, engine: Engine) -> None:

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from pipelines.core.model import Stage
 from server.core.circuit_breaker import Health
 from server.core.events import Broker, Event, Live
-from server.scheduler.executor import Lane
+from server.scheduler.executor import DeviceExecutor
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -28,7 +28,7 @@ class Metrics:
     """One server's figures; `clock` is in seconds of the epoch, as the records' times are."""
 
     def __init__(
-        self, broker: Broker, lanes: Callable[[], Sequence[Lane]], clock: Callable[[], float] = time.time
+        self, broker: Broker, executors: Callable[[], Sequence[DeviceExecutor]], clock: Callable[[], float] = time.time
     ) -> None:
         self._clock = clock
         self._steps: dict[tuple[str, int], tuple[int, float]] = {}
@@ -52,7 +52,7 @@ class Metrics:
             buckets=_TOTAL_BUCKETS,
             registry=self._registry,
         )
-        self._now = _Now(broker, lanes)
+        self._now = _Now(broker, executors)
         self._registry.register(self._now)
         broker.observe(self._note)
 
@@ -93,9 +93,9 @@ class Metrics:
 class _Now(Collector):
     """How things are when they are asked for."""
 
-    def __init__(self, broker: Broker, lanes: Callable[[], Sequence[Lane]]) -> None:
+    def __init__(self, broker: Broker, executors: Callable[[], Sequence[DeviceExecutor]]) -> None:
         self._broker = broker
-        self._lanes = lanes
+        self._executors = executors
         self.queued = 0
         self.free_bytes: int | None = None
 
@@ -107,50 +107,60 @@ class _Now(Collector):
         )
         if self.free_bytes is not None:
             yield GaugeMetricFamily("paddock_disk_free_bytes", "Room for videos", value=self.free_bytes)
-        lanes = self._lanes()
+        executors = self._executors()
         yield _by_device(
-            "paddock_device_busy", "1 while it makes a video", lanes, lambda lane: lane.running is not None
+            "paddock_device_busy", "1 while it makes a video", executors, lambda executor: executor.running is not None
         )
         yield _by_device(
             "paddock_device_healthy",
             "0 while it is left alone after failures",
-            lanes,
-            lambda lane: lane.circuit.health is not Health.UNHEALTHY,
+            executors,
+            lambda executor: executor.circuit.health is not Health.UNHEALTHY,
         )
         memory = GaugeMetricFamily("paddock_device_memory_bytes", "Of its card", labels=("device", "kind"))
-        for lane in lanes:
-            if (seen := lane.state.memory) is not None:
-                memory.add_metric((lane.state.device, "free"), seen.free)
-                memory.add_metric((lane.state.device, "total"), seen.total)
+        for executor in executors:
+            if (seen := executor.state.memory) is not None:
+                memory.add_metric((executor.state.device, "free"), seen.free)
+                memory.add_metric((executor.state.device, "total"), seen.total)
         yield memory
         starts = CounterMetricFamily("paddock_worker_starts", "Workers that were started", labels=("device",))
-        for lane in lanes:
-            starts.add_metric((lane.state.device,), lane.state.starts)
+        for executor in executors:
+            starts.add_metric((executor.state.device,), executor.state.starts)
         yield starts
         yield _counted(
             "paddock_prompt_cache_requests",
             "Prompts of finished videos, by whether they were encoded already",
             "result",
-            [(lane, {"hit": lane.work.prompts_known, "miss": lane.work.prompts_encoded}) for lane in lanes],
+            [
+                (executor, {"hit": executor.stats.prompts_cached, "miss": executor.stats.prompts_encoded})
+                for executor in executors
+            ],
         )
         yield _counted(
             "paddock_denoising_steps",
             "Denoising steps of finished videos, by whether the step cache spared them",
             "how",
-            [(lane, {"computed": lane.work.steps_computed, "foretold": lane.work.steps_foretold}) for lane in lanes],
+            [
+                (executor, {"computed": executor.stats.steps_computed, "skipped": executor.stats.steps_skipped})
+                for executor in executors
+            ],
         )
 
 
-def _counted(name: str, about: str, label: str, counts: Iterable[tuple[Lane, dict[str, int]]]) -> CounterMetricFamily:
+def _counted(
+    name: str, about: str, label: str, counts: Iterable[tuple[DeviceExecutor, dict[str, int]]]
+) -> CounterMetricFamily:
     family = CounterMetricFamily(name, about, labels=("device", label))
-    for lane, by_value in counts:
+    for executor, by_value in counts:
         for value, count in by_value.items():
-            family.add_metric((lane.state.device, value), count)
+            family.add_metric((executor.state.device, value), count)
     return family
 
 
-def _by_device(name: str, about: str, lanes: Sequence[Lane], value: Callable[[Lane], float]) -> GaugeMetricFamily:
+def _by_device(
+    name: str, about: str, executors: Sequence[DeviceExecutor], value: Callable[[DeviceExecutor], float]
+) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, about, labels=("device",))
-    for lane in lanes:
-        family.add_metric((lane.state.device,), value(lane))
+    for executor in executors:
+        family.add_metric((executor.state.device,), value(executor))
     return family

@@ -25,7 +25,7 @@ from server.core.events import Broker, Event, Live, Subscription
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.scheduler.dispatcher import Dispatcher
-from server.scheduler.executor import Deployment, Lane
+from server.scheduler.executor import Deployment, DeviceExecutor
 from server.service import parameters
 from server.storage.db.store import Filters, Limits, Once, OtherRequestError, Page, Placed, QueueLimitError, Store
 from server.storage.files.disk import Disk
@@ -215,7 +215,7 @@ class Service:
 
     def plan(self, model_id: str) -> str | None:
         """How a model is laid out on the device that holds it."""
-        return next((lane.state.plan for lane in self.lanes if lane.state.model_id == model_id), None)
+        return next((executor.state.plan for executor in self.executors if executor.state.model_id == model_id), None)
 
     def activate(self, entry: CatalogueEntry) -> None:
         """Have a model loaded; returns at once."""
@@ -226,9 +226,9 @@ class Service:
         self._dispatcher.deactivate(entry)
 
     @property
-    def lanes(self) -> Sequence[Lane]:
+    def executors(self) -> Sequence[DeviceExecutor]:
         """The devices and what each does."""
-        return self._dispatcher.lanes
+        return self._dispatcher.executors
 
     # looking up
 
@@ -250,11 +250,11 @@ class Service:
 
     def lives(self, placed: Sequence[Placed]) -> list[Live | None]:
         """The same of many, all of one moment."""
-        outlook = self._dispatcher.outlook()
+        queue_eta = self._dispatcher.queue_eta()
         return [
             self._dispatcher.live(each.generation)
             if each.queue_position is None
-            else outlook.of(each.generation, each.queue_position)
+            else queue_eta.of(each.generation, each.queue_position)
             for each in placed
         ]
 

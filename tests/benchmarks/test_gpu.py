@@ -124,7 +124,7 @@ def test_weights_are_drawn_in_the_form_a_plan_keeps_them(
         fill_part(part, tmp_path, layout, device, torch.bfloat16, folder) for part in ("transformer", "text_encoder")
     )
 
-    assert (folder / "transformer").is_dir() is (residence is Residence.MAPPED)
+    assert (folder / "transformer").is_dir() is (residence is Residence.DISK)
     for module in (transformer, text_encoder):
         assert not any(parameter.is_meta for parameter in module.parameters())
     query = transformer.blocks[3].attn1.to_q
@@ -275,14 +275,14 @@ def test_a_second_run_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: 
 
 
 class Compiler:
-    """Stands for the one in the background: tests/pipelines/test_compiling.py has the real one."""
+    """Stands for the one in the background: tests/pipelines/runner/test_compilation.py has the real one."""
 
     def __init__(self, _pipe: Any, block: Block, _cache: Path) -> None:
         assert (block.precision, block.attention, block.latents) == ("fp8 matmuls", "fp8", (16, 3, 6, 8))
         self.is_made = self.is_compiled = self.is_closed = False
         made.append(self)
 
-    def take(self) -> None:
+    def activate(self) -> None:
         self.is_compiled = self.is_made
 
     def wait(self, _seconds: float) -> None:

@@ -218,7 +218,7 @@ async def test_prompts_are_encoded_beside_the_run_that_is_going_on(engine: Local
     done = await make(engine, job(), lambda _: None)
 
     # its own were known
-    assert (done.work.prompts_encoded, done.work.prompts_known) == (1, 1)
+    assert (done.stats.prompts_encoded, done.stats.prompts_cached) == (1, 1)
 
 
 async def test_a_suspended_run_goes_on_as_another_attempt(engine: LocalEngine, videos: Path) -> None:

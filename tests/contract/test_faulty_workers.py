@@ -220,8 +220,8 @@ async def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     """A server's inside with a real engine."""
     monkeypatch.setattr("server.core.circuit_breaker._LONGEST_BACKOFF", 0.05)
     inside = build(tmp_path / "data")
-    (lane,) = inside.dispatcher.lanes
-    lane._engine = make_engine(inside.artifacts.folder)
+    (executor,) = inside.dispatcher.executors
+    executor._engine = make_engine(inside.artifacts.folder)
     await inside.dispatcher.start()
     yield inside
     await inside.dispatcher.stop()
@@ -243,9 +243,9 @@ async def test_each_poisoned_generation_fails_alone(inside: Inside) -> None:
         assert failed.error_message is not None
         assert "died 2 times in a row on this generation" in failed.error_message
         assert (await inside.until(well)).status is Status.SUCCEEDED, how
-    (lane,) = inside.dispatcher.lanes
-    assert lane.circuit.health is Health.HEALTHY
-    assert lane.circuit.failures == 2 * len(poison)
+    (executor,) = inside.dispatcher.executors
+    assert executor.circuit.health is Health.HEALTHY
+    assert executor.circuit.failures == 2 * len(poison)
     assert await inside.outcomes() == [Outcome.WORKER_DIED, Outcome.WORKER_DIED, Outcome.SUCCEEDED] * len(poison)
 
 

@@ -39,7 +39,7 @@ def test_it_stays_small_and_imports_no_torch(server: ServerProcess) -> None:
 
 
 def test_nothing_the_server_imports_is_torch() -> None:
-    program = "import sys, json, server.serve, server.app, server.cli; print(json.dumps(sorted(sys.modules)))"
+    program = "import sys, json, server.runtime.app, server.cli.main; print(json.dumps(sorted(sys.modules)))"
     modules = json.loads(
         subprocess.run([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, check=True, text=True).stdout
     )

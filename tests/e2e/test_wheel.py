@@ -31,7 +31,7 @@ def test_it_ships_configurations_and_migrations_and_nothing_else_of_the_house(wh
 
     assert "configs/server.toml" in names
     assert "configs/models/wan2.1-t2v-14b.toml" in names
-    assert "server/migrations/versions/0001_first_release.py" in names
+    assert "server/storage/db/migrations/versions/0001_first_release.py" in names
     assert {"server/web/index.html", "server/web/js/main.js"} <= set(names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"configs", "pipelines", "server"}
 

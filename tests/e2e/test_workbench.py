@@ -17,10 +17,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.contract.model_page import HOST, clients
-from tests.support.browser import Visitor, chromium
+from tests.support.browser import BrowserPage, chromium
 from tests.support.server_process import MODEL, ServerProcess, needs
 
-VisitorFactory = Callable[..., Visitor]
+VisitorFactory = Callable[..., BrowserPage]
 
 QUICK = {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}
 QUICK_ROW = {"height": 64, "width": 64, "num_frames": 5, "num_inference_steps": 2}
@@ -43,10 +43,10 @@ def visitor(
 
     They leave before the test's own servers stop.
     """
-    made: list[Visitor] = []
+    made: list[BrowserPage] = []
 
-    def make(base: str = server.url, **about: Any) -> Visitor:
-        made.append(Visitor(browser, base, **about))
+    def make(base: str = server.url, **about: Any) -> BrowserPage:
+        made.append(BrowserPage(browser, base, **about))
         return made[-1]
 
     yield make

@@ -9,7 +9,7 @@ import pytest
 from tests.project.audit import verdict
 
 GOOD: dict[str, Any] = {"name": "good", "version": "1.0", "vulns": []}
-BAD: dict[str, Any] = {
+BAD_REPORT: dict[str, Any] = {
     "name": "bad",
     "version": "2.0",
     "vulns": [{"id": "PYSEC-1", "fix_versions": ["2.1"], "aliases": [], "description": ""}],
@@ -22,7 +22,7 @@ def said(*packages: dict[str, Any], status: int = 0) -> CompletedProcess[str]:
 
 
 def test_a_known_vulnerability_fails_with_its_name() -> None:
-    passes, sentences = verdict(said(GOOD, BAD, UNKNOWN, status=1))
+    passes, sentences = verdict(said(GOOD, BAD_REPORT, UNKNOWN, status=1))
 
     assert not passes
     assert "bad 2.0 has PYSEC-1, mended in 2.1" in sentences

@@ -72,7 +72,7 @@ async def eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-def build(folder: Path, lanes: int = 1, engine: type[FakeEngine] = FakeEngine, **changes: Any) -> Inside:
+def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngine, **changes: Any) -> Inside:
     """Parts on a data directory; nothing runs yet."""
     settings = Settings(data_dir=folder, **{"max_queued": 50, **changes})
     folder.mkdir(exist_ok=True)
@@ -81,7 +81,7 @@ def build(folder: Path, lanes: int = 1, engine: type[FakeEngine] = FakeEngine, *
     checkpoints = Checkpoints(folder)
     previews = Previews(folder)
     broker = Broker()
-    engines = [engine(artifacts.folder, f"fake:{n}") for n in range(lanes)]
+    engines = [engine(artifacts.folder, f"fake:{n}") for n in range(executors)]
     catalogue = load_catalogue(settings)
     disk = Disk(folder, settings.min_free_bytes)
     kept = retention(settings, store, artifacts)

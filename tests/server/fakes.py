@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.core.catalogue import CatalogueEntry
-from pipelines.core.model import Stage, Work
+from pipelines.core.model import GenerationStats, Stage
 from server.engine.interface import (
     EngineState,
     Finish,
@@ -92,7 +92,7 @@ class FakeEngine:
             artifact=job.artifact,
             size=5,
             fingerprint={"engine": "fake"},
-            work=Work(1, 1, 2, 0),
+            stats=GenerationStats(1, 1, 2, 0),
         )
 
     def render(self, job: Job) -> Finish:

@@ -61,7 +61,7 @@ class Worker(worker.Worker):
         super()._finish(order, *others)
 
 
-def _write_file(path: Path, about: Mapping[str, Any], state: checkpoint.HalfDone) -> None:
+def _write_file(path: Path, about: Mapping[str, Any], state: checkpoint.DenoisingState) -> None:
     def half() -> None:
         part_path(path).write_bytes(b"half a checkpoint")
 

@@ -33,7 +33,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-class Visitor:
+class BrowserPage:
     """Somebody with a browser of their own, who notes what the page did besides what was looked for."""
 
     def __init__(self, browser: Browser, base: str, **about: Any) -> None:

@@ -40,7 +40,7 @@ class Link(worker.Link):
 
 
 class Script:
-    """Stands in for `pipelines.runner.oom_fallback.Ladder`."""
+    """Stands in for `pipelines.runner.oom_fallback.OutOfMemoryFallback`."""
 
     link: Link
     fingerprint = {"plan": "unruly"}  # noqa: RUF012 - never changed
@@ -59,10 +59,10 @@ class Script:
             go_wrong(params.prompt, progress.stage.name.lower())
         return Rendered(params, path)
 
-    def rest(self) -> None:
+    def release(self) -> None:
         """Nothing is held."""
 
-    close = rest
+    close = release
 
 
 class Rendered:
@@ -168,11 +168,11 @@ def module(name: str, **contents: object) -> ModuleType:
 def main() -> None:
     """Be the worker, without the libraries that take seconds to import."""
     for name, contents in (
-        ("pipelines.runner.oom_fallback", {"Ladder": Script}),
+        ("pipelines.runner.oom_fallback", {"OutOfMemoryFallback": Script}),
         ("pipelines.loading.load", {"silence_progress_bars": lambda: None}),
         ("pipelines.stages.checkpoint", {"Checkpoint": lambda *_, **__: None}),
         ("pipelines.stages.preview.preview", {"Preview": lambda *_, **__: None}),
-        ("pipelines.runner.callbacks", {"Hooks": SimpleNamespace}),
+        ("pipelines.runner.callbacks", {"Callbacks": SimpleNamespace}),
         (
             "pipelines.runner.device_health",
             {"fault": lambda device: f"The device {device} fails: it fell off the bus."},

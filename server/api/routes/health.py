@@ -12,7 +12,7 @@ from server.api.schemas import responses as schemas
 from server.api.schemas.responses import ErrorBody, Readiness
 from server.core.circuit_breaker import Health
 from server.core.errors import UnavailableError
-from server.scheduler.executor import Lane
+from server.scheduler.executor import DeviceExecutor
 
 router = APIRouter(tags=["health"])
 
@@ -38,8 +38,8 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
         raise UnavailableError("The server is stopping.")
     await service.check_room()
     # not so on trial: a gate that sends nothing to a server that is not ready would keep it from ever succeeding
-    if all(lane.circuit.health is Health.UNHEALTHY for lane in service.lanes):
-        raise UnavailableError(" ".join(_what_is_wrong(lane) for lane in service.lanes))
+    if all(executor.circuit.health is Health.UNHEALTHY for executor in service.executors):
+        raise UnavailableError(" ".join(_what_is_wrong(executor) for executor in service.executors))
     host = psutil.virtual_memory()
     return {
         "status": "ready",
@@ -50,22 +50,22 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
         "host_memory": {"free": host.available, "total": host.total},
         "devices": [
             {
-                "device": lane.state.device,
-                "model": lane.state.model_id,
-                "plan": lane.state.plan,
-                "loading": lane.state.loading,
-                "busy": lane.running is not None,
-                "error": lane.circuit.reason or lane.state.error,
-                "health": lane.circuit.health,
-                "failures": lane.circuit.failures,
-                "retry_in": lane.circuit.wait or None,
-                "memory": lane.state.memory and lane.state.memory.model_dump(),
+                "device": executor.state.device,
+                "model": executor.state.model_id,
+                "plan": executor.state.plan,
+                "loading": executor.state.loading,
+                "busy": executor.running is not None,
+                "error": executor.circuit.reason or executor.state.error,
+                "health": executor.circuit.health,
+                "failures": executor.circuit.failures,
+                "retry_in": executor.circuit.wait or None,
+                "memory": executor.state.memory and executor.state.memory.model_dump(),
             }
-            for lane in service.lanes
+            for executor in service.executors
         ],
     }
 
 
-def _what_is_wrong(lane: Lane) -> str:
-    reason = f"The device {lane.state.device} keeps failing, the last time so: {lane.circuit.reason}."
-    return f"{reason} It is tried again in {ceil(lane.circuit.wait)} seconds."
+def _what_is_wrong(executor: DeviceExecutor) -> str:
+    reason = f"The device {executor.state.device} keeps failing, the last time so: {executor.circuit.reason}."
+    return f"{reason} It is tried again in {ceil(executor.circuit.wait)} seconds."

@@ -288,7 +288,7 @@ class DeviceState(BaseModel):
     loading: float | None
     busy: bool
     error: str | None
-    health: Literal["healthy", "unhealthy", "on_trial"]
+    health: Literal["healthy", "unhealthy", "half_open"]
     failures: int
     retry_in: float | None
     memory: Memory | None

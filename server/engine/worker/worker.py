@@ -51,8 +51,8 @@ from server.engine.protocol import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.runner.callbacks import Hooks
-    from pipelines.runner.oom_fallback import Ladder
+    from pipelines.runner.callbacks import Callbacks
+    from pipelines.runner.oom_fallback import OutOfMemoryFallback
     from pipelines.runner.runner import RenderedVideo
     from pipelines.stages.checkpoint import Checkpoint
     from pipelines.stages.preview.preview import Preview
@@ -157,7 +157,7 @@ class Worker:
     def __init__(self, link: Link, options: WorkerOptions) -> None:
         self._link = link
         self._options = options
-        self._loaded: tuple[Load, Ladder] | None = None
+        self._loaded: tuple[Load, OutOfMemoryFallback] | None = None
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
 
     def serve(self) -> None:
@@ -167,7 +167,7 @@ class Worker:
                 order = self._link.orders.get(timeout=IDLE_SECONDS)
             except queue.Empty:
                 if self._loaded is not None:
-                    self._loaded[1].improve()
+                    self._loaded[1].adopt_compiled()
                 continue
             match order:
                 case Load():
@@ -184,7 +184,7 @@ class Worker:
             return
         if self._loaded is not None and not isinstance(report, Ready):
             # only here has the exception, and with it every tensor its frames held, been let go
-            self._loaded[1].rest()
+            self._loaded[1].release()
         self._link.send(report)
 
     def _load(self, order: Load) -> Ready | LoadFailed:
@@ -202,7 +202,7 @@ class Worker:
             self._end_with_device()
             return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_words(error)}")
 
-    def _read(self, model_id: str, spec: ModelSpec) -> "Ladder":
+    def _read(self, model_id: str, spec: ModelSpec) -> "OutOfMemoryFallback":
         def report(component: str, fraction: float) -> None:
             self._link.send(Loading(model_id=model_id, component=component, fraction=fraction))
 
@@ -211,7 +211,7 @@ class Worker:
         from pipelines.demo import demo_folder
         from pipelines.hub import local as weights
         from pipelines.loading.load import silence_progress_bars
-        from pipelines.runner.oom_fallback import Ladder
+        from pipelines.runner.oom_fallback import OutOfMemoryFallback
 
         silence_progress_bars()
         cache = Path(self._options.cache)
@@ -219,7 +219,7 @@ class Worker:
             folder, spec = demo_folder(), spec.for_other_weights()
         else:
             folder = weights.locate(spec)
-        return Ladder.load(spec, folder, self._options.device, report, cache)
+        return OutOfMemoryFallback.load(spec, folder, self._options.device, report, cache)
 
     def _unload(self) -> None:
         if self._loaded is not None:
@@ -257,12 +257,12 @@ class Worker:
             self._link.send(Failed(**_about(order), message=f"The generation failed: {_words(error)}"))
         else:
             done = Done(
-                **_about(order), artifact=order.artifact, size=file.size, fingerprint=fingerprint, work=file.work
+                **_about(order), artifact=order.artifact, size=file.size, fingerprint=fingerprint, stats=file.stats
             )
             self._link.send(done)
 
-    def _hooks(self, order: Run) -> "Hooks":
-        from pipelines.runner.callbacks import Hooks
+    def _hooks(self, order: Run) -> "Callbacks":
+        from pipelines.runner.callbacks import Callbacks
 
         def report(progress: Progress) -> None:
             self._link.send(
@@ -276,7 +276,7 @@ class Worker:
                 )
             )
 
-        return Hooks(
+        return Callbacks(
             on_progress=report,
             cancelled=lambda: self._link.is_cancelled(order),
             checkpoint=self._checkpoint(order),

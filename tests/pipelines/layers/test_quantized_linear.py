@@ -27,7 +27,7 @@ from pipelines.demo import demo_folder
 from pipelines.layers.quantized_linear import ScaledLinear, quantize, scale_name, use_scaled
 from pipelines.planning.cost_model import ROUNDING_BYTES
 from pipelines.planning.planner import Layout
-from pipelines.runner.callbacks import Hooks
+from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint
 from tests.support.video import psnr, read_video
@@ -228,12 +228,12 @@ def test_a_generation_is_gone_on_with_in_the_precision_it_began_in(
         done: list[int] = []
         checkpoint = Checkpoint(path, 1000.0, lambda: len(done) > 2)
         with pytest.raises(GenerationSuspended):
-            runner.run(params, tmp_path / "half.mp4", Hooks(lambda at: done.append(at.step), checkpoint=checkpoint))
+            runner.run(params, tmp_path / "half.mp4", Callbacks(lambda at: done.append(at.step), checkpoint=checkpoint))
         assert path.is_file()
 
     def first_step(gone_on_by: Runner, name: str) -> int:
         seen: list[Progress] = []
-        gone_on_by.run(params, tmp_path / name, Hooks(seen.append, checkpoint=Checkpoint(path, 1000.0)))
+        gone_on_by.run(params, tmp_path / name, Callbacks(seen.append, checkpoint=Checkpoint(path, 1000.0)))
         return next(report.step for report in seen if report.stage is Stage.DENOISE)
 
     stop_halfway()

@@ -12,14 +12,14 @@ from transformers import UMT5EncoderModel
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.precision import Precision
 from pipelines.loading.modules import fill, skeleton, supply
-from pipelines.loading.weight_format import Storage
+from pipelines.loading.weight_format import WeightFormat
 
 PARTS = {"transformer": WanTransformer3DModel, "text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}
 
 
 def read(part: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     module = skeleton(PARTS[part], folder / part)
-    fill(module, folder / part, Storage(module, Precision.BF16, dtype).keep)
+    fill(module, folder / part, WeightFormat(module, Precision.BF16, dtype).keep)
     return module
 
 

@@ -28,7 +28,7 @@ from pipelines.core.precision import Precision
 from pipelines.loading import single_file
 from pipelines.loading.load import load_pipeline, shape_here
 from pipelines.loading.modules import fill, headers, skeleton
-from pipelines.loading.weight_format import Storage
+from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.planner import GIB, Layout, Machine, Residence, _whole_bytes, choices, plan
 from pipelines.runner.runner import Runner
 from tests.support.models.wan_files import (
@@ -45,7 +45,7 @@ from tests.support.models.wan_files import (
 from tests.support.video import psnr
 
 PARAMS = VideoParams("an ox by a lake", " ", 48, 64, 1, 2, 1.0, 7)
-STREAMS = (Residence.STREAMED, Residence.MAPPED)
+STREAMS = (Residence.STREAMED, Residence.DISK)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def read(folder: Path, file: Path, dtype: torch.dtype) -> Any:
     module = skeleton(WanTransformer3DModel, folder / "transformer")
     single_file.check(file, module)
     precision = Precision.GGUF if single_file.is_quantized(file) else Precision.BF16
-    fill(module, file, Storage(module, precision, dtype, named=dict(headers(file))).keep)
+    fill(module, file, WeightFormat(module, precision, dtype, named=dict(headers(file))).keep)
     return module
 
 
@@ -160,7 +160,7 @@ def test_a_convolution_flattened_by_its_converter_is_unfolded(state: State, bare
 @pytest.mark.parametrize(
     "layout",
     [
-        Layout(Precision.FP8, Residence.MAPPED),
+        Layout(Precision.FP8, Residence.DISK),
         Layout(Precision.FP8_MATMUL, Residence.STREAMED),
         Layout(Precision.Q4),
         Layout(transformer=Residence.STREAMED),
@@ -229,7 +229,7 @@ def test_a_streamed_quantized_transformer_gives_the_same_bytes(mixed: Path, bare
         videos = [video(runner, tmp_path) for _ in range(2)]
         # a processor computes with a map's plain tensors in their place, which may round otherwise
         assert all(made == expected for made in videos) or (
-            residence is Residence.MAPPED and min(psnr(made, expected) for made in videos) > 40
+            residence is Residence.DISK and min(psnr(made, expected) for made in videos) > 40
         )
     # from disk it comes from the file itself
     assert not (tmp_path / "cache" / "weights").exists()

@@ -9,7 +9,7 @@ import torch
 from diffusers.hooks import HookRegistry
 
 from pipelines.offload import block_streaming as module
-from pipelines.offload.block_streaming import ALIGNED, SLOTS, Lot, Queues, Stream, stream
+from pipelines.offload.block_streaming import ALIGNED, SLOTS, ParameterGroup, Queues, Stream, stream
 
 CPU = torch.device("cpu")
 
@@ -100,7 +100,7 @@ def test_no_slot_is_taken_before_it_was_left(late: Late) -> None:
 @torch.no_grad()
 def test_only_two_blocks_are_there_at_a_time_and_none_after(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(5)
-    size = Lot(net.blocks[0].parameters()).size
+    size = ParameterGroup(net.blocks[0].parameters()).size
     taken: list[int] = []
     empty = torch.empty
 
@@ -113,14 +113,14 @@ def test_only_two_blocks_are_there_at_a_time_and_none_after(monkeypatch: pytest.
     assert not taken
     net(torch.randn(2, 5))
 
-    others = Lot([*net.enter.parameters(), net.table]).size
+    others = ParameterGroup([*net.enter.parameters(), net.table]).size
     assert taken == [others, *[size] * SLOTS]
 
 
 def test_tensors_lie_apart_in_their_own_forms() -> None:
     given = [torch.randn(3, 5), torch.arange(7, dtype=torch.int8), torch.randn(2).to(torch.float8_e4m3fn)]
     values = [tensor.clone() for tensor in given]
-    lot, memory = Lot(given), torch.zeros(3 * ALIGNED, dtype=torch.uint8)
+    lot, memory = ParameterGroup(given), torch.zeros(3 * ALIGNED, dtype=torch.uint8)
 
     lot.copy_to(memory)
     lot.move_to(memory)
@@ -162,9 +162,9 @@ def test_what_comes_from_disk_passes_through_memory_that_is_free_again(monkeypat
         return tensor
 
     monkeypatch.setattr(module, "pinned", note)
-    blocks = [Lot(module._tensors(block)) for block in net.blocks]
+    blocks = [ParameterGroup(module._tensors(block)) for block in net.blocks]
     card = SimpleNamespace(type="cuda")
-    streamed = Stream(blocks, Lot([net.enter.weight, net.enter.bias]), card, late, mapped=True)  # type: ignore[arg-type]
+    streamed = Stream(blocks, ParameterGroup([net.enter.weight, net.enter.bias]), card, late, mapped=True)  # type: ignore[arg-type]
     monkeypatch.setattr(streamed, "_device", CPU)
     HookRegistry.check_if_exists_or_initialize(net).register_hook(module._Pass(streamed), "pass")
     for index, block in enumerate(net.blocks):

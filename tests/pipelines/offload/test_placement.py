@@ -10,18 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.core.errors import GenerationCancelled, StorageError
+from pipelines.core.errors import GenerationCancelled, WeightFormatError
 from pipelines.core.model import ModelSpec, VideoParams
 from pipelines.core.precision import Precision
 from pipelines.planning.planner import Layout, Residence
-from pipelines.runner.callbacks import Hooks
+from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from tests.support.video import psnr
 
 PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
 
 
-STREAMS = (Residence.STREAMED, Residence.MAPPED)
+STREAMS = (Residence.STREAMED, Residence.DISK)
 
 
 @pytest.fixture
@@ -50,15 +50,15 @@ def test_streaming_gives_the_same_bytes(
     for transformer, text_encoder, blocks in (
         (Residence.RESIDENT, Residence.RESIDENT, 0),
         (Residence.RESIDENT, Residence.STREAMED, 0),
-        (Residence.STREAMED, Residence.MAPPED, 0),
+        (Residence.STREAMED, Residence.DISK, 0),
         (Residence.STREAMED, Residence.RESIDENT, 1),
-        (Residence.MAPPED, Residence.STREAMED, 0),
-        (Residence.MAPPED, Residence.MAPPED, 1),
+        (Residence.DISK, Residence.STREAMED, 0),
+        (Residence.DISK, Residence.DISK, 1),
     ):
         runner = laid_out(folder, Layout(Precision.BF16, transformer, text_encoder, resident_blocks=blocks))
         # the first pass moves everything for the first time
         twice = [runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() for _ in range(2)]
-        (mapped if Residence.MAPPED in (transformer, text_encoder) else videos).extend(twice)
+        (mapped if Residence.DISK in (transformer, text_encoder) else videos).extend(twice)
 
     assert len(set(videos)) == 1
     # a processor computes on the map itself, which is not aligned: some round otherwise there
@@ -90,9 +90,9 @@ def test_shorter_weights_stay_close_whatever_their_place(
 @pytest.mark.parametrize(
     ("layout", "maker"),
     [
-        (Layout(Precision.Q4, Residence.MAPPED), "_to_q4"),
+        (Layout(Precision.Q4, Residence.DISK), "_to_q4"),
         (Layout(Precision.FP8_MATMUL), "quantize"),
-        (Layout(Precision.INT8_MATMUL, Residence.MAPPED), "quantize"),
+        (Layout(Precision.INT8_MATMUL, Residence.DISK), "quantize"),
     ],
 )
 def test_shorter_weights_are_made_once(
@@ -114,8 +114,8 @@ def test_a_full_disk_is_told_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr("pipelines.loading.weight_format.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
 
-    with pytest.raises(StorageError, match=r"transformer .* needs 0\.0 GiB in .*, where 0\.0 GiB is free"):
-        laid_out(weights_folder, Layout(Precision.FP8, Residence.MAPPED))
+    with pytest.raises(WeightFormatError, match=r"transformer .* needs 0\.0 GiB in .*, where 0\.0 GiB is free"):
+        laid_out(weights_folder, Layout(Precision.FP8, Residence.DISK))
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
@@ -151,7 +151,7 @@ def test_a_cancelled_streamed_run_does_not_harm_the_next(
     calls = iter([False, True])
 
     with pytest.raises(GenerationCancelled):
-        runner.run(replace(PARAMS, width=64), tmp_path / "cancelled.mp4", Hooks(cancelled=lambda: next(calls)))
+        runner.run(replace(PARAMS, width=64), tmp_path / "cancelled.mp4", Callbacks(cancelled=lambda: next(calls)))
 
     assert runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() == expected
 
@@ -168,5 +168,5 @@ def test_a_text_encoder_that_is_not_on_the_card_encodes_nothing_ahead(
     for residence in (Residence.STREAMED, Residence.RESIDENT):
         assert asked == []
         runner = laid_out(wan21, Layout(text_encoder=residence))
-        runner.run(PARAMS, tmp_path / "video.mp4", Hooks(upcoming=upcoming))
+        runner.run(PARAMS, tmp_path / "video.mp4", Callbacks(upcoming=upcoming))
     assert asked != []

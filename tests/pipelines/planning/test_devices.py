@@ -77,7 +77,7 @@ def test_a_driver_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_the_probe_prints_json_and_needs_no_torch(tmp_path: Path) -> None:
-    program = "import sys, pipelines.devices as d; d.main(); assert 'torch' not in sys.modules"
+    program = "import sys, pipelines.planning.devices as d; d.main(); assert 'torch' not in sys.modules"
     found = subprocess.run([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, check=True, text=True)
 
     assert isinstance(json.loads(found.stdout), list)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipelines.core.catalogue import read_catalogue
 from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision, PrecisionSetting
-from pipelines.loading.weight_format import Storage
+from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.planner import FAST_ENOUGH, GIB, Machine, MemoryPlan, _block_bytes, choices, plan
 from pipelines.planning.shapes import ModelShape, parse_shape
 
@@ -131,9 +131,9 @@ def test_a_real_block_takes_what_is_planned_for_it(precision: Precision) -> None
     with torch.device("meta"):
         transformer = WanTransformer3DModel(num_layers=1)
     tensors = {name: tensor for name, tensor in transformer.state_dict().items() if name.startswith("blocks.0.")}
-    storage = Storage(transformer, precision, torch.bfloat16)
+    weight_format = WeightFormat(transformer, precision, torch.bfloat16)
 
-    stored = sum(storage.size(name, tensor) for name, tensor in tensors.items())
+    stored = sum(weight_format.size(name, tensor) for name, tensor in tensors.items())
 
     assert stored == pytest.approx(_block_bytes(SHAPE, precision), rel=0.001)
 

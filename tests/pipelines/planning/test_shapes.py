@@ -20,7 +20,7 @@ from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision
 from pipelines.loading.modules import _assign
-from pipelines.loading.weight_format import Storage
+from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.planner import (
     Decoding,
     Layout,
@@ -169,14 +169,14 @@ def test_denoising_with_shorter_weights(
         model: Any = WanTransformer3DModel(**config).eval().requires_grad_(False)
     model.rope = WanTransformer3DModel(**{**config, "num_layers": 1, "ffn_dim": 8}).rope
     sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    storage = Storage(model, precision, torch.bfloat16)
+    weight_format = WeightFormat(model, precision, torch.bfloat16)
     frames, rows, columns = (geometry.full_num_frames - 1) // 4 + 1, geometry.full_height // 8, geometry.full_width // 8
     latents = torch.zeros(1, 16, frames, rows, columns, dtype=torch.bfloat16)
     text, timestep = torch.zeros(1, 512, narrow.text_dim, dtype=torch.bfloat16), torch.zeros(1)
 
     with torch.no_grad(), PeakBytes([*model.rope.buffers(), latents, text, timestep]) as traced:
         for name, size in sizes.items():
-            for kept_name, kept in storage.keep(name, torch.zeros(size)).items():
+            for kept_name, kept in weight_format.keep(name, torch.zeros(size)).items():
                 _assign(model, kept_name, kept)
         traced.peak = traced.alive
         model(latents, timestep=timestep, encoder_hidden_states=text, return_dict=False)

@@ -17,7 +17,7 @@ from pipelines.core.model import Fast, Lora, ModelSpec, VideoParams
 from pipelines.core.precision import Precision
 from pipelines.planning.planner import GIB, Layout, Machine, Residence, plan
 from pipelines.planning.shapes import parse_shape, read_shape
-from pipelines.runner.oom_fallback import Ladder
+from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner
 from tests.support.models.wan22 import WAN22_VAE, a14b_folder, small_transformer, ti2v_5b_folder
 from tests.support.video import psnr, read_video
@@ -40,7 +40,7 @@ def runner(folder: Path, cache: Path, layout: Layout | None = None, **spec: Any)
     return Runner.load(ModelSpec("small", fps=16, **spec), folder, "cpu", layout=layout, cache=cache)
 
 
-def made(model: Runner | Ladder, path: Path, params: VideoParams = PARAMS) -> bytes:
+def made(model: Runner | OutOfMemoryFallback, path: Path, params: VideoParams = PARAMS) -> bytes:
     return model.render(params, path).finish().path.read_bytes()
 
 
@@ -120,7 +120,7 @@ def test_both_experts_are_used_and_laid_out_alike(a14b: Path, tmp_path: Path) ->
     one = runner(a14b, tmp_path)
     one._loaded.pipe.register_to_config(boundary_ratio=None)
     assert made(one, tmp_path / "one.mp4") != video
-    for residence in (Residence.STREAMED, Residence.MAPPED):
+    for residence in (Residence.STREAMED, Residence.DISK):
         for blocks in (0, 1):
             layout = Layout(transformer=residence, resident_blocks=blocks)
             # a processor computes on the map itself, which is not aligned: some round otherwise there
@@ -225,7 +225,7 @@ def test_a_lora_goes_with_every_precision_and_place(weights_folder: Path, tmp_pa
     exact = made(runner(weights_folder, tmp_path, loras=(lora,)), tmp_path / "exact.mp4")
     assert exact != made(runner(weights_folder, tmp_path), tmp_path / "plain.mp4")
 
-    mapped = Layout(transformer=Residence.MAPPED)
+    mapped = Layout(transformer=Residence.DISK)
     assert psnr(made(runner(weights_folder, tmp_path, mapped, loras=(lora,)), tmp_path / "mapped.mp4"), exact) > 40
     assert psnr(made(runner(weights_folder, tmp_path, mapped), tmp_path / "mapped.mp4"), exact) < 40
     for precision in (Precision.FP8, Precision.FP8_MATMUL, Precision.INT8_MATMUL, Precision.Q4):
@@ -292,8 +292,8 @@ def test_run_fast_is_the_distilled_model_without_guidance(a14b: Path, tmp_path: 
     loras = tuple(Lora(str(tmp_path), file.name, part) for part in ("transformer", "transformer_2"))
     spec = ModelSpec("small", fps=16, fast=Fast(loras, flow_shift=5.0))
 
-    fast = made(Ladder.load(spec.variant(fast=True), a14b, "cpu", cache=tmp_path), tmp_path / "fast.mp4")
-    slow = made(Ladder.load(spec.variant(fast=False), a14b, "cpu", cache=tmp_path), tmp_path / "slow.mp4")
+    fast = made(OutOfMemoryFallback.load(spec.variant(fast=True), a14b, "cpu", cache=tmp_path), tmp_path / "fast.mp4")
+    slow = made(OutOfMemoryFallback.load(spec.variant(fast=False), a14b, "cpu", cache=tmp_path), tmp_path / "slow.mp4")
 
     assert fast != slow == made(runner(a14b, tmp_path), tmp_path / "plain.mp4")
     distilled = runner(a14b, tmp_path, loras=loras, flow_shift={"480p": 5.0, "720p": 5.0})

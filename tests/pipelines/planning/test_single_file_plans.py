@@ -20,7 +20,7 @@ from pipelines.core.precision import Precision
 from pipelines.loading import single_file
 from pipelines.loading.load import shape_here
 from pipelines.loading.modules import fill, headers, skeleton
-from pipelines.loading.weight_format import Storage
+from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.planner import (
     GIB,
     Layout,
@@ -39,8 +39,8 @@ from tests.support.models.wan_files import State, by_original_names, named, writ
 
 def test_what_is_measured_is_what_is_kept(mixed: Path, bare: Path) -> None:
     module = skeleton(WanTransformer3DModel, bare / "transformer")
-    storage = Storage(module, Precision.GGUF, torch.bfloat16, named=dict(headers(mixed)))
-    fill(module, mixed, storage.keep)
+    weight_format = WeightFormat(module, Precision.GGUF, torch.bfloat16, named=dict(headers(mixed)))
+    fill(module, mixed, weight_format.keep)
     sizes = {name: parameter.nbytes for name, parameter in module.named_parameters()}
 
     measured = single_file.measure(mixed)

@@ -18,7 +18,7 @@ from pipelines.loading.load import load_pipeline
 from pipelines.planning.planner import Layout, Residence
 from pipelines.runner import compilation as compiling
 from pipelines.runner.compilation import Block, is_wanted, main, stand_in
-from pipelines.runner.oom_fallback import Ladder
+from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner, _block
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
@@ -91,7 +91,7 @@ def test_it_is_made_in_the_background_and_taken_up_when_the_device_has_nothing_t
 ) -> None:
     background = Background(monkeypatch)
     runner = Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path)
-    runner.improve()
+    runner.adopt_compiled()
 
     assert runner.fingerprint["compiled"] == "nothing"
     # once, and with all it needs to know
@@ -106,7 +106,7 @@ def test_it_is_made_in_the_background_and_taken_up_when_the_device_has_nothing_t
 
     (tmp_path / "compiled").symlink_to(cache / "compiled")
     (tmp_path / "inductor").symlink_to(cache / "inductor")
-    runner.improve()
+    runner.adopt_compiled()
     assert runner.fingerprint["compiled"] == "blocks"
 
 
@@ -123,7 +123,7 @@ def test_a_compiler_that_fails_costs_speed_and_no_more(
     background = Background(monkeypatch)
 
     runner = Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path)
-    runner.improve()
+    runner.adopt_compiled()
 
     assert caplog.messages == ["the blocks are not compiled: no compiler"]
     assert runner.fingerprint["compiled"] == "nothing"
@@ -136,19 +136,19 @@ def test_a_compiler_that_fails_costs_speed_and_no_more(
 def test_compiled_blocks_that_fail_in_a_generation_are_done_without(
     weights_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Ladder.load(replace(SPEC, compile=Compile.OFF), weights_folder, "cpu", cache=tmp_path)
+    plain = OutOfMemoryFallback.load(replace(SPEC, compile=Compile.OFF), weights_folder, "cpu", cache=tmp_path)
     expected = plain.render(PARAMS, tmp_path / "plain.mp4").finish().path.read_bytes()
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
-    ladder = Ladder.load(SPEC, weights_folder, "cpu", cache=cache)
-    assert ladder.fingerprint["compiled"] == "blocks"
+    fallback = OutOfMemoryFallback.load(SPEC, weights_folder, "cpu", cache=cache)
+    assert fallback.fingerprint["compiled"] == "blocks"
 
     def fail(*_: Any) -> None:
         raise InternalTorchDynamoError("not for this size")
 
-    ladder._loaded()._loaded.pipe.transformer.blocks[0]._compiled_call_impl = fail
+    fallback._loaded()._loaded.pipe.transformer.blocks[0]._compiled_call_impl = fail
 
-    assert ladder.render(PARAMS, tmp_path / "video.mp4").finish().path.read_bytes() == expected
-    assert ladder.fingerprint["compiled"] == "nothing"
+    assert fallback.render(PARAMS, tmp_path / "video.mp4").finish().path.read_bytes() == expected
+    assert fallback.fingerprint["compiled"] == "nothing"
 
 
 def test_a_card_without_room_is_left_alone(
@@ -157,7 +157,7 @@ def test_a_card_without_room_is_left_alone(
     background = Background(monkeypatch)
     monkeypatch.setattr(compiling, "_has_room", lambda _: False)
 
-    Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path).improve()
+    Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path).adopt_compiled()
 
     assert not background.started
 
@@ -177,7 +177,7 @@ def test_room_is_what_the_card_has_free(monkeypatch: pytest.MonkeyPatch) -> None
         (Compile.AUTO, CARD, Layout(), True),
         (Compile.AUTO, CARD, Layout(text_encoder=Residence.STREAMED), True),
         (Compile.AUTO, CARD, Layout(transformer=Residence.STREAMED), False),
-        (Compile.ON, CARD, Layout(transformer=Residence.MAPPED), False),
+        (Compile.ON, CARD, Layout(transformer=Residence.DISK), False),
         (Compile.AUTO, CARD, Layout(Precision.FP8_MATMUL), True),
         (Compile.ON, CARD, Layout(Precision.FP8), False),
         (Compile.ON, CARD, Layout(Precision.Q4), False),

@@ -15,10 +15,10 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
 from pipelines.core.precision import Precision, PrecisionSetting
 from pipelines.loading.load import choose_plan, shape_here
-from pipelines.planning.planner import GIB, Layout, Machine, MemoryPlan, leaner, plan
+from pipelines.planning.planner import GIB, Layout, Machine, MemoryPlan, next_plan, plan
 from pipelines.planning.shapes import parse_shape, read_shape
-from pipelines.runner.callbacks import Hooks
-from pipelines.runner.oom_fallback import Ladder
+from pipelines.runner.callbacks import Callbacks
+from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint
 
@@ -94,15 +94,15 @@ def test_the_next_plan_down_makes_the_video(
     stage: str, wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out(stage, 2)
-    ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
+    fallback = OutOfMemoryFallback.load(SPEC, wan21, "cpu", cache=cache)
 
-    video = ladder.render(PARAMS, tmp_path / "video.mp4").finish()
+    video = fallback.render(PARAMS, tmp_path / "video.mp4").finish()
 
     assert video.path.is_file()
     assert len({layout.name for layout in layouts}) == len(layouts) == 3
-    assert ladder.fingerprint["plan"] == layouts[-1].name != layouts[0].name
+    assert fallback.fingerprint["plan"] == layouts[-1].name != layouts[0].name
     fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[-1], cache)
-    again = ladder.render(PARAMS, tmp_path / "again.mp4").finish().path.read_bytes()
+    again = fallback.render(PARAMS, tmp_path / "again.mp4").finish().path.read_bytes()
     assert again == video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
 
@@ -110,11 +110,11 @@ def test_what_was_denoised_before_the_decoding_ran_out_is_not_denoised_again(
     wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out("decoding", 1)
-    ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
+    fallback = OutOfMemoryFallback.load(SPEC, wan21, "cpu", cache=cache)
     seen: list[Progress] = []
     checkpoint = Checkpoint(tmp_path / "half.ckpt", 1000.0)
 
-    video = ladder.render(PARAMS, tmp_path / "video.mp4", Hooks(seen.append, checkpoint=checkpoint)).finish()
+    video = fallback.render(PARAMS, tmp_path / "video.mp4", Callbacks(seen.append, checkpoint=checkpoint)).finish()
 
     assert layouts[0].name != layouts[1].name
     assert [report.step for report in seen if report.stage is Stage.DENOISE] == [0, 1, 2, 3, 3]
@@ -136,22 +136,22 @@ def test_a_step_down_is_remembered_for_the_card(
     monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=enough))
     run_out("denoising", 2)
 
-    Ladder.load(spec, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
+    OutOfMemoryFallback.load(spec, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
     names = [layout.name for layout in layouts]
     assert len(set(names)) == 3
 
-    assert Ladder.load(spec, wan21, "cpu", cache=cache).fingerprint["plan"] == names[2]
-    assert Ladder.load(spec, wan21, "cpu", cache=tmp_path / "other").fingerprint["plan"] == names[0]
+    assert OutOfMemoryFallback.load(spec, wan21, "cpu", cache=cache).fingerprint["plan"] == names[2]
+    assert OutOfMemoryFallback.load(spec, wan21, "cpu", cache=tmp_path / "other").fingerprint["plan"] == names[0]
 
 
 def test_a_neighbours_memory_is_not_held_against_the_card(
     wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out("denoising", 1)
-    Ladder.load(SPEC, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
+    OutOfMemoryFallback.load(SPEC, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
     assert layouts[0] != layouts[1]
 
-    assert Ladder.load(SPEC, wan21, "cpu", cache=cache).fingerprint["plan"] == layouts[0].name
+    assert OutOfMemoryFallback.load(SPEC, wan21, "cpu", cache=cache).fingerprint["plan"] == layouts[0].name
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -166,28 +166,28 @@ def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
 ) -> None:
     # long steps, so that they are few
     monkeypatch.setattr("pipelines.planning.planner.CLEARLY", 0.6)
-    ladder = Ladder(SPEC, wan21, "cpu", cache=cache)
+    fallback = OutOfMemoryFallback(SPEC, wan21, "cpu", cache=cache)
     asked = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
-    rungs = rungs_below(wan21, ladder, SPEC.sizes[-1] if stage == "loading" else asked)
+    rungs = rungs_below(wan21, fallback, SPEC.sizes[-1] if stage == "loading" else asked)
     run_out(stage, rungs + 1)
 
     with pytest.raises(DeviceMemoryError, match=r"ran out of memory, laid out as leanly as can be\. .*fit\."):
-        ladder.render(PARAMS, tmp_path / "video.mp4").finish()
+        fallback.render(PARAMS, tmp_path / "video.mp4").finish()
 
     assert not list(tmp_path.glob("*.mp4*"))
     assert len(layouts) == rungs + 1
     fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[0], cache)
-    after = ladder.render(PARAMS, tmp_path / "after.mp4").finish().path.read_bytes()
+    after = fallback.render(PARAMS, tmp_path / "after.mp4").finish().path.read_bytes()
     assert layouts[-1] == layouts[0]
     assert after == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
 
-def rungs_below(folder: Path, ladder: Ladder, size: tuple[int, int, int]) -> int:
+def rungs_below(folder: Path, fallback: OutOfMemoryFallback, size: tuple[int, int, int]) -> int:
     """How many plans there are below the one a ladder starts with."""
     shape = read_shape(folder)
     geometry = Geometry.fit(*size, shape.grid)
-    chosen, rungs = ladder._plan, 0
-    while chosen is not None and (chosen := leaner(shape, geometry, MACHINE, chosen)) is not None:
+    chosen, rungs = fallback._plan, 0
+    while chosen is not None and (chosen := next_plan(shape, geometry, MACHINE, chosen)) is not None:
         rungs += 1
     return rungs
 
@@ -197,11 +197,11 @@ def test_without_a_plan_there_is_no_ladder_but_a_sentence(
 ) -> None:
     monkeypatch.setattr("pipelines.runner.oom_fallback.plan_here", lambda *_: None)
     run_out("denoising", 1)
-    ladder = Ladder.load(SPEC, wan21, "cpu", cache=cache)
+    fallback = OutOfMemoryFallback.load(SPEC, wan21, "cpu", cache=cache)
 
     with pytest.raises(DeviceMemoryError, match="A smaller size or fewer frames may fit"):
-        ladder.render(PARAMS, tmp_path / "video.mp4").finish()
-    assert ladder.render(PARAMS, tmp_path / "video.mp4").finish().path.is_file()
+        fallback.render(PARAMS, tmp_path / "video.mp4").finish()
+    assert fallback.render(PARAMS, tmp_path / "video.mp4").finish().path.is_file()
 
 
 def test_the_ladder_keeps_to_the_precision_that_is_set(
@@ -210,7 +210,7 @@ def test_the_ladder_keeps_to_the_precision_that_is_set(
     run_out("denoising", 2)
     spec = replace(SPEC, precision=PrecisionSetting.FP8)
 
-    Ladder.load(spec, weights_folder, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
+    OutOfMemoryFallback.load(spec, weights_folder, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
 
     assert len(layouts) == len(set(layouts)) == 3
     assert {layout.precision for layout in layouts} == {Precision.FP8_MATMUL}
@@ -225,7 +225,7 @@ def test_the_real_models_ladder_goes_down_to_what_is_streamed() -> None:
     peaks = []
     while chosen is not None:
         peaks.append(chosen.device_peak)
-        chosen = leaner(shape, geometry, machine, chosen)
+        chosen = next_plan(shape, geometry, machine, chosen)
 
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[0] > 45 * GIB

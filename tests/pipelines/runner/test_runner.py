@@ -13,7 +13,7 @@ import torch
 from pipelines.core.errors import EncodingError, GenerationCancelled, NonFiniteOutputError
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
-from pipelines.runner.callbacks import Hooks
+from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.denoising import flow_shift_at
 from tests.support.video import frame_rate, read_video
@@ -102,7 +102,7 @@ def test_strange_prompts_run(demo_runner: Runner, tmp_path: Path, prompt: str) -
 def test_progress_tells_every_step_and_only_goes_forward(demo_runner: Runner, tmp_path: Path) -> None:
     seen: list[Progress] = []
 
-    demo_runner.run(replace(SMALL, num_frames=13), tmp_path / "video.mp4", Hooks(seen.append))
+    demo_runner.run(replace(SMALL, num_frames=13), tmp_path / "video.mp4", Callbacks(seen.append))
 
     fractions = [progress.fraction for progress in seen]
     assert fractions == sorted(fractions)
@@ -122,7 +122,7 @@ def test_the_next_video_is_made_before_the_file_of_the_last_is_finished(demo_run
         video = thread.submit(rendered.finish).result()
 
     assert [(tmp_path / name).read_bytes() for name in ("first.mp4", "second.mp4")] == expected
-    assert video.work.steps_computed == first.num_inference_steps
+    assert video.stats.steps_computed == first.num_inference_steps
 
 
 def test_a_file_that_cannot_be_finished_is_a_sentence_and_leaves_nothing(
@@ -149,7 +149,7 @@ def test_a_cancel_stops_within_a_step_and_harms_nothing(demo_runner: Runner, tmp
         demo_runner.run(
             replace(SMALL, width=64, num_frames=9, num_inference_steps=5),
             tmp_path / "video.mp4",
-            Hooks(seen.append, lambda: any(progress.stage is stage for progress in seen)),
+            Callbacks(seen.append, lambda: any(progress.stage is stage for progress in seen)),
         )
 
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.core.errors import GenerationSuspended, NonFiniteOutputError
 from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
-from pipelines.runner.callbacks import Hooks
+from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import FORMAT, Checkpoint
 from tests.support.models.wan22 import a14b_folder, ti2v_5b_folder
@@ -45,7 +45,7 @@ class Run:
 
         checkpoint = Checkpoint(self.path, interval)
         with pytest.raises(Killed):
-            self.runner.run(self.params, self.folder / "killed.mp4", Hooks(report, checkpoint=checkpoint))
+            self.runner.run(self.params, self.folder / "killed.mp4", Callbacks(report, checkpoint=checkpoint))
         assert not list(self.folder.glob("*killed.mp4*"))
 
     def suspended_at(self, step: int) -> None:
@@ -57,13 +57,13 @@ class Run:
 
         checkpoint = Checkpoint(self.path, 1000.0, lambda: done >= step, self.saved.append)
         with pytest.raises(GenerationSuspended):
-            self.runner.run(self.params, self.folder / "suspended.mp4", Hooks(report, checkpoint=checkpoint))
+            self.runner.run(self.params, self.folder / "suspended.mp4", Callbacks(report, checkpoint=checkpoint))
 
     def resumed(self) -> bytes:
         """The video of a run that goes on to the end; its reports are kept."""
         self.reports = []
         path = self.folder / "resumed.mp4"
-        hooks = Hooks(self.reports.append, checkpoint=Checkpoint(self.path, 1000.0))
+        hooks = Callbacks(self.reports.append, checkpoint=Checkpoint(self.path, 1000.0))
         self.runner.run(self.params, path, hooks)
         return path.read_bytes()
 
@@ -255,7 +255,7 @@ def test_latents_that_are_no_numbers_fail_the_generation_when_it_is_taken_up_aga
     step = scheduler.step
     monkeypatch.setattr(type(scheduler), "step", lambda _self, *args, **kwargs: (step(*args, **kwargs)[0] * torch.nan,))
     with pytest.raises(NonFiniteOutputError):
-        run.runner.run(run.params, run.folder / "nan.mp4", Hooks(checkpoint=Checkpoint(run.path, 0.0)))
+        run.runner.run(run.params, run.folder / "nan.mp4", Callbacks(checkpoint=Checkpoint(run.path, 0.0)))
 
     with pytest.raises(NonFiniteOutputError):
         run.resumed()

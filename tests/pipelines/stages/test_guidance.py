@@ -15,7 +15,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec, Progress, Stage, StepCaching, VideoParams
 from pipelines.demo import demo_folder
 from pipelines.planning.planner import Layout, Residence
-from pipelines.runner.callbacks import Hooks
+from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.denoising import denoise
@@ -132,9 +132,9 @@ def test_levels_compute_fewer_passes_for_a_video_that_is_close(demo: Runner, tmp
         passes = guided(demo, CLIP, tolerance=demo.spec.step_cache.of(level))
         latents(demo, passes, CLIP)
         computed[level] = passes.computed
-        work = demo.run(replace(CLIP, step_cache=level), tmp_path / f"{level}.mp4").work
+        work = demo.run(replace(CLIP, step_cache=level), tmp_path / f"{level}.mp4").stats
         # of every step both passes are computed, or both foretold
-        assert (work.steps_computed, work.steps_foretold) == (computed[level] // 2, 16 - computed[level] // 2)
+        assert (work.steps_computed, work.steps_skipped) == (computed[level] // 2, 16 - computed[level] // 2)
 
     assert computed["exact"] == 32
     assert computed["exact"] > computed["balanced"] > computed["fast"] >= 16
@@ -193,7 +193,7 @@ def test_what_is_foretold_does_not_cross_from_one_expert_to_the_other(two_expert
     assert sum(computed for _, computed in made) < 16
 
 
-@pytest.mark.parametrize("where", [Residence.STREAMED, Residence.MAPPED])
+@pytest.mark.parametrize("where", [Residence.STREAMED, Residence.DISK])
 def test_streamed_weights_make_the_same_video(where: Residence, wan21: Path, tmp_path: Path) -> None:
     params = replace(PARAMS, step_cache=StepCaching.FAST, num_inference_steps=12)
     spec = ModelSpec("wan21", fps=16)
@@ -223,11 +223,11 @@ def test_a_suspended_generation_goes_on_with_what_it_foretells_from(demo: Runner
 
     stopping = Checkpoint(tmp_path / "half.ckpt", 1000.0, lambda: done >= step)
     with pytest.raises(GenerationSuspended):
-        demo.run(params, tmp_path / "video.mp4", Hooks(report, checkpoint=stopping))
-    going_on = Hooks(checkpoint=Checkpoint(tmp_path / "half.ckpt", 1000.0))
-    work = demo.run(params, tmp_path / "video.mp4", going_on).work
+        demo.run(params, tmp_path / "video.mp4", Callbacks(report, checkpoint=stopping))
+    going_on = Callbacks(checkpoint=Checkpoint(tmp_path / "half.ckpt", 1000.0))
+    work = demo.run(params, tmp_path / "video.mp4", going_on).stats
 
-    assert work.steps_computed + work.steps_foretold == params.num_inference_steps - done
+    assert work.steps_computed + work.steps_skipped == params.num_inference_steps - done
     assert (tmp_path / "video.mp4").read_bytes() == whole
 
 
@@ -242,7 +242,7 @@ def test_a_cancelled_generation_leaves_nothing_to_the_next(demo: Runner, tmp_pat
         return asked > 9
 
     with pytest.raises(GenerationCancelled):
-        demo.run(params, tmp_path / "cancelled.mp4", Hooks(cancelled=cancelled))
+        demo.run(params, tmp_path / "cancelled.mp4", Callbacks(cancelled=cancelled))
 
     assert demo.run(smaller, tmp_path / "next.mp4").path.read_bytes() == expected
 
@@ -259,7 +259,7 @@ def course(cache: StepCache, output: Callable[[float], torch.Tensor], until: int
         foretold.append(cache.is_near(("cond",), sigma, following))
         if foretold[-1]:
             cache.foretell("cond", sigma)
-            cache.end_foretold()
+            cache.end_skipped()
         else:
             cache.note("cond", sigma, output(sigma))
             cache.end_computed(None)
@@ -326,7 +326,7 @@ def test_a_state_taken_up_again_foretells_the_same(until: int) -> None:
     for sigma, following in list(pairwise(SIGMAS))[until:]:
         after.append(second.is_near(("cond",), sigma, following))
         if after[-1]:
-            second.end_foretold()
+            second.end_skipped()
         else:
             second.note("cond", sigma, curve(sigma))
             second.end_computed(None)

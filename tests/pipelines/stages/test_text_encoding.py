@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.core.model import VideoParams
-from pipelines.runner.callbacks import Hooks
+from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.text_encoding import KEPT, EmbeddingStore, PromptEncoder
 from tests.support.server_process import SmallDisk
@@ -63,14 +63,14 @@ def test_a_video_says_which_of_its_prompts_were_known(demo_runner: Runner, tmp_p
     params = VideoParams("never asked for before", "nor this", 64, 64, 1, 1, 5.0, 7)
 
     said = [
-        demo_runner.run(params, tmp_path / "video.mp4").work,
-        demo_runner.run(params, tmp_path / "video.mp4").work,
-        demo_runner.run(replace(params, prompt="something else"), tmp_path / "video.mp4").work,
+        demo_runner.run(params, tmp_path / "video.mp4").stats,
+        demo_runner.run(params, tmp_path / "video.mp4").stats,
+        demo_runner.run(replace(params, prompt="something else"), tmp_path / "video.mp4").stats,
         # without guidance nobody asks for the other
-        demo_runner.run(replace(params, guidance_scale=1.0), tmp_path / "video.mp4").work,
+        demo_runner.run(replace(params, guidance_scale=1.0), tmp_path / "video.mp4").stats,
     ]
 
-    assert [(work.prompts_encoded, work.prompts_known) for work in said] == [(2, 0), (0, 2), (1, 1), (0, 1)]
+    assert [(work.prompts_encoded, work.prompts_cached) for work in said] == [(2, 0), (0, 2), (1, 1), (0, 1)]
 
 
 def test_what_comes_next_is_encoded_while_the_device_denoises(
@@ -85,7 +85,7 @@ def test_what_comes_next_is_encoded_while_the_device_denoises(
         asked.append([] if asked else ["the second", "unwanted"])
         return asked[-1]
 
-    first = demo_runner.run(params, tmp_path / "video.mp4", Hooks(upcoming=upcoming))
+    first = demo_runner.run(params, tmp_path / "video.mp4", Callbacks(upcoming=upcoming))
     assert len(asked) == 4
     assert encoded == ["the first of two", "unwanted", "the second"]
     assert first.path.read_bytes() == expected
@@ -93,7 +93,7 @@ def test_what_comes_next_is_encoded_while_the_device_denoises(
 
     assert encoded == ["the first of two", "unwanted", "the second"]
     # it was encoded for this one
-    assert (second.work.prompts_encoded, second.work.prompts_known) == (1, 1)
+    assert (second.stats.prompts_encoded, second.stats.prompts_cached) == (1, 1)
 
 
 def test_what_cannot_be_encoded_ahead_fails_its_own_video_only(
@@ -102,7 +102,7 @@ def test_what_cannot_be_encoded_ahead_fails_its_own_video_only(
     watched(monkeypatch, refused="a poisoned one")
     params = VideoParams("a sound one", "unwanted", 64, 64, 1, 1, 5.0, 7)
 
-    demo_runner.run(params, tmp_path / "video.mp4", Hooks(upcoming=lambda: ["a poisoned one"]))
+    demo_runner.run(params, tmp_path / "video.mp4", Callbacks(upcoming=lambda: ["a poisoned one"]))
 
     with pytest.raises(torch.OutOfMemoryError):
         demo_runner.run(replace(params, prompt="a poisoned one"), tmp_path / "video.mp4")

@@ -38,7 +38,7 @@ def examined(tmp_path: Path, **settings: Any) -> dict[str, Finding]:
 
 
 def bad(found: dict[str, Finding]) -> dict[str, str]:
-    return {about: each.sentence for about, each in found.items() if each.verdict is Verdict.BAD}
+    return {about: each.sentence for about, each in found.items() if each.verdict is Verdict.FAIL}
 
 
 def test_a_machine_that_is_well_is_told_so_and_left_as_it_was(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_card_with_its_weights_is_told_with_its_plan(
 
 @pytest.mark.parametrize(
     ("capability", "verdict", "word"),
-    [([6, 1], Verdict.BAD, "6.1 is below 7.5"), ([7, 5], Verdict.ODD, "slowly"), ([12, 0], Verdict.WELL, "12.0")],
+    [([6, 1], Verdict.FAIL, "6.1 is below 7.5"), ([7, 5], Verdict.WARN, "slowly"), ([12, 0], Verdict.OK, "12.0")],
 )
 def test_a_chip_is_told_by_what_it_can_do(
     cards: list[dict[str, Any]], tmp_path: Path, capability: list[int], verdict: Verdict, word: str
@@ -84,7 +84,7 @@ def test_a_model_that_does_not_fit_is_told_by_what_is_missing(
 
     found = examined(tmp_path, demo=False)
 
-    assert found[DEFAULT_MODEL].verdict is Verdict.BAD
+    assert found[DEFAULT_MODEL].verdict is Verdict.FAIL
     assert "832x480 does not fit. It would need" in found[DEFAULT_MODEL].sentence
     assert "paddock plan" in found[DEFAULT_MODEL].sentence
 
@@ -117,7 +117,7 @@ def test_what_is_wrong_comes_with_what_to_do(
     assert "--demo" in wrong["cards"]
     assert "They take 77 GB" in wrong["weights"]
     assert "paddock key add" in bad(examined(tmp_path, host="0.0.0.0"))["who may use it"]  # noqa: S104
-    assert examined(tmp_path)["host memory"].verdict is Verdict.ODD
+    assert examined(tmp_path)["host memory"].verdict is Verdict.WARN
 
 
 def test_a_build_of_torch_without_cuda_is_told(

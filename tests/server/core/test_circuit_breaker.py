@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.core.circuit_breaker import Circuit, Health, Tolerance
+from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 
 
 class Device:
@@ -10,7 +10,7 @@ class Device:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.circuit = Circuit(Tolerance(failures=3, cooldown=60), lambda: self.now)
+        self.circuit = CircuitBreaker(Tolerance(failures=3, cooldown=60), lambda: self.now)
 
     def fail(self, *about: str) -> list[float]:
         """Fail at these as soon as each may be tried; returns how long it then waits each time."""
@@ -54,7 +54,7 @@ def test_several_generations_do_and_it_is_tried_again_after_a_while(device: Devi
     device.now += 59
     assert device.circuit.health is Health.UNHEALTHY
     device.now += 1
-    assert (device.circuit.health, device.circuit.wait) == (Health.ON_TRIAL, 0)
+    assert (device.circuit.health, device.circuit.wait) == (Health.HALF_OPEN, 0)
 
     device.circuit.succeeded()
     assert device.circuit.health is Health.HEALTHY
@@ -70,7 +70,7 @@ def test_a_trial_that_fails_doubles_the_wait_up_to_a_quarter_of_an_hour(device: 
 
 
 def test_a_cooldown_of_an_hour_is_not_shortened() -> None:
-    circuit = Circuit(Tolerance(failures=1, cooldown=3600), lambda: 0.0)
+    circuit = CircuitBreaker(Tolerance(failures=1, cooldown=3600), lambda: 0.0)
     circuit.failed("a", "it exited with status 1")
 
     assert circuit.wait == 3600

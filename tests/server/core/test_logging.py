@@ -27,15 +27,15 @@ def written(root: logging.Logger, capsys: pytest.CaptureFixture[str], form: LogF
     # pytest's own come after a fixture's
     root.handlers[:] = []
     configure("info", form)
-    logging.getLogger("paddock.lane").info("generation %s is done", "an-id", extra=ids("an-id", 2))
-    logging.getLogger("paddock.lane").debug("nobody asked for this")
+    logging.getLogger("paddock.scheduler").info("generation %s is done", "an-id", extra=ids("an-id", 2))
+    logging.getLogger("paddock.scheduler").debug("nobody asked for this")
     return capsys.readouterr().err
 
 
 def test_lines_for_people(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = written(root, capsys, LogFormat.TEXT).splitlines()
 
-    assert line.endswith(" INFO paddock.lane: generation an-id is done")
+    assert line.endswith(" INFO paddock.scheduler: generation an-id is done")
 
 
 def test_objects_for_programs(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +45,7 @@ def test_objects_for_programs(root: logging.Logger, capsys: pytest.CaptureFixtur
     assert told.pop("time")
     assert told == {
         "level": "INFO",
-        "logger": "paddock.lane",
+        "logger": "paddock.scheduler",
         "message": "generation an-id is done",
         "generation": "an-id",
         "attempt": 2,

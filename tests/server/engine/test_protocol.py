@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.core.model import ModelSpec, Stage, VideoParams, Work
+from pipelines.core.model import GenerationStats, ModelSpec, Stage, VideoParams
 from server.engine import protocol as m
 
 ABOUT = {"generation_id": "g", "attempt": 1}
@@ -30,7 +30,7 @@ REPORTS = [
     m.Checkpointed(**ABOUT, fraction=0.5),
     m.Previewed(**ABOUT, step=1),
     m.Rendered(**ABOUT),
-    m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}, work=Work(1, 1, 20, 10)),
+    m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}, stats=GenerationStats(1, 1, 20, 10)),
     m.Failed(**ABOUT, message="no"),
     m.DeviceFailed(message="no"),
     m.Cancelled(**ABOUT),

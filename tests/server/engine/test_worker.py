@@ -45,14 +45,14 @@ class EnoughError(Exception):
 def test_a_worker_without_orders_takes_up_what_was_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     improved: list[int] = []
 
-    def improve() -> None:
+    def adopt_compiled() -> None:
         improved.append(1)
         if len(improved) == 3:
             raise EnoughError
 
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0.01)
     idle = worker.Worker(SimpleNamespace(orders=queue.SimpleQueue()), SimpleNamespace())  # type: ignore[arg-type]
-    idle._loaded = (SimpleNamespace(), SimpleNamespace(improve=improve))  # type: ignore[assignment]
+    idle._loaded = (SimpleNamespace(), SimpleNamespace(adopt_compiled=adopt_compiled))  # type: ignore[assignment]
 
     with pytest.raises(EnoughError):
         idle.serve()

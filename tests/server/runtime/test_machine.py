@@ -23,7 +23,7 @@ MODELS = ("wan-ai-wan2-1-t2v-14b-diffusers", "wan-ai-wan2-1-t2v-1-3b-diffusers")
 Word = Callable[[Job], "Done | Finish"]
 
 
-class Puppet(FakeEngine):
+class ScriptedEngine(FakeEngine):
     """An engine whose every run waits for a word, and whose every file for another, if the first was to render it."""
 
     def __init__(self, folder: Path, device: str = "puppet") -> None:
@@ -100,15 +100,15 @@ class Machine(RuleBasedStateMachine):
         return self.loop.run_until_complete(and_settle())
 
     @property
-    def engine(self) -> Puppet:
+    def engine(self) -> ScriptedEngine:
         engine = self.inside.engines[0]
-        assert isinstance(engine, Puppet)
+        assert isinstance(engine, ScriptedEngine)
         return engine
 
     @initialize()
     def start(self) -> None:
         async def build_and_start() -> None:
-            self.inside = build(self.folder / "data", engine=Puppet, lease=2.0)
+            self.inside = build(self.folder / "data", engine=ScriptedEngine, lease=2.0)
             await self.inside.dispatcher.start()
 
         self.do(build_and_start())
@@ -182,8 +182,8 @@ class Machine(RuleBasedStateMachine):
     def kill_and_start(self) -> None:
         async def kill() -> None:
             # nothing of what a clean stop does: its tasks are simply no more
-            tasks = [*self.inside.dispatcher._tasks, *(lane._task for lane in self.inside.dispatcher.lanes)]
-            tasks += [task for lane in self.inside.dispatcher.lanes for task in lane._attempts]
+            tasks = [*self.inside.dispatcher._tasks, *(executor._task for executor in self.inside.dispatcher.executors)]
+            tasks += [task for executor in self.inside.dispatcher.executors for task in executor._attempts]
             for task in tasks:
                 if task is not None:
                     task.cancel()

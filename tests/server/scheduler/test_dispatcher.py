@@ -61,10 +61,10 @@ async def test_each_completion_is_told_once_after_its_progress(inside: Inside) -
 
 
 async def test_what_a_video_depends_on_is_recorded_as_it_ended(inside: Inside) -> None:
-    def leaner(job: Job) -> Done:
+    def next_plan(job: Job) -> Done:
         return inside.engine.finish(job).model_copy(update={"fingerprint": {"plan": "leaner"}})
 
-    inside.engine.script.append(leaner)
+    inside.engine.script.append(next_plan)
     (generation,) = await inside.enqueue()
 
     assert (await inside.until(generation)).fingerprint == {"plan": "leaner"}
@@ -164,7 +164,7 @@ async def test_before_anything_was_made_nobody_knows_when(inside: Inside) -> Non
 
 
 async def test_two_devices_halve_the_wait(tmp_path: Path) -> None:
-    inside = build(tmp_path / "data", lanes=2)
+    inside = build(tmp_path / "data", executors=2)
     await inside.dispatcher.start()
     (first,) = await inside.enqueue()
     await inside.until(first)
@@ -251,7 +251,7 @@ async def test_a_stop_between_load_and_run_begins_no_run(inside: Inside, monkeyp
     async def stop_meanwhile(*args: Any) -> None:
         await renew(*args)
         stops.append(asyncio.create_task(inside.dispatcher.suspend(10)))
-        await eventually(lambda: inside.dispatcher.lanes[0]._is_stopping)
+        await eventually(lambda: inside.dispatcher.executors[0]._is_stopping)
 
     monkeypatch.setattr(inside.store, "renew", stop_meanwhile)
     (generation,) = await inside.enqueue()
@@ -525,7 +525,7 @@ async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
 
 
 async def test_two_devices_share_the_queue(tmp_path: Path) -> None:
-    inside = build(tmp_path / "data", lanes=2)
+    inside = build(tmp_path / "data", executors=2)
     await inside.dispatcher.start()
     for engine in inside.engines:
         engine.script += [engine.until_cancelled]
@@ -613,7 +613,7 @@ async def test_activate_and_deactivate_load_and_unload(inside: Inside) -> None:
 
 
 async def test_an_empty_device_is_activated_before_one_that_holds_another_model(tmp_path: Path) -> None:
-    inside = build(tmp_path / "data", lanes=2, models_dir=with_another_model(tmp_path / "models"))
+    inside = build(tmp_path / "data", executors=2, models_dir=with_another_model(tmp_path / "models"))
     await inside.dispatcher.start()
 
     for model in (MODEL, OTHER):

@@ -12,7 +12,7 @@ from server.core.errors import UnavailableError
 from server.core.generation import Status
 from server.engine.interface import GenerationFailedError, Job, WorkerDiedError
 from server.engine.protocol import Done
-from server.scheduler.executor import Deployment, Lane
+from server.scheduler.executor import Deployment, DeviceExecutor
 from tests.server.conftest import Inside, build, eventually
 from tests.server.fakes import load_failure
 from tests.support.server_process import MODEL
@@ -40,16 +40,16 @@ async def start(tmp_path: Any) -> AsyncIterator[Any]:
         inside.store.close()
 
 
-def lane_of(inside: Inside) -> Lane:
-    return inside.dispatcher.lanes[0]
+def lane_of(inside: Inside) -> DeviceExecutor:
+    return inside.dispatcher.executors[0]
 
 
 def later(inside: Inside, seconds: float) -> None:
     """Let a lane believe that so much time has passed."""
-    lane = lane_of(inside)
-    clock = lane.circuit._clock
-    lane.circuit._clock = lambda: clock() + seconds
-    lane.wake()
+    executor = lane_of(inside)
+    clock = executor.circuit._clock
+    executor.circuit._clock = lambda: clock() + seconds
+    executor.wake()
 
 
 async def fail_all(inside: Inside, count: int) -> None:
@@ -108,11 +108,11 @@ async def test_on_trial_it_is_ready_since_only_a_generation_can_heal_it(start: A
     later(inside, 60)
 
     device = (await readiness(inside.service))["devices"][0]
-    assert (device["health"], device["error"]) == ("on_trial", "it was killed by SIGKILL")
+    assert (device["health"], device["error"]) == ("half_open", "it was killed by SIGKILL")
 
 
 async def test_the_other_devices_take_the_queue_meanwhile(start: Any) -> None:
-    inside = await start(lanes=2, unhealthy_after=1, unhealthy_cooldown=60)
+    inside = await start(executors=2, unhealthy_after=1, unhealthy_cooldown=60)
     broken, sound = inside.engines
     broken.script += [broken.die] * 10
     generations = await inside.enqueue(4)
@@ -120,7 +120,7 @@ async def test_the_other_devices_take_the_queue_meanwhile(start: Any) -> None:
     assert [(await inside.until(each)).status for each in generations] == [Status.SUCCEEDED] * 4
     assert len(broken.runs) <= 1
     assert len(sound.runs) == 4
-    inside.dispatcher.lanes[0].circuit.failed("a", "b")
+    inside.dispatcher.executors[0].circuit.failed("a", "b")
     devices = (await readiness(inside.service))["devices"]
     assert [device["health"] for device in devices] == ["unhealthy", "healthy"]
 

@@ -12,7 +12,7 @@ from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation, Outcome, Status
 from server.engine.interface import GenerationFailedError, Job, WorkerStuckError
 from server.engine.protocol import Done
-from server.scheduler.prefetch import Foresight
+from server.scheduler.prefetch import PromptPrefetcher
 from server.storage.files.videos import artifact_key
 from tests.server.conftest import Inside, build, eventually
 from tests.server.scheduler.test_dispatcher import busy, completions, files
@@ -25,7 +25,7 @@ async def rendered(inside: Inside, **changes: Any) -> Generation:
     inside.engine.script.append(inside.engine.render)
     (generation,) = await inside.enqueue(**changes)
     await eventually(lambda: artifact_key(generation.id, 1) in inside.engine.files)
-    await eventually(lambda: inside.dispatcher.lanes[0].running is None)
+    await eventually(lambda: inside.dispatcher.executors[0].running is None)
     return generation
 
 
@@ -76,7 +76,7 @@ async def test_what_is_cancelled_before_its_file_is_finished_leaves_none(inside:
     await inside.service.cancel("", first.id)
     inside.engine.end_files(inside.engine.finish)
 
-    await eventually(lambda: not inside.dispatcher.lanes[0].finishing)
+    await eventually(lambda: not inside.dispatcher.executors[0].finishing)
     assert (await inside.read(first)).status is Status.CANCELLED
     assert files(inside) == set()
     # which was not asked to stop
@@ -86,14 +86,14 @@ async def test_what_is_cancelled_before_its_file_is_finished_leaves_none(inside:
 
 async def test_a_worker_that_dies_of_a_run_is_not_held_against_the_file_beside_it(inside: Inside) -> None:
     fake = inside.engine
-    (lane,) = inside.dispatcher.lanes
+    (executor,) = inside.dispatcher.executors
 
     def by_prompt(job: Job) -> object:
         return fake.until_killed(job) if job.params.prompt == "poison" else fake.render(job)
 
     fake.script += [by_prompt] * 5
     first, poison = [*await inside.enqueue(), *await inside.enqueue(prompt="poison")]
-    await eventually(lambda: lane.finishing and lane.running)
+    await eventually(lambda: executor.finishing and executor.running)
     for attempt in (1, 2):
         tried = poison.id, attempt
         await eventually(lambda tried=tried: tried in [(job.generation_id, job.attempt) for job in fake.runs])
@@ -104,7 +104,7 @@ async def test_a_worker_that_dies_of_a_run_is_not_held_against_the_file_beside_i
     fake.end_files(fake.finish)
     assert (await inside.until(first)).status is Status.SUCCEEDED
 
-    assert lane.circuit.health is Health.HEALTHY
+    assert executor.circuit.health is Health.HEALTHY
     log = [each["outcome"] for each in await inside.store.attempt_log() if each["generation_id"] == first.id]
     # were it blamed, twice would be its end
     assert set(log) == {Outcome.RELEASED, Outcome.SUCCEEDED}
@@ -148,7 +148,7 @@ async def test_a_clean_stop_waits_for_the_file(inside: Inside) -> None:
     await eventually(lambda: len(inside.engine.runs) == 2)
 
     async def finish_late() -> None:
-        await eventually(lambda: inside.dispatcher.lanes[0].running is None)
+        await eventually(lambda: inside.dispatcher.executors[0].running is None)
         inside.engine.end_files(inside.engine.finish)
 
     await asyncio.gather(inside.dispatcher.suspend(60), finish_late())
@@ -220,11 +220,11 @@ async def test_the_next_prompts_are_told_to_the_device_if_they_are_for_its_model
     inside: Inside, changes: dict[str, Any], prepared: list[list[str]]
 ) -> None:
     first = await busy(inside)
-    (lane,) = inside.dispatcher.lanes
+    (executor,) = inside.dispatcher.executors
     await inside.enqueue(prompt="what follows", **changes)
 
     inside.engine.tell(0.6)
-    await eventually(lambda: lane._foresight._is_settled)
+    await eventually(lambda: executor._prefetcher._is_settled)
     await asyncio.sleep(0.1)
 
     assert inside.engine.prepared == prepared
@@ -236,7 +236,7 @@ async def test_what_is_for_the_model_with_other_weights_is_not_prepared(inside: 
     await inside.enqueue(prompt="what follows")
     running = await inside.read(first)
     assert running.params is not None
-    foresight = Foresight(inside.store, inside.engine)
+    foresight = PromptPrefetcher(inside.store, inside.engine)
 
     await foresight.look(replace(running, params=replace(running.params, run_fast=True)))
     assert inside.engine.prepared == []

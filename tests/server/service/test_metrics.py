@@ -131,7 +131,7 @@ def test_a_running_server_tells_what_it_did(server: ServerProcess) -> None:
     server.wait_for(server.enqueue(prompt="a secret wish", num_inference_steps=3), "succeeded")
     again = samples(httpx.get(address).text)
     assert gained(found, again, "paddock_prompt_cache_requests_total", "result") == {"hit": 2, "miss": 0}
-    assert gained(found, again, "paddock_denoising_steps_total", "how") == {"computed": 3, "foretold": 0}
+    assert gained(found, again, "paddock_denoising_steps_total", "how") == {"computed": 3, "skipped": 0}
     # the dashboard asks for nothing that is not there
     queries = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     asked = set(re.findall(r"paddock_\w+", " ".join(queries)))

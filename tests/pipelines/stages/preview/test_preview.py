@@ -20,7 +20,7 @@ from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import LatentRgb, ModelSpec, VideoParams
 from pipelines.demo import demo_folder
 from pipelines.hub import local as weights
-from pipelines.runner.callbacks import Hooks
+from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.denoising import denoise
 from pipelines.stages.guidance import Passes
@@ -47,7 +47,7 @@ class Album:
 
 def made(runner: Runner, folder: Path, preview: Preview | None = None, **changes: Any) -> bytes:
     path = folder / "video.mp4"
-    runner.run(replace(PARAMS, **changes), path, Hooks(preview=preview))
+    runner.run(replace(PARAMS, **changes), path, Callbacks(preview=preview))
     return path.read_bytes()
 
 
@@ -318,7 +318,7 @@ def test_a_red_circle_on_blue_is_seen_before_the_video_is_there(tmp_path: Path) 
     album = Album(tmp_path)
     params = VideoParams("A red circle moving left on a blue background", " ", 240, 416, 17, 8, 5.0, 1)
 
-    model.run(params, tmp_path / "video.mp4", Hooks(preview=album.preview))
+    model.run(params, tmp_path / "video.mp4", Callbacks(preview=album.preview))
 
     for step in (4, 8):
         red, green, blue = (np.asarray(album.pictures[step]).astype(int)[..., channel] for channel in range(3))

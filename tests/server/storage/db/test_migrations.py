@@ -119,7 +119,7 @@ def test_a_database_of_this_version_is_left_alone_and_opens_without_alembic(old:
     open_and_close(old)
     before = content(old)
     program = (
-        "import sys, server.store; server.store.Store(sys.argv[1]).close(); "
+        "import sys, server.storage.db.store as store; store.Store(sys.argv[1]).close(); "
         "assert not {'alembic', 'mako'} & set(sys.modules)"
     )
 
@@ -167,8 +167,8 @@ def test_a_migration_that_is_killed_midway_has_changed_nothing(old: Path, tmp_pa
     before = content(old)
     scripts = scripts_that("os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "scripts")
     program = (
-        "import sys, pathlib, server.database; from server.migrations import upgrade; "
-        "upgrade.SCRIPTS = pathlib.Path(sys.argv[2]); server.database.open_database(sys.argv[1])"
+        "import sys, pathlib, server.storage.db.connection; from server.storage.db.migrations import upgrade; "
+        "upgrade.SCRIPTS = pathlib.Path(sys.argv[2]); server.storage.db.connection.open_database(sys.argv[1])"
     )
     url = in_data_dir(old.parent)
 

@@ -48,7 +48,7 @@ async def occupied(inside: Inside) -> Generation:
 
 
 async def test_two_servers_race_for_200_generations_and_each_is_done_once(start: Starter) -> None:
-    here, there = start("here", lanes=2), start("there", lanes=2)
+    here, there = start("here", executors=2), start("there", executors=2)
     await asyncio.gather(here.dispatcher.start(), there.dispatcher.start())
 
     generations = [generation for _ in range(50) for generation in await here.enqueue(4)]

@@ -75,7 +75,7 @@ async def test_no_end_of_a_run_leaves_a_picture(inside: Inside, end: str | Calla
     (generation,) = await inside.enqueue()
     assert (await inside.until(generation)).is_terminal
 
-    await eventually(lambda: inside.dispatcher.lanes[0].running is None)
+    await eventually(lambda: inside.dispatcher.executors[0].running is None)
     assert seen[0] == {preview_key(generation.id)}
     assert pictures(inside) == set()
 
@@ -126,8 +126,8 @@ async def test_a_picture_goes_although_the_end_cannot_be_written_down(
         failures += 1
         if failures == 1:
             assert pictures(inside) == set()
-            assert inside.dispatcher.lanes[0].running is not None
-            assert inside.dispatcher.lanes[0].running.live.preview is None
+            assert inside.dispatcher.executors[0].running is not None
+            assert inside.dispatcher.executors[0].running.live.preview is None
             raise RecordsUnavailableError("no room", "make some")
         return await succeed(*args)  # type: ignore[arg-type]
 
