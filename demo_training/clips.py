@@ -20,7 +20,7 @@ from demo_training.shapes import (
     Thing,
     render_shapes,
 )
-from pipelines.core.model import Frames
+from pipelines.core.progress import Frames
 
 Scene: TypeAlias = ShapeScene | Landscape
 

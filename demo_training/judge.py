@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from demo_training.shapes import BACKGROUNDS, COLOURS, PALETTE, SHAPES, outside
-from pipelines.core.model import Frames
+from pipelines.core.progress import Frames
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

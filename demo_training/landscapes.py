@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.core.model import Frames
+from pipelines.core.progress import Frames
 
 Floats = npt.NDArray[np.floating]
 Rgb = tuple[int, int, int]

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.core.model import Frames
+from pipelines.core.progress import Frames
 
 Floats = npt.NDArray[np.float32]
 

@@ -20,7 +20,7 @@ from demo_training.landscapes import Landscape
 from demo_training.optim import Optimizers
 from demo_training.residual_vae import residual_vae
 from demo_training.training import Run, seed_step
-from pipelines.core.model import Frames
+from pipelines.core.progress import Frames
 
 SEED = 20261124
 LATENT_CHANNELS = 16

@@ -4,7 +4,8 @@ import tempfile
 
 import cog
 
-from pipelines.core.model import ModelSpec, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.request import VideoParams
 from pipelines.demo import demo_folder
 from pipelines.runner.runner import Runner as Pipeline
 

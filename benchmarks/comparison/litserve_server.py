@@ -8,7 +8,8 @@ from typing import Any
 
 import litserve
 
-from pipelines.core.model import ModelSpec, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.request import VideoParams
 from pipelines.demo import demo_folder
 from pipelines.runner.runner import Runner
 

@@ -32,7 +32,7 @@ import httpx
 import psutil
 
 from benchmarks.report import bootstrap, percentile, show
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 from tests.support.server_process import MODEL, free_port
 
 MIB = 2**20

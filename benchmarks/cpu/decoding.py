@@ -19,7 +19,7 @@ from diffusers import AutoencoderKLWan
 
 from benchmarks.report import bootstrap, show
 from benchmarks.server.overhead import timed
-from pipelines.core.model import Frames
+from pipelines.core.progress import Frames
 from pipelines.demo import demo_folder
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.planning.planner import Decoding

@@ -35,8 +35,10 @@ from benchmarks.gpu.random_weights import (
 )
 from benchmarks.gpu.run import CASES, Case, allocator_settings
 from pipelines.core.errors import NonFiniteOutputError
+from pipelines.core.files import part_path
 from pipelines.core.geometry import Geometry, Grid
-from pipelines.core.model import Attention, Compile, VideoParams, part_path
+from pipelines.core.model import Attention, Compile
+from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import Sequence, choose
 from pipelines.offload.placement import place
 from pipelines.planning.planner import GIB, Layout, Machine, MemoryPlan, plan

@@ -24,7 +24,9 @@ from demo_training.captions import LANGUAGES, describe_held_out
 from demo_training.clips import combinations, render, single_shape
 from demo_training.judge import judge
 from demo_training.shapes import SHAPES, ShapeScene
-from pipelines.core.model import Frames, ModelSpec, StepCaching, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.progress import Frames
+from pipelines.core.request import StepCaching, VideoParams
 from pipelines.demo import demo_folder
 from pipelines.runner.runner import Runner
 from pipelines.tools.calibrate_step_cache import psnr

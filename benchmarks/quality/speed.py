@@ -32,8 +32,9 @@ from benchmarks.quality.demo_quality import SEEN, Question, questions
 from benchmarks.report import bootstrap, show
 from demo_training.judge import judge
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import Attention, Compile, ModelSpec, StepCaching, VideoParams
+from pipelines.core.model import Attention, Compile, ModelSpec
 from pipelines.core.precision import Precision
+from pipelines.core.request import StepCaching, VideoParams
 from pipelines.demo import demo_folder
 from pipelines.loading.load import silence_progress_bars
 from pipelines.planning.planner import Layout

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import show
-from pipelines.core.model import Stage
+from pipelines.core.progress import Stage
 from server.cli.client import read_events
 from tests.support.server_process import MODEL, TERMINAL, ServerProcess
 

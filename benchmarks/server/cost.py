@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import percentile, show
-from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.progress import Progress, Stage
+from pipelines.core.request import VideoParams
 from pipelines.demo import demo_folder
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner

@@ -30,7 +30,7 @@ import psutil
 
 from benchmarks.report import percentile, show
 from benchmarks.server.overhead import milliseconds, timed
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 from server.core.generation import Generation, Origin, Status
 from server.storage.db.store import Limits, Store
 from tests.support.server_process import MODEL, SMALL, ServerProcess

@@ -19,3 +19,8 @@ def write_whole(path: Path, text: str) -> None:
     part.write_text(text, encoding="utf-8")
     sync(part)
     part.rename(path)
+
+
+def part_path(path: Path) -> Path:
+    """Where a file is written until it is whole and takes its name."""
+    return path.with_name(f".{path.name}.part")

@@ -1,20 +1,11 @@
-"""The plain data of a generation: what is loaded, what is asked, how far it is, what came out. No torch."""
+"""What is loaded for a model, and how it is run."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 from pipelines.core.precision import PrecisionSetting
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-Frames: TypeAlias = "npt.NDArray[np.uint8]"
-"""RGB frames, (frames, height, width, 3), one byte a channel."""
-
+from pipelines.core.request import StepCaching
 
 TRANSFORMERS = ("transformer", "transformer_2")
 """The parts of a pipeline that are made of blocks and denoise; Wan2.2's A14B has both."""
@@ -53,14 +44,6 @@ class Fast:
 
     loras: tuple[Lora, ...]
     flow_shift: float
-
-
-class StepCaching(StrEnum):
-    """How many of the denoising steps are computed: all, or fewer where the others can be foretold."""
-
-    EXACT = "exact"
-    BALANCED = "balanced"
-    FAST = "fast"
 
 
 class Attention(StrEnum):
@@ -188,94 +171,3 @@ class ModelSpec:
             return replace(self, fast=None)
         shift = dict.fromkeys(("480p", "720p"), self.fast.flow_shift)
         return replace(self, fast=None, loras=self.loras + self.fast.loras, flow_shift=shift, guidance=False)
-
-
-@dataclass(frozen=True, slots=True)
-class VideoParams:
-    """One video, every choice made: sides in pixels, length in frames, seed in 0 … 2^53 - 1.
-
-    `run_fast` asks for a model's distillation to few steps, and means nothing where it has none. `step_cache` is how
-    far steps may be foretold instead of computed.
-    """
-
-    prompt: str
-    negative_prompt: str
-    height: int
-    width: int
-    num_frames: int
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int
-    run_fast: bool = False
-    step_cache: StepCaching = StepCaching.EXACT
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether a negative pass runs: diffusers leaves it out at a guidance scale of 1 or below."""
-        return self.guidance_scale > 1
-
-
-class Stage(StrEnum):
-    """The parts of a generation, in their order."""
-
-    PROMPT = "encoding the prompt"
-    DENOISE = "denoising"
-    DECODE = "decoding and writing the video"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a generation is: `step` of `steps` in `stage`, and `fraction` (0 … 1) of the whole.
-
-    `seconds` of work were spent on it so far, also before it was taken up again from a checkpoint.
-    """
-
-    stage: Stage
-    step: int
-    steps: int
-    fraction: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationStats:
-    """What a video took, and what it was spared: prompts encoded, or known from before; denoising steps computed, or
-    foretold by the step cache. Of one taken up from a checkpoint it is what came after.
-    """
-
-    prompts_encoded: int = 0
-    prompts_cached: int = 0
-    steps_computed: int = 0
-    steps_skipped: int = 0
-
-    def __add__(self, other: "GenerationStats") -> "GenerationStats":
-        return GenerationStats(
-            self.prompts_encoded + other.prompts_encoded,
-            self.prompts_cached + other.prompts_cached,
-            self.steps_computed + other.steps_computed,
-            self.steps_skipped + other.steps_skipped,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class VideoFile:
-    """A finished video on disk: sides in pixels, length in frames, `fps` in frames a second, `size` in bytes."""
-
-    path: Path
-    width: int
-    height: int
-    num_frames: int
-    fps: int
-    size: int
-    stats: GenerationStats = GenerationStats()
-
-
-def part_path(path: Path) -> Path:
-    """Where a file is written until it is whole and takes its name."""
-    return path.with_name(f".{path.name}.part")
-
-
-ProgressCallback = Callable[[Progress], None]
-LoadCallback = Callable[[str, float], None]
-"""Called with the component being loaded and the fraction (0 … 1) of all bytes loaded so far."""
-CancelCheck = Callable[[], bool]

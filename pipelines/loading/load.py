@@ -22,8 +22,9 @@ from transformers import UMT5EncoderModel
 
 from pipelines.core.errors import HostMemoryError, UnsupportedModelError, WeightFormatError
 from pipelines.core.geometry import Geometry, Grid
-from pipelines.core.model import TRANSFORMERS, LatentRgb, LoadCallback, Lora, ModelSpec, WeightFile
+from pipelines.core.model import TRANSFORMERS, LatentRgb, Lora, ModelSpec, WeightFile
 from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.loading import single_file

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipelines.core.model import CancelCheck, ProgressCallback
+from pipelines.core.progress import CancelCheck, ProgressCallback
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.preview.preview import Preview
 

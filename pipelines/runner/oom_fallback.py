@@ -12,7 +12,9 @@ from torch._dynamo.exc import TorchDynamoException
 
 from pipelines.core.errors import DeviceMemoryError
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import LoadCallback, ModelSpec, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.progress import LoadCallback
+from pipelines.core.request import VideoParams
 from pipelines.loading.load import CACHE, plan_here, shape_here, this_machine
 from pipelines.planning.learned_limits import LearnedLimits
 from pipelines.planning.planner import CLEARLY, Machine, next_plan, plan, priced

@@ -18,18 +18,10 @@ from PIL import Image
 
 from pipelines.core.errors import GenerationCancelled
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import (
-    Attention,
-    Frames,
-    GenerationStats,
-    LoadCallback,
-    ModelSpec,
-    Progress,
-    Stage,
-    VideoFile,
-    VideoParams,
-)
+from pipelines.core.model import Attention, ModelSpec
 from pipelines.core.precision import Precision
+from pipelines.core.progress import Frames, GenerationStats, LoadCallback, Progress, Stage, VideoFile
+from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import Sequence, choose
 from pipelines.loading.load import CACHE, LoadedPipeline, load_pipeline, plan_here
 from pipelines.planning.planner import Layout, Residence

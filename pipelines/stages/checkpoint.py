@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from pipelines.core.errors import GenerationSuspended
-from pipelines.core.files import sync
-from pipelines.core.model import CancelCheck, part_path
+from pipelines.core.files import part_path, sync
+from pipelines.core.progress import CancelCheck
 from pipelines.stages.guidance import Passes
 
 FORMAT = 2

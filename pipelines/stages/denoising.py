@@ -9,7 +9,8 @@ import torch
 
 from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import Attention, VideoParams
+from pipelines.core.model import Attention
+from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import attending
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.guidance import Passes

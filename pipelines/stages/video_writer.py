@@ -13,8 +13,8 @@ import imageio_ffmpeg
 import numpy as np
 
 from pipelines.core.errors import EncodingError
-from pipelines.core.files import sync
-from pipelines.core.model import Frames, VideoFile, part_path
+from pipelines.core.files import part_path, sync
+from pipelines.core.progress import Frames, VideoFile
 
 # x264 splits its work by threads and its bytes depend on the split: a fixed number makes equal frames equal files
 X264_THREADS = 2

@@ -21,7 +21,8 @@ import torch
 
 from pipelines.core.catalogue import BUILT_IN, DEFAULT_MODEL, CatalogueEntry, read_catalogue
 from pipelines.core.errors import PipelineError
-from pipelines.core.model import Frames, StepCaching, VideoParams
+from pipelines.core.progress import Frames
+from pipelines.core.request import StepCaching, VideoParams
 from pipelines.demo import demo_folder
 from pipelines.hub import local as weights
 from pipelines.loading.load import silence_progress_bars

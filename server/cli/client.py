@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pipelines.core.model import part_path
+from pipelines.core.files import part_path
 
 Row = dict[str, Any]
 _TERMINAL = ("succeeded", "failed", "cancelled")

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from pipelines.core.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.core.errors import CatalogueError
-from pipelines.core.model import StepCaching
 from pipelines.core.precision import PrecisionSetting
+from pipelines.core.request import StepCaching
 from server import __version__
 from server.cli.client import Client, ClientError, UnreachableError
 from server.core.settings import ENV_PREFIX, Settings, UnreadableConfigError

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, linear_regression
 
-from pipelines.core.model import Progress, Stage, StepCaching, VideoParams
+from pipelines.core.progress import Progress, Stage
+from pipelines.core.request import StepCaching, VideoParams
 
 RUNS = 16
 """So many runs of a kind are remembered."""

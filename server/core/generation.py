@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 
 
 class Status(StrEnum):

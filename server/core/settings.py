@@ -20,8 +20,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from pipelines.core.model import Attention, Compile, StepCaching
+from pipelines.core.model import Attention, Compile
 from pipelines.core.precision import PrecisionSetting
+from pipelines.core.request import StepCaching
 from server.core.logging import LogFormat
 
 ENV_PREFIX = "PADDOCK_"

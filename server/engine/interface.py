@@ -7,7 +7,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.core.catalogue import CatalogueEntry
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 from server.core.logging import LogFormat
 from server.engine.protocol import DeviceMemory, Done, Ready, RunReport
 

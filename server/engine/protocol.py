@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from pipelines.core.model import GenerationStats, ModelSpec, Stage, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.progress import GenerationStats, Stage
+from pipelines.core.request import VideoParams
 
 VERSION = 6
 MAX_LINE_BYTES = 2**20

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pipelines.core.model import Stage, VideoParams
+from pipelines.core.progress import Stage
+from pipelines.core.request import VideoParams
 from server.engine.protocol import Progressed
 
 TICK = 0.5

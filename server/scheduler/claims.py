@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.core.model import Progress
+from pipelines.core.progress import Progress
 from server.core.errors import RecordsUnavailableError
 from server.core.estimator import Forecast
 from server.core.events import Broker, Event, Live

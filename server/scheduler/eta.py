@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 from server.core.events import Live
 from server.core.generation import Generation
 from server.scheduler.executor import DeviceExecutor

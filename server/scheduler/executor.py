@@ -14,7 +14,8 @@ from uuid import uuid4
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.core.catalogue import CatalogueEntry
-from pipelines.core.model import GenerationStats, VideoParams
+from pipelines.core.progress import GenerationStats
+from pipelines.core.request import VideoParams
 from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 from server.core.errors import RecordsUnavailableError
 from server.core.estimator import Estimator

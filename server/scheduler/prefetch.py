@@ -4,7 +4,7 @@ import logging
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation
 from server.engine.interface import Engine

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from pipelines.core.model import Stage
+from pipelines.core.progress import Stage
 from server.core.circuit_breaker import Health
 from server.core.events import Broker, Event, Live
 from server.scheduler.executor import DeviceExecutor

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.core.catalogue import CatalogueEntry, Parameter
-from pipelines.core.model import StepCaching, VideoParams
+from pipelines.core.request import StepCaching, VideoParams
 from server.core.errors import InvalidParamsError
 
 Body = Mapping[str, Any]

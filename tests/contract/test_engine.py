@@ -12,7 +12,8 @@ import pytest_asyncio
 from PIL import Image
 
 from pipelines.core.catalogue import CatalogueEntry, read_catalogue
-from pipelines.core.model import Stage, VideoParams
+from pipelines.core.progress import Stage
+from pipelines.core.request import VideoParams
 from server.engine.interface import (
     Job,
     LoadFailedError,

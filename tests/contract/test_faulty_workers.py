@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 from server.core.circuit_breaker import Health
 from server.core.generation import Outcome, Status
 from server.engine.interface import GenerationFailedError, Job, WorkerDiedError, WorkerOptions

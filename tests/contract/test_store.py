@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 from server.core.generation import MAY_BECOME, TERMINAL, Generation, Origin, Outcome, Status
 from server.storage.db.connection import open_database
 from server.storage.db.schema import metadata

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.core.catalogue import CatalogueEntry
-from pipelines.core.model import GenerationStats, Stage
+from pipelines.core.progress import GenerationStats, Stage
 from server.engine.interface import (
     EngineState,
     Finish,

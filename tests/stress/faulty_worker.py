@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.model import Stage, part_path
+from pipelines.core.files import part_path
+from pipelines.core.progress import Stage
 from pipelines.stages import checkpoint
 from server.engine.protocol import Attempt, Done, Loading, Progressed, Report, Run
 from server.engine.worker import worker

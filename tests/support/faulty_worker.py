@@ -16,7 +16,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from pipelines.core.errors import NonFiniteOutputError
-from pipelines.core.model import Progress, Stage, VideoFile, VideoParams
+from pipelines.core.progress import Progress, Stage, VideoFile
+from pipelines.core.request import VideoParams
 from server.engine.protocol import MAX_LINE_BYTES, Failed, Progressed
 from server.engine.worker import worker
 

@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
+from pipelines.core.files import part_path
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import LatentRgb, part_path
+from pipelines.core.model import LatentRgb
 from pipelines.hub.local import LATENT_RGB
 
 LONGEST_SIDE = 384

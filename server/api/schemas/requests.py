@@ -7,7 +7,7 @@ the queue a parameter beyond them still gets a generation, which fails with a se
 from typing import Any
 
 from pipelines.core.catalogue import DEFAULT_MODEL
-from pipelines.core.model import StepCaching
+from pipelines.core.request import StepCaching
 
 EXAMPLE = {
     "model": DEFAULT_MODEL,

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import GenerationCancelled, GenerationSuspended, PipelineError
-from pipelines.core.model import ModelSpec, Progress
+from pipelines.core.model import ModelSpec
 from pipelines.core.processes import die_with_parent
+from pipelines.core.progress import Progress
 from server.core.logging import configure, ids
 from server.engine.interface import WorkerOptions
 from server.engine.protocol import (

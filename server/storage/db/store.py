@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 from server.core.generation import (
     TERMINAL,
     WORKER_DEATHS_ALLOWED,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.core.model import part_path
+from pipelines.core.files import part_path
 
 _SUFFIX = ".ckpt"
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from pipelines.core.model import part_path
+from pipelines.core.files import part_path
 from server.core.errors import PreviewNotFoundError
 
 _SUFFIX = ".jpg"

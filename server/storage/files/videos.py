@@ -9,8 +9,7 @@ from pathlib import Path
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
-from pipelines.core.files import sync
-from pipelines.core.model import part_path
+from pipelines.core.files import part_path, sync
 from server.core.errors import ResourceNotFoundError
 from server.core.generation import Generation
 

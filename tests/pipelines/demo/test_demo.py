@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from demo_training.judge import judge
-from pipelines.core.model import ModelSpec, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.request import VideoParams
 from pipelines.demo import demo_folder
 from pipelines.hub import local as weights
 from pipelines.runner.runner import Runner

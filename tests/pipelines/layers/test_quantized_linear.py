@@ -21,8 +21,10 @@ from torchao.quantization.quantize_.workflows.float8.float8_tensor import Quanti
 
 from demo_training.judge import judge
 from pipelines.core.errors import GenerationSuspended
-from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
+from pipelines.core.model import ModelSpec
 from pipelines.core.precision import Precision
+from pipelines.core.progress import Progress, Stage
+from pipelines.core.request import VideoParams
 from pipelines.demo import demo_folder
 from pipelines.layers.quantized_linear import ScaledLinear, quantize, scale_name, use_scaled
 from pipelines.planning.cost_model import ROUNDING_BYTES

@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.core.errors import PipelineError, UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import Lora, ModelSpec, VideoParams, WeightFile
+from pipelines.core.model import Lora, ModelSpec, WeightFile
 from pipelines.core.precision import Precision
+from pipelines.core.request import VideoParams
 from pipelines.loading import single_file
 from pipelines.loading.load import load_pipeline, shape_here
 from pipelines.loading.modules import fill, headers, skeleton

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry, Grid
-from pipelines.core.model import Fast, Lora, ModelSpec, VideoParams
+from pipelines.core.model import Fast, Lora, ModelSpec
 from pipelines.core.precision import Precision
+from pipelines.core.request import VideoParams
 from pipelines.planning.planner import GIB, Layout, Machine, Residence, plan
 from pipelines.planning.shapes import parse_shape, read_shape
 from pipelines.runner.oom_fallback import OutOfMemoryFallback

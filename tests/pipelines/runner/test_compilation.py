@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch._dynamo.exc import InternalTorchDynamoError
 
-from pipelines.core.model import Attention, Compile, ModelSpec, VideoParams
+from pipelines.core.model import Attention, Compile, ModelSpec
 from pipelines.core.precision import Precision
+from pipelines.core.request import VideoParams
 from pipelines.loading.load import load_pipeline
 from pipelines.planning.planner import Layout, Residence
 from pipelines.runner import compilation as compiling

@@ -12,8 +12,10 @@ import torch
 from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import DeviceMemoryError
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
+from pipelines.core.model import ModelSpec
 from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.core.progress import Progress, Stage
+from pipelines.core.request import VideoParams
 from pipelines.loading.load import choose_plan, shape_here
 from pipelines.planning.planner import GIB, Layout, Machine, MemoryPlan, next_plan, plan
 from pipelines.planning.shapes import parse_shape, read_shape

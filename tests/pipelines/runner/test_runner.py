@@ -12,7 +12,9 @@ import torch
 
 from pipelines.core.errors import EncodingError, GenerationCancelled, NonFiniteOutputError
 from pipelines.core.geometry import Geometry, Grid
-from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.progress import Progress, Stage
+from pipelines.core.request import VideoParams
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.denoising import flow_shift_at

@@ -11,7 +11,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.core.errors import GenerationSuspended, NonFiniteOutputError
-from pipelines.core.model import ModelSpec, Progress, Stage, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.progress import Progress, Stage
+from pipelines.core.request import VideoParams
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import FORMAT, Checkpoint

@@ -12,7 +12,9 @@ import torch
 
 from pipelines.core.errors import GenerationCancelled, GenerationSuspended
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import ModelSpec, Progress, Stage, StepCaching, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.progress import Progress, Stage
+from pipelines.core.request import StepCaching, VideoParams
 from pipelines.demo import demo_folder
 from pipelines.planning.planner import Layout, Residence
 from pipelines.runner.callbacks import Callbacks

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.core.model import VideoParams
+from pipelines.core.request import VideoParams
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.text_encoding import KEPT, EmbeddingStore, PromptEncoder

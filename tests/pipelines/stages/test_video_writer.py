@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.core.errors import EncodingError
-from pipelines.core.model import Frames
+from pipelines.core.progress import Frames
 from pipelines.stages.video_writer import Mp4Writer
 from tests.support.server_process import SmallDisk
 from tests.support.video import frame_rate, read_video

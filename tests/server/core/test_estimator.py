@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.core.model import Progress, Stage, StepCaching, VideoParams
+from pipelines.core.progress import Progress, Stage
+from pipelines.core.request import StepCaching, VideoParams
 from server.core.estimator import Estimator, Forecast, Run, rest_seconds, step_seconds
 
 PARAMS = VideoParams("an ox", " ", 100, 100, 10, 10, 5.0, 0)

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.core.model import GenerationStats, ModelSpec, Stage, VideoParams
+from pipelines.core.model import ModelSpec
+from pipelines.core.progress import GenerationStats, Stage
+from pipelines.core.request import VideoParams
 from server.engine import protocol as m
 
 ABOUT = {"generation_id": "g", "attempt": 1}

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.core.model import Stage, VideoParams
+from pipelines.core.progress import Stage
+from pipelines.core.request import VideoParams
 from server.engine.protocol import Progressed
 from server.engine.watchdog import FACTOR, TICK, AwakeClock, Patience, RunWatch, Watch, Watchdog
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines.core.model import Stage
+from pipelines.core.progress import Stage
 from server.core.events import Broker, Event, Live
 from server.core.generation import Generation, Origin, Status
 from server.service.metrics import Metrics

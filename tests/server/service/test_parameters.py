@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.core.catalogue import read_catalogue
-from pipelines.core.model import StepCaching, VideoParams
+from pipelines.core.request import StepCaching, VideoParams
 from server.core.errors import InvalidParamsError
 from server.service import parameters
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipelines.core.errors import NonFiniteOutputError
-from pipelines.core.model import Frames
+from pipelines.core.progress import Frames
 from pipelines.planning.planner import Decoding
 from pipelines.runner.runner import Runner
 from pipelines.stages.decoding.decoding import decode_frames

@@ -17,7 +17,8 @@ from PIL import Image
 
 from demo_training.fit_latent_rgb import error, fit, pairs
 from pipelines.core.geometry import Geometry, Grid
-from pipelines.core.model import LatentRgb, ModelSpec, VideoParams
+from pipelines.core.model import LatentRgb, ModelSpec
+from pipelines.core.request import VideoParams
 from pipelines.demo import demo_folder
 from pipelines.hub import local as weights
 from pipelines.runner.callbacks import Callbacks

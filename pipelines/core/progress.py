@@ -1,0 +1,80 @@
+"""How far a load or a generation is, and what came out of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+Frames: TypeAlias = "npt.NDArray[np.uint8]"
+"""RGB frames, (frames, height, width, 3), one byte a channel."""
+
+
+class Stage(StrEnum):
+    """The parts of a generation, in their order."""
+
+    PROMPT = "encoding the prompt"
+    DENOISE = "denoising"
+    DECODE = "decoding and writing the video"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a generation is: `step` of `steps` in `stage`, and `fraction` (0 … 1) of the whole.
+
+    `seconds` of work were spent on it so far, also before it was taken up again from a checkpoint.
+    """
+
+    stage: Stage
+    step: int
+    steps: int
+    fraction: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStats:
+    """What a video took, and what it was spared: prompts encoded, or known from before; denoising steps computed, or
+    foretold by the step cache. Of one taken up from a checkpoint it is what came after.
+    """
+
+    prompts_encoded: int = 0
+    prompts_cached: int = 0
+    steps_computed: int = 0
+    steps_skipped: int = 0
+
+    def __add__(self, other: "GenerationStats") -> "GenerationStats":
+        return GenerationStats(
+            self.prompts_encoded + other.prompts_encoded,
+            self.prompts_cached + other.prompts_cached,
+            self.steps_computed + other.steps_computed,
+            self.steps_skipped + other.steps_skipped,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A finished video on disk: sides in pixels, length in frames, `fps` in frames a second, `size` in bytes."""
+
+    path: Path
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    size: int
+    stats: GenerationStats = GenerationStats()
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+LoadCallback = Callable[[str, float], None]
+"""Called with the component being loaded and the fraction (0 … 1) of all bytes loaded so far."""
+
+
+CancelCheck = Callable[[], bool]
