@@ -13,6 +13,7 @@ import torch
 
 from demo_training.clips import Scene, render, sample_scene
 from demo_training.train_vae import encode, to_pixels
+from pipelines.core.files import atomic_path
 
 SEED = 20261126
 SHARD_PIXELS = 70_000_000
@@ -69,9 +70,8 @@ def draw_shard(vae: Any, canvas: Canvas, number: int, folder: Path) -> None:
         means = [
             encode(vae, to_pixels(frames[start : start + together])).mean for start in range(0, len(frames), together)
         ]
-    part = path.with_suffix(".part")
-    torch.save(torch.cat(means).half(), part)
-    part.rename(path)
+    with atomic_path(path, durable=False) as part:
+        torch.save(torch.cat(means).half(), part)
 
 
 def has_shard(canvas: Canvas, number: int, folder: Path) -> bool:

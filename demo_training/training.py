@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from pipelines.core.files import atomic_path
+
 SAVE_EVERY_SECONDS = 60
 
 
@@ -48,10 +50,9 @@ class Run:
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
-        part = self._file.with_suffix(".part")
         parts = {name: thing.state_dict() for name, thing in self._parts.items()}
-        torch.save({"steps": self.steps, "seconds": self.seconds, "parts": parts}, part)
-        part.rename(self._file)
+        with atomic_path(self._file, durable=False) as part:
+            torch.save({"steps": self.steps, "seconds": self.seconds, "parts": parts}, part)
         self._saved = time.monotonic()
 
     def log(self, **figures: float) -> None:

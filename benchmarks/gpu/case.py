@@ -35,7 +35,7 @@ from benchmarks.gpu.random_weights import (
 )
 from benchmarks.gpu.run import CASES, Case, allocator_settings
 from pipelines.core.errors import NonFiniteOutputError
-from pipelines.core.files import part_path
+from pipelines.core.files import atomic_write
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import Attention, Compile
 from pipelines.core.request import VideoParams
@@ -95,9 +95,7 @@ class Meter:
     def note(self, **facts: Any) -> None:
         """Add to the record, and write it."""
         self.record.update(facts)
-        part = part_path(self._to)
-        part.write_text(json.dumps(self.record), encoding="utf-8")
-        part.rename(self._to)
+        atomic_write(self._to, json.dumps(self.record), durable=False)
 
     def turn_to(self, stage: str) -> None:
         """End the stage under way, and begin another."""

@@ -1,11 +1,14 @@
-"""Bytes that outlive a power cut."""
+"""Files that are complete or absent, also after a power failure."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a folder's list of names, on the disk before going on."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -13,14 +16,60 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole, old or new, at any moment."""
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    sync(part)
-    part.rename(path)
-
-
 def part_path(path: Path) -> Path:
-    """Where a file is written until it is whole and takes its name."""
+    """The temporary name, in the same folder, of a file that is still being written."""
     return path.with_name(f".{path.name}.part")
+
+
+def durable_rename(part: Path, path: Path) -> None:
+    """Rename a finished file so that neither its content nor its new name is lost with the power.
+
+    A file that has the name already is replaced.
+    """
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+@contextmanager
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A context that gives a temporary path to write to, and renames it to `path` at its end.
+
+    After an error the temporary path is removed and `path` is as it was. The temporary path may be made a folder; its
+    files are then synced by the caller. Two writers of one path must lock each other out. Without `durable` nothing is
+    synced: a power failure may then leave an empty or damaged file.
+    """
+    part = part_path(path)
+    _remove(part)
+    try:
+        yield part
+        if durable:
+            durable_rename(part, path)
+        else:
+            part.replace(path)
+    except BaseException:
+        # the first error is the one to report
+        with suppress(OSError):
+            _remove(part)
+        raise
+
+
+def atomic_write(
+    path: Path, content: str | bytes | memoryview, *, permissions: int = 0o666, durable: bool = True
+) -> None:
+    """Write text (UTF-8) or bytes to a file whose old or new content is there at any moment.
+
+    `permissions` are those of the new file, less the process's umask. See `atomic_path` for `durable`. Raises OSError.
+    """
+    encoded = content.encode() if isinstance(content, str) else content
+    with atomic_path(path, durable=durable) as part:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(encoded)
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():
+        shutil.rmtree(part)
+    else:
+        part.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pipelines.core.errors import WeightFormatError
-from pipelines.core.files import sync
+from pipelines.core.files import atomic_path, sync
 from pipelines.core.precision import Precision
 from pipelines.layers.quantized_linear import quantize, scale_name, use_scaled
 from pipelines.loading.lora import Loras
@@ -152,27 +152,20 @@ def stored(
 
 
 def _write(source: Path, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None]) -> None:
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
     needed = sum(weight_format.size(name, tensor) for name, tensor in headers(source))
-    free = shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise WeightFormatError(
-            f"Keeping {source.name} as the plan has it needs {needed / GIB:.1f} GiB in {target.parent}, where "
-            f"{free / GIB:.1f} GiB is free."
-        )
-    try:
+    # the folder is used because its name exists: after a power failure the name must not be there without the content
+    with atomic_path(target) as part:
+        free = shutil.disk_usage(target.parent).free
+        if needed > free:
+            raise WeightFormatError(
+                f"Keeping {source.name} as the plan has it needs {needed / GIB:.1f} GiB in {target.parent}, where "
+                f"{free / GIB:.1f} GiB is free."
+            )
         part.mkdir()
         for number, shard in enumerate(_shards(source, weight_format, on_bytes)):
             path = part / f"{number:05}.safetensors"
             save_file(shard, path)
             sync(path)
-        # it is adopted by its name alone: after a power cut the name must not outlive the bytes
-        sync(part)
-        part.rename(target)
-        sync(target.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _shards(

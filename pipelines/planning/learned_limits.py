@@ -1,50 +1,41 @@
-"""What a card turned out to give: a plan that ran out of memory there is not tried again after the next start."""
+"""How much memory each GPU really has: a plan that ran out of memory is not tried again after a restart."""
 
-import json
 import time
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
-from pipelines.core.files import write_whole
+from pipelines.core.json_cache import JsonCache
 
 FORGOTTEN_AFTER_SECONDS = 7 * 24 * 3600
-"""What else was on the card, or a driver's fault, passes: after a week the card is tried anew."""
+"""Another process on the GPU or a driver's fault may have been the cause: after a week the GPU is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    bytes: int
+    learned_at: float
+
+    @property
+    def is_recent(self) -> bool:
+        return 0 <= time.time() - self.learned_at < FORGOTTEN_AFTER_SECONDS
 
 
 class LearnedLimits:
-    """Bytes that may be planned with on each card, by its name, in a small file."""
+    """Bytes that may be planned with on each GPU, by its name, in a small file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._cache = JsonCache(path, _Limit)
 
-    def get(self, card: str) -> int | None:
-        """The bytes to plan with at most, if that was learned of late."""
-        limit = self._read().get(card)
-        if limit is None or not 0 <= time.time() - limit["learned_at"] < FORGOTTEN_AFTER_SECONDS:
-            return None
-        return int(limit["bytes"])
+    def get(self, gpu: str) -> int | None:
+        """The most bytes to plan with; None if nothing was learned within FORGOTTEN_AFTER_SECONDS."""
+        limit = self._cache.get(gpu)
+        return limit.bytes if limit is not None and limit.is_recent else None
 
-    def learn(self, card: str, size: int) -> None:
-        """Note that no plan may count on more than `size` bytes of a card; a lower limit known already stays.
+    def learn(self, gpu: str, size: int) -> None:
+        """Let no plan use more than `size` bytes of a GPU. A lower limit that is known stays, with a new date."""
 
-        Where it cannot be written it is forgotten.
-        """
-        # a disk that is full or cannot be written costs finding it out again, no more
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self._path}.lock"):
-                known = self.get(card)
-                limit = {"bytes": size if known is None else min(known, size), "learned_at": time.time()}
-                write_whole(self._path, json.dumps({**self._read(), card: limit}, indent=1))
+        def lower(known: _Limit | None) -> _Limit:
+            most = known.bytes if known is not None and known.is_recent else size
+            return _Limit(min(most, size), time.time())
 
-    def _read(self) -> dict[str, dict[str, float]]:
-        try:
-            limits = json.loads(self._path.read_text())
-            return {
-                card: {"bytes": limit["bytes"], "learned_at": limit["learned_at"]} for card, limit in limits.items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            # it is only a memory: without it the ladder finds out again
-            return {}
+        self._cache.update(gpu, lower)

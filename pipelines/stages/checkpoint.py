@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pipelines.core.errors import GenerationSuspended
-from pipelines.core.files import part_path, sync
+from pipelines.core.files import atomic_path
 from pipelines.core.progress import CancelCheck
 from pipelines.stages.guidance import Passes
 
@@ -146,7 +146,6 @@ class Checkpoint:
         except OSError as error:
             # a generation without a checkpoint is better than none
             log.warning("no checkpoint was saved: %s", error)
-            part_path(self._path).unlink(missing_ok=True)
         else:
             self._on_saved(fraction)
 
@@ -156,13 +155,9 @@ def _write_file(path: Path, about: Mapping[str, Any], state: DenoisingState) -> 
     torch.save({name: getattr(state, name) for name in DenoisingState.__dataclass_fields__}, buffer)
     payload = buffer.getbuffer()
     header = {"format": FORMAT, "about": _digest(about), "sha256": hashlib.sha256(payload).hexdigest()}
-    part = part_path(path)
-    with part.open("wb") as file:
+    with atomic_path(path) as part, part.open("wb") as file:
         file.write(json.dumps(header).encode() + b"\n")
         file.write(payload)
-    sync(part)
-    part.rename(path)
-    sync(path.parent)
 
 
 def _unfit(header: Any, about: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipelines.core.files import sync
+from pipelines.core.files import atomic_path
 
 log = logging.getLogger("paddock.text_encoding")
 
@@ -101,16 +101,12 @@ class EmbeddingStore:
         return embeddings
 
     def _put(self, path: Path, embeddings: torch.Tensor) -> None:
-        part = path.with_suffix(".part")
         # a disk that is full or cannot be written costs encoding it again, no more
         with suppress(OSError, SafetensorError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            save_file({"embeddings": embeddings.contiguous()}, part)
-            sync(part)
-            part.rename(path)
+            with atomic_path(path) as part:
+                save_file({"embeddings": embeddings.contiguous()}, part)
             self._make_room()
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
     def _make_room(self) -> None:
         files = [(path, path.stat()) for path in self._folder.glob("*.safetensors")]

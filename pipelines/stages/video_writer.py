@@ -13,7 +13,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from pipelines.core.errors import EncodingError
-from pipelines.core.files import part_path, sync
+from pipelines.core.files import durable_rename, part_path
 from pipelines.core.progress import Frames, VideoFile
 
 # x264 splits its work by threads and its bytes depend on the split: a fixed number makes equal frames equal files
@@ -78,9 +78,7 @@ class Mp4Writer:
         if self._ffmpeg.wait() != 0:
             raise self._failure()
         try:
-            sync(self._part)
-            self._part.rename(self._path)
-            sync(self._path.parent)
+            durable_rename(self._part, self._path)
         except OSError as error:
             # some filesystems find out only now that there is no room
             self._path.unlink(missing_ok=True)

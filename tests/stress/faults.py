@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.files import atomic_write
+
 VARIABLE = "FAULTS"
 BALLAST = "FAULTS_BALLAST"
 _CLOCK = time.time
@@ -48,9 +50,7 @@ class Faults:
 
     def order(self, fault: Fault) -> None:
         """Have a fault happen next."""
-        part = self._order.with_suffix(".part")
-        part.write_text(json.dumps(asdict(fault)), encoding="utf-8")
-        part.rename(self._order)
+        atomic_write(self._order, json.dumps(asdict(fault)), durable=False)
 
     @property
     def is_pending(self) -> bool:

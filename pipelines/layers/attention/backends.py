@@ -4,11 +4,10 @@ At 480p attention is half of a step's arithmetic, at 720p three quarters, and ho
 chip, on the versions of its libraries and on how long the video is: so nobody can know it beforehand.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
-from filelock import FileLock
 
 from pipelines.core.errors import AttentionUnavailableError
-from pipelines.core.files import write_whole
+from pipelines.core.json_cache import JsonCache
 from pipelines.core.model import Attention
 from pipelines.layers.attention.cpu import fast_attention, instead
 from pipelines.layers.attention.fp8 import LEAST_KEYS, fp8_attention, why_not
@@ -97,7 +95,7 @@ def choose(setting: Attention, device: torch.device, find: Callable[[], Sequence
         return Attention.NATIVE
     over = find()
     key = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {', '.join(exact)}, {over}"
-    known = Remembered(cache / "attention.json")
+    known = JsonCache(cache / "attention.json", Attention)
     if (chosen := known.get(key)) is None:
         chosen = fastest(measure(exact, device, torch.bfloat16, over))
         known.put(key, chosen)
@@ -167,33 +165,6 @@ def fastest(measured: Mapping[Attention, float]) -> Attention:
     chosen = min(measured, key=lambda each: measured[each])
     log.info("attention is computed by %s: %s", chosen, told)
     return chosen
-
-
-class Remembered:
-    """Choices by what they were made for, in a small file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def get(self, key: str) -> Attention | None:
-        """The choice, if one is known."""
-        with suppress(ValueError):
-            return Attention(self._read().get(key, ""))
-        return None
-
-    def put(self, key: str, chosen: Attention) -> None:
-        """Note a choice; where it cannot be written it is made anew the next time."""
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self._path}.lock"):
-                write_whole(self._path, json.dumps({**self._read(), key: chosen}, indent=1))
-
-    def _read(self) -> dict[str, str]:
-        try:
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
 
 
 def _is_near(output: torch.Tensor, expected: torch.Tensor) -> bool:

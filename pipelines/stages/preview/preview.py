@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
-from pipelines.core.files import part_path
+from pipelines.core.files import atomic_write
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import LatentRgb
 from pipelines.hub.local import LATENT_RGB
@@ -57,8 +56,6 @@ class Preview:
         except OSError as error:
             log.warning("there is no preview of this generation any more: %s", error)
             self._is_given_up = True
-            with suppress(OSError):
-                part_path(self._path).unlink(missing_ok=True)
         else:
             self._on_written(step)
 
@@ -67,9 +64,7 @@ def _write(picture: Image.Image, path: Path) -> None:
     # encoded first: a full disk then fails in one place
     encoded = io.BytesIO()
     picture.save(encoded, "JPEG", quality=_QUALITY)
-    part = part_path(path)
-    part.write_bytes(encoded.getbuffer())
-    part.replace(path)
+    atomic_write(path, encoded.getbuffer(), durable=False)
 
 
 def clean_latents(scheduler: Any, latents: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor | None:

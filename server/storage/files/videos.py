@@ -9,7 +9,7 @@ from pathlib import Path
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
-from pipelines.core.files import part_path, sync
+from pipelines.core.files import atomic_write, part_path
 from server.core.errors import ResourceNotFoundError
 from server.core.generation import Generation
 
@@ -99,12 +99,6 @@ class Artifacts:
 
 def _signing_key(path: Path) -> str:
     if not path.exists() or not path.read_text():
-        part = path.with_suffix(".part")
-        part.touch(mode=0o600)
-        with part.open("w") as file:
-            file.write(secrets.token_urlsafe(32))
         # an empty key after a power loss would make every old link false, and new ones easy to forge
-        sync(part)
-        part.rename(path)
-        sync(path.parent)
+        atomic_write(path, secrets.token_urlsafe(32), permissions=0o600)
     return path.read_text()

@@ -115,7 +115,7 @@ def test_a_disk_that_is_found_full_at_the_last_moment_leaves_nothing(
     def full(_path: Path) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    monkeypatch.setattr("pipelines.stages.video_writer.sync", full)
+    monkeypatch.setattr("pipelines.core.files.sync", full)
 
     with pytest.raises(EncodingError, match="No space left on the server's disk"):
         write(tmp_path / "video.mp4", bars())

@@ -5,7 +5,7 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
-from pipelines.core.files import sync
+from pipelines.core.files import atomic_path
 
 COPIES_KEPT = 3
 
@@ -15,20 +15,17 @@ def keep_copy(database: Path, target: str) -> Path:
 
     No copy is written over; the newest COPIES_KEPT stay. Raises OSError when it cannot be written.
     """
-    part = database.with_name(f"{database.name}.copy.part")
-    part.unlink(missing_ok=True)
     kept = _free_name(database, target)
     try:
-        # not a copy of the file: what is committed may still be in the log beside it
-        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(part)) as copy:
+        with (
+            atomic_path(kept) as part,
+            closing(sqlite3.connect(database)) as source,
+            closing(sqlite3.connect(part)) as copy,
+        ):
+            # not a copy of the file: what is committed may still be in the log beside it
             source.backup(copy)
-        sync(part)
-        part.rename(kept)
     except sqlite3.Error as error:
         raise OSError(f"it could not be copied before its schema changes: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    sync(database.parent)
     for old in copies(database)[COPIES_KEPT:]:
         old.unlink()
     return kept

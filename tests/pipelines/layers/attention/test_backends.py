@@ -1,6 +1,5 @@
 """Attention is computed by the fastest kernel that is there and right, which is found once and remembered."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from pipelines.core.errors import AttentionUnavailableError
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.layers.attention import backends
-from pipelines.layers.attention.backends import Remembered, Sequence, attending, choose, fastest, measure, unusable
+from pipelines.layers.attention.backends import Sequence, attending, choose, fastest, measure, unusable
 from pipelines.runner.runner import Runner
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
@@ -121,23 +120,6 @@ def test_what_does_not_run_or_is_wrong_is_left_out(wrong: None, caplog: pytest.L
 def test_where_nothing_can_be_measured_it_is_torchs_own() -> None:
     assert fastest({}) is Attention.NATIVE
     assert fastest({Attention.NATIVE: 2.0, Attention.FLASH: 1.0}) is Attention.FLASH
-
-
-@pytest.mark.parametrize("spoilt", ["", "[]", "{", '{"key": "no kernel"}', '{"key": 5}'])
-def test_a_spoilt_memory_is_no_memory(spoilt: str, tmp_path: Path) -> None:
-    path = tmp_path / "attention.json"
-    path.write_text(spoilt)
-
-    assert Remembered(path).get("key") is None
-    Remembered(path).put("key", Attention.FLASH)
-    assert Remembered(path).get("key") is Attention.FLASH
-    assert json.loads(path.read_text())["key"] == "flash"
-
-
-def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-
-    Remembered(tmp_path / "file" / "attention.json").put("key", Attention.FLASH)
 
 
 def test_the_kernel_is_in_use_on_a_card_and_only_inside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,7 @@ def test_a_copy_that_cannot_be_made_stops_the_upgrade(old: Path, monkeypatch: py
     def full(_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copies, "sync", full)
+    monkeypatch.setattr("pipelines.core.files.sync", full)
     with pytest.raises(DatabaseUnusableError, match="No space left on device"):
         open_and_close(old)
 

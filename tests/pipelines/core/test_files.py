@@ -1,0 +1,117 @@
+"""Atomic files: old or new content at any moment, nothing left of a failed write, synced before the rename."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pipelines.core import files
+from pipelines.core.files import atomic_path, atomic_write, durable_rename, part_path
+
+
+@pytest.mark.parametrize("content", ["drei Äpfel\n", b"\x00\xff", memoryview(b"\x00\xff")])
+def test_text_and_bytes_are_written(content: str | bytes | memoryview, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old and longer")
+
+    atomic_write(path, content)
+
+    assert path.read_bytes() == ("drei Äpfel\n".encode() if isinstance(content, str) else b"\x00\xff")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_failed_write_changes_nothing_and_leaves_nothing(is_there: bool, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    if is_there:
+        path.write_text("old")
+
+    def fail() -> None:
+        with atomic_path(path) as part:
+            part.write_text("half")
+            assert part == part_path(path)
+            assert path.exists() == is_there
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == ({"file": "old"} if is_there else {})
+
+
+def test_a_disk_that_fails_at_the_sync_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        atomic_write(path, "new")
+
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {"file": "old"}
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_what_a_killed_process_left_is_not_written_on(is_folder: bool, tmp_path: Path) -> None:
+    path, part = tmp_path / "file", part_path(tmp_path / "file")
+    if is_folder:
+        part.mkdir()
+        (part / "old").write_text("old")
+    else:
+        part.write_text("half of the old")
+
+    with atomic_path(path) as given:
+        assert not given.exists()
+        given.write_text("new")
+
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_its_name_whole_or_goes_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+
+    def write(is_good: bool) -> None:
+        with atomic_path(path) as part:
+            part.mkdir()
+            (part / "file").write_text("content")
+            if not is_good:
+                raise ValueError
+
+    with pytest.raises(ValueError):
+        write(is_good=False)
+    assert list(tmp_path.iterdir()) == []
+
+    write(is_good=True)
+    assert (path / "file").read_text() == "content"
+
+
+def test_content_is_synced_before_the_name_and_the_name_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    path, part = tmp_path / "file", tmp_path / "part"
+    part.write_text("content")
+    monkeypatch.setattr(files, "sync", lambda synced: done.append((synced.name, path.exists())))
+
+    durable_rename(part, path)
+    assert done == [("part", False), (tmp_path.name, True)]
+
+    done.clear()
+    atomic_write(path, "content")
+    assert done == [(".file.part", True), (tmp_path.name, True)]
+
+    done.clear()
+    atomic_write(path, "content", durable=False)
+    assert done == []
+
+
+def test_a_secret_is_at_no_moment_readable_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(files, "sync", lambda synced: seen.append(stat.S_IMODE(synced.stat().st_mode)))
+    part_path(tmp_path / "key").touch(mode=0o644)
+
+    atomic_write(tmp_path / "key", "secret", permissions=0o600)
+
+    assert seen[0] == 0o600
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600

@@ -1,0 +1,47 @@
+"""Remembered values: typed, shared by processes, and no harm when the file is damaged or cannot be written."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipelines.core.json_cache import JsonCache
+from pipelines.core.model import Attention
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "{", '{"key": "no kernel"}', '{"key": 5}', "\x00"])
+def test_a_damaged_file_is_ignored(damaged: str, tmp_path: Path) -> None:
+    path = tmp_path / "attention.json"
+    path.write_text(damaged)
+
+    assert JsonCache(path, Attention).get("key") is None
+    JsonCache(path, Attention).put("key", Attention.FLASH)
+    assert JsonCache(path, Attention).get("key") is Attention.FLASH
+    assert json.loads(path.read_text())["key"] == "flash"
+
+
+def test_a_file_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    JsonCache(tmp_path / "file" / "attention.json", Attention).put("key", Attention.FLASH)
+
+
+def test_one_damaged_entry_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "attention.json"
+    path.write_text('{"one": "flash", "two": 7}')
+    cache = JsonCache(path, Attention)
+
+    cache.put("three", Attention.SAGE)
+
+    assert [cache.get(key) for key in ("one", "two", "three")] == [Attention.FLASH, None, Attention.SAGE]
+
+
+def test_two_writers_lose_nothing(tmp_path: Path) -> None:
+    def count(_: int) -> None:
+        JsonCache(tmp_path / "new" / "counts.json", int).update("key", lambda known: (known or 0) + 1)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(count, range(40)))
+
+    assert JsonCache(tmp_path / "new" / "counts.json", int).get("key") == 40
