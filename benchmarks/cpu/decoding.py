@@ -22,7 +22,7 @@ from benchmarks.server.overhead import timed
 from pipelines.core.progress import Frames
 from pipelines.demo import demo_folder
 from pipelines.layers.cpu_conv3d import use_onednn
-from pipelines.planning.planner import Decoding
+from pipelines.planning.layout import Decoding
 from pipelines.stages.decoding.decoding import decode_frames, denormalise
 from pipelines.tools.calibrate_step_cache import psnr
 

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from pipelines.loading.load import this_machine
-from pipelines.planning.planner import GIB, Machine
+from pipelines.planning.layout import GIB, Machine
 
 PERIOD_SECONDS = 0.05
 """How often the driver is asked how much of the card is in use: a peak shorter than that may go unseen."""

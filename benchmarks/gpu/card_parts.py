@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pipelines.layers.attention.fp8 import FORM, TILE, _attend, why_not
 from pipelines.offload.pinned_memory import pinned
-from pipelines.planning.planner import GIB
+from pipelines.planning.layout import GIB
 
 DEVICE = "cuda"
 HEADS, DIM = 40, 128

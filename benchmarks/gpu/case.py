@@ -41,7 +41,8 @@ from pipelines.core.model import Attention, Compile
 from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import Sequence, choose
 from pipelines.offload.placement import place
-from pipelines.planning.planner import GIB, Layout, Machine, MemoryPlan, plan
+from pipelines.planning.layout import GIB, Layout, Machine, MemoryPlan
+from pipelines.planning.planner import plan
 from pipelines.runner.compilation import Block, Compiler, is_wanted
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import denoise, release_memory

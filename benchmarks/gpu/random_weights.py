@@ -26,7 +26,7 @@ from pipelines.layers.quantized_linear import ScaledLinear
 from pipelines.loading.modules import skeleton, supply, tensors
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.offload.placement import TRANSFORMERS, bring, residence
-from pipelines.planning.planner import Layout, Residence
+from pipelines.planning.layout import Layout, Residence
 from pipelines.planning.shapes import ModelShape, parse_shape
 
 STD = 0.02

@@ -44,7 +44,7 @@ from benchmarks.report import Records, show
 from pipelines.core.model import Attention
 from pipelines.core.precision import PrecisionSetting
 from pipelines.planning.devices import cuda_devices
-from pipelines.planning.planner import GIB
+from pipelines.planning.layout import GIB
 from server.engine.subprocess.engine import environment
 
 BUDGET_SECONDS = 540.0

@@ -37,7 +37,7 @@ from pipelines.core.precision import Precision
 from pipelines.core.request import StepCaching, VideoParams
 from pipelines.demo import demo_folder
 from pipelines.loading.load import silence_progress_bars
-from pipelines.planning.planner import Layout
+from pipelines.planning.layout import Layout
 from pipelines.planning.shapes import read_shape
 from pipelines.runner.runner import Made, Runner
 from pipelines.stages.decoding.decoding import decode_frames

@@ -32,7 +32,8 @@ from pipelines.loading.lora import Loras
 from pipelines.loading.modules import StoredTensors, fill, headers, skeleton
 from pipelines.loading.weight_format import WeightFormat, stored
 from pipelines.offload.placement import bring, place, residence
-from pipelines.planning.planner import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Residence, plan
+from pipelines.planning.layout import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Residence
+from pipelines.planning.planner import plan
 from pipelines.planning.shapes import ModelShape, read_shape
 from pipelines.stages.preview.preview import read_latent_rgb
 from pipelines.stages.wan_pipeline import ResumableWanPipeline

@@ -29,7 +29,8 @@ from pipelines.core.precision import Precision
 from pipelines.layers.quantized_linear import quantize, scale_name, use_scaled
 from pipelines.loading.lora import Loras
 from pipelines.loading.modules import StoredTensors, headers, tensors
-from pipelines.planning.planner import GIB, SHARD_BYTES
+from pipelines.planning.layout import GIB
+from pipelines.planning.memory_model import SHARD_BYTES
 from pipelines.planning.shapes import FP32
 
 _Q4 = gguf.GGMLQuantizationType.Q4_0

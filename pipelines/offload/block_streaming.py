@@ -17,7 +17,7 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 
 from pipelines.offload.pinned_memory import pinned
-from pipelines.planning.planner import BLOCKS_IN_FLIGHT
+from pipelines.planning.memory_model import BLOCKS_IN_FLIGHT
 
 SLOTS = BLOCKS_IN_FLIGHT
 """As plans have it: one block computes, the next one comes."""

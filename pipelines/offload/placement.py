@@ -8,7 +8,7 @@ from diffusers.hooks import apply_group_offloading
 from pipelines.core.model import TRANSFORMERS
 from pipelines.offload.block_streaming import stream
 from pipelines.offload.pinned_memory import pinned
-from pipelines.planning.planner import Layout, Residence
+from pipelines.planning.layout import Layout, Residence
 
 HOST = torch.device("cpu")
 

@@ -5,8 +5,11 @@ bf16, as the makers' sheets of all these chips have it, and what is rounded for 
 more, which takes the card's memory its time. Attention stays in bf16: the gain depends on the video's size.
 """
 
+from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision
-from pipelines.planning.shapes import TransformerShape
+from pipelines.planning.layout import Layout, Machine, Residence
+from pipelines.planning.memory_model import blocks_bytes
+from pipelines.planning.shapes import ModelShape, TransformerShape
 
 HOST_TO_DEVICE = 16e9
 DISK_TO_HOST = 2e9
@@ -29,14 +32,14 @@ _RESTORING = {Precision.FP8: 0.04, Precision.Q4: 0.08, Precision.GGUF: 0.08}
 """Share of a step that bringing the weights back to bf16 takes: every one is read once more and written."""
 
 
-def seconds_in_bf16(transformer: TransformerShape, tokens: int, capability: tuple[int, int]) -> float:
+def _seconds_in_bf16(transformer: TransformerShape, tokens: int, capability: tuple[int, int]) -> float:
     """Of one forward pass with all weights on the card."""
     return transformer.forward_flops(tokens) / _at(_FLOPS, capability)
 
 
-def seconds(transformer: TransformerShape, tokens: int, capability: tuple[int, int], precision: Precision) -> float:
+def _seconds(transformer: TransformerShape, tokens: int, capability: tuple[int, int], precision: Precision) -> float:
     """Of one forward pass with all weights on the card, in a precision."""
-    exact = seconds_in_bf16(transformer, tokens, capability)
+    exact = _seconds_in_bf16(transformer, tokens, capability)
     if not precision.multiplies:
         return exact * (1 + _RESTORING.get(precision, 0.0))
     saved = transformer.linear_flops(tokens) / _at(_FLOPS, capability) * (1 - 1 / _FASTER)
@@ -47,3 +50,20 @@ def seconds(transformer: TransformerShape, tokens: int, capability: tuple[int, i
 def _at(rates: dict[tuple[int, int], float], capability: tuple[int, int]) -> float:
     known = [known for known in rates if known <= capability]
     return rates[max(known)] if known else rates[min(rates)]
+
+
+def relative_seconds(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:
+    """Seconds of a step over those with everything resident in bf16, by the passes that come one after another."""
+    transformer, tokens, together = shape.transformer, shape.tokens(largest), 1 + layout.batched
+    compute = together * _seconds_in_bf16(transformer, tokens, machine.capability)
+    taken = together * _seconds(transformer, tokens, machine.capability, layout.precision)
+    if layout.transformer is not Residence.RESIDENT:
+        copied = blocks_bytes(shape, layout.precision, 1) / shape.experts
+        streamed = transformer.num_layers - layout.resident_blocks
+        # the first block of a pass is waited for; the others arrive while their predecessors compute. That a batch
+        # waits for its first only once is left out: it is not worth a batch's memory
+        taken = together * copied / HOST_TO_DEVICE + max(taken, streamed * copied / HOST_TO_DEVICE)
+        if layout.transformer is Residence.DISK:
+            # it hides behind computing as well, but nobody knows how slow a disk is: the last resort
+            taken += streamed * copied / DISK_TO_HOST
+    return taken / compute

@@ -30,7 +30,8 @@ from pipelines.core.processes import die_with_parent
 from pipelines.layers.attention.backends import attending
 from pipelines.loading.modules import bare, supply
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.planning.planner import CONTEXT_BYTES, GIB, Layout, Residence
+from pipelines.planning.layout import GIB, Layout, Residence
+from pipelines.planning.memory_model import CONTEXT_BYTES
 
 OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
 """For blocks of any number of tokens, without a return to Python inside."""

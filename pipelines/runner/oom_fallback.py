@@ -16,8 +16,9 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import LoadCallback
 from pipelines.core.request import VideoParams
 from pipelines.loading.load import CACHE, plan_here, shape_here, this_machine
+from pipelines.planning.layout import Machine
 from pipelines.planning.learned_limits import LearnedLimits
-from pipelines.planning.planner import CLEARLY, Machine, next_plan, plan, priced
+from pipelines.planning.planner import CLEARLY, evaluate, next_plan, plan
 from pipelines.planning.shapes import ModelShape
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.runner import RenderedVideo, Runner
@@ -148,7 +149,7 @@ class OutOfMemoryFallback:
                 f"The device ran out of memory, laid out as leanly as can be. {_recommend(shape, machine, size)}"
             )
         log.warning("trying %s", lower.name)
-        failed = priced(shape, geometry, machine, self._plan.layout).device_peak
+        failed = evaluate(shape, geometry, machine, self._plan.layout).device_peak
         if CLEARLY * machine.device_memory <= failed <= machine.device_memory:
             # with room to spare it was something else on the card, and without any the plan had not promised to fit
             self._limits.learn(self._card, lower.device_peak)

@@ -24,7 +24,7 @@ from pipelines.core.progress import Frames, GenerationStats, LoadCallback, Progr
 from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import Sequence, choose
 from pipelines.loading.load import CACHE, LoadedPipeline, load_pipeline, plan_here
-from pipelines.planning.planner import Layout, Residence
+from pipelines.planning.layout import Layout, Residence
 from pipelines.planning.shapes import read_shape
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.compilation import Block, Compiler, is_wanted

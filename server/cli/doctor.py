@@ -17,7 +17,7 @@ import psutil
 from pipelines.core.catalogue import DEFAULT_MODEL, CatalogueEntry
 from pipelines.core.errors import CatalogueError, PipelineError
 from pipelines.hub import local as weights
-from pipelines.planning.planner import GIB
+from pipelines.planning.layout import GIB
 from server.cli.plan import PlanRefusedError, for_model, machine
 from server.core.settings import Settings
 from server.runtime.app import load_catalogue

@@ -15,7 +15,9 @@ from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.errors import PipelineError
 from pipelines.core.geometry import Geometry
 from pipelines.hub import local as weights
-from pipelines.planning.planner import GIB, HOST_SHARE, Machine, choices, plan
+from pipelines.planning.explain import choices
+from pipelines.planning.layout import GIB, HOST_SHARE, Machine
+from pipelines.planning.planner import plan
 from pipelines.planning.shapes import FileShape, ModelShape, parse_shape, read_shape
 from server.runtime.probe import ProbeError, cuda_devices, weight_files
 

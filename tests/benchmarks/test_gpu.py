@@ -22,7 +22,7 @@ from benchmarks.report import Records
 from pipelines.core.model import Attention, Compile
 from pipelines.core.precision import Precision
 from pipelines.layers.quantized_linear import ScaledLinear
-from pipelines.planning.planner import GIB, Layout, Residence
+from pipelines.planning.layout import GIB, Layout, Residence
 from pipelines.runner.compilation import Block
 
 CHOSEN = set(Precision) - {Precision.GGUF}

@@ -16,7 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
 from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.progress import Frames
-from pipelines.planning.planner import Decoding
+from pipelines.planning.layout import Decoding
 from pipelines.planning.tiles import OVERLAP, spans
 from pipelines.stages.decoding.tile_blending import Joiner
 

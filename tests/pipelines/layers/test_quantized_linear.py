@@ -28,7 +28,7 @@ from pipelines.core.request import VideoParams
 from pipelines.demo import demo_folder
 from pipelines.layers.quantized_linear import ScaledLinear, quantize, scale_name, use_scaled
 from pipelines.planning.cost_model import ROUNDING_BYTES
-from pipelines.planning.planner import Layout
+from pipelines.planning.layout import Layout
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint

@@ -11,7 +11,8 @@ from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import HostMemoryError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.loading.load import check_host, choose_plan, load_pipeline
-from pipelines.planning.planner import GIB, Machine, plan
+from pipelines.planning.layout import GIB, Machine
+from pipelines.planning.planner import plan
 from pipelines.planning.shapes import parse_shape
 
 

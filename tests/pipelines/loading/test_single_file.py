@@ -30,7 +30,10 @@ from pipelines.loading import single_file
 from pipelines.loading.load import load_pipeline, shape_here
 from pipelines.loading.modules import fill, headers, skeleton
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.planning.planner import GIB, Layout, Machine, Residence, _whole_bytes, choices, plan
+from pipelines.planning.explain import choices
+from pipelines.planning.layout import GIB, Layout, Machine, Residence
+from pipelines.planning.memory_model import transformer_bytes
+from pipelines.planning.planner import plan
 from pipelines.runner.runner import Runner
 from tests.support.models.wan_files import (
     PARTS,
@@ -390,7 +393,7 @@ def test_an_expert_beside_a_quantized_one_keeps_its_bf16(experts: Path, mixed: P
     shape = shape_here(experts, [named(mixed)])
 
     assert shape.kept[1] == transformer.in_bf16
-    assert _whole_bytes(shape, Precision.GGUF) == sum(shape.kept[0].blocks) + shape.kept[0].others + (
+    assert transformer_bytes(shape, Precision.GGUF) == sum(shape.kept[0].blocks) + shape.kept[0].others + (
         transformer.parameters * 2
     )
     machine = Machine(8 * GIB, 64 * GIB, (8, 9))

@@ -14,7 +14,7 @@ from pipelines.core.errors import GenerationCancelled, WeightFormatError
 from pipelines.core.model import ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.request import VideoParams
-from pipelines.planning.planner import Layout, Residence
+from pipelines.planning.layout import Layout, Residence
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from tests.support.video import psnr

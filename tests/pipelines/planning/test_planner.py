@@ -10,7 +10,10 @@ from pipelines.core.catalogue import read_catalogue
 from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision, PrecisionSetting
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.planning.planner import FAST_ENOUGH, GIB, Machine, MemoryPlan, _block_bytes, choices, plan
+from pipelines.planning.explain import choices
+from pipelines.planning.layout import GIB, Machine, MemoryPlan
+from pipelines.planning.memory_model import block_bytes
+from pipelines.planning.planner import FAST_ENOUGH, plan
 from pipelines.planning.shapes import ModelShape, parse_shape
 
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
@@ -135,7 +138,7 @@ def test_a_real_block_takes_what_is_planned_for_it(precision: Precision) -> None
 
     stored = sum(weight_format.size(name, tensor) for name, tensor in tensors.items())
 
-    assert stored == pytest.approx(_block_bytes(SHAPE, precision), rel=0.001)
+    assert stored == pytest.approx(block_bytes(SHAPE, precision), rel=0.001)
 
 
 @pytest.mark.parametrize(

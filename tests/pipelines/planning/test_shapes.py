@@ -21,14 +21,8 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision
 from pipelines.loading.modules import _assign
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.planning.planner import (
-    Decoding,
-    Layout,
-    _activation_bytes,
-    _restored_bytes,
-    _transformer_bytes,
-    decode_bytes,
-)
+from pipelines.planning.layout import Decoding, Layout
+from pipelines.planning.memory_model import activation_bytes, decode_bytes, dequantized_bytes, transformer_device_bytes
 from pipelines.planning.shapes import BF16, ModelShape, TextEncoderShape, TransformerShape, parse_shape, read_shape
 from pipelines.runner.runner import Runner
 from pipelines.stages.decoding.decoding import decode_frames
@@ -181,9 +175,9 @@ def test_denoising_with_shorter_weights(
         traced.peak = traced.alive
         model(latents, timestep=timestep, encoder_hidden_states=text, return_dict=False)
 
-    _, weights = _transformer_bytes(shape, Layout(precision))
-    activations = _activation_bytes(shape, shape.tokens(geometry), precision)
-    predicted = weights + _restored_bytes(shape, precision) + activations
+    _, weights = transformer_device_bytes(shape, Layout(precision))
+    activations = activation_bytes(shape, shape.tokens(geometry), precision)
+    predicted = weights + dequantized_bytes(shape, precision) + activations
     assert predicted == pytest.approx(traced.peak, rel=0.1)
 
 

@@ -16,7 +16,8 @@ from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import Fast, Lora, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.request import VideoParams
-from pipelines.planning.planner import GIB, Layout, Machine, Residence, plan
+from pipelines.planning.layout import GIB, Layout, Machine, Residence
+from pipelines.planning.planner import plan
 from pipelines.planning.shapes import parse_shape, read_shape
 from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner

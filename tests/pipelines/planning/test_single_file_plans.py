@@ -21,17 +21,10 @@ from pipelines.loading import single_file
 from pipelines.loading.load import shape_here
 from pipelines.loading.modules import fill, headers, skeleton
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.planning.planner import (
-    GIB,
-    Layout,
-    Machine,
-    Residence,
-    _transformer_bytes,
-    _whole_bytes,
-    choices,
-    plan,
-    priced,
-)
+from pipelines.planning.explain import choices
+from pipelines.planning.layout import GIB, Layout, Machine, Residence
+from pipelines.planning.memory_model import transformer_bytes, transformer_device_bytes
+from pipelines.planning.planner import evaluate, plan
 from pipelines.planning.shapes import FileShape, ModelShape, parse_shape
 from tests.support.models.trace import PeakBytes
 from tests.support.models.wan_files import State, by_original_names, named, write_safetensors
@@ -115,13 +108,13 @@ def test_a_plan_counts_what_the_file_holds(wan_14b: ModelShape) -> None:
 
     (kept,) = wan_14b.kept
     assert kept.blocks[0] == pytest.approx(block, rel=0.002)
-    assert _whole_bytes(wan_14b, Precision.GGUF) == pytest.approx(40 * block + kept.others, rel=0.002)
-    assert kept.others == pytest.approx(_whole_bytes(plain, Precision.BF16) - 40 * 2 * matrices, rel=0.2)
+    assert transformer_bytes(wan_14b, Precision.GGUF) == pytest.approx(40 * block + kept.others, rel=0.002)
+    assert kept.others == pytest.approx(transformer_bytes(plain, Precision.BF16) - 40 * 2 * matrices, rel=0.2)
     resident, streamed = (
-        _transformer_bytes(wan_14b, Layout(Precision.GGUF, residence, resident_blocks=blocks))
+        transformer_device_bytes(wan_14b, Layout(Precision.GGUF, residence, resident_blocks=blocks))
         for residence, blocks in ((Residence.RESIDENT, 0), (Residence.STREAMED, 30))
     )
-    assert resident[0] == _whole_bytes(wan_14b, Precision.GGUF)
+    assert resident[0] == transformer_bytes(wan_14b, Precision.GGUF)
     assert streamed == (30 * kept.blocks[0], 32 * kept.blocks[0] + kept.others)
 
 
@@ -143,7 +136,7 @@ def test_a_quantized_file_is_kept_as_it_is_on_every_machine(
 
     assert chosen.fits(machine)
     assert chosen.name == name
-    assert chosen.device_peak < priced(replace(wan_14b, files=()), video, machine, Layout()).device_peak
+    assert chosen.device_peak < evaluate(replace(wan_14b, files=()), video, machine, Layout()).device_peak
     made = choices(chosen, wan_14b, machine)["transformer weights"]
     assert made.choice == "GGUF"
     assert made.reason == "wan-Q4_K_M.gguf (Q4_K, Q6_K, float32): quantized already, and kept as it is"

@@ -16,7 +16,7 @@ from pipelines.core.model import Attention, Compile, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.request import VideoParams
 from pipelines.loading.load import load_pipeline
-from pipelines.planning.planner import Layout, Residence
+from pipelines.planning.layout import Layout, Residence
 from pipelines.runner import compilation as compiling
 from pipelines.runner.compilation import Block, is_wanted, main, stand_in
 from pipelines.runner.oom_fallback import OutOfMemoryFallback

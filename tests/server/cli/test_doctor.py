@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from pipelines.core.catalogue import DEFAULT_MODEL
-from pipelines.planning.planner import GIB
+from pipelines.planning.layout import GIB
 from server.cli import doctor, plan
 from server.cli.doctor import Finding, Verdict, examine
 from server.core.settings import Settings

@@ -6,7 +6,7 @@ import torch
 
 from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.progress import Frames
-from pipelines.planning.planner import Decoding
+from pipelines.planning.layout import Decoding
 from pipelines.runner.runner import Runner
 from pipelines.stages.decoding.decoding import decode_frames
 
