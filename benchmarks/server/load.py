@@ -32,7 +32,8 @@ from benchmarks.report import percentile, show
 from benchmarks.server.overhead import milliseconds, timed
 from pipelines.core.request import VideoParams
 from server.core.generation import Generation, Origin, Status
-from server.storage.db.store import Limits, Store
+from server.storage.db.records import QueueLimits
+from tests.support.records import StandaloneStore
 from tests.support.server_process import MODEL, SMALL, ServerProcess
 
 PARAMS = VideoParams("an ox by a lake", " ", 240, 416, 33, 16, 5.0, 1)
@@ -47,7 +48,7 @@ IDLE_REQUESTS = 500
 def fill(data_dir: Path, queued: int, history: int) -> None:
     """Records as they are after a long time: what is over, then what waits."""
     data_dir.mkdir(parents=True)
-    store = Store(f"sqlite:///{data_dir / 'paddock.db'}")
+    store = StandaloneStore(f"sqlite:///{data_dir / 'paddock.db'}")
     now = time.time()
     over = (_over(now - age) for age in range(history, 0, -1))
     waiting = (_waiting(now) for _ in range(queued))
@@ -55,7 +56,7 @@ def fill(data_dir: Path, queued: int, history: int) -> None:
     async def insert() -> None:
         for generations in (over, waiting):
             while batch := [generation for generation, _ in zip(generations, range(BATCH), strict=False)]:
-                await store.insert(batch, Limits(queued + history))
+                await store.submissions.insert(batch, QueueLimits(queued + history))
 
     asyncio.run(insert())
     store.close()

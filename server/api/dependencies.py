@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from server.api.auth import Authenticator
 from server.api.schemas.responses import ErrorBody, StatusName
 from server.core.errors import (
     BY_STATUS,
@@ -22,8 +23,7 @@ from server.core.errors import (
 from server.core.events import Live
 from server.core.generation import Status
 from server.service.service import Service
-from server.storage.db.api_keys import Gate
-from server.storage.db.store import Filters
+from server.storage.db.records import Filters
 from server.storage.files.previews import Previews
 from server.storage.files.videos import Artifacts
 
@@ -57,8 +57,8 @@ async def get_tenant(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> str:
     """Whose request it is: a digest of its API key, or nobody's in particular while there are no keys."""
-    gate: Gate = request.app.state.gate
-    return await gate.tenant(credentials.credentials if credentials else None)
+    authenticator: Authenticator = request.app.state.authenticator
+    return await authenticator.tenant(credentials.credentials if credentials else None)
 
 
 TenantDep = Annotated[str, Depends(get_tenant)]

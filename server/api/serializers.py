@@ -5,7 +5,7 @@ from typing import Any
 from server.api.dependencies import Links
 from server.core.events import Live
 from server.core.generation import Generation
-from server.storage.db.store import Placed
+from server.storage.db.records import Placed
 
 
 def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:

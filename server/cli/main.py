@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -125,13 +125,13 @@ def revoke_key(name: KeyName, data_dir: DataDir = None, config: Config = None) -
 @contextmanager
 def _key_ring(config: Path | None, data_dir: Path | None) -> Iterator["KeyRing"]:
     from server.storage.db.api_keys import KeyNameTakenError, KeyNotFoundError, KeyRing
-    from server.storage.db.connection import DatabaseUnusableError
+    from server.storage.db.connection import DatabaseUnusableError, opened
 
     settings = _settings(config, data_dir=data_dir)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        with closing(KeyRing(settings.records)) as ring:
-            yield ring
+        with opened(settings.records) as engine:
+            yield KeyRing(engine)
     except KeyNameTakenError as error:
         _refuse(f"There is a key named {error}, or was one. Choose another name.")
     except KeyNotFoundError as error:

@@ -1,16 +1,19 @@
-"""The law of whose turn it is, and of what is taken at it: for a claim, and to foretell the order of the whole queue.
+"""The order of the queue: which generation a claim takes next, and in which order the whole queue will be taken.
 
-Keys take turns. Next is the one whose last turn is longest ago; one that never had any, or whose generation was given
-back, is before those, and of several such the one with the older generation. Within a key the oldest goes first. So
-between two turns of a key that has something waiting every other has one at most, however much it has waiting.
+Tenants take turns. Next is the tenant whose last turn is longest ago. A tenant that never had a turn, or whose
+generation was given back, comes before those, and of several such the one with the older generation. Within a tenant
+the oldest generation goes first. So between two turns of a tenant that has generations waiting, every other tenant has
+at most one turn, however many generations it has waiting.
 
-A device goes on with the model it holds, since to load another takes long, but only so far:
-- Within a key the oldest of the device's model goes first, until `max_overtakes` have gone before an older one.
-- The first key in turn that has one to go on with goes first, and those before it are passed over, until one that
-  waits was passed over `max_overtakes` times since its last turn.
+A device goes on with the model it holds, since loading another takes long, but within a bound:
+- Within a tenant the oldest generation of the device's model goes first, until `max_overtakes` generations have gone
+  before an older one.
+- Across tenants the first tenant in turn that has a generation of that model goes first, and the tenants before it are
+  skipped, until one that waits has been skipped `max_overtakes` times since its last turn.
 
-A count bounds the wait, not a time: no clock can break it, and in a long queue, where all have waited long, a bound on
-time would load at every step. Who overtook another within a key overtook its oldest too, so that one's count is enough.
+The bound is a count, not a time: no clock can break it, and in a long queue, where all have waited long, a bound on
+time would load another model at every step. A generation that overtook any other of its tenant overtook the oldest
+one too, so the count of the oldest is enough.
 """
 
 from bisect import bisect_right, insort
@@ -21,7 +24,7 @@ from typing import NamedTuple
 
 
 class Waiting(NamedTuple):
-    """A queued generation: its sequence number, whose it is, and the model it needs."""
+    """A queued generation: its sequence number, its tenant, and the model it needs."""
 
     seq: int
     tenant: str
@@ -29,60 +32,60 @@ class Waiting(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """When a key last had its turn, as a number that grows (0: it is before all that had one), and how often it was
-    passed over since.
+    """When a tenant had its last turn, as a growing number (0: before all that had one), and how often it was skipped
+    since.
     """
 
     number: int = 0
-    passed: int = 0
+    skipped: int = 0
 
 
 class Taken(NamedTuple):
-    """What was taken, and the keys that were passed over for it."""
+    """The generation that was taken, and the tenants that were skipped for it."""
 
     generation: Waiting
-    passed: list[str]
+    skipped: list[str]
 
 
-class _Line:
-    """What one key has waiting, by model."""
+class _TenantQueue:
+    """The generations of one tenant that wait, by model."""
 
-    def __init__(self, tenant: str, passed: int) -> None:
+    def __init__(self, tenant: str, skipped: int) -> None:
         self.tenant = tenant
-        self.passed = passed
+        self.skipped = skipped
         self._waiting: dict[str, deque[int]] = defaultdict(deque)
         self._overtakers: list[int] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def join(self, seq: int, model: str) -> None:
-        """Stand behind those that are here."""
+    def append(self, seq: int, model: str) -> None:
+        """Add a generation that is younger than those that wait here."""
         self._waiting[model].append(seq)
 
-    def overtaken_by(self, seq: int) -> None:
-        """Note one that has gone before those here that are older."""
+    def note_overtaker(self, seq: int) -> None:
+        """Note a generation that has gone before older ones that wait here."""
         insort(self._overtakers, seq)
 
     @property
     def oldest(self) -> int:
-        """The number of the oldest."""
-        return self._waiting[self._first][0]
+        """The number of the oldest generation."""
+        return self._waiting[self._first_model][0]
 
     @property
-    def _first(self) -> str:
+    def _first_model(self) -> str:
         return min(self._waiting, key=lambda model: self._waiting[model][0])
 
     def next_model(self, holding: str | None, max_overtakes: int) -> str:
-        """The model of the one that is taken from here."""
-        first = self._first
+        """The model of the generation that a device takes from here."""
+        first = self._first_model
         if holding == first or holding not in self._waiting:
             return first
         overtakes = len(self._overtakers) - bisect_right(self._overtakers, self._waiting[first][0])
         return holding if overtakes < max_overtakes else first
 
     def take(self, model: str) -> Waiting:
-        """Take the oldest of a model."""
+        """Take the oldest generation of a model."""
         seq = self._waiting[model].popleft()
         if not self._waiting[model]:
             del self._waiting[model]
@@ -90,12 +93,12 @@ class _Line:
         return Waiting(seq, self.tenant, model)
 
 
-class Queue:
-    """The queue, or as much of it as the next claim depends on: of each key the oldest, and the oldest of the device's
-    model.
+class FairQueue:
+    """The queue, or as much of it as the next claim depends on: of each tenant the oldest generation, and the oldest
+    of the device's model.
 
-    `waiting` is oldest first; `started` are those, as number and key, that run or are over and are younger than their
-    key's oldest; `turns` the keys' own, of those that had any.
+    `waiting` is oldest first. `started` are, as number and tenant, the generations that run or are over and are
+    younger than their tenant's oldest. `turns` are the tenants' own, of those that had any.
     """
 
     def __init__(
@@ -106,57 +109,57 @@ class Queue:
         max_overtakes: int,
     ) -> None:
         self._max_overtakes = max_overtakes
-        lines: dict[str, _Line] = {}
+        queues: dict[str, _TenantQueue] = {}
         for each in waiting:
-            if (line := lines.get(each.tenant)) is None:
-                line = lines[each.tenant] = _Line(each.tenant, turns.get(each.tenant, Turn()).passed)
-            line.join(each.seq, each.model)
+            if (queue := queues.get(each.tenant)) is None:
+                queue = queues[each.tenant] = _TenantQueue(each.tenant, turns.get(each.tenant, Turn()).skipped)
+            queue.append(each.seq, each.model)
         for seq, tenant in started:
-            lines[tenant].overtaken_by(seq)
-        # who had its turn goes to the end, and so the order of the others stays
-        self._lines = OrderedDict(
-            sorted(lines.items(), key=lambda item: (turns.get(item[0], Turn()).number, item[1].oldest))
+            queues[tenant].note_overtaker(seq)
+        # a tenant that had its turn moves to the end, and so the order of the others stays
+        self._queues = OrderedDict(
+            sorted(queues.items(), key=lambda item: (turns.get(item[0], Turn()).number, item[1].oldest))
         )
-        self._impatient = {tenant for tenant, line in lines.items() if line.passed >= max_overtakes}
+        self._impatient = {tenant for tenant, queue in queues.items() if queue.skipped >= max_overtakes}
 
     @property
-    def keys(self) -> list[str]:
-        """The keys that have something waiting, in the order of their turns."""
-        return list(self._lines)
+    def tenants(self) -> list[str]:
+        """The tenants that have generations waiting, in the order of their turns."""
+        return list(self._queues)
 
     def take(self, holding: str | None) -> Taken | None:
-        """Take what a device takes next that holds this model; None when nothing waits."""
-        if not self._lines:
+        """Take the next generation for a device that holds this model; None when nothing waits."""
+        if not self._queues:
             return None
-        passed: list[_Line] = []
+        skipped: list[_TenantQueue] = []
         if holding is not None and not self._impatient:
-            for line in self._lines.values():
-                if line.next_model(holding, self._max_overtakes) == holding:
-                    return self._take(line, holding, passed)
-                passed.append(line)
-        first = next(iter(self._lines.values()))
+            for queue in self._queues.values():
+                if queue.next_model(holding, self._max_overtakes) == holding:
+                    return self._take(queue, holding, skipped)
+                skipped.append(queue)
+        first = next(iter(self._queues.values()))
         return self._take(first, first.next_model(holding, self._max_overtakes), [])
 
-    def _take(self, line: _Line, model: str, passed: Sequence[_Line]) -> Taken:
-        taken = line.take(model)
-        line.passed = 0
-        self._lines.move_to_end(line.tenant)
-        if not line:
-            del self._lines[line.tenant]
+    def _take(self, queue: _TenantQueue, model: str, skipped: Sequence[_TenantQueue]) -> Taken:
+        taken = queue.take(model)
+        queue.skipped = 0
+        self._queues.move_to_end(queue.tenant)
+        if not queue:
+            del self._queues[queue.tenant]
         if self._max_overtakes > 0:
-            self._impatient.discard(line.tenant)
-        for each in passed:
-            each.passed += 1
-            if each.passed >= self._max_overtakes:
+            self._impatient.discard(queue.tenant)
+        for each in skipped:
+            each.skipped += 1
+            if each.skipped >= self._max_overtakes:
                 self._impatient.add(each.tenant)
-        return Taken(taken, [each.tenant for each in passed])
+        return Taken(taken, [each.tenant for each in skipped])
 
 
-def foretold(queue: Queue, holding: Sequence[str | None]) -> Iterator[int]:
-    """The sequence numbers of what waits, in the order it will be taken if no more come; the queue is used up by it.
+def predicted_order(queue: FairQueue, holding: Sequence[str | None]) -> Iterator[int]:
+    """The sequence numbers of what waits, in the order it will be taken if no more come. This uses up the queue.
 
-    `holding` is the model that each device holds when it next takes one, None for none. Several devices are foretold
-    to take turns, as nobody knows which will be free first.
+    `holding` is the model that each device holds when it next takes a generation, None for none. Several devices are
+    assumed to take turns, as it is not known which will be free first.
     """
     held = list(holding) or [None]
     for device in cycle(range(len(held))):
@@ -167,9 +170,9 @@ def foretold(queue: Queue, holding: Sequence[str | None]) -> Iterator[int]:
 
 
 def place(waiting: Sequence[int], mine: int, rank: int) -> int:
-    """The place (1 is next) of a generation that has `rank` of its own key before it, where models make no difference.
+    """The place (1 is next) of a generation that has `rank` of its own tenant before it, where models do not matter.
 
-    `waiting` is how many each key has, in the order of their turns, and `mine` the index there of its own.
+    `waiting` is how many each tenant has, in the order of their turns, and `mine` the index there of its own tenant.
     """
     before = sum(min(many, rank + 1) for many in waiting[:mine]) + sum(min(many, rank) for many in waiting[mine + 1 :])
     return 1 + rank + before

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.core.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from pipelines.core.model import ModelSpec
 from server import __version__
+from server.api.auth import Authenticator
 from server.api.middleware import BrowserGuard
 from server.api.routes import events, files, generations, health, metrics, models, queue, videos, workbench
 from server.core.circuit_breaker import Tolerance
@@ -35,7 +36,9 @@ from server.engine.watchdog import Patience
 from server.scheduler.dispatcher import Dispatcher
 from server.service.metrics import Metrics
 from server.service.service import Service
-from server.storage.db.api_keys import Gate, KeyRing
+from server.storage.db.api_keys import KeyRing
+from server.storage.db.connection import opened
+from server.storage.db.statements.expiry import Expiry
 from server.storage.db.store import Store
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
@@ -62,11 +65,10 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             server = stack.enter_context(locked(settings.data_dir))
-            store = Store(settings.records, max_overtakes=settings.max_overtakes, server=server)
+            engine = stack.enter_context(opened(settings.records))
+            store = Store(engine, max_overtakes=settings.max_overtakes, server=server)
             stack.callback(store.close)
-            ring = KeyRing(settings.records)
-            stack.callback(ring.close)
-            app.state.gate = gate = Gate(settings.api_keys, ring)
+            app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
             app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
             checkpoints = Checkpoints(settings.data_dir)
             app.state.previews = previews = Previews(settings.data_dir)
@@ -74,15 +76,17 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             catalogue = load_catalogue(settings)
             engines = [_engine(settings, device, artifacts, checkpoints, previews) for device in devices]
             disk = Disk(settings.data_dir, settings.min_free_bytes)
-            kept = retention(settings, store, artifacts)
+            kept = retention(settings, store.expiry, artifacts)
             dispatcher = Dispatcher(
                 *(store, artifacts, checkpoints, previews, broker, catalogue, engines, disk, kept),
                 lease=settings.lease,
                 idle_unload=settings.idle_unload,
                 tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
             )
-            app.state.service = service = Service(settings, catalogue, store, dispatcher, broker, disk, kept)
-            watching = asyncio.create_task(gate.watch(broker.dismiss))
+            app.state.service = service = Service(
+                settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept
+            )
+            watching = asyncio.create_task(authenticator.watch(broker.dismiss))
             stack.callback(watching.cancel)
             app.state.metrics = Metrics(broker, lambda: service.executors)
             if settings.demo:
@@ -123,7 +127,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         BrowserGuard,
         names=settings.names,
         # where a key is needed a wrong name is no danger: a page that comes by it has none
-        any_name=lambda: not settings.allowed_hosts and not app.state.gate.is_open,
+        any_name=lambda: not settings.allowed_hosts and not app.state.authenticator.is_open,
         origins=settings.writers,
     )
     if settings.demo:
@@ -144,10 +148,10 @@ def load_catalogue(settings: Settings) -> dict[str, CatalogueEntry]:
     }
 
 
-def retention(settings: Settings, store: Store, artifacts: Artifacts) -> Retention:
+def retention(settings: Settings, expiry: Expiry, artifacts: Artifacts) -> Retention:
     """What is kept of the past, by the settings."""
     return Retention(
-        store,
+        expiry,
         artifacts,
         days=settings.retention_days,
         max_bytes=settings.retention_bytes,

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-from contextlib import closing
 from importlib.metadata import version
 from types import FrameType
 
@@ -22,7 +21,7 @@ from server.runtime.http_protocol import protocol
 from server.runtime.probe import ProbeError, cuda_devices
 from server.service.service import Service
 from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
-from server.storage.db.connection import DatabaseUnusableError
+from server.storage.db.connection import DatabaseUnusableError, opened
 from server.storage.files.disk import try_out
 from server.storage.files.videos import Artifacts
 
@@ -158,7 +157,8 @@ def check_data_dir(settings: Settings) -> None:
 def check_records(settings: Settings) -> None:
     """Bring the records to this version's schema; raises StartRefusedError when they cannot be used."""
     try:
-        with locked(settings.data_dir), closing(KeyRing(settings.records)) as ring:
+        with locked(settings.data_dir), opened(settings.records) as engine:
+            ring = KeyRing(engine)
             if settings.first_key and not settings.api_keys and not ring.all():
                 log.warning("Made an API key, which is shown only now: %s", ring.add(FIRST))
     except (DataDirInUseError, DatabaseUnusableError) as error:

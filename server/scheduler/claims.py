@@ -16,7 +16,8 @@ from server.core.events import Broker, Event, Live
 from server.core.generation import Generation
 from server.core.logging import ids
 from server.engine.protocol import Checkpointed, Previewed, Progressed, RunReport
-from server.storage.db.store import StaleAttemptError, Store
+from server.storage.db.records import StaleAttemptError
+from server.storage.db.statements.attempts import Attempts
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
 from server.storage.files.previews import Previews
@@ -70,7 +71,7 @@ class Claims:
 
     def __init__(
         self,
-        store: Store,
+        attempts: Attempts,
         artifacts: Artifacts,
         checkpoints: Checkpoints,
         previews: Previews,
@@ -79,7 +80,7 @@ class Claims:
         lease: float,
         on_queued: Callable[[], None],
     ) -> None:
-        self.store = store
+        self.attempts = attempts
         self._artifacts = artifacts
         self._checkpoints = checkpoints
         self._previews = previews
@@ -95,11 +96,11 @@ class Claims:
         if await self._disk.shortage() is not None:
             self.waits_for_room.set()
             return None
-        return await self.store.claim(owner, self._lease, holding)
+        return await self.attempts.claim(owner, self._lease, holding)
 
     async def renew(self, running: RunningAttempt) -> None:
         """Hold a claim on, and write down how far it is."""
-        await self.store.renew(running.held, self._lease, running.live.progress, running.fingerprint)
+        await self.attempts.renew(running.held, self._lease, running.live.progress, running.fingerprint)
 
     async def keep(self, running: RunningAttempt, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
         """Hold a claim on for as long as this runs; `on_lost` hears of one that another server has ended."""
@@ -158,8 +159,8 @@ class Claims:
         if adopted is not None:
             return adopted
         if not is_blamed:
-            return await self.store.release(held, running.saved)
-        return await self.store.worker_died(held, running.live.progress, why, running.saved)
+            return await self.attempts.release(held, running.saved)
+        return await self.attempts.worker_died(held, running.live.progress, why, running.saved)
 
     async def give_back(self, running: RunningAttempt) -> None:
         """Record what became of a generation; if that is not known, return it to the queue."""
@@ -168,7 +169,9 @@ class Claims:
             if running.end is not None:
                 self.announce(await running.end())
             else:
-                self.announce(await self._adopt(running.held) or await self.store.release(running.held, running.saved))
+                self.announce(
+                    await self._adopt(running.held) or await self.attempts.release(running.held, running.saved)
+                )
 
     def discard(self, running: RunningAttempt) -> None:
         """Remove what an attempt that counts no more has written; its checkpoint may be another attempt's by now."""
@@ -182,7 +185,7 @@ class Claims:
         # another server may be first
         with suppress(StaleAttemptError):
             if await self._adopt(abandoned) is None:
-                await self.store.requeue_abandoned(abandoned)
+                await self.attempts.requeue_abandoned(abandoned)
 
     async def _adopt(self, held: Generation) -> Generation | None:
         key = self._artifacts.finished(held)
@@ -190,4 +193,4 @@ class Claims:
             return None
         said = ids(held.id, held.attempt)
         log.info("generation %s: its finished file was found and adopted", held.id, extra=said)
-        return await self.store.succeed(held, key)
+        return await self.attempts.succeed(held, key)

@@ -58,7 +58,7 @@ class Dispatcher:
         self._retention = retention
         self._lease = lease
         self._tasks: list[asyncio.Task[None]] = []
-        self._claims = Claims(store, artifacts, checkpoints, previews, broker, disk, lease, self.wake)
+        self._claims = Claims(store.attempts, artifacts, checkpoints, previews, broker, disk, lease, self.wake)
         tolerance = tolerance or Tolerance()
         self.executors = [DeviceExecutor(engine, self._claims, catalogue, idle_unload, tolerance) for engine in engines]
 
@@ -66,10 +66,10 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Settle what this server left before, then set the lanes to work. Call with the data directory locked."""
-        await self._store.expire_leases()
-        for generation in await self._store.abandoned():
+        await self._store.attempts.expire_leases()
+        for generation in await self._store.attempts.abandoned():
             await self._claims.settle(generation)
-        if dropped := await self._store.cancel_waiting_sync():
+        if dropped := await self._store.submissions.cancel_waiting_sync():
             log.info("%d synchronous generations whose clients are gone were cancelled", dropped)
         self._drop_halves()
         self._checkpoints.sweep()
@@ -97,13 +97,13 @@ class Dispatcher:
         """Remove what is to be kept no longer, then look after leases that ran out although no server died."""
         while True:
             try:
-                for id_ in await self._store.ended(self._checkpoints.kept()):
+                for id_ in await self._store.expiry.ended(self._checkpoints.kept()):
                     self._checkpoints.discard(id_)
                 self._drop_previews()
                 self._drop_halves()
                 is_behind = await self._retention.tidy()
                 await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
-                for generation in await self._store.abandoned():
+                for generation in await self._store.attempts.abandoned():
                     if not self._is_held(generation):
                         await self._claims.settle(generation)
                         self.wake()
@@ -129,7 +129,7 @@ class Dispatcher:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
-                if await self._store.queued():
+                if await self._store.history.queued():
                     self.wake()
             except (RecordsUnavailableError, SQLAlchemyError) as error:
                 log.warning("the queue cannot be looked at: %s", error)

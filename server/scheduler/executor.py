@@ -36,7 +36,7 @@ from server.engine.interface import (
 from server.engine.protocol import Done, RunReport
 from server.scheduler.claims import Claims, RunningAttempt
 from server.scheduler.prefetch import PromptPrefetcher
-from server.storage.db.store import StaleAttemptError
+from server.storage.db.records import StaleAttemptError
 from server.storage.files.checkpoints import checkpoint_key
 from server.storage.files.previews import preview_key
 from server.storage.files.videos import artifact_key
@@ -71,7 +71,7 @@ class DeviceExecutor:
         self._claims = claims
         self._catalogue = catalogue
         self._idle_unload = idle_unload
-        who = (claims.store.server or "", socket.gethostname(), os.getpid(), uuid4().hex[:8], engine.state.device)
+        who = (claims.attempts.server or "", socket.gethostname(), os.getpid(), uuid4().hex[:8], engine.state.device)
         self._owner = "/".join(map(str, who))
         self._wishes: deque[tuple[Deployment, CatalogueEntry]] = deque()
         self._wake = asyncio.Event()
@@ -84,7 +84,7 @@ class DeviceExecutor:
         self._attempts: set[asyncio.Task[None]] = set()
         self._has_no_file = asyncio.Event()
         self._has_no_file.set()
-        self._prefetcher = PromptPrefetcher(claims.store, engine)
+        self._prefetcher = PromptPrefetcher(claims.attempts, engine)
         self.circuit = CircuitBreaker(tolerance)
         self.failures: dict[str, str] = {}
         self.stats = GenerationStats()
@@ -320,16 +320,16 @@ class DeviceExecutor:
         held, claims = running.held, self._claims
         entry = self._catalogue.get(held.model)
         if entry is None:
-            return await running.settle(partial(claims.store.fail, held, f"Model not found: {held.model}"))
+            return await running.settle(partial(claims.attempts.fail, held, f"Model not found: {held.model}"))
         assert held.params is not None, "a generation without valid parameters is never queued"
         try:
             done = await self._make(running, entry.variant(held.params.run_fast), held.params)
         except (LoadFailedError, GenerationFailedError) as error:
-            return await running.settle(partial(claims.store.fail, held, str(error)))
+            return await running.settle(partial(claims.attempts.fail, held, str(error)))
         except RunCancelledError as error:
             raise StaleAttemptError(held.id) from error
         except RunSuspendedError:
-            return await running.settle(partial(claims.store.release, held, running.saved))
+            return await running.settle(partial(claims.attempts.release, held, running.saved))
         except WorkerDiedError as error:
             said = ids(held.id, held.attempt)
             log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error, extra=said)
@@ -341,8 +341,8 @@ class DeviceExecutor:
             said = ids(held.id, held.attempt)
             log.exception("generation %s attempt %d met an unexpected fault", held.id, held.attempt, extra=said)
             sentence = "The server failed on this generation. Its log says more."
-            return await running.settle(partial(claims.store.fail, held, sentence))
-        return await running.settle(partial(claims.store.succeed, held, done.artifact, done.fingerprint))
+            return await running.settle(partial(claims.attempts.fail, held, sentence))
+        return await running.settle(partial(claims.attempts.succeed, held, done.artifact, done.fingerprint))
 
     def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
         # a worker that finished a file died of what it ran beside, if anything

@@ -8,7 +8,7 @@ from pipelines.core.request import VideoParams
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation
 from server.engine.interface import Engine
-from server.storage.db.store import Store
+from server.storage.db.statements.attempts import Attempts
 
 log = logging.getLogger("paddock.prefetch")
 
@@ -20,8 +20,8 @@ early enough for one of two steps to be left."""
 class PromptPrefetcher:
     """Looks at the queue for one device, once in a generation; again after news, for as long as it found nothing."""
 
-    def __init__(self, store: Store, engine: Engine) -> None:
-        self._store = store
+    def __init__(self, attempts: Attempts, engine: Engine) -> None:
+        self._attempts = attempts
         self._engine = engine
         self._has_news = False
         self._is_settled = False
@@ -51,7 +51,7 @@ class PromptPrefetcher:
 
     async def _following(self, running: Generation) -> Generation | None:
         try:
-            return await self._store.next(running.model)
+            return await self._attempts.next(running.model)
         except (RecordsUnavailableError, SQLAlchemyError) as error:
             log.info("what follows cannot be looked at: %s", error)
             return None

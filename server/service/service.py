@@ -27,7 +27,17 @@ from server.core.settings import Settings
 from server.scheduler.dispatcher import Dispatcher
 from server.scheduler.executor import Deployment, DeviceExecutor
 from server.service import parameters
-from server.storage.db.store import Filters, Limits, Once, OtherRequestError, Page, Placed, QueueLimitError, Store
+from server.storage.db.records import (
+    Filters,
+    IdempotencyKeyReusedError,
+    IdempotentRequest,
+    Page,
+    Placed,
+    QueueLimitError,
+    QueueLimits,
+)
+from server.storage.db.statements.history import History
+from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
 from server.storage.retention import Retention
 
@@ -36,13 +46,14 @@ _STOPPING = "The server is stopping. Queued generations run when it starts again
 
 
 class Service:
-    """The use cases, over store, dispatcher and broker."""
+    """The use cases, over records, dispatcher and broker."""
 
     def __init__(
         self,
         settings: Settings,
         catalogue: Mapping[str, CatalogueEntry],
-        store: Store,
+        submissions: Submissions,
+        history: History,
         dispatcher: Dispatcher,
         broker: Broker,
         disk: Disk,
@@ -51,7 +62,8 @@ class Service:
         self.settings = settings
         self.catalogue = catalogue
         self._dispatcher = dispatcher
-        self._store = store
+        self._submissions = submissions
+        self._history = history
         self._broker = broker
         self._disk = disk
         self._retention = retention
@@ -103,17 +115,18 @@ class Service:
             self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin) for offset in range(count)
         ]
         await self.check_room()
-        limits = Limits(self.settings.max_queued, self.settings.max_queued_per_key)
+        limits = QueueLimits(self.settings.max_queued, self.settings.max_queued_per_key)
         try:
-            recorded = await self._store.insert(new, limits, None if key is None else Once(key, _digest(body, origin)))
+            request = None if key is None else IdempotentRequest(key, _digest(body, origin))
+            recorded = await self._submissions.insert(new, limits, request)
         except QueueLimitError as error:
-            whose = "generations with this key" if error.is_keys else "generations"
+            whose = "generations with this key" if error.is_per_tenant else "generations"
             free_in = self._dispatcher.free_in
             raise QueueFullError(
                 f"The queue is full: {error.limit} {whose} are waiting.",
                 RETRY_AFTER if free_in is None else max(1, ceil(free_in)),
             ) from None
-        except OtherRequestError:
+        except IdempotencyKeyReusedError:
             raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
         if recorded is new:
             self._dispatcher.wake()
@@ -143,7 +156,7 @@ class Service:
             status=Status.QUEUED,
             parameters=parameters.echo(entry, body, limit),
             enqueued_at=now,
-            accepted_by=self._store.server,
+            accepted_by=self._submissions.server,
             target_namespace=parameters.text(body, "target_namespace"),
             target_repo=parameters.text(body, "target_repo"),
             target_directory=parameters.text(body, "target_directory"),
@@ -166,7 +179,7 @@ class Service:
                 pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).generation.is_terminal}
                 with suppress(TimeoutError):
                     # what another server ends is no event here
-                    async with asyncio.timeout(_ASK_AGAIN_SECONDS if self._store.is_shared else None):
+                    async with asyncio.timeout(_ASK_AGAIN_SECONDS if self._history.is_shared else None):
                         await self._drain(subscription, pending)
         return [(await self._find(tenant, id_)).generation for id_ in ids]
 
@@ -184,7 +197,7 @@ class Service:
 
     async def cancel(self, tenant: str, generation_id: str) -> None:
         """Cancel a generation: its row says so at once, the device stops within a step; nothing if it is over."""
-        before = await self._store.cancel(generation_id, tenant)
+        before = await self._submissions.cancel(generation_id, tenant)
         if before is None:
             await self._find(tenant, generation_id)
             return
@@ -194,7 +207,7 @@ class Service:
     async def hang_up(self, tenant: str, ids: Collection[str]) -> None:
         """A waiting client went away: cancel what has not started, let the rest go on."""
         for generation_id in ids:
-            before = await self._store.cancel(generation_id, tenant, unless_started=True)
+            before = await self._submissions.cancel(generation_id, tenant, unless_started=True)
             if before is not None:
                 self._publish_cancelled(before)
 
@@ -238,11 +251,11 @@ class Service:
 
     async def newest(self, filters: Filters) -> list[Placed]:
         """The newest generations that pass the filters."""
-        return await self._store.newest(filters, self._dispatcher.holding)
+        return await self._history.newest(filters, self._dispatcher.holding)
 
     async def page(self, filters: Filters, number: int, size: int) -> Page:
         """A page of history."""
-        return await self._store.page(filters, number, size, self._dispatcher.holding)
+        return await self._history.page(filters, number, size, self._dispatcher.holding)
 
     def live(self, placed: Placed) -> Live | None:
         """How a generation is doing if it runs, or when it may be done if it waits and that can be told."""
@@ -260,13 +273,13 @@ class Service:
 
     async def queue_length(self) -> int:
         """How many generations wait."""
-        return await self._store.queued()
+        return await self._history.queued()
 
     async def events(self, tenant: str) -> AsyncIterator[Event]:
         """What happens to a tenant's generations: the completions of the last seconds, then all as it comes."""
         with self._broker.subscribe(tenant) as subscription:
             since = time.time() - self.settings.event_replay
-            replayed = await self._store.completed_since(since, tenant)
+            replayed = await self._history.completed_since(since, tenant)
             for generation in replayed:
                 yield Event(generation)
             seen = {generation.id for generation in replayed}
@@ -275,7 +288,7 @@ class Service:
                     yield event
 
     async def _find(self, tenant: str, generation_id: str) -> Placed:
-        placed = await self._store.get(generation_id, tenant, self._dispatcher.holding)
+        placed = await self._history.get(generation_id, tenant, self._dispatcher.holding)
         if placed is None:
             raise GenerationNotFoundError
         return placed

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from server.storage.db.store import Store
+from server.storage.db.statements.expiry import Expiry
 from server.storage.files.videos import Artifacts
 
 log = logging.getLogger("paddock.retention")
@@ -29,7 +29,7 @@ class Retention:
 
     def __init__(
         self,
-        store: Store,
+        expiry: Expiry,
         artifacts: Artifacts,
         *,
         days: float,
@@ -37,7 +37,7 @@ class Retention:
         grace: float,
         clock: Clock = time.time,
     ) -> None:
-        self._store = store
+        self._expiry = expiry
         self._artifacts = artifacts
         self._days = days
         self._max_bytes = max_bytes
@@ -55,7 +55,7 @@ class Retention:
 
     async def remove(self, generation_id: str, tenant: str) -> bool:
         """Remove the row and the video of a generation that is over; False if there is none such."""
-        removed = await self._store.remove(generation_id, tenant)
+        removed = await self._expiry.remove(generation_id, tenant)
         if removed is None:
             return False
         await self._discard([removed.artifact] if removed.artifact else [])
@@ -66,7 +66,7 @@ class Retention:
         if not self._days:
             return False
         before = self._clock() - max(self._days * _DAY, self._grace)
-        forgotten = await self._store.forget(before, BATCH)
+        forgotten = await self._expiry.forget(before, BATCH)
         if forgotten:
             log.info("%d generations that ended more than %g days ago were removed", len(forgotten), self._days)
         await self._discard([generation.artifact for generation in forgotten if generation.artifact])
@@ -81,14 +81,14 @@ class Retention:
         if excess <= 0:
             return False
         leaving = []
-        for generation in await self._store.oldest_videos(self._clock() - self._grace, BATCH):
+        for generation in await self._expiry.oldest_videos(self._clock() - self._grace, BATCH):
             # the videos of another server on the same records are not here
             if excess > 0 and generation.artifact in sizes:
                 leaving.append(generation)
                 excess -= sizes[generation.artifact]
         if not leaving:
             return False
-        await self._store.withdraw(
+        await self._expiry.withdraw(
             leaving, f"The video was removed to make room: this server keeps {self._max_bytes} bytes, the newest."
         )
         await self._discard([generation.artifact for generation in leaving if generation.artifact])
@@ -101,11 +101,11 @@ class Retention:
         names = sorted(name for name in kept if name > self._swept_to)[:BATCH]
         self._swept_to = names[-1] if len(names) == BATCH else ""
         batch = {name: kept[name] for name in names}
-        leaving = await self._store.superseded(batch)
+        leaving = await self._expiry.superseded(batch)
         if self._days:
             # only then do rows go: without, a row that is not there was lost, and its video may be all that is left
             oldest = self._clock() - self._grace
-            leaving += [key for key in await self._store.unknown(batch) if self._artifacts.written(key) < oldest]
+            leaving += [key for key in await self._expiry.unknown(batch) if self._artifacts.written(key) < oldest]
         for key in leaving:
             log.info("removing %s: no generation names it", key)
         await self._discard(leaving)

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from pipelines.core.request import VideoParams
 from server.core.generation import MAY_BECOME, TERMINAL, Generation, Origin, Outcome, Status
 from server.storage.db.connection import open_database
-from server.storage.db.schema import metadata
-from server.storage.db.store import (
-    LIST_LIMIT,
-    ONCE_SECONDS,
+from server.storage.db.records import (
     Filters,
-    Limits,
-    Once,
-    OtherRequestError,
+    IdempotencyKeyReusedError,
+    IdempotentRequest,
     QueueLimitError,
+    QueueLimits,
     StaleAttemptError,
-    Store,
 )
+from server.storage.db.schema import metadata
+from server.storage.db.statements.history import LIST_LIMIT
+from server.storage.db.statements.submissions import IDEMPOTENCY_SECONDS
+from tests.support.records import StandaloneStore as Store
 
 PARAMS = VideoParams("an ox", " ", 64, 64, 5, 2, 5.0, 7)
 
@@ -97,20 +97,20 @@ def emptied(url: str, **options: Any) -> Store:
 async def queued(store: Store, count: int = 1, **changes: object) -> list[Generation]:
     """Some queued generations, in their order."""
     generations = [new(**changes) for _ in range(count)]
-    await store.insert(generations, Limits(10_000))
+    await store.submissions.insert(generations, QueueLimits(10_000))
     return generations
 
 
 async def claimed(store: Store) -> Generation:
     """A generation that is claimed for a minute."""
     await queued(store)
-    held = await store.claim("me", 60)
+    held = await store.attempts.claim("me", 60)
     assert held is not None
     return held
 
 
 async def read(store: Store, generation_id: str) -> Generation:
-    placed = await store.get(generation_id, "")
+    placed = await store.history.get(generation_id, "")
     assert placed is not None
     return placed.generation
 
@@ -120,9 +120,9 @@ async def read(store: Store, generation_id: str) -> Generation:
 
 async def test_what_goes_in_comes_out(store: Store) -> None:
     generation = new(target_namespace="ox", target_repo="videos", target_directory="a/b", tenant="me")
-    await store.insert([generation], Limits(1))
+    await store.submissions.insert([generation], QueueLimits(1))
 
-    placed = await store.get(generation.id, "me")
+    placed = await store.history.get(generation.id, "me")
 
     assert placed is not None
     assert placed.queue_position == 1
@@ -132,44 +132,44 @@ async def test_what_goes_in_comes_out(store: Store) -> None:
 async def test_another_tenants_generation_does_not_exist(store: Store) -> None:
     (generation,) = await queued(store, tenant="me")
 
-    assert await store.get(generation.id, "you") is None
-    assert await store.cancel(generation.id, "you") is None
-    assert await store.newest(Filters(tenant="you")) == []
-    assert (await store.page(Filters(tenant="you"), 1, 10)).total == 0
-    assert await store.completed_since(0, "you") == []
+    assert await store.history.get(generation.id, "you") is None
+    assert await store.submissions.cancel(generation.id, "you") is None
+    assert await store.history.newest(Filters(tenant="you")) == []
+    assert (await store.history.page(Filters(tenant="you"), 1, 10)).total == 0
+    assert await store.history.completed_since(0, "you") == []
 
 
 async def test_an_insert_over_the_limit_records_nothing(store: Store) -> None:
     await queued(store, 2)
 
     with pytest.raises(QueueLimitError):
-        await store.insert([new(), new()], Limits(3))
-    await store.insert([new(status=Status.FAILED) for _ in range(5)], Limits(2))
+        await store.submissions.insert([new(), new()], QueueLimits(3))
+    await store.submissions.insert([new(status=Status.FAILED) for _ in range(5)], QueueLimits(2))
 
-    assert await store.queued() == 2
+    assert await store.history.queued() == 2
 
 
 async def test_a_limit_holds_for_inserts_at_the_same_instant(store: Store, rival: Store) -> None:
-    inserts = [one.insert([new()], Limits(10)) for one in (store, rival) for _ in range(15)]
+    inserts = [one.submissions.insert([new()], QueueLimits(10)) for one in (store, rival) for _ in range(15)]
 
     ended = await asyncio.gather(*inserts, return_exceptions=True)
     refused = [error for error in ended if isinstance(error, BaseException)]
 
     assert len(refused) == 20
     assert {type(error) for error in refused} == {QueueLimitError}
-    assert await store.queued() == 10
+    assert await store.history.queued() == 10
 
 
 async def test_one_key_may_not_fill_the_queue(store: Store) -> None:
-    limits = Limits(10, of_a_key=2)
-    await store.insert([new(tenant="me"), new(tenant="me")], limits)
+    limits = QueueLimits(10, per_tenant=2)
+    await store.submissions.insert([new(tenant="me"), new(tenant="me")], limits)
 
     with pytest.raises(QueueLimitError) as caught:
-        await store.insert([new(tenant="me")], limits)
-    await store.insert([new(tenant="you")], limits)
+        await store.submissions.insert([new(tenant="me")], limits)
+    await store.submissions.insert([new(tenant="you")], limits)
 
-    assert (caught.value.limit, caught.value.is_keys) == (2, True)
-    assert await store.queued() == 3
+    assert (caught.value.limit, caught.value.is_per_tenant) == (2, True)
+    assert await store.history.queued() == 3
 
 
 @pytest.fixture
@@ -181,76 +181,82 @@ def twin(url: str, store: Store, clock: Clock) -> Iterator[Store]:
 
 
 async def test_a_request_that_comes_twice_is_recorded_once(store: Store, twin: Store, clock: Clock) -> None:
-    once, first = Once("a-key", "digest"), [new(tenant="me"), new(tenant="me")]
-    assert await store.insert(first, Limits(10), once) is first
+    once, first = IdempotentRequest("a-key", "digest"), [new(tenant="me"), new(tenant="me")]
+    assert await store.submissions.insert(first, QueueLimits(10), once) is first
 
     # of two servers as well, over the limit as well, and as it is by now
-    await store.cancel(first[0].id, "me")
-    again = await twin.insert([new(tenant="me")], Limits(0), once)
+    await store.submissions.cancel(first[0].id, "me")
+    again = await twin.submissions.insert([new(tenant="me")], QueueLimits(0), once)
 
     assert [(each.id, each.status) for each in again] == [
         (first[0].id, Status.CANCELLED),
         (first[1].id, Status.QUEUED),
     ]
-    with pytest.raises(OtherRequestError):
-        await store.insert([new(tenant="me")], Limits(10), Once("a-key", "another"))
+    with pytest.raises(IdempotencyKeyReusedError):
+        await store.submissions.insert([new(tenant="me")], QueueLimits(10), IdempotentRequest("a-key", "another"))
     # another's key of that name is another, and after a day this one is new
-    await store.insert([new(tenant="you")], Limits(10), once)
-    clock.now += ONCE_SECONDS + 1
+    await store.submissions.insert([new(tenant="you")], QueueLimits(10), once)
+    clock.now += IDEMPOTENCY_SECONDS + 1
     later = [new(tenant="me")]
-    assert await store.insert(later, Limits(10), Once("a-key", "another")) is later
+    assert await store.submissions.insert(later, QueueLimits(10), IdempotentRequest("a-key", "another")) is later
 
 
 async def test_requests_at_the_same_instant_are_one(store: Store, twin: Store) -> None:
-    inserts = [one.insert([new()], Limits(100), Once("a-key", "digest")) for one in (store, twin) for _ in range(10)]
+    inserts = [
+        one.submissions.insert([new()], QueueLimits(100), IdempotentRequest("a-key", "digest"))
+        for one in (store, twin)
+        for _ in range(10)
+    ]
 
     made = await asyncio.gather(*inserts)
 
     assert len({recorded[0].id for recorded in made}) == 1
-    assert await store.queued() == 1
+    assert await store.history.queued() == 1
 
 
 async def test_what_was_removed_since_is_made_again(store: Store) -> None:
-    once, first = Once("a-key", "digest"), [new(tenant="me")]
-    await store.insert(first, Limits(10), once)
-    await store.cancel(first[0].id, "me")
-    await store.remove(first[0].id, "me")
+    once, first = IdempotentRequest("a-key", "digest"), [new(tenant="me")]
+    await store.submissions.insert(first, QueueLimits(10), once)
+    await store.submissions.cancel(first[0].id, "me")
+    await store.expiry.remove(first[0].id, "me")
 
     second = [new(tenant="me")]
 
-    assert await store.insert(second, Limits(10), once) is second
-    assert await store.insert([new(tenant="me")], Limits(10), once) == await of(store, second)
+    assert await store.submissions.insert(second, QueueLimits(10), once) is second
+    assert await store.submissions.insert([new(tenant="me")], QueueLimits(10), once) == await of(store, second)
 
 
 async def test_who_hung_up_and_comes_back_is_served(store: Store) -> None:
-    once, first = Once("a-key", "digest"), [new(origin=Origin.SYNC), new(origin=Origin.SYNC)]
-    await store.insert(first, Limits(10), once)
+    once, first = IdempotentRequest("a-key", "digest"), [new(origin=Origin.SYNC), new(origin=Origin.SYNC)]
+    await store.submissions.insert(first, QueueLimits(10), once)
     again = [new(origin=Origin.SYNC), new(origin=Origin.SYNC)]
-    assert [each.id for each in await store.insert(again, Limits(10), once)] == [each.id for each in first]
+    assert [each.id for each in await store.submissions.insert(again, QueueLimits(10), once)] == [
+        each.id for each in first
+    ]
 
-    await store.cancel(first[1].id, "", unless_started=True)
+    await store.submissions.cancel(first[1].id, "", unless_started=True)
 
-    assert await store.insert(again, Limits(10), once) is again
+    assert await store.submissions.insert(again, QueueLimits(10), once) is again
 
 
 async def of(store: Store, generations: list[Generation]) -> list[Generation]:
-    found = [await store.get(generation.id, generation.tenant) for generation in generations]
+    found = [await store.history.get(generation.id, generation.tenant) for generation in generations]
     return [placed.generation for placed in found if placed is not None]
 
 
 async def test_any_text_is_kept_and_looked_for(store: Store) -> None:
     odd = "a\0b\N{OX}\\u0000"
     generation = new(target_namespace=odd, parameters={"prompt": odd}, params=replace(PARAMS, prompt=odd))
-    await store.insert([generation], Limits(1))
+    await store.submissions.insert([generation], QueueLimits(1))
 
-    (placed,) = await store.newest(Filters(namespace=odd))
+    (placed,) = await store.history.newest(Filters(namespace=odd))
 
     assert placed.generation.parameters == {"prompt": odd}
     assert placed.generation.params == generation.params
     # PostgreSQL has no room for one character
     assert placed.generation.target_namespace in (odd, odd.replace("\0", "\N{REPLACEMENT CHARACTER}"))
-    assert await store.get("\0", "") is None
-    assert await store.cancel("\0", "\0") is None
+    assert await store.history.get("\0", "") is None
+    assert await store.submissions.cancel("\0", "\0") is None
 
 
 async def test_filters_all_hold_together(store: Store) -> None:
@@ -259,7 +265,7 @@ async def test_filters_all_hold_together(store: Store) -> None:
     await queued(store, target_namespace="ox", target_repo="b", target_directory="y", model="other")
 
     async def count(**filters: object) -> int:
-        return len(await store.newest(Filters(**filters)))  # type: ignore[arg-type]
+        return len(await store.history.newest(Filters(**filters)))  # type: ignore[arg-type]
 
     assert await count() == 3
     assert await count(namespace="ox") == 3
@@ -275,39 +281,39 @@ async def test_pages_are_newest_first_and_count_all(store: Store) -> None:
     generations = await queued(store, 5)
     await queued(store, 2, tenant="another", status=Status.CANCELLED)
 
-    page = await store.page(Filters(), 2, 2)
+    page = await store.history.page(Filters(), 2, 2)
 
     assert page.total == 5
-    assert (await store.page(Filters(tenant="another"), 1, 1)).total == 2
-    assert (await store.page(Filters(model="no such"), 1, 1)).total == 0
+    assert (await store.history.page(Filters(tenant="another"), 1, 1)).total == 2
+    assert (await store.history.page(Filters(model="no such"), 1, 1)).total == 0
     assert [placed.generation.id for placed in page.rows] == [generations[2].id, generations[1].id]
     assert [placed.queue_position for placed in page.rows] == [3, 2]
     for size in (1, 2, 3, 5, 6):
-        pages = [await store.page(Filters(), number, size) for number in range(1, 8)]
+        pages = [await store.history.page(Filters(), number, size) for number in range(1, 8)]
         assert [len(page.rows) for page in pages] == [min(size, max(5 - size * before, 0)) for before in range(7)]
         assert [placed.generation.id for page in pages for placed in page.rows] == [g.id for g in generations[::-1]]
 
 
 async def test_a_list_of_several_statuses_is_one_newest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     over, running, *waiting = (generation.id for generation in await queued(store, 4))
-    held = await store.claim("me", 60)
+    held = await store.attempts.claim("me", 60)
     assert held is not None
-    await store.succeed(held, "over.mp4")
-    await store.claim("me", 60)
+    await store.attempts.succeed(held, "over.mp4")
+    await store.attempts.claim("me", 60)
 
     async def ids(*statuses: Status) -> list[str]:
-        return [placed.generation.id for placed in await store.newest(Filters(statuses=frozenset(statuses)))]
+        return [placed.generation.id for placed in await store.history.newest(Filters(statuses=frozenset(statuses)))]
 
     assert await ids(Status.QUEUED, Status.PROCESSING) == [*waiting[::-1], running]
     assert await ids(Status.SUCCEEDED, Status.QUEUED) == [*waiting[::-1], over]
-    monkeypatch.setattr("server.storage.db.store.LIST_LIMIT", 2)
+    monkeypatch.setattr("server.storage.db.statements.history.LIST_LIMIT", 2)
     assert await ids(Status.QUEUED, Status.PROCESSING) == waiting[::-1]
 
 
 async def test_a_list_is_bounded(store: Store) -> None:
     await queued(store, LIST_LIMIT + 1)
 
-    assert len(await store.newest(Filters())) == LIST_LIMIT
+    assert len(await store.history.newest(Filters())) == LIST_LIMIT
 
 
 # the status law
@@ -318,10 +324,10 @@ async def test_claims_are_first_in_first_out_by_sequence_not_by_clock(store: Sto
     clock.now -= 500
     (third,) = await queued(store, enqueued_at=clock.now)
 
-    order = [held.id for _ in range(3) if (held := await store.claim("me", 60))]
+    order = [held.id for _ in range(3) if (held := await store.attempts.claim("me", 60))]
 
     assert order == [first.id, second.id, third.id]
-    assert await store.claim("me", 60) is None
+    assert await store.attempts.claim("me", 60) is None
 
 
 async def test_a_claim_says_who_until_when_and_which_attempt(store: Store, clock: Clock) -> None:
@@ -334,17 +340,17 @@ async def test_a_claim_says_who_until_when_and_which_attempt(store: Store, clock
 
 
 async def test_what_a_claim_would_take_is_told_and_left_where_it_is(store: Store) -> None:
-    assert await store.next(None) is None
+    assert await store.attempts.next(None) is None
     (first,), (other,) = await queued(store), await queued(store, model="another")
 
-    told = await store.next("another")
+    told = await store.attempts.next("another")
     assert told is not None
     assert (told.id, told.status, told.attempt) == (other.id, Status.QUEUED, 0)
     assert await store.attempt_log() == []
-    taken = await store.claim("me", 60, "another")
+    taken = await store.attempts.claim("me", 60, "another")
     assert taken is not None
     assert taken.id == told.id
-    following = await store.next("another")
+    following = await store.attempts.next("another")
     assert following is not None
     assert following.id == first.id
 
@@ -352,7 +358,7 @@ async def test_what_a_claim_would_take_is_told_and_left_where_it_is(store: Store
 async def test_racing_claims_never_share_a_generation(store: Store) -> None:
     await queued(store, 20)
 
-    claims = await asyncio.gather(*(store.claim(f"owner {n}", 60) for n in range(30)))
+    claims = await asyncio.gather(*(store.attempts.claim(f"owner {n}", 60) for n in range(30)))
 
     ids = [held.id for held in claims if held]
     assert len(ids) == len(set(ids)) == 20
@@ -362,16 +368,16 @@ async def test_what_is_claimed_while_a_list_is_read_keeps_its_place_in_it(
     store: Store, rival: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await queued(store, 2)
-    select = store._select
+    select = store.history._select
 
     def select_then_claim(*args: Any) -> list[Generation]:
         found = select(*args)
-        asyncio.run(rival.claim("rival", 60))
+        asyncio.run(rival.attempts.claim("rival", 60))
         return found
 
-    monkeypatch.setattr(store, "_select", select_then_claim)
+    monkeypatch.setattr(store.history, "_select", select_then_claim)
 
-    rows = await store.newest(Filters())
+    rows = await store.history.newest(Filters())
 
     assert [(row.generation.status, row.queue_position) for row in rows] == [(Status.QUEUED, 2), (Status.QUEUED, 1)]
 
@@ -380,7 +386,7 @@ async def test_a_cancel_and_an_end_at_the_same_instant_have_one_winner(store: St
     for _ in range(30):
         held = await claimed(store)
         ended, before = await asyncio.gather(
-            store.succeed(held, "a.mp4"), rival.cancel(held.id, ""), return_exceptions=True
+            store.attempts.succeed(held, "a.mp4"), rival.submissions.cancel(held.id, ""), return_exceptions=True
         )
         assert isinstance(ended, StaleAttemptError) == isinstance(before, Generation)
         assert isinstance(ended, StaleAttemptError | Generation), ended
@@ -391,7 +397,7 @@ async def test_a_cancel_and_an_end_at_the_same_instant_have_one_winner(store: St
 async def test_a_cancel_and_a_claim_at_the_same_instant_agree(store: Store, rival: Store) -> None:
     for _ in range(30):
         (waiting,) = await queued(store)
-        held, before = await asyncio.gather(store.claim("me", 60), rival.cancel(waiting.id, ""))
+        held, before = await asyncio.gather(store.attempts.claim("me", 60), rival.submissions.cancel(waiting.id, ""))
         assert before is not None
         assert (before.attempt, before.status is Status.PROCESSING) == ((1, True) if held else (0, False))
         assert (await read(store, waiting.id)).status is Status.CANCELLED
@@ -399,18 +405,18 @@ async def test_a_cancel_and_a_claim_at_the_same_instant_agree(store: Store, riva
 
 async def test_a_requeued_generation_keeps_its_place(store: Store) -> None:
     first, second = await queued(store, 2)
-    held = await store.claim("me", 60)
+    held = await store.attempts.claim("me", 60)
     assert held is not None
 
-    await store.release(held)
+    await store.attempts.release(held)
 
-    placed = await store.get(first.id, "")
+    placed = await store.history.get(first.id, "")
     assert placed is not None
     assert placed.queue_position == 1
-    again = await store.claim("me", 60)
+    again = await store.attempts.claim("me", 60)
     assert again is not None
     assert (again.id, again.attempt) == (first.id, 2)
-    other = await store.get(second.id, "")
+    other = await store.history.get(second.id, "")
     assert other is not None
     assert other.queue_position == 1
 
@@ -419,47 +425,47 @@ async def test_a_finished_generation_says_when_and_what(store: Store, clock: Clo
     held = await claimed(store)
     clock.now += 5
 
-    finished = await store.succeed(held, "a.mp4")
+    finished = await store.attempts.succeed(held, "a.mp4")
 
     assert finished == await read(store, held.id)
     assert (finished.status, finished.artifact, finished.progress) == (Status.SUCCEEDED, "a.mp4", 1.0)
     assert finished.completed_at == clock.now
     assert (finished.owner, finished.lease_until) == (None, None)
-    assert await store.completed_since(clock.now - 1, "") == [finished]
-    assert await store.completed_since(clock.now + 1, "") == []
+    assert await store.history.completed_since(clock.now - 1, "") == [finished]
+    assert await store.history.completed_since(clock.now + 1, "") == []
 
 
 async def test_a_failure_keeps_its_sentence(store: Store) -> None:
-    failed = await store.fail(await claimed(store), "No luck.")
+    failed = await store.attempts.fail(await claimed(store), "No luck.")
 
     assert (failed.status, failed.error_message) == (Status.FAILED, "No luck.")
 
 
 async def test_cancelling_returns_what_it_was_and_happens_once(store: Store) -> None:
     (waiting,) = await queued(store)
-    before = await store.cancel(waiting.id, "")
+    before = await store.submissions.cancel(waiting.id, "")
     assert before is not None
     assert before.status is Status.QUEUED
-    assert await store.cancel(waiting.id, "") is None
+    assert await store.submissions.cancel(waiting.id, "") is None
 
     held = await claimed(store)
-    assert await store.cancel(held.id, "", unless_started=True) is None
-    await store.release(held)
-    assert await store.cancel(held.id, "", unless_started=True) is None
-    before = await store.cancel(held.id, "")
+    assert await store.submissions.cancel(held.id, "", unless_started=True) is None
+    await store.attempts.release(held)
+    assert await store.submissions.cancel(held.id, "", unless_started=True) is None
+    before = await store.submissions.cancel(held.id, "")
     assert before is not None
     assert (before.status, before.attempt) == (Status.QUEUED, 1)
     assert (await read(store, held.id)).status is Status.CANCELLED
     held = await claimed(store)
-    before = await store.cancel(held.id, "")
+    before = await store.submissions.cancel(held.id, "")
     assert before is not None
     assert before.status is Status.PROCESSING
 
 
 async def test_files_that_no_row_names_are_told_apart(store: Store) -> None:
     done, cancelled, running = [await claimed(store) for _ in range(3)]
-    await store.succeed(done, "done.2.mp4")
-    await store.cancel(cancelled.id, "")
+    await store.attempts.succeed(done, "done.2.mp4")
+    await store.submissions.cancel(cancelled.id, "")
     artifacts = {
         "done.1.mp4": done.id,
         "done.2.mp4": done.id,
@@ -468,9 +474,9 @@ async def test_files_that_no_row_names_are_told_apart(store: Store) -> None:
         "unknown.1.mp4": "unknown",
     }
 
-    assert sorted(await store.superseded(artifacts)) == ["cancelled.1.mp4", "done.1.mp4"]
-    assert await store.unknown(artifacts) == ["unknown.1.mp4"]
-    assert await store.superseded({}) == await store.unknown({}) == []
+    assert sorted(await store.expiry.superseded(artifacts)) == ["cancelled.1.mp4", "done.1.mp4"]
+    assert await store.expiry.unknown(artifacts) == ["unknown.1.mp4"]
+    assert await store.expiry.superseded({}) == await store.expiry.unknown({}) == []
 
 
 # what is kept
@@ -480,7 +486,7 @@ async def ended(store: Store, clock: Clock, count: int) -> list[Generation]:
     """Generations that succeeded a minute apart, each with a video; none other is queued."""
     finished = []
     for number in range(count):
-        finished.append(await store.succeed(await claimed(store), f"{number}.mp4"))
+        finished.append(await store.attempts.succeed(await claimed(store), f"{number}.mp4"))
         clock.now += 60
     return finished
 
@@ -490,12 +496,12 @@ async def test_what_is_over_can_be_removed_by_its_owner_and_nobody_else(store: S
     running = await claimed(store)
     (waiting,) = await queued(store)
 
-    assert await store.remove(over.id, "somebody else") is None
-    assert await store.remove("unknown", "") is None
-    assert await store.remove(running.id, "") is None
-    assert await store.remove(waiting.id, "") is None
-    assert await store.remove(over.id, "") == over
-    assert await store.get(over.id, "") is None
+    assert await store.expiry.remove(over.id, "somebody else") is None
+    assert await store.expiry.remove("unknown", "") is None
+    assert await store.expiry.remove(running.id, "") is None
+    assert await store.expiry.remove(waiting.id, "") is None
+    assert await store.expiry.remove(over.id, "") == over
+    assert await store.history.get(over.id, "") is None
     assert [entry["generation_id"] for entry in await store.attempt_log()] == [running.id]
 
 
@@ -516,61 +522,61 @@ async def test_history_is_searched_by_words_of_the_prompt(store: Store, search: 
     prompts = ["An ox by a Lake", "100% ox_cart", "湖边的牛", None, 7]
     for prompt in prompts:
         parameters = {"style": "lake"} if prompt is None else {"prompt": prompt, "style": "lake"}
-        await store.insert([new(parameters=parameters)], Limits(10))
+        await store.submissions.insert([new(parameters=parameters)], QueueLimits(10))
 
-    page = await store.page(Filters(search=search), 1, 10)
+    page = await store.history.page(Filters(search=search), 1, 10)
 
     assert [placed.generation.parameters.get("prompt") for placed in page.rows] == found[::-1]
     assert page.total == len(found)
 
 
 async def test_the_oldest_that_ended_are_forgotten_and_what_is_active_is_not(store: Store, clock: Clock) -> None:
-    failed = await store.fail(await claimed(store), "No luck.")
+    failed = await store.attempts.fail(await claimed(store), "No luck.")
     clock.now += 60
     first, second, third = await ended(store, clock, 3)
     running = await claimed(store)
     (waiting,) = await queued(store)
     clock.now += 1_000_000
 
-    assert await store.forget(first.completed_at or 0, 10) == [failed]
-    assert await store.forget(clock.now, 1) == [first]
-    assert await store.forget((second.completed_at or 0) + 1, 10) == [second]
-    assert await store.forget((second.completed_at or 0) + 1, 10) == []
+    assert await store.expiry.forget(first.completed_at or 0, 10) == [failed]
+    assert await store.expiry.forget(clock.now, 1) == [first]
+    assert await store.expiry.forget((second.completed_at or 0) + 1, 10) == [second]
+    assert await store.expiry.forget((second.completed_at or 0) + 1, 10) == []
 
-    rows = await store.newest(Filters())
+    rows = await store.history.newest(Filters())
     assert [placed.generation.id for placed in rows] == [waiting.id, running.id, third.id]
     assert [entry["generation_id"] for entry in await store.attempt_log()] == [third.id, running.id]
     with pytest.raises(StaleAttemptError):
-        await store.fail(first, "late")
+        await store.attempts.fail(first, "late")
 
 
 async def test_a_withdrawn_video_leaves_its_row_and_a_reason(store: Store, clock: Clock) -> None:
-    await store.fail(await claimed(store), "No luck.")
+    await store.attempts.fail(await claimed(store), "No luck.")
     first, second, third = await ended(store, clock, 3)
     await claimed(store)
 
-    assert await store.oldest_videos(clock.now, 2) == [first, second]
-    assert await store.oldest_videos(second.completed_at or 0, 2) == [first]
-    await store.withdraw([first, second], "Too much.")
+    assert await store.expiry.oldest_videos(clock.now, 2) == [first, second]
+    assert await store.expiry.oldest_videos(second.completed_at or 0, 2) == [first]
+    await store.expiry.withdraw([first, second], "Too much.")
 
     now = await read(store, first.id)
     assert now == replace(first, artifact=None, error_message="Too much.")
-    assert await store.oldest_videos(clock.now, 2) == [third]
-    assert await store.superseded({"0.mp4": first.id, "2.mp4": third.id}) == ["0.mp4"]
+    assert await store.expiry.oldest_videos(clock.now, 2) == [third]
+    assert await store.expiry.superseded({"0.mp4": first.id, "2.mp4": third.id}) == ["0.mp4"]
 
 
 async def test_an_attempt_that_lost_its_generation_can_change_nothing(store: Store) -> None:
     held = await claimed(store)
-    await store.release(held)
-    newer = await store.claim("you", 60)
+    await store.attempts.release(held)
+    newer = await store.attempts.claim("you", 60)
     assert newer is not None
 
     for change in (
-        store.succeed(held, "late.mp4"),
-        store.fail(held, "late"),
-        store.release(held),
-        store.renew(held, 60, 0.5, None),
-        store.worker_died(held, 0.5, "late"),
+        store.attempts.succeed(held, "late.mp4"),
+        store.attempts.fail(held, "late"),
+        store.attempts.release(held),
+        store.attempts.renew(held, 60, 0.5, None),
+        store.attempts.worker_died(held, 0.5, "late"),
     ):
         with pytest.raises(StaleAttemptError):
             await change
@@ -584,18 +590,22 @@ async def test_an_attempt_that_lost_its_generation_can_change_nothing(store: Sto
 async def test_nothing_happens_after_the_end(store: Store, end: Status) -> None:
     held = await claimed(store)
     if end is Status.SUCCEEDED:
-        await store.succeed(held, "a.mp4")
+        await store.attempts.succeed(held, "a.mp4")
     elif end is Status.FAILED:
-        await store.fail(held, "No luck.")
+        await store.attempts.fail(held, "No luck.")
     else:
-        await store.cancel(held.id, "")
+        await store.submissions.cancel(held.id, "")
     over = await read(store, held.id)
 
-    for change in (store.succeed(held, "b.mp4"), store.fail(held, "no"), store.release(held)):
+    for change in (
+        store.attempts.succeed(held, "b.mp4"),
+        store.attempts.fail(held, "no"),
+        store.attempts.release(held),
+    ):
         with pytest.raises(StaleAttemptError):
             await change
-    assert await store.cancel(held.id, "") is None
-    assert await store.claim("me", 60) is None
+    assert await store.submissions.cancel(held.id, "") is None
+    assert await store.attempts.claim("me", 60) is None
     assert await read(store, held.id) == over
 
 
@@ -603,7 +613,7 @@ async def test_a_renewal_extends_the_lease_and_keeps_the_progress(store: Store, 
     held = await claimed(store)
     clock.now += 30
 
-    await store.renew(held, 60, 0.4, {"dtype": "bfloat16"})
+    await store.attempts.renew(held, 60, 0.4, {"dtype": "bfloat16"})
 
     now = await read(store, held.id)
     assert now.lease_until == clock.now + 60
@@ -612,13 +622,13 @@ async def test_a_renewal_extends_the_lease_and_keeps_the_progress(store: Store, 
 
 async def test_only_an_expired_lease_is_abandoned(store: Store, clock: Clock) -> None:
     held = await claimed(store)
-    assert await store.abandoned() == []
+    assert await store.attempts.abandoned() == []
     with pytest.raises(StaleAttemptError):
-        await store.requeue_abandoned(held)
+        await store.attempts.requeue_abandoned(held)
 
     clock.now += 61
-    assert await store.abandoned() == [held]
-    requeued = await store.requeue_abandoned(held)
+    assert await store.attempts.abandoned() == [held]
+    requeued = await store.attempts.requeue_abandoned(held)
 
     assert (requeued.status, requeued.server_deaths, requeued.worker_deaths) == (Status.QUEUED, 1, 0)
     assert (requeued.owner, requeued.started_at, requeued.progress) == (None, None, 0.0)
@@ -627,43 +637,43 @@ async def test_only_an_expired_lease_is_abandoned(store: Store, clock: Clock) ->
 async def test_expiring_all_leases_leaves_none_held(store: Store) -> None:
     held = await claimed(store)
 
-    await store.expire_leases()
+    await store.attempts.expire_leases()
 
-    assert [generation.id for generation in await store.abandoned()] == [held.id]
+    assert [generation.id for generation in await store.attempts.abandoned()] == [held.id]
 
 
 async def test_progress_that_is_saved_outlives_the_attempt(store: Store) -> None:
     held = await claimed(store)
-    await store.renew(held, 60, 0.5, None)
+    await store.attempts.renew(held, 60, 0.5, None)
 
-    assert (await store.release(held, 0.4)).progress == 0.4
-    again = await store.claim("me", 60)
+    assert (await store.attempts.release(held, 0.4)).progress == 0.4
+    again = await store.attempts.claim("me", 60)
     assert again is not None
     assert again.progress == 0.4
-    assert (await store.worker_died(again, 0.6, "killed", 0.55)).progress == 0.55
+    assert (await store.attempts.worker_died(again, 0.6, "killed", 0.55)).progress == 0.55
 
 
 async def test_what_is_over_or_unknown_is_told_from_what_goes_on(store: Store) -> None:
     running, waiting, over = await queued(store, 3)
-    await store.cancel(over.id, "")
-    await store.claim("me", 60)
+    await store.submissions.cancel(over.id, "")
+    await store.attempts.claim("me", 60)
 
-    assert await store.ended([running.id, waiting.id, over.id, "unknown"]) == sorted([over.id, "unknown"])
-    assert await store.ended([]) == []
+    assert await store.expiry.ended([running.id, waiting.id, over.id, "unknown"]) == sorted([over.id, "unknown"])
+    assert await store.expiry.ended([]) == []
 
 
 async def test_two_worker_deaths_without_progress_between_them_are_the_end(store: Store) -> None:
     held = await claimed(store)
 
-    once = await store.worker_died(held, 0.3, "killed")
+    once = await store.attempts.worker_died(held, 0.3, "killed")
     assert (once.status, once.worker_deaths) == (Status.QUEUED, 1)
-    further = await store.claim("me", 60)
+    further = await store.attempts.claim("me", 60)
     assert further is not None
-    again = await store.worker_died(further, 0.6, "killed")
+    again = await store.attempts.worker_died(further, 0.6, "killed")
     assert (again.status, again.worker_deaths) == (Status.QUEUED, 1)
-    last = await store.claim("me", 60)
+    last = await store.attempts.claim("me", 60)
     assert last is not None
-    end = await store.worker_died(last, 0.6, "it was killed by SIGSEGV")
+    end = await store.attempts.worker_died(last, 0.6, "it was killed by SIGSEGV")
 
     assert end.status is Status.FAILED
     assert end.error_message is not None
@@ -674,12 +684,12 @@ async def test_two_worker_deaths_without_progress_between_them_are_the_end(store
 async def test_deaths_of_the_server_are_not_the_generations_fault(store: Store) -> None:
     await queued(store)
     for _ in range(5):
-        held = await store.claim("me", 60)
+        held = await store.attempts.claim("me", 60)
         assert held is not None
-        await store.expire_leases()
-        await store.requeue_abandoned(held)
+        await store.attempts.expire_leases()
+        await store.attempts.requeue_abandoned(held)
 
-    held = await store.claim("me", 60)
+    held = await store.attempts.claim("me", 60)
     assert held is not None
     assert (held.attempt, held.server_deaths, held.worker_deaths) == (6, 5, 0)
 
@@ -688,13 +698,13 @@ async def test_sync_generations_that_never_started_end_with_their_server(store: 
     (asked_by_queue,) = await queued(store)
     (started,) = await queued(store, origin=Origin.SYNC, accepted_by="me")
     (unstarted,) = await queued(store, origin=Origin.SYNC, accepted_by="me")
-    await store.claim("me", 60)
-    held = await store.claim("me", 60)
+    await store.attempts.claim("me", 60)
+    held = await store.attempts.claim("me", 60)
     assert held is not None
     assert held.id == started.id
-    await store.release(held)
+    await store.attempts.release(held)
 
-    assert await store.cancel_waiting_sync() == 1
+    assert await store.submissions.cancel_waiting_sync() == 1
 
     assert (await read(store, unstarted.id)).status is Status.CANCELLED
     assert (await read(store, started.id)).status is Status.QUEUED
@@ -717,7 +727,7 @@ async def test_records_outlive_the_store(url: str) -> None:
 async def queue_of(store: Store, models: Sequence[str]) -> list[Generation]:
     """One queued generation of each of these models, in their order."""
     generations = [new(model=model) for model in models]
-    await store.insert(generations, Limits(10_000))
+    await store.submissions.insert(generations, QueueLimits(10_000))
     return generations
 
 
@@ -725,7 +735,7 @@ async def take(store: Store, holding: Sequence[str | None], most: int = 100) -> 
     """Claim until nothing is queued, by devices that take turns, each holding its last one's model."""
     held, taken = list(holding), []
     for device in cycle(range(len(held))):
-        generation = await store.claim("me", 60, held[device]) if len(taken) < most else None
+        generation = await store.attempts.claim("me", 60, held[device]) if len(taken) < most else None
         if generation is None:
             break
         held[device] = generation.model
@@ -761,12 +771,12 @@ async def test_a_steady_stream_of_one_model_starves_no_other(store: Store, clock
 
 async def test_what_never_started_or_was_given_back_overtook_nobody(store: Store) -> None:
     oldest, cancelled, given_back, other = await queue_of(store, "baac")
-    await store.insert([new(model="a", status=Status.FAILED) for _ in range(3)], Limits(10))
-    await store.cancel(cancelled.id, "")
+    await store.submissions.insert([new(model="a", status=Status.FAILED) for _ in range(3)], QueueLimits(10))
+    await store.submissions.cancel(cancelled.id, "")
     for loaded, expected in (("a", given_back), ("c", other)):
         (held,) = await take(store, [loaded], most=1)
         assert held.id == expected.id
-        await store.release(held)
+        await store.attempts.release(held)
 
     assert [generation.id for generation in await take(store, ["a"])] == [given_back.id, oldest.id, other.id]
 
@@ -783,13 +793,13 @@ async def test_places_follow_the_model_that_is_loaded(store: Store) -> None:
     generations = await queue_of(store, "abab")
 
     async def places(*holding: str | None) -> list[int | None]:
-        placed = [await store.get(generation.id, "", holding) for generation in generations]
+        placed = [await store.history.get(generation.id, "", holding) for generation in generations]
         return [one.queue_position for one in placed if one]
 
     assert await places() == await places(None) == await places("a") == [1, 3, 2, 4]
     assert await places("b") == [3, 1, 4, 2]
     assert await places("a", "b") == [1, 2, 3, 4]
-    page = await store.page(Filters(model="b"), 1, 10, ["b"])
+    page = await store.history.page(Filters(model="b"), 1, 10, ["b"])
     assert [placed.queue_position for placed in page.rows] == [2, 1]
 
 
@@ -808,7 +818,9 @@ def test_a_queue_is_taken_in_the_order_foretold(
     async def play() -> None:
         store = emptied(url, max_overtakes=bound)
         await queue_of(store, models)
-        foretold = {placed.queue_position: placed.generation.seq for placed in await store.newest(Filters(), holding)}
+        foretold = {
+            placed.queue_position: placed.generation.seq for placed in await store.history.newest(Filters(), holding)
+        }
         taken = await take(store, holding)
         store.close()
 
@@ -842,10 +854,10 @@ def test_whatever_comes_and_goes_the_first_is_next_and_none_waits_beyond_the_bou
         store = emptied(url, max_overtakes=bound)
         running: list[Generation] = []
         for step, model in steps:
-            rows = await store.newest(Filters(), [model])
+            rows = await store.history.newest(Filters(), [model])
             waiting = [placed.generation for placed in rows if placed.generation.status is Status.QUEUED]
             assert sorted(filter(None, (placed.queue_position for placed in rows))) == [*range(1, len(waiting) + 1)]
-            if step == "claim" and (held := await store.claim("me", 60, model)):
+            if step == "claim" and (held := await store.attempts.claim("me", 60, model)):
                 assert [placed.generation.id for placed in rows if placed.queue_position == 1] == [held.id]
                 assert held.seq == min(generation.seq for generation in waiting if generation.model == held.model)
                 running.append(held)
@@ -861,7 +873,7 @@ def test_whatever_comes_and_goes_the_first_is_next_and_none_waits_beyond_the_bou
 
 
 async def everything(store: Store) -> list[Generation]:
-    return [placed.generation for placed in await store.newest(Filters())]
+    return [placed.generation for placed in await store.history.newest(Filters())]
 
 
 async def one_step(
@@ -871,13 +883,13 @@ async def one_step(
         case "arrive":
             await queue_of(store, model or "")
         case "succeed" if running:
-            await store.succeed(running.pop(), "a.mp4")
+            await store.attempts.succeed(running.pop(), "a.mp4")
         case "release" if running:
-            await store.release(running.pop())
+            await store.attempts.release(running.pop())
         case "cancel" if running:
-            await store.cancel(running.pop().id, "")
+            await store.submissions.cancel(running.pop().id, "")
         case "withdraw" if waiting:
-            await store.cancel(waiting[0].id, "")
+            await store.submissions.cancel(waiting[0].id, "")
 
 
 # the turns of several keys
@@ -888,7 +900,7 @@ async def of_keys(store: Store, tenants: Sequence[str], models: Sequence[str] | 
     pairs = zip(tenants, models or "a" * len(tenants), strict=True)
     generations = [new(tenant=tenant, model=model) for tenant, model in pairs]
     for generation in generations:
-        await store.insert([generation], Limits(10_000))
+        await store.submissions.insert([generation], QueueLimits(10_000))
     return generations
 
 
@@ -899,7 +911,7 @@ def whose(generations: Sequence[Generation]) -> str:
 
 async def positions(store: Store, tenants: str, holding: Sequence[str | None]) -> dict[int, int]:
     """The sequence numbers of all that wait, by the places that their owners are told."""
-    told = [placed for tenant in tenants for placed in await store.newest(Filters(tenant=tenant), holding)]
+    told = [placed for tenant in tenants for placed in await store.history.newest(Filters(tenant=tenant), holding)]
     waiting = [(placed.queue_position, placed.generation.seq) for placed in told if placed.queue_position is not None]
     assert sorted(place for place, _ in waiting) == [*range(1, len(waiting) + 1)]
     return dict(waiting)
@@ -918,12 +930,14 @@ async def test_keys_take_turns_and_each_is_first_in_first_out(store: Store) -> N
 
 async def test_a_key_with_a_long_queue_does_not_keep_another_waiting(store: Store) -> None:
     many = [new(tenant="x") for _ in range(1000)]
-    await store.insert(many, Limits(10_000))
+    await store.submissions.insert(many, QueueLimits(10_000))
     await take(store, ["a"], most=3)
 
     (late,) = await of_keys(store, "y")
 
-    told = [await store.get(generation.id, generation.tenant, ["a"]) for generation in (late, many[3], many[-1])]
+    told = [
+        await store.history.get(generation.id, generation.tenant, ["a"]) for generation in (late, many[3], many[-1])
+    ]
     assert [placed and placed.queue_position for placed in told] == [1, 2, 998]
     assert whose(await take(store, ["a"], most=4)) == "yxxx"
 
@@ -932,8 +946,8 @@ async def test_a_turn_that_was_had_is_not_forgotten_with_what_was_made(store: St
     await of_keys(store, "xxxyy")
     for _ in range(2):
         (held,) = await take(store, ["a"], most=1)
-        await store.succeed(held, "a.mp4")
-        assert await store.remove(held.id, held.tenant) is not None
+        await store.attempts.succeed(held, "a.mp4")
+        assert await store.expiry.remove(held.id, held.tenant) is not None
 
     assert whose(await take(store, ["a"])) == "xyx"
 
@@ -941,7 +955,7 @@ async def test_a_turn_that_was_had_is_not_forgotten_with_what_was_made(store: St
 async def test_what_is_given_back_has_its_turn_again(store: Store) -> None:
     await of_keys(store, "xyxyz")
     taken = await take(store, ["a"], most=2)
-    await store.release(taken[0])
+    await store.attempts.release(taken[0])
 
     again = await take(store, ["a"])
 
@@ -954,7 +968,7 @@ async def test_claims_at_the_same_instant_are_different_keys_turns(store: Store,
         await take(store, [None])
         await of_keys(store, "xyxy", "aabb")
         # each of a model of its own, so that the two could take of one key what is next there
-        found = await asyncio.gather(store.claim("me", 60, "a"), rival.claim("rival", 60, "b"))
+        found = await asyncio.gather(store.attempts.claim("me", 60, "a"), rival.attempts.claim("rival", 60, "b"))
         assert {generation.tenant for generation in found if generation} == {"x", "y"}
 
 
@@ -985,9 +999,9 @@ def test_keys_and_models_are_taken_in_the_order_foretold_and_none_waits_beyond_i
     async def play() -> None:
         store = emptied(url, max_overtakes=bound)
         await of_keys(store, *zip(*entries, strict=True))
-        early = [held for model in before if (held := await store.claim("me", 60, model))]
+        early = [held for model in before if (held := await store.attempts.claim("me", 60, model))]
         for given_back in early[::3]:
-            await store.release(given_back)
+            await store.attempts.release(given_back)
         if late:
             await of_keys(store, *zip(*late, strict=True))
         told = await positions(store, "xyz", holding)
@@ -1039,21 +1053,21 @@ def test_any_order_of_calls_obeys_the_law(calls: list[str], url: str) -> None:
 async def one_call(store: Store, call: str, held: Generation) -> Generation:
     match call:
         case "claim":
-            return await store.claim("me", 60) or held
+            return await store.attempts.claim("me", 60) or held
         case "succeed":
-            await store.succeed(held, "a.mp4")
+            await store.attempts.succeed(held, "a.mp4")
         case "fail":
-            await store.fail(held, "no")
+            await store.attempts.fail(held, "no")
         case "release":
-            await store.release(held)
+            await store.attempts.release(held)
         case "renew":
-            await store.renew(held, 60, 0.5, None)
+            await store.attempts.renew(held, 60, 0.5, None)
         case "die":
-            await store.worker_died(held, 0.5, "killed")
+            await store.attempts.worker_died(held, 0.5, "killed")
         case "cancel":
-            await store.cancel(held.id, "")
+            await store.submissions.cancel(held.id, "")
         case "expire":
-            await store.expire_leases()
-            for abandoned in await store.abandoned():
-                await store.requeue_abandoned(abandoned)
+            await store.attempts.expire_leases()
+            for abandoned in await store.attempts.abandoned():
+                await store.attempts.requeue_abandoned(abandoned)
     return held

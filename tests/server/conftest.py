@@ -16,12 +16,12 @@ from server.core.settings import Settings
 from server.runtime.app import load_catalogue, retention
 from server.scheduler.dispatcher import Dispatcher
 from server.service.service import Service
-from server.storage.db.store import Store
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
 from server.storage.files.previews import Previews
 from server.storage.files.videos import Artifacts
 from tests.server.fakes import FakeEngine
+from tests.support.records import StandaloneStore as Store
 from tests.support.server_process import SMALL
 
 
@@ -84,14 +84,14 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
     engines = [engine(artifacts.folder, f"fake:{n}") for n in range(executors)]
     catalogue = load_catalogue(settings)
     disk = Disk(folder, settings.min_free_bytes)
-    kept = retention(settings, store, artifacts)
+    kept = retention(settings, store.expiry, artifacts)
     dispatcher = Dispatcher(
         *(store, artifacts, checkpoints, previews, broker, catalogue, engines, disk, kept),
         lease=settings.lease,
         idle_unload=settings.idle_unload,
         tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
     )
-    service = Service(settings, catalogue, store, dispatcher, broker, disk, kept)
+    service = Service(settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept)
     return Inside(folder, settings, store, artifacts, checkpoints, previews, broker, engines, dispatcher, service)
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from server.cli import main as cli
 from server.engine.subprocess import engine as local
-from server.storage.db.store import Store
+from server.storage.db.statements.attempts import Attempts
 from tests.stress.faults import Faults
 
 faults = Faults.here()
 
 
 def _struck(method: Callable[..., Coroutine[Any, Any, Any]], what: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """The same method of the store, with a place before and a place after it."""
+    """The same method of a store, with a place before and a place after it."""
 
     async def call(*args: Any, **kwargs: Any) -> Any:
         faults.strike(f"before {what}")
@@ -27,7 +27,7 @@ def _struck(method: Callable[..., Coroutine[Any, Any, Any]], what: str) -> Calla
 
 if __name__ == "__main__":
     local.WORKER = "tests.stress.faulty_worker"
-    Store.claim = _struck(Store.claim, "the claim")  # type: ignore[method-assign]
-    Store.succeed = _struck(Store.succeed, "the row says succeeded")  # type: ignore[method-assign]
+    Attempts.claim = _struck(Attempts.claim, "the claim")  # type: ignore[method-assign]
+    Attempts.succeed = _struck(Attempts.succeed, "the row says succeeded")  # type: ignore[method-assign]
     time.time = faults.time
     cli.main()

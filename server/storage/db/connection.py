@@ -1,5 +1,7 @@
 """How the records' database is opened: its schema brought up to date, its connections set to be safe."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -32,6 +34,16 @@ def open_database(url: str) -> Engine:
             raise refusal from error
         raise
     return engine
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """The same, closed at the end of the block."""
+    engine = open_database(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def unopened(url: str) -> Engine:

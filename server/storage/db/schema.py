@@ -1,5 +1,5 @@
-"""The tables of the records, as `server.storage.db.migrations` makes them: of generations, of attempts at them, of API
-keys and their turns, and of requests that may come twice.
+"""The tables of the records, as `server.storage.db.migrations` makes them: generations, attempts at them, API keys,
+the turns of tenants, and idempotent requests.
 """
 
 from sqlalchemy import (
@@ -77,7 +77,7 @@ attempts = Table(
     Column("outcome", _Text),
 )
 
-keys = Table(
+api_keys = Table(
     "keys",
     metadata,
     Column("name", _Text, primary_key=True),
@@ -115,7 +115,7 @@ Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO
 _IS_ACTIVE = generations.c.completed_at.is_(None)
 IS_QUEUED = and_(generations.c.status == "queued", _IS_ACTIVE)
 WAS_CLAIMED = generations.c.attempt > literal_column("0")
-# what each key has waiting, of all models and of each, and what was taken
+# what each tenant has waiting, of all models and of each, and what was taken
 _rows = generations.c
 Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
 Index(

@@ -13,7 +13,7 @@ from server.core.generation import ACTIVE, Generation, Origin, Outcome, Status
 from server.engine.interface import GenerationFailedError, Job, WorkerDiedError
 from server.engine.protocol import Done
 from server.scheduler.executor import Deployment
-from server.storage.db.store import Filters
+from server.storage.db.records import Filters
 from server.storage.files.videos import artifact_key
 from tests.server.conftest import Inside, build, eventually
 from tests.server.fakes import load_failure
@@ -245,7 +245,7 @@ async def test_a_stop_does_not_wait_for_a_load_and_the_generation_keeps_what_was
 
 
 async def test_a_stop_between_load_and_run_begins_no_run(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    renew = inside.store.renew
+    renew = inside.store.attempts.renew
     stops: list[asyncio.Task[None]] = []
 
     async def stop_meanwhile(*args: Any) -> None:
@@ -253,7 +253,7 @@ async def test_a_stop_between_load_and_run_begins_no_run(inside: Inside, monkeyp
         stops.append(asyncio.create_task(inside.dispatcher.suspend(10)))
         await eventually(lambda: inside.dispatcher.executors[0]._is_stopping)
 
-    monkeypatch.setattr(inside.store, "renew", stop_meanwhile)
+    monkeypatch.setattr(inside.store.attempts, "renew", stop_meanwhile)
     (generation,) = await inside.enqueue()
     await eventually(lambda: stops)
     await asyncio.gather(*stops)
@@ -421,13 +421,13 @@ async def test_a_generation_cancelled_while_its_model_loads_never_runs(inside: I
 
 
 async def test_a_cancel_between_renewal_and_run_is_not_lost(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    renew = inside.store.renew
+    renew = inside.store.attempts.renew
 
     async def renew_then_cancel(held: Generation, *args: object) -> None:
         await renew(held, *args)  # type: ignore[arg-type]
         await inside.service.cancel("", held.id)
 
-    monkeypatch.setattr(inside.store, "renew", renew_then_cancel)
+    monkeypatch.setattr(inside.store.attempts, "renew", renew_then_cancel)
     (generation,) = await inside.enqueue()
     await inside.until(generation)
     monkeypatch.undo()
@@ -502,7 +502,7 @@ async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.scheduler.executor.BACKOFF_SECONDS", 0.05)
-    succeed, failures = inside.store.succeed, [1, 2, 3]
+    succeed, failures = inside.store.attempts.succeed, [1, 2, 3]
 
     async def locked_for_a_while(held: Generation, *what: Any) -> Generation:
         if failures:
@@ -510,7 +510,7 @@ async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
             raise RecordsUnavailableError("The database is locked.", "Unlock it.")
         return await succeed(held, *what)
 
-    monkeypatch.setattr(inside.store, "succeed", locked_for_a_while)
+    monkeypatch.setattr(inside.store.attempts, "succeed", locked_for_a_while)
     (generation,) = await inside.enqueue()
 
     finished = await inside.until(generation)

@@ -172,7 +172,7 @@ async def test_an_end_that_cannot_be_written_down_is_written_later_while_the_dev
 ) -> None:
     monkeypatch.setattr("server.scheduler.executor.BACKOFF_SECONDS", 0.05)
     first, second = await both(inside)
-    succeed, refused = inside.store.succeed, 0
+    succeed, refused = inside.store.attempts.succeed, 0
 
     async def late(*arguments: Any) -> Generation:
         nonlocal refused
@@ -181,7 +181,7 @@ async def test_an_end_that_cannot_be_written_down_is_written_later_while_the_dev
             raise RecordsUnavailableError("no records", "later")
         return await succeed(*arguments)
 
-    monkeypatch.setattr(inside.store, "succeed", late)
+    monkeypatch.setattr(inside.store.attempts, "succeed", late)
     inside.engine.end_files(inside.engine.finish)
 
     assert (await inside.until(first)).status is Status.SUCCEEDED
@@ -236,7 +236,7 @@ async def test_what_is_for_the_model_with_other_weights_is_not_prepared(inside: 
     await inside.enqueue(prompt="what follows")
     running = await inside.read(first)
     assert running.params is not None
-    foresight = PromptPrefetcher(inside.store, inside.engine)
+    foresight = PromptPrefetcher(inside.store.attempts, inside.engine)
 
     await foresight.look(replace(running, params=replace(running.params, run_fast=True)))
     assert inside.engine.prepared == []
@@ -265,7 +265,7 @@ async def test_records_that_cannot_be_read_do_not_hinder_what_runs(
     async def refuse(_holding: str | None) -> Generation | None:
         raise RecordsUnavailableError("no records", "later")
 
-    monkeypatch.setattr(inside.store, "next", refuse)
+    monkeypatch.setattr(inside.store.attempts, "next", refuse)
     first, second = await inside.enqueue(2)
 
     assert (await inside.until(first)).status is (await inside.until(second)).status is Status.SUCCEEDED

@@ -46,7 +46,7 @@ async def test_one_bad_generation_of_several_records_none_on_the_sync_route(insi
         await inside.enqueue(2, origin=Origin.SYNC, seed=2**53)
 
     assert await inside.store.attempt_log() == []
-    assert await inside.store.queued() == 0
+    assert await inside.store.history.queued() == 0
 
 
 async def test_unknown_models_and_ids_are_named(inside: Inside) -> None:

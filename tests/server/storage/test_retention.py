@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from server.core.generation import TERMINAL, Generation, Status
-from server.storage.db.store import Filters, Limits, Store
+from server.storage.db.records import Filters, QueueLimits
 from server.storage.files.videos import Artifacts, artifact_key
 from server.storage.retention import Retention
 from tests.contract.test_store import new
+from tests.support.records import StandaloneStore as Store
 
 DAY = 24 * 3600
 NOW = time.time()
@@ -48,7 +49,7 @@ class Place:
         self.store = Store(f"sqlite:///{folder / 'paddock.db'}")
         self.artifacts = Artifacts(folder, url_ttl=60)
         self.retention = Retention(
-            self.store,
+            self.store.expiry,
             self.artifacts,
             days=rules.get("days", 0),
             max_bytes=int(rules.get("max_bytes", 0)),
@@ -59,7 +60,7 @@ class Place:
     async def add(self, *pasts: Past) -> list[Generation]:
         """Record generations as if they had happened."""
         generations = [self._made(past) for past in pasts]
-        await self.store.insert(generations, Limits(10_000))
+        await self.store.submissions.insert(generations, QueueLimits(10_000))
         return generations
 
     def _made(self, past: Past) -> Generation:
@@ -79,7 +80,7 @@ class Place:
         os.utime(path, (NOW - age, NOW - age))
 
     async def rows(self) -> dict[str, Generation]:
-        return {placed.generation.id: placed.generation for placed in await self.store.newest(Filters())}
+        return {placed.generation.id: placed.generation for placed in await self.store.history.newest(Filters())}
 
     def total(self) -> int:
         return sum(self.artifacts.sizes().values())
@@ -235,7 +236,7 @@ async def test_no_round_reads_the_whole_table(tmp_path: Path) -> None:
     await place.add(Past(Status.SUCCEEDED, DAY, 10), Past(Status.SUCCEEDED, 3 * DAY, 10))
     statements: list[tuple[str, object]] = []
 
-    @event.listens_for(place.store._engine, "before_cursor_execute")
+    @event.listens_for(place.store.engine, "before_cursor_execute")
     def note(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
         statements.append((statement, parameters))
 
@@ -243,7 +244,7 @@ async def test_no_round_reads_the_whole_table(tmp_path: Path) -> None:
 
     asked = [(statement, values) for statement, values in statements if not statement.startswith("BEGIN")]
     assert len(asked) >= 7
-    with place.store._engine.connect() as connection:
+    with place.store.engine.connect() as connection:
         for statement, values in asked:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()  # type: ignore[arg-type]
             assert plan

@@ -1,8 +1,8 @@
-"""The law of `server.core.fair_queue`, on the records: which generation is next, and the places of those that wait.
+"""The order of `server.core.fair_queue`, on the records: which generation is next, and the places of those that wait.
 
-No claim reads the whole queue. A place does, where several models wait: it depends on all before it.
+A claim does not read the whole queue. A place does, where several models wait: it depends on all before it.
 
-Statements are built once, at the end of this module: to build one takes longer than to carry it out.
+Statements are built once, at the end of this module: building one takes longer than executing it.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -22,38 +22,38 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.selectable import CTE
 
-from server.core.fair_queue import Queue, Taken, Turn, Waiting, foretold, place
+from server.core.fair_queue import FairQueue, Taken, Turn, Waiting, place, predicted_order
 from server.core.generation import Status
 from server.storage.db.schema import IS_QUEUED, WAS_CLAIMED, generations, turns
 
 
 def next_taken(tx: Connection, holding: str | None, max_overtakes: int) -> Taken | None:
-    """What a device takes next that holds this model; None when nothing waits."""
+    """The next generation for a device that holds this model; None when nothing waits."""
     return _heads(tx, holding, max_overtakes).take(holding)
 
 
 def note(tx: Connection, taken: Taken) -> None:
-    """Write down that a key has had its turn, and who was passed over for it."""
+    """Record that a tenant has had its turn, and which tenants were skipped for it."""
     number = select(func.coalesce(func.max(turns.c.number), 0) + 1).scalar_subquery()
     tenant = taken.generation.tenant
     had = update(turns).where(turns.c.tenant == tenant).values(number=number, passed=0)
     if tx.execute(had).rowcount == 0:
         _add(tx, tenant, number)
-    passed = update(turns).values(passed=turns.c.passed + 1)
-    for each in taken.passed:
-        if tx.execute(passed.where(turns.c.tenant == each)).rowcount == 0:
-            _add(tx, each, literal(0), passed=1)
+    skipped = update(turns).values(passed=turns.c.passed + 1)
+    for each in taken.skipped:
+        if tx.execute(skipped.where(turns.c.tenant == each)).rowcount == 0:
+            _add(tx, each, literal(0), skipped=1)
 
 
 def give_back(tx: Connection, tenant: str) -> None:
-    """Let a key whose generation waits again go before all others."""
+    """Let a tenant whose generation waits again go before all others."""
     tx.execute(update(turns).where(turns.c.tenant == tenant).values(number=0))
 
 
 def places(
     tx: Connection, tenant: str, wanted: Collection[int], holding: Sequence[str | None], max_overtakes: int
 ) -> dict[int, int]:
-    """The places (1 is next) of queued generations of a key, by their numbers, given the model each device holds."""
+    """The places (1 is next) of a tenant's queued generations, by their numbers, given the model each device holds."""
     first, last = tx.execute(_MODELS).one()
     found: dict[int, int] = {}
     if first != last and max_overtakes > 0:
@@ -68,28 +68,28 @@ def places(
     return found
 
 
-def _add(tx: Connection, tenant: str, number: ColumnElement[int], passed: int = 0) -> None:
-    tx.execute(insert(turns).values(tenant=tenant, number=number, passed=passed))
+def _add(tx: Connection, tenant: str, number: ColumnElement[int], skipped: int = 0) -> None:
+    tx.execute(insert(turns).values(tenant=tenant, number=number, passed=skipped))
 
 
 def _simulated(tx: Connection, holding: Sequence[str | None], max_overtakes: int) -> Iterator[tuple[int, int]]:
     """All that waits, with its places."""
     waiting = (Waiting(row.seq, row.tenant, row.model) for row in tx.execute(_ALL_WAITING))
-    queue = Queue(waiting, _started(tx), _turns(tx), max_overtakes)
-    return ((seq, at) for at, seq in enumerate(foretold(queue, holding), 1))
+    queue = FairQueue(waiting, _started(tx), _turns(tx), max_overtakes)
+    return ((seq, at) for at, seq in enumerate(predicted_order(queue, holding), 1))
 
 
 def _in_turn(tx: Connection, tenant: str, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
-    """A key's own from the first to the last that is wanted, with their places, where models make no difference."""
-    many = {row.tenant: row.waiting for row in tx.execute(_WAITING_OF_KEYS)}
-    order = _heads(tx, None, 0).keys
+    """A tenant's own from the first to the last that is wanted, with their places, where models do not matter."""
+    many = {row.tenant: row.waiting for row in tx.execute(_WAITING_BY_TENANT)}
+    order = _heads(tx, None, 0).tenants
     own = {"tenant": tenant, "first": min(wanted), "last": max(wanted)}
     older = tx.scalar(_OLDER, own) or 0
     lengths, mine = [many[each] for each in order], order.index(tenant)
     return ((number, place(lengths, mine, rank)) for rank, number in enumerate(tx.scalars(_BETWEEN, own), older))
 
 
-def _heads(tx: Connection, holding: str | None, max_overtakes: int) -> Queue:
+def _heads(tx: Connection, holding: str | None, max_overtakes: int) -> FairQueue:
     """As much of the queue as the next claim depends on."""
     found = tx.execute(_HEADS, {"holding": holding}).all()
     waiting: list[Waiting] = []
@@ -99,11 +99,11 @@ def _heads(tx: Connection, holding: str | None, max_overtakes: int) -> Queue:
         if held not in (None, first):
             waiting.append(Waiting(held, tenant, holding or ""))
     started = _started(tx) if len(waiting) > len(found) else []
-    return Queue(waiting, started, _turns(tx), max_overtakes)
+    return FairQueue(waiting, started, _turns(tx), max_overtakes)
 
 
 def _started(tx: Connection) -> list[tuple[int, str]]:
-    """What has gone before an older one of its key that still waits."""
+    """The generations that have gone before an older one of their tenant that still waits."""
     return [(row.seq, row.tenant) for row in tx.execute(_STARTED)]
 
 
@@ -111,37 +111,39 @@ def _turns(tx: Connection) -> dict[str, Turn]:
     return {row.tenant: Turn(row.number, row.passed) for row in tx.execute(_TURNS)}
 
 
-def _keys() -> CTE:
-    """The keys that have something waiting, found one by one, and at last NULL."""
-    keys = select(func.min(_tenant).label("tenant")).where(IS_QUEUED).cte("waiting_keys", recursive=True)
-    following = select(func.min(_tenant)).where(IS_QUEUED, _tenant > keys.c.tenant).correlate(keys).scalar_subquery()
-    return keys.union_all(select(following).where(keys.c.tenant.is_not(None)))
+def _waiting_tenants() -> CTE:
+    """The tenants that have something waiting, found one by one, and at last NULL."""
+    tenants = select(func.min(_tenant).label("tenant")).where(IS_QUEUED).cte("waiting_tenants", recursive=True)
+    following = (
+        select(func.min(_tenant)).where(IS_QUEUED, _tenant > tenants.c.tenant).correlate(tenants).scalar_subquery()
+    )
+    return tenants.union_all(select(following).where(tenants.c.tenant.is_not(None)))
 
 
-def _oldest(keys: CTE, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
-    own = and_(IS_QUEUED, _tenant == keys.c.tenant, *conditions)
-    return select(func.min(_seq)).where(own).correlate(keys).scalar_subquery()
+def _oldest(tenants: CTE, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+    own = and_(IS_QUEUED, _tenant == tenants.c.tenant, *conditions)
+    return select(func.min(_seq)).where(own).correlate(tenants).scalar_subquery()
 
 
 def _select_heads() -> "Select[str, int, int | None]":
-    """Each key with its oldest that waits, and its oldest of the model `holding`."""
-    keys = _keys()
-    of_model = _oldest(keys, _model == bindparam("holding"))
-    return select(keys.c.tenant, _oldest(keys), of_model).where(keys.c.tenant.is_not(None))
+    """Each tenant with its oldest that waits, and its oldest of the model `holding`."""
+    tenants = _waiting_tenants()
+    of_model = _oldest(tenants, _model == bindparam("holding"))
+    return select(tenants.c.tenant, _oldest(tenants), of_model).where(tenants.c.tenant.is_not(None))
 
 
 def _select_started() -> "Select[int, str]":
-    keys = _keys()
-    # what was given back is behind again; what failed or was cancelled before its start went before nobody
+    tenants = _waiting_tenants()
+    # what was given back waits again; what failed or was cancelled before its start overtook nothing
     has_started = and_(WAS_CLAIMED, generations.c.status != Status.QUEUED)
-    return select(_seq, _tenant).join(keys, _tenant == keys.c.tenant).where(has_started, _seq > _oldest(keys))
+    return select(_seq, _tenant).join(tenants, _tenant == tenants.c.tenant).where(has_started, _seq > _oldest(tenants))
 
 
 _seq, _tenant, _model = generations.c.seq, generations.c.tenant, generations.c.model
 _own = and_(IS_QUEUED, _tenant == bindparam("tenant"))
 _MODELS = select(*(select(end(_model)).where(IS_QUEUED).scalar_subquery() for end in (func.min, func.max)))
 _ALL_WAITING = select(_seq, _tenant, _model).where(IS_QUEUED).order_by(_seq)
-_WAITING_OF_KEYS = select(_tenant, func.count().label("waiting")).where(IS_QUEUED).group_by(_tenant)
+_WAITING_BY_TENANT = select(_tenant, func.count().label("waiting")).where(IS_QUEUED).group_by(_tenant)
 _OLDER = select(func.count()).where(_own, _seq < bindparam("first"))
 _BETWEEN = select(_seq).where(_own, _seq.between(bindparam("first"), bindparam("last"))).order_by(_seq)
 _HEADS, _STARTED, _TURNS = _select_heads(), _select_started(), select(turns)

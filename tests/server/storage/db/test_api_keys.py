@@ -1,9 +1,7 @@
-"""Keys: made and revoked while a server runs, kept as digests, and each sees its own and nothing else."""
+"""API keys: made and revoked while a server runs, kept as digests, each for its own generations only."""
 
-import asyncio
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 import time
@@ -13,29 +11,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy.exc import OperationalError
 
-from server.core.errors import UnauthenticatedError
-from server.core.events import Broker
 from server.storage.db.api_keys import (
-    FRESH_SECONDS,
-    Gate,
     KeyNameTakenError,
     KeyNotFoundError,
     KeyRing,
     are_there_any,
     digest,
 )
+from server.storage.db.connection import opened
 from tests.support.server_process import PATIENCE, ServerProcess, eventually
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -45,8 +30,8 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def ring(url: str) -> Iterator[KeyRing]:
-    with closing(KeyRing(url)) as ring:
-        yield ring
+    with opened(url) as engine:
+        yield KeyRing(engine)
 
 
 def test_of_a_key_only_a_digest_is_kept(ring: KeyRing, tmp_path: Path) -> None:
@@ -71,67 +56,14 @@ def test_a_name_is_one_keys_for_good(ring: KeyRing) -> None:
             ring.revoke(name)
 
 
-async def test_a_gate_heeds_keys_that_are_made_and_revoked_meanwhile(ring: KeyRing) -> None:
-    clock = Clock()
-    gate = Gate([], ring, clock)
-    assert gate.is_open
-    assert await gate.tenant(None) == await gate.tenant("whatever") == ""
-
-    one, other = ring.add("one"), ring.add("other")
-    clock.now += FRESH_SECONDS
-
-    assert await gate.tenant(one) == digest(one)[:16]
-    assert await gate.tenant(other) != await gate.tenant(one)
-    assert not gate.is_open
-    for wrong in (None, "", "wrong", one + " ", digest(one)):
-        with pytest.raises(UnauthenticatedError):
-            await gate.tenant(wrong)
-
-    ring.revoke("one")
-    clock.now += FRESH_SECONDS
-    with pytest.raises(UnauthenticatedError):
-        await gate.tenant(one)
-    # not open again without the last one either
-    ring.revoke("other")
-    clock.now += FRESH_SECONDS
-    with pytest.raises(UnauthenticatedError):
-        await gate.tenant(None)
-
-
-async def test_keys_of_the_settings_and_made_ones_go_together(ring: KeyRing) -> None:
-    made = ring.add("made")
-    gate = Gate(["set"], ring)
-
-    assert await gate.tenant("set") == digest("set")[:16]
-    assert await gate.tenant(made) == digest(made)[:16]
-
-
-async def test_records_that_fail_leave_the_keys_as_they_were(
-    ring: KeyRing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    key, clock = ring.add("laptop"), Clock()
-    gate = Gate([], ring, clock)
-
-    def fail() -> None:
-        raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
-
-    monkeypatch.setattr(ring, "all", fail)
-    clock.now += FRESH_SECONDS
-
-    assert await gate.tenant(key)
-    with pytest.raises(UnauthenticatedError):
-        await gate.tenant(None)
-    # once, not at every request
-    assert len(caplog.messages) == 1
-
-
 def test_records_are_looked_into_without_being_made(url: str, tmp_path: Path) -> None:
     assert not are_there_any(url)
     assert not list(tmp_path.iterdir())
     (tmp_path / "paddock.db").write_text("no database")
     assert not are_there_any(url)
     (tmp_path / "paddock.db").unlink()
-    with closing(KeyRing(url)) as ring:
+    with opened(url) as engine:
+        ring = KeyRing(engine)
         assert not are_there_any(url)
         ring.add("laptop")
         ring.revoke("laptop")
@@ -180,7 +112,8 @@ def test_an_open_event_stream_of_a_revoked_key_ends_and_others_go_on(
     start_server: Callable[..., ServerProcess],
 ) -> None:
     server = start_server(api_keys="set")
-    with closing(KeyRing(f"sqlite:///{server.data_dir / 'paddock.db'}")) as ring:
+    with opened(f"sqlite:///{server.data_dir / 'paddock.db'}") as engine:
+        ring = KeyRing(engine)
         revoked, good = ring.add("revoked"), ring.add("good")
         headers = [{"Authorization": f"Bearer {key}"} for key in (revoked, good)]
         wait_for_status(server, good, 200)
@@ -198,39 +131,6 @@ def test_an_open_event_stream_of_a_revoked_key_ends_and_others_go_on(
             with closing(seen.http):
                 made = seen.enqueue()
                 assert any(made in line for line in others.iter_lines())
-
-
-async def test_who_may_not_listen_any_more_is_let_go_of(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.storage.db.api_keys.FRESH_SECONDS", 0.01)
-    broker, gate = Broker(), Gate(["set"], ring)
-    key = ring.add("made")
-    watching = asyncio.create_task(gate.watch(broker.dismiss))
-    with broker.subscribe(digest(key)[:16]) as made, broker.subscribe(digest("set")[:16]) as of_settings:
-        listening = [asyncio.create_task(anext(aiter(each), None)) for each in (made, of_settings)]
-        await asyncio.sleep(0.1)
-        assert not any(each.done() for each in listening)
-
-        ring.revoke("made")
-
-        done, going_on = await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED, timeout=60)
-        assert (done, going_on) == ({listening[0]}, {listening[1]})
-    for task in (watching, listening[1]):
-        task.cancel()
-    await asyncio.gather(watching, *listening, return_exceptions=True)
-
-
-async def test_once_there_is_a_key_who_came_without_may_not_stay(ring: KeyRing) -> None:
-    clock = Clock()
-    gate = Gate([], ring, clock)
-    assert gate.knows("")
-    assert not gate.knows("other")
-
-    key = ring.add("first")
-    clock.now += FRESH_SECONDS
-    tenant = await gate.tenant(key)
-
-    assert gate.knows(tenant)
-    assert not gate.knows("")
 
 
 def wait_for_status(server: ServerProcess, key: str | None, status: int) -> None:

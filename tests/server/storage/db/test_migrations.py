@@ -119,7 +119,7 @@ def test_a_database_of_this_version_is_left_alone_and_opens_without_alembic(old:
     open_and_close(old)
     before = content(old)
     program = (
-        "import sys, server.storage.db.store as store; store.Store(sys.argv[1]).close(); "
+        "import sys, server.storage.db.connection as connection; connection.open_database(sys.argv[1]).dispose(); "
         "assert not {'alembic', 'mako'} & set(sys.modules)"
     )
 

@@ -99,7 +99,7 @@ async def test_a_start_settles_what_the_same_server_left(start: Starter) -> None
 async def test_a_dead_servers_generation_runs_elsewhere_once_its_lease_is_over(start: Starter) -> None:
     here = start("here", lease=1.1)
     running = (await here.enqueue())[0]
-    assert await here.store.claim("here/dead", 1.1) is not None
+    assert await here.store.attempts.claim("here/dead", 1.1) is not None
 
     there = start("there", lease=1.1)
     await there.dispatcher.start()

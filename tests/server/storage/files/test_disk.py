@@ -102,7 +102,7 @@ async def test_with_too_little_room_nothing_is_accepted_and_what_waits_runs_late
         assert int(caught.value.headers["Retry-After"]) > 0
         inside.dispatcher.wake()
         await asyncio.sleep(0.2)
-        assert await inside.store.queued() == 1
+        assert await inside.store.history.queued() == 1
         assert (await inside.read(waiting)).attempt == 0
 
         small_disk.empty()
@@ -132,7 +132,7 @@ async def test_full_at_enqueue(small_disk: SmallDisk, quiet: pytest.LogCaptureFi
             with pytest.raises(UnavailableError, match="No space left on the server's disk") as caught:
                 await inside.enqueue(4, prompt="x" * 5_000)
             assert int(caught.value.headers["Retry-After"]) > 0
-        assert await inside.store.queued() == 0
+        assert await inside.store.history.queued() == 0
 
         small_disk.empty()
         assert (await inside.until(*await inside.enqueue())).status is Status.SUCCEEDED
@@ -146,7 +146,7 @@ async def test_full_at_claim(small_disk: SmallDisk, quiet: pytest.LogCaptureFixt
         await inside.dispatcher.start()
         await eventually(lambda: "No space left" in quiet.text)
         await asyncio.sleep(0.2)
-        assert await inside.store.queued() == 5
+        assert await inside.store.history.queued() == 5
 
         small_disk.empty()
         finished = [await inside.until(generation) for generation in generations]
@@ -247,7 +247,7 @@ async def test_a_database_that_another_program_holds_is_told_and_waited_for(
         with pytest.raises(UnavailableError, match="held by another program"):
             await inside.enqueue()
         with pytest.raises(RecordsUnavailableError):
-            await inside.store.claim("me", 60)
+            await inside.store.attempts.claim("me", 60)
         assert (await inside.read(waiting)).status is Status.QUEUED
         with pytest.raises(StartRefusedError, match=r"paddock\.db cannot be used: database is locked"):
             check_records(inside.settings)

@@ -118,7 +118,7 @@ async def test_a_picture_goes_although_the_end_cannot_be_written_down(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.scheduler.executor.BACKOFF_SECONDS", 0.05)
-    succeed = inside.store.succeed
+    succeed = inside.store.attempts.succeed
     failures = 0
 
     async def fail_once(*args: object) -> Generation:
@@ -131,7 +131,7 @@ async def test_a_picture_goes_although_the_end_cannot_be_written_down(
             raise RecordsUnavailableError("no room", "make some")
         return await succeed(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(inside.store, "succeed", fail_once)
+    monkeypatch.setattr(inside.store.attempts, "succeed", fail_once)
     (generation,) = await inside.enqueue()
 
     assert (await inside.until(generation)).status is Status.SUCCEEDED

@@ -1,0 +1,97 @@
+"""What the store takes and returns besides generations: filters, pages, limits, and its errors."""
+
+from dataclasses import dataclass, replace
+
+from sqlalchemy import ColumnElement, and_
+
+from server.core.generation import Generation, Status
+from server.storage.db.schema import generations
+
+
+class StaleAttemptError(Exception):
+    """The attempt no longer holds the generation: it was cancelled, or claimed again."""
+
+
+class QueueLimitError(Exception):
+    """The queue is full: `limit` generations wait, of all tenants, or of one (`is_per_tenant`)."""
+
+    def __init__(self, limit: int, *, is_per_tenant: bool) -> None:
+        super().__init__(limit)
+        self.limit = limit
+        self.is_per_tenant = is_per_tenant
+
+
+class IdempotencyKeyReusedError(Exception):
+    """The idempotency key of a request belongs to another request of the same tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many generations may wait in all, and of one tenant (None: as many as in all)."""
+
+    total: int
+    per_tenant: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotentRequest:
+    """A request that is carried out once, however often it is sent: its idempotency key and a digest of the rest."""
+
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which generations to list. None filters nothing; empty `statuses` select nothing.
+
+    `search` is words that must all be in the prompt, in any order and case.
+    """
+
+    tenant: str = ""
+    statuses: frozenset[Status] | None = None
+    namespace: str | None = None
+    model: str | None = None
+    media_type: str | None = None
+    repo: str | None = None
+    folder: str | None = None
+    search: str | None = None
+
+    def clause(self) -> ColumnElement[bool]:
+        """The SQL condition."""
+        columns = generations.c
+        wanted = {
+            columns.target_namespace: self.namespace,
+            columns.model: self.model,
+            columns.media_type: self.media_type,
+            columns.target_repo: self.repo,
+            columns.target_directory: self.folder,
+        }
+        parts = [columns.tenant == self.tenant, *(c == v for c, v in wanted.items() if v is not None)]
+        if self.statuses is not None:
+            parts.append(columns.status.in_(self.statuses))
+        prompt = columns.parameters["prompt"].as_string()
+        parts += [prompt.icontains(word, autoescape=True) for word in (self.search or "").split()]
+        return and_(*parts)
+
+    def by_status(self) -> "list[Filters]":
+        """One filter for each status; this one alone if it names fewer than two."""
+        if self.statuses is None or len(self.statuses) < 2:
+            return [self]
+        return [replace(self, statuses=frozenset({status})) for status in sorted(self.statuses)]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A generation and its place in the order in which the queue will be taken (1 is next; None unless queued)."""
+
+    generation: Generation
+    queue_position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of history, and how many entries there are in all."""
+
+    rows: list[Placed]
+    total: int

@@ -1,0 +1,152 @@
+"""Claims on generations, and what becomes of the attempts that hold them."""
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from server.core.generation import WORKER_DEATHS_ALLOWED, Generation, Outcome, Status, after_worker_death
+from server.storage.db.schema import IS_QUEUED, attempts, generations
+from server.storage.db.session import Repository, Session, in_thread
+from server.storage.db.statements import fair_queue
+from server.storage.db.statements.rows import from_row
+from server.storage.db.statements.transitions import change, finish, requeue
+
+_CLAIMING = 0x5041_0003
+
+
+class Attempts(Repository):
+    """Claims generations for devices, and records how the attempts go.
+
+    `max_overtakes` bounds how many generations may go before an older one that needs another model, and before
+    another tenant's turn (`server.core.fair_queue`). A method that takes the `held` generation raises
+    StaleAttemptError if that attempt no longer holds it.
+    """
+
+    def __init__(self, session: Session, max_overtakes: int) -> None:
+        super().__init__(session)
+        self._max_overtakes = max_overtakes
+
+    @in_thread
+    def claim(self, owner: str, lease: float, holding: str | None = None) -> Generation | None:
+        """Claim the next generation for a device that holds the model `holding`, for `lease` seconds.
+
+        `server.core.fair_queue` says which generation is next.
+        """
+        with self._session.write() as tx:
+            if self.is_shared:
+                # one after the other, as in SQLite: two concurrent claims would both take the same tenant's turn
+                tx.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
+            while (taken := fair_queue.next_taken(tx, holding, self._max_overtakes)) is not None:
+                claimed = self._claim(tx, taken.generation.seq, owner, lease)
+                if claimed is not None:
+                    fair_queue.note(tx, taken)
+                    return claimed
+            return None
+
+    @in_thread
+    def next(self, holding: str | None) -> Generation | None:
+        """What a claim would take now; None when nothing waits."""
+        with self._session.read() as tx:
+            taken = fair_queue.next_taken(tx, holding, self._max_overtakes)
+            if taken is None:
+                return None
+            row = tx.execute(select(generations).where(generations.c.seq == taken.generation.seq)).mappings().one()
+            return from_row(row)
+
+    def _claim(self, tx: Connection, seq: int, owner: str, lease: float) -> Generation | None:
+        """Claim a queued generation; None when it has just been cancelled."""
+        now = self._session.now()
+        row = (
+            tx.execute(
+                update(generations)
+                .where(generations.c.seq == seq, IS_QUEUED)
+                .values(
+                    status=Status.PROCESSING,
+                    owner=owner,
+                    attempt=generations.c.attempt + 1,
+                    lease_until=now + lease,
+                    started_at=now,
+                )
+                .returning(generations)
+            )
+            .mappings()
+            .one_or_none()
+        )
+        if row is None:
+            return None
+        claimed = from_row(row)
+        tx.execute(
+            insert(attempts).values(generation_id=claimed.id, attempt=claimed.attempt, owner=owner, started_at=now)
+        )
+        return claimed
+
+    @in_thread
+    def renew(self, held: Generation, lease: float, progress: float, fingerprint: dict[str, str] | None) -> None:
+        """Extend a claim to `lease` seconds from now, and record the progress (0 … 1)."""
+        with self._session.write() as tx:
+            until = self._session.now() + lease
+            change(tx, held, Status.PROCESSING, lease_until=until, progress=progress, fingerprint=fingerprint)
+
+    @in_thread
+    def succeed(self, held: Generation, artifact: str, fingerprint: dict[str, str] | None = None) -> Generation:
+        """Record a finished video, and its fingerprint if that has changed. The whole file must be on disk before."""
+        changed = {} if fingerprint is None else {"fingerprint": fingerprint}
+        with self._session.write() as tx:
+            now, succeeded = self._session.now(), Status.SUCCEEDED
+            return finish(tx, held, succeeded, Outcome.SUCCEEDED, now, artifact=artifact, progress=1.0, **changed)
+
+    @in_thread
+    def fail(self, held: Generation, message: str) -> Generation:
+        """Record that a generation failed, with the sentence for its user."""
+        with self._session.write() as tx:
+            return finish(tx, held, Status.FAILED, Outcome.FAILED, self._session.now(), error_message=message)
+
+    @in_thread
+    def worker_died(self, held: Generation, reached: float, why: str, saved: float = 0.0) -> Generation:
+        """Put a generation back in its place in the queue after its worker died, or fail it by the rule.
+
+        It had `reached` a progress, of which a checkpoint holds what was `saved`.
+        """
+        deaths, furthest = after_worker_death(held, reached)
+        counts = {"worker_deaths": deaths, "furthest": furthest}
+        with self._session.write() as tx:
+            now = self._session.now()
+            if deaths >= WORKER_DEATHS_ALLOWED:
+                message = f"The worker process died {deaths} times in a row on this generation: {why}"
+                return finish(tx, held, Status.FAILED, Outcome.WORKER_DIED, now, error_message=message, **counts)
+            return requeue(tx, held, Outcome.WORKER_DIED, now, progress=saved, **counts)
+
+    @in_thread
+    def release(self, held: Generation, saved: float = 0.0) -> Generation:
+        """Give a claim back, as its owner stops cleanly. A checkpoint holds the progress that was `saved`."""
+        with self._session.write() as tx:
+            return requeue(tx, held, Outcome.RELEASED, self._session.now(), progress=saved)
+
+    @in_thread
+    def expire_leases(self) -> None:
+        """End the leases that this server held before it restarted."""
+        own = [generations.c.owner.startswith(self.server or "nobody/", autoescape=True)] if self.is_shared else []
+        with self._session.write() as tx:
+            tx.execute(
+                # zero, not now: a clock that is set back must not make them valid again
+                update(generations).where(generations.c.status == Status.PROCESSING, *own).values(lease_until=0.0)
+            )
+
+    @in_thread
+    def abandoned(self) -> list[Generation]:
+        """The generations whose lease has expired, in their order."""
+        with self._session.read() as tx:
+            rows = tx.execute(
+                select(generations)
+                .where(generations.c.status == Status.PROCESSING)
+                .where(generations.c.lease_until <= self._session.now())
+                .order_by(generations.c.seq)
+            ).mappings()
+            return [from_row(row) for row in rows]
+
+    @in_thread
+    def requeue_abandoned(self, abandoned: Generation) -> Generation:
+        """Put a generation whose lease has expired back in its place in the queue."""
+        with self._session.write() as tx:
+            now = self._session.now()
+            expired = generations.c.lease_until <= now
+            deaths = abandoned.server_deaths + 1
+            return requeue(tx, abandoned, Outcome.ABANDONED, now, expired, server_deaths=deaths)

@@ -1,0 +1,93 @@
+"""What retention needs: which rows and files may go, and their removal."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, delete, select, update
+
+from server.core.generation import TERMINAL, Generation
+from server.storage.db.schema import HAS_VIDEO, attempts, generations
+from server.storage.db.session import Repository, in_thread
+from server.storage.db.statements.rows import find, from_row, is_among
+
+
+class Expiry(Repository):
+    """Finds and removes what is no longer kept. A generation that waits or runs is never removed."""
+
+    @in_thread
+    def superseded(self, files: Mapping[str, str]) -> list[str]:
+        """Of files by storage key, each with its generation's id, those whose generation ended with another or none."""
+        ended = generations.c.status.in_(TERMINAL)
+        with self._session.read() as tx:
+            rows = tx.execute(select(generations.c.id, generations.c.artifact).where(is_among(files.values()), ended))
+            named = {row.id: row.artifact for row in rows}
+        return [key for key, about in files.items() if about in named and named[about] != key]
+
+    @in_thread
+    def ended(self, ids: Sequence[str]) -> list[str]:
+        """Of these generations those that are over or unknown."""
+        with self._session.read() as tx:
+            active = tx.scalars(
+                select(generations.c.id).where(generations.c.id.in_(ids), generations.c.status.not_in(TERMINAL))
+            ).all()
+        return sorted(set(ids) - set(active))
+
+    @in_thread
+    def unknown(self, files: Mapping[str, str]) -> list[str]:
+        """Of files by storage key, each with its generation's id, those whose generation is not in the records."""
+        with self._session.read() as tx:
+            known = set(tx.scalars(select(generations.c.id).where(is_among(files.values()))))
+        return [key for key, about in files.items() if about not in known]
+
+    @in_thread
+    def forget(self, before: float, limit: int) -> list[Generation]:
+        """Remove the oldest generations that ended before a moment, at most `limit`; returns them as they were."""
+        with self._session.write() as tx:
+            # only what has ended has this time: the index alone finds it
+            rows = tx.execute(
+                select(generations)
+                .where(generations.c.completed_at < before)
+                .order_by(generations.c.completed_at)
+                .limit(limit)
+            ).mappings()
+            forgotten = [from_row(row) for row in rows]
+            _forget(tx, forgotten)
+            return forgotten
+
+    @in_thread
+    def remove(self, generation_id: str, tenant: str) -> Generation | None:
+        """Remove a generation that is over; returns it as it was, None if there is none."""
+        with self._session.write() as tx:
+            found = find(tx, generation_id, tenant, for_update=True)
+            if found is None or not found.is_terminal:
+                return None
+            _forget(tx, [found])
+            return found
+
+    @in_thread
+    def oldest_videos(self, before: float, limit: int) -> list[Generation]:
+        """Generations with a video that ended before a moment, oldest first, at most `limit`."""
+        with self._session.read() as tx:
+            rows = tx.execute(
+                select(generations)
+                .where(HAS_VIDEO, generations.c.completed_at < before)
+                .order_by(generations.c.completed_at)
+                .limit(limit)
+            ).mappings()
+            return [from_row(row) for row in rows]
+
+    @in_thread
+    def withdraw(self, videos: Sequence[Generation], why: str) -> None:
+        """Record that the videos of these generations are gone, and why. Remove the files after, not before."""
+        ids = [generation.id for generation in videos]
+        with self._session.write() as tx:
+            tx.execute(
+                update(generations)
+                .where(is_among(ids), generations.c.status.in_(TERMINAL))
+                .values(artifact=None, error_message=why)
+            )
+
+
+def _forget(tx: Connection, ended: Sequence[Generation]) -> None:
+    ids = [generation.id for generation in ended]
+    tx.execute(delete(attempts).where(attempts.c.generation_id.in_(ids)))
+    tx.execute(delete(generations).where(is_among(ids), generations.c.status.in_(TERMINAL)))

@@ -1,0 +1,95 @@
+"""What clients read: one generation, lists and pages, each with its places in the queue."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, func, select
+
+from server.core.generation import Generation, Status
+from server.storage.db.records import Filters, Page, Placed
+from server.storage.db.schema import generations
+from server.storage.db.session import Repository, Session, in_thread
+from server.storage.db.statements import fair_queue
+from server.storage.db.statements.rows import count_queued, find, from_row
+
+LIST_LIMIT = 1000
+
+
+class History(Repository):
+    """Reads generations. `holding` is the model that each device holds: places in the queue depend on it."""
+
+    def __init__(self, session: Session, max_overtakes: int) -> None:
+        super().__init__(session)
+        self._max_overtakes = max_overtakes
+
+    @in_thread
+    def get(self, generation_id: str, tenant: str, holding: Sequence[str | None] = ()) -> Placed | None:
+        """A tenant's generation by its id."""
+        with self._session.read() as tx:
+            generation = find(tx, generation_id, tenant)
+            if generation is None:
+                return None
+            return self._place(tx, [generation], holding)[0]
+
+    @in_thread
+    def newest(self, filters: Filters, holding: Sequence[str | None] = ()) -> list[Placed]:
+        """The newest generations, newest first, at most LIST_LIMIT."""
+        with self._session.read() as tx:
+            # for several statuses at once, SQLite would go through the whole history for the few that wait
+            found = [each for one in filters.by_status() for each in self._select(tx, one, LIST_LIMIT, 0)]
+            newest = sorted(found, key=lambda generation: generation.seq, reverse=True)[:LIST_LIMIT]
+            return self._place(tx, newest, holding)
+
+    @in_thread
+    def page(self, filters: Filters, number: int, size: int, holding: Sequence[str | None] = ()) -> Page:
+        """Page `number` (from 1) of `size` generations, newest first."""
+        with self._session.read() as tx:
+            total = self._count(tx, filters)
+            found = self._select(tx, filters, size, (number - 1) * size, total)
+            return Page(self._place(tx, found, holding), total)
+
+    @in_thread
+    def completed_since(self, moment: float, tenant: str) -> list[Generation]:
+        """A tenant's generations that succeeded or failed since a moment, oldest first, at most LIST_LIMIT."""
+        with self._session.read() as tx:
+            rows = tx.execute(
+                select(generations)
+                .where(generations.c.completed_at >= moment, generations.c.tenant == tenant)
+                .where(generations.c.status.in_((Status.SUCCEEDED, Status.FAILED)))
+                .order_by(generations.c.completed_at.desc())
+                .limit(LIST_LIMIT)
+            ).mappings()
+            return [from_row(row) for row in rows][::-1]
+
+    @in_thread
+    def queued(self) -> int:
+        """How many generations wait, of all tenants."""
+        with self._session.read() as tx:
+            return count_queued(tx)
+
+    def _place(self, tx: Connection, found: Sequence[Generation], holding: Sequence[str | None]) -> list[Placed]:
+        """These generations, all of one tenant, with their places in the queue."""
+        wanted = {generation.seq for generation in found if generation.status is Status.QUEUED}
+        at = fair_queue.places(tx, found[0].tenant, wanted, holding, self._max_overtakes) if wanted else {}
+        return [Placed(generation, at.get(generation.seq)) for generation in found]
+
+    def _count(self, tx: Connection, filters: Filters) -> int:
+        every = select(func.count()).select_from(generations)
+        if filters != Filters() or self.is_shared:
+            return tx.scalar(every.where(filters.clause())) or 0
+        # SQLite counts all rows by their pages, which is fast, and some rows one by one: a server without API keys has
+        # few rows of other tenants
+        return (tx.scalar(every) or 0) - (tx.scalar(every.where(generations.c.tenant > "")) or 0)
+
+    def _select(
+        self, tx: Connection, filters: Filters, limit: int, offset: int, total: int | None = None
+    ) -> list[Generation]:
+        """At most `limit` generations after `offset` newer ones, newest first; `total` match, if that is known."""
+        seq = generations.c.seq
+        order, older = seq.desc(), None if total is None else total - offset - limit
+        if older is not None and older < offset:
+            # the database counts what it skips one by one: start from the nearer end
+            order, limit, offset = seq.asc(), max(limit + min(older, 0), 0), max(older, 0)
+        # an index alone answers which they are, so the rows before them are skipped without being read
+        wanted = select(seq).where(filters.clause()).order_by(order).limit(limit).offset(offset)
+        rows = tx.execute(select(generations).where(seq.in_(wanted)).order_by(seq.desc())).mappings()
+        return [from_row(row) for row in rows]

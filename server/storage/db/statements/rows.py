@@ -1,0 +1,55 @@
+"""Generations to rows and back, and the look-ups that every topic needs."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, select
+
+from pipelines.core.request import VideoParams
+from server.core.generation import Generation, Origin, Status
+from server.storage.db.schema import IS_QUEUED, generations
+
+# JSON has no levels of the step cache, only their names
+_PARAMS = TypeAdapter(VideoParams)
+
+# built once, as it is the most frequent statement
+_ONE = select(generations).where(generations.c.id == bindparam("wanted"), generations.c.tenant == bindparam("whose"))
+
+
+def to_row(generation: Generation) -> dict[str, Any]:
+    """The row of a new generation; the database gives it its `seq`."""
+    row = asdict(generation)
+    del row["seq"]
+    return row
+
+
+def from_row(row: RowMapping) -> Generation:
+    """The generation that a row holds."""
+    return Generation(
+        **{
+            **row,
+            "status": Status(row["status"]),
+            "origin": Origin(row["origin"]),
+            "params": _PARAMS.validate_python(row["params"]) if row["params"] else None,
+        }
+    )
+
+
+def find(tx: Connection, generation_id: str, tenant: str, *, for_update: bool = False) -> Generation | None:
+    """A tenant's generation by its id. `for_update` locks it until the transaction ends."""
+    wanted = _ONE.with_for_update() if for_update else _ONE
+    row = tx.execute(wanted, {"wanted": generation_id, "whose": tenant}).mappings().one_or_none()
+    return from_row(row) if row else None
+
+
+def count_queued(tx: Connection, tenant: str | None = None) -> int:
+    """How many generations wait, of one tenant or (None) of all."""
+    whose = [] if tenant is None else [generations.c.tenant == tenant]
+    return tx.scalar(select(func.count()).where(IS_QUEUED, *whose)) or 0
+
+
+def is_among(ids: Iterable[str]) -> ColumnElement[bool]:
+    """The condition that a generation's id is one of these."""
+    return generations.c.id.in_(list(ids))

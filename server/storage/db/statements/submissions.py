@@ -1,0 +1,115 @@
+"""What clients change: new generations, and their cancellation."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
+
+from server.core.generation import Generation, Origin, Outcome, Status, sources
+from server.storage.db.records import IdempotencyKeyReusedError, IdempotentRequest, QueueLimitError, QueueLimits
+from server.storage.db.schema import generations, requests
+from server.storage.db.session import Repository, in_thread
+from server.storage.db.statements.rows import count_queued, find, to_row
+from server.storage.db.statements.transitions import end_attempt
+
+IDEMPOTENCY_SECONDS = 24 * 3600.0
+"""How long an idempotency key is remembered."""
+
+_SUBMITTING = 0x5041_0002
+
+
+class Submissions(Repository):
+    """Records new generations, and cancels them."""
+
+    @in_thread
+    def insert(
+        self, new: Sequence[Generation], limits: QueueLimits, request: IdempotentRequest | None = None
+    ) -> Sequence[Generation]:
+        """Record a request's generations, all or none, and return them.
+
+        For a request that was carried out before, returns what was recorded then. Raises QueueLimitError if more would
+        wait than the limits allow, and IdempotencyKeyReusedError.
+        """
+        with self._session.write() as tx:
+            if self.is_shared:
+                # one after the other, as in SQLite: otherwise two transactions could both be the last within a limit,
+                # and a generation could appear after a younger one has been claimed
+                tx.execute(select(func.pg_advisory_xact_lock(_SUBMITTING)))
+            tenant = new[0].tenant
+            if request is not None and (before := self._recorded_before(tx, tenant, request)):
+                return before
+            more = sum(generation.status is Status.QUEUED for generation in new)
+            if count_queued(tx) + more > limits.total:
+                raise QueueLimitError(limits.total, is_per_tenant=False)
+            if limits.per_tenant is not None and count_queued(tx, tenant) + more > limits.per_tenant:
+                raise QueueLimitError(limits.per_tenant, is_per_tenant=True)
+            tx.execute(insert(generations), [to_row(generation) for generation in new])
+            if request is not None:
+                row = {
+                    "tenant": tenant,
+                    "key": request.key,
+                    "digest": request.digest,
+                    "generations": [generation.id for generation in new],
+                    "made_at": self._session.now(),
+                }
+                tx.execute(insert(requests).values(row))
+            return new
+
+    def _recorded_before(self, tx: Connection, tenant: str, request: IdempotentRequest) -> list[Generation]:
+        """What was recorded for a request before; nothing if it is new, or if some of it is gone.
+
+        Gone is what was removed since, and what was cancelled because its client hung up: that client has come back.
+        """
+        tx.execute(delete(requests).where(requests.c.made_at < self._session.now() - IDEMPOTENCY_SECONDS))
+        same = and_(requests.c.tenant == tenant, requests.c.key == request.key)
+        row = tx.execute(select(requests).where(same)).mappings().one_or_none()
+        if row is None:
+            return []
+        if row["digest"] != request.digest:
+            raise IdempotencyKeyReusedError(request.key)
+        looked_up = [find(tx, id_, tenant) for id_ in row["generations"]]
+        found = [each for each in looked_up if each is not None and not _was_hung_up(each)]
+        if len(found) == len(looked_up):
+            return found
+        tx.execute(delete(requests).where(same))
+        return []
+
+    @in_thread
+    def cancel(self, generation_id: str, tenant: str, *, unless_started: bool = False) -> Generation | None:
+        """Cancel a generation (`unless_started`: only if it was never attempted).
+
+        Returns the generation as it was before, None if nothing changed.
+        """
+        with self._session.write() as tx:
+            # locked until the commit: PostgreSQL would let it be claimed in between
+            before = find(tx, generation_id, tenant, for_update=True)
+            if before is None or before.status not in sources(Status.CANCELLED):
+                return None
+            if unless_started and before.attempt > 0:
+                return None
+            now = self._session.now()
+            tx.execute(
+                update(generations)
+                .where(generations.c.id == generation_id, generations.c.status == before.status)
+                .values(status=Status.CANCELLED, completed_at=now, owner=None, lease_until=None)
+            )
+            end_attempt(tx, before.id, before.attempt, Outcome.CANCELLED, now)
+            return before
+
+    @in_thread
+    def cancel_waiting_sync(self) -> int:
+        """Cancel queued generations whose clients were connected to this server before it restarted.
+
+        Returns how many there were.
+        """
+        own = [generations.c.accepted_by == self.server] if self.is_shared else []
+        with self._session.write() as tx:
+            return tx.execute(
+                update(generations)
+                .where(generations.c.status == Status.QUEUED, generations.c.origin == Origin.SYNC)
+                .where(generations.c.attempt == 0, *own)
+                .values(status=Status.CANCELLED, completed_at=self._session.now())
+            ).rowcount
+
+
+def _was_hung_up(generation: Generation) -> bool:
+    return generation.origin is Origin.SYNC and generation.status is Status.CANCELLED

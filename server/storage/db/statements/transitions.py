@@ -1,0 +1,66 @@
+"""Changes of status, each one guarded UPDATE.
+
+It matches the statuses that the law allows the change from and, once a generation is claimed, the attempt that holds
+it. If no row matches, the attempt no longer holds the generation, and StaleAttemptError is raised.
+"""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, update
+
+from server.core.generation import Generation, Outcome, Status, sources
+from server.storage.db.records import StaleAttemptError
+from server.storage.db.schema import attempts, generations
+from server.storage.db.statements import fair_queue
+from server.storage.db.statements.rows import from_row
+
+
+def change(
+    tx: Connection, held: Generation, target: Status, *conditions: ColumnElement[bool], **values: Any
+) -> Generation:
+    """Update the row that the attempt `held` holds; a change within `processing` keeps the status."""
+    allowed = {Status.PROCESSING} if target is Status.PROCESSING else sources(target)
+    row = (
+        tx.execute(
+            update(generations)
+            .where(generations.c.id == held.id, generations.c.attempt == held.attempt)
+            .where(generations.c.status.in_(allowed), generations.c.owner == held.owner, *conditions)
+            .values(status=target, **values)
+            .returning(generations)
+        )
+        .mappings()
+        .one_or_none()
+    )
+    if row is None:
+        raise StaleAttemptError(f"attempt {held.attempt} no longer holds generation {held.id}")
+    return from_row(row)
+
+
+def finish(tx: Connection, held: Generation, target: Status, outcome: Outcome, now: float, **values: Any) -> Generation:
+    """End a generation and the attempt that holds it."""
+    # first the generation, then its attempt, as everywhere: in the other order two transactions could deadlock
+    blank = {"owner": None, "lease_until": None}
+    finished = change(tx, held, target, completed_at=now, **blank, **values)
+    end_attempt(tx, held.id, held.attempt, outcome, now)
+    return finished
+
+
+def requeue(
+    tx: Connection, held: Generation, outcome: Outcome, now: float, *conditions: ColumnElement[bool], **values: Any
+) -> Generation:
+    """Return a generation to its place in the queue, and end the attempt that holds it."""
+    blank = {"owner": None, "lease_until": None, "started_at": None}
+    requeued = change(tx, held, Status.QUEUED, *conditions, **blank, **values)
+    end_attempt(tx, held.id, held.attempt, outcome, now)
+    fair_queue.give_back(tx, held.tenant)
+    return requeued
+
+
+def end_attempt(tx: Connection, generation_id: str, attempt: int, outcome: Outcome, now: float) -> None:
+    """Record how an attempt ended, unless that is recorded already."""
+    tx.execute(
+        update(attempts)
+        .where(attempts.c.generation_id == generation_id, attempts.c.attempt == attempt)
+        .where(attempts.c.outcome.is_(None))
+        .values(ended_at=now, outcome=outcome)
+    )

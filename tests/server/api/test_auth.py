@@ -1,0 +1,117 @@
+"""Authentication: keys that are made and revoked take effect while the server runs."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from server.api.auth import FRESH_SECONDS, Authenticator
+from server.core.errors import UnauthenticatedError
+from server.core.events import Broker
+from server.storage.db.api_keys import KeyRing, digest
+from server.storage.db.connection import opened
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Iterator[KeyRing]:
+    with opened(f"sqlite:///{tmp_path / 'paddock.db'}") as engine:
+        yield KeyRing(engine)
+
+
+async def test_keys_that_are_made_and_revoked_take_effect(ring: KeyRing) -> None:
+    clock = Clock()
+    auth = Authenticator([], ring, clock)
+    assert auth.is_open
+    assert await auth.tenant(None) == await auth.tenant("whatever") == ""
+
+    one, other = ring.add("one"), ring.add("other")
+    clock.now += FRESH_SECONDS
+
+    assert await auth.tenant(one) == digest(one)[:16]
+    assert await auth.tenant(other) != await auth.tenant(one)
+    assert not auth.is_open
+    for wrong in (None, "", "wrong", one + " ", digest(one)):
+        with pytest.raises(UnauthenticatedError):
+            await auth.tenant(wrong)
+
+    ring.revoke("one")
+    clock.now += FRESH_SECONDS
+    with pytest.raises(UnauthenticatedError):
+        await auth.tenant(one)
+    # not open again without the last one either
+    ring.revoke("other")
+    clock.now += FRESH_SECONDS
+    with pytest.raises(UnauthenticatedError):
+        await auth.tenant(None)
+
+
+async def test_keys_of_the_settings_and_made_ones_go_together(ring: KeyRing) -> None:
+    made = ring.add("made")
+    auth = Authenticator(["set"], ring)
+
+    assert await auth.tenant("set") == digest("set")[:16]
+    assert await auth.tenant(made) == digest(made)[:16]
+
+
+async def test_records_that_fail_leave_the_keys_as_they_were(
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, clock = ring.add("laptop"), Clock()
+    auth = Authenticator([], ring, clock)
+
+    def fail() -> None:
+        raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
+
+    monkeypatch.setattr(ring, "all", fail)
+    clock.now += FRESH_SECONDS
+
+    assert await auth.tenant(key)
+    with pytest.raises(UnauthenticatedError):
+        await auth.tenant(None)
+    # once, not at every request
+    assert len(caplog.messages) == 1
+
+
+async def test_a_revoked_keys_subscription_ends(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.api.auth.FRESH_SECONDS", 0.01)
+    broker, auth = Broker(), Authenticator(["set"], ring)
+    key = ring.add("made")
+    watching = asyncio.create_task(auth.watch(broker.dismiss))
+    with broker.subscribe(digest(key)[:16]) as made, broker.subscribe(digest("set")[:16]) as of_settings:
+        listening = [asyncio.create_task(anext(aiter(each), None)) for each in (made, of_settings)]
+        await asyncio.sleep(0.1)
+        assert not any(each.done() for each in listening)
+
+        ring.revoke("made")
+
+        done, going_on = await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+        assert (done, going_on) == ({listening[0]}, {listening[1]})
+    for task in (watching, listening[1]):
+        task.cancel()
+    await asyncio.gather(watching, *listening, return_exceptions=True)
+
+
+async def test_once_there_is_a_key_anonymous_clients_may_not_stay(ring: KeyRing) -> None:
+    clock = Clock()
+    auth = Authenticator([], ring, clock)
+    assert auth.knows("")
+    assert not auth.knows("other")
+
+    key = ring.add("first")
+    clock.now += FRESH_SECONDS
+    tenant = await auth.tenant(key)
+
+    assert auth.knows(tenant)
+    assert not auth.knows("")
