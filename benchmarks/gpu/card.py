@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from pipelines.loading.load import this_machine
+from pipelines.loading.device_plan import this_machine
 from pipelines.planning.layout import GIB, Machine
 
 PERIOD_SECONDS = 0.05

@@ -39,7 +39,8 @@ from pipelines.demo import demo_folder
 from pipelines.loading.load import silence_progress_bars
 from pipelines.planning.layout import Layout
 from pipelines.planning.shapes import read_shape
-from pipelines.runner.runner import Made, Runner
+from pipelines.runner.result import RenderedFrames
+from pipelines.runner.runner import Runner
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.tools.calibrate_step_cache import psnr
 
@@ -60,7 +61,7 @@ class Plain:
         self._shape = read_shape(folder)
 
     @torch.no_grad()
-    def frames(self, params: VideoParams) -> Made:
+    def frames(self, params: VideoParams) -> RenderedFrames:
         """As `Runner.frames`."""
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._shape.grid)
         embeddings = self._pipe.encode_prompt(params.prompt, params.negative_prompt, max_sequence_length=512)
@@ -79,10 +80,10 @@ class Plain:
         seconds = time.perf_counter() - began
         frames = np.concatenate(list(decode_frames(self._pipe.vae, latents)))
         passes = 0 if self._pipe.transformer.is_cache_enabled else 2 * params.num_inference_steps
-        return Made(frames[: geometry.num_frames, *geometry.crop], passes, seconds)
+        return RenderedFrames(frames[: geometry.num_frames, *geometry.crop], passes, seconds)
 
 
-Make = Callable[[VideoParams], Made]
+Make = Callable[[VideoParams], RenderedFrames]
 
 
 PLAIN = "plain diffusers"

@@ -2,9 +2,8 @@
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,43 +13,32 @@ os.environ.setdefault("USE_TF", "0")
 os.environ.setdefault("USE_FLAX", "0")
 
 import diffusers
-import psutil
 import torch
 import transformers
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from transformers import UMT5EncoderModel
 
-from pipelines.core.errors import HostMemoryError, UnsupportedModelError, WeightFormatError
-from pipelines.core.geometry import Geometry, Grid
-from pipelines.core.model import TRANSFORMERS, LatentRgb, Lora, ModelSpec, WeightFile
-from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.core.errors import UnsupportedModelError, WeightFormatError
+from pipelines.core.geometry import Grid
+from pipelines.core.model import TRANSFORMERS, LatentRgb, Lora, WeightFile
+from pipelines.core.precision import Precision
 from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.loading import single_file
+from pipelines.loading.converted_cache import stored
 from pipelines.loading.lora import Loras
-from pipelines.loading.modules import StoredTensors, fill, headers, skeleton
-from pipelines.loading.weight_format import WeightFormat, stored
+from pipelines.loading.modules import MODEL_CLASSES, StoredTensors, fill, headers, skeleton
+from pipelines.loading.progress import byte_counter, iter_parts
+from pipelines.loading.weight_format import WeightFormat
 from pipelines.offload.placement import bring, place, residence
-from pipelines.planning.layout import GIB, HOST_SHARE, Decoding, Layout, Machine, MemoryPlan, Residence
-from pipelines.planning.planner import plan
-from pipelines.planning.shapes import ModelShape, read_shape
-from pipelines.stages.preview.preview import read_latent_rgb
+from pipelines.planning.layout import Decoding, Layout, Residence
+from pipelines.stages.preview.latent_rgb import read_latent_rgb
 from pipelines.stages.wan_pipeline import ResumableWanPipeline
 
 CACHE = Path("~/.cache/paddock").expanduser()
 """Where weights are kept in the form a plan has them, unless another folder is named."""
 
-REPORT_SECONDS = 0.25
 
 log = logging.getLogger("paddock.load")
-
-_MODELS: dict[str, Any] = {
-    "transformer": WanTransformer3DModel,
-    "transformer_2": WanTransformer3DModel,
-    "text_encoder": UMT5EncoderModel,
-    "vae": AutoencoderKLWan,
-}
 
 
 def silence_progress_bars() -> None:
@@ -120,7 +108,7 @@ def load_pipeline(
             [(path, lora.strength) for lora, path in changes.items() if lora.part == part],
             report,
         )
-        for part, report in _shares(folder, sources, on_progress)
+        for part, report in iter_parts(folder, sources, on_progress)
     }
     if dtype is torch.float32:
         use_onednn(models["vae"])
@@ -163,7 +151,7 @@ def _check(folder: Path, sources: Mapping[str, Path], loras: Sequence[Lora]) -> 
     """Raise WeightsNotFoundError or UnsupportedModelError unless everything is there and goes together."""
     weights.check(folder, "WanPipeline", sources)
     for part, path in sources.items():
-        single_file.check(path, skeleton(_MODELS[part], folder / part))
+        single_file.check(path, skeleton(MODEL_CLASSES[part], folder / part))
     for lora in loras:
         if not (folder / lora.part).is_dir():
             raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
@@ -179,76 +167,6 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def shape_here(folder: Path, files: Sequence[WeightFile] = (), guidance: bool = True) -> ModelShape:
-    """The shapes of the weights in a folder, or for some transformers in files of their own; raises PipelineError."""
-    shape = replace(read_shape(folder), guidance=guidance)
-    return shape.with_files(tuple(map(single_file.measure, weights.locate_files(files).values())))
-
-
-def plan_here(spec: ModelSpec, folder: Path, device: str, limit: int | None = None) -> MemoryPlan | None:
-    """The plan for weights on a device and host as they are now, with at most `limit` bytes of the device.
-
-    None on a CPU, where there is nothing to choose. Raises HostMemoryError where no plan can pass through the host.
-    """
-    if torch.device(device).type != "cuda":
-        return None
-    machine = this_machine(device, limit, spec.precision)
-    chosen = choose_plan(shape_here(folder, spec.files, spec.guidance), spec.sizes, machine)
-    check_host(chosen, machine)
-    return chosen
-
-
-def check_host(chosen: MemoryPlan, machine: Machine) -> None:
-    """Raise HostMemoryError if a plan needs more host memory than is free: the system would end the worker midway."""
-    if chosen.host_peak > machine.host_memory:
-        raise HostMemoryError(
-            f"Loading the model needs {chosen.host_peak / GIB:.1f} GiB of host memory, and "
-            f"{machine.host_memory / GIB:.1f} GiB is free. Close other programs, or add memory."
-        )
-
-
-def this_machine(device: str, limit: int | None = None, precision: PrecisionSetting = PrecisionSetting.AUTO) -> Machine:
-    """What is free now of a CUDA device, `limit` bytes at most, and of the host, less the system's share."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return Machine(
-        free if limit is None else min(free, limit),
-        round(psutil.virtual_memory().available * HOST_SHARE),
-        torch.cuda.get_device_capability(device),
-        precision,
-    )
-
-
-def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machine: Machine) -> MemoryPlan:
-    """The plan for the first of `sizes` (width, height, frames) that fits, else the last one's, told in the log."""
-    for size in sizes:
-        chosen = plan(shape, Geometry.fit(*size, shape.grid), machine)
-        if chosen.fits(machine):
-            return chosen
-        log.warning("videos of %dx%d and %d frames may not fit. %s", *size, chosen.shortfall(machine))
-    return chosen
-
-
-def _shares(
-    folder: Path, sources: Mapping[str, Path], on_progress: LoadCallback
-) -> Iterator[tuple[str, Callable[[float], None]]]:
-    """Each part in the order they are loaded, with what to tell how much of it (0 … 1) is done."""
-    sizes = {
-        part: weights.source_bytes(sources.get(part, folder / part)) for part in _MODELS if (folder / part).is_dir()
-    }
-    total, before, furthest = sum(sizes.values()), 0, 0.0
-    for part, size in sizes.items():
-
-        def report(share: float, part: str = part, before: int = before, size: int = size) -> None:
-            # weights that are stored anew are gone through twice
-            nonlocal furthest
-            furthest = max(furthest, (before + share * size) / total)
-            on_progress(part, furthest)
-
-        report(0.0)
-        yield part, report
-        before += size
-
-
 def _load_part(
     folder: Path,
     part: str,
@@ -261,7 +179,7 @@ def _load_part(
     report: Callable[[float], None],
 ) -> Any:
     """Read one part of a pipeline, its weights from `file` if given, and bring each of its tensors to its place."""
-    module = skeleton(_MODELS[part], folder / part)
+    module = skeleton(MODEL_CLASSES[part], folder / part)
     merged = Loras(loras, part) if loras else None
     if merged is not None:
         merged.check(module)
@@ -275,7 +193,7 @@ def _load_part(
         made_from = weights.digest(folder) if file is None else weights.file_digest(file)
         target = cache / "weights" / made_from / name
         try:
-            source = stored(source, weight_format, target, _counted(source, report))
+            source = stored(source, weight_format, target, byte_counter(source, report))
             keep = weight_format.restore
         except WeightFormatError as error:
             if residence(part, layout) is Residence.DISK:
@@ -288,7 +206,7 @@ def _load_part(
         kept = keep(name, tensor)
         return {each: bring(part, each, kept[each], layout, device, layers) for each in kept}
 
-    fill(module, source, brought, _counted(source, report))
+    fill(module, source, brought, byte_counter(source, report))
     place(part, module, layout, device)
     return module
 
@@ -308,17 +226,3 @@ def _is_stored_anew(precision: Precision, where: Residence, weight_format: Weigh
         # its matrices are mapped as they are, and the rest is small
         return False
     return precision is not Precision.BF16 or (where is Residence.DISK and weight_format.changes(source))
-
-
-def _counted(source: Path, report: Callable[[float], None]) -> Callable[[int], None]:
-    """Takes bytes as they are read, and reports their share of all in a part's files, a few times a second."""
-    total, done, told = max(1, weights.source_bytes(source)), 0, 0.0
-
-    def count(size: int) -> None:
-        nonlocal done, told
-        done += size
-        if time.monotonic() - told > REPORT_SECONDS:
-            told = time.monotonic()
-            report(min(1.0, done / total))
-
-    return count

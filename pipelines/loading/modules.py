@@ -10,10 +10,19 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
+from transformers import UMT5EncoderModel
 
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.loading import single_file
+
+MODEL_CLASSES: dict[str, Any] = {
+    "transformer": WanTransformer3DModel,
+    "transformer_2": WanTransformer3DModel,
+    "text_encoder": UMT5EncoderModel,
+    "vae": AutoencoderKLWan,
+}
 
 StoredTensors = Mapping[str, torch.Tensor]
 """What is kept for one tensor, by name: one of the same name, or that and what belongs to it."""

@@ -4,7 +4,7 @@ Nobody waits for the compiler. It runs in a process of its own, over a block of 
 on disk, in inductor's own cache; a model whose block is there takes it from there, in seconds, as it is loaded or when
 its device has nothing to do. Until then its blocks run as they are.
 
-python -m pipelines.runner.runner.compilation JSON    # that process: a `Block`, and the folder to leave it in
+python -m pipelines.runner.compilation JSON    # that process: a `Block`, and the folder to leave it in
 """
 
 import hashlib
@@ -13,7 +13,6 @@ import logging
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,16 +124,10 @@ class Compiler:
                 sys.executable,
                 "-P",
                 "-m",
-                "pipelines.runner.runner.compilation",
+                __name__,
                 json.dumps([asdict(self._block), str(self._cache)]),
             ]
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def wait(self, seconds: float) -> None:
-        """Wait so long at most for what runs in the background."""
-        if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(seconds)
 
     def close(self) -> None:
         """End what runs in the background."""

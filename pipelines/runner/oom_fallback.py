@@ -15,13 +15,15 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import LoadCallback
 from pipelines.core.request import VideoParams
-from pipelines.loading.load import CACHE, plan_here, shape_here, this_machine
+from pipelines.loading.device_plan import plan_here, shape_here, this_machine
+from pipelines.loading.load import CACHE
 from pipelines.planning.layout import Machine
 from pipelines.planning.learned_limits import LearnedLimits
 from pipelines.planning.planner import CLEARLY, evaluate, next_plan, plan
 from pipelines.planning.shapes import ModelShape
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
-from pipelines.runner.runner import RenderedVideo, Runner
+from pipelines.runner.result import RenderedVideo
+from pipelines.runner.runner import Runner
 from pipelines.stages.denoising import release_memory
 
 log = logging.getLogger("paddock.fallback")

@@ -7,7 +7,7 @@ runner.run(VideoParams(...), Path("video.mp4"))
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,53 +16,28 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.core.errors import GenerationCancelled
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.core.precision import Precision
-from pipelines.core.progress import Frames, GenerationStats, LoadCallback, Progress, Stage, VideoFile
+from pipelines.core.progress import GenerationStats, LoadCallback, Stage, VideoFile
 from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import Sequence, choose
-from pipelines.loading.load import CACHE, LoadedPipeline, load_pipeline, plan_here
+from pipelines.loading.device_plan import plan_here
+from pipelines.loading.load import CACHE, LoadedPipeline, load_pipeline
 from pipelines.planning.layout import Layout, Residence
 from pipelines.planning.shapes import read_shape
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.compilation import Block, Compiler, is_wanted
+from pipelines.runner.progress import GenerationProgress
+from pipelines.runner.result import RenderedFrames, RenderedVideo
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at, recover, release_memory
 from pipelines.stages.guidance import Passes
-from pipelines.stages.preview.preview import draw, fitting
+from pipelines.stages.preview.latent_rgb import fitting
+from pipelines.stages.preview.preview import draw
 from pipelines.stages.text_encoding import EmbeddingStore, PromptEncoder
 from pipelines.stages.video_writer import Mp4Writer
-
-# where each stage begins and ends in a generation's progress: a typical split of its time
-_SPANS = {Stage.PROMPT: (0.0, 0.02), Stage.DENOISE: (0.02, 0.82), Stage.DECODE: (0.82, 1.0)}
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A video in memory: (num_frames, height, width, 3), the passes computed for it, and the seconds of denoising."""
-
-    frames: Frames
-    passes: int
-    seconds: float
-
-
-class RenderedVideo:
-    """A video all of whose frames are made: what is left is its file, which takes no device and may take a thread."""
-
-    def __init__(self, writer: Mp4Writer, work: GenerationStats, on_finished: Callable[[], None]) -> None:
-        self._writer = writer
-        self._work = work
-        self._on_finished = on_finished
-
-    def finish(self) -> VideoFile:
-        """Wait until the file is whole; raises EncodingError, and leaves nothing then. To be called once, always."""
-        with self._writer as writer:
-            video = writer.close()
-        self._on_finished()
-        return replace(video, stats=self._work)
 
 
 class Runner:
@@ -171,7 +146,7 @@ class Runner:
     def render(self, params: VideoParams, path: Path, hooks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
         """As `run`, but the device is free for the next video while the file of this one is finished."""
         params = self._as_the_weights_want(params)
-        course = _Course(params, self._latents_depend_on(params), hooks)
+        course = GenerationProgress(params, self._latents_depend_on(params), hooks)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         try:
             latents, work = self._denoise(params, geometry, course)
@@ -196,7 +171,7 @@ class Runner:
         # the latents were looked at, so that a device has done what it was given
         seconds = time.perf_counter() - began
         frames = np.concatenate(list(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding)))
-        return Made(frames[: geometry.num_frames, *geometry.crop], passes.computed, seconds)
+        return RenderedFrames(frames[: geometry.num_frames, *geometry.crop], passes.computed, seconds)
 
     def _as_the_weights_want(self, params: VideoParams) -> VideoParams:
         return params if self.spec.guidance else replace(params, guidance_scale=1.0)
@@ -285,62 +260,6 @@ class Runner:
                     missing -= min(missing, len(frames))
             unless_whole.pop_all()
         return RenderedVideo(writer, work, lambda: course.report(Stage.DECODE, 1, 1))
-
-
-class _Course:
-    """One generation on its way: what it began with, and who is told and asked at every step."""
-
-    def __init__(self, params: VideoParams, depends_on: dict[str, Any], hooks: Callbacks) -> None:
-        self.hooks = hooks
-        self._steps = params.num_inference_steps
-        self._depends_on = depends_on
-        checkpoint = hooks.checkpoint
-        self.denoising_state: DenoisingState | None = None if checkpoint is None else checkpoint.load(depends_on)
-        self.steps_before = 0 if self.denoising_state is None else self.denoising_state.step
-        self._begun = time.monotonic() - (0.0 if self.denoising_state is None else self.denoising_state.seconds)
-
-    def report(self, stage: Stage, step: int, steps: int) -> None:
-        """Tell how far it is; never less than it was when it was taken up again."""
-        fraction = _fraction(stage, step, steps)
-        if self.steps_before:
-            fraction = max(fraction, _fraction(Stage.DENOISE, self.steps_before, self._steps))
-        self.hooks.on_progress(Progress(stage, step, steps, fraction, self._seconds))
-
-    def check(self) -> None:
-        """Raise GenerationCancelled if it was cancelled."""
-        if self.hooks.cancelled():
-            raise GenerationCancelled
-
-    def after_step(self, step: int, capture: Capture, draw: Callable[[], Image.Image | None]) -> None:
-        """What is due after a denoising step: an end, a preview, a report, a checkpoint."""
-        self.check()
-        if self.hooks.preview is not None:
-            # before the report, which tells of it
-            self.hooks.preview.after_step(step, draw, is_last=step == self._steps)
-        self.report(Stage.DENOISE, step, self._steps)
-        if self.hooks.checkpoint is not None:
-            self.hooks.checkpoint.after_step(
-                self._depends_on,
-                _fraction(Stage.DENOISE, step, self._steps),
-                lambda: capture(self._seconds),
-                is_last=step == self._steps,
-            )
-
-    def after_part(self, done: int, parts: int) -> None:
-        """What is due after a part of the decoding: an end; and a report, a hundred times at most."""
-        self.check()
-        if done * 100 // parts > (done - 1) * 100 // parts:
-            # the file has still to be finished when all is decoded
-            self.report(Stage.DECODE, done, parts + 1)
-
-    @property
-    def _seconds(self) -> float:
-        return time.monotonic() - self._begun
-
-
-def _fraction(stage: Stage, step: int, steps: int) -> float:
-    begin, end = _SPANS[stage]
-    return begin + (end - begin) * step / steps
 
 
 def _block(spec: ModelSpec, loaded: LoadedPipeline, attention: Attention) -> Block:

@@ -14,7 +14,6 @@ from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import attending
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.guidance import Passes
-from pipelines.stages.preview.preview import clean_latents
 
 # public from torch 2.12 on only
 _empty_host_cache = getattr(torch.accelerator, "empty_host_cache", None) or torch._C._host_emptyCache
@@ -120,3 +119,22 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
         # pinned memory is kept for later as well, and the host may need it for the next plan
         _empty_host_cache()
+
+
+def clean_latents(scheduler: Any, latents: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor | None:
+    """What the step just done takes the finished latents to be; None if that cannot be told.
+
+    `latents` are those after the step, `before` those it was given, if they are known. Schedulers that predict the
+    clean sample keep it (UniPC). Of the others (Euler) the step itself tells: along a flow latents are
+    (1 - sigma) * clean + sigma * noise, so the line through both latents meets the clean ones at sigma 0.
+    """
+    if getattr(scheduler, "predict_x0", False):
+        predicted: torch.Tensor = scheduler.model_outputs[-1]
+        return predicted
+    step, sigmas = getattr(scheduler, "step_index", None), getattr(scheduler, "sigmas", None)
+    if before is None or sigmas is None or not step:
+        return None
+    here, there = float(sigmas[step]), float(sigmas[step - 1])
+    if here == there:
+        return None
+    return latents - here / (here - there) * (latents - before)

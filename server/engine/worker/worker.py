@@ -54,7 +54,7 @@ from server.engine.protocol import (
 if TYPE_CHECKING:
     from pipelines.runner.callbacks import Callbacks
     from pipelines.runner.oom_fallback import OutOfMemoryFallback
-    from pipelines.runner.runner import RenderedVideo
+    from pipelines.runner.result import RenderedVideo
     from pipelines.stages.checkpoint import Checkpoint
     from pipelines.stages.preview.preview import Preview
 

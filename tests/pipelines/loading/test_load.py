@@ -10,7 +10,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import HostMemoryError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry, Grid
-from pipelines.loading.load import check_host, choose_plan, load_pipeline
+from pipelines.loading.device_plan import check_host, choose_plan
+from pipelines.loading.load import load_pipeline
 from pipelines.planning.layout import GIB, Machine
 from pipelines.planning.planner import plan
 from pipelines.planning.shapes import parse_shape

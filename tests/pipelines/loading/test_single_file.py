@@ -27,7 +27,8 @@ from pipelines.core.model import Lora, ModelSpec, WeightFile
 from pipelines.core.precision import Precision
 from pipelines.core.request import VideoParams
 from pipelines.loading import single_file
-from pipelines.loading.load import load_pipeline, shape_here
+from pipelines.loading.device_plan import shape_here
+from pipelines.loading.load import load_pipeline
 from pipelines.loading.modules import fill, headers, skeleton
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.explain import choices

@@ -18,7 +18,7 @@ from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision
 from pipelines.loading import single_file
-from pipelines.loading.load import shape_here
+from pipelines.loading.device_plan import shape_here
 from pipelines.loading.modules import fill, headers, skeleton
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.explain import choices

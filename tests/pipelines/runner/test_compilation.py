@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -97,7 +98,10 @@ def test_it_is_made_in_the_background_and_taken_up_when_the_device_has_nothing_t
     assert runner.fingerprint["compiled"] == "nothing"
     # once, and with all it needs to know
     assert len(background.started) == 1
-    described, folder = json.loads(background.started[0][-1])
+    *python, module, argument = background.started[0]
+    assert python == [sys.executable, "-P", "-m"]
+    assert module == compiling.main.__module__
+    described, folder = json.loads(argument)
     assert folder == str(tmp_path)
     assert (described["latents"], described["dtype"], described["config"]["num_layers"]) == (
         [16, 2, 4, 6],

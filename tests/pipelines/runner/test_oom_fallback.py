@@ -16,7 +16,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.precision import Precision, PrecisionSetting
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import VideoParams
-from pipelines.loading.load import choose_plan, shape_here
+from pipelines.loading.device_plan import choose_plan, shape_here
 from pipelines.planning.layout import GIB, Layout, Machine, MemoryPlan
 from pipelines.planning.planner import next_plan, plan
 from pipelines.planning.shapes import parse_shape, read_shape

@@ -25,7 +25,8 @@ from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.denoising import denoise
 from pipelines.stages.guidance import Passes
-from pipelines.stages.preview.preview import LONGEST_SIDE, Preview, draw, project, read_latent_rgb, write_latent_rgb
+from pipelines.stages.preview.latent_rgb import project, read_latent_rgb, write_latent_rgb
+from pipelines.stages.preview.preview import LONGEST_SIDE, Preview, draw
 from tests.support.models.wan22 import a14b_folder, ti2v_5b_folder
 
 PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
