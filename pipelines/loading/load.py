@@ -1,16 +1,11 @@
 """A folder in diffusers' layout → a ready pipeline on one device."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-# Wan's compute path has no use for these backends, and probing them costs seconds at import
-os.environ.setdefault("USE_TF", "0")
-os.environ.setdefault("USE_FLAX", "0")
 
 import diffusers
 import torch

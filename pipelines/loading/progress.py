@@ -6,17 +6,19 @@ from pathlib import Path
 
 from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
-from pipelines.loading.modules import _MODELS
+from pipelines.loading.modules import MODEL_CLASSES
 
 REPORT_SECONDS = 0.25
 
 
-def _shares(
+def iter_parts(
     folder: Path, sources: Mapping[str, Path], on_progress: LoadCallback
 ) -> Iterator[tuple[str, Callable[[float], None]]]:
     """Each part in the order they are loaded, with what to tell how much of it (0 … 1) is done."""
     sizes = {
-        part: weights.source_bytes(sources.get(part, folder / part)) for part in _MODELS if (folder / part).is_dir()
+        part: weights.source_bytes(sources.get(part, folder / part))
+        for part in MODEL_CLASSES
+        if (folder / part).is_dir()
     }
     total, before, furthest = sum(sizes.values()), 0, 0.0
     for part, size in sizes.items():
@@ -32,7 +34,7 @@ def _shares(
         before += size
 
 
-def _counted(source: Path, report: Callable[[float], None]) -> Callable[[int], None]:
+def byte_counter(source: Path, report: Callable[[float], None]) -> Callable[[int], None]:
     """Takes bytes as they are read, and reports their share of all in a part's files, a few times a second."""
     total, done, told = max(1, weights.source_bytes(source)), 0, 0.0
 

@@ -17,7 +17,7 @@ from pipelines.stages.denoising import Capture
 _SPANS = {Stage.PROMPT: (0.0, 0.02), Stage.DENOISE: (0.02, 0.82), Stage.DECODE: (0.82, 1.0)}
 
 
-class _Course:
+class GenerationProgress:
     """One generation on its way: what it began with, and who is told and asked at every step."""
 
     def __init__(self, params: VideoParams, depends_on: dict[str, Any], hooks: Callbacks) -> None:
@@ -31,9 +31,9 @@ class _Course:
 
     def report(self, stage: Stage, step: int, steps: int) -> None:
         """Tell how far it is; never less than it was when it was taken up again."""
-        fraction = _fraction(stage, step, steps)
+        fraction = fraction_of(stage, step, steps)
         if self.steps_before:
-            fraction = max(fraction, _fraction(Stage.DENOISE, self.steps_before, self._steps))
+            fraction = max(fraction, fraction_of(Stage.DENOISE, self.steps_before, self._steps))
         self.hooks.on_progress(Progress(stage, step, steps, fraction, self._seconds))
 
     def check(self) -> None:
@@ -51,7 +51,7 @@ class _Course:
         if self.hooks.checkpoint is not None:
             self.hooks.checkpoint.after_step(
                 self._depends_on,
-                _fraction(Stage.DENOISE, step, self._steps),
+                fraction_of(Stage.DENOISE, step, self._steps),
                 lambda: capture(self._seconds),
                 is_last=step == self._steps,
             )
@@ -68,6 +68,6 @@ class _Course:
         return time.monotonic() - self._begun
 
 
-def _fraction(stage: Stage, step: int, steps: int) -> float:
+def fraction_of(stage: Stage, step: int, steps: int) -> float:
     begin, end = _SPANS[stage]
     return begin + (end - begin) * step / steps

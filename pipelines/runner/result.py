@@ -8,7 +8,7 @@ from pipelines.stages.video_writer import Mp4Writer
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class RenderedFrames:
     """A video in memory: (num_frames, height, width, 3), the passes computed for it, and the seconds of denoising."""
 
     frames: Frames

@@ -159,7 +159,7 @@ class Runner:
                 hooks.checkpoint.finish()
 
     @torch.no_grad()
-    def frames(self, params: VideoParams, *, tolerance: float | None = None) -> "Made":
+    def frames(self, params: VideoParams, *, tolerance: float | None = None) -> RenderedFrames:
         """What `run` would write, in memory, for measuring. `tolerance` is in place of that of the level asked for."""
         params = self._as_the_weights_want(params)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
@@ -182,7 +182,7 @@ class Runner:
         return {"params": asdict(params), "fingerprint": fingerprint}
 
     def _denoise(
-        self, params: VideoParams, geometry: Geometry, course: "_Course"
+        self, params: VideoParams, geometry: Geometry, course: GenerationProgress
     ) -> tuple[torch.Tensor, GenerationStats]:
         course.report(Stage.PROMPT, 0, 1)
         prompt = self._prompts.encode(params.prompt)
@@ -236,7 +236,7 @@ class Runner:
             meanwhile=meanwhile,
         )
 
-    def _prepare(self, course: "_Course") -> None:
+    def _prepare(self, course: GenerationProgress) -> None:
         # one that is not on the card would have to share it with the transformer, which the plan has no room for
         if self._loaded.layout is None or self._loaded.layout.text_encoder is Residence.RESIDENT:
             for prompt in course.hooks.upcoming():
@@ -248,7 +248,7 @@ class Runner:
         return draw(latents, self._latent_rgb, geometry)
 
     def _write(
-        self, latents: torch.Tensor, path: Path, geometry: Geometry, course: "_Course", work: GenerationStats
+        self, latents: torch.Tensor, path: Path, geometry: Geometry, course: GenerationProgress, work: GenerationStats
     ) -> RenderedVideo:
         with ExitStack() as unless_whole:
             writer = unless_whole.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps))

@@ -67,7 +67,7 @@ class Script:
 
 
 class Rendered:
-    """Stands in for `pipelines.runner.runner.RenderedVideo`."""
+    """Stands in for `pipelines.runner.result.RenderedVideo`."""
 
     def __init__(self, params: VideoParams, path: Path) -> None:
         self._params = params

@@ -113,7 +113,7 @@ def test_shorter_weights_are_made_once(
 def test_a_full_disk_is_told_before_anything_is_written(
     weights_folder: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.loading.weight_format.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    monkeypatch.setattr("pipelines.loading.converted_cache.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
 
     with pytest.raises(WeightFormatError, match=r"transformer .* needs 0\.0 GiB in .*, where 0\.0 GiB is free"):
         laid_out(weights_folder, Layout(Precision.FP8, Residence.DISK))
@@ -128,7 +128,7 @@ def test_a_full_disk_hinders_no_plan_that_does_not_run_from_it(
 
     with monkeypatch.context() as full:
         full.setattr(
-            "pipelines.loading.weight_format.save_file",
+            "pipelines.loading.converted_cache.save_file",
             lambda *_: _raise(OSError(errno.ENOSPC, "No space left on device")),
         )
         runner = laid_out(weights_folder, Layout(Precision.Q4))

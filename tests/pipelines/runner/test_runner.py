@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_finished_is_a_sentence_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     rendered = demo_runner.render(SMALL, tmp_path / "video.mp4")
-    monkeypatch.setattr("pipelines.stages.video_writer.sync", full)
+    monkeypatch.setattr("pipelines.core.files.sync", full)
 
     with pytest.raises(EncodingError, match="No space left"):
         rendered.finish()
