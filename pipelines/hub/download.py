@@ -4,27 +4,20 @@ huggingface_hub does the talking, and its cache is where the weights go. Its own
 interruption, so a large file is read by its `http_get` into a partial file, which the next call goes on with.
 """
 
-import fcntl
 import hashlib
-import os
-import re
-import shutil
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any
 
-from pipelines.core.errors import DamagedFileError, DiskSpaceError, FetchError, HubAccessError, HubUnreachableError
-from pipelines.core.model import ModelSpec
-from pipelines.hub import local as weights
+from pipelines.core.errors import DamagedFileError
+from pipelines.hub.cache import check_room, exclusive, is_published, link, publish
 from pipelines.hub.errors import explained, may_pass
-from pipelines.hub.listing import HubFile, Listing, readable, size_of
+from pipelines.hub.listing import HubFile, Listing, size_of
 
-FetchCallback = Callable[[str, int], None]
+DownloadCallback = Callable[[str, int], None]
 """Called with what is being done and how many bytes of all files are here; from several threads, one at a time."""
 
 WORKERS = 4
@@ -33,152 +26,39 @@ WORKERS = 4
 PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds to wait before each retry of a connection that broke; a retry that brings anything starts them anew."""
 
-_INDEX = "model_index.json"
-_SETTINGS_SUFFIXES = (".json", ".model", ".txt")
 _BLOCK = 8 * 2**20
 _TRIES = 2
-_ANSWER_SECONDS = 30.0
 
 
-def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
-    """Ask a hub which files a model needs; `hub` is its address, None for the one that HF_ENDPOINT names or the usual.
-
-    Fetches nothing but the file that names the components. Raises FetchError or UnsupportedModelError.
-    """
-    from huggingface_hub import HfApi, constants
-
-    api = HfApi(endpoint=hub)
-    revision = spec.revision or constants.DEFAULT_REVISION
-    blank = Listing(spec.repo, revision, "", api.endpoint, Path(constants.HF_HUB_CACHE).expanduser(), ())
-    with explained(blank):
-        found, files = _ask(api, blank)
-        index = replace(found, files=tuple(file for file in files if file.name == _INDEX))
-        if not index.files:
-            raise HubAccessError(f"{spec.repo} is not in diffusers' layout: it has no {_INDEX}.")
-        _Fetch(index).run()
-        used = weights.parts(index.folder, spec.pipeline_class)
-    return replace(found, files=tuple(file for file in files if _is_needed(file.name, used, spec.replaced)))
-
-
-def look_up_files(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
-    """Ask a hub for a model's single files, the LoRAs of `run_fast` among them; what is in local folders is left out.
-
-    Raises FetchError.
-    """
-    from huggingface_hub import HfApi, constants
-
-    api = HfApi(endpoint=hub)
-    wanted: dict[tuple[str, str], set[str]] = {}
-    for single in spec.every_file:
-        if not (Path(single.repo).expanduser() / single.file).is_file():
-            wanted.setdefault((single.repo, single.revision or constants.DEFAULT_REVISION), set()).add(single.file)
-    listings = []
-    for (repo, revision), names in wanted.items():
-        blank = Listing(repo, revision, "", api.endpoint, Path(constants.HF_HUB_CACHE).expanduser(), ())
-        with explained(blank):
-            found, files = _ask(api, blank)
-        listing = replace(found, files=tuple(file for file in files if file.name in names))
-        if missing := names - {file.name for file in listing.files}:
-            raise HubAccessError(f"{repo} has no {min(missing)}.")
-        listings.append(listing)
-    return listings
-
-
-def _ask(api: Any, listing: Listing) -> tuple[Listing, list[HubFile]]:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        info = api.model_info(listing.repo, revision=listing.revision, files_metadata=True, timeout=_ANSWER_SECONDS)
-    except (HFValidationError, HfHubHTTPError):
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise HubUnreachableError(f"What answers at {listing.hub} is not a hub.") from error
-    files = [_hub_file(sibling) for sibling in info.siblings or ()]
-    if not re.fullmatch(r"[0-9a-f]{40}", info.sha or "") or None in files:
-        raise HubUnreachableError(
-            f"The hub at {listing.hub} does not tell the files of {listing.repo} and their sizes."
-        )
-    return replace(listing, commit=info.sha), [file for file in files if file is not None]
-
-
-def _hub_file(sibling: Any) -> HubFile | None:
-    if sibling.size is None:
-        return None
-    # they become names of files, so they must be what they are said to be
-    sha256 = _matching(r"[0-9a-f]{64}", sibling.lfs.sha256 if sibling.lfs else None)
-    return HubFile(sibling.rfilename, sibling.size, sha256, _matching(r"[0-9a-f]{40}", sibling.blob_id))
-
-
-def _matching(pattern: str, text: str | None) -> str | None:
-    return text if text is not None and re.fullmatch(pattern, text) else None
-
-
-def _is_needed(name: str, used: list[str], replaced: Collection[str]) -> bool:
-    """Not pictures, other formats of the same weights, their variants (`model.fp16.safetensors`), unused components.
-
-    Nor weights of the parts `replaced`.
-    """
-    folder, _, file = name.rpartition("/")
-    if name == _INDEX:
-        return True
-    if folder in replaced and file.endswith(weights.WEIGHT_SUFFIXES):
-        return False
-    stem, suffix = Path(file).stem, Path(file).suffix
-    return folder in used and (suffix in _SETTINGS_SUFFIXES or (suffix == ".safetensors" and "." not in stem))
-
-
-def check_room(listing: Listing) -> None:
-    """Raise DiskSpaceError unless what is missing fits where the cache is."""
-    free = free_bytes(listing.cache)
-    if listing.missing > free:
-        raise DiskSpaceError(
-            f"{listing.repo} needs {readable(listing.missing)} more in {listing.cache}, and {readable(free)} are "
-            "free there. Make room, or set HF_HOME to a folder on a larger disk."
-        )
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(existing).free
-
-
-def fetch(listing: Listing, on_progress: FetchCallback = lambda *_: None, verify: bool = False) -> Path:
+def download(listing: Listing, on_progress: DownloadCallback = lambda *_: None, verify: bool = False) -> Path:
     """Fetch what is missing of a listing; returns the folder, every file of it as the hub has it.
 
     What was fetched before, whole or in part, is not fetched again. A file is compared with its checksum when it is
     fetched, with `verify` also when it was here; one that differs is fetched anew, once. Raises FetchError.
     """
-    if not verify and listing.is_whole and _is_published(listing):
+    if not verify and listing.is_whole and is_published(listing):
         return listing.folder
     check_room(listing)
-    with explained(listing), _alone(listing):
-        _Fetch(listing, on_progress, verify).run()
+    with explained(listing), exclusive(listing):
+        download_files(listing, on_progress, verify)
         # last, so that readers of the revision keep what they had until this one is whole
-        _publish(listing)
+        publish(listing)
     return listing.folder
 
 
-def local(spec: ModelSpec, source: Path) -> Path:
-    """A model's weights, complete, in a folder of diffusers' layout or in a hub cache that is not the usual one.
-
-    Raises WeightsNotFoundError or UnsupportedModelError, naming the first file that is missing or cut off.
-    """
-    snapshots = (weights.cached(spec, cache) for cache in (source, source / "hub"))
-    folder = next((snapshot for snapshot in snapshots if snapshot is not None), source)
-    weights.check(folder, spec.pipeline_class, spec.replaced)
-    weights.check_lengths(folder, spec.pipeline_class, spec.replaced)
-    return folder
+def download_files(listing: Listing, on_progress: DownloadCallback = lambda *_: None, verify: bool = False) -> None:
+    """Bring every file of a listing into the cache, without any check of room and without publishing the revision."""
+    _Download(listing, on_progress, verify).run()
 
 
 class _Stopped(Exception):  # noqa: N818 - an order carried out, not an error
     """Raised in a thread whose caller has gone."""
 
 
-class _Fetch:
+class _Download:
     """One go at a listing's files, several at a time."""
 
-    def __init__(self, listing: Listing, on_progress: FetchCallback = lambda *_: None, verify: bool = False) -> None:
+    def __init__(self, listing: Listing, on_progress: DownloadCallback = lambda *_: None, verify: bool = False) -> None:
         self._listing = listing
         self._on_progress = on_progress
         self._verify = verify
@@ -220,9 +100,9 @@ class _Fetch:
         listing = self._listing
         if not listing.is_here(file) or (self._verify and not self._is_sound(file, self._kept(file), counted=True)):
             self._discard(file)
-            self._fetch(file)
+            self._download(file)
         if size_of(listing.path(file)) != file.size:
-            _link(listing.blob(file), listing.path(file))
+            link(listing.blob(file), listing.path(file))
         self.count(file.name, file.name, file.size)
 
     def _kept(self, file: HubFile) -> Path:
@@ -237,7 +117,7 @@ class _Fetch:
         for damaged in (*targets, path, self._listing.blob(file)):
             damaged.unlink(missing_ok=True)
 
-    def _fetch(self, file: HubFile) -> None:
+    def _download(self, file: HubFile) -> None:
         for _ in range(_TRIES):
             path = self._persist(file, self._read_on if file.sha256 else self._read_whole)
             if self._is_sound(file, path):
@@ -338,12 +218,12 @@ class _Fetch:
 class _Bar:
     """What the library takes for a progress bar of one file."""
 
-    def __init__(self, fetch: _Fetch, name: str) -> None:
-        self._fetch = fetch
+    def __init__(self, download: _Download, name: str) -> None:
+        self._download = download
         self._name = name
 
     def start(self, *, initial: int = 0, **_: Any) -> "_Bar":
-        self._fetch.count(self._name, self._name, initial)
+        self._download.count(self._name, self._name, initial)
         return self
 
     def __enter__(self) -> "_Bar":
@@ -355,7 +235,7 @@ class _Bar:
         pass
 
     def update(self, more: float | None = 1) -> None:
-        self._fetch.count(self._name, self._name, self._fetch.counted(self._name) + int(more or 0))
+        self._download.count(self._name, self._name, self._download.counted(self._name) + int(more or 0))
 
     def close(self) -> None:
         pass
@@ -364,46 +244,3 @@ class _Bar:
 def _git_blob(size: int) -> Any:
     """What git names a file's content by, before the content."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-
-
-def _link(blob: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    try:
-        path.symlink_to(os.path.relpath(blob, path.parent))
-    except OSError:
-        # a file system without links: there the cache has its files themselves in their places
-        blob.replace(path)
-
-
-def _published(listing: Listing) -> Path:
-    return listing.storage / "refs" / listing.revision
-
-
-def _is_published(listing: Listing) -> bool:
-    if listing.revision == listing.commit:
-        return True
-    try:
-        return _published(listing).read_text(encoding="utf-8") == listing.commit
-    except OSError:
-        return False
-
-
-def _publish(listing: Listing) -> None:
-    if not _is_published(listing):
-        reference = _published(listing)
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        reference.write_text(listing.commit, encoding="utf-8")
-
-
-@contextmanager
-def _alone(listing: Listing) -> Iterator[None]:
-    """Keep a second fetch of the same repository out: both would write to the same partial files."""
-    path = listing.cache / ".locks" / listing.storage.name / "pull.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FetchError(f"{listing.repo} is being fetched by another process.") from None
-        yield

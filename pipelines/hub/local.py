@@ -77,13 +77,25 @@ def cached(spec: ModelSpec, cache: Path | None = None) -> Path | None:
     return Path(index).parent if isinstance(index, str) else None
 
 
+def locate_in(source: Path, spec: ModelSpec) -> Path:
+    """A model's weights, complete, in a folder of diffusers' layout or in a hub cache that is not the usual one.
+
+    Raises WeightsNotFoundError or UnsupportedModelError, naming the first file that is missing or cut off.
+    """
+    snapshots = (cached(spec, cache) for cache in (source, source / "hub"))
+    folder = next((snapshot for snapshot in snapshots if snapshot is not None), source)
+    check(folder, spec.pipeline_class, spec.replaced)
+    check_lengths(folder, spec.pipeline_class, spec.replaced)
+    return folder
+
+
 def check(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> None:
     """Check that a diffusers folder is of the class expected and has every file that its indexes name.
 
     Of the parts `replaced`, whose weights come from elsewhere, it must have the configuration. Raises
     UnsupportedModelError or WeightsNotFoundError, naming the first file that is wrong or missing.
     """
-    used = parts(folder, pipeline_class)
+    used = components(folder, pipeline_class)
     for part in replaced:
         if part not in used:
             raise UnsupportedModelError(f"{folder} has no {part}, which a file is named for.")
@@ -95,26 +107,24 @@ def check(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> 
             _check_component(folder / part)
 
 
-def parts(folder: Path, pipeline_class: str) -> list[str]:
+def components(folder: Path, pipeline_class: str) -> list[str]:
     """The components that a diffusers folder names and a pipeline of the class uses, here or not.
 
     Raises UnsupportedModelError if the folder is of another class, WeightsNotFoundError if it names none.
     """
     index = folder / "model_index.json"
     try:
-        components = json.loads(index.read_text(encoding="utf-8"))
+        named = json.loads(index.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsNotFoundError(f"{folder} is not a diffusers folder: it has no model_index.json.") from error
     except ValueError as error:
         raise WeightsNotFoundError(f"{index} is not readable as JSON: {error}") from error
-    if components.get("_class_name") != pipeline_class:
+    if named.get("_class_name") != pipeline_class:
         raise UnsupportedModelError(
-            f"{folder} holds a {components.get('_class_name')}, but the model's file says {pipeline_class}."
+            f"{folder} holds a {named.get('_class_name')}, but the model's file says {pipeline_class}."
         )
     return [
-        name
-        for name, origin in components.items()
-        if name in PARTS and isinstance(origin, list) and origin[0] is not None
+        name for name, origin in named.items() if name in PARTS and isinstance(origin, list) and origin[0] is not None
     ]
 
 
@@ -122,9 +132,9 @@ def check_lengths(folder: Path, pipeline_class: str, replaced: Collection[str] =
     """Check that every weight file of a diffusers folder is as long as its header says: a copy may have been cut off.
 
     Those of the parts `replaced` are not used. Raises WeightsNotFoundError, naming the first that is not, and what
-    `parts` raises.
+    `components` raises.
     """
-    for part in set(parts(folder, pipeline_class)).difference(replaced):
+    for part in set(components(folder, pipeline_class)).difference(replaced):
         for path in sorted((folder / part).glob("*.safetensors")):
             if path.stat().st_size != _stated_length(path):
                 raise WeightsNotFoundError(f"{path} is cut off or damaged: its length is not the one it states.")

@@ -11,10 +11,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.errors import CatalogueError, HubUnreachableError, PipelineError
-from pipelines.hub import download as fetch
 from pipelines.hub import local as weights
-from pipelines.hub.download import FetchCallback
+from pipelines.hub.cache import free_bytes
+from pipelines.hub.download import DownloadCallback, download
 from pipelines.hub.listing import Listing, readable
+from pipelines.hub.lookup import look_up, look_up_files
 from server.core.settings import Settings
 from server.runtime.app import load_catalogue
 
@@ -41,7 +42,7 @@ def pull(settings: Settings, model: str, source: str | None, verify: bool, conso
             raise PullRefusedError("--verify compares with what a hub says: a folder has none to compare with.")
         _check(entry, folder.absolute(), say)
         if source is None:
-            _fetch_all(fetch.look_up_files(entry.model), verify, say)
+            _fetch_all(look_up_files(entry.model), verify, say)
     elif is_address:
         _fetch(entry, source.rstrip("/") if source else None, verify, say)
     else:
@@ -69,7 +70,7 @@ class Sentences:
 
 
 def _check(entry: CatalogueEntry, source: Path, say: Sentences) -> None:
-    folder = fetch.local(entry.model, source)
+    folder = weights.locate_in(source, entry.model)
     say(f"The weights in {folder} are complete.")
     if folder == Path(entry.model.repo).expanduser().absolute():
         return
@@ -85,7 +86,7 @@ def _fetch(entry: CatalogueEntry, hub: str | None, verify: bool, say: Sentences)
     # its warnings of a broken connection would tear the bar, which says so itself
     logging.set_verbosity_error()
     try:
-        listings = [fetch.look_up(entry.model, hub), *fetch.look_up_files(entry.model, hub)]
+        listings = [look_up(entry.model, hub), *look_up_files(entry.model, hub)]
     except HubUnreachableError as error:
         if verify or not (folder := _here(entry)):
             raise
@@ -101,7 +102,7 @@ def _fetch_all(listings: Sequence[Listing], verify: bool, say: Sentences) -> Non
     for listing in listings:
         _announce(listing, say)
         with _progress(listing.total, listing.here if not verify else 0, say) as on_progress:
-            fetch.fetch(listing, on_progress, verify)
+            download(listing, on_progress, verify)
 
 
 def _here(entry: CatalogueEntry) -> Path | None:
@@ -122,12 +123,12 @@ def _announce(listing: Listing, say: Sentences) -> None:
     if listing.missing:
         say(
             f"{readable(listing.missing)} to fetch into {listing.cache}, where "
-            f"{readable(fetch.free_bytes(listing.cache))} are free."
+            f"{readable(free_bytes(listing.cache))} are free."
         )
 
 
 @contextmanager
-def _progress(total: int, here: int, say: Sentences) -> Iterator[FetchCallback]:
+def _progress(total: int, here: int, say: Sentences) -> Iterator[DownloadCallback]:
     if not say.console.is_terminal:
         yield lines(total, here, say)
         return
@@ -145,7 +146,7 @@ def _progress(total: int, here: int, say: Sentences) -> Iterator[FetchCallback]:
 
 def lines(
     total: int, here: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-) -> FetchCallback:
+) -> DownloadCallback:
     """A callback that says seldom, in a line, how far it is and how long it may yet take."""
     began = said = clock()
 

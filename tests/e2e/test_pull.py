@@ -21,7 +21,9 @@ LARGEST = "text_encoder/model.safetensors"
 MODEL = "my-wan2-1-t2v-14b-diffusers"
 CHUNK = 16 * 1024
 # the library writes every 10 MB, more than all of the demo's weights
-PADDOCK = f"import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = {CHUNK}; from server.cli import main; main()"
+PADDOCK = (
+    f"import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = {CHUNK}; from server.cli.main import main; main()"
+)
 
 
 @pytest.fixture

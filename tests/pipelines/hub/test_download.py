@@ -20,8 +20,10 @@ from pipelines.core.errors import (
     WeightsNotFoundError,
 )
 from pipelines.core.model import Fast, Lora, ModelSpec, WeightFile
-from pipelines.hub import download as fetch
 from pipelines.hub import local as weights
+from pipelines.hub.cache import exclusive
+from pipelines.hub.download import download
+from pipelines.hub.lookup import look_up, look_up_files
 from pipelines.loading.load import load_pipeline
 from tests.support.hub import Hub, Request
 from tests.support.server_process import free_port
@@ -60,21 +62,21 @@ def hub(weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def pull(hub: Hub, verify: bool = False) -> Path:
-    return fetch.fetch(fetch.look_up(SPEC, hub.url), verify=verify)
+    return download(look_up(SPEC, hub.url), verify=verify)
 
 
 def partial_of(name: str, hub: Hub) -> Path:
-    listing = fetch.look_up(SPEC, hub.url)
+    listing = look_up(SPEC, hub.url)
     return listing.partial(next(file for file in listing.files if file.name == name))
 
 
 def test_a_whole_pull_is_found_and_loads(hub: Hub) -> None:
-    listing = fetch.look_up(SPEC, hub.url)
+    listing = look_up(SPEC, hub.url)
     assert {file.name for file in listing.files} == set(hub.files()) - set(UNNEEDED)
     assert listing.total == sum(len(hub.files()[file.name]) for file in listing.files)
     seen: list[int] = []
 
-    folder = fetch.fetch(listing, lambda _, done: seen.append(done))
+    folder = download(listing, lambda _, done: seen.append(done))
 
     assert seen[-1] == listing.total
     assert seen == sorted(seen)
@@ -97,7 +99,7 @@ def test_what_is_here_is_not_fetched_again(hub: Hub) -> None:
     folder = pull(hub)
     hub.requests.clear()
 
-    assert fetch.look_up(SPEC, hub.url).missing == 0
+    assert look_up(SPEC, hub.url).missing == 0
     assert pull(hub) == folder
     assert hub.sent() == 0
 
@@ -149,8 +151,8 @@ def test_a_server_without_ranges_is_read_from_the_start(hub: Hub, monkeypatch: p
     monkeypatch.setattr("huggingface_hub.file_download._adjust_range_header", lambda *_: "")
     seen: list[int] = []
 
-    listing = fetch.look_up(SPEC, hub.url)
-    fetch.fetch(listing, lambda _, done: seen.append(done))
+    listing = look_up(SPEC, hub.url)
+    download(listing, lambda _, done: seen.append(done))
 
     assert hub.gets(LARGEST)[0].start == 0
     assert seen[-1] == listing.total
@@ -219,7 +221,7 @@ def test_a_link_of_the_users_own_is_replaced_but_not_what_it_names(hub: Hub, tmp
     own.write_bytes(b"mine")
     (folder / LARGEST).unlink()
     (folder / LARGEST).symlink_to(own)
-    listing = fetch.look_up(SPEC, hub.url)
+    listing = look_up(SPEC, hub.url)
     listing.blob(next(file for file in listing.files if file.name == LARGEST)).unlink()
 
     pull(hub)
@@ -247,27 +249,27 @@ class _Usage(NamedTuple):
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    listing = fetch.look_up(SPEC, hub.url)
+    listing = look_up(SPEC, hub.url)
     hub.requests.clear()
     monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(free=listing.missing - 1))
 
     with pytest.raises(DiskSpaceError, match=rf"MB more in {tmp_path / 'cache'}, and .* free there.*HF_HOME"):
-        fetch.fetch(listing)
+        download(listing)
 
     assert not hub.requests
     monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(free=listing.missing))
-    fetch.fetch(listing)
+    download(listing)
 
 
 def test_a_disk_that_fills_meanwhile_is_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    listing = fetch.look_up(SPEC, hub.url)
+    listing = look_up(SPEC, hub.url)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     with pytest.raises(DiskSpaceError, match=r"The disk is full: .* are missing"):
-        fetch.fetch(listing)
+        download(listing)
 
 
 def test_a_cache_that_cannot_be_written_to_is_a_sentence(
@@ -297,23 +299,23 @@ def test_what_the_hub_refuses_is_a_sentence(
     hub.accidents.refusal = refusal
 
     with pytest.raises(kind, match=sentence):
-        fetch.look_up(SPEC, hub.url)
+        look_up(SPEC, hub.url)
 
 
 def test_a_refusal_amid_the_pull_is_a_sentence(hub: Hub) -> None:
-    listing = fetch.look_up(SPEC, hub.url)
+    listing = look_up(SPEC, hub.url)
     hub.accidents.refusal = (403, "GatedRepo")
 
     with pytest.raises(HubAccessError, match="gated"):
-        fetch.fetch(listing)
+        download(listing)
 
 
 def test_no_hub_at_all_is_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HubUnreachableError, match=r"The hub at http://127\.0\.0\.1:\d+ cannot be reached"):
-        fetch.look_up(SPEC, f"http://127.0.0.1:{free_port()}")
+        look_up(SPEC, f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
     with pytest.raises(HubUnreachableError, match="HF_HUB_OFFLINE"):
-        fetch.look_up(SPEC, hub.url)
+        look_up(SPEC, hub.url)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +331,7 @@ def test_a_model_the_hub_does_not_have_is_a_sentence(
     hub: Hub, spec: ModelSpec, kind: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(kind, match=sentence):
-        fetch.look_up(spec, hub.url)
+        look_up(spec, hub.url)
     assert hub.sent(LARGEST) == 0
 
 
@@ -346,32 +348,32 @@ def test_the_token_goes_to_the_hub_and_not_to_its_store(hub: Hub, monkeypatch: p
 
 
 def test_one_pull_at_a_time(hub: Hub) -> None:
-    listing = fetch.look_up(SPEC, hub.url)
-    with fetch._alone(listing), pytest.raises(FetchError, match="another process"):
-        fetch.fetch(listing)
+    listing = look_up(SPEC, hub.url)
+    with exclusive(listing), pytest.raises(FetchError, match="another process"):
+        download(listing)
 
 
 def test_a_folder_is_checked_whole(weights_folder: Path, hub: Hub, tmp_path: Path) -> None:
-    assert fetch.local(SPEC, weights_folder) == weights_folder
+    assert weights.locate_in(weights_folder, SPEC) == weights_folder
     # another hub cache, by either of its names
     folder = pull(hub)
     (tmp_path / "home").mkdir()
     cache = Path(shutil.move(tmp_path / "cache", tmp_path / "home" / "hub"))
     moved = cache / folder.relative_to(tmp_path / "cache")
-    assert fetch.local(SPEC, cache) == fetch.local(SPEC, cache.parent) == moved
+    assert weights.locate_in(cache, SPEC) == weights.locate_in(cache.parent, SPEC) == moved
 
     copied = Path(shutil.copytree(weights_folder, tmp_path / "copied"))
     with (copied / LARGEST).open("r+b") as file:
         file.truncate(5000)
     with pytest.raises(WeightsNotFoundError, match=f"{LARGEST} is cut off"):
-        fetch.local(SPEC, copied)
+        weights.locate_in(copied, SPEC)
     with (copied / LARGEST).open("r+b") as file:
         file.truncate(5)
     with pytest.raises(WeightsNotFoundError, match=f"{LARGEST} is cut off"):
-        fetch.local(SPEC, copied)
+        weights.locate_in(copied, SPEC)
     (copied / LARGEST).unlink()
     with pytest.raises(WeightsNotFoundError, match="incomplete"):
-        fetch.local(SPEC, copied)
+        weights.locate_in(copied, SPEC)
 
 
 def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: Path) -> None:
@@ -381,16 +383,16 @@ def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: P
     fast = Fast((Lora(Hub.repo, "loras/fast.safetensors"),), flow_shift=5.0)
     spec = replace(SPEC, loras=(Lora(str(tmp_path), "mine.safetensors"),), fast=fast)
 
-    (listing,) = fetch.look_up_files(spec, hub.url)
+    (listing,) = look_up_files(spec, hub.url)
     assert [file.name for file in listing.files] == ["loras/fast.safetensors"]
     with pytest.raises(WeightsNotFoundError, match="No loras/fast"):
         weights.locate_file(Hub.repo, "loras/fast.safetensors")
-    fetch.fetch(listing)
+    download(listing)
 
     assert weights.locate_file(Hub.repo, "loras/fast.safetensors").read_bytes() == b"of low rank"
     assert weights.locate_file(str(tmp_path), "mine.safetensors") == tmp_path / "mine.safetensors"
     with pytest.raises(HubAccessError, match=r"has no loras/gone\.safetensors"):
-        fetch.look_up_files(replace(SPEC, loras=(Lora(Hub.repo, "loras/gone.safetensors"),)), hub.url)
+        look_up_files(replace(SPEC, loras=(Lora(Hub.repo, "loras/gone.safetensors"),)), hub.url)
 
 
 def test_a_transformer_from_a_file_is_pulled_in_place_of_the_repositorys(hub: Hub, tmp_path: Path) -> None:
@@ -400,15 +402,15 @@ def test_a_transformer_from_a_file_is_pulled_in_place_of_the_repositorys(hub: Hu
     (hub.folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
     spec = replace(SPEC, files=(WeightFile(Hub.repo, "quantized/tuned-Q4_K_M.gguf"),))
 
-    listings = [fetch.look_up(spec, hub.url), *fetch.look_up_files(spec, hub.url)]
+    listings = [look_up(spec, hub.url), *look_up_files(spec, hub.url)]
     for listing in listings:
-        fetch.fetch(listing)
+        download(listing)
 
     names = {file.name for listing in listings for file in listing.files}
     replaced = {name for name in hub.files() if name.startswith("transformer/diffusion")}
     assert names == set(hub.files()) - set(UNNEEDED) - replaced - {"quantized/tuned-Q8_0.gguf"}
     assert "transformer/config.json" in names
-    assert weights.locate(spec) == fetch.local(spec, tmp_path / "cache") == listings[0].folder
+    assert weights.locate(spec) == weights.locate_in(tmp_path / "cache", spec) == listings[0].folder
     assert not hub.gets("diffusion_pytorch_model.safetensors")[1:]
     # another model of the same repository still lacks what this one does without
     with pytest.raises(WeightsNotFoundError, match=r"no \.safetensors file in .*transformer"):
