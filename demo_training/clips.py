@@ -4,25 +4,27 @@ Every scene follows from a seed. One shape combination in five is held out: trai
 nothing else.
 """
 
-from typing import TypeAlias
 from zlib import crc32
 
 import numpy as np
 
-from demo_training.landscapes import ANIMALS, HOURS, LANDS, Landscape, render_landscape
-from demo_training.shapes import (
+from demo_training.landscapes import render_landscape
+from demo_training.shapes import render_shapes
+from pipelines.core.progress import Frames
+from pipelines.demo.scenes import (
+    ANIMALS,
     BACKGROUNDS,
     COLOURS,
+    HOURS,
+    LANDS,
     MOTIONS,
     SHAPES,
     SIZES,
+    Landscape,
+    Scene,
     ShapeScene,
     Thing,
-    render_shapes,
 )
-from pipelines.core.progress import Frames
-
-Scene: TypeAlias = ShapeScene | Landscape
 
 SHAPE_SHARE = 0.70
 PAIR_SHARE = 0.08

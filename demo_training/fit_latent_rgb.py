@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLWan
 from demo_training.clips import render, sample_scene
 from demo_training.train_vae import encode, to_pixels
 from pipelines.core.model import LatentRgb
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.stages.preview.latent_rgb import write_latent_rgb
 
 SEED = 20261125

@@ -10,8 +10,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from demo_training.shapes import BACKGROUNDS, COLOURS, PALETTE, SHAPES, outside
+from demo_training.shapes import PALETTE, outside
 from pipelines.core.progress import Frames
+from pipelines.demo.scenes import BACKGROUNDS, COLOURS, SHAPES
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

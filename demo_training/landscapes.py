@@ -12,24 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.core.progress import Frames
+from pipelines.demo.scenes import Landscape
 
 Floats = npt.NDArray[np.floating]
 Rgb = tuple[int, int, int]
-
-HOURS: Final = ("day", "sunset", "night")
-LANDS: Final = ("lake", "meadow")
-ANIMALS: Final = ("ox", "horse", "sheep", "duck")
-
-
-@dataclass(frozen=True, slots=True)
-class Landscape:
-    """What is painted; `jitter` (each in -1 … 1) shifts the peaks, the sun and the animal a little."""
-
-    hour: str
-    land: str
-    mountains: bool
-    animal: str | None
-    jitter: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)

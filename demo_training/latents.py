@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from demo_training.clips import Scene, render, sample_scene
+from demo_training.clips import render, sample_scene
 from demo_training.train_vae import encode, to_pixels
 from pipelines.core.files import atomic_path
+from pipelines.demo.scenes import Scene
 
 SEED = 20261126
 SHARD_PIXELS = 70_000_000

@@ -6,7 +6,6 @@ square, a triangle and a star, one learned colours and motions, and drew every s
 said too little about any one pixel. The shapes are chosen to differ by whole patches, not by their corners.
 """
 
-from dataclasses import dataclass
 from math import pi
 from typing import Final
 
@@ -14,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.core.progress import Frames
+from pipelines.demo.scenes import ShapeScene, Thing
 
 Floats = npt.NDArray[np.float32]
 
-SHAPES: Final = ("circle", "ring", "bar")
-MOTIONS: Final = ("left", "right", "up", "down", "growing")
 PALETTE: Final[dict[str, tuple[int, int, int]]] = {
     "red": (222, 40, 44),
     "yellow": (248, 208, 40),
@@ -29,30 +27,6 @@ PALETTE: Final[dict[str, tuple[int, int, int]]] = {
     "black": (18, 18, 22),
     "grey": (128, 130, 134),
 }
-COLOURS: Final = ("red", "yellow", "green", "blue", "purple", "white")
-BACKGROUNDS: Final = ("black", "white", "grey", "blue", "green", "yellow")
-SIZES: Final = {"small": 0.20, "medium": 0.27, "large": 0.33}
-"""Radius of an object, as a fraction of the frame's shorter side."""
-
-
-@dataclass(frozen=True, slots=True)
-class Thing:
-    """An object: what it is, and its radius as a fraction of the frame's shorter side."""
-
-    shape: str
-    colour: str
-    radius: float
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeScene:
-    """One thing that moves, or two that float side by side (`motion` is then None)."""
-
-    things: tuple[Thing, ...]
-    background: str
-    motion: str | None
-    jitter: tuple[float, float, float]
-    """Shift along x, along y, and of the course's phase, each in -1 … 1."""
 
 
 def render_shapes(scene: ShapeScene, width: int, height: int, num_frames: int) -> Frames:

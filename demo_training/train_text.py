@@ -16,10 +16,12 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import nn
 
-from demo_training.captions import ATTRIBUTES, CHECK_SENTENCES, LANGUAGES, Caption, describe, describe_held_out
 from demo_training.clips import combinations, sample_scene, single_shape
+from demo_training.held_out import CHECK_SENTENCES, describe_held_out
 from demo_training.training import Run, seed_step
 from demo_training.vocabulary import COMMON_ENGLISH, build_tokenizer
+from pipelines.demo.grammar import ATTRIBUTES, Caption, describe
+from pipelines.demo.words import LANGUAGES
 
 SEED = 20261125
 TEXT_DIM = 128

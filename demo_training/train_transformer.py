@@ -13,12 +13,13 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.nn import functional
 
-from demo_training.captions import LANGUAGES, describe
 from demo_training.latents import Canvas, draw_shard, has_shard, load_shard, scene_of
 from demo_training.optim import Optimizers
 from demo_training.train_text import TEXT_DIM, encode_texts, load_text_encoder
 from demo_training.train_vae import LATENT_CHANNELS
 from demo_training.training import Run, seed_step
+from pipelines.demo.grammar import describe
+from pipelines.demo.words import LANGUAGES
 
 SEED = 20261127
 SHIFT = 3.0

@@ -16,11 +16,11 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchif
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from demo_training.clips import render, sample_scene
-from demo_training.landscapes import Landscape
 from demo_training.optim import Optimizers
 from demo_training.residual_vae import residual_vae
 from demo_training.training import Run, seed_step
 from pipelines.core.progress import Frames
+from pipelines.demo.scenes import Landscape
 
 SEED = 20261124
 LATENT_CHANNELS = 16

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
-from demo_training.captions import LANGUAGES, describe
 from demo_training.clips import sample_scene
+from pipelines.demo.grammar import describe
+from pipelines.demo.words import LANGUAGES
 
 SAMPLES = 20_000
 COMMON_ENGLISH = (

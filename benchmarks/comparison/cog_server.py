@@ -6,7 +6,7 @@ import cog
 
 from pipelines.core.model import ModelSpec
 from pipelines.core.request import VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.runner.runner import Runner as Pipeline
 
 

@@ -10,7 +10,7 @@ import litserve
 
 from pipelines.core.model import ModelSpec
 from pipelines.core.request import VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.runner.runner import Runner
 
 

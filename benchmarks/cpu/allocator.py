@@ -29,7 +29,7 @@ def one_video() -> None:
     """
     from benchmarks.quality.demo_quality import Setting, make_video
     from pipelines.core.model import ModelSpec
-    from pipelines.demo import demo_folder
+    from pipelines.demo.folder import demo_folder
     from pipelines.runner.runner import Runner
 
     runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")

@@ -20,7 +20,7 @@ from diffusers import AutoencoderKLWan
 from benchmarks.report import bootstrap, show
 from benchmarks.server.overhead import timed
 from pipelines.core.progress import Frames
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.planning.layout import Decoding
 from pipelines.stages.decoding.decoding import decode_frames, denormalise

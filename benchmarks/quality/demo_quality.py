@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Records
-from demo_training.captions import LANGUAGES, describe_held_out
 from demo_training.clips import combinations, render, single_shape
+from demo_training.held_out import describe_held_out
 from demo_training.judge import judge
-from demo_training.shapes import SHAPES, ShapeScene
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Frames
 from pipelines.core.request import StepCaching, VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
+from pipelines.demo.scenes import SHAPES, ShapeScene
+from pipelines.demo.words import LANGUAGES
 from pipelines.runner.runner import Runner
 from pipelines.tools.calibrate_step_cache import psnr
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.quality.demo_quality import Setting, make_video
 from pipelines.core.model import ModelSpec
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.runner.runner import Runner
 
 PROMPTS = (

@@ -35,7 +35,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, Compile, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.request import StepCaching, VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.loading.load import silence_progress_bars
 from pipelines.planning.layout import Layout
 from pipelines.planning.shapes import read_shape

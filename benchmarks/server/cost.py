@@ -24,7 +24,7 @@ from benchmarks.report import percentile, show
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from server.cli.client import read_events

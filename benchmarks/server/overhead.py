@@ -24,7 +24,7 @@ import psutil
 from benchmarks.report import bootstrap, percentile, show
 from pipelines.core.model import ModelSpec
 from pipelines.core.request import VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.runner.runner import Runner
 from tests.support.server_process import MODEL, ServerProcess
 

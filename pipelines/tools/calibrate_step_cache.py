@@ -23,7 +23,7 @@ from pipelines.core.catalogue import BUILT_IN, DEFAULT_MODEL, CatalogueEntry, re
 from pipelines.core.errors import PipelineError
 from pipelines.core.progress import Frames
 from pipelines.core.request import StepCaching, VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.hub import local as weights
 from pipelines.loading.load import silence_progress_bars
 from pipelines.runner.runner import Runner

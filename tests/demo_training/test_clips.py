@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from demo_training.captions import LANGUAGES, describe, describe_held_out
 from demo_training.clips import combinations, is_held_out, render, sample_scene, single_shape
+from demo_training.held_out import describe_held_out
 from demo_training.judge import judge
-from demo_training.shapes import ShapeScene
+from pipelines.demo.grammar import describe
+from pipelines.demo.scenes import ShapeScene
+from pipelines.demo.words import LANGUAGES
 
 PAGE_PROMPT = (
     "A beautiful landscape painting of a serene lake with mountains in the background and an ox in the foreground."

@@ -209,7 +209,7 @@ class Worker:
 
         report("libraries", 0.0)
         _import_libraries()
-        from pipelines.demo import demo_folder
+        from pipelines.demo.folder import demo_folder
         from pipelines.hub import local as weights
         from pipelines.loading.load import silence_progress_bars
         from pipelines.runner.oom_fallback import OutOfMemoryFallback

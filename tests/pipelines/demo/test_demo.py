@@ -7,7 +7,7 @@ import pytest
 from demo_training.judge import judge
 from pipelines.core.model import ModelSpec
 from pipelines.core.request import VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.hub import local as weights
 from pipelines.runner.runner import Runner
 from tests.support.video import read_video

@@ -25,7 +25,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.layers.quantized_linear import ScaledLinear, quantize, scale_name, use_scaled
 from pipelines.planning.cost_model import ROUNDING_BYTES
 from pipelines.planning.layout import Layout

@@ -15,7 +15,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import StepCaching, VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.planning.layout import Layout, Residence
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner

@@ -19,7 +19,7 @@ from demo_training.fit_latent_rgb import error, fit, pairs
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import LatentRgb, ModelSpec
 from pipelines.core.request import VideoParams
-from pipelines.demo import demo_folder
+from pipelines.demo.folder import demo_folder
 from pipelines.hub import local as weights
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner

@@ -1,0 +1,62 @@
+"""What a clip of the demo model can show. Drawing it is `demo_training`'s part."""
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+SHAPES: Final = ("circle", "ring", "bar")
+
+
+MOTIONS: Final = ("left", "right", "up", "down", "growing")
+
+
+COLOURS: Final = ("red", "yellow", "green", "blue", "purple", "white")
+
+
+BACKGROUNDS: Final = ("black", "white", "grey", "blue", "green", "yellow")
+
+
+SIZES: Final = {"small": 0.20, "medium": 0.27, "large": 0.33}
+"""Radius of an object, as a fraction of the frame's shorter side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """An object: what it is, and its radius as a fraction of the frame's shorter side."""
+
+    shape: str
+    colour: str
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeScene:
+    """One thing that moves, or two that float side by side (`motion` is then None)."""
+
+    things: tuple[Thing, ...]
+    background: str
+    motion: str | None
+    jitter: tuple[float, float, float]
+    """Shift along x, along y, and of the course's phase, each in -1 … 1."""
+
+
+HOURS: Final = ("day", "sunset", "night")
+
+
+LANDS: Final = ("lake", "meadow")
+
+
+ANIMALS: Final = ("ox", "horse", "sheep", "duck")
+
+
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """What is painted; `jitter` (each in -1 … 1) shifts the peaks, the sun and the animal a little."""
+
+    hour: str
+    land: str
+    mountains: bool
+    animal: str | None
+    jitter: tuple[float, float, float]
+
+
+Scene: TypeAlias = ShapeScene | Landscape
