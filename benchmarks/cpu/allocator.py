@@ -16,7 +16,7 @@ import sys
 import time
 
 from benchmarks.report import bootstrap, show
-from server.engine.subprocess.engine import ALLOCATOR
+from server.engine.subprocess.environment import ALLOCATOR
 
 USUAL = dict.fromkeys(ALLOCATOR, "")
 MIB = 2**20

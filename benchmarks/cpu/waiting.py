@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from benchmarks.cpu.allocator import measure
 from benchmarks.report import bootstrap, show
-from server.engine.subprocess.engine import WAITING
+from server.engine.subprocess.environment import WAITING
 
 USUAL = dict.fromkeys(WAITING, "")
 BUSY = "while True: pass"

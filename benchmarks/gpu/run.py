@@ -45,7 +45,7 @@ from pipelines.core.model import Attention
 from pipelines.core.precision import PrecisionSetting
 from pipelines.planning.devices import cuda_devices
 from pipelines.planning.layout import GIB
-from server.engine.subprocess.engine import environment
+from server.engine.subprocess.environment import environment
 
 BUDGET_SECONDS = 540.0
 GRACE_SECONDS = 40.0

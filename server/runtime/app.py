@@ -31,7 +31,7 @@ from server.core.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedEr
 from server.core.events import Broker
 from server.core.settings import Settings
 from server.engine.interface import WorkerOptions
-from server.engine.subprocess.engine import LocalEngine
+from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.watchdog import Patience
 from server.scheduler.dispatcher import Dispatcher
 from server.service.metrics import Metrics
@@ -193,7 +193,7 @@ def _name_in(lock: IO[str]) -> str:
 
 def _engine(
     settings: Settings, device: str, artifacts: Artifacts, checkpoints: Checkpoints, previews: Previews
-) -> LocalEngine:
+) -> SubprocessEngine:
     options = WorkerOptions(
         device=device,
         artifacts=str(artifacts.folder),
@@ -207,7 +207,8 @@ def _engine(
     )
     # the real weights on a processor take hours for a step, and no kernel of its hangs
     first = settings.stall_first * (_CPU_PATIENCE if device == "cpu" else 1)
-    return LocalEngine(
+    return SubprocessEngine(
+        device,
         options,
         cancel_grace=settings.cancel_grace,
         silence=settings.worker_silence,

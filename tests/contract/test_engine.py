@@ -22,7 +22,7 @@ from server.engine.interface import (
     WorkerOptions,
 )
 from server.engine.protocol import Done, Previewed, Progressed, RunReport
-from server.engine.subprocess.engine import LocalEngine
+from server.engine.subprocess.engine import SubprocessEngine
 from tests.server.conftest import eventually
 from tests.support.video import read_video
 
@@ -32,7 +32,7 @@ LONG = replace(PARAMS, num_inference_steps=100, width=256, height=256)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-EngineFactory = Callable[..., LocalEngine]
+EngineFactory = Callable[..., SubprocessEngine]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["local"])
@@ -43,7 +43,7 @@ async def make_engine(
     folder = tmp_path_factory.mktemp("engine")
     engines = []
 
-    def make(*, demo: bool = True, cancel_grace: float = 20, silence: float = 60, **options: Any) -> LocalEngine:
+    def make(*, demo: bool = True, cancel_grace: float = 20, silence: float = 60, **options: Any) -> SubprocessEngine:
         worker = WorkerOptions(
             device="cpu",
             artifacts=str(folder / "videos"),
@@ -55,7 +55,7 @@ async def make_engine(
         )
         for name in ("videos", "checkpoints", "previews"):
             (folder / name).mkdir(exist_ok=True)
-        engines.append(LocalEngine(worker, cancel_grace=cancel_grace, silence=silence))
+        engines.append(SubprocessEngine("this machine", worker, cancel_grace=cancel_grace, silence=silence))
         return engines[-1]
 
     yield make
@@ -64,26 +64,26 @@ async def make_engine(
 
 
 @pytest.fixture(scope="module")
-def shared(make_engine: EngineFactory) -> LocalEngine:
+def shared(make_engine: EngineFactory) -> SubprocessEngine:
     """One engine for all: its worker takes seconds to start, and does so again only after a test that ended it."""
     return make_engine(preview_interval=1e-9)
 
 
 @pytest.fixture(scope="module")
-def other_weights(make_engine: EngineFactory) -> LocalEngine:
+def other_weights(make_engine: EngineFactory) -> SubprocessEngine:
     """One engine for weights that are not the demo's, without pictures."""
     return make_engine(demo=False, preview_interval=0)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def engine(shared: LocalEngine) -> LocalEngine:
+async def engine(shared: SubprocessEngine) -> SubprocessEngine:
     """An engine with the demo model loaded."""
     await shared.load(ENTRY)
     return shared
 
 
 @pytest.fixture
-def videos(shared: LocalEngine) -> Path:
+def videos(shared: SubprocessEngine) -> Path:
     """Where its videos are; there is none yet."""
     folder = Path(shared._options.artifacts)
     for file in folder.iterdir():
@@ -96,19 +96,19 @@ def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1
     return Job(generation_id, attempt, params, *keys)
 
 
-async def make(engine: LocalEngine, wanted: Job, on_report: Callable[[RunReport], None]) -> Done:
+async def make(engine: SubprocessEngine, wanted: Job, on_report: Callable[[RunReport], None]) -> Done:
     """Make a video, file and all."""
     finish = await engine.run(wanted, on_report)
     return await finish()
 
 
-async def run(engine: LocalEngine, wanted: Job) -> list[Progressed]:
+async def run(engine: SubprocessEngine, wanted: Job) -> list[Progressed]:
     reports: list[RunReport] = []
     await make(engine, wanted, reports.append)
     return [report for report in reports if isinstance(report, Progressed)]
 
 
-async def start(engine: LocalEngine, wanted: Job) -> tuple["asyncio.Task[object]", list[Progressed]]:
+async def start(engine: SubprocessEngine, wanted: Job) -> tuple["asyncio.Task[object]", list[Progressed]]:
     """Begin a run and return once it denoises."""
     reports: list[Progressed] = []
     denoising = asyncio.Event()
@@ -126,7 +126,7 @@ async def start(engine: LocalEngine, wanted: Job) -> tuple["asyncio.Task[object]
     return running, reports
 
 
-async def test_loading_starts_a_worker_and_tells_how_far_it_is(shared: LocalEngine) -> None:
+async def test_loading_starts_a_worker_and_tells_how_far_it_is(shared: SubprocessEngine) -> None:
     engine = shared
     await engine.close()
     assert engine.state.model_id is None
@@ -140,12 +140,13 @@ async def test_loading_starts_a_worker_and_tells_how_far_it_is(shared: LocalEngi
     assert ready.model_id == ENTRY.id
     assert ready.fingerprint["device"] == "cpu"
     assert engine.state.is_ready
+    assert engine.state.device == "this machine"
     assert (ENTRY.id, False) in seen
     assert engine.state.pid is not None
     assert (await engine.load(ENTRY)).fingerprint == ready.fingerprint
 
 
-async def test_a_run_leaves_its_file_and_tells_every_step(engine: LocalEngine, videos: Path) -> None:
+async def test_a_run_leaves_its_file_and_tells_every_step(engine: SubprocessEngine, videos: Path) -> None:
     reports = await run(engine, job())
 
     assert read_video(videos / "g.1.mp4").shape == (5, 64, 64, 3)
@@ -154,7 +155,7 @@ async def test_a_run_leaves_its_file_and_tells_every_step(engine: LocalEngine, v
     assert {(report.generation_id, report.attempt) for report in reports} == {("g", 1)}
 
 
-async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(engine: LocalEngine) -> None:
+async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(engine: SubprocessEngine) -> None:
     told: list[tuple[str, int]] = []
     pictures = []
 
@@ -171,7 +172,7 @@ async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(engine: L
     assert pictures == [(64, 64)] * 3
 
 
-async def test_without_an_interval_there_is_no_picture(other_weights: LocalEngine, weights_folder: Path) -> None:
+async def test_without_an_interval_there_is_no_picture(other_weights: SubprocessEngine, weights_folder: Path) -> None:
     engine = other_weights
     await engine.load(CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, repo=str(weights_folder))))
     reports: list[RunReport] = []
@@ -184,7 +185,9 @@ async def test_without_an_interval_there_is_no_picture(other_weights: LocalEngin
     assert not os.path.exists(f"{engine._options.previews}/{wanted.preview}")  # noqa: ASYNC240, PTH110
 
 
-async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(engine: LocalEngine, videos: Path) -> None:
+async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(
+    engine: SubprocessEngine, videos: Path
+) -> None:
     await run(engine, job(generation_id="before"))
     pid = engine.state.pid
     running, reports = await start(engine, job(LONG))
@@ -205,7 +208,7 @@ async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(engine:
     assert before == after
 
 
-async def test_prompts_are_encoded_beside_the_run_that_is_going_on(engine: LocalEngine) -> None:
+async def test_prompts_are_encoded_beside_the_run_that_is_going_on(engine: SubprocessEngine) -> None:
     await engine.prepare(["nobody runs: nothing is done"])
     await run(engine, job())
     running, reports = await start(engine, job(LONG))
@@ -222,7 +225,7 @@ async def test_prompts_are_encoded_beside_the_run_that_is_going_on(engine: Local
     assert (done.stats.prompts_encoded, done.stats.prompts_cached) == (1, 1)
 
 
-async def test_a_suspended_run_goes_on_as_another_attempt(engine: LocalEngine, videos: Path) -> None:
+async def test_a_suspended_run_goes_on_as_another_attempt(engine: SubprocessEngine, videos: Path) -> None:
     params = replace(LONG, num_inference_steps=30)
     await run(engine, job(params, generation_id="whole"))
     running, _ = await start(engine, job(params))
@@ -243,7 +246,7 @@ async def test_a_suspended_run_goes_on_as_another_attempt(engine: LocalEngine, v
     assert resumed == whole
 
 
-async def test_weights_that_are_not_there_are_a_sentence_and_the_worker_lives(other_weights: LocalEngine) -> None:
+async def test_weights_that_are_not_there_are_a_sentence_and_the_worker_lives(other_weights: SubprocessEngine) -> None:
     engine = other_weights
     missing = CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, repo="/nowhere/at/all"))
 
@@ -255,7 +258,7 @@ async def test_weights_that_are_not_there_are_a_sentence_and_the_worker_lives(ot
     assert engine.state.pid is not None
 
 
-async def test_unloading_frees_the_model_and_it_can_be_loaded_again(engine: LocalEngine) -> None:
+async def test_unloading_frees_the_model_and_it_can_be_loaded_again(engine: SubprocessEngine) -> None:
     pid = engine.state.pid
     await engine.unload()
     assert engine.state.model_id is None

@@ -14,7 +14,7 @@ from server.core.circuit_breaker import Health
 from server.core.generation import Outcome, Status
 from server.engine.interface import GenerationFailedError, Job, WorkerDiedError, WorkerOptions
 from server.engine.protocol import Done
-from server.engine.subprocess.engine import LocalEngine
+from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.watchdog import Patience
 from tests.contract.test_engine import ENTRY, PARAMS, make
 from tests.server.conftest import Inside, build
@@ -26,26 +26,26 @@ SILENCE = 60
 
 @pytest.fixture(autouse=True)
 def _unruly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("server.engine.subprocess.engine.WORKER", "tests.support.faulty_worker")
     monkeypatch.setenv("UNRULY_SENT", str(tmp_path / "sent"))
     monkeypatch.setenv("UNRULY_GO", str(tmp_path / "go"))
 
 
-def make_engine(folder: Path, silence: float = SILENCE, patience: Patience = PATIENCE) -> LocalEngine:
+def make_engine(folder: Path, silence: float = SILENCE, patience: Patience = PATIENCE) -> SubprocessEngine:
     folder.mkdir(exist_ok=True)
     folders = dict.fromkeys(("artifacts", "checkpoints", "previews", "cache"), str(folder))
     options = WorkerOptions(device="cpu", **folders, demo=True)
-    return LocalEngine(options, cancel_grace=10, silence=silence, patience=patience)
+    limits = {"cancel_grace": 10, "silence": silence}
+    return SubprocessEngine("cpu", options, **limits, patience=patience, worker="tests.support.faulty_worker")
 
 
 @pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[LocalEngine]:
+async def engine(tmp_path: Path) -> AsyncIterator[SubprocessEngine]:
     engine = make_engine(tmp_path / "videos")
     yield engine
     await engine.close()
 
 
-async def run(engine: LocalEngine, prompt: str) -> None:
+async def run(engine: SubprocessEngine, prompt: str) -> None:
     await engine.load(ENTRY)
     params: VideoParams = replace(PARAMS, prompt=prompt)
     await make(engine, Job("g", 1, params, "g.1.mp4", "g.ckpt", "g.jpg"), lambda _: None)
@@ -65,7 +65,7 @@ async def run(engine: LocalEngine, prompt: str) -> None:
     ],
 )
 async def test_a_run_that_goes_wrong_ends_its_worker_and_says_how(
-    engine: LocalEngine, prompt: str, sentence: str
+    engine: SubprocessEngine, prompt: str, sentence: str
 ) -> None:
     await run(engine, "well")
     pid = engine.state.pid
@@ -86,7 +86,7 @@ async def test_a_run_that_goes_wrong_ends_its_worker_and_says_how(
     ],
 )
 async def test_a_load_that_goes_wrong_ends_its_worker_and_says_how(
-    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, how: str, sentence: str
+    engine: SubprocessEngine, monkeypatch: pytest.MonkeyPatch, how: str, sentence: str
 ) -> None:
     monkeypatch.setenv("UNRULY_LOAD", how)
     with pytest.raises(WorkerDiedError) as died:
@@ -98,7 +98,7 @@ async def test_a_load_that_goes_wrong_ends_its_worker_and_says_how(
     await run(engine, "well")
 
 
-async def hanging(engine: LocalEngine) -> "asyncio.Task[Done]":
+async def hanging(engine: SubprocessEngine) -> "asyncio.Task[Done]":
     """A run that has begun and goes no further; its worker's heart beats."""
     await engine.load(ENTRY)
     begun = asyncio.Event()
@@ -110,7 +110,7 @@ async def hanging(engine: LocalEngine) -> "asyncio.Task[Done]":
     return running
 
 
-async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engine: LocalEngine) -> None:
+async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engine: SubprocessEngine) -> None:
     running = await hanging(engine)
     first = engine.state.pid
     assert first is not None
@@ -139,7 +139,7 @@ async def test_a_silent_worker_is_killed(tmp_path: Path) -> None:
 
 
 async def test_a_worker_that_does_not_stop_when_cancelled_is_killed(
-    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    engine: SubprocessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_cancel_grace", 0.5)
     running = await hanging(engine)
@@ -150,7 +150,7 @@ async def test_a_worker_that_does_not_stop_when_cancelled_is_killed(
         await running
 
 
-async def test_closing_ends_the_worker_at_once_even_amid_a_run(engine: LocalEngine) -> None:
+async def test_closing_ends_the_worker_at_once_even_amid_a_run(engine: SubprocessEngine) -> None:
     running = await hanging(engine)
     pid = engine.state.pid
     assert pid is not None
@@ -163,7 +163,7 @@ async def test_closing_ends_the_worker_at_once_even_amid_a_run(engine: LocalEngi
         os.kill(pid, 0)
 
 
-async def test_a_generation_without_numbers_fails_and_its_worker_stays(engine: LocalEngine) -> None:
+async def test_a_generation_without_numbers_fails_and_its_worker_stays(engine: SubprocessEngine) -> None:
     await run(engine, "well")
     pid = engine.state.pid
 
@@ -174,7 +174,7 @@ async def test_a_generation_without_numbers_fails_and_its_worker_stays(engine: L
     assert engine.state.pid == pid
 
 
-async def test_a_worker_that_talks_while_nobody_listens_has_to_wait(engine: LocalEngine, tmp_path: Path) -> None:
+async def test_a_worker_that_talks_while_nobody_listens_has_to_wait(engine: SubprocessEngine, tmp_path: Path) -> None:
     def sent() -> int:
         return int((tmp_path / "sent").read_text() or 0) if (tmp_path / "sent").exists() else 0
 
@@ -192,13 +192,13 @@ async def test_a_worker_that_talks_while_nobody_listens_has_to_wait(engine: Loca
 
 
 async def test_a_killed_process_that_does_not_end_is_not_followed_by_another(
-    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    engine: SubprocessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await run(engine, "well")
     pid = engine.state.pid
     assert pid is not None
     with monkeypatch.context() as stuck:
-        stuck.setattr("server.engine.subprocess.engine._END_SECONDS", 0.2)
+        stuck.setattr("server.engine.subprocess.connection._END_SECONDS", 0.2)
         # as behind a driver that never returns: the signal is sent and nothing happens
         stuck.setattr("asyncio.subprocess.Process.kill", lambda _process: None)
         with pytest.raises(WorkerDiedError):
@@ -270,7 +270,7 @@ async def test_a_load_that_ends_its_worker_fails_the_generation_and_the_next_is_
     assert (await inside.until(well)).status is Status.SUCCEEDED
 
 
-async def rendered(engine: LocalEngine, tmp_path: Path) -> "asyncio.Task[Done]":
+async def rendered(engine: SubprocessEngine, tmp_path: Path) -> "asyncio.Task[Done]":
     """The end of a file that waits for the file `go`."""
     await engine.load(ENTRY)
     waits = replace(PARAMS, prompt="wait at file")
@@ -282,7 +282,7 @@ async def rendered(engine: LocalEngine, tmp_path: Path) -> "asyncio.Task[Done]":
     return finishing
 
 
-async def test_another_run_goes_on_before_the_file_is_finished(engine: LocalEngine, tmp_path: Path) -> None:
+async def test_another_run_goes_on_before_the_file_is_finished(engine: SubprocessEngine, tmp_path: Path) -> None:
     finishing = await rendered(engine, tmp_path)
 
     second = await engine.run(Job("b", 1, PARAMS, "b.1.mp4", "b.ckpt", "b.jpg"), lambda _: None)
@@ -293,7 +293,7 @@ async def test_another_run_goes_on_before_the_file_is_finished(engine: LocalEngi
     assert {path.name for path in (tmp_path / "videos").glob("*.mp4")} == {"a.1.mp4", "b.1.mp4"}
 
 
-async def test_a_worker_that_dies_takes_the_run_and_the_file(engine: LocalEngine, tmp_path: Path) -> None:
+async def test_a_worker_that_dies_takes_the_run_and_the_file(engine: SubprocessEngine, tmp_path: Path) -> None:
     finishing = await rendered(engine, tmp_path)
 
     for died in (run(engine, "exit at denoise"), finishing):

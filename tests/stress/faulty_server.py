@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Coroutine
+from functools import partialmethod
 from typing import Any
 
 from server.cli import main as cli
-from server.engine.subprocess import engine as local
+from server.engine.subprocess.engine import SubprocessEngine
 from server.storage.db.statements.attempts import Attempts
 from tests.stress.faults import Faults
 
@@ -26,7 +27,7 @@ def _struck(method: Callable[..., Coroutine[Any, Any, Any]], what: str) -> Calla
 
 
 if __name__ == "__main__":
-    local.WORKER = "tests.stress.faulty_worker"
+    SubprocessEngine.__init__ = partialmethod(SubprocessEngine.__init__, worker="tests.stress.faulty_worker")  # type: ignore
     Attempts.claim = _struck(Attempts.claim, "the claim")  # type: ignore[method-assign]
     Attempts.succeed = _struck(Attempts.succeed, "the row says succeeded")  # type: ignore[method-assign]
     time.time = faults.time

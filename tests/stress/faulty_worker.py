@@ -10,7 +10,8 @@ from pipelines.core.files import part_path
 from pipelines.core.progress import Stage
 from pipelines.stages import checkpoint
 from server.engine.protocol import Attempt, Done, Loading, Progressed, Report, Run
-from server.engine.worker import worker
+from server.engine.worker import link, worker
+from server.engine.worker.__main__ import main
 from tests.stress.faults import Faults
 
 FLOOD = 200_000
@@ -19,7 +20,7 @@ _PLACES = {Stage.PROMPT: "encoding the prompt", Stage.DENOISE: "denoising", Stag
 faults = Faults.here()
 
 
-class Link(worker.Link):
+class Link(link.Link):
     """Comes by every place of a generation, since the worker tells of each."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -74,7 +75,5 @@ write_file = checkpoint._write_file
 
 if __name__ == "__main__":
     os.environ["FAULTS_ROLE"] = "worker"
-    worker.Link = Link  # type: ignore[misc]
-    worker.Worker = Worker  # type: ignore[misc]
     checkpoint._write_file = _write_file
-    worker.main()
+    main(Link, Worker)

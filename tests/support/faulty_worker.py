@@ -1,7 +1,6 @@
 """A worker that goes wrong as the prompt says: the real one, with its process and its link, but no model.
 
-`python -P -m tests.support.faulty_worker FD OPTIONS`, started as `server.engine.worker.worker` is. While loading it
-goes wrong
+`python -P -m tests.support.faulty_worker FD OPTIONS`, started as `server.engine.worker` is. While loading it goes wrong
 as the variable UNRULY_LOAD says.
 """
 
@@ -19,7 +18,8 @@ from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.progress import Progress, Stage, VideoFile
 from pipelines.core.request import VideoParams
 from server.engine.protocol import MAX_LINE_BYTES, Failed, Progressed
-from server.engine.worker import worker
+from server.engine.worker import link
+from server.engine.worker.__main__ import main as be_worker
 
 STEPS = (
     Progress(Stage.PROMPT, 0, 1, 0.0, 0.1),
@@ -31,7 +31,7 @@ AFTERWARDS = 100
 NOBODYS = Failed(generation_id="nobody's", attempt=1, message="x" * (MAX_LINE_BYTES // 2))
 
 
-class Link(worker.Link):
+class Link(link.Link):
     """A link that can be misused."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -180,8 +180,7 @@ def main() -> None:
         ),
     ):
         sys.modules[name] = module(name, **contents)
-    worker.Link = Link  # type: ignore[misc]
-    worker.main()
+    be_worker(Link)
 
 
 if __name__ == "__main__":

@@ -1,55 +1,38 @@
-"""The worker process: one device, one model at a time, orders in, reports out. The only door to the tensors.
-
-Started as `python -P -m server.engine.worker.worker FD OPTIONS`, with FD an open socket and OPTIONS a WorkerOptions
-as JSON. It ends when that socket does, so that no worker outlives its server.
-"""
+"""The worker process: one device, one model at a time, orders in, reports out. The only door to the tensors."""
 
 import gc
 import logging
-import os
 import queue
-import socket
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import GenerationCancelled, GenerationSuspended, PipelineError
 from pipelines.core.model import ModelSpec
-from pipelines.core.processes import die_with_parent
 from pipelines.core.progress import Progress
-from server.core.logging import configure, ids
+from server.core.logging import ids
 from server.engine.interface import WorkerOptions
 from server.engine.protocol import (
     MAX_SENTENCE_CHARS,
-    ORDER,
-    Attempt,
-    Cancel,
     Cancelled,
     Checkpointed,
     DeviceFailed,
-    DeviceMemory,
     Done,
     Failed,
-    Heartbeat,
-    Hello,
     Load,
     LoadFailed,
     Loading,
-    Order,
-    Prepare,
     Previewed,
     Progressed,
     Ready,
     Rendered,
-    Report,
     Run,
-    Suspend,
     Suspended,
     Unload,
     Unloaded,
 )
+from server.engine.worker.link import Link, leave
 
 if TYPE_CHECKING:
     from pipelines.runner.callbacks import Callbacks
@@ -58,98 +41,11 @@ if TYPE_CHECKING:
     from pipelines.stages.checkpoint import Checkpoint
     from pipelines.stages.preview.preview import Preview
 
-HEARTBEAT_SECONDS = 1.0
-MEMORY_SECONDS = 2.0
 IDLE_SECONDS = 2.0
 """A worker without orders for as long looks after what was made for it in the background."""
 
 
 log = logging.getLogger("paddock.worker")
-
-
-class Link:
-    """The socket to the server: reports out from any thread, orders in through a queue, stops on the side."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._sending = threading.Lock()
-        self._cancelled: set[Attempt] = set()
-        self._suspended: set[Attempt] = set()
-        self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self.memory: DeviceMemory | None = None
-        self._upcoming: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def start(self) -> None:
-        """Listen and send heartbeats, in the background."""
-        threading.Thread(target=self._listen, name="orders", daemon=True).start()
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-
-    def send(self, report: Report) -> None:
-        """Send one report."""
-        with self._sending:
-            try:
-                self._connection.sendall(report.line())
-            except OSError:
-                _leave()
-
-    def is_cancelled(self, run: Run) -> bool:
-        """Whether the server has asked to stop this attempt."""
-        return run.about in self._cancelled
-
-    def is_suspended(self, run: Run) -> bool:
-        """Whether the server has asked this attempt to save its checkpoint and stop."""
-        return run.about in self._suspended
-
-    def upcoming(self) -> list[str]:
-        """The prompts that the server has foretold since this was last asked."""
-        return [self._upcoming.get() for _ in range(self._upcoming.qsize())]
-
-    def forget_stops(self) -> None:
-        """Drop what was asked of attempts that are over."""
-        self._cancelled.clear()
-        self._suspended.clear()
-
-    def _listen(self) -> None:
-        try:
-            for line in self._connection.makefile("rb"):
-                order = ORDER.validate_json(line)
-                match order:
-                    case Cancel():
-                        self._cancelled.add(order.about)
-                    case Suspend():
-                        self._suspended.add(order.about)
-                    case Prepare():
-                        for prompt in order.prompts:
-                            self._upcoming.put(prompt)
-                    case _:
-                        self.orders.put(order)
-        finally:
-            # a worker that is deaf must not go on beating
-            _leave()
-
-    def _beat(self) -> None:
-        wait = threading.Event()
-        while not wait.wait(HEARTBEAT_SECONDS):
-            self.send(Heartbeat(memory=self.memory))
-
-
-def watch_memory(link: Link, device: str) -> None:
-    """Have heartbeats tell how much of a card is free, once the worker uses it.
-
-    On a thread of its own: a driver that does not answer must not keep the heart from beating.
-    """
-
-    def look() -> None:
-        wait = threading.Event()
-        while not wait.wait(MEMORY_SECONDS):
-            # not imported for this: that takes seconds, and a CUDA context memory
-            torch = sys.modules.get("torch")
-            if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
-                free, total = torch.cuda.mem_get_info(device)
-                link.memory = DeviceMemory(free=free, total=total)
-
-    if device.startswith("cuda"):
-        threading.Thread(target=look, name="memory", daemon=True).start()
 
 
 class Worker:
@@ -317,7 +213,7 @@ class Worker:
 
         if (why := fault(self._options.device)) is not None:
             self._link.send(DeviceFailed(message=why[:MAX_SENTENCE_CHARS]))
-            _leave(1)
+            leave(1)
 
 
 def _import_libraries() -> None:
@@ -343,28 +239,3 @@ def _about(order: Run) -> dict[str, Any]:
 
 def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:MAX_SENTENCE_CHARS]
-
-
-def _leave(status: int = 0) -> None:
-    os._exit(status)
-
-
-def main() -> None:
-    """Serve the socket whose descriptor is the first argument."""
-    die_with_parent()
-    # libraries print to stdout, which is the server's to use
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    options = WorkerOptions.model_validate_json(sys.argv[2])
-    configure("info", options.log_format)
-    # diffusers imports torchao wherever it is installed, and both complain of kernels and forms that nothing here uses
-    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    link = Link(socket.socket(fileno=int(sys.argv[1])))
-    link.start()
-    watch_memory(link, options.device)
-    link.send(Hello(pid=os.getpid()))
-    Worker(link, options).serve()
-
-
-if __name__ == "__main__":
-    main()

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from server.engine.protocol import DeviceMemory
-from server.engine.subprocess.engine import ALLOCATOR, CARD_ALLOCATOR, WAITING, environment
-from server.engine.worker import worker
+from server.engine.subprocess.environment import ALLOCATOR, CARD_ALLOCATOR, WAITING, environment
+from server.engine.worker import memory, worker
 
 
 def test_a_cards_memory_is_looked_at_once_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,10 +17,10 @@ def test_a_cards_memory_is_looked_at_once_it_is_used(monkeypatch: pytest.MonkeyP
     cuda = SimpleNamespace(is_initialized=lambda: len(looks) > 2 or looks.append("not used"))
     cuda.mem_get_info = lambda device: (int(device[-1]), 80)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(worker, "MEMORY_SECONDS", 0.01)
+    monkeypatch.setattr(memory, "MEMORY_SECONDS", 0.01)
     link = SimpleNamespace(memory=None)
 
-    worker.watch_memory(link, "cuda:7")  # type: ignore[arg-type]
+    memory.watch_memory(link, "cuda:7")  # type: ignore[arg-type]
 
     deadline = time.monotonic() + 10
     while link.memory is None:
@@ -34,8 +34,8 @@ def test_a_processor_has_no_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     def refuse(**_: object) -> None:
         raise AssertionError("nothing to watch")
 
-    monkeypatch.setattr(worker.threading, "Thread", refuse)
-    worker.watch_memory(SimpleNamespace(), "cpu")  # type: ignore[arg-type]
+    monkeypatch.setattr(memory.threading, "Thread", refuse)
+    memory.watch_memory(SimpleNamespace(), "cpu")  # type: ignore[arg-type]
 
 
 class EnoughError(Exception):

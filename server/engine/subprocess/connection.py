@@ -1,0 +1,231 @@
+"""One live worker process and the socket to it."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable
+from contextlib import suppress
+
+from server.engine.interface import (
+    GenerationFailedError,
+    WorkerDiedError,
+    WorkerOptions,
+    WorkerStuckError,
+)
+from server.engine.protocol import (
+    MAX_LINE_BYTES,
+    REPORT,
+    Attempt,
+    DeviceFailed,
+    DeviceMemory,
+    Done,
+    Failed,
+    Heartbeat,
+    Order,
+    Progressed,
+    Rendered,
+    Report,
+    Run,
+    RunReport,
+)
+from server.engine.subprocess.environment import environment
+from server.engine.watchdog import TICK, AwakeClock, Watch
+
+log = logging.getLogger("paddock.engine")
+
+_Inbox = asyncio.Queue[Report | None]
+"""Reports as they come; None when there will be no more."""
+
+_MAX_UNREAD = 16
+"""Reports that wait to be looked at. A worker that has sent more waits, so that it cannot fill the server's memory."""
+
+_EXIT_SECONDS = 2.0
+_END_SECONDS = 20.0
+"""How long a killed process may take to end: gigabytes on a card are let go of first, and a driver may be stuck."""
+
+
+class Connection:
+    """One live worker process and the socket to it."""
+
+    def __init__(
+        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: AwakeClock
+    ) -> None:
+        self.process = process
+        self._reader = reader
+        self._writer = writer
+        self._reports: _Inbox = asyncio.Queue(_MAX_UNREAD)
+        self._files: dict[Attempt, _Inbox] = {}
+        self._running: Attempt | None = None
+        self._clock = clock
+        self._last_heard = clock()
+        self.memory: DeviceMemory | None = None
+        self._fault: str | None = None
+        self._is_killed = False
+        self._pump = asyncio.create_task(self._read())
+
+    @classmethod
+    async def open(cls, worker: str, options: WorkerOptions, clock: AwakeClock) -> "Connection":
+        """Start a process that runs the module `worker`; raises OSError if it cannot be started."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", worker, str(theirs.fileno())),
+                    options.model_dump_json(),
+                    env={**environment(options.device, os.cpu_count()), **os.environ},
+                    stdin=DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    # Ctrl-C is for the server, which then ends the worker
+                    start_new_session=True,
+                )
+            reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+        except BaseException:
+            ours.close()
+            raise
+        return cls(process, reader, writer, clock)
+
+    async def _read(self) -> None:
+        """Read on even when nobody asks, so that an idle worker's heartbeats never fill the socket."""
+        try:
+            async for line in self._reader:
+                self._last_heard = self._clock()
+                if not line.endswith(b"\n"):
+                    # it died in the middle of a word
+                    break
+                report = REPORT.validate_json(line)
+                if isinstance(report, Heartbeat):
+                    self.memory = report.memory
+                else:
+                    await self._inbox(report).put(report)
+        except OSError as error:
+            # how the system tells that it died with orders unread
+            log.info("the connection to worker %s ended: %s", self.process.pid, error)
+        except ValueError:
+            log.exception("worker %s cannot be understood", self.process.pid)
+            self._fault = "it sent what is no report and was killed"
+            self.kill()
+        finally:
+            for inbox in (self._reports, *self._files.values()):
+                # without room there is more to be read before anyone needs to know
+                with suppress(asyncio.QueueFull):
+                    inbox.put_nowait(None)
+
+    def _inbox(self, report: Report) -> _Inbox:
+        """Where a report goes: what is said of a file has a reader of its own, since another run may be going on."""
+        if isinstance(report, Rendered) and report.about == self._running:
+            self._files.setdefault(report.about, asyncio.Queue(_MAX_UNREAD))
+            return self._reports
+        return self._reports if report.about is None else self._files.get(report.about, self._reports)
+
+    async def begin(self, run: Run) -> None:
+        """Send the order to make a video."""
+        self._running = run.about
+        self._files.pop(run.about, None)
+        await self.send(run)
+
+    async def finish(
+        self, about: Attempt, silence: float, watch: Watch, on_report: Callable[[RunReport], None]
+    ) -> Done:
+        """Wait for the file of a video that was rendered here."""
+        inbox = self._files[about]
+        try:
+            while True:
+                match await self.next_report(silence, watch, inbox):
+                    case Progressed() as progress:
+                        on_report(progress)
+                    case Done() as done:
+                        return done
+                    case Failed(message=message):
+                        raise GenerationFailedError(message)
+                    case _:
+                        pass
+        finally:
+            del self._files[about]
+
+    async def send(self, order: Order) -> None:
+        """Send one order; to a dead worker it does nothing, as its end will be reported."""
+        # RuntimeError: uvloop's word for a transport that is closed already
+        with suppress(ConnectionError, RuntimeError):
+            self._writer.write(order.line())
+            await self._writer.drain()
+
+    async def next_report(self, silence: float, watch: Watch, inbox: _Inbox | None = None) -> Report:
+        """The next report in an inbox, usually the one for all but files; raises WorkerDiedError when none will come.
+
+        It is killed for `silence` seconds without a word, and when the watch says that it makes no progress.
+        """
+        while True:
+            # what came last has been looked at by now, and may have been the progress that was waited for
+            stuck, silent = watch.overdue(), self._clock() - self._last_heard > silence
+            if stuck is not None or silent:
+                self.kill()
+            if silent:
+                raise WorkerDiedError(f"it said nothing for {silence:g} seconds and was killed")
+            if stuck is not None:
+                raise WorkerStuckError(stuck)
+            report = await self._wait(inbox or self._reports)
+            if isinstance(report, DeviceFailed):
+                self.kill()
+                raise WorkerDiedError(report.message)
+            if report is not None:
+                return report
+
+    async def _wait(self, inbox: _Inbox) -> Report | None:
+        """A report, or None when none came for a moment; raises WorkerDiedError when it was the last."""
+        try:
+            async with asyncio.timeout(TICK):
+                report = await inbox.get()
+        except TimeoutError:
+            if not self._pump.done():
+                return None
+            report = None if inbox.empty() else inbox.get_nowait()
+        if report is None:
+            raise WorkerDiedError(await self._how_it_ended())
+        return report
+
+    async def _how_it_ended(self) -> str:
+        if self._fault is None:
+            # a signal to a process that is just ending would take its status from whoever waits for it
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EXIT_SECONDS):
+                    await self.process.wait()
+        self.kill()
+        status = await self._end()
+        if self._fault is not None:
+            return self._fault
+        if status < 0:
+            return f"it was killed by {signal.Signals(-status).name}"
+        return f"it exited with status {status}"
+
+    async def _end(self) -> int:
+        """Wait for a killed process; returns its exit status, or raises WorkerDiedError when it does not end."""
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                return await self.process.wait()
+        except TimeoutError:
+            raise WorkerDiedError("its process was killed and does not end: the device's driver holds it") from None
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        self._is_killed = True
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
+    async def close(self) -> None:
+        """End the process and let go of the socket; raises WorkerDiedError when the process does not end."""
+        self.kill()
+        await self._end()
+        # it may wait for room that nobody makes any more
+        self._pump.cancel()
+        await asyncio.gather(self._pump, return_exceptions=True)
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._is_killed and self.process.returncode is None and not self._pump.done()
