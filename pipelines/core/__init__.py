@@ -1,1 +1,1 @@
-"""What everything else speaks of: requests, models, precisions, errors. No tensors."""
+"""Types that every other package uses: requests, models, precisions, errors. No tensors."""

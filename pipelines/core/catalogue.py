@@ -1,7 +1,7 @@
-"""The models on offer: `configs/models/*.toml`, read and checked.
+"""The catalogue of models: reads and checks `configs/models/*.toml`.
 
-Each file is one model in two tables: `[api]`, what clients see, and `[model]`, what is loaded. Users add a folder
-of their own; a file there with an id that is already taken replaces it.
+Each file describes one model in two tables: `[api]` is what clients see, `[model]` is what is loaded. Users can add a
+folder of their own; a file there replaces a built-in one with the same id.
 """
 
 import tomllib
@@ -16,12 +16,12 @@ from pipelines.core.errors import CatalogueError
 from pipelines.core.model import Fast, LatentRgb, Lora, ModelSpec, StepTolerances, WeightFile
 
 DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
-"""What the command line and the examples ask for unless told otherwise."""
+"""The model that the command line and the examples use by default."""
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "configs" / "models"
 
 LATENT_RGB = BUILT_IN.parent / "latent_rgb"
-"""Maps from latents to RGB, a file for each VAE, which several models may share."""
+"""Maps from latents to RGB, one file per VAE; several models may share one."""
 
 Json = dict[str, Any]
 
@@ -31,7 +31,7 @@ class _Table(BaseModel):
 
 
 class Parameter(_Table):
-    """One request parameter: its JSON type, limits (inclusive) and the words shown for it."""
+    """One request parameter: its JSON type, its limits (inclusive) and the texts shown for it."""
 
     name: str
     type: Literal["string", "integer", "number", "boolean"]
@@ -50,7 +50,7 @@ class Parameter(_Table):
         return self
 
     def json_schema(self, order: int) -> Json:
-        """This parameter as a JSON Schema property; `order` is its place on the page."""
+        """This parameter as a JSON Schema property; `order` is its position on the page."""
         stated = {"default": self.default, "minimum": self.minimum, "maximum": self.maximum}
         return {
             "type": self.type,
@@ -61,7 +61,7 @@ class Parameter(_Table):
         }
 
 
-_MADE_OF = {
+_REQUIRED_TYPES = {
     "prompt": "string",
     "negative_prompt": "string",
     "height": "integer",
@@ -74,7 +74,7 @@ _MADE_OF = {
 
 
 class Developer(_Table):
-    """Who made the model."""
+    """The developer of a model."""
 
     name: str
     display_name: str
@@ -82,7 +82,7 @@ class Developer(_Table):
 
 
 class ApiSpec(_Table):
-    """What clients see of a model. `created` is in unix seconds, `released_at` a date."""
+    """What clients see of a model. `created` is in Unix seconds, `released_at` is a date."""
 
     id: str = Field(min_length=1, max_length=200)
     display_name: str
@@ -99,12 +99,12 @@ class ApiSpec(_Table):
     parameters: list[Parameter]
 
     @model_validator(mode="after")
-    def _a_video_can_be_made_of_them(self) -> "ApiSpec":
-        """Every choice of a video has its parameter, and all but prompt and seed a default and limits to check by."""
-        for name, kind in _MADE_OF.items():
+    def _describes_a_whole_video(self) -> "ApiSpec":
+        """Every field of a video has a parameter; all but prompt and seed have a default, and numbers have limits."""
+        for name, kind in _REQUIRED_TYPES.items():
             parameter = self.by_name.get(name)
             if parameter is None or parameter.type != kind:
-                raise ValueError(f"parameters: {name} must be there, with the type {kind}")
+                raise ValueError(f"parameters: {name} is required, with the type {kind}")
             if name not in ("prompt", "seed") and parameter.default is None:
                 raise ValueError(f"parameters: {name} must have a default")
             if kind != "string" and name != "seed" and (parameter.minimum is None or parameter.maximum is None):
@@ -113,17 +113,17 @@ class ApiSpec(_Table):
 
     @cached_property
     def by_name(self) -> Mapping[str, Parameter]:
-        """The parameters by their names."""
+        """The parameters by name."""
         return {parameter.name: parameter for parameter in self.parameters}
 
     def size(self, which: Literal["default", "maximum"]) -> tuple[int, int, int]:
-        """The default or the largest video: width and height in pixels, length in frames."""
+        """Width and height in pixels and length in frames of the default or the largest video."""
         width, height, frames = (getattr(self.by_name[name], which) for name in ("width", "height", "num_frames"))
         return width, height, frames
 
     @cached_property
     def request_schema(self) -> Json:
-        """The JSON Schema of a request's parameters, in the form the hosted model object has it."""
+        """The JSON Schema of a request's parameters, in the form of the hosted API's model object."""
         return {
             "type": "object",
             "properties": {p.name: p.json_schema(order) for order, p in enumerate(self.parameters)},
@@ -149,7 +149,7 @@ class _WeightFileTable(_Table):
     revision: str | None = None
 
     @model_validator(mode="after")
-    def _is_of_a_known_format(self) -> "_WeightFileTable":
+    def _has_a_known_format(self) -> "_WeightFileTable":
         if not self.file.endswith((".gguf", ".safetensors")):
             raise ValueError("file must be a .gguf or a .safetensors file")
         return self
@@ -196,20 +196,20 @@ class _ModelTable(_Table):
     latent_rgb: str | None = None
 
     @model_validator(mode="after")
-    def _its_interval_goes_up(self) -> "_ModelTable":
+    def _interval_is_ascending(self) -> "_ModelTable":
         if self.guidance_interval[0] > self.guidance_interval[1]:
-            raise ValueError("guidance_interval must go from the lower noise level to the higher")
+            raise ValueError("guidance_interval must start with the lower noise level")
         return self
 
     @model_validator(mode="after")
-    def _its_projection_is_known(self) -> "_ModelTable":
+    def _latent_rgb_exists(self) -> "_ModelTable":
         known = sorted(path.stem for path in LATENT_RGB.glob("*.toml"))
         if self.latent_rgb is not None and self.latent_rgb not in known:
             raise ValueError(f"latent_rgb must be one of {', '.join(known)}")
         return self
 
     def spec(self, model_id: str, sizes: tuple[tuple[int, int, int], ...]) -> ModelSpec:
-        """What is loaded for a model of this id; `sizes` as in ModelSpec."""
+        """The table as a ModelSpec; `sizes` as there."""
         fields = self.model_dump(exclude={"files", "loras", "fast", "guidance_interval", "step_cache", "latent_rgb"})
         files = tuple(WeightFile(**table.model_dump(), part=part) for part, table in self.files.items())
         fast = None if self.fast is None else Fast(tuple(map(_LoraTable.lora, self.fast.loras)), self.fast.flow_shift)
@@ -234,18 +234,18 @@ def _read_latent_rgb(path: Path) -> LatentRgb:
 
 
 class CatalogueEntry(_Table):
-    """One model: what clients see of it and what is loaded for it."""
+    """One model: what clients see and what is loaded."""
 
     api: ApiSpec
     model: ModelSpec
 
     @property
     def id(self) -> str:
-        """The id clients name the model by."""
+        """The model's id in requests."""
         return self.api.id
 
     def variant(self, run_fast: bool | None = None) -> "CatalogueEntry":
-        """What is loaded for requests with or without `run_fast`, which by default is as the parameter's default."""
+        """The entry for requests with or without `run_fast`; None stands for the parameter's default."""
         if run_fast is None:
             parameter = self.api.by_name.get("run_fast")
             run_fast = bool(parameter and parameter.default)
@@ -257,15 +257,15 @@ class _File(_Table):
     model: _ModelTable
 
     @model_validator(mode="after")
-    def _fast_can_be_asked_for(self) -> "_File":
+    def _fast_has_a_parameter(self) -> "_File":
         parameter = self.api.by_name.get("run_fast")
         if self.model.fast is not None and (parameter is None or parameter.type != "boolean"):
-            raise ValueError("model.fast: needs a parameter run_fast of the type boolean")
+            raise ValueError("model.fast: requires a parameter run_fast of the type boolean")
         return self
 
 
 def read_entry(path: Path) -> CatalogueEntry:
-    """Read one model file; raises CatalogueError with the file, the key and what is wrong with it."""
+    """Read one model file. Raises CatalogueError that names the file, the key and the fault."""
     try:
         table = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -279,10 +279,10 @@ def read_entry(path: Path) -> CatalogueEntry:
 
 
 def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, CatalogueEntry]:
-    """All models of the folders by id, featured ones first, then by file names; later folders replace earlier ones.
+    """All models of the folders by id, featured ones first, then by file name. Later folders override earlier ones.
 
-    Raises CatalogueError when a folder is missing, a file is malformed, two files of one folder share an id, or
-    there is no model at all.
+    Raises CatalogueError if a folder is missing, a file is malformed, two files of one folder share an id, or there is
+    no model.
     """
     entries: dict[str, CatalogueEntry] = {}
     for folder in folders:
@@ -292,7 +292,7 @@ def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, Catalogue
         for path in sorted(folder.glob("*.toml")):
             entry = read_entry(path)
             if entry.id in here:
-                raise CatalogueError(f"{path}: the id {entry.id} is already taken by {here[entry.id].name}")
+                raise CatalogueError(f"{path}: {here[entry.id].name} has the same id, {entry.id}")
             here[entry.id] = path
             entries[entry.id] = entry
     if not entries:

@@ -1,8 +1,8 @@
-"""What can go wrong between a prompt and a video, each with a sentence fit to show a user."""
+"""Errors of loading and generating. The message of each can be shown to a user."""
 
 
 class PipelineError(Exception):
-    """A generation, a load or a catalogue that cannot go on; `str()` is the sentence for the user."""
+    """Base class: a generation, a load or a catalogue failed. `str()` is a sentence for the user."""
 
 
 class CatalogueError(PipelineError):
@@ -10,64 +10,64 @@ class CatalogueError(PipelineError):
 
 
 class WeightsNotFoundError(PipelineError):
-    """No complete set of weights for a model on this machine."""
+    """This machine has no complete set of weights for a model."""
 
 
 class FetchError(PipelineError):
-    """Weights could not be fetched from a hub."""
+    """Weights could not be downloaded from a hub."""
 
 
 class HubUnreachableError(FetchError):
-    """No hub answers, or what answers is none."""
+    """The hub does not answer, or the server at its address is not a hub."""
 
 
 class HubAccessError(FetchError):
-    """The hub does not have a repository or revision, or does not give it to this user."""
+    """The hub does not have a repository or revision, or this user may not read it."""
 
 
 class DiskSpaceError(FetchError):
-    """The disk has no room for what is to be fetched."""
+    """The disk has too little room for a download."""
 
 
 class DamagedFileError(FetchError):
-    """A file is not what the hub says it is, even when fetched again."""
+    """A file differs from its checksum even after a second download."""
 
 
 class UnsupportedModelError(PipelineError):
-    """A folder of weights that names a pipeline class this program does not drive."""
+    """The weights are of a pipeline class or a layout that is not supported."""
 
 
 class AttentionUnavailableError(PipelineError):
-    """The attention kernel that is asked for does not run on this device."""
+    """The requested attention kernel does not run on this device."""
 
 
 class NonFiniteOutputError(PipelineError):
-    """The model produced NaN or infinity: nothing a player could show."""
+    """The model produced NaN or infinity, which cannot be shown as a video."""
 
 
 class DeviceError(PipelineError):
-    """The driver of this machine's devices fails."""
+    """The driver of this machine's devices failed."""
 
 
 class DeviceMemoryError(PipelineError):
-    """The device's memory does not suffice for a model or a video, by whichever plan."""
+    """No plan for a model or a video fits into the device's memory."""
 
 
 class WeightFormatError(PipelineError):
-    """The disk has no room for weights in the form a plan keeps them in."""
+    """Weights could not be converted to the format of a plan, or the disk has no room for them."""
 
 
 class HostMemoryError(PipelineError):
-    """The host's memory does not suffice to load a model, by whichever plan."""
+    """No plan for a model fits into the host's memory."""
 
 
 class EncodingError(PipelineError):
     """ffmpeg could not write the video."""
 
 
-class GenerationCancelled(Exception):  # noqa: N818 - an order carried out, not an error
-    """Raised inside a generation when its caller asked it to stop."""
+class GenerationCancelled(Exception):  # noqa: N818 - a request carried out, not an error
+    """Raised inside a generation when its caller cancels it."""
 
 
-class GenerationSuspended(Exception):  # noqa: N818 - an order carried out, not an error
-    """Raised inside a generation when its state was saved, to be gone on with later."""
+class GenerationSuspended(Exception):  # noqa: N818 - a request carried out, not an error
+    """Raised inside a generation after its state was saved for a later resume."""

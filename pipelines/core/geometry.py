@@ -1,19 +1,19 @@
-"""Any size and length, from a pipeline that only makes some.
+"""Videos of any size and length, from a pipeline that makes only some of them.
 
-H.264 4:2:0 needs even sides; the pipeline needs multiples of its VAE scale times its patch, and its temporal
-scale times k plus one frames. So the next larger video is generated, then cropped evenly and cut at its end.
+H.264 4:2:0 needs even sides. The pipeline needs sides that are multiples of its VAE scale times its patch size, and
+temporal scale * k + 1 frames. So the next larger video is generated, cropped equally on both sides and cut at its end.
 """
 
 from dataclasses import dataclass
 from math import ceil, lcm
 
-# WanPipeline.check_inputs refuses other sides, whatever the VAE
+# WanPipeline.check_inputs rejects other sides for every VAE
 PIPELINE_SIDE_MULTIPLE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What a pipeline can make: sides in multiples of `height` and `width` pixels, `temporal` * k + 1 frames."""
+    """The sizes a pipeline can make: sides in multiples of `height` and `width` pixels, `temporal` * k + 1 frames."""
 
     height: int
     width: int
@@ -21,7 +21,7 @@ class Grid:
 
     @classmethod
     def of(cls, vae_scale: int, patch: tuple[int, int], temporal: int) -> "Grid":
-        """The grid of a VAE's spatial scale (pixels a latent), a transformer's patch (latents) and a temporal scale."""
+        """The grid for a VAE's spatial scale (pixels per latent), a patch size (latents) and a temporal scale."""
         height, width = (lcm(vae_scale * side, PIPELINE_SIDE_MULTIPLE) for side in patch)
         return cls(height, width, temporal)
 
@@ -39,7 +39,7 @@ class Geometry:
 
     @classmethod
     def fit(cls, width: int, height: int, num_frames: int, grid: Grid) -> "Geometry":
-        """The geometry for an asked size in pixels and length in frames; odd sides become the next even one."""
+        """The geometry for a requested size in pixels and length in frames. Odd sides are rounded up to even ones."""
         even_width, even_height = width + width % 2, height + height % 2
         return cls(
             width=even_width,
@@ -52,7 +52,7 @@ class Geometry:
 
     @property
     def crop(self) -> tuple[slice, slice]:
-        """Rows and columns of a generated frame that are delivered, the same amount off both sides."""
+        """Rows and columns of a generated frame that are delivered: the same amount is cut off both sides."""
         top = (self.full_height - self.height) // 2
         left = (self.full_width - self.width) // 2
         return slice(top, top + self.height), slice(left, left + self.width)

@@ -8,14 +8,14 @@ from pipelines.core.precision import PrecisionSetting
 from pipelines.core.request import StepCaching
 
 TRANSFORMERS = ("transformer", "transformer_2")
-"""The parts of a pipeline that are made of blocks and denoise; Wan2.2's A14B has both."""
+"""The components of a pipeline that denoise. Wan2.2 A14B has both, other models only the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """A fine-tuning of low rank that is merged into the part "transformer" or "transformer_2".
+    """A LoRA that is merged into the component `part`: "transformer" or "transformer_2".
 
-    `file` is a safetensors file in `repo`, a hub repository or a local folder; `strength` scales the change.
+    `file` is a safetensors file in `repo`, which is a hub repository or a local folder. `strength` scales it.
     """
 
     repo: str
@@ -27,9 +27,10 @@ class Lora:
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One file with all weights of the part "transformer" or "transformer_2", in place of those in a model's `repo`.
+    """One file with all weights of the component `part`, used instead of those in a model's `repo`.
 
-    `file` is a GGUF or safetensors file in `repo`, a hub repository or a local folder.
+    `part` is "transformer" or "transformer_2". `file` is a GGUF or safetensors file in `repo`, which is a hub
+    repository or a local folder.
     """
 
     repo: str
@@ -40,17 +41,17 @@ class WeightFile:
 
 @dataclass(frozen=True, slots=True)
 class Fast:
-    """A distillation to few steps, made of `loras`: it runs without guidance, at its own `flow_shift`."""
+    """A distillation to few steps by `loras`. It runs without guidance, with its own `flow_shift`."""
 
     loras: tuple[Lora, ...]
     flow_shift: float
 
 
 class Attention(StrEnum):
-    """Which kernel computes attention: the fastest exact one, or one by name.
+    """The kernel that computes attention: `auto` is the fastest exact one.
 
-    `native` is torch's own choice, `cudnn` NVIDIA's by way of torch; the others need a package of theirs. All are exact
-    but `sage` and `fp8`, which multiply in 8 bits.
+    `native` is torch's own choice, `cudnn` is NVIDIA's through torch; each of the others needs a package. All are exact
+    except `sage` and `fp8`, which multiply in 8 bits.
     """
 
     AUTO = "auto"
@@ -63,7 +64,7 @@ class Attention(StrEnum):
 
 
 class Compile(StrEnum):
-    """Whether the transformers' blocks are compiled: on a card where that is of use, wherever it can be, or never."""
+    """Whether the transformers' blocks are compiled: `auto` on GPUs that gain from it, `on` wherever possible."""
 
     AUTO = "auto"
     ON = "on"
@@ -72,24 +73,24 @@ class Compile(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepTolerances:
-    """How wrong a foretold step may be, in the measure of `pipelines.stages.step_cache`.
+    """The largest error of a skipped step, as defined in `pipelines.stages.step_cache`.
 
-    The defaults are the demo weights', found by `python -m pipelines.tools.calibrate_step_cache`.
+    The defaults fit the demo weights; `python -m pipelines.tools.calibrate_step_cache` found them.
     """
 
     balanced: float = 0.025
     fast: float = 0.05
 
     def of(self, level: StepCaching) -> float:
-        """That of a level; 0 where every step is computed."""
+        """The tolerance of a level; 0 if every step is computed."""
         return {StepCaching.EXACT: 0.0, StepCaching.BALANCED: self.balanced, StepCaching.FAST: self.fast}[level]
 
 
 @dataclass(frozen=True, slots=True)
 class LatentRgb:
-    """A linear map from a VAE's normalised latents to RGB in about -1 … 1, for a look at them without decoding.
+    """A linear map from a VAE's normalised latents to RGB in about -1 … 1, for previews without decoding.
 
-    `factors` is what a channel adds to red, green and blue, one triple a channel; `bias` is added to all.
+    `factors` has one triple per channel, the weights of red, green and blue; `bias` is added to the sum.
     """
 
     factors: tuple[tuple[float, float, float], ...]
@@ -100,20 +101,22 @@ class LatentRgb:
 class ModelSpec:
     """What is loaded for a model, and how it is run.
 
-    `repo` is a hub repository (`owner/name`) or a local folder in diffusers' layout, `revision` a branch, tag or
-    commit of the repository; `files` hold the weights of parts that are not taken from there. `fps` is the rate the
-    model was trained at, in frames a second. `max_sequence_length` is in text tokens; Wan's output depends on it,
-    because padding is not masked. `sizes` are the videos to lay it out for, (width, height, frames), the largest
-    first, then the usual one; `shape` holds the configurations of the parts, as far as planning needs them, for a
-    machine that has no weights yet. `flow_shift` is how far the noise levels lean towards the noisy end, at the
-    resolutions "480p" and "720p"; None leaves the scheduler's own. `loras` are merged into the weights, `fast` is what
-    `run_fast` asks for, and `guidance` tells whether the weights want any, which is then given at noise levels (1: all
-    noise … 0: none) of the `guidance_interval`. `step_cache` is how wrong a step may be that is foretold instead of
-    computed, by level (`pipelines.stages.step_cache`).
-    `latent_rgb` is what previews are made by, unless the weights come with
-    a map of their own; without either there are none. `precision` is what a plan may keep the weights in; those of
-    quantized files stay as they are. `attention` is computed by the kernel of that name; `compile` is whether blocks
-    are compiled. `id` is what the catalogue calls it, empty outside of one.
+    - `repo`: a hub repository (`owner/name`) or a local folder in diffusers' layout; `revision`: a branch, tag or
+      commit of it.
+    - `files`: single files with the weights of some components, used instead of those in `repo`.
+    - `fps`: the frame rate the model was trained at, in frames per second.
+    - `max_sequence_length`: text tokens per prompt. Wan does not mask padding, so its output depends on this length.
+    - `sizes`: videos to plan memory for, as (width, height, frames): the largest first, then the usual one.
+    - `shape`: the components' configurations, as far as planning needs them, for a machine without the weights.
+    - `flow_shift`: shift of the noise schedule at "480p" and "720p"; None keeps the scheduler's own.
+    - `loras`: merged into the weights. `fast`: what `run_fast` selects.
+    - `guidance`: whether the model uses classifier-free guidance; `guidance_interval`: the noise levels (1: only noise,
+      0: none) at which it is applied.
+    - `step_cache`: the largest error of a skipped step, by level (`pipelines.stages.step_cache`).
+    - `latent_rgb`: the map for previews, unless the weights bring their own. Without either there are no previews.
+    - `precision`: limits the formats a plan may choose. Quantized files keep their format.
+    - `attention`: the attention kernel; `compile`: whether blocks are compiled.
+    - `id`: the model's id in the catalogue, or an empty string.
     """
 
     repo: str
@@ -138,21 +141,21 @@ class ModelSpec:
 
     @property
     def every_lora(self) -> tuple[Lora, ...]:
-        """Its LoRAs and those of `run_fast`: what must be on this machine for all its requests."""
+        """The model's LoRAs and those of `run_fast`: some request may need any of them."""
         return self.loras + (self.fast.loras if self.fast else ())
 
     @property
     def every_file(self) -> tuple[WeightFile | Lora, ...]:
-        """Every single file that must be on this machine beside the repository's."""
+        """Every single file that the model needs in addition to its repository."""
         return self.files + self.every_lora
 
     @property
     def replaced(self) -> frozenset[str]:
-        """The parts whose weights are not the repository's."""
+        """The components whose weights do not come from the repository."""
         return frozenset(file.part for file in self.files)
 
     def for_other_weights(self) -> "ModelSpec":
-        """The same without what is made for the model's own weights and would not fit others."""
+        """A copy for other weights, without the settings that were made for the model's own."""
         return replace(
             self,
             files=(),
@@ -164,7 +167,7 @@ class ModelSpec:
         )
 
     def variant(self, fast: bool) -> "ModelSpec":
-        """What is loaded for requests with or without `run_fast`; the model itself where it has no such choice."""
+        """What is loaded for requests with or without `run_fast`; unchanged for a model without a distillation."""
         if self.fast is None:
             return self
         if not fast:

@@ -1,30 +1,30 @@
-"""In which numbers the weights of the transformer's blocks are kept and computed with, and which of them are allowed.
+"""Number formats of the transformer blocks' weights, and which of them a plan may choose.
 
-`Precision` is what a plan comes to; `PrecisionSetting` is what an owner asks for. No torch.
+`PrecisionSetting` is what a user configures, `Precision` what a plan chooses. No torch.
 """
 
 from enum import StrEnum
 
 FP8_MATMUL_CAPABILITY = (8, 9)
-"""The first chips with tensor cores for fp8: Ada and Hopper."""
+"""The first GPUs with fp8 tensor cores: Ada and Hopper."""
 
 INT8_MATMUL_CAPABILITY = (7, 5)
-"""The first chips with tensor cores for int8: Turing."""
+"""The first GPUs with int8 tensor cores: Turing."""
 
 CHUNK_TOKENS = 4096
-"""How many tokens are rounded and multiplied at a time: enough to keep a large card busy, few enough to be small."""
+"""Tokens that are quantized and multiplied at a time: enough to keep a large GPU busy, but little memory."""
 
 
 class Precision(StrEnum):
-    """How the weights of the transformer's blocks are kept, the most exact first.
+    """The format in which the weights of the transformer's blocks are stored, the most exact first.
 
-    They are computed with in bf16 except for the two that are named for it: these round what the blocks' matrices are
-    multiplied with as well (`pipelines.layers.quantized_linear`).
-    GGUF is for files that are quantized already, and only for these.
+    Weights are converted to bf16 for each product, except by the two "matmuls": these also quantize the activations
+    and multiply in their own format (`pipelines.layers.quantized_linear`).
+    GGUF stands for files that are already quantized; it is used for them only.
 
-    The order is that of the PSNR against bf16's video, of three videos of the demo's weights (128x128, 17 frames, 12
-    steps): int8 matmuls 39.5 … 42.2 dB, fp8 matmuls 29.6 … 37.3, fp8 29.9 … 35.5, 4-bit 24.9 … 28.2. A number in fp8
-    has three bits beside its exponent; one in int8 has seven, of a scale that its row or its token has to itself.
+    The order is that of the PSNR against the video in bf16, for three videos of the demo weights (128x128, 17 frames,
+    12 steps): int8 matmuls 39.5 … 42.2 dB, fp8 matmuls 29.6 … 37.3, fp8 29.9 … 35.5, 4-bit 24.9 … 28.2. An fp8 number
+    has three bits of mantissa; an int8 number has seven bits and a scale per row or token.
     """
 
     BF16 = "bf16"
@@ -36,9 +36,9 @@ class Precision(StrEnum):
 
     @property
     def itemsize(self) -> float:
-        """Bytes of one number. Four bits come in blocks of 32 that share a scale of 16 bits (GGUF's Q4_0).
+        """Bytes of one number. In 4-bit, blocks of 32 numbers share a scale of 16 bits (GGUF's Q4_0).
 
-        What a GGUF file takes is counted in the file.
+        The size of a GGUF file is read from the file instead.
         """
         if self is Precision.Q4:
             return 18 / 32
@@ -46,20 +46,20 @@ class Precision(StrEnum):
 
     @property
     def multiplies(self) -> bool:
-        """Whether the blocks' matrices are multiplied in it, not in bf16."""
+        """Whether the blocks' matrices are multiplied in this format instead of bf16."""
         return self in (Precision.FP8_MATMUL, Precision.INT8_MATMUL)
 
     @property
     def exactness(self) -> int:
-        """0 for the weights as published, more for what is farther from them."""
+        """Rank of the error: 0 for the published weights, higher for less exact formats."""
         return list(Precision).index(self)
 
 
 class PrecisionSetting(StrEnum):
-    """What an owner wants of the weights.
+    """The configured precision of the weights.
 
-    `AUTO` rounds nothing as long as that costs no time: only where bf16 does not fit, or where it has to be waited for.
-    The others are kept to wherever they lead: `BF16` to the same video on every card, `FP8` and `INT8` to the fastest.
+    `AUTO` quantizes weights only if bf16 does not fit or makes a step slower. The others are always obeyed: `BF16`
+    gives the same video on every GPU, `FP8` and `INT8` are the fastest.
     """
 
     AUTO = "auto"
@@ -69,9 +69,9 @@ class PrecisionSetting(StrEnum):
     Q4 = "4-bit"
 
     def allowed(self, capability: tuple[int, int]) -> tuple[Precision, ...]:
-        """What a plan may choose from on a chip of that compute capability.
+        """The precisions that a plan may choose on a GPU of that compute capability.
 
-        A chip without fp8 multiplies what is kept in it in bf16.
+        A GPU without fp8 tensor cores stores weights in fp8 and multiplies in bf16.
         """
         fp8 = Precision.FP8_MATMUL if capability >= FP8_MATMUL_CAPABILITY else Precision.FP8
         match self:

@@ -1,4 +1,4 @@
-"""Processes that do not outlive who started them."""
+"""Child processes that end with their parent."""
 
 import ctypes
 import signal
@@ -8,6 +8,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask Linux for SIGKILL at the parent's death, even while a library holds the interpreter lock."""
+    """Have Linux send SIGKILL when the parent dies; this works even while a library holds the GIL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

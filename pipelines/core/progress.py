@@ -1,4 +1,4 @@
-"""How far a load or a generation is, and what came out of it."""
+"""Progress of a load or a generation, and the result of a generation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Frames: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 class Stage(StrEnum):
-    """The parts of a generation, in their order."""
+    """The stages of a generation, in order."""
 
     PROMPT = "encoding the prompt"
     DENOISE = "denoising"
@@ -25,9 +25,9 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a generation is: `step` of `steps` in `stage`, and `fraction` (0 … 1) of the whole.
+    """Progress of a generation: `step` of `steps` in `stage`, and `fraction` (0 … 1) of the whole.
 
-    `seconds` of work were spent on it so far, also before it was taken up again from a checkpoint.
+    `seconds` is the time spent on it so far, including the time before it was resumed from a checkpoint.
     """
 
     stage: Stage
@@ -39,8 +39,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class GenerationStats:
-    """What a video took, and what it was spared: prompts encoded, or known from before; denoising steps computed, or
-    foretold by the step cache. Of one taken up from a checkpoint it is what came after.
+    """Work done for a video, and work saved: prompts encoded or found in the cache, denoising steps computed or
+    skipped by the step cache. For a resumed generation only the work after the checkpoint counts.
     """
 
     prompts_encoded: int = 0

@@ -1,11 +1,11 @@
-"""One video as it is asked for, every choice made."""
+"""The parameters of one video."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class StepCaching(StrEnum):
-    """How many of the denoising steps are computed: all, or fewer where the others can be foretold."""
+    """How many denoising steps may be skipped by reusing earlier results: none, some or many."""
 
     EXACT = "exact"
     BALANCED = "balanced"
@@ -14,10 +14,10 @@ class StepCaching(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VideoParams:
-    """One video, every choice made: sides in pixels, length in frames, seed in 0 … 2^53 - 1.
+    """The parameters of one video, with all defaults filled in: sides in pixels, length in frames, seed 0 … 2^53 - 1.
 
-    `run_fast` asks for a model's distillation to few steps, and means nothing where it has none. `step_cache` is how
-    far steps may be foretold instead of computed.
+    `run_fast` selects a model's distillation to few steps; models without one ignore it. `step_cache` sets how many
+    steps may be skipped.
     """
 
     prompt: str
@@ -33,5 +33,5 @@ class VideoParams:
 
     @property
     def is_guided(self) -> bool:
-        """Whether a negative pass runs: diffusers leaves it out at a guidance scale of 1 or below."""
+        """Whether the pass on the negative prompt runs: diffusers omits it at a guidance scale of 1 or below."""
         return self.guidance_scale > 1

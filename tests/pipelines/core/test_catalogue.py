@@ -1,4 +1,4 @@
-"""The models on offer, and what a malformed file is told."""
+"""The catalogue of models, and the errors for malformed files."""
 
 import re
 import tomllib
@@ -37,7 +37,7 @@ fps = 16
 """
 
 
-def test_the_built_in_catalogue_offers_the_14b_model() -> None:
+def test_the_built_in_catalogue_has_the_14b_model() -> None:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
 
     assert entry.model.repo == "Wan-AI/Wan2.1-T2V-14B-Diffusers"
@@ -76,7 +76,11 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
             'fps = 16\nfiles.vae = { repo = "me/mine", file = "x.gguf" }',
             r"model\.files\.vae.*'transformer'",
         ),
-        ("fps = 16", "fps = 16\nguidance_interval = [0.9, 0.2]", r"model: .*from the lower noise level to the higher"),
+        (
+            "fps = 16",
+            "fps = 16\nguidance_interval = [0.9, 0.2]",
+            r"model: .*guidance_interval must start with the lower noise level",
+        ),
         (
             "fps = 16",
             "fps = 16\nguidance_interval = [0.2, 1.1]",
@@ -85,7 +89,7 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
         ("fps = 16", "fps = 16\nstep_cache = { balanced = 0.1 }", r"model\.step_cache\.fast: .*required"),
         ("fps = 16", "fps = 16\nstep_cache = { balanced = -1, fast = 1 }", r"model\.step_cache\.balanced: .*greater"),
         ("fps = 16", 'fps = 16\nlatent_rgb = "wan3"', r"model: .*latent_rgb must be one of wan2\.1, wan2\.2"),
-        ('name = "width"', 'name = "breadth"', "width must be there, with the type integer"),
+        ('name = "width"', 'name = "breadth"', "width is required, with the type integer"),
         ("default = 480, ", "", "height must have a default"),
         ("minimum = 1, maximum = 120", "minimum = 1", "num_frames must have a minimum and a maximum"),
         (
@@ -106,7 +110,7 @@ def test_a_malformed_file_is_named_with_the_key_at_fault(
     assert str(path) in str(caught.value)
 
 
-def test_transformers_from_single_files_are_named_by_their_parts(tmp_path: Path) -> None:
+def test_single_files_are_listed_by_component(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         MINIMAL
         + """
@@ -146,7 +150,7 @@ def test_the_examples_in_the_docs_are_changes_of_a_built_in_file(tmp_path: Path)
     assert specs[0].guidance_interval == (0.0, 1.0)
 
 
-def test_models_of_one_vae_share_the_map_from_its_latents_to_rgb(tmp_path: Path) -> None:
+def test_models_with_the_same_vae_share_a_latent_rgb_map(tmp_path: Path) -> None:
     maps = {id_: entry.model.latent_rgb for id_, entry in read_catalogue().items()}
 
     channels = {id_: latent_rgb and len(latent_rgb.factors) for id_, latent_rgb in maps.items()}
@@ -165,11 +169,11 @@ def test_two_files_of_a_folder_may_not_share_an_id(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(MINIMAL)
     (tmp_path / "b.toml").write_text(MINIMAL)
 
-    with pytest.raises(CatalogueError, match=r"b\.toml: the id mine is already taken by a\.toml"):
+    with pytest.raises(CatalogueError, match=r"b\.toml: a\.toml has the same id, mine"):
         read_catalogue([tmp_path])
 
 
-def test_a_missing_folder_and_an_empty_one_are_refused(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="no such folder"):
         read_catalogue([tmp_path / "missing"])
     with pytest.raises(CatalogueError, match="no model file"):

@@ -1,4 +1,4 @@
-"""Atomic files: old or new content at any moment, nothing left of a failed write, synced before the rename."""
+"""Atomic writes: old or new content at any moment, nothing left after a failure, synced before the rename."""
 
 import os
 import stat
@@ -54,7 +54,7 @@ def test_a_disk_that_fails_at_the_sync_leaves_the_old_content(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("is_folder", [False, True])
-def test_what_a_killed_process_left_is_not_written_on(is_folder: bool, tmp_path: Path) -> None:
+def test_a_part_left_by_a_killed_process_is_not_continued(is_folder: bool, tmp_path: Path) -> None:
     path, part = tmp_path / "file", part_path(tmp_path / "file")
     if is_folder:
         part.mkdir()
@@ -70,7 +70,7 @@ def test_what_a_killed_process_left_is_not_written_on(is_folder: bool, tmp_path:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_takes_its_name_whole_or_goes_whole(tmp_path: Path) -> None:
+def test_a_folder_is_complete_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "folder"
 
     def write(is_good: bool) -> None:
@@ -106,7 +106,7 @@ def test_content_is_synced_before_the_name_and_the_name_after(tmp_path: Path, mo
     assert done == []
 
 
-def test_a_secret_is_at_no_moment_readable_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_never_readable_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(files, "sync", lambda synced: seen.append(stat.S_IMODE(synced.stat().st_mode)))
     part_path(tmp_path / "key").touch(mode=0o644)

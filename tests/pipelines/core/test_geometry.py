@@ -1,4 +1,4 @@
-"""Any asked size and length, from the next larger one that the pipeline makes."""
+"""A video of any size and length comes from the next larger one that the pipeline can make."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ def test_the_grids_of_the_published_models() -> None:
 
 
 @given(width=st.integers(1, 1280), height=st.integers(1, 720), frames=st.integers(1, 120), grid=GRIDS)
-def test_what_is_generated_covers_what_is_asked_and_no_more_than_needed(
+def test_the_generated_video_is_the_smallest_that_covers_the_request(
     width: int, height: int, frames: int, grid: Grid
 ) -> None:
     geometry = Geometry.fit(width, height, frames, grid)

@@ -1,4 +1,4 @@
-"""Remembered values: typed, shared by processes, and no harm when the file is damaged or cannot be written."""
+"""Cached values: typed, shared by processes; a damaged or unwritable file is no error."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
