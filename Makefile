@@ -1,17 +1,25 @@
-# Everything works alone in a fresh clone: each target first brings .venv up to date.
+# Every target works in a fresh clone: it first brings .venv up to date.
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/installed
+SERVING := .venv/installed
+TOOLS := .venv/installed-dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-.PHONY: install demo serve test check fix clean
+.PHONY: install demo serve test test-all check fix clean
 
-install: $(STAMP)
+# what serving needs; test, check and fix add the developers' tools
+install: $(SERVING)
 
-# torch is named first and pinned: a bare requirement would fetch gigabytes of CUDA packages for a machine with no GPU
-$(STAMP): pyproject.toml constraints.txt
+# torch first and pinned: a bare requirement would download gigabytes of CUDA packages for a machine without a GPU
+$(SERVING): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+$(TOOLS): $(SERVING)
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 demo: install
@@ -20,21 +28,26 @@ demo: install
 serve: install
 	$(BIN)/paddock serve $(ARGS)
 
-# as many processes as processors; who is done takes over from the other, and so few fixtures are made twice
-# as a worker on a processor has them: large buffers are kept for the next test
-test: export MALLOC_MMAP_THRESHOLD_ ?= 268435456
-test: export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
-test: install
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
+# the tests use the allocator settings of a worker on a CPU: freed memory is kept for the next test
+test test-all: export MALLOC_MMAP_THRESHOLD_ ?= 268435456
+test test-all: export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-check: install
+# everything a developer runs before a commit
+test: $(TOOLS)
+	$(PYTEST) -m 'not heavy' $(ARGS)
+
+# what is slow by nature: kills at all moments, generated clients, the wheel. CI runs it after `make test`
+test-all: $(TOOLS)
+	$(PYTEST) -m heavy $(ARGS)
+
+check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tests.project.audit $(AUDIT)
 
-fix: install
+fix: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from tests.support.command_line import Typed, Typist
+
 from tests.support.postgres import PostgresServer
 from tests.support.server_process import CLEAN_ENDS, ServerProcess, SmallDisk
 
@@ -29,7 +31,10 @@ KEYS = tuple(f"key-{number}" for number in range(100))
 
 
 def pytest_sessionstart() -> None:
-    """Look for no garbage while the libraries are imported, which leave hardly any."""
+    """Make the suite independent of who started it, and skip garbage collection while libraries are imported."""
+    # a shell starts background jobs with SIGINT ignored, and every process started from here would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # imports leave hardly any garbage
     gc.disable()
 
 

@@ -55,6 +55,7 @@ schema = schemathesis.openapi.from_dict(DOCUMENT, config=SchemathesisConfig.from
 
 
 # the event stream never ends: test_http reads it
+@pytest.mark.heavy
 @schema.exclude(path="/api/events").parametrize()
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_answer_is_undocumented(case: Case, api_server: ServerProcess) -> None:

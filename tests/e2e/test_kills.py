@@ -8,10 +8,13 @@ from itertools import pairwise, product
 
 import httpx
 import psutil
+import pytest
 
 from tests.e2e.test_recovery import attempt_log, first_workers
 from tests.support.server_process import ServerProcess, eventually
 from tests.support.video import read_video
+
+pytestmark = pytest.mark.heavy
 
 QUEUED = 4
 SEED = 20261124

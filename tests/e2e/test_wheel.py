@@ -12,6 +12,8 @@ import pytest
 from tests.support.server_process import free_port
 from tests.support.video import read_video
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 
 

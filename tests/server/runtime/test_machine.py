@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -252,7 +253,7 @@ class Machine(RuleBasedStateMachine):
         assert videos >= {each.artifact for each in self.seen.values() if each.artifact}
 
 
-TestMachine = Machine.TestCase
+TestMachine = pytest.mark.heavy(Machine.TestCase)
 TestMachine.settings = settings(
     max_examples=20, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
 )
