@@ -19,7 +19,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from tests.support.command_line import Typed, Typist
-
 from tests.support.postgres import PostgresServer
 from tests.support.server_process import CLEAN_ENDS, ServerProcess, SmallDisk
 
