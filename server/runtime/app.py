@@ -33,7 +33,7 @@ from server.core.settings import Settings
 from server.engine.interface import WorkerOptions
 from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.watchdog import Patience
-from server.scheduler.dispatcher import Dispatcher
+from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.metrics import Metrics
 from server.service.service import Service
 from server.storage.db.api_keys import KeyRing
@@ -43,6 +43,7 @@ from server.storage.db.store import Store
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
 from server.storage.files.previews import Previews
+from server.storage.files.stores import FileStores
 from server.storage.files.videos import Artifacts
 from server.storage.retention import Retention
 
@@ -76,19 +77,20 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             catalogue = load_catalogue(settings)
             engines = [_engine(settings, device, artifacts, checkpoints, previews) for device in devices]
             disk = Disk(settings.data_dir, settings.min_free_bytes)
+            files = FileStores(artifacts, checkpoints, previews, disk)
             kept = retention(settings, store.expiry, artifacts)
-            dispatcher = Dispatcher(
-                *(store, artifacts, checkpoints, previews, broker, catalogue, engines, disk, kept),
+            options = SchedulerOptions(
                 lease=settings.lease,
                 idle_unload=settings.idle_unload,
                 tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
             )
+            dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
             app.state.service = service = Service(
                 settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept
             )
             watching = asyncio.create_task(authenticator.watch(broker.dismiss))
             stack.callback(watching.cancel)
-            app.state.metrics = Metrics(broker, lambda: service.executors)
+            app.state.metrics = Metrics(broker, service.devices)
             if settings.demo:
                 log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
             await dispatcher.start()

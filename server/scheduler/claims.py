@@ -2,68 +2,24 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.core.progress import Progress
 from server.core.errors import RecordsUnavailableError
-from server.core.estimator import Forecast
-from server.core.events import Broker, Event, Live
+from server.core.events import Broker, Event
 from server.core.generation import Generation
 from server.core.logging import ids
 from server.engine.protocol import Checkpointed, Previewed, Progressed, RunReport
+from server.scheduler.running import RunningAttempt
 from server.storage.db.records import StaleAttemptError
 from server.storage.db.statements.attempts import Attempts
-from server.storage.files.checkpoints import Checkpoints
-from server.storage.files.disk import Disk
-from server.storage.files.previews import Previews
-from server.storage.files.videos import Artifacts, artifact_key
+from server.storage.files.stores import FileStores
+from server.storage.files.videos import artifact_key
 
 log = logging.getLogger("paddock.claims")
-
-
-@dataclass
-class RunningAttempt:
-    """The generation a lane holds, as far as it is: `saved` (0 … 1) of it is in its checkpoint."""
-
-    held: Generation
-    live: Live = field(init=False)
-    saved: float = field(init=False)
-    fingerprint: dict[str, str] | None = None
-    forecast: Forecast | None = None
-    is_cancelled: bool = False
-    has_left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the device is free of it."""
-    _told: float = 0.0
-    end: Callable[[], Awaitable[Generation]] | None = None
-    """Writes down what became of it, once that is known."""
-
-    def __post_init__(self) -> None:
-        self.saved = self.held.progress
-        self.live = Live(progress=self.saved)
-
-    def advance(self, report: Progressed) -> None:
-        """Note how far it is."""
-        now = Progress(report.stage, report.step, report.steps, report.fraction, report.seconds)
-        eta = None if self.forecast is None else self.forecast.remaining(now)
-        self._told = time.monotonic()
-        self.live = Live(report.fraction, eta, report.stage, report.step, report.steps, self.live.preview)
-        # a generation that starts over has left its checkpoint aside
-        self.saved = min(self.saved, report.fraction)
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to its end from now, by the last that was told; None while nobody can tell."""
-        return None if self.live.eta is None else max(0.0, self.live.eta - (time.monotonic() - self._told))
-
-    async def settle(self, end: Callable[[], Awaitable[Generation]]) -> Generation:
-        """Write down what became of it: now, or when its lane gives it back, if the records cannot be written now."""
-        self.end = end
-        return await end()
 
 
 class Claims:
@@ -72,20 +28,17 @@ class Claims:
     def __init__(
         self,
         attempts: Attempts,
-        artifacts: Artifacts,
-        checkpoints: Checkpoints,
-        previews: Previews,
+        files: FileStores,
         broker: Broker,
-        disk: Disk,
         lease: float,
         on_queued: Callable[[], None],
     ) -> None:
         self.attempts = attempts
-        self._artifacts = artifacts
-        self._checkpoints = checkpoints
-        self._previews = previews
+        self._artifacts = files.videos
+        self._checkpoints = files.checkpoints
+        self._previews = files.previews
+        self._disk = files.disk
         self._broker = broker
-        self._disk = disk
         self._lease = lease
         self._on_queued = on_queued
         self.waits_for_room = asyncio.Event()

@@ -1,6 +1,7 @@
-"""What comes next, told to a device while it denoises, so that it need not wait for the prompt's encoding."""
+"""Has the prompts of the next generation encoded while the current one denoises, so that the next starts sooner."""
 
 import logging
+from collections.abc import Callable, Coroutine
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -13,16 +14,22 @@ from server.storage.db.statements.attempts import Attempts
 log = logging.getLogger("paddock.prefetch")
 
 FROM = 0.4
-"""From this share of a generation on it is looked for what follows: late, so that little comes before it any more, and
-early enough for one of two steps to be left."""
+"""The share of a generation after which the queue is looked at: late, so that few are submitted that come before what
+is found, and early enough that a generation of two steps has one left."""
 
 
 class PromptPrefetcher:
-    """Looks at the queue for one device, once in a generation; again after news, for as long as it found nothing."""
+    """Looks at the queue for one device, once in a generation; again after news, for as long as it found nothing.
 
-    def __init__(self, attempts: Attempts, engine: Engine) -> None:
+    `in_background` starts a task.
+    """
+
+    def __init__(
+        self, attempts: Attempts, engine: Engine, in_background: Callable[[Coroutine[None, None, None]], None]
+    ) -> None:
         self._attempts = attempts
         self._engine = engine
+        self._in_background = in_background
         self._has_news = False
         self._is_settled = False
 
@@ -31,18 +38,17 @@ class PromptPrefetcher:
         self._has_news, self._is_settled = True, False
 
     def note_news(self) -> None:
-        """Something was queued."""
+        """The queue has changed."""
         self._has_news = True
 
-    def falls_due(self, progress: float) -> bool:
-        """Whether to look now, with so much (0 … 1) of the generation done; it is then taken to be done."""
-        if not self._has_news or self._is_settled or progress < FROM:
-            return False
-        self._has_news, self._is_settled = False, True
-        return True
+    def note_progress(self, running: Generation, progress: float) -> None:
+        """So much (0 … 1) of the running generation is done: look at the queue if it is time to."""
+        if self._has_news and not self._is_settled and progress >= FROM:
+            self._has_news, self._is_settled = False, True
+            self._in_background(self.look(running))
 
     async def look(self, running: Generation) -> None:
-        """Have the prompts of what follows prepared, if it is for the model that runs."""
+        """Have the next generation's prompts encoded, if it is for the model that runs."""
         following = await self._following(running)
         if following is None or following.params is None or running.params is None:
             self._is_settled = False
@@ -53,10 +59,10 @@ class PromptPrefetcher:
         try:
             return await self._attempts.next(running.model)
         except (RecordsUnavailableError, SQLAlchemyError) as error:
-            log.info("what follows cannot be looked at: %s", error)
+            log.info("prompts are not prefetched, since the queue cannot be read: %s", error)
             return None
 
 
 def _prompts(params: VideoParams) -> list[str]:
-    """What of a request is encoded."""
+    """The prompts of a request that are encoded."""
     return [params.prompt, params.negative_prompt] if params.is_guided else [params.prompt]

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from pipelines.core.progress import Stage
 from server.core.circuit_breaker import Health
 from server.core.events import Broker, Event, Live
-from server.scheduler.executor import DeviceExecutor
+from server.scheduler.interface import DeviceStatus
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -28,7 +28,7 @@ class Metrics:
     """One server's figures; `clock` is in seconds of the epoch, as the records' times are."""
 
     def __init__(
-        self, broker: Broker, executors: Callable[[], Sequence[DeviceExecutor]], clock: Callable[[], float] = time.time
+        self, broker: Broker, devices: Callable[[], Sequence[DeviceStatus]], clock: Callable[[], float] = time.time
     ) -> None:
         self._clock = clock
         self._steps: dict[tuple[str, int], tuple[int, float]] = {}
@@ -52,7 +52,7 @@ class Metrics:
             buckets=_TOTAL_BUCKETS,
             registry=self._registry,
         )
-        self._now = _Now(broker, executors)
+        self._now = _Now(broker, devices)
         self._registry.register(self._now)
         broker.observe(self._note)
 
@@ -93,9 +93,9 @@ class Metrics:
 class _Now(Collector):
     """How things are when they are asked for."""
 
-    def __init__(self, broker: Broker, executors: Callable[[], Sequence[DeviceExecutor]]) -> None:
+    def __init__(self, broker: Broker, devices: Callable[[], Sequence[DeviceStatus]]) -> None:
         self._broker = broker
-        self._executors = executors
+        self._devices = devices
         self.queued = 0
         self.free_bytes: int | None = None
 
@@ -107,33 +107,31 @@ class _Now(Collector):
         )
         if self.free_bytes is not None:
             yield GaugeMetricFamily("paddock_disk_free_bytes", "Room for videos", value=self.free_bytes)
-        executors = self._executors()
-        yield _by_device(
-            "paddock_device_busy", "1 while it makes a video", executors, lambda executor: executor.running is not None
-        )
+        devices = self._devices()
+        yield _by_device("paddock_device_busy", "1 while it makes a video", devices, lambda device: device.is_busy)
         yield _by_device(
             "paddock_device_healthy",
             "0 while it is left alone after failures",
-            executors,
-            lambda executor: executor.circuit.health is not Health.UNHEALTHY,
+            devices,
+            lambda device: device.health is not Health.UNHEALTHY,
         )
         memory = GaugeMetricFamily("paddock_device_memory_bytes", "Of its card", labels=("device", "kind"))
-        for executor in executors:
-            if (seen := executor.state.memory) is not None:
-                memory.add_metric((executor.state.device, "free"), seen.free)
-                memory.add_metric((executor.state.device, "total"), seen.total)
+        for device in devices:
+            if (seen := device.memory) is not None:
+                memory.add_metric((device.name, "free"), seen.free)
+                memory.add_metric((device.name, "total"), seen.total)
         yield memory
         starts = CounterMetricFamily("paddock_worker_starts", "Workers that were started", labels=("device",))
-        for executor in executors:
-            starts.add_metric((executor.state.device,), executor.state.starts)
+        for device in devices:
+            starts.add_metric((device.name,), device.worker_starts)
         yield starts
         yield _counted(
             "paddock_prompt_cache_requests",
             "Prompts of finished videos, by whether they were encoded already",
             "result",
             [
-                (executor, {"hit": executor.stats.prompts_cached, "miss": executor.stats.prompts_encoded})
-                for executor in executors
+                (device, {"hit": device.stats.prompts_cached, "miss": device.stats.prompts_encoded})
+                for device in devices
             ],
         )
         yield _counted(
@@ -141,26 +139,26 @@ class _Now(Collector):
             "Denoising steps of finished videos, by whether the step cache spared them",
             "how",
             [
-                (executor, {"computed": executor.stats.steps_computed, "skipped": executor.stats.steps_skipped})
-                for executor in executors
+                (device, {"computed": device.stats.steps_computed, "skipped": device.stats.steps_skipped})
+                for device in devices
             ],
         )
 
 
 def _counted(
-    name: str, about: str, label: str, counts: Iterable[tuple[DeviceExecutor, dict[str, int]]]
+    name: str, about: str, label: str, counts: Iterable[tuple[DeviceStatus, dict[str, int]]]
 ) -> CounterMetricFamily:
     family = CounterMetricFamily(name, about, labels=("device", label))
-    for executor, by_value in counts:
+    for device, by_value in counts:
         for value, count in by_value.items():
-            family.add_metric((executor.state.device, value), count)
+            family.add_metric((device.name, value), count)
     return family
 
 
 def _by_device(
-    name: str, about: str, executors: Sequence[DeviceExecutor], value: Callable[[DeviceExecutor], float]
+    name: str, about: str, devices: Sequence[DeviceStatus], value: Callable[[DeviceStatus], float]
 ) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, about, labels=("device",))
-    for executor in executors:
-        family.add_metric((executor.state.device,), value(executor))
+    for device in devices:
+        family.add_metric((device.name,), value(device))
     return family

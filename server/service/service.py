@@ -24,8 +24,7 @@ from server.core.errors import (
 from server.core.events import Broker, Event, Live, Subscription
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
-from server.scheduler.dispatcher import Dispatcher
-from server.scheduler.executor import Deployment, DeviceExecutor
+from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
 from server.service import parameters
 from server.storage.db.records import (
     Filters,
@@ -46,7 +45,7 @@ _STOPPING = "The server is stopping. Queued generations run when it starts again
 
 
 class Service:
-    """The use cases, over records, dispatcher and broker."""
+    """The use cases, over records, scheduler and broker."""
 
     def __init__(
         self,
@@ -54,14 +53,14 @@ class Service:
         catalogue: Mapping[str, CatalogueEntry],
         submissions: Submissions,
         history: History,
-        dispatcher: Dispatcher,
+        scheduler: Scheduler,
         broker: Broker,
         disk: Disk,
         retention: Retention,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
-        self._dispatcher = dispatcher
+        self._scheduler = scheduler
         self._submissions = submissions
         self._history = history
         self._broker = broker
@@ -76,7 +75,7 @@ class Service:
 
     async def suspend(self) -> None:
         """Have what runs saved, to be gone on with at the next start; returns within the time set for it."""
-        await self._dispatcher.suspend(self.settings.stop_grace)
+        await self._scheduler.suspend(self.settings.stop_grace)
 
     @property
     def is_closing(self) -> bool:
@@ -121,7 +120,7 @@ class Service:
             recorded = await self._submissions.insert(new, limits, request)
         except QueueLimitError as error:
             whose = "generations with this key" if error.is_per_tenant else "generations"
-            free_in = self._dispatcher.free_in
+            free_in = self._scheduler.free_in
             raise QueueFullError(
                 f"The queue is full: {error.limit} {whose} are waiting.",
                 RETRY_AFTER if free_in is None else max(1, ceil(free_in)),
@@ -129,7 +128,7 @@ class Service:
         except IdempotencyKeyReusedError:
             raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
         if recorded is new:
-            self._dispatcher.wake()
+            self._scheduler.wake()
             for generation in new:
                 if generation.is_terminal:
                     self._broker.publish(Event(generation))
@@ -202,7 +201,7 @@ class Service:
             await self._find(tenant, generation_id)
             return
         self._publish_cancelled(before)
-        await self._dispatcher.cancel(before)
+        await self._scheduler.cancel(before)
 
     async def hang_up(self, tenant: str, ids: Collection[str]) -> None:
         """A waiting client went away: cancel what has not started, let the rest go on."""
@@ -224,24 +223,23 @@ class Service:
 
     def deployment(self, model_id: str) -> Deployment:
         """Where a model is between disk and device."""
-        return self._dispatcher.deployment(model_id)
+        return self._scheduler.deployment(model_id)
 
     def plan(self, model_id: str) -> str | None:
         """How a model is laid out on the device that holds it."""
-        return next((executor.state.plan for executor in self.executors if executor.state.model_id == model_id), None)
+        return next((device.plan for device in self.devices() if device.model == model_id), None)
 
     def activate(self, entry: CatalogueEntry) -> None:
         """Have a model loaded; returns at once."""
-        self._dispatcher.activate(entry)
+        self._scheduler.activate(entry)
 
     def deactivate(self, entry: CatalogueEntry) -> None:
         """Have a model unloaded after what runs with it; returns at once."""
-        self._dispatcher.deactivate(entry)
+        self._scheduler.deactivate(entry)
 
-    @property
-    def executors(self) -> Sequence[DeviceExecutor]:
-        """The devices and what each does."""
-        return self._dispatcher.executors
+    def devices(self) -> Sequence[DeviceStatus]:
+        """A snapshot of the devices."""
+        return self._scheduler.devices()
 
     # looking up
 
@@ -251,11 +249,11 @@ class Service:
 
     async def newest(self, filters: Filters) -> list[Placed]:
         """The newest generations that pass the filters."""
-        return await self._history.newest(filters, self._dispatcher.holding)
+        return await self._history.newest(filters, self._scheduler.next_models)
 
     async def page(self, filters: Filters, number: int, size: int) -> Page:
         """A page of history."""
-        return await self._history.page(filters, number, size, self._dispatcher.holding)
+        return await self._history.page(filters, number, size, self._scheduler.next_models)
 
     def live(self, placed: Placed) -> Live | None:
         """How a generation is doing if it runs, or when it may be done if it waits and that can be told."""
@@ -263,9 +261,9 @@ class Service:
 
     def lives(self, placed: Sequence[Placed]) -> list[Live | None]:
         """The same of many, all of one moment."""
-        queue_eta = self._dispatcher.queue_eta()
+        queue_eta = self._scheduler.queue_eta()
         return [
-            self._dispatcher.live(each.generation)
+            self._scheduler.live(each.generation)
             if each.queue_position is None
             else queue_eta.of(each.generation, each.queue_position)
             for each in placed
@@ -288,7 +286,7 @@ class Service:
                     yield event
 
     async def _find(self, tenant: str, generation_id: str) -> Placed:
-        placed = await self._history.get(generation_id, tenant, self._dispatcher.holding)
+        placed = await self._history.get(generation_id, tenant, self._scheduler.next_models)
         if placed is None:
             raise GenerationNotFoundError
         return placed

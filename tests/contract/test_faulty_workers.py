@@ -221,7 +221,7 @@ async def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setattr("server.core.circuit_breaker._LONGEST_BACKOFF", 0.05)
     inside = build(tmp_path / "data")
     (executor,) = inside.dispatcher.executors
-    executor._engine = make_engine(inside.artifacts.folder)
+    executor.device.engine = make_engine(inside.artifacts.folder)
     await inside.dispatcher.start()
     yield inside
     await inside.dispatcher.stop()
@@ -244,8 +244,8 @@ async def test_each_poisoned_generation_fails_alone(inside: Inside) -> None:
         assert "died 2 times in a row on this generation" in failed.error_message
         assert (await inside.until(well)).status is Status.SUCCEEDED, how
     (executor,) = inside.dispatcher.executors
-    assert executor.circuit.health is Health.HEALTHY
-    assert executor.circuit.failures == 2 * len(poison)
+    assert executor.device.circuit.health is Health.HEALTHY
+    assert executor.device.circuit.failures == 2 * len(poison)
     assert await inside.outcomes() == [Outcome.WORKER_DIED, Outcome.WORKER_DIED, Outcome.SUCCEEDED] * len(poison)
 
 

@@ -14,11 +14,12 @@ from server.core.events import Broker, Event
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.runtime.app import load_catalogue, retention
-from server.scheduler.dispatcher import Dispatcher
+from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.service import Service
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
 from server.storage.files.previews import Previews
+from server.storage.files.stores import FileStores
 from server.storage.files.videos import Artifacts
 from tests.server.fakes import FakeEngine
 from tests.support.records import StandaloneStore as Store
@@ -85,12 +86,13 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
     catalogue = load_catalogue(settings)
     disk = Disk(folder, settings.min_free_bytes)
     kept = retention(settings, store.expiry, artifacts)
-    dispatcher = Dispatcher(
-        *(store, artifacts, checkpoints, previews, broker, catalogue, engines, disk, kept),
+    files = FileStores(artifacts, checkpoints, previews, disk)
+    options = SchedulerOptions(
         lease=settings.lease,
         idle_unload=settings.idle_unload,
         tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
     )
+    dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
     service = Service(settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept)
     return Inside(folder, settings, store, artifacts, checkpoints, previews, broker, engines, dispatcher, service)
 

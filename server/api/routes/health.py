@@ -12,7 +12,7 @@ from server.api.schemas import responses as schemas
 from server.api.schemas.responses import ErrorBody, Readiness
 from server.core.circuit_breaker import Health
 from server.core.errors import UnavailableError
-from server.scheduler.executor import DeviceExecutor
+from server.scheduler.interface import DeviceStatus
 
 router = APIRouter(tags=["health"])
 
@@ -38,8 +38,9 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
         raise UnavailableError("The server is stopping.")
     await service.check_room()
     # not so on trial: a gate that sends nothing to a server that is not ready would keep it from ever succeeding
-    if all(executor.circuit.health is Health.UNHEALTHY for executor in service.executors):
-        raise UnavailableError(" ".join(_what_is_wrong(executor) for executor in service.executors))
+    devices = service.devices()
+    if all(device.health is Health.UNHEALTHY for device in devices):
+        raise UnavailableError(" ".join(map(_what_is_wrong, devices)))
     host = psutil.virtual_memory()
     return {
         "status": "ready",
@@ -50,22 +51,22 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
         "host_memory": {"free": host.available, "total": host.total},
         "devices": [
             {
-                "device": executor.state.device,
-                "model": executor.state.model_id,
-                "plan": executor.state.plan,
-                "loading": executor.state.loading,
-                "busy": executor.running is not None,
-                "error": executor.circuit.reason or executor.state.error,
-                "health": executor.circuit.health,
-                "failures": executor.circuit.failures,
-                "retry_in": executor.circuit.wait or None,
-                "memory": executor.state.memory and executor.state.memory.model_dump(),
+                "device": device.name,
+                "model": device.model,
+                "plan": device.plan,
+                "loading": device.loading,
+                "busy": device.is_busy,
+                "error": device.error,
+                "health": device.health,
+                "failures": device.failures,
+                "retry_in": device.retry_in,
+                "memory": device.memory and device.memory.model_dump(),
             }
-            for executor in service.executors
+            for device in devices
         ],
     }
 
 
-def _what_is_wrong(executor: DeviceExecutor) -> str:
-    reason = f"The device {executor.state.device} keeps failing, the last time so: {executor.circuit.reason}."
-    return f"{reason} It is tried again in {ceil(executor.circuit.wait)} seconds."
+def _what_is_wrong(device: DeviceStatus) -> str:
+    reason = f"The device {device.name} keeps failing, the last time so: {device.error}."
+    return f"{reason} It is tried again in {ceil(device.retry_in or 0)} seconds."

@@ -183,8 +183,11 @@ class Machine(RuleBasedStateMachine):
     def kill_and_start(self) -> None:
         async def kill() -> None:
             # nothing of what a clean stop does: its tasks are simply no more
-            tasks = [*self.inside.dispatcher._tasks, *(executor._task for executor in self.inside.dispatcher.executors)]
-            tasks += [task for executor in self.inside.dispatcher.executors for task in executor._attempts]
+            tasks = [
+                *self.inside.dispatcher.maintenance.tasks,
+                *(executor._task for executor in self.inside.dispatcher.executors),
+            ]
+            tasks += [task for executor in self.inside.dispatcher.executors for task in executor._background]
             for task in tasks:
                 if task is not None:
                     task.cancel()

@@ -12,7 +12,7 @@ from server.core.errors import RecordsUnavailableError
 from server.core.generation import ACTIVE, Generation, Origin, Outcome, Status
 from server.engine.interface import GenerationFailedError, Job, WorkerDiedError
 from server.engine.protocol import Done
-from server.scheduler.executor import Deployment
+from server.scheduler.interface import Deployment
 from server.storage.db.records import Filters
 from server.storage.files.videos import artifact_key
 from tests.server.conftest import Inside, build, eventually
@@ -251,7 +251,7 @@ async def test_a_stop_between_load_and_run_begins_no_run(inside: Inside, monkeyp
     async def stop_meanwhile(*args: Any) -> None:
         await renew(*args)
         stops.append(asyncio.create_task(inside.dispatcher.suspend(10)))
-        await eventually(lambda: inside.dispatcher.executors[0]._is_stopping)
+        await eventually(lambda: inside.dispatcher.executors[0].device.is_stopping)
 
     monkeypatch.setattr(inside.store.attempts, "renew", stop_meanwhile)
     (generation,) = await inside.enqueue()
@@ -501,7 +501,7 @@ async def test_after_a_kill_sync_generations_that_waited_are_cancelled(inside: I
 async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.scheduler.executor.BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("server.scheduler.attempt.BACKOFF_SECONDS", 0.05)
     succeed, failures = inside.store.attempts.succeed, [1, 2, 3]
 
     async def locked_for_a_while(held: Generation, *what: Any) -> Generation:

@@ -12,7 +12,8 @@ from server.core.errors import UnavailableError
 from server.core.generation import Status
 from server.engine.interface import GenerationFailedError, Job, WorkerDiedError
 from server.engine.protocol import Done
-from server.scheduler.executor import Deployment, DeviceExecutor
+from server.scheduler.device import Device
+from server.scheduler.interface import Deployment
 from tests.server.conftest import Inside, build, eventually
 from tests.server.fakes import load_failure
 from tests.support.server_process import MODEL
@@ -25,7 +26,7 @@ def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def start(tmp_path: Any) -> AsyncIterator[Any]:
-    """Start insides: `await start(lanes=2, setting=value)`."""
+    """Start insides: `await start(executors=2, setting=value)`."""
     started: list[Inside] = []
 
     async def start(**changes: Any) -> Inside:
@@ -40,16 +41,16 @@ async def start(tmp_path: Any) -> AsyncIterator[Any]:
         inside.store.close()
 
 
-def lane_of(inside: Inside) -> DeviceExecutor:
-    return inside.dispatcher.executors[0]
+def device_of(inside: Inside) -> Device:
+    return inside.dispatcher.executors[0].device
 
 
 def later(inside: Inside, seconds: float) -> None:
-    """Let a lane believe that so much time has passed."""
-    executor = lane_of(inside)
-    clock = executor.circuit._clock
-    executor.circuit._clock = lambda: clock() + seconds
-    executor.wake()
+    """Let a device believe that so much time has passed."""
+    circuit = device_of(inside).circuit
+    clock = circuit._clock
+    circuit._clock = lambda: clock() + seconds
+    inside.dispatcher.wake()
 
 
 async def fail_all(inside: Inside, count: int) -> None:
@@ -64,7 +65,7 @@ async def test_an_unhealthy_device_takes_nothing_and_then_one_that_heals_it(star
     inside.engine.script += [inside.engine.die] * 3
     first, second, third = await inside.enqueue(3)
 
-    await eventually(lambda: lane_of(inside).circuit.health is Health.UNHEALTHY)
+    await eventually(lambda: device_of(inside).circuit.health is Health.UNHEALTHY)
     assert (await inside.read(first)).status is Status.FAILED
     # it failed before its row says so
     await inside.until(second, Status.QUEUED)
@@ -85,7 +86,7 @@ async def test_an_unhealthy_device_takes_nothing_and_then_one_that_heals_it(star
 
 async def test_a_trial_that_fails_leaves_it_alone_for_longer(start: Any) -> None:
     inside = await start(unhealthy_after=2, unhealthy_cooldown=60)
-    circuit = lane_of(inside).circuit
+    circuit = device_of(inside).circuit
     inside.engine.script += [inside.engine.die] * 4
     _, second, last = await inside.enqueue(3)
     await eventually(lambda: len(inside.engine.runs) == 3)
@@ -103,7 +104,7 @@ async def test_on_trial_it_is_ready_since_only_a_generation_can_heal_it(start: A
     inside = await start(unhealthy_after=1, unhealthy_cooldown=60)
     inside.engine.script.append(inside.engine.die)
     (generation,) = await inside.enqueue()
-    await eventually(lambda: lane_of(inside).circuit.health is Health.UNHEALTHY)
+    await eventually(lambda: device_of(inside).circuit.health is Health.UNHEALTHY)
     await inside.service.cancel("", generation.id)
     later(inside, 60)
 
@@ -120,7 +121,7 @@ async def test_the_other_devices_take_the_queue_meanwhile(start: Any) -> None:
     assert [(await inside.until(each)).status for each in generations] == [Status.SUCCEEDED] * 4
     assert len(broken.runs) <= 1
     assert len(sound.runs) == 4
-    inside.dispatcher.executors[0].circuit.failed("a", "b")
+    inside.dispatcher.executors[0].device.circuit.failed("a", "b")
     devices = (await readiness(inside.service))["devices"]
     assert [device["health"] for device in devices] == ["unhealthy", "healthy"]
 
@@ -139,8 +140,8 @@ async def test_one_poisoned_generation_after_another_good_one_never_closes_the_d
         (well,) = await inside.enqueue()
         assert (await inside.until(well)).status is Status.SUCCEEDED
 
-    assert lane_of(inside).circuit.health is Health.HEALTHY
-    assert lane_of(inside).circuit.failures == 6
+    assert device_of(inside).circuit.health is Health.HEALTHY
+    assert device_of(inside).circuit.failures == 6
 
 
 async def test_what_is_not_the_devices_fault_is_not_counted(start: Any) -> None:
@@ -153,7 +154,7 @@ async def test_what_is_not_the_devices_fault_is_not_counted(start: Any) -> None:
     for generation in await inside.enqueue(3):
         assert (await inside.until(generation)).status is Status.FAILED
 
-    assert lane_of(inside).circuit.failures == 0
+    assert device_of(inside).circuit.failures == 0
 
 
 async def test_a_cancelled_run_that_had_to_be_killed_is_not_counted(start: Any) -> None:
@@ -170,12 +171,12 @@ async def test_a_cancelled_run_that_had_to_be_killed_is_not_counted(start: Any) 
     (well,) = await inside.enqueue()
 
     assert (await inside.until(well)).status is Status.SUCCEEDED
-    assert lane_of(inside).circuit.failures == 0
+    assert device_of(inside).circuit.failures == 0
 
 
 async def test_loads_that_end_the_worker_count_for_their_model_once(start: Any) -> None:
     inside = await start(unhealthy_after=2, unhealthy_cooldown=60)
-    circuit, entry = lane_of(inside).circuit, inside.service.entry(MODEL)
+    circuit, entry = device_of(inside).circuit, inside.service.entry(MODEL)
     for count in (1, 2):
         inside.engine.load_errors.append(WorkerDiedError("it exited with status 1"))
         inside.dispatcher.activate(entry)
@@ -189,7 +190,7 @@ async def test_a_device_left_alone_can_be_cancelled_unloaded_and_stopped(start: 
     inside = await start(unhealthy_after=1, unhealthy_cooldown=3600)
     inside.engine.script.append(inside.engine.die)
     (waiting,) = await inside.enqueue()
-    await eventually(lambda: lane_of(inside).circuit.health is Health.UNHEALTHY)
+    await eventually(lambda: device_of(inside).circuit.health is Health.UNHEALTHY)
 
     await inside.service.cancel("", waiting.id)
     assert (await inside.read(waiting)).status is Status.CANCELLED

@@ -25,7 +25,7 @@ async def rendered(inside: Inside, **changes: Any) -> Generation:
     inside.engine.script.append(inside.engine.render)
     (generation,) = await inside.enqueue(**changes)
     await eventually(lambda: artifact_key(generation.id, 1) in inside.engine.files)
-    await eventually(lambda: inside.dispatcher.executors[0].running is None)
+    await eventually(lambda: inside.dispatcher.executors[0].device.running is None)
     return generation
 
 
@@ -76,7 +76,7 @@ async def test_what_is_cancelled_before_its_file_is_finished_leaves_none(inside:
     await inside.service.cancel("", first.id)
     inside.engine.end_files(inside.engine.finish)
 
-    await eventually(lambda: not inside.dispatcher.executors[0].finishing)
+    await eventually(lambda: not inside.dispatcher.executors[0].device.finishing)
     assert (await inside.read(first)).status is Status.CANCELLED
     assert files(inside) == set()
     # which was not asked to stop
@@ -93,7 +93,7 @@ async def test_a_worker_that_dies_of_a_run_is_not_held_against_the_file_beside_i
 
     fake.script += [by_prompt] * 5
     first, poison = [*await inside.enqueue(), *await inside.enqueue(prompt="poison")]
-    await eventually(lambda: executor.finishing and executor.running)
+    await eventually(lambda: executor.device.finishing and executor.device.running)
     for attempt in (1, 2):
         tried = poison.id, attempt
         await eventually(lambda tried=tried: tried in [(job.generation_id, job.attempt) for job in fake.runs])
@@ -104,7 +104,7 @@ async def test_a_worker_that_dies_of_a_run_is_not_held_against_the_file_beside_i
     fake.end_files(fake.finish)
     assert (await inside.until(first)).status is Status.SUCCEEDED
 
-    assert executor.circuit.health is Health.HEALTHY
+    assert executor.device.circuit.health is Health.HEALTHY
     log = [each["outcome"] for each in await inside.store.attempt_log() if each["generation_id"] == first.id]
     # were it blamed, twice would be its end
     assert set(log) == {Outcome.RELEASED, Outcome.SUCCEEDED}
@@ -148,7 +148,7 @@ async def test_a_clean_stop_waits_for_the_file(inside: Inside) -> None:
     await eventually(lambda: len(inside.engine.runs) == 2)
 
     async def finish_late() -> None:
-        await eventually(lambda: inside.dispatcher.executors[0].running is None)
+        await eventually(lambda: inside.dispatcher.executors[0].device.running is None)
         inside.engine.end_files(inside.engine.finish)
 
     await asyncio.gather(inside.dispatcher.suspend(60), finish_late())
@@ -170,7 +170,7 @@ async def test_a_stop_gives_back_what_has_no_file_yet(inside: Inside) -> None:
 async def test_an_end_that_cannot_be_written_down_is_written_later_while_the_device_works(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.scheduler.executor.BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("server.scheduler.attempt.BACKOFF_SECONDS", 0.05)
     first, second = await both(inside)
     succeed, refused = inside.store.attempts.succeed, 0
 
@@ -236,11 +236,11 @@ async def test_what_is_for_the_model_with_other_weights_is_not_prepared(inside: 
     await inside.enqueue(prompt="what follows")
     running = await inside.read(first)
     assert running.params is not None
-    foresight = PromptPrefetcher(inside.store.attempts, inside.engine)
+    prefetcher = PromptPrefetcher(inside.store.attempts, inside.engine, lambda _: None)
 
-    await foresight.look(replace(running, params=replace(running.params, run_fast=True)))
+    await prefetcher.look(replace(running, params=replace(running.params, run_fast=True)))
     assert inside.engine.prepared == []
-    await foresight.look(running)
+    await prefetcher.look(running)
     assert [prompts[0] for prompts in inside.engine.prepared] == ["what follows"]
     await inside.service.cancel("", first.id)
 

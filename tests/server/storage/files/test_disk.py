@@ -27,7 +27,8 @@ MIB = 2**20
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.scheduler.executor.BACKOFF_SECONDS", 0.05)
-    monkeypatch.setattr("server.scheduler.dispatcher._ROOM_SECONDS", 0.05)
+    monkeypatch.setattr("server.scheduler.attempt.BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("server.scheduler.maintenance._ROOM_SECONDS", 0.05)
     monkeypatch.setattr("server.storage.files.disk._FRESH_SECONDS", 0.0)
 
 

@@ -75,7 +75,7 @@ async def test_no_end_of_a_run_leaves_a_picture(inside: Inside, end: str | Calla
     (generation,) = await inside.enqueue()
     assert (await inside.until(generation)).is_terminal
 
-    await eventually(lambda: inside.dispatcher.executors[0].running is None)
+    await eventually(lambda: inside.dispatcher.executors[0].device.running is None)
     assert seen[0] == {preview_key(generation.id)}
     assert pictures(inside) == set()
 
@@ -117,7 +117,7 @@ async def test_a_stop_leaves_no_picture_whether_it_saves_or_not(inside: Inside) 
 async def test_a_picture_goes_although_the_end_cannot_be_written_down(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.scheduler.executor.BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("server.scheduler.attempt.BACKOFF_SECONDS", 0.05)
     succeed = inside.store.attempts.succeed
     failures = 0
 
@@ -126,8 +126,8 @@ async def test_a_picture_goes_although_the_end_cannot_be_written_down(
         failures += 1
         if failures == 1:
             assert pictures(inside) == set()
-            assert inside.dispatcher.executors[0].running is not None
-            assert inside.dispatcher.executors[0].running.live.preview is None
+            assert inside.dispatcher.executors[0].device.running is not None
+            assert inside.dispatcher.executors[0].device.running.live.preview is None
             raise RecordsUnavailableError("no room", "make some")
         return await succeed(*args)  # type: ignore[arg-type]
 

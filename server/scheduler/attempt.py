@@ -1,0 +1,170 @@
+"""The life of one attempt: load the model, run the generation, finish its file, record the result."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipelines.core.catalogue import CatalogueEntry
+from pipelines.core.request import VideoParams
+from server.core.errors import RecordsUnavailableError
+from server.core.generation import Generation, Status
+from server.core.logging import ids
+from server.engine.interface import (
+    Finish,
+    GenerationFailedError,
+    Job,
+    LoadFailedError,
+    RunCancelledError,
+    RunSuspendedError,
+    WorkerDiedError,
+    WorkerStuckError,
+)
+from server.engine.protocol import Done, RunReport
+from server.scheduler.claims import Claims
+from server.scheduler.device import Device
+from server.scheduler.prefetch import PromptPrefetcher
+from server.scheduler.running import RunningAttempt
+from server.storage.db.records import StaleAttemptError
+from server.storage.files.checkpoints import checkpoint_key
+from server.storage.files.previews import preview_key
+from server.storage.files.videos import artifact_key
+
+log = logging.getLogger("paddock.scheduler")
+
+BACKOFF_SECONDS = 2.0
+
+
+class AttemptRunner:
+    """Runs attempts on one device."""
+
+    def __init__(
+        self, device: Device, claims: Claims, catalogue: Mapping[str, CatalogueEntry], prefetcher: PromptPrefetcher
+    ) -> None:
+        self._device = device
+        self._claims = claims
+        self._catalogue = catalogue
+        self._prefetcher = prefetcher
+
+    async def see_through(self, running: RunningAttempt) -> None:
+        """Run an attempt, and return once its result is recorded, however long that may take."""
+        step = self._hold
+        while True:
+            try:
+                await step(running)
+                break
+            except RecordsUnavailableError:
+                # the store has logged it
+                pass
+            except Exception:
+                log.exception("%s: unexpected error; trying again in %g s", self._device.name, BACKOFF_SECONDS)
+            await asyncio.sleep(BACKOFF_SECONDS)
+            # the claim is still held, and has to be given back
+            step = self._claims.give_back
+        self._device.end(running)
+
+    async def cancel(self, generation: Generation) -> None:
+        """Stop a generation if the device holds it."""
+        for running in self._device.held:
+            if running.held.id == generation.id:
+                running.is_cancelled = True
+                await self._device.engine.cancel(generation.id, generation.attempt)
+
+    async def _hold(self, running: RunningAttempt) -> None:
+        """Run an attempt while its claim is renewed."""
+        held = running.held
+        renewal = asyncio.create_task(self._claims.keep(running, self.cancel))
+        try:
+            self._claims.announce_progress(running)
+            settled = await self._attempt(running)
+        except StaleAttemptError:
+            # cancelled, or taken over by another server: a late result counts no more
+            self._claims.discard(running)
+        else:
+            said = ids(held.id, held.attempt)
+            log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status, extra=said)
+            if settled.status is Status.SUCCEEDED:
+                self._device.circuit.succeeded()
+            self._claims.announce(settled)
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+
+    async def _attempt(self, running: RunningAttempt) -> Generation:
+        """Load, run and record; returns the record, raises StaleAttemptError if the attempt counts no more."""
+        held, claims = running.held, self._claims
+        entry = self._catalogue.get(held.model)
+        if entry is None:
+            return await running.settle(partial(claims.attempts.fail, held, f"Model not found: {held.model}"))
+        assert held.params is not None, "a generation without valid parameters is never queued"
+        try:
+            done = await self._make(running, entry.variant(held.params.run_fast), held.params)
+        except (LoadFailedError, GenerationFailedError) as error:
+            return await running.settle(partial(claims.attempts.fail, held, str(error)))
+        except RunCancelledError as error:
+            raise StaleAttemptError(held.id) from error
+        except RunSuspendedError:
+            return await running.settle(partial(claims.attempts.release, held, running.saved))
+        except WorkerDiedError as error:
+            said = ids(held.id, held.attempt)
+            log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error, extra=said)
+            return await running.settle(self._after_death(running, error))
+        except (StaleAttemptError, RecordsUnavailableError, SQLAlchemyError):
+            raise
+        except Exception:
+            # a bug must neither stop the device nor come back for ever with the same generation
+            said = ids(held.id, held.attempt)
+            log.exception("generation %s attempt %d: unexpected error", held.id, held.attempt, extra=said)
+            sentence = "The server failed on this generation. Its log says more."
+            return await running.settle(partial(claims.attempts.fail, held, sentence))
+        return await running.settle(partial(claims.attempts.succeed, held, done.artifact, done.fingerprint))
+
+    def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
+        on_device = self._device.running
+        # a worker that finished a file died of what it ran beside, if anything
+        is_blamed = running is on_device or on_device is None or isinstance(error, WorkerStuckError)
+        if running is on_device and not running.is_cancelled:
+            # a cancelled one was killed for not stopping in time, perhaps in the middle of a long step
+            self._device.note_failure(running.held.id, str(error))
+        return partial(self._claims.after_worker_death, running, str(error), is_blamed=is_blamed)
+
+    async def _make(self, running: RunningAttempt, entry: CatalogueEntry, params: VideoParams) -> Done:
+        """Load the model and make the video with its file; the device is free before the file is finished."""
+        device = self._device
+        try:
+            self._check(running)
+            running.fingerprint = await device.load(entry)
+            await self._claims.renew(running)
+            self._check(running)
+            finish = await self._run(running, params)
+            await device.start_finishing(running)
+            done = await finish()
+        finally:
+            self._claims.end_preview(running)
+        device.stats += done.stats
+        # another plan than the one it began with would have taken another time
+        if running.forecast is not None and done.fingerprint == running.fingerprint:
+            running.forecast.end()
+        return done
+
+    async def _run(self, running: RunningAttempt, params: VideoParams) -> Finish:
+        device = self._device
+
+        def note(report: RunReport) -> None:
+            self._claims.on_report(running, report)
+            if running is device.running:
+                self._prefetcher.note_progress(running.held, running.live.progress)
+
+        id_, attempt = running.held.id, running.held.attempt
+        job = Job(id_, attempt, params, artifact_key(id_, attempt), checkpoint_key(id_), preview_key(id_))
+        running.forecast = device.estimator.begin(running.held.model, running.fingerprint or {}, params)
+        return await device.engine.run(job, note)
+
+    def _check(self, running: RunningAttempt) -> None:
+        """Raise if the attempt is not to be run: what was asked while none ran, the engine does not know."""
+        if running.is_cancelled:
+            raise StaleAttemptError(running.held.id)
+        if self._device.is_stopping:
+            raise RunSuspendedError("the server is stopping")

@@ -1,0 +1,147 @@
+"""One device: what it holds, which requests to load or unload wait for it, and how healthy it is."""
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+from pipelines.core.catalogue import CatalogueEntry
+from pipelines.core.progress import GenerationStats
+from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
+from server.core.estimator import Estimator
+from server.engine.interface import Engine, EngineState, LoadFailedError, WorkerDiedError
+from server.scheduler.interface import Deployment, DeviceStatus
+from server.scheduler.running import RunningAttempt
+
+log = logging.getLogger("paddock.scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """Load a model before the next generation."""
+
+    entry: CatalogueEntry
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadRequest:
+    """Unload a model before the next generation, if it is the one that is loaded."""
+
+    entry: CatalogueEntry
+
+
+class Device:
+    """The state of one device, shared by its executor and the attempts that it runs."""
+
+    def __init__(self, engine: Engine, tolerance: Tolerance) -> None:
+        self.engine = engine
+        self.circuit = CircuitBreaker(tolerance)
+        self.estimator = Estimator()
+        self.requests: deque[LoadRequest | UnloadRequest] = deque()
+        """The oldest first. The one that is being applied stays until it is done."""
+        self.load_errors: dict[str, str] = {}
+        """By model: why its last load failed."""
+        self.running: RunningAttempt | None = None
+        self.finishing: RunningAttempt | None = None
+        """A video whose frames are all made, but not its file, while the device makes the next."""
+        self.stats = GenerationStats()
+        """The sum of all videos finished here since the start."""
+        self.is_stopping = False
+        self._has_no_file = asyncio.Event()
+        self._has_no_file.set()
+
+    @property
+    def name(self) -> str:
+        """Its name, in logs and metrics."""
+        return self.engine.state.device
+
+    @property
+    def state(self) -> EngineState:
+        """What its engine holds."""
+        return self.engine.state
+
+    @property
+    def held(self) -> list[RunningAttempt]:
+        """The attempts that it has taken from the queue and not ended."""
+        return [each for each in (self.running, self.finishing) if each is not None]
+
+    @property
+    def next_model(self) -> str | None:
+        """The model that it will hold when it takes its next generation, unless something goes wrong."""
+        model = self.running.held.model if self.running is not None else self.state.model_id
+        for request in self.requests:
+            if isinstance(request, LoadRequest):
+                model = request.entry.id
+            elif model == request.entry.id:
+                model = None
+        return model
+
+    @property
+    def free_in(self) -> float | None:
+        """Seconds until the running attempt is done, 0 if none runs; None if that cannot be estimated."""
+        return 0.0 if self.running is None else self.running.left
+
+    def deployment(self, model_id: str) -> Deployment | None:
+        """The state of a model on this device; None if the device has nothing to do with it."""
+        state = self.state
+        requests = {type(request) for request in self.requests if request.entry.id == model_id}
+        if LoadRequest in requests:
+            return Deployment.DEPLOYING
+        if state.model_id == model_id:
+            if UnloadRequest in requests:
+                return Deployment.DEACTIVATING
+            return Deployment.ACTIVE if state.is_ready else Deployment.DEPLOYING
+        return Deployment.ERROR if model_id in self.load_errors else None
+
+    def status(self) -> DeviceStatus:
+        """A snapshot for those above the scheduler."""
+        state, circuit = self.state, self.circuit
+        return DeviceStatus(
+            name=state.device,
+            model=state.model_id,
+            plan=state.plan,
+            loading=state.loading,
+            is_busy=self.running is not None,
+            error=circuit.reason or state.error,
+            health=circuit.health,
+            failures=circuit.failures,
+            retry_in=circuit.wait or None,
+            memory=state.memory,
+            worker_starts=state.starts,
+            stats=self.stats,
+        )
+
+    def note_failure(self, about: str, why: str) -> None:
+        """Count a failure of the device at a piece of work named `about`: a generation's id, or a model's."""
+        self.circuit.failed(about, why)
+        if self.circuit.health is Health.UNHEALTHY:
+            log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
+
+    async def load(self, entry: CatalogueEntry) -> dict[str, str]:
+        """Load a model; returns its fingerprint, raises LoadFailedError or WorkerDiedError."""
+        self.load_errors.pop(entry.id, None)
+        try:
+            return (await self.engine.load(entry)).fingerprint
+        except (LoadFailedError, WorkerDiedError) as error:
+            log.warning("loading %s on %s: %s", entry.id, self.name, error)
+            self.load_errors[entry.id] = str(error)
+            raise
+
+    async def start_finishing(self, running: RunningAttempt) -> None:
+        """Free the device for the next generation, while the file of this one is finished.
+
+        One file at a time is being finished: this waits for the one before.
+        """
+        await self._has_no_file.wait()
+        self._has_no_file.clear()
+        self.running, self.finishing = None, running
+        running.has_left.set()
+
+    def end(self, running: RunningAttempt) -> None:
+        """Let go of an attempt whose result is recorded."""
+        if running is self.finishing:
+            self.finishing = None
+            self._has_no_file.set()
+        else:
+            self.running = None
+        running.has_left.set()

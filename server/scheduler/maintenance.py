@@ -1,0 +1,119 @@
+"""Background work: removes what is kept no longer, and wakes the devices when something has changed."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.core.errors import RecordsUnavailableError
+from server.scheduler.claims import Claims
+from server.storage.db.store import Store
+from server.storage.files.stores import FileStores
+from server.storage.retention import Retention
+
+log = logging.getLogger("paddock.maintenance")
+
+_ROOM_SECONDS = 2.0
+_WATCH_SECONDS = 2.0
+# no encoder is silent for as long
+_LONG_DEAD_SECONDS = 3600.0
+# between batches of what is removed, so that it delays nothing else
+_CATCH_UP_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What maintenance has to know of the devices: the ids of the generations they hold, and how to wake them."""
+
+    held: Callable[[], Set[str]]
+    wake: Callable[[], None]
+
+
+class Maintenance:
+    """Runs until it is stopped; looks after leases every `lease` seconds."""
+
+    def __init__(
+        self, store: Store, files: FileStores, retention: Retention, claims: Claims, lease: float, devices: Devices
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._retention = retention
+        self._claims = claims
+        self._lease = lease
+        self._devices = devices
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def recover(self) -> None:
+        """Settle what this server left behind when it ended. No device may work yet."""
+        await self._store.attempts.expire_leases()
+        for generation in await self._store.attempts.abandoned():
+            await self._claims.settle(generation)
+        if dropped := await self._store.submissions.cancel_waiting_sync():
+            log.info("%d synchronous generations were cancelled, since their clients are gone", dropped)
+        self._drop_part_files()
+        self._files.checkpoints.sweep()
+        self._files.previews.sweep()
+
+    def start(self) -> None:
+        """Begin to work."""
+        self.tasks = [asyncio.create_task(self._tidy()), asyncio.create_task(self._await_room())]
+        if self._store.is_shared:
+            self.tasks.append(asyncio.create_task(self._watch_queue()))
+
+    def stop(self) -> None:
+        """Stop at once."""
+        for task in self.tasks:
+            task.cancel()
+
+    async def _tidy(self) -> None:
+        """Remove what is kept no longer, then look for leases that expired although no server died."""
+        while True:
+            try:
+                for id_ in await self._store.expiry.ended(self._files.checkpoints.kept()):
+                    self._files.checkpoints.discard(id_)
+                self._drop_previews()
+                self._drop_part_files()
+                is_behind = await self._retention.tidy()
+                await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
+                for generation in await self._store.attempts.abandoned():
+                    if generation.id not in self._devices.held():
+                        await self._claims.settle(generation)
+                        self._devices.wake()
+            except (RecordsUnavailableError, OSError) as error:
+                log.warning("cleaning up failed; trying again in %g s: %s", self._lease, error)
+                await asyncio.sleep(self._lease)
+            except Exception:
+                log.exception("cleaning up failed unexpectedly; trying again in %g s", self._lease)
+                await asyncio.sleep(self._lease)
+
+    async def _await_room(self) -> None:
+        """Wake the devices once the disk has room again."""
+        while True:
+            await self._claims.waits_for_room.wait()
+            if await self._files.disk.shortage() is None:
+                self._claims.waits_for_room.clear()
+                self._devices.wake()
+            else:
+                await asyncio.sleep(_ROOM_SECONDS)
+
+    async def _watch_queue(self) -> None:
+        """Wake the devices for what other servers have queued, given back or lost."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                if await self._store.history.queued():
+                    self._devices.wake()
+            except (RecordsUnavailableError, SQLAlchemyError) as error:
+                log.warning("the queue cannot be read: %s", error)
+
+    def _drop_previews(self) -> None:
+        """Remove previews that a worker wrote in its last moment, when its generation had been given up."""
+        for id_ in self._files.previews.kept() - self._devices.held():
+            self._files.previews.discard(id_)
+
+    def _drop_part_files(self) -> None:
+        """Remove half-written videos, also those that a dead worker's encoder began after they had been given up."""
+        # other servers' workers may write to the same folder
+        self._files.videos.sweep(_LONG_DEAD_SECONDS if self._store.is_shared else 0, self._devices.held())

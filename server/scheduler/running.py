@@ -1,0 +1,54 @@
+"""The state of an attempt that a device holds."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from pipelines.core.progress import Progress
+from server.core.estimator import Forecast
+from server.core.events import Live
+from server.core.generation import Generation
+from server.engine.protocol import Progressed
+
+
+@dataclass
+class RunningAttempt:
+    """A generation that a device holds, and its progress: `saved` (0 … 1) of it is in its checkpoint."""
+
+    held: Generation
+    live: Live = field(init=False)
+    saved: float = field(init=False)
+    fingerprint: dict[str, str] | None = None
+    forecast: Forecast | None = None
+    is_cancelled: bool = False
+    has_left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the device is free of it."""
+    _reported_at: float = 0.0
+    end: Callable[[], Awaitable[Generation]] | None = None
+    """Records the result, once that is known."""
+
+    def __post_init__(self) -> None:
+        self.saved = self.held.progress
+        self.live = Live(progress=self.saved)
+
+    def advance(self, report: Progressed) -> None:
+        """Take over the progress that a worker reports."""
+        now = Progress(report.stage, report.step, report.steps, report.fraction, report.seconds)
+        eta = None if self.forecast is None else self.forecast.remaining(now)
+        self._reported_at = time.monotonic()
+        self.live = Live(report.fraction, eta, report.stage, report.step, report.steps, self.live.preview)
+        # a generation that starts over has left its checkpoint aside
+        self.saved = min(self.saved, report.fraction)
+
+    @property
+    def left(self) -> float | None:
+        """Estimated seconds to its end from now, by the last report; None if that cannot be estimated."""
+        if self.live.eta is None:
+            return None
+        return max(0.0, self.live.eta - (time.monotonic() - self._reported_at))
+
+    async def settle(self, end: Callable[[], Awaitable[Generation]]) -> Generation:
+        """Record the result: now, or when the attempt is given back, if the records cannot be written now."""
+        self.end = end
+        return await end()
