@@ -7,9 +7,8 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.core.catalogue import CatalogueEntry
-from pipelines.core.request import VideoParams
 from server.core.logging import LogFormat
-from server.engine.protocol import DeviceMemory, Done, Ready, RunReport
+from server.engine.protocol import DeviceMemory, Done, Ready, Run, RunReport
 
 
 class EngineError(Exception):
@@ -60,18 +59,6 @@ class WorkerOptions(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One attempt at one generation, and the keys of its files: the video it is to leave, checkpoint and preview."""
-
-    generation_id: str
-    attempt: int
-    params: VideoParams
-    artifact: str
-    checkpoint: str
-    preview: str
-
-
-@dataclass(frozen=True, slots=True)
 class EngineState:
     """What an engine holds: the model loaded and by which plan, or being loaded with how much of it (0 … 1) read.
 
@@ -107,7 +94,7 @@ class Engine(Protocol):
     async def load(self, entry: CatalogueEntry) -> Ready:
         """Have a model ready, starting the worker if need be; raises LoadFailedError or WorkerDiedError."""
 
-    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Finish:
+    async def run(self, run: Run, on_report: Callable[[RunReport], None]) -> Finish:
         """Make a video's frames, and return when the device is free: its file is still being finished then.
 
         Raises GenerationFailedError, RunCancelledError, RunSuspendedError or WorkerDiedError.

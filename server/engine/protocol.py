@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 6
+VERSION = 7
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; what is sent of it fits a screen, and a line far below its limit."""
@@ -105,7 +105,6 @@ class Hello(_Message):
 
     kind: Literal["hello"] = "hello"
     version: int = VERSION
-    pid: int
 
 
 class DeviceMemory(_Message):
@@ -185,15 +184,14 @@ class Rendered(_About):
 
 
 class Done(_About):
-    """The video is on disk, whole, under its artifact key; `size` in bytes.
+    """The video is on disk, whole, under its artifact key.
 
     `fingerprint` is what it depends on besides the request: a run may have gone on by another plan than it began with.
-    `work` is what it took, and what caches spared it.
+    `stats` is what it took, and what caches spared it.
     """
 
     kind: Literal["done"] = "done"
     artifact: str
-    size: int
     fingerprint: dict[str, str]
     stats: GenerationStats
 

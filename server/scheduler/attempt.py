@@ -15,14 +15,13 @@ from server.core.logging import ids
 from server.engine.interface import (
     Finish,
     GenerationFailedError,
-    Job,
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
     WorkerDiedError,
     WorkerStuckError,
 )
-from server.engine.protocol import Done, RunReport
+from server.engine.protocol import Done, Run, RunReport
 from server.scheduler.claims import Claims
 from server.scheduler.device import Device
 from server.scheduler.prefetch import PromptPrefetcher
@@ -158,9 +157,16 @@ class AttemptRunner:
                 self._prefetcher.note_progress(running.held, running.live.progress)
 
         id_, attempt = running.held.id, running.held.attempt
-        job = Job(id_, attempt, params, artifact_key(id_, attempt), checkpoint_key(id_), preview_key(id_))
+        run = Run(
+            generation_id=id_,
+            attempt=attempt,
+            params=params,
+            artifact=artifact_key(id_, attempt),
+            checkpoint=checkpoint_key(id_),
+            preview=preview_key(id_),
+        )
         running.forecast = device.estimator.begin(running.held.model, running.fingerprint or {}, params)
-        return await device.engine.run(job, note)
+        return await device.engine.run(run, note)
 
     def _check(self, running: RunningAttempt) -> None:
         """Raise if the attempt is not to be run: what was asked while none ran, the engine does not know."""

@@ -15,13 +15,12 @@ from pipelines.core.catalogue import CatalogueEntry, read_catalogue
 from pipelines.core.progress import Stage
 from pipelines.core.request import VideoParams
 from server.engine.interface import (
-    Job,
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
     WorkerOptions,
 )
-from server.engine.protocol import Done, Previewed, Progressed, RunReport
+from server.engine.protocol import Done, Previewed, Progressed, Run, RunReport
 from server.engine.subprocess.engine import SubprocessEngine
 from tests.server.conftest import eventually
 from tests.support.video import read_video
@@ -91,24 +90,30 @@ def videos(shared: SubprocessEngine) -> Path:
     return folder
 
 
-def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1) -> Job:
-    keys = (f"{generation_id}.{attempt}.mp4", f"{generation_id}.ckpt", f"{generation_id}.jpg")
-    return Job(generation_id, attempt, params, *keys)
+def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1) -> Run:
+    return Run(
+        generation_id=generation_id,
+        attempt=attempt,
+        params=params,
+        artifact=f"{generation_id}.{attempt}.mp4",
+        checkpoint=f"{generation_id}.ckpt",
+        preview=f"{generation_id}.jpg",
+    )
 
 
-async def make(engine: SubprocessEngine, wanted: Job, on_report: Callable[[RunReport], None]) -> Done:
+async def make(engine: SubprocessEngine, wanted: Run, on_report: Callable[[RunReport], None]) -> Done:
     """Make a video, file and all."""
     finish = await engine.run(wanted, on_report)
     return await finish()
 
 
-async def run(engine: SubprocessEngine, wanted: Job) -> list[Progressed]:
+async def run(engine: SubprocessEngine, wanted: Run) -> list[Progressed]:
     reports: list[RunReport] = []
     await make(engine, wanted, reports.append)
     return [report for report in reports if isinstance(report, Progressed)]
 
 
-async def start(engine: SubprocessEngine, wanted: Job) -> tuple["asyncio.Task[object]", list[Progressed]]:
+async def start(engine: SubprocessEngine, wanted: Run) -> tuple["asyncio.Task[object]", list[Progressed]]:
     """Begin a run and return once it denoises."""
     reports: list[Progressed] = []
     denoising = asyncio.Event()

@@ -12,11 +12,11 @@ import pytest
 from pipelines.core.request import VideoParams
 from server.core.circuit_breaker import Health
 from server.core.generation import Outcome, Status
-from server.engine.interface import GenerationFailedError, Job, WorkerDiedError, WorkerOptions
+from server.engine.interface import GenerationFailedError, WorkerDiedError, WorkerOptions
 from server.engine.protocol import Done
 from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.watchdog import Patience
-from tests.contract.test_engine import ENTRY, PARAMS, make
+from tests.contract.test_engine import ENTRY, PARAMS, job, make
 from tests.server.conftest import Inside, build
 from tests.support.faulty_worker import AFTERWARDS
 
@@ -48,7 +48,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[SubprocessEngine]:
 async def run(engine: SubprocessEngine, prompt: str) -> None:
     await engine.load(ENTRY)
     params: VideoParams = replace(PARAMS, prompt=prompt)
-    await make(engine, Job("g", 1, params, "g.1.mp4", "g.ckpt", "g.jpg"), lambda _: None)
+    await make(engine, job(params), lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,7 @@ async def hanging(engine: SubprocessEngine) -> "asyncio.Task[Done]":
     await engine.load(ENTRY)
     begun = asyncio.Event()
     params = replace(PARAMS, prompt="hang at denoise")
-    running = asyncio.create_task(
-        make(engine, Job("g", 1, params, "g.1.mp4", "g.ckpt", "g.jpg"), lambda _: begun.set())
-    )
+    running = asyncio.create_task(make(engine, job(params), lambda _: begun.set()))
     await begun.wait()
     return running
 
@@ -121,7 +119,7 @@ async def test_a_killed_worker_is_reported_and_the_next_load_starts_another(engi
 
     assert engine.state.model_id is None
     with pytest.raises(WorkerDiedError, match="ended before the run began"):
-        await engine.run(Job("h", 1, PARAMS, "h.1.mp4", "h.ckpt", "h.jpg"), lambda _: None)
+        await engine.run(job(PARAMS, "h"), lambda _: None)
     await run(engine, "well")
     assert engine.state.pid != first
 
@@ -274,7 +272,7 @@ async def rendered(engine: SubprocessEngine, tmp_path: Path) -> "asyncio.Task[Do
     """The end of a file that waits for the file `go`."""
     await engine.load(ENTRY)
     waits = replace(PARAMS, prompt="wait at file")
-    finish = await engine.run(Job("a", 1, waits, "a.1.mp4", "a.ckpt", "a.jpg"), lambda _: None)
+    finish = await engine.run(job(waits, "a"), lambda _: None)
     finishing = asyncio.ensure_future(finish())
     await asyncio.sleep(0.1)
     assert not finishing.done()
@@ -285,7 +283,7 @@ async def rendered(engine: SubprocessEngine, tmp_path: Path) -> "asyncio.Task[Do
 async def test_another_run_goes_on_before_the_file_is_finished(engine: SubprocessEngine, tmp_path: Path) -> None:
     finishing = await rendered(engine, tmp_path)
 
-    second = await engine.run(Job("b", 1, PARAMS, "b.1.mp4", "b.ckpt", "b.jpg"), lambda _: None)
+    second = await engine.run(job(PARAMS, "b"), lambda _: None)
     assert not finishing.done()
     (tmp_path / "go").touch()
 

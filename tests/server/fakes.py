@@ -11,13 +11,12 @@ from pipelines.core.progress import GenerationStats, Stage
 from server.engine.interface import (
     EngineState,
     Finish,
-    Job,
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
     WorkerDiedError,
 )
-from server.engine.protocol import Checkpointed, Done, Previewed, Progressed, Ready, RunReport
+from server.engine.protocol import Checkpointed, Done, Previewed, Progressed, Ready, Run, RunReport
 
 
 class FakeEngine:
@@ -30,11 +29,11 @@ class FakeEngine:
         self.state = EngineState(device=device)
         self.folder = folder
         self.loads: list[str] = []
-        self.runs: list[Job] = []
+        self.runs: list[Run] = []
         self.prepared: list[list[str]] = []
-        self.files: dict[str, asyncio.Future[Callable[[Job], Done]]] = {}
+        self.files: dict[str, asyncio.Future[Callable[[Run], Done]]] = {}
         self.cancels: list[tuple[str, int]] = []
-        self.script: list[Callable[[Job], object]] = []
+        self.script: list[Callable[[Run], object]] = []
         self.load_errors: list[Exception] = []
         self.loading = asyncio.Event()
         self.loading.set()
@@ -55,7 +54,7 @@ class FakeEngine:
         self.state = replace(self.state, loading=None)
         return Ready(model_id=entry.id, fingerprint={"engine": "fake"})
 
-    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Finish:
+    async def run(self, job: Run, on_report: Callable[[RunReport], None]) -> Finish:
         self.runs.append(job)
         self._cancelled.clear()
         self._suspended.clear()
@@ -72,7 +71,7 @@ class FakeEngine:
         return result
 
     @staticmethod
-    def report(job: Job, fraction: float) -> Progressed:
+    def report(job: Run, fraction: float) -> Progressed:
         return Progressed(
             generation_id=job.generation_id,
             attempt=job.attempt,
@@ -83,19 +82,18 @@ class FakeEngine:
             seconds=2.0,
         )
 
-    def finish(self, job: Job) -> Done:
+    def finish(self, job: Run) -> Done:
         """Write the file, whole."""
         (self.folder / job.artifact).write_bytes(b"video")
         return Done(
             generation_id=job.generation_id,
             attempt=job.attempt,
             artifact=job.artifact,
-            size=5,
             fingerprint={"engine": "fake"},
             stats=GenerationStats(1, 1, 2, 0),
         )
 
-    def render(self, job: Job) -> Finish:
+    def render(self, job: Run) -> Finish:
         """Make all frames; the file's end waits for `end_files`."""
         word = self.files[job.artifact] = asyncio.get_running_loop().create_future()
 
@@ -104,18 +102,18 @@ class FakeEngine:
 
         return finish
 
-    def end_files(self, behaviour: Callable[[Job], Done]) -> None:
+    def end_files(self, behaviour: Callable[[Run], Done]) -> None:
         """End all files that wait for it, in a way."""
         for word in self.files.values():
             if not word.done():
                 word.set_result(behaviour)
 
-    async def until_cancelled(self, job: Job) -> Done:
+    async def until_cancelled(self, job: Run) -> Done:
         """Run until told to stop."""
         await self._cancelled.wait()
         raise RunCancelledError("cancelled")
 
-    async def until_suspended(self, job: Job) -> Done:
+    async def until_suspended(self, job: Run) -> Done:
         """Run until told to save and stop."""
         await self._suspended.wait()
         self.save(job, 0.4)
@@ -125,27 +123,27 @@ class FakeEngine:
         """Tell how far what runs is."""
         self._tell(self.report(self.runs[-1], fraction))
 
-    def save(self, job: Job, fraction: float) -> None:
+    def save(self, job: Run, fraction: float) -> None:
         """Leave a checkpoint and tell of it."""
         (self.folder.parent / "checkpoints" / job.checkpoint).write_bytes(b"half")
         self._tell(Checkpointed(generation_id=job.generation_id, attempt=job.attempt, fraction=fraction))
 
-    def show(self, job: Job) -> None:
+    def show(self, job: Run) -> None:
         """Draw a preview and tell of it, if there is room for one."""
         with suppress(OSError):
             (self.folder.parent / "previews" / job.preview).write_bytes(b"picture")
             self._tell(Previewed(generation_id=job.generation_id, attempt=job.attempt, step=1))
 
-    async def finish_despite_cancel(self, job: Job) -> Done:
+    async def finish_despite_cancel(self, job: Run) -> Done:
         """Finish just as the cancel comes."""
         await self._cancelled.wait()
         return self.finish(job)
 
-    def die(self, job: Job) -> Done:
+    def die(self, job: Run) -> Done:
         """The worker is gone."""
         raise WorkerDiedError("it was killed by SIGKILL")
 
-    async def until_killed(self, job: Job) -> Done:
+    async def until_killed(self, job: Run) -> Done:
         """Run until the worker dies."""
         self._killed.clear()
         await self._killed.wait()
@@ -156,7 +154,7 @@ class FakeEngine:
         self._killed.set()
         self.end_files(self.die)
 
-    def finish_and_die(self, job: Job) -> Done:
+    def finish_and_die(self, job: Run) -> Done:
         """The file is whole, its report is not sent."""
         self.finish(job)
         raise WorkerDiedError("it was killed by SIGKILL")

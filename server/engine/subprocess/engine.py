@@ -11,7 +11,6 @@ from server.engine.interface import (
     EngineState,
     Finish,
     GenerationFailedError,
-    Job,
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
@@ -122,25 +121,16 @@ class SubprocessEngine:
                 case _:
                     pass
 
-    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Finish:
+    async def run(self, run: Run, on_report: Callable[[RunReport], None]) -> Finish:
         """Make a video's frames with the loaded model."""
         connection = self._connection
         if connection is None or not connection.is_alive:
             raise WorkerDiedError("it ended before the run began")
-        watch = self._watchdog.watch_run(self._fingerprint, job.params)
+        watch = self._watchdog.watch_run(self._fingerprint, run.params)
         try:
-            self._running = about = (job.generation_id, job.attempt)
+            self._running = about = run.about
             self._idle.clear()
-            await connection.begin(
-                Run(
-                    generation_id=job.generation_id,
-                    attempt=job.attempt,
-                    params=job.params,
-                    artifact=job.artifact,
-                    checkpoint=job.checkpoint,
-                    preview=job.preview,
-                )
-            )
+            await connection.begin(run)
             await self._until_rendered(connection, about, watch, on_report)
         finally:
             watch.end()

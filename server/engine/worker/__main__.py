@@ -30,7 +30,7 @@ def main(make_link: type[Link] = Link, make_worker: type[Worker] = Worker) -> No
     link = make_link(socket.socket(fileno=int(sys.argv[1])))
     link.start()
     watch_memory(link, options.device)
-    link.send(Hello(pid=os.getpid()))
+    link.send(Hello())
     make_worker(link, options).serve()
 
 

@@ -153,9 +153,7 @@ class Worker:
             log.exception("the file of %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
             self._link.send(Failed(**_about(order), message=f"The generation failed: {_words(error)}"))
         else:
-            done = Done(
-                **_about(order), artifact=order.artifact, size=file.size, fingerprint=fingerprint, stats=file.stats
-            )
+            done = Done(**_about(order), artifact=order.artifact, fingerprint=fingerprint, stats=file.stats)
             self._link.send(done)
 
     def _hooks(self, order: Run) -> "Callbacks":

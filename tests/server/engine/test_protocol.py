@@ -21,7 +21,7 @@ ORDERS = [
     m.Unload(),
 ]
 REPORTS = [
-    m.Hello(pid=1),
+    m.Hello(),
     m.Heartbeat(),
     m.Heartbeat(memory=m.DeviceMemory(free=1, total=2)),
     m.Loading(model_id="wan", component="vae", fraction=0.5),
@@ -32,7 +32,7 @@ REPORTS = [
     m.Checkpointed(**ABOUT, fraction=0.5),
     m.Previewed(**ABOUT, step=1),
     m.Rendered(**ABOUT),
-    m.Done(**ABOUT, artifact="g.1.mp4", size=3, fingerprint={"plan": "leaner"}, stats=GenerationStats(1, 1, 20, 10)),
+    m.Done(**ABOUT, artifact="g.1.mp4", fingerprint={"plan": "leaner"}, stats=GenerationStats(1, 1, 20, 10)),
     m.Failed(**ABOUT, message="no"),
     m.DeviceFailed(message="no"),
     m.Cancelled(**ABOUT),

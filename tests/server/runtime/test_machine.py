@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from server.core.generation import MAY_BECOME, Generation, Origin, Outcome, Status
-from server.engine.interface import Finish, GenerationFailedError, Job, RunCancelledError, RunSuspendedError
-from server.engine.protocol import Done, RunReport
+from server.engine.interface import Finish, GenerationFailedError, RunCancelledError, RunSuspendedError
+from server.engine.protocol import Done, Run, RunReport
 from tests.server.conftest import Inside, build
 from tests.server.fakes import FakeEngine, whole
 
 MODELS = ("wan-ai-wan2-1-t2v-14b-diffusers", "wan-ai-wan2-1-t2v-1-3b-diffusers")
 
 
-Word = Callable[[Job], "Done | Finish"]
+Word = Callable[[Run], "Done | Finish"]
 
 
 class ScriptedEngine(FakeEngine):
@@ -29,10 +29,10 @@ class ScriptedEngine(FakeEngine):
 
     def __init__(self, folder: Path, device: str = "puppet") -> None:
         super().__init__(folder, device)
-        self.job: Job | None = None
+        self.job: Run | None = None
         self.word: asyncio.Future[Word] | None = None
 
-    async def run(self, job: Job, on_report: Callable[[RunReport], None]) -> Finish:
+    async def run(self, job: Run, on_report: Callable[[RunReport], None]) -> Finish:
         self.job, self._tell = job, on_report
         self.word = asyncio.get_running_loop().create_future()
         self.show(job)
@@ -67,8 +67,8 @@ class ScriptedEngine(FakeEngine):
         self.kill()
 
 
-def raising(error: Exception) -> Callable[[Job], Done]:
-    def end(_job: Job) -> Done:
+def raising(error: Exception) -> Callable[[Run], Done]:
+    def end(_job: Run) -> Done:
         raise error
 
     return end

@@ -10,8 +10,8 @@ import pytest
 from pipelines.core.catalogue import BUILT_IN
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import ACTIVE, Generation, Origin, Outcome, Status
-from server.engine.interface import GenerationFailedError, Job, WorkerDiedError
-from server.engine.protocol import Done
+from server.engine.interface import GenerationFailedError, WorkerDiedError
+from server.engine.protocol import Done, Run
 from server.scheduler.interface import Deployment
 from server.storage.db.records import Filters
 from server.storage.files.videos import artifact_key
@@ -61,7 +61,7 @@ async def test_each_completion_is_told_once_after_its_progress(inside: Inside) -
 
 
 async def test_what_a_video_depends_on_is_recorded_as_it_ended(inside: Inside) -> None:
-    def next_plan(job: Job) -> Done:
+    def next_plan(job: Run) -> Done:
         return inside.engine.finish(job).model_copy(update={"fingerprint": {"plan": "leaner"}})
 
     inside.engine.script.append(next_plan)
@@ -71,7 +71,7 @@ async def test_what_a_video_depends_on_is_recorded_as_it_ended(inside: Inside) -
 
 
 async def test_a_failed_run_fails_its_generation_only(inside: Inside) -> None:
-    def fail(job: Job) -> Done:
+    def fail(job: Run) -> Done:
         raise GenerationFailedError("Not numbers.")
 
     inside.engine.script.append(fail)
@@ -82,7 +82,7 @@ async def test_a_failed_run_fails_its_generation_only(inside: Inside) -> None:
 
 
 async def test_a_fault_of_our_own_fails_its_generation_only(inside: Inside) -> None:
-    def break_down(job: Job) -> Done:
+    def break_down(job: Run) -> Done:
         raise ZeroDivisionError
 
     inside.engine.script.append(break_down)
@@ -263,7 +263,7 @@ async def test_a_stop_between_load_and_run_begins_no_run(inside: Inside, monkeyp
 
 
 async def test_a_worker_that_dies_keeps_what_it_had_saved(inside: Inside) -> None:
-    def save_and_die(job: Job) -> Done:
+    def save_and_die(job: Run) -> Done:
         inside.engine.save(job, 0.3)
         return inside.engine.die(job)
 
@@ -286,7 +286,7 @@ async def test_a_generation_that_waits_and_is_cancelled_leaves_no_checkpoint(ins
 
 
 async def test_a_failed_generation_leaves_no_checkpoint(inside: Inside) -> None:
-    def save_and_fail(job: Job) -> Done:
+    def save_and_fail(job: Run) -> Done:
         inside.engine.save(job, 0.3)
         raise GenerationFailedError("Not numbers.")
 

@@ -10,8 +10,8 @@ from server.api.routes.health import readiness
 from server.core.circuit_breaker import Health
 from server.core.errors import UnavailableError
 from server.core.generation import Status
-from server.engine.interface import GenerationFailedError, Job, WorkerDiedError
-from server.engine.protocol import Done
+from server.engine.interface import GenerationFailedError, WorkerDiedError
+from server.engine.protocol import Done, Run
 from server.scheduler.device import Device
 from server.scheduler.interface import Deployment
 from tests.server.conftest import Inside, build, eventually
@@ -145,7 +145,7 @@ async def test_one_poisoned_generation_after_another_good_one_never_closes_the_d
 
 
 async def test_what_is_not_the_devices_fault_is_not_counted(start: Any) -> None:
-    def fail(job: Job) -> Done:
+    def fail(job: Run) -> Done:
         raise GenerationFailedError("Not numbers.")
 
     inside = await start(unhealthy_after=1)
@@ -160,7 +160,7 @@ async def test_what_is_not_the_devices_fault_is_not_counted(start: Any) -> None:
 async def test_a_cancelled_run_that_had_to_be_killed_is_not_counted(start: Any) -> None:
     inside = await start(unhealthy_after=1)
 
-    async def killed(job: Job) -> Done:
+    async def killed(job: Run) -> Done:
         await inside.engine._cancelled.wait()
         raise WorkerDiedError("it was killed by SIGKILL")
 

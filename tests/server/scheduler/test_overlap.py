@@ -10,8 +10,8 @@ import pytest
 from server.core.circuit_breaker import Health
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation, Outcome, Status
-from server.engine.interface import GenerationFailedError, Job, WorkerStuckError
-from server.engine.protocol import Done
+from server.engine.interface import GenerationFailedError, WorkerStuckError
+from server.engine.protocol import Done, Run
 from server.scheduler.prefetch import PromptPrefetcher
 from server.storage.files.videos import artifact_key
 from tests.server.conftest import Inside, build, eventually
@@ -59,7 +59,7 @@ async def test_one_file_at_most_waits_to_be_finished(inside: Inside) -> None:
 
 
 async def test_a_file_that_fails_fails_its_generation_only(inside: Inside) -> None:
-    def fail(_job: Job) -> Done:
+    def fail(_job: Run) -> Done:
         raise GenerationFailedError("No space left.")
 
     first, second = await both(inside)
@@ -88,7 +88,7 @@ async def test_a_worker_that_dies_of_a_run_is_not_held_against_the_file_beside_i
     fake = inside.engine
     (executor,) = inside.dispatcher.executors
 
-    def by_prompt(job: Job) -> object:
+    def by_prompt(job: Run) -> object:
         return fake.until_killed(job) if job.params.prompt == "poison" else fake.render(job)
 
     fake.script += [by_prompt] * 5
@@ -112,7 +112,7 @@ async def test_a_worker_that_dies_of_a_run_is_not_held_against_the_file_beside_i
 
 @pytest.mark.parametrize("is_alone", [True, False])
 async def test_a_file_that_is_at_fault_itself_has_two_tries(inside: Inside, is_alone: bool) -> None:
-    def hang(_job: Job) -> Done:
+    def hang(_job: Run) -> Done:
         raise WorkerStuckError("it made no progress for 120 seconds while finishing the file and was killed")
 
     inside.engine.script += [inside.engine.render]

@@ -14,8 +14,8 @@ import pytest
 from server.core.errors import RecordsUnavailableError, UnavailableError
 from server.core.generation import Outcome, Status
 from server.core.settings import Settings
-from server.engine.interface import GenerationFailedError, Job
-from server.engine.protocol import Done
+from server.engine.interface import GenerationFailedError
+from server.engine.protocol import Done, Run
 from server.runtime.server import StartRefusedError, check_data_dir, check_records
 from server.storage.files.disk import Disk
 from tests.server.conftest import Inside, build, eventually
@@ -157,7 +157,7 @@ async def test_full_at_claim(small_disk: SmallDisk, quiet: pytest.LogCaptureFixt
 async def test_full_at_renewal(small_disk: SmallDisk, quiet: pytest.LogCaptureFixture) -> None:
     async with on(small_disk, lease=1.2) as inside:
 
-        async def fill_for_a_while(job: Job) -> Done:
+        async def fill_for_a_while(job: Run) -> Done:
             small_disk.fill()
             await eventually(lambda: "was not renewed" in quiet.text)
             small_disk.empty()
@@ -174,7 +174,7 @@ async def test_full_at_renewal(small_disk: SmallDisk, quiet: pytest.LogCaptureFi
 async def test_full_at_the_end(ends_well: bool, small_disk: SmallDisk, quiet: pytest.LogCaptureFixture) -> None:
     async with on(small_disk) as inside:
 
-        def end_and_fill(job: Job) -> Done:
+        def end_and_fill(job: Run) -> Done:
             done = inside.engine.finish(job).model_copy(update={"fingerprint": {"plan": "leaner"}})
             small_disk.fill()
             if ends_well:
@@ -202,7 +202,7 @@ async def test_full_at_the_end(ends_well: bool, small_disk: SmallDisk, quiet: py
 async def test_stopped_while_full_the_work_is_done_after_the_next_start(small_disk: SmallDisk) -> None:
     async with on(small_disk) as inside:
 
-        def finish_and_fill(job: Job) -> Done:
+        def finish_and_fill(job: Run) -> Done:
             done = inside.engine.finish(job)
             small_disk.fill()
             return done

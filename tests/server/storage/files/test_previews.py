@@ -8,8 +8,8 @@ import pytest
 
 from server.core.errors import PreviewNotFoundError, RecordsUnavailableError
 from server.core.generation import Generation, Status
-from server.engine.interface import GenerationFailedError, Job
-from server.engine.protocol import Done
+from server.engine.interface import GenerationFailedError
+from server.engine.protocol import Done, Run
 from server.storage.files.previews import Previews, preview_key
 from tests.server.conftest import Inside, build, eventually
 
@@ -21,7 +21,7 @@ def pictures(inside: Inside) -> set[str]:
 async def shown(inside: Inside) -> Generation:
     """A generation that runs, and has a picture, until it is cancelled or suspended."""
 
-    async def until_stopped(job: Job) -> Done:
+    async def until_stopped(job: Run) -> Done:
         ends = [asyncio.create_task(end(job)) for end in (inside.engine.until_cancelled, inside.engine.until_suspended)]
         done, others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for other in others:
@@ -47,11 +47,11 @@ async def test_a_picture_is_told_of_with_the_progress_of_its_step(inside: Inside
     assert inside.dispatcher.live(await inside.read(generation)) is None
 
 
-def fail(_job: Job) -> Done:
+def fail(_job: Run) -> Done:
     raise GenerationFailedError("Not numbers.")
 
 
-def break_down(_job: Job) -> Done:
+def break_down(_job: Run) -> Done:
     raise ZeroDivisionError
 
 
@@ -60,11 +60,11 @@ ENDS = ("finish", "fail", "break_down", "die", "finish_and_die")
 
 
 @pytest.mark.parametrize("end", ["finish", fail, break_down, "die", "finish_and_die"], ids=ENDS)
-async def test_no_end_of_a_run_leaves_a_picture(inside: Inside, end: str | Callable[[Job], Done]) -> None:
+async def test_no_end_of_a_run_leaves_a_picture(inside: Inside, end: str | Callable[[Run], Done]) -> None:
     run = getattr(inside.engine, end) if isinstance(end, str) else end
     seen = []
 
-    def look_then_end(job: Job) -> Done:
+    def look_then_end(job: Run) -> Done:
         seen.append(pictures(inside))
         (inside.previews.folder / f".{job.preview}.part").write_bytes(b"half")
         result: Done = run(job)
