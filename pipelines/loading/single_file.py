@@ -23,7 +23,7 @@ from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES, GGUFPara
 from safetensors import SafetensorError, safe_open
 
 from pipelines.core.errors import PipelineError, UnsupportedModelError, WeightsNotFoundError
-from pipelines.planning.shapes import BF16, FP32, FileShape, KeptShape
+from pipelines.planning.shapes import BF16, FP32, FileShape, StoredBytes
 
 IN_FP32 = frozenset(WanTransformer3DModel._keep_in_fp32_modules)
 """Modules whose weights diffusers keeps in fp32, quantized or not."""
@@ -94,7 +94,7 @@ def measure(path: Path) -> FileShape:
     return FileShape(path.name, tuple(forms), kept)
 
 
-def _kept(named: Mapping[str, torch.Tensor]) -> KeptShape:
+def _kept(named: Mapping[str, torch.Tensor]) -> StoredBytes:
     blocks: dict[int, list[int]] = {}
     others: list[int] = []
     converted = 0
@@ -106,11 +106,11 @@ def _kept(named: Mapping[str, torch.Tensor]) -> KeptShape:
             converted += 0 if _stays(name, tensor) else size
         else:
             others.append(size)
-    return KeptShape(
+    return StoredBytes(
         blocks=tuple(sum(sizes) for _, sizes in sorted(blocks.items())),
         others=sum(others),
         converted=converted,
-        restored=max(
+        dequantized=max(
             round(RESTORED_BYTES[_form(tensor)] * _shape(tensor).numel())
             for name, tensor in named.items()
             if _stays(name, tensor)

@@ -1,1 +1,1 @@
-"""How much memory a model needs, and the layout that fits a machine. No tensors."""
+"""Chooses how a model fits into a machine: memory, speed, tiles, devices. Arithmetic only, no tensors."""

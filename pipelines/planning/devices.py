@@ -1,7 +1,7 @@
-"""The CUDA devices this machine has, asked of the driver itself, so that nobody waits for torch to be imported.
+"""The CUDA devices of this machine, from the driver itself: importing torch would take seconds.
 
-`python -m pipelines.planning.devices` prints them as JSON, so that a long-lived caller keeps the driver out of
-its own process. The driver numbers devices as torch does, and heeds CUDA_VISIBLE_DEVICES as torch does.
+`python -m pipelines.planning.devices` prints them as JSON, so that a long-lived caller need not load the driver into
+its own process. The driver numbers devices and applies CUDA_VISIBLE_DEVICES as torch does.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A CUDA device: its torch name, what it is, its memory in bytes, its compute capability."""
+    """A CUDA device: torch name, product name, memory in bytes, compute capability."""
 
     name: str
     description: str
@@ -29,7 +29,7 @@ class Device:
 
 
 def cuda_devices() -> list[Device]:
-    """Every CUDA device the driver shows; none without a driver. Raises DeviceError for a driver that fails."""
+    """Every CUDA device the driver shows; none without a driver. Raises DeviceError if the driver fails."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -72,7 +72,7 @@ def _check(status: int, call: str) -> None:
 
 
 def main() -> None:
-    """Print the devices as JSON, or the sentence of what is wrong as one JSON string."""
+    """Print the devices as JSON, or an error sentence as one JSON string."""
     try:
         json.dump([asdict(device) for device in cuda_devices()], sys.stdout)
     except DeviceError as error:

@@ -1,4 +1,4 @@
-"""A plan's choices in words, each with its reason: the output of `paddock plan`."""
+"""A plan's choices and their reasons in words, for `paddock plan`."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ from pipelines.planning.shapes import BF16, ModelShape
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen for a part, and why."""
+    """What was chosen for a component, and why."""
 
     choice: str
     reason: str
 
 
 def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str, Choice]:
-    """Each part's choice with its reason, for people."""
+    """The choice and its reason for each component, for people."""
     guidance = Choice(
-        "one batch" if chosen.layout.batched else "one pass after another",
-        "the blocks that come and go do so once for both passes"
+        "one batch" if chosen.layout.batched else "one pass after the other",
+        "each streamed block is copied once for both passes"
         if chosen.layout.batched
-        else "a batch of two takes as long, and more memory, unless what comes and goes is waited for",
+        else "one batch takes as long and more memory, except where copying blocks is slower than computing",
     )
     return {
         "transformer": _transformer_choice(chosen.layout, shape),
@@ -31,26 +31,27 @@ def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str
         "text encoder": _text_encoder_choice(chosen.layout, shape, machine),
         "VAE": Choice(
             f"bf16, {chosen.layout.decoding}",
-            "a group of frames at a time fits whole"
+            "whole frames fit in GPU memory"
             if chosen.layout.decoding is Decoding.WHOLE
-            else "whole frames would need more of the card than the rest leaves",
+            else "whole frames would need more GPU memory than is left",
         ),
     }
 
 
 def _precision_choice(layout: Layout, shape: ModelShape, machine: Machine) -> Choice:
-    sources = " and ".join(f"{file.name} ({', '.join(file.forms)})" for file in shape.files)
+    sources = " and ".join(f"{file.name} ({', '.join(file.formats)})" for file in shape.files)
     if layout.precision is Precision.GGUF:
-        beside = "; the other transformer in bf16" if len(shape.kept) > sum(bool(f.kept) for f in shape.files) else ""
-        return Choice(layout.precision, f"{sources}: quantized already, and kept as it is{beside}")
+        has_plain_one = len(shape.quantized) > sum(bool(file.quantized) for file in shape.files)
+        other = "; the other transformer in bf16" if has_plain_one else ""
+        return Choice(layout.precision, f"{sources}: already quantized, used as it is{other}")
     if layout.precision is Precision.BF16:
-        reason = "as published, and exact"
+        reason = "exact, as published"
     elif machine.precision is not PrecisionSetting.AUTO:
-        reason = f"as chosen: {machine.precision}"
+        reason = f"as configured: {machine.precision}"
     else:
         reason = (
-            f"with more exact ones a step takes longer, or they do not fit: the card has "
-            f"{format_gib(machine.device_memory)} free, the host {format_gib(machine.host_memory)}"
+            f"more exact formats make a step slower or do not fit: {format_gib(machine.device_memory)} of GPU memory "
+            f"and {format_gib(machine.host_memory)} of host memory are free"
         )
     return Choice(layout.precision, f"from {sources}; {reason}" if sources else reason)
 
@@ -58,23 +59,26 @@ def _precision_choice(layout: Layout, shape: ModelShape, machine: Machine) -> Ch
 def _transformer_choice(layout: Layout, shape: ModelShape) -> Choice:
     layers, whole = shape.transformer.num_layers, format_gib(transformer_bytes(shape, layout.precision))
     if layout.transformer is Residence.RESIDENT:
-        return Choice(layout.transformer, f"its {whole} stay on the card beside the activations")
-    words = layout.transformer if not layout.resident_blocks else f"partly {layout.transformer}"
-    kept = f"{layout.resident_blocks} of its {layers} blocks stay there" if layout.resident_blocks else "none stays"
-    hidden = (
-        "copying hides behind computing"
+        return Choice(layout.transformer, f"its {whole} fit in GPU memory beside the activations")
+    choice = layout.transformer if not layout.resident_blocks else f"partly {layout.transformer}"
+    resident = f"{layout.resident_blocks} of its {layers}" if layout.resident_blocks else f"none of its {layers}"
+    streamed = (
+        "the others are copied while others compute"
         if layout.transformer is Residence.STREAMED
-        else "the host has no room for them, and reading them adds to each step"
+        else "the others are read from disk in each step, because host memory is too small"
     )
-    return Choice(words, f"its {whole} do not fit beside the activations; {kept}, the others come and go, and {hidden}")
+    return Choice(
+        choice,
+        f"its {whole} do not fit in GPU memory beside the activations: {resident} blocks stay there, {streamed}",
+    )
 
 
 def _text_encoder_choice(layout: Layout, shape: ModelShape, machine: Machine) -> Choice:
-    size = format_gib(shape.text_encoder.parameters * BF16)
+    size, host = format_gib(shape.text_encoder.parameters * BF16), format_gib(machine.host_memory)
     reason = {
-        Residence.RESIDENT: f"its {size} fit beside the rest",
-        Residence.STREAMED: f"its {size} are needed for a moment per prompt, and kept off the card otherwise",
-        Residence.DISK: f"its {size} fit neither the card nor the {format_gib(machine.host_memory)} of host memory "
-        f"beside the rest; they are needed for a moment per prompt",
+        Residence.RESIDENT: f"its {size} fit in GPU memory beside the rest",
+        Residence.STREAMED: f"its {size} are used only briefly per prompt, and stay in host memory",
+        Residence.DISK: f"its {size} fit neither in GPU memory nor in the {host} of host memory beside the rest; they "
+        "are used only briefly per prompt",
     }[layout.text_encoder]
     return Choice(layout.text_encoder, reason)

@@ -1,4 +1,4 @@
-"""What a plan chooses between: where weights are kept and how frames are decoded, on which machine."""
+"""What a plan consists of: where weights are stored, how frames are decoded, and the machine it is made for."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,11 +8,11 @@ from pipelines.core.precision import Precision, PrecisionSetting
 GIB = 2**30
 
 HOST_SHARE = 0.9
-"""Share of the host's free memory that a plan may use; the rest is the system's."""
+"""Share of the host's free memory that a plan may use; the rest is left to the system."""
 
 
 class Residence(StrEnum):
-    """Where a part's weights are between uses: on the card, in host memory, or on disk."""
+    """Where the weights of a component are between uses: in GPU memory, in host memory or on disk."""
 
     RESIDENT = "resident"
     STREAMED = "streamed"
@@ -20,7 +20,7 @@ class Residence(StrEnum):
 
 
 class Decoding(StrEnum):
-    """How the VAE goes over a frame: at once, or by tiles. Smaller ones overlap more, so more is decoded twice."""
+    """How the VAE decodes a frame: at once, or in tiles. With smaller tiles a larger share is decoded twice."""
 
     WHOLE = "whole frames"
     TILES_512 = "tiles of 512 pixels"
@@ -29,15 +29,15 @@ class Decoding(StrEnum):
 
     @property
     def tile(self) -> int | None:
-        """Pixels of a tile's side, at most; None for whole frames."""
+        """The longest side of a tile in pixels; None for whole frames."""
         return None if self is Decoding.WHOLE else int(self.split()[2])
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a plan may use: bytes free on the card and in host memory, the card's compute capability.
+    """What a plan may use: free bytes of GPU and host memory, and the GPU's compute capability.
 
-    And what the weights may be kept in.
+    `precision` limits the formats of the weights.
     """
 
     device_memory: int
@@ -48,9 +48,10 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What `load` carries out. `resident_blocks` of the transformer stay on the card even where it is streamed.
+    """Where a model's weights are stored, in which format, and how it runs.
 
-    `batched` has both passes of guidance computed as one.
+    `resident_blocks` is how many blocks of a streamed transformer stay in GPU memory. With `batched` both passes of
+    guidance run as one batch.
     """
 
     precision: Precision = Precision.BF16
@@ -62,7 +63,7 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """The layout in a few words: what of it decides a video's bytes, and what it keeps where."""
+        """The layout in a few words. Checkpoints store it, so it changes only if the video's bytes change."""
         partly = "partly " if self.resident_blocks and self.transformer is not Residence.RESIDENT else ""
         batched = ", guidance batched" if self.batched else ""
         return (
@@ -72,7 +73,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """A layout, its peaks in bytes, and its speed relative to all of it resident in bf16 (1.0; more is slower)."""
+    """A layout with its peak memory in bytes, and its time per step relative to all weights resident in bf16."""
 
     layout: Layout
     stage_peaks: dict[str, int]
@@ -86,26 +87,26 @@ class MemoryPlan:
 
     @property
     def device_peak(self) -> int:
-        """Bytes of the card at the worst moment, driver and fragmentation included."""
+        """Peak bytes of GPU memory, including the driver and fragmentation."""
         return max(self.stage_peaks.values())
 
     def fits(self, machine: Machine) -> bool:
-        """Whether card and host have room for it."""
+        """Whether the plan fits into GPU and host memory."""
         return self.device_peak <= machine.device_memory and self.host_peak <= machine.host_memory
 
     def shortfall(self, machine: Machine) -> str:
-        """A sentence of what is missing; empty when it fits."""
-        lacks = []
+        """A sentence that says which memory is too small; empty if the plan fits."""
+        needs = []
         if self.device_peak > machine.device_memory:
             stage = max(self.stage_peaks, key=lambda name: self.stage_peaks[name])
             free = format_gib(machine.device_memory)
-            lacks.append(f"{format_gib(self.device_peak)} of the card for {stage}, where {free} is free")
+            needs.append(f"{format_gib(self.device_peak)} of GPU memory for {stage} ({free} is free)")
         if self.host_peak > machine.host_memory:
             free = format_gib(machine.host_memory)
-            lacks.append(f"{format_gib(self.host_peak)} of host memory, where {free} is free")
-        return f"It would need {' and '.join(lacks)}." if lacks else ""
+            needs.append(f"{format_gib(self.host_peak)} of host memory ({free} is free)")
+        return f"It needs {' and '.join(needs)}." if needs else ""
 
 
 def format_gib(size: int) -> str:
-    """A number of bytes for people, in GiB."""
+    """A number of bytes in GiB, for people."""
     return f"{size / GIB:.1f} GiB"

@@ -1,22 +1,22 @@
-"""A model's shapes, the largest video and a machine → a MemoryPlan: what stays on the card, what is streamed, as what.
+"""Chooses a MemoryPlan for a model, its largest video and a machine: where weights are stored, and in which format.
 
-Pure arithmetic: it runs anywhere, for any card. `placement` carries a plan out; what it can choose is:
+Pure arithmetic: it runs on any machine, for any GPU. `pipelines.offload.placement` carries a plan out. A plan chooses:
 
-- the transformer's blocks on the card, as many as fit; the others streamed, the next one copied while one computes,
-  from host memory or, where the host is short of it, from disk;
-- its weights in bf16; or multiplied in fp8 or int8; or stored in fp8, or in 4 bits, and computed with in bf16; a
-  quantized file's as they are there;
-- the two passes of guidance one by one, or, of streamed blocks, as one batch: then these come once for both;
-- the text encoder resident, or streamed layer by layer, from host memory or from disk;
-- the VAE always resident, decoding whole frames, or tiles of them.
+- the transformer's blocks: as many as fit stay in GPU memory. The others are streamed, each copied while the one before
+  it computes, from host memory or, if that is too small, from disk;
+- the format of its weights: bf16; multiplied in fp8 or int8; stored in fp8 or 4 bits and multiplied in bf16; or the
+  format of a quantized file;
+- guidance: two passes one after the other or, with streamed blocks, one batch, so that each block is copied once;
+- the text encoder: resident, or streamed layer by layer from host memory or from disk;
+- the VAE: always resident, decodes whole frames or tiles.
 
-The text encoder keeps its bf16: it leaves the card between prompts, so that its size costs nothing there. There is no
-8-bit integer storage without its arithmetic: fp8 takes the same room and needs no scales.
+The text encoder stays in bf16: when streamed it leaves GPU memory between prompts, so a smaller format would gain
+nothing. Int8 is not offered for storage alone: fp8 needs the same memory and no scales.
 
-Of all plans that fit the fastest is taken, then the most exact, then the simplest. Unless the owner has chosen a
-precision, what is about as fast as all of it resident in bf16 is fast enough: weights are rounded, which makes another
-video, only where the exact ones would have to be waited for. More memory is then never slower but for being more exact,
-and with a precision chosen never slower at all.
+Of all plans that fit, the fastest is taken, then the most exact, then the simplest. With `precision = auto`, a plan
+about as fast as all weights resident in bf16 counts as equally fast: weights are quantized, which changes the video,
+only if exact weights would make a step slower. So more memory makes a plan slower only where it makes it more exact;
+with a fixed precision more memory is never slower.
 """
 
 from collections.abc import Iterator
@@ -31,17 +31,17 @@ from pipelines.planning.layout import Decoding, Layout, Machine, MemoryPlan, Res
 from pipelines.planning.memory_model import FRAGMENTATION, blocks_bytes, host_peak, stage_peaks
 from pipelines.planning.shapes import ModelShape
 
-CLEARLY = 0.9
-"""Share of a plan's peak below which another needs clearly less: a step down costs loading the model again."""
+NEXT_PEAK_SHARE = 0.9
+"""The next plan's peak is at most this share of the failed one's: each new plan costs loading the model again."""
 
 FAST_ENOUGH = 1.02
-"""A step of this many times all-resident bf16's is not worth rounding weights for: nobody notices the time."""
+"""A step may take this many times as long as with all weights resident in bf16 before weights are quantized."""
 
 
 def plan(shape: ModelShape, largest: Geometry, machine: Machine) -> MemoryPlan:
-    """The best plan that fits the largest video to be made; if none fits, the one that lacks the least of the card.
+    """The best plan that fits for the largest video.
 
-    Of those that do not fit, one that the host has room for comes first.
+    If none fits: the plan with the lowest peak of GPU memory, preferably one that fits into host memory.
     """
     candidates = list(_candidates(shape, largest, machine))
     fitting = [candidate for candidate in candidates if candidate.fits(machine)]
@@ -51,14 +51,14 @@ def plan(shape: ModelShape, largest: Geometry, machine: Machine) -> MemoryPlan:
 
 
 def next_plan(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryPlan) -> MemoryPlan | None:
-    """The next plan down from one that ran out of memory: the best that needs clearly less of the card.
+    """The plan to try after `than` ran out of memory: the best one whose peak is clearly lower (NEXT_PEAK_SHARE).
 
-    Where none does, any that needs less; None where there is none. The host must have room for it.
+    If there is none: the best plan with any lower peak, or None. It must fit into host memory.
     """
-    # the plan may have been made for a video of another size: what counts is what its layout needs for this one
+    # the plan may have been made for a video of another size: compare with what its layout needs for this one
     peak = evaluate(shape, largest, machine, than.layout).device_peak
-    # what is known not to fit the card is not worth loading
-    for limit in (min(round(CLEARLY * peak), machine.device_memory), min(peak - 1, machine.device_memory)):
+    # a plan that is known not to fit is not worth loading
+    for limit in (min(round(NEXT_PEAK_SHARE * peak), machine.device_memory), min(peak - 1, machine.device_memory)):
         lower = plan(shape, largest, replace(machine, device_memory=limit))
         if lower.fits(replace(machine, device_memory=limit)):
             return lower
@@ -81,19 +81,19 @@ def _preference(setting: PrecisionSetting, candidate: MemoryPlan) -> tuple[float
 
 
 def _candidates(shape: ModelShape, largest: Geometry, machine: Machine) -> Iterator[MemoryPlan]:
-    precisions = (Precision.GGUF,) if shape.kept else machine.precision.allowed(machine.capability)
+    precisions = (Precision.GGUF,) if shape.quantized else machine.precision.allowed(machine.capability)
     for precision, transformer, text_encoder, decoding, batched in product(
         precisions, Residence, Residence, Decoding, (False, True)
     ):
         if batched and (transformer is Residence.RESIDENT or not shape.guidance):
-            # a batch of two computes for as long as two passes: it is only for what has to come twice otherwise
+            # a batch of two takes as long as two passes: it only helps to copy streamed blocks once
             continue
         layout = Layout(precision, transformer, text_encoder, decoding, batched=batched)
         candidate = evaluate(shape, largest, machine, layout)
         yield candidate
         if transformer is not Residence.RESIDENT and candidate.device_peak < machine.device_memory:
             block = blocks_bytes(shape, precision, 1) * (1 + FRAGMENTATION)
-            # rounding may cost a byte a stage
+            # rounding may add a byte per stage
             free = machine.device_memory - candidate.device_peak - len(candidate.stage_peaks)
             blocks = min(shape.transformer.num_layers - 1, int(free / block))
             if blocks > 0:
@@ -101,7 +101,7 @@ def _candidates(shape: ModelShape, largest: Geometry, machine: Machine) -> Itera
 
 
 def evaluate(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> MemoryPlan:
-    """A layout with what it needs and how fast it is."""
+    """A layout's memory peaks and speed."""
     return MemoryPlan(
         layout=layout,
         stage_peaks=stage_peaks(shape, largest, layout),

@@ -1,7 +1,7 @@
-"""How large a model's parts are, and what they need while they run, from the numbers in their configurations. No torch.
+"""Sizes of a model's components and of their activations, from the numbers in their configurations. No torch.
 
-The laws for activations are exact counts of the tensors that diffusers keeps alive at the worst moment; the tests hold
-them against a trace of the real modules at the real sizes.
+The formulas for activations count the tensors that diffusers keeps alive at the peak; tests compare them with a trace
+of the real modules at their real sizes.
 """
 
 import json
@@ -14,29 +14,28 @@ from typing import Any
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry, Grid
 
-# bytes of one number
+# bytes per number
 BF16 = 2
 FP32 = 4
 
 
 @dataclass(frozen=True, slots=True)
-class KeptShape:
-    """What one transformer takes as it is kept, in bytes, counted tensor by tensor.
+class StoredBytes:
+    """Bytes of one transformer in the format it is stored in, counted tensor by tensor.
 
-    `blocks` has each block, `others` is all outside of them.
-    `converted` is what of the blocks is not kept as it is written, and so cannot stay mapped; `restored` is what the
-    largest matrix takes while it is brought back to bf16.
+    `blocks` has the size of each block, `others` of all tensors outside of them. `converted` is the part of the blocks
+    that is converted while loading, and so cannot stay memory-mapped. `dequantized` is the largest matrix in bf16.
     """
 
     blocks: tuple[int, ...]
     others: int
     converted: int
-    restored: int
+    dequantized: int
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerShape:
-    """A `WanTransformer3DModel`; the fields are its configuration's."""
+    """A `WanTransformer3DModel`; the fields are those of its configuration."""
 
     num_layers: int
     num_attention_heads: int
@@ -50,7 +49,7 @@ class TransformerShape:
 
     @property
     def width(self) -> int:
-        """Channels of a token."""
+        """Channels per token."""
         return self.num_attention_heads * self.attention_head_dim
 
     @property
@@ -62,12 +61,12 @@ class TransformerShape:
 
     @property
     def block_matrix_parameters(self) -> int:
-        """Of those, the numbers in matrices: of two attentions and the MLP, without biases and norms."""
+        """Those of them in matrices, of two attentions and the MLP: without biases and norms."""
         return 8 * self.width**2 + 2 * self.width * self.ffn_dim
 
     @property
     def other_parameters(self) -> int:
-        """Parameters outside the blocks: the embeddings of patches, time and text, and the way out."""
+        """Parameters outside the blocks: the embeddings of patches, time and text, and the output layer."""
         pixels = prod(self.patch_size)
         time = (
             _linear(self.freq_dim, self.width) + _linear(self.width, self.width) + _linear(self.width, 6 * self.width)
@@ -77,26 +76,21 @@ class TransformerShape:
         return ends + time + text + 2 * self.width
 
     @property
-    def parameters(self) -> int:
-        """All parameters."""
-        return self.num_layers * self.block_parameters + self.other_parameters
-
-    @property
-    def in_bf16(self) -> KeptShape:
-        """What it takes in bf16."""
-        return KeptShape(
+    def in_bf16(self) -> StoredBytes:
+        """Its bytes in bf16."""
+        return StoredBytes(
             blocks=(self.block_parameters * BF16,) * self.num_layers,
             others=self.other_parameters * BF16,
             converted=0,
-            restored=0,
+            dequantized=0,
         )
 
     def activation_bytes(self, tokens: int, expand_timesteps: bool = False) -> int:
-        """Bytes of bf16 inference on `tokens` tokens, batch 1, at the worst moment of a block.
+        """Peak bytes of bf16 inference on `tokens` tokens, batch 1.
 
-        That is either the fp32 modulation (the bf16 stream, its norm and two fp32 copies under way) or the MLP (the
-        stream, its norm and the wide hidden layer before and after its activation); the rotary tables live throughout.
-        With a time for each token the modulation itself is as long as the video, six channels wide, and summed in fp32.
+        The peak is either at the fp32 modulation (the bf16 stream, its norm and two fp32 copies) or in the MLP (the
+        stream, its norm and the hidden layer before and after its activation); the rotary tables are alive throughout.
+        With a timestep per token the modulation itself is as long as the video, six channels wide, and summed in fp32.
         """
         modulation = (64.8 if expand_timesteps else 22) * self.width
         mlp = 8 * self.width + 4 * self.ffn_dim
@@ -104,26 +98,26 @@ class TransformerShape:
 
     @property
     def block_matrix_rows(self) -> int:
-        """Rows of those matrices, which are the numbers that come out of them."""
+        """Rows of those matrices: their output values per token."""
         return 9 * self.width + self.ffn_dim
 
     def linear_flops(self, tokens: int) -> int:
-        """Floating-point operations of one forward pass in the blocks' matrices, the few of the text left out."""
+        """Floating-point operations of one forward pass in the blocks' matrices, without the few for the text."""
         return self.num_layers * 2 * tokens * (6 * self.width**2 + 2 * self.width * self.ffn_dim)
 
-    def linear_numbers(self, tokens: int) -> int:
-        """How many numbers go into those matrices in one pass; as many come out."""
+    def linear_values(self, tokens: int) -> int:
+        """Input values of those matrices in one pass; there are as many output values."""
         return self.num_layers * tokens * (7 * self.width + self.ffn_dim)
 
     def forward_flops(self, tokens: int, text_tokens: int = 512) -> int:
-        """Floating-point operations of one forward pass: at 480p half of them in attention, at 720p three quarters."""
+        """Floating-point operations of one forward pass: half of them in attention at 480p, three quarters at 720p."""
         attention = 4 * tokens * (tokens + text_tokens) * self.width
         return self.linear_flops(tokens) + self.num_layers * attention
 
 
 @dataclass(frozen=True, slots=True)
 class TextEncoderShape:
-    """A `UMT5EncoderModel`; the fields are its configuration's."""
+    """A `UMT5EncoderModel`; the fields are those of its configuration."""
 
     vocab_size: int
     d_model: int
@@ -142,7 +136,7 @@ class TextEncoderShape:
 
     @property
     def other_parameters(self) -> int:
-        """The embedding, by far the most of it, and the last norm."""
+        """Parameters outside the blocks: the embedding and the last norm."""
         return self.vocab_size * self.d_model + self.d_model
 
     @property
@@ -151,13 +145,13 @@ class TextEncoderShape:
         return self.num_layers * self.block_parameters + self.other_parameters
 
     def activation_bytes(self, text_tokens: int = 512) -> int:
-        """Bytes of bf16 inference on one prompt: the logits of every head, as they are added, softened and copied."""
+        """Peak bytes of bf16 inference on one prompt: the attention logits of all heads in three copies."""
         return 3 * BF16 * self.num_heads * text_tokens**2 + 6 * BF16 * self.d_model * text_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class VaeShape:
-    """An `AutoencoderKLWan`: its parameters, the channels of its last stage, and its scales in pixels and frames."""
+    """An `AutoencoderKLWan`: its parameters, the channels of its last stage, its spatial and temporal scale."""
 
     parameters: int
     base_dim: int
@@ -167,11 +161,11 @@ class VaeShape:
     is_residual: bool = False
 
     def decode_bytes(self, width: int, height: int, itemsize: int) -> int:
-        """Bytes of decoding one group of frames of that size in pixels, the feature cache included.
+        """Peak bytes of decoding one group of frames of that size in pixels, including the feature cache.
 
-        A count over the last stage, in tensors of four frames with `base_dim` channels: what a residual block has
-        alive, in Wan2.2's layout also the shortcut around the whole stage. The rest is the finished group on its way
-        to bytes.
+        Counts the last stage, in tensors of four frames with `base_dim` channels: those that a residual block keeps
+        alive, and in Wan2.2's layout also the shortcut around the stage. The rest is the finished group of frames
+        while it is converted to bytes.
         """
         tensors = 19.5 if self.is_residual else 12.2
         return round(width * height * (tensors * 4 * self.base_dim * itemsize / self.patch_size**2 + 800))
@@ -179,23 +173,23 @@ class VaeShape:
 
 @dataclass(frozen=True, slots=True)
 class FileShape:
-    """A file that holds a transformer's weights: its name, the forms its numbers come in, as "Q4_K" or "float16".
+    """A file that holds a transformer's weights: its name, and the formats of its tensors, as "Q4_K" or "float16".
 
-    `kept` is there only where its matrices are quantized: plain numbers can be kept in any precision.
+    `quantized` is set only if its matrices are quantized; other weights can be stored in any precision.
     """
 
     name: str
-    forms: tuple[str, ...]
-    kept: KeptShape | None = None
+    formats: tuple[str, ...]
+    quantized: StoredBytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """All parts of a pipeline that hold weights.
+    """The components of a pipeline that have weights.
 
-    Wan2.2's A14B has two transformers of one shape, its `experts`: one for the noisier steps and one for the others.
-    Wan2.2's 5B has a time for each token, which `expand_timesteps` tells. `files` are the single files that
-    transformers' weights come from. `guidance` tells whether a step has two passes.
+    Wan2.2 A14B has two transformers of the same shape, its `experts`: one for the noisier steps and one for the others.
+    Wan2.2 5B has a timestep per token (`expand_timesteps`). `files` are single files with transformers' weights.
+    `guidance` says whether a step has two passes.
     """
 
     transformer: TransformerShape
@@ -207,28 +201,29 @@ class ModelShape:
     guidance: bool = True
 
     @property
-    def kept(self) -> tuple[KeptShape, ...]:
-        """What each transformer takes where one is quantized: the other, if it is not, is in bf16. Else empty."""
-        quantized = tuple(file.kept for file in self.files if file.kept is not None)
+    def quantized(self) -> tuple[StoredBytes, ...]:
+        """The bytes of each transformer if one is quantized (an unquantized other is in bf16); else empty."""
+        quantized = tuple(file.quantized for file in self.files if file.quantized is not None)
         return quantized + (self.transformer.in_bf16,) * (self.experts - len(quantized)) if quantized else ()
 
     def with_files(self, files: tuple[FileShape, ...]) -> "ModelShape":
-        """The same with transformers' weights from files; raises UnsupportedModelError for one of another size."""
+        """A copy with transformers' weights from files. Raises UnsupportedModelError for another number of blocks."""
         for file in files:
-            if file.kept is not None and len(file.kept.blocks) != self.transformer.num_layers:
+            blocks = None if file.quantized is None else len(file.quantized.blocks)
+            if blocks not in (None, self.transformer.num_layers):
                 raise UnsupportedModelError(
-                    f"{file.name} has {len(file.kept.blocks)} blocks, the model {self.transformer.num_layers}."
+                    f"{file.name} has {blocks} blocks, but the model has {self.transformer.num_layers}."
                 )
         return replace(self, files=files)
 
     @property
     def grid(self) -> Grid:
-        """The sizes and lengths the pipeline can make."""
+        """The sizes and lengths that the pipeline can make."""
         _, rows, columns = self.transformer.patch_size
         return Grid.of(self.vae.scale_factor_spatial, (rows, columns), self.vae.scale_factor_temporal)
 
     def tokens(self, geometry: Geometry) -> int:
-        """How many tokens the transformer sees of a video."""
+        """The number of tokens of a video."""
         frames = (geometry.full_num_frames - 1) // self.vae.scale_factor_temporal + 1
         _, rows, columns = self.transformer.patch_size
         side = self.vae.scale_factor_spatial
@@ -240,7 +235,7 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """The shapes of the weights in a folder in diffusers' layout; raises UnsupportedModelError."""
+    """The shapes of a model in a folder of diffusers' layout. Raises UnsupportedModelError."""
     try:
         configs = {
             part: json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
@@ -251,18 +246,18 @@ def read_shape(folder: Path) -> ModelShape:
         configs["vae"]["parameters"] = _stored_parameters(folder / "vae")
         return parse_shape(configs)
     except (KeyError, TypeError, OSError) as error:
-        raise UnsupportedModelError(f"{folder} is not of a layout that can be planned for: {error}") from error
+        raise UnsupportedModelError(f"{folder} does not have a layout that can be planned for: {error}") from error
 
 
 def parse_shape(configs: Mapping[str, Mapping[str, Any]]) -> ModelShape:
-    """The shapes that the configurations of parts and pipeline describe; the VAE's also states its `parameters`.
+    """The shapes from the configurations of components and pipeline; the VAE's must also have its `parameters`.
 
-    Raises KeyError or TypeError for what is missing, UnsupportedModelError if there are two transformers that differ.
+    Raises KeyError or TypeError if a field is missing, UnsupportedModelError if two transformers differ in shape.
     """
     vae = configs["vae"]
     experts = [_transformer(configs[part]) for part in ("transformer", "transformer_2") if part in configs]
     if len(set(experts)) != 1:
-        raise UnsupportedModelError("The model's two transformers differ in shape, which no plan is made for.")
+        raise UnsupportedModelError("The model's two transformers differ in shape, which is not supported.")
     return ModelShape(
         transformer=experts[0],
         text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"])),
@@ -281,7 +276,7 @@ def _pick(shape: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stored_parameters(component: Path) -> int:
-    """How many numbers the safetensors files of a component hold, by their headers."""
+    """The number of parameters in a component's safetensors files, from their headers."""
     total = 0
     for path in component.glob("*.safetensors"):
         with path.open("rb") as file:

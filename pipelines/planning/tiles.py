@@ -1,19 +1,19 @@
-"""A frame in tiles: where they lie.
+"""Positions of the tiles of a frame.
 
-Neighbours overlap, to be faded into each other. All are of one size, so that none is decoded for a narrow remainder.
+Neighbours overlap and are blended. All tiles have the same size, so that none is decoded for a narrow remainder.
 """
 
 from math import ceil
 
 OVERLAP = 64
-"""Pixels, at least, that neighbours share."""
+"""The least overlap of neighbours in pixels."""
 
 Span = tuple[int, int]
-"""Where a tile begins, and where it ends, along one side."""
+"""Start and end of a tile along one side."""
 
 
 def spans(length: int, largest: int, overlap: int) -> list[Span]:
-    """As few tiles as cover a side: of one size, `largest` at most, and sharing `overlap` or more with the next."""
+    """The fewest tiles of one size that cover a side: at most `largest` long, sharing `overlap` or more."""
     if length <= largest:
         return [(0, length)]
     count = ceil((length - overlap) / (largest - overlap))

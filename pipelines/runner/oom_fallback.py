@@ -19,7 +19,7 @@ from pipelines.loading.device_plan import plan_here, shape_here, this_machine
 from pipelines.loading.load import CACHE
 from pipelines.planning.layout import Machine
 from pipelines.planning.learned_limits import LearnedLimits
-from pipelines.planning.planner import CLEARLY, evaluate, next_plan, plan
+from pipelines.planning.planner import NEXT_PEAK_SHARE, evaluate, next_plan, plan
 from pipelines.planning.shapes import ModelShape
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.result import RenderedVideo
@@ -152,7 +152,7 @@ class OutOfMemoryFallback:
             )
         log.warning("trying %s", lower.name)
         failed = evaluate(shape, geometry, machine, self._plan.layout).device_peak
-        if CLEARLY * machine.device_memory <= failed <= machine.device_memory:
+        if NEXT_PEAK_SHARE * machine.device_memory <= failed <= machine.device_memory:
             # with room to spare it was something else on the card, and without any the plan had not promised to fit
             self._limits.learn(self._card, lower.device_peak)
         self._plan = lower

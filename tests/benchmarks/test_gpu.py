@@ -82,8 +82,8 @@ def test_every_case_is_gone_through_in_small(
     assert json.loads((tmp_path / "record.json").read_text()) == json.loads(json.dumps(record))
     assert record["finished"]
     if name == "720p-8gb":
-        assert "GiB of the card for denoising, where 7.0 GiB is free" in record["does_not_fit"]
-        assert "does not fit: It would need" in row(judged(record))[1]
+        assert "GiB of GPU memory for denoising (7.0 GiB is free)" in record["does_not_fit"]
+        assert "does not fit: It needs" in row(judged(record))[1]
         assert record["stages"] == {}
         return
     assert "does_not_fit" not in record

@@ -41,7 +41,7 @@ def test_a_precision_may_be_set_for_it(typed: Typed) -> None:
     for ended in (asked, set_so):
         assert ended.returncode == 0, ended.stderr
         plan = json.loads(ended.stdout)
-        assert plan["choices"]["transformer weights"] == {"choice": "fp8 matmuls", "reason": "as chosen: fp8"}
+        assert plan["choices"]["transformer weights"] == {"choice": "fp8 matmuls", "reason": "as configured: fp8"}
         assert plan["relative_seconds_per_step"] < 1
     assert json.loads(typed(*args).stdout)["choices"]["transformer weights"]["choice"] == "bf16"
 
@@ -50,7 +50,7 @@ def test_a_plan_is_a_table_for_people(typed: Typed) -> None:
     shown = typed("plan", "--vram", "4", "--ram", "16").stdout
 
     assert "text encoder" in shown
-    assert "It would need" in shown
+    assert "It needs" in shown
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_quantized_file_is_planned_for_as_it_is(tmp_path: Path) -> None:
 
     assert chosen["choices"]["transformer weights"] == {
         "choice": "GGUF",
-        "reason": "tuned-Q8_0.gguf (Q8_0, float32): quantized already, and kept as it is",
+        "reason": "tuned-Q8_0.gguf (Q8_0, float32): already quantized, used as it is",
     }
     (tmp_path / "tuned-Q8_0.gguf").unlink()
     with pytest.raises(PlanRefusedError, match=r"No tuned-Q8_0\.gguf of .* Fetch it with `paddock pull --model wan"):

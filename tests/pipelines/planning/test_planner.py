@@ -52,7 +52,7 @@ def test_a_plan_keeps_within_its_budget_or_says_what_is_missing(
         assert chosen.host_peak <= host
         assert chosen.shortfall(machine) == ""
     else:
-        assert "It would need" in chosen.shortfall(machine)
+        assert "It needs" in chosen.shortfall(machine)
     # the matrices are at most all of it, and half their time is saved
     assert chosen.relative_seconds_per_step >= (0.5 if chosen.layout.precision.multiplies else 1)
 
@@ -115,9 +115,9 @@ def test_what_does_not_fit_is_told_with_its_size() -> None:
 
     sentence = made(VIDEOS["720p"], machine.device_memory, machine.host_memory).shortfall(machine)
 
-    assert "of the card for" in sentence
-    assert "where 4.0 GiB is free and" in sentence
-    assert "of host memory, where 4.0 GiB is free" in sentence
+    assert "of GPU memory for" in sentence
+    assert "(4.0 GiB is free) and" in sentence
+    assert "of host memory (4.0 GiB is free)." in sentence
 
 
 @given(video=SIZES, card=CARDS, host=HOSTS)
@@ -159,7 +159,7 @@ def test_a_precision_that_is_set_is_kept_to(
         chosen = plan(SHAPE, Geometry.fit(*VIDEOS["480p"], SHAPE.grid), machine)
         assert chosen.layout.precision is expected
         if expected is not Precision.BF16:
-            assert choices(chosen, SHAPE, machine)["transformer weights"].reason == f"as chosen: {setting}"
+            assert choices(chosen, SHAPE, machine)["transformer weights"].reason == f"as configured: {setting}"
 
 
 @pytest.mark.parametrize(

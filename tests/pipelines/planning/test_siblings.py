@@ -17,6 +17,7 @@ from pipelines.core.model import Fast, Lora, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.request import VideoParams
 from pipelines.planning.layout import GIB, Layout, Machine, Residence
+from pipelines.planning.memory_model import transformer_bytes
 from pipelines.planning.planner import plan
 from pipelines.planning.shapes import parse_shape, read_shape
 from pipelines.runner.oom_fallback import OutOfMemoryFallback
@@ -73,7 +74,8 @@ def test_the_catalogue_states_the_published_shapes(model: str, config: dict[str,
         transformer = WanTransformer3DModel(**config)
         vae = AutoencoderKLWan(**(WAN22_VAE if "5b" in model else {}))
 
-    assert shape.transformer.parameters == parameters == sum(p.numel() for p in transformer.parameters())
+    assert transformer_bytes(shape, Precision.BF16) == 2 * shape.experts * parameters
+    assert parameters == sum(p.numel() for p in transformer.parameters())
     assert shape.vae.parameters == sum(p.numel() for p in vae.parameters())
     assert shape.experts == (2 if "a14b" in model else 1)
     assert shape.grid == Grid.of(

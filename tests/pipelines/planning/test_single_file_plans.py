@@ -38,22 +38,22 @@ def test_what_is_measured_is_what_is_kept(mixed: Path, bare: Path) -> None:
 
     measured = single_file.measure(mixed)
 
-    kept = measured.kept
-    assert kept is not None
-    assert (measured.name, set(measured.forms)) == (
+    stored = measured.quantized
+    assert stored is not None
+    assert (measured.name, set(measured.formats)) == (
         "mixed.gguf",
         {"Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "bfloat16", "float16", "float32"},
     )
-    for index, size in enumerate(kept.blocks):
+    for index, size in enumerate(stored.blocks):
         assert size == sum(size for name, size in sizes.items() if name.startswith(f"blocks.{index}."))
-    assert kept.blocks[0] != kept.blocks[1]
-    assert sum(kept.blocks) + kept.others == sum(sizes.values())
+    assert stored.blocks[0] != stored.blocks[1]
+    assert sum(stored.blocks) + stored.others == sum(sizes.values())
     plain = (
         parameter.nbytes
         for name, parameter in module.named_parameters()
         if name.startswith("blocks.") and not isinstance(parameter, GGUFParameter)
     )
-    assert kept.converted == sum(plain)
+    assert stored.converted == sum(plain)
 
 
 @pytest.mark.parametrize("form", [form for form in SUPPORTED_GGUF_QUANT_TYPES if form is not Type.BF16])
@@ -106,16 +106,16 @@ def test_a_plan_counts_what_the_file_holds(wan_14b: ModelShape) -> None:
     down = wan_14b.transformer.width * wan_14b.transformer.ffn_dim
     block = (matrices - down) * 144 / 256 + down * 210 / 256
 
-    (kept,) = wan_14b.kept
-    assert kept.blocks[0] == pytest.approx(block, rel=0.002)
-    assert transformer_bytes(wan_14b, Precision.GGUF) == pytest.approx(40 * block + kept.others, rel=0.002)
-    assert kept.others == pytest.approx(transformer_bytes(plain, Precision.BF16) - 40 * 2 * matrices, rel=0.2)
+    (stored,) = wan_14b.quantized
+    assert stored.blocks[0] == pytest.approx(block, rel=0.002)
+    assert transformer_bytes(wan_14b, Precision.GGUF) == pytest.approx(40 * block + stored.others, rel=0.002)
+    assert stored.others == pytest.approx(transformer_bytes(plain, Precision.BF16) - 40 * 2 * matrices, rel=0.2)
     resident, streamed = (
         transformer_device_bytes(wan_14b, Layout(Precision.GGUF, residence, resident_blocks=blocks))
         for residence, blocks in ((Residence.RESIDENT, 0), (Residence.STREAMED, 30))
     )
     assert resident[0] == transformer_bytes(wan_14b, Precision.GGUF)
-    assert streamed == (30 * kept.blocks[0], 32 * kept.blocks[0] + kept.others)
+    assert streamed == (30 * stored.blocks[0], 32 * stored.blocks[0] + stored.others)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_quantized_file_is_kept_as_it_is_on_every_machine(
     assert chosen.device_peak < evaluate(replace(wan_14b, files=()), video, machine, Layout()).device_peak
     made = choices(chosen, wan_14b, machine)["transformer weights"]
     assert made.choice == "GGUF"
-    assert made.reason == "wan-Q4_K_M.gguf (Q4_K, Q6_K, float32): quantized already, and kept as it is"
+    assert made.reason == "wan-Q4_K_M.gguf (Q4_K, Q6_K, float32): already quantized, used as it is"
 
 
 def test_a_plain_file_is_planned_for_as_other_weights_are(state: State, bare: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_plain_file_is_planned_for_as_other_weights_are(state: State, bare: Pa
     assert shape.files == (FileShape("tuned.safetensors", ("float16",)),)
     assert plan(shape, video, machine) == plan(replace(shape, files=()), video, machine)
     made = choices(plan(shape, video, machine), shape, machine)["transformer weights"]
-    assert (made.choice, made.reason) == ("bf16", "from tuned.safetensors (float16); as published, and exact")
+    assert (made.choice, made.reason) == ("bf16", "from tuned.safetensors (float16); exact, as published")
 
 
 def test_a_file_of_something_else_has_no_plan(bare: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_file_of_something_else_has_no_plan(bare: Path, tmp_path: Path) -> Non
 
 
 def test_a_file_of_another_depth_has_no_plan(wan_14b: ModelShape) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"wan-Q4_K_M\.gguf has 40 blocks, the model 30"):
+    with pytest.raises(UnsupportedModelError, match=r"wan-Q4_K_M\.gguf has 40 blocks, but the model has 30"):
         replace(wan_14b, transformer=replace(wan_14b.transformer, num_layers=30)).with_files(wan_14b.files)
 
 
@@ -171,7 +171,7 @@ def test_what_is_measured_is_told_to_a_process_without_torch(
     monkeypatch.setattr("sys.argv", ["single_file", str(mixed)])
     single_file.main()
     (told,) = json.loads(capsys.readouterr().out)
-    assert (told["name"], told["kept"]["blocks"]) == ("mixed.gguf", list(measured_blocks(mixed)))
+    assert (told["name"], told["quantized"]["blocks"]) == ("mixed.gguf", list(measured_blocks(mixed)))
 
     monkeypatch.setattr("sys.argv", ["single_file", str(tmp_path / "gone.gguf")])
     single_file.main()
@@ -179,6 +179,6 @@ def test_what_is_measured_is_told_to_a_process_without_torch(
 
 
 def measured_blocks(path: Path) -> Mapping[int, int] | tuple[int, ...]:
-    kept = single_file.measure(path).kept
-    assert kept is not None
-    return kept.blocks
+    stored = single_file.measure(path).quantized
+    assert stored is not None
+    return stored.blocks

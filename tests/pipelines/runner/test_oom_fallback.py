@@ -168,7 +168,7 @@ def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # long steps, so that they are few
-    monkeypatch.setattr("pipelines.planning.planner.CLEARLY", 0.6)
+    monkeypatch.setattr("pipelines.planning.planner.NEXT_PEAK_SHARE", 0.6)
     fallback = OutOfMemoryFallback(SPEC, wan21, "cpu", cache=cache)
     asked = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
     rungs = rungs_below(wan21, fallback, SPEC.sizes[-1] if stage == "loading" else asked)

@@ -85,7 +85,7 @@ def test_a_model_that_does_not_fit_is_told_by_what_is_missing(
     found = examined(tmp_path, demo=False)
 
     assert found[DEFAULT_MODEL].verdict is Verdict.FAIL
-    assert "832x480 does not fit. It would need" in found[DEFAULT_MODEL].sentence
+    assert "832x480 does not fit. It needs" in found[DEFAULT_MODEL].sentence
     assert "paddock plan" in found[DEFAULT_MODEL].sentence
 
 
