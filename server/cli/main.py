@@ -25,7 +25,7 @@ from pipelines.core.precision import PrecisionSetting
 from pipelines.core.request import StepCaching
 from server import __version__
 from server.cli.client import Client, ClientError, UnreachableError
-from server.core.settings import ENV_PREFIX, Settings, UnreadableConfigError
+from server.core.settings import ENV_PREFIX, ConfigFileError, Settings
 
 if TYPE_CHECKING:
     from server.storage.db.api_keys import KeyRing
@@ -448,7 +448,7 @@ def _settings(config: Path | None, **options: Any) -> Settings:
         first = error.errors()[0]
         problem = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
         _refuse(f"{'.'.join(str(part) for part in first['loc'])}: {problem}")
-    except UnreadableConfigError as error:
+    except ConfigFileError as error:
         _refuse(str(error))
 
 

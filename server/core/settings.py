@@ -1,23 +1,27 @@
 """Every setting of the server, in one frozen object. The only module that reads the environment.
 
 A value comes from the first of: a command-line option, a PADDOCK_ variable, the file named by --config or
-PADDOCK_CONFIG, the default here (which `configs/server.toml` lists with a comment each).
+PADDOCK_CONFIG, the default here. `configs/server.toml` lists every default with a comment.
+
+The file groups settings in tables, one per section class here. Code may depend on the section it needs.
 """
 
 import os
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Annotated, Any
+from tomllib import loads as parse_toml
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, field_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from pipelines.core.model import Attention, Compile
@@ -28,74 +32,18 @@ from server.core.logging import LogFormat
 ENV_PREFIX = "PADDOCK_"
 
 
-class UnreadableConfigError(Exception):
-    """A configuration file that is missing, or that cannot be read as TOML."""
+class ConfigFileError(Exception):
+    """A configuration file that is missing, is not TOML, or has a table or key that does not exist."""
 
 
-class Settings(BaseSettings):
-    """All settings; times are in seconds, sizes in bytes."""
-
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+class ServerSettings(BaseModel):
+    """Where the server listens and what it serves; `stop_grace` in seconds."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    data_dir: Path = Path("~/.paddock")
-    database_url: str | None = Field(default=None, pattern=r"^postgresql(\+psycopg)?://")
-    demo: bool = False
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
-    precision: PrecisionSetting = PrecisionSetting.AUTO
-    attention: Attention = Attention.AUTO
-    compile: Compile = Compile.AUTO
-    step_cache: StepCaching = StepCaching.EXACT
-    models_dir: Path | None = None
-    preload: str | None = None
-    api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()
-    first_key: bool = False
-    allow_anonymous: bool = False
-    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/:]+$")], ...], NoDecode] = ()
-    cors_origins: Annotated[tuple[Annotated[str, Field(pattern=r"^https?://[^\s/]+$")], ...], NoDecode] = ()
     public_url: str | None = Field(default=None, pattern=r"^https?://")
-    url_ttl: float = Field(default=24 * 3600, gt=0)
-    max_num_generations: int = Field(default=4, ge=1, le=12)
-    max_queued: int = Field(default=10_000, ge=1)
-    max_queued_per_key: int | None = Field(default=None, ge=1)
-    max_overtakes: int = Field(default=4, ge=0)
-    max_prompt_chars: int = Field(default=10_000, ge=1)
-    max_body_bytes: int = Field(default=1_000_000, ge=1024)
-    head_timeout: float = Field(default=30.0, gt=0)
-    body_timeout: float = Field(default=30.0, gt=0)
-    event_replay: float = Field(default=10.0, ge=0)
-    cancel_grace: float = Field(default=30.0, gt=0)
-    worker_silence: float = Field(default=120.0, gt=1)
-    stall_floor: float = Field(default=120.0, gt=1)
-    stall_first: float = Field(default=3600.0, gt=1)
-    stall_load: float = Field(default=1800.0, gt=1)
-    unhealthy_after: int = Field(default=5, ge=1)
-    unhealthy_cooldown: float = Field(default=60.0, gt=0)
-    checkpoint_interval: float = Field(default=5.0, ge=0)
-    preview_interval: float = Field(default=1.0, ge=0)
+    demo: bool = False
     stop_grace: float = Field(default=10.0, gt=0)
-    lease: float = Field(default=60.0, gt=1)
-    idle_unload: float = Field(default=900.0, ge=0)
-    min_free_bytes: int = Field(default=2**30, ge=0)
-    retention_days: float = Field(default=0.0, ge=0)
-    retention_bytes: int = Field(default=0, ge=0)
-    retention_grace: float = Field(default=3600.0, ge=60)
-    log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
-    log_format: LogFormat = LogFormat.TEXT
-
-    @field_validator("data_dir", "models_dir")
-    @classmethod
-    def _expand_home(cls, path: Path | None) -> Path | None:
-        return path.expanduser().absolute() if path else path
-
-    @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
-    @classmethod
-    def _split(cls, listed: Any) -> Any:
-        """An environment variable is one text: what it lists is parted by commas there."""
-        if isinstance(listed, str):
-            return [one for part in listed.split(",") if (one := part.strip())]
-        return [one.strip() if isinstance(one, str) else one for one in listed] if isinstance(listed, list) else listed
 
     @property
     def is_loopback(self) -> bool:
@@ -105,43 +53,174 @@ class Settings(BaseSettings):
         except ValueError:
             return self.host == "localhost"
 
+
+class SecuritySettings(BaseModel):
+    """Who may use the server, and from which origins."""
+
+    api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()
+    first_key: bool = False
+    allow_anonymous: bool = False
+    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/:]+$")], ...], NoDecode] = ()
+    cors_origins: Annotated[tuple[Annotated[str, Field(pattern=r"^https?://[^\s/]+$")], ...], NoDecode] = ()
+
+    @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, listed: Any) -> Any:
+        """Split an environment variable at its commas."""
+        if isinstance(listed, str):
+            return [one for part in listed.split(",") if (one := part.strip())]
+        return [one.strip() if isinstance(one, str) else one for one in listed] if isinstance(listed, list) else listed
+
+
+class StorageSettings(BaseModel):
+    """Where records and files are kept, and for how long; sizes in bytes, `url_ttl` in seconds."""
+
+    data_dir: Path = Path("~/.paddock")
+    database_url: str | None = Field(default=None, pattern=r"^postgresql(\+psycopg)?://")
+    min_free_bytes: int = Field(default=2**30, ge=0)
+    retention_days: float = Field(default=0.0, ge=0)
+    retention_bytes: int = Field(default=0, ge=0)
+    url_ttl: float = Field(default=24 * 3600, gt=0)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand_data_dir(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @property
+    def records(self) -> str:
+        """The database's SQLAlchemy URL: a SQLite file in the data directory unless a database is named."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'paddock.db'}"
+
+
+class ModelSettings(BaseModel):
+    """Which models are served, and how they compute."""
+
+    models_dir: Path | None = None
+    preload: str | None = None
+    precision: PrecisionSetting = PrecisionSetting.AUTO
+    attention: Attention = Attention.AUTO
+    compile: Compile = Compile.AUTO
+    step_cache: StepCaching = StepCaching.EXACT
+
+    @field_validator("models_dir")
+    @classmethod
+    def _expand_models_dir(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path else path
+
+
+class DeviceSettings(BaseModel):
+    """Which devices are used, and how generations run on them; times in seconds."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
+    idle_unload: float = Field(default=900.0, ge=0)
+    checkpoint_interval: float = Field(default=5.0, ge=0)
+    preview_interval: float = Field(default=1.0, ge=0)
+    cancel_grace: float = Field(default=30.0, gt=0)
+
+
+class QueueSettings(BaseModel):
+    """What a request may ask for, and in which order generations run."""
+
+    max_num_generations: int = Field(default=4, ge=1, le=12)
+    max_queued: int = Field(default=10_000, ge=1)
+    max_queued_per_key: int | None = Field(default=None, ge=1)
+    max_overtakes: int = Field(default=4, ge=0)
+    max_prompt_chars: int = Field(default=10_000, ge=1)
+    max_body_bytes: int = Field(default=1_000_000, ge=1024)
+
+
+class LoggingSettings(BaseModel):
+    """What is logged, and in which form."""
+
+    log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
+    log_format: LogFormat = LogFormat.TEXT
+
+
+class AdvancedSettings(BaseModel):
+    """Timeouts and thresholds that rarely need a change; times in seconds."""
+
+    head_timeout: float = Field(default=30.0, gt=0)
+    body_timeout: float = Field(default=30.0, gt=0)
+    event_replay: float = Field(default=10.0, ge=0)
+    lease: float = Field(default=60.0, gt=1)
+    worker_silence: float = Field(default=120.0, gt=1)
+    stall_floor: float = Field(default=120.0, gt=1)
+    stall_first: float = Field(default=3600.0, gt=1)
+    stall_load: float = Field(default=1800.0, gt=1)
+    unhealthy_after: int = Field(default=5, ge=1)
+    unhealthy_cooldown: float = Field(default=60.0, gt=0)
+    retention_grace: float = Field(default=3600.0, ge=60)
+
+
+TABLES: Mapping[str, type[BaseModel]] = {
+    "server": ServerSettings,
+    "security": SecuritySettings,
+    "storage": StorageSettings,
+    "models": ModelSettings,
+    "devices": DeviceSettings,
+    "queue": QueueSettings,
+    "logging": LoggingSettings,
+    "advanced": AdvancedSettings,
+}
+"""The tables of a configuration file, and the settings in each."""
+
+TABLE_OF = {name: table for table, section in TABLES.items() for name in section.model_fields}
+
+
+class Settings(
+    ServerSettings,
+    SecuritySettings,
+    StorageSettings,
+    ModelSettings,
+    DeviceSettings,
+    QueueSettings,
+    LoggingSettings,
+    AdvancedSettings,
+    BaseSettings,
+):
+    """All settings."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    _file: ClassVar[Mapping[str, Any]] = {}
+    _warnings: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the server's owner should change in the configuration file, a sentence each."""
+        return self._warnings
+
     @property
     def names(self) -> tuple[str, ...]:
-        """The names the server goes by, besides addresses and localhost."""
+        """The host names the server goes by, besides addresses and localhost."""
         public = [] if self.public_url is None else [urlsplit(self.public_url).hostname or ""]
         return (*self.allowed_hosts, *public, self.host)
 
     @property
     def writers(self) -> tuple[str, ...]:
-        """The origins of other pages that may write: those named, and the server's own where a proxy renames it."""
+        """The origins whose pages may write: `cors_origins`, and the server's own where a proxy renames it."""
         if self.public_url is None:
             return self.cors_origins
         public = urlsplit(self.public_url)
         return (*self.cors_origins, f"{public.scheme}://{public.netloc}")
 
-    @property
-    def records(self) -> str:
-        """Where the records are, as a URL of SQLAlchemy's: a file in the data directory unless a database is named."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'paddock.db'}"
-
     @classmethod
     def load(cls, config: Path | None = None, **options: Any) -> "Settings":
         """Settings from the options given (None counts as not given), the environment and a TOML file.
 
-        Raises pydantic.ValidationError for a value out of its limits or a key that does not exist, and
-        UnreadableConfigError for a file that is missing or not TOML.
+        Raises pydantic.ValidationError for a value out of its limits, and ConfigFileError for a file that is missing,
+        that is not TOML, or that has a table or key that does not exist.
         """
         path = config or (Path(named).expanduser() if (named := os.environ.get(f"{ENV_PREFIX}CONFIG")) else None)
-        if path is not None and not path.is_file():
-            raise UnreadableConfigError(f"There is no configuration file {path}.")
+        values, warnings = ({}, []) if path is None else _read_file(path)
 
-        class FromFile(cls):  # type: ignore[valid-type, misc]
-            model_config = SettingsConfigDict(toml_file=path)
+        class WithFile(cls):  # type: ignore[valid-type, misc]
+            _file: ClassVar[Mapping[str, Any]] = values
 
-        try:
-            return FromFile(**{name: value for name, value in options.items() if value is not None})
-        except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
-            raise UnreadableConfigError(f"The configuration file {path} cannot be read: {error}") from error
+        settings: Settings = WithFile(**{name: value for name, value in options.items() if value is not None})
+        settings._warnings = tuple(warnings)
+        return settings
 
     @classmethod
     def settings_customise_sources(
@@ -153,4 +232,45 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Options, then environment, then file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, dict(cls._file))
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The settings of a configuration file, by name, and warnings about keys outside of their table."""
+    if not path.is_file():
+        raise ConfigFileError(f"There is no configuration file {path}.")
+    try:
+        content = parse_toml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
+        raise ConfigFileError(f"The configuration file {path} cannot be read: {error}") from error
+    values: dict[str, Any] = {}
+    for table in TABLES:
+        values |= _table(path, table, content.pop(table, {}))
+    warnings = []
+    # v0.1.0 had all keys outside of tables: they are read for one more version
+    for name, value in content.items():
+        if name not in TABLE_OF:
+            kind = "table" if isinstance(value, dict) else "setting"
+            raise ConfigFileError(f"The configuration file {path} has a {kind} {name}, which does not exist.")
+        if name in values:
+            raise ConfigFileError(
+                f"The configuration file {path} sets {name} twice: in the table [{TABLE_OF[name]}] and outside of it."
+            )
+        values[name] = value
+        warnings.append(
+            f"{path}: move {name} into the table [{TABLE_OF[name]}]. The next version does not read it outside of it."
+        )
+    return values, warnings
+
+
+def _table(path: Path, table: str, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ConfigFileError(f"The configuration file {path} has a setting {table}, which must be a table [{table}].")
+    for name in content:
+        if name in TABLES[table].model_fields:
+            continue
+        hint = f" It belongs in the table [{TABLE_OF[name]}]." if name in TABLE_OF else ""
+        raise ConfigFileError(
+            f"The configuration file {path} has a setting {name} in the table [{table}], which does not exist.{hint}"
+        )
+    return content

@@ -37,6 +37,8 @@ class StartRefusedError(Exception):
 def serve(settings: Settings) -> None:
     """Serve until a signal; raises StartRefusedError when something is missing."""
     configure(settings.log_level, settings.log_format)
+    for warning in settings.warnings:
+        log.warning("%s", warning)
     devices = prepare(settings)
     with listen(settings) as listening:
         app = create_app(settings, devices)

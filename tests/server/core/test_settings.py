@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.core.precision import PrecisionSetting
-from server.core.settings import Settings, UnreadableConfigError
+from server.core.settings import TABLES, ConfigFileError, Settings
 from server.runtime.app import load_catalogue
 
 FILE = Path(__file__).parents[3] / "configs" / "server.toml"
@@ -17,7 +17,7 @@ def test_an_option_beats_the_environment_beats_the_file_beats_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "server.toml"
-    config.write_text('port = 1\nhost = "127.0.0.2"\nlease = 90')
+    config.write_text('[server]\nport = 1\nhost = "127.0.0.2"\n[advanced]\nlease = 90')
     monkeypatch.setenv("PADDOCK_PORT", "2")
     monkeypatch.setenv("PADDOCK_HOST", "127.0.0.3")
 
@@ -28,14 +28,14 @@ def test_an_option_beats_the_environment_beats_the_file_beats_the_default(
 
 
 def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "server.toml").write_text("port = 7")
+    (tmp_path / "server.toml").write_text("[server]\nport = 7")
     monkeypatch.setenv("PADDOCK_CONFIG", str(tmp_path / "server.toml"))
 
     assert Settings.load().port == 7
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableConfigError, match=r"no configuration file .*missing\.toml"):
+    with pytest.raises(ConfigFileError, match=r"no configuration file .*missing\.toml"):
         Settings.load(tmp_path / "missing.toml")
 
 
@@ -43,13 +43,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.toml").write_bytes(content)
 
-    with pytest.raises(UnreadableConfigError, match=r"bad\.toml cannot be read"):
+    with pytest.raises(ConfigFileError, match=r"bad\.toml cannot be read"):
         Settings.load(tmp_path / "bad.toml")
 
 
 @pytest.mark.parametrize("key", ["", "  "])
 def test_an_empty_key_does_not_open_the_server(tmp_path: Path, key: str) -> None:
-    (tmp_path / "server.toml").write_text(f'api_keys = ["{key}"]')
+    (tmp_path / "server.toml").write_text(f'[security]\napi_keys = ["{key}"]')
 
     with pytest.raises(ValidationError, match="api_keys"):
         Settings.load(tmp_path / "server.toml")
@@ -61,13 +61,51 @@ def test_keys_in_the_environment_are_parted_by_commas(monkeypatch: pytest.Monkey
     assert Settings.load().api_keys == ("one", "two")
 
 
-def test_a_key_that_does_not_exist_and_a_value_out_of_range_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("prot = 8000", "has a setting prot, which does not exist"),
+        ("[server]\nprot = 8000", r"has a setting prot in the table \[server\], which does not exist\.$"),
+        ("[server]\nlease = 90", r"lease in the table \[server\], which does not exist\. .*belongs in .*\[advanced\]"),
+        ("[sever]\nport = 8000", "has a table sever, which does not exist"),
+        ("server = 8000", r"has a setting server, which must be a table \[server\]"),
+        ("port = 1\n[server]\nport = 2", r"sets port twice: in the table \[server\] and outside of it"),
+    ],
+)
+def test_what_does_not_exist_in_a_file_is_named(tmp_path: Path, content: str, sentence: str) -> None:
     config = tmp_path / "server.toml"
-    config.write_text("prot = 8000")
-    with pytest.raises(ValidationError, match="prot"):
+    config.write_text(content)
+
+    with pytest.raises(ConfigFileError, match=sentence):
         Settings.load(config)
-    with pytest.raises(ValidationError, match="port"):
-        Settings.load(port=70_000)
+
+
+def test_a_value_out_of_range_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text("[server]\nport = 70_000")
+
+    for load in (lambda: Settings.load(config), lambda: Settings.load(port=70_000)):
+        with pytest.raises(ValidationError, match="port"):
+            load()
+
+
+def test_a_flat_key_of_v0_1_0_is_read_with_a_warning(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text("lease = 90\n[server]\nport = 7")
+
+    settings = Settings.load(config)
+
+    assert (settings.lease, settings.port) == (90, 7)
+    (warning,) = settings.warnings
+    assert f"{config}: move lease into the table [advanced]" in warning
+    assert Settings.load(FILE).warnings == ()
+
+
+def test_every_setting_is_in_exactly_one_table() -> None:
+    names = [name for section in TABLES.values() for name in section.model_fields]
+
+    assert sorted(names) == sorted(Settings.model_fields)
+    assert not set(TABLES) & set(names)
 
 
 def test_the_precision_that_is_set_is_every_models() -> None:
@@ -82,11 +120,14 @@ def test_the_precision_that_is_set_is_every_models() -> None:
 
 
 def test_the_file_lists_every_setting_with_its_default() -> None:
-    text = FILE.read_text()
-    listed = tomllib.loads(text.replace("\n# models_dir", "\nmodels_dir").replace("\n# pre", "\npre"))
-    named = {line.split()[1] for line in text.splitlines() if line.startswith("# ") and " = " in line}
+    lines = FILE.read_text().splitlines()
+    # a setting without a default is shown as a comment
+    text = "\n".join(line.removeprefix("# ") if line.startswith("# ") and " = " in line else line for line in lines)
+    listed = tomllib.loads(text)
 
-    assert set(listed) | named == set(Settings.model_fields)
+    assert {table: set(names) for table, names in listed.items()} == {
+        table: set(section.model_fields) for table, section in TABLES.items()
+    }
     loaded = Settings.load(FILE)
     for name, field in Settings.model_fields.items():
         if name != "data_dir":
