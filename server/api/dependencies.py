@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from server.api.auth import Authenticator
+from server.api.links import Links
 from server.api.schemas.responses import ErrorBody, StatusName
 from server.core.errors import (
     BY_STATUS,
@@ -20,7 +21,6 @@ from server.core.errors import (
     UnavailableError,
     UnsupportedMediaTypeError,
 )
-from server.core.events import Live
 from server.core.generation import Status
 from server.service.service import Service
 from server.storage.db.records import Filters
@@ -137,24 +137,6 @@ async def read_filters(
 
 
 FiltersDep = Annotated[Filters, Depends(read_filters)]
-
-
-class Links:
-    """Makes the addresses of videos and previews, on the request's own base or the `public_url` setting."""
-
-    def __init__(self, base: str, artifacts: Artifacts) -> None:
-        self.base = base
-        self._artifacts = artifacts
-
-    def video(self, key: str | None) -> str | None:
-        """The signed address of a finished file."""
-        return None if key is None else f"{self.base}/api/files/{self._artifacts.sign(key)}"
-
-    def preview(self, generation_id: str, live: Live | None) -> str | None:
-        """The address of a generation's picture, another one for every picture; for its owner's key."""
-        if live is None or live.preview is None:
-            return None
-        return f"{self.base}/api/ai/queue/{generation_id}/preview?step={live.preview}"
 
 
 async def get_links(request: Request, service: ServiceDep, artifacts: ArtifactsDep) -> Links:

@@ -11,8 +11,8 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.errors import InvalidParamsError
 
@@ -92,3 +92,21 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+WEIGHTS_HEADER = "X-Paddock-Weights"
+
+
+class AnnounceDemo:
+    """Adds a header to every answer that says that demo weights serve."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def announcing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[WEIGHTS_HEADER] = "demo"
+            await send(message)
+
+        await self._app(scope, receive, announcing)

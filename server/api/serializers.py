@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.api.dependencies import Links
+from server.api.links import Links
 from server.core.events import Live
 from server.core.generation import Generation
 from server.storage.db.records import Placed

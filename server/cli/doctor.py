@@ -19,10 +19,11 @@ from pipelines.core.errors import CatalogueError, PipelineError
 from pipelines.hub import local as weights
 from pipelines.planning.layout import GIB
 from server.cli.plan import PlanRefusedError, for_model, machine
+from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
-from server.runtime.app import load_catalogue
+from server.runtime.preflight import StartRefusedError, check_keys, choose_devices, find_devices
 from server.runtime.probe import ProbeError, cuda_devices
-from server.runtime.server import StartRefusedError, check_keys, choose_devices, find_devices, listen
+from server.runtime.server import listen
 from server.storage.db.api_keys import are_there_any
 from server.storage.files.disk import try_out
 

@@ -74,7 +74,7 @@ def serve(
     """Serve the API until Ctrl-C."""
     # hardly anything of an import is garbage, and to look for it takes a fifth of the start
     gc.disable()
-    from server.runtime.server import StartRefusedError
+    from server.runtime.preflight import StartRefusedError
     from server.runtime.server import serve as run
 
     try:
@@ -257,7 +257,7 @@ def plan(
 ) -> None:
     """Show how a model would be laid out in memory, and why, on this machine or any other."""
     from server.cli.plan import PlanRefusedError, describe, find, for_model, machine, table
-    from server.runtime.app import load_catalogue
+    from server.core.catalogue import load_catalogue
 
     try:
         entry = find(load_catalogue(_settings(config, precision=precision)), model)

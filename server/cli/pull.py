@@ -16,8 +16,8 @@ from pipelines.hub.cache import free_bytes
 from pipelines.hub.download import DownloadCallback, download
 from pipelines.hub.listing import Listing, readable
 from pipelines.hub.lookup import look_up, look_up_files
+from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
-from server.runtime.app import load_catalogue
 
 LINE_SECONDS = 30.0
 """How often a line says how far it is where no terminal shows a bar."""

@@ -1,38 +1,26 @@
 """The composition root: settings in, application out."""
 
 import asyncio
-import fcntl
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import IO
-from uuid import uuid4
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.routing import iter_route_contexts
-from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.core.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
-from pipelines.core.model import ModelSpec
 from server import __version__
 from server.api.auth import Authenticator
-from server.api.middleware import BrowserGuard
+from server.api.error_handlers import add_error_handlers
+from server.api.middleware import AnnounceDemo, BrowserGuard
 from server.api.routes import events, files, generations, health, metrics, models, queue, videos, workbench
+from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
-from server.core.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 from server.core.events import Broker
 from server.core.settings import Settings
 from server.engine.interface import WorkerOptions
 from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.watchdog import Patience
+from server.runtime.data_dir import locked
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.metrics import Metrics
 from server.service.service import Service
@@ -49,14 +37,8 @@ from server.storage.retention import Retention
 
 log = logging.getLogger("paddock")
 
-WEIGHTS_HEADER = "X-Paddock-Weights"
 
 _CPU_PATIENCE = 24
-_OF_FILES = ("GET", "HEAD")
-
-
-class DataDirInUseError(Exception):
-    """Another server works on the data directory."""
 
 
 def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI:
@@ -120,7 +102,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     app.include_router(metrics.router)
     app.include_router(workbench.router)
     app.mount("/web", workbench.page_files())
-    _render_errors(app)
+    add_error_handlers(app)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
@@ -133,21 +115,8 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         origins=settings.writers,
     )
     if settings.demo:
-        app.add_middleware(_AnnounceDemo)
+        app.add_middleware(AnnounceDemo)
     return app
-
-
-def _as_set(spec: ModelSpec, settings: Settings) -> ModelSpec:
-    return replace(spec, precision=settings.precision, attention=settings.attention, compile=settings.compile)
-
-
-def load_catalogue(settings: Settings) -> dict[str, CatalogueEntry]:
-    """The built-in models and the user's own, in the precision that is set; raises CatalogueError."""
-    found = read_catalogue([BUILT_IN, *([settings.models_dir] if settings.models_dir else [])])
-    return {
-        model_id: entry.model_copy(update={"model": _as_set(entry.model, settings)})
-        for model_id, entry in found.items()
-    }
 
 
 def retention(settings: Settings, expiry: Expiry, artifacts: Artifacts) -> Retention:
@@ -159,38 +128,6 @@ def retention(settings: Settings, expiry: Expiry, artifacts: Artifacts) -> Reten
         max_bytes=settings.retention_bytes,
         grace=settings.retention_grace,
     )
-
-
-@contextmanager
-def locked(data_dir: Path) -> Iterator[str]:
-    """Hold a data directory for one server; the lock ends with the process, however it ends.
-
-    Yields the name under which the directory's servers, one after the other, are known to a database they share.
-    Raises DataDirInUseError at once if another server holds it.
-    """
-    data_dir.mkdir(parents=True, exist_ok=True)
-    # not for writing only: that would empty another server's
-    with (data_dir / "lock").open("a+") as lock:
-        _take(lock, data_dir)
-        yield _name_in(lock)
-
-
-def _take(lock: IO[str], data_dir: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DataDirInUseError(
-            f"Another Paddock server uses the data directory {data_dir}. Stop it, or choose another with --data-dir."
-        ) from None
-
-
-def _name_in(lock: IO[str]) -> str:
-    lock.seek(0)
-    if not (name := lock.read().strip()):
-        name = uuid4().hex
-        lock.write(name)
-        lock.flush()
-    return name
 
 
 def _engine(
@@ -216,59 +153,3 @@ def _engine(
         silence=settings.worker_silence,
         patience=Patience(floor=settings.stall_floor, first=first, load=settings.stall_load),
     )
-
-
-def _render_errors(app: FastAPI) -> None:
-    @app.exception_handler(PaddockError)
-    async def _paddock_error(_request: Request, error: PaddockError) -> Response:
-        return JSONResponse(error.body, error.status, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def _validation_error(_request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        ours = InvalidParamsError(f"{where}: {first['msg']}")
-        return JSONResponse(ours.body, ours.status)
-
-    @app.exception_handler(HTTPException)
-    async def _http_error(request: Request, error: HTTPException) -> Response:
-        kind = BY_STATUS.get(error.status_code, PaddockError)
-        headers, sentence, path = dict(error.headers or {}), str(error.detail), request.url.path
-        if kind is MethodNotAllowedError:
-            # the router names the methods of the first route that has the path, not of all
-            headers["Allow"] = ", ".join(_methods(app, path))
-            sentence = f"{path} takes {headers['Allow']}, not {request.method}."
-        if kind is ResourceNotFoundError:
-            sentence = f"There is no route {path}. /openapi.json lists all."
-        return JSONResponse(kind(sentence).body, error.status_code, headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
-        # nobody is there to read it; without it the log would be told of a fault
-        return Response(status_code=InvalidParamsError.status)
-
-    @app.exception_handler(Exception)
-    async def _unexpected(request: Request, _error: Exception) -> Response:
-        ours = PaddockError(f"{request.method} {request.url.path} failed. The server's log says more.")
-        return JSONResponse(ours.body, ours.status)
-
-
-def _methods(app: FastAPI, path: str) -> list[str]:
-    routes = iter_route_contexts(app.routes)
-    # a folder of files names no methods
-    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or _OF_FILES})
-
-
-class _AnnounceDemo:
-    """Adds a header to every answer that says that demo weights serve."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def announcing(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[WEIGHTS_HEADER] = "demo"
-            await send(message)
-
-        await self._app(scope, receive, announcing)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker, Event
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
-from server.runtime.app import load_catalogue, retention
+from server.runtime.app import retention
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.service import Service
 from server.storage.files.checkpoints import Checkpoints

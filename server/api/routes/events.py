@@ -8,7 +8,8 @@ from fastapi import APIRouter
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from server.api import serializers as rows
-from server.api.dependencies import Links, LinksDep, ServiceDep, TenantDep, gives
+from server.api.dependencies import LinksDep, ServiceDep, TenantDep, gives
+from server.api.links import Links
 from server.core.events import Event
 from server.core.generation import Status
 

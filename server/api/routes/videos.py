@@ -12,13 +12,13 @@ from server.api.dependencies import (
     ArtifactsDep,
     IdempotencyKey,
     JsonBody,
-    Links,
     LinksDep,
     ServiceDep,
     TenantDep,
     gives,
     json_body,
 )
+from server.api.links import Links
 from server.api.schemas.requests import EXAMPLE, SYNC_BODY
 from server.api.schemas.responses import VideosGenerated
 from server.core.errors import ConflictError, PaddockError

@@ -14,7 +14,7 @@ from pipelines.planning.layout import GIB
 from server.cli import doctor, plan
 from server.cli.doctor import Finding, Verdict, examine
 from server.core.settings import Settings
-from server.runtime import server as serve
+from server.runtime import preflight
 from tests.support.server_process import ServerProcess, free_port, model_on
 
 CARD = {"name": "cuda:0", "description": "Some card", "memory": 24 * GIB, "capability": [8, 9]}
@@ -24,7 +24,7 @@ CARD = {"name": "cuda:0", "description": "Some card", "memory": 24 * GIB, "capab
 def cards(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The CUDA devices that are found, with a PyTorch that can use them."""
     found = [dict(CARD)]
-    for module in (doctor, plan, serve):
+    for module in (doctor, plan, preflight):
         monkeypatch.setattr(module, "cuda_devices", lambda: found)
         if hasattr(module, "version"):
             monkeypatch.setattr(module, "version", lambda _: "2.13.0")
@@ -123,7 +123,7 @@ def test_what_is_wrong_comes_with_what_to_do(
 def test_a_build_of_torch_without_cuda_is_told(
     cards: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "version", lambda _: "2.13.0+cpu")
+    monkeypatch.setattr(preflight, "version", lambda _: "2.13.0+cpu")
 
     assert "pip install --force-reinstall torch" in bad(examined(tmp_path, demo=False))["cards"]
 

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.core.precision import PrecisionSetting
+from server.core.catalogue import load_catalogue
 from server.core.settings import TABLES, ConfigFileError, Settings
-from server.runtime.app import load_catalogue
 
 FILE = Path(__file__).parents[3] / "configs" / "server.toml"
 

@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from server.core.generation import Generation, Origin, Outcome, Status
-from server.runtime.app import DataDirInUseError, locked
+from server.runtime.data_dir import DataDirInUseError, locked
 from server.storage.db.connection import DatabaseUnusableError, open_database
 from server.storage.db.schema import metadata
 from tests.server.conftest import Inside, build, eventually

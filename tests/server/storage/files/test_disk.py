@@ -16,7 +16,7 @@ from server.core.generation import Outcome, Status
 from server.core.settings import Settings
 from server.engine.interface import GenerationFailedError
 from server.engine.protocol import Done, Run
-from server.runtime.server import StartRefusedError, check_data_dir, check_records
+from server.runtime.preflight import StartRefusedError, check_data_dir, check_records
 from server.storage.files.disk import Disk
 from tests.server.conftest import Inside, build, eventually
 from tests.support.server_process import SmallDisk

@@ -1,0 +1,130 @@
+"""What is checked before the server listens: a start that cannot work is refused with a reason."""
+
+import logging
+import os
+from importlib.metadata import version
+
+from pipelines.core.catalogue import CatalogueEntry
+from pipelines.core.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
+from server.core.catalogue import load_catalogue
+from server.core.settings import Settings
+from server.runtime.data_dir import DataDirInUseError, locked
+from server.runtime.probe import ProbeError, cuda_devices
+from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
+from server.storage.db.connection import DatabaseUnusableError, opened
+from server.storage.files.disk import try_out
+from server.storage.files.videos import Artifacts
+
+log = logging.getLogger("paddock")
+
+
+class StartRefusedError(Exception):
+    """The server cannot start like this; `str()` says what to do."""
+
+
+def prepare(settings: Settings) -> list[str]:
+    """Check what the server needs; returns the devices to serve on, as torch names."""
+    check_keys(settings)
+    check_data_dir(settings)
+    try:
+        catalogue = load_catalogue(settings)
+    except CatalogueError as error:
+        raise StartRefusedError(str(error)) from error
+    if settings.preload and settings.preload not in catalogue:
+        raise StartRefusedError(f"preload: Model not found: {settings.preload}")
+    devices = choose_devices(settings, list(catalogue.values()))
+    # last: a start that is refused must not have changed the schema
+    check_records(settings)
+    return devices
+
+
+def check_keys(settings: Settings) -> None:
+    """Raise StartRefusedError where strangers could reach the server and none would need a key."""
+    if settings.is_loopback or settings.api_keys or settings.first_key or settings.allow_anonymous:
+        return
+    try:
+        if are_there_any(settings.records):
+            return
+    except DatabaseUnusableError as error:
+        raise StartRefusedError(str(error)) from error
+    raise StartRefusedError(
+        f"Listening on {settings.host} would let anyone on the network use this machine. Make a key with "
+        "`paddock key add NAME` or set PADDOCK_API_KEYS; or set PADDOCK_ALLOW_ANONYMOUS=true if something else keeps "
+        "strangers out."
+    )
+
+
+def choose_devices(settings: Settings, entries: list[CatalogueEntry]) -> list[str]:
+    """The devices to serve these models on, once there is something to serve."""
+    if settings.demo:
+        return find_devices("cpu" if settings.device == "auto" else settings.device, otherwise="Leave out --device.")
+    check_weights(entries)
+    return find_devices(
+        settings.device,
+        otherwise="To try the server without one, start it with --demo; to run the real weights on the processor, "
+        "however slowly, with --device cpu.",
+    )
+
+
+def check_data_dir(settings: Settings) -> None:
+    """Write a little to the data directory; raises StartRefusedError when it cannot be used.
+
+    What fails later, when the server runs, is told to clients and tried again.
+    """
+    try:
+        with locked(settings.data_dir):
+            try_out(settings.data_dir)
+            Artifacts(settings.data_dir, settings.url_ttl)
+    except OSError as error:
+        raise StartRefusedError(f"The data directory {settings.data_dir} cannot be used: {_words(error)}.") from error
+    except DataDirInUseError as error:
+        raise StartRefusedError(str(error)) from error
+
+
+def check_records(settings: Settings) -> None:
+    """Bring the records to this version's schema; raises StartRefusedError when they cannot be used."""
+    try:
+        with locked(settings.data_dir), opened(settings.records) as engine:
+            ring = KeyRing(engine)
+            if settings.first_key and not settings.api_keys and not ring.all():
+                log.warning("Made an API key, which is shown only now: %s", ring.add(FIRST))
+    except (DataDirInUseError, DatabaseUnusableError) as error:
+        raise StartRefusedError(str(error)) from error
+
+
+def _words(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def check_weights(entries: list[CatalogueEntry]) -> None:
+    """Raise StartRefusedError unless at least one model has its weights here."""
+    from pipelines.hub import local as weights
+
+    problems = []
+    for entry in entries:
+        try:
+            weights.locate(entry.model)
+        except (WeightsNotFoundError, UnsupportedModelError) as error:
+            problems.append(str(error))
+        else:
+            return
+    raise StartRefusedError(f"{problems[0]} To try the server without them, start it with --demo.")
+
+
+def find_devices(wanted: str, otherwise: str) -> list[str]:
+    """The devices to serve on, as torch names."""
+    if wanted == "cpu":
+        return ["cpu"]
+    try:
+        found = cuda_devices()
+    except ProbeError as error:
+        raise StartRefusedError(str(error)) from error
+    names = [device["name"] for device in found if wanted in ("auto", device["name"])]
+    if names and version("torch").endswith("+cpu"):
+        raise StartRefusedError(
+            f"{found[0]['description']} was found, but the installed PyTorch is a build without CUDA. "
+            "Install one with it: pip install --force-reinstall torch."
+        )
+    if not names:
+        raise StartRefusedError(f"No CUDA device{'' if wanted == 'auto' else ' ' + wanted} was found. {otherwise}")
+    return names
