@@ -28,7 +28,8 @@ from pipelines.demo.folder import demo_folder
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from server.cli.client import read_events
-from server.core.estimator import Run, rest_seconds, step_seconds
+from server.core.durations import RunDurations
+from server.core.estimator import rest_seconds, step_seconds
 from tests.support.server_process import MODEL, ServerProcess
 
 MIB = 2**20
@@ -67,7 +68,7 @@ GRID = [
 """From small to large, so that the most memory held so far is each one's own."""
 
 
-def grid() -> tuple[list[Run], list[tuple[str, ...]], list[dict[str, Any]]]:
+def grid() -> tuple[list[RunDurations], list[tuple[str, ...]], list[dict[str, Any]]]:
     """Make every video of the grid: what each took, as rows and as figures."""
     runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
     runs, rows, figures = [], [], []
@@ -80,14 +81,14 @@ def grid() -> tuple[list[Run], list[tuple[str, ...]], list[dict[str, Any]]]:
             step = (denoising[-1].seconds - denoising[0].seconds) / size.steps
             rest = reports[-1].seconds - denoising[-1].seconds
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
-            runs.append(Run(size.pixels, step, rest))
+            runs.append(RunDurations(size.pixels, step, rest))
             rows.append((str(size), f"{step:.3f} s", f"{rest:.2f} s", f"{memory:.0f} MiB"))
             figures.append({"size": str(size), "pixels": size.pixels, "step_s": step, "rest_s": rest, "mib": memory})
             print("  ".join(rows[-1]), file=sys.stderr)
     return runs, rows, figures
 
 
-def law(runs: Sequence[Run]) -> dict[str, float]:
+def law(runs: Sequence[RunDurations]) -> dict[str, float]:
     """How far a size is from what the others foretell of it: medians of the relative errors."""
     steps, rests = [], []
     for run in runs:

@@ -7,6 +7,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.core.catalogue import CatalogueEntry
+from server.core.durations import Durations
 from server.core.logging import LogFormat
 from server.engine.protocol import DeviceMemory, Done, Ready, Run, RunReport
 
@@ -90,6 +91,10 @@ class Engine(Protocol):
     @property
     def state(self) -> EngineState:
         """What it holds now."""
+
+    @property
+    def durations(self) -> Durations:
+        """The times that the last runs on this device took, which the engine records."""
 
     async def load(self, entry: CatalogueEntry) -> Ready:
         """Have a model ready, starting the worker if need be; raises LoadFailedError or WorkerDiedError."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pipelines.core.model import ModelSpec
-from pipelines.core.progress import GenerationStats, Stage
+from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
 VERSION = 7
@@ -161,6 +161,11 @@ class Progressed(_About):
     steps: int
     fraction: float
     seconds: float
+
+    @property
+    def progress(self) -> Progress:
+        """The same without the attempt."""
+        return Progress(self.stage, self.step, self.steps, self.fraction, self.seconds)
 
 
 class Checkpointed(_About):

@@ -143,9 +143,6 @@ class AttemptRunner:
         finally:
             self._claims.end_preview(running)
         device.stats += done.stats
-        # another plan than the one it began with would have taken another time
-        if running.forecast is not None and done.fingerprint == running.fingerprint:
-            running.forecast.end()
         return done
 
     async def _run(self, running: RunningAttempt, params: VideoParams) -> Finish:
@@ -165,7 +162,7 @@ class AttemptRunner:
             checkpoint=checkpoint_key(id_),
             preview=preview_key(id_),
         )
-        running.forecast = device.estimator.begin(running.held.model, running.fingerprint or {}, params)
+        running.forecast = device.estimator.begin(running.fingerprint or {}, params)
         return await device.engine.run(run, note)
 
     def _check(self, running: RunningAttempt) -> None:

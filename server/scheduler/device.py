@@ -36,7 +36,7 @@ class Device:
     def __init__(self, engine: Engine, tolerance: Tolerance) -> None:
         self.engine = engine
         self.circuit = CircuitBreaker(tolerance)
-        self.estimator = Estimator()
+        self.estimator = Estimator(engine.durations)
         self.requests: deque[LoadRequest | UnloadRequest] = deque()
         """The oldest first. The one that is being applied stays until it is done."""
         self.load_errors: dict[str, str] = {}

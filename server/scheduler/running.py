@@ -5,7 +5,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from pipelines.core.progress import Progress
 from server.core.estimator import Forecast
 from server.core.events import Live
 from server.core.generation import Generation
@@ -34,8 +33,7 @@ class RunningAttempt:
 
     def advance(self, report: Progressed) -> None:
         """Take over the progress that a worker reports."""
-        now = Progress(report.stage, report.step, report.steps, report.fraction, report.seconds)
-        eta = None if self.forecast is None else self.forecast.remaining(now)
+        eta = None if self.forecast is None else self.forecast.remaining(report.progress)
         self._reported_at = time.monotonic()
         self.live = Live(report.fraction, eta, report.stage, report.step, report.steps, self.live.preview)
         # a generation that starts over has left its checkpoint aside

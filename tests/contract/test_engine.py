@@ -158,6 +158,9 @@ async def test_a_run_leaves_its_file_and_tells_every_step(engine: SubprocessEngi
     assert [report.step for report in reports if report.stage is Stage.DENOISE] == [0, 1, 2, 3]
     assert reports[-1].fraction == 1.0
     assert {(report.generation_id, report.attempt) for report in reports} == {("g", 1)}
+    # what the run took is recorded, its file included
+    assert engine.durations.totals[-1] == reports[-1].seconds
+    assert engine.durations.runs_of_model(ENTRY.id, PARAMS)[-1].step > 0
 
 
 async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(engine: SubprocessEngine) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.progress import GenerationStats, Stage
+from server.core.durations import Durations
 from server.engine.interface import (
     EngineState,
     Finish,
@@ -27,6 +28,7 @@ class FakeEngine:
 
     def __init__(self, folder: Path, device: str = "fake") -> None:
         self.state = EngineState(device=device)
+        self.durations = Durations()
         self.folder = folder
         self.loads: list[str] = []
         self.runs: list[Run] = []
@@ -58,17 +60,29 @@ class FakeEngine:
         self.runs.append(job)
         self._cancelled.clear()
         self._suspended.clear()
-        self._tell = on_report
+        timer = self.durations.begin(self.state.model_id or "", {"engine": "fake"}, job.params)
+
+        def tell(report: RunReport) -> None:
+            if isinstance(report, Progressed):
+                timer.note(report.progress)
+            on_report(report)
+
+        self._tell = tell
         self.show(job)
-        on_report(self.report(job, 0.5))
+        tell(self.report(job, 0.5))
         behaviour = self.script.pop(0) if self.script else self.finish
         result = behaviour(job)
         if asyncio.iscoroutine(result):
             result = await result
-        if isinstance(result, Done):
-            return whole(result)
-        assert callable(result)
-        return result
+        finish = whole(result) if isinstance(result, Done) else result
+        assert callable(finish)
+
+        async def finish_and_record() -> Done:
+            done: Done = await finish()
+            timer.succeed(done.fingerprint)
+            return done
+
+        return finish_and_record
 
     @staticmethod
     def report(job: Run, fraction: float) -> Progressed:

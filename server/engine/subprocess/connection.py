@@ -30,7 +30,6 @@ from server.engine.protocol import (
     Rendered,
     Report,
     Run,
-    RunReport,
 )
 from server.engine.subprocess.environment import environment
 from server.engine.watchdog import TICK, AwakeClock, Watch
@@ -128,7 +127,7 @@ class Connection:
         await self.send(run)
 
     async def finish(
-        self, about: Attempt, silence: float, watch: Watch, on_report: Callable[[RunReport], None]
+        self, about: Attempt, silence: float, watch: Watch, on_report: Callable[[Progressed], None]
     ) -> Done:
         """Wait for the file of a video that was rendered here."""
         inbox = self._files[about]

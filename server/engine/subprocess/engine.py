@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from pipelines.core.catalogue import CatalogueEntry
+from server.core.durations import Durations, RunTimer
 from server.engine.interface import (
     EngineState,
     Finish,
@@ -23,6 +24,7 @@ from server.engine.protocol import (
     Cancel,
     Cancelled,
     Checkpointed,
+    Done,
     Failed,
     Hello,
     Load,
@@ -73,7 +75,8 @@ class SubprocessEngine:
         self._cancel_grace = cancel_grace
         self._silence = silence
         self._clock = AwakeClock()
-        self._watchdog = Watchdog(patience or Patience(), self._clock)
+        self.durations = Durations(self._clock)
+        self._watchdog = Watchdog(patience or Patience(), self.durations)
         self._fingerprint: dict[str, str] = {}
         self._connection: Connection | None = None
         self._running: Attempt | None = None
@@ -126,7 +129,8 @@ class SubprocessEngine:
         connection = self._connection
         if connection is None or not connection.is_alive:
             raise WorkerDiedError("it ended before the run began")
-        watch = self._watchdog.watch_run(self._fingerprint, run.params)
+        timer = self.durations.begin(self._state.model_id or "", self._fingerprint, run.params)
+        watch = self._watchdog.watch_run(timer)
         try:
             self._running = about = run.about
             self._idle.clear()
@@ -136,7 +140,18 @@ class SubprocessEngine:
             watch.end()
             self._running = None
             self._idle.set()
-        return lambda: connection.finish(about, self._silence, self._watchdog.watch_file(), on_report)
+        return lambda: self._finish(connection, about, timer, on_report)
+
+    async def _finish(
+        self, connection: Connection, about: Attempt, timer: RunTimer, on_report: Callable[[RunReport], None]
+    ) -> Done:
+        def note(report: Progressed) -> None:
+            timer.note(report.progress)
+            on_report(report)
+
+        done = await connection.finish(about, self._silence, self._watchdog.watch_file(), note)
+        timer.succeed(done.fingerprint)
+        return done
 
     async def _until_rendered(
         self,
@@ -153,7 +168,7 @@ class SubprocessEngine:
                 continue
             match report:
                 case Progressed():
-                    watch.note(report)
+                    watch.note(report.progress)
                     on_report(report)
                 case Checkpointed() | Previewed():
                     on_report(report)

@@ -7,7 +7,8 @@ import pytest
 
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import StepCaching, VideoParams
-from server.core.estimator import Estimator, Forecast, Run, rest_seconds, step_seconds
+from server.core.durations import Durations, RunDurations, RunTimer
+from server.core.estimator import Estimator, Forecast, rest_seconds, step_seconds
 
 PARAMS = VideoParams("an ox", " ", 100, 100, 10, 10, 5.0, 0)
 MODEL = "wan"
@@ -38,17 +39,22 @@ def reports(params: VideoParams, since: int = 0, slower: float = 1.0) -> Iterato
         yield Progress(Stage.DECODE, group, 4, 0.82 + 0.18 * group / 4, seconds + part)
 
 
+def begin(estimator: Estimator, params: VideoParams) -> tuple[Forecast, RunTimer]:
+    """What follows a run, and what records it."""
+    return estimator.begin(FINGERPRINT, params), estimator._durations.begin(MODEL, FINGERPRINT, params)
+
+
 def run(estimator: Estimator, params: VideoParams = PARAMS, since: int = 0, slower: float = 1.0) -> list[float | None]:
     """Go through a run; what was foretold at each report, over what then came, is returned as the error in seconds."""
-    forecast = estimator.begin(MODEL, FINGERPRINT, params)
-    told = [(now, forecast.remaining(now)) for now in reports(params, since, slower)]
+    forecast, timer = begin(estimator, params)
+    told = [(now, forecast.remaining(now), timer.note(now)) for now in reports(params, since, slower)]
     end = told[-1][0].seconds
-    forecast.end()
-    return [None if left is None else abs(left - (end - now.seconds)) / end for now, left in told]
+    timer.succeed(FINGERPRINT)
+    return [None if left is None else abs(left - (end - now.seconds)) / end for now, left, _ in told]
 
 
 def test_the_first_run_is_a_guess_and_the_next_is_known() -> None:
-    estimator = Estimator()
+    estimator = Estimator(Durations())
     first = run(estimator)
     assert first[0] is None
     assert first[1] is None
@@ -69,7 +75,7 @@ def test_the_first_run_is_a_guess_and_the_next_is_known() -> None:
     ],
 )
 def test_two_sizes_tell_of_every_other(other: VideoParams) -> None:
-    estimator = Estimator()
+    estimator = Estimator(Durations())
     run(estimator)
     run(estimator, replace(PARAMS, num_frames=80))
 
@@ -77,7 +83,7 @@ def test_two_sizes_tell_of_every_other(other: VideoParams) -> None:
 
 
 def test_one_size_tells_roughly_of_another() -> None:
-    estimator = Estimator()
+    estimator = Estimator(Durations())
     run(estimator)
 
     first = run(estimator, replace(PARAMS, num_frames=20))[0]
@@ -87,10 +93,10 @@ def test_one_size_tells_roughly_of_another() -> None:
 
 
 def test_steps_that_a_single_other_size_foretold_wrongly_say_nothing_of_the_rest() -> None:
-    estimator = Estimator()
+    estimator = Estimator(Durations())
     run(estimator)
 
-    forecast = estimator.begin(MODEL, FINGERPRINT, replace(PARAMS, num_frames=20))
+    forecast = estimator.begin(FINGERPRINT, replace(PARAMS, num_frames=20))
     told = [(now, forecast.remaining(now)) for now in reports(replace(PARAMS, num_frames=20), slower=3.0)]
 
     denoised = next(left for now, left in told if now.stage is Stage.DENOISE and now.step == now.steps)
@@ -98,7 +104,7 @@ def test_steps_that_a_single_other_size_foretold_wrongly_say_nothing_of_the_rest
 
 
 def test_a_device_that_has_become_slower_is_believed() -> None:
-    estimator = Estimator()
+    estimator = Estimator(Durations())
     run(estimator)
 
     errors = run(estimator, slower=3.0)
@@ -118,15 +124,15 @@ def test_a_device_that_has_become_slower_is_believed() -> None:
     ],
 )
 def test_what_is_computed_otherwise_is_learned_apart(other: VideoParams) -> None:
-    estimator = Estimator()
+    estimator = Estimator(Durations())
     run(estimator)
 
-    assert estimator.begin(MODEL, FINGERPRINT, other).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
-    assert estimator.begin(MODEL, {}, PARAMS).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
+    assert estimator.begin(FINGERPRINT, other).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
+    assert estimator.begin({}, PARAMS).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
 
 
 def test_a_run_that_was_taken_up_again_is_foretold_and_learned_from() -> None:
-    estimator = Estimator()
+    estimator = Estimator(Durations())
     run(estimator, since=6)
 
     # that it was taken up is not known before its first report of denoising
@@ -135,7 +141,7 @@ def test_a_run_that_was_taken_up_again_is_foretold_and_learned_from() -> None:
 
 
 def test_a_run_taken_up_after_its_last_step_teaches_nothing() -> None:
-    estimator = Estimator()
+    estimator = Estimator(Durations())
     run(estimator, since=10)
 
     assert run(estimator)[0] is None
@@ -144,20 +150,21 @@ def test_a_run_taken_up_after_its_last_step_teaches_nothing() -> None:
 def test_where_later_steps_are_cheaper_the_whole_is_known() -> None:
     params = replace(PARAMS, step_cache=StepCaching.FAST)
 
-    def uneven(forecast: Forecast) -> list[tuple[float, float | None]]:
+    def uneven(forecast: Forecast, timer: RunTimer) -> list[tuple[float, float | None]]:
         seconds, told = 0.0, []
         for step in range(11):
             now = Progress(Stage.DENOISE, step, 10, 0.02 + 0.08 * step, seconds)
+            timer.note(now)
             told.append((seconds, forecast.remaining(now)))
             # the first five are computed, of the others each second one
             seconds += 1.0 if step < 5 or step % 2 else 0.0
-        forecast.end()
+        timer.succeed(FINGERPRINT)
         return told
 
-    estimator = Estimator()
-    uneven(estimator.begin(MODEL, FINGERPRINT, params))
+    estimator = Estimator(Durations())
+    uneven(*begin(estimator, params))
 
-    told = uneven(estimator.begin(MODEL, FINGERPRINT, params))
+    told = uneven(*begin(estimator, params))
 
     end = told[-1][0]
     assert all(left is not None and abs(left - (end - seconds)) <= 1.0 for seconds, left in told[:-1])
@@ -166,9 +173,9 @@ def test_where_later_steps_are_cheaper_the_whole_is_known() -> None:
 @pytest.mark.parametrize("law", [step_seconds, rest_seconds])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_what_is_known_is_foretold_and_noise_makes_no_work_free(
-    law: Callable[[list[Run], int], float | None], sign: int
+    law: Callable[[list[RunDurations], int], float | None], sign: int
 ) -> None:
-    runs = [Run(PIXELS, 1.0, 1.0), Run(2 * PIXELS, 1.0 + sign * 0.9, 1.0 + sign * 0.9)]
+    runs = [RunDurations(PIXELS, 1.0, 1.0), RunDurations(2 * PIXELS, 1.0 + sign * 0.9, 1.0 + sign * 0.9)]
 
     foretold = [law(runs, pixels) for pixels in (1, PIXELS, 2 * PIXELS, 20 * PIXELS)]
 
@@ -177,7 +184,7 @@ def test_what_is_known_is_foretold_and_noise_makes_no_work_free(
 
 
 def test_what_has_not_begun_is_foretold_by_its_kind_or_else_by_what_is_typical() -> None:
-    estimator = Estimator()
+    estimator = Estimator(Durations())
     assert estimator.typical is None
     assert estimator.total(MODEL, PARAMS) is None
     run(estimator)

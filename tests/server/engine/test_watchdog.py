@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.core.progress import Stage
+from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import VideoParams
-from server.engine.protocol import Progressed
+from server.core.durations import Durations
 from server.engine.watchdog import FACTOR, TICK, AwakeClock, Patience, RunWatch, Watch, Watchdog
 
 PATIENCE = Patience(floor=120, first=3600, load=1800)
@@ -39,13 +39,24 @@ def time() -> Time:
     return Time()
 
 
+class WatchdogOfOne(Watchdog):
+    """A watchdog, and the durations that it reads."""
+
+    def __init__(self, patience: Patience, durations: Durations) -> None:
+        super().__init__(patience, durations)
+        self.durations = durations
+
+    def begin(self, fingerprint: dict[str, str], params: VideoParams) -> RunWatch:
+        return self.watch_run(self.durations.begin("wan", fingerprint, params))
+
+
 @pytest.fixture
-def dog(time: Time) -> Watchdog:
-    return Watchdog(PATIENCE, time.clock)
+def dog(time: Time) -> WatchdogOfOne:
+    return WatchdogOfOne(PATIENCE, Durations(time.clock))
 
 
-def at(stage: Stage, step: int, steps: int = 4) -> Progressed:
-    return Progressed(generation_id="g", attempt=1, stage=stage, step=step, steps=steps, fraction=0.5, seconds=1.0)
+def at(stage: Stage, step: int, steps: int = 4) -> Progress:
+    return Progress(stage, step, steps, fraction=0.5, seconds=1.0)
 
 
 def denoise(watch: RunWatch, time: Time, *seconds: float) -> None:
@@ -58,8 +69,8 @@ def denoise(watch: RunWatch, time: Time, *seconds: float) -> None:
         watch.note(at(Stage.DENOISE, step))
 
 
-def finish(dog: Watchdog, time: Time, params: VideoParams, *seconds: float) -> None:
-    watch = dog.watch_run(PLAN, params)
+def finish(dog: WatchdogOfOne, time: Time, params: VideoParams, *seconds: float) -> None:
+    watch = dog.begin(PLAN, params)
     denoise(watch, time, *seconds)
     watch.note_done()
     watch.end()
@@ -73,8 +84,8 @@ def patience_of(watch: Watch, time: Time) -> float:
     return time.now - begun - 1
 
 
-def test_a_first_step_may_take_long_and_the_others_as_long_as_it_tells(dog: Watchdog, time: Time) -> None:
-    watch = dog.watch_run(PLAN, SMALL)
+def test_a_first_step_may_take_long_and_the_others_as_long_as_it_tells(dog: WatchdogOfOne, time: Time) -> None:
+    watch = dog.begin(PLAN, SMALL)
     denoise(watch, time)
     assert watch.bound == PATIENCE.first
 
@@ -85,15 +96,15 @@ def test_a_first_step_may_take_long_and_the_others_as_long_as_it_tells(dog: Watc
     assert watch.overdue() == "it made no progress for 6000 seconds while denoising and was killed"
 
 
-def test_quick_steps_leave_the_floor(dog: Watchdog, time: Time) -> None:
-    watch = dog.watch_run(PLAN, SMALL)
+def test_quick_steps_leave_the_floor(dog: WatchdogOfOne, time: Time) -> None:
+    watch = dog.begin(PLAN, SMALL)
     denoise(watch, time, 2.0, 1.0)
 
     assert patience_of(watch, time) == PATIENCE.floor
 
 
-def test_the_same_place_once_more_is_no_progress(dog: Watchdog, time: Time) -> None:
-    watch = dog.watch_run(PLAN, SMALL)
+def test_the_same_place_once_more_is_no_progress(dog: WatchdogOfOne, time: Time) -> None:
+    watch = dog.begin(PLAN, SMALL)
     denoise(watch, time, 2.0)
     for _ in range(300):
         time.pass_(0.5)
@@ -102,9 +113,9 @@ def test_the_same_place_once_more_is_no_progress(dog: Watchdog, time: Time) -> N
     assert watch.overdue() is not None
 
 
-def test_what_a_run_took_is_expected_of_the_next_even_by_another_worker(dog: Watchdog, time: Time) -> None:
+def test_what_a_run_took_is_expected_of_the_next_even_by_another_worker(dog: WatchdogOfOne, time: Time) -> None:
     finish(dog, time, SMALL, 300, 20, 20)
-    watch = dog.watch_run(PLAN, SMALL)
+    watch = dog.begin(PLAN, SMALL)
     denoise(watch, time)
     assert watch.bound == FACTOR * 300
 
@@ -113,9 +124,9 @@ def test_what_a_run_took_is_expected_of_the_next_even_by_another_worker(dog: Wat
     assert watch.bound == FACTOR * 20, "the first step, with compiling in it, says nothing of the others"
 
 
-def test_a_larger_video_is_given_more_and_a_smaller_one_no_less(dog: Watchdog, time: Time) -> None:
+def test_a_larger_video_is_given_more_and_a_smaller_one_no_less(dog: WatchdogOfOne, time: Time) -> None:
     finish(dog, time, SMALL, 20, 20)
-    larger, smaller = dog.watch_run(PLAN, LARGE), dog.watch_run(PLAN, replace(SMALL, num_frames=5))
+    larger, smaller = dog.begin(PLAN, LARGE), dog.begin(PLAN, replace(SMALL, num_frames=5))
     for watch in (larger, smaller):
         denoise(watch, time)
 
@@ -125,52 +136,52 @@ def test_a_larger_video_is_given_more_and_a_smaller_one_no_less(dog: Watchdog, t
 
 @pytest.mark.parametrize(("seconds", "bound"), [(15, PATIENCE.first), (500, FACTOR * 500)])
 def test_what_is_far_from_known_is_as_if_new_but_never_less_than_known(
-    dog: Watchdog, time: Time, seconds: float, bound: float
+    dog: WatchdogOfOne, time: Time, seconds: float, bound: float
 ) -> None:
     finish(dog, time, replace(SMALL, width=16, height=16, num_frames=1), seconds)
-    watch = dog.watch_run(PLAN, LARGE)
+    watch = dog.begin(PLAN, LARGE)
     denoise(watch, time)
 
     assert watch.bound == bound
 
 
-def test_another_plan_is_learned_anew(dog: Watchdog, time: Time) -> None:
+def test_another_plan_is_learned_anew(dog: WatchdogOfOne, time: Time) -> None:
     finish(dog, time, SMALL, 2, 2)
-    watch = dog.watch_run({"plan": "streamed"}, SMALL)
+    watch = dog.begin({"plan": "streamed"}, SMALL)
     denoise(watch, time)
 
     assert watch.bound == PATIENCE.first
 
 
-def test_one_slow_run_is_forgotten_after_some(dog: Watchdog, time: Time) -> None:
+def test_one_slow_run_is_forgotten_after_some(dog: WatchdogOfOne, time: Time) -> None:
     finish(dog, time, SMALL, 300, 300)
     for _ in range(8):
         finish(dog, time, SMALL, 20, 20)
-    watch = dog.watch_run(PLAN, SMALL)
+    watch = dog.begin(PLAN, SMALL)
     denoise(watch, time)
 
     assert watch.bound == FACTOR * 20
 
 
-def test_encoding_a_prompt_may_read_weights_however_quick_the_last_one_was(dog: Watchdog, time: Time) -> None:
+def test_encoding_a_prompt_may_read_weights_however_quick_the_last_one_was(dog: WatchdogOfOne, time: Time) -> None:
     finish(dog, time, SMALL, 2, 2)
-    watch = dog.watch_run(PLAN, SMALL)
+    watch = dog.begin(PLAN, SMALL)
     assert watch.bound == PATIENCE.load
     watch.note(at(Stage.PROMPT, 0, 1))
     assert watch.bound == PATIENCE.load
 
 
-def test_the_first_frames_are_not_measured_by_the_steps_before(dog: Watchdog, time: Time) -> None:
-    watch = dog.watch_run(PLAN, SMALL)
+def test_the_first_frames_are_not_measured_by_the_steps_before(dog: WatchdogOfOne, time: Time) -> None:
+    watch = dog.begin(PLAN, SMALL)
     denoise(watch, time, 2, 2, 2, 2)
 
     assert watch.bound == PATIENCE.first
     assert watch.doing == Stage.DECODE
 
 
-def test_a_model_loaded_once_more_amid_a_run_is_waited_for_and_its_pace_is_new(dog: Watchdog, time: Time) -> None:
+def test_a_model_loaded_once_more_amid_a_run_is_waited_for_and_its_pace_is_new(dog: WatchdogOfOne, time: Time) -> None:
     finish(dog, time, SMALL, 2, 2)
-    watch = dog.watch_run(PLAN, SMALL)
+    watch = dog.begin(PLAN, SMALL)
     denoise(watch, time, 2, 2)
     watch.note_loading()
     assert (watch.bound, watch.doing) == (PATIENCE.load, "loading")
@@ -180,16 +191,16 @@ def test_a_model_loaded_once_more_amid_a_run_is_waited_for_and_its_pace_is_new(d
     watch.note(at(Stage.DENOISE, 1))
     watch.end()
 
-    again = dog.watch_run(PLAN, SMALL)
+    again = dog.begin(PLAN, SMALL)
     denoise(again, time)
     assert again.bound == PATIENCE.floor, "what the leaner plan took is not held against this one"
 
 
-def test_who_was_killed_for_being_slow_is_given_longer_until_a_run_is_done(dog: Watchdog, time: Time) -> None:
+def test_who_was_killed_for_being_slow_is_given_longer_until_a_run_is_done(dog: WatchdogOfOne, time: Time) -> None:
     finish(dog, time, SMALL, 2, 2)
     bounds = []
     for _ in range(4):
-        watch = dog.watch_run(PLAN, SMALL)
+        watch = dog.begin(PLAN, SMALL)
         denoise(watch, time)
         bounds.append(watch.bound)
         patience_of(watch, time)
@@ -197,12 +208,12 @@ def test_who_was_killed_for_being_slow_is_given_longer_until_a_run_is_done(dog: 
     assert bounds == [120, 480, 1920, PATIENCE.first]
 
     finish(dog, time, SMALL, 2, 2)
-    watch = dog.watch_run(PLAN, SMALL)
+    watch = dog.begin(PLAN, SMALL)
     denoise(watch, time)
     assert watch.bound == PATIENCE.floor
 
 
-def test_a_server_that_slept_blames_nobody(dog: Watchdog, time: Time) -> None:
+def test_a_server_that_slept_blames_nobody(dog: WatchdogOfOne, time: Time) -> None:
     watch = dog.watch_load()
     time.pass_(PATIENCE.load - 1)
     time.sleep(12 * 3600)
@@ -212,7 +223,7 @@ def test_a_server_that_slept_blames_nobody(dog: Watchdog, time: Time) -> None:
     assert watch.overdue() == "it made no progress for 1800 seconds while loading and was killed"
 
 
-def test_a_load_that_reads_on_is_never_overdue(dog: Watchdog, time: Time) -> None:
+def test_a_load_that_reads_on_is_never_overdue(dog: WatchdogOfOne, time: Time) -> None:
     watch = dog.watch_load()
     for _ in range(5):
         time.pass_(PATIENCE.load - 1)
