@@ -1,1 +1,1 @@
-"""Where weights come from: the hub, its local cache, and folders. No tensors."""
+"""Finds and downloads weights: from a hub, its local cache or a folder. No tensors."""

@@ -1,7 +1,7 @@
-"""A model's weights from a hub into its cache on this machine: listed, resumed, verified. No tensors.
+"""Downloads files from a hub into its cache on this machine: several at a time, resumed, verified.
 
-huggingface_hub does the talking, and its cache is where the weights go. Its own downloads start anew after an
-interruption, so a large file is read by its `http_get` into a partial file, which the next call goes on with.
+Requests and cache are huggingface_hub's. Its own downloads start again after an interruption, so a large file is read
+by its `http_get` into a partial file, which the next call continues.
 """
 
 import hashlib
@@ -14,49 +14,49 @@ from typing import Any
 
 from pipelines.core.errors import DamagedFileError
 from pipelines.hub.cache import check_room, exclusive, is_published, link, publish
-from pipelines.hub.errors import explained, may_pass
+from pipelines.hub.errors import explained, is_transient
 from pipelines.hub.listing import HubFile, Listing, size_of
 
 DownloadCallback = Callable[[str, int], None]
-"""Called with what is being done and how many bytes of all files are here; from several threads, one at a time."""
+"""Called with the current action and the bytes of all files so far; from several threads, one at a time."""
 
 WORKERS = 4
-"""How many files are fetched at a time."""
+"""Files that are downloaded at a time."""
 
 PAUSES = (1.0, 2.0, 4.0, 8.0)
-"""Seconds to wait before each retry of a connection that broke; a retry that brings anything starts them anew."""
+"""Seconds to wait before each retry of a broken connection. A retry that receives data starts again with the first."""
 
 _BLOCK = 8 * 2**20
-_TRIES = 2
+_ATTEMPTS = 2
 
 
 def download(listing: Listing, on_progress: DownloadCallback = lambda *_: None, verify: bool = False) -> Path:
-    """Fetch what is missing of a listing; returns the folder, every file of it as the hub has it.
+    """Download the missing files of a listing and return their folder.
 
-    What was fetched before, whole or in part, is not fetched again. A file is compared with its checksum when it is
-    fetched, with `verify` also when it was here; one that differs is fetched anew, once. Raises FetchError.
+    Files and parts of files that are here are not downloaded again. A downloaded file is compared with its checksum;
+    with `verify` a file that was here is compared, too. One that differs is downloaded again, once. Raises FetchError.
     """
-    if not verify and listing.is_whole and is_published(listing):
+    if not verify and listing.is_complete and is_published(listing):
         return listing.folder
     check_room(listing)
     with explained(listing), exclusive(listing):
         download_files(listing, on_progress, verify)
-        # last, so that readers of the revision keep what they had until this one is whole
+        # last, so that readers of the revision get the old files until all new ones are here
         publish(listing)
     return listing.folder
 
 
 def download_files(listing: Listing, on_progress: DownloadCallback = lambda *_: None, verify: bool = False) -> None:
-    """Bring every file of a listing into the cache, without any check of room and without publishing the revision."""
+    """Download every file of a listing, without checking the free space and without publishing the revision."""
     _Download(listing, on_progress, verify).run()
 
 
-class _Stopped(Exception):  # noqa: N818 - an order carried out, not an error
-    """Raised in a thread whose caller has gone."""
+class _Stopped(Exception):  # noqa: N818 - not an error
+    """Raised in a thread to end it, when another one failed or the caller was interrupted."""
 
 
 class _Download:
-    """One go at a listing's files, several at a time."""
+    """One download of a listing's files, several at a time."""
 
     def __init__(self, listing: Listing, on_progress: DownloadCallback = lambda *_: None, verify: bool = False) -> None:
         self._listing = listing
@@ -70,7 +70,7 @@ class _Download:
         }
 
     def run(self) -> None:
-        """Return when every file is here; raise what the first failure was."""
+        """Return when every file is here; raise the first error."""
         waiting = deque(sorted(self._listing.files, key=lambda file: -file.size))
         failures: list[Exception] = []
 
@@ -80,11 +80,11 @@ class _Download:
                     self._obtain(waiting.popleft())
                 except (_Stopped, IndexError):
                     return
-                except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+                except Exception as error:  # noqa: BLE001 - raised again after the threads have ended
                     failures.append(error)
                     self._stop.set()
 
-        # daemons, so that Ctrl-C need not wait for a slow connection: a partial file may be left at any time
+        # daemons, so that Ctrl-C need not wait for a slow connection: partial files survive it
         threads = [Thread(target=work, daemon=True) for _ in range(min(WORKERS, len(waiting)))]
         try:
             for thread in threads:
@@ -98,7 +98,7 @@ class _Download:
 
     def _obtain(self, file: HubFile) -> None:
         listing = self._listing
-        if not listing.is_here(file) or (self._verify and not self._is_sound(file, self._kept(file), counted=True)):
+        if not listing.is_here(file) or (self._verify and not self._is_intact(file, self._kept(file), counted=True)):
             self._discard(file)
             self._download(file)
         if size_of(listing.path(file)) != file.size:
@@ -111,28 +111,28 @@ class _Download:
 
     def _discard(self, file: HubFile) -> None:
         path = self._listing.path(file)
-        # what is linked to as well, or the library would link it again; but nothing of the user's outside the cache
+        # also the target of a link, or the library would link it again; but no file outside the cache
         target = path.resolve()
         targets = [target] if target.is_relative_to(self._listing.cache.resolve()) else []
         for damaged in (*targets, path, self._listing.blob(file)):
             damaged.unlink(missing_ok=True)
 
     def _download(self, file: HubFile) -> None:
-        for _ in range(_TRIES):
-            path = self._persist(file, self._read_on if file.sha256 else self._read_whole)
-            if self._is_sound(file, path):
+        for _ in range(_ATTEMPTS):
+            path = self._persist(file, self._resume if file.sha256 else self._read_whole)
+            if self._is_intact(file, path):
                 if file.sha256:
                     path.replace(self._listing.blob(file))
                 return
             self._listing.partial(file).unlink(missing_ok=True)
             self._discard(file)
         raise DamagedFileError(
-            f"{file.name} of {self._listing.repo} is not what the hub at {self._listing.hub} says it is, even when "
-            "fetched again."
+            f"{file.name} of {self._listing.repo} does not match the checksum of the hub at {self._listing.hub}, even "
+            "after a second download."
         )
 
     def _persist(self, file: HubFile, read: Callable[[HubFile], Path]) -> Path:
-        """Read a file, trying again when the connection breaks."""
+        """Read a file; retry when the connection breaks."""
         pauses = iter(PAUSES)
         while True:
             before = self._done[file.name]
@@ -142,14 +142,14 @@ class _Download:
                 if self._done[file.name] > before:
                     pauses = iter(PAUSES)
                 pause = next(pauses, None)
-                if pause is None or not may_pass(error):
+                if pause is None or not is_transient(error):
                     raise
-            self.count(file.name, "the connection broke: trying again", self._done[file.name])
+            self.count(file.name, "connection lost, retrying", self._done[file.name])
             if self._stop.wait(pause):
                 raise _Stopped
 
-    def _read_on(self, file: HubFile) -> Path:
-        """A large file: what is missing of it."""
+    def _resume(self, file: HubFile) -> Path:
+        """Read the rest of a large file."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers
@@ -165,7 +165,7 @@ class _Download:
                 url,
                 gathering,
                 resume_size=gathering.tell(),
-                # a compressed answer has no ranges
+                # compressed responses do not support ranges
                 headers={**build_hf_headers(), "Accept-Encoding": "identity"},
                 expected_size=file.size,
                 displayed_filename=file.name,
@@ -174,7 +174,7 @@ class _Download:
         return partial
 
     def _read_whole(self, file: HubFile) -> Path:
-        """A small file: anew, by the library's own way."""
+        """Read a small file from the start, by the library's own function."""
         from huggingface_hub import hf_hub_download
 
         listing = self._listing
@@ -189,8 +189,8 @@ class _Download:
             )
         )
 
-    def _is_sound(self, file: HubFile, path: Path, counted: bool = False) -> bool:
-        """Whether a file on disk has the size and the checksum that the hub says."""
+    def _is_intact(self, file: HubFile, path: Path, counted: bool = False) -> bool:
+        """Whether a file on disk has the size and the checksum that the hub states."""
         if size_of(path) != file.size:
             return False
         checksum = hashlib.sha256() if file.sha256 else _git_blob(file.size)
@@ -199,11 +199,11 @@ class _Download:
             while block := content.read(_BLOCK):
                 checksum.update(block)
                 read += len(block)
-                self.count(file.name, f"checking {file.name}", read if counted else file.size)
+                self.count(file.name, f"verifying {file.name}", read if counted else file.size)
         return checksum.hexdigest() == (file.sha256 or file.blob_id or checksum.hexdigest())
 
     def count(self, name: str, doing: str, done: int) -> None:
-        """Report that a file has `done` bytes; raises in a thread that nobody waits for any more."""
+        """Report that `done` bytes of a file are here. Raises _Stopped to end the calling thread."""
         if self._stop.is_set():
             raise _Stopped
         with self._counting:
@@ -211,12 +211,12 @@ class _Download:
             self._on_progress(doing, sum(self._done.values()))
 
     def counted(self, name: str) -> int:
-        """Bytes a file has."""
+        """Bytes of a file so far."""
         return self._done[name]
 
 
 class _Bar:
-    """What the library takes for a progress bar of one file."""
+    """Passes for the library's progress bar of one file."""
 
     def __init__(self, download: _Download, name: str) -> None:
         self._download = download
@@ -242,5 +242,5 @@ class _Bar:
 
 
 def _git_blob(size: int) -> Any:
-    """What git names a file's content by, before the content."""
+    """The hash of git's blob id, before any content."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

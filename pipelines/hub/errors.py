@@ -1,4 +1,4 @@
-"""What goes wrong between a hub and the disk, in sentences for the user."""
+"""Turns errors of the hub, the network and the disk into sentences for the user."""
 
 import errno
 import os
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pipelines.core.errors import DiskSpaceError, FetchError, HubAccessError, HubUnreachableError, PipelineError
 from pipelines.hub.listing import Listing, readable
 
-_KEPT = "What was fetched is kept; the next try goes on from there."
+_KEPT = "Downloaded data is kept; the next attempt resumes from there."
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @contextmanager
 def explained(listing: Listing) -> Iterator[None]:
-    """Turn what huggingface_hub and the system raise while a listing is fetched into errors with a sentence."""
+    """A context that converts errors of huggingface_hub and the system into FetchError with a sentence."""
     from huggingface_hub.errors import HTTPError
 
     try:
@@ -23,11 +23,11 @@ def explained(listing: Listing) -> Iterator[None]:
     except PipelineError:
         raise
     except (HTTPError, OSError, ValueError) as error:
-        raise (_refusal(error, listing) or _no_answer(error, listing) or _disk(error, listing)) from error
+        raise (_refusal(error, listing) or _unreachable(error, listing) or _disk(error, listing)) from error
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether trying again may help: a broken connection, a busy hub, an answer cut short."""
+def is_transient(error: Exception) -> bool:
+    """Whether a retry may help: after a lost connection, an overloaded hub or a response that was cut short."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     if isinstance(error, HfHubHTTPError):
@@ -37,17 +37,17 @@ def may_pass(error: Exception) -> bool:
 
 
 def _refusal(error: Exception, listing: Listing) -> FetchError | None:
-    """Of a hub that answers, but not with what was asked for."""
+    """The error for a hub that answered with a refusal."""
     from huggingface_hub import errors
 
     repo, hub = listing.repo, listing.hub
     sentences = {
-        errors.HFValidationError: f"{repo} is neither a folder on this machine nor the name of a repository.",
-        errors.GatedRepoError: f"{repo} is gated on {hub}: accept its terms on its page there, and set HF_TOKEN to a "
-        "token of yours.",
+        errors.HFValidationError: f"{repo} is neither a folder on this machine nor a valid repository name.",
+        errors.GatedRepoError: f"{repo} is gated on {hub}: accept its terms on its page there, and set HF_TOKEN to "
+        "your token.",
         errors.RevisionNotFoundError: f"{repo} has no revision {listing.revision} on {hub}.",
-        errors.RepositoryNotFoundError: f"There is no repository {repo} on {hub}, or it is private: then set HF_TOKEN "
-        "to a token that may read it.",
+        errors.RepositoryNotFoundError: f"There is no repository {repo} on {hub}, or it is private. If it is private, "
+        "set HF_TOKEN to a token that may read it.",
     }
     for kind, sentence in sentences.items():
         if isinstance(error, kind):
@@ -62,13 +62,13 @@ def _refusal(error: Exception, listing: Listing) -> FetchError | None:
     return HubUnreachableError(f"The hub at {hub} answers {status} for {repo}.")
 
 
-def _no_answer(error: Exception, listing: Listing) -> FetchError | None:
+def _unreachable(error: Exception, listing: Listing) -> FetchError | None:
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    # the library says "not in the cache" where it could not ask, and keeps the reason apart
+    # the library reports "not in the cache" if it could not ask, and the reason as the cause
     reason = error.__cause__ or error if isinstance(error, LocalEntryNotFoundError) else error
     if isinstance(reason, OfflineModeIsEnabled):
-        return HubUnreachableError("HF_HUB_OFFLINE is set: no hub is asked for anything.")
+        return HubUnreachableError("HF_HUB_OFFLINE is set, so no hub can be asked.")
     if not isinstance(reason, HTTPError | LocalEntryNotFoundError):
         return None
     words = str(reason).rstrip(".") or type(reason).__name__
@@ -84,6 +84,6 @@ def _disk(error: Exception, listing: Listing) -> FetchError:
     reason = os.strerror(number) if number else str(error)
     if number in _NOT_WRITABLE:
         return FetchError(
-            f"The hub cache {listing.cache} cannot be written to: {reason}. Set HF_HOME to a folder that can."
+            f"The hub cache {listing.cache} cannot be written to: {reason}. Set HF_HOME to a writable folder."
         )
-    return FetchError(f"{listing.repo} could not be fetched into {listing.cache}: {reason}.")
+    return FetchError(f"{listing.repo} could not be downloaded into {listing.cache}: {reason}.")

@@ -1,4 +1,4 @@
-"""What a model needs of a hub's repository, and where each file of it goes on this machine."""
+"""The files of a hub's repository that a model needs, and their paths on this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository: its size in bytes, and its checksum: sha256 for a large one, git's blob id for others."""
+    """A file of a repository: its size in bytes and its checksum, sha256 for a large file, git's blob id for others."""
 
     name: str
     size: int
@@ -16,7 +16,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a pipeline needs of a repository, as a hub has it: the files at `commit`, which `revision` names.
+    """The files that a pipeline needs of a repository, at `commit`, which `revision` resolves to.
 
     `hub` is the hub's address, `cache` the folder of the hub cache on this machine.
     """
@@ -30,7 +30,7 @@ class Listing:
 
     @property
     def folder(self) -> Path:
-        """Where the weights are once fetched, in diffusers' layout."""
+        """The folder of the downloaded weights, in diffusers' layout."""
         return self.storage / "snapshots" / self.commit
 
     @property
@@ -45,44 +45,44 @@ class Listing:
 
     @property
     def here(self) -> int:
-        """Bytes that are on this machine, those of half-fetched files included."""
+        """Bytes on this machine, including partial files."""
         return sum(file.size if self.is_here(file) else size_of(self.partial(file)) or 0 for file in self.files)
 
     @property
     def missing(self) -> int:
-        """Bytes still to fetch."""
+        """Bytes that are still to be downloaded."""
         return max(0, self.total - self.here)
 
     @property
-    def is_whole(self) -> bool:
-        """Whether every file is in its place, with the size it should have."""
+    def is_complete(self) -> bool:
+        """Whether every file is in the folder and has the right size."""
         return all(size_of(self.path(file)) == file.size for file in self.files)
 
     def is_here(self, file: HubFile) -> bool:
-        """Whether a file is here with the size it should have, in its place or from another commit."""
+        """Whether a file of the right size is here, in the folder or from another commit."""
         return file.size in (size_of(self.path(file)), size_of(self.blob(file)))
 
     def path(self, file: HubFile) -> Path:
-        """Where a file's readers find it."""
+        """The path of a file in the folder."""
         return self.folder / file.name
 
     def blob(self, file: HubFile) -> Path:
-        """Where the cache keeps a file's bytes, for all commits that have it."""
+        """Where the cache stores a file's content, for all commits that have it."""
         return self.storage / "blobs" / (file.sha256 or file.blob_id or file.name)
 
     def partial(self, file: HubFile) -> Path:
-        """Where a file's bytes gather until it is whole."""
-        # a name of our own: huggingface_hub of other versions keeps other things in files that end alike
+        """Where a file is stored until its download is complete."""
+        # a name of our own: the partial files of some versions of huggingface_hub end alike, with other content
         return self.blob(file).with_name(f"{self.blob(file).name}.pull.incomplete")
 
 
 def readable(size: int) -> str:
-    """Bytes for people, in the units disks are sold in."""
+    """A number of bytes for people, in decimal units, as disks are sold."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes of a file; None if it is not there."""
+    """Size of a file in bytes; None if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:

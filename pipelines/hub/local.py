@@ -1,4 +1,4 @@
-"""Where a model's weights lie on this machine: a local folder, or the hub cache. Reads names only, no tensors."""
+"""Finds a model's weights on this machine, in a folder or the hub cache, and checks that they are complete."""
 
 import hashlib
 import json
@@ -9,23 +9,23 @@ from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.model import ModelSpec, WeightFile
 
 PARTS = frozenset({"scheduler", "text_encoder", "tokenizer", "transformer", "transformer_2", "vae"})
-"""The components of a repository that a pipeline may use; it may hold others, such as an image encoder."""
+"""The components that a pipeline may use. A repository may have others, such as an image encoder."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json")
-"""How the names of a part's weights end, and of the list of them."""
+"""Name endings of a component's weights and of the index of its shards."""
 
 LATENT_RGB = "vae/latent_rgb.json"
-"""Where a folder may keep a map from its latents to RGB, which makes previews and no video."""
+"""Where a folder may have a map from its latents to RGB. It is used for previews only, not for videos."""
 
 _SMALL = 100_000
 _HEADER_LENGTH_BYTES = 8
 
 
 def locate(spec: ModelSpec) -> Path:
-    """The folder that holds a model's weights, complete but for those that single files hold; they are here, too.
+    """The folder with a model's weights; checks that they are complete, including those in single files.
 
-    `spec.repo` is taken as a local folder if there is one of that name, else looked up in the hub cache (its place
-    follows HF_HOME and HF_HUB_CACHE). Nothing is downloaded. Raises WeightsNotFoundError with what is missing.
+    `spec.repo` is a local folder if there is one of that name, else it is looked up in the hub cache (HF_HOME and
+    HF_HUB_CACHE set its path). Nothing is downloaded. Raises WeightsNotFoundError that names what is missing.
     """
     folder = _locate_folder(spec)
     locate_files(spec.files, spec.id)
@@ -33,14 +33,14 @@ def locate(spec: ModelSpec) -> Path:
 
 
 def locate_files(files: Iterable[WeightFile], model_id: str = "") -> dict[str, Path]:
-    """Where the single files with a model's weights are, by their parts; raises WeightsNotFoundError."""
+    """The paths of single files with weights, by component. Raises WeightsNotFoundError."""
     try:
         return {file.part: locate_file(file.repo, file.file, file.revision) for file in files}
     except WeightsNotFoundError as error:
-        raise WeightsNotFoundError(f"{error} Fetch it with `{_fetching(model_id)}`.") from error
+        raise WeightsNotFoundError(f"{error} Download it with `{_pull_command(model_id)}`.") from error
 
 
-def _fetching(model_id: str) -> str:
+def _pull_command(model_id: str) -> str:
     return f"paddock pull --model {model_id}" if model_id else "paddock pull"
 
 
@@ -53,19 +53,19 @@ def _locate_folder(spec: ModelSpec) -> Path:
     if snapshot is None:
         raise WeightsNotFoundError(
             f"No weights of {spec.repo} on this machine: it is neither a folder nor in the hub cache. "
-            f"Fetch them with `{_fetching(spec.id)}`, or name a folder as `repo` in the model's file."
+            f"Download them with `{_pull_command(spec.id)}`, or set `repo` in the model's file to a folder."
         )
     try:
         check(snapshot, spec.pipeline_class, spec.replaced)
     except WeightsNotFoundError as error:
-        raise WeightsNotFoundError(f"{error} `{_fetching(spec.id)}` fetches what is missing.") from error
+        raise WeightsNotFoundError(f"{error} Download the rest with `{_pull_command(spec.id)}`.") from error
     return snapshot
 
 
 def cached(spec: ModelSpec, cache: Path | None = None) -> Path | None:
     """The folder of a model's revision in a hub cache, complete or not; None if it is not there.
 
-    `cache` is the folder of the repositories, None for the one that HF_HOME and HF_HUB_CACHE name.
+    `cache` is the cache's folder; None: the one that HF_HOME and HF_HUB_CACHE set.
     """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -78,9 +78,9 @@ def cached(spec: ModelSpec, cache: Path | None = None) -> Path | None:
 
 
 def locate_in(source: Path, spec: ModelSpec) -> Path:
-    """A model's weights, complete, in a folder of diffusers' layout or in a hub cache that is not the usual one.
+    """The folder with a model's complete weights: `source` in diffusers' layout, or in the hub cache `source`.
 
-    Raises WeightsNotFoundError or UnsupportedModelError, naming the first file that is missing or cut off.
+    Raises WeightsNotFoundError or UnsupportedModelError that names the first missing or truncated file.
     """
     snapshots = (cached(spec, cache) for cache in (source, source / "hub"))
     folder = next((snapshot for snapshot in snapshots if snapshot is not None), source)
@@ -90,15 +90,15 @@ def locate_in(source: Path, spec: ModelSpec) -> Path:
 
 
 def check(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> None:
-    """Check that a diffusers folder is of the class expected and has every file that its indexes name.
+    """Check that a diffusers folder has the expected pipeline class and every file that its indexes name.
 
-    Of the parts `replaced`, whose weights come from elsewhere, it must have the configuration. Raises
-    UnsupportedModelError or WeightsNotFoundError, naming the first file that is wrong or missing.
+    The components in `replaced`, whose weights come from elsewhere, need only a configuration. Raises
+    UnsupportedModelError or WeightsNotFoundError that names the first file that is wrong or missing.
     """
     used = components(folder, pipeline_class)
     for part in replaced:
         if part not in used:
-            raise UnsupportedModelError(f"{folder} has no {part}, which a file is named for.")
+            raise UnsupportedModelError(f"{folder} has no {part}, but the model's file sets a weight file for it.")
     for part in used:
         if part in replaced:
             if not (folder / part / "config.json").is_file():
@@ -108,9 +108,9 @@ def check(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> 
 
 
 def components(folder: Path, pipeline_class: str) -> list[str]:
-    """The components that a diffusers folder names and a pipeline of the class uses, here or not.
+    """The components that a diffusers folder lists and a pipeline of the class uses; they need not be there.
 
-    Raises UnsupportedModelError if the folder is of another class, WeightsNotFoundError if it names none.
+    Raises UnsupportedModelError for another class, WeightsNotFoundError if the list cannot be read.
     """
     index = folder / "model_index.json"
     try:
@@ -118,10 +118,10 @@ def components(folder: Path, pipeline_class: str) -> list[str]:
     except FileNotFoundError as error:
         raise WeightsNotFoundError(f"{folder} is not a diffusers folder: it has no model_index.json.") from error
     except ValueError as error:
-        raise WeightsNotFoundError(f"{index} is not readable as JSON: {error}") from error
+        raise WeightsNotFoundError(f"{index} is not valid JSON: {error}") from error
     if named.get("_class_name") != pipeline_class:
         raise UnsupportedModelError(
-            f"{folder} holds a {named.get('_class_name')}, but the model's file says {pipeline_class}."
+            f"{folder} is a {named.get('_class_name')}, but the model's file says {pipeline_class}."
         )
     return [
         name for name, origin in named.items() if name in PARTS and isinstance(origin, list) and origin[0] is not None
@@ -129,15 +129,15 @@ def components(folder: Path, pipeline_class: str) -> list[str]:
 
 
 def check_lengths(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> None:
-    """Check that every weight file of a diffusers folder is as long as its header says: a copy may have been cut off.
+    """Check that every weight file of a diffusers folder is as long as its header says: a copy may be truncated.
 
-    Those of the parts `replaced` are not used. Raises WeightsNotFoundError, naming the first that is not, and what
-    `components` raises.
+    Files of the components in `replaced` are not used and not checked. Raises WeightsNotFoundError that names the first
+    truncated file, and the errors of `components`.
     """
     for part in set(components(folder, pipeline_class)).difference(replaced):
         for path in sorted((folder / part).glob("*.safetensors")):
             if path.stat().st_size != _stated_length(path):
-                raise WeightsNotFoundError(f"{path} is cut off or damaged: its length is not the one it states.")
+                raise WeightsNotFoundError(f"{path} is truncated or damaged: its length is not the one in its header.")
 
 
 def _stated_length(path: Path) -> int | None:
@@ -154,7 +154,7 @@ def _stated_length(path: Path) -> int | None:
 
 
 def _is_model(component: Path) -> bool:
-    # a tokenizer or a scheduler keeps its settings elsewhere; a folder that is gone counts as a model that lacks
+    # tokenizers and schedulers have no config.json; a missing folder counts as a model without weights
     return (component / "config.json").exists() or not component.is_dir()
 
 
@@ -168,9 +168,9 @@ def _check_component(component: Path) -> None:
 
 
 def digest(folder: Path, replaced: Collection[str] = ()) -> str:
-    """What tells these weights from others: every file's name, size and time, and what the small JSON ones say.
+    """A fingerprint of weights: of every file's name, size and time, and of the content of small JSON files.
 
-    The weights of the parts `replaced` do not count: whether they are there makes no difference. Nor does LATENT_RGB.
+    It ignores LATENT_RGB and the weights of components in `replaced`.
     """
     facts = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -186,7 +186,7 @@ def digest(folder: Path, replaced: Collection[str] = ()) -> str:
 
 
 def locate_file(repo: str, file: str, revision: str | None = None) -> Path:
-    """A single file of a local folder, or of a repository in the hub cache; raises WeightsNotFoundError."""
+    """The path of a file in a local folder or in a repository of the hub cache. Raises WeightsNotFoundError."""
     local = Path(repo).expanduser() / file
     if local.is_file():
         return local
@@ -205,11 +205,11 @@ def locate_file(repo: str, file: str, revision: str | None = None) -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """What tells a weight file from others: its name, size and time."""
+    """A fingerprint of a weight file: of its name, size and time."""
     status = path.stat()
     return hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
 
 
 def source_bytes(source: Path) -> int:
-    """Bytes of a component's weights on disk: of the files in its folder, or of the one that holds them."""
+    """Bytes of a component's weights on disk: of the files in a folder, or of a single file."""
     return sum(path.stat().st_size for path in ([source] if source.is_file() else source.glob("*.safetensors")))

@@ -1,4 +1,4 @@
-"""Which files of a hub's repository a model needs. No tensors."""
+"""Asks a hub which files of its repositories a model needs."""
 
 import re
 from collections.abc import Collection
@@ -23,9 +23,9 @@ _ANSWER_SECONDS = 30.0
 
 
 def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
-    """Ask a hub which files a model needs; `hub` is its address, None for the one that HF_ENDPOINT names or the usual.
+    """The files that a model needs from its repository. `hub` is the hub's address; None: HF_ENDPOINT or the default.
 
-    Fetches nothing but the file that names the components. Raises FetchError or UnsupportedModelError.
+    Downloads only the file that lists the components. Raises FetchError or UnsupportedModelError.
     """
     from huggingface_hub import HfApi, constants
 
@@ -43,7 +43,7 @@ def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
 
 
 def look_up_files(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
-    """Ask a hub for a model's single files, the LoRAs of `run_fast` among them; what is in local folders is left out.
+    """A model's single files on a hub, including the LoRAs of `run_fast`; those in local folders are left out.
 
     Raises FetchError.
     """
@@ -74,11 +74,11 @@ def _ask(api: Any, listing: Listing) -> tuple[Listing, list[HubFile]]:
     except (HFValidationError, HfHubHTTPError):
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise HubUnreachableError(f"What answers at {listing.hub} is not a hub.") from error
+        raise HubUnreachableError(f"The server at {listing.hub} is not a hub.") from error
     files = [_hub_file(sibling) for sibling in info.siblings or ()]
     if not re.fullmatch(r"[0-9a-f]{40}", info.sha or "") or None in files:
         raise HubUnreachableError(
-            f"The hub at {listing.hub} does not tell the files of {listing.repo} and their sizes."
+            f"The hub at {listing.hub} does not list the files of {listing.repo} with their sizes."
         )
     return replace(listing, commit=info.sha), [file for file in files if file is not None]
 
@@ -86,7 +86,7 @@ def _ask(api: Any, listing: Listing) -> tuple[Listing, list[HubFile]]:
 def _hub_file(sibling: Any) -> HubFile | None:
     if sibling.size is None:
         return None
-    # they become names of files, so they must be what they are said to be
+    # they become file names, so nothing but a checksum is accepted
     sha256 = _matching(r"[0-9a-f]{64}", sibling.lfs.sha256 if sibling.lfs else None)
     return HubFile(sibling.rfilename, sibling.size, sha256, _matching(r"[0-9a-f]{40}", sibling.blob_id))
 
@@ -96,9 +96,10 @@ def _matching(pattern: str, text: str | None) -> str | None:
 
 
 def _is_needed(name: str, used: list[str], replaced: Collection[str]) -> bool:
-    """Not pictures, other formats of the same weights, their variants (`model.fp16.safetensors`), unused components.
+    """Whether a model needs a file of its repository.
 
-    Nor weights of the parts `replaced`.
+    It does not need pictures, other formats or variants of the same weights (`model.fp16.safetensors`), components that
+    are not `used`, and the weights of components in `replaced`.
     """
     folder, _, file = name.rpartition("/")
     if name == _INDEX:

@@ -94,5 +94,5 @@ def test_a_quantized_file_is_planned_for_as_it_is(tmp_path: Path) -> None:
         "reason": "tuned-Q8_0.gguf (Q8_0, float32): already quantized, used as it is",
     }
     (tmp_path / "tuned-Q8_0.gguf").unlink()
-    with pytest.raises(PlanRefusedError, match=r"No tuned-Q8_0\.gguf of .* Fetch it with `paddock pull --model wan"):
+    with pytest.raises(PlanRefusedError, match=r"No tuned-Q8_0\.gguf of .* Download it with `paddock pull --model wan"):
         for_model(entry, "832x480", 81, on)

@@ -1,4 +1,4 @@
-"""Fetching weights from a stand-in hub: whole, cut off and resumed, damaged, refused, without room."""
+"""Downloads from a fake hub: complete, interrupted and resumed, damaged, refused, on a full disk."""
 
 import errno
 import json
@@ -43,7 +43,7 @@ CHUNK = 16 * 1024
 
 @pytest.fixture
 def hub(weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with the demo weights and what else a repository may hold, and an empty cache."""
+    """A hub with the demo weights and other files that a repository may have; an empty cache."""
     folder = Path(shutil.copytree(weights_folder, tmp_path / "repository"))
     for name in UNNEEDED:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ def hub(weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", CHUNK)
     monkeypatch.setattr("pipelines.hub.download.PAUSES", (0.01, 0.01))
-    # the library's own pause between its retries
+    # the library's pause between its own retries
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
     with Hub(folder) as hub:
         yield hub
@@ -70,7 +70,7 @@ def partial_of(name: str, hub: Hub) -> Path:
     return listing.partial(next(file for file in listing.files if file.name == name))
 
 
-def test_a_whole_pull_is_found_and_loads(hub: Hub) -> None:
+def test_a_complete_download_is_found_and_loads(hub: Hub) -> None:
     listing = look_up(SPEC, hub.url)
     assert {file.name for file in listing.files} == set(hub.files()) - set(UNNEEDED)
     assert listing.total == sum(len(hub.files()[file.name]) for file in listing.files)
@@ -87,7 +87,7 @@ def test_a_whole_pull_is_found_and_loads(hub: Hub) -> None:
     load_pipeline(folder, "cpu")
 
 
-def test_the_librarys_own_readers_find_it(hub: Hub) -> None:
+def test_huggingface_hub_finds_it(hub: Hub) -> None:
     from huggingface_hub import snapshot_download
 
     folder = pull(hub)
@@ -95,7 +95,7 @@ def test_the_librarys_own_readers_find_it(hub: Hub) -> None:
     assert snapshot_download(Hub.repo, local_files_only=True) == str(folder)
 
 
-def test_what_is_here_is_not_fetched_again(hub: Hub) -> None:
+def test_files_that_are_here_are_not_downloaded_again(hub: Hub) -> None:
     folder = pull(hub)
     hub.requests.clear()
 
@@ -103,7 +103,7 @@ def test_what_is_here_is_not_fetched_again(hub: Hub) -> None:
     assert pull(hub) == folder
     assert hub.sent() == 0
 
-    # nor what another commit had
+    # nor files that another commit has, too
     hub.commit = "f" * 40
     (hub.folder / "scheduler" / "scheduler_config.json").write_text("{}")
     assert pull(hub).name == hub.commit
@@ -111,7 +111,7 @@ def test_what_is_here_is_not_fetched_again(hub: Hub) -> None:
     assert weights.locate(SPEC).name == hub.commit
 
 
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub: Hub) -> None:
+def test_a_broken_connection_is_resumed_where_it_broke(hub: Hub) -> None:
     size = len(hub.files()[LARGEST])
     hub.accidents.cut_after[LARGEST] = [size // 2, size // 4]
 
@@ -124,10 +124,10 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub: Hub) -> None:
     assert hub.sent(LARGEST) < size + 2 * CHUNK
 
 
-def test_a_pull_that_failed_goes_on_where_it_stopped(hub: Hub) -> None:
+def test_a_failed_download_resumes_where_it_stopped(hub: Hub) -> None:
     size = len(hub.files()[LARGEST])
     hub.accidents.cut_after[LARGEST] = [size // 2, *[0] * 50]
-    with pytest.raises(HubUnreachableError, match=r"cannot be reached: .*goes on from there"):
+    with pytest.raises(HubUnreachableError, match=r"cannot be reached: .*resumes from there"):
         pull(hub)
     kept = partial_of(LARGEST, hub).stat().st_size
     assert size // 2 - CHUNK < kept <= size // 2
@@ -159,7 +159,7 @@ def test_a_server_without_ranges_is_read_from_the_start(hub: Hub, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", [LARGEST, "vae/config.json"])
-def test_a_file_damaged_on_its_way_is_fetched_again(hub: Hub, name: str) -> None:
+def test_a_file_damaged_in_transit_is_downloaded_again(hub: Hub, name: str) -> None:
     hub.accidents.damaged[name] = 1
 
     folder = pull(hub)
@@ -169,7 +169,7 @@ def test_a_file_damaged_on_its_way_is_fetched_again(hub: Hub, name: str) -> None
 
 
 @pytest.mark.parametrize("name", [LARGEST, "vae/config.json"])
-def test_a_file_that_stays_damaged_is_named_and_not_kept(hub: Hub, name: str) -> None:
+def test_a_file_that_stays_damaged_is_named_and_removed(hub: Hub, name: str) -> None:
     hub.accidents.damaged[name] = 10
 
     with pytest.raises(DamagedFileError, match=name):
@@ -180,7 +180,7 @@ def test_a_file_that_stays_damaged_is_named_and_not_kept(hub: Hub, name: str) ->
         weights.locate(SPEC)
 
 
-def test_a_partial_file_of_something_else_costs_one_more_try(hub: Hub) -> None:
+def test_a_partial_file_with_other_content_costs_one_more_attempt(hub: Hub) -> None:
     partial = partial_of(LARGEST, hub)
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(b"x" * 1000)
@@ -189,7 +189,7 @@ def test_a_partial_file_of_something_else_costs_one_more_try(hub: Hub) -> None:
     assert not list(partial.parent.glob("*incomplete"))
 
 
-def test_a_file_of_the_wrong_size_is_fetched_again(hub: Hub) -> None:
+def test_a_file_of_the_wrong_size_is_downloaded_again(hub: Hub) -> None:
     folder = pull(hub)
     for name in (LARGEST, "vae/config.json"):
         (folder / name).resolve().write_bytes(b"short")
@@ -202,7 +202,7 @@ def test_a_file_of_the_wrong_size_is_fetched_again(hub: Hub) -> None:
     assert (folder / "vae" / "config.json").read_bytes() == hub.files()["vae/config.json"]
 
 
-def test_a_changed_byte_is_found_when_asked_to_verify(hub: Hub) -> None:
+def test_verify_finds_a_changed_byte(hub: Hub) -> None:
     folder = pull(hub)
     whole = hub.files()[LARGEST]
     (folder / LARGEST).resolve().write_bytes(b"?" + whole[1:])
@@ -215,7 +215,7 @@ def test_a_changed_byte_is_found_when_asked_to_verify(hub: Hub) -> None:
     assert (folder / LARGEST).read_bytes() == whole
 
 
-def test_a_link_of_the_users_own_is_replaced_but_not_what_it_names(hub: Hub, tmp_path: Path) -> None:
+def test_a_users_own_link_is_replaced_but_not_its_target(hub: Hub, tmp_path: Path) -> None:
     folder = pull(hub)
     own = tmp_path / "own.safetensors"
     own.write_bytes(b"mine")
@@ -230,7 +230,7 @@ def test_a_link_of_the_users_own_is_replaced_but_not_what_it_names(hub: Hub, tmp
     assert (folder / LARGEST).read_bytes() == hub.files()[LARGEST]
 
 
-def test_files_take_their_places_where_nothing_can_be_linked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_symlinks_files_are_moved_into_the_snapshot(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "no links here")
 
@@ -246,7 +246,7 @@ class _Usage(NamedTuple):
     free: int
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
+def test_too_little_disk_space_is_an_error_before_the_download(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     listing = look_up(SPEC, hub.url)
@@ -261,7 +261,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
     download(listing)
 
 
-def test_a_disk_that_fills_meanwhile_is_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_during_the_download_is_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = look_up(SPEC, hub.url)
 
     def full(*_: object, **__: object) -> None:
@@ -293,7 +293,7 @@ def test_a_cache_that_cannot_be_written_to_is_a_sentence(
         ((200, ""), HubUnreachableError, "is not a hub"),
     ],
 )
-def test_what_the_hub_refuses_is_a_sentence(
+def test_a_refusal_of_the_hub_is_a_sentence(
     hub: Hub, refusal: tuple[int, str], kind: type[FetchError], sentence: str
 ) -> None:
     hub.accidents.refusal = refusal
@@ -302,7 +302,7 @@ def test_what_the_hub_refuses_is_a_sentence(
         look_up(SPEC, hub.url)
 
 
-def test_a_refusal_amid_the_pull_is_a_sentence(hub: Hub) -> None:
+def test_a_refusal_during_the_download_is_a_sentence(hub: Hub) -> None:
     listing = look_up(SPEC, hub.url)
     hub.accidents.refusal = (403, "GatedRepo")
 
@@ -322,7 +322,11 @@ def test_no_hub_at_all_is_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) 
     ("spec", "kind", "sentence"),
     [
         (ModelSpec("Some/Other", fps=16), HubAccessError, "no repository Some/Other"),
-        (ModelSpec("no such/folder/x", fps=16), HubAccessError, "neither a folder"),
+        (
+            ModelSpec("no such/folder/x", fps=16),
+            HubAccessError,
+            "neither a folder on this machine nor a valid repository name",
+        ),
         (ModelSpec(Hub.repo, fps=16, revision="v9"), HubAccessError, "no revision v9"),
         (ModelSpec(Hub.repo, fps=16, pipeline_class="FluxPipeline"), UnsupportedModelError, "WanPipeline"),
     ],
@@ -335,7 +339,7 @@ def test_a_model_the_hub_does_not_have_is_a_sentence(
     assert hub.sent(LARGEST) == 0
 
 
-def test_the_token_goes_to_the_hub_and_not_to_its_store(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_sent_to_the_hub_and_not_to_its_file_server(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
 
     pull(hub)
@@ -347,15 +351,15 @@ def test_the_token_goes_to_the_hub_and_not_to_its_store(hub: Hub, monkeypatch: p
     assert {request.authorization for request in asked(store=True)} == {None}
 
 
-def test_one_pull_at_a_time(hub: Hub) -> None:
+def test_a_repository_is_downloaded_once_at_a_time(hub: Hub) -> None:
     listing = look_up(SPEC, hub.url)
     with exclusive(listing), pytest.raises(FetchError, match="another process"):
         download(listing)
 
 
-def test_a_folder_is_checked_whole(weights_folder: Path, hub: Hub, tmp_path: Path) -> None:
+def test_a_folder_is_checked_for_completeness(weights_folder: Path, hub: Hub, tmp_path: Path) -> None:
     assert weights.locate_in(weights_folder, SPEC) == weights_folder
-    # another hub cache, by either of its names
+    # another hub cache, given as HF_HUB_CACHE or as HF_HOME
     folder = pull(hub)
     (tmp_path / "home").mkdir()
     cache = Path(shutil.move(tmp_path / "cache", tmp_path / "home" / "hub"))
@@ -365,18 +369,18 @@ def test_a_folder_is_checked_whole(weights_folder: Path, hub: Hub, tmp_path: Pat
     copied = Path(shutil.copytree(weights_folder, tmp_path / "copied"))
     with (copied / LARGEST).open("r+b") as file:
         file.truncate(5000)
-    with pytest.raises(WeightsNotFoundError, match=f"{LARGEST} is cut off"):
+    with pytest.raises(WeightsNotFoundError, match=f"{LARGEST} is truncated"):
         weights.locate_in(copied, SPEC)
     with (copied / LARGEST).open("r+b") as file:
         file.truncate(5)
-    with pytest.raises(WeightsNotFoundError, match=f"{LARGEST} is cut off"):
+    with pytest.raises(WeightsNotFoundError, match=f"{LARGEST} is truncated"):
         weights.locate_in(copied, SPEC)
     (copied / LARGEST).unlink()
     with pytest.raises(WeightsNotFoundError, match="incomplete"):
         weights.locate_in(copied, SPEC)
 
 
-def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: Path) -> None:
+def test_loras_are_downloaded_from_their_own_repositories(hub: Hub, tmp_path: Path) -> None:
     (hub.folder / "loras").mkdir()
     (hub.folder / "loras" / "fast.safetensors").write_bytes(b"of low rank")
     (tmp_path / "mine.safetensors").write_bytes(b"my own")
@@ -395,7 +399,7 @@ def test_the_files_of_loras_are_pulled_from_where_they_are(hub: Hub, tmp_path: P
         look_up_files(replace(SPEC, loras=(Lora(Hub.repo, "loras/gone.safetensors"),)), hub.url)
 
 
-def test_a_transformer_from_a_file_is_pulled_in_place_of_the_repositorys(hub: Hub, tmp_path: Path) -> None:
+def test_a_transformers_file_is_downloaded_instead_of_the_repositorys(hub: Hub, tmp_path: Path) -> None:
     (hub.folder / "quantized").mkdir()
     for name in ("tuned-Q4_K_M.gguf", "tuned-Q8_0.gguf"):
         (hub.folder / "quantized" / name).write_bytes(b"GGUF of one kind")
@@ -412,7 +416,7 @@ def test_a_transformer_from_a_file_is_pulled_in_place_of_the_repositorys(hub: Hu
     assert "transformer/config.json" in names
     assert weights.locate(spec) == weights.locate_in(tmp_path / "cache", spec) == listings[0].folder
     assert not hub.gets("diffusion_pytorch_model.safetensors")[1:]
-    # another model of the same repository still lacks what this one does without
+    # another model of the same repository still lacks the weights that this one does not need
     with pytest.raises(WeightsNotFoundError, match=r"no \.safetensors file in .*transformer"):
         weights.locate(SPEC)
 

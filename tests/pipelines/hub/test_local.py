@@ -1,4 +1,4 @@
-"""Finding a model's weights: a local folder or the hub cache, complete or named as what is missing."""
+"""Finding a model's weights in a folder or in the hub cache; errors name what is missing."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def hub_cache(wan21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return repository / "snapshots" / commit
 
 
-def test_a_local_folder_is_taken_as_it_is(wan21: Path) -> None:
+def test_a_local_folder_is_used_as_it_is(wan21: Path) -> None:
     assert weights.locate(ModelSpec(repo=str(wan21), fps=16)) == wan21
 
 
@@ -43,7 +43,7 @@ def test_the_hub_cache_is_read_without_a_network(hub_cache: Path) -> None:
 
 
 @pytest.mark.parametrize(("repo", "revision"), [("Some/Other", None), ("Some/Model", "v2"), ("no such/folder/x", None)])
-def test_weights_that_are_nowhere_are_told_how_to_fetch(hub_cache: Path, repo: str, revision: str | None) -> None:
+def test_missing_weights_name_the_pull_command(hub_cache: Path, repo: str, revision: str | None) -> None:
     with pytest.raises(WeightsNotFoundError, match="paddock pull --model some-model"):
         weights.locate(ModelSpec(repo=repo, fps=16, revision=revision, id="some-model"))
 
@@ -65,14 +65,14 @@ def test_a_missing_component_is_named(copy: Path, component: str) -> None:
         weights.locate(ModelSpec(repo=str(copy), fps=16))
 
 
-def test_a_folder_of_something_else_is_refused(copy: Path) -> None:
+def test_a_folder_of_another_pipeline_is_an_error(copy: Path) -> None:
     index = copy / "model_index.json"
     index.write_text(index.read_text().replace("WanPipeline", "FluxPipeline"))
     with pytest.raises(UnsupportedModelError, match="FluxPipeline"):
         weights.locate(ModelSpec(repo=str(copy), fps=16))
 
     index.write_text("{")
-    with pytest.raises(WeightsNotFoundError, match="not readable as JSON"):
+    with pytest.raises(WeightsNotFoundError, match="is not valid JSON"):
         weights.locate(ModelSpec(repo=str(copy), fps=16))
 
     index.unlink()
@@ -80,7 +80,7 @@ def test_a_folder_of_something_else_is_refused(copy: Path) -> None:
         weights.locate(ModelSpec(repo=str(copy), fps=16))
 
 
-def test_weights_that_a_file_replaces_need_not_be_there(copy: Path, tmp_path: Path) -> None:
+def test_weights_that_a_single_file_replaces_are_not_needed(copy: Path, tmp_path: Path) -> None:
     file = WeightFile(str(tmp_path), "tuned.gguf")
     spec = ModelSpec(repo=str(copy), fps=16, files=(file,), id="some-model")
     with pytest.raises(WeightsNotFoundError, match=r"No tuned\.gguf of .*`paddock pull --model some-model`"):

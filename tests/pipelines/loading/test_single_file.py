@@ -394,9 +394,9 @@ def test_an_expert_beside_a_quantized_one_keeps_its_bf16(experts: Path, mixed: P
     shape = shape_here(experts, [named(mixed)])
 
     assert shape.quantized[1] == transformer.in_bf16
-    assert transformer_bytes(shape, Precision.GGUF) == sum(shape.quantized[0].blocks) + shape.quantized[
-        0
-    ].others + 2 * (transformer.num_layers * transformer.block_parameters + transformer.other_parameters)
+    parameters = transformer.num_layers * transformer.block_parameters + transformer.other_parameters
+    quantized = sum(shape.quantized[0].blocks) + shape.quantized[0].others
+    assert transformer_bytes(shape, Precision.GGUF) == quantized + 2 * parameters
     machine = Machine(8 * GIB, 64 * GIB, (8, 9))
     chosen = plan(shape, Geometry.fit(96, 64, 9, shape.grid), machine)
     assert "the other transformer in bf16" in choices(chosen, shape, machine)["transformer weights"].reason
