@@ -14,6 +14,9 @@ A device goes on with the model it holds, since loading another takes long, but 
 The bound is a count, not a time: no clock can break it, and in a long queue, where all have waited long, a bound on
 time would load another model at every step. A generation that overtook any other of its tenant overtook the oldest
 one too, so the count of the oldest is enough.
+
+A generation that was moved to the end of the queue is deferred: it is left out until none of those that were queued
+before the move waits any more, of any tenant. Then it is the first of its tenant, whatever its model.
 """
 
 from bisect import bisect_right, insort
@@ -29,6 +32,13 @@ class Waiting(NamedTuple):
     seq: int
     tenant: str
     model: str
+
+
+class Deferred(NamedTuple):
+    """A queued generation that was moved to the end, when `behind` was the youngest generation."""
+
+    behind: int
+    generation: Waiting
 
 
 class Turn(NamedTuple):
@@ -53,24 +63,34 @@ class _TenantQueue:
     def __init__(self, tenant: str, skipped: int) -> None:
         self.tenant = tenant
         self.skipped = skipped
+        self._returned: deque[Waiting] = deque()
         self._waiting: dict[str, deque[int]] = defaultdict(deque)
         self._overtakers: list[int] = []
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._waiting or self._returned)
 
     def append(self, seq: int, model: str) -> None:
         """Add a generation that is younger than those that wait here."""
         self._waiting[model].append(seq)
+
+    def put_first(self, generation: Waiting) -> None:
+        """Add a generation that was deferred; of several such the one that is added first goes first."""
+        self._returned.append(generation)
 
     def note_overtaker(self, seq: int) -> None:
         """Note a generation that has gone before older ones that wait here."""
         insort(self._overtakers, seq)
 
     @property
-    def oldest(self) -> int:
-        """The number of the oldest generation."""
-        return self._waiting[self._first_model][0]
+    def oldest(self) -> int | None:
+        """The number of the oldest generation, apart from those that were deferred."""
+        return min((numbers[0] for numbers in self._waiting.values()), default=None)
+
+    @property
+    def age(self) -> int:
+        """What orders tenants that had no turn."""
+        return self._returned[0].seq if self.oldest is None else self.oldest
 
     @property
     def _first_model(self) -> str:
@@ -78,6 +98,8 @@ class _TenantQueue:
 
     def next_model(self, holding: str | None, max_overtakes: int) -> str:
         """The model of the generation that a device takes from here."""
+        if self._returned:
+            return self._returned[0].model
         first = self._first_model
         if holding == first or holding not in self._waiting:
             return first
@@ -85,7 +107,9 @@ class _TenantQueue:
         return holding if overtakes < max_overtakes else first
 
     def take(self, model: str) -> Waiting:
-        """Take the oldest generation of a model."""
+        """Take the oldest generation of a model, which is the next one."""
+        if self._returned:
+            return self._returned.popleft()
         seq = self._waiting[model].popleft()
         if not self._waiting[model]:
             del self._waiting[model]
@@ -97,8 +121,9 @@ class FairQueue:
     """The queue, or as much of it as the next claim depends on: of each tenant the oldest generation, and the oldest
     of the device's model.
 
-    `waiting` is oldest first. `started` are, as number and tenant, the generations that run or are over and are
-    younger than their tenant's oldest. `turns` are the tenants' own, of those that had any.
+    `waiting` is oldest first, without the deferred generations; these come in the order they were deferred in.
+    `started` are, as number and tenant, the generations that run or are over and are younger than their tenant's
+    oldest. `turns` are the tenants' own, of those that had any.
     """
 
     def __init__(
@@ -107,20 +132,20 @@ class FairQueue:
         started: Iterable[tuple[int, str]],
         turns: Mapping[str, Turn],
         max_overtakes: int,
+        deferred: Iterable[Deferred] = (),
     ) -> None:
         self._max_overtakes = max_overtakes
-        queues: dict[str, _TenantQueue] = {}
+        self._turns = dict(turns)
+        self._last_turn = max((turn.number for turn in turns.values()), default=0)
+        self._deferred = deque(deferred)
+        self._queues: OrderedDict[str, _TenantQueue] = OrderedDict()
+        self._impatient: set[str] = set()
         for each in waiting:
-            if (queue := queues.get(each.tenant)) is None:
-                queue = queues[each.tenant] = _TenantQueue(each.tenant, turns.get(each.tenant, Turn()).skipped)
-            queue.append(each.seq, each.model)
+            self._of(each.tenant).append(each.seq, each.model)
         for seq, tenant in started:
-            queues[tenant].note_overtaker(seq)
-        # a tenant that had its turn moves to the end, and so the order of the others stays
-        self._queues = OrderedDict(
-            sorted(queues.items(), key=lambda item: (turns.get(item[0], Turn()).number, item[1].oldest))
-        )
-        self._impatient = {tenant for tenant, queue in queues.items() if queue.skipped >= max_overtakes}
+            self._queues[tenant].note_overtaker(seq)
+        self._sort()
+        self._end_deferrals()
 
     @property
     def tenants(self) -> list[str]:
@@ -131,6 +156,11 @@ class FairQueue:
         """Take the next generation for a device that holds this model; None when nothing waits."""
         if not self._queues:
             return None
+        taken = self._take_next(holding)
+        self._end_deferrals()
+        return taken
+
+    def _take_next(self, holding: str | None) -> Taken:
         skipped: list[_TenantQueue] = []
         if holding is not None and not self._impatient:
             for queue in self._queues.values():
@@ -143,6 +173,9 @@ class FairQueue:
     def _take(self, queue: _TenantQueue, model: str, skipped: Sequence[_TenantQueue]) -> Taken:
         taken = queue.take(model)
         queue.skipped = 0
+        # a tenant that had its turn moves to the end, and so the order of the others stays
+        self._last_turn += 1
+        self._turns[queue.tenant] = Turn(self._last_turn)
         self._queues.move_to_end(queue.tenant)
         if not queue:
             del self._queues[queue.tenant]
@@ -153,6 +186,34 @@ class FairQueue:
             if each.skipped >= self._max_overtakes:
                 self._impatient.add(each.tenant)
         return Taken(taken, [each.tenant for each in skipped])
+
+    def _of(self, tenant: str) -> _TenantQueue:
+        """The queue of a tenant, made if there is none."""
+        if (queue := self._queues.get(tenant)) is None:
+            queue = self._queues[tenant] = _TenantQueue(tenant, self._turns.get(tenant, Turn()).skipped)
+            if queue.skipped >= self._max_overtakes:
+                self._impatient.add(tenant)
+        return queue
+
+    def _sort(self) -> None:
+        """Put the tenants in the order of their turns."""
+        turns = self._turns
+        self._queues = OrderedDict(
+            sorted(self._queues.items(), key=lambda item: (turns.get(item[0], Turn()).number, item[1].age))
+        )
+
+    def _end_deferrals(self) -> None:
+        """Let the deferred generations in that none waits before any more."""
+        has_changed = False
+        while self._deferred:
+            oldest = min((seq for queue in self._queues.values() if (seq := queue.oldest) is not None), default=None)
+            if oldest is not None and oldest <= self._deferred[0].behind:
+                break
+            generation = self._deferred.popleft().generation
+            self._of(generation.tenant).put_first(generation)
+            has_changed = True
+        if has_changed:
+            self._sort()
 
 
 def predicted_order(queue: FairQueue, holding: Sequence[str | None]) -> Iterator[int]:

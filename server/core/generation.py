@@ -1,4 +1,4 @@
-"""The Generation record and the law of its statuses: who may become what, written once."""
+"""The record of a generation, and the law of its statuses."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,7 +8,7 @@ from pipelines.core.request import VideoParams
 
 
 class Status(StrEnum):
-    """Where a generation is in its life."""
+    """The stages of a generation's life."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -22,7 +22,7 @@ TERMINAL = frozenset(Status) - ACTIVE
 
 MAY_BECOME: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.PROCESSING, Status.CANCELLED, Status.FAILED}),
-    # back to the queue only from the hand that held it, or once its lease has expired
+    # back to the queue only by its owner, or once its lease has expired
     Status.PROCESSING: frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.QUEUED}),
     Status.SUCCEEDED: frozenset(),
     Status.FAILED: frozenset(),
@@ -36,7 +36,7 @@ def sources(target: Status) -> frozenset[Status]:
 
 
 class Origin(StrEnum):
-    """The route a generation came by: `sync` has a client waiting on the line, `queue` has not."""
+    """The route a generation was submitted by: on `sync` a client waits for the result, on `queue` none does."""
 
     SYNC = "sync"
     QUEUE = "queue"
@@ -54,18 +54,22 @@ class Outcome(StrEnum):
     """Its server died, or lost its lease."""
 
 
-WORKER_DEATHS_ALLOWED = 2
-"""A generation fails at this many worker deaths in a row that got no further than the one before."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One video asked for, as the store keeps it.
+    """One requested video, as the store keeps it.
 
-    `seq` orders generations; times are in unix seconds; `parameters` is what the request carried, echoed in rows;
-    `params` is the video they resolve to, None when they do not; `attempt` counts the claims so far; `artifact` is
-    the key of the finished file; `tenant` is whose API key asked, empty without keys; `accepted_by` names the server
-    whose client asked.
+    Times are in Unix seconds, progress is 0 … 1.
+    - `seq` orders generations by their submission.
+    - `tenant` is the tenant of the API key, empty without keys; `accepted_by` names the server that took the request.
+    - `parameters` is what the request contained, echoed in rows; `params` is the video these resolve to, None if they
+      are invalid.
+    - `attempt` counts the claims so far; `owner` holds the current one until `lease_until`.
+    - `progress` is what a checkpoint holds, 1 after success.
+    - `artifact` is the storage key of the finished file.
+    - `worker_deaths` and `server_deaths` count since the last progress, `furthest` is the furthest progress known of
+      any attempt (`server.core.retry`).
+    - `deferred_behind` is set while it waits at the end of the queue: the `seq` of the youngest generation when it was
+      moved there. It is taken once no generation up to that one waits any more.
     """
 
     id: str
@@ -93,19 +97,10 @@ class Generation:
     worker_deaths: int = 0
     server_deaths: int = 0
     furthest: float = 0.0
+    deferred_behind: int | None = None
     seq: int = 0
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether it has ended."""
         return self.status in TERMINAL
-
-
-def after_worker_death(generation: Generation, reached: float) -> tuple[int, float]:
-    """The counts after a worker died having brought a generation to progress `reached` (0 … 1).
-
-    Returns worker deaths in a row without progress between them, and the furthest progress of any attempt.
-    """
-    if reached > generation.furthest:
-        return 1, reached
-    return generation.worker_deaths + 1, generation.furthest

@@ -12,6 +12,7 @@ from pipelines.core.request import VideoParams
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation, Status
 from server.core.logging import ids
+from server.core.retry import blame_for_worker_death
 from server.engine.interface import (
     Finish,
     GenerationFailedError,
@@ -105,7 +106,7 @@ class AttemptRunner:
         except RunCancelledError as error:
             raise StaleAttemptError(held.id) from error
         except RunSuspendedError:
-            return await running.settle(partial(claims.attempts.release, held, running.saved))
+            return await running.settle(partial(claims.release, running))
         except WorkerDiedError as error:
             said = ids(held.id, held.attempt)
             log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error, extra=said)
@@ -122,12 +123,15 @@ class AttemptRunner:
 
     def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
         on_device = self._device.running
-        # a worker that finished a file died of what it ran beside, if anything
-        is_blamed = running is on_device or on_device is None or isinstance(error, WorkerStuckError)
+        blame = blame_for_worker_death(
+            on_device=running is on_device,
+            device_is_free=on_device is None,
+            is_stuck=isinstance(error, WorkerStuckError),
+        )
         if running is on_device and not running.is_cancelled:
             # a cancelled one was killed for not stopping in time, perhaps in the middle of a long step
             self._device.note_failure(running.held.id, str(error))
-        return partial(self._claims.after_worker_death, running, str(error), is_blamed=is_blamed)
+        return partial(self._claims.after_worker_death, running, str(error), blame)
 
     async def _make(self, running: RunningAttempt, entry: CatalogueEntry, params: VideoParams) -> Done:
         """Load the model and make the video with its file; the device is free before the file is finished."""

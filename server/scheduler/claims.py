@@ -12,6 +12,7 @@ from server.core.errors import RecordsUnavailableError
 from server.core.events import Broker, Event
 from server.core.generation import Generation
 from server.core.logging import ids
+from server.core.retry import Blame, Interruption, NextStep, decide
 from server.engine.protocol import Checkpointed, Previewed, Progressed, RunReport
 from server.scheduler.running import RunningAttempt
 from server.storage.db.records import StaleAttemptError
@@ -20,6 +21,8 @@ from server.storage.files.stores import FileStores
 from server.storage.files.videos import artifact_key
 
 log = logging.getLogger("paddock.claims")
+
+_NEXT_STEPS = {NextStep.MOVE_TO_END: "moved to the end of the queue", NextStep.FAIL: "failed"}
 
 
 class Claims:
@@ -52,15 +55,21 @@ class Claims:
         return await self.attempts.claim(owner, self._lease, holding)
 
     async def renew(self, running: RunningAttempt) -> None:
-        """Hold a claim on, and write down how far it is."""
-        await self.attempts.renew(running.held, self._lease, running.live.progress, running.fingerprint)
+        """Extend a claim, and record the progress that its checkpoint holds."""
+        running.has_saved.clear()
+        await self.attempts.renew(running.held, self._lease, running.saved, running.fingerprint)
 
     async def keep(self, running: RunningAttempt, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
-        """Hold a claim on for as long as this runs; `on_lost` hears of one that another server has ended."""
+        """Extend a claim for as long as this runs; `on_lost` is called if another server has ended it.
+
+        A checkpoint is recorded at once: if this server is killed, the record says what the generation has reached.
+        """
         held = running.held
         said = ids(held.id, held.attempt)
         while True:
-            await asyncio.sleep(self._lease / 3)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._lease / 3):
+                    await running.has_saved.wait()
             try:
                 await self.renew(running)
             except RecordsUnavailableError:
@@ -78,6 +87,7 @@ class Claims:
         match report:
             case Checkpointed():
                 running.saved = report.fraction
+                running.has_saved.set()
             case Previewed():
                 # the report of the same step comes next, and tells of it
                 running.live = replace(running.live, preview=report.step)
@@ -103,17 +113,20 @@ class Claims:
         else:
             self._on_queued()
 
-    async def after_worker_death(self, running: RunningAttempt, why: str, *, is_blamed: bool) -> Generation:
-        """Adopt a file finished just before the death; else another try, or, if it is blamed, the end by the rule."""
+    async def after_worker_death(self, running: RunningAttempt, why: str, blame: Blame) -> Generation:
+        """Adopt a file that was finished just before the death; else decide what becomes of the generation."""
         held = running.held
         adopted = await self._adopt(held)
-        if adopted is None:
-            self._artifacts.discard(artifact_key(held.id, held.attempt))
         if adopted is not None:
             return adopted
-        if not is_blamed:
-            return await self.attempts.release(held, running.saved)
-        return await self.attempts.worker_died(held, running.live.progress, why, running.saved)
+        self._artifacts.discard(artifact_key(held.id, held.attempt))
+        if blame is Blame.NONE:
+            return await self.release(running)
+        return await self._retry(held, Interruption(blame, running.live.progress, running.saved, why))
+
+    async def release(self, running: RunningAttempt) -> Generation:
+        """Return a generation to the queue that was stopped and is not to blame for it."""
+        return await self._retry(running.held, Interruption(Blame.NONE, running.saved, running.saved))
 
     async def give_back(self, running: RunningAttempt) -> None:
         """Record what became of a generation; if that is not known, return it to the queue."""
@@ -122,9 +135,7 @@ class Claims:
             if running.end is not None:
                 self.announce(await running.end())
             else:
-                self.announce(
-                    await self._adopt(running.held) or await self.attempts.release(running.held, running.saved)
-                )
+                self.announce(await self._adopt(running.held) or await self.release(running))
 
     def discard(self, running: RunningAttempt) -> None:
         """Remove what an attempt that counts no more has written; its checkpoint may be another attempt's by now."""
@@ -134,11 +145,24 @@ class Claims:
             self._checkpoints.discard(held.id)
 
     async def settle(self, abandoned: Generation) -> None:
-        """Adopt the file of a generation whose lease has run out, or return it to the queue."""
+        """Adopt the file of a generation whose lease has expired, or decide what becomes of it."""
+        blame = Blame.SERVER if self.attempts.owns(abandoned) else Blame.HOST
+        saved = abandoned.progress
         # another server may be first
         with suppress(StaleAttemptError):
-            if await self._adopt(abandoned) is None:
-                await self.attempts.requeue_abandoned(abandoned)
+            adopted = await self._adopt(abandoned)
+            self.announce(adopted or await self._retry(abandoned, Interruption(blame, saved, saved)))
+
+    async def _retry(self, held: Generation, interruption: Interruption) -> Generation:
+        decision = decide(held, interruption)
+        retried = await self.attempts.retry(held, decision)
+        if decision.next_step is not NextStep.KEEP_PLACE:
+            log.warning(
+                "generation %s: %s after %d deaths of its worker and %d of its server without progress",
+                *(held.id, _NEXT_STEPS[decision.next_step], decision.worker_deaths, decision.server_deaths),
+                extra=ids(held.id, held.attempt),
+            )
+        return retried
 
     async def _adopt(self, held: Generation) -> Generation | None:
         key = self._artifacts.finished(held)

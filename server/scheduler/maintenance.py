@@ -80,7 +80,6 @@ class Maintenance:
                 for generation in await self._store.attempts.abandoned():
                     if generation.id not in self._devices.held():
                         await self._claims.settle(generation)
-                        self._devices.wake()
             except (RecordsUnavailableError, OSError) as error:
                 log.warning("cleaning up failed; trying again in %g s: %s", self._lease, error)
                 await asyncio.sleep(self._lease)

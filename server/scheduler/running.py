@@ -21,6 +21,8 @@ class RunningAttempt:
     fingerprint: dict[str, str] | None = None
     forecast: Forecast | None = None
     is_cancelled: bool = False
+    has_saved: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a checkpoint was written that the records do not know of yet."""
     has_left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the device is free of it."""
     _reported_at: float = 0.0

@@ -1,7 +1,7 @@
 """What every store promises: the status law, held in the database whoever calls."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.core.request import VideoParams
 from server.core.generation import MAY_BECOME, TERMINAL, Generation, Origin, Outcome, Status
+from server.core.retry import Blame, Interruption, decide
 from server.storage.db.connection import open_database
 from server.storage.db.records import (
     Filters,
@@ -107,6 +108,24 @@ async def claimed(store: Store) -> Generation:
     held = await store.attempts.claim("me", 60)
     assert held is not None
     return held
+
+
+def released(store: Store, held: Generation, saved: float = 0.0) -> Coroutine[Any, Any, Generation]:
+    """Give a claim back."""
+    return store.attempts.retry(held, decide(held, Interruption(Blame.NONE, saved, saved)))
+
+
+def worker_died(
+    store: Store, held: Generation, reached: float, why: str, saved: float = 0.0
+) -> Coroutine[Any, Any, Generation]:
+    """End an attempt whose worker died."""
+    return store.attempts.retry(held, decide(held, Interruption(Blame.WORKER, reached, saved, why)))
+
+
+def server_died(store: Store, abandoned: Generation) -> Coroutine[Any, Any, Generation]:
+    """End an attempt whose server died."""
+    saved = abandoned.progress
+    return store.attempts.retry(abandoned, decide(abandoned, Interruption(Blame.SERVER, saved, saved)))
 
 
 async def read(store: Store, generation_id: str) -> Generation:
@@ -408,7 +427,7 @@ async def test_a_requeued_generation_keeps_its_place(store: Store) -> None:
     held = await store.attempts.claim("me", 60)
     assert held is not None
 
-    await store.attempts.release(held)
+    await released(store, held)
 
     placed = await store.history.get(first.id, "")
     assert placed is not None
@@ -450,7 +469,7 @@ async def test_cancelling_returns_what_it_was_and_happens_once(store: Store) -> 
 
     held = await claimed(store)
     assert await store.submissions.cancel(held.id, "", unless_started=True) is None
-    await store.attempts.release(held)
+    await released(store, held)
     assert await store.submissions.cancel(held.id, "", unless_started=True) is None
     before = await store.submissions.cancel(held.id, "")
     assert before is not None
@@ -567,16 +586,16 @@ async def test_a_withdrawn_video_leaves_its_row_and_a_reason(store: Store, clock
 
 async def test_an_attempt_that_lost_its_generation_can_change_nothing(store: Store) -> None:
     held = await claimed(store)
-    await store.attempts.release(held)
+    await released(store, held)
     newer = await store.attempts.claim("you", 60)
     assert newer is not None
 
     for change in (
         store.attempts.succeed(held, "late.mp4"),
         store.attempts.fail(held, "late"),
-        store.attempts.release(held),
+        released(store, held),
         store.attempts.renew(held, 60, 0.5, None),
-        store.attempts.worker_died(held, 0.5, "late"),
+        worker_died(store, held, 0.5, "late"),
     ):
         with pytest.raises(StaleAttemptError):
             await change
@@ -600,7 +619,7 @@ async def test_nothing_happens_after_the_end(store: Store, end: Status) -> None:
     for change in (
         store.attempts.succeed(held, "b.mp4"),
         store.attempts.fail(held, "no"),
-        store.attempts.release(held),
+        released(store, held),
     ):
         with pytest.raises(StaleAttemptError):
             await change
@@ -624,11 +643,11 @@ async def test_only_an_expired_lease_is_abandoned(store: Store, clock: Clock) ->
     held = await claimed(store)
     assert await store.attempts.abandoned() == []
     with pytest.raises(StaleAttemptError):
-        await store.attempts.requeue_abandoned(held)
+        await server_died(store, held)
 
     clock.now += 61
     assert await store.attempts.abandoned() == [held]
-    requeued = await store.attempts.requeue_abandoned(held)
+    requeued = await server_died(store, held)
 
     assert (requeued.status, requeued.server_deaths, requeued.worker_deaths) == (Status.QUEUED, 1, 0)
     assert (requeued.owner, requeued.started_at, requeued.progress) == (None, None, 0.0)
@@ -646,11 +665,11 @@ async def test_progress_that_is_saved_outlives_the_attempt(store: Store) -> None
     held = await claimed(store)
     await store.attempts.renew(held, 60, 0.5, None)
 
-    assert (await store.attempts.release(held, 0.4)).progress == 0.4
+    assert (await released(store, held, 0.4)).progress == 0.4
     again = await store.attempts.claim("me", 60)
     assert again is not None
     assert again.progress == 0.4
-    assert (await store.attempts.worker_died(again, 0.6, "killed", 0.55)).progress == 0.55
+    assert (await worker_died(store, again, 0.6, "killed", 0.55)).progress == 0.55
 
 
 async def test_what_is_over_or_unknown_is_told_from_what_goes_on(store: Store) -> None:
@@ -665,15 +684,15 @@ async def test_what_is_over_or_unknown_is_told_from_what_goes_on(store: Store) -
 async def test_two_worker_deaths_without_progress_between_them_are_the_end(store: Store) -> None:
     held = await claimed(store)
 
-    once = await store.attempts.worker_died(held, 0.3, "killed")
+    once = await worker_died(store, held, 0.3, "killed")
     assert (once.status, once.worker_deaths) == (Status.QUEUED, 1)
     further = await store.attempts.claim("me", 60)
     assert further is not None
-    again = await store.attempts.worker_died(further, 0.6, "killed")
+    again = await worker_died(store, further, 0.6, "killed")
     assert (again.status, again.worker_deaths) == (Status.QUEUED, 1)
     last = await store.attempts.claim("me", 60)
     assert last is not None
-    end = await store.attempts.worker_died(last, 0.6, "it was killed by SIGSEGV")
+    end = await worker_died(store, last, 0.6, "it was killed by SIGSEGV")
 
     assert end.status is Status.FAILED
     assert end.error_message is not None
@@ -681,17 +700,117 @@ async def test_two_worker_deaths_without_progress_between_them_are_the_end(store
     assert "SIGSEGV" in end.error_message
 
 
-async def test_deaths_of_the_server_are_not_the_generations_fault(store: Store) -> None:
-    await queued(store)
-    for _ in range(5):
+async def die_with_server(store: Store, times: int, saved: float = 0.0) -> list[Generation]:
+    """Have the server die so often while it runs what is next, with a checkpoint; returns what became of each."""
+    became = []
+    for _ in range(times):
         held = await store.attempts.claim("me", 60)
         assert held is not None
+        await store.attempts.renew(held, 60, saved, None)
         await store.attempts.expire_leases()
-        await store.attempts.requeue_abandoned(held)
+        (abandoned,) = await store.attempts.abandoned()
+        became.append(await server_died(store, abandoned))
+    return became
 
+
+async def test_a_generation_keeps_its_place_for_two_deaths_of_its_server_and_then_goes_to_the_end(
+    store: Store,
+) -> None:
+    deadly, *others = await queued(store, 4)
+
+    assert [one.id for one in await die_with_server(store, 3)] == [deadly.id] * 3
+
+    (later,) = await queued(store)
+    rows = {placed.generation.id: placed for placed in await store.history.newest(Filters())}
+    assert [rows[one.id].queue_position for one in (*others, deadly, later)] == [1, 2, 3, 4, 5]
+    # it is still where it was in the history
+    assert list(rows) == [later.id, *(one.id for one in reversed(others)), deadly.id]
+    assert rows[deadly.id].generation.server_deaths == 3
+    taken = await take(store, [None])
+    assert [one.id for one in taken] == [*(one.id for one in others), deadly.id, later.id]
+
+
+async def test_ten_deaths_of_its_server_without_progress_are_the_end(store: Store, clock: Clock) -> None:
+    await queued(store)
+    *kept, end = await die_with_server(store, 10, saved=0.3)
+
+    assert {one.status for one in kept} == {Status.QUEUED}
+    assert (end.status, end.server_deaths, end.completed_at) == (Status.FAILED, 10, clock.now)
+    assert end.error_message == (
+        "The server died 10 times in a row while it ran this generation, without progress in between."
+    )
+    assert await store.attempts.claim("me", 60) is None
+    assert {entry["outcome"] for entry in await store.attempt_log()} == {Outcome.ABANDONED}
+
+
+async def test_a_checkpoint_that_is_further_than_any_before_counts_the_deaths_of_the_server_anew(
+    store: Store,
+) -> None:
+    await queued(store)
+    await die_with_server(store, 9, saved=0.3)
+
+    further, *_, last = await die_with_server(store, 10, saved=0.4)
+
+    assert (further.status, further.server_deaths, further.worker_deaths) == (Status.QUEUED, 1, 0)
+    assert (further.progress, further.furthest) == (0.4, 0.4)
+    assert last.status is Status.FAILED
+
+
+async def test_the_end_of_the_queue_is_behind_every_tenant_and_model(store: Store) -> None:
+    deadly, *waiting = await of_tenants(store, "xyyzz", "ababa")
+    await die_with_server(store, 3)
+    await of_tenants(store, "y", "a")
+
+    told = await positions(store, "xyz", ["a"])
+    # by a device that holds its model, and though its tenant has nothing else
+    taken = await take(store, ["a"])
+
+    assert [told[place] for place in sorted(told)] == [one.seq for one in taken]
+    order = [one.id for one in taken]
+    assert len(order) == 6
+    assert {one.id for one in waiting} <= set(order[: order.index(deadly.id)])
+
+
+async def test_the_end_of_the_queue_outlives_the_server(url: str) -> None:
+    before = Store(url, server="me")
+    deadly, other = await queued(before, 2)
+    await die_with_server(before, 3)
+    before.close()
+
+    again = Store(url, server="me")
+    assert [one.id for one in await take(again, [None])] == [other.id, deadly.id]
+    again.close()
+
+
+async def test_what_is_at_the_end_of_the_queue_counts_as_queued_and_can_be_cancelled(store: Store) -> None:
+    deadly, other = await queued(store, 2, tenant="x")
+    await die_with_server(store, 3)
+
+    assert await store.history.queued() == 2
+    with pytest.raises(QueueLimitError):
+        await store.submissions.insert([new(tenant="x")], QueueLimits(10, per_tenant=2))
+    assert await store.submissions.cancel(deadly.id, "x") is not None
+    assert [one.id for one in await take(store, [None])] == [other.id]
+
+
+async def test_a_generation_that_waits_at_the_end_stays_there_after_a_clean_stop(store: Store) -> None:
+    (deadly,) = await queued(store)
+    await die_with_server(store, 3)
     held = await store.attempts.claim("me", 60)
     assert held is not None
-    assert (held.attempt, held.server_deaths, held.worker_deaths) == (6, 5, 0)
+    assert held.deferred_behind is None
+    (other,) = await queued(store)
+
+    await released(store, held)
+
+    assert [one.id for one in await take(store, [None])] == [other.id, deadly.id]
+
+
+async def test_only_a_servers_own_claims_are_its_own(store: Store, rival: Store) -> None:
+    held = replace(await claimed(store), owner="me/host/1")
+
+    assert store.attempts.owns(held)
+    assert rival.attempts.owns(held) == (not rival.is_shared)
 
 
 async def test_sync_generations_that_never_started_end_with_their_server(store: Store) -> None:
@@ -702,7 +821,7 @@ async def test_sync_generations_that_never_started_end_with_their_server(store: 
     held = await store.attempts.claim("me", 60)
     assert held is not None
     assert held.id == started.id
-    await store.attempts.release(held)
+    await released(store, held)
 
     assert await store.submissions.cancel_waiting_sync() == 1
 
@@ -776,7 +895,7 @@ async def test_what_never_started_or_was_given_back_overtook_nobody(store: Store
     for loaded, expected in (("a", given_back), ("c", other)):
         (held,) = await take(store, [loaded], most=1)
         assert held.id == expected.id
-        await store.attempts.release(held)
+        await released(store, held)
 
     assert [generation.id for generation in await take(store, ["a"])] == [given_back.id, oldest.id, other.id]
 
@@ -872,6 +991,11 @@ def test_whatever_comes_and_goes_the_first_is_next_and_none_waits_beyond_the_bou
     asyncio.run(play())
 
 
+async def everything_of(store: Store, tenants: str) -> list[Generation]:
+    found = [placed for tenant in tenants for placed in await store.history.newest(Filters(tenant=tenant))]
+    return [placed.generation for placed in found]
+
+
 async def everything(store: Store) -> list[Generation]:
     return [placed.generation for placed in await store.history.newest(Filters())]
 
@@ -885,18 +1009,18 @@ async def one_step(
         case "succeed" if running:
             await store.attempts.succeed(running.pop(), "a.mp4")
         case "release" if running:
-            await store.attempts.release(running.pop())
+            await released(store, running.pop())
         case "cancel" if running:
             await store.submissions.cancel(running.pop().id, "")
         case "withdraw" if waiting:
             await store.submissions.cancel(waiting[0].id, "")
 
 
-# the turns of several keys
+# the turns of several tenants
 
 
-async def of_keys(store: Store, tenants: Sequence[str], models: Sequence[str] | None = None) -> list[Generation]:
-    """A queued generation for each of these keys, in their order, of a model each."""
+async def of_tenants(store: Store, tenants: Sequence[str], models: Sequence[str] | None = None) -> list[Generation]:
+    """A queued generation for each of these tenants, in their order, of a model each."""
     pairs = zip(tenants, models or "a" * len(tenants), strict=True)
     generations = [new(tenant=tenant, model=model) for tenant, model in pairs]
     for generation in generations:
@@ -918,7 +1042,7 @@ async def positions(store: Store, tenants: str, holding: Sequence[str | None]) -
 
 
 async def test_keys_take_turns_and_each_is_first_in_first_out(store: Store) -> None:
-    generations = await of_keys(store, "xxxxyxxzy")
+    generations = await of_tenants(store, "xxxxyxxzy")
 
     taken = await take(store, ["a"])
 
@@ -933,7 +1057,7 @@ async def test_a_key_with_a_long_queue_does_not_keep_another_waiting(store: Stor
     await store.submissions.insert(many, QueueLimits(10_000))
     await take(store, ["a"], most=3)
 
-    (late,) = await of_keys(store, "y")
+    (late,) = await of_tenants(store, "y")
 
     told = [
         await store.history.get(generation.id, generation.tenant, ["a"]) for generation in (late, many[3], many[-1])
@@ -943,7 +1067,7 @@ async def test_a_key_with_a_long_queue_does_not_keep_another_waiting(store: Stor
 
 
 async def test_a_turn_that_was_had_is_not_forgotten_with_what_was_made(store: Store) -> None:
-    await of_keys(store, "xxxyy")
+    await of_tenants(store, "xxxyy")
     for _ in range(2):
         (held,) = await take(store, ["a"], most=1)
         await store.attempts.succeed(held, "a.mp4")
@@ -953,9 +1077,9 @@ async def test_a_turn_that_was_had_is_not_forgotten_with_what_was_made(store: St
 
 
 async def test_what_is_given_back_has_its_turn_again(store: Store) -> None:
-    await of_keys(store, "xyxyz")
+    await of_tenants(store, "xyxyz")
     taken = await take(store, ["a"], most=2)
-    await store.attempts.release(taken[0])
+    await released(store, taken[0])
 
     again = await take(store, ["a"])
 
@@ -966,14 +1090,14 @@ async def test_what_is_given_back_has_its_turn_again(store: Store) -> None:
 async def test_claims_at_the_same_instant_are_different_keys_turns(store: Store, rival: Store) -> None:
     for _ in range(8):
         await take(store, [None])
-        await of_keys(store, "xyxy", "aabb")
+        await of_tenants(store, "xyxy", "aabb")
         # each of a model of its own, so that the two could take of one key what is next there
         found = await asyncio.gather(store.attempts.claim("me", 60, "a"), rival.attempts.claim("rival", 60, "b"))
         assert {generation.tenant for generation in found if generation} == {"x", "y"}
 
 
 async def test_a_device_goes_on_with_its_model_past_anothers_turn_within_the_bound(store: Store) -> None:
-    await of_keys(store, "xyxyxyxyxy", "abababab" + "ab")
+    await of_tenants(store, "xyxyxyxyxy", "abababab" + "ab")
 
     taken = await take(store, ["a"])
 
@@ -998,21 +1122,33 @@ def test_keys_and_models_are_taken_in_the_order_foretold_and_none_waits_beyond_i
 ) -> None:
     async def play() -> None:
         store = emptied(url, max_overtakes=bound)
-        await of_keys(store, *zip(*entries, strict=True))
+        await of_tenants(store, *zip(*entries, strict=True))
         early = [held for model in before if (held := await store.attempts.claim("me", 60, model))]
         for given_back in early[::3]:
-            await store.attempts.release(given_back)
+            await released(store, given_back)
+        there = {one.seq for one in await everything_of(store, "xyz") if one.status is Status.QUEUED}
+        moved = {}
+        for deadly in early[1::3]:
+            await released(store, replace(deadly, server_deaths=3))
+            moved[deadly.seq] = set(there)
         if late:
-            await of_keys(store, *zip(*late, strict=True))
+            await of_tenants(store, *zip(*late, strict=True))
         told = await positions(store, "xyz", holding)
         taken = await take(store, holding)
         store.close()
 
         assert [told[place] for place in sorted(told)] == [generation.seq for generation in taken]
-        for tenant in set(whose(taken)):
-            others = whose(taken)[: whose(taken).rindex(tenant)].split(tenant)
+        order = [generation.seq for generation in taken]
+        for seq, before_it in moved.items():
+            assert before_it <= set(order[: order.index(seq)])
+        in_turn = [generation for generation in taken if generation.seq not in moved]
+        for tenant in set(whose(in_turn)):
+            last = max(
+                place for place, generation in enumerate(taken) if generation in in_turn and generation.tenant == tenant
+            )
+            others = whose(taken[:last]).split(tenant)
             assert max(map(len, others)) <= len("xyz") - 1 + bound
-            seqs = [generation.seq for generation in taken if generation.tenant == tenant]
+            seqs = [generation.seq for generation in in_turn if generation.tenant == tenant]
             for place, seq in enumerate(seqs):
                 assert sum(earlier > seq for earlier in seqs[:place]) <= bound
 
@@ -1059,15 +1195,15 @@ async def one_call(store: Store, call: str, held: Generation) -> Generation:
         case "fail":
             await store.attempts.fail(held, "no")
         case "release":
-            await store.attempts.release(held)
+            await released(store, held)
         case "renew":
             await store.attempts.renew(held, 60, 0.5, None)
         case "die":
-            await store.attempts.worker_died(held, 0.5, "killed")
+            await worker_died(store, held, 0.5, "killed")
         case "cancel":
             await store.submissions.cancel(held.id, "")
         case "expire":
             await store.attempts.expire_leases()
             for abandoned in await store.attempts.abandoned():
-                await store.attempts.requeue_abandoned(abandoned)
+                await server_died(store, abandoned)
     return held

@@ -5,6 +5,7 @@ as the variable UNRULY_LOAD says.
 """
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -60,6 +61,9 @@ class Script:
             go_wrong(params.prompt, progress.stage.name.lower())
         return Rendered(params, path)
 
+    def adopt_compiled(self) -> None:
+        """Nothing is compiled."""
+
     def release(self) -> None:
         """Nothing is held."""
 
@@ -107,6 +111,13 @@ def wait() -> None:
         time.sleep(0.01)
 
 
+def kill_server() -> None:
+    """Once a file is there."""
+    wait()
+    os.kill(os.getppid(), signal.SIGKILL)
+    hang()
+
+
 def nan() -> None:
     raise NonFiniteOutputError("Not numbers.")
 
@@ -151,6 +162,7 @@ WAYS: dict[str, Callable[[], None]] = {
     "exit amid a word": exit_amid_a_word,
     "hang": hang,
     "wait": wait,
+    "kill the server": kill_server,
     "nan": nan,
     "break": break_device,
     "garbage": send_garbage,

@@ -59,6 +59,7 @@ generations = Table(
     Column("server_deaths", Integer, nullable=False),
     Column("furthest", Float, nullable=False),
     Column("accepted_by", _Text),
+    Column("deferred_behind", Integer),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
@@ -109,19 +110,26 @@ HAS_VIDEO = generations.c.artifact.is_not(None)
 # the videos that are kept, oldest first
 Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO, postgresql_where=HAS_VIDEO)
 
-# A partial index is used for what is seen to imply its condition: this is written out, not bound. That condition is not
-# the status itself: PostgreSQL would then not look rows up by it, and SQLite would take an index by status alone for
-# the better one.
+# A partial index is used where the query is seen to imply its condition: this is written out, not bound. The condition
+# is not the status itself: PostgreSQL would then not look rows up by it, and SQLite would prefer an index by status
+# alone.
 _IS_ACTIVE = generations.c.completed_at.is_(None)
+_deferred_behind = generations.c.deferred_behind
+_IN_TURN, _DEFERRED = and_(_IS_ACTIVE, _deferred_behind.is_(None)), and_(_IS_ACTIVE, _deferred_behind.is_not(None))
 IS_QUEUED = and_(generations.c.status == "queued", _IS_ACTIVE)
+IS_IN_TURN = and_(IS_QUEUED, _deferred_behind.is_(None))
+"""It waits, and not at the end of the queue."""
+IS_DEFERRED = and_(IS_QUEUED, _deferred_behind.is_not(None))
+"""It waits at the end of the queue."""
 WAS_CLAIMED = generations.c.attempt > literal_column("0")
-# what each tenant has waiting, of all models and of each, and what was taken
+# what each tenant has waiting, of all models and of each; what waits at the end; what was taken
 _rows = generations.c
-Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
+Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=_IN_TURN, postgresql_where=_IN_TURN)
 Index(
     "queue_by_model",
     *(_rows.status, _rows.model, _rows.tenant, _rows.seq),
-    sqlite_where=_IS_ACTIVE,
-    postgresql_where=_IS_ACTIVE,
+    sqlite_where=_IN_TURN,
+    postgresql_where=_IN_TURN,
 )
+Index("queue_deferred", _rows.deferred_behind, _rows.seq, sqlite_where=_DEFERRED, postgresql_where=_DEFERRED)
 Index("claims_by_tenant", _rows.tenant, _rows.seq, sqlite_where=WAS_CLAIMED, postgresql_where=WAS_CLAIMED)

@@ -1,6 +1,7 @@
 """Claim → run → record: in order, once, whatever dies or is cancelled in between."""
 
 import asyncio
+import time
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from server.core.generation import ACTIVE, Generation, Origin, Outcome, Status
 from server.engine.interface import GenerationFailedError, WorkerDiedError
 from server.engine.protocol import Done, Run
 from server.scheduler.interface import Deployment
-from server.storage.db.records import Filters
+from server.storage.db.records import Filters, QueueLimits
 from server.storage.files.videos import artifact_key
-from tests.server.conftest import Inside, build, eventually
+from tests.contract.test_store import new
+from tests.server.conftest import Inside, build, eventually, listen
 from tests.server.fakes import load_failure
 
 MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
@@ -275,6 +277,57 @@ async def test_a_worker_that_dies_keeps_what_it_had_saved(inside: Inside) -> Non
     assert checkpoints(inside) == {f"{generation.id}.ckpt"}
     await inside.service.cancel("", generation.id)
     await eventually(lambda: not checkpoints(inside))
+
+
+async def test_a_checkpoint_is_recorded_at_once_for_the_server_may_be_killed(inside: Inside) -> None:
+    running = await busy(inside)
+
+    inside.engine.save(inside.engine.runs[0], 0.3)
+    inside.engine.tell(0.6)
+
+    # long before the claim has to be renewed
+    async with asyncio.timeout(inside.settings.lease / 6):
+        while (now := await inside.read(running)).progress != 0.3:  # noqa: ASYNC110 - a record has no event
+            await asyncio.sleep(0.005)
+    assert now.status is Status.PROCESSING
+    again = await restart(inside)
+    retried = await again.until(running, Status.PROCESSING)
+    assert (retried.attempt, retried.server_deaths, retried.furthest) == (2, 1, 0.3)
+    await again.until(running)
+    await again.dispatcher.stop()
+    again.store.close()
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(1, Status.QUEUED), (9, Status.FAILED)])
+async def test_what_a_lost_server_held_is_decided_while_this_one_runs(
+    tmp_path: Path, deaths: int, status: Status
+) -> None:
+    inside = build(tmp_path / "data", lease=1.1)
+    inside.engine.loading.clear()
+    listening = asyncio.create_task(listen(inside))
+    await inside.dispatcher.start()
+    await busy_loading(inside)
+    held = new(
+        status=Status.PROCESSING, attempt=1, owner="lost/1", lease_until=time.time(), server_deaths=deaths, model=MODEL
+    )
+    await inside.store.submissions.insert([held], QueueLimits(10))
+
+    decided = await inside.until(held, status)
+
+    assert decided.server_deaths == deaths + 1
+    if status is Status.FAILED:
+        assert "died 10 times in a row" in str(decided.error_message)
+        await eventually(lambda: (held.id, Status.FAILED) in completions(inside))
+    listening.cancel()
+    inside.engine.loading.set()
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def busy_loading(inside: Inside) -> None:
+    """Have the device load, so that it takes nothing from the queue."""
+    await inside.enqueue()
+    await eventually(lambda: inside.engine.loads)
 
 
 async def test_a_generation_that_waits_and_is_cancelled_leaves_no_checkpoint(inside: Inside) -> None:

@@ -2,7 +2,8 @@
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from server.core.generation import WORKER_DEATHS_ALLOWED, Generation, Outcome, Status, after_worker_death
+from server.core.generation import Generation, Outcome, Status
+from server.core.retry import NextStep, RetryDecision
 from server.storage.db.schema import IS_QUEUED, attempts, generations
 from server.storage.db.session import Repository, Session, in_thread
 from server.storage.db.statements import fair_queue
@@ -10,6 +11,8 @@ from server.storage.db.statements.rows import from_row
 from server.storage.db.statements.transitions import change, finish, requeue
 
 _CLAIMING = 0x5041_0003
+# begins the name of no owner
+_NO_SERVER = "-/"
 
 
 class Attempts(Repository):
@@ -64,6 +67,7 @@ class Attempts(Repository):
                     attempt=generations.c.attempt + 1,
                     lease_until=now + lease,
                     started_at=now,
+                    deferred_behind=None,
                 )
                 .returning(generations)
             )
@@ -79,11 +83,11 @@ class Attempts(Repository):
         return claimed
 
     @in_thread
-    def renew(self, held: Generation, lease: float, progress: float, fingerprint: dict[str, str] | None) -> None:
-        """Extend a claim to `lease` seconds from now, and record the progress (0 … 1)."""
+    def renew(self, held: Generation, lease: float, saved: float, fingerprint: dict[str, str] | None) -> None:
+        """Extend a claim to `lease` seconds from now, and record the progress (0 … 1) that a checkpoint holds."""
         with self._session.write() as tx:
             until = self._session.now() + lease
-            change(tx, held, Status.PROCESSING, lease_until=until, progress=progress, fingerprint=fingerprint)
+            change(tx, held, Status.PROCESSING, lease_until=until, progress=saved, fingerprint=fingerprint)
 
     @in_thread
     def succeed(self, held: Generation, artifact: str, fingerprint: dict[str, str] | None = None) -> Generation:
@@ -100,30 +104,37 @@ class Attempts(Repository):
             return finish(tx, held, Status.FAILED, Outcome.FAILED, self._session.now(), error_message=message)
 
     @in_thread
-    def worker_died(self, held: Generation, reached: float, why: str, saved: float = 0.0) -> Generation:
-        """Put a generation back in its place in the queue after its worker died, or fail it by the rule.
-
-        It had `reached` a progress, of which a checkpoint holds what was `saved`.
-        """
-        deaths, furthest = after_worker_death(held, reached)
-        counts = {"worker_deaths": deaths, "furthest": furthest}
+    def retry(self, held: Generation, decision: RetryDecision) -> Generation:
+        """Carry out the decision on an attempt that ended without a result."""
+        now, outcome = self._session.now(), decision.outcome
+        # an abandoned attempt is not ended by its owner: it may only be ended once its lease has expired
+        conditions = [generations.c.lease_until <= now] if outcome is Outcome.ABANDONED else []
+        counts = {
+            "worker_deaths": decision.worker_deaths,
+            "server_deaths": decision.server_deaths,
+            "furthest": decision.furthest,
+        }
         with self._session.write() as tx:
-            now = self._session.now()
-            if deaths >= WORKER_DEATHS_ALLOWED:
-                message = f"The worker process died {deaths} times in a row on this generation: {why}"
-                return finish(tx, held, Status.FAILED, Outcome.WORKER_DIED, now, error_message=message, **counts)
-            return requeue(tx, held, Outcome.WORKER_DIED, now, progress=saved, **counts)
+            if decision.next_step is NextStep.FAIL:
+                message = decision.error_message
+                return finish(tx, held, Status.FAILED, outcome, now, *conditions, error_message=message, **counts)
+            if decision.next_step is NextStep.MOVE_TO_END:
+                youngest = tx.scalar(select(func.max(generations.c.seq)))
+                return requeue(
+                    tx, held, outcome, now, *conditions, progress=decision.saved, deferred_behind=youngest, **counts
+                )
+            requeued = requeue(tx, held, outcome, now, *conditions, progress=decision.saved, **counts)
+            fair_queue.give_back(tx, held.tenant)
+            return requeued
 
-    @in_thread
-    def release(self, held: Generation, saved: float = 0.0) -> Generation:
-        """Give a claim back, as its owner stops cleanly. A checkpoint holds the progress that was `saved`."""
-        with self._session.write() as tx:
-            return requeue(tx, held, Outcome.RELEASED, self._session.now(), progress=saved)
+    def owns(self, held: Generation) -> bool:
+        """Whether this server, before it restarted or now, holds a generation."""
+        return not self.is_shared or (held.owner or "").startswith(self.server or _NO_SERVER)
 
     @in_thread
     def expire_leases(self) -> None:
         """End the leases that this server held before it restarted."""
-        own = [generations.c.owner.startswith(self.server or "nobody/", autoescape=True)] if self.is_shared else []
+        own = [generations.c.owner.startswith(self.server or _NO_SERVER, autoescape=True)] if self.is_shared else []
         with self._session.write() as tx:
             tx.execute(
                 # zero, not now: a clock that is set back must not make them valid again
@@ -141,12 +152,3 @@ class Attempts(Repository):
                 .order_by(generations.c.seq)
             ).mappings()
             return [from_row(row) for row in rows]
-
-    @in_thread
-    def requeue_abandoned(self, abandoned: Generation) -> Generation:
-        """Put a generation whose lease has expired back in its place in the queue."""
-        with self._session.write() as tx:
-            now = self._session.now()
-            expired = generations.c.lease_until <= now
-            deaths = abandoned.server_deaths + 1
-            return requeue(tx, abandoned, Outcome.ABANDONED, now, expired, server_deaths=deaths)

@@ -22,9 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.selectable import CTE
 
-from server.core.fair_queue import FairQueue, Taken, Turn, Waiting, place, predicted_order
+from server.core.fair_queue import Deferred, FairQueue, Taken, Turn, Waiting, place, predicted_order
 from server.core.generation import Status
-from server.storage.db.schema import IS_QUEUED, WAS_CLAIMED, generations, turns
+from server.storage.db.schema import IS_DEFERRED, IS_IN_TURN, WAS_CLAIMED, generations, turns
 
 
 def next_taken(tx: Connection, holding: str | None, max_overtakes: int) -> Taken | None:
@@ -55,9 +55,10 @@ def places(
 ) -> dict[int, int]:
     """The places (1 is next) of a tenant's queued generations, by their numbers, given the model each device holds."""
     first, last = tx.execute(_MODELS).one()
+    deferred = _deferred(tx)
     found: dict[int, int] = {}
-    if first != last and max_overtakes > 0:
-        in_order = _simulated(tx, holding, max_overtakes)
+    if deferred or (first != last and max_overtakes > 0):
+        in_order = _simulated(tx, deferred, holding, max_overtakes)
     else:
         in_order = _in_turn(tx, tenant, wanted)
     for seq, at in in_order:
@@ -72,10 +73,12 @@ def _add(tx: Connection, tenant: str, number: ColumnElement[int], skipped: int =
     tx.execute(insert(turns).values(tenant=tenant, number=number, passed=skipped))
 
 
-def _simulated(tx: Connection, holding: Sequence[str | None], max_overtakes: int) -> Iterator[tuple[int, int]]:
+def _simulated(
+    tx: Connection, deferred: Sequence[Deferred], holding: Sequence[str | None], max_overtakes: int
+) -> Iterator[tuple[int, int]]:
     """All that waits, with its places."""
     waiting = (Waiting(row.seq, row.tenant, row.model) for row in tx.execute(_ALL_WAITING))
-    queue = FairQueue(waiting, _started(tx), _turns(tx), max_overtakes)
+    queue = FairQueue(waiting, _started(tx), _turns(tx), max_overtakes, deferred)
     return ((seq, at) for at, seq in enumerate(predicted_order(queue, holding), 1))
 
 
@@ -99,12 +102,17 @@ def _heads(tx: Connection, holding: str | None, max_overtakes: int) -> FairQueue
         if held not in (None, first):
             waiting.append(Waiting(held, tenant, holding or ""))
     started = _started(tx) if len(waiting) > len(found) else []
-    return FairQueue(waiting, started, _turns(tx), max_overtakes)
+    return FairQueue(waiting, started, _turns(tx), max_overtakes, _deferred(tx))
 
 
 def _started(tx: Connection) -> list[tuple[int, str]]:
     """The generations that have gone before an older one of their tenant that still waits."""
     return [(row.seq, row.tenant) for row in tx.execute(_STARTED)]
+
+
+def _deferred(tx: Connection) -> list[Deferred]:
+    """The generations that wait at the end of the queue, in the order they were moved there."""
+    return [Deferred(row.deferred_behind, Waiting(row.seq, row.tenant, row.model)) for row in tx.execute(_DEFERRED)]
 
 
 def _turns(tx: Connection) -> dict[str, Turn]:
@@ -113,15 +121,15 @@ def _turns(tx: Connection) -> dict[str, Turn]:
 
 def _waiting_tenants() -> CTE:
     """The tenants that have something waiting, found one by one, and at last NULL."""
-    tenants = select(func.min(_tenant).label("tenant")).where(IS_QUEUED).cte("waiting_tenants", recursive=True)
+    tenants = select(func.min(_tenant).label("tenant")).where(IS_IN_TURN).cte("waiting_tenants", recursive=True)
     following = (
-        select(func.min(_tenant)).where(IS_QUEUED, _tenant > tenants.c.tenant).correlate(tenants).scalar_subquery()
+        select(func.min(_tenant)).where(IS_IN_TURN, _tenant > tenants.c.tenant).correlate(tenants).scalar_subquery()
     )
     return tenants.union_all(select(following).where(tenants.c.tenant.is_not(None)))
 
 
 def _oldest(tenants: CTE, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
-    own = and_(IS_QUEUED, _tenant == tenants.c.tenant, *conditions)
+    own = and_(IS_IN_TURN, _tenant == tenants.c.tenant, *conditions)
     return select(func.min(_seq)).where(own).correlate(tenants).scalar_subquery()
 
 
@@ -140,10 +148,15 @@ def _select_started() -> "Select[int, str]":
 
 
 _seq, _tenant, _model = generations.c.seq, generations.c.tenant, generations.c.model
-_own = and_(IS_QUEUED, _tenant == bindparam("tenant"))
-_MODELS = select(*(select(end(_model)).where(IS_QUEUED).scalar_subquery() for end in (func.min, func.max)))
-_ALL_WAITING = select(_seq, _tenant, _model).where(IS_QUEUED).order_by(_seq)
-_WAITING_BY_TENANT = select(_tenant, func.count().label("waiting")).where(IS_QUEUED).group_by(_tenant)
+_own = and_(IS_IN_TURN, _tenant == bindparam("tenant"))
+_MODELS = select(*(select(end(_model)).where(IS_IN_TURN).scalar_subquery() for end in (func.min, func.max)))
+_ALL_WAITING = select(_seq, _tenant, _model).where(IS_IN_TURN).order_by(_seq)
+_WAITING_BY_TENANT = select(_tenant, func.count().label("waiting")).where(IS_IN_TURN).group_by(_tenant)
 _OLDER = select(func.count()).where(_own, _seq < bindparam("first"))
+_DEFERRED = (
+    select(generations.c.deferred_behind, _seq, _tenant, _model)
+    .where(IS_DEFERRED)
+    .order_by(generations.c.deferred_behind, _seq)
+)
 _BETWEEN = select(_seq).where(_own, _seq.between(bindparam("first"), bindparam("last"))).order_by(_seq)
 _HEADS, _STARTED, _TURNS = _select_heads(), _select_started(), select(turns)

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, s
 
 from pipelines.core.request import VideoParams
 from server.core.generation import Generation, Origin, Status
-from server.storage.db.schema import IS_QUEUED, generations
+from server.storage.db.schema import generations
 
 # JSON has no levels of the step cache, only their names
 _PARAMS = TypeAdapter(VideoParams)
@@ -47,7 +47,8 @@ def find(tx: Connection, generation_id: str, tenant: str, *, for_update: bool = 
 def count_queued(tx: Connection, tenant: str | None = None) -> int:
     """How many generations wait, of one tenant or (None) of all."""
     whose = [] if tenant is None else [generations.c.tenant == tenant]
-    return tx.scalar(select(func.count()).where(IS_QUEUED, *whose)) or 0
+    # by the status alone, which an index has together with the tenant
+    return tx.scalar(select(func.count()).where(generations.c.status == Status.QUEUED, *whose)) or 0
 
 
 def is_among(ids: Iterable[str]) -> ColumnElement[bool]:

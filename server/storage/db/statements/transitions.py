@@ -11,7 +11,6 @@ from sqlalchemy import ColumnElement, Connection, update
 from server.core.generation import Generation, Outcome, Status, sources
 from server.storage.db.records import StaleAttemptError
 from server.storage.db.schema import attempts, generations
-from server.storage.db.statements import fair_queue
 from server.storage.db.statements.rows import from_row
 
 
@@ -36,11 +35,19 @@ def change(
     return from_row(row)
 
 
-def finish(tx: Connection, held: Generation, target: Status, outcome: Outcome, now: float, **values: Any) -> Generation:
+def finish(
+    tx: Connection,
+    held: Generation,
+    target: Status,
+    outcome: Outcome,
+    now: float,
+    *conditions: ColumnElement[bool],
+    **values: Any,
+) -> Generation:
     """End a generation and the attempt that holds it."""
     # first the generation, then its attempt, as everywhere: in the other order two transactions could deadlock
     blank = {"owner": None, "lease_until": None}
-    finished = change(tx, held, target, completed_at=now, **blank, **values)
+    finished = change(tx, held, target, *conditions, completed_at=now, **blank, **values)
     end_attempt(tx, held.id, held.attempt, outcome, now)
     return finished
 
@@ -48,11 +55,10 @@ def finish(tx: Connection, held: Generation, target: Status, outcome: Outcome, n
 def requeue(
     tx: Connection, held: Generation, outcome: Outcome, now: float, *conditions: ColumnElement[bool], **values: Any
 ) -> Generation:
-    """Return a generation to its place in the queue, and end the attempt that holds it."""
+    """Return a generation to the queue, and end the attempt that holds it."""
     blank = {"owner": None, "lease_until": None, "started_at": None}
     requeued = change(tx, held, Status.QUEUED, *conditions, **blank, **values)
     end_attempt(tx, held.id, held.attempt, outcome, now)
-    fair_queue.give_back(tx, held.tenant)
     return requeued
 
 
