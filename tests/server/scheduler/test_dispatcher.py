@@ -290,10 +290,11 @@ async def test_a_checkpoint_is_recorded_at_once_for_the_server_may_be_killed(ins
         while (now := await inside.read(running)).progress != 0.3:  # noqa: ASYNC110 - a record has no event
             await asyncio.sleep(0.005)
     assert now.status is Status.PROCESSING
-    again = await restart(inside)
+    again = build(inside.folder)
+    again.engine.loading.clear()
+    await again.dispatcher.start()
     retried = await again.until(running, Status.PROCESSING)
     assert (retried.attempt, retried.server_deaths, retried.furthest) == (2, 1, 0.3)
-    await again.until(running)
     await again.dispatcher.stop()
     again.store.close()
 
