@@ -41,13 +41,13 @@ from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import Attention, Compile
 from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import Sequence, choose
-from pipelines.offload.placement import place
+from pipelines.offload.placement import place_module
 from pipelines.planning.layout import GIB, Layout, Machine, MemoryPlan
 from pipelines.planning.planner import plan
 from pipelines.runner.compilation import Block, Compiler, is_wanted
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import denoise, release_memory
-from pipelines.stages.guidance import Passes
+from pipelines.stages.guidance import Guidance
 from pipelines.stages.text_encoding import PromptEncoder
 from pipelines.stages.video_writer import Mp4Writer
 
@@ -228,11 +228,11 @@ class _Ours:
 
     def run(self, pipe: Any, params: VideoParams, embeddings: Embeddings) -> int:
         """Denoise, compiled where that is wanted, and decode into a file; returns how many frames came."""
-        meter, passes = self.meter, self._passes(embeddings)
+        meter, guidance = self.meter, self._guidance(embeddings)
         # a smaller card is about memory, and the compiler's process would not be held to it
         if self.case.cap is not None or not is_wanted(COMPILE, self.card.device, self.layout):
             meter.turn_to(DENOISING)
-            latents = self._denoised(pipe, embeddings, params, passes, meter.step)
+            latents = self._denoised(pipe, embeddings, params, guidance, meter.step)
         else:
             latents = self._compiled(pipe, embeddings, params)
         meter.turn_to("decoding")
@@ -241,13 +241,13 @@ class _Ours:
         return self._whole(pipe, params) if self.case.whole else made
 
     def _compiled(self, pipe: Any, embeddings: Embeddings, params: VideoParams) -> torch.Tensor:
-        meter, passes = self.meter, self._passes(embeddings)
+        meter, guidance = self.meter, self._guidance(embeddings)
         compiler = Compiler(pipe, self._block(pipe, params), self.folder)
         began = time.perf_counter()
         compiler.activate()
         meter.turn_to(DENOISING)
         fewer = replace(params, num_inference_steps=params.num_inference_steps - 1)
-        self._denoised(pipe, embeddings, fewer, passes, meter.step)
+        self._denoised(pipe, embeddings, fewer, guidance, meter.step)
         meter.end()
         psutil.wait_procs(psutil.Process().children(), timeout=COMPILER_SECONDS)
         compiler.close()
@@ -256,7 +256,7 @@ class _Ours:
         compiler.activate()
         meter.note(taking_up_seconds=round(time.perf_counter() - began, 2), is_compiled=compiler.is_compiled)
         meter.turn_to(DENOISING_COMPILED)
-        latents = self._denoised(pipe, embeddings, params, self._passes(embeddings), meter.step)
+        latents = self._denoised(pipe, embeddings, params, self._guidance(embeddings), meter.step)
         meter.end()
         meter.record["compiled"]["kernels"] = self._kernels(pipe, embeddings, params)
         return latents
@@ -266,7 +266,7 @@ class _Ours:
         on_card = self.card.device.type == "cuda"
         activity = ProfilerActivity.CUDA if on_card else ProfilerActivity.CPU
         with profile(activities=[activity]) as seen:
-            self._denoised(pipe, embeddings, replace(params, num_inference_steps=1, guidance_scale=1.0), Passes())
+            self._denoised(pipe, embeddings, replace(params, num_inference_steps=1, guidance_scale=1.0), Guidance())
         times = {
             each.key: each.self_device_time_total if on_card else each.self_cpu_time_total
             for each in seen.key_averages()
@@ -277,22 +277,27 @@ class _Ours:
 
     def _whole(self, pipe: Any, params: VideoParams) -> int:
         made, videos = 0, []
-        for steps, guidance, tolerance in WHOLE:
+        for steps, guidance_scale, tolerance in WHOLE:
             began = time.perf_counter()
-            asked = replace(params, num_inference_steps=steps, guidance_scale=guidance)
+            asked = replace(params, num_inference_steps=steps, guidance_scale=guidance_scale)
             embeddings = _encoded(pipe, asked, self.card)
-            passes = self._passes(embeddings, guidance, tolerance)
-            made = self._decoded(pipe, self._denoised(pipe, embeddings, asked, passes))
-            seconds, a_step = round(time.perf_counter() - began, 2), 1 + (guidance > 1)
+            guidance = self._guidance(embeddings, guidance_scale, tolerance)
+            made = self._decoded(pipe, self._denoised(pipe, embeddings, asked, guidance))
+            seconds, a_step = round(time.perf_counter() - began, 2), 1 + (guidance_scale > 1)
             videos.append(
-                {"steps": steps, "guided": guidance > 1, "computed": passes.computed // a_step, "seconds": seconds}
+                {
+                    "steps": steps,
+                    "guided": guidance_scale > 1,
+                    "computed": guidance.passes_computed // a_step,
+                    "seconds": seconds,
+                }
             )
             self.meter.note(whole=videos)
         return made
 
-    def _passes(self, embeddings: Embeddings, guidance: float = GUIDANCE, tolerance: float = 0.0) -> Passes:
-        negative = embeddings[1] if guidance > 1 else None
-        return Passes(guidance, negative, batched=self.layout.batched, tolerance=tolerance)
+    def _guidance(self, embeddings: Embeddings, guidance_scale: float = GUIDANCE, tolerance: float = 0.0) -> Guidance:
+        negative = embeddings[1] if guidance_scale > 1 else None
+        return Guidance(guidance_scale, negative, batched=self.layout.batched, tolerance=tolerance)
 
     def _geometry(self, pipe: Any, params: VideoParams) -> Geometry:
         patch = pipe.transformer.config.patch_size[1:]
@@ -308,7 +313,7 @@ class _Ours:
         pipe: Any,
         embeddings: Embeddings,
         params: VideoParams,
-        passes: Passes,
+        guidance: Guidance,
         on_step: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
         """The latents as the server makes them; noise instead if they are not finite, since no time depends on it."""
@@ -320,7 +325,7 @@ class _Ours:
                 *embeddings,
                 params,
                 geometry,
-                passes,
+                guidance,
                 flow_shift=FLOW_SHIFT[self.case.video],
                 attention=self.attention,
                 on_step=lambda *_: on_step(),
@@ -365,7 +370,7 @@ def _load(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Me
         dtype = torch.float32 if part == "vae" and layout is None else torch.bfloat16
         module = fill_part(part, folder / "configs", layout or Layout(), card.device, dtype, folder / "disk")
         began = time.perf_counter()
-        place(part, module, layout or Layout(), card.device)
+        place_module(part, module, layout or Layout(), card.device)
         placing += time.perf_counter() - began
         parts[part] = module
     release_memory()

@@ -1,7 +1,7 @@
 """A Wan pipeline of the published shapes, or of tiny ones, with weights that are drawn instead of read.
 
-What is drawn is kept and placed by the code that keeps and places what is read: `WeightFormat`, `supply`, `bring`,
-`place`.
+Drawn weights are converted and placed by the code that does so with weights from files: `WeightFormat`,
+`assign_tensors`, `place_tensor`, `place_module`.
 Matrices are normal(0, 0.02) and the scales of norms are 1, so that activations stay of a size at which nothing
 overflows. A GPU draws by itself and what stays in host memory is copied there, as a processor would take minutes.
 Of 4-bit matrices one is quantized for each shape and all others are copies of it: for each alone, gguf takes minutes.
@@ -23,9 +23,9 @@ from transformers import UMT5Config, UMT5EncoderModel
 from pipelines.core.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.core.precision import Precision
 from pipelines.layers.quantized_linear import ScaledLinear
-from pipelines.loading.modules import skeleton, supply, tensors
+from pipelines.loading.modules import assign_tensors, skeleton, tensors
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.offload.placement import TRANSFORMERS, bring, residence
+from pipelines.offload.placement import TRANSFORMERS, place_tensor, residence
 from pipelines.planning.layout import Layout, Residence
 from pipelines.planning.shapes import ModelShape, parse_shape
 
@@ -126,7 +126,7 @@ def fill_part(part: str, configs: Path, layout: Layout, device: torch.device, dt
         files = _written(named, scratch / part)
         named = (kept for name, tensor in tensors(files) for kept in weight_format.restore(name, tensor).items())
     layers = len(module.blocks) if part in TRANSFORMERS else 0
-    supply(module, named, lambda name, tensor: {name: bring(part, name, tensor, layout, device, layers)})
+    assign_tensors(module, named, lambda name, tensor: {name: place_tensor(part, name, tensor, layout, device, layers)})
     return module
 
 
@@ -166,10 +166,10 @@ def _kept(module: Any, weight_format: WeightFormat, device: torch.device) -> Ite
     shapes = [(name, at.shape) for name, at in module.named_parameters() if name not in tied and name not in scales]
     for name, shape in shapes:
         if name not in in_q4:
-            yield from weight_format.keep(name, _drawn(name, shape, device)).items()
+            yield from weight_format.convert(name, _drawn(name, shape, device)).items()
             continue
         if shape not in quantized:
-            quantized[shape] = _plain(weight_format.keep(name, _drawn(name, shape, device).cpu())[name])
+            quantized[shape] = _plain(weight_format.convert(name, _drawn(name, shape, device).cpu())[name])
         yield from weight_format.restore(name, quantized[shape]).items()
 
 

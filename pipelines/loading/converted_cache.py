@@ -20,7 +20,7 @@ from pipelines.planning.layout import GIB
 from pipelines.planning.memory_model import SHARD_BYTES
 
 
-def stored(
+def convert_once(
     source: Path, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None] = lambda _: None
 ) -> Path:
     """The part in `source` as `weight_format` keeps it, in the folder `target`; written there once, whole or not
@@ -63,7 +63,7 @@ def _shards(
         if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
             yield shard
             shard = {}
-        for kept_name, kept in weight_format.keep(name, tensor).items():
+        for kept_name, kept in weight_format.convert(name, tensor).items():
             shard[kept_name] = kept.as_tensor() if isinstance(kept, GGUFParameter) else kept.contiguous()
         on_bytes(tensor.nbytes)
     yield shard

@@ -19,12 +19,12 @@ from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.loading import single_file
-from pipelines.loading.converted_cache import stored
+from pipelines.loading.converted_cache import convert_once
 from pipelines.loading.lora import Loras
-from pipelines.loading.modules import MODEL_CLASSES, StoredTensors, fill, headers, skeleton
+from pipelines.loading.modules import MODEL_CLASSES, StoredTensors, headers, load_weights, skeleton
 from pipelines.loading.progress import byte_counter, iter_parts
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.offload.placement import bring, place, residence
+from pipelines.offload.placement import place_module, place_tensor, residence
 from pipelines.planning.layout import Decoding, Layout, Residence
 from pipelines.stages.preview.latent_rgb import read_latent_rgb
 from pipelines.stages.wan_pipeline import ResumableWanPipeline
@@ -173,7 +173,7 @@ def _load_part(
     loras: Sequence[tuple[Path, float]],
     report: Callable[[float], None],
 ) -> Any:
-    """Read one part of a pipeline, its weights from `file` if given, and bring each of its tensors to its place."""
+    """Read one part of a pipeline, its weights from `file` if given, and move each of its tensors to its place."""
     module = skeleton(MODEL_CLASSES[part], folder / part)
     merged = Loras(loras, part) if loras else None
     if merged is not None:
@@ -181,15 +181,15 @@ def _load_part(
     source = folder / part if file is None else file
     precision = _precision(part, file, layout)
     weight_format = WeightFormat(module, precision, dtype, merged, dict(headers(source)) if file is not None else None)
-    keep = weight_format.keep
+    convert = weight_format.convert
     if _is_stored_anew(precision, residence(part, layout), weight_format, source):
         changes = "".join(f"-{weights.file_digest(path)}*{strength}" for path, strength in loras)
         name = f"{part}-{precision}-{str(dtype).removeprefix('torch.')}{changes}"
         made_from = weights.digest(folder) if file is None else weights.file_digest(file)
         target = cache / "weights" / made_from / name
         try:
-            source = stored(source, weight_format, target, byte_counter(source, report))
-            keep = weight_format.restore
+            source = convert_once(source, weight_format, target, byte_counter(source, report))
+            convert = weight_format.restore
         except WeightFormatError as error:
             if residence(part, layout) is Residence.DISK:
                 raise
@@ -198,11 +198,11 @@ def _load_part(
     layers = len(module.blocks) if part in TRANSFORMERS else 0
 
     def brought(name: str, tensor: torch.Tensor) -> StoredTensors:
-        kept = keep(name, tensor)
-        return {each: bring(part, each, kept[each], layout, device, layers) for each in kept}
+        kept = convert(name, tensor)
+        return {each: place_tensor(part, each, kept[each], layout, device, layers) for each in kept}
 
-    fill(module, source, brought, byte_counter(source, report))
-    place(part, module, layout, device)
+    load_weights(module, source, brought, byte_counter(source, report))
+    place_module(part, module, layout, device)
     return module
 
 

@@ -69,24 +69,26 @@ def headers(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, tensor.to("meta")
 
 
-def fill(module: Any, source: Path, keep: Converter, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+def load_weights(
+    module: Any, source: Path, convert: Converter, on_bytes: Callable[[int], None] = lambda _: None
+) -> None:
     """Give a skeleton the weights of `source`; `on_bytes` is told how many of them each tensor took on disk.
 
     Raises WeightsNotFoundError, naming the first parameter that the files lack, or UnsupportedModelError.
     """
-    supply(module, tensors(source), keep, on_bytes)
+    assign_tensors(module, tensors(source), convert, on_bytes)
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
             raise WeightsNotFoundError(f"The weights are incomplete: {source} lacks {name}.")
 
 
-def supply(
+def assign_tensors(
     module: Any,
     named: Iterable[tuple[str, torch.Tensor]],
-    keep: Converter,
+    convert: Converter,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Give a skeleton the tensors that come by its names, each as `keep` keeps it; what it has no name for is left.
+    """Give a skeleton the tensors that come by its names, each as `convert` keeps it; what it has no name for is left.
 
     They need not come from files: a benchmark draws them.
     """
@@ -97,7 +99,7 @@ def supply(
                 raise UnsupportedModelError(
                     f"{name} is {list(tensor.shape)} in the files, {list(known[name].shape)} in the configuration."
                 )
-            for kept_name, kept in keep(name, tensor).items():
+            for kept_name, kept in convert(name, tensor).items():
                 _assign(module, kept_name, kept)
         on_bytes(tensor.nbytes)
     _tie(module)

@@ -65,7 +65,7 @@ class WeightFormat:
             layers = (name for name, layer in module.named_modules() if isinstance(layer, GGUFLinear))
             self._in_gguf = frozenset(f"{name}.weight" for name in layers)
 
-    def keep(self, name: str, tensor: torch.Tensor) -> StoredTensors:
+    def convert(self, name: str, tensor: torch.Tensor) -> StoredTensors:
         """What is kept for a tensor that is read from the published files."""
         if isinstance(tensor, GGUFParameter):
             if name in self._in_gguf:

@@ -1,11 +1,11 @@
-"""A transformer whose blocks come to the card one by one, each while those before it compute.
+"""Streams a transformer's blocks to the device one by one, each while those before it compute.
 
-With diffusers' group offloading the host waits at each block, for its copy and then for its computing, and the card
-has nothing to do until it gives the next order; and each tensor takes memory of its own, which leaves holes. Here two
-slots of the card's memory take turns for a whole pass, and the host gives orders without waiting: the card's two
-queues, of computing and of copying, wait for each other where they have to.
+With diffusers' group offloading, the host waits at each block for its copy and then for its computation, and the GPU is
+idle until the host continues. Each tensor also takes memory of its own, which fragments the memory. Here two buffers
+alternate for a whole forward pass, and the host queues work without waiting: the GPU's two queues, for computing and
+for copying, wait for each other where necessary.
 
-A block that lies on disk, mapped, goes through pinned memory of its size, for which the processor reads it.
+A block that is memory-mapped from disk goes through a pinned staging buffer, into which the CPU reads it.
 """
 
 from abc import ABC, abstractmethod
@@ -19,40 +19,40 @@ from diffusers.hooks import HookRegistry, ModelHook
 from pipelines.offload.pinned_memory import pinned
 from pipelines.planning.memory_model import BLOCKS_IN_FLIGHT
 
-SLOTS = BLOCKS_IN_FLIGHT
-"""As plans have it: one block computes, the next one comes."""
+BUFFERS = BLOCKS_IN_FLIGHT
+"""As planned for: one block computes while the next one is copied."""
 
-ALIGNED = 256
-"""Bytes that a tensor in a slot begins at a multiple of."""
+ALIGNMENT = 256
+"""Each tensor in a buffer starts at a multiple of this many bytes."""
 
-_NAME = "paddock_streaming"
+_HOOK_NAME = "paddock_streaming"
 
 
 class Queues(ABC):
-    """What a device computes and what is copied to it. A mark is a place in one of the two queues."""
+    """A device's two queues, of computing and of copying. A mark is a position in one of them."""
 
     @abstractmethod
-    def copy(self, order: Callable[[], None], after: Any) -> Any:
-        """Give copying an order, for when computing has come to the mark `after`; returns a mark behind it."""
+    def copy(self, copy: Callable[[], None], after: Any) -> Any:
+        """Queue a copy to start when computing has reached the mark `after`. Return a mark behind the copy."""
 
     @abstractmethod
     def mark(self) -> Any:
-        """A mark behind all that was given to computing so far."""
+        """Return a mark behind all computing that is queued so far."""
 
     @abstractmethod
     def compute_after(self, mark: Any) -> None:
-        """Have computing wait for a mark in copying."""
+        """Let computing wait for a mark of copying."""
 
     @abstractmethod
     def wait(self, mark: Any) -> None:
-        """Wait, here, for a mark in copying."""
+        """Wait on the host for a mark of copying."""
 
 
-class AtOnce(Queues):
-    """A processor's: everything is done when it is ordered."""
+class SynchronousQueues(Queues):
+    """The queues of a CPU, where everything is done as soon as it is called."""
 
-    def copy(self, order: Callable[[], None], after: Any) -> None:
-        order()
+    def copy(self, copy: Callable[[], None], after: Any) -> None:
+        copy()
 
     def mark(self) -> None:
         return None
@@ -64,17 +64,17 @@ class AtOnce(Queues):
         return None
 
 
-class Cuda(Queues):
-    """A card's two streams: torch's current one computes."""
+class CudaQueues(Queues):
+    """Two CUDA streams: torch's current one computes, another one copies."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._copying = torch.cuda.Stream(device)
 
-    def copy(self, order: Callable[[], None], after: torch.cuda.Event) -> torch.cuda.Event:
+    def copy(self, copy: Callable[[], None], after: torch.cuda.Event) -> torch.cuda.Event:
         self._copying.wait_event(after)
         with torch.cuda.stream(self._copying):
-            order()
+            copy()
         return self._copying.record_event()
 
     def mark(self) -> torch.cuda.Event:
@@ -88,38 +88,39 @@ class Cuda(Queues):
 
 
 class ParameterGroup:
-    """Tensors that come together, and where each lies in so many bytes (`size`)."""
+    """Tensors that are copied together, and the place of each in a buffer of `size` bytes."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         self._tensors = list(tensors)
-        self._homes = [tensor.data for tensor in self._tensors]
-        *starts, self.size = accumulate((home.nbytes + -home.nbytes % ALIGNED for home in self._homes), initial=0)
-        self._places = [slice(at, at + home.nbytes) for at, home in zip(starts, self._homes, strict=True)]
+        self._host_copies = [tensor.data for tensor in self._tensors]
+        sizes = [copy.nbytes for copy in self._host_copies]
+        *starts, self.size = accumulate((size + -size % ALIGNMENT for size in sizes), initial=0)
+        self._places = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
-    def copy_to(self, memory: torch.Tensor) -> None:
-        """Copy all from home to their places in memory (bytes), without waiting where the device need not."""
-        for home, there in zip(self._homes, self._views(memory), strict=True):
-            there.copy_(home, non_blocking=True)
+    def copy_to(self, buffer: torch.Tensor) -> None:
+        """Copy the host copies into a buffer (bytes), without waiting where the device allows it."""
+        for host_copy, view in zip(self._host_copies, self._views(buffer), strict=True):
+            view.copy_(host_copy, non_blocking=True)
 
-    def move_to(self, memory: torch.Tensor) -> None:
-        """Have the tensors be what lies at their places in memory (bytes)."""
-        for tensor, there in zip(self._tensors, self._views(memory), strict=True):
-            tensor.data = there
+    def use(self, buffer: torch.Tensor) -> None:
+        """Let the tensors refer to their places in a buffer (bytes)."""
+        for tensor, view in zip(self._tensors, self._views(buffer), strict=True):
+            tensor.data = view
 
-    def go_home(self) -> None:
-        """Have the tensors be what they were."""
-        for tensor, home in zip(self._tensors, self._homes, strict=True):
-            tensor.data = home
+    def use_host_copies(self) -> None:
+        """Let the tensors refer to their host copies again."""
+        for tensor, host_copy in zip(self._tensors, self._host_copies, strict=True):
+            tensor.data = host_copy
 
-    def _views(self, memory: torch.Tensor) -> Iterable[torch.Tensor]:
-        for home, place in zip(self._homes, self._places, strict=True):
-            yield memory[place].view(home.dtype).view(home.shape)
+    def _views(self, buffer: torch.Tensor) -> Iterable[torch.Tensor]:
+        for host_copy, place in zip(self._host_copies, self._places, strict=True):
+            yield buffer[place].view(host_copy.dtype).view(host_copy.shape)
 
 
-class Stream:
-    """The blocks that come and go, in order, and `others`, what is outside of all blocks and stays for a pass.
+class BlockStream:
+    """The streamed blocks in their order, and `others`: the tensors outside of all blocks, copied once a pass.
 
-    Blocks that are `mapped` from disk are read by the processor, the others copied from where they lie.
+    With `from_disk`, the blocks are memory-mapped files, which the CPU reads; otherwise they are in host memory.
     """
 
     def __init__(
@@ -129,86 +130,88 @@ class Stream:
         device: torch.device,
         queues: Queues,
         *,
-        mapped: bool = False,
+        from_disk: bool = False,
     ) -> None:
         self._blocks = blocks
         self._others = others
         self._device = device
         self._queues = queues
         self._size = max((block.size for block in blocks), default=0)
-        # a processor reads a mapped block itself
-        self._passages = [self._passage() for _ in range(SLOTS)] if mapped and device.type == "cuda" else []
-        # marks behind the last copies from there, of whichever pass
-        self._passed: list[Any] = [None] * len(self._passages)
-        self._slots: list[torch.Tensor] = []
+        # a CPU computes on the mapped file itself
+        has_staging = from_disk and device.type == "cuda"
+        self._staging_buffers = [self._staging_buffer() for _ in range(BUFFERS)] if has_staging else []
+        # marks behind the last copy from each staging buffer, possibly of an earlier pass
+        self._staged: list[Any] = [None] * len(self._staging_buffers)
+        self._buffers: list[torch.Tensor] = []
         self._arrivals: list[Any] = []
         self._departures: list[Any] = []
 
     def begin(self) -> None:
-        """Begin a pass: have the first block come."""
-        kept = self._memory(self._others.size)
-        self._slots = [self._memory(self._size) for _ in range(SLOTS)]
-        # the memory may be of use still to what was computed before
+        """Start a forward pass: queue the copy of the first block."""
+        others = self._buffer(self._others.size)
+        self._buffers = [self._buffer(self._size) for _ in range(BUFFERS)]
+        # earlier computing may still use this memory
         before = self._queues.mark()
-        self._queues.compute_after(self._queues.copy(lambda: self._others.copy_to(kept), before))
-        self._others.move_to(kept)
-        self._departures = [before] * SLOTS
+        self._queues.compute_after(self._queues.copy(lambda: self._others.copy_to(others), before))
+        self._others.use(others)
+        self._departures = [before] * BUFFERS
         self._fetch_next()
 
-    def arrive(self, index: int) -> None:
-        """Have a block (by its place among those that come) computed with when it is there."""
+    def before_block(self, index: int) -> None:
+        """Let the `index`-th streamed block compute on its buffer once its copy is complete."""
         self._queues.compute_after(self._arrivals[index])
-        self._blocks[index].move_to(self._slots[index % SLOTS])
+        self._blocks[index].use(self._buffers[index % BUFFERS])
 
-    def leave(self, index: int) -> None:
-        """A block was given to computing: have the next one come."""
-        self._blocks[index].go_home()
+    def after_block(self, index: int) -> None:
+        """Queue the copy of the next block: the computing of the `index`-th is queued."""
+        self._blocks[index].use_host_copies()
         self._departures.append(self._queues.mark())
         self._fetch_next()
 
     def end(self) -> None:
-        """End a pass, also one that was cut short."""
-        for lot in (*self._blocks, self._others):
-            lot.go_home()
-        # what computes next may be given the same memory
+        """End a forward pass, even an interrupted one."""
+        for group in (*self._blocks, self._others):
+            group.use_host_copies()
+        # later computing may get the same memory
         for arrival in self._arrivals:
             self._queues.compute_after(arrival)
-        self._slots, self._arrivals, self._departures = [], [], []
+        self._buffers, self._arrivals, self._departures = [], [], []
 
     def _fetch_next(self) -> None:
-        """Have the next block, if there is one, come to its slot when the one that was there has computed."""
+        """Queue the copy of the next block, if any, for when the block before it in the same buffer has computed."""
         index = len(self._arrivals)
         if index == len(self._blocks):
             return
-        block, slot, after = self._blocks[index], self._slots[index % SLOTS], self._departures[index]
-        if not self._passages:
-            self._arrivals.append(self._queues.copy(lambda: block.copy_to(slot), after))
+        block, buffer, after = self._blocks[index], self._buffers[index % BUFFERS], self._departures[index]
+        if not self._staging_buffers:
+            self._arrivals.append(self._queues.copy(lambda: block.copy_to(buffer), after))
             return
-        passage, passed = self._passages[index % SLOTS], self._passed[index % SLOTS]
-        if passed is not None:
-            self._queues.wait(passed)
-        block.copy_to(passage)
-        arrival = self._queues.copy(lambda: slot.copy_(passage, non_blocking=True), after)
-        self._passed[index % SLOTS] = arrival
+        staging, staged = self._staging_buffers[index % BUFFERS], self._staged[index % BUFFERS]
+        if staged is not None:
+            self._queues.wait(staged)
+        block.copy_to(staging)
+        arrival = self._queues.copy(lambda: buffer.copy_(staging, non_blocking=True), after)
+        self._staged[index % BUFFERS] = arrival
         self._arrivals.append(arrival)
 
-    def _memory(self, size: int) -> torch.Tensor:
+    def _buffer(self, size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self._device)
 
-    def _passage(self) -> torch.Tensor:
+    def _staging_buffer(self) -> torch.Tensor:
         return pinned(torch.empty(self._size, dtype=torch.uint8))
 
 
-def stream(transformer: Any, staying: Collection[int], device: torch.device, *, mapped: bool) -> None:
-    """Have a transformer's blocks come to a device and go, all but those that stay there."""
-    blocks = [block for index, block in enumerate(transformer.blocks) if index not in staying]
+def stream_blocks(transformer: Any, resident: Collection[int], device: torch.device, *, from_disk: bool) -> None:
+    """Stream all blocks of a transformer to a device, except those with the indices `resident`."""
+    blocks = [block for index, block in enumerate(transformer.blocks) if index not in resident]
     inside = {id(tensor) for tensor in _tensors(transformer.blocks)}
     others = ParameterGroup(tensor for tensor in _tensors(transformer) if id(tensor) not in inside)
-    queues = Cuda(device) if device.type == "cuda" else AtOnce()
-    streamed = Stream([ParameterGroup(_tensors(block)) for block in blocks], others, device, queues, mapped=mapped)
-    HookRegistry.check_if_exists_or_initialize(transformer).register_hook(_Pass(streamed), _NAME)
+    queues = CudaQueues(device) if device.type == "cuda" else SynchronousQueues()
+    groups = [ParameterGroup(_tensors(block)) for block in blocks]
+    stream = BlockStream(groups, others, device, queues, from_disk=from_disk)
+    HookRegistry.check_if_exists_or_initialize(transformer).register_hook(_TransformerHook(stream), _HOOK_NAME)
     for index, block in enumerate(blocks):
-        HookRegistry.check_if_exists_or_initialize(block).register_hook(_Visit(streamed, index), _NAME)
+        HookRegistry.check_if_exists_or_initialize(block).register_hook(_BlockHook(stream, index), _HOOK_NAME)
 
 
 def _tensors(module: Any) -> Iterable[torch.Tensor]:
@@ -216,12 +219,12 @@ def _tensors(module: Any) -> Iterable[torch.Tensor]:
     yield from module.buffers()
 
 
-class _Pass(ModelHook):
-    """Goes around a transformer's forward pass."""
+class _TransformerHook(ModelHook):
+    """Starts and ends the stream around a transformer's forward pass."""
 
-    def __init__(self, streamed: Stream) -> None:
+    def __init__(self, stream: BlockStream) -> None:
         super().__init__()
-        self._stream = streamed
+        self._stream = stream
 
     def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -231,18 +234,18 @@ class _Pass(ModelHook):
             self._stream.end()
 
 
-class _Visit(ModelHook):
-    """Goes around a block's."""
+class _BlockHook(ModelHook):
+    """Tells the stream when a block starts and ends."""
 
-    def __init__(self, streamed: Stream, index: int) -> None:
+    def __init__(self, stream: BlockStream, index: int) -> None:
         super().__init__()
-        self._stream = streamed
+        self._stream = stream
         self._index = index
 
     def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
-        self._stream.arrive(self._index)
+        self._stream.before_block(self._index)
         return args, kwargs
 
     def post_forward(self, module: Any, output: Any) -> Any:
-        self._stream.leave(self._index)
+        self._stream.after_block(self._index)
         return output

@@ -1,7 +1,7 @@
-"""Weights in host memory that a card copies from by itself, in no more of it than they take.
+"""Pinned host memory, from which a GPU copies directly, in exactly the size of the weights.
 
-torch hands pinned memory out in powers of two, half as much again as Wan's matrices take, and is slow to get it: so
-what stays for good is registered with the driver where it lies (docs/speed.md has both beside each other).
+torch allocates pinned memory in powers of two, which is 1.5 times the size of Wan's matrices, and is slow at it. So
+weights that stay for good are registered with the driver where they are (docs/speed.md compares the two).
 """
 
 import ctypes
@@ -13,50 +13,50 @@ from weakref import finalize
 
 import torch
 
-LEAST_BYTES = 2**20
-"""What is smaller is torch's to pin: a region of its own takes whole pages."""
+MIN_BYTES = 2**20
+"""Smaller tensors are pinned by torch: a region of their own takes whole pages."""
 
 _PORTABLE = 1
-"""The driver's flag for memory that every device of the process knows as pinned."""
+"""cudaHostRegisterPortable: all devices of the process treat the memory as pinned."""
 
 log = logging.getLogger("paddock.pinned")
 
 
 def pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy of a tensor from any device in pinned host memory, which is freed with the last use of it."""
-    if tensor.nbytes >= LEAST_BYTES and (region := _region(tensor.nbytes)) is not None:
+    """Return a contiguous copy in pinned host memory of a tensor on any device. It is freed with its last reference."""
+    if tensor.nbytes >= MIN_BYTES and (region := _region(tensor.nbytes)) is not None:
         return region.view(tensor.dtype).view(tensor.shape).copy_(tensor)
     return tensor.cpu().contiguous().pin_memory()
 
 
 def _region(size: int) -> torch.Tensor | None:
-    """So many bytes (size) of registered memory; None where the driver registers none."""
-    # pages of their own, which no other region shares
+    """Return `size` bytes of registered memory; None if the driver does not register any."""
+    # a mapping of its own, so that no other region shares its pages
     buffer = (ctypes.c_ubyte * size).from_buffer(mmap.mmap(-1, size))
     address = ctypes.addressof(buffer)
-    failed = torch.cuda.cudart().cudaHostRegister(address, size, _PORTABLE)
-    if int(failed):
-        _tell(str(failed))
+    status = torch.cuda.cudart().cudaHostRegister(address, size, _PORTABLE)
+    if int(status):
+        _warn_once(str(status))
         return None
-    # called before the buffer lets go of the pages
+    # called before the buffer releases the pages
     finalize(buffer, _unregister, address).atexit = False
     return torch.frombuffer(buffer, dtype=torch.uint8)
 
 
 def _unregister(address: int) -> None:
-    # a copy from there may be under way still, and nobody is left to hear of an error of the device
+    # a copy from there may still be running; an error of the device is reported by the next call on it
     with suppress(RuntimeError):
         torch.cuda.synchronize()
     torch.cuda.cudart().cudaHostUnregister(address)
 
 
 @cache
-def _tell(failed: str) -> None:
-    log.warning("the driver registers no host memory (%s): streamed weights take up to twice their size there", failed)
+def _warn_once(status: str) -> None:
+    log.warning("the driver cannot register host memory (%s): streamed weights take up to twice their size", status)
     _clear_error()
 
 
 def _clear_error() -> None:
-    """Have the driver's last error told here, and not to whoever asks next."""
+    """Consume the driver's last error, which the next unrelated call would report otherwise."""
     with suppress(RuntimeError):
         torch.ones(1, device="cuda")

@@ -1,4 +1,4 @@
-"""Who is told and asked while a video is made."""
+"""Callbacks that accompany a generation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from pipelines.stages.preview.preview import Preview
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """What may accompany a video; nothing of it changes the video.
+    """Callbacks that accompany a generation. None of them changes the video.
 
-    `on_progress` hears of every step, and from another thread that the file is whole. `cancelled` is asked at every
-    step, or group of frames. A `checkpoint` is gone on from, if it holds anything, and a `preview` drawn, where it is
-    known how. Prompts that `upcoming` gives are encoded while the device denoises, if their encoder is on it.
+    `on_progress` is called after every step, and from another thread when the file is complete. `cancelled` is asked
+    after every step and every group of frames. The generation continues from `checkpoint`, if that holds a state, and
+    draws `preview`, if its latents can be projected to RGB. The prompts that `upcoming` returns are encoded while the
+    device denoises, provided that the text encoder is resident.
     """
 
     on_progress: ProgressCallback = lambda _: None
@@ -25,4 +26,4 @@ class Callbacks:
 
 
 NO_CALLBACKS = Callbacks()
-"""Nobody is told, and nobody asked."""
+"""Callbacks that do nothing."""

@@ -1,10 +1,10 @@
-"""Compiled blocks: those of a transformer are all alike, and one is compiled for all of them.
+"""Compiled transformer blocks: all blocks of a transformer are alike, so one is compiled for all of them.
 
-Nobody waits for the compiler. It runs in a process of its own, over a block of the same shape, and leaves what it makes
-on disk, in inductor's own cache; a model whose block is there takes it from there, in seconds, as it is loaded or when
-its device has nothing to do. Until then its blocks run as they are.
+No generation waits for the compiler. It runs in a process of its own, on one block of the same shape, and leaves its
+result on disk in inductor's cache. A runner takes a finished block from there within seconds, when it loads a model or
+while its device is idle. Until then the blocks run uncompiled.
 
-python -m pipelines.runner.compilation JSON    # that process: a `Block`, and the folder to leave it in
+python -m pipelines.runner.compilation JSON    # that process; JSON holds the `Block` and the cache folder
 """
 
 import hashlib
@@ -27,25 +27,27 @@ from pipelines.core.model import TRANSFORMERS, Attention, Compile
 from pipelines.core.precision import Precision
 from pipelines.core.processes import die_with_parent
 from pipelines.layers.attention.backends import attending
-from pipelines.loading.modules import bare, supply
+from pipelines.loading.modules import assign_tensors, bare
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.layout import GIB, Layout, Residence
 from pipelines.planning.memory_model import CONTEXT_BYTES
 
 OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
-"""For blocks of any number of tokens, without a return to Python inside."""
+"""One graph without breaks, for any number of tokens."""
 
 NEEDED_BYTES = 6 * GIB + CONTEXT_BYTES
-"""What a card must have free for the compiler's process: a block, and a default video's activations on their way."""
+"""GPU memory that the compiler's process needs: one block, and the activations of the default video."""
 
 log = logging.getLogger("paddock.compilation")
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What is compiled: a transformer's configuration, the latents (channels, t, h, w) and tokens of text it runs over.
+    """A block to compile.
 
-    And where, in which dtype and precision, and with which kernel for attention.
+    `config` is the configuration of its transformer with one layer. It runs on latents (channels, t, h, w) and
+    `text_tokens` tokens of text. The other fields are the torch device, the dtype, the precision of its weights and the
+    attention kernel.
     """
 
     config: dict[str, Any]
@@ -67,7 +69,7 @@ class Block:
         precision: Precision,
         attention: Attention,
     ) -> "Block":
-        """That of a loaded pipeline, over a video of this geometry."""
+        """Return the block of a loaded pipeline for a video of this geometry."""
         config = {name: value for name, value in pipe.transformer.config.items() if not name.startswith("_")}
         frames = (geometry.full_num_frames - 1) // pipe.vae_scale_factor_temporal + 1
         height, width = (side // pipe.vae_scale_factor_spatial for side in (geometry.full_height, geometry.full_width))
@@ -76,7 +78,7 @@ class Block:
 
     @property
     def key(self) -> str:
-        """What it is found by: all it depends on, the chip and the libraries among it."""
+        """A hash of everything that the compiled code depends on, including the chip and the libraries."""
         device = torch.device(self.device)
         chip = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         facts = {**asdict(self), "device": chip, "torch": torch.__version__, "diffusers": diffusers.__version__}
@@ -84,10 +86,10 @@ class Block:
 
 
 def is_wanted(setting: Compile, device: torch.device, layout: Layout | None) -> bool:
-    """Whether blocks are to be compiled: by themselves on a card that holds all of them.
+    """Return whether to compile the blocks: with AUTO, only on a GPU that holds all of them.
 
-    What is streamed, or brought back to bf16 for each product, runs through hooks and layers that a compiler cannot see
-    through.
+    Blocks that are streamed, or whose weights are restored to bf16 for each product, run through hooks and layers that
+    cannot be compiled.
     """
     if setting is Compile.OFF or (layout is not None and layout.transformer is not Residence.RESIDENT):
         return False
@@ -97,7 +99,7 @@ def is_wanted(setting: Compile, device: torch.device, layout: Layout | None) -> 
 
 
 class Compiler:
-    """Compiles the blocks of one loaded pipeline; `is_compiled` once they run so."""
+    """Compiles the blocks of one loaded pipeline. `is_compiled` is true once they run compiled."""
 
     def __init__(self, pipe: Any, block: Block, cache: Path) -> None:
         self._models = [model for part in TRANSFORMERS if (model := getattr(pipe, part, None)) is not None]
@@ -112,44 +114,41 @@ class Compiler:
         return self._cache / "compiled" / self._block.key
 
     def activate(self) -> None:
-        """Have the blocks run compiled, if that is there on disk; else have it made in the background, once."""
+        """Run the blocks compiled if the result is on disk. Otherwise start the background process, but only once."""
         if self.is_compiled:
             return
         if self._marker.exists():
-            self._take()
-        elif not self._has_tried and _has_room(self._block.device):
+            self._load_compiled()
+        elif not self._has_tried and _has_memory(self._block.device):
             self._has_tried = True
-            # at most a block's worth of a card is used, and nobody waits for it
-            command = [
-                sys.executable,
-                "-P",
-                "-m",
-                __name__,
-                json.dumps([asdict(self._block), str(self._cache)]),
-            ]
-            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            argument = json.dumps([asdict(self._block), str(self._cache)])
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, argument],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """End the background process."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
-    def _take(self) -> None:
+    def _load_compiled(self) -> None:
         _use_cache(self._cache)
         try:
             for model in self._models:
                 model.compile_repeated_blocks(**OPTIONS)
-            # the first run is when it is read: one block's is enough
+            # the cache is read at the first run: that of one block is enough
             run_one_block(self._models[0], self._block)
-        # whatever a compiler meets: without it a video takes longer, no more
+        # any of the compiler's errors: without compiled blocks a video only takes longer
         except (RuntimeError, OSError, ImportError, AssertionError) as error:
-            self.give_up(error)
+            self.disable(error)
         else:
             self.is_compiled = True
 
-    def give_up(self, error: Exception) -> None:
-        """Have the blocks run as they are, and not be compiled again before the next start."""
+    def disable(self, error: Exception) -> None:
+        """Run the blocks uncompiled, and do not compile them again before the next start."""
         log.warning("the blocks are not compiled: %s", str(error).partition("\n")[0])
         self._marker.unlink(missing_ok=True)
         self._has_tried, self.is_compiled = True, False
@@ -160,10 +159,10 @@ class Compiler:
 
 @torch.no_grad()
 def run_one_block(model: Any, block: Block) -> None:
-    """Run a transformer's first block over inputs of the right shape, by way of what comes before and after it."""
+    """Run a transformer with only its first block, on inputs of the block's shapes."""
     alone = copy(model)
     alone._modules = {**model._modules, "blocks": torch.nn.ModuleList([model.blocks[0]])}
-    # a hook's answer in place of the pass itself
+    # a hook replaces `forward` on the instance
     alone.__dict__.pop("forward", None)
     device, dtype = torch.device(block.device), getattr(torch, block.dtype)
     latents = torch.zeros(1, *block.latents, device=device, dtype=dtype)
@@ -172,7 +171,7 @@ def run_one_block(model: Any, block: Block) -> None:
         alone(hidden_states=latents, timestep=torch.tensor([500], device=device), encoder_hidden_states=text)
 
 
-def _has_room(device: str) -> bool:
+def _has_memory(device: str) -> bool:
     if torch.device(device).type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
@@ -183,22 +182,22 @@ def _use_cache(cache: Path) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
 
 
-def stand_in(block: Block) -> Any:
-    """A transformer of that one block, in all but its numbers as it is loaded: what is made for it serves the other."""
+def placeholder(block: Block) -> Any:
+    """Return a transformer of one block that equals the loaded one in all but its values, so that its code fits."""
     model = bare(WanTransformer3DModel.from_config, block.config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     weight_format = WeightFormat(model, Precision(block.precision), getattr(torch, block.dtype))
-    supply(model, ((name, torch.zeros(shape)) for name, shape in shapes.items()), weight_format.keep)
+    assign_tensors(model, ((name, torch.zeros(shape)) for name, shape in shapes.items()), weight_format.convert)
     return model.to(block.device)
 
 
 def main(argument: str) -> None:
-    """Compile a block of zeros, and note that it is done."""
-    described, folder = json.loads(argument)
-    described["latents"] = tuple(described["latents"])
-    block, cache = Block(**described), Path(folder)
+    """Compile a block of zeros, and create the marker file that says so."""
+    fields, folder = json.loads(argument)
+    fields["latents"] = tuple(fields["latents"])
+    block, cache = Block(**fields), Path(folder)
     _use_cache(cache)
-    model = stand_in(block)
+    model = placeholder(block)
     model.compile_repeated_blocks(**OPTIONS)
     run_one_block(model, block)
     marker = cache / "compiled" / block.key
@@ -207,7 +206,7 @@ def main(argument: str) -> None:
 
 
 if __name__ == "__main__":
-    # it holds a part of the card, and is in nobody's way
+    # it holds GPU memory, and must not slow down the server
     die_with_parent()
     os.nice(10)
     main(sys.argv[1])

@@ -1,12 +1,12 @@
-"""Whether a device itself still works, once something on it went wrong."""
+"""Checks whether a device still works after an error."""
 
 import torch
 
 
 def fault(device: str) -> str | None:
-    """What is wrong with a device (a torch device name), as its driver says it; None when it does what it is told.
+    """Return the driver's message if a device (a torch device name) has failed; None if it works.
 
-    After an illegal memory access, or a card that fell off the bus, every later call of the process fails too.
+    After an illegal memory access, or when a GPU is lost from the bus, all later calls of the process fail as well.
     """
     if torch.device(device).type != "cuda":
         return None

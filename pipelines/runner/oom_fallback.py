@@ -1,7 +1,7 @@
-"""A model on one device that is laid out leaner each time it runs out of memory, until the video is made or cannot be.
+"""A model on one device that falls back to a plan with less memory each time the device runs out of memory.
 
-It is used as a `Runner` is, and its fingerprint tells which plan it stands on. A step down is kept for as long as the
-ladder lives, and remembered for the card beyond that: what did not fit once is not tried again with every generation.
+It has the methods of a `Runner`, and its fingerprint names the plan in use. A fallback lasts as long as the object. For
+the GPU it is also remembered beyond that (`LearnedLimits`), so that the failed plan is not tried again after a restart.
 """
 
 import logging
@@ -28,12 +28,12 @@ from pipelines.stages.denoising import release_memory
 
 log = logging.getLogger("paddock.fallback")
 
-# what to recommend when a video does not fit: (width, height, frames), the most demanding first
+# videos to recommend when one does not fit: (width, height, frames), the most demanding first
 _COMMON = ((1280, 720, 81), (1280, 720, 41), (832, 480, 81), (832, 480, 41), (480, 272, 81), (480, 272, 33))
 
 
 class OutOfMemoryFallback:
-    """A model's weights in `folder`, run on `device` (a torch device name) by ever leaner plans."""
+    """A model's weights in `folder` on `device` (a torch device name), by a plan that a smaller one can replace."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class OutOfMemoryFallback:
         self._on_load = on_load
         self._cache = cache
         self._limits = LearnedLimits(cache / "limits.json")
-        self._card = _card(device)
-        self._plan = plan_here(spec, folder, device, self._limits.get(self._card))
+        self._gpu = _gpu_key(device)
+        self._plan = plan_here(spec, folder, device, self._limits.get(self._gpu))
         self._runner: Runner | None = None
 
     @classmethod
@@ -62,62 +62,62 @@ class OutOfMemoryFallback:
         on_load: LoadCallback = lambda *_: None,
         cache: Path = CACHE,
     ) -> "OutOfMemoryFallback":
-        """Load by the first plan that does not run out of memory; raises PipelineError."""
+        """Load with the first plan that does not run out of memory. Raises PipelineError."""
         fallback = cls(spec, folder, device, on_load, cache)
         fallback._loaded()
         return fallback
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Everything besides the request that decides a video's bytes, as it is laid out now."""
+        """Everything besides the request that decides a video's bytes, with the current plan."""
         return self._loaded().fingerprint
 
-    def render(self, params: VideoParams, path: Path, hooks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
-        """Make one video as `Runner.render` does; raises DeviceMemoryError when no plan has room for it as well.
+    def render(self, params: VideoParams, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
+        """Make one video as `Runner.render` does. Raises DeviceMemoryError as well, when no plan has enough memory.
 
-        What one video had no room for does not bind the next: after that it stands on the plan it stood on before.
+        After that error the plan is the one from before: a video that is too large must not slow down the next one.
         """
         before = self._plan
         try:
-            return self._render(params, path, hooks)
+            return self._render(params, path, callbacks)
         except DeviceMemoryError:
             self.close()
             self._plan = before
             raise
 
-    def _render(self, params: VideoParams, path: Path, hooks: Callbacks) -> RenderedVideo:
+    def _render(self, params: VideoParams, path: Path, callbacks: Callbacks) -> RenderedVideo:
         while True:
             runner = self._loaded()
             try:
-                return runner.render(params, path, hooks)
+                return runner.render(params, path, callbacks)
             except torch.OutOfMemoryError as error:
-                log.warning("out of memory with %s: %s", self._layout, str(error).partition("\n")[0])
+                log.warning("out of memory with %s: %s", self._plan_name, str(error).partition("\n")[0])
             except TorchDynamoException as error:
-                # of a size that the compiler had not seen before, say
-                runner.do_without_compiling(error)
+                # for example, with a size that is new to the compiler
+                runner.disable_compilation(error)
                 continue
-            # only here has the exception, and with it every tensor that its frames held, been let go
-            self._step_down((params.width, params.height, params.num_frames))
+            # after the except block, because the exception's frames keep the tensors alive
+            self._fall_back((params.width, params.height, params.num_frames))
 
     def adopt_compiled(self) -> None:
-        """Take up what was made in the background for videos to come: for when the device has nothing to do."""
+        """Use compiled blocks from now on if the background compiler has finished. Call it while the device is idle."""
         if self._runner is not None:
             self._runner.adopt_compiled()
 
     def release(self) -> None:
-        """Give back what a generation that was cut short still holds, once its exception has been let go."""
+        """Free what an interrupted generation still holds. Call it after its exception has been dropped."""
         if self._runner is not None:
             self._runner.release()
 
     def close(self) -> None:
-        """Let go of the weights, and of the memory they took."""
+        """Free the weights and their memory."""
         if self._runner is not None:
             self._runner.close()
             self._runner = None
 
     @property
-    def _layout(self) -> str:
-        return "all of it resident" if self._plan is None else self._plan.name
+    def _plan_name(self) -> str:
+        return "all parts resident" if self._plan is None else self._plan.name
 
     def _loaded(self) -> Runner:
         while self._runner is None:
@@ -131,45 +131,45 @@ class OutOfMemoryFallback:
                     self._cache,
                 )
             except torch.OutOfMemoryError as error:
-                log.warning("out of memory loading %s: %s", self._layout, str(error).partition("\n")[0])
+                log.warning("out of memory while loading %s: %s", self._plan_name, str(error).partition("\n")[0])
             if self._runner is None:
-                self._step_down(self._spec.sizes[-1])
+                self._fall_back(self._spec.sizes[-1])
         return self._runner
 
-    def _step_down(self, size: tuple[int, int, int]) -> None:
-        """Take the next plan down; raises DeviceMemoryError when there is none."""
+    def _fall_back(self, size: tuple[int, int, int]) -> None:
+        """Select the next smaller plan for a video (width, height, frames). Raises DeviceMemoryError without one."""
         self.close()
         release_memory()
         if self._plan is None:
             raise DeviceMemoryError("The device ran out of memory. A smaller size or fewer frames may fit.")
         shape = shape_here(self._folder, self._spec.files, self._spec.guidance)
-        machine = this_machine(self._device, self._limits.get(self._card), self._spec.precision)
+        machine = this_machine(self._device, self._limits.get(self._gpu), self._spec.precision)
         geometry = Geometry.fit(*size, shape.grid)
         lower = next_plan(shape, geometry, machine, self._plan)
         if lower is None:
             raise DeviceMemoryError(
-                f"The device ran out of memory, laid out as leanly as can be. {_recommend(shape, machine, size)}"
+                f"The device ran out of memory, even with the plan that needs least. {_recommend(shape, machine, size)}"
             )
         log.warning("trying %s", lower.name)
         failed = evaluate(shape, geometry, machine, self._plan.layout).device_peak
         if NEXT_PEAK_SHARE * machine.device_memory <= failed <= machine.device_memory:
-            # with room to spare it was something else on the card, and without any the plan had not promised to fit
-            self._limits.learn(self._card, lower.device_peak)
+            # far below the limit another process was the cause, and above it the plan had not been expected to fit
+            self._limits.learn(self._gpu, lower.device_peak)
         self._plan = lower
 
 
-def _card(device: str) -> str:
+def _gpu_key(device: str) -> str:
     if torch.device(device).type != "cuda":
         return device
-    known = torch.cuda.get_device_properties(device)
-    return f"{known.name}, {known.total_memory} bytes"
+    properties = torch.cuda.get_device_properties(device)
+    return f"{properties.name}, {properties.total_memory} bytes"
 
 
 def _recommend(shape: ModelShape, machine: Machine, size: tuple[int, int, int]) -> str:
-    """A sentence that names what would fit."""
-    asked = shape.tokens(Geometry.fit(*size, shape.grid))
+    """Return a sentence with a smaller video that fits."""
+    tokens = shape.tokens(Geometry.fit(*size, shape.grid))
     for width, height, frames in _COMMON:
         geometry = Geometry.fit(width, height, frames, shape.grid)
-        if shape.tokens(geometry) < asked and plan(shape, geometry, machine).fits(machine):
+        if shape.tokens(geometry) < tokens and plan(shape, geometry, machine).fits(machine):
             return f"{width}x{height} with {frames} frames should fit."
     return "A much smaller size or fewer frames may fit."

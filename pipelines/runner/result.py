@@ -1,4 +1,4 @@
-"""What comes of a generation: frames in memory, or a video whose file is being finished."""
+"""The results of a generation: frames in memory, or a video whose file is still being finished."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +9,10 @@ from pipelines.stages.video_writer import Mp4Writer
 
 @dataclass(frozen=True, slots=True)
 class RenderedFrames:
-    """A video in memory: (num_frames, height, width, 3), the passes computed for it, and the seconds of denoising."""
+    """A video in memory, (num_frames, height, width, 3).
+
+    `passes` is the number of computed passes of the transformer, `seconds` the time of denoising.
+    """
 
     frames: Frames
     passes: int
@@ -17,16 +20,16 @@ class RenderedFrames:
 
 
 class RenderedVideo:
-    """A video all of whose frames are made: what is left is its file, which takes no device and may take a thread."""
+    """A video whose frames are all written. Finishing its file needs no device and may happen in another thread."""
 
-    def __init__(self, writer: Mp4Writer, work: GenerationStats, on_finished: Callable[[], None]) -> None:
+    def __init__(self, writer: Mp4Writer, stats: GenerationStats, on_finished: Callable[[], None]) -> None:
         self._writer = writer
-        self._work = work
+        self._stats = stats
         self._on_finished = on_finished
 
     def finish(self) -> VideoFile:
-        """Wait until the file is whole; raises EncodingError, and leaves nothing then. To be called once, always."""
+        """Wait until the file is complete. Must be called exactly once. Raises EncodingError, then leaves no file."""
         with self._writer as writer:
             video = writer.close()
         self._on_finished()
-        return replace(video, stats=self._work)
+        return replace(video, stats=self._stats)

@@ -1,4 +1,4 @@
-"""The whole of it for one device: what a worker, a notebook or a benchmark holds.
+"""A loaded model on one device: what a worker, a notebook or a benchmark uses.
 
 runner = Runner.load(spec, weights.locate(spec), device="cuda:0")
 runner.run(VideoParams(...), Path("video.mp4"))
@@ -32,16 +32,16 @@ from pipelines.runner.progress import GenerationProgress
 from pipelines.runner.result import RenderedFrames, RenderedVideo
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.decoding.decoding import decode_frames
-from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at, recover, release_memory
-from pipelines.stages.guidance import Passes
-from pipelines.stages.preview.latent_rgb import fitting
+from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at, release_memory, reset
+from pipelines.stages.guidance import Guidance
+from pipelines.stages.preview.latent_rgb import matching
 from pipelines.stages.preview.preview import draw
 from pipelines.stages.text_encoding import EmbeddingStore, PromptEncoder
 from pipelines.stages.video_writer import Mp4Writer
 
 
 class Runner:
-    """A model loaded on one device, making one video at a time."""
+    """A model loaded on one device, which makes one video at a time."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class Runner:
         self.spec = spec
         self._loaded = loaded
         self._attention = attention
-        self._latent_rgb = fitting(loaded.latent_rgb or spec.latent_rgb, loaded.pipe.vae)
-        # a model small enough for a processor encodes a prompt sooner than a file is read
-        store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoded_by(spec, loaded))
+        self._latent_rgb = matching(loaded.latent_rgb or spec.latent_rgb, loaded.pipe.vae)
+        # a model small enough for a CPU encodes a prompt faster than its embeddings are read from a file
+        store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoder_id(spec, loaded))
         self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store)
         self._compiler: Compiler | None = None
         if is_wanted(spec.compile, loaded.device, loaded.layout):
@@ -72,15 +72,14 @@ class Runner:
         layout: Layout | None = None,
         cache: Path = CACHE,
     ) -> "Runner":
-        """Load the weights in `folder` onto `device` (a torch device name), by default by the plan for what is free.
+        """Load the weights in `folder` onto `device`, a torch device name.
 
-        Weights in a form of the plan's own are kept in the folder `cache`.
-
-        Raises PipelineError, and torch.OutOfMemoryError: `pipelines.runner.oom_fallback` knows what to do then.
+        Without `layout`, the plan for the memory that is free now decides it. Converted weights are kept in the folder
+        `cache`. Raises PipelineError, and torch.OutOfMemoryError, which `pipelines.runner.oom_fallback` handles.
         """
         if layout is None and (chosen := plan_here(spec, folder, device)) is not None:
             layout = chosen.layout
-        # on a card that is still empty
+        # measured while the device is still empty
         attention = choose(spec.attention, torch.device(device), partial(_sequence, spec, folder), cache)
         loaded = load_pipeline(folder, device, on_progress, layout, cache, spec.loras, spec.files)
         return cls(spec, loaded, cache, attention)
@@ -94,108 +93,109 @@ class Runner:
             "flow_shift": "the scheduler's" if shift is None else " ".join(f"{k} {v:g}" for k, v in shift.items()),
             "attention": self._attention,
             "compiled": "blocks" if self._compiler is not None and self._compiler.is_compiled else "nothing",
-            "guidance": self._guidance,
+            "guidance": self._guidance_mode,
             "step_cache": f"balanced {self.spec.step_cache.balanced:g} fast {self.spec.step_cache.fast:g}",
             "max_sequence_length": str(self.spec.max_sequence_length),
         }
 
     def adopt_compiled(self) -> None:
-        """Take up what was made in the background for videos to come: for when the device has nothing to do."""
+        """Use compiled blocks from now on if the background compiler has finished. Call it while the device is idle."""
         if self._compiler is not None:
             self._compiler.activate()
 
-    def do_without_compiling(self, error: Exception) -> None:
-        """Go on with blocks as they are, after compiled ones failed."""
+    def disable_compilation(self, error: Exception) -> None:
+        """Run the blocks uncompiled from now on, because compiled ones failed with `error`."""
         if self._compiler is not None:
-            self._compiler.give_up(error)
+            self._compiler.disable(error)
 
     @property
-    def _guidance(self) -> str:
+    def _guidance_mode(self) -> str:
         if not self.spec.guidance:
             return "none"
-        least, most = self.spec.guidance_interval
-        return f"{'batched' if self._loaded.batched else 'one by one'}, {least:g} to {most:g}"
+        low, high = self.spec.guidance_interval
+        return f"{'batched' if self._loaded.batched else 'one by one'}, {low:g} to {high:g}"
 
     def close(self) -> None:
-        """Let go of the weights, and of the memory they took; the runner is of no use afterwards."""
+        """Free the weights and their memory. The runner cannot be used afterwards."""
         pipe = self._loaded.pipe
         if self._compiler is not None:
             self._compiler.close()
         del self._loaded, self._prompts, self._compiler
-        recover(pipe)
-        # some hooks and caches refer back to the pipeline: emptied, it holds no weights whoever refers to it
+        reset(pipe)
+        # some hooks and caches refer to the pipeline: emptied, it holds no weights even if they keep it alive
         for name, part in pipe.components.items():
             if hasattr(part, "parameters"):
                 setattr(pipe, name, None)
         release_memory()
 
     def release(self) -> None:
-        """Give back what a generation that was cut short still holds, once its exception has been let go."""
-        recover(self._loaded.pipe)
+        """Free what an interrupted generation still holds. Call it after its exception has been dropped."""
+        reset(self._loaded.pipe)
 
-    def run(self, params: VideoParams, path: Path, hooks: Callbacks = NO_CALLBACKS) -> VideoFile:
-        """Make one video and write it to `path`, whole or not at all, from where its checkpoint left it if it has one.
+    def run(self, params: VideoParams, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> VideoFile:
+        """Make one video and write it to `path`, complete or not at all. Continue from its checkpoint if it has one.
 
-        Raises GenerationCancelled within one denoising step, or one group of frames, of the hook that tells of it,
-        GenerationSuspended by order of the checkpoint, NonFiniteOutputError or EncodingError. After any of them the
-        runner is ready for the next video.
+        Raises GenerationCancelled within one denoising step, or one group of frames, after `cancelled` returned True;
+        GenerationSuspended when the checkpoint is suspended; NonFiniteOutputError or EncodingError. After any of these
+        the runner is ready for the next video.
         """
-        return self.render(params, path, hooks).finish()
+        return self.render(params, path, callbacks).finish()
 
     @torch.no_grad()
-    def render(self, params: VideoParams, path: Path, hooks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
-        """As `run`, but the device is free for the next video while the file of this one is finished."""
-        params = self._as_the_weights_want(params)
-        course = GenerationProgress(params, self._latents_depend_on(params), hooks)
+    def render(self, params: VideoParams, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
+        """Do as `run` does, but return when the device is free, before the file is finished."""
+        params = self._effective(params)
+        progress = GenerationProgress(params, self._latents_depend_on(params), callbacks)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         try:
-            latents, work = self._denoise(params, geometry, course)
-            return self._write(latents, path, geometry, course, work)
+            latents, stats = self._denoise(params, geometry, progress)
+            return self._write(latents, path, geometry, progress, stats)
         except BaseException:
-            recover(self._loaded.pipe)
+            reset(self._loaded.pipe)
             raise
         finally:
-            if hooks.checkpoint is not None:
-                hooks.checkpoint.finish()
+            if callbacks.checkpoint is not None:
+                callbacks.checkpoint.finish()
 
     @torch.no_grad()
     def frames(self, params: VideoParams, *, tolerance: float | None = None) -> RenderedFrames:
-        """What `run` would write, in memory, for measuring. `tolerance` is in place of that of the level asked for."""
-        params = self._as_the_weights_want(params)
+        """Return the frames that `run` would write, for measuring. `tolerance` replaces the step cache's."""
+        params = self._effective(params)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
         prompt = self._prompts.encode(params.prompt)
-        passes = self._passes(params, negative, tolerance)
-        began = time.perf_counter()
-        latents = self._latents(prompt, negative, params, geometry, passes)
-        # the latents were looked at, so that a device has done what it was given
-        seconds = time.perf_counter() - began
+        guidance = self._guidance(params, negative, tolerance)
+        started = time.perf_counter()
+        latents = self._latents(prompt, negative, params, geometry, guidance)
+        # the check for NaN has waited for the device
+        seconds = time.perf_counter() - started
         frames = np.concatenate(list(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding)))
-        return RenderedFrames(frames[: geometry.num_frames, *geometry.crop], passes.computed, seconds)
+        return RenderedFrames(frames[: geometry.num_frames, *geometry.crop], guidance.passes_computed, seconds)
 
-    def _as_the_weights_want(self, params: VideoParams) -> VideoParams:
+    def _effective(self, params: VideoParams) -> VideoParams:
+        """Return the request without guidance if the weights are distilled to need none."""
         return params if self.spec.guidance else replace(params, guidance_scale=1.0)
 
     def _latents_depend_on(self, params: VideoParams) -> dict[str, Any]:
-        # where weights lie and how frames are decoded may change in the middle: the latents stay the same
+        # placement and decoding may change between attempts: the latents stay the same
         fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
         return {"params": asdict(params), "fingerprint": fingerprint}
 
     def _denoise(
-        self, params: VideoParams, geometry: Geometry, course: GenerationProgress
+        self, params: VideoParams, geometry: Geometry, progress: GenerationProgress
     ) -> tuple[torch.Tensor, GenerationStats]:
-        course.report(Stage.PROMPT, 0, 1)
+        progress.report(Stage.PROMPT, 0, 1)
         prompt = self._prompts.encode(params.prompt)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
-        course.report(Stage.DENOISE, course.steps_before, params.num_inference_steps)
+        progress.report(Stage.DENOISE, progress.steps_before, params.num_inference_steps)
 
         def after_step(step: int, capture: Capture, predict: Predict) -> None:
-            course.after_step(step, capture, lambda: self._draw(predict, geometry))
+            progress.after_step(step, capture, lambda: self._draw(predict, geometry))
 
-        encoded, known = self._prompts.take_counts()
-        passes = self._passes(params, negative, meanwhile=lambda: self._prepare(course))
-        latents = self._latents(prompt, negative, params, geometry, passes, course.denoising_state, after_step)
-        return latents, GenerationStats(encoded, known, passes.steps_computed, passes.steps_skipped)
+        encoded, cached = self._prompts.take_counts()
+        guidance = self._guidance(params, negative, after_pass=lambda: self._prefetch_prompts(progress))
+        latents = self._latents(prompt, negative, params, geometry, guidance, progress.denoising_state, after_step)
+        return latents, GenerationStats(encoded, cached, guidance.steps_computed, guidance.steps_skipped)
 
     def _latents(
         self,
@@ -203,7 +203,7 @@ class Runner:
         negative: torch.Tensor | None,
         params: VideoParams,
         geometry: Geometry,
-        passes: Passes,
+        guidance: Guidance,
         denoising_state: DenoisingState | None = None,
         on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
     ) -> torch.Tensor:
@@ -213,34 +213,34 @@ class Runner:
             negative,
             params,
             geometry,
-            passes,
+            guidance,
             flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
             attention=self._attention,
             denoising_state=denoising_state,
             on_step=on_step,
         )
 
-    def _passes(
+    def _guidance(
         self,
         params: VideoParams,
         negative: torch.Tensor | None,
         tolerance: float | None = None,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> Passes:
-        return Passes(
+        after_pass: Callable[[], None] = lambda: None,
+    ) -> Guidance:
+        return Guidance(
             params.guidance_scale,
             negative,
             interval=self.spec.guidance_interval,
             batched=self._loaded.batched,
             tolerance=self.spec.step_cache.of(params.step_cache) if tolerance is None else tolerance,
-            meanwhile=meanwhile,
+            after_pass=after_pass,
         )
 
-    def _prepare(self, course: GenerationProgress) -> None:
-        # one that is not on the card would have to share it with the transformer, which the plan has no room for
+    def _prefetch_prompts(self, progress: GenerationProgress) -> None:
+        # a text encoder that is not resident would need memory that the plan gives to the transformer
         if self._loaded.layout is None or self._loaded.layout.text_encoder is Residence.RESIDENT:
-            for prompt in course.hooks.upcoming():
-                self._prompts.prepare(prompt)
+            for prompt in progress.callbacks.upcoming():
+                self._prompts.prefetch(prompt)
 
     def _draw(self, predict: Predict, geometry: Geometry) -> Image.Image | None:
         if self._latent_rgb is None or (latents := predict()) is None:
@@ -248,22 +248,27 @@ class Runner:
         return draw(latents, self._latent_rgb, geometry)
 
     def _write(
-        self, latents: torch.Tensor, path: Path, geometry: Geometry, course: GenerationProgress, work: GenerationStats
+        self,
+        latents: torch.Tensor,
+        path: Path,
+        geometry: Geometry,
+        progress: GenerationProgress,
+        stats: GenerationStats,
     ) -> RenderedVideo:
-        with ExitStack() as unless_whole:
-            writer = unless_whole.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps))
+        with ExitStack() as on_error:
+            writer = on_error.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps))
             missing = geometry.num_frames
-            decoded = decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding, course.after_part)
+            decoded = decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding, progress.after_part)
             with closing(decoded) as groups:
                 for frames in groups:
                     writer.write(frames[:missing, *geometry.crop])
                     missing -= min(missing, len(frames))
-            unless_whole.pop_all()
-        return RenderedVideo(writer, work, lambda: course.report(Stage.DECODE, 1, 1))
+            on_error.pop_all()
+        return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
 
 
 def _block(spec: ModelSpec, loaded: LoadedPipeline, attention: Attention) -> Block:
-    """What is compiled for the usual video."""
+    """Return the block to compile, for the model's usual video."""
     return Block.of(
         loaded.pipe,
         Geometry.fit(*spec.sizes[-1], loaded.grid),
@@ -276,14 +281,14 @@ def _block(spec: ModelSpec, loaded: LoadedPipeline, attention: Attention) -> Blo
 
 
 def _sequence(spec: ModelSpec, folder: Path) -> Sequence:
-    """What attention runs over in the usual video."""
+    """Return the size of attention in the model's usual video."""
     shape = read_shape(folder)
     transformer = shape.transformer
     tokens = shape.tokens(Geometry.fit(*spec.sizes[-1], shape.grid))
     return Sequence(tokens, transformer.num_attention_heads, transformer.attention_head_dim)
 
 
-def _encoded_by(spec: ModelSpec, loaded: LoadedPipeline) -> str:
-    """Everything besides a prompt that decides its embeddings."""
+def _encoder_id(spec: ModelSpec, loaded: LoadedPipeline) -> str:
+    """Return everything besides a prompt that decides its embeddings."""
     facts = [loaded.fingerprint[name] for name in ("weights", "dtype", "device", "torch", "transformers")]
     return " ".join([*facts, str(spec.max_sequence_length)])

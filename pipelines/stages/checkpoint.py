@@ -1,7 +1,8 @@
-"""A half-done denoising, saved and taken up again: what a killed process had done is not done a second time.
+"""Saves the state of a denoising loop, so that a generation continues after its process was killed.
 
-A checkpoint is one file: a line of JSON that names the format, what the generation depends on and the checksum of the
-rest, then the rest, which torch wrote. It is a few times the size of the latents: 34 MB at 480p and 81 frames.
+A checkpoint is one file: a line of JSON with the format, a digest of everything the generation depends on and the
+checksum of the rest; then the rest, written by torch. It is a few times as large as the latents: 34 MB at 480p and 81
+frames.
 """
 
 import hashlib
@@ -20,22 +21,24 @@ import torch
 from pipelines.core.errors import GenerationSuspended
 from pipelines.core.files import atomic_path
 from pipelines.core.progress import CancelCheck
-from pipelines.stages.guidance import Passes
+from pipelines.stages.guidance import Guidance
 
 FORMAT = 2
-"""Of the file; one of another format is not read."""
+"""Version of the file format. Files of another version are not read."""
+
+_STORED_NAMES = {"guidance": "passes"}
+"""Names in the file of the fields that were renamed since format 2 was fixed."""
 
 log = logging.getLogger("paddock.checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
 class DenoisingState:
-    """A denoising after `step` steps, all of it in host memory.
+    """The state of a denoising loop after `step` steps, in host memory.
 
-    `latents` are those that the next step takes, (1, channels, t, h, w) in fp32; `scheduler` holds what the scheduler
-    remembers by attribute, `on_device` names those it keeps on the device; `generator` is the state of the CPU's random
-    generator; `passes` is what the passes to come depend on; `seconds` is the work spent on the generation so far, by
-    all attempts that count.
+    `latents` (1, channels, t, h, w) in fp32 are the input of the next step. `scheduler` holds the scheduler's
+    attributes; those named in `on_device` belong on the device. `generator` is the state of the CPU's random generator,
+    `guidance` that of `Guidance`. `seconds` is the working time of the generation so far, over all its attempts.
     """
 
     step: int
@@ -43,7 +46,7 @@ class DenoisingState:
     scheduler: dict[str, Any]
     on_device: list[str]
     generator: torch.Tensor
-    passes: dict[str, Any]
+    guidance: dict[str, Any]
     seconds: float
 
     @classmethod
@@ -53,10 +56,10 @@ class DenoisingState:
         step: int,
         latents: torch.Tensor,
         generator: torch.Generator,
-        passes: Passes,
+        guidance: Guidance,
         seconds: float,
     ) -> "DenoisingState":
-        """Copy the state of a denoising."""
+        """Copy the state of a running denoising loop."""
         # the configuration is not state: it comes with the weights
         state = {name: value for name, value in vars(scheduler).items() if name != "_internal_dict"}
         return cls(
@@ -65,22 +68,31 @@ class DenoisingState:
             scheduler=_moved(state, "cpu", copy=True),
             on_device=[name for name, value in state.items() if _is_on_device(value)],
             generator=generator.get_state(),
-            passes=_moved(passes.state(), "cpu", copy=True),
+            guidance=_moved(guidance.state(), "cpu", copy=True),
             seconds=seconds,
         )
 
-    def restore(self, scheduler: Any, passes: Passes, device: torch.device) -> None:
-        """Have a scheduler whose timesteps are set, and the passes, remember what was captured."""
-        passes.restore(_moved(self.passes, device))
+    def restore(self, scheduler: Any, guidance: Guidance, device: torch.device) -> None:
+        """Give the state to a scheduler whose timesteps are set, and to the guidance of the new loop."""
+        guidance.restore(_moved(self.guidance, device))
         for name, value in self.scheduler.items():
             setattr(scheduler, name, _moved(value, device if name in self.on_device else "cpu"))
 
+    def stored(self) -> dict[str, Any]:
+        """Return the fields by their names in the file."""
+        return {_STORED_NAMES.get(name, name): getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_stored(cls, fields: Mapping[str, Any]) -> "DenoisingState":
+        """Return the state whose `stored` fields these are."""
+        return cls(**{name: fields[_STORED_NAMES.get(name, name)] for name in cls.__dataclass_fields__})
+
 
 class Checkpoint:
-    """The file in which a generation's half-done state is kept, written in the background every `interval` seconds.
+    """The checkpoint file of one generation, written in the background every `interval` seconds.
 
-    Once `suspended()` is true the state is written a last time, and the generation ends there. `on_saved` is called
-    with the fraction (0 … 1) of the generation that a checkpoint holds, from another thread. One object serves one run.
+    Once `suspended()` is true, the state is written a last time and the generation ends. `on_saved` is called from
+    another thread, with the fraction (0 … 1) of the generation that the file holds. Use one object for one run.
     """
 
     def __init__(
@@ -97,34 +109,34 @@ class Checkpoint:
         self._due = time.monotonic() + interval
         self._writer: threading.Thread | None = None
 
-    def load(self, about: Mapping[str, Any]) -> DenoisingState | None:
-        """The state to go on from; None if there is none for a generation that depends on just this."""
+    def load(self, depends_on: Mapping[str, Any]) -> DenoisingState | None:
+        """Return the saved state; None if there is none, or none of a generation that depends on exactly this."""
         try:
             with self._path.open("rb") as file:
                 header = json.loads(file.readline())
-                reason = _unfit(header, about)
+                reason = _mismatch(header, depends_on)
                 payload = b"" if reason else file.read()
             if reason is None and hashlib.sha256(payload).hexdigest() != header.get("sha256"):
                 reason = "it is damaged"
             if reason is None:
-                return DenoisingState(**torch.load(io.BytesIO(payload), weights_only=True))
+                return DenoisingState.from_stored(torch.load(io.BytesIO(payload), weights_only=True))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             reason = f"it cannot be read: {error}"
-        log.warning("a checkpoint is left aside, and its generation starts over: %s", reason)
+        log.warning("a checkpoint is ignored and its generation starts over: %s", reason)
         return None
 
     def after_step(
-        self, about: Mapping[str, Any], fraction: float, capture: Callable[[], DenoisingState], *, is_last: bool
+        self, depends_on: Mapping[str, Any], fraction: float, capture: Callable[[], DenoisingState], *, is_last: bool
     ) -> None:
-        """Save the state after a step if it is time; raises GenerationSuspended if the generation is to end here."""
+        """Save the state after a step if it is due. Raises GenerationSuspended if the generation has to end here."""
         is_suspended = self._suspended()
-        # what follows the last step is never saved, so that it alone is done again
+        # the state before decoding is always saved, so that only the decoding has to be repeated
         if is_last or is_suspended or (time.monotonic() >= self._due and not self._is_writing):
             self.finish()
             state = capture()
-            self._writer = threading.Thread(target=self._write, args=(about, fraction, state), name="checkpoint")
+            self._writer = threading.Thread(target=self._write, args=(depends_on, fraction, state), name="checkpoint")
             self._writer.start()
             self._due = time.monotonic() + self._interval
         if is_suspended:
@@ -132,7 +144,7 @@ class Checkpoint:
             raise GenerationSuspended
 
     def finish(self) -> None:
-        """Wait until nothing is being written."""
+        """Wait for the file that is being written, if any."""
         if self._writer is not None:
             self._writer.join()
 
@@ -140,40 +152,40 @@ class Checkpoint:
     def _is_writing(self) -> bool:
         return self._writer is not None and self._writer.is_alive()
 
-    def _write(self, about: Mapping[str, Any], fraction: float, state: DenoisingState) -> None:
+    def _write(self, depends_on: Mapping[str, Any], fraction: float, state: DenoisingState) -> None:
         try:
-            _write_file(self._path, about, state)
+            _write_file(self._path, depends_on, state)
         except OSError as error:
-            # a generation without a checkpoint is better than none
+            # the generation can finish without a checkpoint
             log.warning("no checkpoint was saved: %s", error)
         else:
             self._on_saved(fraction)
 
 
-def _write_file(path: Path, about: Mapping[str, Any], state: DenoisingState) -> None:
+def _write_file(path: Path, depends_on: Mapping[str, Any], state: DenoisingState) -> None:
     buffer = io.BytesIO()
-    torch.save({name: getattr(state, name) for name in DenoisingState.__dataclass_fields__}, buffer)
+    torch.save(state.stored(), buffer)
     payload = buffer.getbuffer()
-    header = {"format": FORMAT, "about": _digest(about), "sha256": hashlib.sha256(payload).hexdigest()}
+    header = {"format": FORMAT, "about": _digest(depends_on), "sha256": hashlib.sha256(payload).hexdigest()}
     with atomic_path(path) as part, part.open("wb") as file:
         file.write(json.dumps(header).encode() + b"\n")
         file.write(payload)
 
 
-def _unfit(header: Any, about: Mapping[str, Any]) -> str | None:
+def _mismatch(header: Any, depends_on: Mapping[str, Any]) -> str | None:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         return "it is of another version"
-    if header.get("about") != _digest(about):
-        return "it was made for another request, by other weights, or otherwise computed"
+    if header.get("about") != _digest(depends_on):
+        return "it belongs to another request, other weights or another way of computing"
     return None
 
 
-def _digest(about: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+def _digest(depends_on: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 
 
 def _moved(value: Any, device: torch.device | str, *, copy: bool = False) -> Any:
-    """The same nest of lists and dicts with its tensors on a device."""
+    """Return nested lists and dicts with all their tensors on a device."""
     if isinstance(value, torch.Tensor):
         return value.to(device, copy=copy)
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Embeddings → latents: the denoising loop of diffusers, looked after step by step, from its start or its middle."""
+"""The denoising stage: embeddings → latents, by diffusers' own loop, from its first step or from a checkpoint."""
 
 import gc
 from collections.abc import Callable, Mapping
@@ -13,16 +13,16 @@ from pipelines.core.model import Attention
 from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import attending
 from pipelines.stages.checkpoint import DenoisingState
-from pipelines.stages.guidance import Passes
+from pipelines.stages.guidance import Guidance
 
-# public from torch 2.12 on only
+# public only since torch 2.12
 _empty_host_cache = getattr(torch.accelerator, "empty_host_cache", None) or torch._C._host_emptyCache
 
 Capture = Callable[[float], DenoisingState]
-"""Copies the state of a denoising on which so many seconds of work were spent."""
+"""Copies the state of the loop; its argument is the working time of the generation so far, in seconds."""
 
 Predict = Callable[[], torch.Tensor | None]
-"""The normalised latents (1, channels, t, h, w) that a step takes for the finished ones; None if that is unknown."""
+"""Returns a step's prediction of the finished latents, normalised, (1, channels, t, h, w); None if there is none."""
 
 _PIXELS = {"480p": 832 * 480, "720p": 1280 * 720}
 
@@ -33,27 +33,26 @@ def denoise(
     negative_prompt_embeds: torch.Tensor | None,
     params: VideoParams,
     geometry: Geometry,
-    passes: Passes,
+    guidance: Guidance,
     *,
     flow_shift: float | None,
     attention: Attention = Attention.NATIVE,
     denoising_state: DenoisingState | None = None,
     on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
 ) -> torch.Tensor:
-    """Run the denoising steps, all or those after `denoising_state`. Returns normalised latents
-    (1, channels, t, h, w).
+    """Run all denoising steps, or those after `denoising_state`. Return normalised latents (1, channels, t, h, w).
 
-    `passes` say which of the transformer's passes are computed, `attention` by which kernel. `flow_shift` replaces the
-    scheduler's own, if given. `on_step` is called after each step with the number of steps done, and may raise to end
-    it there. The noise is drawn on the CPU, so that a seed means the same on every device. Raises NonFiniteOutputError
-    when the latents are no longer numbers.
+    The embeddings are (1, tokens, dim). `attention` selects the kernel. `flow_shift`, if given, replaces the
+    scheduler's own. `on_step` is called after each step with the number of finished steps; it may raise to end the
+    loop. The noise is drawn on the CPU, so that a seed gives the same noise on every device. Raises
+    NonFiniteOutputError if the latents contain NaN or infinity.
     """
     generator = torch.Generator("cpu").manual_seed(params.seed)
     before: torch.Tensor | None = None
 
     def after_step(pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         def capture(seconds: float) -> DenoisingState:
-            return DenoisingState.capture(pipe.scheduler, index + 1, tensors["latents"], generator, passes, seconds)
+            return DenoisingState.capture(pipe.scheduler, index + 1, tensors["latents"], generator, guidance, seconds)
 
         def predict() -> torch.Tensor | None:
             return clean_latents(pipe.scheduler, tensors["latents"], before)
@@ -69,8 +68,8 @@ def denoise(
         return _finite(denoising_state.latents.to(prompt_embeds.device))
     if denoising_state is not None:
         generator.set_state(denoising_state.generator)
-        pipe.begin_after(denoising_state, passes)
-    with passes.of(pipe), attending(attention, prompt_embeds.device, prompt_embeds.dtype):
+        pipe.resume_from(denoising_state, guidance)
+    with guidance.attached_to(pipe), attending(attention, prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
@@ -97,35 +96,18 @@ def _finite(latents: torch.Tensor) -> torch.Tensor:
 
 
 def flow_shift_at(geometry: Geometry, known: Mapping[str, float] | None) -> float | None:
-    """The shift for a video's size: that of 480p or 720p, whichever has the nearer number of pixels by ratio."""
+    """Return the flow shift for a video's size: that of 480p or 720p, whichever is nearer by the ratio of pixels."""
     if known is None:
         return None
     between = sqrt(_PIXELS["480p"] * _PIXELS["720p"])
     return known["480p" if geometry.width * geometry.height < between else "720p"]
 
 
-def recover(pipe: Any) -> None:
-    """Bring a pipeline back to rest after a generation that was cut short, so that it cannot colour the next."""
-    pipe.maybe_free_model_hooks()
-    pipe.forget()
-    pipe.scheduler.set_timesteps(1)
-    release_memory()
-
-
-def release_memory() -> None:
-    """Give memory that nothing refers to back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        # pinned memory is kept for later as well, and the host may need it for the next plan
-        _empty_host_cache()
-
-
 def clean_latents(scheduler: Any, latents: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor | None:
-    """What the step just done takes the finished latents to be; None if that cannot be told.
+    """Return the last step's prediction of the finished latents; None if it is unknown.
 
-    `latents` are those after the step, `before` those it was given, if they are known. Schedulers that predict the
-    clean sample keep it (UniPC). Of the others (Euler) the step itself tells: along a flow latents are
+    `latents` are those after the step, `before` those before it, if known. Schedulers that predict the clean sample
+    store it (UniPC). With the others (Euler) it follows from the step: along a flow, latents are
     (1 - sigma) * clean + sigma * noise, so the line through both latents meets the clean ones at sigma 0.
     """
     if getattr(scheduler, "predict_x0", False):
@@ -134,7 +116,24 @@ def clean_latents(scheduler: Any, latents: torch.Tensor, before: torch.Tensor | 
     step, sigmas = getattr(scheduler, "step_index", None), getattr(scheduler, "sigmas", None)
     if before is None or sigmas is None or not step:
         return None
-    here, there = float(sigmas[step]), float(sigmas[step - 1])
-    if here == there:
+    sigma, previous_sigma = float(sigmas[step]), float(sigmas[step - 1])
+    if sigma == previous_sigma:
         return None
-    return latents - here / (here - there) * (latents - before)
+    return latents - sigma / (sigma - previous_sigma) * (latents - before)
+
+
+def reset(pipe: Any) -> None:
+    """Clear what an interrupted generation left in a pipeline, so that it cannot influence the next one."""
+    pipe.maybe_free_model_hooks()
+    pipe.reset()
+    pipe.scheduler.set_timesteps(1)
+    release_memory()
+
+
+def release_memory() -> None:
+    """Return unreferenced memory to the device and the host."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        # torch also caches pinned host memory, which the next plan may need
+        _empty_host_cache()

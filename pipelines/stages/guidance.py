@@ -1,7 +1,8 @@
-"""Which passes of the transformer a denoising step computes: both of guidance, one, a batch of two, or none.
+"""Classifier-free guidance: which of the transformer's two passes a denoising step computes, and how.
 
-diffusers' loop asks for a pass with the prompt and, under guidance, for one without; a hook on the transformer answers,
-and the loop stays diffusers' own.
+diffusers' denoising loop calls the transformer with the prompt and, under guidance, once more with the negative prompt.
+A hook on the transformer intercepts these calls: it computes both passes one by one or as one batch of two, leaves out
+the second one, or takes both from the step cache. The loop itself remains the library's.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,19 +16,19 @@ from diffusers.hooks.hooks import CacheContext, StateManager
 from pipelines.core.model import TRANSFORMERS
 from pipelines.stages.step_cache import StepCache
 
-_NAME = "paddock_passes"
+_HOOK_NAME = "paddock_guidance"
 
-Compute = Callable[..., tuple[torch.Tensor, ...]]
-"""A transformer's forward pass, as WanPipeline calls it."""
+Forward = Callable[..., tuple[torch.Tensor, ...]]
+"""A transformer's forward pass, as the pipeline calls it."""
 
 
-class Passes:
-    """The passes of one denoising.
+class Guidance:
+    """The guidance of one denoising loop, and the counts of what was computed for it.
 
-    `negative` are the embeddings for the pass without the prompt, None where there is no guidance. There is guidance
-    at noise levels within `interval` only; `batched` has both its passes computed together, by a batch of two.
-    `tolerance` is the step cache's; 0 computes every step. `meanwhile` is called after each pass: a card, which is
-    given work faster than it does it, still computes then.
+    `negative` are the embeddings (1, tokens, dim) of the negative prompt, None without guidance. Guidance applies at
+    noise levels within `interval` only. With `batched`, both passes are computed as one batch of two. `tolerance` is
+    the step cache's; 0 computes every step. `after_pass` is called after each pass: a GPU still computes then, because
+    the host queues work faster than the GPU does it.
     """
 
     def __init__(
@@ -38,9 +39,9 @@ class Passes:
         interval: tuple[float, float] = (0.0, 1.0),
         batched: bool = False,
         tolerance: float = 0.0,
-        meanwhile: Callable[[], None] = lambda: None,
+        after_pass: Callable[[], None] = lambda: None,
     ) -> None:
-        self._meanwhile = meanwhile
+        self._after_pass = after_pass
         self._guidance_scale = guidance_scale
         self._negative = negative
         self._interval = interval
@@ -51,119 +52,121 @@ class Passes:
         self._is_skipped = False
         self._cond: torch.Tensor = torch.empty(0)
         self._uncond: torch.Tensor | None = None
-        self.computed = 0
+        self.passes_computed = 0
         self.steps_computed = 0
         self.steps_skipped = 0
 
     @contextmanager
-    def of(self, pipe: Any) -> Iterator[None]:
-        """Answer for the transformers of a pipeline while it denoises."""
+    def attached_to(self, pipe: Any) -> Iterator[None]:
+        """Intercept the transformers of a pipeline while it denoises."""
         parts = {part: model for part in TRANSFORMERS if (model := getattr(pipe, part, None)) is not None}
         for part, model in parts.items():
             registry = HookRegistry.check_if_exists_or_initialize(model)
-            registry.register_hook(_Hook(self, part, pipe.scheduler), _NAME)
+            registry.register_hook(_GuidanceHook(self, part, pipe.scheduler), _HOOK_NAME)
         try:
             yield
         finally:
             for model in parts.values():
-                HookRegistry.check_if_exists_or_initialize(model).remove_hook(_NAME, recurse=False)
+                HookRegistry.check_if_exists_or_initialize(model).remove_hook(_HOOK_NAME, recurse=False)
 
     def state(self) -> dict[str, Any]:
-        """What the steps to come depend on, for a checkpoint; the tensors are where they were computed."""
+        """Return what later steps depend on, for a checkpoint. Tensors stay on the device they were computed on."""
         return {} if self._cache is None else {"part": self._part, "cache": self._cache.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state, its tensors on the device."""
+        """Continue from a checkpoint's state, whose tensors are on the device."""
         if self._cache is not None:
             self._part = state["part"]
             self._cache.restore(state["cache"])
 
-    def answer(self, part: str, at: CacheContext, scheduler: Any, compute: Compute, inputs: dict[str, Any]) -> Any:
-        """The output of one pass, as the transformer would return it."""
+    def forward(self, part: str, at: CacheContext, scheduler: Any, compute: Forward, inputs: dict[str, Any]) -> Any:
+        """Return the output of one pass of the transformer `part`, in the form in which the transformer returns it."""
         assert at.step_index is not None
         assert at.sigma is not None
         if at.step_index != self._step:
-            self._begin(part, at.step_index, scheduler.sigmas)
+            self._begin_step(part, at.step_index, scheduler.sigmas)
             self.steps_skipped += self._is_skipped
             self.steps_computed += not self._is_skipped
         is_guided = self._is_guided(at.sigma)
         if at.name == "cond":
-            self._cond = self._pass("cond", at.sigma, compute, inputs, is_guided)
+            self._cond = self._output("cond", at.sigma, compute, inputs, is_guided)
             if not is_guided:
-                self._end(None)
+                self._end_step(None)
             return (self._cond,)
         if not is_guided:
-            # without a difference between the two, guidance changes nothing
+            # with two equal passes the loop's guidance formula changes nothing
             return (self._cond,)
-        uncond = self._pass("uncond", at.sigma, compute, inputs, is_guided)
-        self._end(self._guidance_scale)
+        uncond = self._output("uncond", at.sigma, compute, inputs, is_guided)
+        self._end_step(self._guidance_scale)
         return (uncond,)
 
     def _is_guided(self, sigma: float) -> bool:
         return self._negative is not None and self._interval[0] <= sigma <= self._interval[1]
 
-    def _begin(self, part: str, step: int, sigmas: torch.Tensor) -> None:
+    def _begin_step(self, part: str, step: int, sigmas: torch.Tensor) -> None:
         self._step, self._uncond = step, None
         if self._cache is None:
             return
         if part != self._part:
             self._part = part
-            self._cache.forget()
+            self._cache.reset()
         sigma, next_sigma = float(sigmas[step]), float(sigmas[step + 1])
-        self._is_skipped = self._cache.is_near(
+        self._is_skipped = self._cache.can_skip(
             ("cond", "uncond") if self._is_guided(sigma) else ("cond",), sigma, next_sigma
         )
 
-    def _pass(self, name: str, sigma: float, compute: Compute, inputs: dict[str, Any], is_guided: bool) -> torch.Tensor:
+    def _output(
+        self, name: str, sigma: float, compute: Forward, inputs: dict[str, Any], is_guided: bool
+    ) -> torch.Tensor:
         if self._cache is not None and self._is_skipped:
-            return self._cache.foretell(name, sigma)
+            return self._cache.extrapolate(name, sigma)
         if name == "uncond" and self._uncond is not None:
             output = self._uncond
         elif is_guided and self._batched:
-            output, self._uncond = self._both(compute, inputs)
+            output, self._uncond = self._both_passes(compute, inputs)
         else:
             output = compute(**inputs)[0]
-            self.computed += 1
-            self._meanwhile()
+            self.passes_computed += 1
+            self._after_pass()
         if self._cache is not None:
-            self._cache.note(name, sigma, output)
+            self._cache.record(name, sigma, output)
         return output
 
-    def _both(self, compute: Compute, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _both_passes(self, compute: Forward, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         doubled = {name: torch.cat([inputs[name]] * 2) for name in ("hidden_states", "timestep")}
         negative = self._negative
         assert negative is not None
         texts = torch.cat([inputs["encoder_hidden_states"], negative.to(inputs["encoder_hidden_states"])])
         cond, uncond = compute(**{**inputs, **doubled, "encoder_hidden_states": texts})[0].chunk(2)
-        self.computed += 2
-        self._meanwhile()
+        self.passes_computed += 2
+        self._after_pass()
         return cond, uncond
 
-    def _end(self, guidance_scale: float | None) -> None:
+    def _end_step(self, guidance_scale: float | None) -> None:
         if self._cache is None:
             return
         if self._is_skipped:
-            self._cache.end_skipped()
+            self._cache.end_skipped_step()
         else:
-            self._cache.end_computed(guidance_scale)
+            self._cache.end_computed_step(guidance_scale)
 
 
-class _Hook(ModelHook):
-    """What a transformer is asked, it asks of `passes`."""
+class _GuidanceHook(ModelHook):
+    """Hands a transformer's calls to `guidance`."""
 
     _is_stateful = True
 
-    def __init__(self, passes: Passes, part: str, scheduler: Any) -> None:
+    def __init__(self, guidance: Guidance, part: str, scheduler: Any) -> None:
         super().__init__()
-        self._passes = passes
+        self._guidance = guidance
         self._part = part
         self._scheduler = scheduler
-        # diffusers tells every state manager of a hook where the loop is; there is no state by pass here
-        self._where = StateManager(None)
+        # diffusers sets the loop's position on every state manager of a hook; this hook keeps no state by pass
+        self._position = StateManager(None)
 
     def new_forward(self, module: Any, **inputs: Any) -> Any:
         compute = self.fn_ref.original_forward
-        return self._passes.answer(self._part, self._where.context, self._scheduler, compute, inputs)
+        return self._guidance.forward(self._part, self._position.context, self._scheduler, compute, inputs)
 
     def reset_state(self, module: Any) -> Any:
         return module

@@ -1,4 +1,4 @@
-"""Prompt → embeddings, encoded once and kept: in memory, and on disk where encoding is dear."""
+"""The text encoding stage: prompt → embeddings, cached in memory, and on disk where encoding takes long."""
 
 import hashlib
 import logging
@@ -16,15 +16,15 @@ from pipelines.core.files import atomic_path
 
 log = logging.getLogger("paddock.text_encoding")
 
-KEPT = 32
-"""How many distinct prompts stay encoded in memory: 4 MiB each for the 14B model at 512 tokens."""
+MAX_PROMPTS = 32
+"""Limit of prompts whose embeddings stay in memory: 4 MiB each for the 14B model at 512 tokens."""
 
-KEPT_BYTES = 2**30
-"""How much of the disk encoded prompts may take; those unused for longest go first."""
+MAX_STORE_BYTES = 2**30
+"""Limit of the disk space for embeddings. The least recently used are deleted first."""
 
 
 class PromptEncoder:
-    """The text encoder of a pipeline with a memory of the last prompts it encoded."""
+    """The text encoder of a pipeline with a cache of the last MAX_PROMPTS prompts."""
 
     def __init__(
         self, pipe: Any, device: torch.device, max_sequence_length: int, store: "EmbeddingStore | None" = None
@@ -33,38 +33,38 @@ class PromptEncoder:
         self._device = device
         self._max_sequence_length = max_sequence_length
         self._store = store
-        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._asked = 0
+        self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._requested = 0
         self._encoded = 0
 
     def encode(self, prompt: str) -> torch.Tensor:
-        """The embeddings of one prompt, (1, tokens, dim), on the pipeline's device; zero past the prompt's end."""
-        self._asked += 1
+        """Return a prompt's embeddings (1, tokens, dim), on the pipeline's device. They are 0 past the prompt's end."""
+        self._requested += 1
         return self._get(prompt)
 
-    def prepare(self, prompt: str) -> None:
-        """Have a prompt known before it is asked for; what goes wrong is told of when it is."""
+    def prefetch(self, prompt: str) -> None:
+        """Encode a prompt before it is requested. An error is logged; a later `encode` raises it."""
         try:
             self._get(prompt)
         except Exception:
-            log.exception("a prompt was not encoded ahead of its time")
+            log.exception("a prompt could not be encoded in advance")
 
     def take_counts(self) -> tuple[int, int]:
-        """How many were encoded since this was last asked, for now or ahead of their time, and how many known."""
-        encoded, known = self._encoded, max(0, self._asked - self._encoded)
-        self._asked = self._encoded = 0
-        return encoded, known
+        """Return how many prompts were encoded and how many came from a cache, since the last call of this method."""
+        encoded, cached = self._encoded, max(0, self._requested - self._encoded)
+        self._requested = self._encoded = 0
+        return encoded, cached
 
     def _get(self, prompt: str) -> torch.Tensor:
-        if prompt not in self._kept:
+        if prompt not in self._embeddings:
             if self._store is None:
-                self._kept[prompt] = self._encode(prompt)
+                self._embeddings[prompt] = self._encode(prompt)
             else:
-                self._kept[prompt] = self._store.get(prompt, lambda: self._encode(prompt)).to(self._device)
-        self._kept.move_to_end(prompt)
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[prompt]
+                self._embeddings[prompt] = self._store.get(prompt, lambda: self._encode(prompt)).to(self._device)
+        self._embeddings.move_to_end(prompt)
+        while len(self._embeddings) > MAX_PROMPTS:
+            self._embeddings.popitem(last=False)
+        return self._embeddings[prompt]
 
     def _encode(self, prompt: str) -> torch.Tensor:
         self._encoded += 1
@@ -79,16 +79,20 @@ class PromptEncoder:
 
 
 class EmbeddingStore:
-    """Encoded prompts in a folder, a file each, named by a hash of the prompt and of `made_by`, what encodes it."""
+    """Embeddings in a folder, one file for each prompt.
 
-    def __init__(self, folder: Path, made_by: str, limit: int = KEPT_BYTES) -> None:
+    The file's name is a hash of the prompt and of `encoder`, which identifies the text encoder. The files take up to
+    `limit` bytes.
+    """
+
+    def __init__(self, folder: Path, encoder: str, limit: int = MAX_STORE_BYTES) -> None:
         self._folder = folder
-        self._made_by = made_by
+        self._encoder = encoder
         self._limit = limit
 
     def get(self, prompt: str, encode: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The embeddings of a prompt, (1, tokens, dim), on the CPU or where `encode` makes them."""
-        name = hashlib.sha256(f"{self._made_by}\n{prompt}".encode()).hexdigest()
+        """Return the embeddings (1, tokens, dim) of a prompt, on the CPU or where `encode` computes them."""
+        name = hashlib.sha256(f"{self._encoder}\n{prompt}".encode()).hexdigest()
         path = self._folder / f"{name}.safetensors"
         try:
             embeddings = load_file(path)["embeddings"]
@@ -101,14 +105,14 @@ class EmbeddingStore:
         return embeddings
 
     def _put(self, path: Path, embeddings: torch.Tensor) -> None:
-        # a disk that is full or cannot be written costs encoding it again, no more
+        # on a full or read-only disk the prompt is encoded again the next time
         with suppress(OSError, SafetensorError):
             self._folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as part:
                 save_file({"embeddings": embeddings.contiguous()}, part)
-            self._make_room()
+            self._delete_oldest()
 
-    def _make_room(self) -> None:
+    def _delete_oldest(self) -> None:
         files = [(path, path.stat()) for path in self._folder.glob("*.safetensors")]
         size = sum(status.st_size for _, status in files)
         for path, status in sorted(files, key=lambda file: file[1].st_mtime_ns):

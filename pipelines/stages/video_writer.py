@@ -1,4 +1,4 @@
-"""Frames → MP4, through a pipe into ffmpeg, under a temporary name until the file is whole."""
+"""The last stage: frames → MP4, through a pipe into ffmpeg, under a temporary name until the file is complete."""
 
 import errno
 import os
@@ -16,24 +16,24 @@ from pipelines.core.errors import EncodingError
 from pipelines.core.files import durable_rename, part_path
 from pipelines.core.progress import Frames, VideoFile
 
-# x264 splits its work by threads and its bytes depend on the split: a fixed number makes equal frames equal files
+# the bytes that x264 writes depend on its number of threads: with a fixed number, equal frames give equal files
 X264_THREADS = 2
 
-# ffmpeg takes a file's tags from its frames: options such as -color_primaries lose against frames that say nothing
+# ffmpeg takes the file's colour tags from the frames, even untagged ones, and ignores options like -color_primaries
 _BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 )
 
-
-_NO_ROOM = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
+_NO_SPACE = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 class Mp4Writer:
-    """A context that takes frames and leaves a whole H.264 file at `path`, or nothing.
+    """A context that takes frames and leaves a complete H.264 file at `path`, or nothing.
 
-    yuv420p, BT.709 tagged, index first ("faststart"): plays in every browser, in the right colours. Sides must be
-    even. Raises EncodingError with ffmpeg's own last words, or saying that the disk is full.
+    The file is yuv420p, tagged as BT.709, with its index first ("faststart"), so that browsers play it in the right
+    colours. `width` and `height` are in pixels and must be even; `fps` is in frames a second. Its methods raise
+    EncodingError with ffmpeg's last message, or with a sentence about the full disk.
     """
 
     def __init__(self, path: Path, width: int, height: int, fps: int) -> None:
@@ -56,13 +56,13 @@ class Mp4Writer:
             *(*source, "-r", str(self._fps), "-i", "pipe:0"),
             *("-vf", f"{_BT709},format=yuv420p"),
             *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", str(X264_THREADS)),
-            # no version strings and no clock in the file
+            # no version strings and no dates in the file
             *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"),
             *("-movflags", "+faststart", "-f", "mp4", str(self._part)),
         ]
 
     def write(self, frames: Frames) -> None:
-        """Append RGB frames (n, height, width, 3), one byte a channel."""
+        """Append RGB frames (n, height, width, 3) in uint8."""
         assert self._ffmpeg.stdin is not None
         try:
             self._ffmpeg.stdin.write(np.ascontiguousarray(frames).data)
@@ -71,7 +71,7 @@ class Mp4Writer:
         self._num_frames += len(frames)
 
     def close(self) -> VideoFile:
-        """Finish the file: whole, synced and renamed before this returns."""
+        """Finish the file: when this returns it is complete, synced and has its name."""
         assert self._ffmpeg.stdin is not None
         with suppress(BrokenPipeError):
             self._ffmpeg.stdin.close()
@@ -95,10 +95,10 @@ class Mp4Writer:
     def _failure(self) -> EncodingError:
         self._ffmpeg.wait()
         self._log.seek(0)
-        words = self._log.read().decode(errors="replace").strip().splitlines()
-        # the reason may stand before what followed from it
-        telling = [line for line in words if line.endswith(_NO_ROOM)] or words
-        reason = telling[-1].replace(str(self._part), "the file") if words else f"exit status {self._ffmpeg.returncode}"
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        # messages about the consequences may follow the cause
+        causes = [line for line in lines if line.endswith(_NO_SPACE)] or lines
+        reason = causes[-1].replace(str(self._part), "the file") if lines else f"exit status {self._ffmpeg.returncode}"
         return _error(reason)
 
     def __enter__(self) -> "Mp4Writer":
@@ -118,7 +118,7 @@ class Mp4Writer:
 
 
 def _error(reason: str) -> EncodingError:
-    if reason.endswith(_NO_ROOM):
+    if reason.endswith(_NO_SPACE):
         return EncodingError(
             "No space left on the server's disk: the video could not be written. Ask for it again when there is room."
         )

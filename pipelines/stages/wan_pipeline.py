@@ -1,36 +1,36 @@
-"""diffusers' pipeline, able to begin in the middle of its denoising loop."""
+"""diffusers' Wan pipeline, able to continue in the middle of its denoising loop."""
 
 from typing import Any
 
 from diffusers import WanPipeline
 
 from pipelines.stages.checkpoint import DenoisingState
-from pipelines.stages.guidance import Passes
+from pipelines.stages.guidance import Guidance
 
 
 class ResumableWanPipeline(WanPipeline):
-    """WanPipeline that skips the steps a checkpoint holds, as diffusers itself skips those of an interrupted call."""
+    """WanPipeline that skips the steps a checkpoint holds, in the way diffusers skips those of an interrupted call."""
 
-    _half_done: tuple[DenoisingState, Passes] | None = None
+    _resume_from: tuple[DenoisingState, Guidance] | None = None
     _steps_seen = 0
 
-    def begin_after(self, denoising_state: DenoisingState, passes: Passes) -> None:
-        """Have the next call go on from a state; it must be given the same arguments, and `half_done.latents`."""
-        self._half_done, self._steps_seen = (denoising_state, passes), 0
+    def resume_from(self, state: DenoisingState, guidance: Guidance) -> None:
+        """Let the next call continue from `state`. It must get the same arguments, and `state.latents`."""
+        self._resume_from, self._steps_seen = (state, guidance), 0
 
-    def forget(self) -> None:
-        """Have the next call begin at its beginning."""
-        self._half_done = None
+    def reset(self) -> None:
+        """Let the next call start at the first step."""
+        self._resume_from = None
 
     @property
     def interrupt(self) -> Any:
-        """Whether the step that begins is skipped; the loop asks once a step, after the timesteps were set."""
-        if self._half_done is None:
+        """Whether to skip the step that begins. The loop reads it once a step, after it has set the timesteps."""
+        if self._resume_from is None:
             return self._interrupt
-        denoising_state, passes = self._half_done
-        if self._steps_seen < denoising_state.step:
+        state, guidance = self._resume_from
+        if self._steps_seen < state.step:
             self._steps_seen += 1
             return True
-        denoising_state.restore(self.scheduler, passes, self._execution_device)
-        self._half_done = None
+        state.restore(self.scheduler, guidance, self._execution_device)
+        self._resume_from = None
         return self._interrupt

@@ -55,9 +55,9 @@ class Script:
         go_wrong(os.environ.get("UNRULY_LOAD", ""), "load")
         return cls()
 
-    def render(self, params: VideoParams, path: Path, hooks: Any) -> "Rendered":
+    def render(self, params: VideoParams, path: Path, callbacks: Any) -> "Rendered":
         for progress in STEPS:
-            hooks.on_progress(progress)
+            callbacks.on_progress(progress)
             go_wrong(params.prompt, progress.stage.name.lower())
         return Rendered(params, path)
 

@@ -1,4 +1,4 @@
-"""A linear map from a VAE's latents to RGB: reading, checking and applying it."""
+"""The linear map from a VAE's latents to RGB, for previews. It depends on the VAE; weights may bring their own."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger("paddock.preview")
 
 
 def project(latents: torch.Tensor, latent_rgb: LatentRgb) -> torch.Tensor:
-    """Normalised latents (channels, h, w) → RGB bytes (h, w, 3), on the same device."""
+    """Convert normalised latents (channels, h, w) to RGB bytes (h, w, 3), on the same device."""
     factors = torch.tensor(latent_rgb.factors, device=latents.device)
     bias = torch.tensor(latent_rgb.bias, device=latents.device)
     rgb = torch.einsum("chw,cr->hwr", latents.float(), factors) + bias
@@ -25,26 +25,26 @@ def project(latents: torch.Tensor, latent_rgb: LatentRgb) -> torch.Tensor:
 
 
 def read_latent_rgb(folder: Path) -> LatentRgb | None:
-    """The map that a folder of weights brings; None if it has none, or none that can be read, which the log tells."""
+    """Return the map in a folder of weights; None if there is none, or with a warning if it cannot be read."""
     path = folder / LATENT_RGB
     try:
         return _TABLE.validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        log.warning("%s is left aside: %s", path, error)
+        log.warning("%s is ignored: %s", path, error)
         return None
 
 
 def write_latent_rgb(latent_rgb: LatentRgb, folder: Path) -> None:
-    """Have a folder of weights bring a map."""
+    """Write a map into a folder of weights."""
     channels = ",\n    ".join(json.dumps(triple) for triple in latent_rgb.factors)
     bias = json.dumps(latent_rgb.bias)
     (folder / LATENT_RGB).write_text(f'{{\n  "factors": [\n    {channels}\n  ],\n  "bias": {bias}\n}}\n')
 
 
-def fitting(latent_rgb: LatentRgb | None, vae: Any) -> LatentRgb | None:
-    """The map, if it is for as many channels as the VAE's latents have; the log tells if it is not."""
+def matching(latent_rgb: LatentRgb | None, vae: Any) -> LatentRgb | None:
+    """Return the map if it has as many channels as the VAE's latents; otherwise None, with a warning."""
     if latent_rgb is None or len(latent_rgb.factors) == vae.config.z_dim:
         return latent_rgb
     log.warning(

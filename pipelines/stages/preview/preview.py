@@ -1,7 +1,7 @@
-"""A look at a generation under way: its latents, as the last step thinks they will be, projected to RGB.
+"""A picture of a generation while it denoises: the latents that the last step predicts, projected to RGB.
 
-A VAE's latents are close to a picture already: a linear map of their channels shows colours and places, one pixel a
-latent. The map follows from the VAE alone: a folder of weights may bring its own, in the form of `LATENT_RGB`.
+Latents are close to a picture already: a linear map of their channels shows colours and positions, one pixel for each
+latent (`latent_rgb`).
 """
 
 import io
@@ -19,7 +19,7 @@ from pipelines.core.model import LatentRgb
 from pipelines.stages.preview.latent_rgb import project
 
 LONGEST_SIDE = 384
-"""Pixels. A picture is never larger than the video."""
+"""Pixels. A preview is never larger than the video."""
 
 _QUALITY = 80
 
@@ -27,10 +27,11 @@ log = logging.getLogger("paddock.preview")
 
 
 class Preview:
-    """The file that shows a generation under way: one JPEG at `path`, replaced every `interval` seconds.
+    """The preview file of one generation: a JPEG at `path`, replaced every `interval` seconds.
 
-    It is always whole, and lost with a power cut. `on_written` is called with the number of steps it shows the result
-    of. A preview that cannot be written is given up; the generation goes on without. One object serves one run.
+    The file is complete at any moment, but may be lost in a power failure. `on_written` is called with the number of
+    steps that the picture shows the result of. If the file cannot be written, the generation continues without a
+    preview. Use one object for one run.
     """
 
     def __init__(self, path: Path, interval: float, on_written: Callable[[int], None] = lambda _: None) -> None:
@@ -38,11 +39,11 @@ class Preview:
         self._interval = interval
         self._on_written = on_written
         self._due = time.monotonic()
-        self._is_given_up = False
+        self._has_failed = False
 
     def after_step(self, step: int, draw: Callable[[], Image.Image | None], *, is_last: bool) -> None:
-        """Write the picture that `draw` makes, if it is time. The last step's shows while the video is decoded."""
-        if self._is_given_up or not (is_last or time.monotonic() >= self._due):
+        """Write the picture that `draw` returns, if it is due. The last step's is shown while the video is decoded."""
+        if self._has_failed or not (is_last or time.monotonic() >= self._due):
             return
         if (picture := draw()) is None:
             return
@@ -50,23 +51,23 @@ class Preview:
         try:
             _write(picture, self._path)
         except OSError as error:
-            log.warning("there is no preview of this generation any more: %s", error)
-            self._is_given_up = True
+            log.warning("this generation has no preview any more: %s", error)
+            self._has_failed = True
         else:
             self._on_written(step)
 
 
 def _write(picture: Image.Image, path: Path) -> None:
-    # encoded first: a full disk then fails in one place
+    # encoded in memory, so that only one place meets a full disk
     encoded = io.BytesIO()
     picture.save(encoded, "JPEG", quality=_QUALITY)
     atomic_write(path, encoded.getbuffer(), durable=False)
 
 
 def draw(latents: torch.Tensor, latent_rgb: LatentRgb, geometry: Geometry) -> Image.Image:
-    """The middle frame of normalised latents (1, channels, t, h, w), cropped as the video will be.
+    """Return the middle frame of normalised latents (1, channels, t, h, w), cropped like the video.
 
-    Its longest side is that of the video, LONGEST_SIDE pixels at most. Values that are not numbers show as grey.
+    It is as large as the video, with LONGEST_SIDE pixels at most. NaN and infinity are shown as grey.
     """
     small = project(latents[0, :, latents.shape[2] // 2], latent_rgb)
     rows, columns = geometry.crop

@@ -127,7 +127,7 @@ class Worker:
         assert self._loaded is not None, "the server loads a model before it runs one"
         try:
             video = self._loaded[1].render(
-                order.params, Path(self._options.artifacts) / order.artifact, self._hooks(order)
+                order.params, Path(self._options.artifacts) / order.artifact, self._callbacks(order)
             )
         except GenerationCancelled:
             return Cancelled(**_about(order))
@@ -156,7 +156,7 @@ class Worker:
             done = Done(**_about(order), artifact=order.artifact, fingerprint=fingerprint, stats=file.stats)
             self._link.send(done)
 
-    def _hooks(self, order: Run) -> "Callbacks":
+    def _callbacks(self, order: Run) -> "Callbacks":
         from pipelines.runner.callbacks import Callbacks
 
         def report(progress: Progress) -> None:

@@ -11,7 +11,7 @@ from transformers import UMT5EncoderModel
 
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.precision import Precision
-from pipelines.loading.modules import fill, skeleton, supply
+from pipelines.loading.modules import assign_tensors, load_weights, skeleton
 from pipelines.loading.weight_format import WeightFormat
 
 PARTS = {"transformer": WanTransformer3DModel, "text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}
@@ -19,7 +19,7 @@ PARTS = {"transformer": WanTransformer3DModel, "text_encoder": UMT5EncoderModel,
 
 def read(part: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     module = skeleton(PARTS[part], folder / part)
-    fill(module, folder / part, WeightFormat(module, Precision.BF16, dtype).keep)
+    load_weights(module, folder / part, WeightFormat(module, Precision.BF16, dtype).convert)
     return module
 
 
@@ -75,7 +75,7 @@ def test_tensors_need_not_come_from_files(wan21: Path) -> None:
     del named["encoder.embed_tokens.weight"]
     told: list[int] = []
 
-    supply(module, named.items(), lambda name, tensor: {name: tensor * 2}, told.append)
+    assign_tensors(module, named.items(), lambda name, tensor: {name: tensor * 2}, told.append)
 
     assert module.state_dict().keys() == expected.state_dict().keys()
     for name, tensor in module.state_dict().items():

@@ -29,7 +29,7 @@ from pipelines.core.request import VideoParams
 from pipelines.loading import single_file
 from pipelines.loading.device_plan import shape_here
 from pipelines.loading.load import load_pipeline
-from pipelines.loading.modules import fill, headers, skeleton
+from pipelines.loading.modules import headers, load_weights, skeleton
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, Layout, Machine, Residence
@@ -80,7 +80,7 @@ def read(folder: Path, file: Path, dtype: torch.dtype) -> Any:
     module = skeleton(WanTransformer3DModel, folder / "transformer")
     single_file.check(file, module)
     precision = Precision.GGUF if single_file.is_quantized(file) else Precision.BF16
-    fill(module, file, WeightFormat(module, precision, dtype, named=dict(headers(file))).keep)
+    load_weights(module, file, WeightFormat(module, precision, dtype, named=dict(headers(file))).convert)
     return module
 
 

@@ -9,7 +9,7 @@ import torch
 from diffusers.hooks import HookRegistry
 
 from pipelines.offload import block_streaming as module
-from pipelines.offload.block_streaming import ALIGNED, SLOTS, ParameterGroup, Queues, Stream, stream
+from pipelines.offload.block_streaming import ALIGNMENT, BUFFERS, BlockStream, ParameterGroup, Queues, stream_blocks
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ class Late(Queues):
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> Late:
     queues = Late()
-    monkeypatch.setattr(module, "AtOnce", lambda: queues)
+    monkeypatch.setattr(module, "SynchronousQueues", lambda: queues)
     return queues
 
 
@@ -72,20 +72,20 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Late:
 def test_a_late_copy_is_waited_for(late: Late, staying: tuple[int, ...]) -> None:
     net, inputs = Net(5), torch.randn(2, 5)
     expected = net(inputs)
-    homes = {name: tensor.data_ptr() for name, tensor in net.state_dict().items()}
-    stream(net, staying, CPU, mapped=False)
+    host_copies = {name: tensor.data_ptr() for name, tensor in net.state_dict().items()}
+    stream_blocks(net, staying, CPU, from_disk=False)
 
     assert torch.equal(net(inputs), expected)
     assert torch.equal(net(inputs), expected)
 
     # everything is at home again, and was nowhere else changed
-    assert {name: tensor.data_ptr() for name, tensor in net.state_dict().items()} == homes
+    assert {name: tensor.data_ptr() for name, tensor in net.state_dict().items()} == host_copies
 
 
 @torch.no_grad()
-def test_no_slot_is_taken_before_it_was_left(late: Late) -> None:
+def test_no_buffer_is_reused_before_its_block_has_computed(late: Late) -> None:
     net = Net(6)
-    stream(net, (), CPU, mapped=False)
+    stream_blocks(net, (), CPU, from_disk=False)
 
     def note(_: int) -> None:
         late.computed += 1
@@ -109,24 +109,24 @@ def test_only_two_blocks_are_there_at_a_time_and_none_after(monkeypatch: pytest.
         return empty(count, **named)
 
     monkeypatch.setattr(torch, "empty", note)
-    stream(net, (), CPU, mapped=False)
+    stream_blocks(net, (), CPU, from_disk=False)
     assert not taken
     net(torch.randn(2, 5))
 
     others = ParameterGroup([*net.enter.parameters(), net.table]).size
-    assert taken == [others, *[size] * SLOTS]
+    assert taken == [others, *[size] * BUFFERS]
 
 
 def test_tensors_lie_apart_in_their_own_forms() -> None:
     given = [torch.randn(3, 5), torch.arange(7, dtype=torch.int8), torch.randn(2).to(torch.float8_e4m3fn)]
     values = [tensor.clone() for tensor in given]
-    lot, memory = ParameterGroup(given), torch.zeros(3 * ALIGNED, dtype=torch.uint8)
+    group, memory = ParameterGroup(given), torch.zeros(3 * ALIGNMENT, dtype=torch.uint8)
 
-    lot.copy_to(memory)
-    lot.move_to(memory)
+    group.copy_to(memory)
+    group.use(memory)
 
-    assert lot.size == memory.nbytes
-    assert [tensor.data_ptr() - memory.data_ptr() for tensor in given] == [0, ALIGNED, 2 * ALIGNED]
+    assert group.size == memory.nbytes
+    assert [tensor.data_ptr() - memory.data_ptr() for tensor in given] == [0, ALIGNMENT, 2 * ALIGNMENT]
     for tensor, value in zip(given, values, strict=True):
         assert torch.equal(tensor.view(torch.uint8), value.view(torch.uint8))
 
@@ -135,7 +135,7 @@ def test_tensors_lie_apart_in_their_own_forms() -> None:
 def test_a_pass_that_was_cut_short_leaves_nothing_behind(late: Late) -> None:
     net, inputs = Net(5), torch.randn(2, 5)
     expected = net(inputs)
-    stream(net, (1,), CPU, mapped=False)
+    stream_blocks(net, (1,), CPU, from_disk=False)
 
     def stop(index: int) -> None:
         if index == 3:
@@ -144,7 +144,7 @@ def test_a_pass_that_was_cut_short_leaves_nothing_behind(late: Late) -> None:
     net.on_block = stop
     with pytest.raises(KeyboardInterrupt):
         net(inputs)
-    # a copy that was under way has been waited for: its slot is anybody's now
+    # a copy that was under way has been waited for: its buffer may be used by others now
     assert late.done == len(late.orders)
 
     net.on_block = lambda _: None
@@ -155,23 +155,23 @@ def test_a_pass_that_was_cut_short_leaves_nothing_behind(late: Late) -> None:
 def test_what_comes_from_disk_passes_through_memory_that_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
     net, inputs, late = Net(5), torch.randn(2, 5), Late()
     expected = net(inputs)
-    passages: list[torch.Tensor] = []
+    staging_buffers: list[torch.Tensor] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        passages.append(tensor)
+        staging_buffers.append(tensor)
         return tensor
 
     monkeypatch.setattr(module, "pinned", note)
     blocks = [ParameterGroup(module._tensors(block)) for block in net.blocks]
     card = SimpleNamespace(type="cuda")
-    streamed = Stream(blocks, ParameterGroup([net.enter.weight, net.enter.bias]), card, late, mapped=True)  # type: ignore[arg-type]
+    streamed = BlockStream(blocks, ParameterGroup([net.enter.weight, net.enter.bias]), card, late, from_disk=True)  # type: ignore[arg-type]
     monkeypatch.setattr(streamed, "_device", CPU)
-    HookRegistry.check_if_exists_or_initialize(net).register_hook(module._Pass(streamed), "pass")
+    HookRegistry.check_if_exists_or_initialize(net).register_hook(module._TransformerHook(streamed), "pass")
     for index, block in enumerate(net.blocks):
-        HookRegistry.check_if_exists_or_initialize(block).register_hook(module._Visit(streamed, index), "visit")
+        HookRegistry.check_if_exists_or_initialize(block).register_hook(module._BlockHook(streamed, index), "visit")
 
     assert torch.equal(net(inputs), expected)
     assert torch.equal(net(inputs), expected)
-    assert [each.nbytes for each in passages] == [blocks[0].size] * SLOTS
-    # copies 1 and 7 are of what is outside of the blocks; the last ones from the two passages are 12 and 11
+    assert [each.nbytes for each in staging_buffers] == [blocks[0].size] * BUFFERS
+    # copies 1 and 7 are of what is outside of the blocks; the last ones from the two staging buffers are 12 and 11
     assert sorted(late.waited) == [2, 3, 4, 5, 6, 8, 9, 10]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.offload import pinned_memory as module
-from pipelines.offload.pinned_memory import LEAST_BYTES, pinned
+from pipelines.offload.pinned_memory import MIN_BYTES, pinned
 
 
 class Driver:
@@ -38,14 +38,14 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(module, "_clear_error", lambda: None)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor.clone())
-    module._tell.cache_clear()
+    module._warn_once.cache_clear()
     yield driver
     gc.collect()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.float32])
 def test_what_is_pinned_is_what_was_given(driver: Driver, dtype: torch.dtype) -> None:
-    tensor = (torch.randn(3, LEAST_BYTES // 2 + 7) * 50).to(dtype)
+    tensor = (torch.randn(3, MIN_BYTES // 2 + 7) * 50).to(dtype)
 
     copy = pinned(tensor)
 
@@ -62,7 +62,7 @@ def test_it_lies_together_whatever_was_given(driver: Driver) -> None:
 
 
 def test_it_is_let_go_of_before_its_pages_are_and_not_sooner(driver: Driver) -> None:
-    view = pinned(torch.full((LEAST_BYTES,), 7, dtype=torch.uint8))[5:]
+    view = pinned(torch.full((MIN_BYTES,), 7, dtype=torch.uint8))[5:]
     gc.collect()
     assert driver.regions
 
@@ -82,8 +82,8 @@ def test_where_the_driver_registers_none_it_is_torchs_and_told_once(
     driver: Driver, caplog: pytest.LogCaptureFixture
 ) -> None:
     driver.refuses = True
-    tensors: list[Any] = [torch.randn(LEAST_BYTES) for _ in range(2)]
+    tensors: list[Any] = [torch.randn(MIN_BYTES) for _ in range(2)]
 
     assert all(torch.equal(pinned(tensor), tensor) for tensor in tensors)
 
-    assert caplog.text.count("the driver registers no host memory (801)") == 1
+    assert caplog.text.count("the driver cannot register host memory (801)") == 1

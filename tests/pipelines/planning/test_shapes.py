@@ -174,7 +174,7 @@ def test_denoising_with_shorter_weights(
 
     with torch.no_grad(), PeakBytes([*model.rope.buffers(), latents, text, timestep]) as traced:
         for name, size in sizes.items():
-            for kept_name, kept in weight_format.keep(name, torch.zeros(size)).items():
+            for kept_name, kept in weight_format.convert(name, torch.zeros(size)).items():
                 _assign(model, kept_name, kept)
         traced.peak = traced.alive
         model(latents, timestep=timestep, encoder_hidden_states=text, return_dict=False)

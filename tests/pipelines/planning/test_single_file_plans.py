@@ -19,7 +19,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision
 from pipelines.loading import single_file
 from pipelines.loading.device_plan import shape_here
-from pipelines.loading.modules import fill, headers, skeleton
+from pipelines.loading.modules import headers, load_weights, skeleton
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, Layout, Machine, Residence
@@ -33,7 +33,7 @@ from tests.support.models.wan_files import State, by_original_names, named, writ
 def test_what_is_measured_is_what_is_kept(mixed: Path, bare: Path) -> None:
     module = skeleton(WanTransformer3DModel, bare / "transformer")
     weight_format = WeightFormat(module, Precision.GGUF, torch.bfloat16, named=dict(headers(mixed)))
-    fill(module, mixed, weight_format.keep)
+    load_weights(module, mixed, weight_format.convert)
     sizes = {name: parameter.nbytes for name, parameter in module.named_parameters()}
 
     measured = single_file.measure(mixed)

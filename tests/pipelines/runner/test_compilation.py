@@ -19,7 +19,7 @@ from pipelines.core.request import VideoParams
 from pipelines.loading.load import load_pipeline
 from pipelines.planning.layout import Layout, Residence
 from pipelines.runner import compilation as compiling
-from pipelines.runner.compilation import Block, is_wanted, main, stand_in
+from pipelines.runner.compilation import Block, is_wanted, main, placeholder
 from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner, _block
 
@@ -80,7 +80,7 @@ def test_what_is_compiled_is_what_runs_but_for_its_numbers(weights_folder: Path,
             for name, each in model.blocks[0].named_parameters()
         }
 
-    made = stand_in(block)
+    made = placeholder(block)
     assert described(made) == described(loaded.pipe.transformer)
     assert not made.training
     assert [type(each) for each in made.blocks[0].modules()] == [
@@ -160,7 +160,7 @@ def test_a_card_without_room_is_left_alone(
     weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     background = Background(monkeypatch)
-    monkeypatch.setattr(compiling, "_has_room", lambda _: False)
+    monkeypatch.setattr(compiling, "_has_memory", lambda _: False)
 
     Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path).adopt_compiled()
 
@@ -170,10 +170,10 @@ def test_a_card_without_room_is_left_alone(
 def test_room_is_what_the_card_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free = compiling.NEEDED_BYTES
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 2 * free))
-    assert compiling._has_room("cuda:0")
+    assert compiling._has_memory("cuda:0")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free - 1, 2 * free))
-    assert not compiling._has_room("cuda:0")
-    assert compiling._has_room("cpu")
+    assert not compiling._has_memory("cuda:0")
+    assert compiling._has_memory("cpu")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ MACHINE = Machine(24 * GIB, 64 * GIB, (8, 9))
 
 # where each stage's work is done
 STAGES = {
-    "loading": "pipelines.loading.load.place",
+    "loading": "pipelines.loading.load.place_module",
     "encoding": "pipelines.stages.text_encoding.PromptEncoder.encode",
     "denoising": "pipelines.runner.runner.denoise",
     "decoding": "pipelines.stages.decoding.decoding._to_rgb",
@@ -158,7 +158,7 @@ def test_a_neighbours_memory_is_not_held_against_the_card(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
+def test_the_end_of_the_plans_is_a_sentence_and_the_next_generation_is_unharmed(
     stage: str,
     wan21: Path,
     tmp_path: Path,
@@ -171,31 +171,31 @@ def test_the_ladders_end_is_a_sentence_and_the_next_generation_is_unharmed(
     monkeypatch.setattr("pipelines.planning.planner.NEXT_PEAK_SHARE", 0.6)
     fallback = OutOfMemoryFallback(SPEC, wan21, "cpu", cache=cache)
     asked = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
-    rungs = rungs_below(wan21, fallback, SPEC.sizes[-1] if stage == "loading" else asked)
-    run_out(stage, rungs + 1)
+    fallbacks = plans_below(wan21, fallback, SPEC.sizes[-1] if stage == "loading" else asked)
+    run_out(stage, fallbacks + 1)
 
-    with pytest.raises(DeviceMemoryError, match=r"ran out of memory, laid out as leanly as can be\. .*fit\."):
+    with pytest.raises(DeviceMemoryError, match=r"ran out of memory, even with the plan that needs least\. .*fit\."):
         fallback.render(PARAMS, tmp_path / "video.mp4").finish()
 
     assert not list(tmp_path.glob("*.mp4*"))
-    assert len(layouts) == rungs + 1
+    assert len(layouts) == fallbacks + 1
     fresh = Runner.load(SPEC, wan21, "cpu", lambda *_: None, layouts[0], cache)
     after = fallback.render(PARAMS, tmp_path / "after.mp4").finish().path.read_bytes()
     assert layouts[-1] == layouts[0]
     assert after == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
 
-def rungs_below(folder: Path, fallback: OutOfMemoryFallback, size: tuple[int, int, int]) -> int:
-    """How many plans there are below the one a ladder starts with."""
+def plans_below(folder: Path, fallback: OutOfMemoryFallback, size: tuple[int, int, int]) -> int:
+    """How many plans there are below the one in use."""
     shape = read_shape(folder)
     geometry = Geometry.fit(*size, shape.grid)
-    chosen, rungs = fallback._plan, 0
+    chosen, fallbacks = fallback._plan, 0
     while chosen is not None and (chosen := next_plan(shape, geometry, MACHINE, chosen)) is not None:
-        rungs += 1
-    return rungs
+        fallbacks += 1
+    return fallbacks
 
 
-def test_without_a_plan_there_is_no_ladder_but_a_sentence(
+def test_without_a_plan_there_is_no_fallback_but_a_sentence(
     wan21: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, run_out: Callable[[str, int], None]
 ) -> None:
     monkeypatch.setattr("pipelines.runner.oom_fallback.plan_here", lambda *_: None)
@@ -207,7 +207,7 @@ def test_without_a_plan_there_is_no_ladder_but_a_sentence(
     assert fallback.render(PARAMS, tmp_path / "video.mp4").finish().path.is_file()
 
 
-def test_the_ladder_keeps_to_the_precision_that_is_set(
+def test_the_fallback_keeps_to_the_precision_that_is_set(
     weights_folder: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out("denoising", 2)
@@ -219,7 +219,7 @@ def test_the_ladder_keeps_to_the_precision_that_is_set(
     assert {layout.precision for layout in layouts} == {Precision.FP8_MATMUL}
 
 
-def test_the_real_models_ladder_goes_down_to_what_is_streamed() -> None:
+def test_the_real_model_falls_back_to_what_is_streamed() -> None:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert entry.model.shape is not None
     shape, machine = parse_shape(entry.model.shape), Machine(80 * GIB, 96 * GIB, (9, 0))

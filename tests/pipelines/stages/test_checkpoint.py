@@ -65,8 +65,8 @@ class Run:
         """The video of a run that goes on to the end; its reports are kept."""
         self.reports = []
         path = self.folder / "resumed.mp4"
-        hooks = Callbacks(self.reports.append, checkpoint=Checkpoint(self.path, 1000.0))
-        self.runner.run(self.params, path, hooks)
+        callbacks = Callbacks(self.reports.append, checkpoint=Checkpoint(self.path, 1000.0))
+        self.runner.run(self.params, path, callbacks)
         return path.read_bytes()
 
     @property

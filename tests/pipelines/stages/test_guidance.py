@@ -21,8 +21,8 @@ from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.denoising import denoise
-from pipelines.stages.guidance import Passes
-from pipelines.stages.step_cache import IN_A_ROW, StepCache
+from pipelines.stages.guidance import Guidance
+from pipelines.stages.step_cache import MAX_CONSECUTIVE_SKIPS, StepCache
 from tests.support.models.wan22 import a14b_folder
 from tests.support.video import read_video
 
@@ -44,7 +44,7 @@ def two_experts(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return Runner.load(ModelSpec("a14b", fps=16), folder, "cpu")
 
 
-def latents(runner: Runner, passes: Passes, params: VideoParams = PARAMS) -> torch.Tensor:
+def latents(runner: Runner, guidance: Guidance, params: VideoParams = PARAMS) -> torch.Tensor:
     prompt, negative = runner._prompts.encode(params.prompt), runner._prompts.encode(params.negative_prompt)
     geometry = Geometry.fit(params.width, params.height, params.num_frames, runner._loaded.grid)
     with torch.no_grad():
@@ -54,20 +54,20 @@ def latents(runner: Runner, passes: Passes, params: VideoParams = PARAMS) -> tor
             negative if params.guidance_scale > 1 else None,
             params,
             geometry,
-            passes,
+            guidance,
             flow_shift=None,
         )
 
 
-def guided(runner: Runner, params: VideoParams = PARAMS, **options: Any) -> Passes:
-    return Passes(params.guidance_scale, runner._prompts.encode(params.negative_prompt), **options)
+def guided(runner: Runner, params: VideoParams = PARAMS, **options: Any) -> Guidance:
+    return Guidance(params.guidance_scale, runner._prompts.encode(params.negative_prompt), **options)
 
 
 @pytest.mark.parametrize("model", ["wan21_runner", "two_experts"])
 def test_all_passes_computed_is_the_library_itself(model: str, request: pytest.FixtureRequest) -> None:
     runner: Runner = request.getfixturevalue(model)
-    passes = guided(runner)
-    made = latents(runner, passes)
+    guidance = guided(runner)
+    made = latents(runner, guidance)
 
     with torch.no_grad():
         plain = runner._loaded.pipe(
@@ -83,7 +83,7 @@ def test_all_passes_computed_is_the_library_itself(model: str, request: pytest.F
         ).frames
 
     assert torch.equal(made, plain)
-    assert passes.computed == 16
+    assert guidance.passes_computed == 16
 
 
 @pytest.mark.parametrize("model", ["wan21_runner", "two_experts"])
@@ -111,14 +111,14 @@ def test_outside_of_its_interval_there_is_no_guidance(wan21_runner: Runner) -> N
     sigmas = wan21_runner._loaded.pipe.scheduler.sigmas[:8]
 
     nowhere = guided(wan21_runner, interval=(0.0, 0.0))
-    without = latents(wan21_runner, Passes(), replace(PARAMS, guidance_scale=1.0))
+    without = latents(wan21_runner, Guidance(), replace(PARAMS, guidance_scale=1.0))
     assert torch.equal(latents(wan21_runner, nowhere), without)
-    assert nowhere.computed == 8
+    assert nowhere.passes_computed == 8
 
     late = guided(wan21_runner, interval=(0.0, 0.6))
     made = latents(wan21_runner, late)
-    assert late.computed == 8 + int((sigmas <= 0.6).sum())
-    assert 8 < late.computed < 16
+    assert late.passes_computed == 8 + int((sigmas <= 0.6).sum())
+    assert 8 < late.passes_computed < 16
     assert not torch.equal(made, without)
     assert not torch.equal(made, everywhere)
 
@@ -131,11 +131,11 @@ def psnr(one: Path, other: Path) -> float:
 def test_levels_compute_fewer_passes_for_a_video_that_is_close(demo: Runner, tmp_path: Path) -> None:
     computed = {}
     for level in StepCaching:
-        passes = guided(demo, CLIP, tolerance=demo.spec.step_cache.of(level))
-        latents(demo, passes, CLIP)
-        computed[level] = passes.computed
+        guidance = guided(demo, CLIP, tolerance=demo.spec.step_cache.of(level))
+        latents(demo, guidance, CLIP)
+        computed[level] = guidance.passes_computed
         work = demo.run(replace(CLIP, step_cache=level), tmp_path / f"{level}.mp4").stats
-        # of every step both passes are computed, or both foretold
+        # of every step both passes are computed, or both skipped
         assert (work.steps_computed, work.steps_skipped) == (computed[level] // 2, 16 - computed[level] // 2)
 
     assert computed["exact"] == 32
@@ -145,21 +145,21 @@ def test_levels_compute_fewer_passes_for_a_video_that_is_close(demo: Runner, tmp
 
 
 @pytest.mark.parametrize("level", [StepCaching.BALANCED, StepCaching.FAST])
-def test_of_few_steps_none_is_foretold(demo: Runner, level: StepCaching) -> None:
+def test_of_few_steps_none_is_skipped(demo: Runner, level: StepCaching) -> None:
     few = replace(CLIP, num_inference_steps=4)
-    passes = guided(demo, few, tolerance=demo.spec.step_cache.of(level))
+    guidance = guided(demo, few, tolerance=demo.spec.step_cache.of(level))
 
-    assert torch.equal(latents(demo, passes, few), latents(demo, guided(demo, few), few))
-    assert passes.computed == 8
+    assert torch.equal(latents(demo, guidance, few), latents(demo, guided(demo, few), few))
+    assert guidance.passes_computed == 8
 
 
 def test_without_guidance_there_is_one_pass_a_step(demo: Runner) -> None:
     alone = replace(CLIP, guidance_scale=1.0)
-    passes = Passes(tolerance=demo.spec.step_cache.fast)
+    guidance = Guidance(tolerance=demo.spec.step_cache.fast)
 
-    latents(demo, passes, alone)
+    latents(demo, guidance, alone)
 
-    assert 8 <= passes.computed < 16
+    assert 8 <= guidance.passes_computed < 16
 
 
 @pytest.mark.parametrize("tolerance", [0.025, 10.0])
@@ -167,30 +167,30 @@ def test_batches_and_the_step_cache_go_together(demo: Runner, tolerance: float) 
     one_by_one, batched = guided(demo, CLIP, tolerance=tolerance), guided(demo, CLIP, tolerance=tolerance, batched=True)
 
     torch.testing.assert_close(latents(demo, batched, CLIP), latents(demo, one_by_one, CLIP), atol=0.02, rtol=0.02)
-    assert batched.computed == one_by_one.computed < 32
+    assert batched.passes_computed == one_by_one.passes_computed < 32
 
 
-def test_what_is_foretold_does_not_cross_from_one_expert_to_the_other(two_experts: Runner) -> None:
+def test_what_is_skipped_does_not_cross_from_one_expert_to_the_other(two_experts: Runner) -> None:
     pipe = two_experts._loaded.pipe
-    passes = guided(two_experts, tolerance=10.0)
+    guidance = guided(two_experts, tolerance=10.0)
     made: list[tuple[str, int]] = []
-    answer = passes.answer
+    forward = guidance.forward
 
     def note(part: str, at: Any, *rest: Any) -> Any:
-        before = passes.computed
-        result = answer(part, at, *rest)
+        before = guidance.passes_computed
+        result = forward(part, at, *rest)
         if at.name == "cond":
-            made.append((part, passes.computed - before))
+            made.append((part, guidance.passes_computed - before))
         return result
 
-    passes.answer = note  # type: ignore[method-assign]
-    latents(two_experts, passes, replace(PARAMS, num_inference_steps=16))
+    guidance.forward = note  # type: ignore[method-assign]
+    latents(two_experts, guidance, replace(PARAMS, num_inference_steps=16))
 
     parts = [part for part, _ in made]
     second = parts.index("transformer_2")
     assert pipe.config.boundary_ratio is not None
     assert 0 < second < 16
-    # three steps of its own tell whether the fourth may be foretold
+    # three steps of its own tell whether the fourth may be skipped
     assert [computed for _, computed in made[second : second + 3]] == [1, 1, 1]
     assert sum(computed for _, computed in made) < 16
 
@@ -214,7 +214,7 @@ def test_streamed_weights_make_the_same_video(where: Residence, wan21: Path, tmp
 
 
 @pytest.mark.parametrize("step", [2, 9, 10, 11, 15])
-def test_a_suspended_generation_goes_on_with_what_it_foretells_from(demo: Runner, step: int, tmp_path: Path) -> None:
+def test_a_suspended_generation_goes_on_with_what_it_extrapolates_from(demo: Runner, step: int, tmp_path: Path) -> None:
     params = replace(CLIP, step_cache=StepCaching.FAST)
     whole = demo.run(params, tmp_path / "whole.mp4").path.read_bytes()
     done = 0
@@ -255,33 +255,33 @@ SIGMAS = [1.0 - 0.1 * step for step in range(10)] + [0.0]
 
 
 def course(cache: StepCache, output: Callable[[float], torch.Tensor], until: int = 10) -> list[bool]:
-    """Whether each of ten steps was foretold."""
-    foretold = []
+    """Whether each of ten steps was skipped."""
+    skipped = []
     for sigma, following in list(pairwise(SIGMAS))[:until]:
-        foretold.append(cache.is_near(("cond",), sigma, following))
-        if foretold[-1]:
-            cache.foretell("cond", sigma)
-            cache.end_skipped()
+        skipped.append(cache.can_skip(("cond",), sigma, following))
+        if skipped[-1]:
+            cache.extrapolate("cond", sigma)
+            cache.end_skipped_step()
         else:
-            cache.note("cond", sigma, output(sigma))
-            cache.end_computed(None)
-    return foretold
+            cache.record("cond", sigma, output(sigma))
+            cache.end_computed_step(None)
+    return skipped
 
 
 def still(sigma: float) -> torch.Tensor:
     return torch.ones(4)
 
 
-def test_what_does_not_move_is_foretold_but_never_the_first_nor_the_last_nor_too_many_in_a_row() -> None:
-    foretold = course(StepCache(1e-6), still)
+def test_what_does_not_move_is_skipped_but_never_the_first_nor_the_last_nor_too_many_in_a_row() -> None:
+    skipped = course(StepCache(1e-6), still)
 
-    assert foretold[:3] == [False] * 3
-    assert not foretold[-1]
-    runs = "".join("x" if step else " " for step in foretold).split()
-    assert max(map(len, runs)) == IN_A_ROW
+    assert skipped[:3] == [False] * 3
+    assert not skipped[-1]
+    runs = "".join("x" if step else " " for step in skipped).split()
+    assert max(map(len, runs)) == MAX_CONSECUTIVE_SKIPS
 
 
-def test_what_jumps_is_never_foretold() -> None:
+def test_what_jumps_is_never_skipped() -> None:
     dice = torch.Generator().manual_seed(0)
 
     assert not any(course(StepCache(0.05), lambda _: torch.randn(64, generator=dice)))
@@ -289,10 +289,10 @@ def test_what_jumps_is_never_foretold() -> None:
 
 def test_a_guess_is_half_of_the_last_movement_further_on() -> None:
     cache = StepCache(1.0)
-    cache.note("cond", 1.0, torch.tensor([0.0]))
-    cache.note("cond", 0.8, torch.tensor([2.0], dtype=torch.bfloat16))
+    cache.record("cond", 1.0, torch.tensor([0.0]))
+    cache.record("cond", 0.8, torch.tensor([2.0], dtype=torch.bfloat16))
 
-    guess = cache.foretell("cond", 0.6)
+    guess = cache.extrapolate("cond", 0.6)
 
     assert guess.tolist() == [3.0]
     assert guess.dtype is torch.bfloat16
@@ -302,20 +302,20 @@ def test_the_error_is_that_of_the_guided_velocity() -> None:
     def cache_after(cond: float, scale: float) -> StepCache:
         cache = StepCache(0.1)
         for sigma, output in ((1.0, 1.0), (0.9, 1.0), (0.8, cond)):
-            cache.note("cond", sigma, torch.tensor([output]))
-            cache.note("uncond", sigma, torch.tensor([1.0]))
-            cache.end_computed(scale)
+            cache.record("cond", sigma, torch.tensor([output]))
+            cache.record("uncond", sigma, torch.tensor([1.0]))
+            cache.end_computed_step(scale)
         return cache
 
     names = ("cond", "uncond")
     # wrong by 0.2 of 1.2, times a step of 0.1: within 0.1; five times that of 2.0, by a step of 0.25: not
-    assert cache_after(1.2, 1.0).is_near(names, 0.7, 0.6)
-    assert not cache_after(1.2, 5.0).is_near(names, 0.7, 0.45)
-    assert not cache_after(1.2, 1.0).is_near((*names, "other"), 0.7, 0.6)
+    assert cache_after(1.2, 1.0).can_skip(names, 0.7, 0.6)
+    assert not cache_after(1.2, 5.0).can_skip(names, 0.7, 0.45)
+    assert not cache_after(1.2, 1.0).can_skip((*names, "other"), 0.7, 0.6)
 
 
 @pytest.mark.parametrize("until", range(1, 10))
-def test_a_state_taken_up_again_foretells_the_same(until: int) -> None:
+def test_a_state_taken_up_again_extrapolates_the_same(until: int) -> None:
     def curve(sigma: float) -> torch.Tensor:
         return torch.tensor([sigma**2, 1 - sigma])
 
@@ -326,12 +326,12 @@ def test_a_state_taken_up_again_foretells_the_same(until: int) -> None:
 
     after = []
     for sigma, following in list(pairwise(SIGMAS))[until:]:
-        after.append(second.is_near(("cond",), sigma, following))
+        after.append(second.can_skip(("cond",), sigma, following))
         if after[-1]:
-            second.end_skipped()
+            second.end_skipped_step()
         else:
-            second.note("cond", sigma, curve(sigma))
-            second.end_computed(None)
+            second.record("cond", sigma, curve(sigma))
+            second.end_computed_step(None)
     assert before + after == whole
     assert any(whole)
 
@@ -340,6 +340,6 @@ def test_what_was_forgotten_is_computed_anew() -> None:
     cache = StepCache(1.0)
     course(cache, still, 4)
 
-    cache.forget()
+    cache.reset()
 
     assert course(cache, still)[:3] == [False] * 3

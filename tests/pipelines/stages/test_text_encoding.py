@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.request import VideoParams
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
-from pipelines.stages.text_encoding import KEPT, EmbeddingStore, PromptEncoder
+from pipelines.stages.text_encoding import MAX_PROMPTS, EmbeddingStore, PromptEncoder
 from tests.support.server_process import SmallDisk
 
 
@@ -49,11 +49,11 @@ def test_each_prompt_is_encoded_once_and_the_oldest_is_let_go(demo_runner: Runne
     first = encoder.encode("ox")
     assert first.shape[:2] == (1, 512)
     assert encoder.encode("ox") is first
-    for number in range(KEPT - 1):
+    for number in range(MAX_PROMPTS - 1):
         encoder.encode(str(number))
     assert encoder.encode("ox") is first
 
-    for number in range(KEPT):
+    for number in range(MAX_PROMPTS):
         encoder.encode(f"more {number}")
     torch.testing.assert_close(encoder.encode("ox"), first, rtol=0, atol=0)
     assert encoded.count("ox") == 2

@@ -24,7 +24,7 @@ from pipelines.hub import local as weights
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.denoising import denoise
-from pipelines.stages.guidance import Passes
+from pipelines.stages.guidance import Guidance
 from pipelines.stages.preview.latent_rgb import project, read_latent_rgb, write_latent_rgb
 from pipelines.stages.preview.preview import LONGEST_SIDE, Preview, draw
 from tests.support.models.wan22 import a14b_folder, ti2v_5b_folder
@@ -155,7 +155,7 @@ def test_the_prediction_is_where_the_velocity_leads(
             prompt,
             PARAMS,
             geometry,
-            Passes(PARAMS.guidance_scale, prompt),
+            Guidance(PARAMS.guidance_scale, prompt),
             flow_shift=None,
             on_step=after_step,
         )
@@ -268,8 +268,8 @@ def test_the_map_that_comes_with_the_weights_wins(weights_folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "is left aside"),
-        (json.dumps({"factors": [[1, 2]], "bias": [0, 0, 0]}), "is left aside"),
+        ("{", "is ignored"),
+        (json.dumps({"factors": [[1, 2]], "bias": [0, 0, 0]}), "is ignored"),
         (json.dumps({"factors": [[1, 2, 3]], "bias": [0, 0, 0]}), "for 1 channels, and the VAE has 16"),
     ],
 )
