@@ -1,4 +1,4 @@
-"""How a device fares: how long to wait before it is tried again, and whether it counts as healthy."""
+"""When a failing device is tried again, and whether it counts as healthy."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _DOUBLINGS = 16
 
 
 class Health(StrEnum):
-    """Whether a device takes generations; on trial it takes one, which decides."""
+    """Whether a device takes generations. Half open, it takes one whose result decides."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
@@ -27,9 +27,9 @@ class Tolerance:
 
 
 class CircuitBreaker:
-    """Counts the failures of one device in a row, which only a finished generation ends.
+    """Counts the consecutive failures of one device; only a finished generation sets the count back.
 
-    A generation that fails several times counts once: the fault may be its own, and then it is no fault of the device.
+    A generation that fails several times counts once, since it may itself be the cause.
     """
 
     def __init__(self, tolerance: Tolerance, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,7 +44,7 @@ class CircuitBreaker:
 
     @property
     def health(self) -> Health:
-        """How the device stands now."""
+        """The state now."""
         if self._openings == 0:
             return Health.HEALTHY
         return Health.UNHEALTHY if self.wait > 0 else Health.HALF_OPEN
@@ -55,7 +55,7 @@ class CircuitBreaker:
         return max(0.0, self._until - self._clock())
 
     def failed(self, about: str, reason: str) -> None:
-        """The device failed at a piece of work named `about`: a generation's id, or a model's."""
+        """Count a failure at a piece of work named `about`: a generation's id, or a model's."""
         self.failures += 1
         self.reason = reason
         self._in_a_row += 1
@@ -64,14 +64,14 @@ class CircuitBreaker:
             cooldown = self._tolerance.cooldown
             pause = max(cooldown, min(cooldown * 2 ** min(self._openings, _DOUBLINGS), _LONGEST_COOLDOWN))
             self._openings += 1
-            # from now on each failure counts, and a device may fail for ever
+            # from now on each failure counts; a device may fail for ever, so the set must not grow
             self._failed.clear()
         else:
             pause = min(2.0 ** (self._in_a_row - 2), _LONGEST_BACKOFF) if self._in_a_row > 1 else 0.0
         self._until = self._clock() + pause
 
     def succeeded(self) -> None:
-        """The device finished a generation: what was before counts no more."""
+        """The device finished a generation: earlier failures count no more."""
         self._failed.clear()
         self._in_a_row = self._openings = 0
         self._until = 0.0

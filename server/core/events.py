@@ -1,6 +1,6 @@
-"""Fan-out of what happens to generations, to any number of subscribers, none of whom can hold up another.
+"""Fan-out of events about generations to any number of subscribers. A slow subscriber does not delay the others.
 
-Nor do all together hold up the server: they are told a few at a time, and others have their turn in between.
+Nor do many subscribers delay the server: events are delivered to a few at a time, with other work in between.
 """
 
 import asyncio
@@ -15,21 +15,22 @@ from server.core.generation import Generation
 
 FEW = 8
 PAUSE_SECONDS = 0.004
-"""So many subscribers are told at a time, and then nobody for so long, for all others to have their turn."""
+"""After so many deliveries there is a pause of so many seconds, in which other tasks run."""
 
 RELIEF = 3
-"""So many times as long as telling of progress took is waited before the next is told: who is told less often is told
-the newest."""
+"""After an event of progress was delivered, the next one waits for so many times the time that this took. Subscribers
+then get fewer events, and the newest progress in each."""
 
 BACKLOG = 256
-"""Events a subscriber may be behind. Beyond, progress is left out; a subscriber that is behind on more is let go."""
+"""So many events may wait for a subscriber. Beyond that, progress is dropped; a subscription that would lose the end of
+a generation is ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """How a running generation is doing: `progress` 0 … 1 of the whole, `eta` in seconds to its completion.
+    """The state of a running generation: `progress` 0 … 1 of the whole, `eta` in seconds to its completion.
 
-    `preview` is the number of steps that its picture shows the result of; None while there is no picture.
+    `preview` is the number of steps after which its preview was drawn; None while there is no preview.
     """
 
     progress: float
@@ -44,7 +45,7 @@ class Live:
 class Event:
     """A generation changed: `live` is set while it runs, and None once its status is terminal.
 
-    What a reader makes of it for one client it may leave in `made` for the next.
+    `made` is a cache: a reader may keep what it makes of the event for one client, and reuse it for the next.
     """
 
     generation: Generation
@@ -53,18 +54,18 @@ class Event:
 
 
 class Subscription:
-    """One subscriber's events, in order, until the broker or the subscriber ends it."""
+    """The events of one subscriber, in order, until the broker or the subscriber ends it."""
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(BACKLOG)
 
     def offer(self, event: Event) -> None:
-        """Hand over an event, unless the subscriber is too far behind."""
+        """Add an event, unless the subscriber is too far behind."""
         if not self._queue.full():
             self._queue.put_nowait(event)
         elif event.live is None:
-            # it cannot be told of a completion: ended, it reconnects and gets what it missed replayed
+            # a completion would be lost: the client reconnects, and what it missed is replayed
             self.end()
 
     def end(self) -> None:
@@ -85,57 +86,57 @@ class Broker:
         self._subscriptions: set[Subscription] = set()
         self._observers: list[Callable[[Event], None]] = []
         self._waiting: deque[Event] = deque()
-        self._telling: asyncio.Task[None] | None = None
+        self._delivering: asyncio.Task[None] | None = None
         self._is_urgent = asyncio.Event()
         self._closed = False
 
     @property
     def subscribers(self) -> int:
-        """How many listen."""
+        """The number of subscriptions."""
         return len(self._subscriptions)
 
     def observe(self, observer: Callable[[Event], None]) -> None:
-        """Have somebody of the server's own told of every event, whoever's it is."""
+        """Call `observer` with every event, of all tenants."""
         self._observers.append(observer)
 
     def publish(self, event: Event) -> None:
-        """Tell every subscriber of the generation's tenant."""
+        """Send an event to all subscribers of the generation's tenant."""
         for observer in self._observers:
             observer(event)
-        if self._telling is None and len(self._subscriptions) <= FEW:
+        if self._delivering is None and len(self._subscriptions) <= FEW:
             for subscription in self._of(event):
                 subscription.offer(event)
             return
         if event.live is not None:
-            # who is told late is told the newest only
+            # of the progress that waits to be delivered, only the newest counts
             waiting = (each for each in self._waiting if each.generation.id != event.generation.id or each.live is None)
             self._waiting = deque(waiting)
         else:
             self._is_urgent.set()
         self._waiting.append(event)
-        if self._telling is None:
-            self._telling = asyncio.create_task(self._tell())
+        if self._delivering is None:
+            self._delivering = asyncio.create_task(self._deliver())
 
     def _of(self, event: Event) -> list[Subscription]:
         return [each for each in self._subscriptions if each.tenant == event.generation.tenant]
 
-    async def _tell(self) -> None:
-        """Tell many subscribers, event after event, and let others have their turn after every few."""
+    async def _deliver(self) -> None:
+        """Deliver the waiting events one after another, and let other tasks run after every few subscribers."""
         try:
             while self._waiting:
                 event = self._waiting.popleft()
                 began = time.monotonic()
-                for told, subscription in enumerate(self._of(event), start=1):
+                for count, subscription in enumerate(self._of(event), start=1):
                     subscription.offer(event)
-                    if told % FEW == 0:
+                    if count % FEW == 0:
                         await asyncio.sleep(PAUSE_SECONDS)
                 if event.live is not None:
-                    await self._rest(RELIEF * (time.monotonic() - began))
+                    await self._pause(RELIEF * (time.monotonic() - began))
         finally:
-            self._telling = None
+            self._delivering = None
 
-    async def _rest(self, seconds: float) -> None:
-        """Wait so long, or until there is something to tell that cannot wait."""
+    async def _pause(self, seconds: float) -> None:
+        """Wait for some seconds, or until there is an event that must not wait."""
         self._is_urgent.clear()
         if all(each.live is not None for each in self._waiting):
             with suppress(TimeoutError):
@@ -144,7 +145,7 @@ class Broker:
 
     @contextmanager
     def subscribe(self, tenant: str) -> Iterator[Subscription]:
-        """Listen from now on."""
+        """Receive events from now on, until the context ends."""
         subscription = Subscription(tenant)
         if self._closed:
             subscription.end()
@@ -155,16 +156,16 @@ class Broker:
             self._subscriptions.discard(subscription)
 
     def dismiss(self, may_stay: Callable[[str], bool]) -> None:
-        """End the subscriptions of tenants who may listen no more."""
+        """End the subscriptions of tenants that are no longer allowed any."""
         gone = {tenant for tenant in {each.tenant for each in self._subscriptions} if not may_stay(tenant)}
         for subscription in self._subscriptions:
             if subscription.tenant in gone:
                 subscription.end()
 
     def close(self) -> None:
-        """End every subscription, and those still to come: the server is stopping."""
+        """End all subscriptions, and later ones at once: the server is stopping."""
         self._closed = True
-        if self._telling is not None:
-            self._telling.cancel()
+        if self._delivering is not None:
+            self._delivering.cancel()
         for subscription in self._subscriptions:
             subscription.end()

@@ -1,4 +1,4 @@
-"""What the dispatcher may ask of whatever carries generations to a device."""
+"""What the scheduler may ask of an engine, which runs generations on a device."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from server.engine.protocol import DeviceMemory, Done, Ready, Run, RunReport
 
 
 class EngineError(Exception):
-    """Something an engine reports; `str()` is a sentence for the user."""
+    """An error that an engine reports; `str()` is a sentence for the user."""
 
 
 class WorkerDiedError(EngineError):
-    """The worker process ended in the middle of its work."""
+    """The worker process ended while it worked."""
 
 
 class WorkerStuckError(WorkerDiedError):
-    """It was killed, for making no progress with this."""
+    """The worker process was killed, since it made no progress with this work."""
 
 
 class LoadFailedError(EngineError):
@@ -29,7 +29,7 @@ class LoadFailedError(EngineError):
 
 
 class GenerationFailedError(EngineError):
-    """The worker ran the generation and there is no video; the worker itself is well."""
+    """The generation failed, and the worker goes on."""
 
 
 class RunCancelledError(EngineError):
@@ -37,13 +37,13 @@ class RunCancelledError(EngineError):
 
 
 class RunSuspendedError(EngineError):
-    """The run was stopped, to be gone on with later from its checkpoint, and the device is free."""
+    """The run was stopped to be resumed from its checkpoint later, and the device is free."""
 
 
 class WorkerOptions(BaseModel):
-    """What a worker is told when it starts, in the terms of the machine it runs on: folders, and a torch device.
+    """How a worker is started: its torch device, and folders on the machine it runs on.
 
-    A checkpoint is saved every `checkpoint_interval` seconds, a preview drawn every `preview_interval`; 0: never.
+    A checkpoint is saved every `checkpoint_interval` seconds, a preview every `preview_interval`; 0: never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,9 +61,13 @@ class WorkerOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What an engine holds: the model loaded and by which plan, or being loaded with how much of it (0 … 1) read.
+    """What an engine holds: the loaded model and its plan, or a model that is being loaded.
 
-    `memory` is its card's, while a worker uses it; `starts` is how many workers it has had.
+    - `device` is the engine's name, unique among the engines of a server.
+    - `loading` is the fraction (0 … 1) of a model's bytes read so far; None while none is being loaded.
+    - `error` is why the last load failed.
+    - `memory` is the device's, while a worker uses it.
+    - `starts` counts the workers so far.
     """
 
     device: str
@@ -82,11 +86,11 @@ class EngineState:
 
 
 Finish = Callable[[], Awaitable[Done]]
-"""Waits for the file of a video whose frames are all made; raises GenerationFailedError or WorkerDiedError."""
+"""Waits for the file of a rendered video; raises GenerationFailedError or WorkerDiedError."""
 
 
 class Engine(Protocol):
-    """One device. Calls of load, run and unload do not overlap; all others may come at any time."""
+    """One device. Calls of load, run and unload never overlap; all others may come at any time."""
 
     @property
     def state(self) -> EngineState:
@@ -97,22 +101,22 @@ class Engine(Protocol):
         """The times that the last runs on this device took, which the engine records."""
 
     async def load(self, entry: CatalogueEntry) -> Ready:
-        """Have a model ready, starting the worker if need be; raises LoadFailedError or WorkerDiedError."""
+        """Load a model, and start a worker if there is none; raises LoadFailedError or WorkerDiedError."""
 
     async def run(self, run: Run, on_report: Callable[[RunReport], None]) -> Finish:
-        """Make a video's frames, and return when the device is free: its file is still being finished then.
+        """Make a video's frames, and return when the device is free. Its file is still being finished then.
 
         Raises GenerationFailedError, RunCancelledError, RunSuspendedError or WorkerDiedError.
         """
 
     async def prepare(self, prompts: Sequence[str]) -> None:
-        """Have these prompts encoded while the run that is going on leaves room for it; else nothing is done."""
+        """Encode these prompts beside the current run, if there is one and it leaves room for that."""
 
     async def cancel(self, generation_id: str, attempt: int) -> None:
-        """Stop that run if it is the one going on; its `run` then ends, by force after a grace time."""
+        """Stop that run if it is the current one; its `run` then ends, by force after a grace period."""
 
     async def suspend(self, generation_id: str, attempt: int) -> None:
-        """Have that run save its checkpoint and stop, if it is the one going on; its `run` then ends."""
+        """Have that run save its checkpoint and stop, if it is the current one; its `run` then ends."""
 
     async def unload(self) -> None:
         """Free the device."""

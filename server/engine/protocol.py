@@ -1,7 +1,7 @@
-"""The whole protocol between the server and a worker: JSON, one message a line, over a socket of its own.
+"""The protocol between the server and a worker: JSON, one message a line, over a socket of its own.
 
-The server sends orders, the worker sends reports. Both sides may live on different machines: artifacts and weights
-are named by key or hub repository, never by a path the other side would have to share.
+The server sends orders, the worker sends reports. Both may be on different machines: files and weights are named by
+storage key or hub repository, never by a path.
 """
 
 from typing import Annotated, Literal
@@ -15,18 +15,18 @@ from pipelines.core.request import VideoParams
 VERSION = 7
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
-"""A library's error may fill pages; what is sent of it fits a screen, and a line far below its limit."""
+"""A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
 
 
 Attempt = tuple[str, int]
-"""A generation, and the number of an attempt at it."""
+"""The id of a generation, and the number of an attempt at it."""
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def line(self) -> bytes:
-        """The message as it goes over the wire."""
+        """The message as it is sent."""
         return self.model_dump_json().encode() + b"\n"
 
     @property
@@ -51,7 +51,7 @@ class _About(_Message):
 
 
 class Load(_Message):
-    """Have this model ready. Answered by Loading…, then Ready or LoadFailed; by Ready at once if it is loaded."""
+    """Load this model. Answered by Loading…, then Ready or LoadFailed; by Ready at once if it is loaded."""
 
     kind: Literal["load"] = "load"
     model_id: str
@@ -59,10 +59,11 @@ class Load(_Message):
 
 
 class Run(_About):
-    """Make a video with the loaded model, going on from its checkpoint if it has one.
+    """Make a video with the loaded model, resuming from its checkpoint if it has one.
 
-    Answered by Progressed…, Checkpointed… and Previewed…, then Failed, Cancelled, Suspended or Rendered; after this,
-    when its file is finished, by Done or Failed.
+    `artifact`, `checkpoint` and `preview` are the storage keys of its files. Answered by Progressed…, Checkpointed… and
+    Previewed…, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished, by Done or
+    Failed.
     """
 
     kind: Literal["run"] = "run"
@@ -73,20 +74,20 @@ class Run(_About):
 
 
 class Prepare(_Message):
-    """Know these prompts before they are asked for, if that takes nothing from the run going on. Not answered."""
+    """Encode these prompts in advance, if that does not slow down the current run. Not answered."""
 
     kind: Literal["prepare"] = "prepare"
     prompts: tuple[str, ...]
 
 
 class Cancel(_About):
-    """Stop that attempt, if it is the one running. Answered by Cancelled; too late, by what it became."""
+    """Stop that attempt, if it is running. Answered by Cancelled; if it comes too late, by the result."""
 
     kind: Literal["cancel"] = "cancel"
 
 
 class Suspend(_About):
-    """Save how far that attempt is, and stop it. Answered by Suspended; too late, by what it became."""
+    """Save that attempt's checkpoint and stop it. Answered by Suspended; if it comes too late, by the result."""
 
     kind: Literal["suspend"] = "suspend"
 
@@ -108,21 +109,21 @@ class Hello(_Message):
 
 
 class DeviceMemory(_Message):
-    """Bytes of a card, whoever uses them."""
+    """Memory of a device in bytes, for all processes together."""
 
     free: int
     total: int
 
 
 class Heartbeat(_Message):
-    """The worker lives, whatever it is busy with; `memory` is its card's, as it was moments ago."""
+    """The worker process is alive, whatever it does; `memory` is its device's, some moments old."""
 
     kind: Literal["heartbeat"] = "heartbeat"
     memory: DeviceMemory | None = None
 
 
 class Loading(_Message):
-    """Weights are being read: `fraction` (0 … 1) of all bytes, `component` next."""
+    """A `fraction` (0 … 1) of the weights' bytes is read, and `component` is next."""
 
     kind: Literal["loading"] = "loading"
     model_id: str
@@ -131,7 +132,7 @@ class Loading(_Message):
 
 
 class Ready(_Message):
-    """The model is loaded; `fingerprint` is all that its videos depend on besides the request."""
+    """The model is loaded; its videos depend on `fingerprint` and the request alone."""
 
     kind: Literal["ready"] = "ready"
     model_id: str
@@ -153,7 +154,7 @@ class Unloaded(_Message):
 
 
 class Progressed(_About):
-    """Step `step` of `steps` of a stage is done, `fraction` (0 … 1) of the whole, by `seconds` of work in all."""
+    """Step `step` of `steps` of a stage is done, `fraction` (0 … 1) of the whole, after `seconds` of work in all."""
 
     kind: Literal["progressed"] = "progressed"
     stage: Stage
@@ -169,30 +170,30 @@ class Progressed(_About):
 
 
 class Checkpointed(_About):
-    """A checkpoint is on disk, whole, that holds `fraction` (0 … 1) of the generation."""
+    """A complete checkpoint is on disk that holds `fraction` (0 … 1) of the generation."""
 
     kind: Literal["checkpointed"] = "checkpointed"
     fraction: float
 
 
 class Previewed(_About):
-    """A picture of what `step` steps have made is on disk, whole, under its preview key."""
+    """A complete preview of the video after `step` steps is on disk, under its storage key."""
 
     kind: Literal["previewed"] = "previewed"
     step: int
 
 
 class Rendered(_About):
-    """All frames are made, and the device is free for the next order while the file is finished."""
+    """All frames are made. The device is free for the next order while the file is finished."""
 
     kind: Literal["rendered"] = "rendered"
 
 
 class Done(_About):
-    """The video is on disk, whole, under its artifact key.
+    """The complete video is on disk, under its storage key `artifact`.
 
-    `fingerprint` is what it depends on besides the request: a run may have gone on by another plan than it began with.
-    `stats` is what it took, and what caches spared it.
+    It depends on `fingerprint` besides the request, which may differ from that of Ready: a run that exhausts the memory
+    goes on by another plan. `stats` counts what was computed, and what caches saved.
     """
 
     kind: Literal["done"] = "done"
@@ -202,14 +203,14 @@ class Done(_About):
 
 
 class Failed(_About):
-    """There will be no video from this attempt; `message` is a sentence for the user. The worker goes on."""
+    """The attempt has failed; `message` is a sentence for the user. The worker goes on."""
 
     kind: Literal["failed"] = "failed"
     message: str
 
 
 class DeviceFailed(_Message):
-    """The device itself fails; `message` says how, for the user. The worker ends, and all that it held with it."""
+    """The device itself has failed; `message` is a sentence for the user. The worker ends, with all it held."""
 
     kind: Literal["device_failed"] = "device_failed"
     message: str
@@ -248,7 +249,7 @@ Report = Annotated[
 ]
 
 RunReport = Progressed | Checkpointed | Previewed
-"""What is told of a run while it goes on."""
+"""Reports about a run while it goes on."""
 
 ORDER: TypeAdapter[Order] = TypeAdapter(Order)
 REPORT: TypeAdapter[Report] = TypeAdapter(Report)

@@ -1,7 +1,7 @@
-"""What a monitoring system asks for: counts since the start, and how things are now, for Prometheus.
+"""Metrics for Prometheus: counts since the start, and the state now.
 
-The counts come from the events that subscribers get, and so say what a client could have seen. No prompt, key or id is
-among the labels.
+The counts come from the events that subscribers get, so they agree with what clients see. No label contains a prompt, a
+key or an id.
 """
 
 import time
@@ -25,7 +25,7 @@ _TOTAL_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600)
 
 
 class Metrics:
-    """One server's figures; `clock` is in seconds of the epoch, as the records' times are."""
+    """The metrics of one server; `clock` gives Unix seconds, as in the records."""
 
     def __init__(
         self, broker: Broker, devices: Callable[[], Sequence[DeviceStatus]], clock: Callable[[], float] = time.time
@@ -34,20 +34,24 @@ class Metrics:
         self._steps: dict[tuple[str, int], tuple[int, float]] = {}
         self._registry = CollectorRegistry()
         self._ended = Counter(
-            "paddock_generations", "Generations that are over", ("model", "outcome"), registry=self._registry
+            "paddock_generations", "Generations that have ended", ("model", "outcome"), registry=self._registry
         )
         self._waits = Histogram(
             "paddock_queue_wait_seconds",
-            "From the queue to a device, of first attempts",
+            "Seconds from submission to the start of the first attempt",
             buckets=_WAIT_BUCKETS,
             registry=self._registry,
         )
         self._step_seconds = Histogram(
-            "paddock_step_seconds", "A denoising step", ("model",), buckets=_STEP_BUCKETS, registry=self._registry
+            "paddock_step_seconds",
+            "Seconds of a denoising step",
+            ("model",),
+            buckets=_STEP_BUCKETS,
+            registry=self._registry,
         )
         self._seconds = Histogram(
             "paddock_generation_seconds",
-            "From a device to the video, of those that succeeded",
+            "Seconds from the start to the finished video, of generations that succeeded",
             ("model",),
             buckets=_TOTAL_BUCKETS,
             registry=self._registry,
@@ -57,7 +61,7 @@ class Metrics:
         broker.observe(self._note)
 
     def render(self, queued: int, free_bytes: int | None) -> bytes:
-        """The figures in Prometheus' text format; the caller has looked up how many wait and what room the disk has."""
+        """The metrics in Prometheus' text format, with the length of the queue and the free bytes on disk, if known."""
         self._now.queued, self._now.free_bytes = queued, free_bytes
         return generate_latest(self._registry)
 
@@ -76,7 +80,7 @@ class Metrics:
     def _note_progress(self, event: Event, live: Live, run: tuple[str, int]) -> None:
         now, generation = self._clock(), event.generation
         if live.stage is None:
-            # a device has taken it and has yet to say how far it is
+            # an attempt has begun, and its worker has reported nothing yet
             self._steps.pop((generation.id, generation.attempt - 1), None)
             if generation.attempt == 1:
                 self._waits.observe(max(0.0, now - generation.enqueued_at))
@@ -91,7 +95,7 @@ class Metrics:
 
 
 class _Now(Collector):
-    """How things are when they are asked for."""
+    """The state at the time of a request."""
 
     def __init__(self, broker: Broker, devices: Callable[[], Sequence[DeviceStatus]]) -> None:
         self._broker = broker
@@ -100,34 +104,40 @@ class _Now(Collector):
         self.free_bytes: int | None = None
 
     def collect(self) -> Iterable[Metric]:
-        """The gauges, and what devices count themselves."""
+        """The gauges, and the counts that devices keep themselves."""
         yield GaugeMetricFamily("paddock_queued", "Generations that wait", value=self.queued)
         yield GaugeMetricFamily(
-            "paddock_subscribers", "Event streams and requests that wait for a video", value=self._broker.subscribers
+            "paddock_subscribers", "Event streams, and requests that wait for a video", value=self._broker.subscribers
         )
         if self.free_bytes is not None:
-            yield GaugeMetricFamily("paddock_disk_free_bytes", "Room for videos", value=self.free_bytes)
+            yield GaugeMetricFamily(
+                "paddock_disk_free_bytes", "Free space on the disk of the data directory", value=self.free_bytes
+            )
         devices = self._devices()
-        yield _by_device("paddock_device_busy", "1 while it makes a video", devices, lambda device: device.is_busy)
+        yield _by_device(
+            "paddock_device_busy", "1 while the device computes a video", devices, lambda device: device.is_busy
+        )
         yield _by_device(
             "paddock_device_healthy",
-            "0 while it is left alone after failures",
+            "0 while the device is quarantined after repeated failures",
             devices,
             lambda device: device.health is not Health.UNHEALTHY,
         )
-        memory = GaugeMetricFamily("paddock_device_memory_bytes", "Of its card", labels=("device", "kind"))
+        memory = GaugeMetricFamily(
+            "paddock_device_memory_bytes", "Memory of the device, free and in total", labels=("device", "kind")
+        )
         for device in devices:
             if (seen := device.memory) is not None:
                 memory.add_metric((device.name, "free"), seen.free)
                 memory.add_metric((device.name, "total"), seen.total)
         yield memory
-        starts = CounterMetricFamily("paddock_worker_starts", "Workers that were started", labels=("device",))
+        starts = CounterMetricFamily("paddock_worker_starts", "Worker processes started", labels=("device",))
         for device in devices:
             starts.add_metric((device.name,), device.worker_starts)
         yield starts
         yield _counted(
             "paddock_prompt_cache_requests",
-            "Prompts of finished videos, by whether they were encoded already",
+            "Prompts of finished videos, by whether they were in the cache",
             "result",
             [
                 (device, {"hit": device.stats.prompts_cached, "miss": device.stats.prompts_encoded})
@@ -136,7 +146,7 @@ class _Now(Collector):
         )
         yield _counted(
             "paddock_denoising_steps",
-            "Denoising steps of finished videos, by whether the step cache spared them",
+            "Denoising steps of finished videos, by whether the step cache skipped them",
             "how",
             [
                 (device, {"computed": device.stats.steps_computed, "skipped": device.stats.steps_skipped})

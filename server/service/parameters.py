@@ -1,4 +1,4 @@
-"""A request body → the one video it asks for, or a sentence that names the parameter and its limit."""
+"""Resolves a request body to one video, or to an error sentence that names the parameter and its limit."""
 
 import json
 import math
@@ -15,7 +15,7 @@ Body = Mapping[str, Any]
 
 MAX_SEED = 2**53 - 1
 MAX_ECHO_BYTES = 16_384
-"""How much of a request's unknown parameters is kept and echoed."""
+"""Bound of the unknown parameters of a request that are kept and echoed, as JSON."""
 
 RESPONSE_FORMATS = ("url", "b64_json")
 _UPSTREAM = "Getting model response error: 422 - Value error, "
@@ -37,11 +37,10 @@ _TARGETS = ("target_namespace", "target_repo", "target_directory")
 def resolve(
     entry: CatalogueEntry, body: Body, max_prompt_chars: int, step_cache: StepCaching = StepCaching.EXACT
 ) -> VideoParams:
-    """Every choice of the video a body asks for; a null is as if absent, and a seed is drawn where none is given.
+    """The parameters of the video that a body requests. A null counts as absent; without a seed one is drawn.
 
-    `step_cache` is for a body that names none.
-
-    Raises InvalidParamsError for the first parameter out of its limits, or that the model cannot honour.
+    `step_cache` holds for a body that names none. Raises InvalidParamsError for the first parameter that is out of its
+    limits, or that the model does not support.
     """
     given = {name: value for name, value in body.items() if value is not None}
     _check_prompts(given)
@@ -87,12 +86,12 @@ def _step_cache(given: Body, default: StepCaching) -> StepCaching:
 
 
 def random_seed() -> int:
-    """A seed nobody chose, with room above it for the further generations of its request."""
+    """A random seed. Those of the other generations of its request follow it, and are in range too."""
     return secrets.randbelow(2**53 - 16)
 
 
 def response_format(body: Body) -> str:
-    """How a sync answer carries its videos: `url` or `b64_json`."""
+    """How a sync response contains its videos: `url` or `b64_json`."""
     chosen = body.get("response_format")
     if chosen is None:
         return RESPONSE_FORMATS[0]
@@ -102,7 +101,7 @@ def response_format(body: Body) -> str:
 
 
 def num_generations(body: Body, limit: int) -> int:
-    """How many videos a body asks for, 1 … `limit`."""
+    """The number of videos that a body requests, 1 … `limit`."""
     count = body.get("num_generations")
     if count is None:
         return 1
@@ -118,12 +117,12 @@ def with_seed(body: Body, base: int, offset: int) -> dict[str, Any]:
     if seed is None:
         return {**body, "seed": base + offset}
     whole = _as_integer(seed)
-    # after the largest seed comes the first: a seed in its range never makes a sibling that is not
+    # after the largest seed comes 0, so that every seed of a request is in range
     return {**body, "seed": seed if whole is None or not offset else (whole + offset) % (MAX_SEED + 1)}
 
 
 def echo(entry: CatalogueEntry, body: Body, max_prompt_chars: int) -> dict[str, Any]:
-    """What of a body is kept and shown in its rows: every parameter it carried, unknown ones within a budget."""
+    """The parameters of a body that are kept and shown in its rows: all known ones, and unknown ones within a bound."""
     known = {*entry.api.by_name, *_GENERAL}
     kept: dict[str, Any] = {}
     budget = MAX_ECHO_BYTES
@@ -140,7 +139,7 @@ def echo(entry: CatalogueEntry, body: Body, max_prompt_chars: int) -> dict[str, 
 
 
 def text(body: Body, name: str) -> str | None:
-    """A parameter that is kept and echoed if it is a string."""
+    """A parameter, if it is a string."""
     value = body.get(name)
     return value if isinstance(value, str) else None
 
@@ -193,7 +192,7 @@ def _as_integer(value: Any) -> int | None:
 def _as_number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # an integer may be too large for the float that isfinite would make of it
+    # isfinite would fail on an integer that is too large for a float
     return value if isinstance(value, int) or math.isfinite(value) else None
 
 
@@ -209,7 +208,7 @@ def _frames_of(duration: Any, entry: CatalogueEntry) -> int:
 
 
 def _sides_of(aspect_ratio: Any, entry: CatalogueEntry, given: Mapping[str, Any]) -> dict[str, int]:
-    """The sides for a ratio such as "16:9": as many pixels as the default, fewer where a side would be too long."""
+    """The sides for a ratio such as "16:9": as many pixels as the default, or fewer if a side would be too long."""
     match = _RATIO.fullmatch(aspect_ratio) if isinstance(aspect_ratio, str) else None
     if match is None or "0" in {part.lstrip("0") or "0" for part in match.groups()}:
         raise InvalidParamsError("aspect_ratio must be two whole numbers such as 16:9")

@@ -1,4 +1,4 @@
-"""What routes call: submit, wait, cancel, look up. The rules of the contract that are not about HTTP."""
+"""The use cases that routes call: submit, wait, cancel, look up. All rules of the contract that are not about HTTP."""
 
 import asyncio
 import hashlib
@@ -69,12 +69,12 @@ class Service:
         self._is_closing = False
 
     def begin_closing(self) -> None:
-        """Refuse new work and let go of everybody who waits."""
+        """Refuse new work, and end all waits."""
         self._is_closing = True
         self._broker.close()
 
     async def suspend(self) -> None:
-        """Have what runs saved, to be gone on with at the next start; returns within the time set for it."""
+        """Save what runs, to be resumed at the next start; returns within the time set for it."""
         await self._scheduler.suspend(self.settings.stop_grace)
 
     @property
@@ -83,7 +83,7 @@ class Service:
         return self._is_closing
 
     def entry(self, model: Any) -> CatalogueEntry:
-        """The model of a request; raises ModelNotFoundError."""
+        """The model of a request; raises InvalidParamsError or ModelNotFoundError."""
         if model is None:
             raise InvalidParamsError("model must be given: the id of a model")
         if not isinstance(model, str):
@@ -98,12 +98,12 @@ class Service:
     async def submit(
         self, tenant: str, body: parameters.Body, origin: Origin, key: str | None = None
     ) -> Sequence[Generation]:
-        """Record what a body asks for, committed before this returns.
+        """Record the generations that a body requests, committed before this returns.
 
-        What came with the same `key` before is not recorded again: what was made of it then is returned. On the sync
-        route invalid parameters raise InvalidParamsError; on the queue the generation is recorded as failed with the
-        same sentence. Raises ModelNotFoundError, QueueFullError, UnavailableError, and ConflictError for a key of
-        another request as well.
+        A request with an earlier request's idempotency `key` is not recorded again: the earlier generations are
+        returned. On the sync route invalid parameters raise InvalidParamsError; on the queue the generation is recorded
+        as failed with the same sentence. Also raises ModelNotFoundError, QueueFullError, UnavailableError, and
+        ConflictError if the key belongs to a different request.
         """
         if self._is_closing:
             raise UnavailableError(_STOPPING)
@@ -135,13 +135,13 @@ class Service:
         return recorded
 
     async def check_room(self) -> None:
-        """Raise UnavailableError while the disk has too little room for more work."""
+        """Raise UnavailableError while the disk has too little space for more work."""
         if (shortage := await self._disk.shortage()) is not None:
             raise UnavailableError(shortage, RETRY_AFTER)
 
     @property
     def free_bytes(self) -> int | None:
-        """Bytes free on the data directory's disk when last looked up."""
+        """Free bytes on the disk of the data directory, as last looked up; None before that."""
         return self._disk.free
 
     def _generation(self, tenant: str, entry: CatalogueEntry, body: parameters.Body, origin: Origin) -> Generation:
@@ -168,22 +168,22 @@ class Service:
             return replace(generation, status=Status.FAILED, error_message=str(error), completed_at=now)
 
     async def wait(self, tenant: str, ids: Sequence[str]) -> list[Generation]:
-        """Wait until all of these are over; raises UnavailableError when the server stops before."""
+        """Wait until all of these have ended; raises UnavailableError if the server stops before."""
         pending = set(ids)
         while pending:
-            # a subscription may also end because it fell behind: then the records are asked again
+            # a subscription may also end because it fell behind: then the records are read again
             if self._is_closing:
                 raise UnavailableError(_STOPPING)
             with self._broker.subscribe(tenant) as subscription:
                 pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).generation.is_terminal}
                 with suppress(TimeoutError):
-                    # what another server ends is no event here
+                    # there is no event here for what another server ends
                     async with asyncio.timeout(_ASK_AGAIN_SECONDS if self._history.is_shared else None):
                         await self._drain(subscription, pending)
         return [(await self._find(tenant, id_)).generation for id_ in ids]
 
     async def _drain(self, subscription: Subscription, pending: set[str]) -> None:
-        """Take events until none is pending any more, or the subscription ends."""
+        """Take events until nothing is pending any more, or the subscription ends."""
         if not pending:
             return
         async for event in subscription:
@@ -195,7 +195,7 @@ class Service:
     # cancellation
 
     async def cancel(self, tenant: str, generation_id: str) -> None:
-        """Cancel a generation: its row says so at once, the device stops within a step; nothing if it is over."""
+        """Cancel a generation, unless it has ended: its record says so at once, the device stops within a step."""
         before = await self._submissions.cancel(generation_id, tenant)
         if before is None:
             await self._find(tenant, generation_id)
@@ -204,14 +204,14 @@ class Service:
         await self._scheduler.cancel(before)
 
     async def hang_up(self, tenant: str, ids: Collection[str]) -> None:
-        """A waiting client went away: cancel what has not started, let the rest go on."""
+        """A waiting client has disconnected: cancel what has not started, let the rest go on."""
         for generation_id in ids:
             before = await self._submissions.cancel(generation_id, tenant, unless_started=True)
             if before is not None:
                 self._publish_cancelled(before)
 
     async def remove(self, tenant: str, generation_id: str) -> None:
-        """Remove a generation that is over, with its video; raises ConflictError for one that is not."""
+        """Remove a generation that has ended, with its video; raises ConflictError for one that has not."""
         if not await self._retention.remove(generation_id, tenant):
             found = (await self._find(tenant, generation_id)).generation
             raise ConflictError(f"Generation {generation_id} is {found.status}: cancel it before you remove it.")
@@ -222,19 +222,19 @@ class Service:
     # models and devices
 
     def deployment(self, model_id: str) -> Deployment:
-        """Where a model is between disk and device."""
+        """The state of a model between disk and device."""
         return self._scheduler.deployment(model_id)
 
     def plan(self, model_id: str) -> str | None:
-        """How a model is laid out on the device that holds it."""
+        """The plan by which a model is laid out on the device that holds it; None if none does."""
         return next((device.plan for device in self.devices() if device.model == model_id), None)
 
     def activate(self, entry: CatalogueEntry) -> None:
-        """Have a model loaded; returns at once."""
+        """Load a model; returns at once."""
         self._scheduler.activate(entry)
 
     def deactivate(self, entry: CatalogueEntry) -> None:
-        """Have a model unloaded after what runs with it; returns at once."""
+        """Unload a model after what runs with it; returns at once."""
         self._scheduler.deactivate(entry)
 
     def devices(self) -> Sequence[DeviceStatus]:
@@ -244,11 +244,11 @@ class Service:
     # looking up
 
     async def get(self, tenant: str, generation_id: str) -> Placed:
-        """One generation; raises GenerationNotFoundError for an unknown id and for another tenant's."""
+        """One generation; raises GenerationNotFoundError for an unknown id, and for another tenant's."""
         return await self._find(tenant, generation_id)
 
     async def newest(self, filters: Filters) -> list[Placed]:
-        """The newest generations that pass the filters."""
+        """The newest generations that pass the filters, newest first."""
         return await self._history.newest(filters, self._scheduler.next_models)
 
     async def page(self, filters: Filters, number: int, size: int) -> Page:
@@ -256,11 +256,11 @@ class Service:
         return await self._history.page(filters, number, size, self._scheduler.next_models)
 
     def live(self, placed: Placed) -> Live | None:
-        """How a generation is doing if it runs, or when it may be done if it waits and that can be told."""
+        """The progress of a generation that runs, or an estimate for one that waits; None if there is neither."""
         return self.lives([placed])[0]
 
     def lives(self, placed: Sequence[Placed]) -> list[Live | None]:
-        """The same of many, all of one moment."""
+        """The same for many, all of one moment."""
         queue_eta = self._scheduler.queue_eta()
         return [
             self._scheduler.live(each.generation)
@@ -270,11 +270,11 @@ class Service:
         ]
 
     async def queue_length(self) -> int:
-        """How many generations wait."""
+        """The number of generations that wait."""
         return await self._history.queued()
 
     async def events(self, tenant: str) -> AsyncIterator[Event]:
-        """What happens to a tenant's generations: the completions of the last seconds, then all as it comes."""
+        """The events of a tenant's generations: the completions of the last seconds, then all events as they come."""
         with self._broker.subscribe(tenant) as subscription:
             since = time.time() - self.settings.event_replay
             replayed = await self._history.completed_since(since, tenant)
@@ -293,5 +293,5 @@ class Service:
 
 
 def _digest(body: parameters.Body, origin: Origin) -> str:
-    """What is the same of two requests that are one."""
+    """Two requests with the same digest are the same request."""
     return hashlib.sha256(json.dumps([origin, body], sort_keys=True).encode()).hexdigest()

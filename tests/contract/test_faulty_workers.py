@@ -57,8 +57,8 @@ async def run(engine: SubprocessEngine, prompt: str) -> None:
         ("hang at denoise", "it made no progress for 2 seconds while denoising and was killed"),
         ("flood at denoise", "it made no progress for 2 seconds while denoising and was killed"),
         ("exit amid a word at denoise", "it exited with status 3"),
-        ("garbage at denoise", "it sent what is no report and was killed"),
-        ("long line at denoise", "it sent what is no report and was killed"),
+        ("garbage at denoise", "it sent an invalid message and was killed"),
+        ("long line at denoise", "it sent an invalid message and was killed"),
         ("break at denoise", "The device cpu fails: it fell off the bus."),
         ("hang at file", "it made no progress for 2 seconds while finishing the file and was killed"),
         ("exit at file", "it exited with status 3"),
@@ -131,7 +131,7 @@ async def test_a_silent_worker_is_killed(tmp_path: Path) -> None:
 
     os.kill(engine.state.pid, signal.SIGSTOP)
 
-    with pytest.raises(WorkerDiedError, match="said nothing for 4 seconds"):
+    with pytest.raises(WorkerDiedError, match="sent nothing for 4 seconds"):
         await running
     await engine.close()
 

@@ -1,4 +1,4 @@
-"""/healthz and /readyz: whether the process answers, and whether it takes work."""
+"""/healthz and /readyz: whether the process answers, and whether it accepts work."""
 
 from math import ceil
 from typing import Any
@@ -19,28 +19,28 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", summary="Whether the process answers", response_model=schemas.Health)
 async def health() -> dict[str, Any]:
-    """Answers from the first second on."""
+    """Answers as soon as the process listens."""
     return {"status": "ok", "version": __version__}
 
 
 @router.get(
     "/readyz",
-    summary="Whether work is taken",
+    summary="Whether work is accepted",
     response_model=Readiness,
     responses={503: {"model": ErrorBody, "description": UnavailableError.title}},
 )
 async def readiness(service: ServiceDep) -> dict[str, Any]:
-    """Generations are accepted. A device that holds no model yet loads it at the first request.
+    """Ready while generations are accepted. A device without a model loads it at the first request.
 
-    Not ready while every device is left alone after failures in a row. They are accepted then too, and wait.
+    Not ready while all devices are quarantined after repeated failures. Generations are accepted then too, and wait.
     """
     if service.is_closing:
         raise UnavailableError("The server is stopping.")
     await service.check_room()
-    # not so on trial: a gate that sends nothing to a server that is not ready would keep it from ever succeeding
+    # a half-open device counts as ready: a load balancer that sends it nothing would keep it from ever recovering
     devices = service.devices()
     if all(device.health is Health.UNHEALTHY for device in devices):
-        raise UnavailableError(" ".join(map(_what_is_wrong, devices)))
+        raise UnavailableError(" ".join(map(_failure, devices)))
     host = psutil.virtual_memory()
     return {
         "status": "ready",
@@ -67,6 +67,6 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
     }
 
 
-def _what_is_wrong(device: DeviceStatus) -> str:
-    reason = f"The device {device.name} keeps failing, the last time so: {device.error}."
-    return f"{reason} It is tried again in {ceil(device.retry_in or 0)} seconds."
+def _failure(device: DeviceStatus) -> str:
+    retry_in = ceil(device.retry_in or 0)
+    return f"The device {device.name} keeps failing: {device.error}. It is tried again in {retry_in} seconds."

@@ -1,4 +1,4 @@
-"""/metrics: the server's figures, for Prometheus."""
+"""/metrics: the server's metrics, for Prometheus."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -11,12 +11,12 @@ router = APIRouter(tags=["health"])
 
 @router.get(
     "/metrics",
-    summary="Figures for Prometheus",
+    summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"description": "Text of Prometheus", "content": {"text/plain": {}}}, **gives(503)},
+    responses={200: {"description": "Prometheus text format", "content": {"text/plain": {}}}, **gives(503)},
 )
 async def show(request: Request, service: ServiceDep, _tenant: TenantDep) -> Response:
-    """How many wait, how long they did, what became of them, how long steps take, and how the devices are."""
+    """The length of the queue, waiting times, results, the time of a step, and the state of the devices."""
     metrics: Metrics = request.app.state.metrics
     queued = await service.queue_length()
     return Response(metrics.render(queued, service.free_bytes), headers={"Content-Type": CONTENT_TYPE})

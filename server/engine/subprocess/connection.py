@@ -37,14 +37,14 @@ from server.engine.watchdog import TICK, AwakeClock, Watch
 log = logging.getLogger("paddock.engine")
 
 _Inbox = asyncio.Queue[Report | None]
-"""Reports as they come; None when there will be no more."""
+"""Reports in the order of arrival; None after the last one."""
 
 _MAX_UNREAD = 16
-"""Reports that wait to be looked at. A worker that has sent more waits, so that it cannot fill the server's memory."""
+"""So many reports may wait to be read. A worker that sends more has to wait, and cannot fill the server's memory."""
 
 _EXIT_SECONDS = 2.0
 _END_SECONDS = 20.0
-"""How long a killed process may take to end: gigabytes on a card are let go of first, and a driver may be stuck."""
+"""How long a killed process may take to end: it frees gigabytes of GPU memory first, and a driver may be stuck."""
 
 
 class Connection:
@@ -88,12 +88,12 @@ class Connection:
         return cls(process, reader, writer, clock)
 
     async def _read(self) -> None:
-        """Read on even when nobody asks, so that an idle worker's heartbeats never fill the socket."""
+        """Read all the time, even if no report is waited for: an idle worker's heartbeats must not fill the socket."""
         try:
             async for line in self._reader:
                 self._last_heard = self._clock()
                 if not line.endswith(b"\n"):
-                    # it died in the middle of a word
+                    # it died while it was sending
                     break
                 report = REPORT.validate_json(line)
                 if isinstance(report, Heartbeat):
@@ -101,20 +101,20 @@ class Connection:
                 else:
                     await self._inbox(report).put(report)
         except OSError as error:
-            # how the system tells that it died with orders unread
+            # the process died with unread orders in its socket
             log.info("the connection to worker %s ended: %s", self.process.pid, error)
         except ValueError:
-            log.exception("worker %s cannot be understood", self.process.pid)
-            self._fault = "it sent what is no report and was killed"
+            log.exception("invalid message from worker %s", self.process.pid)
+            self._fault = "it sent an invalid message and was killed"
             self.kill()
         finally:
             for inbox in (self._reports, *self._files.values()):
-                # without room there is more to be read before anyone needs to know
+                # a full inbox has more to be read; its reader then finds that the connection has ended
                 with suppress(asyncio.QueueFull):
                     inbox.put_nowait(None)
 
     def _inbox(self, report: Report) -> _Inbox:
-        """Where a report goes: what is said of a file has a reader of its own, since another run may be going on."""
+        """The inbox of a report. Reports about a file have a reader of their own, since another run may be going on."""
         if isinstance(report, Rendered) and report.about == self._running:
             self._files.setdefault(report.about, asyncio.Queue(_MAX_UNREAD))
             return self._reports
@@ -129,7 +129,7 @@ class Connection:
     async def finish(
         self, about: Attempt, silence: float, watch: Watch, on_report: Callable[[Progressed], None]
     ) -> Done:
-        """Wait for the file of a video that was rendered here."""
+        """Wait for the file of a video that was rendered here; raises GenerationFailedError or WorkerDiedError."""
         inbox = self._files[about]
         try:
             while True:
@@ -146,24 +146,25 @@ class Connection:
             del self._files[about]
 
     async def send(self, order: Order) -> None:
-        """Send one order; to a dead worker it does nothing, as its end will be reported."""
-        # RuntimeError: uvloop's word for a transport that is closed already
+        """Send one order. To a dead worker nothing is sent: the reader of its reports learns of its end."""
+        # RuntimeError: uvloop raises it if the transport is closed already
         with suppress(ConnectionError, RuntimeError):
             self._writer.write(order.line())
             await self._writer.drain()
 
     async def next_report(self, silence: float, watch: Watch, inbox: _Inbox | None = None) -> Report:
-        """The next report in an inbox, usually the one for all but files; raises WorkerDiedError when none will come.
+        """The next report in an inbox, by default the one for all reports but those about files.
 
-        It is killed for `silence` seconds without a word, and when the watch says that it makes no progress.
+        The worker is killed if it sends nothing for `silence` seconds, and if `watch` finds that it makes no progress.
+        Raises WorkerDiedError if no report will come, WorkerStuckError if it made no progress.
         """
         while True:
-            # what came last has been looked at by now, and may have been the progress that was waited for
+            # the last report has been handled by now: it may have been progress
             stuck, silent = watch.overdue(), self._clock() - self._last_heard > silence
             if stuck is not None or silent:
                 self.kill()
             if silent:
-                raise WorkerDiedError(f"it said nothing for {silence:g} seconds and was killed")
+                raise WorkerDiedError(f"it sent nothing for {silence:g} seconds and was killed")
             if stuck is not None:
                 raise WorkerStuckError(stuck)
             report = await self._wait(inbox or self._reports)
@@ -174,7 +175,7 @@ class Connection:
                 return report
 
     async def _wait(self, inbox: _Inbox) -> Report | None:
-        """A report, or None when none came for a moment; raises WorkerDiedError when it was the last."""
+        """A report, or None if none came within a tick; raises WorkerDiedError after the last one."""
         try:
             async with asyncio.timeout(TICK):
                 report = await inbox.get()
@@ -183,12 +184,12 @@ class Connection:
                 return None
             report = None if inbox.empty() else inbox.get_nowait()
         if report is None:
-            raise WorkerDiedError(await self._how_it_ended())
+            raise WorkerDiedError(await self._exit_reason())
         return report
 
-    async def _how_it_ended(self) -> str:
+    async def _exit_reason(self) -> str:
         if self._fault is None:
-            # a signal to a process that is just ending would take its status from whoever waits for it
+            # let a process that is just ending do so: a kill would replace its exit status
             with suppress(TimeoutError):
                 async with asyncio.timeout(_EXIT_SECONDS):
                     await self.process.wait()
@@ -215,10 +216,10 @@ class Connection:
             self.process.kill()
 
     async def close(self) -> None:
-        """End the process and let go of the socket; raises WorkerDiedError when the process does not end."""
+        """End the process and close the socket; raises WorkerDiedError if the process does not end."""
         self.kill()
         await self._end()
-        # it may wait for room that nobody makes any more
+        # it may wait for room in an inbox that is read no more
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
         self._writer.close()
@@ -227,4 +228,5 @@ class Connection:
 
     @property
     def is_alive(self) -> bool:
+        """Whether the process runs, as far as is known, and its reports are being read."""
         return not self._is_killed and self.process.returncode is None and not self._pump.done()

@@ -52,7 +52,7 @@ WORKER = "server.engine.worker"
 
 
 class SubprocessEngine:
-    """One device of this machine, driven by a child process that is started on the first need.
+    """One device of this machine, driven by a child process that is started when it is first needed.
 
     `name` is the device's name in states, logs and metrics, unique among all engines of a server; `options.device` is
     the torch device that the worker computes on. A cancelled run is killed after `cancel_grace` seconds, a worker that
@@ -94,7 +94,7 @@ class SubprocessEngine:
         return replace(self._state, memory=self._connection.memory if self._connection else None)
 
     async def load(self, entry: CatalogueEntry) -> Ready:
-        """Have a model ready, in a fresh worker if there is none."""
+        """Load a model, in a new worker if there is none."""
         connection = await self._connect()
         if self._state.model_id != entry.id:
             self._state = replace(self._state, model_id=entry.id, plan=None, loading=0.0, error=None)
@@ -185,7 +185,7 @@ class SubprocessEngine:
                     pass
 
     async def prepare(self, prompts: Sequence[str]) -> None:
-        """Have prompts encoded beside the run that is going on."""
+        """Have prompts encoded while a run goes on."""
         if self._running is not None and self._connection is not None:
             await self._connection.send(Prepare(prompts=tuple(prompts)))
 
@@ -206,11 +206,11 @@ class SubprocessEngine:
             async with asyncio.timeout(self._cancel_grace):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("a cancelled generation did not stop within %g s: killing its worker", self._cancel_grace)
+            log.warning("a cancelled generation did not stop within %g s; its worker is killed", self._cancel_grace)
             connection.kill()
 
     async def unload(self) -> None:
-        """Free the device; a worker that is not running holds nothing."""
+        """Unload the model. Without a live worker nothing is loaded."""
         if self._connection is None or not self._connection.is_alive:
             return
         await self._connection.send(Unload())

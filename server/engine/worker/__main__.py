@@ -1,6 +1,6 @@
 """Starts a worker: `python -P -m server.engine.worker FD OPTIONS`, with an open socket and WorkerOptions as JSON.
 
-It ends when that socket does, so that no worker outlives its server.
+The worker ends when that socket is closed, so that it never outlives its server.
 """
 
 import logging
@@ -20,11 +20,11 @@ from server.engine.worker.worker import Worker
 def main(make_link: type[Link] = Link, make_worker: type[Worker] = Worker) -> None:
     """Serve the socket whose descriptor is the first argument."""
     die_with_parent()
-    # libraries print to stdout, which is the server's to use
+    # libraries print to stdout, which belongs to the server
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     options = WorkerOptions.model_validate_json(sys.argv[2])
     configure("info", options.log_format)
-    # diffusers imports torchao wherever it is installed, and both complain of kernels and forms that nothing here uses
+    # diffusers imports torchao if it is installed, and both warn about kernels and formats that are not used here
     for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
         logging.getLogger(name).setLevel(logging.ERROR)
     link = make_link(socket.socket(fileno=int(sys.argv[1])))

@@ -22,7 +22,7 @@ HEARTBEAT_SECONDS = 1.0
 
 
 class Link:
-    """The socket to the server: reports out from any thread, orders in through a queue, stops on the side."""
+    """Sends reports from any thread, and receives orders: those to cancel or suspend apart, all others in a queue."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -44,7 +44,7 @@ class Link:
             try:
                 self._connection.sendall(report.line())
             except OSError:
-                leave()
+                exit_now()
 
     def is_cancelled(self, run: Run) -> bool:
         """Whether the server has asked to stop this attempt."""
@@ -55,11 +55,11 @@ class Link:
         return run.about in self._suspended
 
     def upcoming(self) -> list[str]:
-        """The prompts that the server has foretold since this was last asked."""
+        """The prompts of the next generations that the server has sent since the last call."""
         return [self._upcoming.get() for _ in range(self._upcoming.qsize())]
 
     def forget_stops(self) -> None:
-        """Drop what was asked of attempts that are over."""
+        """Drop requests to stop attempts that have ended."""
         self._cancelled.clear()
         self._suspended.clear()
 
@@ -78,8 +78,8 @@ class Link:
                     case _:
                         self.orders.put(order)
         finally:
-            # a worker that is deaf must not go on beating
-            leave()
+            # a worker that receives nothing must not go on sending heartbeats
+            exit_now()
 
     def _beat(self) -> None:
         wait = threading.Event()
@@ -87,6 +87,6 @@ class Link:
             self.send(Heartbeat(memory=self.memory))
 
 
-def leave(status: int = 0) -> None:
+def exit_now(status: int = 0) -> None:
     """End this process at once, whatever its threads do."""
     os._exit(status)

@@ -10,15 +10,15 @@ MEMORY_SECONDS = 2.0
 
 
 def watch_memory(link: Link, device: str) -> None:
-    """Have heartbeats tell how much of a card is free, once the worker uses it.
+    """Add the free memory of a GPU to the heartbeats, once the worker uses it.
 
-    On a thread of its own: a driver that does not answer must not keep the heart from beating.
+    This runs in a thread of its own: a driver that does not answer must not delay heartbeats.
     """
 
     def look() -> None:
         wait = threading.Event()
         while not wait.wait(MEMORY_SECONDS):
-            # not imported for this: that takes seconds, and a CUDA context memory
+            # not imported here: that takes seconds, and a CUDA context takes memory
             torch = sys.modules.get("torch")
             if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
                 free, total = torch.cuda.mem_get_info(device)

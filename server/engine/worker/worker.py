@@ -1,4 +1,4 @@
-"""The worker process: one device, one model at a time, orders in, reports out. The only door to the tensors."""
+"""The worker: one device and one model at a time. It carries out orders and sends reports; only it holds tensors."""
 
 import gc
 import logging
@@ -32,7 +32,7 @@ from server.engine.protocol import (
     Unload,
     Unloaded,
 )
-from server.engine.worker.link import Link, leave
+from server.engine.worker.link import Link, exit_now
 
 if TYPE_CHECKING:
     from pipelines.runner.callbacks import Callbacks
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pipelines.stages.preview.preview import Preview
 
 IDLE_SECONDS = 2.0
-"""A worker without orders for as long looks after what was made for it in the background."""
+"""A worker that is idle for so long adopts what was compiled in the background."""
 
 
 log = logging.getLogger("paddock.worker")
@@ -58,7 +58,7 @@ class Worker:
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
 
     def serve(self) -> None:
-        """Work until the server goes away."""
+        """Work until the connection to the server ends."""
         while True:
             try:
                 order = self._link.orders.get(timeout=IDLE_SECONDS)
@@ -80,7 +80,7 @@ class Worker:
         if report is None:
             return
         if self._loaded is not None and not isinstance(report, Ready):
-            # only here has the exception, and with it every tensor its frames held, been let go
+            # only here the exception is gone, and with it every tensor that its stack frames held
             self._loaded[1].release()
         self._link.send(report)
 
@@ -90,14 +90,14 @@ class Worker:
             if self._loaded is None or self._loaded[0] != order:
                 self._unload()
                 self._loaded = (order, self._read(model_id, order.spec))
-            # a ladder that ran out of memory has let go of the model, and loads it again here
+            # a fallback that ran out of memory has unloaded the model, and loads it again here
             return Ready(model_id=model_id, fingerprint=self._loaded[1].fingerprint)
         except PipelineError as error:
             return LoadFailed(model_id=model_id, message=str(error))
         except Exception as error:
             log.exception("loading %s failed", model_id)
-            self._end_with_device()
-            return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_words(error)}")
+            self._exit_if_device_failed()
+            return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_describe(error)}")
 
     def _read(self, model_id: str, spec: ModelSpec) -> "OutOfMemoryFallback":
         def report(component: str, fraction: float) -> None:
@@ -137,8 +137,8 @@ class Worker:
             return Failed(**_about(order), message=str(error))
         except Exception as error:
             log.exception("generation %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
-            self._end_with_device()
-            return Failed(**_about(order), message=f"The generation failed: {_words(error)}")
+            self._exit_if_device_failed()
+            return Failed(**_about(order), message=f"The generation failed: {_describe(error)}")
         # first, since a file may be finished at once
         self._link.send(Rendered(**_about(order)))
         self._files.submit(self._finish, order, video, self._loaded[1].fingerprint)
@@ -151,7 +151,7 @@ class Worker:
             self._link.send(Failed(**_about(order), message=str(error)))
         except Exception as error:
             log.exception("the file of %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
-            self._link.send(Failed(**_about(order), message=f"The generation failed: {_words(error)}"))
+            self._link.send(Failed(**_about(order), message=f"The generation failed: {_describe(error)}"))
         else:
             done = Done(**_about(order), artifact=order.artifact, fingerprint=fingerprint, stats=file.stats)
             self._link.send(done)
@@ -202,38 +202,38 @@ class Worker:
             on_written=lambda step: self._link.send(Previewed(**_about(order), step=step)),
         )
 
-    def _end_with_device(self) -> None:
-        """End this process if its device fails: all else that it would be asked to do would fail with it."""
+    def _exit_if_device_failed(self) -> None:
+        """End this process if its device has failed: everything else would fail on it too."""
         if "torch" not in sys.modules:
-            # it was the libraries that could not be loaded
+            # the libraries could not be imported
             return
         from pipelines.runner.device_health import fault
 
         if (why := fault(self._options.device)) is not None:
             self._link.send(DeviceFailed(message=why[:MAX_SENTENCE_CHARS]))
-            leave(1)
+            exit_now(1)
 
 
 def _import_libraries() -> None:
-    """Import torch and its kin, which stay as long as the process and are of no interest to the garbage collector.
+    """Import torch and the libraries on it, and exempt their objects from garbage collection.
 
-    Walking what they define, 400,000 objects, would take a fifth of the time of importing them, and a third of a second
-    after each generation that is cut short.
+    They live as long as the process. Traversing their 400,000 objects would take a fifth of the import time, and a
+    third of a second after each generation that is stopped early.
     """
     if "pipelines.runner.oom_fallback" in sys.modules:
         return
     gc.disable()
     try:
-        import pipelines.runner.oom_fallback  # noqa: F401 - here is where it is paid for
+        import pipelines.runner.oom_fallback  # noqa: F401 - imported here for the time it takes
     finally:
         gc.freeze()
         gc.enable()
 
 
 def _about(order: Run) -> dict[str, Any]:
-    """What every report of a run begins with."""
+    """The fields that every report of a run has."""
     return {"generation_id": order.generation_id, "attempt": order.attempt}
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:MAX_SENTENCE_CHARS]

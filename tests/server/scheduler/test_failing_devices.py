@@ -72,7 +72,7 @@ async def test_an_unhealthy_device_takes_nothing_and_then_one_that_heals_it(star
     with pytest.raises(UnavailableError) as told:
         await readiness(inside.service)
     assert str(told.value).startswith(
-        "The device fake:0 keeps failing, the last time so: it was killed by SIGKILL. It is tried again in "
+        "The device fake:0 keeps failing: it was killed by SIGKILL. It is tried again in "
     )
     later(inside, 50)
     await asyncio.sleep(0.05)
