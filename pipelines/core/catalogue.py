@@ -244,6 +244,13 @@ class CatalogueEntry(_Table):
         """The model's id in requests."""
         return self.api.id
 
+    @property
+    def longest_seconds(self) -> float:
+        """The longest video's duration in seconds."""
+        frames = self.api.by_name["num_frames"].maximum
+        assert frames is not None, "the catalogue requires it"
+        return frames / self.model.fps
+
     def variant(self, run_fast: bool | None = None) -> "CatalogueEntry":
         """The entry for requests with or without `run_fast`; None stands for the parameter's default."""
         if run_fast is None:

@@ -12,7 +12,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from server.api.auth import Authenticator
 from server.api.links import Links
-from server.api.schemas.responses import ErrorBody, StatusName
+from server.api.schemas.errors import ErrorBody
+from server.api.schemas.generations import StatusName
 from server.core.errors import (
     BY_STATUS,
     InvalidParamsError,
@@ -161,7 +162,7 @@ def _retry_after(status: int) -> dict[str, Any]:
     return {"headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "string"}}}}
 
 
-def json_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
-    """The documentation of a body that `read_json_object` reads."""
-    content = {"schema": schema, "example": example}
+def json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
+    """The documentation of a body that `read_json_object` reads, by the name of its schema."""
+    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}

@@ -1,24 +1,28 @@
 """A generation → the row clients see."""
 
-from typing import Any
+from typing import Any, cast
 
 from server.api.links import Links
+from server.api.schemas.generations import HistoryRow, MediaType, Row
 from server.core.events import Live
 from server.core.generation import Generation
 from server.storage.db.records import Placed
 
 
 def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
-    """The row of a generation: its request's parameters, and over them what is ours to say."""
+    """A `Row`, with the parameters of its request."""
+    return {**placed.generation.parameters, **_row(placed, live, links)}
+
+
+def _row(placed: Placed, live: Live | None, links: Links) -> Row:
     generation = placed.generation
     now = live or Live(progress=generation.progress)
     return {
-        **generation.parameters,
         "generation_id": generation.id,
         "model_name": generation.model,
         "prompt": _text(generation.parameters.get("prompt")),
-        "media_type": generation.media_type,
-        "status": generation.status,
+        "media_type": cast(MediaType, generation.media_type),
+        "status": generation.status.value,
         "result_url": links.video(generation.artifact),
         "error_message": generation.error_message,
         "enqueued_at": int(generation.enqueued_at),
@@ -35,9 +39,15 @@ def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
 
 
 def history_row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
-    """The row of a generation in the history."""
-    nobody = {"cost": None, "user_id": None, "username": None, "user_image": None}
-    return {**row(placed, live, links), **nobody}
+    """A `HistoryRow`, with the parameters of its request."""
+    hosts: HistoryRow = {
+        **_row(placed, live, links),
+        "cost": None,
+        "user_id": None,
+        "username": None,
+        "user_image": None,
+    }
+    return {**placed.generation.parameters, **hosts}
 
 
 def completion(generation: Generation, links: Links) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from server import __version__
 from server.api.auth import Authenticator
 from server.api.error_handlers import add_error_handlers
 from server.api.middleware import AnnounceDemo, BrowserGuard
+from server.api.openapi import complete_openapi
 from server.api.routes import events, files, generations, health, metrics, models, queue, videos, workbench
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
@@ -103,6 +104,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     app.include_router(workbench.router)
     app.mount("/web", workbench.page_files())
     add_error_handlers(app)
+    complete_openapi(app, lambda: load_catalogue(settings), settings)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]

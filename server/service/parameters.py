@@ -31,7 +31,7 @@ _GENERAL = (
     "input_image",
     "step_cache",
 )
-_TARGETS = ("target_namespace", "target_repo", "target_directory")
+TARGETS = ("target_namespace", "target_repo", "target_directory")
 
 
 def resolve(
@@ -46,7 +46,7 @@ def resolve(
     _check_prompts(given)
     _refuse_what_the_model_lacks(entry, given)
     response_format(given)
-    for name in _TARGETS:
+    for name in TARGETS:
         if not isinstance(given.get(name, ""), str):
             raise InvalidParamsError(f"{name} must be a string")
     values = {
@@ -127,7 +127,7 @@ def echo(entry: CatalogueEntry, body: Body, max_prompt_chars: int) -> dict[str, 
     kept: dict[str, Any] = {}
     budget = MAX_ECHO_BYTES
     for name, value in body.items():
-        if name in _CONTROL or name in _TARGETS or value is None:
+        if name in _CONTROL or name in TARGETS or value is None:
             continue
         if name in known and isinstance(value, str):
             kept[name] = value[:max_prompt_chars]
@@ -169,14 +169,21 @@ def _checked(parameter: Parameter, value: Any) -> Any:
             raise InvalidParamsError(f"{parameter.name} must be a boolean")
         return value
     number = _as_integer(value) if parameter.type == "integer" else _as_number(value)
-    # the model page states no range for the seed; doubles, which JSON readers use, are exact up to this
-    default_limits = (0, MAX_SEED) if parameter.name == "seed" else (-math.inf, math.inf)
-    low = default_limits[0] if parameter.minimum is None else parameter.minimum
-    high = default_limits[1] if parameter.maximum is None else parameter.maximum
+    low, high = limits_of(parameter)
     if number is None or not low <= number <= high:
         article = "an" if parameter.type == "integer" else "a"
         raise InvalidParamsError(f"{parameter.name} must be {article} {parameter.type} between {low} and {high}")
     return number
+
+
+def limits_of(parameter: Parameter) -> tuple[float, float]:
+    """The inclusive limits of a number; infinite where it has none."""
+    # the model page states no range for the seed; doubles, which JSON readers use, are exact up to this
+    low, high = (0, MAX_SEED) if parameter.name == "seed" else (-math.inf, math.inf)
+    return (
+        low if parameter.minimum is None else parameter.minimum,
+        high if parameter.maximum is None else parameter.maximum,
+    )
 
 
 def _as_integer(value: Any) -> int | None:
@@ -197,14 +204,11 @@ def _as_number(value: Any) -> float | None:
 
 
 def _frames_of(duration: Any, entry: CatalogueEntry) -> int:
-    limits = entry.api.by_name["num_frames"]
-    assert limits.minimum is not None
-    assert limits.maximum is not None
-    seconds = _as_number(duration)
-    longest = limits.maximum / entry.model.fps
+    seconds, longest = _as_number(duration), entry.longest_seconds
+    shortest = int(limits_of(entry.api.by_name["num_frames"])[0])
     if seconds is None or not 0 < seconds <= longest:
         raise InvalidParamsError(f"duration must be a number of seconds above 0 and at most {longest:g}")
-    return max(int(limits.minimum), round(seconds * entry.model.fps))
+    return max(shortest, round(seconds * entry.model.fps))
 
 
 def _sides_of(aspect_ratio: Any, entry: CatalogueEntry, given: Mapping[str, Any]) -> dict[str, int]:

@@ -9,11 +9,13 @@ import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from pydantic import TypeAdapter
 from schemathesis import Case
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 
-from server.api.schemas import responses as schemas
+from server.api.schemas import generations, health, models, videos
+from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
 from server.runtime.app import create_app
 from tests.support.server_process import MODEL, SMALL, ServerProcess
@@ -23,6 +25,7 @@ HUB = json.loads((Path(__file__).parents[1] / "data" / "hub-openapi.json").read_
 # Every check of schemathesis runs but one, for a statement of the contract:
 # - negative_data_rejection on POST /queue: "other bad parameters still get 200 and the generation becomes failed";
 #   and on GET and POST elsewhere unknown query parameters and body fields are "kept, echoed and ignored"
+SCHEMAS = (generations, health, models, videos)
 KEY = "a-key-for-this-test"
 CONFIG = {
     "generation": {"mode": "all", "max-examples": 15, "deterministic": True},
@@ -70,8 +73,9 @@ def keep_it_small(case: Case) -> None:
         return
     if isinstance(case.body.get("model"), str) and len(case.body) % 4:
         case.body["model"] = MODEL
-    properties = case.operation.schema.raw_schema["paths"][case.operation.path]["post"]["requestBody"]
-    limits = properties["content"]["application/json"]["schema"]["properties"]
+    document = case.operation.schema.raw_schema
+    body = document["paths"][case.operation.path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    limits = document["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]]["properties"]
     for name, small in SIZES.items():
         if jsonschema_rs.is_valid(limits[name], case.body.get(name)):
             case.body[name] = small
@@ -119,8 +123,10 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
             name = answer["schema"]["$ref"].rsplit("/", 1)[1]
             assert document["components"]["schemas"][name]["example"], path
             # as it was written: FastAPI leaves the nulls out of what it shows
-            model = getattr(schemas, name)
-            model.model_validate(model.model_config["json_schema_extra"]["example"])
+            model = next(getattr(module, name) for module in SCHEMAS if hasattr(module, name))
+            adapter: TypeAdapter[Any] = TypeAdapter(model)
+            config = getattr(model, "model_config", None) or model.__pydantic_config__
+            adapter.validate_python(config["json_schema_extra"]["example"])
 
 
 def in_json_schema(node: Any) -> Any:
@@ -160,3 +166,25 @@ def test_our_answers_have_the_hosts_shapes(api_server: ServerProcess) -> None:
         errors = [f"{error.instance_path}: {error.message}" for error in hub_validator(shape).iter_errors(answer)]
         assert not errors, (shape, errors)
         assert answer, shape
+
+
+def test_the_limits_of_requests_are_the_catalogues_and_the_settings() -> None:
+    limited = Settings(demo=True, max_num_generations=7, max_prompt_chars=123)
+    catalogue = load_catalogue(limited)
+    bodies = create_app(limited).openapi()["components"]["schemas"]
+
+    for name in ("GenerateRequest", "EnqueueRequest"):
+        shown = {key: value["anyOf"][0] for key, value in bodies[name]["properties"].items() if "anyOf" in value}
+        for limit in ("height", "width", "num_frames", "num_inference_steps", "guidance_scale"):
+            parameters = [entry.api.by_name[limit] for entry in catalogue.values()]
+            assert shown[limit]["minimum"] == min(each.minimum or 0 for each in parameters), limit
+            assert shown[limit]["maximum"] == max(each.maximum or 0 for each in parameters), limit
+        assert (shown["height"]["maximum"], shown["width"]["maximum"], shown["num_frames"]["maximum"]) == (
+            720,
+            1280,
+            120,
+        )
+        assert shown["seed"] == {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
+        assert shown["num_generations"]["maximum"] == 7
+        assert shown["negative_prompt"]["maxLength"] == bodies[name]["properties"]["prompt"]["maxLength"] == 123
+        assert shown["duration"]["maximum"] == 7.5

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from server.api.dependencies import ArtifactsDep
-from server.api.schemas.responses import ErrorBody
+from server.api.schemas.errors import ErrorBody
 from server.core.errors import ResourceNotFoundError
 
 router = APIRouter(prefix="/files", tags=["files"])

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from server.api.dependencies import FiltersDep, LinksDep, ServiceDep, TenantDep, gives
-from server.api.schemas.responses import History, OneGeneration, QueueDeleted
+from server.api.schemas.generations import History, OneGeneration, QueueDeleted
 from server.api.serializers import history_row
 
 router = APIRouter(prefix="/generations", tags=["generations"])

@@ -8,8 +8,9 @@ from fastapi import APIRouter
 
 from server import __version__
 from server.api.dependencies import ServiceDep
-from server.api.schemas import responses as schemas
-from server.api.schemas.responses import ErrorBody, Readiness
+from server.api.schemas import health as schemas
+from server.api.schemas.errors import ErrorBody
+from server.api.schemas.health import Readiness
 from server.core.circuit_breaker import Health
 from server.core.errors import UnavailableError
 from server.scheduler.interface import DeviceStatus

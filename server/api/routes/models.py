@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from pipelines.core.catalogue import CatalogueEntry
 from server.api.dependencies import ServiceDep, TenantDep, gives
-from server.api.schemas.responses import EvaluationModels, Model, ModelList
+from server.api.schemas.models import EvaluationModels, Model, ModelList
 from server.service.service import Service
 
 router = APIRouter(prefix="/models", tags=["models"])

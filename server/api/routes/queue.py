@@ -18,8 +18,8 @@ from server.api.dependencies import (
     gives,
     json_body,
 )
-from server.api.schemas.requests import EXAMPLE, QUEUE_BODY
-from server.api.schemas.responses import QueueCreated, QueueDeleted, QueueList, Row
+from server.api.schemas.generations import QueueCreated, QueueDeleted, QueueList, Row
+from server.api.schemas.requests import ENQUEUE, EXAMPLE
 from server.api.serializers import row
 from server.core.errors import PreviewNotFoundError
 from server.core.generation import ACTIVE, Origin, Status
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/queue", tags=["queue"])
     summary="Enqueue generations",
     response_model=QueueCreated,
     responses=gives(400, 404, 409, 413, 415, 429, 503),
-    openapi_extra=json_body(QUEUE_BODY, EXAMPLE),
+    openapi_extra=json_body(ENQUEUE, EXAMPLE),
 )
 async def create(
     body: JsonBody, service: ServiceDep, tenant: TenantDep, idempotency_key: IdempotencyKey = None

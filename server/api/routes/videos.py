@@ -19,8 +19,8 @@ from server.api.dependencies import (
     json_body,
 )
 from server.api.links import Links
-from server.api.schemas.requests import EXAMPLE, SYNC_BODY
-from server.api.schemas.responses import VideosGenerated
+from server.api.schemas.requests import EXAMPLE, GENERATE
+from server.api.schemas.videos import VideosGenerated
 from server.core.errors import ConflictError, PaddockError
 from server.core.generation import Generation, Origin, Status
 from server.service.parameters import response_format
@@ -38,7 +38,7 @@ _POLL_SECONDS = 0.5
     response_model=VideosGenerated,
     response_model_exclude_unset=True,
     responses=gives(400, 404, 409, 413, 415, 429, 500, 503),
-    openapi_extra=json_body(SYNC_BODY, EXAMPLE),
+    openapi_extra=json_body(GENERATE, EXAMPLE),
 )
 async def generate(
     request: Request,

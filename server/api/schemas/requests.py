@@ -1,13 +1,20 @@
-"""The bodies of requests, as the OpenAPI document shows them.
+"""The request bodies in the OpenAPI document, made from the catalogue and the settings.
 
-They are read by `server.service.parameters`, by each model's own schema: these are the limits of the widest model. On
-the queue a parameter beyond them still gets a generation, which fails with a sentence.
+`server.service.parameters` reads the bodies, by the asked model's own parameters. The limits here are the widest of all
+models: on the queue a parameter beyond its model's limits still gets a generation, which fails with a sentence.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.core.catalogue import DEFAULT_MODEL
+from pipelines.core.catalogue import DEFAULT_MODEL, CatalogueEntry, Parameter
 from pipelines.core.request import StepCaching
+from server.core.settings import QueueSettings
+from server.service.parameters import RESPONSE_FORMATS, TARGETS, limits_of
+
+GENERATE = "GenerateRequest"
+ENQUEUE = "EnqueueRequest"
 
 EXAMPLE = {
     "model": DEFAULT_MODEL,
@@ -19,53 +26,66 @@ EXAMPLE = {
 }
 
 
+def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSettings) -> dict[str, dict[str, Any]]:
+    """The schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue."""
+    text = {"type": "string", "maxLength": settings.max_prompt_chars}
+    optional = {
+        **_model_parameters(list(catalogue.values()), text),
+        "duration": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": max(entry.longest_seconds for entry in catalogue.values()),
+            "description": "Seconds; num_frames takes precedence",
+        },
+        "aspect_ratio": {
+            "type": "string",
+            "enum": ["16:9", "4:3", "1:1", "3:4", "9:16"],
+            "description": "Any W:H within the size limits; height and width take precedence",
+        },
+        "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
+        "generate_audio": {"type": "boolean", "const": False, "description": "No model makes sound"},
+        "num_generations": {"type": "integer", "minimum": 1, "maximum": settings.max_num_generations},
+        "step_cache": {
+            "type": "string",
+            "enum": [str(level) for level in StepCaching],
+            "description": "Step caching, an addition to the hosted API; the setting step_cache is the default",
+        },
+    }
+    generate: dict[str, Any] = {
+        "type": "object",
+        "title": GENERATE,
+        "required": ["model", "prompt"],
+        "properties": {
+            "model": {"type": "string", "description": "The id of a model"},
+            "prompt": text,
+            **{name: _nullable(schema) for name, schema in optional.items()},
+        },
+    }
+    targets = {name: _nullable({"type": "string"}) for name in TARGETS}
+    enqueue = {**generate, "title": ENQUEUE, "properties": {**generate["properties"], **targets}}
+    return {GENERATE: generate, ENQUEUE: enqueue}
+
+
+def _model_parameters(entries: Sequence[CatalogueEntry], text: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every parameter of any model but the prompt, with the widest limits."""
+    by_name: dict[str, list[Parameter]] = {}
+    for entry in entries:
+        for parameter in entry.api.parameters:
+            by_name.setdefault(parameter.name, []).append(parameter)
+    del by_name["prompt"]
+    return {name: _widest(parameters, text) for name, parameters in by_name.items()}
+
+
+def _widest(parameters: Sequence[Parameter], text: dict[str, Any]) -> dict[str, Any]:
+    first = parameters[0]
+    if first.type == "string":
+        return text
+    if first.type == "boolean":
+        return {"type": "boolean"}
+    lows, highs = zip(*map(limits_of, parameters), strict=True)
+    limits = {"minimum": min(lows), "maximum": max(highs)}
+    return {"type": first.type} | {name: limit for name, limit in limits.items() if math.isfinite(limit)}
+
+
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
-
-
-_PARAMETERS: dict[str, dict[str, Any]] = {
-    "negative_prompt": {"type": "string", "maxLength": 10_000},
-    "height": {"type": "integer", "minimum": 1, "maximum": 720},
-    "width": {"type": "integer", "minimum": 1, "maximum": 1280},
-    "num_frames": {"type": "integer", "minimum": 1, "maximum": 120},
-    "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": 100},
-    "guidance_scale": {"type": "number", "minimum": 0, "maximum": 10},
-    "seed": {"type": "integer", "minimum": 0, "maximum": 2**53 - 16},
-    "duration": {
-        "type": "number",
-        "exclusiveMinimum": 0,
-        "maximum": 7.5,
-        "description": "Seconds; num_frames wins over it",
-    },
-    "aspect_ratio": {
-        "type": "string",
-        "enum": ["16:9", "4:3", "1:1", "3:4", "9:16"],
-        "description": "Any W:H within the size limits; height and width win over it",
-    },
-    "response_format": {"type": "string", "enum": ["url", "b64_json"]},
-    "generate_audio": {"type": "boolean", "const": False, "description": "No model here makes sound"},
-    "num_generations": {"type": "integer", "minimum": 1, "maximum": 4},
-    "step_cache": {
-        "type": "string",
-        "enum": [str(level) for level in StepCaching],
-        "description": "Ours: whether steps may be foretold; left out, as the server is set",
-    },
-}
-
-SYNC_BODY: dict[str, Any] = {
-    "type": "object",
-    "required": ["model", "prompt"],
-    "properties": {
-        "model": {"type": "string", "description": "The id of a model"},
-        "prompt": {"type": "string", "maxLength": 10_000},
-        **{name: _nullable(schema) for name, schema in _PARAMETERS.items()},
-    },
-}
-
-QUEUE_BODY: dict[str, Any] = {
-    **SYNC_BODY,
-    "properties": {
-        **SYNC_BODY["properties"],
-        **{name: _nullable({"type": "string"}) for name in ("target_namespace", "target_repo", "target_directory")},
-    },
-}

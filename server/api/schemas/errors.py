@@ -1,0 +1,50 @@
+"""The body of every error."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from server.api.schemas.example import example
+
+ErrorType = Literal[
+    "unauthenticated",
+    "invalid_params",
+    "resource_not_found",
+    "unknown_error",
+    "method_not_allowed",
+    "conflict",
+    "payload_too_large",
+    "unsupported_media_type",
+    "queue_full",
+    "unavailable",
+]
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `message` is a sentence for people."""
+
+    type: ErrorType
+    title: str
+    detail: str
+    message: str
+
+
+class ErrorBody(BaseModel):
+    """Every error's body."""
+
+    error: ErrorDetail
+    status: Literal["error"]
+    status_message: ErrorType
+
+    model_config = example(
+        {
+            "error": {
+                "type": "resource_not_found",
+                "title": "The requested resource could not be found",
+                "detail": "Model not found: wan",
+                "message": "Model not found: wan",
+            },
+            "status": "error",
+            "status_message": "resource_not_found",
+        }
+    )

@@ -1,0 +1,160 @@
+"""Generations as clients see them: rows of the queue and of the history.
+
+`Row` is the one description of a row. The serializer returns it and the example is one, so mypy compares all three.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from pipelines.core.catalogue import DEFAULT_MODEL
+from server.api.schemas.example import BASE_URL, GENERATION_ID, example
+
+StatusName = Literal["queued", "processing", "succeeded", "failed", "cancelled"]
+MediaType = Literal["image", "video"]
+
+EXAMPLE: "Row" = {
+    "generation_id": GENERATION_ID,
+    "model_name": DEFAULT_MODEL,
+    "prompt": "An ox by a lake",
+    "media_type": "video",
+    "status": "processing",
+    "result_url": None,
+    "error_message": None,
+    "enqueued_at": 1790000000,
+    "started_at": 1790000001,
+    "completed_at": None,
+    "target_namespace": None,
+    "target_repo": None,
+    "target_directory": None,
+    "progress": 0.42,
+    "eta_seconds": 81.5,
+    "queue_position": None,
+    "preview_url": f"{BASE_URL}/api/ai/queue/{GENERATION_ID}/preview?step=7",
+}
+HISTORY_EXAMPLE: "HistoryRow" = {**EXAMPLE, "cost": None, "user_id": None, "username": None, "user_image": None}
+
+
+def _row(content: Mapping[str, Any]) -> ConfigDict:
+    # a row also carries the parameters of its request
+    return ConfigDict(extra="allow", json_schema_extra={"example": {**content, "seed": 7}})
+
+
+@with_config(_row(EXAMPLE))
+class Row(TypedDict):
+    """A generation. Every parameter of its request stands beside these fields. Times are in unix seconds.
+
+    A generation that succeeded and has no `result_url` had its video removed to make room; `error_message` says so.
+    """
+
+    generation_id: str
+    model_name: str
+    prompt: str | None
+    media_type: MediaType
+    status: StatusName
+    result_url: str | None
+    error_message: str | None
+    enqueued_at: int
+    started_at: int | None
+    completed_at: int | None
+    target_namespace: str | None
+    target_repo: str | None
+    target_directory: str | None
+    progress: Annotated[float, Field(ge=0, le=1, description="Of the whole generation")]
+    eta_seconds: Annotated[
+        float | None, Field(description="To completion, also of a queued generation; null while unknown")
+    ]
+    queue_position: Annotated[
+        int | None,
+        Field(
+            description="1 is next; null unless queued. The order in which generations start if no more arrive: API "
+            "keys take turns, and generations of a loaded model go first, within the setting `max_overtakes`. With "
+            "several devices it is an estimate"
+        ),
+    ]
+    preview_url: Annotated[
+        str | None,
+        Field(
+            description="A small picture of the running generation; its address changes with the picture. It needs the "
+            "API key of the generation. Null unless it is denoised or decoded on this server"
+        ),
+    ]
+
+
+@with_config(_row(HISTORY_EXAMPLE))
+class HistoryRow(Row):
+    """A generation in the history. Cost and user are the host's fields, and null here."""
+
+    cost: None
+    user_id: None
+    username: None
+    user_image: None
+
+
+class QueueList(BaseModel):
+    """Generations, newest first."""
+
+    count: int
+    generations: list[Row]
+
+    model_config = example({"count": 1, "generations": [EXAMPLE]})
+
+
+class History(BaseModel):
+    """A page of generations, newest first."""
+
+    count: int
+    generations: list[HistoryRow]
+    page_number: int
+    page_size: int
+    total_pages: int
+    total_entries: int
+    total_cost: None
+
+    model_config = example(
+        {
+            "count": 1,
+            "generations": [HISTORY_EXAMPLE],
+            "page_number": 1,
+            "page_size": 50,
+            "total_pages": 1,
+            "total_entries": 1,
+            "total_cost": None,
+        }
+    )
+
+
+class OneGeneration(BaseModel):
+    """One generation in the host's success envelope."""
+
+    status: Literal["success"]
+    status_message: Literal["resource_found"]
+    generation: HistoryRow
+
+    model_config = example({"status": "success", "status_message": "resource_found", "generation": HISTORY_EXAMPLE})
+
+
+class Enqueued(BaseModel):
+    """A generation that was accepted. Whether its parameters are valid, its row tells."""
+
+    generation_id: str
+    status: Literal["queued"]
+
+
+class QueueCreated(BaseModel):
+    """The generations of an enqueued request, in the order of their seeds."""
+
+    generations: list[Enqueued]
+
+    model_config = example({"generations": [{"generation_id": GENERATION_ID, "status": "queued"}]})
+
+
+class QueueDeleted(BaseModel):
+    """The cancellation was carried out, or came too late to matter."""
+
+    status: Literal["success"]
+    generation_id: str
+
+    model_config = example({"status": "success", "generation_id": GENERATION_ID})

@@ -1,0 +1,25 @@
+"""The answer of the sync route."""
+
+from pydantic import BaseModel
+
+from pipelines.core.catalogue import DEFAULT_MODEL
+from server.api.schemas.example import BASE_URL, example
+
+_URL = f"{BASE_URL}/api/files/token.mp4"
+
+
+class Video(BaseModel):
+    """A finished video: its address, or the file itself in base64."""
+
+    url: str | None = None
+    b64_json: str | None = None
+
+
+class VideosGenerated(BaseModel):
+    """The videos of a sync request; `created` in unix seconds."""
+
+    model: str
+    created: int
+    videos: list[Video]
+
+    model_config = example({"model": DEFAULT_MODEL, "created": 1790000000, "videos": [{"url": _URL}]})
