@@ -10,6 +10,7 @@ COPY constraints.txt ./
 RUN pip install --no-cache-dir --constraint constraints.txt torch
 COPY pyproject.toml README.md ./
 COPY configs configs
+COPY paddock paddock
 COPY pipelines pipelines
 COPY server server
 RUN pip install --no-cache-dir --constraint constraints.txt '.[postgres]'

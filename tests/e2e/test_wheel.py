@@ -35,7 +35,12 @@ def test_it_ships_configurations_and_migrations_and_nothing_else_of_the_house(wh
     assert "configs/models/wan2.1-t2v-14b.toml" in names
     assert "server/storage/db/migrations/versions/0001_first_release.py" in names
     assert {"server/web/index.html", "server/web/js/main.js"} <= set(names)
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"configs", "pipelines", "server"}
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
+        "configs",
+        "paddock",
+        "pipelines",
+        "server",
+    }
 
 
 def test_its_demo_makes_a_video_in_an_empty_folder_and_ends(wheel: Path, tmp_path: Path) -> None:

@@ -1,0 +1,169 @@
+"""What the client's methods take and return."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
+"""The model of calls that name none."""
+
+TERMINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of a video, as the API names them. Each model states its limits and defaults (`Model.parameters`).
+
+    Names that are missing here are sent as they are.
+    """
+
+    negative_prompt: str
+    """What the video does not show."""
+    width: int
+    """In pixels."""
+    height: int
+    """In pixels."""
+    num_frames: int
+    """The length in frames; wins over `duration`."""
+    num_inference_steps: int
+    """The number of denoising steps."""
+    guidance_scale: float
+    """How closely the video follows the prompt."""
+    seed: int
+    """0 … 2^53 - 16. The same request with the same seed gives the same video."""
+    duration: float
+    """The length in seconds."""
+    aspect_ratio: str
+    """Such as "16:9"; `width` and `height` win over it."""
+    step_cache: str
+    """Step caching: "exact", "balanced" or "fast"."""
+    target_namespace: str
+    """Kept with the generation; `history` filters by it, as by the next two."""
+    target_repo: str
+    target_directory: str
+
+
+class QueueFilters(TypedDict, total=False):
+    """Which generations are listed; those that pass all filters."""
+
+    status: str
+    model: str
+    media_type: str
+    namespace: str
+    """The request's `target_namespace`."""
+    repo: str
+    """The request's `target_repo`."""
+    folder: str
+    """The request's `target_directory`."""
+
+
+class Filters(QueueFilters, total=False):
+    """Which generations of the history are listed."""
+
+    search: str
+    """Words that must all be in the prompt."""
+
+
+class _Response(BaseModel):
+    """A part of an answer. Fields that this version does not know are kept in `model_extra`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", validate_by_name=True, validate_by_alias=True)
+
+
+class Generation(_Response):
+    """One generation, as it was when it was read. `Client.get` reads it again."""
+
+    id: str = Field(alias="generation_id")
+    status: str
+    """`queued`, `processing`, `succeeded`, `failed` or `cancelled`."""
+    model: str | None = Field(default=None, alias="model_name")
+    prompt: str | None = None
+    seed: int | None = None
+    result_url: str | None = None
+    """The address of the finished video. It is signed, needs no API key, and expires; `Client.download` renews it."""
+    error_message: str | None = None
+    enqueued_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    progress: float = 0.0
+    """0 … 1 of the whole generation."""
+    eta_seconds: float | None = None
+    """Until completion; None while unknown."""
+    queue_position: int | None = None
+    """1 is next; None unless queued."""
+    preview_url: str | None = None
+    """A small JPEG of the video as it takes shape; needs the API key."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the status is final: `succeeded`, `failed` or `cancelled`."""
+        return self.status in TERMINAL_STATUSES
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The other fields of the row, among them the request's parameters, such as `width`."""
+        return self.model_extra or {}
+
+
+GenerationLike = Generation | str
+"""A generation or its id."""
+
+
+def id_of(generation: GenerationLike) -> str:
+    """The id of a generation."""
+    return generation if isinstance(generation, str) else generation.id
+
+
+def ids_of(generations: GenerationLike | Iterable[GenerationLike]) -> list[str]:
+    """The ids of one or several generations."""
+    if isinstance(generations, str | Generation):
+        return [id_of(generations)]
+    return [id_of(each) for each in generations]
+
+
+class Update(_Response):
+    """News of one generation while it is followed."""
+
+    generation_id: str
+    status: str = "queued"
+    progress: float = 0.0
+    """0 … 1 of the whole generation."""
+    eta_seconds: float | None = None
+    """Until completion; None while unknown."""
+    queue_position: int | None = None
+    """1 is next; None unless queued."""
+    stage: str | None = None
+    """What the worker does, such as `denoising`; None until it is known."""
+    step: int | None = None
+    """The number of finished steps of the stage."""
+    steps: int | None = None
+    """The number of all steps of the stage."""
+    preview_url: str | None = None
+    is_connected: bool = True
+    """False while the server does not answer and the client tries to reach it again."""
+    generation: Generation | None = None
+    """The finished generation, in its last update only."""
+
+
+class Model(_Response):
+    """A model that the server offers."""
+
+    id: str
+    display_name: str = ""
+    summary: str = ""
+    description: str = ""
+    fps: int | None = None
+    """Frames a second of its videos."""
+    weights: str | None = None
+    """`real`, or `demo`: small weights that show the server at work."""
+    plan: str | None = None
+    """How the weights are laid out on their device; None unless they are loaded."""
+    parameters: Mapping[str, Any] = Field(default_factory=dict, alias="request_schema")
+    """The JSON Schema of its parameters, with limits and defaults."""
+    deployments: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def status(self) -> str:
+        """Whether its weights are loaded: `active`, `inactive`, `deploying`, `deactivating` or `error`."""
+        return str(self.deployments[0].get("status", "")) if self.deployments else ""
