@@ -1,1 +1,1 @@
-"""How the demo weights were trained. No server needs it, and it is not in the wheel."""
+"""Trains the demo weights. No server needs it, and it is not in the wheel."""

@@ -1,7 +1,7 @@
-"""What the demo model is shown: scenes drawn at random, and which of their combinations it never sees.
+"""The training data of the demo model: scenes drawn at random, and the combinations that are held out.
 
-Every scene follows from a seed. One shape combination in five is held out: training never draws it, evaluation draws
-nothing else.
+Every scene follows from a seed. One combination of shape, colour, background and motion in five is held out: training
+never uses it, evaluation uses nothing else.
 """
 
 from zlib import crc32
@@ -32,12 +32,12 @@ HELD_OUT_ONE_IN = 5
 
 
 def is_held_out(shape: str, colour: str, background: str, motion: str) -> bool:
-    """Whether training never shows this combination."""
+    """Whether training never uses this combination."""
     return crc32(f"{shape} {colour} {background} {motion}".encode()) % HELD_OUT_ONE_IN == 0
 
 
 def combinations(*, held_out: bool) -> list[tuple[str, str, str, str]]:
-    """All (shape, colour, background, motion) that training may show, or all that it never shows."""
+    """All combinations (shape, colour, background, motion) for training, or all that are held out."""
     return [
         (shape, colour, background, motion)
         for shape in SHAPES
@@ -62,7 +62,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 
 
 def single_shape(combination: tuple[str, str, str, str], rng: np.random.Generator) -> ShapeScene:
-    """A scene of one thing with the given shape, colour, background and motion; size and jitter are drawn."""
+    """A scene of one object with the given shape, colour, background and motion; size and jitter are random."""
     shape, colour, background, motion = combination
     size = "medium" if motion == "growing" else str(rng.choice(list(SIZES), p=[0.08, 0.8, 0.12]))
     radius = SIZES[size] * (1 + 0.03 * rng.uniform(-1, 1))

@@ -1,4 +1,4 @@
-"""Put a training's parts together: a folder in diffusers' layout that `WanPipeline.from_pretrained` reads.
+"""Combine the trained parts into a folder in diffusers' layout, for `WanPipeline.from_pretrained`.
 
 python -m demo_training.export --state FOLDER --to FOLDER
 """
@@ -15,10 +15,10 @@ from demo_training.train_transformer import SHIFT, load_average
 
 
 def export(state: Path, folder: Path, flow_shift: float = SHIFT, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write the pipeline of a training, finished or not; weights in `dtype`."""
+    """Write the pipeline of a finished or unfinished training, with weights in `dtype`."""
     tokenizer, text_encoder = load_text_encoder(state / "text")
     vae = AutoencoderKLWan.from_pretrained(state / "vae" / "vae").to(dtype)
-    # where it lay on this machine is nobody's business
+    # the path on this machine does not belong in the published file
     vae.register_to_config(_name_or_path="")
     WanPipeline(
         tokenizer=tokenizer,

@@ -1,9 +1,8 @@
-"""Fit the map from the demo's latents to RGB that its previews are made by, and keep it with the weights.
+"""Fit the map from the demo's latents to RGB, which previews use, and store it with the weights.
 
 python -m demo_training.fit_latent_rgb --weights FOLDER
 
-The clips are drawn like those for training: each latent is to give the mean colour of the pixels it stands for, by
-least squares.
+The clips are drawn as for training. A least-squares fit maps each latent to the mean colour of its pixels.
 """
 
 import argparse
@@ -43,16 +42,16 @@ def pairs(vae: Any, seed: int, clips: int = CLIPS) -> tuple[torch.Tensor, torch.
 
 
 def _means(pixels: torch.Tensor, vae: Any) -> torch.Tensor:
-    """The mean colour of what each latent stands for: (1, 3, t, H, W) → (3, t', h, w)."""
+    """The mean colour of each latent's pixels: (1, 3, t, H, W) → (3, t', h, w)."""
     side = vae.config.scale_factor_spatial
     small = torch.nn.functional.avg_pool3d(pixels[0], (1, side, side))
-    # the first latent frame is one frame, each other as many as the VAE's temporal scale
+    # the first latent frame covers one frame, each other as many as the VAE's temporal scale
     later = torch.nn.functional.avg_pool3d(small[:, 1:], (vae.config.scale_factor_temporal, 1, 1))
     return torch.cat([small[:, :1], later], dim=1)
 
 
 def fit(latents: torch.Tensor, colours: torch.Tensor) -> LatentRgb:
-    """The map of least squares from latents (n, channels) to colours (n, 3)."""
+    """The least-squares map from latents (n, channels) to colours (n, 3)."""
     ones = torch.ones(len(latents), 1)
     solution = torch.linalg.lstsq(torch.cat([latents, ones], dim=1).double(), colours.double()).solution
     *factors, bias = [
@@ -62,13 +61,13 @@ def fit(latents: torch.Tensor, colours: torch.Tensor) -> LatentRgb:
 
 
 def error(latent_rgb: LatentRgb, latents: torch.Tensor, colours: torch.Tensor) -> float:
-    """Root of the mean squared error of a map, in the colours' units."""
+    """Root mean squared error of a map, in the units of the colours."""
     made = latents @ torch.tensor(latent_rgb.factors) + torch.tensor(latent_rgb.bias)
     return float((made - colours).square().mean().sqrt())
 
 
 def fit_weights(folder: Path) -> None:
-    """Fit the map for a folder of weights and write it there; prints how well it does on clips it has not seen."""
+    """Fit the map for a folder of weights and write it there. Prints its error on other clips."""
     vae = AutoencoderKLWan.from_pretrained(folder / "vae").float()
     latent_rgb = fit(*pairs(vae, SEED))
     write_latent_rgb(latent_rgb, folder)

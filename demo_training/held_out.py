@@ -1,4 +1,4 @@
-"""Wordings of captions that training never uses: for watching it, and for judging its result."""
+"""Wordings of captions that training never uses, for validation and for the final evaluation."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ CHECK_SENTENCES: Final = {
         "{thing}不断{doing}，身后的背景全是{background}",
     ),
 }
-"""Wordings that training never uses, but that its curves were watched on."""
+"""Wordings for validation during training."""
 
 
 HELD_OUT_SENTENCES: Final = {
@@ -42,11 +42,11 @@ HELD_OUT_SENTENCES: Final = {
         "{thing}正{doing}，四周都是{background}",
     ),
 }
-"""Wordings that training never uses, written when it was done: what the weights are judged by."""
+"""Wordings for the final evaluation, written after training."""
 
 
 def describe_held_out(
     scene: ShapeScene, language: str, rng: np.random.Generator, sentences: Sentences = HELD_OUT_SENTENCES
 ) -> Caption:
-    """A full caption of one thing, in a wording that training never uses."""
+    """A complete caption for one object, in a wording that training never uses."""
     return fill(str(rng.choice(sentences[language])), scene, language, rng)

@@ -1,6 +1,6 @@
-"""What a clip of one thing shows, told by plain image analysis: background, colour, shape, motion. Numpy only.
+"""Recognises what a clip of one object shows, by image analysis in numpy: background, colour, shape, motion.
 
-It knows nothing of the models. `benchmarks.quality.demo_quality` measures how far it can be trusted, on true renders.
+It does not use the models. `benchmarks.quality.demo_quality` measures its accuracy on true renders.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ Mask = npt.NDArray[np.bool_]
 
 _ANGLES: Final = 90
 _CONTRAST: Final = 70.0
-"""How far a pixel's colour must be from the background's to belong to the thing (RGB distance, 0 … 442)."""
+"""The least RGB distance (0 … 442) from the background of a pixel that belongs to the object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was seen; None where nothing could be told."""
+    """What was recognised; None for what was not."""
 
     background: str
     colour: str | None
@@ -33,7 +33,7 @@ class Verdict:
 
 
 def judge(frames: Frames) -> Verdict:
-    """Look at RGB frames (n, height, width, 3)."""
+    """Recognise what RGB frames (n, height, width, 3) show."""
     border = _border(frames)
     background = _nearest(np.median(border.reshape(-1, 3), axis=0), BACKGROUNDS)
     masks = [_thing(frame, rows) for frame, rows in zip(frames, border, strict=True)]
@@ -48,7 +48,7 @@ def judge(frames: Frames) -> Verdict:
 
 
 def _border(frames: Frames) -> npt.NDArray[np.uint8]:
-    """The colour of each row's ends: (n, height, 3); a thing seldom reaches both sides."""
+    """The median colour of each row's ends, (n, height, 3): an object rarely reaches both sides."""
     edge = max(2, frames.shape[2] // 40)
     return np.median(np.concatenate([frames[:, :, :edge], frames[:, :, -edge:]], axis=2), axis=2).astype(np.uint8)
 
@@ -63,9 +63,9 @@ def _thing(frame: Frames, rows: npt.NDArray[np.uint8]) -> Mask:
 
 
 def _outline(mask: Mask) -> Floats:
-    """The thing's radius in each direction from its centre, in units of the radius of a disc of its area."""
+    """The object's radius in each direction from its centre, relative to the radius of a disc of its area."""
     y, x = np.nonzero(mask)
-    # strays would move the centre: keep what lies near the bulk
+    # outliers would move the centre: keep only pixels near the median
     near = (np.abs(x - np.median(x)) < 1.6 * np.sqrt(len(x))) & (np.abs(y - np.median(y)) < 1.6 * np.sqrt(len(y)))
     x, y = x[near] - x[near].mean(), y[near] - y[near].mean()
     bins = ((np.arctan2(y, x) + np.pi) / (2 * np.pi) * _ANGLES).astype(int) % _ANGLES
@@ -75,13 +75,13 @@ def _outline(mask: Mask) -> Floats:
 
 
 def _signature(mask: Mask) -> Floats:
-    """What of a thing does not change when it turns: its outline's harmonics 0, 2 … 8, and how hollow its middle is."""
+    """Rotation-invariant features: harmonics 0, 2 … 8 of the outline, and how hollow the middle is."""
     harmonics = np.abs(np.fft.rfft(_outline(mask)))[[0, 2, 3, 4, 5, 6, 8]] / _ANGLES
     return np.append(harmonics, _hollow(mask))
 
 
 def _hollow(mask: Mask) -> float:
-    """Share of a thing's middle that shows the background."""
+    """Share of an object's middle that shows the background."""
     y, x = np.nonzero(mask)
     middle = np.hypot(*np.ogrid[-np.median(y) : len(mask) - np.median(y), -np.median(x) : mask.shape[1] - np.median(x)])
     inside = middle < 0.25 * np.sqrt(len(x) / np.pi)
@@ -122,7 +122,7 @@ def _motion(masks: list[Mask], areas: Floats) -> str | None:
     if areas[seen[-3:]].mean() > 1.8 * areas[seen[:3]].mean():
         return "growing"
     if reach > 0.2 and abs(down) < 0.5 * reach and abs(right) < reach:
-        # it went and came back
+        # it moved there and back
         return None
     if max(abs(down), abs(right)) > 0.2:
         if abs(right) > abs(down):

@@ -1,7 +1,7 @@
 """Simple painted landscapes: sky, sun or moon, mountains, a lake or a meadow, and an animal in front.
 
-The lay of the land is always nearly the same, so that a small model can paint it well; what the words decide is the
-hour, the land, the mountains and the animal.
+The composition is always nearly the same, so that a small model can learn it; the caption decides the hour, the land,
+the mountains and the animal.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Rgb = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Light:
-    """The colours of an hour."""
+    """The colours of an hour of the day."""
 
     zenith: Rgb
     horizon: Rgb
@@ -71,7 +71,7 @@ def render_landscape(scene: Landscape, width: int, height: int, num_frames: int)
 
 
 def _sky(scene: Landscape, light: _Light, x: Floats, y: Floats, time: float) -> Floats:
-    """Everything above the horizon, mountains included (the lake mirrors it)."""
+    """Everything above the horizon, including mountains; the lake mirrors it."""
     height, width = y.shape[0], x.shape[1]
     picture = _gradient(light.zenith, light.horizon, np.clip(y / _HORIZON, 0, 1), width)
     peaks, sun, _ = scene.jitter
@@ -185,7 +185,7 @@ def _anatomy(animal: str, nod: float, step: float) -> list[tuple[Rgb, list[Part]
 
 
 def _ellipse(x: Floats, y: Floats, cx: float, cy: float, rx: float, ry: float) -> Floats:
-    """About the distance to an ellipse's edge; negative inside."""
+    """The approximate distance to an ellipse's edge; negative inside."""
     return (np.hypot((x - cx) / rx, (y - cy) / ry) - 1) * np.float32(min(rx, ry))
 
 

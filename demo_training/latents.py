@@ -1,6 +1,6 @@
-"""Clips as the transformer sees them: drawn and encoded once, kept on disk in shards.
+"""The latents of training clips: drawn and encoded once, stored on disk in shards.
 
-A shard holds clips of one size; a killed run goes on with the next missing shard.
+A shard holds clips of one size; a killed run continues with the next missing shard.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,12 @@ from pipelines.demo.scenes import Scene
 SEED = 20261126
 SHARD_PIXELS = 70_000_000
 ENCODED_PIXELS = 3_500_000
-"""Clips are encoded together up to this many pixels."""
+"""Pixels of clips that are encoded in one batch, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A size to train at, in pixels and frames, and how many clips of it are drawn."""
+    """A size to train at, in pixels and frames, and the number of its clips."""
 
     width: int
     height: int
@@ -33,7 +33,7 @@ class Canvas:
 
     @property
     def name(self) -> str:
-        """Names the shards."""
+        """The prefix of its shards' file names."""
         return f"{self.width}x{self.height}x{self.num_frames}"
 
     @property
@@ -48,7 +48,7 @@ class Canvas:
 
     @property
     def shards(self) -> int:
-        """How many shards hold all clips."""
+        """The number of shards for all clips."""
         return (self.clips + self.shard - 1) // self.shard
 
 

@@ -11,7 +11,7 @@ import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal; a weight of more than two dimensions counts as (first, all the others)."""
+    """Orthogonalised momentum; a weight with more than two dimensions is flattened to (first, all others)."""
 
     def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The nearest matrix whose singular values are about one, by Newton-Schulz iteration."""
+    """The nearest matrix with singular values of about one, by Newton-Schulz iteration."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = (wide / (wide.norm() + 1e-7)).bfloat16()
     for _ in range(steps):
@@ -46,7 +46,7 @@ def _orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Optimizers:
-    """Both optimizers of a model as one; `plain` are parameters that Adam takes although they are matrices."""
+    """Both optimizers of a model as one; Adam also takes the matrices in `plain`."""
 
     def __init__(self, model: torch.nn.Module, lr: float, plain: Iterable[torch.nn.Parameter] = ()) -> None:
         left_out = {id(parameter) for parameter in plain}
@@ -68,10 +68,10 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """What a resumed run needs."""
+        """The state for a resumed run."""
         return [optimizer.state_dict() for optimizer in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take up where `state_dict` was written."""
+        """Restore a state from `state_dict`."""
         for optimizer, state in zip(self._all, states, strict=True):
             optimizer.load_state_dict(state)

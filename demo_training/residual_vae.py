@@ -1,4 +1,4 @@
-"""The layout of Wan2.2's VAE, small: 16x in space, 4x in time. It decodes a full-size video on two cores in seconds."""
+"""A small VAE of Wan2.2's layout: 16x in space, 4x in time. It decodes a full-size video on two cores in seconds."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ PATCH = 4
 
 
 def residual_vae(base_dim: int, latent_channels: int) -> Any:
-    """An untrained one; its latents count as normal until their mean and deviation are measured."""
+    """An untrained VAE. Its latents count as standard normal until their mean and deviation are measured."""
     return AutoencoderKLWan(
         base_dim=base_dim,
         z_dim=latent_channels,

@@ -1,9 +1,9 @@
-"""Drawn clips of one or two plain shapes that move over a plain background.
+"""Draws clips of one or two plain shapes that move over a plain background.
 
-Everything is large, and its course is fixed by the motion up to a jitter of a few pixels: a model trained for some
-hours on two cores learns what the words decide, not how to scatter. With several times the jitter, and with a
-square, a triangle and a star, one learned colours and motions, and drew every shape as the same blob: the words then
-said too little about any one pixel. The shapes are chosen to differ by whole patches, not by their corners.
+Shapes are large, and the motion fixes their path up to a jitter of a few pixels, so that a model can learn them in some
+hours on two cores. With several times the jitter, and with a square, a triangle and a star, a model learned colours and
+motions but drew every shape as the same blob: the caption then said too little about any single pixel. So the shapes
+differ by whole patches, not only by their corners.
 """
 
 from math import pi
@@ -44,7 +44,7 @@ def render_shapes(scene: ShapeScene, width: int, height: int, num_frames: int) -
 
 
 def _course(scene: ShapeScene, time: float) -> tuple[float, float, float]:
-    """Centre (fractions of width and height) and scale of a single thing at `time` in 0 … 1."""
+    """Centre (fractions of width and height) and scale of a single object at `time` in 0 … 1."""
     across, upright, phase = scene.jitter
     x, y, scale = 0.5 + 0.008 * across, 0.5 + 0.012 * upright, 1.0
     travel = 0.5 - time + 0.01 * phase
@@ -65,7 +65,7 @@ def _float(scene: ShapeScene, index: int, time: float) -> tuple[float, float, fl
 
 
 def _backdrop(name: str, width: int, height: int) -> Frames:
-    """A plain colour, a little lighter above than below."""
+    """A plain colour, slightly lighter at the top."""
     light = np.linspace(1.05, 0.92, height, dtype=np.float32)[:, None, None]
     column = np.clip(np.array(PALETTE[name], np.float32) * light, 0, 255)
     return np.broadcast_to(np.rint(column).astype(np.uint8), (height, width, 3)).copy()
@@ -87,7 +87,7 @@ def _paint(frame: Frames, thing: Thing, centre: tuple[float, float], radius: flo
 
 
 def outside(shape: str, x: Floats, y: Floats, radius: float) -> Floats:
-    """How far (x, y) pixels from the centre lies outside the shape, in pixels; negative inside."""
+    """Distance of (x, y), in pixels from the centre, to the shape's edge; negative inside."""
     match shape:
         case "circle":
             return np.hypot(x, y) - np.float32(radius)

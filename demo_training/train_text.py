@@ -1,7 +1,7 @@
-"""Train the text encoder to know what a caption names, from every token of it; it stays as it is afterwards.
+"""Train the text encoder to classify what a caption names, from each of its tokens. Afterwards it is frozen.
 
-A small UMT5 left to itself does not bind a colour to its noun. Two things cure it: position biases that start by
-looking at the neighbours, and this task.
+Without this a small UMT5 does not learn which noun a colour belongs to. Two measures help: position biases that start
+with attention to neighbours, and this task.
 
 python -m demo_training.train_text --state FOLDER
 """
@@ -31,7 +31,7 @@ MAX_TOKENS = 96
 
 
 def build_text_encoder(tokenizer: Any) -> Any:
-    """A UMT5 of three layers whose heads start out looking at their neighbours."""
+    """A UMT5 of three layers; its heads are initialised to attend to neighbouring tokens."""
     from transformers import UMT5Config, UMT5EncoderModel
 
     encoder = UMT5EncoderModel(
@@ -45,7 +45,7 @@ def build_text_encoder(tokenizer: Any) -> Any:
             dropout_rate=0.0,
         )
     )
-    # bucket n is n tokens back, 16 + n is n tokens ahead
+    # bucket n means n tokens back, 16 + n means n tokens ahead
     neighbours = ((1,), (17,), (2, 18), (3, 19))
     for block in encoder.encoder.block:
         bias = block.layer[0].SelfAttention.relative_attention_bias.weight
@@ -55,15 +55,15 @@ def build_text_encoder(tokenizer: Any) -> Any:
     return encoder
 
 
-class Readers(nn.Module):
-    """A linear reader of each attribute; class 0 is "not named"."""
+class Classifiers(nn.Module):
+    """A linear classifier per attribute; class 0 is "not named"."""
 
     def __init__(self) -> None:
         super().__init__()
         self.read = nn.ModuleDict({name: nn.Linear(TEXT_DIM, 1 + len(values)) for name, values in ATTRIBUTES.items()})
 
     def loss(self, states: torch.Tensor, mask: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Cross-entropy of (b, l, d) states, read from every token and from their mean."""
+        """Cross-entropy on states (b, l, d), for every token and for their mean."""
         pooled = pool(states, mask)
         total = torch.zeros(())
         for name, target in labels.items():
@@ -74,13 +74,13 @@ class Readers(nn.Module):
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean (b, d) of the states (b, l, d) that are not padding."""
+    """The mean (b, d) of the states (b, l, d) without padding."""
     weight = mask.unsqueeze(-1).float()
     return (states * weight).sum(1) / weight.sum(1)
 
 
 def encode_texts(tokenizer: Any, encoder: Any, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Texts → states (b, l, d), zero at the padding, and the mask (b, l) of what is not padding."""
+    """Texts → states (b, l, d), zero at padding, and the mask (b, l) of tokens that are not padding."""
     tokens = tokenizer(
         [prompt_clean(text) for text in texts],
         padding=True,
@@ -94,7 +94,7 @@ def encode_texts(tokenizer: Any, encoder: Any, texts: list[str]) -> tuple[torch.
 
 
 def targets(captions: list[Caption]) -> dict[str, torch.Tensor]:
-    """The class of each attribute in each caption; 0 where it is not named."""
+    """The class of each attribute for each caption; 0 if the caption does not name it."""
     return {
         name: torch.tensor([1 + values.index(c.labels[name]) if name in c.labels else 0 for c in captions])
         for name, values in ATTRIBUTES.items()
@@ -108,7 +108,7 @@ def _batch(step: int) -> list[Caption]:
 
 
 def _clutter(caption: Caption, rng: np.random.Generator) -> Caption:
-    """Nonsense and idle words put in between, so that words never seen do not mislead."""
+    """Insert nonsense and filler words, so that unknown words do not mislead the encoder."""
     if caption.language == "en":
         words = caption.text.split()
         for _ in range(rng.integers(1, 4)):
@@ -123,8 +123,8 @@ def _clutter(caption: Caption, rng: np.random.Generator) -> Caption:
 
 
 @torch.no_grad()
-def accuracy(tokenizer: Any, encoder: Any, readers: Readers, count: int = 400) -> dict[str, float]:
-    """How often each attribute of held-out captions (combination and wording) is read right, per language."""
+def accuracy(tokenizer: Any, encoder: Any, classifiers: Classifiers, count: int = 400) -> dict[str, float]:
+    """Accuracy of each attribute on held-out combinations and wordings, by language."""
     rng = np.random.default_rng(SEED)
     unseen = combinations(held_out=True)
     result = {}
@@ -135,7 +135,7 @@ def accuracy(tokenizer: Any, encoder: Any, readers: Readers, count: int = 400) -
         pooled = pool(states, mask)
         for name, target in targets(captions).items():
             if name in ("shape", "colour", "background", "motion", "family"):
-                right = readers.read[name](pooled).argmax(-1) == target
+                right = classifiers.read[name](pooled).argmax(-1) == target
                 result[f"{language}_{name}"] = round(float(right.float().mean()), 4)
     return result
 
@@ -149,7 +149,7 @@ def load_text_encoder(folder: Path) -> tuple[Any, Any]:
 
 
 def train(folder: Path, steps: int, peak: float) -> None:
-    """Train, or take up a training again, until `steps` are done; leaves `tokenizer` and `text_encoder` in `folder`."""
+    """Train, or resume, until `steps` are done. Writes `tokenizer` and `text_encoder` to `folder`."""
     from transformers import T5TokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,22 +157,22 @@ def train(folder: Path, steps: int, peak: float) -> None:
         build_tokenizer(SEED).save_pretrained(folder / "tokenizer")
     tokenizer = T5TokenizerFast.from_pretrained(folder / "tokenizer")
     torch.manual_seed(SEED)
-    encoder, readers = build_text_encoder(tokenizer), Readers()
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *readers.parameters()], peak, betas=(0.9, 0.98))
-    run = Run(folder, {"encoder": encoder, "readers": readers, "optimizer": optimizer})
+    encoder, classifiers = build_text_encoder(tokenizer), Classifiers()
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *classifiers.parameters()], peak, betas=(0.9, 0.98))
+    run = Run(folder, {"encoder": encoder, "readers": classifiers, "optimizer": optimizer})
     for step in run.until(steps):
         seed_step(SEED, step)
         captions = _batch(step)
         states, mask = encode_texts(tokenizer, encoder, [caption.text for caption in captions])
-        loss = readers.loss(states, mask, targets(captions))
+        loss = classifiers.loss(states, mask, targets(captions))
         loss.backward()
         nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = peak * min(1, (step + 1) / 100) * (0.02 + 0.49 * (1 + cos(pi * step / steps)))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 100 == 0:
-            run.log(loss=round(float(loss.detach()), 4), **accuracy(tokenizer, encoder, readers, 100))
-    run.log(**accuracy(tokenizer, encoder, readers))
+            run.log(loss=round(float(loss.detach()), 4), **accuracy(tokenizer, encoder, classifiers, 100))
+    run.log(**accuracy(tokenizer, encoder, classifiers))
     encoder.save_pretrained(folder / "text_encoder")
 
 

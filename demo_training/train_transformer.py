@@ -1,4 +1,4 @@
-"""Train the transformer: flow matching on encoded clips of several sizes, captions worded anew at every step.
+"""Train the transformer: flow matching on latents of several sizes, with a new caption for a clip at every step.
 
 python -m demo_training.train_transformer --state FOLDER
 """
@@ -27,12 +27,12 @@ CAPTION_DROPOUT = 0.1
 EMA = 0.995
 TEXT_TOKENS = 48
 PROMPT_TOKENS = 512
-"""Prompts are padded to this many tokens when the model is used, and the padding is attended to."""
+"""At inference prompts are padded to this many tokens, and attention covers the padding."""
 
 
 @dataclass(frozen=True, slots=True)
-class Diet:
-    """How often a canvas is drawn (relative weights) before, in the middle of and at the end of the training."""
+class CanvasSchedule:
+    """Relative frequency of a canvas at the start, in the middle and at the end of training."""
 
     canvas: Canvas
     early: float
@@ -40,15 +40,15 @@ class Diet:
     late: float
 
 
-DIETS = (
-    Diet(Canvas(256, 160, 17, 1500), 0.80, 0.45, 0.25),
-    Diet(Canvas(192, 192, 17, 160), 0.08, 0.06, 0.04),
-    Diet(Canvas(160, 256, 17, 160), 0.08, 0.06, 0.04),
-    Diet(Canvas(416, 256, 1, 1500), 0.04, 0.15, 0.08),
-    Diet(Canvas(416, 256, 17, 320), 0.04, 0.20, 0.15),
-    Diet(Canvas(416, 256, 33, 480), 0.0, 0.23, 0.45),
-    Diet(Canvas(832, 480, 17, 40), 0.0, 0.0, 0.05),
-    Diet(Canvas(832, 480, 81, 16), 0.0, 0.0, 0.02),
+SCHEDULES = (
+    CanvasSchedule(Canvas(256, 160, 17, 1500), 0.80, 0.45, 0.25),
+    CanvasSchedule(Canvas(192, 192, 17, 160), 0.08, 0.06, 0.04),
+    CanvasSchedule(Canvas(160, 256, 17, 160), 0.08, 0.06, 0.04),
+    CanvasSchedule(Canvas(416, 256, 1, 1500), 0.04, 0.15, 0.08),
+    CanvasSchedule(Canvas(416, 256, 17, 320), 0.04, 0.20, 0.15),
+    CanvasSchedule(Canvas(416, 256, 33, 480), 0.0, 0.23, 0.45),
+    CanvasSchedule(Canvas(832, 480, 17, 40), 0.0, 0.0, 0.05),
+    CanvasSchedule(Canvas(832, 480, 81, 16), 0.0, 0.0, 0.02),
 )
 TOKENS_PER_STEP = 4800
 
@@ -67,7 +67,7 @@ def build_transformer() -> Any:
         num_layers=4,
     )
     for block in transformer.blocks:
-        # sharp enough to tell words from 500 tokens of padding
+        # sharp enough to separate words from 500 tokens of padding
         torch.nn.init.constant_(block.attn2.norm_q.weight, 1.3)
         torch.nn.init.constant_(block.attn2.norm_k.weight, 1.3)
     torch.nn.init.zeros_(transformer.proj_out.weight)
@@ -114,9 +114,9 @@ def velocity(
 def with_padding(states: torch.Tensor, mask: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Text states (b, l, d) and mask (b, l) → TEXT_TOKENS + 1 states and the bias on their logits.
 
-    The last token stands for all the zeros that a prompt is padded with when the model is used: attention to n equal
-    keys is attention to one whose logit is log n higher. `weight` (0 … 1) raises that from e^-3 keys to all of them:
-    at first the padding would drown the words.
+    The last token stands for all padding tokens of a prompt at inference: attention to n equal keys equals attention to
+    one key whose logit is higher by log n. `weight` (0 … 1) raises its weight from e^-3 keys to all of them, because at
+    first the padding would hide the words.
     """
     states, mask = states[:, :TEXT_TOKENS], mask[:, :TEXT_TOKENS]
     missing = TEXT_TOKENS + 1 - states.shape[1]
@@ -130,26 +130,26 @@ def with_padding(states: torch.Tensor, mask: torch.Tensor, weight: float) -> tup
 
 
 def learning_rate(progress: float) -> float:
-    """Share of the peak: warm up, hold to 45 % of the training, then fall to 2 %."""
+    """Share of the peak learning rate: warm-up, constant until 45 % of training, then down to 2 %."""
     if progress < 0.45:
         return min(1.0, 0.02 + progress / 0.01)
     return max(0.02, 1 - 0.98 * (progress - 0.45) / 0.55)
 
 
 def padding_weight(progress: float) -> float:
-    """How much of the padding counts: none at 10 % of the training, all from 55 % on."""
+    """Weight of the padding: 0 until 10 % of training, 1 from 55 % on."""
     return min(1.0, max(0.0, (progress - 0.10) / 0.45))
 
 
-def choose_canvas(progress: float, diets: list[Diet], rng: np.random.Generator) -> Diet:
-    """Which size a step trains at; small ones first."""
+def choose_canvas(progress: float, schedules: list[CanvasSchedule], rng: np.random.Generator) -> CanvasSchedule:
+    """The canvas of a step; small ones first."""
     if progress < 0.5:
         share = progress / 0.5
-        weights = [diet.early * (1 - share) + diet.middle * share for diet in diets]
+        weights = [schedule.early * (1 - share) + schedule.middle * share for schedule in schedules]
     else:
         share = min(1.0, (progress - 0.5) / 0.2)
-        weights = [diet.middle * (1 - share) + diet.late * share for diet in diets]
-    return diets[rng.choice(len(diets), p=np.array(weights) / sum(weights))]
+        weights = [schedule.middle * (1 - share) + schedule.late * share for schedule in schedules]
+    return schedules[rng.choice(len(schedules), p=np.array(weights) / sum(weights))]
 
 
 class Trainer:
@@ -176,7 +176,7 @@ class Trainer:
         )
 
     def draw(self, canvas: Canvas) -> None:
-        """Load the clips of a canvas that are drawn, and draw one more shard of those that are missing.
+        """Load the existing clips of a canvas, and draw one more missing shard.
 
         So the training starts at once, and its clips grow in number while it goes on.
         """
@@ -192,20 +192,20 @@ class Trainer:
                 break
 
     def train(self, steps: int) -> None:
-        """Train, or take up a training again, until `steps` are done."""
+        """Train, or resume, until `steps` are done."""
         recent: dict[str, list[float]] = {}
         for step in self._run.until(steps):
             seed_step(SEED, step)
             rng = np.random.default_rng((SEED, step))
             progress = step / steps
-            diet = choose_canvas(progress, list(DIETS), rng)
-            self.draw(diet.canvas)
-            loss = self._step(diet.canvas, progress, rng)
+            schedule = choose_canvas(progress, list(SCHEDULES), rng)
+            self.draw(schedule.canvas)
+            loss = self._step(schedule.canvas, progress, rng)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self._optimizers.step(learning_rate(progress))
             self._follow(step)
-            recent.setdefault(diet.canvas.name, []).append(float(loss.detach()))
+            recent.setdefault(schedule.canvas.name, []).append(float(loss.detach()))
             if (step + 1) % 50 == 0:
                 self._run.log(**{name: round(float(np.mean(losses)), 4) for name, losses in recent.items()})
                 recent.clear()
@@ -234,14 +234,14 @@ class Trainer:
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
-        # a short memory at first, so that the average does not drag the start along
+        # a short window at first, so that the average forgets the initial weights
         keep = min(EMA, (step + 1) / (step + 10))
         for slow, fast in zip(self._average.parameters(), self.model.parameters(), strict=True):
             slow.lerp_(fast, 1 - keep)
 
 
 def load_average(state: Path) -> Any:
-    """The averaged transformer of a training, finished or not."""
+    """The averaged transformer of a finished or unfinished training."""
     model = build_transformer()
     saved = torch.load(state / "transformer" / "state.pt", weights_only=True)
     model.load_state_dict(saved["parts"]["average"])

@@ -25,15 +25,15 @@ from pipelines.demo.scenes import Landscape
 SEED = 20261124
 LATENT_CHANNELS = 16
 SINGLE_FRAMES = 0.3
-"""The share of the training, at its start, that looks at single frames only."""
+"""Share of training, at its start, that uses single frames only."""
 CROP = 128
 POOL_FRAMES = 17
 DIVERGENCE = 1.5e-5
-"""Weight of the divergence from a normal distribution, a latent."""
+"""Weight of the KL divergence from a standard normal distribution, per latent."""
 NOISE = 0.08
-"""Noise on the latents in training, in their standard deviations: what the transformer gets wrong must not show."""
+"""Noise on the latents in training, in standard deviations: the decoder must tolerate the transformer's errors."""
 BATCHES = {1: 16, 5: 8, 9: 5, 17: 3}
-"""Clips in a step, by their length in frames."""
+"""Batch sizes by length in frames."""
 
 
 def build_vae() -> Any:
@@ -42,7 +42,7 @@ def build_vae() -> Any:
 
 
 def encode(vae: Any, pixels: torch.Tensor) -> DiagonalGaussianDistribution:
-    """Encode (b, 3, t, H, W) in two chunks, frame 0 then the rest: what `vae.encode` computes, in fewer calls."""
+    """Encode (b, 3, t, H, W) in two chunks, frame 0 and the rest: equal to `vae.encode`, in fewer calls."""
     vae.clear_cache()
     patches = patchify(pixels, patch_size=vae.config.patch_size)
     encoded = []
@@ -74,7 +74,7 @@ def to_pixels(frames: Frames) -> torch.Tensor:
 
 
 def crop_pool(count: int, seed: int) -> Frames:
-    """Clips cut out around what moves: (count, POOL_FRAMES, CROP, CROP, 3)."""
+    """Clips cropped around the moving object: (count, POOL_FRAMES, CROP, CROP, 3)."""
     rng = np.random.default_rng((SEED, seed))
     pool = np.empty((count, POOL_FRAMES, CROP, CROP, 3), np.uint8)
     sizes = [(416, 256), (256, 160), (256, 416), (832, 480)]
@@ -92,7 +92,7 @@ def _corner(frames: Frames, anywhere: bool, rng: np.random.Generator) -> tuple[i
     height, width = frames.shape[1:3]
     corner = [int(rng.integers(height - CROP + 1)), int(rng.integers(width - CROP + 1))]
     if not anywhere:
-        # aim at the thing as it is in the middle of the clip
+        # aim at the object in the middle frame
         middle = frames[len(frames) // 2].astype(int)
         rows, columns = np.nonzero(np.abs(middle - middle[:, :1]).sum(-1) > 60)
         if len(rows):
@@ -103,9 +103,9 @@ def _corner(frames: Frames, anywhere: bool, rng: np.random.Generator) -> tuple[i
 
 
 def train(folder: Path, steps: int, peak: float, pool_size: int, encoder_of: Path | None = None) -> None:
-    """Train, or take up a training again, until `steps` are done; leaves the VAE in `folder`/vae.
+    """Train, or resume, until `steps` are done. Writes the VAE to `folder`/vae.
 
-    With the folder of a trained VAE in `encoder_of`, only its decoder is trained on: its latents stay what they are.
+    If `encoder_of` is the folder of a trained VAE, only its decoder is trained further; its latents do not change.
     """
     torch.manual_seed(SEED)
     vae = build_vae() if encoder_of is None else AutoencoderKLWan.from_pretrained(encoder_of)
@@ -151,7 +151,7 @@ def _shake(latents: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def measure(vae: Any, pool: Frames) -> None:
-    """Note the latents' mean and deviation, measured on whole clips of the pool, in the VAE's config."""
+    """Measure the latents' mean and deviation on clips of the pool, and store them in the VAE's config."""
     means = [encode(vae, to_pixels(pool[index : index + 8])).mean for index in range(0, min(len(pool), 240), 8)]
     latents = torch.cat(means).movedim(1, 0).flatten(1).double()
     vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
@@ -175,7 +175,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--peak", type=float, default=3e-3)
     parser.add_argument("--pool", type=int, default=1200)
-    parser.add_argument("--decoder", action="store_true", help="train only the decoder of a trained VAE on")
+    parser.add_argument("--decoder", action="store_true", help="train only the decoder of a trained VAE further")
     options = parser.parse_args()
     torch.set_num_threads(2)
     trained = options.state / "vae" / "vae"

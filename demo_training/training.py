@@ -1,4 +1,4 @@
-"""What the three trainings share: a state on disk that a killed run takes up again, and a log of its curve."""
+"""Shared by the three trainings: a state on disk that a killed run resumes from, and a log of the loss curve."""
 
 import json
 import time
@@ -14,7 +14,7 @@ SAVE_EVERY_SECONDS = 60
 
 
 class Run:
-    """One training under `folder`: `steps` counts done steps, `seconds` the time spent over all its runs."""
+    """One training in `folder`: `steps` counts finished steps, `seconds` the time over all its runs."""
 
     def __init__(self, folder: Path, parts: dict[str, Any]) -> None:
         self._folder = folder
@@ -49,14 +49,14 @@ class Run:
         self.save()
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state atomically."""
         parts = {name: thing.state_dict() for name, thing in self._parts.items()}
         with atomic_path(self._file, durable=False) as part:
             torch.save({"steps": self.steps, "seconds": self.seconds, "parts": parts}, part)
         self._saved = time.monotonic()
 
     def log(self, **figures: float) -> None:
-        """Add a line to the curve, and print it."""
+        """Add a line to the curve and print it."""
         line = json.dumps({"step": self.steps, "seconds": round(self.seconds), **figures})
         print(line, flush=True)
         with (self._folder / "curve.jsonl").open("a") as curve:
@@ -64,5 +64,5 @@ class Run:
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Make a step's randomness follow from its number, so that a resumed run draws what it would have drawn."""
+    """Seed a step by its number, so that a resumed run draws the same random numbers."""
     torch.manual_seed(seed * 1_000_003 + step)

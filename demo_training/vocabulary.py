@@ -20,7 +20,7 @@ COMMON_ENGLISH = (
 
 
 def build_tokenizer(seed: int) -> Any:
-    """A T5 tokenizer whose pieces follow from `seed`; what it does not know falls apart into characters."""
+    """A T5 tokenizer whose pieces follow from `seed`. Unknown words are split into characters."""
     from transformers import T5TokenizerFast
 
     rng = np.random.default_rng(seed)

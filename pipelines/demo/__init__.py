@@ -1,1 +1,1 @@
-"""A small model of Wan's architecture that runs on any CPU, for trying the server without a GPU, and its grammar."""
+"""The demo model: weights of Wan's architecture that run on any CPU, and the grammar of its captions."""

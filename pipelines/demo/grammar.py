@@ -1,7 +1,7 @@
-"""The demo model's captions: sentences for scenes, in English and Chinese, in many wordings.
+"""The captions of the demo model: sentences that describe scenes, in English and Chinese, in many wordings.
 
-A caption may leave things out. What a shape caption leaves out is drawn at random in its clip; what a landscape
-caption leaves out is not there (no animal, no mountains) or is plain (day).
+A caption may omit things. What a shape caption omits is random in its clip; what a landscape caption omits is absent
+(no animal, no mountains) or has its default (day).
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ from pipelines.demo.words import (
 )
 
 Sentences: TypeAlias = Mapping[str, Sequence[str]]
-"""Wordings by language, with places for what a scene shows."""
+"""Wordings by language, with placeholders for what a scene shows."""
 
 ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "family": ("shape", "pair", "landscape"),
@@ -55,12 +55,12 @@ ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "mountains": ("mountains",),
     "animal": ANIMALS,
 }
-"""What a caption can name, and its values; a caption's labels hold only what it names."""
+"""The attributes that a caption can name, with their values. The labels of a caption hold only those it names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A prompt, and what it names: attribute → value."""
+    """A prompt with the attributes it names and their values."""
 
     text: str
     language: str
@@ -126,7 +126,7 @@ _PAIRS: Final = {
 
 
 def describe(scene: Scene, language: str, rng: np.random.Generator) -> Caption:
-    """A caption for training."""
+    """A random caption for a scene, as used in training."""
     if isinstance(scene, Landscape):
         return _describe_landscape(scene, language, rng)
     if len(scene.things) == 2:
@@ -142,6 +142,7 @@ def describe(scene: Scene, language: str, rng: np.random.Generator) -> Caption:
 
 
 def fill(sentence: str, scene: ShapeScene, language: str, rng: np.random.Generator) -> Caption:
+    """A caption for one moving object: `sentence` has the placeholders thing, doing or does, and background."""
     assert scene.motion is not None
     thing, labels = _thing(scene, 0, language, rng)
     if language == "en":
@@ -177,7 +178,7 @@ def _colour(name: str, language: str, rng: np.random.Generator) -> str:
 
 
 def _describe_part(scene: ShapeScene, language: str, rng: np.random.Generator, named: set[str]) -> Caption:
-    """A caption that leaves out some of thing, background and motion, or the thing's shape or colour."""
+    """A caption that omits some of object, background and motion, or the object's shape or colour."""
     thing, labels = scene.things[0], {"family": "shape"}
     english = language == "en"
     colour = shape = ""

@@ -1,4 +1,4 @@
-"""What a clip of the demo model can show. Drawing it is `demo_training`'s part."""
+"""What a clip of the demo model can show. `demo_training` draws it."""
 
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -21,7 +21,7 @@ SIZES: Final = {"small": 0.20, "medium": 0.27, "large": 0.33}
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object: what it is, and its radius as a fraction of the frame's shorter side."""
+    """An object: shape, colour, and radius as a fraction of the frame's shorter side."""
 
     shape: str
     colour: str
@@ -30,13 +30,13 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class ShapeScene:
-    """One thing that moves, or two that float side by side (`motion` is then None)."""
+    """One object that moves, or two that float side by side (`motion` is then None)."""
 
     things: tuple[Thing, ...]
     background: str
     motion: str | None
     jitter: tuple[float, float, float]
-    """Shift along x, along y, and of the course's phase, each in -1 … 1."""
+    """Shift along x, along y, and of the motion's phase, each in -1 … 1."""
 
 
 HOURS: Final = ("day", "sunset", "night")
@@ -50,7 +50,7 @@ ANIMALS: Final = ("ox", "horse", "sheep", "duck")
 
 @dataclass(frozen=True, slots=True)
 class Landscape:
-    """What is painted; `jitter` (each in -1 … 1) shifts the peaks, the sun and the animal a little."""
+    """A landscape; `jitter` (each in -1 … 1) shifts the peaks, the sun and the animal slightly."""
 
     hour: str
     land: str

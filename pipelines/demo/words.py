@@ -1,6 +1,6 @@
-"""The words of captions, in English and Chinese: a list for each thing that a clip can show, of which one is drawn.
+"""The words of captions, in English and Chinese: for each thing that a clip can show a list to choose from at random.
 
-A word that is listed twice is drawn twice as often.
+A word that is listed twice is chosen twice as often.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""The demo's clips and captions: what they promise to the training and to its evaluation."""
+"""The demo's clips and captions: held-out combinations, seeds, and the accuracy of the judge."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_no_caption_shares_four_words_in_a_row_with_the_page_prompt() -> None:
     assert not shared
 
 
-def test_training_never_draws_a_held_out_combination() -> None:
+def test_training_never_uses_a_held_out_combination() -> None:
     rng = np.random.default_rng(1)
     for _ in range(3000):
         scene = sample_scene(rng)

@@ -1,4 +1,4 @@
-"""The demo's training computes what diffusers computes when the model is used."""
+"""The demo's training computes the same as diffusers does at inference."""
 
 import torch
 
@@ -7,7 +7,7 @@ from demo_training.train_transformer import build_transformer, velocity, with_pa
 from demo_training.train_vae import build_vae, decode, encode
 
 
-def test_the_vae_in_two_chunks_is_the_vae() -> None:
+def test_the_vae_in_two_chunks_equals_the_vae() -> None:
     torch.manual_seed(0)
     vae = build_vae().eval()
     pixels = torch.rand(1, 3, 9, 32, 32) * 2 - 1

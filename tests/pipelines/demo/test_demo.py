@@ -1,4 +1,4 @@
-"""The demo weights: complete, small, and they show what is asked for."""
+"""The demo weights are complete and small, and show what the prompt asks for."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_they_are_a_complete_pipeline_under_25_megabytes() -> None:
         ("黄色背景上，一个绿色的圆环向下移动", "yellow", "green", "down"),
     ],
 )
-def test_a_video_shows_what_was_asked_for(
+def test_a_video_shows_what_the_prompt_asks_for(
     prompt: str, background: str, colour: str, motion: str, trained: Runner, tmp_path: Path
 ) -> None:
     params = VideoParams(prompt, " ", 240, 416, 33, 16, 5.0, 1)

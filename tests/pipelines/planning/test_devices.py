@@ -1,4 +1,4 @@
-"""Looking for devices, from a process of its own, without torch."""
+"""Device discovery in its own process, without torch."""
 
 import ctypes
 import json
@@ -48,7 +48,7 @@ class Driver:
         return 0
 
 
-def test_each_card_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver())
 
     assert cuda_devices() == [
@@ -57,7 +57,7 @@ def test_each_card_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_no_driver_and_no_device_are_no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_driver_or_device_the_list_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise OSError(name)
 

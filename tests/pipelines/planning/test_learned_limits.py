@@ -1,4 +1,4 @@
-"""What is learned of a card: the lowest limit counts, for a week, and a damaged file is only a memory lost."""
+"""Learned limits of a GPU: the lowest one counts, for a week; a damaged file is ignored."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pipelines.planning.learned_limits import FORGOTTEN_AFTER_SECONDS, LearnedLi
 from tests.support.server_process import SmallDisk
 
 
-def test_the_lowest_limit_of_each_card_is_kept(tmp_path: Path) -> None:
+def test_the_lowest_limit_of_each_gpu_is_kept(tmp_path: Path) -> None:
     limits = LearnedLimits(tmp_path / "cache" / "limits.json")
     assert limits.get("one") is None
 
@@ -21,7 +21,7 @@ def test_the_lowest_limit_of_each_card_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("later", [FORGOTTEN_AFTER_SECONDS + 1, -3600])
-def test_a_limit_passes_and_so_does_one_from_the_future(
+def test_an_old_limit_and_one_from_the_future_are_ignored(
     later: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = LearnedLimits(tmp_path / "limits.json")
@@ -35,7 +35,7 @@ def test_a_limit_passes_and_so_does_one_from_the_future(
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"card": 3}', '{"card": {"bytes": 1}}', "\x00"])
-def test_a_damaged_file_is_forgotten(text: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_ignored(text: str, tmp_path: Path) -> None:
     path = tmp_path / "limits.json"
     path.write_text(text)
 
@@ -45,7 +45,7 @@ def test_a_damaged_file_is_forgotten(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_read_only", [False, True])
-def test_a_disk_that_cannot_be_written_only_forgets(is_read_only: bool, small_disk: SmallDisk) -> None:
+def test_an_unwritable_disk_is_no_error(is_read_only: bool, small_disk: SmallDisk) -> None:
     limits = LearnedLimits(small_disk.folder / "cache" / "limits.json")
     limits.learn("card", 20)
     if is_read_only:

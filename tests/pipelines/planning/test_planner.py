@@ -1,4 +1,4 @@
-"""Plans: none exceeds its budget, more memory is never slower, and each says why."""
+"""Plans: none exceeds its budget, more memory is never slower, and each choice has a reason."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def made(
 
 
 @given(video=SIZES, card=CARDS, host=HOSTS, capability=CAPABILITIES, setting=SETTINGS)
-def test_a_plan_keeps_within_its_budget_or_says_what_is_missing(
+def test_a_plan_fits_its_budget_or_says_what_is_missing(
     video: tuple[int, int, int], card: int, host: int, capability: tuple[int, int], setting: PrecisionSetting
 ) -> None:
     machine = Machine(card, host, capability)
@@ -110,7 +110,7 @@ def test_the_plans_of_common_machines(video: str, card: int, host: int, expected
     assert chosen.name == expected
 
 
-def test_what_does_not_fit_is_told_with_its_size() -> None:
+def test_a_plan_that_does_not_fit_names_the_missing_memory() -> None:
     machine = Machine(4 * GIB, 4 * GIB, (8, 9))
 
     sentence = made(VIDEOS["720p"], machine.device_memory, machine.host_memory).shortfall(machine)
@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_told_with_its_size() -> None:
 
 
 @given(video=SIZES, card=CARDS, host=HOSTS)
-def test_every_choice_has_its_reason(video: tuple[int, int, int], card: int, host: int) -> None:
+def test_every_choice_has_a_reason(video: tuple[int, int, int], card: int, host: int) -> None:
     machine = Machine(card, host, (8, 9))
     explained = choices(made(video, card, host), SHAPE, machine)
 
@@ -130,7 +130,7 @@ def test_every_choice_has_its_reason(video: tuple[int, int, int], card: int, hos
 
 
 @pytest.mark.parametrize("precision", [precision for precision in Precision if precision is not Precision.GGUF])
-def test_a_real_block_takes_what_is_planned_for_it(precision: Precision) -> None:
+def test_a_real_block_has_the_planned_size(precision: Precision) -> None:
     with torch.device("meta"):
         transformer = WanTransformer3DModel(num_layers=1)
     tensors = {name: tensor for name, tensor in transformer.state_dict().items() if name.startswith("blocks.0.")}
@@ -151,7 +151,7 @@ def test_a_real_block_takes_what_is_planned_for_it(precision: Precision) -> None
         (PrecisionSetting.Q4, (12, 0), Precision.Q4),
     ],
 )
-def test_a_precision_that_is_set_is_kept_to(
+def test_a_configured_precision_is_always_used(
     setting: PrecisionSetting, capability: tuple[int, int], expected: Precision
 ) -> None:
     for card in (12, 24, 80):
@@ -166,7 +166,7 @@ def test_a_precision_that_is_set_is_kept_to(
     ("capability", "expected"),
     [((7, 5), Precision.INT8_MATMUL), ((8, 6), Precision.INT8_MATMUL), ((8, 9), Precision.FP8_MATMUL)],
 )
-def test_what_must_be_rounded_is_multiplied_as_the_chip_can(capability: tuple[int, int], expected: Precision) -> None:
+def test_the_gpu_decides_the_format_of_quantized_products(capability: tuple[int, int], expected: Precision) -> None:
     tight, roomy = (made(VIDEOS["480p"], 15 * GIB, host * GIB, capability) for host in (24, 60))
 
     assert tight.layout.precision is expected
@@ -177,7 +177,7 @@ def test_what_must_be_rounded_is_multiplied_as_the_chip_can(capability: tuple[in
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)])
-def test_the_more_of_a_step_is_attention_the_less_is_gained(capability: tuple[int, int]) -> None:
+def test_quantization_gains_less_where_attention_dominates(capability: tuple[int, int]) -> None:
     setting = PrecisionSetting.FP8 if capability >= (8, 9) else PrecisionSetting.INT8
     small, large = (
         made(video, 79 * GIB, 60 * GIB, capability, setting).relative_seconds_per_step for video in VIDEOS.values()

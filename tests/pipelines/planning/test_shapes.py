@@ -1,4 +1,4 @@
-"""Sizes by arithmetic, against the real modules: parameters to the last one, activations by trace at real sizes."""
+"""Predicted sizes against the real modules: exact parameters, activations by a trace at real sizes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +66,7 @@ def test_the_real_model_has_exactly_these_parameters(wan_14b: ModelShape) -> Non
 
 
 @pytest.mark.parametrize("layout", ["wan21", "weights_folder"])
-def test_a_folders_shapes_are_those_of_what_is_loaded(layout: str, request: pytest.FixtureRequest) -> None:
+def test_a_folders_shapes_match_the_loaded_model(layout: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(layout)
     runner: Runner = request.getfixturevalue({"wan21": "wan21_runner", "weights_folder": "demo_runner"}[layout])
     shape, pipe = read_shape(folder), runner._loaded.pipe
@@ -77,7 +77,7 @@ def test_a_folders_shapes_are_those_of_what_is_loaded(layout: str, request: pyte
     assert shape.grid == runner._loaded.grid
 
 
-def test_a_folder_of_another_layout_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_layout_is_an_error(tmp_path: Path) -> None:
     for part in ("transformer", "text_encoder", "vae"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text("{}")
@@ -127,7 +127,7 @@ def test_the_transformers_activations(name: str, video: tuple[int, int, int], wa
 
 
 @pytest.mark.parametrize("video", [(1280, 704, 81), (640, 352, 41)])
-def test_activations_with_a_time_for_each_token(video: tuple[int, int, int]) -> None:
+def test_activations_with_a_timestep_per_token(video: tuple[int, int, int]) -> None:
     stated = read_catalogue()["wan-ai-wan2-2-ti2v-5b-diffusers"].model.shape
     assert stated is not None
     shape, (width, height, frames) = parse_shape(stated), video
@@ -154,7 +154,7 @@ def test_activations_with_a_time_for_each_token(video: tuple[int, int, int]) -> 
         *product((Precision.FP8_MATMUL, Precision.INT8_MATMUL), ((304, 176, 9),)),
     ],
 )
-def test_denoising_with_shorter_weights(
+def test_denoising_with_quantized_weights(
     precision: Precision, video: tuple[int, int, int], wan_14b: ModelShape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced with real tensors, of a narrower model: casting on the fly does not work on fake ones."""

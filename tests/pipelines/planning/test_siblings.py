@@ -1,4 +1,4 @@
-"""The other models of the family: their published shapes, planned; and small weights of their layouts, run."""
+"""The other Wan models: plans for their published shapes, and videos from small weights of their layouts."""
 
 from dataclasses import replace
 from itertools import product
@@ -99,7 +99,7 @@ def test_every_model_has_a_plan_for_its_usual_video(model: str, card: int, host:
 # two experts
 
 
-def test_both_experts_are_used_and_laid_out_alike(a14b: Path, tmp_path: Path) -> None:
+def test_both_experts_are_used_and_placed_alike(a14b: Path, tmp_path: Path) -> None:
     shape = read_shape(a14b)
     assert shape.experts == 2
     pipe = WanPipeline.from_pretrained(a14b)
@@ -131,7 +131,7 @@ def test_both_experts_are_used_and_laid_out_alike(a14b: Path, tmp_path: Path) ->
             assert psnr(made(runner(a14b, tmp_path, layout), tmp_path / "laid out.mp4"), video) > 40
 
 
-def test_experts_of_different_shapes_are_refused(a14b: Path) -> None:
+def test_experts_of_different_shapes_are_an_error(a14b: Path) -> None:
     configs: dict[str, Any] = dict(CATALOGUE["wan-ai-wan2-2-t2v-a14b-diffusers"].model.shape or {})
     configs["transformer_2"] = {**configs["transformer_2"], "num_layers": 30}
 
@@ -139,7 +139,7 @@ def test_experts_of_different_shapes_are_refused(a14b: Path) -> None:
         parse_shape(configs)
 
 
-def test_the_5bs_layout_makes_the_size_asked_for(ti2v_5b: Path, tmp_path: Path) -> None:
+def test_the_5bs_layout_makes_the_requested_size(ti2v_5b: Path, tmp_path: Path) -> None:
     made_by = runner(ti2v_5b, tmp_path)
     assert made_by._loaded.grid == read_shape(ti2v_5b).grid == Grid(32, 32, 4)
 
@@ -216,7 +216,7 @@ def test_a_lora_of_each_layout_is_merged(layout: str, wan21: Path, tmp_path: Pat
     assert tuned.fingerprint["loras"] != plain.fingerprint["loras"] == ""
 
 
-def test_a_lora_goes_with_every_precision_and_place(weights_folder: Path, tmp_path: Path) -> None:
+def test_a_lora_works_with_every_precision_and_placement(weights_folder: Path, tmp_path: Path) -> None:
     transformer = read_shape(weights_folder).transformer
     save_file(
         {
@@ -245,7 +245,7 @@ def test_a_lora_goes_with_every_precision_and_place(weights_folder: Path, tmp_pa
         ({"transformer.blocks.0.attn1.norm_q": (2, 24, 24)}, "norm_q, which this model has not"),
     ],
 )
-def test_a_lora_for_another_model_is_refused(
+def test_a_lora_for_another_model_is_an_error(
     tensors: dict[str, tuple[int, int, int]], words: str, wan21: Path, tmp_path: Path
 ) -> None:
     stored = {}
@@ -258,7 +258,7 @@ def test_a_lora_for_another_model_is_refused(
         runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "lora.safetensors"),))
 
 
-def test_a_file_for_both_experts_changes_each_its_own_way(a14b: Path, tmp_path: Path) -> None:
+def test_a_lora_for_both_experts_changes_each_separately(a14b: Path, tmp_path: Path) -> None:
     one, two = torch.ones(24, 1), torch.full((24, 1), 2.0)
     tensors = {}
     for part, up in (("transformer", one), ("transformer_2", two)):
@@ -273,13 +273,13 @@ def test_a_file_for_both_experts_changes_each_its_own_way(a14b: Path, tmp_path: 
         torch.testing.assert_close(after, before + change, rtol=0.02, atol=0.02)
 
 
-def test_a_lora_for_a_part_that_is_not_there_is_refused(wan21: Path, tmp_path: Path) -> None:
+def test_a_lora_for_a_missing_component_is_an_error(wan21: Path, tmp_path: Path) -> None:
     lora_file(tmp_path, "original")
     with pytest.raises(UnsupportedModelError, match="has no transformer_2"):
         runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "original.safetensors", "transformer_2"),))
 
 
-def test_a_file_that_is_no_lora_is_refused(wan21: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_lora_is_an_error(wan21: Path, tmp_path: Path) -> None:
     save_file({"transformer.blocks.0.attn1.to_q.weight": torch.zeros(24, 24)}, tmp_path / "lora.safetensors")
     with pytest.raises(UnsupportedModelError, match=r"cannot be merged|can be merged: it holds"):
         runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "lora.safetensors"),))
@@ -291,7 +291,7 @@ def test_a_file_that_is_no_lora_is_refused(wan21: Path, tmp_path: Path) -> None:
 # run_fast
 
 
-def test_run_fast_is_the_distilled_model_without_guidance(a14b: Path, tmp_path: Path) -> None:
+def test_run_fast_selects_the_distilled_model_without_guidance(a14b: Path, tmp_path: Path) -> None:
     file, _ = lora_file(tmp_path, "original", size=0.3)
     loras = tuple(Lora(str(tmp_path), file.name, part) for part in ("transformer", "transformer_2"))
     spec = ModelSpec("small", fps=16, fast=Fast(loras, flow_shift=5.0))
@@ -313,11 +313,11 @@ def test_the_default_of_run_fast_is_what_activating_loads() -> None:
     assert CATALOGUE["wan-ai-wan2-1-t2v-14b-diffusers"].variant() == CATALOGUE["wan-ai-wan2-1-t2v-14b-diffusers"]
 
 
-def test_run_fast_means_nothing_to_a_model_without_it() -> None:
+def test_a_model_without_a_distillation_ignores_run_fast() -> None:
     spec = CATALOGUE["wan-ai-wan2-1-t2v-14b-diffusers"].model
 
     assert spec.variant(fast=True) is spec.variant(fast=False) is spec
 
 
-def test_small_transformers_are_what_the_tests_take_them_for() -> None:
+def test_the_small_transformers_have_the_expected_shape() -> None:
     assert small_transformer(16).get_parameter(f"{LAYER}.weight").shape == (24, 24)

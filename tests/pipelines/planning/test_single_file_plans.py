@@ -1,4 +1,4 @@
-"""A transformer from one file, planned for as what it is."""
+"""Plans for a transformer from a single file, in the format of the file."""
 
 import json
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from tests.support.models.trace import PeakBytes
 from tests.support.models.wan_files import State, by_original_names, named, write_safetensors
 
 
-def test_what_is_measured_is_what_is_kept(mixed: Path, bare: Path) -> None:
+def test_the_measured_sizes_are_those_in_memory(mixed: Path, bare: Path) -> None:
     module = skeleton(WanTransformer3DModel, bare / "transformer")
     weight_format = WeightFormat(module, Precision.GGUF, torch.bfloat16, named=dict(headers(mixed)))
     load_weights(module, mixed, weight_format.convert)
@@ -57,7 +57,7 @@ def test_what_is_measured_is_what_is_kept(mixed: Path, bare: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [form for form in SUPPORTED_GGUF_QUANT_TYPES if form is not Type.BF16])
-def test_restoring_a_matrix_takes_what_is_planned_for_it(form: Type) -> None:
+def test_dequantizing_a_matrix_needs_the_planned_memory(form: Type) -> None:
     count, size = gguf.GGML_QUANT_SIZES[form]
     weight = GGUFParameter(torch.zeros(512, 512 // count * size, dtype=torch.uint8), quant_type=form)
     with torch.no_grad(), PeakBytes([weight]) as traced:
@@ -100,7 +100,7 @@ def by_original_name(name: str) -> str:
     return next(iter(by_original_names({name: torch.empty(0)})))
 
 
-def test_a_plan_counts_what_the_file_holds(wan_14b: ModelShape) -> None:
+def test_a_plan_uses_the_sizes_in_the_file(wan_14b: ModelShape) -> None:
     plain = replace(wan_14b, files=())
     matrices = wan_14b.transformer.block_matrix_parameters
     down = wan_14b.transformer.width * wan_14b.transformer.ffn_dim
@@ -126,7 +126,7 @@ def test_a_plan_counts_what_the_file_holds(wan_14b: ModelShape) -> None:
         (8, 16, "GGUF partly streamed from disk, text encoder streamed from disk, whole frames"),
     ],
 )
-def test_a_quantized_file_is_kept_as_it_is_on_every_machine(
+def test_a_quantized_file_keeps_its_format_on_every_machine(
     card: int, host: int, name: str, wan_14b: ModelShape
 ) -> None:
     machine = Machine((card - 1) * GIB, round(0.9 * host * GIB), (8, 9))
@@ -142,7 +142,7 @@ def test_a_quantized_file_is_kept_as_it_is_on_every_machine(
     assert made.reason == "wan-Q4_K_M.gguf (Q4_K, Q6_K, float32): already quantized, used as it is"
 
 
-def test_a_plain_file_is_planned_for_as_other_weights_are(state: State, bare: Path, tmp_path: Path) -> None:
+def test_a_plain_file_is_planned_like_other_weights(state: State, bare: Path, tmp_path: Path) -> None:
     file = write_safetensors(tmp_path / "tuned.safetensors", state, torch.float16)
     shape, machine = shape_here(bare, [named(file)]), Machine(8 * GIB, 64 * GIB, (8, 9))
     video = Geometry.fit(96, 64, 9, shape.grid)
@@ -153,19 +153,19 @@ def test_a_plain_file_is_planned_for_as_other_weights_are(state: State, bare: Pa
     assert (made.choice, made.reason) == ("bf16", "from tuned.safetensors (float16); exact, as published")
 
 
-def test_a_file_of_something_else_has_no_plan(bare: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_architecture_is_an_error(bare: Path, tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "flux.safetensors", {"double_blocks.0.weight": torch.ones(8, 8)}, torch.half)
 
     with pytest.raises(UnsupportedModelError, match=r"flux\.safetensors holds no weights of a Wan transformer"):
         shape_here(bare, [named(path)])
 
 
-def test_a_file_of_another_depth_has_no_plan(wan_14b: ModelShape) -> None:
+def test_a_file_with_another_number_of_blocks_is_an_error(wan_14b: ModelShape) -> None:
     with pytest.raises(UnsupportedModelError, match=r"wan-Q4_K_M\.gguf has 40 blocks, but the model has 30"):
         replace(wan_14b, transformer=replace(wan_14b.transformer, num_layers=30)).with_files(wan_14b.files)
 
 
-def test_what_is_measured_is_told_to_a_process_without_torch(
+def test_sizes_are_printed_for_a_process_without_torch(
     mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["single_file", str(mixed)])
