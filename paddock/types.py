@@ -36,6 +36,8 @@ class Parameters(TypedDict, total=False):
     """The length in seconds."""
     aspect_ratio: str
     """Such as "16:9"; `width` and `height` win over it."""
+    run_fast: bool
+    """Whether a model that has a fast variant uses it."""
     step_cache: str
     """Step caching: "exact", "balanced" or "fast"."""
     target_namespace: str
