@@ -1,4 +1,4 @@
-"""What is done to a generation that a device holds: its records, its files and its subscribers, kept in step."""
+"""Claims on generations: keeps the record, the files and the subscribers of a claimed generation in step."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ _NEXT_STEPS = {NextStep.MOVE_TO_END: "moved to the end of the queue", NextStep.F
 
 
 class Claims:
-    """Takes generations for devices, for `lease` seconds at a time; `on_queued` is called when one waits again."""
+    """Claims generations for devices, for `lease` seconds at a time; `on_queued` is called when one waits again."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class Claims:
         self._lease = lease
         self._on_queued = on_queued
         self.waits_for_room = asyncio.Event()
-        """Set when something could not be taken for want of room on the disk."""
+        """Set when a generation was not claimed, since the disk has too little space."""
 
     async def claim(self, owner: str, holding: str | None) -> Generation | None:
-        """The next generation for a device that holds this model, claimed; none while its video may find no room."""
+        """Claim the next generation for a device that holds this model; None while the disk has too little space."""
         if await self._disk.shortage() is not None:
             self.waits_for_room.set()
             return None
@@ -78,35 +78,35 @@ class Claims:
                 log.exception("the claim on generation %s was not renewed; trying again", held.id, extra=said)
             except StaleAttemptError:
                 if not running.is_cancelled:
-                    # another server cancelled it, or took it over: the device has better things to do
+                    # another server cancelled it, or took it over: the device must not go on
                     await on_lost(held)
                 return
 
     def on_report(self, running: RunningAttempt, report: RunReport) -> None:
-        """Note how far a worker is, or what of it is saved or to be seen, and tell subscribers of progress."""
+        """Take in the report of a worker, and publish progress to subscribers."""
         match report:
             case Checkpointed():
                 running.saved = report.fraction
                 running.has_saved.set()
             case Previewed():
-                # the report of the same step comes next, and tells of it
+                # the progress of the same step comes next, and is published with it
                 running.live = replace(running.live, preview=report.step)
             case Progressed():
                 running.advance(report)
                 self.announce_progress(running)
 
     def end_preview(self, running: RunningAttempt) -> None:
-        """Remove the picture of a generation that no worker goes on with."""
+        """Remove the preview of a generation that no worker goes on with."""
         running.live = replace(running.live, preview=None)
         self._previews.discard(running.held.id)
 
     def announce_progress(self, running: RunningAttempt) -> None:
-        """Tell subscribers how a generation is doing, unless it is cancelled already."""
+        """Publish the progress of a generation, unless it is cancelled already."""
         if not running.is_cancelled:
             self._broker.publish(Event(running.held, running.live))
 
     def announce(self, generation: Generation) -> None:
-        """Tell subscribers what became of a generation; one that is over needs no checkpoint any more."""
+        """Publish the result of a generation, and remove its checkpoint; wake the devices if it waits again."""
         if generation.is_terminal:
             self._checkpoints.discard(generation.id)
             self._broker.publish(Event(generation))
@@ -129,7 +129,7 @@ class Claims:
         return await self._retry(running.held, Interruption(Blame.NONE, running.saved, running.saved))
 
     async def give_back(self, running: RunningAttempt) -> None:
-        """Record what became of a generation; if that is not known, return it to the queue."""
+        """Record the result of a generation; if that is not known, return it to the queue."""
         self.end_preview(running)
         with suppress(StaleAttemptError):
             if running.end is not None:
@@ -138,7 +138,7 @@ class Claims:
                 self.announce(await self._adopt(running.held) or await self.release(running))
 
     def discard(self, running: RunningAttempt) -> None:
-        """Remove what an attempt that counts no more has written; its checkpoint may be another attempt's by now."""
+        """Remove what an attempt that counts no more has written. Its checkpoint may belong to another attempt by now."""
         held = running.held
         self._artifacts.discard(artifact_key(held.id, held.attempt))
         if running.is_cancelled:
@@ -169,5 +169,5 @@ class Claims:
         if key is None:
             return None
         said = ids(held.id, held.attempt)
-        log.info("generation %s: its finished file was found and adopted", held.id, extra=said)
+        log.info("generation %s: its finished file was found and is kept", held.id, extra=said)
         return await self.attempts.succeed(held, key)

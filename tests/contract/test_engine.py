@@ -102,7 +102,7 @@ def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1
 
 
 async def make(engine: SubprocessEngine, wanted: Run, on_report: Callable[[RunReport], None]) -> Done:
-    """Make a video, file and all."""
+    """Make a video, with its file."""
     finish = await engine.run(wanted, on_report)
     return await finish()
 
@@ -164,19 +164,19 @@ async def test_a_run_leaves_its_file_and_tells_every_step(engine: SubprocessEngi
 
 
 async def test_a_run_shows_its_steps_in_a_file_before_it_tells_of_them(engine: SubprocessEngine) -> None:
-    told: list[tuple[str, int]] = []
+    reported: list[tuple[str, int]] = []
     pictures = []
 
     def note(report: RunReport) -> None:
         if isinstance(report, Previewed):
             pictures.append(Image.open(Path(engine._options.previews) / "seen.jpg").copy().size)
         if isinstance(report, Previewed) or (isinstance(report, Progressed) and report.stage is Stage.DENOISE):
-            told.append((report.kind, report.step))
+            reported.append((report.kind, report.step))
 
     await make(engine, job(generation_id="seen"), note)
 
     both = [(kind, step) for step in (1, 2, 3) for kind in ("previewed", "progressed")]
-    assert told == [("progressed", 0), *both]
+    assert reported == [("progressed", 0), *both]
     assert pictures == [(64, 64)] * 3
 
 
@@ -207,7 +207,7 @@ async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(
     with pytest.raises(RunCancelledError):
         await running
 
-    # one step may have been under way, and one more begun while the order travelled
+    # one step may have been under way, and another one may have begun before the order arrived
     assert reports[-1].step - steps_then <= 2
     assert not (videos / "g.1.mp4").exists()
     await run(engine, job(generation_id="after"))
@@ -217,7 +217,7 @@ async def test_a_cancel_stops_within_a_step_and_the_next_run_is_unharmed(
 
 
 async def test_prompts_are_encoded_beside_the_run_that_is_going_on(engine: SubprocessEngine) -> None:
-    await engine.prepare(["nobody runs: nothing is done"])
+    await engine.prepare(["without a run nothing is done"])
     await run(engine, job())
     running, reports = await start(engine, job(LONG))
 
@@ -229,7 +229,7 @@ async def test_prompts_are_encoded_beside_the_run_that_is_going_on(engine: Subpr
         await running
     done = await make(engine, job(), lambda _: None)
 
-    # its own were known
+    # its own prompts were cached
     assert (done.stats.prompts_encoded, done.stats.prompts_cached) == (1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Workers that go wrong in every way, in processes of their own: each is noticed, and the next generation is made."""
+"""Workers that fail in every way, in processes of their own: each is detected, and the next generation is made."""
 
 import asyncio
 import os
@@ -25,9 +25,9 @@ SILENCE = 60
 
 
 @pytest.fixture(autouse=True)
-def _unruly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("UNRULY_SENT", str(tmp_path / "sent"))
-    monkeypatch.setenv("UNRULY_GO", str(tmp_path / "go"))
+def _files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FAULTY_SENT", str(tmp_path / "sent"))
+    monkeypatch.setenv("FAULTY_GO", str(tmp_path / "go"))
 
 
 def make_engine(folder: Path, silence: float = SILENCE, patience: Patience = PATIENCE) -> SubprocessEngine:
@@ -88,18 +88,18 @@ async def test_a_run_that_goes_wrong_ends_its_worker_and_says_how(
 async def test_a_load_that_goes_wrong_ends_its_worker_and_says_how(
     engine: SubprocessEngine, monkeypatch: pytest.MonkeyPatch, how: str, sentence: str
 ) -> None:
-    monkeypatch.setenv("UNRULY_LOAD", how)
+    monkeypatch.setenv("FAULTY_LOAD", how)
     with pytest.raises(WorkerDiedError) as died:
         await engine.load(ENTRY)
 
     assert str(died.value) == sentence
     assert engine.state.model_id is None
-    monkeypatch.delenv("UNRULY_LOAD")
+    monkeypatch.delenv("FAULTY_LOAD")
     await run(engine, "well")
 
 
 async def hanging(engine: SubprocessEngine) -> "asyncio.Task[Done]":
-    """A run that has begun and goes no further; its worker's heart beats."""
+    """A run that has begun and goes no further; its worker goes on sending heartbeats."""
     await engine.load(ENTRY)
     begun = asyncio.Event()
     params = replace(PARAMS, prompt="hang at denoise")
@@ -172,7 +172,7 @@ async def test_a_generation_without_numbers_fails_and_its_worker_stays(engine: S
     assert engine.state.pid == pid
 
 
-async def test_a_worker_that_talks_while_nobody_listens_has_to_wait(engine: SubprocessEngine, tmp_path: Path) -> None:
+async def test_a_worker_that_sends_while_nothing_reads_has_to_wait(engine: SubprocessEngine, tmp_path: Path) -> None:
     def sent() -> int:
         return int((tmp_path / "sent").read_text() or 0) if (tmp_path / "sent").exists() else 0
 
@@ -197,7 +197,7 @@ async def test_a_killed_process_that_does_not_end_is_not_followed_by_another(
     assert pid is not None
     with monkeypatch.context() as stuck:
         stuck.setattr("server.engine.subprocess.connection._END_SECONDS", 0.2)
-        # as behind a driver that never returns: the signal is sent and nothing happens
+        # as with a driver that never returns: the signal is sent without effect
         stuck.setattr("asyncio.subprocess.Process.kill", lambda _process: None)
         with pytest.raises(WorkerDiedError):
             await run(engine, "hang at denoise")
@@ -210,12 +210,12 @@ async def test_a_killed_process_that_does_not_end_is_not_followed_by_another(
     assert engine.state.pid != pid
 
 
-# a queue with such generations in it
+# such generations in a queue
 
 
 @pytest.fixture
 async def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Inside]:
-    """A server's inside with a real engine."""
+    """The parts of a server, with a real engine."""
     monkeypatch.setattr("server.core.circuit_breaker._LONGEST_BACKOFF", 0.05)
     inside = build(tmp_path / "data")
     (executor,) = inside.dispatcher.executors
@@ -251,7 +251,7 @@ async def test_a_file_that_is_whole_is_kept_though_its_worker_never_says_so(insi
     cut, well = *await inside.enqueue(prompt="exit at rename"), *await inside.enqueue(prompt="well")
 
     assert [(await inside.until(each)).status for each in (cut, well)] == [Status.SUCCEEDED] * 2
-    # the second may have begun before the first one's worker ended with it
+    # the second may have begun before the worker of the first ended
     assert [each for each in await inside.outcomes() if each != Outcome.WORKER_DIED] == [Outcome.SUCCEEDED] * 2
     assert (await inside.read(cut)).attempt == 1
 
@@ -259,17 +259,17 @@ async def test_a_file_that_is_whole_is_kept_though_its_worker_never_says_so(insi
 async def test_a_load_that_ends_its_worker_fails_the_generation_and_the_next_is_made(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UNRULY_LOAD", "exit at load")
+    monkeypatch.setenv("FAULTY_LOAD", "exit at load")
     (poisoned,) = await inside.enqueue(prompt="well")
     assert (await inside.until(poisoned)).status is Status.FAILED
 
-    monkeypatch.delenv("UNRULY_LOAD")
+    monkeypatch.delenv("FAULTY_LOAD")
     (well,) = await inside.enqueue(prompt="well")
     assert (await inside.until(well)).status is Status.SUCCEEDED
 
 
 async def rendered(engine: SubprocessEngine, tmp_path: Path) -> "asyncio.Task[Done]":
-    """The end of a file that waits for the file `go`."""
+    """A rendered generation; its file is finished once the file `go` exists."""
     await engine.load(ENTRY)
     waits = replace(PARAMS, prompt="wait at file")
     finish = await engine.run(job(waits, "a"), lambda _: None)

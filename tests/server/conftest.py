@@ -1,4 +1,4 @@
-"""A server's inside on a fake engine: everything but HTTP and devices."""
+"""The parts of a server on a fake engine: everything but HTTP and devices."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -68,7 +68,7 @@ class Inside:
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.005)
@@ -99,7 +99,7 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
 
 
 async def listen(inside: Inside) -> None:
-    """Note every event."""
+    """Collect all events."""
     with inside.broker.subscribe("") as subscription:
         async for event in subscription:
             inside.events.append(event)
@@ -107,7 +107,7 @@ async def listen(inside: Inside) -> None:
 
 @pytest.fixture
 async def inside(tmp_path: Path) -> AsyncIterator[Inside]:
-    """The parts, at work."""
+    """The parts, running."""
     inside = build(tmp_path / "data")
     listening = asyncio.create_task(listen(inside))
     await inside.dispatcher.start()

@@ -1,4 +1,4 @@
-"""An engine without a device: a test says what happens to each run, and when."""
+"""An engine without a device: a test decides what happens to each run, and when."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ from server.engine.protocol import Checkpointed, Done, Previewed, Progressed, Re
 
 
 class FakeEngine:
-    """Obeys a script: each run takes the next behaviour; without one it writes its file and is done.
+    """Follows a script: each run takes the next behaviour; without one it writes its file and is done.
 
-    A behaviour brings what became of the run, or what waits for its file.
+    A behaviour returns Done, or a Finish that waits for the file, or raises the error of the run.
     """
 
     def __init__(self, folder: Path, device: str = "fake") -> None:
@@ -97,7 +97,7 @@ class FakeEngine:
         )
 
     def finish(self, job: Run) -> Done:
-        """Write the file, whole."""
+        """Write the complete file."""
         (self.folder / job.artifact).write_bytes(b"video")
         return Done(
             generation_id=job.generation_id,
@@ -117,44 +117,44 @@ class FakeEngine:
         return finish
 
     def end_files(self, behaviour: Callable[[Run], Done]) -> None:
-        """End all files that wait for it, in a way."""
+        """End all files that wait, by a behaviour."""
         for word in self.files.values():
             if not word.done():
                 word.set_result(behaviour)
 
     async def until_cancelled(self, job: Run) -> Done:
-        """Run until told to stop."""
+        """Run until it is cancelled."""
         await self._cancelled.wait()
         raise RunCancelledError("cancelled")
 
     async def until_suspended(self, job: Run) -> Done:
-        """Run until told to save and stop."""
+        """Run until it is suspended, and save a checkpoint."""
         await self._suspended.wait()
         self.save(job, 0.4)
         raise RunSuspendedError("suspended")
 
     def tell(self, fraction: float) -> None:
-        """Tell how far what runs is."""
+        """Report the progress of the current run."""
         self._tell(self.report(self.runs[-1], fraction))
 
     def save(self, job: Run, fraction: float) -> None:
-        """Leave a checkpoint and tell of it."""
+        """Write a checkpoint and report it."""
         (self.folder.parent / "checkpoints" / job.checkpoint).write_bytes(b"half")
         self._tell(Checkpointed(generation_id=job.generation_id, attempt=job.attempt, fraction=fraction))
 
     def show(self, job: Run) -> None:
-        """Draw a preview and tell of it, if there is room for one."""
+        """Write a preview and report it, if there is space for one."""
         with suppress(OSError):
             (self.folder.parent / "previews" / job.preview).write_bytes(b"picture")
             self._tell(Previewed(generation_id=job.generation_id, attempt=job.attempt, step=1))
 
     async def finish_despite_cancel(self, job: Run) -> Done:
-        """Finish just as the cancel comes."""
+        """Finish just when it is cancelled."""
         await self._cancelled.wait()
         return self.finish(job)
 
     def die(self, job: Run) -> Done:
-        """The worker is gone."""
+        """The worker has died."""
         raise WorkerDiedError("it was killed by SIGKILL")
 
     async def until_killed(self, job: Run) -> Done:
@@ -164,12 +164,12 @@ class FakeEngine:
         return self.die(job)
 
     def kill(self) -> None:
-        """End the worker, with what it runs and what file it finishes."""
+        """End the worker, with its run and the file that it finishes."""
         self._killed.set()
         self.end_files(self.die)
 
     def finish_and_die(self, job: Run) -> Done:
-        """The file is whole, its report is not sent."""
+        """The file is complete, but its report is not sent."""
         self.finish(job)
         raise WorkerDiedError("it was killed by SIGKILL")
 
@@ -192,7 +192,7 @@ class FakeEngine:
 
 
 def whole(done: Done) -> Finish:
-    """The end of a file that needs no waiting for."""
+    """A Finish that returns at once."""
 
     async def finish() -> Done:
         return done
@@ -201,5 +201,5 @@ def whole(done: Done) -> Finish:
 
 
 def load_failure(sentence: str) -> LoadFailedError:
-    """What an engine raises when the weights cannot be had."""
+    """The error of an engine that finds no weights."""
     return LoadFailedError(sentence)

@@ -1,7 +1,7 @@
 """A worker that goes wrong as the prompt says: the real one, with its process and its link, but no model.
 
 `python -P -m tests.support.faulty_worker FD OPTIONS`, started as `server.engine.worker` is. While loading it goes wrong
-as the variable UNRULY_LOAD says.
+as the variable FAULTY_LOAD says.
 """
 
 import os
@@ -29,7 +29,7 @@ STEPS = (
 )
 EXIT_STATUS = 3
 AFTERWARDS = 100
-NOBODYS = Failed(generation_id="nobody's", attempt=1, message="x" * (MAX_LINE_BYTES // 2))
+UNRELATED = Failed(generation_id="unrelated", attempt=1, message="x" * (MAX_LINE_BYTES // 2))
 
 
 class Link(link.Link):
@@ -45,14 +45,14 @@ class Script:
     """Stands in for `pipelines.runner.oom_fallback.OutOfMemoryFallback`."""
 
     link: Link
-    fingerprint = {"plan": "unruly"}  # noqa: RUF012 - never changed
+    fingerprint = {"plan": "faulty"}  # noqa: RUF012 - never changed
 
     @classmethod
     def load(
         cls, _spec: object, _folder: Path, _device: str, on_load: Callable[[str, float], None], *_: object
     ) -> "Script":
         on_load("transformer", 0.5)
-        go_wrong(os.environ.get("UNRULY_LOAD", ""), "load")
+        go_wrong(os.environ.get("FAULTY_LOAD", ""), "load")
         return cls()
 
     def render(self, params: VideoParams, path: Path, callbacks: Any) -> "Rendered":
@@ -107,7 +107,7 @@ def hang() -> None:
 
 def wait() -> None:
     """Until a file is there."""
-    while not Path(os.environ["UNRULY_GO"]).exists():
+    while not Path(os.environ["FAULTY_GO"]).exists():
         time.sleep(0.01)
 
 
@@ -146,13 +146,13 @@ def flood() -> None:
 
 
 def flood_afterwards() -> None:
-    """Send large reports that nobody asked for, once the run is over; the file `sent` tells how many went out."""
+    """Send large reports about another generation once the run has ended; the file `sent` counts them."""
 
     def send() -> None:
         time.sleep(0.3)
         for count in range(1, AFTERWARDS + 1):
-            Script.link.send(NOBODYS)
-            Path(os.environ["UNRULY_SENT"]).write_text(str(count), encoding="utf-8")
+            Script.link.send(UNRELATED)
+            Path(os.environ["FAULTY_SENT"]).write_text(str(count), encoding="utf-8")
 
     threading.Thread(target=send).start()
 

@@ -1,4 +1,4 @@
-"""How long a generation will take: guessed while nothing is known, learned from the first run on."""
+"""Estimates of a generation's time: a guess while nothing is known, learned from the first run on."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,7 +26,7 @@ def rest_of(pixels: int) -> float:
 
 
 def reports(params: VideoParams, since: int = 0, slower: float = 1.0) -> Iterator[Progress]:
-    """What a worker tells of a run, taken up after `since` steps, on a device that is so much slower."""
+    """The reports of a run that is resumed after `since` steps, on a device that is slower by a factor."""
     pixels, steps = params.width * params.height * params.num_frames, params.num_inference_steps
     seconds = 0.02
     yield Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)
@@ -40,12 +40,12 @@ def reports(params: VideoParams, since: int = 0, slower: float = 1.0) -> Iterato
 
 
 def begin(estimator: Estimator, params: VideoParams) -> tuple[Forecast, RunTimer]:
-    """What follows a run, and what records it."""
+    """The forecast of a run, and the timer that records it."""
     return estimator.begin(FINGERPRINT, params), estimator._durations.begin(MODEL, FINGERPRINT, params)
 
 
 def run(estimator: Estimator, params: VideoParams = PARAMS, since: int = 0, slower: float = 1.0) -> list[float | None]:
-    """Go through a run; what was foretold at each report, over what then came, is returned as the error in seconds."""
+    """Go through a run; returns the error of the estimate at each report, relative to the run's time."""
     forecast, timer = begin(estimator, params)
     told = [(now, forecast.remaining(now), timer.note(now)) for now in reports(params, since, slower)]
     end = told[-1][0].seconds
@@ -92,7 +92,7 @@ def test_one_size_tells_roughly_of_another() -> None:
     assert first < 0.35
 
 
-def test_steps_that_a_single_other_size_foretold_wrongly_say_nothing_of_the_rest() -> None:
+def test_steps_estimated_wrongly_from_one_other_size_say_nothing_of_the_rest() -> None:
     estimator = Estimator(Durations())
     run(estimator)
 
@@ -111,7 +111,7 @@ def test_a_device_that_has_become_slower_is_believed() -> None:
 
     assert errors[0] is not None
     assert errors[0] > 0.5
-    # after eight of ten steps what is wrong is the rest, which was not seen yet: by half it is believed of that, too
+    # after eight of ten steps only the rest is unknown: it is taken to be slower too, by half
     assert errors[9] is not None
     assert errors[9] < 0.2
 
@@ -131,11 +131,11 @@ def test_what_is_computed_otherwise_is_learned_apart(other: VideoParams) -> None
     assert estimator.begin({}, PARAMS).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
 
 
-def test_a_run_that_was_taken_up_again_is_foretold_and_learned_from() -> None:
+def test_a_resumed_run_is_estimated_and_learned_from() -> None:
     estimator = Estimator(Durations())
     run(estimator, since=6)
 
-    # that it was taken up is not known before its first report of denoising
+    # that it was resumed is not known before its first report of denoising
     assert all(error is not None and error < 0.1 for error in run(estimator, since=3)[1:])
     assert all(error is not None and error < 0.1 for error in run(estimator))
 
@@ -172,18 +172,18 @@ def test_where_later_steps_are_cheaper_the_whole_is_known() -> None:
 
 @pytest.mark.parametrize("law", [step_seconds, rest_seconds])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_what_is_known_is_foretold_and_noise_makes_no_work_free(
+def test_known_sizes_are_estimated_and_noise_makes_no_work_free(
     law: Callable[[list[RunDurations], int], float | None], sign: int
 ) -> None:
     runs = [RunDurations(PIXELS, 1.0, 1.0), RunDurations(2 * PIXELS, 1.0 + sign * 0.9, 1.0 + sign * 0.9)]
 
-    foretold = [law(runs, pixels) for pixels in (1, PIXELS, 2 * PIXELS, 20 * PIXELS)]
+    estimates = [law(runs, pixels) for pixels in (1, PIXELS, 2 * PIXELS, 20 * PIXELS)]
 
-    assert all(seconds is not None and seconds > 0 for seconds in foretold)
-    assert foretold[1:3] == [pytest.approx(1.0), pytest.approx(1.0 + sign * 0.9)]
+    assert all(seconds is not None and seconds > 0 for seconds in estimates)
+    assert estimates[1:3] == [pytest.approx(1.0), pytest.approx(1.0 + sign * 0.9)]
 
 
-def test_what_has_not_begun_is_foretold_by_its_kind_or_else_by_what_is_typical() -> None:
+def test_what_has_not_begun_is_estimated_by_its_kind_or_else_as_typical() -> None:
     estimator = Estimator(Durations())
     assert estimator.typical is None
     assert estimator.total(MODEL, PARAMS) is None

@@ -1,4 +1,4 @@
-"""The protocol: every message survives the wire, and nothing else is taken for one."""
+"""The protocol: every message can be sent and read again, and anything else is refused."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""How long a worker may go without progress: learned from its device, patient with what is new, deaf to sleep."""
+"""How long a worker may go on without progress: learned from its device, more for new work, sleep not counted."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ AREA = (1280 * 720) / (832 * 480)
 
 
 class Time:
-    """A clock that goes on when it is told to, looked at every tick as a server does."""
+    """A clock that a test advances; it is read at every tick, as by a server."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -30,7 +30,7 @@ class Time:
             self.clock()
 
     def sleep(self, seconds: float) -> None:
-        """The machine sleeps: time goes by and nobody looks."""
+        """The machine sleeps: time passes, and the clock is not read."""
         self.now += seconds
 
 
@@ -77,7 +77,7 @@ def finish(dog: WatchdogOfOne, time: Time, params: VideoParams, *seconds: float)
 
 
 def patience_of(watch: Watch, time: Time) -> float:
-    """How long it takes from now until the watch complains."""
+    """Seconds from now until the watch is overdue."""
     begun = time.now
     while watch.overdue() is None:
         time.pass_(1)
@@ -213,7 +213,7 @@ def test_who_was_killed_for_being_slow_is_given_longer_until_a_run_is_done(dog: 
     assert watch.bound == PATIENCE.floor
 
 
-def test_a_server_that_slept_blames_nobody(dog: WatchdogOfOne, time: Time) -> None:
+def test_a_server_that_slept_blames_no_worker(dog: WatchdogOfOne, time: Time) -> None:
     watch = dog.watch_load()
     time.pass_(PATIENCE.load - 1)
     time.sleep(12 * 3600)

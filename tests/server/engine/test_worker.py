@@ -1,4 +1,4 @@
-"""What a worker tells besides its work."""
+"""What a worker does besides its work."""
 
 import queue
 import sys
@@ -39,7 +39,7 @@ def test_a_processor_has_no_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -
 
 
 class EnoughError(Exception):
-    """Ends a worker that would work for ever."""
+    """Ends a worker that would run for ever."""
 
 
 def test_a_worker_without_orders_takes_up_what_was_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

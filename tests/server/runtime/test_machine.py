@@ -27,7 +27,7 @@ Word = Callable[[Run], "Done | Finish"]
 class ScriptedEngine(FakeEngine):
     """An engine whose every run waits for a word, and whose every file for another, if the first was to render it."""
 
-    def __init__(self, folder: Path, device: str = "puppet") -> None:
+    def __init__(self, folder: Path, device: str = "scripted") -> None:
         super().__init__(folder, device)
         self.job: Run | None = None
         self.word: asyncio.Future[Word] | None = None

@@ -1,4 +1,4 @@
-"""Claim → run → record: in order, once, whatever dies or is cancelled in between."""
+"""Claim, run, record: in order and once, whatever dies or is cancelled in between."""
 
 import asyncio
 import time
@@ -113,13 +113,13 @@ async def test_the_time_left_follows_from_the_work_so_far(inside: Inside) -> Non
 
     live = inside.dispatcher.live(await inside.read(generation))
 
-    # the fake tells of two seconds for a half
+    # the fake reports two seconds for one half
     assert live is not None
     assert (live.progress, live.eta) == (0.5, 2.0)
     await inside.service.cancel("", generation.id)
 
 
-async def test_what_waits_is_told_when_it_may_be_done(inside: Inside) -> None:
+async def test_waiting_generations_have_estimates(inside: Inside) -> None:
     async def eta(generation: Generation) -> float | None:
         live = inside.service.live(await inside.service.get("", generation.id))
         return None if live is None else live.eta
@@ -129,7 +129,7 @@ async def test_what_waits_is_told_when_it_may_be_done(inside: Inside) -> None:
     running = await busy(inside)
     waiting = await inside.enqueue(3)
 
-    # the fake takes two seconds for each, and is two from the end of the one it runs
+    # the fake takes two seconds for each generation, and has two left for the one it runs
     assert await eta(running) == 2.0
     assert [await eta(generation) for generation in waiting] == [pytest.approx(at, abs=0.5) for at in (4, 6, 8)]
     await inside.service.cancel("", running.id)
@@ -157,7 +157,7 @@ async def test_in_a_list_each_is_told_what_it_is_told_alone(inside: Inside) -> N
     await inside.service.cancel("", running.id)
 
 
-async def test_before_anything_was_made_nobody_knows_when(inside: Inside) -> None:
+async def test_before_the_first_video_there_is_no_estimate(inside: Inside) -> None:
     running = await busy(inside)
     (waiting,) = await inside.enqueue()
 
@@ -190,7 +190,7 @@ async def test_two_devices_halve_the_wait(tmp_path: Path) -> None:
 
 
 async def suspended(inside: Inside) -> Generation:
-    """A generation that a clean stop has given back, of which 0.4 is saved."""
+    """A generation that a clean stop has returned to the queue, with a checkpoint at 0.4."""
     inside.engine.script.append(inside.engine.until_suspended)
     (generation,) = await inside.enqueue()
     await eventually(lambda: inside.engine.runs)
@@ -445,6 +445,8 @@ async def test_cancelling_a_run_stops_it_and_the_next_begins(inside: Inside) -> 
     assert (await inside.read(running)).status is Status.CANCELLED
     assert inside.engine.cancels == [(running.id, 1)]
     assert (await inside.until(waiting)).status is Status.SUCCEEDED
+    # the record says so a moment before the event is published
+    await eventually(lambda: len(completions(inside)) == 2)
     assert [status for _, status in completions(inside)] == [Status.CANCELLED, Status.SUCCEEDED]
 
 
@@ -584,7 +586,7 @@ async def test_two_devices_share_the_queue(tmp_path: Path) -> None:
     for engine in inside.engines:
         engine.script += [engine.until_cancelled]
     first, second, third = await inside.enqueue(3)
-    # one that is cancelled before its run would leave its part of the script to the third
+    # if one were cancelled before its run, the third would take its behaviour
     await eventually(lambda: all(engine.runs for engine in inside.engines))
     assert (await inside.read(third)).status is Status.QUEUED
 
@@ -600,7 +602,7 @@ OTHER = "another-model"
 
 
 def with_another_model(folder: Path) -> Path:
-    """A folder of models with one more in it."""
+    """A folder with one more model."""
     folder.mkdir()
     text = (BUILT_IN / "wan2.1-t2v-14b.toml").read_text(encoding="utf-8")
     (folder / "another.toml").write_text(text.replace(f'id = "{MODEL}"', f'id = "{OTHER}"'), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A device that fails again and again: it is left alone, the others go on, and it comes back by itself."""
+"""A device that fails repeatedly is quarantined, the others go on, and it recovers by itself."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def start(tmp_path: Any) -> AsyncIterator[Any]:
-    """Start insides: `await start(executors=2, setting=value)`."""
+    """Starts the parts of servers: `await start(executors=2, setting=value)`."""
     started: list[Inside] = []
 
     async def start(**changes: Any) -> Inside:
@@ -67,11 +67,11 @@ async def test_an_unhealthy_device_takes_nothing_and_then_one_that_heals_it(star
 
     await eventually(lambda: device_of(inside).circuit.health is Health.UNHEALTHY)
     assert (await inside.read(first)).status is Status.FAILED
-    # it failed before its row says so
+    # the failure is counted before the record is written
     await inside.until(second, Status.QUEUED)
-    with pytest.raises(UnavailableError) as told:
+    with pytest.raises(UnavailableError) as refused:
         await readiness(inside.service)
-    assert str(told.value).startswith(
+    assert str(refused.value).startswith(
         "The device fake:0 keeps failing: it was killed by SIGKILL. It is tried again in "
     )
     later(inside, 50)

@@ -1,4 +1,4 @@
-"""A file is finished while the device makes the next video, whose prompt it knows: whatever dies or is cancelled."""
+"""A file is finished while the device makes the next video, whose prompt is encoded already."""
 
 import asyncio
 from dataclasses import replace
@@ -106,7 +106,7 @@ async def test_a_worker_that_dies_of_a_run_is_not_held_against_the_file_beside_i
 
     assert executor.device.circuit.health is Health.HEALTHY
     log = [each["outcome"] for each in await inside.store.attempt_log() if each["generation_id"] == first.id]
-    # were it blamed, twice would be its end
+    # if it were blamed, it would have failed at the second death
     assert set(log) == {Outcome.RELEASED, Outcome.SUCCEEDED}
 
 
@@ -204,14 +204,14 @@ async def test_an_idle_worker_is_not_ended_amid_a_file(tmp_path: Path) -> None:
     inside.store.close()
 
 
-# what comes next
+# prefetching prompts
 
 
 @pytest.mark.parametrize(
     ("changes", "prepared"),
     [
         ({"negative_prompt": "no"}, [["what follows", "no"]]),
-        # without guidance nobody asks for the other
+        # without guidance the negative prompt is not used
         ({"negative_prompt": "no", "guidance_scale": 1.0}, [["what follows"]]),
         ({"model": OTHER_MODEL}, []),
     ],

@@ -1,4 +1,4 @@
-"""What Prometheus is told: parsed by its own parser, of what really happened, and nothing that is nobody's business."""
+"""Metrics: valid for Prometheus' own parser, true to what happened, and without private data."""
 
 import json
 import re
@@ -97,7 +97,7 @@ def test_a_second_attempt_is_no_second_wait(broker: Broker, scraped: Callable[[]
     assert of(scraped(), "paddock_queue_wait_seconds_count") == 1
 
 
-def test_outcomes_are_counted_whoevers_they_are(broker: Broker, scraped: Callable[[], Samples]) -> None:
+def test_outcomes_are_counted_for_all_tenants(broker: Broker, scraped: Callable[[], Samples]) -> None:
     done = replace(GENERATION, status=Status.SUCCEEDED, artifact="a-file", completed_at=1042.0)
     for generation in (done, replace(done, tenant="another"), replace(done, artifact=None, status=Status.FAILED)):
         broker.publish(Event(generation))
@@ -132,13 +132,13 @@ def test_a_running_server_tells_what_it_did(server: ServerProcess) -> None:
     again = samples(httpx.get(address).text)
     assert gained(found, again, "paddock_prompt_cache_requests_total", "result") == {"hit": 2, "miss": 0}
     assert gained(found, again, "paddock_denoising_steps_total", "how") == {"computed": 3, "skipped": 0}
-    # the dashboard asks for nothing that is not there
+    # all metrics that the dashboard queries exist
     queries = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     asked = set(re.findall(r"paddock_\w+", " ".join(queries)))
     there = set(re.findall(r"^(paddock_\w+)[ {]", answer.text, re.MULTILINE))
     described = set(re.findall(r"^# TYPE (paddock_\w+) ", answer.text, re.MULTILINE))
     assert len(asked) >= 10
-    # a processor has no card whose memory there is to tell: it is described all the same
+    # a CPU has no memory of its own to report; the metric is described all the same
     assert asked <= there | described
 
 

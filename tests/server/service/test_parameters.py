@@ -1,4 +1,4 @@
-"""A body → the one video it asks for, or a sentence that names the parameter and its limit."""
+"""A body is resolved to one video, or to a sentence that names the parameter and its limit."""
 
 from typing import Any
 
