@@ -138,7 +138,7 @@ class Claims:
                 self.announce(await self._adopt(running.held) or await self.release(running))
 
     def discard(self, running: RunningAttempt) -> None:
-        """Remove what an attempt that counts no more has written. Its checkpoint may belong to another attempt by now."""
+        """Remove what an attempt that counts no more has written. Another attempt may own its checkpoint now."""
         held = running.held
         self._artifacts.discard(artifact_key(held.id, held.attempt))
         if running.is_cancelled:

@@ -207,6 +207,11 @@ async def test_an_idle_worker_is_not_ended_amid_a_file(tmp_path: Path) -> None:
 # prefetching prompts
 
 
+async def looked_at_the_queue(inside: Inside) -> None:
+    """Wait until the first look at the queue is over, which found nothing."""
+    await eventually(lambda: not inside.dispatcher.executors[0]._prefetcher._is_settled)
+
+
 @pytest.mark.parametrize(
     ("changes", "prepared"),
     [
@@ -216,11 +221,12 @@ async def test_an_idle_worker_is_not_ended_amid_a_file(tmp_path: Path) -> None:
         ({"model": OTHER_MODEL}, []),
     ],
 )
-async def test_the_next_prompts_are_told_to_the_device_if_they_are_for_its_model(
+async def test_the_next_prompts_are_encoded_if_they_are_for_the_model_that_runs(
     inside: Inside, changes: dict[str, Any], prepared: list[list[str]]
 ) -> None:
     first = await busy(inside)
     (executor,) = inside.dispatcher.executors
+    await looked_at_the_queue(inside)
     await inside.enqueue(prompt="what follows", **changes)
 
     inside.engine.tell(0.6)
@@ -247,6 +253,7 @@ async def test_what_is_for_the_model_with_other_weights_is_not_prepared(inside: 
 
 async def test_what_comes_late_is_looked_for_again_and_found_once(inside: Inside) -> None:
     first = await busy(inside)
+    await looked_at_the_queue(inside)
     inside.engine.tell(0.5)
 
     await inside.enqueue(prompt="late")
