@@ -10,6 +10,8 @@ from server.core.retry import SERVER_DEATHS_ALLOWED, SERVER_DEATHS_IN_PLACE
 from tests.e2e.test_recovery import attempt_log
 from tests.support.server_process import PATIENCE, ServerProcess
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
