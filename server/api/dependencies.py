@@ -26,7 +26,7 @@ from server.core.generation import Status
 from server.service.service import Service
 from server.storage.db.records import Filters
 from server.storage.files.previews import Previews
-from server.storage.files.videos import Artifacts
+from server.storage.files.videos import Videos
 
 _bearer = HTTPBearer(auto_error=False, description="An API key; any, or none, while the server has none configured.")
 
@@ -37,10 +37,10 @@ async def get_service(request: Request) -> Service:
     return service
 
 
-async def get_artifacts(request: Request) -> Artifacts:
-    """The application's files."""
-    artifacts: Artifacts = request.app.state.artifacts
-    return artifacts
+async def get_videos(request: Request) -> Videos:
+    """The application's videos."""
+    videos: Videos = request.app.state.videos
+    return videos
 
 
 async def get_previews(request: Request) -> Previews:
@@ -50,7 +50,7 @@ async def get_previews(request: Request) -> Previews:
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
-ArtifactsDep = Annotated[Artifacts, Depends(get_artifacts)]
+VideosDep = Annotated[Videos, Depends(get_videos)]
 PreviewsDep = Annotated[Previews, Depends(get_previews)]
 
 
@@ -140,9 +140,9 @@ async def read_filters(
 FiltersDep = Annotated[Filters, Depends(read_filters)]
 
 
-async def get_links(request: Request, service: ServiceDep, artifacts: ArtifactsDep) -> Links:
+async def get_links(request: Request, service: ServiceDep, videos: VideosDep) -> Links:
     """Links on the address that this request, or the owner of the server, goes by."""
-    return Links((service.settings.public_url or str(request.base_url)).rstrip("/"), artifacts)
+    return Links((service.settings.public_url or str(request.base_url)).rstrip("/"), videos)
 
 
 LinksDep = Annotated[Links, Depends(get_links)]

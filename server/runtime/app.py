@@ -29,11 +29,9 @@ from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.store import Store
-from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
-from server.storage.files.previews import Previews
-from server.storage.files.stores import FileStores
-from server.storage.files.videos import Artifacts
+from server.storage.files.stores import FileStores, LocalFolders, link_signer
+from server.storage.files.videos import Videos
 from server.storage.retention import Retention
 
 log = logging.getLogger("paddock")
@@ -53,15 +51,14 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
             store = Store(engine, max_overtakes=settings.max_overtakes, server=server)
             stack.callback(store.close)
             app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
-            app.state.artifacts = artifacts = Artifacts(settings.data_dir, settings.url_ttl)
-            checkpoints = Checkpoints(settings.data_dir)
-            app.state.previews = previews = Previews(settings.data_dir)
+            folders = LocalFolders.of(settings.data_dir)
+            disk = Disk(settings.data_dir, settings.min_free_bytes)
+            files = FileStores.local(folders, link_signer(settings.data_dir, settings.url_ttl), disk)
+            app.state.videos, app.state.previews = files.videos, files.previews
             broker = Broker()
             catalogue = load_catalogue(settings)
-            engines = [_engine(settings, device, artifacts, checkpoints, previews) for device in devices]
-            disk = Disk(settings.data_dir, settings.min_free_bytes)
-            files = FileStores(artifacts, checkpoints, previews, disk)
-            kept = retention(settings, store.expiry, artifacts)
+            engines = [_engine(settings, device, folders) for device in devices]
+            kept = retention(settings, store.expiry, files.videos)
             options = SchedulerOptions(
                 lease=settings.lease,
                 idle_unload=settings.idle_unload,
@@ -121,25 +118,23 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     return app
 
 
-def retention(settings: Settings, expiry: Expiry, artifacts: Artifacts) -> Retention:
+def retention(settings: Settings, expiry: Expiry, videos: Videos) -> Retention:
     """What is kept of the past, by the settings."""
     return Retention(
         expiry,
-        artifacts,
+        videos,
         days=settings.retention_days,
         max_bytes=settings.retention_bytes,
         grace=settings.retention_grace,
     )
 
 
-def _engine(
-    settings: Settings, device: str, artifacts: Artifacts, checkpoints: Checkpoints, previews: Previews
-) -> SubprocessEngine:
+def _engine(settings: Settings, device: str, folders: LocalFolders) -> SubprocessEngine:
     options = WorkerOptions(
         device=device,
-        artifacts=str(artifacts.folder),
-        checkpoints=str(checkpoints.folder),
-        previews=str(previews.folder),
+        artifacts=str(folders.videos.folder),
+        checkpoints=str(folders.checkpoints.folder),
+        previews=str(folders.previews.folder),
         checkpoint_interval=settings.checkpoint_interval,
         preview_interval=settings.preview_interval,
         cache=str(settings.data_dir / "cache"),

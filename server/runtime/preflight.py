@@ -13,7 +13,7 @@ from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
 from server.storage.db.connection import DatabaseUnusableError, opened
 from server.storage.files.disk import try_out
-from server.storage.files.videos import Artifacts
+from server.storage.files.stores import LocalFolders, link_signer
 
 log = logging.getLogger("paddock")
 
@@ -74,7 +74,8 @@ def check_data_dir(settings: Settings) -> None:
     try:
         with locked(settings.data_dir):
             try_out(settings.data_dir)
-            Artifacts(settings.data_dir, settings.url_ttl)
+            LocalFolders.of(settings.data_dir)
+            link_signer(settings.data_dir, settings.url_ttl)
     except OSError as error:
         raise StartRefusedError(f"The data directory {settings.data_dir} cannot be used: {_words(error)}.") from error
     except DataDirInUseError as error:

@@ -30,7 +30,7 @@ from server.scheduler.running import RunningAttempt
 from server.storage.db.records import StaleAttemptError
 from server.storage.files.checkpoints import checkpoint_key
 from server.storage.files.previews import preview_key
-from server.storage.files.videos import artifact_key
+from server.storage.files.videos import video_key
 
 log = logging.getLogger("paddock.scheduler")
 
@@ -81,13 +81,13 @@ class AttemptRunner:
             settled = await self._attempt(running)
         except StaleAttemptError:
             # cancelled, or taken over by another server: a late result counts no more
-            self._claims.discard(running)
+            await self._claims.discard(running)
         else:
             said = ids(held.id, held.attempt)
             log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status, extra=said)
             if settled.status is Status.SUCCEEDED:
                 self._device.circuit.succeeded()
-            self._claims.announce(settled)
+            await self._claims.announce(settled)
         finally:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
@@ -145,7 +145,7 @@ class AttemptRunner:
             await device.start_finishing(running)
             done = await finish()
         finally:
-            self._claims.end_preview(running)
+            await self._claims.end_preview(running)
         device.stats += done.stats
         return done
 
@@ -162,7 +162,7 @@ class AttemptRunner:
             generation_id=id_,
             attempt=attempt,
             params=params,
-            artifact=artifact_key(id_, attempt),
+            artifact=video_key(id_, attempt),
             checkpoint=checkpoint_key(id_),
             preview=preview_key(id_),
         )

@@ -18,7 +18,7 @@ from server.scheduler.running import RunningAttempt
 from server.storage.db.records import StaleAttemptError
 from server.storage.db.statements.attempts import Attempts
 from server.storage.files.stores import FileStores
-from server.storage.files.videos import artifact_key
+from server.storage.files.videos import video_key
 
 log = logging.getLogger("paddock.claims")
 
@@ -37,7 +37,7 @@ class Claims:
         on_queued: Callable[[], None],
     ) -> None:
         self.attempts = attempts
-        self._artifacts = files.videos
+        self._videos = files.videos
         self._checkpoints = files.checkpoints
         self._previews = files.previews
         self._disk = files.disk
@@ -95,20 +95,20 @@ class Claims:
                 running.advance(report)
                 self.announce_progress(running)
 
-    def end_preview(self, running: RunningAttempt) -> None:
+    async def end_preview(self, running: RunningAttempt) -> None:
         """Remove the preview of a generation that no worker goes on with."""
         running.live = replace(running.live, preview=None)
-        self._previews.discard(running.held.id)
+        await self._previews.discard(running.held.id)
 
     def announce_progress(self, running: RunningAttempt) -> None:
         """Publish the progress of a generation, unless it is cancelled already."""
         if not running.is_cancelled:
             self._broker.publish(Event(running.held, running.live))
 
-    def announce(self, generation: Generation) -> None:
+    async def announce(self, generation: Generation) -> None:
         """Publish the result of a generation, and remove its checkpoint; wake the devices if it waits again."""
         if generation.is_terminal:
-            self._checkpoints.discard(generation.id)
+            await self._checkpoints.discard(generation.id)
             self._broker.publish(Event(generation))
         else:
             self._on_queued()
@@ -119,7 +119,7 @@ class Claims:
         adopted = await self._adopt(held)
         if adopted is not None:
             return adopted
-        self._artifacts.discard(artifact_key(held.id, held.attempt))
+        await self._videos.delete([video_key(held.id, held.attempt)])
         if blame is Blame.NONE:
             return await self.release(running)
         return await self._retry(held, Interruption(blame, running.live.progress, running.saved, why))
@@ -130,19 +130,19 @@ class Claims:
 
     async def give_back(self, running: RunningAttempt) -> None:
         """Record the result of a generation; if that is not known, return it to the queue."""
-        self.end_preview(running)
+        await self.end_preview(running)
         with suppress(StaleAttemptError):
             if running.end is not None:
-                self.announce(await running.end())
+                await self.announce(await running.end())
             else:
-                self.announce(await self._adopt(running.held) or await self.release(running))
+                await self.announce(await self._adopt(running.held) or await self.release(running))
 
-    def discard(self, running: RunningAttempt) -> None:
+    async def discard(self, running: RunningAttempt) -> None:
         """Remove what an attempt that counts no more has written. Another attempt may own its checkpoint now."""
         held = running.held
-        self._artifacts.discard(artifact_key(held.id, held.attempt))
+        await self._videos.delete([video_key(held.id, held.attempt)])
         if running.is_cancelled:
-            self._checkpoints.discard(held.id)
+            await self._checkpoints.discard(held.id)
 
     async def settle(self, abandoned: Generation) -> None:
         """Adopt the file of a generation whose lease has expired, or decide what becomes of it."""
@@ -151,7 +151,7 @@ class Claims:
         # another server may be first
         with suppress(StaleAttemptError):
             adopted = await self._adopt(abandoned)
-            self.announce(adopted or await self._retry(abandoned, Interruption(blame, saved, saved)))
+            await self.announce(adopted or await self._retry(abandoned, Interruption(blame, saved, saved)))
 
     async def _retry(self, held: Generation, interruption: Interruption) -> Generation:
         decision = decide(held, interruption)
@@ -165,7 +165,7 @@ class Claims:
         return retried
 
     async def _adopt(self, held: Generation) -> Generation | None:
-        key = self._artifacts.finished(held)
+        key = await self._videos.finished(held)
         if key is None:
             return None
         said = ids(held.id, held.attempt)

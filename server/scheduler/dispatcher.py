@@ -121,7 +121,7 @@ class Dispatcher:
         One that waited leaves no checkpoint.
         """
         if generation.status is Status.QUEUED:
-            self._files.checkpoints.discard(generation.id)
+            await self._files.checkpoints.discard(generation.id)
         for executor in self.executors:
             await executor.cancel(generation)
 

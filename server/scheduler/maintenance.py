@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.core.errors import RecordsUnavailableError
 from server.scheduler.claims import Claims
 from server.storage.db.store import Store
+from server.storage.files.generation_files import generation_of
 from server.storage.files.stores import FileStores
 from server.storage.retention import Retention
 
@@ -52,9 +53,9 @@ class Maintenance:
             await self._claims.settle(generation)
         if dropped := await self._store.submissions.cancel_waiting_sync():
             log.info("%d synchronous generations were cancelled, since their clients are gone", dropped)
-        self._drop_part_files()
-        self._files.checkpoints.sweep()
-        self._files.previews.sweep()
+        await self._drop_part_files()
+        await self._files.checkpoints.sweep()
+        await self._files.previews.discard_others(held=())
 
     def start(self) -> None:
         """Begin to work."""
@@ -71,10 +72,10 @@ class Maintenance:
         """Remove what is kept no longer, then look for leases that expired although no server died."""
         while True:
             try:
-                for id_ in await self._store.expiry.ended(self._files.checkpoints.kept()):
-                    self._files.checkpoints.discard(id_)
-                self._drop_previews()
-                self._drop_part_files()
+                await self._drop_checkpoints()
+                # what a worker wrote in its last moment, when its generation had been given up
+                await self._files.previews.discard_others(self._devices.held())
+                await self._drop_part_files()
                 is_behind = await self._retention.tidy()
                 await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
                 for generation in await self._store.attempts.abandoned():
@@ -107,12 +108,13 @@ class Maintenance:
             except (RecordsUnavailableError, SQLAlchemyError) as error:
                 log.warning("the queue cannot be read: %s", error)
 
-    def _drop_previews(self) -> None:
-        """Remove previews that a worker wrote in its last moment, when its generation had been given up."""
-        for id_ in self._files.previews.kept() - self._devices.held():
-            self._files.previews.discard(id_)
+    async def _drop_checkpoints(self) -> None:
+        """Remove the checkpoints of generations that are over."""
+        async for page in self._files.checkpoints.pages():
+            for id_ in await self._store.expiry.ended([generation_of(file.key) for file in page]):
+                await self._files.checkpoints.discard(id_)
 
-    def _drop_part_files(self) -> None:
+    async def _drop_part_files(self) -> None:
         """Remove half-written videos, also those that a dead worker's encoder began after they had been given up."""
         # other servers' workers may write to the same folder
-        self._files.videos.sweep(_LONG_DEAD_SECONDS if self._store.is_shared else 0, self._devices.held())
+        await self._files.videos.sweep(_LONG_DEAD_SECONDS if self._store.is_shared else 0, self._devices.held())

@@ -219,7 +219,7 @@ async def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setattr("server.core.circuit_breaker._LONGEST_BACKOFF", 0.05)
     inside = build(tmp_path / "data")
     (executor,) = inside.dispatcher.executors
-    executor.device.engine = make_engine(inside.artifacts.folder)
+    executor.device.engine = make_engine(inside.folders.videos.folder)
     await inside.dispatcher.start()
     yield inside
     await inside.dispatcher.stop()

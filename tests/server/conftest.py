@@ -17,11 +17,8 @@ from server.core.settings import Settings
 from server.runtime.app import retention
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.service import Service
-from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
-from server.storage.files.previews import Previews
-from server.storage.files.stores import FileStores
-from server.storage.files.videos import Artifacts
+from server.storage.files.stores import FileStores, LocalFolders, link_signer
 from tests.server.fakes import FakeEngine
 from tests.support.records import StandaloneStore as Store
 from tests.support.server_process import SMALL
@@ -34,9 +31,8 @@ class Inside:
     folder: Path
     settings: Settings
     store: Store
-    artifacts: Artifacts
-    checkpoints: Checkpoints
-    previews: Previews
+    folders: LocalFolders
+    files: FileStores
     broker: Broker
     engines: list[FakeEngine]
     dispatcher: Dispatcher
@@ -79,15 +75,13 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
     settings = Settings(data_dir=folder, **{"max_queued": 50, **changes})
     folder.mkdir(exist_ok=True)
     store = Store(settings.records, max_overtakes=settings.max_overtakes, server=folder.name)
-    artifacts = Artifacts(folder, settings.url_ttl)
-    checkpoints = Checkpoints(folder)
-    previews = Previews(folder)
-    broker = Broker()
-    engines = [engine(artifacts.folder, f"fake:{n}") for n in range(executors)]
-    catalogue = load_catalogue(settings)
+    folders = LocalFolders.of(folder)
     disk = Disk(folder, settings.min_free_bytes)
-    kept = retention(settings, store.expiry, artifacts)
-    files = FileStores(artifacts, checkpoints, previews, disk)
+    files = FileStores.local(folders, link_signer(folder, settings.url_ttl), disk)
+    broker = Broker()
+    engines = [engine(folders.videos.folder, f"fake:{n}") for n in range(executors)]
+    catalogue = load_catalogue(settings)
+    kept = retention(settings, store.expiry, files.videos)
     options = SchedulerOptions(
         lease=settings.lease,
         idle_unload=settings.idle_unload,
@@ -95,7 +89,7 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
     )
     dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
     service = Service(settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept)
-    return Inside(folder, settings, store, artifacts, checkpoints, previews, broker, engines, dispatcher, service)
+    return Inside(folder, settings, store, folders, files, broker, engines, dispatcher, service)
 
 
 async def listen(inside: Inside) -> None:

@@ -1,10 +1,11 @@
 """GET /files/TOKEN: a finished video, to whoever holds its link."""
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
-from server.api.dependencies import ArtifactsDep
+from server.api.dependencies import VideosDep
 from server.api.schemas.errors import ErrorBody
+from server.api.stored_file import file_response
 from server.core.errors import ResourceNotFoundError
 
 router = APIRouter(prefix="/files", tags=["files"])
@@ -19,7 +20,7 @@ _DESCRIPTIONS = {
 @router.get(
     "/{token}",
     summary="Get a video",
-    response_class=FileResponse,
+    response_class=StreamingResponse,
     responses={
         **{status: {"description": words, "content": {"video/mp4": {}}} for status, words in _DESCRIPTIONS.items()},
         400: {"description": "The Range header is malformed", "content": {"text/plain": {}}},
@@ -27,6 +28,6 @@ _DESCRIPTIONS = {
     },
 )
 @router.head("/{token}", include_in_schema=False)
-async def show(token: str, artifacts: ArtifactsDep) -> FileResponse:
+async def show(request: Request, token: str, videos: VideosDep) -> Response:
     """An MP4. The link is signed, needs no key, and expires; a generation's row always has a fresh one."""
-    return FileResponse(artifacts.open_token(token), media_type="video/mp4")
+    return file_response(request, videos.storage, await videos.find(token), "video/mp4")

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from server.api.dependencies import (
@@ -75,7 +74,7 @@ async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, pr
     live = service.live(placed)
     if live is None or live.preview is None:
         raise PreviewNotFoundError
-    content = await run_in_threadpool(previews.read, generation_id)
+    content = await previews.preview(generation_id)
     tag = f'"{placed.generation.attempt}-{live.preview}"'
     return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store", "ETag": tag})
 

@@ -6,15 +6,14 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 
 from server.api.dependencies import (
-    ArtifactsDep,
     IdempotencyKey,
     JsonBody,
     LinksDep,
     ServiceDep,
     TenantDep,
+    VideosDep,
     gives,
     json_body,
 )
@@ -25,7 +24,7 @@ from server.core.errors import ConflictError, PaddockError
 from server.core.generation import Generation, Origin, Status
 from server.service.parameters import response_format
 from server.service.service import Service
-from server.storage.files.videos import Artifacts
+from server.storage.files.videos import Videos
 
 router = APIRouter(tags=["videos"])
 
@@ -45,7 +44,7 @@ async def generate(
     body: JsonBody,
     service: ServiceDep,
     tenant: TenantDep,
-    artifacts: ArtifactsDep,
+    videos: VideosDep,
     links: LinksDep,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
@@ -58,7 +57,7 @@ async def generate(
     return {
         "model": submitted[0].model,
         "created": int(time.time()),
-        "videos": [await _video(generation, artifacts, links, in_base64) for generation in finished],
+        "videos": [await _video(generation, videos, links, in_base64) for generation in finished],
     }
 
 
@@ -74,12 +73,12 @@ async def _while_connected(request: Request, service: Service, tenant: str, ids:
         waiting.cancel()
 
 
-async def _video(generation: Generation, artifacts: Artifacts, links: Links, in_base64: bool) -> dict[str, Any]:
+async def _video(generation: Generation, videos: Videos, links: Links, in_base64: bool) -> dict[str, Any]:
     if generation.status is Status.CANCELLED:
         raise ConflictError(f"Generation {generation.id} was cancelled.")
     if generation.artifact is None:
         raise PaddockError(f"Getting model response error: {generation.error_message}")
     if in_base64:
-        content = await run_in_threadpool(artifacts.path(generation.artifact).read_bytes)
+        content = await videos.read(generation.artifact)
         return {"b64_json": base64.b64encode(content).decode()}
     return {"url": links.video(generation.artifact)}

@@ -214,9 +214,10 @@ class Machine(RuleBasedStateMachine):
                 assert now.status in MAY_BECOME[before.status]
             assert (now.artifact is not None) == (now.status is Status.SUCCEEDED)
             if now.artifact is not None:
-                assert self.inside.artifacts.path(now.artifact).is_file()
+                assert (self.inside.folders.videos.folder / now.artifact).is_file()
             if now.status is Status.FAILED:
-                assert id_ in self.failed or "died 2 times in a row" in str(now.error_message)
+                deaths = ("The worker process died 2 times in a row", "The server died 10 times in a row")
+                assert id_ in self.failed or str(now.error_message).startswith(deaths)
             if now.status is Status.CANCELLED:
                 assert id_ in self.cancelled or (now.origin, now.attempt) == (Origin.SYNC, 0)
             tries = [entry["outcome"] for entry in log if entry["generation_id"] == id_]
@@ -247,9 +248,9 @@ class Machine(RuleBasedStateMachine):
         self.do(finish_all())
         self.the_law_is_kept()
         self.do(self.inside.dispatcher.stop())
-        kept = (self.inside.checkpoints, self.inside.previews)
+        kept = (self.inside.folders.checkpoints, self.inside.folders.previews)
         assert not [path.name for each in kept for path in each.folder.iterdir()]
-        videos = {path.name for path in self.inside.artifacts.folder.iterdir()}
+        videos = {path.name for path in self.inside.folders.videos.folder.iterdir()}
         self.inside.store.close()
         self.loop.close()
         shutil.rmtree(self.folder)

@@ -15,7 +15,7 @@ from server.engine.interface import GenerationFailedError, WorkerDiedError
 from server.engine.protocol import Done, Run
 from server.scheduler.interface import Deployment
 from server.storage.db.records import Filters, QueueLimits
-from server.storage.files.videos import artifact_key
+from server.storage.files.videos import video_key
 from tests.contract.test_store import new
 from tests.server.conftest import Inside, build, eventually, listen
 from tests.server.fakes import load_failure
@@ -24,7 +24,7 @@ MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 
 
 def files(inside: Inside) -> set[str]:
-    return {path.name for path in inside.artifacts.folder.iterdir()}
+    return {path.name for path in inside.folders.videos.folder.iterdir()}
 
 
 def completions(inside: Inside) -> list[tuple[str, Status]]:
@@ -46,7 +46,7 @@ async def test_generations_run_in_order_and_each_ends_with_its_file(inside: Insi
 
     assert [job.generation_id for job in inside.engine.runs] == [generation.id for generation in generations]
     assert {generation.status for generation in finished} == {Status.SUCCEEDED}
-    assert files(inside) == {artifact_key(generation.id, 1) for generation in generations}
+    assert files(inside) == {video_key(generation.id, 1) for generation in generations}
     assert finished[0].fingerprint == {"engine": "fake"}
     assert await inside.outcomes() == [Outcome.SUCCEEDED] * 4
 
@@ -199,7 +199,7 @@ async def suspended(inside: Inside) -> Generation:
 
 
 def checkpoints(inside: Inside) -> set[str]:
-    return {path.name for path in inside.checkpoints.folder.iterdir()}
+    return {path.name for path in inside.folders.checkpoints.folder.iterdir()}
 
 
 async def test_a_clean_stop_saves_what_runs_and_the_next_start_goes_on(inside: Inside) -> None:
@@ -355,7 +355,7 @@ async def test_a_start_clears_away_what_no_generation_goes_on_from(inside: Insid
     generation = await suspended(inside)
     await inside.dispatcher.stop()
     for name in ("unknown.ckpt", f".{generation.id}.ckpt.part"):
-        (inside.checkpoints.folder / name).write_bytes(b"left")
+        (inside.folders.checkpoints.folder / name).write_bytes(b"left")
 
     again = build(inside.folder)
     again.engine.loading.clear()
@@ -372,7 +372,7 @@ async def test_what_an_encoder_began_after_its_worker_died_is_cleared_away(tmp_p
     inside = build(tmp_path / "data", lease=1.1)
     await inside.dispatcher.start()
     running = await busy(inside)
-    late, needed = (inside.artifacts.folder / f".{id_}.1.mp4.part" for id_ in ("gone", running.id))
+    late, needed = (inside.folders.videos.folder / f".{id_}.1.mp4.part" for id_ in ("gone", running.id))
     needed.write_bytes(b"half")
     late.write_bytes(b"half")
 
@@ -429,7 +429,7 @@ async def test_a_file_finished_just_before_the_death_is_adopted(inside: Inside) 
     finished = await inside.until(generation)
 
     assert finished.status is Status.SUCCEEDED
-    assert finished.artifact == artifact_key(generation.id, 1)
+    assert finished.artifact == video_key(generation.id, 1)
     assert len(inside.engine.runs) == 1
 
 
@@ -460,7 +460,7 @@ async def test_a_late_result_is_dropped_with_its_file(inside: Inside) -> None:
     await inside.until(another)
 
     assert (await inside.read(generation)).status is Status.CANCELLED
-    assert files(inside) == {artifact_key(another.id, 1)}
+    assert files(inside) == {video_key(another.id, 1)}
 
 
 async def test_a_generation_cancelled_while_its_model_loads_never_runs(inside: Inside) -> None:
@@ -529,9 +529,9 @@ async def test_after_a_kill_the_interrupted_runs_again_and_the_queued_run(inside
 
 async def test_after_a_kill_a_finished_file_is_adopted_and_half_a_file_removed(inside: Inside) -> None:
     running = await busy(inside)
-    key = artifact_key(running.id, 1)
-    inside.artifacts.path(key).write_bytes(b"whole")
-    (inside.artifacts.folder / ".other.1.mp4.part").write_bytes(b"half")
+    key = video_key(running.id, 1)
+    (inside.folders.videos.folder / key).write_bytes(b"whole")
+    (inside.folders.videos.folder / ".other.1.mp4.part").write_bytes(b"half")
 
     again = await restart(inside)
 

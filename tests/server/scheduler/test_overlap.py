@@ -13,7 +13,7 @@ from server.core.generation import Generation, Outcome, Status
 from server.engine.interface import GenerationFailedError, WorkerStuckError
 from server.engine.protocol import Done, Run
 from server.scheduler.prefetch import PromptPrefetcher
-from server.storage.files.videos import artifact_key
+from server.storage.files.videos import video_key
 from tests.server.conftest import Inside, build, eventually
 from tests.server.scheduler.test_dispatcher import busy, completions, files
 
@@ -24,7 +24,7 @@ async def rendered(inside: Inside, **changes: Any) -> Generation:
     """A generation whose file waits to be finished."""
     inside.engine.script.append(inside.engine.render)
     (generation,) = await inside.enqueue(**changes)
-    await eventually(lambda: artifact_key(generation.id, 1) in inside.engine.files)
+    await eventually(lambda: video_key(generation.id, 1) in inside.engine.files)
     await eventually(lambda: inside.dispatcher.executors[0].device.running is None)
     return generation
 
@@ -42,7 +42,7 @@ async def test_the_device_goes_on_before_the_file_is_finished(inside: Inside) ->
     assert completions(inside) == []
     inside.engine.end_files(inside.engine.finish)
     assert (await inside.until(first)).status is Status.SUCCEEDED
-    assert files(inside) == {artifact_key(first.id, 1)}
+    assert files(inside) == {video_key(first.id, 1)}
     assert (await inside.read(second)).status is Status.PROCESSING
     await inside.service.cancel("", second.id)
 

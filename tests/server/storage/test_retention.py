@@ -13,7 +13,9 @@ from sqlalchemy import event
 
 from server.core.generation import TERMINAL, Generation, Status
 from server.storage.db.records import Filters, QueueLimits
-from server.storage.files.videos import Artifacts, artifact_key
+from server.storage.files.generation_files import generation_of
+from server.storage.files.stores import LocalFolders, link_signer
+from server.storage.files.videos import Videos, video_key
 from server.storage.retention import Retention
 from tests.contract.test_store import new
 from tests.support.records import StandaloneStore as Store
@@ -47,10 +49,11 @@ class Place:
 
     def __init__(self, folder: Path, **rules: float) -> None:
         self.store = Store(f"sqlite:///{folder / 'paddock.db'}")
-        self.artifacts = Artifacts(folder, url_ttl=60)
+        self.folder = LocalFolders.of(folder).videos
+        self.videos = Videos(self.folder, link_signer(folder, ttl=60))
         self.retention = Retention(
             self.store.expiry,
-            self.artifacts,
+            self.videos,
             days=rules.get("days", 0),
             max_bytes=int(rules.get("max_bytes", 0)),
             grace=rules.get("grace", 60),
@@ -66,24 +69,28 @@ class Place:
     def _made(self, past: Past) -> Generation:
         generation = new(status=past.status, attempt=2)
         if past.size is not None:
-            self.write(artifact_key(generation.id, 2), past.size, past.age)
+            self.write(video_key(generation.id, 2), past.size, past.age)
         if past.leftover:
-            self.write(artifact_key(generation.id, 1), 10, past.age)
+            self.write(video_key(generation.id, 1), 10, past.age)
         if past.status not in TERMINAL:
             return generation
-        named = artifact_key(generation.id, 2) if past.status is Status.SUCCEEDED else None
+        named = video_key(generation.id, 2) if past.status is Status.SUCCEEDED else None
         return replace(generation, completed_at=NOW - past.age, artifact=named)
 
     def write(self, key: str, size: int, age: float) -> None:
-        path = self.artifacts.path(key)
+        path = self.folder.folder / key
         path.write_bytes(bytes(size))
         os.utime(path, (NOW - age, NOW - age))
 
     async def rows(self) -> dict[str, Generation]:
         return {placed.generation.id: placed.generation for placed in await self.store.history.newest(Filters())}
 
+    def files(self) -> dict[str, str]:
+        """The key of every video, each with its generation's id."""
+        return {path.name: generation_of(path.name) for path in self.folder.folder.iterdir()}
+
     def total(self) -> int:
-        return sum(self.artifacts.sizes().values())
+        return sum(path.stat().st_size for path in self.folder.folder.iterdir())
 
 
 @given(
@@ -106,11 +113,11 @@ def test_whatever_the_past_only_what_may_go_goes(
         place = Place(tmp_path_factory.mktemp("past"), days=days, max_bytes=max_bytes, grace=grace)
         before = list(zip(pasts, await place.add(*pasts), strict=True)) if pasts else []
         for number, age in enumerate(unnamed):
-            place.write(artifact_key(f"unnamed-{number}", 1), 10, age)
+            place.write(video_key(f"unnamed-{number}", 1), 10, age)
 
         await place.retention.tidy()
 
-        rows, files = await place.rows(), place.artifacts.kept()
+        rows, files = await place.rows(), place.files()
         too_old = max(days * DAY, grace) if days else float("inf")
         for past, was in before:
             is_over = past.status in TERMINAL
@@ -123,7 +130,7 @@ def test_whatever_the_past_only_what_may_go_goes(
                 assert replace(rows[was.id], seq=0) == was
                 assert past.size is None or was.artifact in (None, *files)
         for number, age in enumerate(unnamed):
-            assert (artifact_key(f"unnamed-{number}", 1) in files) == (not days or age <= grace)
+            assert (video_key(f"unnamed-{number}", 1) in files) == (not days or age <= grace)
         check_nothing_dangles(before, rows, files)
         check_total(place, before, rows, max_bytes, grace)
         place.store.close()
@@ -132,7 +139,7 @@ def test_whatever_the_past_only_what_may_go_goes(
 
 
 def keys(past: Past, was: Generation) -> list[str]:
-    return [artifact_key(was.id, 2)] * (past.size is not None) + [artifact_key(was.id, 1)] * past.leftover
+    return [video_key(was.id, 2)] * (past.size is not None) + [video_key(was.id, 1)] * past.leftover
 
 
 def check_nothing_dangles(
@@ -190,7 +197,7 @@ async def test_the_oldest_go_and_no_more_than_must(rules: dict[str, float], left
 
     await place.retention.tidy()
 
-    assert [generation.artifact in place.artifacts.kept() for generation in generations] == left
+    assert [generation.artifact in place.files() for generation in generations] == left
     place.store.close()
 
 
@@ -202,19 +209,19 @@ async def test_a_crash_between_row_and_file_leaves_what_the_next_round_finds(
         Past(Status.SUCCEEDED, 3 * DAY, 10), Past(Status.SUCCEEDED, DAY, 10), Past(Status.SUCCEEDED, 0, 1)
     )
 
-    def crash(_key: str) -> None:
+    async def crash(_keys: object) -> None:
         raise OSError
 
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(OSError):
-            patch.setattr(place.artifacts, "discard", crash)
+            patch.setattr(place.folder, "delete", crash)
             await place.retention.tidy()
     await place.retention.tidy()
 
     rows = await place.rows()
     assert old.id not in rows
     assert rows[large.id].artifact is None
-    assert set(place.artifacts.kept()) == {kept.artifact}
+    assert set(place.files()) == {kept.artifact}
     place.store.close()
 
 
@@ -227,7 +234,7 @@ async def test_more_than_a_batch_is_removed_in_several_rounds(tmp_path: Path, mo
     assert await place.rows() == {}
     for _ in range(4):
         await place.retention.tidy()
-    assert place.artifacts.kept() == {}
+    assert place.files() == {}
     place.store.close()
 
 

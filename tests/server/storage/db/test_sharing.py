@@ -58,7 +58,7 @@ async def test_two_servers_race_for_200_generations_and_each_is_done_once(start:
     log = await here.store.attempt_log()
     assert Counter(entry["generation_id"] for entry in log) == Counter(generation.id for generation in generations)
     assert {entry["outcome"] for entry in log} == {Outcome.SUCCEEDED}
-    did = [{path.name for path in inside.artifacts.folder.iterdir()} for inside in (here, there)]
+    did = [{path.name for path in inside.folders.videos.folder.iterdir()} for inside in (here, there)]
     assert min(map(len, did)) > 20
     assert did[0] | did[1] == {generation.artifact for generation in finished}
     assert len(did[0]) + len(did[1]) == 200
@@ -76,7 +76,7 @@ async def test_a_start_leaves_alone_what_another_server_holds(start: Starter) ->
 
     assert (await here.read(running)).status is Status.PROCESSING
     assert there.dispatcher.live(await there.read(running)) is None
-    assert here.previews.read(running.id) == b"picture"
+    assert await here.files.previews.preview(running.id) == b"picture"
     assert (await here.read(waiting)).status is not Status.CANCELLED
     assert Outcome.ABANDONED not in await here.outcomes()
 

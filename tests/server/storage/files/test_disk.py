@@ -179,7 +179,7 @@ async def test_full_at_the_end(ends_well: bool, small_disk: SmallDisk, quiet: py
             small_disk.fill()
             if ends_well:
                 return done
-            inside.artifacts.discard(job.artifact)
+            (inside.folders.videos.folder / job.artifact).unlink()
             raise GenerationFailedError("Not numbers.")
 
         inside.engine.script.append(end_and_fill)

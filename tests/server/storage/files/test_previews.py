@@ -10,12 +10,13 @@ from server.core.errors import PreviewNotFoundError, RecordsUnavailableError
 from server.core.generation import Generation, Status
 from server.engine.interface import GenerationFailedError
 from server.engine.protocol import Done, Run
-from server.storage.files.previews import Previews, preview_key
+from server.storage.files.previews import preview_key
+from server.storage.files.stores import LocalFolders
 from tests.server.conftest import Inside, build, eventually
 
 
 def pictures(inside: Inside) -> set[str]:
-    return {path.name for path in inside.previews.folder.iterdir()}
+    return {path.name for path in inside.folders.previews.folder.iterdir()}
 
 
 async def shown(inside: Inside) -> Generation:
@@ -41,7 +42,7 @@ async def test_a_picture_is_told_of_with_the_progress_of_its_step(inside: Inside
 
     assert live is not None
     assert live.preview == 1
-    assert inside.previews.read(generation.id) == b"picture"
+    assert await inside.files.previews.preview(generation.id) == b"picture"
     assert [event.live.preview for event in inside.events if event.live] == [None, 1]
     await inside.service.cancel("", generation.id)
     assert inside.dispatcher.live(await inside.read(generation)) is None
@@ -66,7 +67,7 @@ async def test_no_end_of_a_run_leaves_a_picture(inside: Inside, end: str | Calla
 
     def look_then_end(job: Run) -> Done:
         seen.append(pictures(inside))
-        (inside.previews.folder / f".{job.preview}.part").write_bytes(b"half")
+        (inside.folders.previews.folder / f".{job.preview}.part").write_bytes(b"half")
         result: Done = run(job)
         return result
 
@@ -87,7 +88,7 @@ async def test_a_cancelled_generations_picture_goes_when_its_worker_has_stopped(
 
     await eventually(lambda: not pictures(inside))
     with pytest.raises(PreviewNotFoundError):
-        inside.previews.read(generation.id)
+        await inside.files.previews.preview(generation.id)
 
 
 async def test_a_stop_leaves_no_picture_whether_it_saves_or_not(inside: Inside) -> None:
@@ -140,7 +141,7 @@ async def test_a_picture_goes_although_the_end_cannot_be_written_down(
 
 async def test_a_start_and_then_a_look_now_and_again_clear_away_what_is_nobodys(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    previews = Previews(folder)
+    previews = LocalFolders.of(folder).previews
     for name in ("killed.jpg", ".killed.jpg.part"):
         (previews.folder / name).write_bytes(b"left")
     inside = build(folder, lease=1.1)

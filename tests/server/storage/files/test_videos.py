@@ -1,6 +1,7 @@
 """Videos on disk, and the signed links to them."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,84 +9,105 @@ from itsdangerous import URLSafeTimedSerializer
 
 from server.core.errors import ResourceNotFoundError
 from server.core.generation import Generation, Origin, Status
-from server.storage.files.videos import Artifacts, artifact_key
+from server.storage.files.folder import FolderStorage
+from server.storage.files.stores import link_signer
+from server.storage.files.videos import Videos, video_key
 
-KEY = artifact_key("g", 1)
+KEY = video_key("g", 1)
+
+
+def videos_in(data_dir: Path) -> Videos:
+    return Videos(FolderStorage(data_dir / "videos", ".mp4"), link_signer(data_dir, ttl=60))
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path) -> Artifacts:
-    artifacts = Artifacts(tmp_path, url_ttl=60)
-    artifacts.path(KEY).write_bytes(b"video")
-    return artifacts
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "videos"
 
 
-def test_a_link_opens_its_file_also_after_a_restart(artifacts: Artifacts, tmp_path: Path) -> None:
-    token = artifacts.sign(KEY)
+@pytest.fixture
+def videos(tmp_path: Path, folder: Path) -> Videos:
+    """With one video."""
+    videos = videos_in(tmp_path)
+    (folder / KEY).write_bytes(b"video")
+    return videos
+
+
+async def test_a_link_opens_its_file_also_after_a_restart(videos: Videos, tmp_path: Path) -> None:
+    token = videos.sign(KEY)
 
     assert token.endswith(".mp4")
-    assert artifacts.open_token(token) == artifacts.path(KEY)
-    assert Artifacts(tmp_path, url_ttl=60).open_token(token) == artifacts.path(KEY)
+    for each in (videos, videos_in(tmp_path)):
+        found = await each.find(token)
+        assert (found.key, found.size) == (KEY, 5)
+        assert await each.read(found.key) == b"video"
 
 
 @pytest.mark.parametrize("forge", [lambda t: t[:-5] + ".mp4", lambda t: "x" + t, lambda _: "", lambda _: "g.1.mp4"])
-def test_a_forged_link_opens_nothing(artifacts: Artifacts, forge: object) -> None:
+async def test_a_forged_link_opens_nothing(videos: Videos, forge: Callable[[str], str]) -> None:
     with pytest.raises(ResourceNotFoundError, match="no such file"):
-        artifacts.open_token(forge(artifacts.sign(KEY)))  # type: ignore[operator]
+        await videos.find(forge(videos.sign(KEY)))
 
 
-def test_a_link_signed_elsewhere_opens_nothing(artifacts: Artifacts) -> None:
+async def test_a_link_signed_elsewhere_opens_nothing(videos: Videos) -> None:
     token = URLSafeTimedSerializer("another key", salt="video").dumps("../signing") + ".mp4"
 
     with pytest.raises(ResourceNotFoundError):
-        artifacts.open_token(token)
+        await videos.find(token)
 
 
-def test_a_link_expires(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = artifacts.sign(KEY)
-    now = artifacts._signer.make_signer(b"").get_timestamp()
+async def test_a_link_expires(videos: Videos, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = videos.sign(KEY)
+    now = videos._signer._serializer.make_signer(b"").get_timestamp()
     monkeypatch.setattr("itsdangerous.timed.TimestampSigner.get_timestamp", lambda _self: now + 61)
 
     with pytest.raises(ResourceNotFoundError, match="expired"):
-        artifacts.open_token(token)
+        await videos.find(token)
 
 
-def test_a_file_that_is_gone_is_not_found(artifacts: Artifacts) -> None:
-    token = artifacts.sign(KEY)
-    artifacts.discard(KEY)
-    artifacts.discard(KEY)
+async def test_a_file_that_is_gone_is_not_found(videos: Videos) -> None:
+    token = videos.sign(KEY)
+    for _ in range(2):
+        await videos.delete([KEY])
 
     with pytest.raises(ResourceNotFoundError, match="no such file"):
-        artifacts.open_token(token)
+        await videos.find(token)
 
 
-def test_the_newest_finished_attempt_is_found(artifacts: Artifacts) -> None:
+async def test_the_newest_finished_attempt_is_found(videos: Videos, folder: Path) -> None:
     generation = Generation(
         id="g", model="wan", status=Status.PROCESSING, origin=Origin.QUEUE, enqueued_at=0, attempt=3
     )
-    assert artifacts.finished(generation) == KEY
-    artifacts.path(artifact_key("g", 3)).write_bytes(b"video")
-    assert artifacts.finished(generation) == artifact_key("g", 3)
+    assert await videos.finished(generation) == KEY
+    (folder / video_key("g", 3)).write_bytes(b"video")
+    assert await videos.finished(generation) == video_key("g", 3)
 
 
-def test_a_sweep_can_spare_what_is_being_written(artifacts: Artifacts) -> None:
-    old, new = (artifacts.folder / f".{name}.1.mp4.part" for name in ("old", "new"))
-    for part in (old, new):
+async def test_a_sweep_can_spare_what_is_being_written(videos: Videos, folder: Path) -> None:
+    await videos.delete([KEY])
+    old, new, held = (folder / f".{name}.1.mp4.part" for name in ("old", "new", "held"))
+    for part in (old, new, held):
         part.write_bytes(b"half")
-    os.utime(old, (0, 0))
+    for part in (old, held):
+        os.utime(part, (0, 0))
 
-    artifacts.sweep(untouched=60)
+    await videos.sweep(untouched_for=60, held={"held"})
 
-    assert list(artifacts.folder.glob(".*")) == [new]
-
-
-def test_a_sweep_removes_halves_and_nothing_else(artifacts: Artifacts) -> None:
-    (artifacts.folder / f".{KEY}.part").write_bytes(b"vid")
-
-    artifacts.sweep()
-
-    assert [path.name for path in artifacts.folder.iterdir()] == [KEY]
+    assert sorted(names(folder)) == [held.name, new.name]
 
 
-def test_only_the_owner_can_read_the_signing_key(artifacts: Artifacts, tmp_path: Path) -> None:
+async def test_a_sweep_removes_halves_and_nothing_else(videos: Videos, folder: Path) -> None:
+    (folder / f".{KEY}.part").write_bytes(b"vid")
+
+    await videos.sweep()
+
+    assert names(folder) == [KEY]
+
+
+def test_only_the_owner_can_read_the_signing_key(videos: Videos, tmp_path: Path) -> None:
+    assert videos.sign(KEY)
     assert os.stat(tmp_path / "signing.key").st_mode & 0o777 == 0o600  # noqa: PTH116

@@ -1,0 +1,116 @@
+"""Files in a folder, to which workers on the same machine write directly."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
+from heapq import nsmallest
+from pathlib import Path
+
+from pipelines.core.files import durable_rename, part_path
+from server.storage.files.interface import CHUNK_BYTES, StoredFile
+
+_PART_SUFFIX = ".part"
+
+
+class FolderStorage:
+    """A `FileStorage` in a folder, which is made. All its keys have the same suffix; other files are left alone.
+
+    A half-written file has the name of `part_path`. Every access to the disk is made in a thread, as a disk may hang.
+    """
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder = folder
+        self.suffix = suffix
+        folder.mkdir(parents=True, exist_ok=True)
+
+    async def put(self, key: str, content: AsyncIterable[bytes]) -> None:
+        """Write a file, in place of the one that had the key. Writers of one key must exclude each other."""
+        path = self._path(key)
+        part = part_path(path)
+        file = await asyncio.to_thread(part.open, "wb")
+        try:
+            try:
+                async for chunk in content:
+                    await asyncio.to_thread(file.write, chunk)
+            finally:
+                await asyncio.to_thread(file.close)
+            await asyncio.to_thread(durable_rename, part, path)
+        except BaseException:
+            await asyncio.to_thread(part.unlink, missing_ok=True)
+            raise
+
+    async def stat(self, keys: Iterable[str]) -> dict[str, StoredFile]:
+        """Those of the files that exist, by key."""
+        return await asyncio.to_thread(lambda: {file.key: file for file in self._stat(keys)})
+
+    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `end` (None: the last), in chunks; raises FileNotFoundError at the first."""
+        file = await asyncio.to_thread(self._path(key).open, "rb")
+        try:
+            await asyncio.to_thread(file.seek, start)
+            left = None if end is None else end - start
+            while left is None or left > 0:
+                chunk = await asyncio.to_thread(file.read, CHUNK_BYTES if left is None else min(left, CHUNK_BYTES))
+                if not chunk:
+                    break
+                left = None if left is None else left - len(chunk)
+                yield chunk
+        finally:
+            # also if the reader was cancelled, and a thread still reads
+            await asyncio.shield(asyncio.to_thread(file.close))
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Remove files, with what is half-written of them; one that does not exist is no error."""
+        paths = [self._path(key) for key in keys]
+
+        def remove() -> None:
+            for path in paths:
+                path.unlink(missing_ok=True)
+                part_path(path).unlink(missing_ok=True)
+
+        await asyncio.to_thread(remove)
+
+    async def list(self, after: str = "", limit: int = 1000) -> list[StoredFile]:
+        """The files whose keys come after a key, in the order of their keys, at most `limit`."""
+        return await asyncio.to_thread(lambda: [*self._stat(nsmallest(limit, self._keys(after)))])
+
+    async def total_size(self) -> int:
+        """The bytes of all files together."""
+        return await asyncio.to_thread(lambda: sum(file.size for file in self._stat(self._keys())))
+
+    async def sweep(self, untouched_for: float, spare: Callable[[str], bool]) -> None:
+        """Remove half-written files that were not written to for some seconds, except those of the spared keys."""
+
+        def remove() -> None:
+            for part in self.folder.glob(f".*{self.suffix}{_PART_SUFFIX}"):
+                # its worker may finish or remove it meanwhile
+                with suppress(FileNotFoundError):
+                    key = part.name[1:].removesuffix(_PART_SUFFIX)
+                    if spare(key):
+                        continue
+                    # not only by the time: a clock may have been set back
+                    if untouched_for == 0 or time.time() - part.stat().st_mtime >= untouched_for:
+                        part.unlink()
+
+        await asyncio.to_thread(remove)
+
+    def _path(self, key: str) -> Path:
+        if not self._is_key(key):
+            raise ValueError(f"not a storage key: {key!r}")
+        return self.folder / key
+
+    def _is_key(self, name: str) -> bool:
+        return name.endswith(self.suffix) and not name.startswith(".") and not {"/", "\0"} & set(name)
+
+    def _keys(self, after: str = "") -> Iterator[str]:
+        with os.scandir(self.folder) as entries:
+            yield from (entry.name for entry in entries if entry.name > after and self._is_key(entry.name))
+
+    def _stat(self, keys: Iterable[str]) -> Iterator[StoredFile]:
+        for key in keys:
+            # another thread or a worker may remove it meanwhile
+            with suppress(FileNotFoundError):
+                found = self._path(key).stat()
+                yield StoredFile(key, found.st_size, found.st_mtime)

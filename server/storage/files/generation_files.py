@@ -1,0 +1,41 @@
+"""What videos, checkpoints and previews have in common: they are files of generations."""
+
+from collections.abc import AsyncIterator, Collection, Iterable
+
+from server.storage.files.interface import FileStorage, StoredFile
+
+_PAGE = 500
+
+
+def generation_of(key: str) -> str:
+    """The id of the generation that a file belongs to: the part of its storage key before the first dot."""
+    return key.partition(".")[0]
+
+
+class GenerationFiles:
+    """The files of one kind. The key of each begins with its generation's id and a dot."""
+
+    def __init__(self, storage: FileStorage) -> None:
+        self.storage = storage
+
+    async def read(self, key: str) -> bytes:
+        """A whole file; raises FileNotFoundError."""
+        return b"".join([chunk async for chunk in self.storage.open(key)])
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Remove files, with what is half-written of them."""
+        await self.storage.delete(keys)
+
+    async def pages(self) -> AsyncIterator[list[StoredFile]]:
+        """All files in the order of their keys, some at a time."""
+        page = await self.storage.list(limit=_PAGE)
+        while page:
+            yield page
+            page = await self.storage.list(after=page[-1].key, limit=_PAGE)
+
+    async def sweep(self, untouched_for: float = 0, held: Collection[str] = ()) -> None:
+        """Remove what a killed worker left half-written: what was not written to for some seconds.
+
+        Files of the generations `held`, by their ids, are not removed.
+        """
+        await self.storage.sweep(untouched_for, lambda key: generation_of(key) in held)

@@ -1,0 +1,46 @@
+"""The seam for where files are kept: a folder of the data directory, or an object store."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+CHUNK_BYTES = 2**18
+"""How much of a file is in memory at once while it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """What a store knows of a file: its storage key, its size in bytes, and when it was written, in Unix seconds."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class FileStorage(Protocol):
+    """Files of one kind by storage key. A file is complete or absent at any moment.
+
+    A key is one name without a slash that does not begin with a dot; methods raise ValueError for any other, and
+    OSError if the storage fails.
+    """
+
+    async def put(self, key: str, content: AsyncIterable[bytes]) -> None:
+        """Write a file, in place of the one that had the key. Writers of one key must exclude each other."""
+
+    async def stat(self, keys: Iterable[str]) -> dict[str, StoredFile]:
+        """Those of the files that exist, by key."""
+
+    def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `end` (None: the last), in chunks; raises FileNotFoundError at the first."""
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Remove files, with what is half-written of them; one that does not exist is no error."""
+
+    async def list(self, after: str = "", limit: int = 1000) -> list[StoredFile]:
+        """The files whose keys come after a key, in the order of their keys, at most `limit`."""
+
+    async def total_size(self) -> int:
+        """The bytes of all files together."""
+
+    async def sweep(self, untouched_for: float, spare: Callable[[str], bool]) -> None:
+        """Remove half-written files that were not written to for some seconds, except those of the spared keys."""
