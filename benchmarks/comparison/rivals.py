@@ -130,7 +130,7 @@ class Paddock(Rival):
             sys.executable,
             "-P",
             "-m",
-            "server.cli.main",
+            "server.cli",
             "serve",
             "--demo",
             "--data-dir",

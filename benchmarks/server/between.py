@@ -7,6 +7,7 @@ denoised. The next prompt is encoded while the last video is denoised: what is l
 """
 
 import argparse
+import json
 import shlex
 import statistics
 import sys
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import show
+from paddock.events import read_events
 from pipelines.core.progress import Stage
-from server.cli.client import read_events
 from tests.support.server_process import MODEL, TERMINAL, ServerProcess
 
 WAITED = ("hand-over", "the next prompt")
@@ -32,7 +33,8 @@ def watch(server: ServerProcess, asked: list[dict[str, Any]]) -> list[tuple[floa
     seen: list[tuple[float, dict[str, Any]]] = []
     with server.http.stream("GET", f"{server.url}/api/events", timeout=PATIENCE) as stream:
         open_ = {server.enqueue(**one) for one in asked}
-        for _, event in read_events(stream.iter_lines()):
+        for sent in read_events(stream.iter_bytes()):
+            event = json.loads(sent.data)
             seen.append((time.monotonic(), event))
             if event["status"] in TERMINAL:
                 open_.discard(event["generation_id"])

@@ -7,6 +7,7 @@ compares each
 `eta_seconds` on its event stream with what then came, from the third generation of its kind on.
 """
 
+import json
 import random
 import resource
 import shlex
@@ -21,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import percentile, show
+from paddock.events import read_events
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import VideoParams
 from pipelines.demo.folder import demo_folder
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
-from server.cli.client import read_events
 from server.core.durations import RunDurations
 from server.core.estimator import rest_seconds, step_seconds
 from tests.support.server_process import MODEL, ServerProcess
@@ -134,7 +135,8 @@ def _watch(server: ServerProcess, size: Size) -> list[float]:
             num_frames=size.frames,
             num_inference_steps=size.steps,
         )
-        for _, event in read_events(stream.iter_lines()):
+        for sent in read_events(stream.iter_bytes()):
+            event = json.loads(sent.data)
             if event["generation_id"] != id_:
                 continue
             now = time.monotonic()

@@ -1,6 +1,7 @@
 """The command line as people type it: demo, generate, status."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ SIZE = ["--width", "64", "--height", "64", "--frames", "5", "--steps", "2"]
 
 def paddock(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", "-m", "server.cli.main", *args],
+        [sys.executable, "-P", "-m", "server.cli", *args],
         cwd=cwd,
         env={**os.environ, "COLUMNS": "200", **env},
         capture_output=True,
@@ -38,7 +39,7 @@ def test_demo_serves_on_until_ctrl_c_and_takes_another_port_if_it_must(server: S
             sys.executable,
             "-P",
             "-m",
-            "server.cli.main",
+            "server.cli",
             "demo",
             "--port",
             str(server.port),
@@ -95,6 +96,21 @@ def test_what_fails_is_a_sentence_and_exit_code_1(
     assert not list(tmp_path.rglob("*.mp4"))
 
 
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--url", "localhost:8000"], "url must begin with http:// or https://"),
+        (["--api-key", "schlüssel"], "api_key must consist of printable ASCII characters"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(typed: Typed, args: list[str], sentence: str) -> None:
+    for command in (["generate", "an ox"], ["status"], ["cancel", "one"]):
+        ended = typed(*command, *args)
+
+        assert ended.returncode == 2
+        assert sentence in ended.stderr
+
+
 def test_generate_sends_its_key(tenant: ServerProcess, key: str, typed: Typed) -> None:
     refused = typed("generate", "an ox", *SIZE, "--url", tenant.url)
     assert refused.returncode == 1
@@ -106,7 +122,7 @@ def test_generate_sends_its_key(tenant: ServerProcess, key: str, typed: Typed) -
 def test_ctrl_c_cancels_the_generation(tenant: ServerProcess, key: str, tmp_path: Path) -> None:
     server = tenant
     generate = subprocess.Popen(
-        [sys.executable, "-P", "-m", "server.cli.main", "generate", "an ox", *LONG, "--url", server.url],
+        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", *LONG, "--url", server.url],
         cwd=tmp_path,
         env={**os.environ, "PADDOCK_API_KEY": key},
         stdout=subprocess.DEVNULL,
@@ -126,7 +142,7 @@ def test_generate_lives_through_a_restart_of_the_server(
 ) -> None:
     server = start_server()
     generate = subprocess.Popen(
-        [sys.executable, "-P", "-m", "server.cli.main", "generate", "an ox", *SIZE[:-1], "100", "--url", server.url],
+        [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", *SIZE[:-1], "100", "--url", server.url],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -146,7 +162,7 @@ def test_generate_lives_through_a_restart_of_the_server(
 
 def test_status_shows_models_and_queue(tenant: ServerProcess, key: str, typed: Typed, tmp_path: Path) -> None:
     server, env = tenant, {"PADDOCK_URL": tenant.url, "PADDOCK_API_KEY": key}
-    assert "Nothing is queued or running." in typed("status", **env).stdout
+    assert "No generations are queued or running." in typed("status", **env).stdout
     running = server.enqueue(**ENDLESS)
     waiting = server.enqueue(prompt="a lake")
     server.wait_for(running, "processing")
@@ -171,3 +187,22 @@ def test_the_version_is_the_packages(tmp_path: Path) -> None:
     from importlib.metadata import version
 
     assert paddock("--version", cwd=tmp_path).stdout.strip() == version("paddock")
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    program = """
+import sys
+from server.cli.main import main
+try:
+    main()
+finally:
+    print(*sorted(name for name in sys.modules if "." not in name), file=sys.stderr)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", program, "--help"], cwd=tmp_path, capture_output=True, check=True, text=True
+    )
+
+    heavy = {"torch", "diffusers", "numpy", "sqlalchemy", "fastapi", "uvicorn", "httpx", "pydantic", "huggingface_hub"}
+    assert not heavy & set(ended.stderr.split())
+    for command in ("serve", "demo", "pull", "generate", "status", "cancel", "plan", "doctor", "key"):
+        assert re.search(rf"^  {command} +[A-Z].+$", ended.stdout, re.MULTILINE)

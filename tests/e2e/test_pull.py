@@ -91,7 +91,7 @@ def test_a_pull_stopped_amid_a_file_goes_on_from_there(
 
     if signal_sent == signal.SIGINT:
         assert first.returncode == 130
-        assert complaints == "Stopped. The same command goes on from here.\n"
+        assert complaints == "Stopped. Run the same command again to continue.\n"
     kept = partial.stat().st_size
     assert size // 2 - CHUNK <= kept <= size // 2
     hub.accidents.stall_after.clear()

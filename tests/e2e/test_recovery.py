@@ -217,7 +217,7 @@ def test_a_second_server_on_the_same_data_is_refused(server: ServerProcess) -> N
             sys.executable,
             "-P",
             "-m",
-            "server.cli.main",
+            "server.cli",
             "serve",
             "--demo",
             "--port",

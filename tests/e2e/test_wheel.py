@@ -70,7 +70,7 @@ def test_its_demo_makes_a_video_in_an_empty_folder_and_ends(wheel: Path, tmp_pat
             python,
             "-P",
             "-m",
-            "server.cli.main",
+            "server.cli",
             "demo",
             "--once",
             "--data-dir",

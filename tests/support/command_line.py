@@ -54,6 +54,7 @@ class Typist:
 
 def main() -> None:
     """Read commands, and be each of them."""
+    import paddock  # noqa: F401
     from server.cli import main as cli
     from server.runtime import server as serve  # noqa: F401 - what the longest of them imports
 

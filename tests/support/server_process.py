@@ -71,9 +71,7 @@ def pause(since: float, least: float, most: float) -> float:
 class ServerProcess:
     """`paddock serve --demo` on a data directory; may be killed and started again on the same port."""
 
-    def __init__(
-        self, data_dir: Path, *args: str, demo: bool = True, module: str = "server.cli.main", **env: str
-    ) -> None:
+    def __init__(self, data_dir: Path, *args: str, demo: bool = True, module: str = "server.cli", **env: str) -> None:
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -75,7 +75,7 @@ def test_records_are_looked_into_without_being_made(url: str, tmp_path: Path) ->
 
 def paddock(*args: str, data_dir: Path, is_refused: bool = False) -> str:
     """What a `paddock key` command prints, on stderr if it is refused."""
-    command = [sys.executable, "-m", "server.cli.main", "key", *args, "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "server.cli", "key", *args, "--data-dir", str(data_dir)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
     assert ended.returncode == (2 if is_refused else 0), ended.stderr
     assert "Traceback" not in ended.stderr
@@ -88,7 +88,7 @@ def test_keys_by_the_command_line_on_a_running_server(start_server: Callable[...
     before = server.enqueue(height=0)
     key = paddock("add", "laptop", data_dir=server.data_dir)
     assert paddock("add", "laptop", data_dir=server.data_dir, is_refused=True) == (
-        "There is a key named laptop, or was one. Choose another name."
+        "A key named laptop exists or has been revoked. Choose another name."
     )
 
     wait_for_status(server, None, 401)
@@ -104,7 +104,7 @@ def test_keys_by_the_command_line_on_a_running_server(start_server: Callable[...
 
     paddock("revoke", "laptop", data_dir=server.data_dir)
     wait_for_status(server, key, 401)
-    assert "is good" in paddock("revoke", "laptop", data_dir=server.data_dir, is_refused=True)
+    assert "no valid key named laptop" in paddock("revoke", "laptop", data_dir=server.data_dir, is_refused=True)
     assert key not in server.log_text()
 
 

@@ -1,0 +1,24 @@
+"""`paddock demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.options import console
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the video.")] = False,
+    port: Annotated[int, typer.Option(help="Port to listen on; if it is in use, the next free one.")] = 8000,
+    data_dir: Annotated[Path | None, typer.Option(help="Records and videos [~/.paddock/demo/PORT].")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the video.")] = Path("demo.mp4"),
+) -> None:
+    """Start a server with small weights, generate a video, and serve until Ctrl-C."""
+    from server.cli.demo import demo as run
+    from server.cli.demo import next_free_port
+
+    found = next_free_port(port)
+    if found is None:
+        raise typer.BadParameter(f"no port from {port} on is free", param_hint="--port")
+    run(once, found, (data_dir or Path(f"~/.paddock/demo/{found}")).expanduser(), output, console)

@@ -1,0 +1,34 @@
+"""`paddock doctor`."""
+
+import typer
+from rich.markup import escape
+
+from server.cli.options import Config, DataDir, Demo, Device, Host, Port, console, load_settings
+
+
+def doctor(
+    demo: Demo = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    config: Config = None,
+) -> None:
+    """Check what a server needs from this machine, and say how to fix what is wrong.
+
+    Exits with status 1 if the server would not start. It changes nothing.
+    """
+    from server.cli.doctor import Verdict, examine
+
+    signs = {Verdict.OK: "[green]✓[/]", Verdict.WARN: "[yellow]![/]", Verdict.FAIL: "[red]✗[/]"}
+    settings = load_settings(config, demo=demo, host=host, port=port, data_dir=data_dir, device=device)
+    has_failed = False
+    for finding in examine(settings):
+        has_failed |= finding.verdict is Verdict.FAIL
+        console.print(
+            f"{signs[finding.verdict]} [bold]{escape(finding.about)}[/]: {escape(finding.sentence)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if has_failed:
+        raise typer.Exit(1)

@@ -1,0 +1,71 @@
+"""`paddock key`: add, list and revoke API keys."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from server.cli.options import Config, DataDir, console, error_console, load_settings, refuse
+
+if TYPE_CHECKING:
+    from server.storage.db.api_keys import KeyRing
+
+app = typer.Typer(help="Add, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(help="The key's name, such as that of a person or a machine.")]
+
+
+@app.command()
+def add(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
+    """Make a key and print it once. Only its digest is stored. A running server accepts it within a second."""
+    with _key_ring(config, data_dir) as ring:
+        typer.echo(ring.add(name))
+    error_console.print("The key is shown only now. Send it as: Authorization: Bearer KEY", highlight=False)
+
+
+@app.command("list")
+def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
+    """List the names of all keys, also of revoked ones."""
+    with _key_ring(config, data_dir) as ring:
+        found = ring.all()
+    table = Table("name", "created", "revoked")
+    for key in found:
+        table.add_row(escape(key.name), _moment(key.made_at), _moment(key.revoked_at))
+    console.print(table)
+
+
+@app.command()
+def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
+    """Revoke a key. Its generations are kept but no longer accessible. A running server refuses it within a second."""
+    with _key_ring(config, data_dir) as ring:
+        ring.revoke(name)
+        is_last = all(key.revoked_at is not None for key in ring.all())
+    if is_last:
+        error_console.print("No valid key is left, and the server still requires one: make one with `paddock key add`.")
+
+
+@contextmanager
+def _key_ring(config: Path | None, data_dir: Path | None) -> Iterator["KeyRing"]:
+    from server.storage.db.api_keys import KeyNameTakenError, KeyNotFoundError, KeyRing
+    from server.storage.db.connection import DatabaseUnusableError, opened
+
+    settings = load_settings(config, data_dir=data_dir)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with opened(settings.records) as engine:
+            yield KeyRing(engine)
+    except KeyNameTakenError as error:
+        refuse(f"A key named {error} exists or has been revoked. Choose another name.")
+    except KeyNotFoundError as error:
+        refuse(f"There is no valid key named {error}. `paddock key list` shows all keys.")
+    except (DatabaseUnusableError, OSError) as error:
+        refuse(str(error))
+
+
+def _moment(seconds: float | None) -> str:
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

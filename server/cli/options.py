@@ -1,0 +1,96 @@
+"""What the commands share: options, settings, consoles, exit codes and the reporting of errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from paddock import Client
+    from server.core.settings import Settings
+
+REFUSED = 2
+"""The exit status of a command that was given wrong arguments or settings."""
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
+LOCAL = "http://127.0.0.1:8000"
+
+console = Console()
+error_console = Console(stderr=True)
+
+
+def default_model() -> str:
+    """The model of commands that name none."""
+    from pipelines.core.catalogue import DEFAULT_MODEL
+
+    return DEFAULT_MODEL
+
+
+ModelId = Annotated[
+    str, typer.Option("--model", default_factory=default_model, show_default=False, help="The model's id [Wan2.1 14B].")
+]
+Url = Annotated[str, typer.Option("--url", envvar="PADDOCK_URL", help="The server's address.")]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="PADDOCK_API_KEY", help="An API key, if the server requires one.")
+]
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on [127.0.0.1].")]
+Port = Annotated[int | None, typer.Option("--port", help="Port to listen on [8000].")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cuda:N or cpu [auto].")]
+Demo = Annotated[bool | None, typer.Option("--demo/--no-demo", help="Use small weights that run anywhere.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of records and videos [~/.paddock].")]
+Config = Annotated[Path | None, typer.Option("--config", help="A settings file; configs/server.toml lists all.")]
+
+
+class CommandError(Exception):
+    """A command failed; `str()` is the sentence to print."""
+
+
+def load_settings(config: Path | None, **options: Any) -> "Settings":
+    """The settings of a command: its options, the environment, the file. Exits if they are invalid."""
+    from pydantic import ValidationError
+
+    from server.core.settings import ConfigFileError, Settings
+
+    try:
+        return Settings.load(config, **options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        refuse(f"{'.'.join(str(part) for part in first['loc'])}: {problem}")
+    except ConfigFileError as error:
+        refuse(str(error))
+
+
+@contextmanager
+def connected(url: str, api_key: str | None) -> Iterator["Client"]:
+    """A client of a running server. Its errors end the command with a sentence."""
+    from paddock import APIError, Client, InvalidArgumentError, PaddockError, RetryPolicy
+
+    # somebody watches: a refusal is shown at once, and Ctrl-C ends the wait for a server that has gone away
+    policy = RetryPolicy(attempts=3, backoff=0.2, max_pause=2.0, reconnect_timeout=None)
+    try:
+        with Client(url, api_key, retry=policy) as client:
+            yield client
+    except APIError as error:
+        fail(f"The server answered {error.status_code}: {error}")
+    except InvalidArgumentError as error:
+        refuse(str(error))
+    except (PaddockError, CommandError) as error:
+        fail(str(error))
+
+
+def fail(sentence: str) -> NoReturn:
+    """End the command: it could not do its work."""
+    error_console.print(sentence, style="red", soft_wrap=True, highlight=False, markup=False)
+    raise typer.Exit(1)
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End the command: its arguments or settings are wrong."""
+    error_console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    raise typer.Exit(REFUSED)
