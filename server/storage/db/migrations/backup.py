@@ -11,18 +11,18 @@ COPIES_KEPT = 3
 
 
 def keep_copy(database: Path, target: str) -> Path:
-    """Copy what is committed, before the schema goes to revision `target`; returns the whole copy's path.
+    """Copy the committed content before the schema goes to revision `target`; returns the path of the copy.
 
-    No copy is written over; the newest COPIES_KEPT stay. Raises OSError when it cannot be written.
+    No copy is overwritten. The newest COPIES_KEPT stay. Raises OSError when the copy cannot be written.
     """
     kept = _free_name(database, target)
     try:
+        # not a copy of the file: committed content may still be in the log beside it
         with (
             atomic_path(kept) as part,
             closing(sqlite3.connect(database)) as source,
             closing(sqlite3.connect(part)) as copy,
         ):
-            # not a copy of the file: what is committed may still be in the log beside it
             source.backup(copy)
     except sqlite3.Error as error:
         raise OSError(f"it could not be copied before its schema changes: {error}") from error
@@ -32,7 +32,7 @@ def keep_copy(database: Path, target: str) -> Path:
 
 
 def copies(database: Path) -> list[Path]:
-    """The copies there are, newest first."""
+    """The existing copies, newest first."""
     found = database.parent.glob(f"{database.name}.before-*")
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
