@@ -1,1 +1,1 @@
-"""What survives a restart: the database and the files."""
+"""Everything that survives a restart: the database, and the files of generations."""

@@ -1,1 +1,1 @@
-"""The database: its schema, its statements, its API keys."""
+"""The database: schema, connections, statements, API keys."""

@@ -1,4 +1,4 @@
-"""How the records' database is opened: its schema brought up to date, its connections set to be safe."""
+"""Opens the database: upgrades its schema, and configures its connections for durability."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,21 +11,21 @@ from server.storage.db.errors import explain
 from server.storage.db.migrations.upgrade import NewerDatabaseError, upgrade
 
 BUSY_MS = 10_000
-"""How long a lock that another program holds on SQLite's database is waited for."""
+"""How long to wait for a lock that another program holds on a SQLite database."""
 
 _CONNECT_SECONDS = 10
 
 
 class DatabaseUnusableError(Exception):
-    """The records cannot be opened; `str()` says why, and what to do where something can be done."""
+    """The database cannot be opened; `str()` says why and, where possible, what to do."""
 
 
 def open_database(url: str) -> Engine:
-    """The database at a URL of SQLAlchemy's, with the schema of this version; raises DatabaseUnusableError."""
+    """Open the database at a SQLAlchemy URL and upgrade it to this version's schema; raises DatabaseUnusableError."""
     engine = unopened(url)
     try:
         upgrade(engine)
-        # a database that is up to date was only read: one that cannot be written is better known now
+        # a database that is up to date has only been read so far: find out now if it cannot be written
         with engine.begin():
             pass
     except BaseException as error:
@@ -38,7 +38,7 @@ def open_database(url: str) -> Engine:
 
 @contextmanager
 def opened(url: str) -> Iterator[Engine]:
-    """The same, closed at the end of the block."""
+    """Open the database as `open_database` does, and close it at the end of the block."""
     engine = open_database(url)
     try:
         yield engine
@@ -47,7 +47,7 @@ def opened(url: str) -> Iterator[Engine]:
 
 
 def unopened(url: str) -> Engine:
-    """The database at a URL of SQLAlchemy's, as it is; raises DatabaseUnusableError for what is no such URL."""
+    """The engine for a SQLAlchemy URL, which opens nothing yet; raises DatabaseUnusableError for an invalid URL."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
@@ -56,7 +56,7 @@ def unopened(url: str) -> Engine:
 
 
 def reading(engine: Engine) -> Connection:
-    """A connection for reads that all see the same moment, and hold up no writer."""
+    """A connection for reads of one consistent snapshot, which block no writer."""
     if engine.dialect.name == "sqlite":
         return engine.connect().execution_options(reads_only=True)
     return engine.connect().execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -72,7 +72,7 @@ def _sqlite(url: URL) -> Engine:
 def _postgresql(url: URL) -> Engine:
     patience = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}
     try:
-        # a pooled connection may have ended with a restart of the database, which no request should pay for
+        # a pooled connection may have ended with a restart of the database: no request should fail because of that
         return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args=patience)
     except ImportError as error:
         raise DatabaseUnusableError(
@@ -81,9 +81,9 @@ def _postgresql(url: URL) -> Engine:
 
 
 def _refusal(engine: Engine, error: BaseException) -> DatabaseUnusableError | None:
-    """The sentence for what its user can mend; None for a fault of ours."""
+    """The error for a problem that the user can solve; None for a bug."""
     name = engine.url.render_as_string(hide_password=True)
-    # a driver's sentence may be laid out in lines
+    # a driver's message may have several lines
     why = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
     match error:
         case NewerDatabaseError():
@@ -97,7 +97,7 @@ def _refusal(engine: Engine, error: BaseException) -> DatabaseUnusableError | No
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
-    # transactions are begun by hand below: the driver's own would start too late to be IMMEDIATE
+    # transactions are begun by hand below: the driver would begin them too late to be IMMEDIATE
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON"):

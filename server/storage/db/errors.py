@@ -1,4 +1,4 @@
-"""What a database error means to those who did not cause it: a client, and whoever keeps the server."""
+"""Translates database errors: a sentence for the client, and advice for the operator of the server."""
 
 import sqlite3
 
@@ -6,31 +6,31 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from server.core.errors import RecordsUnavailableError
 
-_NO_SPACE = "No space left on the server's disk. Nothing was recorded; ask again when there is room."
-_LOCKED = "The server's database is held by another program. Ask again in a moment."
+_NO_SPACE = "No space left on the server's disk. Nothing was recorded. Try again when there is space."
+_LOCKED = "The server's database is locked by another program. Try again in a moment."
 _UNWRITABLE = "The server's database cannot be read or written now."
 _DAMAGED = "The server's database is damaged."
 
 # by SQLite's primary result code
 _OF_SQLITE = {
     sqlite3.SQLITE_FULL: (_NO_SPACE, "Free some space."),
-    sqlite3.SQLITE_BUSY: (_LOCKED, "End whatever has it open."),
-    sqlite3.SQLITE_LOCKED: (_LOCKED, "End whatever has it open."),
+    sqlite3.SQLITE_BUSY: (_LOCKED, "Stop the program that has it open."),
+    sqlite3.SQLITE_LOCKED: (_LOCKED, "Stop the program that has it open."),
     sqlite3.SQLITE_READONLY: (_UNWRITABLE, "Make it writable for this user, and its folder too."),
     sqlite3.SQLITE_PERM: (_UNWRITABLE, "Make it writable for this user, and its folder too."),
     sqlite3.SQLITE_CANTOPEN: (_UNWRITABLE, "Make it writable for this user, and its folder too."),
-    sqlite3.SQLITE_IOERR: (_UNWRITABLE, "See whether its disk is well."),
-    sqlite3.SQLITE_CORRUPT: (_DAMAGED, "Put back a copy, or move it away to start without records."),
-    sqlite3.SQLITE_NOTADB: (_DAMAGED, "Put back a copy, or move it away to start without records."),
+    sqlite3.SQLITE_IOERR: (_UNWRITABLE, "Check its disk."),
+    sqlite3.SQLITE_CORRUPT: (_DAMAGED, "Restore a copy, or move it away to start without records."),
+    sqlite3.SQLITE_NOTADB: (_DAMAGED, "Restore a copy, or move it away to start without records."),
 }
 # by SQLSTATE
 _OF_SQL = {"53100": (_NO_SPACE, "Free some space.")}
 
 
 def explain(error: DBAPIError) -> RecordsUnavailableError | None:
-    """The error to raise instead of a database's own; None for one that is a fault in this program."""
+    """The error to raise instead of the driver's; None for an error that is a bug in this program."""
     cause = error.orig
-    # the low byte is the primary code; the rest says more than is needed here
+    # the low byte is the primary code; the other bits are details
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
     found = _OF_SQLITE.get(code) or _OF_SQL.get(getattr(cause, "sqlstate", None) or "")
     if (
@@ -38,5 +38,5 @@ def explain(error: DBAPIError) -> RecordsUnavailableError | None:
         and (isinstance(error, OperationalError) or error.connection_invalidated)
         and code != sqlite3.SQLITE_ERROR
     ):
-        found = (_UNWRITABLE, "See what the database's own log says.")
+        found = (_UNWRITABLE, "See the database's own log.")
     return None if found is None else RecordsUnavailableError(*found)

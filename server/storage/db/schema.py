@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 
 class _Text(TypeDecorator[str]):
-    """Text, whatever a client sends: PostgreSQL's has no NUL in it, so that the sign for a lost character stands in."""
+    """Any text that a client sends. PostgreSQL's text cannot hold NUL: U+FFFD, the replacement character, is kept."""
 
     impl = String
     cache_ok = True
@@ -107,7 +107,7 @@ requests = Table(
 )
 
 HAS_VIDEO = generations.c.artifact.is_not(None)
-# the videos that are kept, oldest first
+# the kept videos, oldest first
 Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO, postgresql_where=HAS_VIDEO)
 
 # A partial index is used where the query is seen to imply its condition: this is written out, not bound. The condition

@@ -1,1 +1,1 @@
-"""Files by generation: videos, checkpoints, previews."""
+"""The files of generations: videos, checkpoints, previews; where they are kept, and the disk under them."""

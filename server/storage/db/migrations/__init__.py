@@ -1,1 +1,1 @@
-"""The schema of the records, from the first release on: a revision each time it changed, and what applies them."""
+"""The revisions of the database schema since the first release, and their application."""

@@ -1,4 +1,4 @@
-"""What Alembic runs: the revisions, inside the transaction of whoever called it."""
+"""Alembic's entry point: runs the revisions inside the caller's transaction."""
 
 from alembic import context
 

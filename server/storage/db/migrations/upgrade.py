@@ -1,4 +1,4 @@
-"""Brings a database to the schema of this version, whichever version left it, or leaves it as it was."""
+"""Upgrades a database of any earlier version to the schema of this one, all or nothing."""
 
 import logging
 from collections.abc import Iterator
@@ -17,29 +17,29 @@ log = logging.getLogger("paddock.migrations")
 
 SCRIPTS = Path(__file__).parent
 FIRST = "0001"
-"""The schema of v0.1.0, which did not write down its revision yet."""
+"""The schema of v0.1.0, which did not record its revision yet."""
 
 _UPGRADING = 0x5041_0001
 _APPLIED = table("alembic_version", column("version_num"))
 
 
 class NewerDatabaseError(Exception):
-    """The database was left by a newer version of Paddock; nothing in it was changed."""
+    """The database has the schema of a newer version of Paddock. Nothing in it was changed."""
 
 
 def upgrade(engine: Engine) -> None:
-    """Apply what is missing, all or nothing; a SQLite database with records in it is copied before.
+    """Apply the missing revisions, all or nothing; a SQLite database with records is copied first.
 
-    Raises NewerDatabaseError, OSError when the copy cannot be made, and SQLAlchemyError from the database.
+    Raises NewerDatabaseError, OSError if the copy cannot be written, and SQLAlchemyError.
     """
     known = revisions()
     with engine.connect().execution_options(reads_only=True) as tx:
-        # the usual start: Alembic, a fifth of a second to import, is not needed
+        # the usual case: Alembic, which takes 0.2 s to import, is not needed
         if _current(tx, known) == known[-1]:
             return
     with engine.begin() as tx:
         if engine.dialect.name == "postgresql":
-            # of servers that start at once, the others wait here and then find it done
+            # of servers that start at the same time, the others wait here and then find the work done
             tx.execute(select(func.pg_advisory_xact_lock(_UPGRADING)))
         current = _current(tx, known)
         if current != known[-1]:
@@ -48,12 +48,12 @@ def upgrade(engine: Engine) -> None:
 
 
 def revisions() -> list[str]:
-    """The revisions that this version knows, oldest first, as its files are named."""
+    """The revisions that this version knows, oldest first, by their file names."""
     return sorted(path.name.split("_")[0] for path in (SCRIPTS / "versions").glob("[0-9]*.py"))
 
 
 def alembic_config(tx: Connection) -> "Config":
-    """What Alembic's commands need to work on this connection, inside its transaction."""
+    """The configuration for Alembic's commands to work on this connection, inside its transaction."""
     from alembic.config import Config
 
     config = Config()
@@ -63,7 +63,7 @@ def alembic_config(tx: Connection) -> "Config":
 
 
 def _current(tx: Connection, known: list[str]) -> str | None:
-    """The revision of a database, None of an empty one."""
+    """The revision of a database; None for an empty one."""
     tables = inspect(tx)
     if tables.has_table(_APPLIED.name):
         current = tx.scalar(select(_APPLIED.c.version_num))
@@ -78,21 +78,21 @@ def _current(tx: Connection, known: list[str]) -> str | None:
 
 @contextmanager
 def _copied(engine: Engine, current: str | None, target: str) -> Iterator[None]:
-    """Keep a copy of a database that is about to change; not when it does not change after all."""
+    """Keep a copy of a database that is about to change; remove it if the change fails."""
     if current is None:
         yield
         return
-    log.info("the database's schema goes from %s to %s", current, target)
+    log.info("upgrading the database schema from %s to %s", current, target)
     if engine.dialect.name != "sqlite":
         yield
         return
     assert engine.url.database, "records that are upgraded are in a file"
     copy = keep_copy(Path(engine.url.database), target)
-    log.info("the database as it was is kept as %s", copy)
+    log.info("a copy of the old database is kept as %s", copy)
     try:
         yield
     except BaseException:
-        # a start that is tried over and over must not push out the copies of real upgrades
+        # repeated failed starts must not displace the copies of real upgrades
         copy.unlink()
         raise
 
@@ -100,7 +100,7 @@ def _copied(engine: Engine, current: str | None, target: str) -> Iterator[None]:
 def _apply(tx: Connection, current: str | None) -> None:
     from alembic import command
 
-    # what it says of itself is for developers; ours is said above
+    # Alembic's own messages are for developers
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = alembic_config(tx)
     if current is not None:

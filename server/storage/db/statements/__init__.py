@@ -1,1 +1,1 @@
-"""SQL by topic."""
+"""The SQL statements of the store, by topic."""

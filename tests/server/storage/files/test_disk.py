@@ -82,7 +82,7 @@ async def test_room_is_looked_up_once_a_second_and_told_of_once(
     assert len(looks) == 1
     sentence = await ask(1.0, 4 * MIB - 1)
     assert sentence is not None
-    assert "3 MiB is free, and 4 MiB must be" in sentence
+    assert "3 MiB is free, and at least 4 MiB must stay free." in sentence
     assert str(tmp_path) not in sentence
     assert "2 MiB is free" in (await ask(2.0, 2 * MIB) or "")
     assert await ask(3.0, 4 * MIB) is None
@@ -98,7 +98,7 @@ async def test_with_too_little_room_nothing_is_accepted_and_what_waits_runs_late
         small_disk.fill(leave=MIB // 2)
         await inside.dispatcher.start()
 
-        with pytest.raises(UnavailableError, match="nearly full: 0 MiB is free, and 1 MiB must be") as caught:
+        with pytest.raises(UnavailableError, match="nearly full: 0 MiB is free, and at least 1 MiB must stay free") as caught:
             await inside.enqueue()
         assert int(caught.value.headers["Retry-After"]) > 0
         inside.dispatcher.wake()
@@ -218,7 +218,7 @@ async def test_stopped_while_full_the_work_is_done_after_the_next_start(small_di
         assert again.engine.runs == []
 
 
-# the database held by another program
+# the database locked by another program
 
 
 @contextmanager
@@ -245,7 +245,7 @@ async def test_a_database_that_another_program_holds_is_told_and_waited_for(
     (waiting,) = await inside.enqueue()
 
     with held(inside.folder / "paddock.db"):
-        with pytest.raises(UnavailableError, match="held by another program"):
+        with pytest.raises(UnavailableError, match="locked by another program"):
             await inside.enqueue()
         with pytest.raises(RecordsUnavailableError):
             await inside.store.attempts.claim("me", 60)
@@ -297,7 +297,7 @@ def test_a_read_only_database_is_refused_at_the_start(small_disk: SmallDisk, tmp
 def test_a_damaged_database_is_refused_at_the_start(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "paddock.db").write_bytes(content)
 
-    with pytest.raises(StartRefusedError, match=r"paddock\.db cannot be used: .* Put back a copy"):
+    with pytest.raises(StartRefusedError, match=r"paddock\.db cannot be used: .* Restore a copy"):
         check_records(Settings(data_dir=tmp_path))
     assert (tmp_path / "paddock.db").read_bytes() == content
 

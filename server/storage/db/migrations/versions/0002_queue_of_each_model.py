@@ -7,5 +7,5 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Make the index, unless a version between the releases has made it already."""
+    """Make the index, unless a version between the releases has made it."""
     op.create_index("generations_by_model", "generations", ["status", "model", "seq"], if_not_exists=True)

@@ -1,4 +1,4 @@
-"""Which server a generation came in by, now that several may share a database."""
+"""The server that accepted a generation, now that several may share a database."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,5 +8,5 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add the column; of older generations nobody knows."""
+    """Add the column; it is empty for older generations."""
     op.add_column("generations", sa.Column("accepted_by", sa.String))

@@ -1,4 +1,4 @@
-"""An index for the videos that are kept, oldest first."""
+"""An index of the kept videos, oldest first."""
 
 import sqlalchemy as sa
 from alembic import op

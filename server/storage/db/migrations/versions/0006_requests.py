@@ -1,4 +1,4 @@
-"""Requests that may come twice, by the key their client gave them, and what became of them."""
+"""Requests with an idempotency key, and the generations recorded for them."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The turns that keys have had, and the queue by key."""
+"""The turns that tenants have had, and the queue by tenant."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Make the table and the indexes; the one of before is among them."""
+    """Make the table and the indexes, which replace an earlier one."""
     op.create_table(
         "turns",
         sa.Column("tenant", sa.String, primary_key=True),

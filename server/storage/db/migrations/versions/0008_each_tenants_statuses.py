@@ -1,4 +1,4 @@
-"""An index for each tenant's generations of a status: what is active, or failed, is found among any history."""
+"""An index of each tenant's generations by status: active or failed ones are found in a history of any size."""
 
 from alembic import op
 
