@@ -98,7 +98,9 @@ async def test_with_too_little_room_nothing_is_accepted_and_what_waits_runs_late
         small_disk.fill(leave=MIB // 2)
         await inside.dispatcher.start()
 
-        with pytest.raises(UnavailableError, match="nearly full: 0 MiB is free, and at least 1 MiB must stay free") as caught:
+        with pytest.raises(
+            UnavailableError, match="nearly full: 0 MiB is free, and at least 1 MiB must stay free"
+        ) as caught:
             await inside.enqueue()
         assert int(caught.value.headers["Retry-After"]) > 0
         inside.dispatcher.wake()
