@@ -1,4 +1,4 @@
-"""Generations at the end of the queue. What the rest of the order promises is in tests/contract/test_store.py."""
+"""Generations at the end of the queue. The rest of the order is tested in tests/contract/store/test_fair_queue.py."""
 
 from server.core.fair_queue import Deferred, FairQueue, Turn, Waiting, predicted_order
 

@@ -16,7 +16,7 @@ from server.engine.protocol import Done, Run
 from server.scheduler.interface import Deployment
 from server.storage.db.records import Filters, QueueLimits
 from server.storage.files.videos import video_key
-from tests.contract.test_store import new
+from tests.contract.store.examples import new
 from tests.server.conftest import Inside, build, eventually, listen
 from tests.server.fakes import load_failure
 

@@ -17,7 +17,7 @@ from server.storage.files.generation_files import generation_of
 from server.storage.files.stores import LocalFolders, link_signer
 from server.storage.files.videos import Videos, video_key
 from server.storage.retention import Retention
-from tests.contract.test_store import new
+from tests.contract.store.examples import new
 from tests.support.records import StandaloneStore as Store
 
 DAY = 24 * 3600
