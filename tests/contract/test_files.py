@@ -1,4 +1,4 @@
-"""Videos over HTTP: ranges, links made for whoever asks, and their end."""
+"""Videos over HTTP: ranges, links for the address that a client used, and their expiry."""
 
 import shutil
 from collections.abc import Callable

@@ -94,7 +94,7 @@ def row_of(server: ServerProcess, generation: str) -> dict[str, Any]:
 
 
 class Params(dict[str, str]):
-    """What stands for a path's parameters; a name that nobody thought of is a word of its own."""
+    """Values for a path's parameters, with a default for unknown names."""
 
     def __missing__(self, name: str) -> str:
         return f"no-{name}"

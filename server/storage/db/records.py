@@ -1,4 +1,4 @@
-"""What the store takes and returns besides generations: filters, pages, limits, and its errors."""
+"""The store's own types: filters, pages, limits and errors."""
 
 from dataclasses import dataclass, replace
 

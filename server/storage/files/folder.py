@@ -62,7 +62,7 @@ class FolderStorage:
             await asyncio.shield(asyncio.to_thread(file.close))
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Remove files, with what is half-written of them; one that does not exist is no error."""
+        """Remove files, and half-written versions of them; one that does not exist is no error."""
         paths = [self._path(key) for key in keys]
 
         def remove() -> None:

@@ -1,4 +1,4 @@
-"""What videos, checkpoints and previews have in common: they are files of generations."""
+"""The base of videos, checkpoints and previews: files that belong to generations."""
 
 from collections.abc import AsyncIterator, Collection, Iterable
 
@@ -23,7 +23,7 @@ class GenerationFiles:
         return b"".join([chunk async for chunk in self.storage.open(key)])
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Remove files, with what is half-written of them."""
+        """Remove files, and half-written versions of them."""
         await self.storage.delete(keys)
 
     async def pages(self) -> AsyncIterator[list[StoredFile]]:
@@ -34,7 +34,7 @@ class GenerationFiles:
             page = await self.storage.list(after=page[-1].key, limit=_PAGE)
 
     async def sweep(self, untouched_for: float = 0, held: Collection[str] = ()) -> None:
-        """Remove what a killed worker left half-written: what was not written to for some seconds.
+        """Remove half-written files that a killed worker left: those not written to for some seconds.
 
         Files of the generations `held`, by their ids, are not removed.
         """

@@ -10,7 +10,7 @@ CHUNK_BYTES = 2**18
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """What a store knows of a file: its storage key, its size in bytes, and when it was written, in Unix seconds."""
+    """A file in a storage: its storage key, its size in bytes, and the time it was written, in Unix seconds."""
 
     key: str
     size: int
@@ -34,7 +34,7 @@ class FileStorage(Protocol):
         """The bytes from `start` up to `end` (None: the last), in chunks; raises FileNotFoundError at the first."""
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Remove files, with what is half-written of them; one that does not exist is no error."""
+        """Remove files, and half-written versions of them; one that does not exist is no error."""
 
     async def list(self, after: str = "", limit: int = 1000) -> list[StoredFile]:
         """The files whose keys come after a key, in the order of their keys, at most `limit`."""

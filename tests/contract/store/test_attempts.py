@@ -1,4 +1,4 @@
-"""Claims and what becomes of them: the status law, held in the database whoever calls."""
+"""Claims and their results: the database itself enforces the law of statuses."""
 
 import asyncio
 

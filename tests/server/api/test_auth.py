@@ -16,7 +16,7 @@ from server.storage.db.connection import opened
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that tests set."""
 
     now = 0.0
 

@@ -1,4 +1,4 @@
-"""Claims on generations, and what becomes of the attempts that hold them."""
+"""Claims on generations, and the results of the attempts that hold them."""
 
 from sqlalchemy import Connection, func, insert, select, update
 
@@ -46,7 +46,7 @@ class Attempts(Repository):
 
     @in_thread
     def next(self, holding: str | None) -> Generation | None:
-        """What a claim would take now; None when nothing waits."""
+        """The generation that a claim would take now; None when nothing waits."""
         with self._session.read() as tx:
             taken = fair_queue.next_taken(tx, holding, self._max_overtakes)
             if taken is None:

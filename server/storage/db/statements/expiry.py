@@ -1,4 +1,4 @@
-"""What retention needs: which rows and files may go, and their removal."""
+"""Statements for retention: find the rows and files that may be removed, and remove rows."""
 
 from collections.abc import Mapping, Sequence
 

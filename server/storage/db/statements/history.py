@@ -1,4 +1,4 @@
-"""What clients read: one generation, lists and pages, each with its places in the queue."""
+"""Statements that clients read by: one generation, lists and pages, with places in the queue."""
 
 from collections.abc import Sequence
 

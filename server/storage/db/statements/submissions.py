@@ -1,4 +1,4 @@
-"""What clients change: new generations, and their cancellation."""
+"""Statements that clients change records by: new generations, and cancellation."""
 
 from collections.abc import Sequence
 
@@ -55,9 +55,9 @@ class Submissions(Repository):
             return new
 
     def _recorded_before(self, tx: Connection, tenant: str, request: IdempotentRequest) -> list[Generation]:
-        """What was recorded for a request before; nothing if it is new, or if some of it is gone.
+        """The generations recorded for a request before; none if it is new, or if some of them are gone.
 
-        Gone is what was removed since, and what was cancelled because its client hung up: that client has come back.
+        A generation is gone if it was removed, or cancelled because its client hung up: that client has come back.
         """
         tx.execute(delete(requests).where(requests.c.made_at < self._session.now() - IDEMPOTENCY_SECONDS))
         same = and_(requests.c.tenant == tenant, requests.c.key == request.key)

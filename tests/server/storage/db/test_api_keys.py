@@ -95,7 +95,7 @@ def test_keys_by_the_command_line_on_a_running_server(start_server: Callable[...
     seen = server.as_seen_with(key)
     with closing(seen.http):
         assert seen.http.get("/queue").json()["generations"] == []
-        # what was nobody's is not the first key's
+        # a generation without a key does not belong to the first key
         assert seen.http.get(f"/queue/{before}").status_code == 404
         assert seen.row(seen.enqueue(height=0))["status"] == "failed"
     listed = paddock("list", data_dir=server.data_dir)
@@ -124,7 +124,7 @@ def test_an_open_event_stream_of_a_revoked_key_ends_and_others_go_on(
             assert theirs.status_code == others.status_code == 200
             ring.revoke("revoked")
             began = time.monotonic()
-            # as nobody asks for anything meanwhile, it is not a request that has the keys looked up
+            # no request comes meanwhile: the keys are looked up without one
             assert not any(line.startswith("data:") for line in theirs.iter_lines())
             assert time.monotonic() - began < PATIENCE / 2
             seen = server.as_seen_with(good)

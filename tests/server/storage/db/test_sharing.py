@@ -1,4 +1,4 @@
-"""Servers with a data directory each, on one PostgreSQL database: the queue is one, and nobody takes another's work."""
+"""Servers with a data directory each, on one PostgreSQL database: one queue, and each keeps its own claims."""
 
 import asyncio
 import sys
@@ -154,7 +154,7 @@ def test_servers_that_start_at_once_make_one_schema(postgres_url: str) -> None:
         together.wait()
         try:
             open_database(postgres_url).dispose()
-        except Exception as error:  # noqa: BLE001 - told below
+        except Exception as error:  # noqa: BLE001 - asserted below
             problems.append(error)
 
     threads = [threading.Thread(target=open_) for _ in range(4)]

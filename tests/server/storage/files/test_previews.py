@@ -139,7 +139,7 @@ async def test_a_picture_goes_although_the_end_cannot_be_written_down(
     assert failures == 2
 
 
-async def test_a_start_and_then_a_look_now_and_again_clear_away_what_is_nobodys(tmp_path: Path) -> None:
+async def test_previews_without_a_running_generation_are_removed_at_the_start_and_later(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     previews = LocalFolders.of(folder).previews
     for name in ("killed.jpg", ".killed.jpg.part"):
