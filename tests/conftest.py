@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # where this is set, hundreds of processes would compile our modules anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from tests.support.command_line import Typed, Typist
+from tests.support.command_line import CommandRunner, Typed
 from tests.support.postgres import PostgresServer
 from tests.support.server_process import CLEAN_ENDS, ServerProcess, SmallDisk
 
@@ -104,7 +104,7 @@ def key(keys: Iterator[str]) -> str:
 @pytest.fixture
 def tenant(keyed_server: ServerProcess, key: str) -> Iterator[ServerProcess]:
     """A server that looks like the test's own, with nothing in it, and whose worker is mostly there already."""
-    seen = keyed_server.as_seen_with(key)
+    seen = keyed_server.with_key(key)
     yield seen
     for row in seen.http.get("/queue").json()["generations"]:
         seen.http.delete(f"/queue/{row['generation_id']}")
@@ -140,15 +140,15 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture(scope="session")
-def typist() -> Iterator[Typist]:
+def typist() -> Iterator[CommandRunner]:
     """Who types commands."""
-    typist = Typist()
+    typist = CommandRunner()
     yield typist
     typist.close()
 
 
 @pytest.fixture
-def typed(typist: Typist, tmp_path: Path) -> Typed:
+def typed(typist: CommandRunner, tmp_path: Path) -> Typed:
     """Commands in the test's own folder."""
 
     def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:

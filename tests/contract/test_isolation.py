@@ -20,7 +20,7 @@ Pair = tuple[ServerProcess, ServerProcess]
 @pytest.fixture
 def pair(keyed_server: ServerProcess, keys: Iterator[str]) -> Iterator[Pair]:
     """One server to its owner's eyes and to a stranger's, who has a key as well."""
-    owner, stranger = (keyed_server.as_seen_with(next(keys)) for _ in range(2))
+    owner, stranger = (keyed_server.with_key(next(keys)) for _ in range(2))
     with closing(owner.http), closing(stranger.http):
         yield owner, stranger
 

@@ -23,7 +23,7 @@ def test_keys_keep_strangers_out_and_tenants_apart(keyed_server: ServerProcess, 
 
     created = server.http.post("/queue", json=SMALL, headers=mine).json()
     id_ = created["generations"][0]["generation_id"]
-    seen = server.as_seen_with(key)
+    seen = server.with_key(key)
     row = seen.wait_for(id_, "succeeded")
     seen.http.close()
 

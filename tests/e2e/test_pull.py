@@ -80,7 +80,7 @@ def test_a_pull_stopped_amid_a_file_goes_on_from_there(
     signal_sent: signal.Signals,
 ) -> None:
     size = len(hub.files()[LARGEST])
-    hub.accidents.stall_after[LARGEST] = size // 2
+    hub.errors.stall_after[LARGEST] = size // 2
     blobs = tmp_path / "home" / "hub" / "models--Some--Model" / "blobs"
     partial = blobs / f"{hashlib.sha256(hub.files()[LARGEST]).hexdigest()}.pull.incomplete"
     first = start("--from", hub.url)
@@ -94,7 +94,7 @@ def test_a_pull_stopped_amid_a_file_goes_on_from_there(
         assert complaints == "Stopped. Run the same command again to continue.\n"
     kept = partial.stat().st_size
     assert size // 2 - CHUNK <= kept <= size // 2
-    hub.accidents.stall_after.clear()
+    hub.errors.stall_after.clear()
     hub.requests.clear()
     second = start(HF_ENDPOINT=hub.url)
     printed, complaints = second.communicate(timeout=PATIENCE)

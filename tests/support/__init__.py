@@ -1,1 +1,1 @@
-"""What tests and benchmarks share: servers, browsers, databases, small models."""
+"""Shared by tests and benchmarks: servers, browsers, databases, small models."""

@@ -1,4 +1,4 @@
-"""A real browser, Debian's Chromium, and what every page in it must keep to."""
+"""A real browser, Debian's Chromium, that records errors and requests of its pages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 
 from tests.support.server_process import needs
 
-# two cores, shared with what computes the videos
+# the two cores are shared with the worker
 PATIENCE_MS = 120_000
 _FLAGS = (
     "--no-sandbox",
@@ -26,7 +26,7 @@ expect.set_options(timeout=PATIENCE_MS)
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser; without it the test is skipped, but in CI it fails. No event loop may be run meanwhile."""
+    """The browser. Without Chromium the test is skipped, but fails in CI. No event loop may run in the meantime."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=needs("chromium"), args=list(_FLAGS))
         yield browser
@@ -34,7 +34,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class BrowserPage:
-    """Somebody with a browser of their own, who notes what the page did besides what was looked for."""
+    """A browser context that records the errors of its pages, and their requests to other hosts."""
 
     def __init__(self, browser: Browser, base: str, **about: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-GB", **about})
@@ -42,22 +42,22 @@ class BrowserPage:
         self.base = base
         self.errors: list[str] = []
         self.elsewhere: list[str] = []
-        self.context.on("console", self._hear)
+        self.context.on("console", self._on_console)
         self.context.on("weberror", lambda error: self.errors.append(str(error.error)))
-        self.context.on("request", self._see)
+        self.context.on("request", self._on_request)
 
     def open(self, path: str = "/") -> Page:
-        """A page of the server, once it can be used."""
+        """Open a page of the server and wait until it is ready."""
         page = self.context.new_page()
         page.goto(self.base + path)
         page.wait_for_selector("body[data-ready]")
         return page
 
-    def _hear(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and not _is_of_a_preview(message):
             self.errors.append(f"{message.text} {message.location}")
 
-    def _see(self, request: Request) -> None:
+    def _on_request(self, request: Request) -> None:
         if (
             not request.url.startswith(("blob:", "data:"))
             and urlsplit(request.url).netloc != urlsplit(self.base).netloc
@@ -66,5 +66,5 @@ class BrowserPage:
 
 
 def _is_of_a_preview(message: ConsoleMessage) -> bool:
-    """Whether a picture was gone when the page asked for it: a video may be done in between, and Chromium tells."""
+    """Whether Chromium reports a missing preview: a video may be finished before the page requests it."""
     return "/preview" in message.location["url"] and "404" in message.text

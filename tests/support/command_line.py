@@ -1,6 +1,6 @@
-"""Types commands: each runs as `paddock` does, in a process of its own, but the program is imported once for all.
+"""Runs commands as `paddock` does, each in a forked process, so that the program is imported only once.
 
-`python -m tests.support.command_line` reads commands, a JSON object a line, forks, and tells each one's exit status.
+`python -m tests.support.command_line` reads one JSON object per line, forks, and prints the exit status of the command.
 """
 
 import json
@@ -15,16 +15,16 @@ from pathlib import Path
 PATIENCE = 120
 
 Typed = Callable[..., "subprocess.CompletedProcess[str]"]
-"""`typed("plan", "--vram", "24", VARIABLE="value")`: runs a command, and waits until it ends by itself."""
+"""`typed("plan", "--vram", "24", VARIABLE="value")` runs a command and waits until it ends."""
 
 
-class Typist:
-    """A process that types commands, one after another."""
+class CommandRunner:
+    """A process that runs commands, one after another."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tests.support.command_line"],
-            # the width of a terminal is looked at once
+            # the terminal width is read only once
             env={**os.environ, "COLUMNS": "200"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -32,7 +32,7 @@ class Typist:
         )
 
     def run(self, *args: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """Run `paddock` with these arguments, and wait until it ends by itself."""
+        """Run `paddock` with these arguments and wait until it ends."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with tempfile.TemporaryDirectory() as folder:
@@ -53,10 +53,10 @@ class Typist:
 
 
 def main() -> None:
-    """Read commands, and be each of them."""
+    """Read commands and run each in a fork."""
     import paddock  # noqa: F401
     from server.cli import main as cli
-    from server.runtime import server as serve  # noqa: F401 - what the longest of them imports
+    from server.runtime import server as serve  # noqa: F401 - imported by the slowest command
 
     for line in sys.stdin:
         command = json.loads(line)
@@ -66,7 +66,7 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
     else:
         return
-    # one that serves instead of ending is ended
+    # a command that serves instead of ending is killed
     signal.alarm(PATIENCE)
     os.environ.clear()
     os.environ.update(command["env"])

@@ -1,4 +1,4 @@
-"""A hub to fetch from: the few routes of a real one that a download needs, over any folder, with accidents to order."""
+"""A fake hub with one repository: the routes that a download needs, with errors on demand."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
 LARGE = (".safetensors", ".gguf", ".bin", "tokenizer.json", "spiece.model")
-"""What a hub keeps apart from git, and serves from another host."""
+"""Files that a hub stores outside of git and serves from another host."""
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass(frozen=True)
 class Request:
-    """One that was answered: `sent` counts the bytes of its body, `start` is where its range begins."""
+    """An answered request: `sent` counts the bytes of the response body, `start` is the start of its range."""
 
     method: str
     path: str
@@ -28,30 +28,30 @@ class Request:
 
 
 @dataclass
-class Accidents:
-    """What goes wrong, by the name of a file."""
+class Errors:
+    """Errors to produce, by file name."""
 
     cut_after: dict[str, list[int]] = field(default_factory=dict)
-    """Bytes after which the connection closes, one for each of the next answers."""
+    """Bytes after which the connection is closed, one number for each of the next responses."""
     stall_after: dict[str, int] = field(default_factory=dict)
-    """Bytes after which nothing more comes."""
+    """Bytes after which nothing more is sent."""
     damaged: dict[str, int] = field(default_factory=dict)
-    """How many answers have a wrong byte at their end."""
+    """The number of responses whose last byte is wrong."""
     refusal: tuple[int, str] | None = None
-    """Status and X-Error-Code of every answer."""
+    """Status and X-Error-Code of every response."""
 
 
 class Hub:
-    """A hub with one repository, `Some/Model`, on a folder; its large files come from a second address.
+    """A hub with one repository, `Some/Model`, on a folder. Large files are served from a second address.
 
-    `requests` is what was asked of both, in the order of the answers' ends.
+    `requests` has the requests to both, in the order in which their responses ended.
     """
 
     repo = "Some/Model"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.accidents = Accidents()
+        self.errors = Errors()
         self.requests: list[Request] = []
         self.commit = COMMIT
         self._servers = [_server(self) for _ in range(2)]
@@ -70,20 +70,20 @@ class Hub:
             server.server_close()
 
     def sent(self, name: str = "") -> int:
-        """Bytes of files sent so far, of one or of all."""
+        """Bytes of a file, or of all files, sent so far."""
         return sum(request.sent for request in self.gets(name))
 
     def gets(self, name: str = "") -> list[Request]:
-        """The answers that sent a file's bytes."""
+        """The requests whose responses contained a file's bytes."""
         return [made for made in self.requests if made.method == "GET" and made.path.endswith(name) and made.sent]
 
     def files(self) -> dict[str, bytes]:
-        """Every file by its name."""
+        """The content of every file by name."""
         paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
     def info(self) -> bytes:
-        """What the hub tells of its repository."""
+        """The repository's metadata, as JSON."""
         siblings = []
         for name, content in self.files().items():
             told: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": _blob_id(content)}
@@ -108,7 +108,7 @@ def _server(hub: Hub) -> ThreadingHTTPServer:
     Handler.hub = hub
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    # a connection that stalls must not keep the test
+    # a stalled connection must not block the test
     server.block_on_close = False
     return server
 
@@ -129,8 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         hub = self.hub
         path = unquote(urlsplit(self.path).path)
-        if hub.accidents.refusal is not None:
-            status, code = hub.accidents.refusal
+        if hub.errors.refusal is not None:
+            status, code = hub.errors.refusal
             self._reply(status, {"X-Error-Code": code}, b"")
         elif path in (f"/api/models/{hub.repo}", f"/api/models/{hub.repo}/revision/main"):
             self._reply(200, {"Content-Type": "application/json"}, hub.info(), counted=False)
@@ -156,8 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, name: str, headers: dict[str, str]) -> None:
         content = self.hub.files()[name]
-        if self.hub.accidents.damaged.get(name, 0) > 0 and self.command == "GET":
-            self.hub.accidents.damaged[name] -= 1
+        if self.hub.errors.damaged.get(name, 0) > 0 and self.command == "GET":
+            self.hub.errors.damaged[name] -= 1
             content = content[:-1] + bytes([content[-1] ^ 1])
         wanted = self.headers.get("Range", "")
         start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
@@ -182,17 +182,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(asked)
 
     def _send(self, body: bytes, name: str) -> int:
-        cuts = self.hub.accidents.cut_after.get(name, [])
-        limit = cuts.pop(0) if cuts else self.hub.accidents.stall_after.get(name)
+        cuts = self.hub.errors.cut_after.get(name, [])
+        limit = cuts.pop(0) if cuts else self.hub.errors.stall_after.get(name)
         part = body if limit is None else body[:limit]
         try:
             self.wfile.write(part)
             self.wfile.flush()
             if len(part) < len(body):
                 self.close_connection = True
-                if name in self.hub.accidents.stall_after:
+                if name in self.hub.errors.stall_after:
                     time.sleep(60)
         except OSError:
-            # the one who asked is gone
+            # the client is gone
             self.close_connection = True
         return len(part)

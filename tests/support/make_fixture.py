@@ -1,9 +1,8 @@
-"""Writes the data directory kept for upgrades, with that version.
+"""Writes a data directory of this version, for upgrade tests of later versions.
 
 python -m tests.support.make_fixture tests/data/NAME
 
-It holds one generation of each fate: finished, failed, cancelled, interrupted by a kill with its checkpoint, and still
-waiting.
+It has one generation in each state: finished, failed, cancelled, interrupted by a kill, with a checkpoint, and queued.
 """
 
 import shutil
@@ -14,12 +13,12 @@ from pathlib import Path
 
 from tests.support.server_process import ServerProcess
 
-# the weights are built anew, the lock is the server's, and a key is nobody else's
+# weights are converted again, the lock is the server's own, and a signing key must not be shared
 LEFT_OUT = ("cache", "lock", "signing.key")
 
 
 def main() -> None:
-    """Run a server, kill it mid-generation, keep what it leaves."""
+    """Run a server, kill it during a generation, and copy its data directory."""
     target = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         server = ServerProcess(Path(folder) / "data", checkpoint_interval="0.05")

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: Debian's, in a folder of its own, on a socket in it."""
+"""A PostgreSQL server for tests: Debian's, with its data and socket in a temporary folder."""
 
 import os
 import pwd
@@ -15,21 +15,21 @@ import psycopg
 import pytest
 
 START_SECONDS = 60
-# nothing here need outlive a power cut
+# the data need not survive a power failure
 QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_wal_size=64MB", "shared_buffers=32MB")
 
 
 class PostgresServer:
-    """Databases by name; all are gone after `stop`."""
+    """A cluster of databases, removed by `stop`."""
 
     def __init__(self) -> None:
-        # not pytest's folder: that is closed to the user it runs as, and too long a path for a socket
+        # not pytest's folder: PostgreSQL's user cannot read it, and its path is too long for a socket
         self.folder = Path(tempfile.mkdtemp(prefix="paddock-pg-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
 
     def start(self) -> None:
-        """Make the cluster and start it."""
+        """Create the cluster and start it."""
         data, as_user = self.folder / "data", _unprivileged(self.folder)
         made = ("-D", data, "-U", "paddock", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         subprocess.run([program("initdb"), *made], stdout=subprocess.DEVNULL, check=True, **as_user)
@@ -53,35 +53,35 @@ class PostgresServer:
                 return
 
     def stop(self) -> None:
-        """End it, whoever is connected, and remove its files."""
+        """Stop it, with all its connections, and remove its files."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(START_SECONDS)
         shutil.rmtree(self.folder)
 
     def url(self, database: str) -> str:
-        """How to reach a database."""
+        """The URL of a database."""
         return f"postgresql://paddock@/{database}?host={self.folder}"
 
     def create(self) -> str:
-        """An empty database; returns its name."""
+        """Create an empty database and return its name."""
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
         return name
 
     def drop(self, name: str) -> None:
-        """Remove a database, whoever is connected."""
+        """Remove a database with all its connections."""
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def execute(self, statement: str) -> None:
-        """Run a statement that is about databases."""
+        """Execute a statement on the cluster, outside of a transaction."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)
 
 
 def program(name: str) -> str:
-    """The path of one of PostgreSQL's programs; without it the test is skipped, but in CI it fails."""
-    # Debian puts them out of the way, a folder for each version
+    """The path of one of PostgreSQL's programs. Without it the test is skipped, but fails in CI."""
+    # Debian has a folder for each version, outside of PATH
     debian = [str(folder) for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     found = shutil.which(name, path=os.pathsep.join([*debian, os.environ.get("PATH", "")]))
     if found is None:
@@ -92,7 +92,7 @@ def program(name: str) -> str:
 
 
 def _unprivileged(folder: Path) -> dict[str, Any]:
-    """How a process is run that refuses to be root, and must own this folder."""
+    """Arguments for a process that may not run as root and must own this folder."""
     if os.geteuid() != 0:
         return {"cwd": folder}
     known = {user.pw_name: user for user in pwd.getpwall()}

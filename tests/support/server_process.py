@@ -1,4 +1,4 @@
-"""A real server in a process of its own, as tests and benchmarks start it."""
+"""A real server in its own process, for tests and benchmarks."""
 
 import os
 import random
@@ -29,22 +29,22 @@ SMALL: dict[str, Any] = {
     "num_frames": 5,
     "num_inference_steps": 2,
 }
-"""A request that takes the demo model a fraction of a second."""
+"""A request that the demo model completes in a fraction of a second."""
 ENDLESS: dict[str, Any] = {**SMALL, "width": 416, "height": 240, "num_frames": 33, "num_inference_steps": 100}
-"""One that takes it minutes, of short steps: for who looks at it and cancels it."""
+"""A request of short steps that runs for minutes: for tests that observe or cancel it."""
 
 PATIENCE = 120.0
-"""How long anything is waited for, in seconds: on a busy machine much takes long, which is no failure."""
+"""The default timeout in seconds: on a busy machine many things take long, which is no failure."""
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 CLEAN_ENDS = (0, -signal.SIGTERM)
-"""Exit statuses of a server that was told to stop: uvicorn raises the signal again once everything is put away."""
+"""Exit statuses of a stopped server: uvicorn raises the signal again after the shutdown."""
 
 
 def free_port() -> int:
-    """A port nobody listens on, of those that the system does not hand out by itself.
+    """A free port outside of the system's ephemeral range.
 
-    A server needs seconds until it listens: each of pytest-xdist's processes has ports of its own.
+    A server needs seconds until it listens, so each process of pytest-xdist has its own share of ports.
     """
     worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
     ours = range(10_000 + int(worker.removeprefix("gw")), 32_000, int(workers))
@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 def eventually(condition: Callable[[], T], server: "ServerProcess | None" = None, patience: float = PATIENCE) -> T:
-    """Wait until something is so, and return it."""
+    """Wait until a condition is true and return its value."""
     began = time.monotonic()
     while not (found := condition()):
         assert time.monotonic() < began + patience, f"still {found!r}:\n{server.log_text() if server else ''}"
@@ -64,12 +64,12 @@ def eventually(condition: Callable[[], T], server: "ServerProcess | None" = None
 
 
 def pause(since: float, least: float, most: float) -> float:
-    """Seconds until one looks again who has waited since then: a server that is asked without rest gets little done."""
+    """Seconds until the next poll; they grow with the time waited, so that polling does not slow the server."""
     return min(most, max(least, (time.monotonic() - since) / 20))
 
 
 class ServerProcess:
-    """`paddock serve --demo` on a data directory; may be killed and started again on the same port."""
+    """`paddock serve --demo` on a data directory. It can be killed and started again on the same port."""
 
     def __init__(self, data_dir: Path, *args: str, demo: bool = True, module: str = "server.cli", **env: str) -> None:
         self.data_dir = data_dir
@@ -83,7 +83,7 @@ class ServerProcess:
         self.http = httpx.Client(base_url=f"{self.url}/api/ai", timeout=PATIENCE)
 
     def start(self, wait: float = PATIENCE) -> float:
-        """Start it and wait until /healthz answers; returns how many seconds that took."""
+        """Start it, wait until /healthz answers, and return the seconds this took."""
         command = [sys.executable, "-P", "-m", self._module, "serve", *self._args]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -105,37 +105,37 @@ class ServerProcess:
         raise AssertionError(f"the server did not answer within {wait} s:\n{self.log_text()}")
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill it with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self, timeout: float = PATIENCE) -> int:
-        """SIGTERM, and wait for the end; returns the exit status."""
+        """Stop it with SIGTERM and return the exit status."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
-    def as_seen_with(self, key: str) -> "ServerProcess":
-        """The same server to a client with this key."""
+    def with_key(self, key: str) -> "ServerProcess":
+        """The same server, with requests that carry this API key."""
         seen = copy(self)
         headers = {"Authorization": f"Bearer {key}"}
         seen.http = httpx.Client(base_url=self.http.base_url, timeout=PATIENCE, headers=headers)
         return seen
 
     def close(self) -> None:
-        """Let go of everything, whatever state it is in."""
+        """Kill the server if it runs, and close the client."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
         self.http.close()
 
     def log_text(self) -> str:
-        """What the server and its worker wrote so far."""
+        """The log of the server and its worker so far."""
         return self.log.read_text(errors="replace")
 
     def worker_pids(self) -> list[int]:
-        """The worker processes of this server that live now."""
+        """The pids of the server's running workers."""
         import psutil
 
         assert self.process is not None
@@ -146,7 +146,7 @@ class ServerProcess:
         return [child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE]
 
     def enqueue(self, **changes: Any) -> str:
-        """Enqueue one small generation; returns its id."""
+        """Enqueue one small generation and return its id."""
         response = self.http.post("/queue", json={**SMALL, **changes})
         assert response.status_code == 200, response.text
         return str(response.json()["generations"][0]["generation_id"])
@@ -158,11 +158,11 @@ class ServerProcess:
         return dict(response.json())
 
     def listed(self, status: str) -> list[dict[str, Any]]:
-        """The rows that have a status now."""
+        """The rows with a status."""
         return list(self.http.get("/queue", params={"status": status}).json()["generations"])
 
     def wait_for(self, generation_id: str, *statuses: str, timeout: float = PATIENCE) -> dict[str, Any]:
-        """Poll until a generation has one of the statuses (any terminal one if none is named)."""
+        """Poll until a generation has one of the statuses; without any, a terminal one."""
         began = time.monotonic()
         while (row := self.row(generation_id))["status"] not in (statuses or TERMINAL):
             assert row["status"] not in TERMINAL, row
@@ -171,7 +171,7 @@ class ServerProcess:
         return row
 
     def wait_until_idle(self) -> None:
-        """Wait until its devices do nothing."""
+        """Wait until all devices are idle."""
         eventually(lambda: not any(each["busy"] for each in httpx.get(f"{self.url}/readyz").json()["devices"]), self)
 
     def video(self, generation_id: str) -> bytes:
@@ -183,7 +183,7 @@ class ServerProcess:
 
 
 class SmallDisk:
-    """A filesystem of its own at `folder`, which can be filled to the last byte. Only root may make one."""
+    """A small file system mounted at `folder`, to be filled to the last byte. Needs root."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
@@ -197,26 +197,26 @@ class SmallDisk:
             pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
 
     def fill(self, leave: int = 0) -> None:
-        """Use up all but `leave` bytes."""
+        """Fill all but `leave` bytes."""
         with self._ballast.open("ab", buffering=0) as file, suppress(OSError):
             while (free := shutil.disk_usage(self.folder).free - leave) > 0:
                 file.write(bytes(free))
 
     def empty(self) -> None:
-        """Give back what was filled."""
+        """Free the filled space."""
         self._ballast.unlink()
 
     def make_read_only(self) -> None:
-        """Allow no writing from now on."""
+        """Remount it read-only."""
         subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
 
     def unmount(self) -> None:
-        """Let go of it, whoever still has something open there."""
+        """Unmount it, even if files are open."""
         subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
 def needs(program: str) -> str:
-    """The path of a program from Debian; without it the test is skipped, but in CI it fails."""
+    """The path of a program from Debian. Without it the test is skipped, but fails in CI."""
     path = shutil.which(program)
     if path is None:
         if os.environ.get("CI") == "true":
@@ -226,7 +226,7 @@ def needs(program: str) -> str:
 
 
 def model_on(weights: Path, folder: Path) -> Path:
-    """A folder of models in which the 14B's file names these weights."""
+    """A folder of models in which the 14B model uses these weights."""
     text = (Path(__file__).parents[2] / "configs" / "models" / "wan2.1-t2v-14b.toml").read_text()
     folder = Path(tempfile.mkdtemp(dir=folder))
     (folder / "mine.toml").write_text(text.replace('"Wan-AI/Wan2.1-T2V-14B-Diffusers"', f'"{weights}"'))

@@ -1,4 +1,4 @@
-"""Reading a video back, with a decoder that knows nothing of how it was made."""
+"""Reads videos with ffmpeg, independently of the code that wrote them."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 def read_video(source: Path | bytes) -> npt.NDArray[np.uint8]:
     """All frames of an MP4, (frames, height, width, 3), RGB."""
-    # each frame comes as a PPM image, which states its own size
+    # each frame is a PPM image, whose header has the size
     images = _decode(source, "-f", "image2pipe", "-c:v", "ppm")
     _, size, _ = images.split(b"\n", 3)[:3]
     width, height = map(int, size.split())
@@ -20,14 +20,14 @@ def read_video(source: Path | bytes) -> npt.NDArray[np.uint8]:
 
 
 def psnr(one: Path | bytes, other: Path | bytes) -> float:
-    """Peak signal-to-noise ratio of two videos in dB; infinite where they show the same."""
+    """Peak signal-to-noise ratio of two videos in dB; infinite if they are equal."""
     frames, others = (read_video(source).astype(np.float64) for source in (one, other))
     error = float(np.mean((frames - others) ** 2))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
 def frame_rate(source: Path | bytes) -> float:
-    """Frames a second, as the file says."""
+    """Frames per second, from the file."""
     header = _decode(source, "-f", "yuv4mpegpipe", "-frames:v", "1").split(b"\n", 1)[0]
     rate = next(field[1:] for field in header.split() if field.startswith(b"F"))
     frames, seconds = map(int, rate.split(b":"))

@@ -113,7 +113,7 @@ def test_files_that_are_here_are_not_downloaded_again(hub: Hub) -> None:
 
 def test_a_broken_connection_is_resumed_where_it_broke(hub: Hub) -> None:
     size = len(hub.files()[LARGEST])
-    hub.accidents.cut_after[LARGEST] = [size // 2, size // 4]
+    hub.errors.cut_after[LARGEST] = [size // 2, size // 4]
 
     pull(hub)
 
@@ -126,7 +126,7 @@ def test_a_broken_connection_is_resumed_where_it_broke(hub: Hub) -> None:
 
 def test_a_failed_download_resumes_where_it_stopped(hub: Hub) -> None:
     size = len(hub.files()[LARGEST])
-    hub.accidents.cut_after[LARGEST] = [size // 2, *[0] * 50]
+    hub.errors.cut_after[LARGEST] = [size // 2, *[0] * 50]
     with pytest.raises(HubUnreachableError, match=r"cannot be reached: .*resumes from there"):
         pull(hub)
     kept = partial_of(LARGEST, hub).stat().st_size
@@ -134,7 +134,7 @@ def test_a_failed_download_resumes_where_it_stopped(hub: Hub) -> None:
     with pytest.raises(WeightsNotFoundError, match="paddock pull --model some-model"):
         weights.locate(SPEC)
 
-    hub.accidents.cut_after.clear()
+    hub.errors.cut_after.clear()
     hub.requests.clear()
     pull(hub)
 
@@ -160,7 +160,7 @@ def test_a_server_without_ranges_is_read_from_the_start(hub: Hub, monkeypatch: p
 
 @pytest.mark.parametrize("name", [LARGEST, "vae/config.json"])
 def test_a_file_damaged_in_transit_is_downloaded_again(hub: Hub, name: str) -> None:
-    hub.accidents.damaged[name] = 1
+    hub.errors.damaged[name] = 1
 
     folder = pull(hub)
 
@@ -170,7 +170,7 @@ def test_a_file_damaged_in_transit_is_downloaded_again(hub: Hub, name: str) -> N
 
 @pytest.mark.parametrize("name", [LARGEST, "vae/config.json"])
 def test_a_file_that_stays_damaged_is_named_and_removed(hub: Hub, name: str) -> None:
-    hub.accidents.damaged[name] = 10
+    hub.errors.damaged[name] = 10
 
     with pytest.raises(DamagedFileError, match=name):
         pull(hub)
@@ -296,7 +296,7 @@ def test_a_cache_that_cannot_be_written_to_is_a_sentence(
 def test_a_refusal_of_the_hub_is_a_sentence(
     hub: Hub, refusal: tuple[int, str], kind: type[FetchError], sentence: str
 ) -> None:
-    hub.accidents.refusal = refusal
+    hub.errors.refusal = refusal
 
     with pytest.raises(kind, match=sentence):
         look_up(SPEC, hub.url)
@@ -304,7 +304,7 @@ def test_a_refusal_of_the_hub_is_a_sentence(
 
 def test_a_refusal_during_the_download_is_a_sentence(hub: Hub) -> None:
     listing = look_up(SPEC, hub.url)
-    hub.accidents.refusal = (403, "GatedRepo")
+    hub.errors.refusal = (403, "GatedRepo")
 
     with pytest.raises(HubAccessError, match="gated"):
         download(listing)

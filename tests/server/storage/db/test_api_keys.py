@@ -92,7 +92,7 @@ def test_keys_by_the_command_line_on_a_running_server(start_server: Callable[...
     )
 
     wait_for_status(server, None, 401)
-    seen = server.as_seen_with(key)
+    seen = server.with_key(key)
     with closing(seen.http):
         assert seen.http.get("/queue").json()["generations"] == []
         # a generation without a key does not belong to the first key
@@ -127,7 +127,7 @@ def test_an_open_event_stream_of_a_revoked_key_ends_and_others_go_on(
             # no request comes meanwhile: the keys are looked up without one
             assert not any(line.startswith("data:") for line in theirs.iter_lines())
             assert time.monotonic() - began < PATIENCE / 2
-            seen = server.as_seen_with(good)
+            seen = server.with_key(good)
             with closing(seen.http):
                 made = seen.enqueue()
                 assert any(made in line for line in others.iter_lines())

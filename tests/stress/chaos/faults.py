@@ -1,7 +1,8 @@
-"""Faults on order, inside a server and its worker: what `tests.stress.chaos` breaks them with.
+"""Fault injection inside a server and its worker.
 
-An order is a file in the folder that the variable FAULTS names; whoever comes to its place carries it out, once. What
-was carried out, and where each attempt took a generation up, goes into `log.jsonl` beside it.
+A fault is ordered by a file in the folder that the variable FAULTS names. The process that reaches its injection point
+carries it out, once. Each injected fault, and the progress at which each attempt starts, is logged there, in
+`log.jsonl`.
 """
 
 import json
@@ -19,21 +20,23 @@ from pipelines.core.files import atomic_write
 
 VARIABLE = "FAULTS"
 BALLAST = "FAULTS_BALLAST"
-_CLOCK = time.time
+"""The variable that names the file with which the disk is filled."""
+
+_REAL_TIME = time.time
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something to happen to `victim` ("worker" or "server") at the (`skip` + 1)-th time that a place is come to."""
+    """A fault for `target` ("worker" or "server"), at the (`skip` + 1)-th time that it reaches an injection point."""
 
     kind: str
-    victim: str
-    place: str
+    target: str
+    point: str
     skip: int = 0
 
 
 class Faults:
-    """The folder of orders, as the benchmark gives them and as the processes carry them out."""
+    """The folder of ordered faults, for the benchmark that orders them and the processes that carry them out."""
 
     def __init__(self, folder: Path) -> None:
         self._order = folder / "order.json"
@@ -43,103 +46,103 @@ class Faults:
 
     @classmethod
     def here(cls) -> "Faults":
-        """Those of this process."""
+        """The faults ordered for this process."""
         return cls(Path(os.environ[VARIABLE]))
 
-    # the benchmark's side
+    # used by the benchmark
 
     def order(self, fault: Fault) -> None:
-        """Have a fault happen next."""
+        """Order the next fault."""
         atomic_write(self._order, json.dumps(asdict(fault)), durable=False)
 
     @property
     def is_pending(self) -> bool:
-        """Whether the last order is not carried out yet."""
+        """Whether the last order has not been carried out yet."""
         return self._order.exists()
 
     def withdraw(self) -> bool:
-        """Take an order back; returns whether it was still there."""
+        """Withdraw an order. Returns whether it was still pending."""
         try:
             self._order.unlink()
         except FileNotFoundError:
             return False
         return True
 
-    def set_clock(self, ahead: float) -> None:
-        """Have the server's clock go `ahead` of the real one by so many seconds, from now on."""
-        self._clock.write_text(str(ahead), encoding="utf-8")
+    def set_clock(self, offset: float) -> None:
+        """Set the server's clock `offset` seconds ahead of the real one, from now on."""
+        self._clock.write_text(str(offset), encoding="utf-8")
 
     def log(self) -> list[dict[str, Any]]:
-        """Everything that was noted, in order."""
+        """All log entries, in order."""
         if not self._log.exists():
             return []
         return [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
 
-    # the victims' side
+    # used by server and worker
 
     def note(self, **facts: Any) -> None:
-        """Write a line into the log; it is there even if the process ends now."""
+        """Append a line to the log. It is kept even if the process is killed right after."""
         with self._log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(facts) + "\n")
 
-    def strike(
+    def inject(
         self,
-        place: str,
+        point: str,
         before: Callable[[], None] = lambda: None,
         flood: Callable[[], None] = lambda: None,
         **facts: Any,
     ) -> None:
-        """Carry out what is ordered for this place, if anything is; the facts go into the log with it.
+        """Carry out the fault that is ordered for this point, if any, and log it with the facts.
 
-        `before` is done first, `flood` is what a flood means here.
+        `before` is called first; `flood` carries out a fault of the kind "flood".
         """
         try:
             fault = Fault(**json.loads(self._order.read_text(encoding="utf-8")))
         except FileNotFoundError:
             self._seen.clear()
             return
-        if fault.place != place:
+        if fault.point != point:
             return
-        seen = self._seen[place] = self._seen.get(place, 0) + 1
+        seen = self._seen[point] = self._seen.get(point, 0) + 1
         if seen > fault.skip and self.withdraw():
             self.note(**asdict(fault), **facts)
             before()
             if fault.kind == "flood":
                 flood()
             else:
-                _WAYS[fault.kind](fault.victim)
+                _INJECTIONS[fault.kind](fault.target)
 
     def time(self) -> float:
-        """The time as the server is to see it."""
+        """The time that the server sees."""
         try:
-            return _CLOCK() + float(self._clock.read_text(encoding="utf-8"))
+            return _REAL_TIME() + float(self._clock.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            return _CLOCK()
+            return _REAL_TIME()
 
 
-def _kill(victim: str) -> None:
-    # the server's worker is the only one that strikes at another process
+def _kill(target: str) -> None:
+    # a fault for the server may be reached in its worker, never the other way round
     is_worker = "worker" in os.environ.get("FAULTS_ROLE", "")
-    os.kill(os.getppid() if victim == "server" and is_worker else os.getpid(), signal.SIGKILL)
+    os.kill(os.getppid() if target == "server" and is_worker else os.getpid(), signal.SIGKILL)
     threading.Event().wait()
 
 
-def _exit(_victim: str) -> None:
+def _exit(_target: str) -> None:
     os._exit(3)
 
 
-def _hang(_victim: str) -> None:
+def _hang(_target: str) -> None:
     threading.Event().wait()
 
 
-def _nan(_victim: str) -> None:
+def _nan(_target: str) -> None:
     from pipelines.core.errors import NonFiniteOutputError
 
-    raise NonFiniteOutputError("Values that are not numbers, by order.")
+    raise NonFiniteOutputError("Values that are not numbers, by fault injection.")
 
 
-def _fill(_victim: str) -> None:
-    """Leave no byte on the disk that the benchmark has mounted for this."""
+def _fill(_target: str) -> None:
+    """Fill the disk that the benchmark has mounted for this to the last byte."""
     with Path(os.environ[BALLAST]).open("ab", buffering=0) as ballast:
         for size in (2**20, 2**12, 1):
             with suppress(OSError):
@@ -147,4 +150,10 @@ def _fill(_victim: str) -> None:
                     pass
 
 
-_WAYS: dict[str, Callable[[str], None]] = {"kill": _kill, "exit": _exit, "hang": _hang, "nan": _nan, "fill": _fill}
+_INJECTIONS: dict[str, Callable[[str], None]] = {
+    "kill": _kill,
+    "exit": _exit,
+    "hang": _hang,
+    "nan": _nan,
+    "fill": _fill,
+}
