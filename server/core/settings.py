@@ -8,6 +8,7 @@ The file groups settings in tables, one per section class here. Code may depend 
 
 import os
 from collections.abc import Mapping
+from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from tomllib import TOMLDecodeError
@@ -34,6 +35,14 @@ ENV_PREFIX = "PADDOCK_"
 
 class ConfigFileError(Exception):
     """A configuration file that is missing, is not TOML, or has a table or key that does not exist."""
+
+
+class WarmWorkers(StrEnum):
+    """Whether workers are forked from a process that has imported the libraries; `auto` if there is memory for it."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 class ServerSettings(BaseModel):
@@ -114,6 +123,7 @@ class DeviceSettings(BaseModel):
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
     idle_unload: float = Field(default=900.0, ge=0)
+    warm_workers: WarmWorkers = WarmWorkers.AUTO
     checkpoint_interval: float = Field(default=5.0, ge=0)
     preview_interval: float = Field(default=1.0, ge=0)
     cancel_grace: float = Field(default=30.0, gt=0)
@@ -151,6 +161,7 @@ class AdvancedSettings(BaseModel):
     unhealthy_after: int = Field(default=5, ge=1)
     unhealthy_cooldown: float = Field(default=60.0, gt=0)
     retention_grace: float = Field(default=3600.0, ge=60)
+    worker_template: Path | None = None
 
 
 TABLES: Mapping[str, type[BaseModel]] = {

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -18,10 +19,8 @@ from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker
 from server.core.settings import Settings
-from server.engine.interface import WorkerOptions
-from server.engine.subprocess.engine import SubprocessEngine
-from server.engine.watchdog import Patience
 from server.runtime.data_dir import locked
+from server.runtime.engines import make_engine, worker_template
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.metrics import Metrics
 from server.service.service import Service
@@ -37,55 +36,14 @@ from server.storage.retention import Retention
 log = logging.getLogger("paddock")
 
 
-_CPU_PATIENCE = 24
-
-
 def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI:
     """The application on `devices` (torch device names); nothing is opened or started before its lifespan."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            server = stack.enter_context(locked(settings.data_dir))
-            engine = stack.enter_context(opened(settings.records))
-            store = Store(engine, max_overtakes=settings.max_overtakes, server=server)
-            stack.callback(store.close)
-            app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
-            folders = LocalFolders.of(settings.data_dir)
-            disk = Disk(settings.data_dir, settings.min_free_bytes)
-            files = FileStores.local(folders, link_signer(settings.data_dir, settings.url_ttl), disk)
-            app.state.videos, app.state.previews = files.videos, files.previews
-            broker = Broker()
-            catalogue = load_catalogue(settings)
-            engines = [_engine(settings, device, folders) for device in devices]
-            kept = retention(settings, store.expiry, files.videos)
-            options = SchedulerOptions(
-                lease=settings.lease,
-                idle_unload=settings.idle_unload,
-                tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
-            )
-            dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
-            app.state.service = service = Service(
-                settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept
-            )
-            watching = asyncio.create_task(authenticator.watch(broker.dismiss))
-            stack.callback(watching.cancel)
-            app.state.metrics = Metrics(broker, service.devices)
-            if settings.demo:
-                log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
-            await dispatcher.start()
-            stack.push_async_callback(dispatcher.stop)
-            stack.push_async_callback(service.suspend)
-            stack.callback(service.begin_closing)
-            if settings.preload:
-                service.activate(service.entry(settings.preload))
-            yield
 
     app = FastAPI(
         title="Paddock",
         summary="Text-to-video on your own GPU, behind the API you already call",
         version=__version__,
-        lifespan=lifespan,
+        lifespan=partial(_running, settings=settings, devices=devices),
         # their pages load scripts from another host
         docs_url=None,
         redoc_url=None,
@@ -118,6 +76,51 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     return app
 
 
+@asynccontextmanager
+async def _running(app: FastAPI, settings: Settings, devices: Sequence[str]) -> AsyncIterator[None]:
+    """The parts of the server, from its start to its stop, in the application's state."""
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(locked(settings.data_dir))
+        engine = stack.enter_context(opened(settings.records))
+        store = Store(engine, max_overtakes=settings.max_overtakes, server=server)
+        stack.callback(store.close)
+        app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
+        folders = LocalFolders.of(settings.data_dir)
+        disk = Disk(settings.data_dir, settings.min_free_bytes)
+        files = FileStores.local(folders, link_signer(settings.data_dir, settings.url_ttl), disk)
+        app.state.videos, app.state.previews = files.videos, files.previews
+        broker = Broker()
+        catalogue = load_catalogue(settings)
+        template = worker_template(settings, devices)
+        engines = [make_engine(settings, device, folders, template) for device in devices]
+        kept = retention(settings, store.expiry, files.videos)
+        options = SchedulerOptions(
+            lease=settings.lease,
+            idle_unload=settings.idle_unload,
+            tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
+        )
+        dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
+        app.state.service = service = Service(
+            settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept
+        )
+        watching = asyncio.create_task(authenticator.watch(broker.dismiss))
+        stack.callback(watching.cancel)
+        app.state.metrics = Metrics(broker, service.devices)
+        if settings.demo:
+            log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
+        if template is not None:
+            stack.push_async_callback(template.close)
+            warming = asyncio.create_task(template.start_later())
+            stack.callback(warming.cancel)
+        await dispatcher.start()
+        stack.push_async_callback(dispatcher.stop)
+        stack.push_async_callback(service.suspend)
+        stack.callback(service.begin_closing)
+        if settings.preload:
+            service.activate(service.entry(settings.preload))
+        yield
+
+
 def retention(settings: Settings, expiry: Expiry, videos: Videos) -> Retention:
     """What is kept of the past, by the settings."""
     return Retention(
@@ -126,27 +129,4 @@ def retention(settings: Settings, expiry: Expiry, videos: Videos) -> Retention:
         days=settings.retention_days,
         max_bytes=settings.retention_bytes,
         grace=settings.retention_grace,
-    )
-
-
-def _engine(settings: Settings, device: str, folders: LocalFolders) -> SubprocessEngine:
-    options = WorkerOptions(
-        device=device,
-        artifacts=str(folders.videos.folder),
-        checkpoints=str(folders.checkpoints.folder),
-        previews=str(folders.previews.folder),
-        checkpoint_interval=settings.checkpoint_interval,
-        preview_interval=settings.preview_interval,
-        cache=str(settings.data_dir / "cache"),
-        demo=settings.demo,
-        log_format=settings.log_format,
-    )
-    # the real weights on a processor take hours for a step, and no kernel of its hangs
-    first = settings.stall_first * (_CPU_PATIENCE if device == "cpu" else 1)
-    return SubprocessEngine(
-        device,
-        options,
-        cancel_grace=settings.cancel_grace,
-        silence=settings.worker_silence,
-        patience=Patience(floor=settings.stall_floor, first=first, load=settings.stall_load),
     )

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from server.engine.interface import (
     GenerationFailedError,
@@ -31,7 +31,8 @@ from server.engine.protocol import (
     Report,
     Run,
 )
-from server.engine.subprocess.environment import environment
+from server.engine.subprocess.environment import worker_environment
+from server.engine.subprocess.template import TemplateFailedError, WorkerTemplate
 from server.engine.watchdog import TICK, AwakeClock, Watch
 
 log = logging.getLogger("paddock.engine")
@@ -47,11 +48,48 @@ _END_SECONDS = 20.0
 """How long a killed process may take to end: it frees gigabytes of GPU memory first, and a driver may be stuck."""
 
 
+class WorkerProcess(Protocol):
+    """What a connection needs of its process; asyncio's subprocesses have it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+
+    async def wait(self) -> int:
+        """Wait for its end; returns its exit status."""
+
+    def kill(self) -> None:
+        """Send SIGKILL; raises ProcessLookupError if it has ended."""
+
+
+async def _start(
+    worker: str, options: WorkerOptions, theirs: socket.socket, template: WorkerTemplate | None
+) -> WorkerProcess:
+    if template is not None:
+        try:
+            return await template.fork(worker, options.model_dump_json(), theirs)
+        except TemplateFailedError as error:
+            log.info("the worker is started without a template: %s", error)
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", worker, str(theirs.fileno())),
+        options.model_dump_json(),
+        env=worker_environment(options.device),
+        stdin=DEVNULL,
+        pass_fds=[theirs.fileno()],
+        # Ctrl-C is for the server, which then ends the worker
+        start_new_session=True,
+    )
+
+
 class Connection:
     """One live worker process and the socket to it."""
 
     def __init__(
-        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: AwakeClock
+        self, process: WorkerProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: AwakeClock
     ) -> None:
         self.process = process
         self._reader = reader
@@ -67,20 +105,17 @@ class Connection:
         self._pump = asyncio.create_task(self._read())
 
     @classmethod
-    async def open(cls, worker: str, options: WorkerOptions, clock: AwakeClock) -> "Connection":
-        """Start a process that runs the module `worker`; raises OSError if it cannot be started."""
+    async def open(
+        cls, worker: str, options: WorkerOptions, clock: AwakeClock, template: WorkerTemplate | None = None
+    ) -> "Connection":
+        """Start a process that runs the module `worker`, by a template if there is one that can.
+
+        Raises OSError if it cannot be started.
+        """
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", worker, str(theirs.fileno())),
-                    options.model_dump_json(),
-                    env={**environment(options.device, os.cpu_count()), **os.environ},
-                    stdin=DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    # Ctrl-C is for the server, which then ends the worker
-                    start_new_session=True,
-                )
+                process = await _start(worker, options, theirs, template)
             reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         except BaseException:
             ours.close()

@@ -43,6 +43,7 @@ from server.engine.protocol import (
     Unloaded,
 )
 from server.engine.subprocess.connection import Connection
+from server.engine.subprocess.template import WorkerTemplate
 from server.engine.watchdog import AwakeClock, Patience, RunWatch, Watchdog
 
 log = logging.getLogger("paddock.engine")
@@ -56,7 +57,8 @@ class SubprocessEngine:
 
     `name` is the device's name in states, logs and metrics, unique among all engines of a server; `options.device` is
     the torch device that the worker computes on. A cancelled run is killed after `cancel_grace` seconds, a worker that
-    sends nothing after `silence` seconds. `worker` is the module that the child process runs.
+    sends nothing after `silence` seconds. `worker` is the module that the child process runs; `template` forks it, if
+    there is one.
     """
 
     def __init__(
@@ -68,10 +70,12 @@ class SubprocessEngine:
         silence: float,
         patience: Patience | None = None,
         worker: str = WORKER,
+        template: WorkerTemplate | None = None,
     ) -> None:
         self._name = name
         self._options = options
         self._worker = worker
+        self._template = template
         self._cancel_grace = cancel_grace
         self._silence = silence
         self._clock = AwakeClock()
@@ -242,7 +246,7 @@ class SubprocessEngine:
             self._connection = None
         if self._connection is None:
             try:
-                self._connection = await Connection.open(self._worker, self._options, self._clock)
+                self._connection = await Connection.open(self._worker, self._options, self._clock, self._template)
             except OSError as error:
                 raise WorkerDiedError(f"it could not be started: {error}") from error
             self._starts += 1

@@ -1,5 +1,7 @@
 """The environment variables of a worker process, by its device."""
 
+import os
+
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 """For glibc on a CPU: keep the memory of large tensors for the next layer. If it is returned to the system and
 requested again each time, its pages cost an eighth of the time of a large video (`python -m benchmarks.cpu.allocator`).
@@ -16,6 +18,11 @@ WAITING = {"OMP_WAIT_POLICY": "passive"}
 share its processor with another program, all others wait for it (`python -m benchmarks.cpu.waiting`)."""
 
 
+NUMPY = {"OPENBLAS_NUM_THREADS": "1"}
+"""For numpy, whose OpenBLAS starts a thread per processor at import. Nothing here multiplies matrices with numpy, and a
+process with threads cannot be forked."""
+
+
 FEW_PROCESSORS = 2
 """With so few processors a thread seldom waits for another, and waking it costs more than sleeping saves."""
 
@@ -23,5 +30,10 @@ FEW_PROCESSORS = 2
 def environment(device: str, processors: int | None) -> dict[str, str]:
     """The variables to add to a worker's environment for a torch device; the server's own values take precedence."""
     if device != "cpu":
-        return CARD_ALLOCATOR
-    return ALLOCATOR | (WAITING if processors is not None and processors > FEW_PROCESSORS else {})
+        return NUMPY | CARD_ALLOCATOR
+    return NUMPY | ALLOCATOR | (WAITING if processors is not None and processors > FEW_PROCESSORS else {})
+
+
+def worker_environment(device: str) -> dict[str, str]:
+    """The whole environment of a worker for a torch device."""
+    return {**environment(device, os.cpu_count()), **os.environ}

@@ -104,7 +104,7 @@ class Worker:
             self._link.send(Loading(model_id=model_id, component=component, fraction=fraction))
 
         report("libraries", 0.0)
-        _import_libraries()
+        import_libraries()
         from pipelines.demo.folder import demo_folder
         from pipelines.hub import local as weights
         from pipelines.loading.load import silence_progress_bars
@@ -214,7 +214,7 @@ class Worker:
             exit_now(1)
 
 
-def _import_libraries() -> None:
+def import_libraries() -> None:
     """Import torch and the libraries on it, and exempt their objects from garbage collection.
 
     They live as long as the process. Traversing their 400,000 objects would take a fifth of the import time, and a

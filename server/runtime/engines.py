@@ -1,0 +1,61 @@
+"""The engines of a server, one per device, and the template process that their workers are forked from."""
+
+import logging
+from collections.abc import Sequence
+
+import psutil
+
+from server.core.settings import Settings, WarmWorkers
+from server.engine.interface import WorkerOptions
+from server.engine.subprocess.engine import SubprocessEngine
+from server.engine.subprocess.environment import worker_environment
+from server.engine.subprocess.template import WorkerTemplate
+from server.engine.watchdog import Patience
+from server.storage.files.stores import LocalFolders
+
+log = logging.getLogger("paddock")
+
+_CPU_PATIENCE = 24
+_WARM_HOST_BYTES = 8 * 2**30
+"""A template takes 0.4 GiB of host memory, most of it shared with its workers: with less memory than this it is not
+worth that."""
+
+
+def worker_template(settings: Settings, devices: Sequence[str]) -> WorkerTemplate | None:
+    """The template for the workers of these devices (torch names), all GPUs or all CPUs; None without one."""
+    wanted = settings.warm_workers
+    if wanted is WarmWorkers.AUTO:
+        wanted = WarmWorkers.ON if psutil.virtual_memory().total >= _WARM_HOST_BYTES else WarmWorkers.OFF
+    if wanted is WarmWorkers.OFF:
+        return None
+    return WorkerTemplate(worker_environment(devices[0]), settings.worker_template)
+
+
+def make_engine(
+    settings: Settings,
+    device: str,
+    folders: LocalFolders,
+    template: WorkerTemplate | None,
+) -> SubprocessEngine:
+    """The engine of one device (a torch name)."""
+    options = WorkerOptions(
+        device=device,
+        artifacts=str(folders.videos.folder),
+        checkpoints=str(folders.checkpoints.folder),
+        previews=str(folders.previews.folder),
+        checkpoint_interval=settings.checkpoint_interval,
+        preview_interval=settings.preview_interval,
+        cache=str(settings.data_dir / "cache"),
+        demo=settings.demo,
+        log_format=settings.log_format,
+    )
+    # on a CPU a step of the real weights takes hours, and no kernel hangs
+    first = settings.stall_first * (_CPU_PATIENCE if device == "cpu" else 1)
+    return SubprocessEngine(
+        device,
+        options,
+        cancel_grace=settings.cancel_grace,
+        silence=settings.worker_silence,
+        patience=Patience(floor=settings.stall_floor, first=first, load=settings.stall_load),
+        template=template,
+    )
