@@ -39,10 +39,14 @@ class _Message(BaseModel):
 
 
 class ForkRequest(_Message):
-    """Fork a worker that runs `module` with `options` (JSON). Its connection and its log come along as descriptors."""
+    """Fork a worker that runs `module` with `options` (JSON) in the folder `cwd`.
+
+    Its connection and its log come along as descriptors.
+    """
 
     module: str
     options: str
+    cwd: str
     environment: dict[str, str]
 
 

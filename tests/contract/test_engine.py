@@ -22,8 +22,11 @@ from server.engine.interface import (
 )
 from server.engine.protocol import Done, Previewed, Progressed, Run, RunReport
 from server.engine.subprocess.engine import SubprocessEngine
+from server.engine.subprocess.environment import worker_environment
+from server.engine.subprocess.template import WorkerTemplate
 from tests.server.conftest import eventually
 from tests.support.video import read_video
+from tests.support.worker_template import shared_template
 
 ENTRY = next(iter(read_catalogue().values()))
 PARAMS = VideoParams("an ox", " ", 64, 64, 5, 3, 5.0, 7)
@@ -34,7 +37,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 EngineFactory = Callable[..., SubprocessEngine]
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["local"])
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["started", "forked"])
 async def make_engine(
     tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[EngineFactory]:
@@ -54,7 +57,9 @@ async def make_engine(
         )
         for name in ("videos", "checkpoints", "previews"):
             (folder / name).mkdir(exist_ok=True)
-        engines.append(SubprocessEngine("this machine", worker, cancel_grace=cancel_grace, silence=silence))
+        template = WorkerTemplate(worker_environment("cpu"), shared_template()) if request.param == "forked" else None
+        limits = {"cancel_grace": cancel_grace, "silence": silence}
+        engines.append(SubprocessEngine("this machine", worker, template=template, **limits))
         return engines[-1]
 
     yield make

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psutil
 import pytest
+
+from tests.support.worker_template import shared_template
 
 T = TypeVar("T")
 
@@ -79,6 +83,8 @@ class ServerProcess:
         self._module = module
         self._args = [*(["--demo"] if demo else []), *args]
         self._env = {f"PADDOCK_{name.upper()}": value for name, value in env.items()}
+        if env.get("warm_workers") is None:
+            self._env["PADDOCK_WORKER_TEMPLATE"] = str(shared_template())
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=f"{self.url}/api/ai", timeout=PATIENCE)
 
@@ -135,15 +141,9 @@ class ServerProcess:
         return self.log.read_text(errors="replace")
 
     def worker_pids(self) -> list[int]:
-        """The pids of the server's running workers."""
-        import psutil
-
-        assert self.process is not None
-        try:
-            children = psutil.Process(self.process.pid).children()
-        except psutil.NoSuchProcess:
-            return []
-        return [child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        """The worker processes of this server that are alive: its log names all that were started."""
+        started = [int(pid) for pid in re.findall(r"worker (\d+) started for", self.log_text())]
+        return [pid for pid in started if is_alive(pid)]
 
     def enqueue(self, **changes: Any) -> str:
         """Enqueue one small generation and return its id."""
@@ -180,6 +180,14 @@ class ServerProcess:
         response = httpx.get(row["result_url"])
         assert response.status_code == 200, response.text
         return response.content
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class SmallDisk:

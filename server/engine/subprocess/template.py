@@ -163,7 +163,7 @@ class WorkerTemplate:
     async def _fork(self, module: str, options: str, worker: socket.socket) -> ForkedProcess:
         if self._connection is None:
             raise TemplateFailedError("it has ended")
-        request = ForkRequest(module=module, options=options, environment=self._environment)
+        request = ForkRequest(module=module, options=options, cwd=str(Path.cwd()), environment=self._environment)
         answer: asyncio.Future[ForkedProcess] = asyncio.get_running_loop().create_future()
         self._requests.append(answer)
         try:

@@ -18,9 +18,8 @@ import selectors
 import signal
 import socket
 import sys
-import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -42,20 +41,37 @@ _DEVICE_FILES = "/dev/nvidia"
 
 def unfit_to_fork() -> str | None:
     """Why a child of this process could not compute: threads are not copied by a fork, and CUDA does not survive it."""
-    if threading.active_count() > 1 or len(list(Path("/proc/self/task").iterdir())) > 1:
+    if threads() > 1:
         return "it runs more than one thread"
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            if str(descriptor.readlink()).startswith(_DEVICE_FILES):
-                return "a library has opened the GPU's driver"
+    if any(name.startswith(_DEVICE_FILES) for name in open_files()):
+        return "a library has opened the GPU's driver"
     return None
 
 
-class Template:
-    """Forks workers for the servers that are connected, and reports their exits."""
+def threads() -> int:
+    """The threads of this process, also those that libraries started."""
+    return len(list(Path("/proc/self/task").iterdir()))
 
-    def __init__(self, listener: socket.socket) -> None:
+
+def open_files() -> list[str]:
+    """What the descriptors of this process stand for."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        # the one by which they are listed is closed already
+        with suppress(OSError):
+            found.append(str(descriptor.readlink()))
+    return found
+
+
+class Template:
+    """Forks workers for the servers that are connected, and reports their exits.
+
+    `environment` is what the libraries read when they were imported.
+    """
+
+    def __init__(self, listener: socket.socket, environment: Mapping[str, str]) -> None:
         self._listener = listener
+        self._environment = dict(environment)
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, tuple[int, socket.socket]] = {}
         """The workers by their pidfd: their process id, and the connection of their server."""
@@ -74,7 +90,7 @@ class Template:
         connection, _ = self._listener.accept()
         self._watch(connection.fileno(), lambda: self._read(connection))
         why = unfit_to_fork()
-        warm = Warm(environment=import_time_environment(os.environ)) if why is None else Unfit(reason=why)
+        warm = Warm(environment=self._environment) if why is None else Unfit(reason=why)
         self._send(connection, warm.model_dump_json().encode())
 
     def _read(self, connection: socket.socket) -> None:
@@ -120,6 +136,7 @@ class Template:
                         os.close(int(name))
             for number in (1, 2):
                 os.dup2(log, number)
+            os.chdir(request.cwd)
             os.environ.clear()
             os.environ.update(request.environment)
             reseed()
@@ -172,12 +189,14 @@ def reseed() -> None:
 def main() -> None:
     """Import the libraries, then serve the listening socket whose descriptor is the first argument."""
     die_with_parent()
+    # before the imports: libraries set variables of their own
+    environment = import_time_environment(os.environ)
     # libraries print to stdout, which belongs to the server
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     import_libraries()
     gc.disable()
     gc.freeze()
-    Template(socket.socket(fileno=int(sys.argv[1]))).serve()
+    Template(socket.socket(fileno=int(sys.argv[1])), environment).serve()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from server.engine.protocol import DeviceMemory
-from server.engine.subprocess.environment import ALLOCATOR, CARD_ALLOCATOR, WAITING, environment
+from server.engine.subprocess.environment import ALLOCATOR, CARD_ALLOCATOR, NUMPY, WAITING, environment
 from server.engine.worker import memory, worker
 
 
@@ -61,6 +61,6 @@ def test_a_worker_without_orders_takes_up_what_was_made_for_it(monkeypatch: pyte
 
 
 def test_threads_sleep_where_there_are_many_of_them() -> None:
-    assert environment("cpu", 16) == ALLOCATOR | WAITING
-    assert environment("cpu", 2) == environment("cpu", None) == ALLOCATOR
-    assert environment("cuda:0", 16) == CARD_ALLOCATOR
+    assert environment("cpu", 16) == NUMPY | ALLOCATOR | WAITING
+    assert environment("cpu", 2) == environment("cpu", None) == NUMPY | ALLOCATOR
+    assert environment("cuda:0", 16) == NUMPY | CARD_ALLOCATOR
