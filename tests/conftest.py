@@ -21,6 +21,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 from tests.support.command_line import CommandRunner, Typed
 from tests.support.postgres import PostgresServer
 from tests.support.server_process import CLEAN_ENDS, ServerProcess, SmallDisk
+from tests.support.worker_template import shared_template
 
 # how long an example takes says how busy the machine is
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -33,6 +34,7 @@ def pytest_sessionstart() -> None:
     """Make the suite independent of who started it, and skip garbage collection while libraries are imported."""
     # a shell starts background jobs with SIGINT ignored, and every process started from here would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    ServerProcess.template = staticmethod(shared_template)
     # imports leave hardly any garbage
     gc.disable()
 

@@ -17,7 +17,7 @@ import pytest
 from server.core.settings import Settings
 from server.runtime.server import serve as serve_as
 from tests.support.command_line import Typed
-from tests.support.server_process import PATIENCE, ServerProcess, free_port, model_on
+from tests.support.server_process import PATIENCE, ServerProcess, eventually, free_port, model_on
 
 MEMORY_LIMIT = 150 * 2**20
 
@@ -62,7 +62,7 @@ def test_the_worker_starts_on_the_first_need_or_at_once(start_server: Callable[.
     lazy = start_server(name="lazy")
     assert lazy.worker_pids() == []
     eager = start_server(name="eager", preload="wan-ai-wan2-1-t2v-14b-diffusers")
-    assert len(eager.worker_pids()) == 1
+    assert len(eventually(eager.worker_pids, eager)) == 1
 
 
 def test_an_idle_worker_ends_and_another_starts_on_demand(start_server: Callable[..., ServerProcess]) -> None:

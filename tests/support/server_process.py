@@ -14,13 +14,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import psutil
 import pytest
-
-from tests.support.worker_template import shared_template
 
 T = TypeVar("T")
 
@@ -73,7 +71,12 @@ def pause(since: float, least: float, most: float) -> float:
 
 
 class ServerProcess:
-    """`paddock serve --demo` on a data directory. It can be killed and started again on the same port."""
+    """`paddock serve --demo` on a data directory. It can be killed and started again on the same port.
+
+    `template` gives the socket of a template for the workers of all servers; without one each server has its own.
+    """
+
+    template: ClassVar[Callable[[], Path] | None] = None
 
     def __init__(self, data_dir: Path, *args: str, demo: bool = True, module: str = "server.cli", **env: str) -> None:
         self.data_dir = data_dir
@@ -83,8 +86,8 @@ class ServerProcess:
         self._module = module
         self._args = [*(["--demo"] if demo else []), *args]
         self._env = {f"PADDOCK_{name.upper()}": value for name, value in env.items()}
-        if env.get("warm_workers") is None:
-            self._env["PADDOCK_WORKER_TEMPLATE"] = str(shared_template())
+        if self.template is not None and "warm_workers" not in env:
+            self._env["PADDOCK_WORKER_TEMPLATE"] = str(self.template())
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=f"{self.url}/api/ai", timeout=PATIENCE)
 
