@@ -139,6 +139,8 @@ class Template:
             os.chdir(request.cwd)
             os.environ.clear()
             os.environ.update(request.environment)
+            from pipelines.runner.random_state import reseed
+
             reseed()
             gc.enable()
             sys.argv = [request.module, str(worker), request.options]
@@ -172,18 +174,6 @@ class Template:
         # a server that is gone is noticed where its connection is read
         with suppress(OSError):
             socket.send_fds(connection, [content], descriptors)
-
-
-def reseed() -> None:
-    """Give a forked process random numbers of its own."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed()
-    np.random.seed()
-    torch.default_generator.seed()
 
 
 def main() -> None:
