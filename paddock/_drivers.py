@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from paddock._core.flows import Action, Answer, Call, Emit, Flow, Open, Pause, Read, Send, Steps
+from paddock._core.flows import Action, BufferedResponse, Call, Emit, Flow, Open, Pause, Read, Send, Steps
 from paddock.errors import PaddockError, UnexpectedResponseError
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Driver:
                 return function()
         return None
 
-    def _send(self, request: httpx.Request, max_bytes: int) -> Answer:
+    def _send(self, request: httpx.Request, max_bytes: int) -> BufferedResponse:
         response = self._http.send(request, stream=True)
         try:
             content = bytearray()
@@ -77,7 +77,7 @@ class Driver:
                 _extend(content, chunk, max_bytes)
         finally:
             response.close()
-        return Answer(response.status_code, response.headers, bytes(content))
+        return BufferedResponse(response.status_code, response.headers, bytes(content))
 
     def _close(self) -> None:
         if self._response is not None:
@@ -138,7 +138,7 @@ class AsyncDriver:
                 return await asyncio.to_thread(function)
         return None
 
-    async def _send(self, request: httpx.Request, max_bytes: int) -> Answer:
+    async def _send(self, request: httpx.Request, max_bytes: int) -> BufferedResponse:
         response = await self._http.send(request, stream=True)
         try:
             content = bytearray()
@@ -146,7 +146,7 @@ class AsyncDriver:
                 _extend(content, chunk, max_bytes)
         finally:
             await response.aclose()
-        return Answer(response.status_code, response.headers, bytes(content))
+        return BufferedResponse(response.status_code, response.headers, bytes(content))
 
     async def _close(self) -> None:
         if self._response is not None:
@@ -157,4 +157,4 @@ class AsyncDriver:
 def _extend(content: bytearray, chunk: bytes, max_bytes: int) -> None:
     content += chunk
     if len(content) > max_bytes:
-        raise UnexpectedResponseError(f"The answer is larger than {max_bytes} bytes.")
+        raise UnexpectedResponseError(f"The response is larger than {max_bytes} bytes.")

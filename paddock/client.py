@@ -37,7 +37,7 @@ class Client:
     """A client of one Paddock server. Close it after use, or use it as a context manager. Threads may share it.
 
     Every method raises a PaddockError: an APIError if the server refuses the request, UnreachableError if it does not
-    answer, UnexpectedResponseError if the answer is not one of Paddock's API.
+    answer, UnexpectedResponseError if the response is not one of Paddock's API.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Client:
 
         `url` is the server's address, by default PADDOCK_URL, else http://127.0.0.1:8000; `api_key` by default
         PADDOCK_API_KEY. The key is sent to this address only. `timeout` is how many seconds the server may take for the
-        next byte of an answer. `transport` replaces httpx's own, for example to trust other certificates.
+        next byte of a response. `transport` replaces httpx's own, for example to trust other certificates.
         """
         self._operations = Operations(Protocol(url, api_key, timeout), retry or RetryPolicy())
         self._http = httpx.Client(transport=transport, mounts=UNPROXIED)

@@ -33,7 +33,7 @@ class UnreachableError(PaddockError):
 
 
 class UnexpectedResponseError(PaddockError):
-    """The answer is not one of Paddock's API: not JSON, a redirect, too large, or without a required field."""
+    """The response is not one of Paddock's API: not JSON, a redirect, too large, or without a required field."""
 
 
 class WaitTimeoutError(PaddockError, TimeoutError):
@@ -150,7 +150,7 @@ _BY_STATUS = {each.status: each for each in _CLASSES} | {502: UnavailableError, 
 
 
 def api_error(status_code: int, headers: Mapping[str, str], content: bytes) -> APIError:
-    """The error of an answer whose status is not 2xx, also if a proxy wrote the answer."""
+    """The error of a response whose status is not 2xx, also if a proxy wrote the response."""
     error: dict[str, Any] = {}
     try:
         body = json.loads(content)

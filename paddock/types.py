@@ -68,7 +68,7 @@ class Filters(QueueFilters, total=False):
 
 
 class _Response(BaseModel):
-    """A part of an answer. Fields that this version does not know are kept in `model_extra`."""
+    """A part of a response. Fields that this version does not know are kept in `model_extra`."""
 
     model_config = ConfigDict(frozen=True, extra="allow", validate_by_name=True, validate_by_alias=True)
 

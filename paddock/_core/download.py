@@ -77,7 +77,7 @@ class Download:
             yield Pause(pause)
 
     def _receive(self, url: str, file: BinaryIO) -> Flow[None]:
-        """Write what one answer brings: the rest after a broken connection, if the server can send it."""
+        """Write what one response contains: the rest after a broken connection, if the server can send it."""
         headers = {"Accept": "video/mp4, */*", "Accept-Encoding": "identity"}
         if self._written and self._etag is not None:
             headers |= {"Range": f"bytes={self._written}-", "If-Range": self._etag}

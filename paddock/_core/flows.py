@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer: `content` is decoded."""
+class BufferedResponse:
+    """A whole response: `content` is decoded."""
 
     status_code: int
     headers: httpx.Headers
@@ -24,7 +24,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a request and read its answer, at most `max_bytes` of it. The result is an Answer."""
+    """Send a request and read its response, at most `max_bytes` of it. The result is a BufferedResponse."""
 
     request: httpx.Request
     max_bytes: int
@@ -32,7 +32,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Send a request and leave the body of its answer unread. The result is an httpx.Response.
+    """Send a request and leave the body of its response unread. The result is an httpx.Response.
 
     It replaces the response that is open. The driver closes the last one at the end of the flow.
     """
@@ -99,10 +99,10 @@ class Steps(Generic[T]):
             self.action, self.result = None, end.value
 
 
-def send(request: httpx.Request, max_bytes: int) -> Flow[Answer]:
+def send(request: httpx.Request, max_bytes: int) -> Flow[BufferedResponse]:
     """`Send` with a typed result."""
-    answer: Answer = yield Send(request, max_bytes)
-    return answer
+    response: BufferedResponse = yield Send(request, max_bytes)
+    return response
 
 
 def open_response(request: httpx.Request) -> Flow[httpx.Response]:

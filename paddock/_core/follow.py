@@ -14,7 +14,7 @@ from paddock.types import Generation, Update
 
 RECONNECT_SECONDS = 1.0
 
-LOOK_SECONDS = 5.0
+POLL_SECONDS = 5.0
 """How often the rows are read: no event reports a cancellation or a queue position.
 
 A stream that brings nothing for so long is replaced by a new one, which also shows whether the server is there.
@@ -34,7 +34,7 @@ class Follower:
         self._operations = operations
         self._timeout = timeout
         self._clock = clock
-        self._began = self._last_contact = self._looked_at = clock()
+        self._began = self._last_contact = self._polled_at = clock()
         self._is_lost = False
         # the newest update of each generation that is not over, None before the first
         self._pending: dict[str, Update | None] = dict.fromkeys(ids)
@@ -57,10 +57,10 @@ class Follower:
 
     def _connected(self) -> Flow[None]:
         """Follow one connection to its end."""
-        silence = LOOK_SECONDS
+        silence = POLL_SECONDS
         if self._timeout is not None:
             # at least a second: a request without any time cannot succeed
-            silence = min(LOOK_SECONDS, max(1.0, self._began + self._timeout - self._clock()))
+            silence = min(POLL_SECONDS, max(1.0, self._began + self._timeout - self._clock()))
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-store"}
         protocol = self._operations.protocol
         response = yield from open_response(protocol.request("GET", "/events", headers=headers, silence=silence))
@@ -68,7 +68,7 @@ class Follower:
         if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
             raise UnexpectedResponseError(f"{protocol.url} does not answer as a Paddock server does: no event stream")
         # what ends from now on is in the stream, what ended before is in the rows
-        yield from self._look()
+        yield from self._poll()
         decoder = EventDecoder()
         while self._pending:
             try:
@@ -80,9 +80,9 @@ class Follower:
                 return
             self._last_contact = self._clock()
             for event in decoder.feed(chunk):
-                yield from self._take(event)
-            if self._pending and self._clock() - self._looked_at >= LOOK_SECONDS:
-                yield from self._look()
+                yield from self._take_event(event)
+            if self._pending and self._clock() - self._polled_at >= POLL_SECONDS:
+                yield from self._poll()
             if self._pending:
                 self._check_time()
 
@@ -97,19 +97,19 @@ class Follower:
         self._check_time()
         yield Pause(RECONNECT_SECONDS)
 
-    def _look(self) -> Flow[None]:
+    def _poll(self) -> Flow[None]:
         """Read the rows of all that is pending."""
-        self._looked_at = self._clock()
+        self._polled_at = self._clock()
         active: dict[str, Generation] = {}
         if len(self._pending) > 1:
             active = {each.id: each for each in (yield from self._operations.queue({}, NEVER))}
         for generation_id in list(self._pending):
             row = active.get(generation_id) or (yield from self._operations.get(generation_id, NEVER))
             self._last_contact = self._clock()
-            yield from self._see(generation_id, row)
+            yield from self._take_row(generation_id, row)
         self._is_lost = False
 
-    def _see(self, generation_id: str, row: Generation) -> Flow[None]:
+    def _take_row(self, generation_id: str, row: Generation) -> Flow[None]:
         """Emit what a row adds to what is known."""
         last = self._pending[generation_id]
         known = Update(generation_id=generation_id)
@@ -133,7 +133,7 @@ class Follower:
         if update != last or self._is_lost:
             yield Emit(update)
 
-    def _take(self, event: ServerSentEvent) -> Flow[None]:
+    def _take_event(self, event: ServerSentEvent) -> Flow[None]:
         """Emit what an event says of a generation that is pending."""
         if event.name == "media_generation_progress":
             update = _parse(event)
@@ -143,7 +143,7 @@ class Follower:
         elif event.name == "media_generation_completed":
             generation_id = _parse(event).generation_id
             if generation_id in self._pending:
-                yield from self._see(generation_id, (yield from self._operations.get(generation_id, NEVER)))
+                yield from self._take_row(generation_id, (yield from self._operations.get(generation_id, NEVER)))
 
     def _check_time(self) -> None:
         if self._timeout is not None and self._clock() - self._began >= self._timeout:

@@ -9,7 +9,7 @@ import httpx
 from pydantic import BaseModel
 
 from paddock._core.flows import Emit, Flow, Pause, read_chunk, send
-from paddock._core.protocol import MAX_ANSWER_BYTES, Protocol, Response, segment
+from paddock._core.protocol import MAX_RESPONSE_BYTES, Protocol, Response, segment
 from paddock.errors import (
     GenerationFailedError,
     InvalidArgumentError,
@@ -55,14 +55,14 @@ class Operations:
         self.retry = retry
 
     def call(self, request: httpx.Request, kind: type[Response], retry: RetryPolicy | None = None) -> Flow[Response]:
-        """Send a request, again if need be, and read its answer."""
+        """Send a request, again if need be, and read its response."""
         retry = retry or self.retry
         attempt = 0
         while True:
             attempt += 1
             try:
-                answer = yield from send(request, MAX_ANSWER_BYTES)
-                return self.protocol.read(answer, kind)
+                response = yield from send(request, MAX_RESPONSE_BYTES)
+                return self.protocol.read(response, kind)
             except httpx.RequestError as error:
                 failure: PaddockError = self.failure(error)
             except PaddockError as error:
@@ -76,7 +76,7 @@ class Operations:
     def failure(self, error: httpx.RequestError) -> PaddockError:
         """The error of the client for one of httpx."""
         if isinstance(error, httpx.DecodingError):
-            return _caused(UnexpectedResponseError(f"The answer of {self.protocol.url} is damaged: {error}"), error)
+            return _caused(UnexpectedResponseError(f"The response of {self.protocol.url} is damaged: {error}"), error)
         reason = str(error) or type(error).__name__
         return _caused(UnreachableError(f"No server answers at {self.protocol.url}: {reason}"), error)
 
@@ -162,7 +162,7 @@ class Operations:
         try:
             yield from self.call(request, _Deleted)
         except ResourceNotFoundError as error:
-            # the answer to an earlier attempt was lost, and that attempt removed it
+            # the response to an earlier attempt was lost, and that attempt removed it
             if error.attempts == 1:
                 raise
 

@@ -1,4 +1,4 @@
-"""Requests to one server, and the reading of its answers."""
+"""Requests to one server, and the reading of its responses."""
 
 import json
 import math
@@ -11,11 +11,11 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from paddock._core.flows import Answer
+from paddock._core.flows import BufferedResponse
 from paddock.errors import InvalidArgumentError, UnexpectedResponseError, api_error
 
 LOCAL = "http://127.0.0.1:8000"
-MAX_ANSWER_BYTES = 64 * 2**20
+MAX_RESPONSE_BYTES = 64 * 2**20
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # a proxy for the world outside cannot reach this machine's own addresses
@@ -53,7 +53,7 @@ class Protocol:
     ) -> httpx.Request:
         """A request to the API, for a path below /api.
 
-        `params` that are None are left out. `silence` is how many seconds may pass without a byte of the answer; by
+        `params` that are None are left out. `silence` is how many seconds may pass without a byte of the response; by
         default the client's time-out.
         """
         url = httpx.URL(f"{self.url}/api{path}")
@@ -83,11 +83,11 @@ class Protocol:
         timeout = httpx.Timeout(self._timeout, read=silence or self._timeout)
         return httpx.Request(method, url, content=content, headers=chosen, extensions={"timeout": timeout.as_dict()})
 
-    def read(self, answer: Answer, kind: type[Response]) -> Response:
-        """The body of an answer, checked. Raises APIError, or UnexpectedResponseError."""
-        self.check(answer.status_code, answer.headers, answer.content)
+    def read(self, response: BufferedResponse, kind: type[Response]) -> Response:
+        """The body of a response, checked. Raises APIError, or UnexpectedResponseError."""
+        self.check(response.status_code, response.headers, response.content)
         try:
-            return kind.model_validate_json(answer.content)
+            return kind.model_validate_json(response.content)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "body"
@@ -96,7 +96,7 @@ class Protocol:
             ) from error
 
     def check(self, status_code: int, headers: Mapping[str, str], content: bytes) -> None:
-        """Raise the error of an answer, if its status is not 2xx."""
+        """Raise the error of a response, if its status is not 2xx."""
         if httpx.codes.is_redirect(status_code):
             target = headers.get("Location", "nowhere")[:200]
             raise UnexpectedResponseError(f"{self.url} redirects to {target}. Use that server's address instead.")

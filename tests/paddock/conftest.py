@@ -1,4 +1,4 @@
-"""One suite for both clients: the synchronous one is called in a thread, so that its methods can be awaited too."""
+"""One suite for both clients: the synchronous one runs in a thread, so that its methods can be awaited too."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

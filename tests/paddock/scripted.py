@@ -1,4 +1,4 @@
-"""Answers that a test writes down: a transport for both clients, without a network."""
+"""A transport for both clients that returns prepared responses, without a network."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,7 +10,7 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 
 class Scripted(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """Gives each path its answers, the last of them again and again; an exception is raised instead."""
+    """Returns the responses prepared for each path, and repeats the last one; an exception is raised."""
 
     def __init__(self, **answers: list[Any]) -> None:
         self._answers = {name: list(listed) for name, listed in answers.items()}
@@ -30,7 +30,7 @@ class Scripted(httpx.BaseTransport, httpx.AsyncBaseTransport):
         if isinstance(answer, dict):
             return httpx.Response(200, json=answer)
         if isinstance(answer, httpx.Response):
-            # a response is good for one client
+            # a response can be read once
             return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
         response: httpx.Response = answer(request)
         return response
@@ -41,7 +41,7 @@ class Scripted(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
 
 def name_of(request: httpx.Request) -> str:
-    """What a request is for."""
+    """The purpose of a request."""
     match request.method, request.url.path.split("/")[2:]:
         case "POST", ["ai", "queue"]:
             return "enqueue"
@@ -57,7 +57,7 @@ def name_of(request: httpx.Request) -> str:
 
 
 class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body in chunks; an exception among them breaks it off there."""
+    """A body in chunks; an exception among them breaks the connection."""
 
     def __init__(self, *chunks: bytes | Exception) -> None:
         self._chunks = chunks
@@ -74,11 +74,11 @@ class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
             yield chunk
 
     def close(self) -> None:
-        """The client has let go of it."""
+        """The client has closed it."""
         self.is_closed = True
 
     async def aclose(self) -> None:
-        """The client has let go of it."""
+        """The client has closed it."""
         self.close()
 
 

@@ -29,7 +29,7 @@ def sends(*chunks: bytes | Exception, **headers: str) -> Answer:
 
 
 def rest(request: httpx.Request) -> httpx.Response:
-    """What a server of files answers: the bytes asked for."""
+    """The response of a file server: the bytes asked for."""
     start = re.fullmatch(r"bytes=(\d+)-", request.headers["Range"])
     assert start is not None
     assert request.headers["If-Range"] == '"v1"'
@@ -37,7 +37,7 @@ def rest(request: httpx.Request) -> httpx.Response:
     return httpx.Response(206, headers=headers, stream=Stream(VIDEO[int(start[1]) :]))
 
 
-async def test_a_video_gets_its_name_when_it_is_whole(connect: Callable[..., Any], tmp_path: Path) -> None:
+async def test_a_video_gets_its_name_when_it_is_complete(connect: Callable[..., Any], tmp_path: Path) -> None:
     seen: list[list[str]] = []
 
     def look(_: httpx.Request) -> httpx.Response:
@@ -69,7 +69,7 @@ async def test_a_broken_connection_is_resumed(connect: Callable[..., Any], tmp_p
     [({"ETag": '"v1"'}, "bytes=3000-"), ({"ETag": 'W/"v1"'}, None), ({}, None)],
     ids=["it has changed", "weak", "no tag"],
 )
-async def test_what_cannot_be_resumed_is_fetched_again(
+async def test_a_download_that_cannot_be_resumed_starts_again(
     connect: Callable[..., Any], tmp_path: Path, headers: dict[str, str], asked: str | None
 ) -> None:
     script = Scripted(row=[FINISHED], video=[sends(b"x" * 3000, LOST, **headers), sends(VIDEO[:600], VIDEO[600:])])
@@ -95,7 +95,7 @@ async def test_what_cannot_be_resumed_is_fetched_again(
         ([httpx.Response(302, headers={"Location": "file:///etc"})], UnexpectedResponseError, "not of http or https"),
     ],
 )
-async def test_what_fails_leaves_the_file_as_it_was(
+async def test_a_failed_download_leaves_the_old_file(
     connect: Callable[..., Any], tmp_path: Path, answers: list[Any], class_: type[Exception], sentence: str
 ) -> None:
     path = tmp_path / "ox.mp4"
@@ -109,7 +109,7 @@ async def test_what_fails_leaves_the_file_as_it_was(
     assert list(tmp_path.iterdir()) == [path]
 
 
-async def test_a_path_that_cannot_be_written_is_told_before_anything_is_fetched(
+async def test_a_path_that_cannot_be_written_fails_before_any_request(
     connect: Callable[..., Any], tmp_path: Path
 ) -> None:
     script = Scripted(row=[FINISHED])
@@ -130,7 +130,7 @@ async def test_a_path_that_cannot_be_written_is_told_before_anything_is_fetched(
         (row("succeeded"), VideoUnavailableError, "has no video any more"),
     ],
 )
-async def test_a_generation_without_a_video(
+async def test_a_generation_without_a_video_is_an_error(
     connect: Callable[..., Any], tmp_path: Path, answer: dict[str, Any], class_: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(class_, match=sentence):
@@ -139,7 +139,7 @@ async def test_a_generation_without_a_video(
     assert not list(tmp_path.iterdir())
 
 
-async def test_an_id_is_no_path(connect: Callable[..., Any], tmp_path: Path) -> None:
+async def test_an_id_cannot_leave_the_folder(connect: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()
     script = Scripted(**{"..%2Fox": [FINISHED], "row": [FINISHED], "ox": [FINISHED], "video": [sends(VIDEO)]})

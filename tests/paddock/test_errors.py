@@ -1,4 +1,4 @@
-"""Each error of the API has a class; what is no answer of the API is told apart; arguments are checked."""
+"""Errors of the API have classes, other responses are recognized, and arguments are checked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -57,15 +57,15 @@ def test_the_servers_error_types_are_these() -> None:
         (httpx.DecodingError("gzip"), UnexpectedResponseError, "is damaged: gzip"),
     ],
 )
-async def test_what_a_proxy_or_another_server_answers(
+async def test_responses_of_proxies_and_other_servers_are_errors(
     connect: Callable[..., Any], answer: Any, class_: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(class_, match=sentence):
         await connect(Scripted(row=[answer])).get("one")
 
 
-async def test_an_answer_has_a_limit(connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paddock._core.operations.MAX_ANSWER_BYTES", 1000)
+async def test_a_response_has_a_size_limit(connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddock._core.operations.MAX_RESPONSE_BYTES", 1000)
 
     with pytest.raises(UnexpectedResponseError, match="larger than 1000 bytes"):
         await connect(Scripted(row=[httpx.Response(200, content=b" " * 1001)])).get("one")
@@ -91,13 +91,13 @@ async def test_fields_of_a_newer_server_are_kept(connect: Callable[..., Any]) ->
         ("http://a.test:port", "url is not valid"),
     ],
 )
-def test_an_address_that_is_none_is_refused(connect: Callable[..., Any], url: str, sentence: str) -> None:
+def test_an_invalid_url_is_refused(connect: Callable[..., Any], url: str, sentence: str) -> None:
     with pytest.raises(InvalidArgumentError, match=sentence):
         connect(url)
 
 
 @pytest.mark.parametrize("path", ["", "/", "/api", "/api/", "/api/ai", "/api/ai/"])
-async def test_the_hosts_base_url_will_do(connect: Callable[..., Any], path: str) -> None:
+async def test_the_hosted_apis_base_url_is_accepted(connect: Callable[..., Any], path: str) -> None:
     script = Scripted(row=[{"generation_id": "one", "status": "queued"}])
 
     await connect(f"http://a.test{path}", transport=script).get("one")
@@ -132,7 +132,7 @@ async def test_without_a_key_none_is_sent(connect: Callable[..., Any], monkeypat
     assert "Authorization" not in script.requests[0].headers
 
 
-async def test_arguments_that_cannot_be_are_refused(connect: Callable[..., Any]) -> None:
+async def test_invalid_arguments_are_refused(connect: Callable[..., Any]) -> None:
     client = connect(Scripted())
 
     for prompts in ([], ["an ox"] * 1001):

@@ -31,7 +31,7 @@ def test_a_stream_is_decoded_by_the_standard() -> None:
 
 
 @given(st.lists(st.integers(0, len(STREAM.encode()))))
-def test_it_does_not_matter_how_a_stream_is_split(cuts: list[int]) -> None:
+def test_a_stream_may_be_split_anywhere(cuts: list[int]) -> None:
     encoded, at = STREAM.encode(), sorted({0, *cuts, len(STREAM.encode())})
     chunks = [encoded[a:b] for a, b in pairwise(at)]
 
@@ -39,7 +39,7 @@ def test_it_does_not_matter_how_a_stream_is_split(cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("chunk", [b"x" * 10_000, b"data: " + b"x" * 10_000 + b"\n"])
-def test_an_event_without_end_is_refused(chunk: bytes) -> None:
+def test_an_endless_event_is_refused(chunk: bytes) -> None:
     decoder = EventDecoder()
 
     with pytest.raises(UnexpectedResponseError, match=f"more than {MAX_EVENT_CHARS} characters"):

@@ -65,7 +65,7 @@ async def test_a_broken_stream_is_opened_again(connect: Callable[..., Any]) -> N
             events(step(1), LOST),
             httpx.ConnectError("refused"),
             error(503, message="The server is stopping."),
-            # it ends without a word, and again no event was missed: the rows are read after it is open
+            # a stream that ends in order is opened again, and its rows are read
             events(),
             events(DONE),
         ],
@@ -86,7 +86,7 @@ async def test_a_broken_stream_is_opened_again(connect: Callable[..., Any]) -> N
     ]
 
 
-async def test_what_ended_while_nobody_listened_is_in_the_row(connect: Callable[..., Any]) -> None:
+async def test_an_end_that_was_missed_is_found_in_the_row(connect: Callable[..., Any]) -> None:
     script = Scripted(events=[events(LOST), events(KEEP_ALIVE)], row=[row(), row("failed", error_message="Too big.")])
     client = connect(script)
 
@@ -95,16 +95,16 @@ async def test_what_ended_while_nobody_listened_is_in_the_row(connect: Callable[
     assert (ended.status, ended.error_message) == ("failed", "Too big.")
 
 
-async def test_a_cancellation_has_no_event_and_is_seen_all_the_same(
+async def test_a_cancellation_is_found_without_an_event(
     connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paddock._core.follow.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("paddock._core.follow.POLL_SECONDS", 0.0)
     rows = [row("queued", queue_position=place) for place in (2, 2, 1)]
     script = Scripted(events=[events(*[KEEP_ALIVE] * 9)], row=[*rows, row("cancelled")])
 
     updates = await collect(connect(script), "one")
 
-    # a place that has not changed is no news
+    # an unchanged position gives no update
     assert [(each.status, each.queue_position) for each in updates] == [
         ("queued", 2),
         ("queued", 1),
@@ -113,7 +113,7 @@ async def test_a_cancellation_has_no_event_and_is_seen_all_the_same(
     assert len(script.of("events")) == 1
 
 
-async def test_silence_is_no_fault_and_its_end_is_found(connect: Callable[..., Any]) -> None:
+async def test_a_silent_stream_is_replaced_without_a_lost_connection(connect: Callable[..., Any]) -> None:
     script = Scripted(events=[events(step(1), SILENT), events(SILENT)], row=[row(), row(), row(), row("cancelled")])
 
     updates = await collect(connect(script), "one")
@@ -128,7 +128,7 @@ async def test_silence_is_no_fault_and_its_end_is_found(connect: Callable[..., A
     assert len(script.of("events")) == 4
 
 
-async def test_several_are_followed_on_one_stream_by_one_list(connect: Callable[..., Any]) -> None:
+async def test_several_generations_share_one_stream_and_one_list(connect: Callable[..., Any]) -> None:
     listed = {"generations": [row(id_="two"), row("queued", id_="one", queue_position=1)]}
     script = Scripted(
         events=[events(step(1, "two"), ("media_generation_completed", {"generation_id": "two", "status": "x"}), DONE)],
@@ -142,14 +142,14 @@ async def test_several_are_followed_on_one_stream_by_one_list(connect: Callable[
 
     assert [each.id for each in ended] == ["one", "two", "three"]
     assert {each.status for each in ended} == {"succeeded"}
-    # only the third is over before the stream is open, and no event tells of it
+    # the third is over before the stream is open, and has no event
     assert [each.generation_id for each in seen if each.generation] == ["three", "two", "one"]
     assert len(script.of("events")) == len(script.of("queue")) == 1
     assert len(script.of("row")) == 3
     assert await client.wait_all([]) == []
 
 
-async def test_a_server_that_stays_away_is_given_up(connect: Callable[..., Any]) -> None:
+async def test_a_server_that_stays_away_is_an_error_in_the_end(connect: Callable[..., Any]) -> None:
     script = Scripted(events=[httpx.ConnectError("refused")], row=[row()])
     client = connect(script, retry=RetryPolicy(reconnect_timeout=0.05))
     updates = client.follow("one")
@@ -168,7 +168,7 @@ async def test_a_server_that_stays_away_is_given_up(connect: Callable[..., Any])
         (events(b"event: media_generation_progress\ndata: no JSON\n\n"), UnexpectedResponseError),
     ],
 )
-async def test_what_will_not_pass_is_raised(connect: Callable[..., Any], answer: Any, class_: type[Exception]) -> None:
+async def test_a_permanent_error_is_raised(connect: Callable[..., Any], answer: Any, class_: type[Exception]) -> None:
     script = Scripted(events=[answer], row=[row()])
 
     with pytest.raises(class_):
@@ -192,12 +192,12 @@ async def test_waiting_has_a_limit(connect: Callable[..., Any]) -> None:
     with pytest.raises(WaitTimeoutError, match="one and 1 more are not over"):
         await connect(script).wait_all(["one", "two"], timeout=0.01)
 
-    # a stream on which nothing comes must not outlast it
+    # a silent stream must not outlast the time-out
     assert script.of("events")[0].extensions["timeout"]["read"] == 1.0
     assert not script.of("delete")
 
 
-async def test_who_stops_iterating_lets_go_of_the_stream(connect: Callable[..., Any], kind: str) -> None:
+async def test_the_stream_is_closed_when_iteration_stops(connect: Callable[..., Any], kind: str) -> None:
     stream = Stream(*[KEEP_ALIVE] * 9)
     answer = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=stream)
     updates = connect(Scripted(events=[lambda _: answer], row=[row()])).follow("one")
@@ -213,7 +213,7 @@ async def test_who_stops_iterating_lets_go_of_the_stream(connect: Callable[..., 
 CREATED = {"generations": [{"generation_id": "one", "status": "queued"}]}
 
 
-async def test_generate_raises_what_went_wrong(connect: Callable[..., Any]) -> None:
+async def test_generate_raises_the_reason_of_a_failure(connect: Callable[..., Any]) -> None:
     script = Scripted(enqueue=[CREATED], events=[events()], row=[row("failed", error_message="Too big.")], delete=[{}])
 
     with pytest.raises(GenerationFailedError, match="The generation failed: Too big") as failed:
@@ -222,7 +222,7 @@ async def test_generate_raises_what_went_wrong(connect: Callable[..., Any]) -> N
     assert failed.value.generation.id == "one"
 
 
-async def test_a_generation_that_generate_gives_up_is_cancelled(connect: Callable[..., Any]) -> None:
+async def test_generate_cancels_after_its_timeout(connect: Callable[..., Any]) -> None:
     script = Scripted(enqueue=[CREATED], events=[events(KEEP_ALIVE)], row=[row()], delete=[{}])
 
     with pytest.raises(WaitTimeoutError):

@@ -15,7 +15,7 @@ from tests.support.server_process import free_port
 
 
 class LoopbackServer:
-    """A server that gives each path a status, headers and body, and keeps the keys that it is sent."""
+    """A server with a status, headers and body for each path, which records the API keys it receives."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
@@ -44,7 +44,7 @@ class LoopbackServer:
         self._thread.start()
 
     def finished(self, result_url: str) -> None:
-        """Have a generation that is over, with its video at an address."""
+        """Serve a finished generation, with its video at a URL."""
         body = json.dumps(row("succeeded", result_url=result_url)).encode()
         self.answers["/api/ai/queue/one"] = (200, {"Content-Type": "application/json"}, body)
 
@@ -57,7 +57,7 @@ class LoopbackServer:
 
 @pytest.fixture
 def servers() -> Iterator[tuple[LoopbackServer, LoopbackServer]]:
-    """The client's server and another one, which differ by their ports."""
+    """The client's server, and another one on another port."""
     pair = LoopbackServer(), LoopbackServer()
     yield pair
     for each in pair:
@@ -125,6 +125,6 @@ async def test_this_machine_is_reached_without_a_proxy(
 
     assert (await connect(ours.url).get("one")).id == "one"
     assert (await connect(ours.url.replace("127.0.0.1", "localhost")).get("one")).id == "one"
-    # others are reached through it, here in vain
+    # other hosts are reached through the proxy, which is not there
     with pytest.raises(UnreachableError):
         await connect("http://192.0.2.1").get("one")

@@ -43,7 +43,7 @@ def test_the_pages_code_runs_as_printed(tenant: ServerProcess, key: str, tmp_pat
 
 def test_the_page_names_every_error_and_method() -> None:
     errors = {name for name in paddock.__all__ if name.endswith("Error")}
-    # rare ones, which the page sums up
+    # rare errors, which the page does not list
     rare = {"MethodNotAllowedError", "UnsupportedMediaTypeError"}
     assert errors - rare <= set(re.findall(r"\w+Error", PAGE))
     methods = {

@@ -46,7 +46,7 @@ def test_pauses_differ_between_clients() -> None:
     assert len({RetryPolicy(backoff=1.0).pause(GET, UnreachableError(), 1) for _ in range(9)}) > 1
 
 
-def test_retry_after_is_kept_to_or_the_error_is_raised() -> None:
+def test_retry_after_is_respected_or_the_error_is_raised() -> None:
     policy = RetryPolicy(backoff=0.1, max_pause=60.0)
 
     assert policy.pause(GET, refused(429, "17"), 1) == 17.0
@@ -55,16 +55,16 @@ def test_retry_after_is_kept_to_or_the_error_is_raised() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 500])
-def test_an_error_that_will_come_again_is_not_retried(status: int) -> None:
+def test_a_permanent_error_is_not_retried(status: int) -> None:
     assert RetryPolicy().pause(GET, refused(status), 1) is None
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_passing_error_is_retried(status: int) -> None:
+def test_a_temporary_error_is_retried(status: int) -> None:
     assert RetryPolicy().pause(GET, refused(status), 1) is not None
 
 
-def test_what_could_be_done_twice_is_sent_once() -> None:
+def test_a_request_that_is_not_idempotent_is_sent_once() -> None:
     assert RetryPolicy().pause(POST, UnreachableError(), 1) is None
     assert RetryPolicy().pause(POST, refused(503, "1"), 1) is None
     assert RetryPolicy().pause(KEYED, UnreachableError(), 1) is not None
@@ -89,7 +89,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
         ({"reconnect_timeout": float("inf")}, "reconnect_timeout must be a number"),
     ],
 )
-def test_a_policy_that_cannot_be_is_refused(changes: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_policy_is_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidArgumentError, match=sentence):
         RetryPolicy(**changes)
 
@@ -97,7 +97,7 @@ def test_a_policy_that_cannot_be_is_refused(changes: dict[str, Any], sentence: s
 LOST = httpx.ReadError("the connection broke")
 
 
-async def test_every_attempt_of_a_call_has_the_same_key_and_every_call_another(connect: Callable[..., Any]) -> None:
+async def test_all_attempts_of_a_call_share_a_key_and_calls_do_not(connect: Callable[..., Any]) -> None:
     script = Scripted(enqueue=[LOST, error(503, Retry_After="0"), CREATED])
     client = connect(script)
 
@@ -112,7 +112,7 @@ async def test_every_attempt_of_a_call_has_the_same_key_and_every_call_another(c
     assert keys[4] == "mine"
 
 
-async def test_prompts_have_a_key_each(connect: Callable[..., Any]) -> None:
+async def test_each_prompt_has_its_own_key(connect: Callable[..., Any]) -> None:
     script = Scripted(enqueue=[CREATED])
 
     made = await connect(script).enqueue(["an ox", "a lake"], idempotency_key="mine")
@@ -121,7 +121,7 @@ async def test_prompts_have_a_key_each(connect: Callable[..., Any]) -> None:
     assert [generation.prompt for generation in made] == ["an ox", "a lake"]
 
 
-async def test_what_was_accepted_before_an_error_is_told(connect: Callable[..., Any]) -> None:
+async def test_an_error_holds_the_generations_accepted_before(connect: Callable[..., Any]) -> None:
     full = error(429, "queue_full", "The queue is full.", Retry_After="3600")
     script = Scripted(enqueue=[CREATED, full])
 
@@ -145,7 +145,7 @@ async def test_attempts_are_bounded(connect: Callable[..., Any]) -> None:
     assert lost.value.attempts == len(script.of("row")) == len(script.of("queue")) == 3
 
 
-async def test_a_pause_is_as_long_as_the_server_asks(
+async def test_the_pause_is_the_servers_retry_after(
     connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
@@ -161,7 +161,7 @@ async def test_a_pause_is_as_long_as_the_server_asks(
     assert slept == [7.0]
 
 
-async def test_a_removal_whose_answer_was_lost_is_done(connect: Callable[..., Any]) -> None:
+async def test_a_removal_whose_response_was_lost_succeeds(connect: Callable[..., Any]) -> None:
     gone = error(404, "resource_not_found", "No generation has this id.")
 
     await connect(Scripted(delete=[LOST, gone])).remove("one")

@@ -64,10 +64,8 @@ async def test_several_are_enqueued_and_followed_at_once(client: Any) -> None:
     assert all(progress[-1] == 1.0 for progress in seen.values())
 
 
-async def test_a_cancellation_ends_what_waits_for_it(
-    client: Any, tenant: ServerProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("paddock._core.follow.LOOK_SECONDS", 1.0)
+async def test_a_cancellation_ends_wait(client: Any, tenant: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddock._core.follow.POLL_SECONDS", 1.0)
     (generation,) = await client.enqueue("an ox", **LONG)
     waiting = asyncio.create_task(client.wait(generation))
     await asyncio.to_thread(eventually, lambda: tenant.listed("processing"), tenant)
@@ -145,7 +143,7 @@ async def test_refusals_are_typed(client: Any, connect: Callable[..., Any], tena
 
 
 def losing(kind: str) -> Any:
-    """A transport that delivers each request, and loses the first answer."""
+    """A transport that delivers every request, and loses the first response."""
     lost: list[bytes] = []
 
     class Sync(httpx.HTTPTransport):
@@ -167,7 +165,7 @@ def losing(kind: str) -> Any:
     return Sync() if kind == "sync" else Async()
 
 
-async def test_a_lost_answer_makes_no_second_generation(
+async def test_a_lost_response_makes_no_second_generation(
     connect: Callable[..., Any], client: Any, tenant: ServerProcess, key: str, kind: str
 ) -> None:
     (made,) = await connect(tenant.url, key, transport=losing(kind)).enqueue("an ox", height=0)
@@ -199,7 +197,7 @@ def test_the_two_clients_have_the_same_methods() -> None:
 
 def test_parameters_and_defaults_are_the_servers(server: ServerProcess) -> None:
     schemas = httpx.get(f"{server.url}/openapi.json").json()["components"]["schemas"]
-    # arguments of the methods, and what the client has no use for
+    # arguments of the methods, and parameters that the client does not use
     others = {"model", "prompt", "num_generations", "response_format", "generate_audio"}
 
     assert set(Parameters.__annotations__) == set(schemas["EnqueueRequest"]["properties"]) - others
