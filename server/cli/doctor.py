@@ -1,6 +1,6 @@
-"""What `paddock doctor` looks at: everything a server needs of its machine, and in words what is wrong with it.
+"""The checks of `paddock doctor`: what a server needs from its machine, and how to fix what is wrong.
 
-It changes nothing, and may run beside a server.
+They change nothing, and may run beside a server.
 """
 
 import subprocess
@@ -27,80 +27,80 @@ from server.runtime.server import listen
 from server.storage.db.api_keys import are_there_any
 from server.storage.files.disk import try_out
 
-LEAST_CAPABILITY = (7, 5)
-"""The first chips that torch's builds of today are for."""
+MIN_CAPABILITY = (7, 5)
+"""The lowest compute capability that current PyTorch builds support."""
 
-EXACT_CAPABILITY = (8, 0)
-"""The first chips that compute in bf16 themselves."""
+BF16_CAPABILITY = (8, 0)
+"""The lowest compute capability with bf16 units."""
 
 _WEIGHTS_BYTES = 77 * 10**9
 _DEMO_BYTES = 3 * GIB
 _SIZE, _FRAMES = "832x480", 81
-_ASK_SECONDS = 2.0
-_LOOK_SECONDS = 20.0
+_HTTP_SECONDS = 2.0
+_FFMPEG_SECONDS = 20.0
 
 
 class Verdict(StrEnum):
-    """Whether a server can go by what was found."""
+    """What a finding means for a server on this machine."""
 
-    OK = "well"
-    WARN = "may trouble you"
-    FAIL = "wrong"
+    OK = "ok"
+    WARN = "warning"
+    FAIL = "failure"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, what of it, and the sentence; where something is wrong it says how to mend it."""
+    """The result of a check: its subject, the verdict and a sentence, which says how to fix a failure."""
 
     about: str
     verdict: Verdict
     sentence: str
 
 
-Look = Callable[[Settings], Iterator[Finding]]
+Check = Callable[[Settings], Iterator[Finding]]
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at one thing after the other, each told as it is found."""
-    looks: list[Look] = [_data_dir, _disk, _port, _strangers, _ffmpeg, _host_memory]
-    looks += [_processor] if settings.demo else [_cards, _models]
-    for look in looks:
-        yield from look(settings)
+    """Run all checks, and yield each finding when it is known."""
+    checks: list[Check] = [_data_dir, _disk, _port, _access, _ffmpeg, _host_memory]
+    checks += [_demo_device] if settings.demo else [_gpus, _models]
+    for check in checks:
+        yield from check(settings)
 
 
-def _well(about: str, sentence: str) -> Finding:
+def _ok(about: str, sentence: str) -> Finding:
     return Finding(about, Verdict.OK, sentence)
 
 
-def _odd(about: str, sentence: str) -> Finding:
+def _warn(about: str, sentence: str) -> Finding:
     return Finding(about, Verdict.WARN, sentence)
 
 
-def _bad(about: str, sentence: str) -> Finding:
+def _fail(about: str, sentence: str) -> Finding:
     return Finding(about, Verdict.FAIL, sentence)
 
 
 def _data_dir(settings: Settings) -> Iterator[Finding]:
     about, folder = "data directory", settings.data_dir
-    there = _nearest(folder)
+    existing = _existing(folder)
     try:
-        try_out(there)
+        try_out(existing)
     except OSError as error:
-        yield _bad(about, f"{folder} cannot be written: {error.strerror}. Choose another with --data-dir.")
+        yield _fail(about, f"{folder} is not writable: {error.strerror}. Choose another with --data-dir.")
     else:
-        yield _well(about, f"{folder} can be written" + ("." if there == folder else ": it will be made."))
+        yield _ok(about, f"{folder} is writable." if existing == folder else f"{folder} will be created.")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
-    free = psutil.disk_usage(str(_nearest(settings.data_dir))).free
+    free = psutil.disk_usage(str(_existing(settings.data_dir))).free
     if free < settings.min_free_bytes:
-        yield _bad(
+        yield _fail(
             "disk",
-            f"{_gb(free)} are free, and nothing is accepted with less than {_gb(settings.min_free_bytes)}: "
-            "free some space, or set min_free_bytes.",
+            f"{_gb(free)} are free, and the server accepts no generations with less than "
+            f"{_gb(settings.min_free_bytes)}: free some space, or lower min_free_bytes.",
         )
     else:
-        yield _well("disk", f"{_gb(free)} are free for videos.")
+        yield _ok("disk", f"{_gb(free)} are free for videos.")
 
 
 def _port(settings: Settings) -> Iterator[Finding]:
@@ -109,99 +109,98 @@ def _port(settings: Settings) -> Iterator[Finding]:
         listen(settings).close()
     except StartRefusedError as error:
         if _is_paddock(settings):
-            yield _well(about, "A Paddock server answers there.")
+            yield _ok(about, "A Paddock server is running on it.")
         else:
-            yield _bad(about, str(error))
+            yield _fail(about, str(error))
     else:
-        yield _well(about, f"It is free on {settings.host}.")
+        yield _ok(about, f"It is free on {settings.host}.")
 
 
 def _is_paddock(settings: Settings) -> bool:
     try:
-        answer = httpx.get(f"http://localhost:{settings.port}/healthz", timeout=_ASK_SECONDS)
+        answer = httpx.get(f"http://localhost:{settings.port}/healthz", timeout=_HTTP_SECONDS)
         return answer.status_code == 200 and "version" in answer.json()
     except (httpx.HTTPError, ValueError):
         return False
 
 
-def _strangers(settings: Settings) -> Iterator[Finding]:
-    about = "who may use it"
+def _access(settings: Settings) -> Iterator[Finding]:
+    about = "access"
     try:
         check_keys(settings)
     except StartRefusedError as error:
-        yield _bad(about, str(error))
+        yield _fail(about, str(error))
         return
     if settings.api_keys or settings.first_key or are_there_any(settings.records):
-        yield _well(about, "Who has a key.")
+        yield _ok(about, "Clients need an API key.")
     elif settings.is_loopback:
-        yield _well(about, "Everybody on this machine, without a key.")
+        yield _ok(about, "Only this machine can connect, without a key.")
     else:
-        yield _odd(about, f"Everybody who reaches {settings.host}, without a key, as allow_anonymous says.")
+        yield _warn(about, f"Anyone who can reach {settings.host} can connect without a key (allow_anonymous is set).")
 
 
 def _ffmpeg(_settings: Settings) -> Iterator[Finding]:
     about = "ffmpeg"
-    mend = "Install the one that comes with it: pip install --force-reinstall imageio-ffmpeg."
+    fix = "Reinstall the bundled one: pip install --force-reinstall imageio-ffmpeg."
     try:
         path = imageio_ffmpeg.get_ffmpeg_exe()
         command = [path, "-hide_banner", "-encoders"]
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_LOOK_SECONDS).stdout
+        encoders = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_FFMPEG_SECONDS).stdout
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        yield _bad(about, f"It cannot be run: {error}. {mend}")
+        yield _fail(about, f"It does not run: {error}. {fix}")
         return
-    if "libx264" in found:
-        yield _well(about, f"{Path(path).name} writes H.264.")
+    if "libx264" in encoders:
+        yield _ok(about, f"{Path(path).name} encodes H.264.")
     else:
-        yield _bad(about, f"{path} has no libx264, which videos are written with. {mend}")
+        yield _fail(about, f"{path} lacks libx264, the encoder of the videos. {fix}")
 
 
 def _host_memory(settings: Settings) -> Iterator[Finding]:
-    seen = psutil.virtual_memory()
-    if settings.demo and seen.available < _DEMO_BYTES:
-        yield _odd(
-            "host memory", f"{_gb(seen.available)} of {_gb(seen.total)} are free, and the demo takes up to 3 GB."
-        )
+    memory = psutil.virtual_memory()
+    free = f"{_gb(memory.available)} of {_gb(memory.total)} are free"
+    if settings.demo and memory.available < _DEMO_BYTES:
+        yield _warn("host memory", f"{free}, and the demo needs up to 3 GB.")
     else:
-        yield _well("host memory", f"{_gb(seen.available)} of {_gb(seen.total)} are free.")
+        yield _ok("host memory", f"{free}.")
 
 
-def _processor(settings: Settings) -> Iterator[Finding]:
+def _demo_device(settings: Settings) -> Iterator[Finding]:
     try:
         devices = choose_devices(settings, [])
     except StartRefusedError as error:
-        yield _bad("device", str(error))
+        yield _fail("device", str(error))
     else:
-        yield _well("device", f"The demo runs on {', '.join(devices)}.")
+        yield _ok("device", f"The demo runs on {', '.join(devices)}.")
 
 
-def _cards(settings: Settings) -> Iterator[Finding]:
-    about = "cards"
+def _gpus(settings: Settings) -> Iterator[Finding]:
+    about = "GPUs"
     if settings.device == "cpu":
-        yield _odd(about, "The processor is to compute: a video of the real weights takes it hours.")
+        yield _warn(about, "The device is cpu: a video of the real weights takes hours.")
         return
     try:
         names = find_devices(settings.device, otherwise="To try the server without one, start it with --demo.")
-        found = {card["name"]: card for card in cuda_devices()}
+        found = {gpu["name"]: gpu for gpu in cuda_devices()}
     except (StartRefusedError, ProbeError) as error:
-        yield _bad(about, str(error))
+        yield _fail(about, str(error))
         return
     for name in names:
-        card = found[name]
-        capability, told = tuple(card["capability"]), f"{card['description']}, {_gb(card['memory'])}"
-        said = ".".join(map(str, capability))
-        if capability < LEAST_CAPABILITY:
-            yield _bad(name, f"{told}: its compute capability {said} is below 7.5, and PyTorch has no kernels for it.")
-        elif capability < EXACT_CAPABILITY:
-            yield _odd(name, f"{told}: with compute capability {said} it computes in bf16 slowly.")
+        gpu = found[name]
+        capability = tuple(gpu["capability"])
+        description = f"{gpu['description']}, {_gb(gpu['memory'])}, compute capability {'.'.join(map(str, capability))}"
+        if capability < MIN_CAPABILITY:
+            yield _fail(name, f"{description}: PyTorch has no kernels for capabilities below 7.5.")
+        elif capability < BF16_CAPABILITY:
+            yield _warn(name, f"{description}: it has no bf16 units and computes in bf16 slowly.")
         else:
-            yield _well(name, f"{told}, compute capability {said}, PyTorch {version('torch')}.")
+            yield _ok(name, f"{description}, PyTorch {version('torch')}.")
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
     try:
         catalogue = load_catalogue(settings)
     except CatalogueError as error:
-        yield _bad("models", str(error))
+        yield _fail("models", str(error))
         return
     missing = {}
     for entry in catalogue.values():
@@ -213,33 +212,33 @@ def _models(settings: Settings) -> Iterator[Finding]:
             yield from _fits(settings, entry)
     if len(missing) == len(catalogue):
         free = psutil.disk_usage(str(Path.home())).free
-        room = "" if free > _WEIGHTS_BYTES else f" They take 77 GB, and {_gb(free)} are free in your home."
-        yield _bad("weights", f"{missing.get(DEFAULT_MODEL, next(iter(missing.values())))}{room}")
+        room = "" if free > _WEIGHTS_BYTES else f" They need 77 GB, and {_gb(free)} are free in your home folder."
+        yield _fail("weights", f"{missing.get(DEFAULT_MODEL, next(iter(missing.values())))}{room}")
     elif missing:
-        yield _well("weights", f"Not here, and not needed before they are asked for: {', '.join(missing)}.")
+        yield _ok("weights", f"Not downloaded, and not needed until a request names them: {', '.join(missing)}.")
 
 
 def _fits(settings: Settings, entry: CatalogueEntry) -> Iterator[Finding]:
     if settings.device == "cpu":
-        yield _well(entry.id, "Its weights are here.")
+        yield _ok(entry.id, "Its weights are downloaded.")
         return
     try:
         chosen = for_model(entry, _SIZE, _FRAMES, machine(None, None, None))
     except PlanRefusedError as error:
-        # that there is no card was said
-        yield _odd(entry.id, f"Its weights are here. {error}")
+        # the check of the GPUs reports the failure
+        yield _warn(entry.id, f"Its weights are downloaded. {error}")
         return
     if chosen["fits"]:
-        needs = f"{chosen['device_peak_gib']} GiB of the card"
-        yield _well(entry.id, f"{_SIZE}, {_FRAMES} frames: {chosen['name']}, {needs}.")
+        needs = f"{chosen['device_peak_gib']} GiB of GPU memory"
+        yield _ok(entry.id, f"{_SIZE}, {_FRAMES} frames: {chosen['name']}, {needs}.")
     else:
-        # that others do not fit is no reason not to serve
-        tell = _bad if entry.id == DEFAULT_MODEL else _odd
-        yield tell(entry.id, f"{_SIZE} does not fit. {chosen['shortfall']} `paddock plan` shows more.")
+        # the server starts as long as its default model fits
+        report = _fail if entry.id == DEFAULT_MODEL else _warn
+        yield report(entry.id, f"{_SIZE} does not fit. {chosen['shortfall']} `paddock plan` shows more.")
 
 
-def _nearest(folder: Path) -> Path:
-    """A folder, or the first of those it is to be made in that is there."""
+def _existing(folder: Path) -> Path:
+    """The folder, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 

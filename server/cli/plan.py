@@ -1,4 +1,4 @@
-"""What `paddock plan` prints: a memory plan for a machine that may be another than this one."""
+"""`paddock plan`: a memory plan for this machine or another, as JSON, as a table or for people."""
 
 import re
 from collections.abc import Mapping
@@ -22,24 +22,25 @@ from pipelines.planning.shapes import FileShape, ModelShape, parse_shape, read_s
 from server.runtime.probe import ProbeError, cuda_devices, weight_files
 
 OTHERS_BYTES = GIB // 2
-"""What a desktop and other programs are granted of a card of a stated size."""
+"""GPU memory that a desktop and other programs use, where the GPU's size is given as an option."""
 
 DEFAULT_CAPABILITY = (8, 9)
+"""The compute capability of a GPU whose size is given as an option."""
 
 _FILES: TypeAdapter[tuple[FileShape, ...]] = TypeAdapter(tuple[FileShape, ...])
 _SIZES = ("832x480", "1280x720")
-_CARDS = (8, 12, 16, 24, 32, 48, 80)
+_GPUS = (8, 12, 16, 24, 32, 48, 80)
 _HOSTS = (16, 32, 64)
 
 Json = dict[str, Any]
 
 
 class PlanRefusedError(Exception):
-    """What was asked cannot be planned; `str()` is the sentence."""
+    """The options cannot be planned for; `str()` is a sentence."""
 
 
 def machine(vram: float | None, ram: float | None, capability: str | None) -> Machine:
-    """The machine described, in GB; what is not stated is this machine's."""
+    """A machine with GPU and host memory in GB; None stands for this machine's. Raises PlanRefusedError."""
     if capability is not None and not re.fullmatch(r"\d{1,2}\.\d", capability):
         raise PlanRefusedError("capability must be two numbers with a dot between them, such as 8.9")
     for name, stated in (("vram", vram), ("ram", ram)):
@@ -47,28 +48,28 @@ def machine(vram: float | None, ram: float | None, capability: str | None) -> Ma
             raise PlanRefusedError(f"{name} must be a number of GB above 0")
     stated_capability = tuple(map(int, capability.split("."))) if capability else None
     if vram is None:
-        card = _first_card()
-        vram, found = card["memory"] / GIB, tuple(card["capability"])
+        gpu = _first_gpu()
+        vram, found = gpu["memory"] / GIB, tuple(gpu["capability"])
         stated_capability = stated_capability or found
     major, minor = stated_capability or DEFAULT_CAPABILITY
     total = psutil.virtual_memory().total if ram is None else ram * GIB
     return Machine(max(0, round(vram * GIB) - OTHERS_BYTES), round(total * HOST_SHARE), (major, minor))
 
 
-def _first_card() -> Json:
+def _first_gpu() -> Json:
     try:
         found = cuda_devices()
     except ProbeError as error:
         raise PlanRefusedError(str(error)) from error
     if not found:
-        raise PlanRefusedError("This machine has no CUDA device: say which card to plan for, with --vram.")
+        raise PlanRefusedError("This machine has no CUDA device: give the GPU memory to plan for with --vram.")
     return found[0]
 
 
 def for_model(entry: CatalogueEntry, size: str, frames: int, on: Machine, shape: ModelShape | None = None) -> Json:
     """The plan for a model's videos up to `size` (WIDTHxHEIGHT) and `frames`, as one JSON object.
 
-    `shape` is the model's if it is known; else it is found out.
+    `shape` is the model's, read from its weights if None. Raises PlanRefusedError.
     """
     sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     if sides is None or "0" in sides.groups() or frames < 1:
@@ -94,7 +95,7 @@ def for_model(entry: CatalogueEntry, size: str, frames: int, on: Machine, shape:
 
 
 def find(models: Mapping[str, CatalogueEntry], model: str) -> CatalogueEntry:
-    """A model of the catalogue by its id."""
+    """A model of the catalogue by its id. Raises PlanRefusedError."""
     entry = models.get(model)
     if entry is None:
         raise PlanRefusedError(f"Model not found: {model}")
@@ -102,18 +103,18 @@ def find(models: Mapping[str, CatalogueEntry], model: str) -> CatalogueEntry:
 
 
 def table(entry: CatalogueEntry, frames: int, capability: str | None) -> str:
-    """The plans of a model for cards and hosts as they are sold, in Markdown."""
-    columns = ("video", "card", "host", "plan", "on the card", "in host memory", "a step")
+    """The plans of a model for common GPUs and hosts, as a Markdown table."""
+    columns = ("video", "GPU", "host", "plan", "GPU memory", "host memory", "step")
     rows = [columns, ("---",) * len(columns)]
     shape = _shape(entry)
-    for size, card, host in product(_SIZES, _CARDS, _HOSTS):
-        chosen = for_model(entry, size, frames, machine(card, host, capability or _text(DEFAULT_CAPABILITY)), shape)
-        asked = (size, f"{card} GB", f"{host} GB")
+    for size, gpu, host in product(_SIZES, _GPUS, _HOSTS):
+        chosen = for_model(entry, size, frames, machine(gpu, host, capability or _text(DEFAULT_CAPABILITY)), shape)
+        options = (size, f"{gpu} GB", f"{host} GB")
         if chosen["fits"]:
             needs = (f"{chosen['device_peak_gib']:.1f} GiB", f"{chosen['host_peak_gib']:.1f} GiB")
-            rows.append((*asked, chosen["name"], *needs, f"{chosen['relative_seconds_per_step']:.2f}"))
+            rows.append((*options, chosen["name"], *needs, f"{chosen['relative_seconds_per_step']:.2f}"))
         else:
-            rows.append((*asked, f"does not fit. {chosen['shortfall']}", "", "", ""))
+            rows.append((*options, f"does not fit. {chosen['shortfall']}", "", "", ""))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -122,7 +123,7 @@ def _text(capability: tuple[int, int]) -> str:
 
 
 def _shape(entry: CatalogueEntry) -> ModelShape:
-    """From the model's file if it states them, else from its weights; of single files, always from these."""
+    """The shape that the model's file states, else that of its weights; a single file always states its own."""
     stated = entry.model.shape
     try:
         shape = read_shape(weights.locate(entry.model)) if stated is None else parse_shape(stated)
@@ -134,13 +135,13 @@ def _shape(entry: CatalogueEntry) -> ModelShape:
 
 def describe(chosen: Json, console: Console) -> None:
     """Print a plan for people."""
-    table = Table("part", "choice", "why", title=f"{chosen['model']}, {chosen['size']}, {chosen['frames']} frames")
+    table = Table("part", "choice", "reason", title=f"{chosen['model']}, {chosen['size']}, {chosen['frames']} frames")
     for part, made in chosen["choices"].items():
         table.add_row(part, made["choice"], made["reason"])
     console.print(table)
     peaks = ", ".join(f"{stage} {peak} GiB" for stage, peak in chosen["stages_gib"].items())
-    console.print(f"On the card: {peaks}. Host memory: {chosen['host_peak_gib']} GiB.")
+    console.print(f"GPU memory: {peaks}. Host memory: {chosen['host_peak_gib']} GiB.")
     console.print(
-        f"A step takes {chosen['relative_seconds_per_step']} of what it takes with all of it resident in bf16."
+        f"A step takes {chosen['relative_seconds_per_step']} times as long as with all weights resident in bf16."
     )
     console.print(chosen["shortfall"] or "It fits.")

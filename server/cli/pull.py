@@ -1,4 +1,4 @@
-"""What `paddock pull` does and prints: weights fetched from a hub, or those of a folder checked."""
+"""`paddock pull`: download a model's weights from a hub, or check those of a folder."""
 
 import re
 import time
@@ -20,31 +20,31 @@ from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
 
 LINE_SECONDS = 30.0
-"""How often a line says how far it is where no terminal shows a bar."""
+"""The time between two lines of progress where the output is no terminal."""
 
 
 class PullRefusedError(Exception):
-    """What was asked cannot be begun; `str()` is the sentence."""
+    """The options cannot be carried out; `str()` is a sentence."""
 
 
 def pull(settings: Settings, model: str, source: str | None, verify: bool, console: Console) -> None:
-    """Bring a model's weights here from `source`: a hub's address, None for the usual hub, or a folder to check.
+    """Download a model's weights from `source`: a hub's address, None for the default hub, or a folder to check.
 
-    Raises PullRefusedError, or PipelineError if weights cannot be had or are not complete.
+    Raises PullRefusedError, or PipelineError if weights cannot be downloaded or are incomplete.
     """
     entry = _entry(settings, model)
-    say = Sentences(console)
+    print_line = LinePrinter(console)
     is_address = source is None or re.match(r"https?://", source) is not None
     named = entry.model.repo if source is None else source
     folder = Path(named).expanduser()
     if folder.is_dir() and not (source and is_address):
         if verify:
-            raise PullRefusedError("--verify compares with what a hub says: a folder has none to compare with.")
-        _check(entry, folder.absolute(), say)
+            raise PullRefusedError("--verify compares checksums with a hub's: it cannot check a folder.")
+        _check(entry, folder.absolute(), print_line)
         if source is None:
-            _fetch_all(look_up_files(entry.model), verify, say)
+            _download_all(look_up_files(entry.model), verify, print_line)
     elif is_address:
-        _fetch(entry, source.rstrip("/") if source else None, verify, say)
+        _download(entry, source.rstrip("/") if source else None, verify, print_line)
     else:
         raise PullRefusedError(f"--from: {source} is neither a folder nor an address that begins with http.")
 
@@ -59,53 +59,53 @@ def _entry(settings: Settings, model: str) -> CatalogueEntry:
     return entry
 
 
-class Sentences:
-    """Lines as they are: wrapped by the terminal, brackets and numbers left alone."""
+class LinePrinter:
+    """Prints lines unchanged: the terminal wraps them, and brackets and numbers have no meaning."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def __call__(self, sentence: str) -> None:
-        self.console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    def __call__(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _check(entry: CatalogueEntry, source: Path, say: Sentences) -> None:
+def _check(entry: CatalogueEntry, source: Path, print_line: LinePrinter) -> None:
     folder = weights.locate_in(source, entry.model)
-    say(f"The weights in {folder} are complete.")
+    print_line(f"The weights in {folder} are complete.")
     if folder == Path(entry.model.repo).expanduser().absolute():
         return
     if folder.is_relative_to(source) and folder != source:
-        say(f"To serve them, set HF_HUB_CACHE={folder.parents[2]} for `paddock serve`.")
+        print_line(f"To serve them, set HF_HUB_CACHE={folder.parents[2]} for `paddock serve`.")
     else:
-        say(f'To serve them, put repo = "{folder}" into a copy of the model\'s file in your models_dir.')
+        print_line(f'To serve them, put repo = "{folder}" into a copy of the model\'s file in your models_dir.')
 
 
-def _fetch(entry: CatalogueEntry, hub: str | None, verify: bool, say: Sentences) -> None:
+def _download(entry: CatalogueEntry, hub: str | None, verify: bool, print_line: LinePrinter) -> None:
     from huggingface_hub.utils import logging
 
-    # its warnings of a broken connection would tear the bar, which says so itself
+    # its warnings of broken connections would break the progress bar, which reports them too
     logging.set_verbosity_error()
     try:
         listings = [look_up(entry.model, hub), *look_up_files(entry.model, hub)]
     except HubUnreachableError as error:
-        if verify or not (folder := _here(entry)):
+        if verify or not (folder := _downloaded_folder(entry)):
             raise
-        say(f"{error} The weights in {folder} are complete by their own indexes.")
+        print_line(f"{error} The weights in {folder} are complete, as their index files show.")
         return
-    _fetch_all(listings, verify, say)
+    _download_all(listings, verify, print_line)
     folder = listings[0].folder
     weights.check(folder, entry.model.pipeline_class, entry.model.replaced)
-    say(f"All of it is here{' and verified' if verify else ''}: {folder}")
+    print_line(f"The weights are complete{' and verified' if verify else ''}: {folder}")
 
 
-def _fetch_all(listings: Sequence[Listing], verify: bool, say: Sentences) -> None:
+def _download_all(listings: Sequence[Listing], verify: bool, print_line: LinePrinter) -> None:
     for listing in listings:
-        _announce(listing, say)
-        with _progress(listing.total, listing.here if not verify else 0, say) as on_progress:
+        _announce(listing, print_line)
+        with _progress(listing.total, listing.here if not verify else 0, print_line) as on_progress:
             download(listing, on_progress, verify)
 
 
-def _here(entry: CatalogueEntry) -> Path | None:
+def _downloaded_folder(entry: CatalogueEntry) -> Path | None:
     spec = entry.model
     try:
         for single in spec.every_file:
@@ -115,22 +115,22 @@ def _here(entry: CatalogueEntry) -> Path | None:
         return None
 
 
-def _announce(listing: Listing, say: Sentences) -> None:
-    say(
+def _announce(listing: Listing, print_line: LinePrinter) -> None:
+    print_line(
         f"{listing.repo} at {listing.commit[:7]} from {listing.hub}: {len(listing.files)} files, "
-        f"{readable(listing.total)}, {readable(listing.here)} of it here."
+        f"{readable(listing.total)}, {readable(listing.here)} of it downloaded."
     )
     if listing.missing:
-        say(
-            f"{readable(listing.missing)} to fetch into {listing.cache}, where "
+        print_line(
+            f"{readable(listing.missing)} to download into {listing.cache}, where "
             f"{readable(free_bytes(listing.cache))} are free."
         )
 
 
 @contextmanager
-def _progress(total: int, here: int, say: Sentences) -> Iterator[DownloadCallback]:
-    if not say.console.is_terminal:
-        yield lines(total, here, say)
+def _progress(total: int, here: int, print_line: LinePrinter) -> Iterator[DownloadCallback]:
+    if not print_line.console.is_terminal:
+        yield progress_lines(total, here, print_line)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -139,25 +139,25 @@ def _progress(total: int, here: int, say: Sentences) -> Iterator[DownloadCallbac
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=say.console) as bar:
+    with Progress(*columns, console=print_line.console) as bar:
         task = bar.add_task("", total=total, completed=here)
         yield lambda doing, done: bar.update(task, description=doing, completed=done)
 
 
-def lines(
-    total: int, here: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+def progress_lines(
+    total: int, here: int, print_line: Callable[[str], None], clock: Callable[[], float] = time.monotonic
 ) -> DownloadCallback:
-    """A callback that says seldom, in a line, how far it is and how long it may yet take."""
-    began = said = clock()
+    """A callback that prints a line with progress, speed and time left every LINE_SECONDS."""
+    began = printed = clock()
 
     def on_progress(doing: str, done: int) -> None:
-        nonlocal said
+        nonlocal printed
         now = clock()
-        if now - said < LINE_SECONDS:
+        if now - printed < LINE_SECONDS:
             return
-        said = now
+        printed = now
         speed = (done - here) / (now - began)
         left = f", about {(total - done) / speed / 60:.0f} minutes left" if speed > 0 else ""
-        say(f"{readable(done)} of {readable(total)}, {readable(round(max(0, speed)))}/s{left}: {doing}")
+        print_line(f"{readable(done)} of {readable(total)}, {readable(round(max(0, speed)))}/s{left}: {doing}")
 
     return on_progress

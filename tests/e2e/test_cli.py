@@ -1,4 +1,4 @@
-"""The command line as people type it: demo, generate, status."""
+"""The commands that are clients of a server: demo, generate, status, cancel."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def paddock(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_demo_serves_on_until_ctrl_c_and_takes_another_port_if_it_must(server: ServerProcess, tmp_path: Path) -> None:
+def test_demo_serves_until_ctrl_c_and_avoids_a_port_in_use(server: ServerProcess, tmp_path: Path) -> None:
     demo = subprocess.Popen(
         [
             sys.executable,
@@ -85,7 +85,7 @@ def test_generate_is_a_client_of_any_server(server: ServerProcess, tmp_path: Pat
         (["--url", "http://127.0.0.1:9"], "No server answers at http://127.0.0.1:9"),
     ],
 )
-def test_what_fails_is_a_sentence_and_exit_code_1(
+def test_a_failure_is_a_sentence_and_exit_status_1(
     server: ServerProcess, typed: Typed, tmp_path: Path, args: list[str], sentence: str
 ) -> None:
     ended = typed("generate", "an [/ox]", *SIZE, *args, PADDOCK_URL=server.url)
@@ -103,7 +103,7 @@ def test_what_fails_is_a_sentence_and_exit_code_1(
         (["--api-key", "schlüssel"], "api_key must consist of printable ASCII characters"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(typed: Typed, args: list[str], sentence: str) -> None:
+def test_wrong_options_are_refused_with_exit_status_2(typed: Typed, args: list[str], sentence: str) -> None:
     for command in (["generate", "an ox"], ["status"], ["cancel", "one"]):
         ended = typed(*command, *args)
 
@@ -137,9 +137,7 @@ def test_ctrl_c_cancels_the_generation(tenant: ServerProcess, key: str, tmp_path
     assert not list(tmp_path.glob("*.mp4"))
 
 
-def test_generate_lives_through_a_restart_of_the_server(
-    start_server: Callable[..., ServerProcess], tmp_path: Path
-) -> None:
+def test_generate_survives_a_restart_of_the_server(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
     server = start_server()
     generate = subprocess.Popen(
         [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", *SIZE[:-1], "100", "--url", server.url],
@@ -151,7 +149,7 @@ def test_generate_lives_through_a_restart_of_the_server(
     eventually(lambda: server.listed("processing"), server)
 
     server.kill()
-    # it has asked in vain, and not once only
+    # long enough for several attempts to connect
     time.sleep(2)
     server.start()
 

@@ -1,4 +1,4 @@
-"""`paddock plan`: on any machine, for any card."""
+"""`paddock plan`: on any machine, for any GPU."""
 
 import json
 import re
@@ -21,7 +21,7 @@ PRECISIONS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
 )
 
 
-def test_a_plan_for_a_stated_card_is_one_json_object(typed: Typed) -> None:
+def test_a_plan_for_a_given_gpu_is_one_json_object(typed: Typed) -> None:
     args = ("plan", "--vram", "24", "--ram", "64", "--size", "832x480", "--json")
     ended = typed(*args)
 
@@ -34,11 +34,11 @@ def test_a_plan_for_a_stated_card_is_one_json_object(typed: Typed) -> None:
     assert all(made["choice"] and made["reason"] for made in plan["choices"].values())
 
 
-def test_a_precision_may_be_set_for_it(typed: Typed) -> None:
+def test_a_plan_follows_the_precision(typed: Typed) -> None:
     args = ("plan", "--vram", "80", "--ram", "64", "--capability", "9.0", "--size", "832x480", "--json")
-    asked, set_so = (typed(*args, *more, **env) for more, env in PRECISIONS)
+    option, variable = (typed(*args, *more, **env) for more, env in PRECISIONS)
 
-    for ended in (asked, set_so):
+    for ended in (option, variable):
         assert ended.returncode == 0, ended.stderr
         plan = json.loads(ended.stdout)
         assert plan["choices"]["transformer weights"] == {"choice": "fp8 matmuls", "reason": "as configured: fp8"}
@@ -63,21 +63,21 @@ def test_a_plan_is_a_table_for_people(typed: Typed) -> None:
         ([], "This machine has no CUDA device"),
     ],
 )
-def test_what_cannot_be_planned_is_a_sentence(typed: Typed, args: list[str], sentence: str) -> None:
+def test_wrong_options_are_refused_with_a_sentence(typed: Typed, args: list[str], sentence: str) -> None:
     ended = typed("plan", *args, CUDA_VISIBLE_DEVICES="")
 
     assert ended.returncode == 2
     assert sentence in ended.stderr
 
 
-def test_the_table_in_the_docs_is_the_one_it_prints(typed: Typed) -> None:
+def test_the_table_in_the_docs_is_the_printed_one(typed: Typed) -> None:
     shown = typed("plan", "--table").stdout
 
     assert shown.count("| 832x480 |") == shown.count("| 1280x720 |") == 21
     assert (ROOT / "docs" / "plans.md").read_text().endswith(shown)
 
 
-def test_a_quantized_file_is_planned_for_as_it_is(tmp_path: Path) -> None:
+def test_a_quantized_file_is_planned_unchanged(tmp_path: Path) -> None:
     folder = wide_folder(tmp_path / "weights")
     state = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
     write_gguf(tmp_path / "tuned-Q8_0.gguf", by_original_names(state), {"blocks.0.ffn.0.weight": Type.Q8_0})

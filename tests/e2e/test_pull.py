@@ -1,4 +1,4 @@
-"""`paddock pull` as people type it, from a stand-in hub: killed and resumed, refused in sentences, then served."""
+"""`paddock pull` on the command line, from a fake hub: killed and resumed, refused, and its weights served."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.pull import Sentences, lines
+from server.cli.pull import LinePrinter, progress_lines
 from tests.support.command_line import Typed
 from tests.support.hub import Hub
 from tests.support.server_process import PATIENCE, ServerProcess, eventually, free_port
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 LARGEST = "text_encoder/model.safetensors"
 MODEL = "my-wan2-1-t2v-14b-diffusers"
 CHUNK = 16 * 1024
-# the library writes every 10 MB, more than all of the demo's weights
+# the library writes every 10 MB, which is more than all of the demo's weights
 PADDOCK = (
     f"import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = {CHUNK}; from server.cli.main import main; main()"
 )
@@ -34,7 +34,7 @@ def hub(weights_folder: Path, tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty one of the test's own, and a model whose repository is the stand-in's."""
+    """An empty cache, and a model whose repository is on the fake hub."""
     text = (ROOT / "configs" / "models" / "wan2.1-t2v-14b.toml").read_text()
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine.toml").write_text(
@@ -46,7 +46,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def start(cache: None, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start `paddock pull` of that model, in small chunks."""
+    """Start `paddock pull` of that model, which writes in small chunks."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*args: str, **env: str) -> subprocess.Popen[str]:
@@ -72,7 +72,7 @@ def await_size(path: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGINT])
-def test_a_pull_stopped_amid_a_file_goes_on_from_there(
+def test_a_pull_stopped_in_a_file_continues_from_there(
     hub: Hub,
     start: Callable[..., subprocess.Popen[str]],
     start_server: Callable[..., ServerProcess],
@@ -103,14 +103,14 @@ def test_a_pull_stopped_amid_a_file_goes_on_from_there(
     (request,) = hub.gets(LARGEST)
     assert (request.start, request.sent) == (kept, size - kept)
     assert "Some/Model at 0123456 from http://127.0.0.1" in printed
-    assert "of it here." in printed
-    assert "All of it is here" in printed
+    assert "of it downloaded." in printed
+    assert "The weights are complete" in printed
     if signal_sent == signal.SIGKILL:
         served = start_server("--no-demo", "--device", "cpu")
         served.wait_for(served.enqueue(model=MODEL), "succeeded")
 
 
-def test_what_is_here_is_told_and_not_fetched(
+def test_files_that_are_here_are_not_downloaded_again(
     hub: Hub, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     start("--from", hub.url).communicate(timeout=PATIENCE)
@@ -118,19 +118,19 @@ def test_what_is_here_is_told_and_not_fetched(
 
     printed, complaints = start("--from", f"{hub.url}/").communicate(timeout=PATIENCE)
     assert hub.sent() == 0, complaints
-    assert "to fetch" not in printed
+    assert "to download" not in printed
     printed, complaints = start("--from", hub.url, "--verify").communicate(timeout=PATIENCE)
     assert hub.sent() == 0, complaints
-    assert "All of it is here and verified" in printed
-    # without a hub: they are complete as far as anyone here can tell
+    assert "The weights are complete and verified" in printed
+    # without a hub, only the index files show that the weights are complete
     away = start("--from", f"http://127.0.0.1:{free_port()}")
     printed, complaints = away.communicate(timeout=PATIENCE)
     assert away.returncode == 0, complaints
     assert "cannot be reached" in printed
-    assert "complete by their own indexes" in printed
+    assert "complete, as their index files show" in printed
 
 
-def test_a_folder_or_another_cache_is_checked_and_left_where_it_is(
+def test_a_folder_or_another_cache_is_checked_and_left_in_place(
     hub: Hub, start: Callable[..., subprocess.Popen[str]], tmp_path: Path, weights_folder: Path
 ) -> None:
     printed, complaints = start("--from", str(weights_folder)).communicate(timeout=PATIENCE)
@@ -149,7 +149,7 @@ def test_a_folder_or_another_cache_is_checked_and_left_where_it_is(
     [
         (["--from", "nowhere"], {}, 2, "nowhere is neither a folder nor an address"),
         (["--from", "."], {}, 1, "is not a diffusers folder: it has no model_index.json"),
-        (["--from", ".", "--verify"], {}, 2, "--verify compares with what a hub says"),
+        (["--from", ".", "--verify"], {}, 2, "--verify compares checksums with a hub's"),
         (["--from", "http://127.0.0.1:9"], {}, 1, "The hub at http://127.0.0.1:9 cannot be reached"),
         ([], {"HF_HUB_OFFLINE": "1"}, 1, "HF_HUB_OFFLINE is set"),
         ([], {"PADDOCK_MODELS_DIR": "/nowhere"}, 2, "/nowhere: no such folder of models"),
@@ -157,7 +157,7 @@ def test_a_folder_or_another_cache_is_checked_and_left_where_it_is(
         (["--config", "missing.toml"], {}, 2, "There is no configuration file missing.toml"),
     ],
 )
-def test_what_cannot_be_pulled_is_a_sentence(
+def test_a_pull_that_cannot_work_is_refused_with_a_sentence(
     cache: None, typed: Typed, args: list[str], env: dict[str, str], status: int, sentence: str
 ) -> None:
     ended = typed("pull", "--model", MODEL, *args, **env)
@@ -167,23 +167,23 @@ def test_what_cannot_be_pulled_is_a_sentence(
     assert "Traceback" not in ended.stderr
 
 
-def test_where_no_terminal_is_a_line_comes_seldom() -> None:
-    said: list[str] = []
+def test_without_a_terminal_progress_is_a_line_at_intervals() -> None:
+    printed: list[str] = []
     now = 0.0
-    on_progress = lines(100_000_000_000, 20_000_000_000, said.append, clock=lambda: now)
+    on_progress = progress_lines(100_000_000_000, 20_000_000_000, printed.append, clock=lambda: now)
 
     for second in range(60):
         now = float(second)
         on_progress("vae/model.safetensors", 20_000_000_000 + second * 100_000_000)
 
-    assert said == [
+    assert printed == [
         "23.0 GB of 100.0 GB, 100.0 MB/s, about 13 minutes left: vae/model.safetensors",
     ]
 
 
-def test_sentences_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    Sentences(Console(width=20))("a [bold] word and a line longer than the terminal")
+    LinePrinter(Console(width=20))("a [bold] word and a line longer than the terminal")
 
     assert capsys.readouterr().out == "a [bold] word and a line longer than the terminal\n"

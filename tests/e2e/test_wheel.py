@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own and run from an empty folder."""
+"""The wheel, installed into a new environment and run from an empty folder."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("paddock-*.whl"))
 
 
-def test_it_ships_configurations_and_migrations_and_nothing_else_of_the_house(wheel: Path) -> None:
+def test_it_contains_the_packages_with_configurations_and_migrations_only(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert "configs/server.toml" in names
@@ -43,8 +43,8 @@ def test_it_ships_configurations_and_migrations_and_nothing_else_of_the_house(wh
     }
 
 
-def test_its_demo_makes_a_video_in_an_empty_folder_and_ends(wheel: Path, tmp_path: Path) -> None:
-    # the libraries are this environment's, the project's own packages come from the wheel alone
+def test_its_demo_generates_a_video_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    # the libraries come from this environment, the project's own packages from the wheel only
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     libraries = Path(os.__file__).parent.name
@@ -57,7 +57,12 @@ def test_its_demo_makes_a_video_in_an_empty_folder_and_ends(wheel: Path, tmp_pat
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "200"}
 
     where = subprocess.run(
-        [python, "-P", "-c", "import server, pipelines; print(server.__file__, pipelines.__file__)"],
+        [
+            python,
+            "-P",
+            "-c",
+            "import paddock, server, pipelines; print(paddock.__file__, server.__file__, pipelines.__file__)",
+        ],
         cwd=empty,
         env=environment,
         stdout=subprocess.PIPE,

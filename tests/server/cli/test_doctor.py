@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong with a machine, and says in words how to mend it."""
+"""`paddock doctor` finds what is wrong with a machine, and says how to fix it."""
 
 import socket
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from server.core.settings import Settings
 from server.runtime import preflight
 from tests.support.server_process import ServerProcess, free_port, model_on
 
-CARD = {"name": "cuda:0", "description": "Some card", "memory": 24 * GIB, "capability": [8, 9]}
+GPU = {"name": "cuda:0", "description": "Some GPU", "memory": 24 * GIB, "capability": [8, 9]}
 
 
 @pytest.fixture
-def cards(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The CUDA devices that are found, with a PyTorch that can use them."""
-    found = [dict(CARD)]
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The CUDA devices that are found, with a PyTorch that supports them."""
+    found = [dict(GPU)]
     for module in (doctor, plan, preflight):
         monkeypatch.setattr(module, "cuda_devices", lambda: found)
         if hasattr(module, "version"):
@@ -32,43 +32,47 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def examined(tmp_path: Path, **settings: Any) -> dict[str, Finding]:
-    """What is found, by what it is about."""
+    """The findings by subject."""
     chosen = {"data_dir": tmp_path / "data", "port": free_port(), "demo": True, **settings}
     return {found.about: found for found in examine(Settings(**chosen))}
 
 
-def bad(found: dict[str, Finding]) -> dict[str, str]:
+def failures(found: dict[str, Finding]) -> dict[str, str]:
     return {about: each.sentence for about, each in found.items() if each.verdict is Verdict.FAIL}
 
 
-def test_a_machine_that_is_well_is_told_so_and_left_as_it_was(tmp_path: Path) -> None:
+def test_a_good_machine_passes_and_is_left_unchanged(tmp_path: Path) -> None:
     found = examined(tmp_path)
 
-    assert bad(found) == {}
+    assert failures(found) == {}
     assert list(found)[:2] == ["data directory", "disk"]
     assert found["device"].sentence == "The demo runs on cpu."
     assert "H.264" in found["ffmpeg"].sentence
     assert not list(tmp_path.iterdir())
 
 
-def test_a_card_with_its_weights_is_told_with_its_plan(
-    cards: list[dict[str, Any]], tmp_path: Path, weights_folder: Path
+def test_a_gpu_is_reported_with_the_plan_of_its_weights(
+    gpus: list[dict[str, Any]], tmp_path: Path, weights_folder: Path
 ) -> None:
     found = examined(tmp_path, demo=False, models_dir=model_on(weights_folder, tmp_path))
 
-    assert bad(found) == {}
-    assert found["cuda:0"].sentence == "Some card, 26 GB, compute capability 8.9, PyTorch 2.13.0."
-    assert any("GiB of the card" in each.sentence for each in found.values())
+    assert failures(found) == {}
+    assert found["cuda:0"].sentence == "Some GPU, 26 GB, compute capability 8.9, PyTorch 2.13.0."
+    assert any("GiB of GPU memory" in each.sentence for each in found.values())
 
 
 @pytest.mark.parametrize(
     ("capability", "verdict", "word"),
-    [([6, 1], Verdict.FAIL, "6.1 is below 7.5"), ([7, 5], Verdict.WARN, "slowly"), ([12, 0], Verdict.OK, "12.0")],
+    [
+        ([6, 1], Verdict.FAIL, "6.1: PyTorch has no kernels"),
+        ([7, 5], Verdict.WARN, "slowly"),
+        ([12, 0], Verdict.OK, "12.0"),
+    ],
 )
-def test_a_chip_is_told_by_what_it_can_do(
-    cards: list[dict[str, Any]], tmp_path: Path, capability: list[int], verdict: Verdict, word: str
+def test_a_gpu_is_judged_by_its_compute_capability(
+    gpus: list[dict[str, Any]], tmp_path: Path, capability: list[int], verdict: Verdict, word: str
 ) -> None:
-    cards[0]["capability"] = capability
+    gpus[0]["capability"] = capability
 
     found = examined(tmp_path, demo=False)["cuda:0"]
 
@@ -76,10 +80,10 @@ def test_a_chip_is_told_by_what_it_can_do(
     assert word in found.sentence
 
 
-def test_a_model_that_does_not_fit_is_told_by_what_is_missing(
-    cards: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_does_not_fit_is_reported_with_the_shortfall(
+    gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cards[0]["memory"] = 4 * GIB
+    gpus[0]["memory"] = 4 * GIB
     monkeypatch.setattr(doctor.weights, "locate", lambda _: tmp_path)
 
     found = examined(tmp_path, demo=False)
@@ -91,45 +95,45 @@ def test_a_model_that_does_not_fit_is_told_by_what_is_missing(
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that another program listens on."""
+    """A port on which another program listens."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(0)
         yield other.getsockname()[1]
 
 
-def test_what_is_wrong_comes_with_what_to_do(
+def test_each_failure_says_how_to_fix_it(
     tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch, weights_folder: Path
 ) -> None:
-    monkeypatch.setattr(doctor, "_ASK_SECONDS", 0.2)
+    monkeypatch.setattr(doctor, "_HTTP_SECONDS", 0.2)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
-    nothing = SimpleNamespace(free=10**6, available=10**6, total=10**9)
-    monkeypatch.setattr(psutil, "disk_usage", lambda _: nothing)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: nothing)
+    exhausted = SimpleNamespace(free=10**6, available=10**6, total=10**9)
+    monkeypatch.setattr(psutil, "disk_usage", lambda _: exhausted)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: exhausted)
 
     found = examined(tmp_path, demo=False, port=taken, host="127.0.0.1", data_dir=Path("/proc/paddock"))
-    wrong = bad(found)
+    failed = failures(found)
 
-    assert "Choose another with --data-dir" in wrong["data directory"]
-    assert "min_free_bytes" in wrong["disk"]
-    assert "Choose another with --port" in wrong[f"port {taken}"]
-    assert "pip install" in wrong["ffmpeg"]
-    assert "--demo" in wrong["cards"]
-    assert "They take 77 GB" in wrong["weights"]
-    assert "paddock key add" in bad(examined(tmp_path, host="0.0.0.0"))["who may use it"]  # noqa: S104
+    assert "Choose another with --data-dir" in failed["data directory"]
+    assert "min_free_bytes" in failed["disk"]
+    assert "Choose another with --port" in failed[f"port {taken}"]
+    assert "pip install" in failed["ffmpeg"]
+    assert "--demo" in failed["GPUs"]
+    assert "They need 77 GB" in failed["weights"]
+    assert "paddock key add" in failures(examined(tmp_path, host="0.0.0.0"))["access"]  # noqa: S104
     assert examined(tmp_path)["host memory"].verdict is Verdict.WARN
 
 
-def test_a_build_of_torch_without_cuda_is_told(
-    cards: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_build_of_torch_without_cuda_is_reported(
+    gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "version", lambda _: "2.13.0+cpu")
 
-    assert "pip install --force-reinstall torch" in bad(examined(tmp_path, demo=False))["cards"]
+    assert "pip install --force-reinstall torch" in failures(examined(tmp_path, demo=False))["GPUs"]
 
 
-def test_a_server_that_runs_is_no_fault(server: ServerProcess) -> None:
+def test_a_running_server_is_no_failure(server: ServerProcess) -> None:
     found = examined(server.data_dir.parent, port=server.port, data_dir=server.data_dir)
 
-    assert bad(found) == {}
-    assert found[f"port {server.port}"].sentence == "A Paddock server answers there."
+    assert failures(found) == {}
+    assert found[f"port {server.port}"].sentence == "A Paddock server is running on it."
