@@ -3,7 +3,6 @@
 The worker ends when that socket is closed, so that it never outlives its server.
 """
 
-import logging
 import os
 import socket
 import sys
@@ -14,7 +13,7 @@ from server.engine.interface import WorkerOptions
 from server.engine.protocol import Hello
 from server.engine.worker.link import Link
 from server.engine.worker.memory import watch_memory
-from server.engine.worker.worker import Worker
+from server.engine.worker.worker import Worker, silence_libraries
 
 
 def main(make_link: type[Link] = Link, make_worker: type[Worker] = Worker) -> None:
@@ -24,9 +23,7 @@ def main(make_link: type[Link] = Link, make_worker: type[Worker] = Worker) -> No
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     options = WorkerOptions.model_validate_json(sys.argv[2])
     configure("info", options.log_format)
-    # diffusers imports torchao if it is installed, and both warn about kernels and formats that are not used here
-    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    silence_libraries()
     link = make_link(socket.socket(fileno=int(sys.argv[1])))
     link.start()
     watch_memory(link, options.device)

@@ -34,7 +34,7 @@ from server.engine.template_protocol import (
     Warm,
     import_time_environment,
 )
-from server.engine.worker.worker import import_libraries
+from server.engine.worker.worker import import_libraries, silence_libraries
 
 _DEVICE_FILES = "/dev/nvidia"
 
@@ -183,6 +183,7 @@ def main() -> None:
     environment = import_time_environment(os.environ)
     # libraries print to stdout, which belongs to the server
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    silence_libraries()
     import_libraries()
     gc.disable()
     gc.freeze()

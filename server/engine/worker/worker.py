@@ -214,6 +214,13 @@ class Worker:
             exit_now(1)
 
 
+def silence_libraries() -> None:
+    """Drop the warnings that libraries print at their import."""
+    # diffusers imports torchao if it is installed, and both warn about kernels and formats that are not used here
+    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def import_libraries() -> None:
     """Import torch and the libraries on it, and exempt their objects from garbage collection.
 

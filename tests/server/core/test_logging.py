@@ -72,6 +72,12 @@ def test_a_running_server_tells_of_generations_but_not_what_they_are_of(tenant: 
         assert secret not in text
 
 
+def test_the_log_of_a_start_is_the_servers_own_and_no_librarys_noise(keyed_server: ServerProcess) -> None:
+    objects = [json.loads(line) for line in keyed_server.log_text().splitlines() if line.startswith("{")]
+
+    assert {line["logger"].split(".")[0] for line in objects} <= {"paddock", "uvicorn"}
+
+
 def told(server: ServerProcess, since: int) -> str:
     """The log from a byte on."""
     return server.log.read_bytes()[since:].decode()

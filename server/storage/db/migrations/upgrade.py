@@ -98,10 +98,10 @@ def _copied(engine: Engine, current: str | None, target: str) -> Iterator[None]:
 
 
 def _apply(tx: Connection, current: str | None) -> None:
+    # before the import, which logs the plugins of the library
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     from alembic import command
 
-    # Alembic's own messages are for developers
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = alembic_config(tx)
     if current is not None:
         command.stamp(config, current)
