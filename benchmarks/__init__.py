@@ -1,1 +1,1 @@
-"""Measurements anyone can repeat: each prints a table, then one JSON line last."""
+"""Repeatable measurements. Each prints a table, and one JSON line at the end."""

@@ -1,1 +1,1 @@
-"""Paddock beside other servers of the same pipeline, in the same run."""
+"""Compares Paddock with other servers that serve the same pipeline."""

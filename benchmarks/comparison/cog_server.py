@@ -1,4 +1,4 @@
-"""The demo's pipeline behind cog, as its documentation has one write it: what `benchmarks.comparison.rivals` starts."""
+"""The demo pipeline behind cog, written as its documentation shows. `benchmarks.comparison.rivals` starts it."""
 
 import tempfile
 
@@ -11,10 +11,10 @@ from pipelines.runner.runner import Runner as Pipeline
 
 
 class Runner(cog.BaseRunner):
-    """One video a prediction, as a file."""
+    """One video per prediction, as a file."""
 
     def setup(self) -> None:
-        """Load the model, once."""
+        """Load the model."""
         self.pipeline = Pipeline.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
 
     def run(
@@ -28,7 +28,7 @@ class Runner(cog.BaseRunner):
         guidance_scale: float,
         seed: int,
     ) -> cog.Path:
-        """Make it."""
+        """Make a video."""
         params = VideoParams(
             prompt, negative_prompt, height, width, num_frames, num_inference_steps, guidance_scale, seed
         )

@@ -1,4 +1,4 @@
-"""The demo's pipeline behind LitServe, written as its documentation shows: `benchmarks.comparison.rivals` starts it."""
+"""The demo pipeline behind LitServe, written as its documentation shows. `benchmarks.comparison.rivals` starts it."""
 
 import base64
 import sys
@@ -15,23 +15,23 @@ from pipelines.runner.runner import Runner
 
 
 class TextToVideo(litserve.LitAPI):
-    """One video a request, as base64."""
+    """One video per request, in base64."""
 
     def setup(self, device: str) -> None:
-        """Load the model, once."""
+        """Load the model."""
         self.runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
 
     def decode_request(self, request: dict[str, Any]) -> VideoParams:
-        """A body → what to make."""
+        """Request body → parameters."""
         return VideoParams(**request)
 
     def predict(self, params: VideoParams) -> bytes:
-        """Make it."""
+        """Make a video."""
         with tempfile.TemporaryDirectory() as folder:
             return self.runner.run(params, Path(folder) / "video.mp4").path.read_bytes()
 
     def encode_response(self, video: bytes) -> dict[str, str]:
-        """The file → the answer."""
+        """File → response."""
         return {"video": base64.b64encode(video).decode()}
 
 

@@ -1,14 +1,13 @@
-"""Paddock beside LitServe and cog, serving the same pipeline on the same machine in the same run.
+"""Compares Paddock, LitServe and cog, serving the same pipeline on the same machine in the same run.
 
 python -m pip install --target FOLDER litserve cog
 python -m benchmarks.comparison.rivals --packages FOLDER
 
-Each is set up as its documentation has it, with `pipelines.runner.runner` behind it. Then they take turns, one
-video each, so that a busy machine slows all alike; a video's seconds are those of its request, in a ratio to
-Paddock's of the same
-round. The start is timed from the command to a first video's bytes; memory is what a server's processes hold alone and
-their part of what they share, after that video. With LitServe and cog nobody can ask after a request, and with LitServe
-nobody can leave one there: Paddock's figures for these stand alone.
+Each is set up as its documentation shows, with `pipelines.runner.runner` behind it. Then they make one video each in
+turn, so that a busy machine slows all of them alike. The time of a video is that of its request, relative to Paddock's
+in the same round. The start is timed from the command to the bytes of the first video. Memory is the proportional set
+size (PSS) of a server's processes after that video. LitServe and cog cannot be polled for a request, and LitServe
+cannot queue one, so only Paddock has these figures.
 """
 
 import argparse
@@ -47,12 +46,12 @@ Asked = dict[str, Any]
 
 
 def fields(params: VideoParams) -> Asked:
-    """What every server is told of a video."""
+    """The parameters of a video that all servers understand."""
     return {name: value for name, value in asdict(params).items() if name not in ("run_fast", "step_cache")}
 
 
 class Rival:
-    """A server under test: how it is started, and how it is asked for a video."""
+    """A server to compare: how to start it, and how to request a video."""
 
     name = ""
 
@@ -64,28 +63,28 @@ class Rival:
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
-        """What starts it."""
+        """The command that starts it."""
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        """What it needs in its environment."""
+        """Its environment variables."""
         root = Path(__file__).parents[2]
         return {"PYTHONPATH": f"{self.packages}{os.pathsep}{root}", "PORT": str(self.port)}
 
     def video(self, params: VideoParams) -> bytes:
-        """Ask for a video and wait for its bytes."""
+        """Request a video and wait for its bytes."""
         raise NotImplementedError
 
     def enqueue(self, params: VideoParams) -> Any:
-        """Leave a request there; None where nobody can."""
+        """Enqueue a request; None if the server has no queue."""
         return None
 
     def poll(self, asked: Any) -> Any:
-        """Ask after a request; None where nobody can."""
+        """Poll a request; None if the server cannot be polled."""
         return None
 
     def start(self) -> float:
-        """Start it; returns the seconds to the bytes of a first video."""
+        """Start it and return the seconds to the bytes of the first video."""
         began = time.perf_counter()
         with (self.folder / f"{self.name}.log").open("wb") as log:
             env = {**os.environ, **self.environment()}
@@ -100,13 +99,13 @@ class Rival:
                 time.sleep(0.05)
 
     def memory(self) -> float:
-        """MiB of all its processes."""
+        """PSS of all its processes in MiB."""
         assert self.process is not None
         whole = psutil.Process(self.process.pid)
         return sum(each.memory_full_info().pss for each in [whole, *whole.children(recursive=True)]) / MIB
 
     def stop(self) -> None:
-        """End it and all its processes."""
+        """Stop all its processes."""
         if self.process is not None:
             family = psutil.Process(self.process.pid).children(recursive=True)
             self.process.terminate()
@@ -140,31 +139,31 @@ class Paddock(Rival):
         ]
 
     def environment(self) -> dict[str, str]:
-        """Nothing."""
+        """None is needed."""
         return {}
 
     def video(self, params: VideoParams) -> bytes:
-        """The sync route, with the bytes in the answer."""
+        """By the sync route, with the bytes in the response."""
         body = {"model": MODEL, "response_format": "b64_json", **fields(params)}
         answer = self.http.post("/api/ai/videos/generate", json=body).raise_for_status()
         return base64.b64decode(answer.json()["videos"][0]["b64_json"])
 
     def enqueue(self, params: VideoParams) -> Any:
-        """The async route."""
+        """By the async route."""
         answer = self.http.post("/api/ai/queue", json={"model": MODEL, **fields(params)}).raise_for_status()
         return answer.json()["generations"][0]["generation_id"]
 
     def poll(self, asked: Any) -> Any:
-        """The row."""
+        """By the row of the request."""
         return self.http.get(f"/api/ai/queue/{asked}").raise_for_status().json()["status"]
 
     def cancel(self, asked: Any) -> None:
-        """Have it stopped."""
+        """Cancel a request."""
         self.http.delete(f"/api/ai/queue/{asked}")
 
 
 class LitServe(Rival):
-    """Lightning's server."""
+    """The server of Lightning AI."""
 
     name = "LitServe"
 
@@ -173,47 +172,47 @@ class LitServe(Rival):
         return [sys.executable, "-m", "benchmarks.comparison.litserve_server", str(self.port)]
 
     def video(self, params: VideoParams) -> bytes:
-        """Its one route."""
+        """By its only route."""
         answer = self.http.post("/predict", json=fields(params)).raise_for_status()
         return base64.b64decode(answer.json()["video"])
 
 
 class Cog(Rival):
-    """Replicate's server."""
+    """The server of Replicate."""
 
     name = "cog"
 
     def command(self) -> list[str]:
-        """As its images start it."""
+        """The command of its container images."""
         return [sys.executable, "-m", "cog.server.http", "--host", "127.0.0.1"]
 
     def environment(self) -> dict[str, str]:
-        """Where its runner is, and the interpreter that it looks for by name."""
+        """The path of the runner, and of the interpreter, which cog finds by name."""
         runner = Path(__file__).with_name("cog_server.py")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {**super().environment(), "COG_PREDICT_TYPE_STUB": f"{runner}:Runner", "PATH": path}
 
     def video(self, params: VideoParams) -> bytes:
-        """A prediction that is waited for."""
+        """By a synchronous prediction."""
         answer = self.http.post("/predictions", json={"input": fields(params)}).raise_for_status().json()
         if answer["status"] != "succeeded":
             raise AssertionError(answer)
         return base64.b64decode(answer["output"].partition(",")[2])
 
     def enqueue(self, params: VideoParams) -> Any:
-        """A prediction that is not waited for; it takes one at a time."""
+        """By an asynchronous prediction; cog accepts one at a time."""
         answer = self.http.post("/predictions", json={"input": fields(params)}, headers={"Prefer": "respond-async"})
         return answer.raise_for_status().json()
 
     def wait_until_idle(self) -> None:
-        """Wait for the one that runs."""
+        """Wait until the running prediction has ended."""
         while self.http.get("/health-check").json()["status"] != "READY":
             time.sleep(0.05)
 
 
 @contextmanager
 def running(folder: Path, packages: Path) -> Iterator[dict[str, tuple[Rival, float]]]:
-    """Every server, started one after another, by its name, with the seconds to its first video."""
+    """All servers by name, started one after another, with the seconds to the first video."""
     with ExitStack() as stack:
         found = {}
         for kind in (Paddock, LitServe, Cog):
@@ -225,14 +224,14 @@ def running(folder: Path, packages: Path) -> Iterator[dict[str, tuple[Rival, flo
 
 
 def timed(call: Callable[[], object]) -> float:
-    """How long a call takes, in seconds."""
+    """Seconds that a call takes."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def videos(rivals: dict[str, Rival], rounds: int) -> dict[str, list[float]]:
-    """Of each server, the seconds of a request for a video, round by round, each round begun by another."""
+    """Seconds of a request for a video, by server and round. Each round starts with another server."""
     names = list(rivals)
     found: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
@@ -242,9 +241,9 @@ def videos(rivals: dict[str, Rival], rounds: int) -> dict[str, list[float]]:
 
 
 def latencies(rival: Rival, count: int) -> tuple[list[float], list[float]]:
-    """Milliseconds to leave a request and to ask after one while a video is made; empty where nobody can.
+    """Milliseconds to enqueue and to poll a request while a video is made; empty if the server cannot.
 
-    cog takes one request at a time, and refuses another until it is done.
+    cog accepts one request at a time and refuses others until it is done.
     """
     enqueue: list[float] = []
     poll: list[float] = []

@@ -1,1 +1,1 @@
-"""What the server costs: alone, under load, and between two videos."""
+"""Cost of the server: idle, under load, and between two videos."""

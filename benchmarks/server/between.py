@@ -1,9 +1,10 @@
-"""What lies between two videos of a queue: from the last frame decoded to the next one's first denoising step.
+"""Idle time of the device between two queued videos: from the last decoded frame to the next denoising step.
 
 python -m benchmarks.server.between --videos 5
 
-By a server's own events, with what is hidden meanwhile: the end of the file, which is written while the next video is
-denoised. The next prompt is encoded while the last video is denoised: what is left of it is reading it from memory.
+Measured by the server's own events. The end of the file is written while the next video is denoised, so it costs no
+time; it is shown as hidden. The next prompt is encoded while the video before it is denoised, so only reading it from
+memory remains.
 """
 
 import argparse
@@ -29,7 +30,7 @@ PATIENCE = 600.0
 
 
 def watch(server: ServerProcess, asked: list[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
-    """Every event of these generations, with the time it came, until all are over."""
+    """Enqueue generations and return all their events with the time of arrival, until all have ended."""
     seen: list[tuple[float, dict[str, Any]]] = []
     with server.http.stream("GET", f"{server.url}/api/events", timeout=PATIENCE) as stream:
         open_ = {server.enqueue(**one) for one in asked}
@@ -45,36 +46,36 @@ def watch(server: ServerProcess, asked: list[dict[str, Any]]) -> list[tuple[floa
 
 @dataclass
 class Moments:
-    """When a generation was asked for by the worker, denoised from, decoded and done, in seconds of one clock."""
+    """When the worker got a generation, began to denoise it, had decoded it and was done: seconds of one clock."""
 
-    asked: float = 0.0
+    received: float = 0.0
     begun: float = 0.0
     decoded: float = 0.0
     done: float = 0.0
 
     def note(self, at: float, event: dict[str, Any]) -> None:
-        """Take what an event tells."""
+        """Take the moment from an event."""
         stage, step = event.get("stage"), event.get("step")
         if event["status"] in TERMINAL:
             self.done = at
         elif stage == Stage.DECODE and step > 1:
             self.decoded = at
         elif stage == Stage.PROMPT:
-            self.asked = at
+            self.received = at
         elif stage == Stage.DENOISE and step == 0:
             self.begun = at
 
 
 def parts(seen: list[tuple[float, dict[str, Any]]]) -> tuple[list[dict[str, float]], list[float]]:
-    """Seconds of each part between every two videos, but the first two, and of each video after the first."""
+    """Seconds of each part between every two videos except the first two, and of each video after the first."""
     videos: dict[str, Moments] = {}
     for at, event in seen:
         videos.setdefault(event["generation_id"], Moments()).note(at, event)
     in_order = sorted(videos.values(), key=lambda video: video.begun)
     found = [
         {
-            WAITED[0]: after.asked - before.decoded,
-            WAITED[1]: after.begun - after.asked,
+            WAITED[0]: after.received - before.decoded,
+            WAITED[1]: after.begun - after.received,
             HIDDEN: before.done - before.decoded,
         }
         for before, after in pairwise(in_order)

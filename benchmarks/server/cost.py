@@ -1,10 +1,10 @@
-"""What a video costs as it grows: seconds and memory against frames, size and steps, the law fitted to them, and how
-well the server foretells it: `python -m benchmarks.server.cost`, on the demo weights.
+"""Time and memory of a video by frames, size and steps, and the accuracy of the server's estimates.
 
-The first part runs one worker's way through a grid of videos and fits what `server.core.estimator` fits, a step's
-seconds per pixel by the pixels and the rest by the pixels. The second asks a server for videos of many sizes, and
-compares each
-`eta_seconds` on its event stream with what then came, from the third generation of its kind on.
+python -m benchmarks.server.cost
+
+The first part makes a grid of videos as a worker does and fits them as `server.core.estimator` does: a step's seconds
+per pixel and the remaining seconds, both by the number of pixels. The second part requests videos of many sizes from a
+server and compares each `eta_seconds` of its event stream with the actual time, from the third generation on.
 """
 
 import json
@@ -36,7 +36,7 @@ from tests.support.server_process import MODEL, ServerProcess
 MIB = 2**20
 SEED = 20261126
 KNOWN_AFTER = 2
-"""Generations of a server after which its word counts."""
+"""The first generations of a server, whose estimates are reported separately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Size:
 
     @property
     def pixels(self) -> int:
-        """Of all frames."""
+        """Pixels of all frames."""
         return self.width * self.height * self.frames
 
     def __str__(self) -> str:
@@ -66,11 +66,11 @@ GRID = [
     Size(624, 352, 33, 8),
     Size(832, 480, 33, 4),
 ]
-"""From small to large, so that the most memory held so far is each one's own."""
+"""In ascending order, so that the peak memory so far is that of each video."""
 
 
 def grid() -> tuple[list[RunDurations], list[tuple[str, ...]], list[dict[str, Any]]]:
-    """Make every video of the grid: what each took, as rows and as figures."""
+    """Make every video of the grid; returns the durations, the table and the figures."""
     runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
     runs, rows, figures = [], [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -89,8 +89,8 @@ def grid() -> tuple[list[RunDurations], list[tuple[str, ...]], list[dict[str, An
     return runs, rows, figures
 
 
-def law(runs: Sequence[RunDurations]) -> dict[str, float]:
-    """How far a size is from what the others foretell of it: medians of the relative errors."""
+def estimator_errors(runs: Sequence[RunDurations]) -> dict[str, float]:
+    """Median relative errors of the estimate for each size from all other sizes."""
     steps, rests = [], []
     for run in runs:
         others = [other for other in runs if other.pixels != run.pixels]
@@ -100,16 +100,14 @@ def law(runs: Sequence[RunDurations]) -> dict[str, float]:
 
 
 def sizes(count: int) -> list[Size]:
-    """Videos as they come: of any size, length and number of steps."""
-    dice = random.Random(SEED)
+    """Random videos of various sizes, lengths and numbers of steps."""
+    rng = random.Random(SEED)
     sides = [(208, 120), (416, 240), (320, 320), (240, 416), (480, 272)]
-    return [
-        Size(*dice.choice(sides), dice.choice([17, 25, 33, 49]), dice.choice([8, 12, 16, 20])) for _ in range(count)
-    ]
+    return [Size(*rng.choice(sides), rng.choice([17, 25, 33, 49]), rng.choice([8, 12, 16, 20])) for _ in range(count)]
 
 
-def foretold(count: int) -> list[list[float]]:
-    """For each generation the relative errors of its `eta_seconds`, over the time it had still to go."""
+def eta_errors(count: int) -> list[list[float]]:
+    """The relative errors of each generation's `eta_seconds`, over the actual remaining time."""
     errors = []
     with tempfile.TemporaryDirectory() as folder:
         server = ServerProcess(Path(folder) / "data")
@@ -125,7 +123,7 @@ def foretold(count: int) -> list[list[float]]:
 
 
 def _watch(server: ServerProcess, size: Size) -> list[float]:
-    told: list[tuple[float, float]] = []
+    estimates: list[tuple[float, float]] = []
     with server.http.stream("GET", f"{server.url}/api/events", timeout=600) as stream:
         id_ = server.enqueue(
             model=MODEL,
@@ -143,10 +141,10 @@ def _watch(server: ServerProcess, size: Size) -> list[float]:
             if event["status"] != "processing":
                 break
             if event.get("eta_seconds"):
-                told.append((now, event["eta_seconds"]))
+                estimates.append((now, event["eta_seconds"]))
     end = time.monotonic()
-    # a tenth of a second is what the row rounds to
-    return [abs(eta - (end - now)) / (end - now) for now, eta in told if end - now > 1.0]
+    # rows round to a tenth of a second
+    return [abs(eta - (end - now)) / (end - now) for now, eta in estimates if end - now > 1.0]
 
 
 def main() -> None:
@@ -155,8 +153,8 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=12)
     options = parser.parse_args()
     runs, rows, figures = grid()
-    fitted = law(runs)
-    errors = foretold(options.generations)
+    fitted = estimator_errors(runs)
+    errors = eta_errors(options.generations)
     first = [error for generation in errors[:KNOWN_AFTER] for error in generation]
     later = [error for generation in errors[KNOWN_AFTER:] for error in generation]
     found: dict[str, Any] = {
@@ -170,15 +168,15 @@ def main() -> None:
     }
     rows.append(
         (
-            "a size foretold by the others: error, median",
+            "estimate from the other sizes: median error",
             f"{fitted['step_error']:.1%}",
             f"{fitted['rest_error']:.1%}",
             "",
         )
     )
-    rows.append((f"eta_seconds' error, first {KNOWN_AFTER} generations", f"{found['eta_error_first']:.1%}", "", ""))
-    rows.append(("eta_seconds' error after, median", f"{found['eta_error']:.1%}", f"{len(later)} estimates", ""))
-    show("cost", rows, found, ("what", "a step", "the rest", "most memory so far"))
+    rows.append((f"error of eta_seconds, first {KNOWN_AFTER} generations", f"{found['eta_error_first']:.1%}", "", ""))
+    rows.append(("error of eta_seconds afterwards, median", f"{found['eta_error']:.1%}", f"{len(later)} estimates", ""))
+    show("cost", rows, found, ("what", "a step", "the rest", "peak memory so far"))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""How a server answers when a great deal is asked of it, on the demo's weights, while these make videos.
+"""Latency and memory of a server under load, while it makes videos with the demo weights.
 
 python -m benchmarks.server.load [--subscribers 1000] [--queued 10000] [--history 100000] [--minutes 10]
 python -m benchmarks.server.load --idle [--queued 20] [--history 100000]
 
-Its records are filled beforehand: so many generations that wait, and so many that are over. So many event streams are
-opened, and none of them is read but by the system's buffers. Then one client enqueues, polls, lists what is active and
-looks at pages of the history, in turn, until the time is over; the server's memory is read at the beginning and after
-each minute.
+First the database is filled with queued and with ended generations. Then event streams are opened; only the system's
+buffers read them. Then one client enqueues, polls, lists active generations and reads pages of the history, in turn,
+until the time is over. The server's memory is measured at the start and after each minute.
 
-An idle server has no subscribers and makes nothing: what is told of it is what its answers cost by themselves.
+With --idle the server has no subscribers and makes no videos, which gives the cost of the responses themselves.
 """
 
 import asyncio
@@ -46,7 +45,7 @@ IDLE_REQUESTS = 500
 
 
 def fill(data_dir: Path, queued: int, history: int) -> None:
-    """Records as they are after a long time: what is over, then what waits."""
+    """Fill the database as after long use: first ended generations, then queued ones."""
     data_dir.mkdir(parents=True)
     store = StandaloneStore(f"sqlite:///{data_dir / 'paddock.db'}")
     now = time.time()
@@ -81,7 +80,7 @@ def _over(then: float) -> Generation:
 
 
 async def subscribe(server: ServerProcess, count: int) -> list[asyncio.StreamWriter]:
-    """Event streams, each open when its first bytes have come."""
+    """Open event streams, and wait for the first bytes of each."""
     opened = []
     for _ in range(count):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2**12)
@@ -92,25 +91,25 @@ async def subscribe(server: ServerProcess, count: int) -> list[asyncio.StreamWri
 
 
 def look(server: ServerProcess, page: int) -> None:
-    """Ask for a page of the history."""
+    """Request a page of the history."""
     server.http.get("/generations", params={"page_size": PAGE, "page": page}).raise_for_status()
 
 
 def ask(
     server: ServerProcess, seconds: float, each_minute: Callable[[], None] = lambda: None
 ) -> dict[str, list[float]]:
-    """Seconds of each request, one after the other until the time is over."""
+    """Seconds of each request, one after another until the time is over."""
     taken: dict[str, list[float]] = {name: [] for name in ASKED}
     ids: list[str] = []
     pages = server.http.get("/generations", params={"page_size": PAGE}).json()["total_pages"]
-    dice = random.Random(0)
+    rng = random.Random(0)
     began = time.monotonic()
     ends, minutes = began + seconds, 0
     while time.monotonic() < ends:
         taken["enqueue"].append(timed(lambda: ids.append(server.enqueue())))
         taken["poll"].append(timed(lambda: server.row(ids[-1])))
-        taken["history page"].append(timed(partial(look, server, dice.randint(1, pages))))
-        # a thousand rows: asked for seldom, by people
+        taken["history page"].append(timed(partial(look, server, rng.randint(1, pages))))
+        # a thousand rows: people request them rarely
         if len(taken["enqueue"]) % 10 == 1:
             taken["active list"].append(timed(lambda: server.http.get("/queue").raise_for_status()))
         time.sleep(PAUSE_SECONDS)
@@ -124,23 +123,23 @@ def ask_idle(server: ServerProcess) -> dict[str, list[float]]:
     """Seconds of each request to a server that does nothing else."""
     some = server.http.get("/queue").json()["generations"][0]["generation_id"]
     pages = server.http.get("/generations", params={"page_size": PAGE}).json()["total_pages"]
-    dice = random.Random(0)
+    rng = random.Random(0)
     calls: dict[str, Callable[[], object]] = {
         "poll": lambda: server.row(some),
         "active list": lambda: server.http.get("/queue").raise_for_status(),
-        "history page": lambda: look(server, dice.randint(1, pages)),
+        "history page": lambda: look(server, rng.randint(1, pages)),
     }
     return {name: [timed(call) for _ in range(IDLE_REQUESTS)] for name, call in calls.items()}
 
 
 def measure_idle(options: Namespace, folder: Path) -> dict[str, Any]:
-    """The figures of a server that begins nothing, as no disk has so much room."""
+    """The figures of a server that starts no generation: it requires more free disk space than there is."""
     fill(folder / "data", options.queued, options.history)
     server = ServerProcess(folder / "data", max_queued=str(options.queued), min_free_bytes=str(2**60))
     with ExitStack() as stack:
         stack.callback(server.close)
         started = server.start()
-        # its caches are warm
+        # warm up its caches
         ask_idle(server)
         taken = ask_idle(server)
         server.stop()
@@ -171,7 +170,7 @@ def measure(options: Namespace, folder: Path) -> dict[str, Any]:
         streams = loop.run_until_complete(subscribe(server, options.subscribers))
         for stream in streams:
             stack.callback(stream.transport.abort)
-        # its caches are warm, and the worker is there
+        # warm up its caches, and start the worker
         ask(server, min(20.0, options.minutes * 60 / 4))
         memory = [process.memory_info().rss]
         taken = ask(server, options.minutes * 60, lambda: memory.append(process.memory_info().rss))
@@ -192,14 +191,14 @@ def _spread(seconds: list[float]) -> dict[str, float]:
 
 
 def rows(figures: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The figures for people."""
+    """The figures as rows of a table."""
     for name, spread in figures["ms"].items():
-        told = f"{spread['p50']} / {spread['p99']} ms"
-        yield f"{name}, p50 / p99", told, f"{figures['requests'][name]} requests, longest {spread['max']} ms"
+        text = f"{spread['p50']} / {spread['p99']} ms"
+        yield f"{name}, p50 / p99", text, f"{figures['requests'][name]} requests, longest {spread['max']} ms"
     if "minutes" in figures:
         first, *later = figures["memory_mib"]
-        told = ", ".join(f"{held:.0f}" for held in later)
-        yield "server memory", f"{first:.0f} MiB at first", f"after each minute {told}"
+        text = ", ".join(f"{held:.0f}" for held in later)
+        yield "server memory", f"{first:.0f} MiB at first", f"after each minute {text}"
     yield "start to first answer", f"{figures['start_seconds']} s", f"{figures['history']} rows of history"
 
 

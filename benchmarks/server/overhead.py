@@ -1,10 +1,10 @@
-"""What the server itself costs, on the demo weights, on this machine.
+"""The server's own overhead, measured on this machine with the demo weights.
 
 python -m benchmarks.server.overhead [--pairs 24]
 
-It measures the time from start to the first answer and the memory then; how long enqueueing and polling take while a
-generation runs; how long an event is under way; and the server's whole cost on top of the same video made by calling
-`pipelines.runner.runner` directly, as alternating pairs of jobs that both write their file.
+It measures the time from start to the first response and the memory then; the latency of enqueueing and polling while a
+generation runs; the delay of an event; and the overhead over the same video made by calling `pipelines.runner.runner`
+directly, in alternating pairs of jobs that both write their file.
 """
 
 import json
@@ -49,14 +49,14 @@ def milliseconds(seconds: float) -> float:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """How long a call takes, in seconds."""
+    """Seconds that a call takes."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def start_up(folder: Path) -> tuple[list[float], float]:
-    """Seconds to the first answer of /healthz, several times; MiB of memory when idle."""
+    """Seconds to the first response of /healthz, several times; MiB of memory when idle."""
     seconds, memory = [], 0
     for number in range(STARTS):
         server = ServerProcess(folder / f"start{number}")
@@ -85,7 +85,7 @@ def latencies(server: ServerProcess, requests: int) -> tuple[list[float], list[f
 
 
 def event_delays(server: ServerProcess, generations: int) -> list[float]:
-    """Seconds from a generation's completion, as its record has it, to its event's arrival at a client."""
+    """Seconds from a generation's completion, by the database, to its event's arrival at a client."""
     arrived: dict[str, float] = {}
     listening = threading.Event()
 
@@ -114,7 +114,7 @@ def event_delays(server: ServerProcess, generations: int) -> list[float]:
 
 
 def cost_pairs(server: ServerProcess, runner: Runner, folder: Path, pairs: int) -> list[tuple[float, float]]:
-    """Seconds of the same job, directly and through the server, turn about, first one then the other first."""
+    """Seconds of the same job, directly and through the server, each of them first in every second pair."""
 
     def directly(seed: int) -> float:
         params = VideoParams(**{name: value for name, value in JOB.items() if name != "model"}, seed=seed)
@@ -136,7 +136,7 @@ def cost_pairs(server: ServerProcess, runner: Runner, folder: Path, pairs: int) 
 
 
 def main() -> None:
-    """Measure all of it and print it."""
+    """Measure, print a table and one JSON line."""
     options = ArgumentParser(description=__doc__)
     options.add_argument("--pairs", type=int, default=24)
     options.add_argument("--requests", type=int, default=300)
@@ -178,7 +178,7 @@ def main() -> None:
 
 
 def rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The figures as a table for people."""
+    """The figures as rows of a table."""
     low, high = figures["server_cost_percent_95"]
     return [
         (
@@ -195,7 +195,7 @@ def rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("poll, p50 / p99", f"{figures['poll_ms_p50']} / {figures['poll_ms_p99']} ms", "a generation running"),
         ("completion to event, p50 / max", f"{figures['event_ms_p50']} / {figures['event_ms_max']} ms", "30 events"),
         (
-            "server's cost on a video",
+            "server's overhead on a video",
             f"{figures['server_cost_percent_median']} %",
             f"95 %: {low} to {high} %; median of {figures['pairs']} pairs of {figures['direct_seconds_median']} s",
         ),

@@ -1,4 +1,4 @@
-"""How soon the Workbench can be used: from the address to a form that takes a request, in a browser that is new to it.
+"""Load time of the Workbench: from opening the address to a usable form, with an empty browser cache.
 
 python -m benchmarks.server.workbench --visits 20
 """
@@ -13,7 +13,7 @@ from tests.support.browser import BrowserPage, chromium
 from tests.support.server_process import ServerProcess
 
 WEB = Path(__file__).parents[2] / "server" / "web"
-# the page sets this attribute when everything can be used
+# the page sets this attribute when it is ready
 READY = """() => new Promise(resolve => {
   const look = () => document.body?.dataset.ready ? resolve(performance.now()) : requestAnimationFrame(look);
   look();
@@ -21,7 +21,7 @@ READY = """() => new Promise(resolve => {
 
 
 def main() -> None:
-    """Visit, print a table and one JSON line."""
+    """Measure, print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--visits", type=int, default=20)
     options = parser.parse_args()
@@ -37,19 +37,19 @@ def main() -> None:
     median, (low, high) = statistics.median(seconds), bootstrap(seconds)
     figures = {"visits": len(seconds), "median_s": median, "p95_s": percentile(seconds, 95), "bytes": size}
     rows = [
-        ("from the address to a usable page", f"{median:.2f} s", f"median; 95 %: {low:.2f} to {high:.2f} s"),
-        ("the slowest of twenty", f"{figures['p95_s']:.2f} s", "95th percentile"),
-        ("all of the page's files", f"{size / 1000:.0f} KB", "as they are; nothing is compressed"),
+        ("from address to usable page", f"{median:.2f} s", f"median; 95 %: {low:.2f} to {high:.2f} s"),
+        ("slowest of twenty", f"{figures['p95_s']:.2f} s", "95th percentile"),
+        ("all of the page's files", f"{size / 1000:.0f} KB", "uncompressed"),
     ]
     show("workbench", rows, figures)
 
 
-def visit(visitor: BrowserPage) -> float:
-    """Seconds until one visitor, whose cache is empty, can use the page."""
-    page = visitor.context.new_page()
-    page.goto(visitor.base, wait_until="commit")
+def visit(browser: BrowserPage) -> float:
+    """Seconds until the page is usable, with an empty cache."""
+    page = browser.context.new_page()
+    page.goto(browser.base, wait_until="commit")
     seconds = float(page.evaluate(READY)) / 1000
-    visitor.context.close()
+    browser.context.close()
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""The GPU's benchmark in small: every plan is carried out, and no figure is told that was not measured."""
+"""The GPU benchmark with a small model: every plan is carried out, and only measured figures are reported."""
 
 import json
 import subprocess
@@ -27,13 +27,13 @@ from pipelines.planning.layout import GIB, Layout, Residence
 from pipelines.runner.compilation import Block
 
 CHOSEN = set(Precision) - {Precision.GGUF}
-"""What a plan chooses from; the other is for files that are quantized already."""
+"""The precisions that a plan may choose; GGUF is for files that are already quantized."""
 
-WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="what is told without a GPU")
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="tests the report without a GPU")
 
 
 class CountingCard(Processor):
-    """A processor that tells of made-up use: what it tells must reach the record, stage by stage."""
+    """A CPU that reports invented memory use, which must appear in the record stage by stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class CountingCard(Processor):
 
 @pytest.fixture
 def go_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Measure a case in small, on the processor or on a card that is given."""
+    """Measure a case with the small model, on the CPU or on the given card."""
 
     def go(name: str, card: Processor | None = None) -> dict[str, Any]:
         monkeypatch.setattr(gpu_case, "open_card", lambda _cap: card or Processor())
@@ -60,7 +60,7 @@ def go_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return go
 
 
-def test_the_cases_come_in_order_of_worth() -> None:
+def test_the_cases_are_ordered_by_importance() -> None:
     cards = ["plain", "ours", "fp8", "fp8-attention", "fp8-attention-video", "24gb", "16gb", "12gb", "8gb", "32gb"]
 
     assert list(CASES)[:20] == [f"{video}-{card}" for video in ("480p", "720p") for card in cards]
@@ -69,12 +69,12 @@ def test_the_cases_come_in_order_of_worth() -> None:
     assert CASES["480p-plain"].cap is None
 
 
-def test_the_published_scale_is_the_model_that_is_served(tmp_path: Path) -> None:
+def test_the_published_scale_is_that_of_the_served_model(tmp_path: Path) -> None:
     assert write_configs(PUBLISHED, tmp_path) == published_shape()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_case_is_gone_through_in_small(
+def test_every_case_runs_with_a_small_model(
     name: str, go_through: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     record = go_through(name)
@@ -90,15 +90,15 @@ def test_every_case_is_gone_through_in_small(
     assert list(record["stages"]) == ["loading", *STAGES]
     assert len(record["step_seconds"]) == CASES[name].steps
     assert record["frames"] == 9
-    # the weights are drawn so that nothing overflows
+    # the random weights are scaled so that nothing overflows
     assert "latents" not in record
-    # a processor has no card to tell of
+    # without a GPU no memory is reported
     assert all(set(stage) == {"seconds"} for stage in record["stages"].values())
     assert judged(record) is record
     assert row(record)[2:7] == ("–",) * 5
 
 
-def test_the_cases_try_every_mechanism() -> None:
+def test_the_cases_cover_every_mechanism() -> None:
     layouts = []
     for case in CASES.values():
         if not case.plain:
@@ -114,9 +114,7 @@ def test_the_cases_try_every_mechanism() -> None:
 
 @pytest.mark.parametrize("precision", sorted(CHOSEN))
 @pytest.mark.parametrize("residence", Residence)
-def test_weights_are_drawn_in_the_form_a_plan_keeps_them(
-    precision: Precision, residence: Residence, tmp_path: Path
-) -> None:
+def test_random_weights_have_the_format_of_the_plan(precision: Precision, residence: Residence, tmp_path: Path) -> None:
     write_configs(SMALL, tmp_path)
     layout = Layout(precision, transformer=residence, text_encoder=residence)
     device, folder = torch.device("cpu"), tmp_path / "disk"
@@ -141,14 +139,14 @@ def test_weights_are_drawn_in_the_form_a_plan_keeps_them(
     )
     assert precision.multiplies is isinstance(query, ScaledLinear)
     assert (precision is Precision.Q4) is isinstance(query, GGUFLinear) is isinstance(query.weight, GGUFParameter)
-    # it is diffusers that keeps these exact
+    # diffusers keeps these in fp32
     assert transformer.blocks[0].scale_shift_table.dtype is torch.float32
     assert text_encoder.shared.weight is text_encoder.encoder.embed_tokens.weight
     assert text_encoder.shared.weight.float().std() == pytest.approx(random_weights.STD, rel=0.05)
     assert (transformer.blocks[0].attn1.norm_q.weight.float() == 1).all()
 
 
-def test_values_that_are_not_numbers_do_not_end_it(
+def test_nan_does_not_end_the_benchmark(
     go_through: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random_weights, "STD", 1e38)
@@ -158,7 +156,7 @@ def test_values_that_are_not_numbers_do_not_end_it(
     assert record["finished"]
     assert record["latents"] == record["video"] == "not finite"
     assert record["seconds_per_step"] > 0
-    # decoding stopped at its first frame: its time would be that of one
+    # decoding stopped at the first frame: its time would be that of one frame
     assert "decoding" not in record["stages"]
     assert "values that are not numbers" in row(judged(record))[1]
 
@@ -201,7 +199,7 @@ def test_each_stage_has_its_own_peaks(name: str, go_through: Callable[..., dict[
         assert row(record)[5] == "12.0 of 23.0 (0.52)"
 
 
-def test_the_driver_judges_the_cap() -> None:
+def test_the_cap_is_compared_with_the_drivers_figure() -> None:
     stage = {"seconds": 1.0, "allocated": 5 * GIB, "reserved": 6 * GIB, "outside": GIB, "driver": 8 * GIB}
     record = judged({"case": "480p-8gb", "cap_bytes": 7 * GIB, "stages": {"denoising": stage}})
 
@@ -209,7 +207,7 @@ def test_the_driver_judges_the_cap() -> None:
     assert row(record)[5] == "8.0 of 7.0 (1.14), over the cap"
 
 
-def test_torch_may_take_what_the_context_leaves_of_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_gets_the_cap_less_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
     fractions = []
     known = SimpleNamespace(name="a card", total_memory=80 * GIB, major=9, minor=0)
     fakes = {
@@ -240,7 +238,7 @@ def test_torch_may_take_what_the_context_leaves_of_the_cap(monkeypatch: pytest.M
     assert len(fractions) == 1
 
 
-def test_the_watch_keeps_the_most_since_it_was_restarted() -> None:
+def test_the_watch_keeps_the_peak_since_its_restart() -> None:
     used = [5]
     with Watch(lambda: used[0]) as watch:
         watch.look()
@@ -252,7 +250,7 @@ def test_the_watch_keeps_the_most_since_it_was_restarted() -> None:
         assert watch.card == 2
 
 
-def test_a_second_run_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_measures_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
     def run(case: Case, _small: bool, _seconds: float) -> dict[str, Any]:
@@ -269,14 +267,14 @@ def test_a_second_run_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: 
     assert ran == [*(case.name for case in three), three[1].name]
     assert [found["case"] for found in first if found] == [case.name for case in three]
     assert all(found and found["finished"] for found in again)
-    # what was measured elsewhere, or in small, is not taken for it
+    # records of another GPU or of the small model do not count
     other = [key(three[0], small, card) for small, card in ((False, None), (True, "a card"))]
     assert all(Records(file).find(name) is None for name in other)
     assert list(run_all(three, True, "a card", Records(file), budget=0)) == [None, None, None]
 
 
 class Compiler:
-    """Stands for the one in the background: tests/pipelines/runner/test_compilation.py has the real one."""
+    """A fake background compiler. tests/pipelines/runner/test_compilation.py tests the real one."""
 
     def __init__(self, _pipe: Any, block: Block, _cache: Path) -> None:
         assert (block.precision, block.attention, block.latents) == ("fp8 matmuls", "fp8", (16, 3, 6, 8))
@@ -297,7 +295,7 @@ class Compiler:
 made: list[Compiler] = []
 
 
-def test_compiled_blocks_are_measured_beside_those_that_are_not(
+def test_compiled_and_plain_blocks_are_both_measured(
     go_through: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_case, "COMPILE", Compile.ON)
@@ -321,7 +319,7 @@ def test_compiled_blocks_are_measured_beside_those_that_are_not(
     assert told[9] == f"{record['compiled']['seconds_per_step']:.2f}"
 
 
-def test_what_was_cut_short_is_told_so() -> None:
+def test_an_interrupted_case_is_reported_as_such() -> None:
     record = run_case(CASES["480p-plain"], True, seconds=0.2)
 
     assert record["case"] == "480p-plain"
@@ -330,7 +328,7 @@ def test_what_was_cut_short_is_told_so() -> None:
 
 
 @WITHOUT_GPU
-def test_without_a_gpu_nothing_is_called_measured(
+def test_without_a_gpu_nothing_is_reported_as_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*options: str) -> None:

@@ -1,1 +1,1 @@
-"""Tests of the project itself: documents, pins, contracts."""
+"""Tests of the project itself: structure, documents, pinned versions."""

@@ -1,4 +1,4 @@
-"""What the audit of dependencies makes of what pip-audit says: a failure is what was found, and only that."""
+"""The audit of dependencies fails for known vulnerabilities and errors of pip-audit, and for nothing else."""
 
 import json
 from subprocess import CompletedProcess
@@ -25,13 +25,13 @@ def test_a_known_vulnerability_fails_with_its_name() -> None:
     passes, sentences = verdict(said(GOOD, BAD_REPORT, UNKNOWN, status=1))
 
     assert not passes
-    assert "bad 2.0 has PYSEC-1, mended in 2.1" in sentences
+    assert "bad 2.0 has PYSEC-1, fixed in 2.1" in sentences
 
 
-def test_what_nobody_knows_is_told_and_is_no_failure() -> None:
+def test_unknown_packages_are_reported_and_are_no_failure() -> None:
     assert verdict(said(GOOD, UNKNOWN)) == (
         True,
-        ["1 of 2 dependencies were audited", "not audited, as pip-audit's source does not know them: unknown"],
+        ["1 of 2 dependencies were audited", "not audited, because pip-audit's source does not know them: unknown"],
     )
     assert verdict(said(GOOD)) == (True, ["1 of 1 dependencies were audited"])
 
@@ -43,14 +43,14 @@ def test_what_nobody_knows_is_told_and_is_no_failure() -> None:
         "Traceback (most recent call last):\nrequests.exceptions.ProxyError: HTTPSConnectionPool(...)",
     ],
 )
-def test_offline_is_loud_and_no_failure(stderr: str) -> None:
+def test_offline_is_reported_clearly_and_is_no_failure(stderr: str) -> None:
     for ended in (CompletedProcess([], 1, "", stderr), said(UNKNOWN, UNKNOWN)):
         passes, (sentence,) = verdict(ended)
         assert passes
         assert "AUDIT OF DEPENDENCIES WAS SKIPPED" in sentence
 
 
-def test_an_audit_that_could_not_be_made_for_another_reason_fails() -> None:
+def test_an_audit_that_fails_for_another_reason_is_a_failure() -> None:
     assert verdict(CompletedProcess([], 1, "", "No module named pip_audit")) == (
         False,
         ["pip-audit failed: No module named pip_audit"],
