@@ -16,7 +16,7 @@ pytestmark = pytest.mark.heavy
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
     """A server with the scripted worker, which kills it only while the file `go` is there."""
-    monkeypatch.setenv("UNRULY_GO", str(tmp_path / "go"))
+    monkeypatch.setenv("FAULTY_GO", str(tmp_path / "go"))
     server = ServerProcess(tmp_path / "data", module="tests.support.faulty_server")
     with closing(server):
         server.start()

@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from server.core.retry import SERVER_DEATHS_IN_PLACE
 from tests.e2e.test_recovery import attempt_log, first_workers
 from tests.support.server_process import ServerProcess, eventually
 from tests.support.video import read_video
@@ -86,7 +87,14 @@ def test_kills_at_all_moments_lose_and_double_nothing(start_server: Callable[...
     assert killed["worker"] >= len(MOMENTS) - 1
     assert sum(row["status"] == "failed" for row in rows) <= killed["worker"] // 2
 
-    started = [row["started_at"] for row in rows if row["status"] == "succeeded"]
+    # a generation whose server died more often may have been moved to the end of the queue
+    kept_place = [
+        row
+        for row in rows
+        if [end for _, end in outcomes[row["generation_id"]]].count("abandoned") <= SERVER_DEATHS_IN_PLACE
+    ]
+    started = [row["started_at"] for row in kept_place if row["status"] == "succeeded"]
+    assert len(kept_place) > len(rows) / 2
     assert all(earlier <= later for earlier, later in pairwise(started))
     files = sorted(path.name for path in (server.data_dir / "videos").iterdir())
     assert len(files) == sum(row["status"] == "succeeded" for row in rows), files
