@@ -1,1 +1,1 @@
-"""The HTTP surface: a file per resource, the shapes they answer with, and what every route needs."""
+"""The HTTP API: routes, schemas, authentication, middleware and error handlers."""

@@ -1,6 +1,6 @@
-"""What every route needs: the service, whose request it is, its JSON body, and the address to build links on.
+"""FastAPI dependencies of the routes: the service, the tenant, the JSON body, filters and links.
 
-All are coroutines, also where nothing is waited for: FastAPI hands what is none to a thread, and waits for that.
+All are coroutines, even those that await nothing: FastAPI runs plain functions in a thread pool, which is slower.
 """
 
 import asyncio
@@ -28,23 +28,25 @@ from server.storage.db.records import Filters
 from server.storage.files.previews import Previews
 from server.storage.files.videos import Videos
 
-_bearer = HTTPBearer(auto_error=False, description="An API key; any, or none, while the server has none configured.")
+_bearer = HTTPBearer(
+    auto_error=False, description="An API key. A server without configured keys accepts any key, or none."
+)
 
 
 async def get_service(request: Request) -> Service:
-    """The application's service."""
+    """Return the application's service."""
     service: Service = request.app.state.service
     return service
 
 
 async def get_videos(request: Request) -> Videos:
-    """The application's videos."""
+    """Return the application's stored videos."""
     videos: Videos = request.app.state.videos
     return videos
 
 
 async def get_previews(request: Request) -> Previews:
-    """The application's pictures of what runs."""
+    """Return the application's stored previews."""
     previews: Previews = request.app.state.previews
     return previews
 
@@ -57,7 +59,7 @@ PreviewsDep = Annotated[Previews, Depends(get_previews)]
 async def get_tenant(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> str:
-    """Whose request it is: a digest of its API key, or nobody's in particular while there are no keys."""
+    """Return the tenant of a request: a digest of its API key, or "" if the server has no keys."""
     authenticator: Authenticator = request.app.state.authenticator
     return await authenticator.tenant(credentials.credentials if credentials else None)
 
@@ -66,17 +68,20 @@ TenantDep = Annotated[str, Depends(get_tenant)]
 
 
 async def read_json_object(request: Request, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
-    """The request's body as a JSON object, within its size limit; read for nobody without a valid key."""
+    """Return the request's body, a JSON object within the size limit. The body is not read before authentication.
+
+    Raises UnsupportedMediaTypeError, PayloadTooLargeError or InvalidParamsError.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnsupportedMediaTypeError("Send the body as JSON, with the header Content-Type: application/json.")
+        raise UnsupportedMediaTypeError("Send the body as JSON with the header Content-Type: application/json.")
     raw = await _read_body(request, service.settings.max_body_bytes, service.settings.body_timeout)
     try:
         body = json.loads(raw, parse_constant=_refuse_constant)
-        # half a surrogate pair and 1e999 parse, and then fit into no file, database or answer
+        # half a surrogate pair and 1e999 can be parsed, but not stored or serialized
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InvalidParamsError("The body must be a JSON object: it is not valid JSON.") from error
+        raise InvalidParamsError("The body must be a JSON object, but it is not valid JSON.") from error
     if not isinstance(body, dict):
         raise InvalidParamsError("The body must be a JSON object.")
     return body
@@ -91,9 +96,9 @@ async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
                 if len(raw) > limit:
                     raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
     except TimeoutError:
-        # a connection that brings a byte an hour is held for nobody
+        # a client that sends a byte an hour must not hold a connection
         raise InvalidParamsError(
-            f"The body did not come within {seconds:g} seconds.", {"Connection": "close"}
+            f"The body did not arrive within {seconds:g} seconds.", {"Connection": "close"}
         ) from None
     return bytes(raw)
 
@@ -111,21 +116,21 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="With a key that came before, within a day, it is not carried out again and gets that answer",
+        description="A request with a key used within a day is not carried out again: it gets the first answer",
     ),
 ]
 
 
 async def read_filters(
     tenant: TenantDep,
-    status: Annotated[StatusName | None, Query(description="Only these")] = None,
+    status: Annotated[StatusName | None, Query(description="Only generations with this status")] = None,
     namespace: Annotated[str | None, Query(description="The request's target_namespace")] = None,
     model: Annotated[str | None, Query(description="The id of a model")] = None,
     media_type: Annotated[Literal["image", "video"] | None, Query()] = None,
     repo: Annotated[str | None, Query(description="The request's target_repo")] = None,
     folder: Annotated[str | None, Query(description="The request's target_directory")] = None,
 ) -> Filters:
-    """The filters that queue and history share."""
+    """Read the filters that the queue and the history share."""
     return Filters(
         tenant=tenant,
         statuses=None if status is None else frozenset({Status(status)}),
@@ -141,15 +146,15 @@ FiltersDep = Annotated[Filters, Depends(read_filters)]
 
 
 async def get_links(request: Request, service: ServiceDep, videos: VideosDep) -> Links:
-    """Links on the address that this request, or the owner of the server, goes by."""
+    """Return a builder of links, based on the setting `public_url` or else on the request's own address."""
     return Links((service.settings.public_url or str(request.base_url)).rstrip("/"), videos)
 
 
 LinksDep = Annotated[Links, Depends(get_links)]
 
 
-def gives(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors a route documents, besides the 401 that all with a key have."""
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI documentation of a route's errors: 401, which every route with a key has, and `statuses`."""
     return {
         status: {"model": ErrorBody, "description": BY_STATUS[status].title, **_retry_after(status)}
         for status in (401, *statuses)
@@ -163,6 +168,6 @@ def _retry_after(status: int) -> dict[str, Any]:
 
 
 def json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
-    """The documentation of a body that `read_json_object` reads, by the name of its schema."""
+    """Return the OpenAPI documentation of a body that `read_json_object` reads. `schema` is the name of its schema."""
     content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}

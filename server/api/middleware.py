@@ -1,9 +1,9 @@
-"""Keeps pages of other sites from using a server through the browser of somebody who may.
+"""ASGI middleware: protection against CSRF and DNS rebinding, and the header that announces demo weights.
 
-A browser sends requests for any page, and to whatever address a name stands for at the moment. So a name by which the
-server does not go is refused (it may have been made to stand for this machine: "DNS rebinding"), and so is a write that
-the browser says another site's page asked for. Reading an answer is not for other sites' pages anyway, unless the
-setting `cors_origins` names them.
+Any web page can make a user's browser send requests to this server. Two kinds of requests are refused:
+- requests with an unknown host name. A malicious site can point its own name at this machine ("DNS rebinding");
+- writes that a page of another site has started (CSRF).
+Browsers do not let pages of other sites read the answers, unless the setting `cors_origins` lists their origin.
 """
 
 from collections.abc import Callable, Collection
@@ -16,15 +16,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.errors import InvalidParamsError
 
-_READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_OWN = frozenset({"same-origin", "none"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAME_SITE = frozenset({"same-origin", "none"})
 
 
 class BrowserGuard:
-    """Refuses requests that a browser was talked into, before anything else sees them.
+    """Refuses cross-site writes and requests with an unknown host name, before they reach a route.
 
-    `names` are those the server goes by besides addresses and localhost, while `any_name` will not do; `origins` are
-    other pages that may write, as "https://name:port".
+    `names` are the host names of the server; IP addresses and localhost are always accepted. While `any_name()` is true
+    every name is accepted. Pages of `origins` ("https://name:port") may write.
     """
 
     def __init__(
@@ -36,30 +36,30 @@ class BrowserGuard:
         self._origins = {origin.lower() for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 400 with what is wrong about it."""
-        if scope["type"] == "http" and (sentence := self._refused(scope["method"], Headers(scope=scope))) is not None:
+        """Pass a request on, or answer 400 with the reason."""
+        if scope["type"] == "http" and (sentence := self._refusal(scope["method"], Headers(scope=scope))) is not None:
             error = InvalidParamsError(sentence)
             await JSONResponse(error.body, error.status)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _refused(self, method: str, headers: Headers) -> str | None:
+    def _refusal(self, method: str, headers: Headers) -> str | None:
         hosts = headers.getlist("host")
-        # what is no browser may leave it out
-        if any(not self._is_ours(host) for host in hosts):
+        # clients other than browsers may omit the header
+        if any(not self._is_own_host(host) for host in hosts):
             return (
-                "The server does not go by the name in this request's Host header. "
-                "Call it by its address, or name it in the setting allowed_hosts."
+                "This server does not accept the host name in the request's Host header. "
+                "Use the server's IP address, or add the name to the setting allowed_hosts."
             )
-        if method not in _READS and not self._may_write(headers):
+        if method not in _SAFE_METHODS and not self._may_write(headers):
             return (
-                "A page of another site may not do this. If it is yours, name its origin in the setting cors_origins, "
-                "or the server's own address in public_url."
+                "A page of another site must not do this. If the page is yours, add its origin to the setting "
+                "cors_origins, or set public_url to the address that browsers use for this server."
             )
         return None
 
-    def _is_ours(self, host: str) -> bool:
-        name = _name(host)
+    def _is_own_host(self, host: str) -> bool:
+        name = _host_name(host)
         if name is None:
             return False
         return name in self._names or name == "localhost" or _is_address(name) or self._any_name()
@@ -69,16 +69,16 @@ class BrowserGuard:
         if origin in self._origins:
             return True
         if site is not None:
-            return site in _OWN
-        # browsers of before Sec-Fetch-Site tell the origin; what tells neither is none
+            return site in _SAME_SITE
+        # old browsers send Origin but no Sec-Fetch-Site; a client that sends neither is not a browser
         return not origin or urlsplit(origin).netloc == headers.get("host", "").lower()
 
 
-def _name(host: str) -> str | None:
-    """The name or address in a Host header, without its port; None for what is neither."""
+def _host_name(host: str) -> str | None:
+    """Return the name or address in a Host header without the port, None if the header is malformed."""
     try:
         parts = urlsplit(f"//{host}")
-        # looked at, as it raises for a port that is no number
+        # raises ValueError if the port is not a number
         _ = parts.port
     except ValueError:
         return None
@@ -97,16 +97,16 @@ def _is_address(name: str) -> bool:
 WEIGHTS_HEADER = "X-Paddock-Weights"
 
 
-class AnnounceDemo:
-    """Adds a header to every answer that says that demo weights serve."""
+class DemoWeightsHeader:
+    """Adds the header X-Paddock-Weights: demo to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def announcing(message: Message) -> None:
+        async def send_with_header(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[WEIGHTS_HEADER] = "demo"
             await send(message)
 
-        await self._app(scope, receive, announcing)
+        await self._app(scope, receive, send_with_header)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's own, completed with what depends on the catalogue and the settings."""
+"""The OpenAPI document: FastAPI's own, plus the request bodies, which depend on the catalogue and the settings."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from server.core.settings import QueueSettings
 def complete_openapi(
     app: FastAPI, catalogue: Callable[[], Mapping[str, CatalogueEntry]], settings: QueueSettings
 ) -> None:
-    """Add the schemas of request bodies to an application's document, when it is first asked for."""
+    """Add the schemas of the request bodies to an application's document when it is first requested."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A generation → the row clients see."""
+"""Serializes generations and events into the JSON of the API."""
 
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from server.storage.db.records import Placed
 
 
 def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
-    """A `Row`, with the parameters of its request."""
+    """Return a `Row` and the parameters of its request."""
     return {**placed.generation.parameters, **_row(placed, live, links)}
 
 
@@ -39,31 +39,31 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
 
 
 def history_row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
-    """A `HistoryRow`, with the parameters of its request."""
-    hosts: HistoryRow = {
+    """Return a `HistoryRow` and the parameters of its request."""
+    fields: HistoryRow = {
         **_row(placed, live, links),
         "cost": None,
         "user_id": None,
         "username": None,
         "user_image": None,
     }
-    return {**placed.generation.parameters, **hosts}
+    return {**placed.generation.parameters, **fields}
 
 
 def completion(generation: Generation, links: Links) -> dict[str, Any]:
-    """The data of the event that a generation succeeded or failed."""
-    about = {
+    """Return the data of the event for a generation that succeeded or failed."""
+    common = {
         "generation_id": generation.id,
         "status": generation.status,
         "media_type": generation.media_type,
     }
     if generation.artifact is None:
-        return {**about, "error": generation.error_message}
-    return {**about, "model": generation.model, "url": links.video(generation.artifact)}
+        return {**common, "error": generation.error_message}
+    return {**common, "model": generation.model, "url": links.video(generation.artifact)}
 
 
 def progress(generation: Generation, live: Live, links: Links) -> dict[str, Any]:
-    """The data of the event that a generation got further."""
+    """Return the data of a progress event."""
     return {
         "generation_id": generation.id,
         "status": generation.status,

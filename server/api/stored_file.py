@@ -1,4 +1,4 @@
-"""A stored file as an HTTP response: whole, or the range that is asked for (RFC 9110, section 14)."""
+"""Stored files as HTTP responses: the whole file, or the requested range (RFC 9110, section 14)."""
 
 import re
 from email.utils import formatdate
@@ -12,16 +12,16 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 
 def file_response(request: Request, storage: FileStorage, file: StoredFile, media_type: str) -> Response:
-    """The response to a GET or HEAD of a file. Of several ranges none is served, but the whole file."""
+    """Return the response to a GET or HEAD of a file. A request for several ranges gets the whole file."""
     headers = {
         "Accept-Ranges": "bytes",
         "Last-Modified": formatdate(file.modified, usegmt=True),
         "ETag": f'"{round(file.modified * 1e9):x}-{file.size:x}"',
     }
     status, start, end = 200, 0, file.size
-    wanted = request.headers.get("range")
-    if wanted is not None and "," not in wanted and _is_current(request, headers):
-        match = _RANGE.fullmatch(wanted.strip())
+    requested = request.headers.get("range")
+    if requested is not None and "," not in requested and _is_current(request, headers):
+        match = _RANGE.fullmatch(requested.strip())
         if match is None or match[1] == match[2] == "":
             return PlainTextResponse("The Range header is malformed.", 400)
         first, last = match.groups()
@@ -29,10 +29,10 @@ def file_response(request: Request, storage: FileStorage, file: StoredFile, medi
         end = min(int(last) + 1, file.size) if first and last else file.size
         if start >= file.size:
             return PlainTextResponse(
-                "The Range header begins after the end of the file.", 416, {"Content-Range": f"bytes */{file.size}"}
+                "The Range header starts after the end of the file.", 416, {"Content-Range": f"bytes */{file.size}"}
             )
         if start >= end:
-            return PlainTextResponse("The Range header ends before it begins.", 400)
+            return PlainTextResponse("The Range header ends before it starts.", 400)
         status = 206
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
     headers["Content-Length"] = str(end - start)
@@ -42,6 +42,6 @@ def file_response(request: Request, storage: FileStorage, file: StoredFile, medi
 
 
 def _is_current(request: Request, headers: dict[str, str]) -> bool:
-    """Whether the client that wants to go on with a file has a part of this one."""
+    """Whether the part that a client already has is of this version of the file (If-Range)."""
     condition = request.headers.get("if-range")
     return condition is None or condition in (headers["ETag"], headers["Last-Modified"])

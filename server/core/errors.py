@@ -1,13 +1,13 @@
-"""The error tree. Each error owns its type, HTTP status and title; `body` renders any of them."""
+"""The errors of the API. Each class defines its type, HTTP status and title; `body` renders any of them."""
 
 from typing import Any, ClassVar
 
 RETRY_AFTER = 60
-"""Seconds after which a client that was refused for want of room may ask again."""
+"""Seconds after which a client that was refused for lack of space may try again."""
 
 
 class PaddockError(Exception):
-    """An error a client is told of; `str()` is its sentence."""
+    """An error that is reported to the client; `str()` is its sentence."""
 
     type: ClassVar[str] = "unknown_error"
     status: ClassVar[int] = 500
@@ -19,7 +19,7 @@ class PaddockError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON body, which serves both of the host's two error formats."""
+        """The JSON body, which is valid in both error formats of the hosted API."""
         message = str(self)
         return {
             "error": {"type": self.type, "title": self.title, "detail": message, "message": message},
@@ -29,31 +29,31 @@ class PaddockError(Exception):
 
 
 class UnauthenticatedError(PaddockError):
-    """No key where one is needed, or a wrong one."""
+    """An API key is required, and the request has none or a wrong one."""
 
     type, status, title = "unauthenticated", 401, "The request lacks a valid API key"
 
 
 class InvalidParamsError(PaddockError):
-    """The request's parameters, or its body, are not usable."""
+    """The request's parameters or its body are invalid."""
 
     type, status, title = "invalid_params", 400, "The request's parameters are invalid"
 
 
 class ResourceNotFoundError(PaddockError):
-    """Nothing by that name."""
+    """The resource does not exist."""
 
     type, status, title = "resource_not_found", 404, "The requested resource could not be found"
 
 
 class MethodNotAllowedError(PaddockError):
-    """The path exists, the method does not."""
+    """The path does not support the method."""
 
     type, status, title = "method_not_allowed", 405, "The method is not allowed for this path"
 
 
 class ConflictError(PaddockError):
-    """The state of the resource forbids it."""
+    """The request conflicts with the state of the resource."""
 
     type, status, title = "conflict", 409, "The request conflicts with the resource's state"
 
@@ -71,7 +71,7 @@ class UnsupportedMediaTypeError(PaddockError):
 
 
 class QueueFullError(PaddockError):
-    """No room for another generation; `retry_after` in seconds."""
+    """The queue is full; `retry_after` in seconds."""
 
     type, status, title = "queue_full", 429, "The queue is full"
 
@@ -80,7 +80,7 @@ class QueueFullError(PaddockError):
 
 
 class UnavailableError(PaddockError):
-    """The server cannot do it now, and may later: in `retry_after` seconds, if that is known."""
+    """The request cannot be served now, but perhaps in `retry_after` seconds (None: unknown)."""
 
     type, status, title = "unavailable", 503, "The server is not available now"
 
@@ -89,7 +89,7 @@ class UnavailableError(PaddockError):
 
 
 class RecordsUnavailableError(UnavailableError):
-    """The database fails; `advice` is a sentence for whoever keeps the server, `str()` one for its clients."""
+    """The database failed; `str()` is a sentence for clients, `advice` one for the operator."""
 
     def __init__(self, message: str, advice: str) -> None:
         super().__init__(message, RETRY_AFTER)
@@ -97,24 +97,24 @@ class RecordsUnavailableError(UnavailableError):
 
 
 class ModelNotFoundError(ResourceNotFoundError):
-    """No such model in the catalogue."""
+    """The catalogue has no such model."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"Model not found: {name}")
 
 
 class GenerationNotFoundError(ResourceNotFoundError):
-    """No such generation, or another key's."""
+    """The generation does not exist or belongs to another tenant."""
 
     def __init__(self) -> None:
         super().__init__("No generation has this id.")
 
 
 class PreviewNotFoundError(ResourceNotFoundError):
-    """No picture of a generation, now or here."""
+    """The generation has no preview now, or none on this server."""
 
     def __init__(self) -> None:
-        super().__init__("This generation has no preview: there is one while it is denoised or decoded.")
+        super().__init__("This generation has no preview. A preview exists only during denoising and decoding.")
 
 
 BY_STATUS: dict[int, type[PaddockError]] = {

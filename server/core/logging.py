@@ -1,7 +1,7 @@
-"""The log: lines for people, or an object of JSON a line for what collects them.
+"""Configures logging: plain text, or one JSON object per line for log collectors.
 
-A line about a generation has its id and attempt beside its words (`ids`). Prompts and keys are in none above debug,
-but for a key that a server makes itself, which is shown once.
+A line about a generation has the generation's id and attempt as fields (`ids`). Prompts and API keys are never logged
+above debug level, except for the key that a server creates at its first start, which is logged once.
 """
 
 import logging
@@ -15,14 +15,14 @@ _NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
 
 
 class LogFormat(StrEnum):
-    """How the log is written."""
+    """The format of the log."""
 
     TEXT = "text"
     JSON = "json"
 
 
 def configure(level: str, form: LogFormat) -> None:
-    """Write the process's log to stderr."""
+    """Set up the root logger to write to stderr."""
     handler = logging.StreamHandler()
     if form is LogFormat.JSON:
         handler.setFormatter(JsonFormatter(_TEXT, rename_fields=_NAMES))
@@ -32,5 +32,5 @@ def configure(level: str, form: LogFormat) -> None:
 
 
 def ids(generation_id: str, attempt: int) -> dict[str, Any]:
-    """What a line about a generation is found by: logging's `extra`."""
+    """Return the fields of a log line about a generation, for logging's `extra`."""
     return {"generation": generation_id, "attempt": attempt}

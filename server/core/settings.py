@@ -1,9 +1,9 @@
-"""Every setting of the server, in one frozen object. The only module that reads the environment.
+"""All settings of the server. This is the only module that reads PADDOCK_ environment variables.
 
 A value comes from the first of: a command-line option, a PADDOCK_ variable, the file named by --config or
 PADDOCK_CONFIG, the default here. `configs/server.toml` lists every default with a comment.
 
-The file groups settings in tables, one per section class here. Code may depend on the section it needs.
+The file groups settings in tables, one per section class here. A consumer should take only the sections it needs.
 """
 
 import os
@@ -34,11 +34,11 @@ ENV_PREFIX = "PADDOCK_"
 
 
 class ConfigFileError(Exception):
-    """A configuration file that is missing, is not TOML, or has a table or key that does not exist."""
+    """The configuration file is missing, is not TOML, or has an unknown table or key."""
 
 
 class WarmWorkers(StrEnum):
-    """Whether workers are forked from a process that has imported the libraries; `auto` if there is memory for it."""
+    """Whether workers are forked from a process that has imported the libraries; `auto`: if there is enough memory."""
 
     AUTO = "auto"
     ON = "on"
@@ -46,7 +46,7 @@ class WarmWorkers(StrEnum):
 
 
 class ServerSettings(BaseModel):
-    """Where the server listens and what it serves; `stop_grace` in seconds."""
+    """The server's address and kind of weights; `stop_grace` in seconds."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -56,7 +56,7 @@ class ServerSettings(BaseModel):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach the server."""
+        """Whether the server is reachable only from this machine."""
         try:
             return ip_address(self.host).is_loopback
         except ValueError:
@@ -64,7 +64,7 @@ class ServerSettings(BaseModel):
 
 
 class SecuritySettings(BaseModel):
-    """Who may use the server, and from which origins."""
+    """Access control: API keys, host names and origins."""
 
     api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()
     first_key: bool = False
@@ -75,14 +75,14 @@ class SecuritySettings(BaseModel):
     @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, listed: Any) -> Any:
-        """Split an environment variable at its commas."""
+        """Split the value of an environment variable at commas."""
         if isinstance(listed, str):
             return [one for part in listed.split(",") if (one := part.strip())]
         return [one.strip() if isinstance(one, str) else one for one in listed] if isinstance(listed, list) else listed
 
 
 class StorageSettings(BaseModel):
-    """Where records and files are kept, and for how long; sizes in bytes, `url_ttl` in seconds."""
+    """Where the database and files are, and how long they are kept; sizes in bytes, `url_ttl` in seconds."""
 
     data_dir: Path = Path("~/.paddock")
     database_url: str | None = Field(default=None, pattern=r"^postgresql(\+psycopg)?://")
@@ -98,12 +98,12 @@ class StorageSettings(BaseModel):
 
     @property
     def records(self) -> str:
-        """The database's SQLAlchemy URL: a SQLite file in the data directory unless a database is named."""
+        """The SQLAlchemy URL of the database: `database_url`, or a SQLite file in the data directory."""
         return self.database_url or f"sqlite:///{self.data_dir / 'paddock.db'}"
 
 
 class ModelSettings(BaseModel):
-    """Which models are served, and how they compute."""
+    """Which models are served, and how they are computed."""
 
     models_dir: Path | None = None
     preload: str | None = None
@@ -119,7 +119,7 @@ class ModelSettings(BaseModel):
 
 
 class DeviceSettings(BaseModel):
-    """Which devices are used, and how generations run on them; times in seconds."""
+    """Devices and how generations run on them; times in seconds."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
     idle_unload: float = Field(default=900.0, ge=0)
@@ -130,7 +130,7 @@ class DeviceSettings(BaseModel):
 
 
 class QueueSettings(BaseModel):
-    """What a request may ask for, and in which order generations run."""
+    """Limits of requests and of the queue, and its order."""
 
     max_num_generations: int = Field(default=4, ge=1, le=12)
     max_queued: int = Field(default=10_000, ge=1)
@@ -141,7 +141,7 @@ class QueueSettings(BaseModel):
 
 
 class LoggingSettings(BaseModel):
-    """What is logged, and in which form."""
+    """Level and format of the log."""
 
     log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
     log_format: LogFormat = LogFormat.TEXT
@@ -174,7 +174,7 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "logging": LoggingSettings,
     "advanced": AdvancedSettings,
 }
-"""The tables of a configuration file, and the settings in each."""
+"""The section class of each table in a configuration file."""
 
 TABLE_OF = {name: table for table, section in TABLES.items() for name in section.model_fields}
 
@@ -199,18 +199,18 @@ class Settings(
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the server's owner should change in the configuration file, a sentence each."""
+        """Sentences about what to change in the configuration file."""
         return self._warnings
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The host names the server goes by, besides addresses and localhost."""
+    def host_names(self) -> tuple[str, ...]:
+        """The accepted host names, besides IP addresses and localhost."""
         public = [] if self.public_url is None else [urlsplit(self.public_url).hostname or ""]
         return (*self.allowed_hosts, *public, self.host)
 
     @property
-    def writers(self) -> tuple[str, ...]:
-        """The origins whose pages may write: `cors_origins`, and the server's own where a proxy renames it."""
+    def write_origins(self) -> tuple[str, ...]:
+        """The origins whose pages may write: `cors_origins` and the origin of `public_url`."""
         if self.public_url is None:
             return self.cors_origins
         public = urlsplit(self.public_url)
@@ -218,10 +218,10 @@ class Settings(
 
     @classmethod
     def load(cls, config: Path | None = None, **options: Any) -> "Settings":
-        """Settings from the options given (None counts as not given), the environment and a TOML file.
+        """Load settings from options (None: not given), the environment and a TOML file.
 
-        Raises pydantic.ValidationError for a value out of its limits, and ConfigFileError for a file that is missing,
-        that is not TOML, or that has a table or key that does not exist.
+        Raises pydantic.ValidationError for a value outside its limits, and ConfigFileError for a file that is missing,
+        is not TOML, or has an unknown table or key.
         """
         path = config or (Path(named).expanduser() if (named := os.environ.get(f"{ENV_PREFIX}CONFIG")) else None)
         values, warnings = ({}, []) if path is None else _read_file(path)
@@ -242,14 +242,14 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Options, then environment, then file."""
+        """Return the sources by precedence: options, environment, file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, dict(cls._file))
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The settings of a configuration file, by name, and warnings about keys outside of their table."""
+    """Return the settings of a configuration file by name, and warnings about keys outside their table."""
     if not path.is_file():
-        raise ConfigFileError(f"There is no configuration file {path}.")
+        raise ConfigFileError(f"The configuration file {path} does not exist.")
     try:
         content = parse_toml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
@@ -258,18 +258,18 @@ def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     for table in TABLES:
         values |= _table(path, table, content.pop(table, {}))
     warnings = []
-    # v0.1.0 had all keys outside of tables: they are read for one more version
+    # v0.1.0 had no tables: its flat keys are read for one more version
     for name, value in content.items():
         if name not in TABLE_OF:
             kind = "table" if isinstance(value, dict) else "setting"
             raise ConfigFileError(f"The configuration file {path} has a {kind} {name}, which does not exist.")
         if name in values:
             raise ConfigFileError(
-                f"The configuration file {path} sets {name} twice: in the table [{TABLE_OF[name]}] and outside of it."
+                f"The configuration file {path} sets {name} twice: in the table [{TABLE_OF[name]}] and outside it."
             )
         values[name] = value
         warnings.append(
-            f"{path}: move {name} into the table [{TABLE_OF[name]}]. The next version does not read it outside of it."
+            f"{path}: move {name} into the table [{TABLE_OF[name]}]. The next version will not read it elsewhere."
         )
     return values, warnings
 

@@ -1,4 +1,4 @@
-"""The composition root: settings in, application out."""
+"""The composition root: builds the application from the settings."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from server import __version__
 from server.api.auth import Authenticator
 from server.api.error_handlers import add_error_handlers
-from server.api.middleware import AnnounceDemo, BrowserGuard
+from server.api.middleware import BrowserGuard, DemoWeightsHeader
 from server.api.openapi import complete_openapi
 from server.api.routes import events, files, generations, health, metrics, models, queue, videos, workbench
 from server.core.catalogue import load_catalogue
@@ -37,14 +37,13 @@ log = logging.getLogger("paddock")
 
 
 def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI:
-    """The application on `devices` (torch device names); nothing is opened or started before its lifespan."""
-
+    """Build the application for `devices` (torch device names). Nothing is opened or started before its lifespan."""
     app = FastAPI(
         title="Paddock",
         summary="Text-to-video on your own GPU, behind the API you already call",
         version=__version__,
-        lifespan=partial(_running, settings=settings, devices=devices),
-        # their pages load scripts from another host
+        lifespan=partial(_lifespan, settings=settings, devices=devices),
+        # FastAPI's documentation pages load scripts from another host
         docs_url=None,
         redoc_url=None,
     )
@@ -66,19 +65,19 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         )
     app.add_middleware(
         BrowserGuard,
-        names=settings.names,
-        # where a key is needed a wrong name is no danger: a page that comes by it has none
+        names=settings.host_names,
+        # with API keys a wrong host name is harmless: a malicious page has no key
         any_name=lambda: not settings.allowed_hosts and not app.state.authenticator.is_open,
-        origins=settings.writers,
+        origins=settings.write_origins,
     )
     if settings.demo:
-        app.add_middleware(AnnounceDemo)
+        app.add_middleware(DemoWeightsHeader)
     return app
 
 
 @asynccontextmanager
-async def _running(app: FastAPI, settings: Settings, devices: Sequence[str]) -> AsyncIterator[None]:
-    """The parts of the server, from its start to its stop, in the application's state."""
+async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) -> AsyncIterator[None]:
+    """Start the parts of the server, keep those that routes need in the application's state, and stop them at the end."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(locked(settings.data_dir))
         engine = stack.enter_context(opened(settings.records))
@@ -93,21 +92,21 @@ async def _running(app: FastAPI, settings: Settings, devices: Sequence[str]) -> 
         catalogue = load_catalogue(settings)
         template = worker_template(settings, devices)
         engines = [make_engine(settings, device, folders, template) for device in devices]
-        kept = retention(settings, store.expiry, files.videos)
+        retention = build_retention(settings, store.expiry, files.videos)
         options = SchedulerOptions(
             lease=settings.lease,
             idle_unload=settings.idle_unload,
             tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
         )
-        dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
+        dispatcher = Dispatcher(store, files, retention, broker, catalogue, engines, options)
         app.state.service = service = Service(
-            settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept
+            settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, retention
         )
         watching = asyncio.create_task(authenticator.watch(broker.dismiss))
         stack.callback(watching.cancel)
         app.state.metrics = Metrics(broker, service.devices)
         if settings.demo:
-            log.warning("DEMO WEIGHTS: videos come from a small model that only shows the server at work")
+            log.warning("DEMO WEIGHTS: videos come from a small model that is only for trying out the server")
         if template is not None:
             stack.push_async_callback(template.close)
             warming = asyncio.create_task(template.start_later())
@@ -121,8 +120,8 @@ async def _running(app: FastAPI, settings: Settings, devices: Sequence[str]) -> 
         yield
 
 
-def retention(settings: Settings, expiry: Expiry, videos: Videos) -> Retention:
-    """What is kept of the past, by the settings."""
+def build_retention(settings: Settings, expiry: Expiry, videos: Videos) -> Retention:
+    """Build the retention of rows and videos from the settings."""
     return Retention(
         expiry,
         videos,

@@ -1,4 +1,4 @@
-"""One server at a time works on a data directory."""
+"""The lock on a data directory: one server at a time uses it."""
 
 import fcntl
 from collections.abc import Iterator
@@ -9,24 +9,24 @@ from uuid import uuid4
 
 
 class DataDirInUseError(Exception):
-    """Another server works on the data directory."""
+    """Another server uses the data directory."""
 
 
 @contextmanager
 def locked(data_dir: Path) -> Iterator[str]:
-    """Hold a data directory for one server; the lock ends with the process, however it ends.
+    """Lock a data directory for one server. The lock ends with the process, even if it is killed.
 
-    Yields the name under which the directory's servers, one after the other, are known to a database they share.
-    Raises DataDirInUseError at once if another server holds it.
+    Yields the server's name, which is stored in the directory and identifies its successive servers in a shared
+    database. Raises DataDirInUseError at once if another server holds the lock.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    # not for writing only: that would empty another server's
+    # not mode "w": it would truncate the file of another server
     with (data_dir / "lock").open("a+") as lock:
-        _take(lock, data_dir)
-        yield _name_in(lock)
+        _acquire(lock, data_dir)
+        yield _server_name(lock)
 
 
-def _take(lock: IO[str], data_dir: Path) -> None:
+def _acquire(lock: IO[str], data_dir: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -35,7 +35,7 @@ def _take(lock: IO[str], data_dir: Path) -> None:
         ) from None
 
 
-def _name_in(lock: IO[str]) -> str:
+def _server_name(lock: IO[str]) -> str:
     lock.seek(0)
     if not (name := lock.read().strip()):
         name = uuid4().hex

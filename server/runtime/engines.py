@@ -1,4 +1,4 @@
-"""The engines of a server, one per device, and the template process that their workers are forked from."""
+"""Builds the engines, one per device, and the template process that their workers are forked from."""
 
 import logging
 from collections.abc import Sequence
@@ -15,18 +15,17 @@ from server.storage.files.stores import LocalFolders
 
 log = logging.getLogger("paddock")
 
-_CPU_PATIENCE = 24
+_CPU_STALL_FACTOR = 24
 _WARM_HOST_BYTES = 8 * 2**30
-"""A template takes 0.4 GiB of host memory, most of it shared with its workers: with less memory than this it is not
-worth that."""
+"""Least host memory for a template, which takes 0.4 GiB itself, most of it shared with its workers."""
 
 
 def worker_template(settings: Settings, devices: Sequence[str]) -> WorkerTemplate | None:
-    """The template for the workers of these devices (torch names), all GPUs or all CPUs; None without one."""
-    wanted = settings.warm_workers
-    if wanted is WarmWorkers.AUTO:
-        wanted = WarmWorkers.ON if psutil.virtual_memory().total >= _WARM_HOST_BYTES else WarmWorkers.OFF
-    if wanted is WarmWorkers.OFF:
+    """Build the template for the workers of these devices (torch names, all GPUs or all CPUs); None if it is off."""
+    warm = settings.warm_workers
+    if warm is WarmWorkers.AUTO:
+        warm = WarmWorkers.ON if psutil.virtual_memory().total >= _WARM_HOST_BYTES else WarmWorkers.OFF
+    if warm is WarmWorkers.OFF:
         return None
     return WorkerTemplate(worker_environment(devices[0]), settings.worker_template)
 
@@ -37,7 +36,7 @@ def make_engine(
     folders: LocalFolders,
     template: WorkerTemplate | None,
 ) -> SubprocessEngine:
-    """The engine of one device (a torch name)."""
+    """Build the engine of a device (a torch name)."""
     options = WorkerOptions(
         device=device,
         artifacts=str(folders.videos.folder),
@@ -49,8 +48,8 @@ def make_engine(
         demo=settings.demo,
         log_format=settings.log_format,
     )
-    # on a CPU a step of the real weights takes hours, and no kernel hangs
-    first = settings.stall_first * (_CPU_PATIENCE if device == "cpu" else 1)
+    # on a CPU the real weights can take hours per step, and CPU kernels do not hang
+    first = settings.stall_first * (_CPU_STALL_FACTOR if device == "cpu" else 1)
     return SubprocessEngine(
         device,
         options,

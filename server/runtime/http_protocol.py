@@ -1,7 +1,7 @@
-"""uvicorn's connections, with a bound on what a client may take to say what it wants: uvicorn itself waits for ever.
+"""uvicorn's HTTP connections with a time and a size limit for request heads; uvicorn itself waits forever.
 
-Without one, whoever opens connections and sends a byte now and then holds as many of the server's descriptors as it
-likes. Bodies have a bound of their own, `body_timeout`; a connection that is idle after an answer has uvicorn's.
+Without limits a client that opens connections and sends a byte now and then could use up the server's file descriptors.
+Request bodies have their own limit, `body_timeout`. Connections that are idle after a response have uvicorn's.
 """
 
 import asyncio
@@ -13,63 +13,63 @@ MAX_HEAD_BYTES = 64 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection that is closed unless a request's head has come, whole, `head_timeout` seconds after it may begin.
+    """A connection that is closed if a request's head is not complete within `head_timeout` seconds.
 
-    So is one whose head is larger than MAX_HEAD_BYTES: the parser would keep any number.
+    It is also closed if the head is larger than MAX_HEAD_BYTES: the parser itself has no limit.
     """
 
     head_timeout: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._awaited: asyncio.TimerHandle | None = None
-        self._came = 0
-        """Bytes since the last of a request: as many of a head at least."""
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._received = 0
+        """Bytes since the last complete head or body part; an upper bound of the bytes of the next head."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        self._came += len(data)
+        self._received += len(data)
         super().data_received(data)
-        if self._came > MAX_HEAD_BYTES:
+        if self._received > MAX_HEAD_BYTES:
             self._close()
-        elif self._awaited is None and (self.cycle is None or self.cycle.response_complete):
-            # what came after an answer has ended uvicorn's own wait, whether or not it begins a request
-            self._await_head()
+        elif self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            # any bytes after a response stop uvicorn's idle timer, even if they begin no request
+            self._start_timer()
 
     def on_headers_complete(self) -> None:
-        self._forget()
+        self._stop_timer()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._came = 0
+        self._received = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._came = 0
+        self._received = 0
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _await_head(self) -> None:
-        self._awaited = self.loop.call_later(self.head_timeout, self._close)
+    def _start_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout, self._close)
 
-    def _forget(self) -> None:
-        self._came = 0
-        if self._awaited is not None:
-            self._awaited.cancel()
-            self._awaited = None
+    def _stop_timer(self) -> None:
+        self._received = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _close(self) -> None:
-        self._forget()
+        self._stop_timer()
         if not self.transport.is_closing():
             self.transport.close()
 
 
-def protocol(head_timeout: float) -> type[BoundedProtocol]:
-    """The connections of a server that waits so long, in seconds, for a request's head."""
+def protocol_class(head_timeout: float) -> type[BoundedProtocol]:
+    """Return the protocol class for uvicorn, with a limit of `head_timeout` seconds."""
     return type("BoundedProtocol", (BoundedProtocol,), {"head_timeout": head_timeout})

@@ -1,4 +1,4 @@
-"""What is checked before the server listens: a start that cannot work is refused with a reason."""
+"""Checks before the server listens. A start that cannot work is refused with a reason."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
 from server.core.catalogue import load_catalogue
-from server.core.settings import Settings
+from server.core.settings import Settings, StorageSettings
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
@@ -19,11 +19,11 @@ log = logging.getLogger("paddock")
 
 
 class StartRefusedError(Exception):
-    """The server cannot start like this; `str()` says what to do."""
+    """The server cannot start with these settings; `str()` says what to change."""
 
 
-def prepare(settings: Settings) -> list[str]:
-    """Check what the server needs; returns the devices to serve on, as torch names."""
+def run_checks(settings: Settings) -> list[str]:
+    """Run all checks and return the devices to use, as torch names. Raises StartRefusedError."""
     check_keys(settings)
     check_data_dir(settings)
     try:
@@ -33,13 +33,13 @@ def prepare(settings: Settings) -> list[str]:
     if settings.preload and settings.preload not in catalogue:
         raise StartRefusedError(f"preload: Model not found: {settings.preload}")
     devices = choose_devices(settings, list(catalogue.values()))
-    # last: a start that is refused must not have changed the schema
+    # last, because it may migrate the database: a refused start must not change it
     check_records(settings)
     return devices
 
 
 def check_keys(settings: Settings) -> None:
-    """Raise StartRefusedError where strangers could reach the server and none would need a key."""
+    """Raise StartRefusedError if other machines can reach the server and no key is required."""
     if settings.is_loopback or settings.api_keys or settings.first_key or settings.allow_anonymous:
         return
     try:
@@ -48,28 +48,31 @@ def check_keys(settings: Settings) -> None:
     except DatabaseUnusableError as error:
         raise StartRefusedError(str(error)) from error
     raise StartRefusedError(
-        f"Listening on {settings.host} would let anyone on the network use this machine. Make a key with "
-        "`paddock key add NAME` or set PADDOCK_API_KEYS; or set PADDOCK_ALLOW_ANONYMOUS=true if something else keeps "
-        "strangers out."
+        f"Listening on {settings.host} would let anyone on the network use this machine. Create a key with "
+        "`paddock key add NAME` or set PADDOCK_API_KEYS. If something else controls access, set "
+        "PADDOCK_ALLOW_ANONYMOUS=true."
     )
 
 
 def choose_devices(settings: Settings, entries: list[CatalogueEntry]) -> list[str]:
-    """The devices to serve these models on, once there is something to serve."""
+    """Return the devices to serve these models on, as torch names.
+
+    Raises StartRefusedError if there is no such device or no model has its weights on this machine.
+    """
     if settings.demo:
         return find_devices("cpu" if settings.device == "auto" else settings.device, otherwise="Leave out --device.")
     check_weights(entries)
     return find_devices(
         settings.device,
-        otherwise="To try the server without one, start it with --demo; to run the real weights on the processor, "
-        "however slowly, with --device cpu.",
+        otherwise="To try the server without one, start it with --demo. To run the real weights on the CPU, which is "
+        "very slow, start it with --device cpu.",
     )
 
 
-def check_data_dir(settings: Settings) -> None:
-    """Write a little to the data directory; raises StartRefusedError when it cannot be used.
+def check_data_dir(settings: StorageSettings) -> None:
+    """Write a test file to the data directory; raises StartRefusedError if the directory cannot be used.
 
-    What fails later, when the server runs, is told to clients and tried again.
+    Later failures, while the server runs, are reported to clients and retried.
     """
     try:
         with locked(settings.data_dir):
@@ -77,28 +80,28 @@ def check_data_dir(settings: Settings) -> None:
             LocalFolders.of(settings.data_dir)
             link_signer(settings.data_dir, settings.url_ttl)
     except OSError as error:
-        raise StartRefusedError(f"The data directory {settings.data_dir} cannot be used: {_words(error)}.") from error
+        raise StartRefusedError(f"The data directory {settings.data_dir} cannot be used: {_reason(error)}.") from error
     except DataDirInUseError as error:
         raise StartRefusedError(str(error)) from error
 
 
 def check_records(settings: Settings) -> None:
-    """Bring the records to this version's schema; raises StartRefusedError when they cannot be used."""
+    """Migrate the database to this version's schema; raises StartRefusedError if it cannot be used."""
     try:
         with locked(settings.data_dir), opened(settings.records) as engine:
             ring = KeyRing(engine)
             if settings.first_key and not settings.api_keys and not ring.all():
-                log.warning("Made an API key, which is shown only now: %s", ring.add(FIRST))
+                log.warning("Created an API key, which is shown only now: %s", ring.add(FIRST))
     except (DataDirInUseError, DatabaseUnusableError) as error:
         raise StartRefusedError(str(error)) from error
 
 
-def _words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
 def check_weights(entries: list[CatalogueEntry]) -> None:
-    """Raise StartRefusedError unless at least one model has its weights here."""
+    """Raise StartRefusedError unless at least one model has its weights on this machine."""
     from pipelines.hub import local as weights
 
     problems = []
@@ -113,7 +116,7 @@ def check_weights(entries: list[CatalogueEntry]) -> None:
 
 
 def find_devices(wanted: str, otherwise: str) -> list[str]:
-    """The devices to serve on, as torch names."""
+    """Return the devices that match `wanted`, as torch names; raises StartRefusedError, ending with `otherwise`."""
     if wanted == "cpu":
         return ["cpu"]
     try:
@@ -124,7 +127,7 @@ def find_devices(wanted: str, otherwise: str) -> list[str]:
     if names and version("torch").endswith("+cpu"):
         raise StartRefusedError(
             f"{found[0]['description']} was found, but the installed PyTorch is a build without CUDA. "
-            "Install one with it: pip install --force-reinstall torch."
+            "Install a build with CUDA: pip install --force-reinstall torch."
         )
     if not names:
         raise StartRefusedError(f"No CUDA device{'' if wanted == 'auto' else ' ' + wanted} was found. {otherwise}")

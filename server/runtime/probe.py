@@ -1,4 +1,4 @@
-"""Questions that a process of its own answers: a driver that crashes, or a heavy library, stays out of this one."""
+"""Probes that run in a child process, so that a crashing driver or a heavy library cannot affect this process."""
 
 import json
 import subprocess
@@ -9,24 +9,24 @@ from typing import Any
 
 
 class ProbeError(Exception):
-    """What was asked cannot be told; `str()` is the sentence."""
+    """A probe failed; `str()` is a sentence for the user."""
 
 
 def cuda_devices() -> list[dict[str, Any]]:
-    """What `pipelines.planning.devices` found, a JSON object each; raises ProbeError."""
-    return _answer("pipelines.planning.devices", otherwise="Looking for CUDA devices failed. The error is above.")
+    """Return what `pipelines.planning.devices` finds, one JSON object per device; raises ProbeError."""
+    return _run("pipelines.planning.devices", otherwise="Looking for CUDA devices failed. See the error above.")
 
 
 def weight_files(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """What `pipelines.loading.single_file` measured in files of weights, a JSON object each; raises ProbeError."""
-    return _answer(
+    """Return what `pipelines.loading.single_file` reads from weight files, one JSON object each; raises ProbeError."""
+    return _run(
         "pipelines.loading.single_file",
         *map(str, paths),
-        otherwise="Reading the files of weights failed. The error is above.",
+        otherwise="Reading the weight files failed. See the error above.",
     )
 
 
-def _answer(module: str, *args: str, otherwise: str) -> list[dict[str, Any]]:
+def _run(module: str, *args: str, otherwise: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-P", "-m", module, *args]
     probe = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
     if probe.returncode != 0:

@@ -1,4 +1,4 @@
-"""Starting the server: everything that can be refused is checked before the first byte is listened for."""
+"""Starts the HTTP server after all checks have passed, and stops it gracefully."""
 
 import asyncio
 import gc
@@ -12,10 +12,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.core.logging import configure
-from server.core.settings import Settings
+from server.core.settings import ServerSettings, Settings
 from server.runtime.app import create_app
-from server.runtime.http_protocol import protocol
-from server.runtime.preflight import StartRefusedError, prepare
+from server.runtime.http_protocol import protocol_class
+from server.runtime.preflight import StartRefusedError, run_checks
 from server.service.service import Service
 
 log = logging.getLogger("paddock")
@@ -24,34 +24,34 @@ _GRACE_SECONDS = 5
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal; raises StartRefusedError when something is missing."""
+    """Serve until SIGINT or SIGTERM; raises StartRefusedError if a check fails."""
     configure(settings.log_level, settings.log_format)
     for warning in settings.warnings:
         log.warning("%s", warning)
-    devices = prepare(settings)
-    with listen(settings) as listening:
+    devices = run_checks(settings)
+    with listen(settings) as listener:
         app = create_app(settings, devices)
-        # what is there now stays: no request shall wait while it is looked through for garbage
+        # these objects live as long as the process: frozen, they do not slow down later garbage collections
         gc.freeze()
         gc.enable()
         config = uvicorn.Config(
             app,
-            http=protocol(settings.head_timeout),
+            http=protocol_class(settings.head_timeout),
             log_config=None,
             access_log=settings.log_level == "debug",
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        address, port = listening.getsockname()[:2]
+        address, port = listener.getsockname()[:2]
         host = f"[{address}]" if ":" in address else address
         log.info("Paddock listens on http://%s:%d", host, port)
-        _Server(config, app).run(sockets=[listening])
+        _Server(config, app).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that answers on until what runs is saved; a second signal does not wait for that.
+    """A uvicorn server that, on a signal, saves running generations before it stops; a second signal stops at once.
 
-    The service hears of a stop before open connections are waited for, since they wait for the service.
+    The service begins to close before uvicorn waits for open connections, because these may wait for the service.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
@@ -86,8 +86,8 @@ class _Server(uvicorn.Server):
         self._saving = asyncio.create_task(save_and_exit())
 
 
-def listen(settings: Settings) -> socket.socket:
-    """A socket that listens where the settings say."""
+def listen(settings: ServerSettings) -> socket.socket:
+    """Return a socket that listens on the host and port of the settings; raises StartRefusedError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)

@@ -298,7 +298,7 @@ def test_what_is_not_there_is_a_404(server: ServerProcess, method: str, path: st
     if "/models/" in path:
         assert error["message"] == "Model not found: nope"
     if path == "/nothing/here":
-        assert error["message"] == "There is no route /api/ai/nothing/here. /openapi.json lists all."
+        assert error["message"] == "There is no route /api/ai/nothing/here. /openapi.json lists all routes."
 
 
 def test_a_wrong_method_is_told_which_are_right(server: ServerProcess) -> None:
@@ -306,7 +306,7 @@ def test_a_wrong_method_is_told_which_are_right(server: ServerProcess) -> None:
 
     error = error_of(response, 405)
     assert error["type"] == "method_not_allowed"
-    assert error["message"] == "/api/ai/queue takes GET, POST, not PATCH."
+    assert error["message"] == "/api/ai/queue supports GET, POST, not PATCH."
     assert response.headers["allow"] == "GET, POST"
 
 
@@ -499,7 +499,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(start_server: Callable[...,
             answer += part
 
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"The body did not come within 0.5 seconds." in answer
+    assert b"The body did not arrive within 0.5 seconds." in answer
 
 
 # requests that come twice

@@ -154,7 +154,7 @@ def test_a_folder_or_another_cache_is_checked_and_left_in_place(
         ([], {"HF_HUB_OFFLINE": "1"}, 1, "HF_HUB_OFFLINE is set"),
         ([], {"PADDOCK_MODELS_DIR": "/nowhere"}, 2, "/nowhere: no such folder of models"),
         (["--model", "nope"], {}, 2, "Model not found: nope"),
-        (["--config", "missing.toml"], {}, 2, "There is no configuration file missing.toml"),
+        (["--config", "missing.toml"], {}, 2, "The configuration file missing.toml does not exist"),
     ],
 )
 def test_a_pull_that_cannot_work_is_refused_with_a_sentence(

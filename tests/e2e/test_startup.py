@@ -48,7 +48,7 @@ def test_nothing_the_server_imports_is_torch() -> None:
 
 
 def test_a_server_that_has_started_looks_for_garbage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("configure", "prepare", "_Server.run"):
+    for name in ("configure", "run_checks", "_Server.run"):
         monkeypatch.setattr(f"server.runtime.server.{name}", lambda *_, **__: ["cpu"])
     gc.disable()
     try:
@@ -114,7 +114,7 @@ def test_without_a_cuda_device_it_says_what_to_do(serve: Typed, tmp_path: Path, 
     [
         (["--demo", "--host", "0.0.0.0"], {}, "PADDOCK_API_KEYS"),  # noqa: S104 - it is refused
         (["--demo", "--port", "70000"], {}, "port: "),
-        (["--demo", "--config", "missing.toml"], {}, "There is no configuration file missing.toml."),
+        (["--demo", "--config", "missing.toml"], {}, "The configuration file missing.toml does not exist."),
         (["--demo"], {"PADDOCK_DEVICE": "tpu"}, "device: "),
         (["--demo"], {"PADDOCK_DATABASE_URL": "mysql://host/paddock"}, "database_url: "),
         (

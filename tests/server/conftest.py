@@ -14,7 +14,7 @@ from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker, Event
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
-from server.runtime.app import retention
+from server.runtime.app import build_retention
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.service import Service
 from server.storage.files.disk import Disk
@@ -81,7 +81,7 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
     broker = Broker()
     engines = [engine(folders.videos.folder, f"fake:{n}") for n in range(executors)]
     catalogue = load_catalogue(settings)
-    kept = retention(settings, store.expiry, files.videos)
+    kept = build_retention(settings, store.expiry, files.videos)
     options = SchedulerOptions(
         lease=settings.lease,
         idle_unload=settings.idle_unload,

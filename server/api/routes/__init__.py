@@ -1,1 +1,1 @@
-"""The HTTP routes, one resource a module."""
+"""The HTTP routes, one module per resource."""

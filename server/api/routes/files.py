@@ -1,4 +1,4 @@
-"""GET /files/TOKEN: a finished video, to whoever holds its link."""
+"""GET /files/TOKEN: a finished video, by its signed link."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -12,22 +12,22 @@ router = APIRouter(prefix="/files", tags=["files"])
 
 _DESCRIPTIONS = {
     200: "The video",
-    206: "The bytes asked for by a Range header",
-    416: "The Range header asks for bytes beyond the end",
+    206: "The bytes that the Range header requests",
+    416: "The Range header starts after the end of the file",
 }
 
 
 @router.get(
     "/{token}",
-    summary="Get a video",
+    summary="Download a video",
     response_class=StreamingResponse,
     responses={
-        **{status: {"description": words, "content": {"video/mp4": {}}} for status, words in _DESCRIPTIONS.items()},
+        **{status: {"description": text, "content": {"video/mp4": {}}} for status, text in _DESCRIPTIONS.items()},
         400: {"description": "The Range header is malformed", "content": {"text/plain": {}}},
         404: {"model": ErrorBody, "description": ResourceNotFoundError.title},
     },
 )
 @router.head("/{token}", include_in_schema=False)
 async def show(request: Request, token: str, videos: VideosDep) -> Response:
-    """An MP4. The link is signed, needs no key, and expires; a generation's row always has a fresh one."""
+    """Returns an MP4 file. The link is signed, needs no key and expires. A generation's row always has a fresh link."""
     return file_response(request, videos.storage, await videos.find(token), "video/mp4")

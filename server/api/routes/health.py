@@ -1,4 +1,4 @@
-"""/healthz and /readyz: whether the process answers, and whether it accepts work."""
+"""/healthz and /readyz: whether the process responds, and whether it accepts work."""
 
 from math import ceil
 from typing import Any
@@ -18,27 +18,28 @@ from server.scheduler.interface import DeviceStatus
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="Whether the process answers", response_model=schemas.Health)
+@router.get("/healthz", summary="Check that the process responds", response_model=schemas.Health)
 async def health() -> dict[str, Any]:
-    """Answers as soon as the process listens."""
+    """Responds as soon as the server listens."""
     return {"status": "ok", "version": __version__}
 
 
 @router.get(
     "/readyz",
-    summary="Whether work is accepted",
+    summary="Check that generations are accepted",
     response_model=Readiness,
     responses={503: {"model": ErrorBody, "description": UnavailableError.title}},
 )
 async def readiness(service: ServiceDep) -> dict[str, Any]:
-    """Ready while generations are accepted. A device without a model loads it at the first request.
+    """The server is ready while it accepts generations, even before a model is loaded: the first request loads it.
 
-    Not ready while all devices are quarantined after repeated failures. Generations are accepted then too, and wait.
+    It is not ready while all devices are quarantined after repeated failures. Generations are still accepted then, and
+    wait in the queue.
     """
     if service.is_closing:
         raise UnavailableError("The server is stopping.")
     await service.check_room()
-    # a half-open device counts as ready: a load balancer that sends it nothing would keep it from ever recovering
+    # a half-open device counts as ready: without requests from the load balancer it would never recover
     devices = service.devices()
     if all(device.health is Health.UNHEALTHY for device in devices):
         raise UnavailableError(" ".join(map(_failure, devices)))

@@ -1,11 +1,11 @@
-"""/models: what can be generated with, and whether its weights are on a device."""
+"""/models: the catalogue, the state of each model's weights, and loading and unloading."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
 from pipelines.core.catalogue import CatalogueEntry
-from server.api.dependencies import ServiceDep, TenantDep, gives
+from server.api.dependencies import ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
 from server.service.service import Service
 
@@ -13,13 +13,13 @@ router = APIRouter(prefix="/models", tags=["models"])
 evaluations = APIRouter(prefix="/evaluations/models", tags=["models"])
 
 
-@router.get("", summary="List models", response_model=ModelList, responses=gives(400))
+@router.get("", summary="List models", response_model=ModelList, responses=error_responses(400))
 async def index(
     service: ServiceDep,
     _tenant: TenantDep,
-    developer_name: Annotated[str | None, Query(description="Only this developer's")] = None,
+    developer_name: Annotated[str | None, Query(description="Only models of this developer")] = None,
 ) -> dict[str, Any]:
-    """Every model of the catalogue."""
+    """Returns the models of the catalogue."""
     return _list(
         service,
         (
@@ -30,13 +30,13 @@ async def index(
     )
 
 
-@router.get("/search", summary="Search models", response_model=ModelList, responses=gives(400))
+@router.get("/search", summary="Search models", response_model=ModelList, responses=error_responses(400))
 async def search(
     service: ServiceDep,
     _tenant: TenantDep,
-    search: Annotated[str, Query(description="Words to find in a model's id, name or description")],
+    search: Annotated[str, Query(description="Words to search for in ids, names and descriptions")],
 ) -> dict[str, Any]:
-    """The models in whose id, names or description every word occurs."""
+    """Returns the models whose id, names and description contain all the words."""
     words = search.lower().split()
     return _list(
         service,
@@ -44,37 +44,39 @@ async def search(
     )
 
 
-@router.get("/featured", summary="List featured models", response_model=ModelList, responses=gives())
+@router.get("/featured", summary="List featured models", response_model=ModelList, responses=error_responses())
 async def featured(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
-    """The models to show first."""
+    """Returns the featured models."""
     return _list(service, (entry for entry in service.catalogue.values() if entry.api.featured))
 
 
-@router.get("/{id}", summary="Look at a model", response_model=Model, responses=gives(404))
+@router.get("/{id}", summary="Get a model", response_model=Model, responses=error_responses(404))
 async def show(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
-    """One model, with the JSON Schema of its request parameters and the state of its weights."""
+    """Returns a model with the JSON Schema of its request parameters and the state of its weights."""
     return _model(service, service.entry(id))
 
 
-@router.post("/{id}/activate", summary="Load a model", response_model=Model, responses=gives(404))
+@router.post("/{id}/activate", summary="Load a model", response_model=Model, responses=error_responses(404))
 async def activate(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
-    """Starts to load the weights, and answers at once: `deployments` tells when they are there."""
+    """Starts loading the weights and returns at once. `deployments` shows when they are loaded."""
     entry = service.entry(id)
     service.activate(entry)
     return _model(service, entry)
 
 
-@router.post("/{id}/deactivate", summary="Unload a model", response_model=Model, responses=gives(404))
+@router.post("/{id}/deactivate", summary="Unload a model", response_model=Model, responses=error_responses(404))
 async def deactivate(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
-    """Frees the device after what runs now; the next generation loads the weights again."""
+    """Frees the device once the running generation has ended. The next generation loads the weights again."""
     entry = service.entry(id)
     service.deactivate(entry)
     return _model(service, entry)
 
 
-@evaluations.get("", summary="List models for documentation tools", response_model=EvaluationModels, responses=gives())
+@evaluations.get(
+    "", summary="List models for documentation tools", response_model=EvaluationModels, responses=error_responses()
+)
 async def for_documentation(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
-    """Every model in the form that documentation tooling reads."""
+    """Returns the models in the format of documentation tools."""
     return {
         "models": [
             {

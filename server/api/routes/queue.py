@@ -1,4 +1,4 @@
-"""/queue: enqueue, list what is active, look at one, cancel."""
+"""/queue: enqueue, list, get and cancel generations, and get previews."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from server.api.dependencies import (
     PreviewsDep,
     ServiceDep,
     TenantDep,
-    gives,
+    error_responses,
     json_body,
 )
 from server.api.schemas.generations import QueueCreated, QueueDeleted, QueueList, Row
@@ -30,22 +30,22 @@ router = APIRouter(prefix="/queue", tags=["queue"])
     "",
     summary="Enqueue generations",
     response_model=QueueCreated,
-    responses=gives(400, 404, 409, 413, 415, 429, 503),
+    responses=error_responses(400, 404, 409, 413, 415, 429, 503),
     openapi_extra=json_body(ENQUEUE, EXAMPLE),
 )
 async def create(
     body: JsonBody, service: ServiceDep, tenant: TenantDep, idempotency_key: IdempotencyKey = None
 ) -> dict[str, Any]:
-    """Answers at once, when the generations are safely recorded. With num_generations above 1 the n-th uses
-    seed + n. Parameters out of their limits give a generation that has failed, and says why.
+    """Returns as soon as the generations are recorded. With num_generations above 1 the n-th generation, counted from
+    0, uses seed + n. A parameter outside its limits gives a generation that has failed with an error message.
     """
     submitted = await service.submit(tenant, body, Origin.QUEUE, idempotency_key)
     return {"generations": [{"generation_id": g.id, "status": Status.QUEUED} for g in submitted]}
 
 
-@router.get("", summary="List active generations", response_model=QueueList, responses=gives(400, 503))
+@router.get("", summary="List active generations", response_model=QueueList, responses=error_responses(400, 503))
 async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> JSONResponse:
-    """Queued and processing generations, newest first, unless `status` names another. At most 1,000."""
+    """Returns at most 1,000 generations, newest first: queued and processing ones, or those with the given `status`."""
     if filters.statuses is None:
         filters = replace(filters, statuses=ACTIVE)
     found = await service.newest(filters)
@@ -53,22 +53,22 @@ async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> JS
     return JSONResponse({"count": len(rows), "generations": rows})
 
 
-@router.get("/{generation_id}", summary="Look at a generation", response_model=Row, responses=gives(404, 503))
+@router.get("/{generation_id}", summary="Get a generation", response_model=Row, responses=error_responses(404, 503))
 async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links: LinksDep) -> JSONResponse:
-    """One generation, also after it is over."""
+    """Returns one generation, also after it has ended."""
     placed = await service.get(tenant, generation_id)
     return JSONResponse(row(placed, service.live(placed), links))
 
 
 @router.get(
     "/{generation_id}/preview",
-    summary="See a generation while it runs",
+    summary="Get a preview",
     response_class=Response,
-    responses={200: {"description": "The picture", "content": {"image/jpeg": {}}}, **gives(404, 503)},
+    responses={200: {"description": "The preview", "content": {"image/jpeg": {}}}, **error_responses(404, 503)},
 )
 async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, previews: PreviewsDep) -> Response:
-    """A small JPEG of one frame, as the last steps take it to be; 404 while there is none. The row and each progress
-    event have its address, `preview_url`, which changes with the picture.
+    """Returns a small JPEG of one frame as of the last steps, or 404 if there is none yet. The row and each progress
+    event contain its URL, `preview_url`, which changes with each preview.
     """
     placed = await service.get(tenant, generation_id)
     live = service.live(placed)
@@ -80,11 +80,11 @@ async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, pr
 
 
 @router.delete(
-    "/{generation_id}", summary="Cancel a generation", response_model=QueueDeleted, responses=gives(404, 503)
+    "/{generation_id}", summary="Cancel a generation", response_model=QueueDeleted, responses=error_responses(404, 503)
 )
 async def cancel(generation_id: str, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
-    """Queued or processing, it is cancelled at once, and the device stops within a step. Of a generation that is
-    over it changes nothing.
+    """Cancels a queued or running generation at once. The device stops within one step. A generation that has ended
+    does not change.
     """
     await service.cancel(tenant, generation_id)
     return {"status": "success", "generation_id": generation_id}

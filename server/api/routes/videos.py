@@ -1,4 +1,4 @@
-"""POST /videos/generate: ask, wait on the line, get the video."""
+"""POST /videos/generate: the sync route, which responds with the finished video."""
 
 import asyncio
 import base64
@@ -14,7 +14,7 @@ from server.api.dependencies import (
     ServiceDep,
     TenantDep,
     VideosDep,
-    gives,
+    error_responses,
     json_body,
 )
 from server.api.links import Links
@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.5
     summary="Generate a video and wait for it",
     response_model=VideosGenerated,
     response_model_exclude_unset=True,
-    responses=gives(400, 404, 409, 413, 415, 429, 500, 503),
+    responses=error_responses(400, 404, 409, 413, 415, 429, 500, 503),
     openapi_extra=json_body(GENERATE, EXAMPLE),
 )
 async def generate(
@@ -48,8 +48,8 @@ async def generate(
     links: LinksDep,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
-    """Blocks until the video is ready. A client that hangs up cancels what has not started; the rest stays in the
-    records.
+    """Responds when the videos are ready. If the client disconnects, generations that have not started are cancelled;
+    the others continue.
     """
     submitted = await service.submit(tenant, body, Origin.SYNC, idempotency_key)
     finished = await _while_connected(request, service, tenant, [generation.id for generation in submitted])

@@ -1,6 +1,6 @@
-"""GET /: the Workbench, a page of plain files that talks to the public routes as any other client does.
+"""GET /: the Workbench, a page of static files that uses the public routes as any other client does.
 
-There is no build step: what lies in `server/web` is what the browser gets.
+There is no build step: browsers get the files of `server/web` as they are.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from fastapi.staticfiles import StaticFiles
 
 WEB = Path(__file__).parents[2] / "web"
 
-# previews come with a key in a header, so that the page holds them as blobs
+# previews need a key in a header, so the page fetches them and shows them as blobs
 _POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -25,11 +25,11 @@ _POLICY = {
     "frame-ancestors": "'none'",
 }
 HEADERS = {
-    "Content-Security-Policy": "; ".join(f"{what} {source}" for what, source in _POLICY.items()),
+    "Content-Security-Policy": "; ".join(f"{directive} {source}" for directive, source in _POLICY.items()),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    # looked at again each time, so that a new version of the server never meets half of an old page
+    # revalidate each time, so that the page is never a mix of two versions
     "Cache-Control": "no-cache",
 }
 
@@ -41,20 +41,20 @@ router = APIRouter(include_in_schema=False)
 @router.get("/ai/workbench")
 @router.head("/ai/workbench")
 async def page() -> FileResponse:
-    """The page; `?model=ID` chooses the model, as the hosted one's address does."""
+    """Return the page. `?model=ID` selects the model, as on the hosted page."""
     return FileResponse(WEB / "index.html", headers=HEADERS)
 
 
 class PageFiles(StaticFiles):
-    """The files beside the page, under the same policy."""
+    """Static files with the same headers as the page."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Answer with a file, or that it has not changed."""
+        """Return a file, or 304 if it has not changed."""
         response = super().file_response(*args, **kwargs)
         response.headers.update(HEADERS)
         return response
 
 
 def page_files() -> PageFiles:
-    """To be mounted at /web."""
+    """Return the application to mount at /web."""
     return PageFiles(directory=WEB)

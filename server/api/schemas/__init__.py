@@ -1,1 +1,1 @@
-"""The shapes of requests and responses in the OpenAPI document."""
+"""Schemas of requests and responses for the OpenAPI document."""

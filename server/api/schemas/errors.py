@@ -1,4 +1,4 @@
-"""The body of every error."""
+"""Schemas of error responses."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ ErrorType = Literal[
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong; `message` is a sentence for people."""
+    """An error. `message` and `detail` are the same sentence for people."""
 
     type: ErrorType
     title: str
@@ -30,7 +30,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Every error's body."""
+    """The body of every error response."""
 
     error: ErrorDetail
     status: Literal["error"]

@@ -1,4 +1,4 @@
-"""What the examples in the OpenAPI document have in common."""
+"""Values that the examples in the OpenAPI document share."""
 
 from typing import Any
 
@@ -10,5 +10,5 @@ BASE_URL = "http://localhost:8000"
 
 
 def example(content: dict[str, Any]) -> ConfigDict:
-    """The configuration of a model that is shown with this example."""
+    """Return the configuration of a pydantic model with this example."""
     return ConfigDict(json_schema_extra={"example": content})

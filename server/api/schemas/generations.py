@@ -1,6 +1,6 @@
-"""Generations as clients see them: rows of the queue and of the history.
+"""Schemas of generations: rows of the queue and of the history.
 
-`Row` is the one description of a row. The serializer returns it and the example is one, so mypy compares all three.
+`Row` is the only description of a row. The serializer returns a `Row` and the example is one, so mypy checks both.
 """
 
 from collections.abc import Mapping
@@ -38,15 +38,15 @@ HISTORY_EXAMPLE: "HistoryRow" = {**EXAMPLE, "cost": None, "user_id": None, "user
 
 
 def _row(content: Mapping[str, Any]) -> ConfigDict:
-    # a row also carries the parameters of its request
+    # a row also contains the parameters of its request
     return ConfigDict(extra="allow", json_schema_extra={"example": {**content, "seed": 7}})
 
 
 @with_config(_row(EXAMPLE))
 class Row(TypedDict):
-    """A generation. Every parameter of its request stands beside these fields. Times are in unix seconds.
+    """A generation. The row also has a field for each parameter of its request. Times are Unix seconds.
 
-    A generation that succeeded and has no `result_url` had its video removed to make room; `error_message` says so.
+    If a generation has succeeded but has no `result_url`, its video was removed to free space; `error_message` says so.
     """
 
     generation_id: str
@@ -62,30 +62,30 @@ class Row(TypedDict):
     target_namespace: str | None
     target_repo: str | None
     target_directory: str | None
-    progress: Annotated[float, Field(ge=0, le=1, description="Of the whole generation")]
+    progress: Annotated[float, Field(ge=0, le=1, description="Fraction of the whole generation")]
     eta_seconds: Annotated[
-        float | None, Field(description="To completion, also of a queued generation; null while unknown")
+        float | None, Field(description="Time to completion, also for a queued generation; null if unknown")
     ]
     queue_position: Annotated[
         int | None,
         Field(
-            description="1 is next; null unless queued. The order in which generations start if no more arrive: API "
-            "keys take turns, and generations of a loaded model go first, within the setting `max_overtakes`. With "
-            "several devices it is an estimate"
+            description="Place in the order in which queued generations start if no more arrive; 1 is next, null "
+            "unless queued. API keys take turns, and generations of a loaded model go first, within the setting "
+            "`max_overtakes`. With several devices it is an estimate"
         ),
     ]
     preview_url: Annotated[
         str | None,
         Field(
-            description="A small picture of the running generation; its address changes with the picture. It needs the "
-            "API key of the generation. Null unless it is denoised or decoded on this server"
+            description="URL of the preview, which needs the API key of the generation. It changes with each preview. "
+            "Null unless this server is denoising or decoding the generation"
         ),
     ]
 
 
 @with_config(_row(HISTORY_EXAMPLE))
 class HistoryRow(Row):
-    """A generation in the history. Cost and user are the host's fields, and null here."""
+    """A generation in the history. The fields for cost and user come from the hosted API; they are always null here."""
 
     cost: None
     user_id: None
@@ -127,7 +127,7 @@ class History(BaseModel):
 
 
 class OneGeneration(BaseModel):
-    """One generation in the host's success envelope."""
+    """One generation in the success envelope of the hosted API."""
 
     status: Literal["success"]
     status_message: Literal["resource_found"]
@@ -137,7 +137,7 @@ class OneGeneration(BaseModel):
 
 
 class Enqueued(BaseModel):
-    """A generation that was accepted. Whether its parameters are valid, its row tells."""
+    """An accepted generation. Invalid parameters are reported in its row."""
 
     generation_id: str
     status: Literal["queued"]
@@ -152,7 +152,7 @@ class QueueCreated(BaseModel):
 
 
 class QueueDeleted(BaseModel):
-    """The cancellation was carried out, or came too late to matter."""
+    """The generation was cancelled or deleted, or had ended before a cancellation."""
 
     status: Literal["success"]
     generation_id: str

@@ -1,4 +1,4 @@
-"""Health and readiness."""
+"""Schemas of health and readiness."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from server.api.schemas.example import PLAN, example
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["ok"]
     version: str
@@ -18,18 +18,18 @@ class Health(BaseModel):
 
 
 class Memory(BaseModel):
-    """Bytes that are free, and all there are."""
+    """Free and total memory in bytes."""
 
     free: int
     total: int
 
 
 class DeviceState(BaseModel):
-    """A device and what it holds, laid out by which plan; `loading` is how much (0 … 1) of the model is read.
+    """A device, the model it holds and the plan of its weights. `loading` is the fraction (0 to 1) that is loaded.
 
-    `error` is what went wrong last, until a generation is finished; `failures` counts the deaths of its workers since
-    the server started; `retry_in` is how many seconds it is left alone, if it is. `memory` is a card's, while a worker
-    uses it.
+    `error` is the last error; it is cleared when a generation succeeds. `failures` counts worker deaths since the
+    server started. `retry_in` is the time in seconds until a quarantined device is tried again. `memory` is the memory
+    of a GPU, known while a worker uses it.
     """
 
     device: str
@@ -45,7 +45,7 @@ class DeviceState(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether generations are accepted, and what the devices are doing; `free_bytes` is on the data's disk."""
+    """The server accepts generations. `free_bytes` is the free space on the disk of the data directory."""
 
     status: Literal["ready"]
     version: str

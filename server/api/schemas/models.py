@@ -1,4 +1,4 @@
-"""Models, in the host's form."""
+"""Schemas of models, in the format of the hosted API."""
 
 from typing import Any, Literal
 
@@ -58,7 +58,7 @@ class DeploymentStatus(BaseModel):
 
 
 class Model(BaseModel):
-    """A model, in the host's form."""
+    """A model in the format of the hosted API."""
 
     id: str
     object: Literal["model"]
@@ -79,15 +79,15 @@ class Model(BaseModel):
     fine_tuning: None
     source_model: None
     showcase: None
-    fps: int = Field(description="Frames a second of its videos")
-    weights: Literal["real", "demo"] = Field(description="demo: small weights that show the server works")
-    plan: str | None = Field(description="How the weights are laid out on their device; null unless they are on one")
+    fps: int = Field(description="Frames per second of the videos")
+    weights: Literal["real", "demo"] = Field(description="demo: small weights for trying out the server")
+    plan: str | None = Field(description="Plan of the weights on their device; null unless they are loaded")
 
     model_config = example(_MODEL)
 
 
 class ModelList(BaseModel):
-    """Models, in the order of their files."""
+    """Models in the order of their files."""
 
     object: Literal["list"]
     data: list[Model]
@@ -96,7 +96,7 @@ class ModelList(BaseModel):
 
 
 class EvaluationModel(BaseModel):
-    """What documentation tooling reads of a model."""
+    """A model in the format of documentation tools."""
 
     name: str
     display_name: str
@@ -111,7 +111,7 @@ class EvaluationModel(BaseModel):
 
 
 class EvaluationModels(BaseModel):
-    """All models."""
+    """All models in the format of documentation tools."""
 
     models: list[EvaluationModel]
 

@@ -1,7 +1,7 @@
 """The request bodies in the OpenAPI document, made from the catalogue and the settings.
 
-`server.service.parameters` reads the bodies, by the asked model's own parameters. The limits here are the widest of all
-models: on the queue a parameter beyond its model's limits still gets a generation, which fails with a sentence.
+`server.service.parameters` validates the bodies against the parameters of the requested model. The limits here are the
+widest of all models: on the queue route a parameter outside its model's limits gives a generation that has failed.
 """
 
 import math
@@ -27,7 +27,7 @@ EXAMPLE = {
 
 
 def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSettings) -> dict[str, dict[str, Any]]:
-    """The schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue."""
+    """Return the schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue route."""
     text = {"type": "string", "maxLength": settings.max_prompt_chars}
     optional = {
         **_model_parameters(list(catalogue.values()), text),
@@ -43,12 +43,12 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
             "description": "Any W:H within the size limits; height and width take precedence",
         },
         "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
-        "generate_audio": {"type": "boolean", "const": False, "description": "No model makes sound"},
+        "generate_audio": {"type": "boolean", "const": False, "description": "No model generates audio"},
         "num_generations": {"type": "integer", "minimum": 1, "maximum": settings.max_num_generations},
         "step_cache": {
             "type": "string",
             "enum": [str(level) for level in StepCaching],
-            "description": "Step caching, an addition to the hosted API; the setting step_cache is the default",
+            "description": "Step caching, an extension of the hosted API; the setting step_cache is the default",
         },
     }
     generate: dict[str, Any] = {
@@ -67,7 +67,7 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
 
 
 def _model_parameters(entries: Sequence[CatalogueEntry], text: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every parameter of any model but the prompt, with the widest limits."""
+    """Return the parameters of all models except the prompt, each with its widest limits."""
     by_name: dict[str, list[Parameter]] = {}
     for entry in entries:
         for parameter in entry.api.parameters:

@@ -1,4 +1,4 @@
-"""The answer of the sync route."""
+"""Schemas of the sync route."""
 
 from pydantic import BaseModel
 
@@ -9,14 +9,14 @@ _URL = f"{BASE_URL}/api/files/token.mp4"
 
 
 class Video(BaseModel):
-    """A finished video: its address, or the file itself in base64."""
+    """A finished video: its URL, or the file in base64."""
 
     url: str | None = None
     b64_json: str | None = None
 
 
 class VideosGenerated(BaseModel):
-    """The videos of a sync request; `created` in unix seconds."""
+    """The videos of a sync request. `created` is in Unix seconds."""
 
     model: str
     created: int

@@ -1,4 +1,4 @@
-"""Authentication: keys that are made and revoked take effect while the server runs."""
+"""Authentication: new and revoked keys take effect while the server runs."""
 
 import asyncio
 import sqlite3
@@ -16,7 +16,7 @@ from server.storage.db.connection import opened
 
 
 class Clock:
-    """A clock that tests set."""
+    """A clock that the test advances."""
 
     now = 0.0
 
@@ -30,7 +30,7 @@ def ring(tmp_path: Path) -> Iterator[KeyRing]:
         yield KeyRing(engine)
 
 
-async def test_keys_that_are_made_and_revoked_take_effect(ring: KeyRing) -> None:
+async def test_new_and_revoked_keys_take_effect(ring: KeyRing) -> None:
     clock = Clock()
     auth = Authenticator([], ring, clock)
     assert auth.is_open
@@ -50,14 +50,14 @@ async def test_keys_that_are_made_and_revoked_take_effect(ring: KeyRing) -> None
     clock.now += FRESH_SECONDS
     with pytest.raises(UnauthenticatedError):
         await auth.tenant(one)
-    # not open again without the last one either
+    # revoking the last key does not open the server
     ring.revoke("other")
     clock.now += FRESH_SECONDS
     with pytest.raises(UnauthenticatedError):
         await auth.tenant(None)
 
 
-async def test_keys_of_the_settings_and_made_ones_go_together(ring: KeyRing) -> None:
+async def test_keys_from_the_settings_and_the_database_are_both_valid(ring: KeyRing) -> None:
     made = ring.add("made")
     auth = Authenticator(["set"], ring)
 
@@ -65,7 +65,7 @@ async def test_keys_of_the_settings_and_made_ones_go_together(ring: KeyRing) -> 
     assert await auth.tenant(made) == digest(made)[:16]
 
 
-async def test_records_that_fail_leave_the_keys_as_they_were(
+async def test_the_last_known_keys_stay_valid_while_the_database_fails(
     ring: KeyRing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     key, clock = ring.add("laptop"), Clock()
@@ -80,38 +80,38 @@ async def test_records_that_fail_leave_the_keys_as_they_were(
     assert await auth.tenant(key)
     with pytest.raises(UnauthenticatedError):
         await auth.tenant(None)
-    # once, not at every request
+    # logged once, not for every request
     assert len(caplog.messages) == 1
 
 
-async def test_a_revoked_keys_subscription_ends(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_subscription_of_a_revoked_key_ends(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.api.auth.FRESH_SECONDS", 0.01)
     broker, auth = Broker(), Authenticator(["set"], ring)
     key = ring.add("made")
     watching = asyncio.create_task(auth.watch(broker.dismiss))
-    with broker.subscribe(digest(key)[:16]) as made, broker.subscribe(digest("set")[:16]) as of_settings:
-        listening = [asyncio.create_task(anext(aiter(each), None)) for each in (made, of_settings)]
+    with broker.subscribe(digest(key)[:16]) as made, broker.subscribe(digest("set")[:16]) as configured:
+        listening = [asyncio.create_task(anext(aiter(each), None)) for each in (made, configured)]
         await asyncio.sleep(0.1)
         assert not any(each.done() for each in listening)
 
         ring.revoke("made")
 
-        done, going_on = await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED, timeout=60)
-        assert (done, going_on) == ({listening[0]}, {listening[1]})
+        done, pending = await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+        assert (done, pending) == ({listening[0]}, {listening[1]})
     for task in (watching, listening[1]):
         task.cancel()
     await asyncio.gather(watching, *listening, return_exceptions=True)
 
 
-async def test_once_there_is_a_key_anonymous_clients_may_not_stay(ring: KeyRing) -> None:
+async def test_anonymous_clients_are_refused_once_a_key_exists(ring: KeyRing) -> None:
     clock = Clock()
     auth = Authenticator([], ring, clock)
-    assert auth.knows("")
-    assert not auth.knows("other")
+    assert auth.accepts("")
+    assert not auth.accepts("other")
 
     key = ring.add("first")
     clock.now += FRESH_SECONDS
     tenant = await auth.tenant(key)
 
-    assert auth.knows(tenant)
-    assert not auth.knows("")
+    assert auth.accepts(tenant)
+    assert not auth.accepts("")

@@ -1,4 +1,4 @@
-"""Pages of other sites get nothing done through a browser, and everybody else is served as before."""
+"""The browser guard: cross-site writes and unknown host names are refused, other requests are served."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,12 +14,12 @@ from server.runtime.app import create_app
 JSON = {"Content-Type": "application/json"}
 BODY = '{"model": "no-such-model", "prompt": "an ox"}'
 NOT_FOUND = 404
-"""What a request for that model gets once it is let in."""
+"""Status of a request for that model that passes the guard."""
 
 
 @pytest.fixture
 async def app(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Applications by their settings, running."""
+    """A function that starts an application with the given settings."""
     running: list[Any] = []
 
     async def build(**settings: Any) -> FastAPI:
@@ -34,7 +34,7 @@ async def app(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
         await context.__aexit__(None, None, None)
 
 
-async def asked(
+async def request(
     app: FastAPI, method: str = "POST", path: str = "/api/ai/queue", base: str = "http://localhost:8000", **headers: str
 ) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -63,12 +63,12 @@ async def asked(
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_name_it_does_not_go_by_is_refused(
+async def test_an_unknown_host_name_is_refused(
     app: Callable[..., Any], headers: dict[str, str], is_served: bool, method: str
 ) -> None:
     served = await app(allowed_hosts=["gpu.lan"], public_url="https://videos.example/paddock")
 
-    answer = await asked(served, method, **headers)
+    answer = await request(served, method, **headers)
 
     assert answer.status_code == ((NOT_FOUND if method == "POST" else 200) if is_served else 400)
     if not is_served:
@@ -77,20 +77,20 @@ async def test_a_name_it_does_not_go_by_is_refused(
         assert "evil" not in answer.text
 
 
-async def test_where_a_key_is_needed_any_name_will_do(app: Callable[..., Any]) -> None:
+async def test_with_api_keys_any_host_name_is_accepted_unless_names_are_listed(app: Callable[..., Any]) -> None:
     keyed = await app(api_keys=["key"])
-    assert (await asked(keyed, Host="gpu.lan", Authorization="Bearer key")).status_code == NOT_FOUND
+    assert (await request(keyed, Host="gpu.lan", Authorization="Bearer key")).status_code == NOT_FOUND
 
     listed = await app(api_keys=["key"], allowed_hosts=["gpu.lan"])
-    assert (await asked(listed, Host="gpu.lan", Authorization="Bearer key")).status_code == NOT_FOUND
-    assert (await asked(listed, Host="evil.example", Authorization="Bearer key")).status_code == 400
+    assert (await request(listed, Host="gpu.lan", Authorization="Bearer key")).status_code == NOT_FOUND
+    assert (await request(listed, Host="evil.example", Authorization="Bearer key")).status_code == 400
 
 
 @pytest.mark.parametrize(
     ("headers", "is_served"),
     [
         ({"Sec_Fetch_Site": "same-origin", "Origin": "http://localhost:8000"}, True),
-        # a proxy of the owner's may rename the server; the browser knows better
+        # behind a proxy the origin may differ; the browser knows that the page is of the same origin
         ({"Sec_Fetch_Site": "same-origin", "Origin": "https://proxy.example"}, True),
         ({"Sec_Fetch_Site": "none"}, True),
         ({"Origin": "http://localhost:8000"}, True),
@@ -105,48 +105,48 @@ async def test_where_a_key_is_needed_any_name_will_do(app: Callable[..., Any]) -
         ({"Origin": "https://app.example.evil.example"}, False),
     ],
 )
-async def test_a_write_for_another_sites_page_is_refused(
+async def test_a_write_from_another_sites_page_is_refused(
     app: Callable[..., Any], headers: dict[str, str], is_served: bool
 ) -> None:
     served = await app(cors_origins=["https://app.example"], public_url="https://videos.example")
 
-    assert (await asked(served, **headers)).status_code == (NOT_FOUND if is_served else 400)
-    # without a body as well, and whatever the write is
+    assert (await request(served, **headers)).status_code == (NOT_FOUND if is_served else 400)
+    # other writes, also without a body
     for method, path in (("POST", "/api/ai/models/no-such-model/activate"), ("DELETE", "/api/ai/queue/none")):
-        assert (await asked(served, method, path, **headers)).status_code == (NOT_FOUND if is_served else 400)
-    # what only reads is answered, and not for that page to see
-    read = await asked(served, "GET", **headers)
+        assert (await request(served, method, path, **headers)).status_code == (NOT_FOUND if is_served else 400)
+    # reads are answered, but the browser does not let the page see the answer
+    read = await request(served, "GET", **headers)
     assert read.status_code == 200
-    is_named = headers.get("Origin") == "https://app.example"
-    assert (read.headers.get("access-control-allow-origin") is not None) is is_named
+    is_listed = headers.get("Origin") == "https://app.example"
+    assert (read.headers.get("access-control-allow-origin") is not None) is is_listed
 
 
-async def test_no_other_page_may_read_unless_it_is_named(app: Callable[..., Any]) -> None:
+async def test_other_sites_pages_may_read_only_if_their_origin_is_listed(app: Callable[..., Any]) -> None:
     preflight = {"Origin": "https://app.example", "Access_Control_Request_Method": "POST"}
 
-    unnamed = await asked(await app(), "OPTIONS", **preflight)
-    named = await asked(await app(cors_origins=["https://app.example"]), "OPTIONS", **preflight)
+    unlisted = await request(await app(), "OPTIONS", **preflight)
+    listed = await request(await app(cors_origins=["https://app.example"]), "OPTIONS", **preflight)
 
-    assert "access-control-allow-origin" not in unnamed.headers
-    assert named.headers["access-control-allow-origin"] == "https://app.example"
-    assert "POST" in named.headers["access-control-allow-methods"]
+    assert "access-control-allow-origin" not in unlisted.headers
+    assert listed.headers["access-control-allow-origin"] == "https://app.example"
+    assert "POST" in listed.headers["access-control-allow-methods"]
 
 
 @pytest.mark.parametrize(
     "settings",
     [{"allowed_hosts": ["gpu.lan:8000"]}, {"allowed_hosts": ["http://gpu.lan"]}, {"cors_origins": ["app.example"]}],
 )
-def test_what_is_no_name_or_origin_is_refused_at_the_start(settings: dict[str, Any]) -> None:
+def test_a_malformed_host_name_or_origin_is_refused_at_start(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Settings(**settings)
 
 
-def test_lists_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDOCK_ALLOWED_HOSTS", "gpu.lan, other.lan,")
     monkeypatch.setenv("PADDOCK_CORS_ORIGINS", "https://app.example")
 
     settings = Settings()
 
     assert settings.allowed_hosts == ("gpu.lan", "other.lan")
-    assert settings.names == ("gpu.lan", "other.lan", "127.0.0.1")
-    assert settings.writers == ("https://app.example",)
+    assert settings.host_names == ("gpu.lan", "other.lan", "127.0.0.1")
+    assert settings.write_origins == ("https://app.example",)

@@ -1,4 +1,4 @@
-"""Ranges of a stored file over HTTP."""
+"""HTTP responses with stored files and their ranges."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "end"),
+    ("requested", "start", "end"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=0-", 0, 10),
@@ -42,13 +42,13 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
         ("bytes=-100", 0, 10),
     ],
 )
-def test_a_range(client: TestClient, asked: str, start: int, end: int) -> None:
-    answer = client.get("/", headers={"Range": asked})
+def test_a_range(client: TestClient, requested: str, start: int, end: int) -> None:
+    answer = client.get("/", headers={"Range": requested})
 
     assert (answer.status_code, answer.content) == (206, CONTENT[start:end])
     assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/10"
     assert answer.headers["content-length"] == str(end - start)
-    head = client.head("/", headers={"Range": asked})
+    head = client.head("/", headers={"Range": requested})
     assert (head.status_code, head.content) == (206, b"")
     assert head.headers["content-length"] == str(end - start)
 
@@ -63,7 +63,7 @@ def test_the_whole_file(client: TestClient, headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("tag", ["etag", "last-modified"])
-def test_a_download_goes_on_with_the_same_file_only(client: TestClient, tag: str, tmp_path: Path) -> None:
+def test_a_download_is_resumed_only_with_the_same_file(client: TestClient, tag: str, tmp_path: Path) -> None:
     first = client.get("/", headers={"Range": "bytes=0-4"})
     condition = {"Range": "bytes=5-", "If-Range": first.headers[tag]}
 
@@ -73,14 +73,16 @@ def test_a_download_goes_on_with_the_same_file_only(client: TestClient, tag: str
         assert client.get("/", headers=condition).content == b"another one"
 
 
-@pytest.mark.parametrize("asked", ["bytes=10-", "bytes=-0", "bytes=999999999-"])
-def test_a_range_beyond_the_end(client: TestClient, asked: str) -> None:
-    answer = client.get("/", headers={"Range": asked})
+@pytest.mark.parametrize("requested", ["bytes=10-", "bytes=-0", "bytes=999999999-"])
+def test_a_range_beyond_the_end(client: TestClient, requested: str) -> None:
+    answer = client.get("/", headers={"Range": requested})
 
     assert answer.status_code == 416
     assert answer.headers["content-range"] == "bytes */10"
 
 
-@pytest.mark.parametrize("asked", ["bytes=-", "bytes=5-3", "bytes=a-b", "pages=1-2", "bytes", "bytes=" + "9" * 5000])
-def test_a_malformed_range(client: TestClient, asked: str) -> None:
-    assert client.get("/", headers={"Range": asked}).status_code == 400
+@pytest.mark.parametrize(
+    "requested", ["bytes=-", "bytes=5-3", "bytes=a-b", "pages=1-2", "bytes", "bytes=" + "9" * 5000]
+)
+def test_a_malformed_range(client: TestClient, requested: str) -> None:
+    assert client.get("/", headers={"Range": requested}).status_code == 400

@@ -1,4 +1,4 @@
-"""A device that fails: tried again later and later, unhealthy after failures of several generations."""
+"""The circuit breaker of a device: growing waits, and unhealthy after failures of several generations."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 
 
 class Device:
-    """A circuit with a clock of its own."""
+    """A circuit breaker with its own clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.circuit = CircuitBreaker(Tolerance(failures=3, cooldown=60), lambda: self.now)
 
     def fail(self, *about: str) -> list[float]:
-        """Fail at these as soon as each may be tried; returns how long it then waits each time."""
+        """Fail at each of these as soon as it may be tried; returns the wait after each failure."""
         waits = []
         for each in about:
             self.now += self.circuit.wait
@@ -27,11 +27,11 @@ def device() -> Device:
     return Device()
 
 
-def test_the_next_start_waits_longer_with_each_failure_up_to_a_minute(device: Device) -> None:
+def test_the_wait_doubles_with_each_failure_up_to_a_minute(device: Device) -> None:
     assert device.fail(*["poison"] * 10) == [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_a_finished_generation_begins_anew(device: Device) -> None:
+def test_a_success_resets_the_wait(device: Device) -> None:
     device.fail("a", "b")
     device.circuit.succeeded()
 
@@ -46,7 +46,7 @@ def test_one_generation_alone_never_makes_a_device_unhealthy(device: Device) -> 
     assert device.circuit.health is Health.HEALTHY
 
 
-def test_several_generations_do_and_it_is_tried_again_after_a_while(device: Device) -> None:
+def test_failures_of_several_generations_make_a_device_unhealthy_until_the_cooldown_ends(device: Device) -> None:
     assert device.fail("a", "b", "c") == [0, 1, 60]
     assert device.circuit.health is Health.UNHEALTHY
     assert device.circuit.reason == "c ended it"
@@ -60,7 +60,7 @@ def test_several_generations_do_and_it_is_tried_again_after_a_while(device: Devi
     assert device.circuit.health is Health.HEALTHY
 
 
-def test_a_trial_that_fails_doubles_the_wait_up_to_a_quarter_of_an_hour(device: Device) -> None:
+def test_a_failed_trial_doubles_the_wait_up_to_15_minutes(device: Device) -> None:
     device.fail("a", "b", "c")
     assert device.fail(*["c"] * 6) == [120, 240, 480, 900, 900, 900]
     assert device.circuit.health is Health.UNHEALTHY

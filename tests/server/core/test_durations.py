@@ -1,4 +1,4 @@
-"""What is remembered of a device's runs: recorded once, by how they ended, and bounded."""
+"""Recorded durations of a device's runs: recorded once, depending on how a run ended, and bounded."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ FIRST, LATER = (Stage.DENOISE, True), (Stage.DENOISE, False)
 
 
 class Device:
-    """Durations, with a clock that the reports set."""
+    """Durations with a clock that the reports set."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -26,7 +26,7 @@ class Device:
         return self.durations.begin(model, plan, params)
 
     def render(self, timer: RunTimer, step: float = 3.0) -> None:
-        """All that a worker reports until the device is free: two steps, the first with two seconds more."""
+        """The reports of a worker until the device is free: two steps, of which the first takes two seconds longer."""
         began = self.now
         for number, seconds in ((0, 1.0), (1, step + 3), (2, 2 * step + 3)):
             self.now = began + seconds
@@ -34,7 +34,7 @@ class Device:
         timer.leave_device()
 
     def finish(self, timer: RunTimer, plan: dict[str, str] = PLAN) -> None:
-        """What it reports of the file, long after."""
+        """The reports about the file, long after."""
         self.now += 100
         timer.note(Progress(Stage.DECODE, 1, 1, 1.0, 50.0))
         timer.succeed(plan)
@@ -59,19 +59,19 @@ def test_a_finished_run_is_recorded_for_both_readers(device: Device) -> None:
     assert [*durations.runs_of_model("wan", PARAMS)] == [RunDurations(100, 4.0, 41.0)]
     assert [*durations.intervals(KEY, FIRST)] == [Interval(100, 5.0)]
     assert [*durations.intervals(KEY, LATER)] == [Interval(100, 3.0)]
-    # neither the time to encode a prompt, which may be cached, nor that of a file beside which another run goes on
+    # not recorded: encoding a prompt, which may be cached, and writing a file, which overlaps with the next run
     for kind in ((Stage.PROMPT, True), (Stage.DECODE, True), (Stage.DECODE, False)):
         assert [*durations.intervals(KEY, kind)] == []
 
 
-def test_of_a_run_that_fails_the_intervals_are_recorded(device: Device) -> None:
+def test_only_the_intervals_of_a_failed_run_are_recorded(device: Device) -> None:
     device.render(device.begin())
 
     assert [*device.durations.intervals(KEY, LATER)] == [Interval(100, 3.0)]
     assert [*device.durations.totals] == [*device.durations.runs(KEY, PARAMS)] == []
 
 
-def test_of_a_run_that_ended_by_another_plan_nothing_is_recorded(device: Device) -> None:
+def test_a_run_that_changed_its_plan_is_not_recorded(device: Device) -> None:
     timer = device.begin()
     timer.note(Progress(Stage.DENOISE, 0, 2, 0.0, 0.5))
     timer.note_reload()
@@ -84,7 +84,7 @@ def test_of_a_run_that_ended_by_another_plan_nothing_is_recorded(device: Device)
 
 
 @pytest.mark.parametrize("other", [replace(PARAMS, guidance_scale=1.0), replace(PARAMS, step_cache=StepCaching.FAST)])
-def test_runs_of_another_kind_are_apart_but_their_intervals_are_not(device: Device, other: VideoParams) -> None:
+def test_runs_of_different_kinds_are_separate_but_share_intervals(device: Device, other: VideoParams) -> None:
     device.make()
 
     assert [*device.durations.runs(KEY, other)] == [*device.durations.runs_of_model("wan", other)] == []
@@ -94,7 +94,7 @@ def test_runs_of_another_kind_are_apart_but_their_intervals_are_not(device: Devi
     assert [*timer.known] == [Interval(100, 5.0)]
 
 
-def test_a_model_is_known_by_its_last_fingerprint(device: Device) -> None:
+def test_runs_of_a_model_are_those_of_its_last_fingerprint(device: Device) -> None:
     device.make()
     device.begin({"plan": "streamed"})
 
@@ -103,7 +103,7 @@ def test_a_model_is_known_by_its_last_fingerprint(device: Device) -> None:
     assert len(device.durations.runs_of_model("wan", PARAMS)) == 1
 
 
-def test_the_fingerprints_used_last_are_kept(device: Device) -> None:
+def test_the_most_recently_used_fingerprints_are_kept(device: Device) -> None:
     plans = [{"plan": str(number)} for number in range(d.FINGERPRINTS + 1)]
     for plan in (*plans[:-1], plans[0], plans[-1]):
         device.make(plan)
@@ -112,7 +112,7 @@ def test_the_fingerprints_used_last_are_kept(device: Device) -> None:
     assert kept == [True, False, *[True] * (d.FINGERPRINTS - 1)]
 
 
-def test_the_kinds_of_requests_used_last_are_kept(device: Device) -> None:
+def test_the_most_recently_used_kinds_of_requests_are_kept(device: Device) -> None:
     models = [str(number) for number in range(d.KINDS + 1)]
     for model in (*models[:-1], models[0], models[-1]):
         device.make(model=model)
@@ -121,7 +121,7 @@ def test_the_kinds_of_requests_used_last_are_kept(device: Device) -> None:
     assert kept == [True, False, *[True] * (d.KINDS - 1)]
 
 
-def test_of_one_kind_the_last_runs_are_kept(device: Device) -> None:
+def test_the_last_runs_of_a_kind_are_kept(device: Device) -> None:
     for _ in range(3 * d.RUNS):
         device.make()
 

@@ -1,4 +1,4 @@
-"""The error tree and its one body."""
+"""The errors of the API and their JSON body."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from server.core import errors
         (errors.UnavailableError("m"), 503, "unavailable"),
     ],
 )
-def test_one_body_serves_both_of_the_hosts_formats(error: errors.PaddockError, status: int, kind: str) -> None:
+def test_the_body_has_both_error_formats_of_the_hosted_api(error: errors.PaddockError, status: int, kind: str) -> None:
     assert error.status == status
     assert errors.BY_STATUS[status].type == kind
     assert error.body == {

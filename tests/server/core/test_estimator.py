@@ -1,4 +1,4 @@
-"""Estimates of a generation's time: a guess while nothing is known, learned from the first run on."""
+"""Estimates of a generation's time: a guess before the first run, learned from then on."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ PIXELS = 100_000
 
 
 def step_of(pixels: int) -> float:
-    """What a device takes for a step: partly by the pixels, partly by their square."""
+    """Seconds per step: a part linear in the pixels and a quadratic part."""
     return 1e-6 * pixels + 2e-12 * pixels**2
 
 
@@ -26,7 +26,7 @@ def rest_of(pixels: int) -> float:
 
 
 def reports(params: VideoParams, since: int = 0, slower: float = 1.0) -> Iterator[Progress]:
-    """The reports of a run that is resumed after `since` steps, on a device that is slower by a factor."""
+    """The reports of a run that is resumed after `since` steps, on a device that is `slower` times as slow."""
     pixels, steps = params.width * params.height * params.num_frames, params.num_inference_steps
     seconds = 0.02
     yield Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)
@@ -45,15 +45,15 @@ def begin(estimator: Estimator, params: VideoParams) -> tuple[Forecast, RunTimer
 
 
 def run(estimator: Estimator, params: VideoParams = PARAMS, since: int = 0, slower: float = 1.0) -> list[float | None]:
-    """Go through a run; returns the error of the estimate at each report, relative to the run's time."""
+    """Replay a run; returns the error of the estimate at each report, relative to the run's time."""
     forecast, timer = begin(estimator, params)
-    told = [(now, forecast.remaining(now), timer.note(now)) for now in reports(params, since, slower)]
-    end = told[-1][0].seconds
+    estimates = [(now, forecast.remaining(now), timer.note(now)) for now in reports(params, since, slower)]
+    end = estimates[-1][0].seconds
     timer.succeed(FINGERPRINT)
-    return [None if left is None else abs(left - (end - now.seconds)) / end for now, left, _ in told]
+    return [None if left is None else abs(left - (end - now.seconds)) / end for now, left, _ in estimates]
 
 
-def test_the_first_run_is_a_guess_and_the_next_is_known() -> None:
+def test_the_first_run_is_guessed_and_the_next_is_estimated_closely() -> None:
     estimator = Estimator(Durations())
     first = run(estimator)
     assert first[0] is None
@@ -62,7 +62,7 @@ def test_the_first_run_is_a_guess_and_the_next_is_known() -> None:
 
     second = run(estimator)
 
-    # encoding the prompt, which may take no time at all, is left out
+    # the time to encode the prompt, which may be zero, is not part of the estimate
     assert all(error is not None and error < 0.05 for error in second)
 
 
@@ -74,7 +74,7 @@ def test_the_first_run_is_a_guess_and_the_next_is_known() -> None:
         replace(PARAMS, num_inference_steps=50),
     ],
 )
-def test_two_sizes_tell_of_every_other(other: VideoParams) -> None:
+def test_runs_of_two_sizes_predict_every_other_size(other: VideoParams) -> None:
     estimator = Estimator(Durations())
     run(estimator)
     run(estimator, replace(PARAMS, num_frames=80))
@@ -82,7 +82,7 @@ def test_two_sizes_tell_of_every_other(other: VideoParams) -> None:
     assert all(error is not None and error < 0.1 for error in run(estimator, other))
 
 
-def test_one_size_tells_roughly_of_another() -> None:
+def test_runs_of_one_size_roughly_predict_another() -> None:
     estimator = Estimator(Durations())
     run(estimator)
 
@@ -92,18 +92,18 @@ def test_one_size_tells_roughly_of_another() -> None:
     assert first < 0.35
 
 
-def test_steps_estimated_wrongly_from_one_other_size_say_nothing_of_the_rest() -> None:
+def test_a_wrong_step_estimate_from_another_size_does_not_change_the_rest() -> None:
     estimator = Estimator(Durations())
     run(estimator)
 
     forecast = estimator.begin(FINGERPRINT, replace(PARAMS, num_frames=20))
-    told = [(now, forecast.remaining(now)) for now in reports(replace(PARAMS, num_frames=20), slower=3.0)]
+    estimates = [(now, forecast.remaining(now)) for now in reports(replace(PARAMS, num_frames=20), slower=3.0)]
 
-    denoised = next(left for now, left in told if now.stage is Stage.DENOISE and now.step == now.steps)
+    denoised = next(left for now, left in estimates if now.stage is Stage.DENOISE and now.step == now.steps)
     assert denoised == pytest.approx(rest_of(PIXELS) * 2)
 
 
-def test_a_device_that_has_become_slower_is_believed() -> None:
+def test_the_estimate_adapts_to_a_slower_device() -> None:
     estimator = Estimator(Durations())
     run(estimator)
 
@@ -111,7 +111,7 @@ def test_a_device_that_has_become_slower_is_believed() -> None:
 
     assert errors[0] is not None
     assert errors[0] > 0.5
-    # after eight of ten steps only the rest is unknown: it is taken to be slower too, by half
+    # after eight of ten steps only the rest is unknown: half of the slowdown is applied to it
     assert errors[9] is not None
     assert errors[9] < 0.2
 
@@ -123,7 +123,7 @@ def test_a_device_that_has_become_slower_is_believed() -> None:
         replace(PARAMS, step_cache=StepCaching.FAST),
     ],
 )
-def test_what_is_computed_otherwise_is_learned_apart(other: VideoParams) -> None:
+def test_other_kinds_of_requests_are_learned_separately(other: VideoParams) -> None:
     estimator = Estimator(Durations())
     run(estimator)
 
@@ -131,48 +131,48 @@ def test_what_is_computed_otherwise_is_learned_apart(other: VideoParams) -> None
     assert estimator.begin({}, PARAMS).remaining(Progress(Stage.PROMPT, 0, 1, 0.0, 0.0)) is None
 
 
-def test_a_resumed_run_is_estimated_and_learned_from() -> None:
+def test_a_resumed_run_is_estimated_and_recorded() -> None:
     estimator = Estimator(Durations())
     run(estimator, since=6)
 
-    # that it was resumed is not known before its first report of denoising
+    # the estimator learns from the first denoising report that the run was resumed
     assert all(error is not None and error < 0.1 for error in run(estimator, since=3)[1:])
     assert all(error is not None and error < 0.1 for error in run(estimator))
 
 
-def test_a_run_taken_up_after_its_last_step_teaches_nothing() -> None:
+def test_a_run_resumed_after_its_last_step_is_not_recorded() -> None:
     estimator = Estimator(Durations())
     run(estimator, since=10)
 
     assert run(estimator)[0] is None
 
 
-def test_where_later_steps_are_cheaper_the_whole_is_known() -> None:
+def test_the_total_is_estimated_closely_if_later_steps_are_cheaper() -> None:
     params = replace(PARAMS, step_cache=StepCaching.FAST)
 
     def uneven(forecast: Forecast, timer: RunTimer) -> list[tuple[float, float | None]]:
-        seconds, told = 0.0, []
+        seconds, estimates = 0.0, []
         for step in range(11):
             now = Progress(Stage.DENOISE, step, 10, 0.02 + 0.08 * step, seconds)
             timer.note(now)
-            told.append((seconds, forecast.remaining(now)))
-            # the first five are computed, of the others each second one
+            estimates.append((seconds, forecast.remaining(now)))
+            # the first five steps are computed, then every second one
             seconds += 1.0 if step < 5 or step % 2 else 0.0
         timer.succeed(FINGERPRINT)
-        return told
+        return estimates
 
     estimator = Estimator(Durations())
     uneven(*begin(estimator, params))
 
-    told = uneven(*begin(estimator, params))
+    estimates = uneven(*begin(estimator, params))
 
-    end = told[-1][0]
-    assert all(left is not None and abs(left - (end - seconds)) <= 1.0 for seconds, left in told[:-1])
+    end = estimates[-1][0]
+    assert all(left is not None and abs(left - (end - seconds)) <= 1.0 for seconds, left in estimates[:-1])
 
 
 @pytest.mark.parametrize("law", [step_seconds, rest_seconds])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_known_sizes_are_estimated_and_noise_makes_no_work_free(
+def test_estimates_fit_known_sizes_and_stay_positive_with_noise(
     law: Callable[[list[RunDurations], int], float | None], sign: int
 ) -> None:
     runs = [RunDurations(PIXELS, 1.0, 1.0), RunDurations(2 * PIXELS, 1.0 + sign * 0.9, 1.0 + sign * 0.9)]
@@ -183,7 +183,7 @@ def test_known_sizes_are_estimated_and_noise_makes_no_work_free(
     assert estimates[1:3] == [pytest.approx(1.0), pytest.approx(1.0 + sign * 0.9)]
 
 
-def test_what_has_not_begun_is_estimated_by_its_kind_or_else_as_typical() -> None:
+def test_a_queued_generation_is_estimated_from_its_kind_or_else_as_typical() -> None:
     estimator = Estimator(Durations())
     assert estimator.typical is None
     assert estimator.total(MODEL, PARAMS) is None
@@ -193,7 +193,7 @@ def test_what_has_not_begun_is_estimated_by_its_kind_or_else_as_typical() -> Non
     whole = 10 * step_of(PIXELS) + rest_of(PIXELS)
     assert estimator.total(MODEL, PARAMS) == pytest.approx(whole)
     assert estimator.total(MODEL, replace(PARAMS, num_inference_steps=5)) == pytest.approx(whole - 5 * step_of(PIXELS))
-    # the mean of both, with what encoding their prompts took
+    # the mean of both, including the time to encode the prompts
     assert estimator.typical == pytest.approx(whole + 5 * step_of(PIXELS) + 0.02)
     assert estimator.total("another", PARAMS) == estimator.typical
     assert estimator.total(MODEL, replace(PARAMS, guidance_scale=0)) == estimator.typical

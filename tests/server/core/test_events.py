@@ -1,4 +1,4 @@
-"""Fan-out: everybody of the same tenant hears everything, and nobody holds up anybody."""
+"""The event broker: each subscriber gets all events of its tenant, and slow subscribers do not delay others."""
 
 import asyncio
 from contextlib import ExitStack
@@ -10,7 +10,7 @@ from server.core.generation import Generation, Origin, Status
 GENERATION = Generation(id="g", model="wan", status=Status.SUCCEEDED, origin=Origin.QUEUE, enqueued_at=0)
 
 
-async def test_only_the_same_tenant_hears() -> None:
+async def test_events_go_only_to_subscribers_of_the_same_tenant() -> None:
     broker = Broker()
     with broker.subscribe("") as mine, broker.subscribe("other") as other:
         broker.publish(Event(GENERATION))
@@ -19,21 +19,21 @@ async def test_only_the_same_tenant_hears() -> None:
         assert [event async for event in other] == []
 
 
-async def test_events_come_in_order() -> None:
+async def test_events_arrive_in_order() -> None:
     broker = Broker()
     with broker.subscribe("") as subscription:
         for progress in (0.1, 0.2):
             broker.publish(Event(GENERATION, Live(progress)))
         broker.publish(Event(GENERATION))
-        heard = []
+        events_seen = []
         async for event in subscription:
-            heard.append(event.live and event.live.progress)
+            events_seen.append(event.live and event.live.progress)
             if event.live is None:
                 break
-    assert heard == [0.1, 0.2, None]
+    assert events_seen == [0.1, 0.2, None]
 
 
-async def test_who_is_behind_misses_progress_and_is_let_go_rather_than_miss_a_completion() -> None:
+async def test_a_slow_subscriber_misses_progress_and_is_disconnected_rather_than_miss_a_completion() -> None:
     broker = Broker()
     with broker.subscribe("") as slow:
         for _ in range(BACKLOG + 50):
@@ -43,7 +43,7 @@ async def test_who_is_behind_misses_progress_and_is_let_go_rather_than_miss_a_co
             assert [event async for event in slow] == []
 
 
-async def test_a_closed_broker_ends_those_still_to_come() -> None:
+async def test_a_closed_broker_ends_new_subscriptions_at_once() -> None:
     broker = Broker()
     broker.close()
     with broker.subscribe("") as late:
@@ -51,24 +51,24 @@ async def test_a_closed_broker_ends_those_still_to_come() -> None:
             assert [event async for event in late] == []
 
 
-# many
+# many subscribers
 
 
-async def told(subscription: Subscription, count: int) -> list[Event]:
-    """The next events that somebody hears."""
-    heard = []
+async def received(subscription: Subscription, count: int) -> list[Event]:
+    """The next `count` events of a subscription."""
+    events_seen = []
     async with asyncio.timeout(60):
         async for event in subscription:
-            heard.append(event)
-            if len(heard) == count:
+            events_seen.append(event)
+            if len(events_seen) == count:
                 break
-    return heard
+    return events_seen
 
 
-async def test_many_hear_all_in_order_and_others_have_their_turn_in_between() -> None:
+async def test_many_subscribers_get_all_events_in_order_without_blocking_other_tasks() -> None:
     broker, turns = Broker(), 0
 
-    async def somebody_else() -> None:
+    async def other_task() -> None:
         nonlocal turns
         while True:
             turns += 1
@@ -77,16 +77,16 @@ async def test_many_hear_all_in_order_and_others_have_their_turn_in_between() ->
     events = [Event(replace(GENERATION, id=name)) for name in "abc"]
     with ExitStack() as stack:
         many = [stack.enter_context(broker.subscribe("")) for _ in range(10 * FEW)]
-        busy = asyncio.create_task(somebody_else())
+        busy = asyncio.create_task(other_task())
         for event in events:
             broker.publish(event)
-        assert [await told(each, 3) for each in many] == [events] * len(many)
+        assert [await received(each, 3) for each in many] == [events] * len(many)
         busy.cancel()
 
     assert turns >= 3 * 10
 
 
-async def test_of_progress_many_hear_the_newest() -> None:
+async def test_many_subscribers_get_only_the_newest_progress() -> None:
     broker = Broker()
     first, second, over = (Event(GENERATION, Live(0.1)), Event(GENERATION, Live(0.2)), Event(GENERATION))
     other = Event(replace(GENERATION, id="other"), Live(0.5))
@@ -94,12 +94,12 @@ async def test_of_progress_many_hear_the_newest() -> None:
         many = [stack.enter_context(broker.subscribe("")) for _ in range(2 * FEW)]
         for event in (first, other, second, over):
             broker.publish(event)
-        heard = [await told(each, 3) for each in many]
+        events_seen = [await received(each, 3) for each in many]
 
-    assert heard == [[other, second, over]] * len(many)
+    assert events_seen == [[other, second, over]] * len(many)
 
 
-async def test_the_end_comes_to_many_at_once() -> None:
+async def test_closing_ends_many_subscriptions_at_once() -> None:
     broker = Broker()
     with ExitStack() as stack:
         many = [stack.enter_context(broker.subscribe("")) for _ in range(2 * FEW)]

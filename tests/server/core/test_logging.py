@@ -1,4 +1,4 @@
-"""The log in both of its forms, and what is not in it."""
+"""Both formats of the log; prompts and keys are not in it."""
 
 import json
 import logging
@@ -10,12 +10,12 @@ import pytest
 from server.core.logging import LogFormat, configure, ids
 from tests.support.server_process import ServerProcess, eventually
 
-SECRET = "an ox that nobody else is to know of"
+SECRET = "an ox in a secret prompt"
 
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root logger as it is in a new process."""
+    """The root logger, restored after the test."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     yield root
@@ -24,26 +24,26 @@ def root() -> Iterator[logging.Logger]:
 
 
 def written(root: logging.Logger, capsys: pytest.CaptureFixture[str], form: LogFormat) -> str:
-    # pytest's own come after a fixture's
+    # pytest adds its handlers after the fixture has run
     root.handlers[:] = []
     configure("info", form)
     logging.getLogger("paddock.scheduler").info("generation %s is done", "an-id", extra=ids("an-id", 2))
-    logging.getLogger("paddock.scheduler").debug("nobody asked for this")
+    logging.getLogger("paddock.scheduler").debug("below the level")
     return capsys.readouterr().err
 
 
-def test_lines_for_people(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_format(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = written(root, capsys, LogFormat.TEXT).splitlines()
 
     assert line.endswith(" INFO paddock.scheduler: generation an-id is done")
 
 
-def test_objects_for_programs(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_format(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = written(root, capsys, LogFormat.JSON).splitlines()
 
-    told = json.loads(line)
-    assert told.pop("time")
-    assert told == {
+    fields = json.loads(line)
+    assert fields.pop("time")
+    assert fields == {
         "level": "INFO",
         "logger": "paddock.scheduler",
         "message": "generation an-id is done",
@@ -52,7 +52,7 @@ def test_objects_for_programs(root: logging.Logger, capsys: pytest.CaptureFixtur
     }
 
 
-def test_a_running_server_tells_of_generations_but_not_what_they_are_of(tenant: ServerProcess, key: str) -> None:
+def test_a_server_logs_generations_but_neither_prompts_nor_keys(tenant: ServerProcess, key: str) -> None:
     server, before = tenant, tenant.log.stat().st_size
     done = server.enqueue(prompt=SECRET)
     failed = server.enqueue(prompt=SECRET, height=5000)
@@ -60,24 +60,24 @@ def test_a_running_server_tells_of_generations_but_not_what_they_are_of(tenant: 
     server.http.get(f"{server.url}/nowhere?prompt={SECRET}")
 
     def lines() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in told(server, before).splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in log_since(server, before).splitlines() if line.startswith("{")]
 
     about = eventually(lambda: [line for line in lines() if line.get("generation") == done], server)
     assert [line["attempt"] for line in about] == [1]
     assert "succeeded" in about[0]["message"]
     assert {line["level"] for line in lines()} <= {"INFO", "WARNING"}
-    text = told(server, before)
+    text = log_since(server, before)
     assert failed not in text or SECRET not in text
     for secret in (SECRET, SECRET.replace(" ", "%20"), key):
         assert secret not in text
 
 
-def test_the_log_of_a_start_is_the_servers_own_and_no_librarys_noise(keyed_server: ServerProcess) -> None:
+def test_only_the_server_and_uvicorn_log_at_start(keyed_server: ServerProcess) -> None:
     objects = [json.loads(line) for line in keyed_server.log_text().splitlines() if line.startswith("{")]
 
     assert {line["logger"].split(".")[0] for line in objects} <= {"paddock", "uvicorn"}
 
 
-def told(server: ServerProcess, since: int) -> str:
-    """The log from a byte on."""
-    return server.log.read_bytes()[since:].decode()
+def log_since(server: ServerProcess, start: int) -> str:
+    """The log from byte `start` on."""
+    return server.log.read_bytes()[start:].decode()

@@ -1,4 +1,4 @@
-"""The decision on a generation whose attempt ended without a result, case by case."""
+"""The retry decision after an attempt that ended without a result, case by case."""
 
 import pytest
 
@@ -65,7 +65,7 @@ def test_each_case_without_progress(
 
 
 @pytest.mark.parametrize("blame", Blame)
-def test_progress_sets_the_counts_back(blame: Blame) -> None:
+def test_progress_resets_the_counts(blame: Blame) -> None:
     decision = after(generation(worker_deaths=1, server_deaths=9), blame, reached=0.41)
 
     assert decision.next_step is KEEP
@@ -74,7 +74,7 @@ def test_progress_sets_the_counts_back(blame: Blame) -> None:
     assert decision.furthest == 0.41
 
 
-def test_less_than_before_is_no_progress() -> None:
+def test_reaching_less_than_before_is_not_progress() -> None:
     decision = after(generation(server_deaths=2, furthest=0.4), Blame.SERVER, reached=0.39)
 
     assert (decision.next_step, decision.furthest) == (END, 0.4)
@@ -94,7 +94,7 @@ def test_less_than_before_is_no_progress() -> None:
         (Blame.HOST, "The host died 10 times in a row while it ran this generation, without progress in between."),
     ],
 )
-def test_a_failure_says_why(blame: Blame, sentence: str) -> None:
+def test_the_error_message_gives_the_reason(blame: Blame, sentence: str) -> None:
     before = generation(worker_deaths=1, server_deaths=SERVER_DEATHS_ALLOWED - 1)
 
     assert after(before, blame).error_message == sentence
@@ -109,7 +109,7 @@ def test_a_failure_says_why(blame: Blame, sentence: str) -> None:
         (Blame.HOST, Outcome.ABANDONED),
     ],
 )
-def test_the_attempts_outcome_says_what_ended_it(blame: Blame, outcome: Outcome) -> None:
+def test_the_outcome_of_the_attempt_depends_on_the_blame(blame: Blame, outcome: Outcome) -> None:
     assert after(generation(), blame).outcome is outcome
 
 
@@ -123,7 +123,7 @@ def test_the_attempts_outcome_says_what_ended_it(blame: Blame, outcome: Outcome)
         (False, False, False, Blame.NONE),
     ],
 )
-def test_a_file_is_not_to_blame_for_what_ran_beside_it(
+def test_a_generation_that_writes_its_file_is_not_blamed_for_one_on_the_device(
     on_device: bool, device_is_free: bool, is_stuck: bool, blame: Blame
 ) -> None:
     assert blame_for_worker_death(on_device=on_device, device_is_free=device_is_free, is_stuck=is_stuck) is blame

@@ -1,4 +1,4 @@
-"""Where a setting comes from, and that the file of all settings says what is so."""
+"""Sources of settings and their precedence; configs/server.toml lists the real defaults."""
 
 import tomllib
 from pathlib import Path
@@ -13,9 +13,7 @@ from server.core.settings import TABLES, ConfigFileError, Settings
 FILE = Path(__file__).parents[3] / "configs" / "server.toml"
 
 
-def test_an_option_beats_the_environment_beats_the_file_beats_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_precedence_is_option_environment_file_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "server.toml"
     config.write_text('[server]\nport = 1\nhost = "127.0.0.2"\n[advanced]\nlease = 90')
     monkeypatch.setenv("PADDOCK_PORT", "2")
@@ -27,20 +25,20 @@ def test_an_option_beats_the_environment_beats_the_file_beats_the_default(
     assert settings.url_ttl == 86400
 
 
-def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "server.toml").write_text("[server]\nport = 7")
     monkeypatch.setenv("PADDOCK_CONFIG", str(tmp_path / "server.toml"))
 
     assert Settings.load().port == 7
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigFileError, match=r"no configuration file .*missing\.toml"):
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigFileError, match=r"configuration file .*missing\.toml does not exist"):
         Settings.load(tmp_path / "missing.toml")
 
 
 @pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe"])
-def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+def test_the_error_names_a_file_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.toml").write_bytes(content)
 
     with pytest.raises(ConfigFileError, match=r"bad\.toml cannot be read"):
@@ -55,7 +53,7 @@ def test_an_empty_key_does_not_open_the_server(tmp_path: Path, key: str) -> None
         Settings.load(tmp_path / "server.toml")
 
 
-def test_keys_in_the_environment_are_parted_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDOCK_API_KEYS", "one, two,")
 
     assert Settings.load().api_keys == ("one", "two")
@@ -69,10 +67,10 @@ def test_keys_in_the_environment_are_parted_by_commas(monkeypatch: pytest.Monkey
         ("[server]\nlease = 90", r"lease in the table \[server\], which does not exist\. .*belongs in .*\[advanced\]"),
         ("[sever]\nport = 8000", "has a table sever, which does not exist"),
         ("server = 8000", r"has a setting server, which must be a table \[server\]"),
-        ("port = 1\n[server]\nport = 2", r"sets port twice: in the table \[server\] and outside of it"),
+        ("port = 1\n[server]\nport = 2", r"sets port twice: in the table \[server\] and outside it"),
     ],
 )
-def test_what_does_not_exist_in_a_file_is_named(tmp_path: Path, content: str, sentence: str) -> None:
+def test_the_error_names_an_unknown_table_or_setting(tmp_path: Path, content: str, sentence: str) -> None:
     config = tmp_path / "server.toml"
     config.write_text(content)
 
@@ -80,7 +78,7 @@ def test_what_does_not_exist_in_a_file_is_named(tmp_path: Path, content: str, se
         Settings.load(config)
 
 
-def test_a_value_out_of_range_is_refused(tmp_path: Path) -> None:
+def test_a_value_outside_its_limits_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "server.toml"
     config.write_text("[server]\nport = 70_000")
 
@@ -108,7 +106,7 @@ def test_every_setting_is_in_exactly_one_table() -> None:
     assert not set(TABLES) & set(names)
 
 
-def test_the_precision_that_is_set_is_every_models() -> None:
+def test_the_precision_setting_applies_to_every_model() -> None:
     assert {entry.model.precision for entry in load_catalogue(Settings()).values()} == {PrecisionSetting.AUTO}
 
     catalogue = load_catalogue(Settings.load(precision="int8"))
@@ -146,5 +144,5 @@ def test_the_file_lists_every_setting_with_its_default() -> None:
         ("box.lan", False),
     ],
 )
-def test_what_counts_as_this_machine_only(host: str, is_loopback: bool) -> None:
+def test_which_hosts_count_as_loopback(host: str, is_loopback: bool) -> None:
     assert Settings(host=host).is_loopback is is_loopback

@@ -1,4 +1,4 @@
-"""A client that does not say what it wants is not waited for, whatever it sends; one that does is left alone."""
+"""Limits on request heads: slow and oversized heads close the connection, other connections stay open."""
 
 import socket
 import time
@@ -15,7 +15,7 @@ SECONDS = 1.0
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One for all of them: whatever a connection sends, the next one is none the worse for it."""
+    """One server for all tests: what one connection sends does not affect the next."""
     process = ServerProcess(tmp_path_factory.mktemp("connections") / "data", head_timeout=str(SECONDS))
     process.start()
     yield process
@@ -28,18 +28,18 @@ def connection(server: ServerProcess) -> Iterator[socket.socket]:
         yield connection
 
 
-def answer(connection: socket.socket) -> bytes:
-    """One answer, whole."""
-    came = b""
-    while b"\r\n\r\n" not in came or not came.endswith(b"}"):
+def read_response(connection: socket.socket) -> bytes:
+    """Read one complete response."""
+    received = b""
+    while b"\r\n\r\n" not in received or not received.endswith(b"}"):
         more = connection.recv(65536)
-        assert more, came
-        came += more
-    return came
+        assert more, received
+        received += more
+    return received
 
 
-def is_closed_while(connection: socket.socket, sending: bytes) -> float:
-    """Send this, over and over, until the other side has closed; returns the seconds until then."""
+def seconds_until_closed(connection: socket.socket, sending: bytes) -> float:
+    """Send this repeatedly until the server closes the connection; returns the seconds until then."""
     began = time.monotonic()
     connection.settimeout(0.1)
     while time.monotonic() - began < PATIENCE:
@@ -51,7 +51,7 @@ def is_closed_while(connection: socket.socket, sending: bytes) -> float:
             continue
         except (ConnectionResetError, BrokenPipeError):
             return time.monotonic() - began
-    pytest.fail("it is open still")
+    pytest.fail("the connection is still open")
 
 
 @pytest.mark.parametrize(
@@ -59,37 +59,37 @@ def is_closed_while(connection: socket.socket, sending: bytes) -> float:
     [(b"", b""), (b"GET /he", b""), (HEAD, b"X-Slow: 1\r\n"), (b"", b"\r\n"), (HEAD + b"X-Slow: ", b"a")],
     ids=("silence", "part of a line", "a header now and then", "empty lines", "a header without an end"),
 )
-def test_a_head_that_does_not_come_whole_is_not_waited_for(
+def test_an_incomplete_head_closes_the_connection_after_the_timeout(
     connection: socket.socket, first: bytes, then: bytes
 ) -> None:
     connection.sendall(first)
 
-    # uvicorn's own wait is for connections that are idle after an answer, and of 5 s
-    assert is_closed_while(connection, then) >= SECONDS / 2
+    # uvicorn's own timeout of 5 s applies only to connections that are idle after a response
+    assert seconds_until_closed(connection, then) >= SECONDS / 2
 
 
 @pytest.mark.parametrize("then", [b"\r\n", HEAD[:5], b"X"], ids=("empty lines", "part of a line", "nonsense"))
-def test_nor_is_the_next_one_after_an_answer(connection: socket.socket, then: bytes) -> None:
+def test_an_incomplete_second_head_closes_the_connection_too(connection: socket.socket, then: bytes) -> None:
     connection.sendall(HEAD + b"\r\n")
-    assert b" 200 OK" in answer(connection)
+    assert b" 200 OK" in read_response(connection)
 
-    is_closed_while(connection, then)
+    seconds_until_closed(connection, then)
 
 
-def test_a_body_that_nobody_waits_for_is_not_taken_for_ever(connection: socket.socket) -> None:
+def test_a_body_after_an_early_response_is_not_read_forever(connection: socket.socket) -> None:
     connection.sendall(HEAD.replace(b"GET", b"POST") + b"Content-Length: 1000000000\r\n\r\n")
-    assert b" 405 " in answer(connection)
+    assert b" 405 " in read_response(connection)
 
-    is_closed_while(connection, b"body")
+    seconds_until_closed(connection, b"body")
 
 
-def test_a_head_without_an_end_is_not_kept(connection: socket.socket) -> None:
+def test_an_endless_head_closes_the_connection(connection: socket.socket) -> None:
     connection.sendall(HEAD + b"X-Large: " + b"a" * MAX_HEAD_BYTES)
 
-    assert is_closed_while(connection, b"") < PATIENCE / 2
+    assert seconds_until_closed(connection, b"") < PATIENCE / 2
 
 
-def test_who_asks_again_and_again_and_who_waits_for_an_answer_are_left_alone(
+def test_repeated_requests_and_a_long_response_keep_their_connections(
     server: ServerProcess, connection: socket.socket
 ) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as stream:
@@ -101,16 +101,16 @@ def test_who_asks_again_and_again_and_who_waits_for_an_answer_are_left_alone(
             connection.sendall(HEAD)
             time.sleep(SECONDS / 4)
             connection.sendall(b"\r\n")
-            assert b" 200 OK" in answer(connection)
+            assert b" 200 OK" in read_response(connection)
 
         stream.settimeout(0.1)
         with pytest.raises(TimeoutError):
             stream.recv(65536)
 
 
-def test_a_large_body_is_not_taken_for_a_head(connection: socket.socket) -> None:
+def test_a_large_body_does_not_count_as_head(connection: socket.socket) -> None:
     body = b" " * (4 * MAX_HEAD_BYTES) + b"{}"
     head = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue") + b"Content-Type: application/json\r\n"
     for _ in range(2):
         connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        assert b" 400 " in answer(connection)
+        assert b" 400 " in read_response(connection)
