@@ -92,7 +92,7 @@ def tab(page: Page, name: str) -> None:
 
 def test_a_first_visit_ends_with_a_video_that_plays(visitor: VisitorFactory) -> None:
     page = visitor().open()
-    expect(page.get_by_text("Demo weights are serving")).to_be_visible()
+    expect(page.get_by_text("Demo weights: this small model")).to_be_visible()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("serene lake"))
 
     made = generate(page, "a red circle moving right", **QUICK)
@@ -152,12 +152,12 @@ def test_what_is_wrong_is_said_while_typing_and_nothing_is_sent(visitor: Visitor
     height.fill("7.5")
     expect(page.get_by_text("Height must be a whole number.")).to_be_visible()
     page.get_by_role("button", name="Generate", exact=True).click()
-    expect(page.get_by_text("Look at the marked fields first.")).to_be_visible()
+    expect(page.get_by_text("Correct the marked fields first.")).to_be_visible()
     expect(height).to_be_focused()
     height.fill("64")
     expect(page.get_by_text("Height must be")).to_have_count(0)
     page.get_by_label("Prompt", exact=True).fill("  ")
-    expect(page.get_by_text("Prompt is needed.")).to_be_visible()
+    expect(page.get_by_text("Prompt is required.")).to_be_visible()
     assert sent == []
 
 
@@ -177,7 +177,7 @@ def test_sizes_seed_and_keys(visitor: VisitorFactory) -> None:
 
     lock = page.get_by_role("button", name="Keep the seed")
     expect(lock).to_have_attribute("aria-pressed", "false")
-    page.get_by_role("button", name="Roll a seed").click()
+    page.get_by_role("button", name="Random seed").click()
     rolled = seed.input_value()
     assert 0 <= int(rolled) < 2**53
     expect(lock).to_have_attribute("aria-pressed", "true")
@@ -255,7 +255,7 @@ def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) ->
     assert page.get_by_role("spinbutton", name="Num Frames").input_value() == "5"
     expect(page.get_by_label("Steps computed")).to_have_value("fast")
 
-    other = asked_by(page, made.get_by_role("button", name="Same again with a new seed").click)
+    other = asked_by(page, made.get_by_role("button", name="Repeat with a new seed").click)
     again = server.row(other.get_attribute("data-id") or "")
     first = server.row(made.get_attribute("data-id") or "")
     assert again["seed"] != first["seed"]
@@ -292,7 +292,7 @@ def test_videos_are_compared_in_step(visitor: VisitorFactory) -> None:
     differing = page.locator("#compare-table tr.differs")
     expect(differing).to_have_count(1)
     assert differing.locator("th, td").all_inner_texts() == ["Guidance Scale", "1", "5", "7"]
-    page.get_by_label("Only what differs").check()
+    page.get_by_label("Show only differences").check()
     expect(page.locator("#compare-table tr")).to_have_count(2)
 
 
@@ -407,7 +407,7 @@ def test_a_key_is_asked_for_and_kept_in_the_browser(visitor: VisitorFactory, ten
 
     dialog.get_by_label("API key").fill("wrong")
     dialog.get_by_role("button", name="Use this key").click()
-    expect(dialog.get_by_text("The server does not know this key.")).to_be_visible()
+    expect(dialog.get_by_text("The server does not accept this key.")).to_be_visible()
     assert_accessible(page, "key")
     dialog.get_by_label("API key").fill(key)
     dialog.get_by_label("API key").press("Enter")
@@ -421,7 +421,7 @@ def test_a_key_is_asked_for_and_kept_in_the_browser(visitor: VisitorFactory, ten
     assert visit.context.cookies() == []
     assert key not in page.url
     tab(page, "API")
-    expect(page.get_by_text("The calls read your key from the variable OXEN_API_KEY")).to_be_visible()
+    expect(page.get_by_text("The code reads your API key from the environment variable OXEN_API_KEY")).to_be_visible()
     # what the browser itself writes of a refusal
     visit.errors[:] = [error for error in visit.errors if "401 (Unauthorized)" not in error]
 

@@ -1,7 +1,7 @@
-/** Every word of the page, in English and Chinese. */
+/** The texts of the page in English and Chinese. */
 
 const ENGLISH = {
-  skip: "Skip to the page",
+  skip: "Skip to content",
   model: "Model",
   language: "中文",
   tabCreate: "Create",
@@ -18,9 +18,9 @@ const ENGLISH = {
   shape: "Shape",
   resolution: "Resolution",
   random: "random each time",
-  dice: "Roll a seed",
+  dice: "Random seed",
   lock: "Keep the seed",
-  noResults: "Nothing here yet. Say what you would like to see, and press Generate.",
+  noResults: "No videos yet. Describe what you want to see and press Generate.",
   "title.prompt": "Prompt",
   "title.height": "Height",
   "title.width": "Width",
@@ -31,16 +31,16 @@ const ENGLISH = {
   "title.seed": "Seed",
   "title.run_fast": "Run Fast",
   "title.step_cache": "Steps computed",
-  "cache.unset": "as the server is set",
-  "cache.exact": "all of them",
-  "cache.balanced": "fewer: hardly a difference",
+  "cache.unset": "server default",
+  "cache.exact": "all",
+  "cache.balanced": "fewer: almost no difference",
   "cache.fast": "fewest: a small difference",
   "hint.seconds": "{seconds} s at {fps} frames a second",
-  "error.required": "{field} is needed.",
+  "error.required": "{field} is required.",
   "error.number": "{field} must be a number.",
   "error.integer": "{field} must be a whole number.",
   "error.range": "{field} must be from {low} to {high}.",
-  "error.form": "Look at the marked fields first.",
+  "error.form": "Correct the marked fields first.",
   "status.queued": "Waiting",
   "status.next": "Next",
   "status.position": "Waiting, {place} in the queue",
@@ -63,23 +63,23 @@ const ENGLISH = {
   seed: "seed {seed}",
   download: "Download",
   use: "Use these settings",
-  again: "Same again with a new seed",
+  again: "Repeat with a new seed",
   cancel: "Cancel",
   remove: "Delete",
   reallyRemove: "Really delete?",
   compare: "Compare",
-  compareEmpty: "Tick Compare on two to four finished videos, and they play here side by side.",
-  compareFull: "Four can be compared at a time.",
+  compareEmpty: "Select Compare on two to four finished videos to play them here side by side.",
+  compareFull: "At most four videos can be compared at a time.",
   play: "Play",
   pause: "Pause",
   position: "Position",
-  differences: "What differs",
-  onlyDifferences: "Only what differs",
+  differences: "Differences",
+  onlyDifferences: "Show only differences",
   parameter: "Parameter",
-  same: "These have the same settings.",
-  apiIntro: "The request of the form as it is now, to be run from anywhere that reaches this server.",
-  apiKeyNeeded: "The calls read your key from the variable OXEN_API_KEY:",
-  apiKeyAny: "The calls read a key from the variable OXEN_API_KEY; this server takes any:",
+  same: "These videos have the same settings.",
+  apiIntro: "Code for the request in the form. Run it on any machine that can reach this server.",
+  apiKeyNeeded: "The code reads your API key from the environment variable OXEN_API_KEY:",
+  apiKeyAny: "The code reads an API key from the environment variable OXEN_API_KEY. This server accepts any value:",
   transport: "How to wait",
   extent: "Parameters",
   programming: "Language",
@@ -100,8 +100,8 @@ const ENGLISH = {
   cancelled: "Cancelled",
   previous: "Previous",
   next: "Next",
-  page: "Page {page} of {pages}, {total} in all",
-  noneFound: "Nothing found.",
+  page: "Page {page} of {pages}, {total} in total",
+  noneFound: "No results.",
   machine: "Machine",
   queueLength: "{count} waiting",
   device: "Device",
@@ -113,15 +113,15 @@ const ENGLISH = {
   plan: "Plan",
   free: "{free} of {total} free",
   freeOnly: "{free} free",
-  holds: "Holds",
+  holds: "Loaded",
   nothing: "nothing",
   "device.busy": "working",
   "device.loading": "loading, {percent} %",
   "device.ready": "ready",
   "device.empty": "no model loaded",
-  "device.unhealthy": "left alone after failures",
-  "device.half_open": "on trial",
-  retryIn: "tried again in {time}",
+  "device.unhealthy": "quarantined after failures",
+  "device.half_open": "retrying",
+  retryIn: "retry in {time}",
   "deployment.active": "loaded",
   "deployment.inactive": "not loaded",
   "deployment.deploying": "loading",
@@ -129,15 +129,15 @@ const ENGLISH = {
   "deployment.error": "failed to load",
   load: "Load",
   unload: "Unload",
-  demo: "Demo weights are serving: they draw moving shapes and simple landscapes, small ones within seconds.",
+  demo: "Demo weights: this small model draws moving shapes and simple landscapes. A small video takes seconds.",
   demoSize: "Use a small size",
   offline: "The server cannot be reached. Trying again…",
   keyTitle: "This server needs an API key",
-  keyText: "It is kept in this browser and sent to this server only.",
-  keyWrong: "The server does not know this key.",
+  keyText: "It is stored in this browser and sent only to this server.",
+  keyWrong: "The server does not accept this key.",
   key: "API key",
   keyUse: "Use this key",
-  keyForget: "Forget the key",
+  keyForget: "Remove the key",
   close: "Close",
   version: "Paddock {version}",
 };
@@ -173,7 +173,7 @@ const CHINESE = {
   "title.seed": "种子",
   "title.run_fast": "快速模式",
   "title.step_cache": "计算的步数",
-  "cache.unset": "按服务器设置",
+  "cache.unset": "服务器默认",
   "cache.exact": "全部",
   "cache.balanced": "较少：几乎没有差别",
   "cache.fast": "最少：略有差别",
@@ -205,23 +205,23 @@ const CHINESE = {
   seed: "种子 {seed}",
   download: "下载",
   use: "使用这些设置",
-  again: "换个种子再来一次",
+  again: "用新种子重新生成",
   cancel: "取消",
   remove: "删除",
   reallyRemove: "确定删除？",
   compare: "对比",
   compareEmpty: "在两到四个已完成的视频上勾选“对比”，它们会在这里并排播放。",
-  compareFull: "一次最多对比四个。",
+  compareFull: "一次最多对比四个视频。",
   play: "播放",
   pause: "暂停",
   position: "位置",
   differences: "不同之处",
-  onlyDifferences: "只看不同之处",
+  onlyDifferences: "只显示不同之处",
   parameter: "参数",
   same: "这些视频的设置相同。",
-  apiIntro: "表单当前的请求，可在任何能访问此服务器的地方运行。",
-  apiKeyNeeded: "这些调用从变量 OXEN_API_KEY 读取密钥：",
-  apiKeyAny: "这些调用从变量 OXEN_API_KEY 读取密钥；此服务器接受任意值：",
+  apiIntro: "表单中请求的代码，可在任何能访问此服务器的机器上运行。",
+  apiKeyNeeded: "代码从环境变量 OXEN_API_KEY 读取密钥：",
+  apiKeyAny: "代码从环境变量 OXEN_API_KEY 读取密钥；此服务器接受任意值：",
   transport: "等待方式",
   extent: "参数",
   programming: "语言",
@@ -262,7 +262,7 @@ const CHINESE = {
   "device.ready": "就绪",
   "device.empty": "未加载模型",
   "device.unhealthy": "多次失败，暂停使用",
-  "device.half_open": "试运行",
+  "device.half_open": "正在重试",
   retryIn: "{time}后重试",
   "deployment.active": "已加载",
   "deployment.inactive": "未加载",
@@ -276,10 +276,10 @@ const CHINESE = {
   offline: "无法连接服务器，正在重试…",
   keyTitle: "此服务器需要 API 密钥",
   keyText: "密钥只保存在此浏览器中，只发送给此服务器。",
-  keyWrong: "服务器不认识这个密钥。",
+  keyWrong: "服务器不接受此密钥。",
   key: "API 密钥",
   keyUse: "使用此密钥",
-  keyForget: "忘记密钥",
+  keyForget: "移除密钥",
   close: "关闭",
   version: "Paddock {version}",
 };
@@ -289,18 +289,18 @@ const CHOICE = "paddock.language";
 
 export const language = localStorage.getItem(CHOICE) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 
-/** Everything is drawn once, so that another language begins the page anew. */
+/** Switch the language and reload the page: its texts are rendered only once. */
 export function switchLanguage() {
   localStorage.setItem(CHOICE, language === "en" ? "zh" : "en");
   location.reload();
 }
 
-/** The words for a name, with `{values}` put in; undefined for a name nobody knows. */
+/** The text of a name with its `{values}` filled in; undefined for an unknown name. */
 export function t(name, values = {}) {
   return LANGUAGES[language][name]?.replaceAll(/\{(\w+)\}/g, (_, value) => values[value]);
 }
 
-/** Seconds in words of a glance: 8 s, 3 min 20 s, 1 h 5 min. */
+/** A duration in seconds as short text: 8 s, 3 min 20 s, 1 h 5 min. */
 export function time(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   const units = language === "zh" ? [" 小时", " 分", " 秒"] : [" h", " min", " s"];
@@ -311,5 +311,5 @@ export function time(seconds) {
   return shown.filter((_, n) => n === 0 || parts[first + n] > 0).join(" ");
 }
 
-/** Bytes in GiB. */
+/** A number of bytes as GiB. */
 export const gib = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
