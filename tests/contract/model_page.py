@@ -1,4 +1,4 @@
-"""The hosted model page, read as a client's author reads it: its example clients and its parameter tables."""
+"""Reads the example clients and the parameter tables of the hosted model page."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ HOST = "https://hub.oxen.ai"
 
 
 class Client(NamedTuple):
-    """An example client: how it waits, how much it asks for, in which language, and its code."""
+    """An example client: the tab for its transport, the tab for its parameters, its language and its code."""
 
     transport: str
     parameters: str
@@ -19,12 +19,12 @@ class Client(NamedTuple):
 
     @property
     def name(self) -> str:
-        """One word a client, for a test's id."""
+        """A name for test ids."""
         return "-".join((self.transport, self.parameters, self.language)).lower().replace(" ", "_")
 
 
 def clients() -> list[Client]:
-    """Every example client in the page's tabs, in order."""
+    """All example clients in the page's tabs, in order."""
     found, transport, parameters = [], "", ""
     pattern = r'<Tab title="(?P<tab>[^"]+)">|^ *```(?P<language>bash|python)[^\n]*\n(?P<code>.*?)^ *```$'
     for match in re.finditer(pattern, PAGE.read_text(), re.MULTILINE | re.DOTALL):
@@ -39,6 +39,6 @@ def clients() -> list[Client]:
 
 
 def tables() -> list[str]:
-    """The rows of the two parameter tables, required then optional, without their headings' padding."""
+    """The rows of the two parameter tables, required then optional, without padding."""
     section = PAGE.read_text().split("## Request parameters")[1]
     return [re.sub(r" +", " ", line).strip() for line in section.splitlines() if line.startswith("| `")]

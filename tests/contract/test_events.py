@@ -1,4 +1,4 @@
-"""The event stream, to the letter: event line, data line, comments, and what a late subscriber still hears."""
+"""The format of the event stream: event line, data line and comments; and the replay of recent completions."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.support.server_process import ENDLESS, MODEL, ServerProcess, needs
 
 
 def events_of(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """The (event, data) pairs of a stream, its grammar checked: event line first, data line next."""
+    """The (event, data) pairs of a stream; checks that each data line follows an event line."""
     previous = ""
     for line in lines:
         if line.startswith("data"):
@@ -37,7 +37,7 @@ def first_events(server: ServerProcess, count: int, headers: dict[str, str]) -> 
 
 
 def completion_of(server: ServerProcess, id_: str, path: str = "/api/events") -> tuple[dict[str, Any], list[str]]:
-    """A generation's completion event, and the names of all events about it up to then."""
+    """The completion event of a generation, and the names of all events about it so far."""
     names = []
     with server.http.stream("GET", f"{server.url}{path}") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
@@ -49,33 +49,33 @@ def completion_of(server: ServerProcess, id_: str, path: str = "/api/events") ->
     raise AssertionError("the stream ended")
 
 
-def test_debians_awk_sees_a_completion_that_follows_another(tenant: ServerProcess) -> None:
+def test_mawk_sees_a_completion_that_follows_another(tenant: ServerProcess) -> None:
     shell = next(client.code for client in clients() if client.name == "async_with_sse-minimal-bash")
     program = re.search(r"""awk -v id="\$GEN_ID" '(.*?)'""", shell, re.DOTALL)
     assert program is not None
     before, ours = tenant.enqueue(), tenant.enqueue()
     for id_ in (before, ours):
         tenant.wait_for(id_, "succeeded")
-    heard = b""
+    received = b""
     with tenant.http.stream("GET", f"{tenant.url}/api/events") as stream:
         for chunk in stream.iter_raw():
-            heard += chunk
-            # both events, and the comment after each: then nothing may come for a long time
-            if heard.partition(f'"generation_id":"{ours}"'.encode())[2].count(b"\n\n") >= 2:
+            received += chunk
+            # both events and the comment after each; after that the stream may be silent for a long time
+            if received.partition(f'"generation_id":"{ours}"'.encode())[2].count(b"\n\n") >= 2:
                 break
-    theirs, event, rest = heard.partition(
+    theirs, event, rest = received.partition(
         b'event: media_generation_completed\ndata: {"generation_id":"' + ours.encode()
     )
     assert before.encode() in theirs
 
-    # a block of what comes a little at a time, as progress does, ends where chance has it
+    # with small events such as progress in between, mawk's blocks end at any position
     for news in range(0, 42, 6):
         pieces = [theirs, *[b": " + b" " * 236 + b"\n\n"] * news, event + rest]
-        assert hears([needs("mawk"), "-v", f"id={ours}", program[1]], pieces), news
+        assert exits_after([needs("mawk"), "-v", f"id={ours}", program[1]], pieces), news
 
 
-def hears(command: list[str], pieces: list[bytes]) -> bool:
-    """Whether a program ends after what a stream told piece by piece, and before the stream does."""
+def exits_after(command: list[str], pieces: list[bytes]) -> bool:
+    """Whether a program exits after it has read these pieces, while the stream is still open."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as program:
         assert program.stdin is not None
         with suppress(BrokenPipeError):
@@ -90,7 +90,7 @@ def hears(command: list[str], pieces: list[bytes]) -> bool:
             return False
 
 
-def test_the_stream_tells_of_progress_and_completion(server: ServerProcess) -> None:
+def test_the_stream_reports_progress_and_completion(server: ServerProcess) -> None:
     long = server.enqueue(**{**LONG, "num_inference_steps": 10})
     event, names = completion_of(server, long)
 
@@ -102,7 +102,7 @@ def test_the_stream_tells_of_progress_and_completion(server: ServerProcess) -> N
     assert len(names) > 5
 
 
-def test_a_failure_is_an_event_and_a_cancellation_is_none(tenant: ServerProcess) -> None:
+def test_a_failure_is_an_event_and_a_cancellation_is_not(tenant: ServerProcess) -> None:
     server = tenant
     cancelled = server.enqueue(**ENDLESS)
     server.http.delete(f"/queue/{cancelled}")
@@ -119,7 +119,7 @@ def test_a_failure_is_an_event_and_a_cancellation_is_none(tenant: ServerProcess)
     }
 
 
-def test_who_connects_after_the_completion_still_hears_of_it(server: ServerProcess) -> None:
+def test_a_late_subscriber_still_gets_a_recent_completion(server: ServerProcess) -> None:
     id_ = server.enqueue()
     server.wait_for(id_, "succeeded")
 

@@ -1,4 +1,4 @@
-"""The contract over HTTP: each route's shape, each error's status and sentence, the stream to the letter."""
+"""The contract over HTTP: the responses of each route, and the status and sentence of each error."""
 
 import base64
 import socket
@@ -19,7 +19,7 @@ LONG: dict[str, Any] = {**SMALL, **LONG_CHANGES}
 
 
 def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The error of an answer, its one body checked."""
+    """The error of a response, after a check of the body's form."""
     assert response.status_code == status, response.text
     body = response.json()
     assert body["status"] == "error"
@@ -32,7 +32,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
 # sync
 
 
-def test_sync_answers_with_a_link_that_needs_no_key(server: ServerProcess) -> None:
+def test_the_sync_route_returns_a_link_that_needs_no_key(server: ServerProcess) -> None:
     response = server.http.post("/videos/generate", json=SMALL)
 
     assert response.status_code == 200, response.text
@@ -46,7 +46,7 @@ def test_sync_answers_with_a_link_that_needs_no_key(server: ServerProcess) -> No
     assert read_video(httpx.get(video["url"]).content).shape == (5, 64, 64, 3)
 
 
-def test_sync_can_carry_the_videos_themselves(server: ServerProcess) -> None:
+def test_the_sync_route_can_return_the_videos_in_base64(server: ServerProcess) -> None:
     body = {**SMALL, "response_format": "b64_json", "num_generations": 2, "seed": 5}
     videos = server.http.post("/videos/generate", json=body).json()["videos"]
 
@@ -119,7 +119,7 @@ def test_a_bad_parameter_is_a_400_in_sync_and_a_failed_row_in_the_queue(
     ],
     ids=["list", "text", "half", "nothing", "surrogate", "infinite", "nan", "deep", "plain", "untyped", "large"],
 )
-def test_a_body_that_is_no_json_object_is_told_so(
+def test_a_body_that_is_not_a_json_object_is_refused(
     server: ServerProcess, content: bytes, headers: dict[str, str], status: int
 ) -> None:
     for route in ("/videos/generate", "/queue"):
@@ -127,7 +127,7 @@ def test_a_body_that_is_no_json_object_is_told_so(
         assert "JSON" in error["message"] or status == 413
 
 
-def test_a_client_that_hangs_up_leaves_no_orphan(tenant: ServerProcess) -> None:
+def test_a_client_that_disconnects_cancels_its_queued_generation(tenant: ServerProcess) -> None:
     server = tenant
     running = server.enqueue(**ENDLESS)
     server.wait_for(running, "processing")
@@ -147,7 +147,7 @@ def history(server: ServerProcess) -> list[dict[str, Any]]:
 # the queue
 
 
-def test_the_queue_answers_at_once_and_a_row_has_everything(server: ServerProcess) -> None:
+def test_the_queue_responds_at_once_and_the_row_has_all_fields(server: ServerProcess) -> None:
     body = {**SMALL, "num_generations": 2, "seed": 41, "target_namespace": "ox", "target_repo": "v", "mood": "calm"}
     created = server.http.post("/queue", json=body).json()
 
@@ -181,7 +181,7 @@ def test_the_queue_answers_at_once_and_a_row_has_everything(server: ServerProces
     assert httpx.get(row["result_url"]).status_code == 200
 
 
-def test_what_is_over_can_be_removed_with_its_video(server: ServerProcess) -> None:
+def test_a_generation_that_has_ended_can_be_deleted_with_its_video(server: ServerProcess) -> None:
     running = server.enqueue(**LONG_CHANGES)
     error = error_of(server.http.delete(f"/generations/{running}"), 409)
     assert error["type"] == "conflict"
@@ -199,7 +199,7 @@ def test_what_is_over_can_be_removed_with_its_video(server: ServerProcess) -> No
     assert error_of(server.http.delete(f"/generations/{id_}"), 404)
 
 
-def test_a_parameter_never_takes_a_rows_own_name(server: ServerProcess) -> None:
+def test_a_parameter_does_not_replace_a_field_of_the_row(server: ServerProcess) -> None:
     row = server.wait_for(server.enqueue(status="mine", result_url="x", progress=7, queue_position=3), "succeeded")
 
     assert (row["progress"], row["queue_position"]) == (1.0, None)
@@ -233,7 +233,7 @@ def test_positions_progress_and_cancellation(tenant: ServerProcess) -> None:
     assert server.row(running)["result_url"] is None
 
 
-def test_lists_filter_and_pages_count(tenant: ServerProcess) -> None:
+def test_lists_are_filtered_and_paged(tenant: ServerProcess) -> None:
     server = tenant
     ids = [server.enqueue(target_namespace="ox", target_repo=f"r{n % 2}", target_directory="d") for n in range(3)]
     for id_ in ids:
@@ -271,7 +271,7 @@ def test_lists_filter_and_pages_count(tenant: ServerProcess) -> None:
 @pytest.mark.parametrize(
     "query", [{"status": "done"}, {"page": 0}, {"page_size": 1001}, {"page": "x"}, {"media_type": "sound"}]
 )
-def test_a_bad_query_names_its_parameter(server: ServerProcess, query: dict[str, Any]) -> None:
+def test_the_error_of_a_bad_query_names_its_parameter(server: ServerProcess, query: dict[str, Any]) -> None:
     error = error_of(server.http.get("/generations", params=query), 400)
 
     assert error["type"] == "invalid_params"
@@ -290,7 +290,7 @@ def test_a_bad_query_names_its_parameter(server: ServerProcess, query: dict[str,
         ("GET", "/nothing/here"),
     ],
 )
-def test_what_is_not_there_is_a_404(server: ServerProcess, method: str, path: str) -> None:
+def test_an_unknown_resource_is_a_404(server: ServerProcess, method: str, path: str) -> None:
     error = error_of(server.http.request(method, path), 404)
 
     assert error["type"] == "resource_not_found"
@@ -301,7 +301,7 @@ def test_what_is_not_there_is_a_404(server: ServerProcess, method: str, path: st
         assert error["message"] == "There is no route /api/ai/nothing/here. /openapi.json lists all routes."
 
 
-def test_a_wrong_method_is_told_which_are_right(server: ServerProcess) -> None:
+def test_the_error_of_a_wrong_method_lists_the_supported_ones(server: ServerProcess) -> None:
     response = server.http.patch("/queue")
 
     error = error_of(response, 405)
@@ -314,7 +314,7 @@ def test_a_wrong_method_is_told_which_are_right(server: ServerProcess) -> None:
 
 
 SIBLINGS = {
-    # height and width with their largest, steps, frames
+    # default and largest height, the same for width, default steps, default frames
     "wan-ai-wan2-1-t2v-1-3b-diffusers": ((480, 480), (640, 640), 30, 81),
     "wan-ai-wan2-2-ti2v-5b-diffusers": ((720, 720), (1280, 1280), 30, 81),
     "wan-ai-wan2-2-t2v-a14b-diffusers": ((480, 720), (832, 832), 4, 41),
@@ -322,7 +322,7 @@ SIBLINGS = {
 
 
 @pytest.mark.parametrize("model", SIBLINGS)
-def test_siblings_have_the_hosts_limits(model: str, server: ServerProcess) -> None:
+def test_sibling_models_have_the_limits_of_the_hosted_api(model: str, server: ServerProcess) -> None:
     schema = server.http.get(f"/models/{model}").json()["request_schema"]["properties"]
     height, width, steps, frames = SIBLINGS[model]
 
@@ -337,7 +337,7 @@ def test_siblings_have_the_hosts_limits(model: str, server: ServerProcess) -> No
     assert ("run_fast" in schema) is ("a14b" in model)
 
 
-def test_run_fast_is_a_boolean_and_on_unless_told(server: ServerProcess) -> None:
+def test_run_fast_is_a_boolean_with_the_default_true(server: ServerProcess) -> None:
     model = "wan-ai-wan2-2-t2v-a14b-diffusers"
     assert server.http.get(f"/models/{model}").json()["request_schema"]["properties"]["run_fast"]["default"] is True
     body = {"model": model, "prompt": "an ox", "height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 1}
@@ -350,7 +350,7 @@ def test_run_fast_is_a_boolean_and_on_unless_told(server: ServerProcess) -> None
     assert made.json()["model"] == model
 
 
-def test_a_level_of_the_step_cache_can_be_asked_for(server: ServerProcess) -> None:
+def test_a_request_can_select_a_level_of_step_caching(server: ServerProcess) -> None:
     ids = [server.enqueue(step_cache=level, seed=5, num_inference_steps=12) for level in ("exact", "fast")]
     rows = [server.wait_for(id_, "succeeded") for id_ in ids]
 
@@ -400,7 +400,7 @@ def test_activate_loads_and_deactivate_unloads(tenant: ServerProcess) -> None:
     ready = httpx.get(f"{server.url}/readyz").json()
     assert 0 < ready["host_memory"]["free"] < ready["host_memory"]["total"]
     device = ready["devices"][0]
-    assert device["memory"] is None, "a processor has none of its own"
+    assert device["memory"] is None, "a CPU has no memory of its own"
     assert (device["model"], device["busy"], device["error"]) == (MODEL, False, None)
     assert device["plan"] == server.http.get(f"/models/{MODEL}").json()["plan"] == "resident"
     assert server.http.post(f"/models/{MODEL}/deactivate").status_code == 200
@@ -413,7 +413,7 @@ def test_activate_loads_and_deactivate_unloads(tenant: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", f"/ai/workbench?model={MODEL}", "/web/style.css", "/web/js/main.js"])
-def test_the_page_and_its_files_allow_nobody_elses_code(server: ServerProcess, path: str) -> None:
+def test_the_page_and_its_files_forbid_code_from_other_hosts(server: ServerProcess, path: str) -> None:
     response = httpx.get(server.url + path)
 
     assert response.status_code == 200
@@ -426,7 +426,7 @@ def test_the_page_and_its_files_allow_nobody_elses_code(server: ServerProcess, p
 
 
 @pytest.mark.parametrize("path", ["/web/", "/web/js", "/web/nope.js", "/web/..%2fapp.py", "/web/%2e%2e/app.py"])
-def test_beside_the_page_there_is_nothing_else(server: ServerProcess, path: str) -> None:
+def test_only_the_files_of_the_page_are_served(server: ServerProcess, path: str) -> None:
     assert error_of(httpx.get(server.url + path), 404)["type"] == "resource_not_found"
 
 
@@ -434,7 +434,7 @@ def test_beside_the_page_there_is_nothing_else(server: ServerProcess, path: str)
 
 
 @pytest.mark.parametrize("path", ["/queue", "/models", "/generations", f"/models/{MODEL}", "/evaluations/models"])
-def test_routes_answer_without_their_prefix_too(server: ServerProcess, path: str) -> None:
+def test_routes_also_work_without_their_prefix(server: ServerProcess, path: str) -> None:
     prefix = "/api" if path.startswith("/evaluations") else "/api/ai"
     bare, full = (httpx.get(f"{server.url}{start}{path}") for start in ("", prefix))
 
@@ -442,7 +442,7 @@ def test_routes_answer_without_their_prefix_too(server: ServerProcess, path: str
     assert bare.json().keys() == full.json().keys()
 
 
-def test_a_bare_client_gets_its_video(server: ServerProcess) -> None:
+def test_the_sync_route_works_without_its_prefix(server: ServerProcess) -> None:
     answer = httpx.post(f"{server.url}/videos/generate", json=SMALL, timeout=PATIENCE)
 
     assert httpx.get(answer.json()["videos"][0]["url"]).status_code == 200
@@ -456,7 +456,7 @@ def test_demo_weights_are_announced(server: ServerProcess) -> None:
     assert httpx.get(f"{server.url}/readyz").json()["demo"] is True
 
 
-def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., ServerProcess]) -> None:
+def test_a_full_queue_says_when_to_try_again(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server(max_queued="1")
     running = server.enqueue(**ENDLESS)
     server.wait_for(running, "processing")
@@ -468,10 +468,12 @@ def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., ServerP
     assert int(response.headers["retry-after"]) > 0
 
 
-# clients that go away
+# clients that disconnect
 
 
-def test_a_client_that_goes_away_amid_its_request_is_no_fault(start_server: Callable[..., ServerProcess]) -> None:
+def test_a_client_that_disconnects_during_its_request_is_not_an_error(
+    start_server: Callable[..., ServerProcess],
+) -> None:
     server = start_server()
     about = ("Host: localhost", "Content-Type: application/json", "Content-Length: 50")
     head = "\r\n".join(("POST /api/ai/queue HTTP/1.1", *about, "", ""))
@@ -479,7 +481,7 @@ def test_a_client_that_goes_away_amid_its_request_is_no_fault(start_server: Call
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall((head + part).encode())
             connection.shutdown(socket.SHUT_WR)
-            # it is closed, whatever is said before
+            # until the server closes the connection
             while connection.recv(4096):
                 pass
 
@@ -488,7 +490,7 @@ def test_a_client_that_goes_away_amid_its_request_is_no_fault(start_server: Call
     assert "Traceback" not in server.log_text()
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(start_server: Callable[..., ServerProcess]) -> None:
+def test_an_incomplete_body_is_refused_after_the_timeout(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server(body_timeout="0.5")
     about = ("Host: localhost", "Content-Type: application/json", "Content-Length: 50")
 
@@ -502,29 +504,29 @@ def test_a_body_that_does_not_come_is_not_waited_for(start_server: Callable[...,
     assert b"The body did not arrive within 0.5 seconds." in answer
 
 
-# requests that come twice
+# repeated requests
 
 
-def test_a_request_with_an_idempotency_key_is_made_once(tenant: ServerProcess) -> None:
-    asked = {"json": SMALL, "headers": {"Idempotency-Key": "retry-1"}}
+def test_a_request_with_an_idempotency_key_is_carried_out_once(tenant: ServerProcess) -> None:
+    request = {"json": SMALL, "headers": {"Idempotency-Key": "retry-1"}}
 
-    first, again = (tenant.http.post("/queue", **asked) for _ in range(2))
+    first, again = (tenant.http.post("/queue", **request) for _ in range(2))
 
     assert (first.status_code, again.status_code) == (200, 200)
     assert [each["generation_id"] for each in again.json()["generations"]] == [
         each["generation_id"] for each in first.json()["generations"]
     ]
-    other = tenant.http.post("/queue", json={**SMALL, "prompt": "another"}, headers=asked["headers"])
+    other = tenant.http.post("/queue", json={**SMALL, "prompt": "another"}, headers=request["headers"])
     assert error_of(other, 409)["type"] == "conflict"
     for key in ("", "k" * 256):
         refused = tenant.http.post("/queue", json=SMALL, headers={"Idempotency-Key": key})
         assert "Idempotency-Key" in error_of(refused, 400)["detail"]
 
 
-def test_a_video_that_is_asked_for_again_is_the_same_video(tenant: ServerProcess) -> None:
-    asked = {"json": SMALL, "headers": {"Idempotency-Key": "retry-2"}}
+def test_a_repeated_sync_request_returns_the_same_video(tenant: ServerProcess) -> None:
+    request = {"json": SMALL, "headers": {"Idempotency-Key": "retry-2"}}
 
-    files = [httpx.get(tenant.http.post("/videos/generate", **asked).json()["videos"][0]["url"]) for _ in range(2)]
+    files = [httpx.get(tenant.http.post("/videos/generate", **request).json()["videos"][0]["url"]) for _ in range(2)]
 
     assert files[0].content == files[1].content
     assert tenant.http.get("/generations").json()["total_entries"] == 1

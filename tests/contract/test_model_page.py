@@ -1,4 +1,4 @@
-"""Documentation tooling reads our schema and gives back the hosted model page; its clients run as printed."""
+"""The hosted model page: our schema reproduces its parameter tables, and its example clients run as printed."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ from tests.support.video import read_video
 
 
 def rendered(schema: dict[str, Any]) -> list[str]:
-    """The page's table rows, as its generator writes them from a request schema."""
+    """The rows of the page's tables, as its generator writes them from a request schema."""
     required = schema["required"]
     properties = sorted(schema["properties"].items(), key=lambda item: (item[0] not in required, item[1]["x-order"]))
     return [row(name, one) for name, one in properties]
@@ -37,7 +37,7 @@ def row(name: str, one: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("demo", [True, False])
-def test_the_schema_gives_back_the_pages_tables(demo: bool, tmp_path: Path) -> None:
+def test_the_schema_reproduces_the_pages_tables(demo: bool, tmp_path: Path) -> None:
     with TestClient(create_app(Settings(demo=demo, data_dir=tmp_path)), "http://localhost") as http:
         for_tools = http.get("/api/evaluations/models").json()["models"][0]
         model = http.get(f"/api/ai/models/{MODEL}").json()
@@ -63,9 +63,10 @@ def test_the_page_has_twelve_clients() -> None:
 
 @pytest.fixture(scope="module")
 def quick_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Random weights under the model's id: the page's clients ask for the full size, a minute with the demo's.
+    """A server with tiny random weights under the model's id.
 
-    What is seen does not matter here, so that the videos are plain.
+    The page's clients request the full size, which would take a minute with the demo weights. The content of the videos
+    does not matter here.
     """
     folder = tmp_path_factory.mktemp("page")
     models = str(model_on(random_folder(folder / "weights", plain=True), folder))
@@ -76,7 +77,7 @@ def quick_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
 
 
 @pytest.mark.parametrize("client", clients(), ids=lambda client: client.name)
-def test_the_pages_client_finishes_and_prints_what_the_page_says(
+def test_each_client_of_the_page_prints_the_url_of_its_video(
     client: Client, quick_server: ServerProcess, tmp_path: Path
 ) -> None:
     printed = run(client, quick_server, tmp_path)
@@ -87,7 +88,7 @@ def test_the_pages_client_finishes_and_prints_what_the_page_says(
     assert read_video(video.content).shape == (81, 480, 832, 3)
 
 
-def test_real_weights_are_not_announced_as_the_demos(quick_server: ServerProcess) -> None:
+def test_real_weights_are_not_announced_as_demo_weights(quick_server: ServerProcess) -> None:
     answer = quick_server.http.get("/models")
 
     assert "x-paddock-weights" not in answer.headers
@@ -95,7 +96,7 @@ def test_real_weights_are_not_announced_as_the_demos(quick_server: ServerProcess
 
 
 def run(client: Client, server: ServerProcess, folder: Path) -> str:
-    """Run a client, unchanged but for the host's name; returns what it printed."""
+    """Run a client with only the host name changed; returns its output."""
     code = client.code.replace(HOST, server.url)
     environment = {**os.environ, "OXEN_API_KEY": "any-key"}
     command = [sys.executable, "-c", code]
@@ -103,7 +104,7 @@ def run(client: Client, server: ServerProcess, folder: Path) -> str:
         for program in ("curl", "jq", "awk"):
             needs(program)
         command = [needs("bash"), "-c", code]
-        # Debian's awk, whichever awk this machine prefers
+        # use Debian's awk, whatever awk this machine has
         (folder / "bin").mkdir()
         (folder / "bin" / "awk").symlink_to(needs("mawk"))
         environment["PATH"] = f"{folder / 'bin'}:{environment['PATH']}"
@@ -113,7 +114,7 @@ def run(client: Client, server: ServerProcess, folder: Path) -> str:
 
 
 def result_url(client: Client, printed: str) -> str:
-    """The video's address, out of what each client prints."""
+    """The URL of the video in the output of a client."""
     match client.transport, client.language:
         case "Sync", language:
             answer = json.loads(printed) if language == "bash" else ast.literal_eval(printed)

@@ -1,4 +1,4 @@
-"""The OpenAPI document against the running server, and both against the host's own document."""
+"""The OpenAPI document compared with the running server, and both with the hosted API's document."""
 
 import json
 from collections.abc import Iterator
@@ -22,18 +22,18 @@ from tests.support.server_process import MODEL, SMALL, ServerProcess
 
 HUB = json.loads((Path(__file__).parents[1] / "data" / "hub-openapi.json").read_text())
 
-# Every check of schemathesis runs but one, for a statement of the contract:
+# All checks of schemathesis run except one, which contradicts the contract:
 # - negative_data_rejection on POST /queue: "other bad parameters still get 200 and the generation becomes failed";
 #   and on GET and POST elsewhere unknown query parameters and body fields are "kept, echoed and ignored"
 SCHEMAS = (generations, health, models, videos)
 KEY = "a-key-for-this-test"
 CONFIG = {
     "generation": {"mode": "all", "max-examples": 15, "deterministic": True},
-    # a server with keys, so that it can be asked without one and with a wrong one
+    # a server with keys, so that requests without a key and with a wrong key are refused
     "auth": {"openapi": {"HTTPBearer": {"bearer": KEY}}},
     "checks": {
         "negative_data_rejection": {"enabled": False},
-        # a server error is never right here: the documented 503 is a stopping server's
+        # no server error is expected here: the documented 503 is that of a stopping server
         "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx"]},
     },
 }
@@ -42,7 +42,7 @@ SIZES = {name: value for name, value in SMALL.items() if name not in ("model", "
 
 @pytest.fixture(scope="module")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server of its own: what is generated here fills its queue."""
+    """A separate server, because the generated requests fill its queue."""
     server = ServerProcess(tmp_path_factory.mktemp("openapi") / "data", api_keys=KEY)
     server.http.headers["Authorization"] = f"Bearer {KEY}"
     server.start()
@@ -57,18 +57,18 @@ DOCUMENT = create_app(Settings(demo=True)).openapi()
 schema = schemathesis.openapi.from_dict(DOCUMENT, config=SchemathesisConfig.from_dict(CONFIG))
 
 
-# the event stream never ends: test_http reads it
+# the event stream never ends: test_events tests it
 @pytest.mark.heavy
 @schema.exclude(path="/api/events").parametrize()
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_answer_is_undocumented(case: Case, api_server: ServerProcess) -> None:
-    keep_it_small(case)
-    # what was queued before is made first, and a busy machine takes its time
+def test_every_response_is_documented(case: Case, api_server: ServerProcess) -> None:
+    limit_size(case)
+    # generations queued earlier run first, which takes long on a busy machine
     case.call_and_validate(base_url=api_server.url, timeout=240)
 
 
-def keep_it_small(case: Case) -> None:
-    """Most bodies name the real model, and no valid one asks for a video that takes minutes."""
+def limit_size(case: Case) -> None:
+    """Make most bodies name a real model, and no valid body request a video that takes minutes."""
     if not isinstance(case.body, dict):
         return
     if isinstance(case.body.get("model"), str) and len(case.body) % 4:
@@ -81,7 +81,7 @@ def keep_it_small(case: Case) -> None:
             case.body[name] = small
 
 
-def test_the_check_for_server_errors_would_fail() -> None:
+def test_the_check_for_server_errors_is_active() -> None:
     assert not_a_server_error in schemathesis.checks.CHECKS.get_all()
 
 
@@ -122,7 +122,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         if answer is not None:
             name = answer["schema"]["$ref"].rsplit("/", 1)[1]
             assert document["components"]["schemas"][name]["example"], path
-            # as it was written: FastAPI leaves the nulls out of what it shows
+            # validate the example as written: FastAPI omits nulls in the document
             model = next(getattr(module, name) for module in SCHEMAS if hasattr(module, name))
             adapter: TypeAdapter[Any] = TypeAdapter(model)
             config = getattr(model, "model_config", None) or model.__pydantic_config__
@@ -130,7 +130,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
 
 
 def in_json_schema(node: Any) -> Any:
-    """OpenAPI 3.0's `nullable` in JSON Schema's words."""
+    """Replace OpenAPI 3.0's `nullable` with JSON Schema."""
     if isinstance(node, list):
         return [in_json_schema(item) for item in node]
     if not isinstance(node, dict):
@@ -140,12 +140,12 @@ def in_json_schema(node: Any) -> Any:
 
 
 def hub_validator(name: str) -> Any:
-    """A validator of one of the host's shapes."""
+    """A validator for a schema of the hosted API."""
     components = {key: in_json_schema(value) for key, value in HUB["components"]["schemas"].items()}
     return jsonschema_rs.validator_for({"$ref": f"#/components/schemas/{name}", "components": {"schemas": components}})
 
 
-def test_our_answers_have_the_hosts_shapes(api_server: ServerProcess) -> None:
+def test_responses_match_the_schemas_of_the_hosted_api(api_server: ServerProcess) -> None:
     http = api_server.http
     created = http.post("/queue", json={**SMALL, "num_generations": 2, "target_namespace": "ox"}).json()
     generation_id = created["generations"][0]["generation_id"]
@@ -168,7 +168,7 @@ def test_our_answers_have_the_hosts_shapes(api_server: ServerProcess) -> None:
         assert answer, shape
 
 
-def test_the_limits_of_requests_are_the_catalogues_and_the_settings() -> None:
+def test_the_limits_of_requests_come_from_the_catalogue_and_the_settings() -> None:
     limited = Settings(demo=True, max_num_generations=7, max_prompt_chars=123)
     catalogue = load_catalogue(limited)
     bodies = create_app(limited).openapi()["components"]["schemas"]

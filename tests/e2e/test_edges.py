@@ -1,4 +1,4 @@
-"""The declared ranges, end to end: at each edge a video whose size and length a decoder confirms."""
+"""The limits of each parameter, end to end: a request at each limit gives a video of the right size and length."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ EDGES: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
 
 
 @pytest.mark.parametrize(("changes", "shape"), EDGES, ids=lambda value: str(value)[:50])
-def test_at_the_edge_of_each_range_there_is_a_video(
+def test_a_request_at_each_limit_gives_a_video(
     server: ServerProcess, changes: dict[str, Any], shape: tuple[int, int, int]
 ) -> None:
     response = server.http.post("/videos/generate", json={**SMALL, **changes})

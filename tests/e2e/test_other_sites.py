@@ -1,4 +1,4 @@
-"""A page of another site, open in the browser of somebody who may use the server, gets nothing done there."""
+"""CSRF and DNS rebinding in a real browser: a page of another site cannot use the server."""
 
 import json
 import threading
@@ -14,13 +14,13 @@ BODY = json.dumps({"model": MODEL, "prompt": "from another site", "height": 64, 
 
 BY_FETCH = """async ([url, type, body]) => {
   const mode = type === "text/plain" ? "no-cors" : "cors";
-  const said = {method: "POST", mode, headers: {"Content-Type": type}, body};
-  try { return (await fetch(url, said)).type } catch (error) { return "refused" }
+  const options = {method: "POST", mode, headers: {"Content-Type": type}, body};
+  try { return (await fetch(url, options)).type } catch (error) { return "refused" }
 }"""
 BY_FORM = """([url, body]) => {
   const form = document.createElement("form");
   Object.assign(form, {method: "POST", action: url, enctype: "text/plain", target: "frame"});
-  // a text/plain form sends NAME=VALUE: JSON, if what stands before the sign is a string of it
+  // a text/plain form sends NAME=VALUE, which is JSON if the equals sign is inside a string
   form.append(Object.assign(document.createElement("input"), {name: body.slice(0, -1) + ', "other": "', value: '"}'}));
   document.body.append(Object.assign(document.createElement("iframe"), {name: "frame"}), form);
   form.submit();
@@ -29,7 +29,7 @@ READ = """async url => { try { return (await fetch(url)).status } catch (error) 
 
 
 class Page(BaseHTTPRequestHandler):
-    """A page with nothing on it."""
+    """Serves an empty page."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -38,12 +38,12 @@ class Page(BaseHTTPRequestHandler):
         self.wfile.write(b"<!doctype html><title>Another site</title>")
 
     def log_message(self, *_: object) -> None:
-        """Nobody needs to know."""
+        """Write no log."""
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[str]:
-    """Another site, on this machine: what is farther off, Chromium keeps from this machine by itself."""
+def other_site() -> Iterator[str]:
+    """Another site on this machine: Chromium itself blocks requests from remote sites to this machine."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as site:
         thread = threading.Thread(target=site.serve_forever)
         thread.start()
@@ -52,7 +52,7 @@ def elsewhere() -> Iterator[str]:
         thread.join()
 
 
-def test_another_sites_page_gets_nothing_done(server: ServerProcess, elsewhere: str) -> None:
+def test_another_sites_page_can_neither_write_nor_read(server: ServerProcess, other_site: str) -> None:
     queue = f"{server.url}/api/ai/queue"
     before = server.http.get("/generations").json()["total_entries"]
     answers: list[tuple[str, int]] = []
@@ -61,7 +61,7 @@ def test_another_sites_page_gets_nothing_done(server: ServerProcess, elsewhere: 
         context = browser.new_context()
         context.on("response", lambda answer: answers.append((answer.request.method, answer.status)))
         evil = context.new_page()
-        evil.goto(elsewhere)
+        evil.goto(other_site)
 
         assert evil.evaluate(BY_FETCH, [queue, "application/json", BODY]) == "refused"
         assert evil.evaluate(BY_FETCH, [queue, "text/plain", BODY]) == "opaque"
@@ -72,11 +72,11 @@ def test_another_sites_page_gets_nothing_done(server: ServerProcess, elsewhere: 
         assert evil.evaluate(READ, f"{server.url}/api/ai/generations") == "refused"
 
     assert server.http.get("/generations").json()["total_entries"] == before
-    # each of its writes was answered so, or not sent at all
+    # each write was refused, or not sent at all
     assert {status for method, status in answers if method == "POST"} == {400}
 
 
-def test_a_name_that_was_made_to_stand_for_this_machine_is_refused(server: ServerProcess) -> None:
+def test_an_unknown_host_name_that_resolves_to_this_machine_is_refused(server: ServerProcess) -> None:
     answer = server.http.get("/generations", headers={"Host": f"evil.example:{server.url.rpartition(':')[2]}"})
 
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""A server that is there at once, stays small, and holds no tensors."""
+"""The start of the server: memory, imports, the worker's start, and refused starts."""
 
 import gc
 import json
@@ -24,11 +24,11 @@ MEMORY_LIMIT = 150 * 2**20
 
 @pytest.fixture
 def serve(typed: Typed) -> Typed:
-    """`paddock serve` that is expected to end by itself."""
+    """Run a `paddock serve` that is expected to exit by itself."""
     return lambda *args, **env: typed("serve", "--port", str(free_port()), *args, **{"CUDA_VISIBLE_DEVICES": "", **env})
 
 
-def test_it_stays_small_and_imports_no_torch(server: ServerProcess) -> None:
+def test_the_server_stays_small_and_does_not_map_torch(server: ServerProcess) -> None:
     server.wait_for(server.enqueue(), "succeeded")
     assert server.process is not None
     process = psutil.Process(server.process.pid)
@@ -38,7 +38,7 @@ def test_it_stays_small_and_imports_no_torch(server: ServerProcess) -> None:
     assert not {name for name in mapped if "torch" in name}
 
 
-def test_nothing_the_server_imports_is_torch() -> None:
+def test_the_server_does_not_import_torch() -> None:
     program = "import sys, json, server.runtime.app, server.cli.main; print(json.dumps(sorted(sys.modules)))"
     modules = json.loads(
         subprocess.run([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, check=True, text=True).stdout
@@ -47,7 +47,7 @@ def test_nothing_the_server_imports_is_torch() -> None:
     assert not {"torch", "diffusers", "transformers", "numpy"} & set(modules)
 
 
-def test_a_server_that_has_started_looks_for_garbage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_garbage_collection_is_enabled_after_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("configure", "run_checks", "_Server.run"):
         monkeypatch.setattr(f"server.runtime.server.{name}", lambda *_, **__: ["cpu"])
     gc.disable()
@@ -58,14 +58,16 @@ def test_a_server_that_has_started_looks_for_garbage(monkeypatch: pytest.MonkeyP
         gc.enable()
 
 
-def test_the_worker_starts_on_the_first_need_or_at_once(start_server: Callable[..., ServerProcess]) -> None:
+def test_the_worker_starts_at_the_first_request_or_with_preload_at_start(
+    start_server: Callable[..., ServerProcess],
+) -> None:
     lazy = start_server(name="lazy")
     assert lazy.worker_pids() == []
     eager = start_server(name="eager", preload="wan-ai-wan2-1-t2v-14b-diffusers")
     assert len(eventually(eager.worker_pids, eager)) == 1
 
 
-def test_an_idle_worker_ends_and_another_starts_on_demand(start_server: Callable[..., ServerProcess]) -> None:
+def test_an_idle_worker_exits_and_another_starts_on_demand(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server(idle_unload="2")
     server.wait_for(server.enqueue(), "succeeded")
     (first,) = server.worker_pids()
@@ -77,7 +79,7 @@ def test_an_idle_worker_ends_and_another_starts_on_demand(start_server: Callable
     assert server.worker_pids() != [first]
 
 
-def test_the_current_folder_cannot_shadow_the_packages(tmp_path: Path) -> None:
+def test_the_current_directory_cannot_shadow_the_packages(tmp_path: Path) -> None:
     for package in ("server", "pipelines"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('shadowed')")
@@ -92,7 +94,7 @@ def test_the_current_folder_cannot_shadow_the_packages(tmp_path: Path) -> None:
         server.close()
 
 
-def test_without_weights_it_says_what_to_do(serve: Typed, tmp_path: Path) -> None:
+def test_without_weights_the_error_says_what_to_do(serve: Typed, tmp_path: Path) -> None:
     ended = serve("--data-dir", str(tmp_path), HF_HUB_CACHE=str(tmp_path / "empty"))
 
     assert ended.returncode == 2
@@ -101,7 +103,7 @@ def test_without_weights_it_says_what_to_do(serve: Typed, tmp_path: Path) -> Non
     assert "Traceback" not in ended.stderr
 
 
-def test_without_a_cuda_device_it_says_what_to_do(serve: Typed, tmp_path: Path, weights_folder: Path) -> None:
+def test_without_a_cuda_device_the_error_says_what_to_do(serve: Typed, tmp_path: Path, weights_folder: Path) -> None:
     ended = serve("--data-dir", str(tmp_path / "data"), PADDOCK_MODELS_DIR=str(model_on(weights_folder, tmp_path)))
 
     assert ended.returncode == 2
@@ -128,7 +130,7 @@ def test_without_a_cuda_device_it_says_what_to_do(serve: Typed, tmp_path: Path, 
         (["--demo", "--device", "cuda:7"], {}, "No CUDA device cuda:7 was found"),
     ],
 )
-def test_what_it_cannot_start_with_is_a_sentence_and_exit_code_2(
+def test_a_refused_start_prints_a_sentence_and_exits_with_2(
     args: list[str], env: dict[str, str], sentence: str, serve: Typed, tmp_path: Path
 ) -> None:
     if "--data-dir" not in args:
@@ -140,14 +142,14 @@ def test_what_it_cannot_start_with_is_a_sentence_and_exit_code_2(
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_in_use_is_a_sentence(server: ServerProcess, serve: Typed, tmp_path: Path) -> None:
+def test_a_port_in_use_prints_a_sentence(server: ServerProcess, serve: Typed, tmp_path: Path) -> None:
     ended = serve("--demo", "--data-dir", str(tmp_path), "--port", str(server.port))
 
     assert ended.returncode == 2
     assert f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use" in ended.stderr
 
 
-def test_records_of_a_newer_version_are_a_sentence(serve: Typed, tmp_path: Path) -> None:
+def test_a_database_of_a_newer_version_prints_a_sentence(serve: Typed, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "paddock.db")) as newer, newer:
         newer.execute("CREATE TABLE alembic_version (version_num VARCHAR)")
         newer.execute("INSERT INTO alembic_version VALUES ('9999')")
@@ -159,7 +161,7 @@ def test_records_of_a_newer_version_are_a_sentence(serve: Typed, tmp_path: Path)
     assert "Traceback" not in ended.stderr
 
 
-def test_it_listens_beyond_loopback_with_a_key(start_server: Callable[..., ServerProcess]) -> None:
+def test_the_server_listens_beyond_loopback_with_a_key(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server("--host", "0.0.0.0", api_keys="secret")  # noqa: S104 - with a key
 
     assert server.http.get("/models").status_code == 401

@@ -1,4 +1,4 @@
-"""Service, records, dispatcher and engine together, driven at random: whatever comes, nothing is lost or done twice."""
+"""Stateful tests of service, scheduler and storage with a scripted engine: nothing is lost or done twice."""
 
 import asyncio
 import shutil
@@ -21,46 +21,46 @@ from tests.server.fakes import FakeEngine, whole
 MODELS = ("wan-ai-wan2-1-t2v-14b-diffusers", "wan-ai-wan2-1-t2v-1-3b-diffusers")
 
 
-Word = Callable[[Run], "Done | Finish"]
+End = Callable[[Run], "Done | Finish"]
 
 
 class ScriptedEngine(FakeEngine):
-    """An engine whose every run waits for a word, and whose every file for another, if the first was to render it."""
+    """An engine whose runs and file writes wait until the test ends them."""
 
     def __init__(self, folder: Path, device: str = "scripted") -> None:
         super().__init__(folder, device)
         self.job: Run | None = None
-        self.word: asyncio.Future[Word] | None = None
+        self._end: asyncio.Future[End] | None = None
 
     async def run(self, job: Run, on_report: Callable[[RunReport], None]) -> Finish:
         self.job, self._tell = job, on_report
-        self.word = asyncio.get_running_loop().create_future()
+        self._end = asyncio.get_running_loop().create_future()
         self.show(job)
         on_report(self.report(job, 0.5))
         try:
-            end = (await self.word)(job)
-            return whole(end) if isinstance(end, Done) else end
+            result = (await self._end)(job)
+            return whole(result) if isinstance(result, Done) else result
         finally:
-            self.job = self.word = None
+            self.job = self._end = None
 
-    def say(self, word: Word) -> None:
-        """End the run, if there is one, in a way."""
-        if self.word is not None and not self.word.done():
-            self.word.set_result(word)
+    def end_run(self, end: End) -> None:
+        """End the current run, if any, in the given way."""
+        if self._end is not None and not self._end.done():
+            self._end.set_result(end)
 
     def kill(self) -> None:
-        """End the worker with all that it does."""
-        self.say(self.die)
+        """Kill the worker with all it is doing."""
+        self.end_run(self.die)
         self.end_files(self.die)
 
     async def cancel(self, generation_id: str, attempt: int) -> None:
         if self.job is not None and (self.job.generation_id, self.job.attempt) == (generation_id, attempt):
-            self.say(raising(RunCancelledError("cancelled")))
+            self.end_run(raising(RunCancelledError("cancelled")))
 
     async def suspend(self, generation_id: str, attempt: int) -> None:
         if self.job is not None and (self.job.generation_id, self.job.attempt) == (generation_id, attempt):
             self.save(self.job, 0.4)
-            self.say(raising(RunSuspendedError("suspended")))
+            self.end_run(raising(RunSuspendedError("suspended")))
 
     async def close(self) -> None:
         await super().close()
@@ -74,10 +74,10 @@ def raising(error: Exception) -> Callable[[Run], Done]:
     return end
 
 
-class Machine(RuleBasedStateMachine):
-    """A server that is asked, cancelled, broken and started again, and what must hold at every moment."""
+class ServerMachine(RuleBasedStateMachine):
+    """Requests, cancellations, failures and restarts in random order, and the invariants that must always hold."""
 
-    words: ClassVar = {"fail": raising(GenerationFailedError("Not numbers."))}
+    ends: ClassVar = {"fail": raising(GenerationFailedError("Not numbers."))}
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,11 +89,11 @@ class Machine(RuleBasedStateMachine):
         self.inside: Inside
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Have something done, and what follows from it."""
+        """Run a coroutine and give its consequences time to happen."""
 
         async def and_settle() -> Any:
             result = await work
-            # writes go through threads: as long as one is under way, more follows
+            # database writes run in threads, and each may trigger more
             for _ in range(4):
                 await asyncio.sleep(0.003)
             return result
@@ -114,7 +114,7 @@ class Machine(RuleBasedStateMachine):
 
         self.do(build_and_start())
 
-    # what clients do
+    # actions of clients
 
     @rule(count=st.integers(1, 2), model=st.sampled_from(MODELS), origin=st.sampled_from(Origin))
     def submit(self, count: int, model: str, origin: Origin) -> None:
@@ -129,7 +129,7 @@ class Machine(RuleBasedStateMachine):
         self.cancelled.add(id_)
         self.do(self.inside.service.cancel("", id_))
 
-    # what a worker does; whether one runs is a matter of time, which must not decide what is drawn
+    # actions of a worker; whether one is running depends on timing, which must not influence what Hypothesis draws
 
     @rule(end=st.sampled_from(["finish", "render", "fail", "finish_and_die"]))
     def end_run(self, end: str) -> None:
@@ -138,19 +138,19 @@ class Machine(RuleBasedStateMachine):
         if end == "fail":
             self.failed.add(self.engine.job.generation_id)
 
-        async def say() -> None:
-            self.engine.say(self.words.get(end) or getattr(self.engine, end))
+        async def end_it() -> None:
+            self.engine.end_run(self.ends.get(end) or getattr(self.engine, end))
 
-        self.do(say())
+        self.do(end_it())
 
     @rule(end=st.sampled_from(["finish", "finish", "fail", "finish_and_die"]))
     def end_files(self, end: str) -> None:
         self.failed |= {name.partition(".")[0] for name in self.engine.files} if end == "fail" else set()
 
-        async def say() -> None:
-            self.engine.end_files(self.words.get(end) or getattr(self.engine, end))
+        async def end_it() -> None:
+            self.engine.end_files(self.ends.get(end) or getattr(self.engine, end))
 
-        self.do(say())
+        self.do(end_it())
 
     @rule()
     def kill_worker(self) -> None:
@@ -167,7 +167,7 @@ class Machine(RuleBasedStateMachine):
 
         self.do(save())
 
-    # what happens to the server
+    # stops and restarts of the server
 
     @rule()
     def stop_and_start(self) -> None:
@@ -182,7 +182,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def kill_and_start(self) -> None:
         async def kill() -> None:
-            # nothing of what a clean stop does: its tasks are simply no more
+            # unlike a clean stop: the tasks are only cancelled
             tasks = [
                 *self.inside.dispatcher.maintenance.tasks,
                 *(executor._task for executor in self.inside.dispatcher.executors),
@@ -197,10 +197,10 @@ class Machine(RuleBasedStateMachine):
         self.do(kill())
         self.start()
 
-    # what must hold
+    # invariants
 
     @invariant()
-    def the_law_is_kept(self) -> None:
+    def invariants_hold(self) -> None:
         if not hasattr(self, "inside"):
             return
         rows, log = self.do(self.look())
@@ -227,7 +227,7 @@ class Machine(RuleBasedStateMachine):
         self.seen = rows
 
     async def look(self) -> tuple[dict[str, Generation], list[dict[str, Any]]]:
-        """Rows and attempts of one moment: a status never changes without an attempt, but for what has had none."""
+        """A consistent snapshot of rows and attempts: a status changes only along with the attempts."""
         while True:
             log = await self.inside.store.attempt_log()
             rows = {id_: (await self.inside.service.get("", id_)).generation for id_ in self.seen}
@@ -241,12 +241,12 @@ class Machine(RuleBasedStateMachine):
         async def finish_all() -> None:
             async with asyncio.timeout(60):
                 while not all([(await self.inside.read(each)).is_terminal for each in self.seen.values()]):
-                    self.engine.say(self.engine.finish)
+                    self.engine.end_run(self.engine.finish)
                     self.engine.end_files(self.engine.finish)
                     await asyncio.sleep(0.003)
 
         self.do(finish_all())
-        self.the_law_is_kept()
+        self.invariants_hold()
         self.do(self.inside.dispatcher.stop())
         kept = (self.inside.folders.checkpoints, self.inside.folders.previews)
         assert not [path.name for each in kept for path in each.folder.iterdir()]
@@ -257,7 +257,7 @@ class Machine(RuleBasedStateMachine):
         assert videos >= {each.artifact for each in self.seen.values() if each.artifact}
 
 
-TestMachine = pytest.mark.heavy(Machine.TestCase)
-TestMachine.settings = settings(
+TestServerMachine = pytest.mark.heavy(ServerMachine.TestCase)
+TestServerMachine.settings = settings(
     max_examples=20, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
 )
