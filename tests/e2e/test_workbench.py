@@ -363,11 +363,11 @@ def test_history_is_searched_and_paged(visitor: VisitorFactory, start_server: Ca
     prompts = page.locator("#history-list .prompt")
 
     expect(prompts).to_have_count(12)
-    expect(page.get_by_text("Page 1 of 2, 16 in all")).to_be_visible()
+    expect(page.get_by_text("Page 1 of 2, 16 in total")).to_be_visible()
     page.get_by_role("button", name="Next").click()
     expect(prompts).to_have_count(4)
     page.get_by_label("Search prompts").fill("lake number 1")
-    expect(page.get_by_text("Page 1 of 1, 5 in all")).to_be_visible()
+    expect(page.get_by_text("Page 1 of 1, 5 in total")).to_be_visible()
     page.get_by_label("Search prompts").fill("%")
     expect(prompts).to_have_text(["100 % of a mountain"])
     page.get_by_label("Search prompts").fill("")

@@ -205,7 +205,7 @@ const CHINESE = {
   seed: "种子 {seed}",
   download: "下载",
   use: "使用这些设置",
-  again: "用新种子重新生成",
+  again: "换个种子再来一次",
   cancel: "取消",
   remove: "删除",
   reallyRemove: "确定删除？",
