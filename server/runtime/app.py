@@ -77,7 +77,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) -> AsyncIterator[None]:
-    """Start the parts of the server, keep those that routes need in the application's state, and stop them at the end."""
+    """Start the parts of the server, store those that routes need in `app.state`, and stop them at the end."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(locked(settings.data_dir))
         engine = stack.enter_context(opened(settings.records))
