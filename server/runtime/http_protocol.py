@@ -24,7 +24,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
         self._received = 0
-        """Bytes since the last complete head or body part; an upper bound of the bytes of the next head."""
+        """Bytes since the last complete head or body part; the current head has at least as many."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
