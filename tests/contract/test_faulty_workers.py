@@ -18,7 +18,7 @@ from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.watchdog import Patience
 from tests.contract.test_engine import ENTRY, PARAMS, job, make
 from tests.server.conftest import Inside, build
-from tests.support.faulty_worker import AFTERWARDS
+from tests.support.faulty_worker import EXCESS_REPORTS
 
 PATIENCE = Patience(floor=2, first=2, load=3)
 SILENCE = 60
@@ -56,7 +56,7 @@ async def run(engine: SubprocessEngine, prompt: str) -> None:
     [
         ("hang at denoise", "it made no progress for 2 seconds while denoising and was killed"),
         ("flood at denoise", "it made no progress for 2 seconds while denoising and was killed"),
-        ("exit amid a word at denoise", "it exited with status 3"),
+        ("exit within a message at denoise", "it exited with status 3"),
         ("garbage at denoise", "it sent an invalid message and was killed"),
         ("long line at denoise", "it sent an invalid message and was killed"),
         ("break at denoise", "The device cpu fails: it fell off the bus."),
@@ -184,7 +184,7 @@ async def test_a_worker_that_sends_while_nothing_reads_has_to_wait(engine: Subpr
             before = sent()
             await asyncio.sleep(0.5)
 
-    assert sent() < AFTERWARDS / 2
+    assert sent() < EXCESS_REPORTS / 2
     await run(engine, "well")
     assert engine.state.pid == pid
 

@@ -1,7 +1,7 @@
-"""A worker that goes wrong as the prompt says: the real one, with its process and its link, but no model.
+"""A worker that fails as the prompt says: the real process and link, without a model.
 
-`python -P -m tests.support.faulty_worker FD OPTIONS`, started as `server.engine.worker` is. While loading it goes wrong
-as the variable FAULTY_LOAD says.
+`python -P -m tests.support.faulty_worker FD OPTIONS`, started like `server.engine.worker`. The variable FAULTY_LOAD
+makes it fail while loading.
 """
 
 import os
@@ -20,7 +20,7 @@ from pipelines.core.progress import Progress, Stage, VideoFile
 from pipelines.core.request import VideoParams
 from server.engine.protocol import MAX_LINE_BYTES, Failed, Progressed
 from server.engine.worker import link
-from server.engine.worker.__main__ import main as be_worker
+from server.engine.worker.__main__ import main as run_worker
 
 STEPS = (
     Progress(Stage.PROMPT, 0, 1, 0.0, 0.1),
@@ -28,21 +28,21 @@ STEPS = (
     Progress(Stage.DECODE, 1, 2, 0.9, 0.3),
 )
 EXIT_STATUS = 3
-AFTERWARDS = 100
+EXCESS_REPORTS = 100
 UNRELATED = Failed(generation_id="unrelated", attempt=1, message="x" * (MAX_LINE_BYTES // 2))
 
 
 class Link(link.Link):
-    """A link that can be misused."""
+    """A link whose socket the faults can use directly."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection)
         self.connection = connection
-        Script.link = self
+        FakeModel.link = self
 
 
-class Script:
-    """Stands in for `pipelines.runner.oom_fallback.OutOfMemoryFallback`."""
+class FakeModel:
+    """Replaces `pipelines.runner.oom_fallback.OutOfMemoryFallback`."""
 
     link: Link
     fingerprint = {"plan": "faulty"}  # noqa: RUF012 - never changed
@@ -50,71 +50,72 @@ class Script:
     @classmethod
     def load(
         cls, _spec: object, _folder: Path, _device: str, on_load: Callable[[str, float], None], *_: object
-    ) -> "Script":
+    ) -> "FakeModel":
         on_load("transformer", 0.5)
-        go_wrong(os.environ.get("FAULTY_LOAD", ""), "load")
+        fail(os.environ.get("FAULTY_LOAD", ""), "load")
         return cls()
 
-    def render(self, params: VideoParams, path: Path, callbacks: Any) -> "Rendered":
+    def render(self, params: VideoParams, path: Path, callbacks: Any) -> "FakeVideo":
         for progress in STEPS:
             callbacks.on_progress(progress)
-            go_wrong(params.prompt, progress.stage.name.lower())
-        return Rendered(params, path)
+            fail(params.prompt, progress.stage.name.lower())
+        return FakeVideo(params, path)
 
     def adopt_compiled(self) -> None:
-        """Nothing is compiled."""
+        """Do nothing: no blocks are compiled."""
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no memory is held."""
 
     close = release
 
 
-class Rendered:
-    """Stands in for `pipelines.runner.result.RenderedVideo`."""
+class FakeVideo:
+    """Replaces `pipelines.runner.result.RenderedVideo`."""
 
     def __init__(self, params: VideoParams, path: Path) -> None:
         self._params = params
         self._path = path
 
     def finish(self) -> VideoFile:
-        go_wrong(self._params.prompt, "file")
+        fail(self._params.prompt, "file")
         self._path.write_bytes(b"video")
-        go_wrong(self._params.prompt, "rename")
+        fail(self._params.prompt, "rename")
         return VideoFile(self._path, self._params.width, self._params.height, self._params.num_frames, 16, 5)
 
 
-def go_wrong(how: str, where: str) -> None:
-    """Do what is asked for, if it is for here: "hang at denoise"."""
+def fail(how: str, where: str) -> None:
+    """Carry out a fault such as "hang at denoise", if this is its place."""
     what, _, place = how.partition(" at ")
     if place == where:
-        WAYS[what]()
+        FAULTS[what]()
 
 
 def exit_() -> None:
     os._exit(EXIT_STATUS)
 
 
-def exit_amid_a_word() -> None:
-    Script.link.connection.sendall(b'{"kind": "done", "gener')
+def exit_within_a_message() -> None:
+    FakeModel.link.connection.sendall(b'{"kind": "done", "gener')
     os._exit(EXIT_STATUS)
 
 
 def hang() -> None:
-    """The heart goes on beating, in a thread of its own."""
+    """Block this thread; heartbeats go on in their own thread."""
     threading.Event().wait()
 
 
 def wait() -> None:
-    """Until a file is there."""
+    """Wait for the file FAULTY_GO."""
     while not Path(os.environ["FAULTY_GO"]).exists():
         time.sleep(0.01)
 
 
 def kill_server() -> None:
-    """Once a file is there."""
+    """Kill the server as soon as the file FAULTY_GO exists."""
     wait()
-    os.kill(os.getppid(), signal.SIGKILL)
+    # not the parent, which may be the template that this process is forked from
+    os.kill(int(os.environ["FAULTY_SERVER_PID"]), signal.SIGKILL)
     hang()
 
 
@@ -128,19 +129,19 @@ def break_device() -> None:
 
 
 def send_garbage() -> None:
-    Script.link.connection.sendall(b'{"kind": "surprise"}\n')
+    FakeModel.link.connection.sendall(b'{"kind": "surprise"}\n')
     hang()
 
 
 def send_a_long_line() -> None:
-    Script.link.connection.sendall(b"x" * (4 * MAX_LINE_BYTES))
+    FakeModel.link.connection.sendall(b"x" * (4 * MAX_LINE_BYTES))
     hang()
 
 
 def flood() -> None:
-    """Say the same thing for ever."""
+    """Send the same report for ever."""
     while True:
-        Script.link.send(
+        FakeModel.link.send(
             Progressed(generation_id="g", attempt=1, stage=Stage.DENOISE, step=1, steps=2, fraction=0.5, seconds=0.2)
         )
 
@@ -150,16 +151,16 @@ def flood_afterwards() -> None:
 
     def send() -> None:
         time.sleep(0.3)
-        for count in range(1, AFTERWARDS + 1):
-            Script.link.send(UNRELATED)
+        for count in range(1, EXCESS_REPORTS + 1):
+            FakeModel.link.send(UNRELATED)
             Path(os.environ["FAULTY_SENT"]).write_text(str(count), encoding="utf-8")
 
     threading.Thread(target=send).start()
 
 
-WAYS: dict[str, Callable[[], None]] = {
+FAULTS: dict[str, Callable[[], None]] = {
     "exit": exit_,
-    "exit amid a word": exit_amid_a_word,
+    "exit within a message": exit_within_a_message,
     "hang": hang,
     "wait": wait,
     "kill the server": kill_server,
@@ -179,9 +180,9 @@ def module(name: str, **contents: object) -> ModuleType:
 
 
 def main() -> None:
-    """Be the worker, without the libraries that take seconds to import."""
+    """Run the worker without the libraries that take seconds to import."""
     for name, contents in (
-        ("pipelines.runner.oom_fallback", {"OutOfMemoryFallback": Script}),
+        ("pipelines.runner.oom_fallback", {"OutOfMemoryFallback": FakeModel}),
         ("pipelines.loading.load", {"silence_progress_bars": lambda: None}),
         ("pipelines.stages.checkpoint", {"Checkpoint": lambda *_, **__: None}),
         ("pipelines.stages.preview.preview", {"Preview": lambda *_, **__: None}),
@@ -192,7 +193,7 @@ def main() -> None:
         ),
     ):
         sys.modules[name] = module(name, **contents)
-    be_worker(Link)
+    run_worker(Link)
 
 
 if __name__ == "__main__":

@@ -96,18 +96,14 @@ class Experiment:
             connection.close()
 
     def inject(self, fault: Fault) -> bool:
-        """Order a fault, wait until it is injected, and then until another generation has ended.
+        """Order a fault and wait until it is injected. A killed server is started again.
 
-        A killed server is started again. A fault whose injection point was not reached counts as not survived; then
-        False is returned.
+        Returns False if the injection point is not reached, which counts as not survived.
         """
-        before = self.ended()
-        if not self._carry_out(fault):
-            self.tally.count((fault.kind, fault.target, fault.point), "its injection point was not reached")
-            return False
-        if fault.kind != "fill":
-            self.wait_for_another(before)
-        return True
+        if self._carry_out(fault):
+            return True
+        self.tally.count((fault.kind, fault.target, fault.point), "its injection point was not reached")
+        return False
 
     def _carry_out(self, fault: Fault) -> bool:
         self.faults.order(fault)
@@ -129,8 +125,8 @@ class Experiment:
             self.server.http.post(f"/models/{MODEL}/{verb}")
         time.sleep(1)
 
-    def wait_for_another(self, before: int) -> None:
-        """Wait until more than `before` generations have ended: so each meets one fault, or two at most."""
-        deadline = time.monotonic() + PATIENCE
+    def wait_for_another(self) -> None:
+        """Wait until another generation has ended: two deaths of a worker in a row fail a generation."""
+        before, deadline = self.ended(), time.monotonic() + PATIENCE
         while self.ended() <= before and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -22,6 +22,9 @@ VARIABLE = "FAULTS"
 BALLAST = "FAULTS_BALLAST"
 """The variable that names the file with which the disk is filled."""
 
+SERVER_PID = "FAULTS_SERVER_PID"
+"""The variable with the server's process id: a worker's parent may be the template that it is forked from."""
+
 _REAL_TIME = time.time
 
 
@@ -122,8 +125,7 @@ class Faults:
 
 def _kill(target: str) -> None:
     # a fault for the server may be reached in its worker, never the other way round
-    is_worker = "worker" in os.environ.get("FAULTS_ROLE", "")
-    os.kill(os.getppid() if target == "server" and is_worker else os.getpid(), signal.SIGKILL)
+    os.kill(int(os.environ[SERVER_PID]) if target == "server" else os.getpid(), signal.SIGKILL)
     threading.Event().wait()
 
 

@@ -1,5 +1,6 @@
 """The real server with injection points: `python -P -m tests.stress.chaos.faulty_server serve …`."""
 
+import os
 import time
 from collections.abc import Callable, Coroutine
 from functools import partialmethod
@@ -8,7 +9,7 @@ from typing import Any
 from server.cli import main as cli
 from server.engine.subprocess.engine import SubprocessEngine
 from server.storage.db.statements.attempts import Attempts
-from tests.stress.chaos.faults import Faults
+from tests.stress.chaos.faults import SERVER_PID, Faults
 
 faults = Faults.here()
 
@@ -27,6 +28,7 @@ def _with_points(method: Callable[..., Coroutine[Any, Any, Any]], what: str) -> 
 
 
 if __name__ == "__main__":
+    os.environ[SERVER_PID] = str(os.getpid())
     SubprocessEngine.__init__ = partialmethod(  # type: ignore
         SubprocessEngine.__init__, worker="tests.stress.chaos.faulty_worker"
     )

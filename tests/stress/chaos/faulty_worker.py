@@ -1,6 +1,5 @@
 """The real worker and model, with injection points: `python -P -m tests.stress.chaos.faulty_worker FD OPTIONS`."""
 
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +73,5 @@ def _write_file(path: Path, about: Mapping[str, Any], state: checkpoint.Denoisin
 write_file = checkpoint._write_file
 
 if __name__ == "__main__":
-    os.environ["FAULTS_ROLE"] = "worker"
     checkpoint._write_file = _write_file
     main(Link, Worker)

@@ -55,14 +55,16 @@ def kill_at_random(experiment: Experiment, kills: int, rng: random.Random) -> No
         if len(experiment.ids) - experiment.ended() < 3:
             # the queue is nearly empty: there must be a generation to interrupt
             experiment.enqueue(5)
-        experiment.inject(Fault("kill", target, point, rng.randrange(times)))
+        if experiment.inject(Fault("kill", target, point, rng.randrange(times))):
+            experiment.wait_for_another()
 
 
 def break_the_worker(experiment: Experiment) -> None:
     """Have the worker exit, hang, flood the server with messages, or compute values that are not numbers."""
     for fault in OTHERS:
         experiment.enqueue(2)
-        experiment.inject(fault)
+        if experiment.inject(fault):
+            experiment.wait_for_another()
 
 
 def fill_the_disk(experiment: Experiment) -> None:
@@ -72,11 +74,10 @@ def fill_the_disk(experiment: Experiment) -> None:
         return
     for point in FILLED:
         experiment.enqueue(2)
-        before = experiment.ended()
         if experiment.inject(Fault("fill", "worker", point)):
             time.sleep(FULL_SECONDS)
             Path(os.environ[BALLAST]).unlink()
-            experiment.wait_for_another(before)
+            experiment.wait_for_another()
 
 
 def disturb_the_machine(experiment: Experiment) -> None:

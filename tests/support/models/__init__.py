@@ -1,1 +1,1 @@
-"""Small models of each layout, made by the tests."""
+"""Small models of each layout, with random weights."""

@@ -1,4 +1,4 @@
-"""A small pipeline of the same classes as Wan's, with random weights: quicker than the demo's, for other tests."""
+"""A small pipeline of Wan's classes with random weights, faster than the demo model."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ TEXT_DIM = 64
 
 
 def random_folder(folder: Path, *, plain: bool = False) -> Path:
-    """Save it under `folder` in diffusers' layout; one of plain videos makes even a large one in seconds."""
+    """Save it to `folder` in diffusers' layout. With `plain` all frames are equal: a large video then takes seconds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         tokenizer = T5TokenizerFast(vocab=_vocabulary(), extra_ids=0)
@@ -46,7 +46,7 @@ def random_folder(folder: Path, *, plain: bool = False) -> Path:
 
 
 def _plain_vae() -> Any:
-    """One of 128x that decodes whatever it is given to the same frame, which is soon encoded."""
+    """A VAE of 128x that decodes all latents to the same frame, which is encoded quickly."""
     config = residual_vae(base_dim=4, latent_channels=LATENT_CHANNELS).config
     pixels = 8 * config["patch_size"]
     of_larger_patches = {

@@ -1,4 +1,4 @@
-"""How much memory real modules need at real sizes, without the memory: fake tensors, and every one of them counted."""
+"""Measures the memory that real modules need at real sizes, by counting fake tensors."""
 
 import weakref
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakBytes(TorchDispatchMode):
-    """A context that notes the bytes alive in tensors made inside it, and their peak; `known` ones do not count."""
+    """A context that counts the bytes of tensors created inside it, and their peak; `known` ones do not count."""
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
         super().__init__()

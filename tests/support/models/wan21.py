@@ -1,4 +1,4 @@
-"""A Wan2.1 pipeline shrunk in every dimension but its layout: the published VAE's stages, in several weight files."""
+"""A small Wan2.1 pipeline of the published layout, with the published VAE's stages and several weight files."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ CHANNELS = 16
 
 
 def text_parts() -> tuple[T5TokenizerFast, UMT5EncoderModel]:
-    """A tokenizer of single letters, and an encoder for it."""
+    """A tokenizer of single letters and an encoder for it."""
     letters = [(letter, -5.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
     tokenizer = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], extra_ids=0)
     text_encoder = UMT5EncoderModel(
@@ -20,7 +20,7 @@ def text_parts() -> tuple[T5TokenizerFast, UMT5EncoderModel]:
 
 
 def wan21_folder(folder: Path) -> Path:
-    """Save it under `folder` in diffusers' layout, the transformer sharded as the published one is."""
+    """Save it to `folder` in diffusers' layout, with a sharded transformer like the published one."""
     torch.manual_seed(0)
     tokenizer, text_encoder = text_parts()
     transformer = WanTransformer3DModel(

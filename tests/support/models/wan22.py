@@ -1,4 +1,4 @@
-"""Wan2.2's pipelines shrunk in every dimension but their layout: two experts, or the VAE with patches of its own."""
+"""Small Wan2.2 pipelines of the published layouts: with two experts, or with the residual VAE."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ WAN22_VAE: dict[str, Any] = {
 
 
 def a14b_folder(folder: Path) -> Path:
-    """Two experts, the second for the noise levels below 0.875."""
+    """A pipeline with two experts, the second for noise levels below 0.875."""
     wan21_folder(folder)
     torch.manual_seed(1)
     small_transformer(16).save_pretrained(folder / "transformer_2")
@@ -42,7 +42,7 @@ def a14b_folder(folder: Path) -> Path:
 
 
 def ti2v_5b_folder(folder: Path) -> Path:
-    """A VAE of 16x with 48 channels, and a time for each token."""
+    """A pipeline with a VAE of 16x and 48 channels, and a timestep per token."""
     torch.manual_seed(0)
     tokenizer, text_encoder = text_parts()
     vae = AutoencoderKLWan(

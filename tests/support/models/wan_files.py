@@ -1,4 +1,4 @@
-"""Transformers in one file, as communities write them: GGUF or safetensors, by the original names or diffusers'."""
+"""Transformers in a single file, as published by others: GGUF or safetensors, with original or diffusers' names."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -18,7 +18,7 @@ from tests.support.models.wan21 import wan21_folder
 State = dict[str, torch.Tensor]
 PARTS = ("transformer", "transformer_2")
 
-# the published names, written down once more: the code under test converts them by diffusers' own table
+# the published names, independently of the code under test, which uses diffusers' table
 _OUTSIDE = {
     "patch_embedding": "patch_embedding",
     "condition_embedder.text_embedder.linear_1": "text_embedding.0",
@@ -43,7 +43,7 @@ _INSIDE = {
 
 
 def wide_folder(folder: Path) -> Path:
-    """The small Wan2.1 with a transformer wide enough for blocks of 256 numbers, which fp8 holds exactly."""
+    """The small Wan2.1 with rows of 256 numbers in its transformer, and values that fp8 represents exactly."""
     wan21_folder(folder)
     for file in (folder / "transformer").iterdir():
         file.unlink()
@@ -62,7 +62,7 @@ def wide_transformer(seed: int) -> WanTransformer3DModel:
 
 
 def original(name: str) -> str:
-    """A tensor's name in the original repository, by its name in diffusers."""
+    """A tensor's name in the original repository, from its name in diffusers."""
     if name == "scale_shift_table":
         return "head.modulation"
     layer, _, leaf = name.rpartition(".")
@@ -81,11 +81,11 @@ def by_original_names(state: Mapping[str, torch.Tensor], prefix: str = "") -> di
 def write_gguf(
     path: Path, state: Mapping[str, torch.Tensor], types: Mapping[str, Type] | None = None, plain: Type = Type.F32
 ) -> Path:
-    """A GGUF file of tensors: those in `types` in that form, all others in `plain`."""
+    """Write a GGUF file of tensors: those in `types` in that format, all others in `plain`."""
     writer = gguf.GGUFWriter(path, "wan")
     for name, tensor in state.items():
-        form = (types or {}).get(name, plain)
-        writer.add_tensor(name, quantized(tensor, form), raw_dtype=form)
+        format_ = (types or {}).get(name, plain)
+        writer.add_tensor(name, quantized(tensor, format_), raw_dtype=format_)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -93,30 +93,32 @@ def write_gguf(
     return path
 
 
-def quantized(tensor: torch.Tensor, form: Type) -> np.ndarray:
-    """A tensor in a GGUF form; in those that the library cannot make, drawn numbers of about the size of weights."""
+def quantized(tensor: torch.Tensor, format_: Type) -> np.ndarray:
+    """A tensor in a GGUF format; random values of the size of weights where the library cannot quantize."""
     try:
-        return np.asarray(gguf.quants.quantize(tensor.float().numpy(), form))
+        return np.asarray(gguf.quants.quantize(tensor.float().numpy(), format_))
     except NotImplementedError:
-        return _drawn(tuple(tensor.shape), form)
+        return _random(tuple(tensor.shape), format_)
 
 
-# where a block has its scales, half floats, as offsets in bytes from its start
+# offsets in bytes of the scales (fp16) within a block
 _HALVES = {Type.Q2_K: (80, 82), Type.Q3_K: (108,), Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,)}
 
 
-def _drawn(shape: tuple[int, ...], form: Type) -> np.ndarray:
-    count, size = gguf.GGML_QUANT_SIZES[form]
-    drawn = np.random.default_rng(int(form)).integers(0, 256, (*shape[:-1], shape[-1] // count * size), dtype=np.uint8)
+def _random(shape: tuple[int, ...], format_: Type) -> np.ndarray:
+    count, size = gguf.GGML_QUANT_SIZES[format_]
+    drawn = np.random.default_rng(int(format_)).integers(
+        0, 256, (*shape[:-1], shape[-1] // count * size), dtype=np.uint8
+    )
     blocks = drawn.reshape(-1, size)
-    for offset in _HALVES[form]:
+    for offset in _HALVES[format_]:
         blocks[:, offset : offset + 2] = np.array([1e-4], dtype=np.float16).view(np.uint8)
     return drawn
 
 
-def restored(tensor: torch.Tensor, form: Type) -> torch.Tensor:
-    """What a tensor in a GGUF form stands for, by the library that defines it."""
-    return torch.from_numpy(gguf.quants.dequantize(quantized(tensor, form), form)).reshape(tensor.shape)
+def restored(tensor: torch.Tensor, format_: Type) -> torch.Tensor:
+    """The dequantized values of a tensor in a GGUF format, by the library that defines it."""
+    return torch.from_numpy(gguf.quants.dequantize(quantized(tensor, format_), format_)).reshape(tensor.shape)
 
 
 def write_safetensors(path: Path, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Path:
@@ -125,8 +127,8 @@ def write_safetensors(path: Path, state: Mapping[str, torch.Tensor], dtype: torc
 
 
 def mixed_types(state: State) -> dict[str, Any]:
-    """Forms of the matrices by diffusers' names: K-quants where 256 numbers are in a row."""
-    forms: dict[str, Any] = {
+    """GGUF formats of the matrices by diffusers' names: K-quants where a row has a multiple of 256 numbers."""
+    formats: dict[str, Any] = {
         "patch_embedding.weight": Type.F16,
         "condition_embedder.time_proj.weight": Type.Q5_K,
         "condition_embedder.time_embedder.linear_1.weight": Type.Q8_0,
@@ -136,13 +138,13 @@ def mixed_types(state: State) -> dict[str, Any]:
     }
     for name in state:
         if name.startswith("blocks.") and name.endswith(".weight") and state[name].ndim == 2:
-            forms[name] = Type.Q6_K if "to_v" in name or "ffn.net.2" in name else Type.Q4_K
-    # blocks need not be alike
-    forms["blocks.1.ffn.net.2.weight"] = Type.Q8_0
-    forms["blocks.1.attn1.to_k.weight"] = Type.F16
-    return forms
+            formats[name] = Type.Q6_K if "to_v" in name or "ffn.net.2" in name else Type.Q4_K
+    # blocks may differ
+    formats["blocks.1.ffn.net.2.weight"] = Type.Q8_0
+    formats["blocks.1.attn1.to_k.weight"] = Type.F16
+    return formats
 
 
 def named(file: Path) -> WeightFile:
-    """How a model's file names it."""
+    """The entry for a weight file in a model's file."""
     return WeightFile(str(file.parent), file.name)
