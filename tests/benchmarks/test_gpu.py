@@ -312,11 +312,11 @@ def test_compiled_and_plain_blocks_are_both_measured(
     assert whole == [(16, 8, True), (4, 4, False), (16, 16, True)]
     kernels = record["compiled"]["kernels"]
     assert 0.5 < sum(kernels.values()) <= 1
-    told = row(judged(record))
-    assert "16 of 16 steps computed: " in told[1]
-    assert "8 of 16 steps computed: " in told[1]
-    assert "4 of 4 steps computed, no guidance: " in told[1]
-    assert told[9] == f"{record['compiled']['seconds_per_step']:.2f}"
+    shown = row(judged(record))
+    assert "16 of 16 steps computed: " in shown[1]
+    assert "8 of 16 steps computed: " in shown[1]
+    assert "4 of 4 steps computed, no guidance: " in shown[1]
+    assert shown[9] == f"{record['compiled']['seconds_per_step']:.2f}"
 
 
 def test_an_interrupted_case_is_reported_as_such() -> None:
@@ -341,9 +341,9 @@ def test_without_a_gpu_nothing_is_reported_as_measured(
     assert "there is no CUDA device here" in capsys.readouterr().err
 
     run("--small", "--case", "720p-8gb")
-    told = capsys.readouterr().out
-    assert "in small: nothing is measured" in told
-    figures = json.loads(told.splitlines()[-1])
+    shown = capsys.readouterr().out
+    assert "in small: nothing is measured" in shown
+    figures = json.loads(shown.splitlines()[-1])
     assert (figures["gpu"], figures["small"], figures["not_yet_measured"]) == (None, True, [])
     assert [case["case"] for case in figures["cases"]] == ["720p-8gb"]
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 1

@@ -86,10 +86,10 @@ class Hub:
         """The repository's metadata, as JSON."""
         siblings = []
         for name, content in self.files().items():
-            told: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": _blob_id(content)}
+            sibling: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": _blob_id(content)}
             if name.endswith(LARGE):
-                told["lfs"] = {"size": len(content), "sha256": _sha256(content), "pointerSize": 130}
-            siblings.append(told)
+                sibling["lfs"] = {"size": len(content), "sha256": _sha256(content), "pointerSize": 130}
+            siblings.append(sibling)
         return json.dumps({"id": self.repo, "sha": self.commit, "siblings": siblings}).encode()
 
 

@@ -170,8 +170,8 @@ def test_sizes_are_printed_for_a_process_without_torch(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["single_file", str(mixed)])
     single_file.main()
-    (told,) = json.loads(capsys.readouterr().out)
-    assert (told["name"], told["quantized"]["blocks"]) == ("mixed.gguf", list(measured_blocks(mixed)))
+    (printed,) = json.loads(capsys.readouterr().out)
+    assert (printed["name"], printed["quantized"]["blocks"]) == ("mixed.gguf", list(measured_blocks(mixed)))
 
     monkeypatch.setattr("sys.argv", ["single_file", str(tmp_path / "gone.gguf")])
     single_file.main()
