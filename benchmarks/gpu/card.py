@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from pipelines.loading.device_plan import this_machine
+from pipelines.loading.device_plan import current_machine
 from pipelines.planning.layout import GIB, Machine
 
 PERIOD_SECONDS = 0.05
@@ -85,7 +85,7 @@ class Gpu:
         }
 
     def machine(self) -> Machine:
-        return this_machine(str(self.device))
+        return current_machine(str(self.device))
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.device)

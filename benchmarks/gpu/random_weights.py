@@ -10,6 +10,7 @@ Of 4-bit matrices one is quantized for each shape and all others are copies of i
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,27 +19,26 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 from safetensors.torch import save_file
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import UMT5Config
 
 from pipelines.core.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.core.precision import Precision
-from pipelines.layers.quantized_linear import ScaledLinear
-from pipelines.loading.modules import assign_tensors, skeleton, tensors
+from pipelines.layers.quantized_linear import QuantizedLinear
+from pipelines.loading.modules import WeightSource, assign_tensors, skeleton
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.offload.placement import TRANSFORMERS, place_tensor, residence
+from pipelines.models.family import Part
+from pipelines.models.registry import family_of
+from pipelines.offload.placement import place_tensor, residence
 from pipelines.planning.layout import Layout, Residence
-from pipelines.planning.shapes import ModelShape, parse_shape
+from pipelines.planning.shapes import ModelShape
 
 STD = 0.02
 SEED = 0
 PROMPT_TOKENS = 64
 """How many of a prompt's tokens are not padding; the text encoder computes all 512 either way."""
 
-KINDS: dict[str, Any] = {
-    "transformer": WanTransformer3DModel,
-    "text_encoder": UMT5EncoderModel,
-    "vae": AutoencoderKLWan,
-}
+FAMILY = family_of("WanPipeline")
+PARTS = tuple(part for part in FAMILY.parts if not part.is_optional)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def published_shape() -> ModelShape:
     """The shapes of `PUBLISHED`, as the catalogue has them of the model that is served."""
     served = read_catalogue()[DEFAULT_MODEL].model.shape
     assert served is not None
-    return parse_shape(served)
+    return FAMILY.shape(served)
 
 
 def write_configs(scale: Scale, folder: Path) -> ModelShape:
@@ -105,7 +105,7 @@ def write_configs(scale: Scale, folder: Path) -> ModelShape:
     text = UMT5Config(**scale.text_encoder)
     text.save_pretrained(folder / "text_encoder")
     parameters = sum(parameter.numel() for parameter in models["vae"].parameters())
-    return parse_shape(
+    return FAMILY.shape(
         {
             "transformer": dict(models["transformer"].config),
             "text_encoder": text.to_dict(),
@@ -114,18 +114,20 @@ def write_configs(scale: Scale, folder: Path) -> ModelShape:
     )
 
 
-def fill_part(part: str, configs: Path, layout: Layout, device: torch.device, dtype: torch.dtype, scratch: Path) -> Any:
+def fill_part(
+    part: Part, configs: Path, layout: Layout, device: torch.device, dtype: torch.dtype, scratch: Path
+) -> Any:
     """One part of a pipeline with drawn weights, each where the layout has it; it is yet to be placed.
 
     What the layout streams from disk is written to the folder `scratch` first.
     """
-    module = skeleton(KINDS[part], configs / part)
-    weight_format = WeightFormat(module, layout.precision if part in TRANSFORMERS else Precision.BF16, dtype)
+    module = skeleton(resolve_name(part.model_class), configs / part.name)
+    weight_format = WeightFormat(module, layout.precision if part.is_denoiser else Precision.BF16, dtype)
     named = _kept(module, weight_format, device)
     if residence(part, layout) is Residence.DISK:
-        files = _written(named, scratch / part)
-        named = (kept for name, tensor in tensors(files) for kept in weight_format.restore(name, tensor).items())
-    layers = len(module.blocks) if part in TRANSFORMERS else 0
+        files = WeightSource(_written(named, scratch / part.name), part)
+        named = (kept for name, tensor in files.tensors() for kept in weight_format.restore(name, tensor).items())
+    layers = len(module.blocks) if part.is_denoiser else 0
     assign_tensors(module, named, lambda name, tensor: {name: place_tensor(part, name, tensor, layout, device, layers)})
     return module
 
@@ -160,7 +162,7 @@ class RandomTokenizer:
 def _kept(module: Any, weight_format: WeightFormat, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter of a skeleton by its name, drawn, in the form it is kept in."""
     tied = getattr(module, "all_tied_weights_keys", {})
-    scales = {f"{name}.weight_scale" for name, layer in module.named_modules() if isinstance(layer, ScaledLinear)}
+    scales = {f"{name}.weight_scale" for name, layer in module.named_modules() if isinstance(layer, QuantizedLinear)}
     in_q4 = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, GGUFLinear)}
     quantized: dict[torch.Size, torch.Tensor] = {}
     shapes = [(name, at.shape) for name, at in module.named_parameters() if name not in tied and name not in scales]

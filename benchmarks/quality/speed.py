@@ -37,8 +37,8 @@ from pipelines.core.precision import Precision
 from pipelines.core.request import StepCaching, VideoParams
 from pipelines.demo.folder import demo_folder
 from pipelines.loading.load import silence_progress_bars
+from pipelines.models.registry import family_of
 from pipelines.planning.layout import Layout
-from pipelines.planning.shapes import read_shape
 from pipelines.runner.result import RenderedFrames
 from pipelines.runner.runner import Runner
 from pipelines.stages.decoding.decoding import decode_frames
@@ -58,7 +58,7 @@ class Plain:
         self._pipe.set_progress_bar_config(disable=True)
         if cache is not None:
             self._pipe.transformer.enable_cache(cache)
-        self._shape = read_shape(folder)
+        self._shape = family_of(SPEC.pipeline_class).read_shape(folder)
 
     @torch.no_grad()
     def frames(self, params: VideoParams) -> RenderedFrames:

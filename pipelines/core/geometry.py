@@ -7,9 +7,6 @@ temporal scale * k + 1 frames. So the next larger video is generated, cropped eq
 from dataclasses import dataclass
 from math import ceil, lcm
 
-# WanPipeline.check_inputs rejects other sides for every VAE
-PIPELINE_SIDE_MULTIPLE = 16
-
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -20,9 +17,12 @@ class Grid:
     temporal: int
 
     @classmethod
-    def of(cls, vae_scale: int, patch: tuple[int, int], temporal: int) -> "Grid":
-        """The grid for a VAE's spatial scale (pixels per latent), a patch size (latents) and a temporal scale."""
-        height, width = (lcm(vae_scale * side, PIPELINE_SIDE_MULTIPLE) for side in patch)
+    def of(cls, vae_scale: int, patch: tuple[int, int], temporal: int, side_multiple: int = 1) -> "Grid":
+        """The grid for a VAE's spatial scale (pixels per latent), a patch size (latents) and a temporal scale.
+
+        The pipeline itself accepts only sides that are multiples of `side_multiple` pixels.
+        """
+        height, width = (lcm(vae_scale * side, side_multiple) for side in patch)
         return cls(height, width, temporal)
 
 

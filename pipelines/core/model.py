@@ -7,9 +7,6 @@ from typing import Any
 from pipelines.core.precision import PrecisionSetting
 from pipelines.core.request import StepCaching
 
-TRANSFORMERS = ("transformer", "transformer_2")
-"""The components of a pipeline that denoise. Wan2.2 A14B has both, other models only the first."""
-
 
 @dataclass(frozen=True, slots=True)
 class Lora:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.model import ModelSpec, WeightFile
-
-PARTS = frozenset({"scheduler", "text_encoder", "tokenizer", "transformer", "transformer_2", "vae"})
-"""The components that a pipeline may use. A repository may have others, such as an image encoder."""
+from pipelines.models.registry import family_of
 
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json")
 """Name endings of a component's weights and of the index of its shards."""
@@ -112,6 +110,7 @@ def components(folder: Path, pipeline_class: str) -> list[str]:
 
     Raises UnsupportedModelError for another class, WeightsNotFoundError if the list cannot be read.
     """
+    family = family_of(pipeline_class)
     index = folder / "model_index.json"
     try:
         named = json.loads(index.read_text(encoding="utf-8"))
@@ -119,12 +118,14 @@ def components(folder: Path, pipeline_class: str) -> list[str]:
         raise WeightsNotFoundError(f"{folder} is not a diffusers folder: it has no model_index.json.") from error
     except ValueError as error:
         raise WeightsNotFoundError(f"{index} is not valid JSON: {error}") from error
-    if named.get("_class_name") != pipeline_class:
+    if named.get("_class_name") not in family.folder_classes:
         raise UnsupportedModelError(
             f"{folder} is a {named.get('_class_name')}, but the model's file says {pipeline_class}."
         )
     return [
-        name for name, origin in named.items() if name in PARTS and isinstance(origin, list) and origin[0] is not None
+        name
+        for name, origin in named.items()
+        if name in family.components and isinstance(origin, list) and origin[0] is not None
     ]
 
 

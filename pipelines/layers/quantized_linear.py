@@ -33,7 +33,7 @@ _LEAST = 1e-12
 _FORMS = {Precision.FP8_MATMUL: torch.float8_e4m3fn, Precision.INT8_MATMUL: torch.int8}
 
 
-class ScaledLinear(torch.nn.Module):
+class QuantizedLinear(torch.nn.Module):
     """A linear layer whose weight (out, in) is fp8 or int8 with one fp32 scale a row (out, 1); it comes on "meta"."""
 
     def __init__(self, linear: torch.nn.Linear, precision: Precision, dtype: torch.dtype) -> None:
@@ -61,13 +61,13 @@ class ScaledLinear(torch.nn.Module):
         return made.reshape(*values.shape[:-1], self.out_features)
 
 
-def use_scaled(module: Any, precision: Precision, dtype: torch.dtype) -> list[str]:
+def use_quantized_linear(module: Any, precision: Precision, dtype: torch.dtype) -> list[str]:
     """Put such layers in the place of the blocks' linear ones, where their sides allow; returns the weights' names."""
     names = []
     for index, block in enumerate(module.blocks):
         for name, layer in list(block.named_modules()):
             if isinstance(layer, torch.nn.Linear) and all(side % _MULTIPLE == 0 for side in layer.weight.shape):
-                block.set_submodule(name, ScaledLinear(layer, precision, dtype))
+                block.set_submodule(name, QuantizedLinear(layer, precision, dtype))
                 names.append(f"blocks.{index}.{name}.weight")
     return names
 

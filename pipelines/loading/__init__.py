@@ -1,1 +1,1 @@
-"""From weight files to a pipeline laid out on a device."""
+"""Loading: weight files → a pipeline whose parts are in their places on a device."""

@@ -1,32 +1,30 @@
-"""Weights on disk in the form that a plan keeps them in, written once and read at every later start."""
+"""Converted weights on disk, in the format a plan stores them in: written once, read at every later start."""
 
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from diffusers.quantizers.gguf.utils import (
-    GGUFParameter,
-)
+from diffusers.quantizers.gguf.utils import GGUFParameter
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pipelines.core.errors import WeightFormatError
 from pipelines.core.files import atomic_path, sync
-from pipelines.loading.modules import headers, tensors
+from pipelines.loading.modules import WeightSource
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.layout import GIB
 from pipelines.planning.memory_model import SHARD_BYTES
 
 
 def convert_once(
-    source: Path, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None] = lambda _: None
-) -> Path:
-    """The part in `source` as `weight_format` keeps it, in the folder `target`; written there once, whole or not
-    at all.
+    source: WeightSource, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None] = lambda _: None
+) -> WeightSource:
+    """Return the weights of a part in a format, from the folder `target`, which is written if it does not exist.
 
-    A second process that asks for the same waits for the first. Raises StorageError when there is no room for it.
+    Another process that needs the same folder waits for it. `on_bytes` is called with the bytes that each tensor has in
+    the source. Raises WeightFormatError if the disk has no space.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,19 +32,19 @@ def convert_once(
             if not target.is_dir():
                 _write(source, weight_format, target, on_bytes)
     except (OSError, SafetensorError) as error:
-        raise WeightFormatError(f"{source.name} could not be kept in {target.parent}: {error}") from error
-    return target
+        raise WeightFormatError(f"{source.path.name} could not be converted in {target.parent}: {error}") from error
+    return WeightSource(target, source.part)
 
 
-def _write(source: Path, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None]) -> None:
-    needed = sum(weight_format.size(name, tensor) for name, tensor in headers(source))
+def _write(source: WeightSource, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None]) -> None:
+    needed = sum(weight_format.size(name, tensor) for name, tensor in source.headers())
     # the folder is used because its name exists: after a power failure the name must not be there without the content
     with atomic_path(target) as part:
         free = shutil.disk_usage(target.parent).free
         if needed > free:
             raise WeightFormatError(
-                f"Keeping {source.name} as the plan has it needs {needed / GIB:.1f} GiB in {target.parent}, where "
-                f"{free / GIB:.1f} GiB is free."
+                f"Converting {source.path.name} as the plan requires needs {needed / GIB:.1f} GiB in {target.parent}, "
+                f"where {free / GIB:.1f} GiB is free."
             )
         part.mkdir()
         for number, shard in enumerate(_shards(source, weight_format, on_bytes)):
@@ -56,14 +54,14 @@ def _write(source: Path, weight_format: WeightFormat, target: Path, on_bytes: Ca
 
 
 def _shards(
-    source: Path, weight_format: WeightFormat, on_bytes: Callable[[int], None]
+    source: WeightSource, weight_format: WeightFormat, on_bytes: Callable[[int], None]
 ) -> Iterator[dict[str, torch.Tensor]]:
     shard: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors(source):
-        if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
+    for name, tensor in source.tensors():
+        if sum(stored.nbytes for stored in shard.values()) > SHARD_BYTES:
             yield shard
             shard = {}
-        for kept_name, kept in weight_format.convert(name, tensor).items():
-            shard[kept_name] = kept.as_tensor() if isinstance(kept, GGUFParameter) else kept.contiguous()
+        for stored_name, stored in weight_format.convert(name, tensor).items():
+            shard[stored_name] = stored.as_tensor() if isinstance(stored, GGUFParameter) else stored.contiguous()
         on_bytes(tensor.nbytes)
     yield shard

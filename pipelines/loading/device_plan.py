@@ -1,4 +1,4 @@
-"""The plan for a model on the device and host of this machine, as they are now."""
+"""The memory plan for a model on a device and host of this machine, with the memory that is free now."""
 
 import logging
 from collections.abc import Sequence
@@ -10,38 +10,41 @@ import torch
 
 from pipelines.core.errors import HostMemoryError
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import ModelSpec, WeightFile
+from pipelines.core.model import ModelSpec
 from pipelines.core.precision import PrecisionSetting
 from pipelines.hub import local as weights
-from pipelines.loading import single_file
+from pipelines.loading.single_file import SingleFile
+from pipelines.models.registry import family_of
 from pipelines.planning.layout import GIB, HOST_SHARE, Machine, MemoryPlan
 from pipelines.planning.planner import plan
-from pipelines.planning.shapes import ModelShape, read_shape
+from pipelines.planning.shapes import ModelShape
 
 log = logging.getLogger("paddock.load")
 
 
-def shape_here(folder: Path, files: Sequence[WeightFile] = (), guidance: bool = True) -> ModelShape:
-    """The shapes of the weights in a folder, or for some transformers in files of their own; raises PipelineError."""
-    shape = replace(read_shape(folder), guidance=guidance)
-    return shape.with_files(tuple(map(single_file.measure, weights.locate_files(files).values())))
+def read_model_shape(spec: ModelSpec, folder: Path) -> ModelShape:
+    """Return the shape of a model whose weights are in `folder` and its single files. Raises PipelineError."""
+    family = family_of(spec.pipeline_class)
+    shape = replace(family.read_shape(folder), guidance=spec.guidance)
+    files = weights.locate_files(spec.files)
+    return shape.with_files(tuple(SingleFile(path, family.part(part)).measure() for part, path in files.items()))
 
 
-def plan_here(spec: ModelSpec, folder: Path, device: str, limit: int | None = None) -> MemoryPlan | None:
-    """The plan for weights on a device and host as they are now, with at most `limit` bytes of the device.
+def plan_for_device(spec: ModelSpec, folder: Path, device: str, limit: int | None = None) -> MemoryPlan | None:
+    """Return the plan for a device (a torch device name), with at most `limit` bytes of its memory.
 
-    None on a CPU, where there is nothing to choose. Raises HostMemoryError where no plan can pass through the host.
+    None on a CPU, where there is nothing to choose. Raises HostMemoryError if no plan fits the host's memory.
     """
     if torch.device(device).type != "cuda":
         return None
-    machine = this_machine(device, limit, spec.precision)
-    chosen = choose_plan(shape_here(folder, spec.files, spec.guidance), spec.sizes, machine)
-    check_host(chosen, machine)
+    machine = current_machine(device, limit, spec.precision)
+    chosen = choose_plan(read_model_shape(spec, folder), spec.sizes, machine)
+    check_host_memory(chosen, machine)
     return chosen
 
 
-def check_host(chosen: MemoryPlan, machine: Machine) -> None:
-    """Raise HostMemoryError if a plan needs more host memory than is free: the system would end the worker midway."""
+def check_host_memory(chosen: MemoryPlan, machine: Machine) -> None:
+    """Raise HostMemoryError if a plan needs more host memory than is free: the system would kill the worker."""
     if chosen.host_peak > machine.host_memory:
         raise HostMemoryError(
             f"Loading the model needs {chosen.host_peak / GIB:.1f} GiB of host memory, and "
@@ -49,8 +52,10 @@ def check_host(chosen: MemoryPlan, machine: Machine) -> None:
         )
 
 
-def this_machine(device: str, limit: int | None = None, precision: PrecisionSetting = PrecisionSetting.AUTO) -> Machine:
-    """What is free now of a CUDA device, `limit` bytes at most, and of the host, less the system's share."""
+def current_machine(
+    device: str, limit: int | None = None, precision: PrecisionSetting = PrecisionSetting.AUTO
+) -> Machine:
+    """Return the free memory of a CUDA device, at most `limit` bytes, and of the host, less the system's share."""
     free, _ = torch.cuda.mem_get_info(device)
     return Machine(
         free if limit is None else min(free, limit),
@@ -61,7 +66,10 @@ def this_machine(device: str, limit: int | None = None, precision: PrecisionSett
 
 
 def choose_plan(shape: ModelShape, sizes: Sequence[tuple[int, int, int]], machine: Machine) -> MemoryPlan:
-    """The plan for the first of `sizes` (width, height, frames) that fits, else the last one's, told in the log."""
+    """Return the plan for the first of `sizes` (width, height, frames) that fits, else the last one's.
+
+    A warning is logged for each size that does not fit.
+    """
     for size in sizes:
         chosen = plan(shape, Geometry.fit(*size, shape.grid), machine)
         if chosen.fits(machine):

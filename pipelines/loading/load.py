@@ -1,10 +1,11 @@
-"""A folder in diffusers' layout → a ready pipeline on one device."""
+"""A folder in diffusers' layout → a pipeline that is ready on one device."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import diffusers
@@ -13,147 +14,169 @@ import transformers
 
 from pipelines.core.errors import UnsupportedModelError, WeightFormatError
 from pipelines.core.geometry import Grid
-from pipelines.core.model import TRANSFORMERS, LatentRgb, Lora, WeightFile
+from pipelines.core.model import LatentRgb, Lora, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
 from pipelines.layers.cpu_conv3d import use_onednn
-from pipelines.loading import single_file
 from pipelines.loading.converted_cache import convert_once
 from pipelines.loading.lora import Loras
-from pipelines.loading.modules import MODEL_CLASSES, StoredTensors, headers, load_weights, skeleton
+from pipelines.loading.modules import StoredTensors, WeightSource, load_weights, skeleton
 from pipelines.loading.progress import byte_counter, iter_parts
+from pipelines.loading.single_file import SingleFile
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.family import ModelFamily, Part
+from pipelines.models.registry import family_of
 from pipelines.offload.placement import place_module, place_tensor, residence
 from pipelines.planning.layout import Decoding, Layout, Residence
+from pipelines.planning.shapes import ModelShape
 from pipelines.stages.preview.latent_rgb import read_latent_rgb
-from pipelines.stages.wan_pipeline import ResumableWanPipeline
+from pipelines.stages.resumable import resumable
 
 CACHE = Path("~/.cache/paddock").expanduser()
-"""Where weights are kept in the form a plan has them, unless another folder is named."""
-
+"""The default folder for converted weights, compiled blocks and measurements."""
 
 log = logging.getLogger("paddock.load")
 
 
 def silence_progress_bars() -> None:
-    """Keep the libraries' own progress bars off the terminal: for a caller that shows progress itself."""
+    """Turn off the libraries' progress bars, for a caller that shows the progress itself."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
 class LoadedPipeline:
-    """A diffusers pipeline ready to run, the sizes it can make, and the facts its output depends on.
+    """A diffusers pipeline that is ready to run, its family and shape, and the facts its output depends on.
 
-    `layout` is how it is laid out; None on a CPU, where all of it is in the one memory there is. `latent_rgb` is the
-    map for previews that came with the weights, if one did.
+    `layout` is None on a CPU, which has only one memory. `latent_rgb` is the map for previews from the folder of the
+    weights, if there is one.
     """
 
+    family: ModelFamily
+    shape: ModelShape
     pipe: Any
     device: torch.device
-    grid: Grid
     layout: Layout | None
     fingerprint: dict[str, str]
     latent_rgb: LatentRgb | None = None
 
     @property
+    def grid(self) -> Grid:
+        """The sizes and lengths that the pipeline can make."""
+        return self.shape.grid
+
+    @property
+    def vae(self) -> Any:
+        """The pipeline's VAE."""
+        return getattr(self.pipe, self.family.vae.name)
+
+    @property
+    def denoisers(self) -> list[Any]:
+        """The pipeline's transformers."""
+        found = (getattr(self.pipe, part.name, None) for part in self.family.denoisers)
+        return [model for model in found if model is not None]
+
+    @property
     def decoding(self) -> Decoding:
-        """How the VAE goes over a frame."""
+        """How the VAE decodes a frame."""
         return Decoding.WHOLE if self.layout is None else self.layout.decoding
 
     @property
     def batched(self) -> bool:
-        """Whether both passes of guidance are computed as one batch."""
+        """Whether guidance's two passes are computed as one batch."""
         return self.layout is not None and self.layout.batched
 
 
 def load_pipeline(
+    spec: ModelSpec,
     folder: Path,
     device: str,
     on_progress: LoadCallback = lambda *_: None,
     layout: Layout | None = None,
     cache: Path = CACHE,
-    loras: Sequence[Lora] = (),
-    files: Sequence[WeightFile] = (),
 ) -> LoadedPipeline:
-    """Load a text-to-video pipeline onto `device` (a torch device name), by a layout, or all of it resident.
+    """Load a model's pipeline onto `device` (a torch device name) by a layout; without one all parts are resident.
 
-    The weights of transformers that `files` are for come from these, everything else from `folder`.
+    Weights come from the model's single files, all others from `folder`. On a CPU the dtype is bf16 if the processor
+    has units for it, else fp32. Weights that the layout stores in another format than the files are written to `cache`
+    once, and read from there afterwards.
 
-    On a CPU the arithmetic is bf16 where the processor has units for it and fp32 elsewhere. Weights that the layout
-    keeps in another form than the files are written to `cache` once, and read from there the next time.
-
-    Raises WeightsNotFoundError or UnsupportedModelError before anything is read, and StorageError.
+    Raises WeightsNotFoundError or UnsupportedModelError before it reads any weights, and WeightFormatError.
     """
-    sources = weights.locate_files(files)
-    _check(folder, sources, loras)
+    family = family_of(spec.pipeline_class)
+    sources = weights.locate_files(spec.files)
+    _check(family, folder, sources, spec)
+    shape = family.read_shape(folder)
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
-    changes = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in loras}
+    changes = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in spec.loras}
+    loader = _PartLoader(family, folder, dtype, layout or Layout(), target, cache)
     models = {
-        part: _load_part(
-            folder,
+        part.name: loader.load(
             part,
-            sources.get(part),
-            dtype,
-            layout or Layout(),
-            target,
-            cache,
-            [(path, lora.strength) for lora, path in changes.items() if lora.part == part],
+            sources.get(part.name),
+            [(path, lora.strength) for lora, path in changes.items() if lora.part == part.name],
             report,
         )
-        for part, report in iter_parts(folder, sources, on_progress)
+        for part, report in iter_parts(family, folder, sources, on_progress)
     }
     if dtype is torch.float32:
-        use_onednn(models["vae"])
-    pipe = ResumableWanPipeline.from_pretrained(folder, local_files_only=True, **models)
+        use_onednn(models[family.vae.name])
+    pipe = resumable(resolve_name(family.pipeline)).from_pretrained(folder, local_files_only=True, **models)
     pipe.set_progress_bar_config(disable=True)
     on_progress("ready", 1.0)
     return LoadedPipeline(
+        family=family,
+        shape=shape,
         pipe=pipe,
         device=target,
-        grid=Grid.of(
-            pipe.vae_scale_factor_spatial,
-            pipe.transformer.config.patch_size[1:],
-            pipe.vae_scale_factor_temporal,
-        ),
         layout=layout,
-        fingerprint={
-            "weights": f"{folder.resolve().name}/{weights.digest(folder, sources)}",
-            "files": " ".join(
-                f"{part} {path.name}/{weights.file_digest(path)}" for part, path in sorted(sources.items())
-            ),
-            "loras": " ".join(
-                f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in changes.items()
-            ),
-            "dtype": str(dtype).removeprefix("torch."),
-            "precision": str(dtype).removeprefix("torch.") if layout is None else str(layout.precision),
-            "plan": "resident" if layout is None else layout.name,
-            "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
-            "threads": str(torch.get_num_threads()),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "gguf": version("gguf"),
-            "torchao": version("torchao"),
-            "transformers": transformers.__version__,
-        },
+        fingerprint=_fingerprint(folder, sources, changes, target, dtype, layout),
         latent_rgb=read_latent_rgb(folder),
     )
 
 
-def _check(folder: Path, sources: Mapping[str, Path], loras: Sequence[Lora]) -> None:
-    """Raise WeightsNotFoundError or UnsupportedModelError unless everything is there and goes together."""
-    weights.check(folder, "WanPipeline", sources)
-    for part, path in sources.items():
-        single_file.check(path, skeleton(MODEL_CLASSES[part], folder / part))
-    for lora in loras:
+def _fingerprint(
+    folder: Path,
+    sources: Mapping[str, Path],
+    changes: Mapping[Lora, Path],
+    device: torch.device,
+    dtype: torch.dtype,
+    layout: Layout | None,
+) -> dict[str, str]:
+    """Return the facts that the pipeline's output depends on."""
+    files = sorted(sources.items())
+    return {
+        "weights": f"{folder.resolve().name}/{weights.digest(folder, sources)}",
+        "files": " ".join(f"{part} {path.name}/{weights.file_digest(path)}" for part, path in files),
+        "loras": " ".join(f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in changes.items()),
+        "dtype": str(dtype).removeprefix("torch."),
+        "precision": str(dtype).removeprefix("torch.") if layout is None else str(layout.precision),
+        "plan": "resident" if layout is None else layout.name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "gguf": version("gguf"),
+        "torchao": version("torchao"),
+        "transformers": transformers.__version__,
+    }
+
+
+def _check(family: ModelFamily, folder: Path, sources: Mapping[str, Path], spec: ModelSpec) -> None:
+    """Raise WeightsNotFoundError or UnsupportedModelError unless all files are there and fit together."""
+    weights.check(folder, spec.pipeline_class, sources)
+    for name, path in sources.items():
+        part = family.part(name)
+        SingleFile(path, part).check(skeleton(resolve_name(part.model_class), folder / name))
+    for lora in spec.loras:
         if not (folder / lora.part).is_dir():
             raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
-        if lora.part in sources and single_file.is_quantized(sources[lora.part]):
+        if lora.part in sources and SingleFile(sources[lora.part], family.part(lora.part)).is_quantized:
             raise UnsupportedModelError(
-                f"{lora.file} cannot be merged into {sources[lora.part].name}, whose weights are quantized: leave out "
-                "the LoRA, or name a file that is not quantized."
+                f"{lora.file} cannot be merged into {sources[lora.part].name}, whose weights are quantized: remove the "
+                "LoRA, or use a file that is not quantized."
             )
 
 
@@ -162,62 +185,74 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _load_part(
-    folder: Path,
-    part: str,
-    file: Path | None,
-    dtype: torch.dtype,
-    layout: Layout,
-    device: torch.device,
-    cache: Path,
-    loras: Sequence[tuple[Path, float]],
-    report: Callable[[float], None],
-) -> Any:
-    """Read one part of a pipeline, its weights from `file` if given, and move each of its tensors to its place."""
-    module = skeleton(MODEL_CLASSES[part], folder / part)
-    merged = Loras(loras, part) if loras else None
-    if merged is not None:
-        merged.check(module)
-    source = folder / part if file is None else file
-    precision = _precision(part, file, layout)
-    weight_format = WeightFormat(module, precision, dtype, merged, dict(headers(source)) if file is not None else None)
-    convert = weight_format.convert
-    if _is_stored_anew(precision, residence(part, layout), weight_format, source):
+@dataclass(frozen=True, slots=True)
+class _PartLoader:
+    """Loads parts of a pipeline, each tensor to its place in a layout."""
+
+    family: ModelFamily
+    folder: Path
+    dtype: torch.dtype
+    layout: Layout
+    device: torch.device
+    cache: Path
+
+    def load(
+        self, part: Part, file: Path | None, loras: Sequence[tuple[Path, float]], report: Callable[[float], None]
+    ) -> Any:
+        """Return a part with its weights, from `file` if given, changed by LoRA files with their strengths."""
+        module = skeleton(resolve_name(part.model_class), self.folder / part.name)
+        merged = Loras(loras, self.family, part.name) if loras else None
+        if merged is not None:
+            merged.check(module)
+        source = WeightSource(self.folder / part.name if file is None else file, part)
+        precision = self._precision(part, file)
+        named = dict(source.headers()) if file is not None else None
+        weight_format = WeightFormat(module, precision, self.dtype, merged, named)
+        convert = weight_format.convert
+        where = residence(part, self.layout)
+        if _is_converted_on_disk(precision, where, weight_format, source):
+            target = self._converted_folder(part, precision, file, loras)
+            try:
+                source = convert_once(source, weight_format, target, byte_counter(source.path, report))
+                convert = weight_format.restore
+            except WeightFormatError as error:
+                if where is Residence.DISK:
+                    raise
+                # weights that are streamed from disk have to be there; others can be converted at each start
+                log.warning("%s", error)
+        layers = len(module.blocks) if part.is_denoiser else 0
+
+        def placed(name: str, tensor: torch.Tensor) -> StoredTensors:
+            stored = convert(name, tensor)
+            return {each: place_tensor(part, each, stored[each], self.layout, self.device, layers) for each in stored}
+
+        load_weights(module, source, placed, byte_counter(source.path, report))
+        place_module(part, module, self.layout, self.device)
+        return module
+
+    def _converted_folder(
+        self, part: Part, precision: Precision, file: Path | None, loras: Sequence[tuple[Path, float]]
+    ) -> Path:
+        """Return the folder for converted weights; its name has everything that they depend on."""
         changes = "".join(f"-{weights.file_digest(path)}*{strength}" for path, strength in loras)
-        name = f"{part}-{precision}-{str(dtype).removeprefix('torch.')}{changes}"
-        made_from = weights.digest(folder) if file is None else weights.file_digest(file)
-        target = cache / "weights" / made_from / name
-        try:
-            source = convert_once(source, weight_format, target, byte_counter(source, report))
-            convert = weight_format.restore
-        except WeightFormatError as error:
-            if residence(part, layout) is Residence.DISK:
-                raise
-            # only what runs from the disk needs it there; the rest is made anew at each start
-            log.warning("%s", error)
-    layers = len(module.blocks) if part in TRANSFORMERS else 0
+        name = f"{part.name}-{precision}-{str(self.dtype).removeprefix('torch.')}{changes}"
+        digest = weights.digest(self.folder) if file is None else weights.file_digest(file)
+        return self.cache / "weights" / digest / name
 
-    def brought(name: str, tensor: torch.Tensor) -> StoredTensors:
-        kept = convert(name, tensor)
-        return {each: place_tensor(part, each, kept[each], layout, device, layers) for each in kept}
-
-    load_weights(module, source, brought, byte_counter(source, report))
-    place_module(part, module, layout, device)
-    return module
+    def _precision(self, part: Part, file: Path | None) -> Precision:
+        """Return the precision of a part: a quantized file keeps its own, a denoiser has the layout's."""
+        if not part.is_denoiser:
+            return Precision.BF16
+        if file is not None and SingleFile(file, part).is_quantized:
+            return Precision.GGUF
+        return Precision.BF16 if self.layout.precision is Precision.GGUF else self.layout.precision
 
 
-def _precision(part: str, file: Path | None, layout: Layout) -> Precision:
-    """What a part is kept in: a quantized file as it is, all else as the layout says, if it is for that."""
-    if part not in TRANSFORMERS:
-        return Precision.BF16
-    if file is not None and single_file.is_quantized(file):
-        return Precision.GGUF
-    return Precision.BF16 if layout.precision is Precision.GGUF else layout.precision
-
-
-def _is_stored_anew(precision: Precision, where: Residence, weight_format: WeightFormat, source: Path) -> bool:
-    """Whether a part is written in the form it is kept in, to be read from there."""
+def _is_converted_on_disk(
+    precision: Precision, where: Residence, weight_format: WeightFormat, source: WeightSource
+) -> bool:
+    """Return whether a part is read from converted files that are written once."""
     if precision is Precision.GGUF:
-        # its matrices are mapped as they are, and the rest is small
+        # its matrices are memory-mapped from the file itself, and the other tensors are small
         return False
     return precision is not Precision.BF16 or (where is Residence.DISK and weight_format.changes(source))

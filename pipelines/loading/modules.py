@@ -1,85 +1,82 @@
-"""Weight files → a module, tensor by tensor: none of a part's weights is in host memory but those that stay there.
+"""Weight files → a module, tensor by tensor, so that host memory holds only the weights that stay there.
 
-The libraries' own loading reads a part whole before it is placed: 27 GiB of host memory for the 14B transformer, and
-the published files are twice as large again, in fp32. What is made here equals what `from_pretrained` makes.
+The libraries' own loading reads a whole part before it is placed: 27 GiB of host memory for the 14B transformer, whose
+published files are twice as large again, in fp32. The modules made here equal those of `from_pretrained`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
-from transformers import UMT5EncoderModel
 
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
-from pipelines.loading import single_file
-
-MODEL_CLASSES: dict[str, Any] = {
-    "transformer": WanTransformer3DModel,
-    "transformer_2": WanTransformer3DModel,
-    "text_encoder": UMT5EncoderModel,
-    "vae": AutoencoderKLWan,
-}
+from pipelines.loading.single_file import SingleFile
+from pipelines.models.family import Part
 
 StoredTensors = Mapping[str, torch.Tensor]
-"""What is kept for one tensor, by name: one of the same name, or that and what belongs to it."""
+"""What is stored for one tensor, by name: a tensor of the same name, and possibly its scales."""
 
 Converter = Callable[[str, torch.Tensor], StoredTensors]
-"""A tensor as it is read, with its name → what is kept for it."""
+"""Converts a tensor that was read, given its name, to what is stored for it."""
 
 
-def skeleton(kind: Any, folder: Path) -> Any:
-    """A model of the class `kind`, diffusers' or transformers', by the configuration in `folder`, without weights."""
-    if hasattr(kind, "load_config"):
-        return bare(kind.from_config, kind.load_config(folder, local_files_only=True))
-    return bare(kind._from_config, kind.config_class.from_pretrained(folder, local_files_only=True))
+@dataclass(frozen=True, slots=True)
+class WeightSource:
+    """The weights of a part: all safetensors files of a folder, or one file."""
+
+    path: Path
+    part: Part
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the names and tensors. They are memory-mapped: their bytes are read when they are used."""
+        if self.path.is_file():
+            yield from SingleFile(self.path, self.part).tensors()
+            return
+        for path in sorted(self.path.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                    yield name, file.get_tensor(name)
+
+    def headers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the names, each with a tensor of its shape and dtype on the meta device."""
+        if self.path.is_file():
+            yield from SingleFile(self.path, self.part).headers()
+            return
+        for name, tensor in self.tensors():
+            yield name, tensor.to("meta")
 
 
-def bare(make: Callable[[Any], Any], config: Any) -> Any:
-    """A model made of its configuration, without weights, for inference."""
-    # buffers are computed, not read: they are made for real
+def skeleton(model_class: Any, folder: Path) -> Any:
+    """Return a model of a class of diffusers or transformers, by the configuration in `folder`, without weights."""
+    if hasattr(model_class, "load_config"):
+        return build_empty(model_class.from_config, model_class.load_config(folder, local_files_only=True))
+    config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+    return build_empty(model_class._from_config, config)
+
+
+def build_empty(make: Callable[[Any], Any], config: Any) -> Any:
+    """Return the model that `make` builds from a configuration, for inference, with its parameters on meta."""
+    # buffers are computed instead of read
     with init_empty_weights(include_buffers=False):
         module = make(config)
     return module.eval().requires_grad_(False)
 
 
-def tensors(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The names and tensors of a part's weights, mapped: their bytes are read when they are used.
-
-    They come from all safetensors files of a folder, or from one file that holds a transformer.
-    """
-    if source.is_file():
-        yield from single_file.tensors(source)
-        return
-    for path in sorted(source.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no dictionary
-                yield name, file.get_tensor(name)
-
-
-def headers(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The names of all tensors of a part, each with a stand-in of its shape and dtype that holds nothing."""
-    if source.is_file():
-        yield from single_file.headers(source)
-        return
-    for name, tensor in tensors(source):
-        yield name, tensor.to("meta")
-
-
 def load_weights(
-    module: Any, source: Path, convert: Converter, on_bytes: Callable[[int], None] = lambda _: None
+    module: Any, source: WeightSource, convert: Converter, on_bytes: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Give a skeleton the weights of `source`; `on_bytes` is told how many of them each tensor took on disk.
+    """Assign the weights of `source` to a skeleton. `on_bytes` is called with the bytes that each tensor has on disk.
 
-    Raises WeightsNotFoundError, naming the first parameter that the files lack, or UnsupportedModelError.
+    Raises WeightsNotFoundError that names the first missing parameter, or UnsupportedModelError.
     """
-    assign_tensors(module, tensors(source), convert, on_bytes)
+    assign_tensors(module, source.tensors(), convert, on_bytes)
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
-            raise WeightsNotFoundError(f"The weights are incomplete: {source} lacks {name}.")
+            raise WeightsNotFoundError(f"The weights are incomplete: {source.path} has no {name}.")
 
 
 def assign_tensors(
@@ -88,9 +85,9 @@ def assign_tensors(
     convert: Converter,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Give a skeleton the tensors that come by its names, each as `convert` keeps it; what it has no name for is left.
+    """Assign tensors to a skeleton by their names, each as `convert` returns it. Unknown names are ignored.
 
-    They need not come from files: a benchmark draws them.
+    Raises UnsupportedModelError for a tensor whose shape is not that of the configuration.
     """
     known = module.state_dict()
     for name, tensor in named:
@@ -99,14 +96,14 @@ def assign_tensors(
                 raise UnsupportedModelError(
                     f"{name} is {list(tensor.shape)} in the files, {list(known[name].shape)} in the configuration."
                 )
-            for kept_name, kept in convert(name, tensor).items():
-                _assign(module, kept_name, kept)
+            for stored_name, stored in convert(name, tensor).items():
+                _assign(module, stored_name, stored)
         on_bytes(tensor.nbytes)
-    _tie(module)
+    _tie_weights(module)
 
 
-def _tie(module: Any) -> None:
-    """Make one of a matrix that goes by two names, of which the files may have had either: UMT5's embedding."""
+def _tie_weights(module: Any) -> None:
+    """Share matrices that have two names, of which the files may contain either: UMT5's embedding."""
     for name, other in getattr(module, "all_tied_weights_keys", {}).items():
         names = (name, other)
         found = next((module.get_parameter(n) for n in names if not module.get_parameter(n).is_meta), None)

@@ -1,4 +1,4 @@
-"""How much of a load is done, counted in bytes."""
+"""The progress of a load, in bytes."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -6,28 +6,25 @@ from pathlib import Path
 
 from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
-from pipelines.loading.modules import MODEL_CLASSES
+from pipelines.models.family import ModelFamily, Part
 
 REPORT_SECONDS = 0.25
 
 
 def iter_parts(
-    folder: Path, sources: Mapping[str, Path], on_progress: LoadCallback
-) -> Iterator[tuple[str, Callable[[float], None]]]:
-    """Each part in the order they are loaded, with what to tell how much of it (0 … 1) is done."""
-    sizes = {
-        part: weights.source_bytes(sources.get(part, folder / part))
-        for part in MODEL_CLASSES
-        if (folder / part).is_dir()
-    }
-    total, before, furthest = sum(sizes.values()), 0, 0.0
-    for part, size in sizes.items():
+    family: ModelFamily, folder: Path, sources: Mapping[str, Path], on_progress: LoadCallback
+) -> Iterator[tuple[Part, Callable[[float], None]]]:
+    """Yield each part in its order of loading, with a function that reports the loaded share (0 … 1) of it."""
+    parts = [part for part in family.parts if (folder / part.name).is_dir()]
+    sizes = [weights.source_bytes(sources.get(part.name, folder / part.name)) for part in parts]
+    total, before, reported = sum(sizes), 0, 0.0
+    for part, size in zip(parts, sizes, strict=True):
 
-        def report(share: float, part: str = part, before: int = before, size: int = size) -> None:
-            # weights that are stored anew are gone through twice
-            nonlocal furthest
-            furthest = max(furthest, (before + share * size) / total)
-            on_progress(part, furthest)
+        def report(share: float, part: Part = part, before: int = before, size: int = size) -> None:
+            # converted weights are read twice
+            nonlocal reported
+            reported = max(reported, (before + share * size) / total)
+            on_progress(part.name, reported)
 
         report(0.0)
         yield part, report
@@ -35,14 +32,14 @@ def iter_parts(
 
 
 def byte_counter(source: Path, report: Callable[[float], None]) -> Callable[[int], None]:
-    """Takes bytes as they are read, and reports their share of all in a part's files, a few times a second."""
-    total, done, told = max(1, weights.source_bytes(source)), 0, 0.0
+    """Return a function that counts the bytes read of a part, and reports their share a few times a second."""
+    total, done, reported_at = max(1, weights.source_bytes(source)), 0, 0.0
 
     def count(size: int) -> None:
-        nonlocal done, told
+        nonlocal done, reported_at
         done += size
-        if time.monotonic() - told > REPORT_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - reported_at > REPORT_SECONDS:
+            reported_at = time.monotonic()
             report(min(1.0, done / total))
 
     return count

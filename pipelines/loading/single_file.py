@@ -1,148 +1,164 @@
-"""A transformer in one file, as fine-tunes and quantizations of it are shared → its tensors, by diffusers' names.
+"""Reads a transformer from one file, as fine-tunes and quantizations of it are published, by diffusers' names.
 
-The file is GGUF or safetensors, with the original repository's names or diffusers'. It is mapped: bytes are read when
-a tensor is used. Quantized GGUF tensors stay as they are, diffusers' `GGUFParameter`; all others are plain. The scales
-that some fp8 files have beside their matrices are multiplied in.
+The file is GGUF or safetensors, with the original repository's names or diffusers'. It is memory-mapped: bytes are read
+when a tensor is used. Quantized GGUF tensors stay quantized (diffusers' `GGUFParameter`); all others become plain
+tensors. The scales that some fp8 files store beside their matrices are multiplied in.
 
-`python -m pipelines.loading.single_file FILE...` prints each file's `FileShape` as JSON, for a caller that imports no
-torch.
+`python -m pipelines.loading.single_file PIPELINE_CLASS PART=FILE...` prints each file's `FileShape` as JSON, for a
+caller that does not import torch.
 """
 
 import json
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import gguf
 import torch
-from diffusers import WanTransformer3DModel
-from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES, convert_wan_transformer_to_diffusers
+from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
 from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES, GGUFParameter
 from safetensors import SafetensorError, safe_open
 
 from pipelines.core.errors import PipelineError, UnsupportedModelError, WeightsNotFoundError
+from pipelines.models.family import Part, SingleFileLayout
+from pipelines.models.registry import family_of
 from pipelines.planning.shapes import BF16, FP32, FileShape, StoredBytes
-
-IN_FP32 = frozenset(WanTransformer3DModel._keep_in_fp32_modules)
-"""Modules whose weights diffusers keeps in fp32, quantized or not."""
 
 _TYPES = gguf.GGMLQuantizationType
 _PLAIN = (_TYPES.F32, _TYPES.F16)
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _SCALES = ("scale_weight", "weight_scale")
-# for arithmetic in fp8, which is not what is done here
+# used only for arithmetic in fp8, which these layers do not do
 _UNUSED = ("scale_input", "input_scale", "scaled_fp8", "comfy_quant")
 
-RESTORED_BYTES = {
+DEQUANTIZING_BYTES = {
     **dict.fromkeys(("Q8_0", "Q4_0"), 4.0),
     **dict.fromkeys(("Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q6_K"), 5.4),
     "Q5_K": 7.2,
     **dict.fromkeys(("Q5_0", "Q5_1"), 10.0),
     **dict.fromkeys(("IQ4_NL", "IQ4_XS"), 12.3),
 }
-"""Bytes for each number of a matrix that are alive at the worst moment of its restoring to bf16, by its form."""
+"""Peak bytes for each value of a matrix while it is dequantized to bf16, by its GGUF type."""
 
 
-def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The names and tensors of a file, mapped; raises WeightsNotFoundError or UnsupportedModelError."""
-    return _scaled(path, _by_diffusers_names(_read(path)))
+@dataclass(frozen=True, slots=True)
+class SingleFile:
+    """A file with all weights of a part. Its methods raise WeightsNotFoundError or UnsupportedModelError."""
 
+    path: Path
+    part: Part
 
-def headers(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The same with stand-ins of the tensors' shapes and dtypes that hold nothing."""
-    read = {name: tensor.to("meta") for name, tensor in _read(path).items()}
-    return _scaled(path, _by_diffusers_names(read))
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Return the names and memory-mapped tensors."""
+        return self._named(_read(self.path))
 
+    def headers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Return the names, each with a tensor of its shape and dtype on the meta device."""
+        return self._named({name: tensor.to("meta") for name, tensor in _read(self.path).items()})
 
-def is_quantized(path: Path) -> bool:
-    """Whether a file has matrices that stay quantized: they are kept as they are, whatever a plan may choose."""
-    return any(_stays(name, tensor) for name, tensor in headers(path))
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the file has quantized matrices. These stay as they are, with every plan."""
+        return any(self._stays_quantized(name, tensor) for name, tensor in self.headers())
 
+    def check(self, module: Any) -> None:
+        """Raise UnsupportedModelError unless the file has exactly the tensors of a skeleton."""
+        named = dict(self.headers())
+        found = {name: _shape(tensor) for name, tensor in named.items()}
+        known = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        if not found.keys() & known.keys():
+            raise self._foreign(found)
+        for name in sorted(known.keys() & found.keys()):
+            if found[name] != known[name]:
+                raise UnsupportedModelError(
+                    f"{self.path} is for a model of another size: its {name} is {list(found[name])}, but "
+                    f"{list(known[name])} in the configuration."
+                )
+        if missing := known.keys() - found.keys():
+            raise UnsupportedModelError(f"{self.path} has no {_some_of(missing)}.")
+        if extra := found.keys() - known.keys():
+            raise UnsupportedModelError(f"{self.path} is for another kind of model: it also has {_some_of(extra)}.")
+        for name, tensor in named.items():
+            if not tensor.is_floating_point() and not isinstance(tensor, GGUFParameter):
+                raise UnsupportedModelError(f"{self.path} has {name} as {_format(tensor)}, which is not supported.")
 
-def check(path: Path, module: Any) -> None:
-    """Raise UnsupportedModelError, with the file's name, unless it has exactly the tensors of a skeleton."""
-    named = dict(headers(path))
-    found = {name: _shape(tensor) for name, tensor in named.items()}
-    known = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    if not found.keys() & known.keys():
-        raise _nothing_of_wan(path, found)
-    for name in sorted(known.keys() & found.keys()):
-        if found[name] != known[name]:
-            raise UnsupportedModelError(
-                f"{path} is for a model of another size: {name} is {list(found[name])} there, "
-                f"{list(known[name])} in the configuration."
-            )
-    if missing := known.keys() - found.keys():
-        raise UnsupportedModelError(f"{path} lacks {_some_of(missing)}.")
-    if extra := found.keys() - known.keys():
-        raise UnsupportedModelError(f"{path} is for another kind of model: it also has {_some_of(extra)}.")
-    for name, tensor in named.items():
-        if not tensor.is_floating_point() and not isinstance(tensor, GGUFParameter):
-            raise UnsupportedModelError(f"{path} has {name} as {_form(tensor)}, a form that is not read.")
+    def measure(self) -> FileShape:
+        """Return the bytes that the file's tensors take where they are stored."""
+        named = dict(self.headers())
+        if not any(name.startswith(self._layout.typical) for name in named):
+            raise self._foreign(named)
+        formats = sorted({_format(tensor) for tensor in named.values()})
+        is_quantized = any(self._stays_quantized(name, tensor) for name, tensor in named.items())
+        return FileShape(self.path.name, tuple(formats), self._stored_bytes(named) if is_quantized else None)
 
+    @property
+    def _layout(self) -> SingleFileLayout:
+        if self.part.single_file is None:
+            raise UnsupportedModelError(f"{self.path} cannot replace {self.part.name}: it has to come from a folder.")
+        return self.part.single_file
 
-def measure(path: Path) -> FileShape:
-    """What a file's tensors take where they are kept; raises WeightsNotFoundError or UnsupportedModelError."""
-    named = dict(headers(path))
-    if not any(name.startswith("blocks.0.attn1.") for name in named):
-        raise _nothing_of_wan(path, named)
-    forms = sorted({_form(tensor) for tensor in named.values()})
-    kept = _kept(named) if any(_stays(name, tensor) for name, tensor in named.items()) else None
-    return FileShape(path.name, tuple(forms), kept)
+    @property
+    def _fp32_modules(self) -> frozenset[str]:
+        """The modules whose weights diffusers keeps in fp32, quantized or not."""
+        return frozenset(resolve_name(self.part.model_class)._keep_in_fp32_modules)
 
+    def _named(self, state: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        layout = self._layout
+        # markers of the whole file may have names without the prefix
+        prefix = next((known for known in layout.prefixes if any(name.startswith(known) for name in state)), "")
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        if any(name in state for name in CHECKPOINT_KEY_NAMES[layout.checkpoint]):
+            state = dict(resolve_name(layout.converter)(state))
+        return _with_scales(self.path, state)
 
-def _kept(named: Mapping[str, torch.Tensor]) -> StoredBytes:
-    blocks: dict[int, list[int]] = {}
-    others: list[int] = []
-    converted = 0
-    for name, tensor in named.items():
-        size = _kept_bytes(name, tensor)
-        words = name.split(".")
-        if words[0] == "blocks" and words[1].isdecimal():
-            blocks.setdefault(int(words[1]), []).append(size)
-            converted += 0 if _stays(name, tensor) else size
-        else:
-            others.append(size)
-    return StoredBytes(
-        blocks=tuple(sum(sizes) for _, sizes in sorted(blocks.items())),
-        others=sum(others),
-        converted=converted,
-        dequantized=max(
-            round(RESTORED_BYTES[_form(tensor)] * _shape(tensor).numel())
-            for name, tensor in named.items()
-            if _stays(name, tensor)
-        ),
-    )
+    def _stored_bytes(self, named: Mapping[str, torch.Tensor]) -> StoredBytes:
+        blocks: dict[int, list[int]] = {}
+        others: list[int] = []
+        converted = 0
+        for name, tensor in named.items():
+            stays = self._stays_quantized(name, tensor)
+            size = int(tensor.nbytes) if stays else _shape(tensor).numel() * self._itemsize(name)
+            words = name.split(".")
+            if words[0] == "blocks" and words[1].isdecimal():
+                blocks.setdefault(int(words[1]), []).append(size)
+                converted += 0 if stays else size
+            else:
+                others.append(size)
+        return StoredBytes(
+            blocks=tuple(sum(sizes) for _, sizes in sorted(blocks.items())),
+            others=sum(others),
+            converted=converted,
+            dequantized=max(
+                round(DEQUANTIZING_BYTES[_format(tensor)] * _shape(tensor).numel())
+                for name, tensor in named.items()
+                if self._stays_quantized(name, tensor)
+            ),
+        )
 
+    def _itemsize(self, name: str) -> int:
+        return FP32 if self._fp32_modules & set(name.split(".")) else BF16
 
-def _kept_bytes(name: str, tensor: torch.Tensor) -> int:
-    if _stays(name, tensor):
-        return int(tensor.nbytes)
-    return _shape(tensor).numel() * (FP32 if IN_FP32 & set(name.split(".")) else BF16)
+    def _stays_quantized(self, name: str, tensor: torch.Tensor) -> bool:
+        """Return whether a tensor is the quantized matrix of a linear layer; all others are dequantized."""
+        is_matrix = name.endswith(".weight") and len(_shape(tensor)) == 2
+        return isinstance(tensor, GGUFParameter) and is_matrix and not self._fp32_modules & set(name.split("."))
 
-
-def _stays(name: str, tensor: torch.Tensor) -> bool:
-    """Whether a tensor is the quantized matrix of a linear layer, which is kept so; all others become plain."""
-    is_matrix = name.endswith(".weight") and len(_shape(tensor)) == 2
-    return isinstance(tensor, GGUFParameter) and is_matrix and not IN_FP32 & set(name.split("."))
+    def _foreign(self, names: Collection[str]) -> UnsupportedModelError:
+        example = f": it has {min(names)}" if names else ", nor anything else"
+        return UnsupportedModelError(f"{self.path} has no weights of a {self._layout.description}{example}.")
 
 
 def _shape(tensor: torch.Tensor) -> torch.Size:
     return torch.Size(tensor.quant_shape if isinstance(tensor, GGUFParameter) else tensor.shape)
 
 
-def _form(tensor: torch.Tensor) -> str:
+def _format(tensor: torch.Tensor) -> str:
     if isinstance(tensor, GGUFParameter):
         return str(tensor.quant_type.name)
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _nothing_of_wan(path: Path, names: Collection[str]) -> UnsupportedModelError:
-    example = f": it has {min(names)}" if names else ", nor anything else"
-    return UnsupportedModelError(f"{path} holds no weights of a Wan transformer{example}.")
 
 
 def _some_of(names: Collection[str]) -> str:
@@ -150,17 +166,8 @@ def _some_of(names: Collection[str]) -> str:
     return first if not others else f"{first} and {others} other tensor{'s' if others > 1 else ''}"
 
 
-def _by_diffusers_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # markers of the whole file may stand beside the prefixed names
-    prefix = next((known for known in _PREFIXES if any(name.startswith(known) for name in state)), "")
-    state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    if any(name in state for name in CHECKPOINT_KEY_NAMES["wan"]):
-        return dict(convert_wan_transformer_to_diffusers(state))
-    return state
-
-
-def _scaled(path: Path, state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Matrices in fp8 times their scales, one number for all or one a row, and without what belongs to them."""
+def _with_scales(path: Path, state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Multiply fp8 matrices by their scales, one for a matrix or one for each row, and drop the scales."""
     for name, tensor in state.items():
         owner, _, leaf = name.rpartition(".")
         if leaf in _SCALES or leaf in _UNUSED:
@@ -172,7 +179,7 @@ def _scaled(path: Path, state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str
             yield name, tensor.float() * scale.float().reshape(-1, 1)
         else:
             raise UnsupportedModelError(
-                f"{path} has {name} with scales of a kind that is not read: only fp8 with one a matrix or a row is."
+                f"{path} has {name} with unsupported scales: only fp8 with one scale for a matrix or a row is read."
             )
 
 
@@ -182,7 +189,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     except PipelineError:
         raise
     except (OSError, ValueError, LookupError, SafetensorError) as error:
-        raise WeightsNotFoundError(f"{path} is cut off, damaged or of another format: {error}.") from error
+        raise WeightsNotFoundError(f"{path} is truncated, damaged or in another format: {error}.") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -191,7 +198,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_gguf(path: Path) -> dict[str, torch.Tensor]:
-    # copied on writing: torch takes no array that cannot be written to, and the file stays as it is
+    # copy on write: torch accepts only writable arrays, and the file must not change
     reader = gguf.GGUFReader(path, mode="c")
     return {tensor.name: _gguf_tensor(path, reader, tensor) for tensor in reader.tensors}
 
@@ -204,19 +211,23 @@ def _gguf_tensor(path: Path, reader: Any, read: Any) -> torch.Tensor:
         if read.tensor_type not in SUPPORTED_GGUF_QUANT_TYPES:
             supported = ", ".join(known.name for known in SUPPORTED_GGUF_QUANT_TYPES)
             raise UnsupportedModelError(
-                f"{path} has {read.name} as {read.tensor_type.name}, which diffusers has no code for. Take one with "
+                f"{path} has {read.name} as {read.tensor_type.name}, which diffusers does not support. Use a file with "
                 f"{supported}, F16 or F32."
             )
         return GGUFParameter(tensor, quant_type=read.tensor_type)
-    # GGUF's own tools know four dimensions at most: converters note a convolution's shape apart
-    noted = reader.get_field(f"comfy.gguf.orig_shape.{read.name}")
-    return tensor if noted is None else tensor.reshape(noted.contents())
+    # GGUF has four dimensions at most: converters store the shape of a convolution in a field of its own
+    shape = reader.get_field(f"comfy.gguf.orig_shape.{read.name}")
+    return tensor if shape is None else tensor.reshape(shape.contents())
 
 
 def main() -> None:
-    """Print what was measured of each file, or the sentence of what is wrong as one JSON string."""
+    """Print what was measured of each file as JSON, or the message of an error as one JSON string."""
+    pipeline_class, *sources = sys.argv[1:]
     try:
-        json.dump([asdict(measure(Path(path))) for path in sys.argv[1:]], sys.stdout)
+        family = family_of(pipeline_class)
+        named = [source.partition("=") for source in sources]
+        files = [SingleFile(Path(path), family.part(part)) for part, _, path in named]
+        json.dump([asdict(file.measure()) for file in files], sys.stdout)
     except PipelineError as error:
         json.dump(str(error), sys.stdout)
 

@@ -1,13 +1,12 @@
-"""How a part's weights are stored: in the pipeline's dtype, in 8 bits, or in 4; and stored so on disk, once.
+"""The formats in which a part's weights are stored: the pipeline's dtype, 8 bits or 4 bits.
 
-Two shorter forms are diffusers' own: layerwise casting for fp8, and the linear layers that it reads GGUF files with
-for 4 bits (Q4_0: 32 weights share a scale). Matrices of a file that is quantized already stay as they are, in the same
-layers. What computes is bf16 in all of these. Matrices for multiplying in fp8 or int8 are kept with scales of their
-own, a second tensor beside each, by `scaled`.
+Two of the shorter formats are diffusers' own: layerwise casting for fp8, and for 4 bits the linear layers with which it
+reads GGUF files (Q4_0: 32 weights share a scale). Matrices of a file that is already quantized stay as they are, in the
+same layers. All of these compute in bf16. Matrices that are multiplied in fp8 or int8 are stored with scales in a
+second tensor (`pipelines.layers.quantized_linear`).
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import gguf
@@ -20,9 +19,9 @@ from diffusers.quantizers.gguf.utils import (
 )
 
 from pipelines.core.precision import Precision
-from pipelines.layers.quantized_linear import quantize, scale_name, use_scaled
+from pipelines.layers.quantized_linear import quantize, scale_name, use_quantized_linear
 from pipelines.loading.lora import Loras
-from pipelines.loading.modules import StoredTensors, headers
+from pipelines.loading.modules import StoredTensors, WeightSource
 from pipelines.planning.shapes import FP32
 
 _Q4 = gguf.GGMLQuantizationType.Q4_0
@@ -30,9 +29,10 @@ _Q4_BLOCK, _Q4_BYTES = gguf.GGML_QUANT_SIZES[_Q4]
 
 
 class WeightFormat:
-    """Prepares a skeleton for a precision, and turns each tensor that is read into what is kept for it.
+    """Prepares a skeleton for a precision, and converts each tensor that is read to its stored form.
 
-    For the precision GGUF it takes the `named` tensors of the file, or stand-ins for them.
+    `dtype` is that of unquantized weights. For the precision GGUF, `named` are the tensors of the file, or stand-ins on
+    the meta device.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class WeightFormat:
         self._dtype = dtype
         self._precision = precision
         self._loras = loras
-        # transformers names such modules too, but keeps them so in fp16 only
-        exact = module._keep_in_fp32_modules if hasattr(module, "load_config") else None
-        self._exact = frozenset(exact or ())
+        # transformers also lists such modules, but keeps them in fp32 only when it loads fp16
+        fp32_modules = module._keep_in_fp32_modules if hasattr(module, "load_config") else None
+        self._fp32_modules = frozenset(fp32_modules or ())
         self._in_fp8: frozenset[str] = frozenset()
         self._in_q4: frozenset[str] = frozenset()
         self._scaled: frozenset[str] = frozenset()
@@ -57,16 +57,16 @@ class WeightFormat:
             module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
             self._in_fp8 = frozenset(n for n, p in module.named_parameters() if p.dtype is torch.float8_e4m3fn)
         elif precision.multiplies:
-            self._scaled = frozenset(use_scaled(module, precision, dtype))
+            self._scaled = frozenset(use_quantized_linear(module, precision, dtype))
         elif precision is Precision.Q4:
             self._in_q4 = frozenset(_use_q4(module, dtype))
         elif precision is Precision.GGUF:
-            _replace_with_gguf_linear(module, dtype, named or {}, modules_to_not_convert=list(self._exact))
+            _replace_with_gguf_linear(module, dtype, named or {}, modules_to_not_convert=list(self._fp32_modules))
             layers = (name for name, layer in module.named_modules() if isinstance(layer, GGUFLinear))
             self._in_gguf = frozenset(f"{name}.weight" for name in layers)
 
     def convert(self, name: str, tensor: torch.Tensor) -> StoredTensors:
-        """What is kept for a tensor that is read from the published files."""
+        """Return what is stored for a tensor of the published files."""
         if isinstance(tensor, GGUFParameter):
             if name in self._in_gguf:
                 return {name: tensor}
@@ -74,25 +74,25 @@ class WeightFormat:
         if self._loras is not None:
             tensor = self._loras.merge(name, tensor)
         if name in self._scaled:
-            rounded, scales = quantize(tensor, self._precision)
-            return {name: rounded, scale_name(name): scales}
+            quantized, scales = quantize(tensor, self._precision)
+            return {name: quantized, scale_name(name): scales}
         if name in self._in_q4:
             return {name: GGUFParameter(_to_q4(tensor), quant_type=_Q4)}
         return {name: tensor.to(self._dtype_of(name, tensor))}
 
     def restore(self, name: str, tensor: torch.Tensor) -> StoredTensors:
-        """What is kept for a tensor that is read from the files `stored` wrote."""
+        """Return what is stored for a tensor of a file that was written in this format."""
         return {name: GGUFParameter(tensor, quant_type=_Q4) if name in self._in_q4 else tensor}
 
-    def changes(self, source: Path) -> bool:
-        """Whether anything in a part's files is kept otherwise than it is written there."""
+    def changes(self, source: WeightSource) -> bool:
+        """Return whether any weight of a part is stored differently from how its files have it."""
         return self._loras is not None or any(
             tensor.dtype is not (torch.uint8 if name in self._in_q4 else self._dtype_of(name, tensor))
-            for name, tensor in headers(source)
+            for name, tensor in source.headers()
         )
 
     def size(self, name: str, tensor: torch.Tensor) -> int:
-        """Bytes of what is kept for a tensor."""
+        """Return the bytes that are stored for a tensor."""
         if name in self._scaled:
             return tensor.numel() + len(tensor) * FP32
         if name in self._in_q4:
@@ -104,23 +104,23 @@ class WeightFormat:
             return torch.float8_e4m3fn
         if not tensor.is_floating_point():
             return tensor.dtype
-        return torch.float32 if self._exact & set(name.split(".")) else self._dtype
+        return torch.float32 if self._fp32_modules & set(name.split(".")) else self._dtype
 
 
 def _use_q4(module: Any, dtype: torch.dtype) -> list[str]:
-    """Put layers that compute from 4 bits in the place of the blocks' linear ones; returns their weights' names."""
+    """Replace the linear layers of all blocks by layers with 4-bit weights. Return the names of these weights."""
     names = []
     for index, block in enumerate(module.blocks):
         for name, layer in list(block.named_modules()):
             if isinstance(layer, torch.nn.Linear) and layer.in_features % _Q4_BLOCK == 0:
-                short = GGUFLinear(
+                quantized = GGUFLinear(
                     layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, device="meta"
                 )
-                block.set_submodule(name, short.requires_grad_(False))
+                block.set_submodule(name, quantized.requires_grad_(False))
                 names.append(f"blocks.{index}.{name}.weight")
     return names
 
 
 def _to_q4(weight: torch.Tensor) -> torch.Tensor:
-    """(out, in) numbers → (out, bytes), by GGUF's own quantization."""
+    """Quantize a weight (out, in) to Q4_0 bytes (out, bytes)."""
     return torch.from_numpy(gguf.quants.quantize(weight.float().numpy(), _Q4))

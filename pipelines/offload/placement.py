@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from diffusers.hooks import apply_group_offloading
 
-from pipelines.core.model import TRANSFORMERS
+from pipelines.models.family import Part, PartKind
 from pipelines.offload.block_streaming import stream_blocks
 from pipelines.offload.pinned_memory import pinned
 from pipelines.planning.layout import Layout, Residence
@@ -13,11 +13,15 @@ from pipelines.planning.layout import Layout, Residence
 HOST = torch.device("cpu")
 
 
-def residence(part: str, layout: Layout) -> Residence:
-    """Return where a layout keeps a part of a pipeline, by diffusers' name for it."""
-    if part in TRANSFORMERS:
-        return layout.transformer
-    return layout.text_encoder if part == "text_encoder" else Residence.RESIDENT
+def residence(part: Part, layout: Layout) -> Residence:
+    """Return where a layout keeps a part of a pipeline."""
+    match part.kind:
+        case PartKind.DENOISER:
+            return layout.transformer
+        case PartKind.TEXT_ENCODER:
+            return layout.text_encoder
+        case PartKind.VAE:
+            return Residence.RESIDENT
 
 
 def resident_blocks(layout: Layout, num_layers: int) -> frozenset[int]:
@@ -29,7 +33,7 @@ def resident_blocks(layout: Layout, num_layers: int) -> frozenset[int]:
 
 
 def place_tensor(
-    part: str, name: str, tensor: torch.Tensor, layout: Layout, device: torch.device, num_layers: int
+    part: Part, name: str, tensor: torch.Tensor, layout: Layout, device: torch.device, num_layers: int
 ) -> Any:
     """Return a part's tensor in its place: on the device, in host memory, or still memory-mapped from disk.
 
@@ -37,11 +41,11 @@ def place_tensor(
     """
     where = residence(part, layout)
     words = name.split(".")
-    in_block = part in TRANSFORMERS and words[0] == "blocks"
+    in_block = part.is_denoiser and words[0] == "blocks"
     is_resident_block = in_block and int(words[1]) in resident_blocks(layout, num_layers)
     if where is Residence.RESIDENT or is_resident_block:
         return _moved(tensor, device)
-    if where is Residence.DISK and (in_block or part not in TRANSFORMERS):
+    if where is Residence.DISK and (in_block or not part.is_denoiser):
         return tensor
     if device.type == "cuda":
         # now: diffusers would pin copies of all tensors, and hold both until the first pass
@@ -56,14 +60,14 @@ def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor
 
 
-def place_module(part: str, module: Any, layout: Layout, device: torch.device) -> None:
+def place_module(part: Part, module: Any, layout: Layout, device: torch.device) -> None:
     """Move a part whose tensors are placed to the device, or let it be streamed there, as the layout says."""
     where = residence(part, layout)
     if where is Residence.RESIDENT:
         # the buffers that are computed instead of read
         module.to(device)
         return
-    if part in TRANSFORMERS:
+    if part.is_denoiser:
         resident = resident_blocks(layout, len(module.blocks))
         for index in resident:
             module.blocks[index].to(device)

@@ -4,12 +4,8 @@ The formulas for activations count the tensors that diffusers keeps alive at the
 of the real modules at their real sizes.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
-from typing import Any
 
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry, Grid
@@ -189,7 +185,7 @@ class ModelShape:
 
     Wan2.2 A14B has two transformers of the same shape, its `experts`: one for the noisier steps and one for the others.
     Wan2.2 5B has a timestep per token (`expand_timesteps`). `files` are single files with transformers' weights.
-    `guidance` says whether a step has two passes.
+    `guidance` says whether a step has two passes. The pipeline accepts sides in multiples of `side_multiple` pixels.
     """
 
     transformer: TransformerShape
@@ -199,6 +195,7 @@ class ModelShape:
     expand_timesteps: bool = False
     files: tuple[FileShape, ...] = ()
     guidance: bool = True
+    side_multiple: int = 1
 
     @property
     def quantized(self) -> tuple[StoredBytes, ...]:
@@ -220,7 +217,8 @@ class ModelShape:
     def grid(self) -> Grid:
         """The sizes and lengths that the pipeline can make."""
         _, rows, columns = self.transformer.patch_size
-        return Grid.of(self.vae.scale_factor_spatial, (rows, columns), self.vae.scale_factor_temporal)
+        vae = self.vae
+        return Grid.of(vae.scale_factor_spatial, (rows, columns), vae.scale_factor_temporal, self.side_multiple)
 
     def tokens(self, geometry: Geometry) -> int:
         """The number of tokens of a video."""
@@ -232,54 +230,3 @@ class ModelShape:
 
 def _linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
-
-
-def read_shape(folder: Path) -> ModelShape:
-    """The shapes of a model in a folder of diffusers' layout. Raises UnsupportedModelError."""
-    try:
-        configs = {
-            part: json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-            for part in ("transformer", "transformer_2", "text_encoder", "vae")
-            if part != "transformer_2" or (folder / part).is_dir()
-        }
-        configs["pipeline"] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        configs["vae"]["parameters"] = _stored_parameters(folder / "vae")
-        return parse_shape(configs)
-    except (KeyError, TypeError, OSError) as error:
-        raise UnsupportedModelError(f"{folder} does not have a layout that can be planned for: {error}") from error
-
-
-def parse_shape(configs: Mapping[str, Mapping[str, Any]]) -> ModelShape:
-    """The shapes from the configurations of components and pipeline; the VAE's must also have its `parameters`.
-
-    Raises KeyError or TypeError if a field is missing, UnsupportedModelError if two transformers differ in shape.
-    """
-    vae = configs["vae"]
-    experts = [_transformer(configs[part]) for part in ("transformer", "transformer_2") if part in configs]
-    if len(set(experts)) != 1:
-        raise UnsupportedModelError("The model's two transformers differ in shape, which is not supported.")
-    return ModelShape(
-        transformer=experts[0],
-        text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"])),
-        vae=VaeShape(**_pick(VaeShape, {**vae, "base_dim": vae.get("decoder_base_dim") or vae["base_dim"]})),
-        experts=len(experts),
-        expand_timesteps=bool(configs.get("pipeline", {}).get("expand_timesteps")),
-    )
-
-
-def _transformer(config: Mapping[str, Any]) -> TransformerShape:
-    return TransformerShape(**_pick(TransformerShape, {**config, "patch_size": tuple(config["patch_size"])}))
-
-
-def _pick(shape: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: config[name] for name in shape.__dataclass_fields__ if config.get(name) is not None}
-
-
-def _stored_parameters(component: Path) -> int:
-    """The number of parameters in a component's safetensors files, from their headers."""
-    total = 0
-    for path in component.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total

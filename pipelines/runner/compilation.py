@@ -13,21 +13,23 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import WanTransformer3DModel
 
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import TRANSFORMERS, Attention, Compile
+from pipelines.core.model import Attention, Compile
 from pipelines.core.precision import Precision
 from pipelines.core.processes import die_with_parent
 from pipelines.layers.attention.backends import attending
-from pipelines.loading.modules import assign_tensors, bare
+from pipelines.loading.load import LoadedPipeline
+from pipelines.loading.modules import assign_tensors, build_empty
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.layout import GIB, Layout, Residence
 from pipelines.planning.memory_model import CONTEXT_BYTES
@@ -45,36 +47,32 @@ log = logging.getLogger("paddock.compilation")
 class Block:
     """A block to compile.
 
-    `config` is the configuration of its transformer with one layer. It runs on latents (channels, t, h, w) and
-    `text_tokens` tokens of text. The other fields are the torch device, the dtype, the precision of its weights and the
-    attention kernel.
+    `config` is the configuration of its transformer, of the class `model_class`, with one layer. `inputs` are the
+    shapes of the transformer's inputs by name. The other fields are the torch device, the dtype, the precision of the
+    weights and the attention kernel.
     """
 
+    model_class: str
     config: dict[str, Any]
-    latents: tuple[int, int, int, int]
-    text_tokens: int
+    inputs: dict[str, tuple[int, ...]]
     device: str
     dtype: str
     precision: str
     attention: str
 
     @classmethod
-    def of(
-        cls,
-        pipe: Any,
-        geometry: Geometry,
-        text_tokens: int,
-        device: torch.device,
-        dtype: str,
-        precision: Precision,
-        attention: Attention,
-    ) -> "Block":
-        """Return the block of a loaded pipeline for a video of this geometry."""
-        config = {name: value for name, value in pipe.transformer.config.items() if not name.startswith("_")}
-        frames = (geometry.full_num_frames - 1) // pipe.vae_scale_factor_temporal + 1
-        height, width = (side // pipe.vae_scale_factor_spatial for side in (geometry.full_height, geometry.full_width))
-        latents = config["in_channels"], frames, height, width
-        return cls({**config, "num_layers": 1}, latents, text_tokens, str(device), dtype, precision, attention)
+    def of(cls, loaded: LoadedPipeline, geometry: Geometry, text_tokens: int, attention: Attention) -> "Block":
+        """Return the block of a loaded pipeline for a video of this geometry and prompts of so many tokens."""
+        config = loaded.denoisers[0].config
+        return cls(
+            model_class=loaded.family.denoisers[0].model_class,
+            config={**{name: value for name, value in config.items() if not name.startswith("_")}, "num_layers": 1},
+            inputs=loaded.family.forward_inputs(loaded.shape, geometry, text_tokens),
+            device=str(loaded.device),
+            dtype=loaded.fingerprint["dtype"],
+            precision=Precision.BF16 if loaded.layout is None else loaded.layout.precision,
+            attention=attention,
+        )
 
     @property
     def key(self) -> str:
@@ -99,10 +97,10 @@ def is_wanted(setting: Compile, device: torch.device, layout: Layout | None) -> 
 
 
 class Compiler:
-    """Compiles the blocks of one loaded pipeline. `is_compiled` is true once they run compiled."""
+    """Compiles the blocks of a pipeline's transformers. `is_compiled` is true once they run compiled."""
 
-    def __init__(self, pipe: Any, block: Block, cache: Path) -> None:
-        self._models = [model for part in TRANSFORMERS if (model := getattr(pipe, part, None)) is not None]
+    def __init__(self, transformers: Sequence[Any], block: Block, cache: Path) -> None:
+        self._models = transformers
         self._block = block
         self._cache = cache
         self._process: subprocess.Popen[bytes] | None = None
@@ -165,10 +163,9 @@ def run_one_block(model: Any, block: Block) -> None:
     # a hook replaces `forward` on the instance
     alone.__dict__.pop("forward", None)
     device, dtype = torch.device(block.device), getattr(torch, block.dtype)
-    latents = torch.zeros(1, *block.latents, device=device, dtype=dtype)
-    text = torch.zeros(1, block.text_tokens, block.config["text_dim"], device=device, dtype=dtype)
+    inputs = {name: torch.zeros(shape, device=device, dtype=dtype) for name, shape in block.inputs.items()}
     with attending(Attention(block.attention), device, dtype):
-        alone(hidden_states=latents, timestep=torch.tensor([500], device=device), encoder_hidden_states=text)
+        alone(**inputs)
 
 
 def _has_memory(device: str) -> bool:
@@ -184,7 +181,7 @@ def _use_cache(cache: Path) -> None:
 
 def placeholder(block: Block) -> Any:
     """Return a transformer of one block that equals the loaded one in all but its values, so that its code fits."""
-    model = bare(WanTransformer3DModel.from_config, block.config)
+    model = build_empty(resolve_name(block.model_class).from_config, block.config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     weight_format = WeightFormat(model, Precision(block.precision), getattr(torch, block.dtype))
     assign_tensors(model, ((name, torch.zeros(shape)) for name, shape in shapes.items()), weight_format.convert)
@@ -194,7 +191,7 @@ def placeholder(block: Block) -> Any:
 def main(argument: str) -> None:
     """Compile a block of zeros, and create the marker file that says so."""
     fields, folder = json.loads(argument)
-    fields["latents"] = tuple(fields["latents"])
+    fields["inputs"] = {name: tuple(shape) for name, shape in fields["inputs"].items()}
     block, cache = Block(**fields), Path(folder)
     _use_cache(cache)
     model = placeholder(block)

@@ -15,7 +15,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import LoadCallback
 from pipelines.core.request import VideoParams
-from pipelines.loading.device_plan import plan_here, shape_here, this_machine
+from pipelines.loading.device_plan import current_machine, plan_for_device, read_model_shape
 from pipelines.loading.load import CACHE
 from pipelines.planning.layout import Machine
 from pipelines.planning.learned_limits import LearnedLimits
@@ -50,7 +50,7 @@ class OutOfMemoryFallback:
         self._cache = cache
         self._limits = LearnedLimits(cache / "limits.json")
         self._gpu = _gpu_key(device)
-        self._plan = plan_here(spec, folder, device, self._limits.get(self._gpu))
+        self._plan = plan_for_device(spec, folder, device, self._limits.get(self._gpu))
         self._runner: Runner | None = None
 
     @classmethod
@@ -142,8 +142,8 @@ class OutOfMemoryFallback:
         release_memory()
         if self._plan is None:
             raise DeviceMemoryError("The device ran out of memory. A smaller size or fewer frames may fit.")
-        shape = shape_here(self._folder, self._spec.files, self._spec.guidance)
-        machine = this_machine(self._device, self._limits.get(self._gpu), self._spec.precision)
+        shape = read_model_shape(self._spec, self._folder)
+        machine = current_machine(self._device, self._limits.get(self._gpu), self._spec.precision)
         geometry = Geometry.fit(*size, shape.grid)
         lower = next_plan(shape, geometry, machine, self._plan)
         if lower is None:

@@ -18,14 +18,14 @@ from PIL import Image
 
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec
-from pipelines.core.precision import Precision
 from pipelines.core.progress import GenerationStats, LoadCallback, Stage, VideoFile
 from pipelines.core.request import VideoParams
-from pipelines.layers.attention.backends import Sequence, choose
-from pipelines.loading.device_plan import plan_here
+from pipelines.layers.attention.backends import AttentionShape, choose
+from pipelines.loading.device_plan import plan_for_device
 from pipelines.loading.load import CACHE, LoadedPipeline, load_pipeline
+from pipelines.models.registry import family_of
 from pipelines.planning.layout import Layout, Residence
-from pipelines.planning.shapes import read_shape
+from pipelines.planning.shapes import ModelShape
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.compilation import Block, Compiler, is_wanted
 from pipelines.runner.progress import GenerationProgress
@@ -53,13 +53,14 @@ class Runner:
         self.spec = spec
         self._loaded = loaded
         self._attention = attention
-        self._latent_rgb = matching(loaded.latent_rgb or spec.latent_rgb, loaded.pipe.vae)
+        self._latent_rgb = matching(loaded.latent_rgb or spec.latent_rgb, loaded.vae)
         # a model small enough for a CPU encodes a prompt faster than its embeddings are read from a file
         store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoder_id(spec, loaded))
         self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store)
         self._compiler: Compiler | None = None
         if is_wanted(spec.compile, loaded.device, loaded.layout):
-            self._compiler = Compiler(loaded.pipe, _block(spec, loaded, attention), cache)
+            block = Block.of(loaded, _usual_video(spec, loaded.shape), spec.max_sequence_length, attention)
+            self._compiler = Compiler(loaded.denoisers, block, cache)
         self.adopt_compiled()
 
     @classmethod
@@ -77,11 +78,11 @@ class Runner:
         Without `layout`, the plan for the memory that is free now decides it. Converted weights are kept in the folder
         `cache`. Raises PipelineError, and torch.OutOfMemoryError, which `pipelines.runner.oom_fallback` handles.
         """
-        if layout is None and (chosen := plan_here(spec, folder, device)) is not None:
+        if layout is None and (chosen := plan_for_device(spec, folder, device)) is not None:
             layout = chosen.layout
         # measured while the device is still empty
-        attention = choose(spec.attention, torch.device(device), partial(_sequence, spec, folder), cache)
-        loaded = load_pipeline(folder, device, on_progress, layout, cache, spec.loras, spec.files)
+        attention = choose(spec.attention, torch.device(device), partial(_attention_shape, spec, folder), cache)
+        loaded = load_pipeline(spec, folder, device, on_progress, layout, cache)
         return cls(spec, loaded, cache, attention)
 
     @property
@@ -169,7 +170,7 @@ class Runner:
         latents = self._latents(prompt, negative, params, geometry, guidance)
         # the check for NaN has waited for the device
         seconds = time.perf_counter() - started
-        frames = np.concatenate(list(decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding)))
+        frames = np.concatenate(list(decode_frames(self._loaded.vae, latents, self._loaded.decoding)))
         return RenderedFrames(frames[: geometry.num_frames, *geometry.crop], guidance.passes_computed, seconds)
 
     def _effective(self, params: VideoParams) -> VideoParams:
@@ -208,6 +209,7 @@ class Runner:
         on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
     ) -> torch.Tensor:
         return denoise(
+            self._loaded.family,
             self._loaded.pipe,
             prompt,
             negative,
@@ -228,6 +230,7 @@ class Runner:
         after_pass: Callable[[], None] = lambda: None,
     ) -> Guidance:
         return Guidance(
+            self._loaded.family,
             params.guidance_scale,
             negative,
             interval=self.spec.guidance_interval,
@@ -258,7 +261,7 @@ class Runner:
         with ExitStack() as on_error:
             writer = on_error.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps))
             missing = geometry.num_frames
-            decoded = decode_frames(self._loaded.pipe.vae, latents, self._loaded.decoding, progress.after_part)
+            decoded = decode_frames(self._loaded.vae, latents, self._loaded.decoding, progress.after_part)
             with closing(decoded) as groups:
                 for frames in groups:
                     writer.write(frames[:missing, *geometry.crop])
@@ -267,25 +270,16 @@ class Runner:
         return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
 
 
-def _block(spec: ModelSpec, loaded: LoadedPipeline, attention: Attention) -> Block:
-    """Return the block to compile, for the model's usual video."""
-    return Block.of(
-        loaded.pipe,
-        Geometry.fit(*spec.sizes[-1], loaded.grid),
-        spec.max_sequence_length,
-        loaded.device,
-        loaded.fingerprint["dtype"],
-        Precision.BF16 if loaded.layout is None else loaded.layout.precision,
-        attention,
-    )
+def _usual_video(spec: ModelSpec, shape: ModelShape) -> Geometry:
+    return Geometry.fit(*spec.sizes[-1], shape.grid)
 
 
-def _sequence(spec: ModelSpec, folder: Path) -> Sequence:
+def _attention_shape(spec: ModelSpec, folder: Path) -> AttentionShape:
     """Return the size of attention in the model's usual video."""
-    shape = read_shape(folder)
+    shape = family_of(spec.pipeline_class).read_shape(folder)
     transformer = shape.transformer
-    tokens = shape.tokens(Geometry.fit(*spec.sizes[-1], shape.grid))
-    return Sequence(tokens, transformer.num_attention_heads, transformer.attention_head_dim)
+    tokens = shape.tokens(_usual_video(spec, shape))
+    return AttentionShape(tokens, transformer.num_attention_heads, transformer.attention_head_dim)
 
 
 def _encoder_id(spec: ModelSpec, loaded: LoadedPipeline) -> str:

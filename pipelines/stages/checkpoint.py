@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class DenoisingState:
     `latents` (1, channels, t, h, w) in fp32 are the input of the next step. `scheduler` holds the scheduler's
     attributes; those named in `on_device` belong on the device. `generator` is the state of the CPU's random generator,
     `guidance` that of `Guidance`. `seconds` is the working time of the generation so far, over all its attempts.
+    `tensors` has what the loop carries besides the latents, by the pipeline's names; the file has it only if there are
+    any.
     """
 
     step: int
@@ -48,28 +50,31 @@ class DenoisingState:
     generator: torch.Tensor
     guidance: dict[str, Any]
     seconds: float
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def capture(
         cls,
         scheduler: Any,
         step: int,
-        latents: torch.Tensor,
+        tensors: Mapping[str, torch.Tensor],
         generator: torch.Generator,
         guidance: Guidance,
         seconds: float,
     ) -> "DenoisingState":
-        """Copy the state of a running denoising loop."""
+        """Copy the state of a running denoising loop, which carries `tensors` from step to step."""
+        others = {name: tensor for name, tensor in tensors.items() if name != "latents"}
         # the configuration is not state: it comes with the weights
         state = {name: value for name, value in vars(scheduler).items() if name != "_internal_dict"}
         return cls(
             step=step,
-            latents=_moved(latents, "cpu", copy=True),
+            latents=_moved(tensors["latents"], "cpu", copy=True),
             scheduler=_moved(state, "cpu", copy=True),
             on_device=[name for name, value in state.items() if _is_on_device(value)],
             generator=generator.get_state(),
             guidance=_moved(guidance.state(), "cpu", copy=True),
             seconds=seconds,
+            tensors=_moved(others, "cpu", copy=True),
         )
 
     def restore(self, scheduler: Any, guidance: Guidance, device: torch.device) -> None:
@@ -80,12 +85,14 @@ class DenoisingState:
 
     def stored(self) -> dict[str, Any]:
         """Return the fields by their names in the file."""
-        return {_STORED_NAMES.get(name, name): getattr(self, name) for name in self.__dataclass_fields__}
+        fields = {_STORED_NAMES.get(name, name): getattr(self, name) for name in self.__dataclass_fields__}
+        return fields if self.tensors else {name: value for name, value in fields.items() if name != "tensors"}
 
     @classmethod
     def from_stored(cls, fields: Mapping[str, Any]) -> "DenoisingState":
         """Return the state whose `stored` fields these are."""
-        return cls(**{name: fields[_STORED_NAMES.get(name, name)] for name in cls.__dataclass_fields__})
+        names = {stored: name for name, stored in _STORED_NAMES.items()}
+        return cls(**{names.get(stored, stored): value for stored, value in fields.items()})
 
 
 class Checkpoint:

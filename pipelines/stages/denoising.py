@@ -12,6 +12,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention
 from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import attending
+from pipelines.models.family import ModelFamily
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.guidance import Guidance
 
@@ -28,6 +29,7 @@ _PIXELS = {"480p": 832 * 480, "720p": 1280 * 720}
 
 
 def denoise(
+    family: ModelFamily,
     pipe: Any,
     prompt_embeds: torch.Tensor,
     negative_prompt_embeds: torch.Tensor | None,
@@ -40,7 +42,9 @@ def denoise(
     denoising_state: DenoisingState | None = None,
     on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
 ) -> torch.Tensor:
-    """Run all denoising steps, or those after `denoising_state`. Return normalised latents (1, channels, t, h, w).
+    """Run all denoising steps of a family's pipeline, or those after `denoising_state`.
+
+    Return normalised latents (1, channels, t, h, w).
 
     The embeddings are (1, tokens, dim). `attention` selects the kernel. `flow_shift`, if given, replaces the
     scheduler's own. `on_step` is called after each step with the number of finished steps; it may raise to end the
@@ -52,7 +56,7 @@ def denoise(
 
     def after_step(pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         def capture(seconds: float) -> DenoisingState:
-            return DenoisingState.capture(pipe.scheduler, index + 1, tensors["latents"], generator, guidance, seconds)
+            return DenoisingState.capture(pipe.scheduler, index + 1, tensors, generator, guidance, seconds)
 
         def predict() -> torch.Tensor | None:
             return clean_latents(pipe.scheduler, tensors["latents"], before)
@@ -69,20 +73,24 @@ def denoise(
     if denoising_state is not None:
         generator.set_state(denoising_state.generator)
         pipe.resume_from(denoising_state, guidance)
+    arguments: dict[str, Any] = {
+        "prompt_embeds": prompt_embeds,
+        "negative_prompt_embeds": negative_prompt_embeds,
+        "height": geometry.full_height,
+        "width": geometry.full_width,
+        "num_frames": geometry.full_num_frames,
+        "num_inference_steps": params.num_inference_steps,
+        "guidance_scale": params.guidance_scale,
+        "generator": generator,
+        "output_type": "latent",
+        "callback_on_step_end": after_step,
+        "callback_on_step_end_tensor_inputs": list(family.loop_tensors),
+    }
+    if denoising_state is not None:
+        carried = {name: tensor.to(prompt_embeds.device) for name, tensor in denoising_state.tensors.items()}
+        arguments |= {"latents": denoising_state.latents, **carried}
     with guidance.attached_to(pipe), attending(attention, prompt_embeds.device, prompt_embeds.dtype):
-        latents = pipe(
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            height=geometry.full_height,
-            width=geometry.full_width,
-            num_frames=geometry.full_num_frames,
-            num_inference_steps=params.num_inference_steps,
-            guidance_scale=params.guidance_scale,
-            generator=generator,
-            latents=None if denoising_state is None else denoising_state.latents,
-            output_type="latent",
-            callback_on_step_end=after_step,
-        ).frames
+        latents = pipe(**arguments).frames
     return _finite(latents)
 
 

@@ -13,7 +13,7 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import CacheContext, StateManager
 
-from pipelines.core.model import TRANSFORMERS
+from pipelines.models.family import ModelFamily
 from pipelines.stages.step_cache import StepCache
 
 _HOOK_NAME = "paddock_guidance"
@@ -23,7 +23,7 @@ Forward = Callable[..., tuple[torch.Tensor, ...]]
 
 
 class Guidance:
-    """The guidance of one denoising loop, and the counts of what was computed for it.
+    """The guidance of one denoising loop of a family's pipeline, and the counts of what was computed for it.
 
     `negative` are the embeddings (1, tokens, dim) of the negative prompt, None without guidance. Guidance applies at
     noise levels within `interval` only. With `batched`, both passes are computed as one batch of two. `tolerance` is
@@ -33,6 +33,7 @@ class Guidance:
 
     def __init__(
         self,
+        family: ModelFamily,
         guidance_scale: float = 1.0,
         negative: torch.Tensor | None = None,
         *,
@@ -41,6 +42,7 @@ class Guidance:
         tolerance: float = 0.0,
         after_pass: Callable[[], None] = lambda: None,
     ) -> None:
+        self._family = family
         self._after_pass = after_pass
         self._guidance_scale = guidance_scale
         self._negative = negative
@@ -59,7 +61,8 @@ class Guidance:
     @contextmanager
     def attached_to(self, pipe: Any) -> Iterator[None]:
         """Intercept the transformers of a pipeline while it denoises."""
-        parts = {part: model for part in TRANSFORMERS if (model := getattr(pipe, part, None)) is not None}
+        found = ((part.name, getattr(pipe, part.name, None)) for part in self._family.denoisers)
+        parts = {name: model for name, model in found if model is not None}
         for part, model in parts.items():
             registry = HookRegistry.check_if_exists_or_initialize(model)
             registry.register_hook(_GuidanceHook(self, part, pipe.scheduler), _HOOK_NAME)
@@ -133,11 +136,11 @@ class Guidance:
         return output
 
     def _both_passes(self, compute: Forward, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        doubled = {name: torch.cat([inputs[name]] * 2) for name in ("hidden_states", "timestep")}
-        negative = self._negative
+        doubled = {name: torch.cat([inputs[name]] * 2) for name in self._family.repeated_inputs}
+        name, negative = self._family.text_input, self._negative
         assert negative is not None
-        texts = torch.cat([inputs["encoder_hidden_states"], negative.to(inputs["encoder_hidden_states"])])
-        cond, uncond = compute(**{**inputs, **doubled, "encoder_hidden_states": texts})[0].chunk(2)
+        texts = torch.cat([inputs[name], negative.to(inputs[name])])
+        cond, uncond = compute(**{**inputs, **doubled, name: texts})[0].chunk(2)
         self.passes_computed += 2
         self._after_pass()
         return cond, uncond

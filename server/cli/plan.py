@@ -15,10 +15,11 @@ from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.errors import PipelineError
 from pipelines.core.geometry import Geometry
 from pipelines.hub import local as weights
+from pipelines.models.registry import family_of
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, HOST_SHARE, Machine
 from pipelines.planning.planner import plan
-from pipelines.planning.shapes import FileShape, ModelShape, parse_shape, read_shape
+from pipelines.planning.shapes import FileShape, ModelShape
 from server.runtime.probe import ProbeError, cuda_devices, weight_files
 
 OTHERS_BYTES = GIB // 2
@@ -124,11 +125,14 @@ def _text(capability: tuple[int, int]) -> str:
 
 def _shape(entry: CatalogueEntry) -> ModelShape:
     """The shape that the model's file states, else that of its weights; a single file always states its own."""
-    stated = entry.model.shape
+    spec = entry.model
     try:
-        shape = read_shape(weights.locate(entry.model)) if stated is None else parse_shape(stated)
-        paths = weights.locate_files(entry.model.files, entry.id)
-        return shape.with_files(_FILES.validate_python(weight_files(paths.values()))) if paths else shape
+        family = family_of(spec.pipeline_class)
+        shape = family.read_shape(weights.locate(spec)) if spec.shape is None else family.shape(spec.shape)
+        paths = weights.locate_files(spec.files, entry.id)
+        if not paths:
+            return shape
+        return shape.with_files(_FILES.validate_python(weight_files(spec.pipeline_class, paths)))
     except (PipelineError, ProbeError) as error:
         raise PlanRefusedError(str(error)) from error
 

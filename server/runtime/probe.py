@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ def cuda_devices() -> list[dict[str, Any]]:
     return _run("pipelines.planning.devices", otherwise="Looking for CUDA devices failed. See the error above.")
 
 
-def weight_files(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Return what `pipelines.loading.single_file` reads from weight files, one JSON object each; raises ProbeError."""
+def weight_files(pipeline_class: str, paths: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Return what `pipelines.loading.single_file` reads from weight files, one JSON object each; raises ProbeError.
+
+    The files are given by the parts whose weights they have, of a model of that pipeline class.
+    """
     return _run(
         "pipelines.loading.single_file",
-        *map(str, paths),
+        pipeline_class,
+        *(f"{part}={path}" for part, path in paths.items()),
         otherwise="Reading the weight files failed. See the error above.",
     )
 

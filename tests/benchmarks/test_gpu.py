@@ -13,16 +13,16 @@ import torch
 from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 
 from benchmarks.gpu import case as gpu_case
-from benchmarks.gpu import random_weights
+from benchmarks.gpu import generation, random_weights
 from benchmarks.gpu import run as gpu
 from benchmarks.gpu.card import Gpu, Processor, Use, Watch
 from benchmarks.gpu.case import measure
-from benchmarks.gpu.random_weights import PUBLISHED, SMALL, fill_part, published_shape, write_configs
+from benchmarks.gpu.random_weights import FAMILY, PUBLISHED, SMALL, fill_part, published_shape, write_configs
 from benchmarks.gpu.run import CASES, STAGES, Case, judged, key, row, run_all, run_case
 from benchmarks.report import Records
 from pipelines.core.model import Attention, Compile
 from pipelines.core.precision import Precision
-from pipelines.layers.quantized_linear import ScaledLinear
+from pipelines.layers.quantized_linear import QuantizedLinear
 from pipelines.planning.layout import GIB, Layout, Residence
 from pipelines.runner.compilation import Block
 
@@ -120,7 +120,8 @@ def test_random_weights_have_the_format_of_the_plan(precision: Precision, reside
     device, folder = torch.device("cpu"), tmp_path / "disk"
 
     transformer, text_encoder = (
-        fill_part(part, tmp_path, layout, device, torch.bfloat16, folder) for part in ("transformer", "text_encoder")
+        fill_part(FAMILY.part(part), tmp_path, layout, device, torch.bfloat16, folder)
+        for part in ("transformer", "text_encoder")
     )
 
     assert (folder / "transformer").is_dir() is (residence is Residence.DISK)
@@ -137,7 +138,7 @@ def test_random_weights_have_the_format_of_the_plan(precision: Precision, reside
             Precision.Q4: torch.uint8,
         }[precision]
     )
-    assert precision.multiplies is isinstance(query, ScaledLinear)
+    assert precision.multiplies is isinstance(query, QuantizedLinear)
     assert (precision is Precision.Q4) is isinstance(query, GGUFLinear) is isinstance(query.weight, GGUFParameter)
     # diffusers keeps these in fp32
     assert transformer.blocks[0].scale_shift_table.dtype is torch.float32
@@ -167,7 +168,7 @@ def test_running_out_of_memory_is_a_result(
     def decode(*_: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate\nand more")
 
-    monkeypatch.setattr(gpu_case, "decode_frames", decode)
+    monkeypatch.setattr(generation, "decode_frames", decode)
 
     record = go_through("480p-24gb")
 
@@ -276,8 +277,12 @@ def test_a_second_run_measures_what_is_missing(tmp_path: Path, monkeypatch: pyte
 class Compiler:
     """A fake background compiler. tests/pipelines/runner/test_compilation.py tests the real one."""
 
-    def __init__(self, _pipe: Any, block: Block, _cache: Path) -> None:
-        assert (block.precision, block.attention, block.latents) == ("fp8 matmuls", "fp8", (16, 3, 6, 8))
+    def __init__(self, _transformers: Any, block: Block, _cache: Path) -> None:
+        assert (block.precision, block.attention, block.inputs["hidden_states"]) == (
+            "fp8 matmuls",
+            "fp8",
+            (1, 16, 3, 6, 8),
+        )
         self.is_compiled = self.is_closed = False
         self._process: subprocess.Popen[bytes] | None = None
         made.append(self)
@@ -298,8 +303,8 @@ made: list[Compiler] = []
 def test_compiled_and_plain_blocks_are_both_measured(
     go_through: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_case, "COMPILE", Compile.ON)
-    monkeypatch.setattr(gpu_case, "Compiler", Compiler)
+    monkeypatch.setattr(generation, "COMPILE", Compile.ON)
+    monkeypatch.setattr(generation, "Compiler", Compiler)
 
     record = go_through("480p-fp8-attention-video")
 

@@ -1,9 +1,11 @@
 """Weights in folders and files, and loaded pipelines: made once, for the tests that only read and run them."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pipelines.core.model import ModelSpec
@@ -20,6 +22,25 @@ from tests.support.models.wan_files import (
     write_gguf,
 )
 
+both_dtypes = pytest.mark.parametrize("processor", ["float32", "bfloat16"], indirect=True, scope="session")
+"""Runs a test as on a processor without bf16 units, and as on one with them."""
+
+
+def compute_in(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pipelines on the processor compute in a dtype, whatever units it has."""
+    found, has_bf16 = torch.cpu.get_capabilities(), dtype == "bfloat16"
+    faked = {**found, "avx512_bf16": has_bf16, "amx_bf16": has_bf16}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: faked)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processor(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The dtype in which pipelines on the processor compute: float32 on every machine, if a test does not choose."""
+    dtype = str(getattr(request, "param", "float32"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        compute_in(dtype, monkeypatch)
+        yield dtype
+
 
 @pytest.fixture(scope="session")
 def wan21(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,13 +49,13 @@ def wan21(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_runner(weights_folder: Path) -> Runner:
+def demo_runner(processor: str, weights_folder: Path) -> Runner:
     """The demo weights on the CPU."""
     return Runner.load(ModelSpec("demo", fps=16), weights_folder, "cpu")
 
 
 @pytest.fixture(scope="session")
-def wan21_runner(wan21: Path) -> Runner:
+def wan21_runner(processor: str, wan21: Path) -> Runner:
     """The small Wan2.1 on the CPU."""
     return Runner.load(ModelSpec("wan21", fps=16), wan21, "cpu")
 

@@ -55,7 +55,7 @@ log = logging.getLogger("paddock.attention")
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class AttentionShape:
     """What attention runs over: the tokens of a video, and the heads of a model with their width."""
 
     tokens: int
@@ -76,7 +76,7 @@ def _by(attention: Attention) -> AbstractContextManager[Any]:
     return attention_backend(_NAMES[attention])
 
 
-def choose(setting: Attention, device: torch.device, find: Callable[[], Sequence], cache: Path) -> Attention:
+def choose(setting: Attention, device: torch.device, find: Callable[[], AttentionShape], cache: Path) -> Attention:
     """The kernel for a device, by a setting: for AUTO the fastest exact one, from `cache` if it was measured before.
 
     `find` tells what to measure over, where that is needed.
@@ -120,7 +120,7 @@ def unusable(attention: Attention, capability: tuple[int, int] | None) -> str | 
         return str(error)
 
 
-def _try_fp8(device: torch.device, over: Sequence) -> None:
+def _try_fp8(device: torch.device, over: AttentionShape) -> None:
     """Raise AttentionUnavailableError unless attention in fp8 runs: rather now than in the middle of a video."""
     try:
         some = torch.zeros(1, 1, LEAST_KEYS, over.head_dim, device=device, dtype=torch.bfloat16)
@@ -135,7 +135,7 @@ def measure(
     candidates: Iterable[Attention],
     device: torch.device,
     dtype: torch.dtype,
-    over: Sequence,
+    over: AttentionShape,
 ) -> dict[Attention, float]:
     """Median seconds of each kernel that runs and is right."""
     generator = torch.Generator(device).manual_seed(0)

@@ -84,7 +84,7 @@ def test_a_complete_download_is_found_and_loads(hub: Hub) -> None:
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
         file.name for file in listing.files
     }
-    load_pipeline(folder, "cpu")
+    load_pipeline(ModelSpec("wan21", fps=16), folder, "cpu")
 
 
 def test_huggingface_hub_finds_it(hub: Hub) -> None:

@@ -39,7 +39,7 @@ def test_a_local_folder_is_used_as_it_is(wan21: Path) -> None:
 def test_the_hub_cache_is_read_without_a_network(hub_cache: Path) -> None:
     assert weights.locate(ModelSpec(repo="Some/Model", fps=16)) == hub_cache
     assert weights.locate(ModelSpec(repo="Some/Model", fps=16, revision="v1")) == hub_cache
-    assert load_pipeline(hub_cache, "cpu").grid.height == 16
+    assert load_pipeline(ModelSpec("wan21", fps=16), hub_cache, "cpu").grid.height == 16
 
 
 @pytest.mark.parametrize(("repo", "revision"), [("Some/Other", None), ("Some/Model", "v2"), ("no such/folder/x", None)])

@@ -26,7 +26,7 @@ from pipelines.core.precision import Precision
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import VideoParams
 from pipelines.demo.folder import demo_folder
-from pipelines.layers.quantized_linear import ScaledLinear, quantize, scale_name, use_scaled
+from pipelines.layers.quantized_linear import QuantizedLinear, quantize, scale_name, use_quantized_linear
 from pipelines.planning.cost_model import ROUNDING_BYTES
 from pipelines.planning.layout import Layout
 from pipelines.runner.callbacks import Callbacks
@@ -37,9 +37,9 @@ from tests.support.video import psnr, read_video
 FORMS = (Precision.FP8_MATMUL, Precision.INT8_MATMUL)
 
 
-def scaled(linear: torch.nn.Linear, precision: Precision) -> ScaledLinear:
+def scaled(linear: torch.nn.Linear, precision: Precision) -> QuantizedLinear:
     """A layer that stands for another."""
-    made = ScaledLinear(linear, precision, linear.weight.dtype)
+    made = QuantizedLinear(linear, precision, linear.weight.dtype)
     weight, scale = quantize(linear.weight.detach(), precision)
     made.weight, made.weight_scale = (torch.nn.Parameter(each, requires_grad=False) for each in (weight, scale))
     made.bias = None if linear.bias is None else torch.nn.Parameter(linear.bias.detach(), requires_grad=False)
@@ -159,7 +159,7 @@ def test_only_the_blocks_matrices_are_rounded(precision: Precision) -> None:
         transformer = WanTransformer3DModel(num_layers=2)
     before = dict(transformer.named_parameters())
 
-    found = use_scaled(transformer, precision, torch.bfloat16)
+    found = use_quantized_linear(transformer, precision, torch.bfloat16)
 
     projections = product(("attn1", "attn2"), ("to_q", "to_k", "to_v", "to_out.0"))
     layers = [*(".".join(names) for names in projections), "ffn.net.0.proj", "ffn.net.2"]
@@ -183,7 +183,7 @@ def test_sides_that_tensor_cores_do_not_take_stay_as_they_are() -> None:
             num_attention_heads=2, attention_head_dim=12, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=1
         )
 
-    assert use_scaled(transformer, Precision.FP8_MATMUL, torch.bfloat16) == []
+    assert use_quantized_linear(transformer, Precision.FP8_MATMUL, torch.bfloat16) == []
 
 
 @pytest.fixture(scope="module")

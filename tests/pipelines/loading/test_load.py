@@ -10,17 +10,21 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import HostMemoryError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry, Grid
-from pipelines.loading.device_plan import check_host, choose_plan
+from pipelines.core.model import ModelSpec
+from pipelines.loading.device_plan import check_host_memory, choose_plan
 from pipelines.loading.load import load_pipeline
+from pipelines.models.registry import family_of
 from pipelines.planning.layout import GIB, Machine
 from pipelines.planning.planner import plan
-from pipelines.planning.shapes import parse_shape
+
+WAN = family_of("WanPipeline")
+SPEC = ModelSpec("wan21", fps=16)
 
 
 def test_loading_tells_of_each_component_and_ends_ready(wan21: Path) -> None:
     told: list[tuple[str, float]] = []
 
-    loaded = load_pipeline(wan21, "cpu", lambda component, fraction: told.append((component, fraction)))
+    loaded = load_pipeline(SPEC, wan21, "cpu", lambda component, fraction: told.append((component, fraction)))
 
     assert list(dict.fromkeys(component for component, _ in told)) == ["transformer", "text_encoder", "vae", "ready"]
     fractions = [fraction for _, fraction in told]
@@ -30,7 +34,7 @@ def test_loading_tells_of_each_component_and_ends_ready(wan21: Path) -> None:
 
 
 def test_the_fingerprint_names_what_a_video_depends_on(wan21: Path) -> None:
-    fingerprint = load_pipeline(wan21, "cpu").fingerprint
+    fingerprint = load_pipeline(SPEC, wan21, "cpu").fingerprint
 
     assert fingerprint["torch"] == torch.__version__
     assert fingerprint["diffusers"] == diffusers.__version__
@@ -41,7 +45,7 @@ def test_the_fingerprint_names_what_a_video_depends_on(wan21: Path) -> None:
 def test_the_processors_units_decide_the_arithmetic(wan21: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for has_bf16, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_bf16=has_bf16: {"avx512_bf16": has_bf16})
-        pipe = load_pipeline(wan21, "cpu").pipe
+        pipe = load_pipeline(SPEC, wan21, "cpu").pipe
         assert pipe.transformer.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == dtype
 
 
@@ -53,7 +57,7 @@ def test_a_card_too_small_for_the_largest_video_is_laid_out_for_the_usual_one(
 ) -> None:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert entry.model.shape is not None
-    shape, sizes = parse_shape(entry.model.shape), entry.model.sizes
+    shape, sizes = WAN.shape(entry.model.shape), entry.model.sizes
     assert sizes == ((1280, 720, 120), (832, 480, 81))
     machine = Machine((card - 1) * GIB, 64 * GIB, (8, 9))
 
@@ -66,7 +70,7 @@ def test_a_card_too_small_for_the_largest_video_is_laid_out_for_the_usual_one(
 
 def test_an_incomplete_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(WeightsNotFoundError):
-        load_pipeline(tmp_path, "cpu", lambda *_: pytest.fail("nothing should be read"))
+        load_pipeline(SPEC, tmp_path, "cpu", lambda *_: pytest.fail("nothing should be read"))
 
 
 def test_the_real_model_has_the_published_shapes() -> None:
@@ -76,18 +80,18 @@ def test_the_real_model_has_the_published_shapes() -> None:
     assert sum(p.numel() for p in transformer.parameters()) == 14_288_491_584
     assert sum(p.numel() for p in vae.parameters()) == 126_892_531
     assert Grid.of(
-        vae.config.scale_factor_spatial, transformer.config.patch_size[1:], vae.config.scale_factor_temporal
+        vae.config.scale_factor_spatial, transformer.config.patch_size[1:], vae.config.scale_factor_temporal, 16
     ) == Grid(height=16, width=16, temporal=4)
 
 
 def test_a_host_too_small_for_any_plan_is_told_before_anything_is_read() -> None:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert entry.model.shape is not None
-    shape, machine = parse_shape(entry.model.shape), Machine(23 * GIB, 4 * GIB, (8, 9))
+    shape, machine = WAN.shape(entry.model.shape), Machine(23 * GIB, 4 * GIB, (8, 9))
     chosen = choose_plan(shape, entry.model.sizes, machine)
 
     with pytest.raises(HostMemoryError, match=r"needs [5-9]\.\d GiB of host memory, and 4\.0 GiB is free"):
-        check_host(chosen, machine)
+        check_host_memory(chosen, machine)
 
     roomy = Machine(4 * GIB, 64 * GIB, (8, 9))
-    check_host(choose_plan(shape, entry.model.sizes, roomy), roomy)
+    check_host_memory(choose_plan(shape, entry.model.sizes, roomy), roomy)

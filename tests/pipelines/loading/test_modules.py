@@ -11,15 +11,19 @@ from transformers import UMT5EncoderModel
 
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.precision import Precision
-from pipelines.loading.modules import assign_tensors, load_weights, skeleton
+from pipelines.loading.modules import WeightSource, assign_tensors, load_weights, skeleton
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.registry import family_of
+
+WAN = family_of("WanPipeline")
 
 PARTS = {"transformer": WanTransformer3DModel, "text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}
 
 
 def read(part: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     module = skeleton(PARTS[part], folder / part)
-    load_weights(module, folder / part, WeightFormat(module, Precision.BF16, dtype).convert)
+    source = WeightSource(folder / part, WAN.part(part))
+    load_weights(module, source, WeightFormat(module, Precision.BF16, dtype).convert)
     return module
 
 
@@ -63,7 +67,7 @@ def test_a_file_without_a_tensor_is_named(wan21: Path, tmp_path: Path) -> None:
     del tensors["post_quant_conv.weight"]
     save_file(tensors, part / "diffusion_pytorch_model.safetensors")
 
-    with pytest.raises(WeightsNotFoundError, match=r"vae lacks post_quant_conv\.weight"):
+    with pytest.raises(WeightsNotFoundError, match=r"vae has no post_quant_conv\.weight"):
         read("vae", tmp_path, torch.float32)
 
 

@@ -26,11 +26,12 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import Lora, ModelSpec, WeightFile
 from pipelines.core.precision import Precision
 from pipelines.core.request import VideoParams
-from pipelines.loading import single_file
-from pipelines.loading.device_plan import shape_here
+from pipelines.loading.device_plan import read_model_shape
 from pipelines.loading.load import load_pipeline
-from pipelines.loading.modules import headers, load_weights, skeleton
+from pipelines.loading.modules import WeightSource, load_weights, skeleton
+from pipelines.loading.single_file import SingleFile
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.registry import family_of
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, Layout, Machine, Residence
 from pipelines.planning.memory_model import transformer_bytes
@@ -51,11 +52,16 @@ from tests.support.video import psnr
 
 PARAMS = VideoParams("an ox by a lake", " ", 48, 64, 1, 2, 1.0, 7)
 STREAMS = (Residence.STREAMED, Residence.DISK)
+TRANSFORMER = family_of("WanPipeline").part("transformer")
 
 
 @pytest.fixture(scope="module")
 def plain_video(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return video(Runner.load(ModelSpec("wide", fps=16), wide, "cpu"), tmp_path_factory.mktemp("plain"))
+
+
+def spec(*files: WeightFile, loras: tuple[Lora, ...] = ()) -> ModelSpec:
+    return ModelSpec("wide", fps=16, files=files, loras=loras)
 
 
 def loaded(folder: Path, *files: Path, cache: Path, layout: Layout | None = None) -> Runner:
@@ -78,9 +84,10 @@ def noise_of(transformer: Any) -> torch.Tensor:
 def read(folder: Path, file: Path, dtype: torch.dtype) -> Any:
     """The transformer of a file, as loading makes it."""
     module = skeleton(WanTransformer3DModel, folder / "transformer")
-    single_file.check(file, module)
-    precision = Precision.GGUF if single_file.is_quantized(file) else Precision.BF16
-    load_weights(module, file, WeightFormat(module, precision, dtype, named=dict(headers(file))).convert)
+    SingleFile(file, TRANSFORMER).check(module)
+    precision = Precision.GGUF if SingleFile(file, TRANSFORMER).is_quantized else Precision.BF16
+    source = WeightSource(file, TRANSFORMER)
+    load_weights(module, source, WeightFormat(module, precision, dtype, named=dict(source.headers())).convert)
     return module
 
 
@@ -175,9 +182,9 @@ def test_plain_numbers_go_with_every_precision_and_place(
     layout: Layout, state: State, wide: Path, bare: Path, tmp_path: Path
 ) -> None:
     file = write_safetensors(tmp_path / "tuned.safetensors", by_original_names(state), torch.bfloat16)
-    expected = load_pipeline(wide, "cpu", layout=layout, cache=tmp_path).pipe.transformer
+    expected = load_pipeline(spec(), wide, "cpu", layout=layout, cache=tmp_path).pipe.transformer
 
-    tuned = load_pipeline(bare, "cpu", layout=layout, cache=tmp_path, files=[named(file)]).pipe.transformer
+    tuned = load_pipeline(spec(named(file)), bare, "cpu", layout=layout, cache=tmp_path).pipe.transformer
 
     assert torch.equal(noise_of(tuned), noise_of(expected))
 
@@ -250,21 +257,21 @@ def test_a_lora_is_merged_into_plain_numbers_and_refused_by_quantized_ones(
     )
     lora = Lora(str(tmp_path), "lora.safetensors")
     file = write_gguf(tmp_path / "plain.gguf", by_original_names(state), plain=Type.F16)
-    expected = load_pipeline(wide, "cpu", loras=[lora]).pipe.transformer
+    expected = load_pipeline(spec(loras=(lora,)), wide, "cpu").pipe.transformer
 
-    merged = load_pipeline(bare, "cpu", loras=[lora], files=[named(file)]).pipe.transformer
+    merged = load_pipeline(spec(named(file), loras=(lora,)), bare, "cpu").pipe.transformer
 
     assert torch.equal(noise_of(merged), noise_of(expected))
     with pytest.raises(UnsupportedModelError, match=r"lora\.safetensors cannot be merged into mixed\.gguf"):
-        load_pipeline(bare, "cpu", loras=[lora], files=[named(mixed)])
+        load_pipeline(spec(named(mixed), loras=(lora,)), bare, "cpu")
 
 
 def test_the_fingerprint_names_the_file_and_not_what_it_replaces(mixed: Path, wide: Path, bare: Path) -> None:
-    one, other = (load_pipeline(folder, "cpu", files=[named(mixed)]).fingerprint for folder in (wide, bare))
+    one, other = (load_pipeline(spec(named(mixed)), folder, "cpu").fingerprint for folder in (wide, bare))
 
     assert one["files"].startswith("transformer mixed.gguf/")
     assert one["files"] == other["files"]
-    before = load_pipeline(wide, "cpu").fingerprint
+    before = load_pipeline(spec(), wide, "cpu").fingerprint
     assert before["files"] == ""
     assert one["weights"] != before["weights"]
 
@@ -279,10 +286,10 @@ def without(state: State, name: str) -> State:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda state: without(state, "head.head.bias"), r"wrong\.\w+ lacks proj_out\.bias\."),
+        (lambda state: without(state, "head.head.bias"), r"wrong\.\w+ has no proj_out\.bias\."),
         (
             lambda state: {k: t for k, t in state.items() if "blocks.1.ffn" not in k},
-            r"lacks blocks\.1\.ffn\.net\.0\.proj\.bias and 3 other tensors",
+            r"has no blocks\.1\.ffn\.net\.0\.proj\.bias and 3 other tensors",
         ),
         (
             lambda state: {**state, "blocks.0.cross_attn.k_img.weight": torch.ones(256, 256)},
@@ -290,11 +297,11 @@ def without(state: State, name: str) -> State:
         ),
         (
             lambda state: {**state, "blocks.0.ffn.0.weight": torch.ones(512, 256)},
-            r"blocks\.0\.ffn\.net\.0\.proj\.weight is \[512, 256\] there, \[256, 256\] in the configuration",
+            r"blocks\.0\.ffn\.net\.0\.proj\.weight is \[512, 256\], but \[256, 256\] in the configuration",
         ),
         (
             lambda _: {"double_blocks.0.img_attn.qkv.weight": torch.ones(8, 8)},
-            r"wrong\.\w+ holds no weights of a Wan transformer: it has double_blocks\.0",
+            r"wrong\.\w+ has no weights of a Wan transformer: it has double_blocks\.0",
         ),
     ],
 )
@@ -311,15 +318,15 @@ def test_a_file_of_something_else_is_refused_by_what_is_wrong(
         write_safetensors(path, wrong, torch.bfloat16)
 
     with pytest.raises(UnsupportedModelError, match=sentence):
-        load_pipeline(bare, "cpu", files=[named(path)])
+        load_pipeline(spec(named(path)), bare, "cpu")
 
 
 @pytest.mark.parametrize(
     ("weight", "scale", "sentence"),
     [
-        (torch.float8_e4m3fn, torch.ones(256, 8), "with scales of a kind that is not read"),
-        (torch.int8, torch.ones(256, 1), "with scales of a kind that is not read"),
-        (torch.int8, None, r"blocks\.0\.ffn\.net\.0\.proj\.weight as int8, a form that is not read"),
+        (torch.float8_e4m3fn, torch.ones(256, 8), "with unsupported scales"),
+        (torch.int8, torch.ones(256, 1), "with unsupported scales"),
+        (torch.int8, None, r"blocks\.0\.ffn\.net\.0\.proj\.weight as int8, which is not supported"),
     ],
 )
 def test_other_quantizations_are_refused(
@@ -332,7 +339,7 @@ def test_other_quantizations_are_refused(
     save_file(tensors, tmp_path / "other.safetensors")
 
     with pytest.raises(UnsupportedModelError, match=sentence):
-        load_pipeline(bare, "cpu", files=[named(tmp_path / "other.safetensors")])
+        load_pipeline(spec(named(tmp_path / "other.safetensors")), bare, "cpu")
 
 
 @pytest.mark.parametrize("left", [0, 3, 100, 20_000, -1000])
@@ -348,8 +355,11 @@ def test_a_file_that_is_cut_off_is_refused(
     with path.open("r+b") as file:
         file.truncate(left if left >= 0 else path.stat().st_size + left)
 
-    for use in (lambda: load_pipeline(bare, "cpu", files=[named(path)]), lambda: shape_here(bare, [named(path)])):
-        with pytest.raises(WeightsNotFoundError, match=rf"cut\{suffix} is cut off, damaged or of another format"):
+    for use in (
+        lambda: load_pipeline(spec(named(path)), bare, "cpu"),
+        lambda: read_model_shape(spec(named(path)), bare),
+    ):
+        with pytest.raises(WeightsNotFoundError, match=rf"cut\{suffix} is truncated, damaged or in another format"):
             use()
 
 
@@ -357,19 +367,19 @@ def test_a_form_that_diffusers_cannot_restore_is_refused(state: State, bare: Pat
     name = "blocks.0.ffn.0.weight"
     path = write_gguf(tmp_path / "new.gguf", by_original_names(state), {name: Type.TQ2_0})
 
-    with pytest.raises(UnsupportedModelError, match=rf"new\.gguf has {name} as TQ2_0, .* Take one with .*Q4_K"):
-        load_pipeline(bare, "cpu", files=[named(path)])
+    with pytest.raises(UnsupportedModelError, match=rf"new\.gguf has {name} as TQ2_0, .* Use a file with .*Q4_K"):
+        load_pipeline(spec(named(path)), bare, "cpu")
 
 
 def test_a_wrong_file_is_refused_before_anything_is_read(experts: Path, mixed: Path, tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "wrong.safetensors", {"blocks.0.weight": torch.ones(8, 8)}, torch.half)
 
-    with pytest.raises(UnsupportedModelError, match="holds no weights"):
+    with pytest.raises(UnsupportedModelError, match="has no weights"):
         load_pipeline(
+            spec(named(mixed), replace(named(path), part="transformer_2")),
             experts,
             "cpu",
             lambda *_: pytest.fail("nothing should be read"),
-            files=[named(mixed), replace(named(path), part="transformer_2")],
         )
 
 
@@ -389,9 +399,9 @@ def test_each_expert_has_a_file_of_its_own(experts: Path, tmp_path: Path) -> Non
 
 
 def test_an_expert_beside_a_quantized_one_keeps_its_bf16(experts: Path, mixed: Path, tmp_path: Path) -> None:
-    transformer = shape_here(experts).transformer
+    transformer = read_model_shape(spec(), experts).transformer
 
-    shape = shape_here(experts, [named(mixed)])
+    shape = read_model_shape(spec(named(mixed)), experts)
 
     assert shape.quantized[1] == transformer.in_bf16
     parameters = transformer.num_layers * transformer.block_parameters + transformer.other_parameters
@@ -409,14 +419,14 @@ def test_an_expert_beside_a_quantized_one_keeps_its_bf16(experts: Path, mixed: P
 
 def test_a_part_that_is_not_there_has_no_file(bare: Path, mixed: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="has no transformer_2"):
-        load_pipeline(bare, "cpu", files=[replace(named(mixed), part="transformer_2")])
+        load_pipeline(spec(replace(named(mixed), part="transformer_2")), bare, "cpu")
     (tmp_path / "empty").mkdir()
     with pytest.raises(PipelineError, match="model_index"):
-        load_pipeline(tmp_path / "empty", "cpu", files=[named(mixed)])
+        load_pipeline(spec(named(mixed)), tmp_path / "empty", "cpu")
 
 
 def test_a_config_is_still_the_folders(bare: Path, mixed: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(bare, tmp_path / "folder"))
     (folder / "transformer" / "config.json").unlink()
     with pytest.raises(WeightsNotFoundError, match=r"transformer/config\.json is missing"):
-        load_pipeline(folder, "cpu", files=[named(mixed)])
+        load_pipeline(spec(named(mixed)), folder, "cpu")

@@ -10,15 +10,18 @@ from pipelines.core.catalogue import read_catalogue
 from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision, PrecisionSetting
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.registry import family_of
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, Machine, MemoryPlan
 from pipelines.planning.memory_model import block_bytes
 from pipelines.planning.planner import FAST_ENOUGH, plan
-from pipelines.planning.shapes import ModelShape, parse_shape
+from pipelines.planning.shapes import ModelShape
+
+WAN = family_of("WanPipeline")
 
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
 assert ENTRY.model.shape is not None
-SHAPE: ModelShape = parse_shape(ENTRY.model.shape)
+SHAPE: ModelShape = WAN.shape(ENTRY.model.shape)
 VIDEOS = {"480p": (832, 480, 81), "720p": (1280, 720, 81)}
 
 CARDS = st.floats(1, 200).map(lambda size: round(size * GIB))

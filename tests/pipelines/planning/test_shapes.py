@@ -17,17 +17,20 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import UnsupportedModelError
-from pipelines.core.geometry import Geometry
+from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.precision import Precision
 from pipelines.loading.modules import _assign
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.registry import family_of
 from pipelines.planning.layout import Decoding, Layout
 from pipelines.planning.memory_model import activation_bytes, decode_bytes, dequantized_bytes, transformer_device_bytes
-from pipelines.planning.shapes import BF16, ModelShape, TextEncoderShape, TransformerShape, parse_shape, read_shape
+from pipelines.planning.shapes import BF16, ModelShape, TextEncoderShape, TransformerShape
 from pipelines.runner.runner import Runner
 from pipelines.stages.decoding.decoding import decode_frames
 from tests.support.models.trace import PeakBytes
 from tests.support.models.wan22 import WAN22_VAE
+
+WAN = family_of("WanPipeline")
 
 WAN_1_3B = TransformerShape(30, 12, 128, 8960, 4096, 16, 16, (1, 2, 2))
 
@@ -37,7 +40,7 @@ def wan_14b() -> ModelShape:
     """The published model's shapes, from its entry in the catalogue."""
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert entry.model.shape is not None
-    return parse_shape(entry.model.shape)
+    return WAN.shape(entry.model.shape)
 
 
 def count(module: nn.Module) -> int:
@@ -69,12 +72,14 @@ def test_the_real_model_has_exactly_these_parameters(wan_14b: ModelShape) -> Non
 def test_a_folders_shapes_match_the_loaded_model(layout: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(layout)
     runner: Runner = request.getfixturevalue({"wan21": "wan21_runner", "weights_folder": "demo_runner"}[layout])
-    shape, pipe = read_shape(folder), runner._loaded.pipe
+    shape, pipe = WAN.read_shape(folder), runner._loaded.pipe
 
     assert parameters_of(shape.transformer) == count(pipe.transformer)
     assert shape.text_encoder.parameters == count(pipe.text_encoder)
     assert shape.vae.parameters == count(pipe.vae)
-    assert shape.grid == runner._loaded.grid
+    patch = pipe.transformer.config.patch_size[1:]
+    assert runner._loaded.grid == shape.grid
+    assert shape.grid == Grid.of(pipe.vae_scale_factor_spatial, patch, pipe.vae_scale_factor_temporal, 16)
 
 
 def test_a_folder_of_another_layout_is_an_error(tmp_path: Path) -> None:
@@ -83,7 +88,7 @@ def test_a_folder_of_another_layout_is_an_error(tmp_path: Path) -> None:
         (tmp_path / part / "config.json").write_text("{}")
 
     with pytest.raises(UnsupportedModelError, match="can be planned for"):
-        read_shape(tmp_path)
+        WAN.read_shape(tmp_path)
 
 
 # activations, by trace: the blocks are alike, so two of them show the worst moment
@@ -130,7 +135,7 @@ def test_the_transformers_activations(name: str, video: tuple[int, int, int], wa
 def test_activations_with_a_timestep_per_token(video: tuple[int, int, int]) -> None:
     stated = read_catalogue()["wan-ai-wan2-2-ti2v-5b-diffusers"].model.shape
     assert stated is not None
-    shape, (width, height, frames) = parse_shape(stated), video
+    shape, (width, height, frames) = WAN.shape(stated), video
     assert shape.expand_timesteps
     with fake_bf16():
         model: Any = WanTransformer3DModel(**{**transformer_config(shape.transformer), "num_layers": 2})
@@ -225,7 +230,7 @@ def test_the_decoders_memory(decoding: Decoding, video: tuple[int, int, int], wa
 def test_the_memory_of_wan22s_decoder(decoding: Decoding, size: tuple[int, int]) -> None:
     stated = read_catalogue()["wan-ai-wan2-2-ti2v-5b-diffusers"].model.shape
     assert stated is not None
-    shape = parse_shape(stated)
+    shape = WAN.shape(stated)
     with fake_bf16():
         vae: Any = AutoencoderKLWan(**WAN22_VAE).eval()
         latents = torch.empty(1, 48, 3, size[1] // 16, size[0] // 16)

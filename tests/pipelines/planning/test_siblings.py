@@ -16,14 +16,16 @@ from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import Fast, Lora, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.request import VideoParams
+from pipelines.models.registry import family_of
 from pipelines.planning.layout import GIB, Layout, Machine, Residence
 from pipelines.planning.memory_model import transformer_bytes
 from pipelines.planning.planner import plan
-from pipelines.planning.shapes import parse_shape, read_shape
 from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner
 from tests.support.models.wan22 import WAN22_VAE, a14b_folder, small_transformer, ti2v_5b_folder
 from tests.support.video import psnr, read_video
+
+WAN = family_of("WanPipeline")
 
 CATALOGUE = read_catalogue()
 PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
@@ -69,7 +71,7 @@ def made(model: Runner | OutOfMemoryFallback, path: Path, params: VideoParams = 
 def test_the_catalogue_states_the_published_shapes(model: str, config: dict[str, int], parameters: int) -> None:
     stated = CATALOGUE[model].model.shape
     assert stated is not None
-    shape = parse_shape(stated)
+    shape = WAN.shape(stated)
     with torch.device("meta"):
         transformer = WanTransformer3DModel(**config)
         vae = AutoencoderKLWan(**(WAN22_VAE if "5b" in model else {}))
@@ -79,7 +81,7 @@ def test_the_catalogue_states_the_published_shapes(model: str, config: dict[str,
     assert shape.vae.parameters == sum(p.numel() for p in vae.parameters())
     assert shape.experts == (2 if "a14b" in model else 1)
     assert shape.grid == Grid.of(
-        vae.config.scale_factor_spatial, transformer.config.patch_size[1:], vae.config.scale_factor_temporal
+        vae.config.scale_factor_spatial, transformer.config.patch_size[1:], vae.config.scale_factor_temporal, 16
     )
 
 
@@ -88,7 +90,7 @@ def test_the_catalogue_states_the_published_shapes(model: str, config: dict[str,
 def test_every_model_has_a_plan_for_its_usual_video(model: str, card: int, host: int) -> None:
     spec = CATALOGUE[model].model
     assert spec.shape is not None
-    shape, machine = parse_shape(spec.shape), Machine((card - 1) * GIB, round(0.9 * host * GIB), (8, 9))
+    shape, machine = WAN.shape(spec.shape), Machine((card - 1) * GIB, round(0.9 * host * GIB), (8, 9))
 
     chosen = plan(shape, Geometry.fit(*spec.sizes[-1], shape.grid), machine)
 
@@ -100,7 +102,7 @@ def test_every_model_has_a_plan_for_its_usual_video(model: str, card: int, host:
 
 
 def test_both_experts_are_used_and_placed_alike(a14b: Path, tmp_path: Path) -> None:
-    shape = read_shape(a14b)
+    shape = WAN.read_shape(a14b)
     assert shape.experts == 2
     pipe = WanPipeline.from_pretrained(a14b)
     with torch.no_grad():
@@ -136,12 +138,12 @@ def test_experts_of_different_shapes_are_an_error(a14b: Path) -> None:
     configs["transformer_2"] = {**configs["transformer_2"], "num_layers": 30}
 
     with pytest.raises(UnsupportedModelError, match="differ in shape"):
-        parse_shape(configs)
+        WAN.shape(configs)
 
 
 def test_the_5bs_layout_makes_the_requested_size(ti2v_5b: Path, tmp_path: Path) -> None:
     made_by = runner(ti2v_5b, tmp_path)
-    assert made_by._loaded.grid == read_shape(ti2v_5b).grid == Grid(32, 32, 4)
+    assert made_by._loaded.grid == WAN.read_shape(ti2v_5b).grid == Grid(32, 32, 4)
 
     video = made_by.run(replace(PARAMS, width=98, height=70, num_frames=8), tmp_path / "video.mp4")
 
@@ -217,7 +219,7 @@ def test_a_lora_of_each_layout_is_merged(layout: str, wan21: Path, tmp_path: Pat
 
 
 def test_a_lora_works_with_every_precision_and_placement(weights_folder: Path, tmp_path: Path) -> None:
-    transformer = read_shape(weights_folder).transformer
+    transformer = WAN.read_shape(weights_folder).transformer
     save_file(
         {
             "transformer.blocks.0.attn1.to_v.lora_A.weight": torch.full((1, transformer.width), 0.3),
@@ -240,9 +242,12 @@ def test_a_lora_works_with_every_precision_and_placement(weights_folder: Path, t
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ({"transformer.blocks.9.attn1.to_q": (2, 24, 24)}, "changes blocks.9.attn1.to_q, which this model has not"),
-        ({"transformer.blocks.0.attn1.to_q": (2, 24, 48)}, "made for a model of another size"),
-        ({"transformer.blocks.0.attn1.norm_q": (2, 24, 24)}, "norm_q, which this model has not"),
+        (
+            {"transformer.blocks.9.attn1.to_q": (2, 24, 24)},
+            "changes blocks.9.attn1.to_q, which this model",
+        ),
+        ({"transformer.blocks.0.attn1.to_q": (2, 24, 48)}, "is for a model of another size"),
+        ({"transformer.blocks.0.attn1.norm_q": (2, 24, 24)}, "norm_q, which this model does not have"),
     ],
 )
 def test_a_lora_for_another_model_is_an_error(
@@ -281,7 +286,7 @@ def test_a_lora_for_a_missing_component_is_an_error(wan21: Path, tmp_path: Path)
 
 def test_a_file_that_is_no_lora_is_an_error(wan21: Path, tmp_path: Path) -> None:
     save_file({"transformer.blocks.0.attn1.to_q.weight": torch.zeros(24, 24)}, tmp_path / "lora.safetensors")
-    with pytest.raises(UnsupportedModelError, match=r"cannot be merged|can be merged: it holds"):
+    with pytest.raises(UnsupportedModelError, match=r"cannot be merged|can be merged: it contains"):
         runner(wan21, tmp_path, loras=(Lora(str(tmp_path), "lora.safetensors"),))
 
     with pytest.raises(WeightsNotFoundError, match=r"No gone\.safetensors of"):

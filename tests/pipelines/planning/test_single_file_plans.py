@@ -16,27 +16,33 @@ from gguf import GGMLQuantizationType as Type
 from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry
+from pipelines.core.model import ModelSpec
 from pipelines.core.precision import Precision
-from pipelines.loading import single_file
-from pipelines.loading.device_plan import shape_here
-from pipelines.loading.modules import headers, load_weights, skeleton
+from pipelines.loading.device_plan import read_model_shape
+from pipelines.loading.modules import WeightSource, load_weights, skeleton
+from pipelines.loading.single_file import DEQUANTIZING_BYTES, SingleFile, main
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.registry import family_of
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, Layout, Machine, Residence
 from pipelines.planning.memory_model import transformer_bytes, transformer_device_bytes
 from pipelines.planning.planner import evaluate, plan
-from pipelines.planning.shapes import FileShape, ModelShape, parse_shape
+from pipelines.planning.shapes import FileShape, ModelShape
 from tests.support.models.trace import PeakBytes
 from tests.support.models.wan_files import State, by_original_names, named, write_safetensors
+
+WAN = family_of("WanPipeline")
+TRANSFORMER = WAN.part("transformer")
 
 
 def test_the_measured_sizes_are_those_in_memory(mixed: Path, bare: Path) -> None:
     module = skeleton(WanTransformer3DModel, bare / "transformer")
-    weight_format = WeightFormat(module, Precision.GGUF, torch.bfloat16, named=dict(headers(mixed)))
-    load_weights(module, mixed, weight_format.convert)
+    source = WeightSource(mixed, TRANSFORMER)
+    weight_format = WeightFormat(module, Precision.GGUF, torch.bfloat16, named=dict(source.headers()))
+    load_weights(module, source, weight_format.convert)
     sizes = {name: parameter.nbytes for name, parameter in module.named_parameters()}
 
-    measured = single_file.measure(mixed)
+    measured = SingleFile(mixed, TRANSFORMER).measure()
 
     stored = measured.quantized
     assert stored is not None
@@ -63,7 +69,7 @@ def test_dequantizing_a_matrix_needs_the_planned_memory(form: Type) -> None:
     with torch.no_grad(), PeakBytes([weight]) as traced:
         dequantize_gguf_tensor(weight).to(torch.bfloat16)
 
-    assert single_file.RESTORED_BYTES[form.name] * 512**2 == pytest.approx(traced.peak, rel=0.1)
+    assert DEQUANTIZING_BYTES[form.name] * 512**2 == pytest.approx(traced.peak, rel=0.1)
 
 
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
@@ -93,7 +99,7 @@ def wan_14b(tmp_path_factory: pytest.TempPathFactory) -> ModelShape:
     writer.close()
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size + total + 32)
-    return parse_shape(ENTRY.model.shape).with_files((single_file.measure(path),))
+    return WAN.shape(ENTRY.model.shape).with_files((SingleFile(path, TRANSFORMER).measure(),))
 
 
 def by_original_name(name: str) -> str:
@@ -144,7 +150,10 @@ def test_a_quantized_file_keeps_its_format_on_every_machine(
 
 def test_a_plain_file_is_planned_like_other_weights(state: State, bare: Path, tmp_path: Path) -> None:
     file = write_safetensors(tmp_path / "tuned.safetensors", state, torch.float16)
-    shape, machine = shape_here(bare, [named(file)]), Machine(8 * GIB, 64 * GIB, (8, 9))
+    shape, machine = (
+        read_model_shape(ModelSpec("wide", fps=16, files=(named(file),)), bare),
+        Machine(8 * GIB, 64 * GIB, (8, 9)),
+    )
     video = Geometry.fit(96, 64, 9, shape.grid)
 
     assert shape.files == (FileShape("tuned.safetensors", ("float16",)),)
@@ -156,8 +165,8 @@ def test_a_plain_file_is_planned_like_other_weights(state: State, bare: Path, tm
 def test_a_file_of_another_architecture_is_an_error(bare: Path, tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "flux.safetensors", {"double_blocks.0.weight": torch.ones(8, 8)}, torch.half)
 
-    with pytest.raises(UnsupportedModelError, match=r"flux\.safetensors holds no weights of a Wan transformer"):
-        shape_here(bare, [named(path)])
+    with pytest.raises(UnsupportedModelError, match=r"flux\.safetensors has no weights of a Wan transformer"):
+        read_model_shape(ModelSpec("wide", fps=16, files=(named(path),)), bare)
 
 
 def test_a_file_with_another_number_of_blocks_is_an_error(wan_14b: ModelShape) -> None:
@@ -168,17 +177,17 @@ def test_a_file_with_another_number_of_blocks_is_an_error(wan_14b: ModelShape) -
 def test_sizes_are_printed_for_a_process_without_torch(
     mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["single_file", str(mixed)])
-    single_file.main()
+    monkeypatch.setattr("sys.argv", ["single_file", "WanPipeline", f"transformer={mixed}"])
+    main()
     (printed,) = json.loads(capsys.readouterr().out)
     assert (printed["name"], printed["quantized"]["blocks"]) == ("mixed.gguf", list(measured_blocks(mixed)))
 
-    monkeypatch.setattr("sys.argv", ["single_file", str(tmp_path / "gone.gguf")])
-    single_file.main()
-    assert "gone.gguf is cut off, damaged" in json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("sys.argv", ["single_file", "WanPipeline", f"transformer={tmp_path / 'gone.gguf'}"])
+    main()
+    assert "gone.gguf is truncated, damaged" in json.loads(capsys.readouterr().out)
 
 
 def measured_blocks(path: Path) -> Mapping[int, int] | tuple[int, ...]:
-    stored = single_file.measure(path).quantized
+    stored = SingleFile(path, TRANSFORMER).measure().quantized
     assert stored is not None
     return stored.blocks

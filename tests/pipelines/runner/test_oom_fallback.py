@@ -16,14 +16,16 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.precision import Precision, PrecisionSetting
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import VideoParams
-from pipelines.loading.device_plan import choose_plan, shape_here
+from pipelines.loading.device_plan import choose_plan, read_model_shape
+from pipelines.models.registry import family_of
 from pipelines.planning.layout import GIB, Layout, Machine, MemoryPlan
 from pipelines.planning.planner import next_plan, plan
-from pipelines.planning.shapes import parse_shape, read_shape
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint
+
+WAN = family_of("WanPipeline")
 
 SPEC = ModelSpec("small", fps=16)
 PARAMS = VideoParams("an ox", " ", 64, 96, 9, 3, 5.0, 7)
@@ -46,11 +48,11 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
         memory = MACHINE.device_memory if limit is None else min(limit, MACHINE.device_memory)
         return replace(MACHINE, device_memory=memory, precision=precision)
 
-    monkeypatch.setattr("pipelines.runner.oom_fallback.this_machine", machine)
+    monkeypatch.setattr("pipelines.runner.oom_fallback.current_machine", machine)
     monkeypatch.setattr(
-        "pipelines.runner.oom_fallback.plan_here",
+        "pipelines.runner.oom_fallback.plan_for_device",
         lambda spec, folder, device, limit: choose_plan(
-            shape_here(folder, spec.files), spec.sizes, machine(device, limit, spec.precision)
+            read_model_shape(spec, folder), spec.sizes, machine(device, limit, spec.precision)
         ),
     )
 
@@ -134,7 +136,7 @@ def test_a_step_down_is_remembered_for_the_card(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     size = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
-    spec, shape = replace(SPEC, sizes=(size,)), read_shape(wan21)
+    spec, shape = replace(SPEC, sizes=(size,)), WAN.read_shape(wan21)
     enough = plan(shape, Geometry.fit(*size, shape.grid), MACHINE).device_peak
     monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=enough))
     run_out("denoising", 2)
@@ -187,7 +189,7 @@ def test_the_end_of_the_plans_is_a_sentence_and_the_next_generation_is_unharmed(
 
 def plans_below(folder: Path, fallback: OutOfMemoryFallback, size: tuple[int, int, int]) -> int:
     """How many plans there are below the one in use."""
-    shape = read_shape(folder)
+    shape = WAN.read_shape(folder)
     geometry = Geometry.fit(*size, shape.grid)
     chosen, fallbacks = fallback._plan, 0
     while chosen is not None and (chosen := next_plan(shape, geometry, MACHINE, chosen)) is not None:
@@ -198,7 +200,7 @@ def plans_below(folder: Path, fallback: OutOfMemoryFallback, size: tuple[int, in
 def test_without_a_plan_there_is_no_fallback_but_a_sentence(
     wan21: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, run_out: Callable[[str, int], None]
 ) -> None:
-    monkeypatch.setattr("pipelines.runner.oom_fallback.plan_here", lambda *_: None)
+    monkeypatch.setattr("pipelines.runner.oom_fallback.plan_for_device", lambda *_: None)
     run_out("denoising", 1)
     fallback = OutOfMemoryFallback.load(SPEC, wan21, "cpu", cache=cache)
 
@@ -222,7 +224,7 @@ def test_the_fallback_keeps_to_the_precision_that_is_set(
 def test_the_real_model_falls_back_to_what_is_streamed() -> None:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert entry.model.shape is not None
-    shape, machine = parse_shape(entry.model.shape), Machine(80 * GIB, 96 * GIB, (9, 0))
+    shape, machine = WAN.shape(entry.model.shape), Machine(80 * GIB, 96 * GIB, (9, 0))
     geometry = Geometry.fit(1280, 720, 81, shape.grid)
     chosen: MemoryPlan | None = plan(shape, geometry, machine)
     peaks = []

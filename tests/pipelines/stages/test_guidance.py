@@ -49,6 +49,7 @@ def latents(runner: Runner, guidance: Guidance, params: VideoParams = PARAMS) ->
     geometry = Geometry.fit(params.width, params.height, params.num_frames, runner._loaded.grid)
     with torch.no_grad():
         return denoise(
+            runner._loaded.family,
             runner._loaded.pipe,
             prompt,
             negative if params.guidance_scale > 1 else None,
@@ -60,7 +61,9 @@ def latents(runner: Runner, guidance: Guidance, params: VideoParams = PARAMS) ->
 
 
 def guided(runner: Runner, params: VideoParams = PARAMS, **options: Any) -> Guidance:
-    return Guidance(params.guidance_scale, runner._prompts.encode(params.negative_prompt), **options)
+    return Guidance(
+        runner._loaded.family, params.guidance_scale, runner._prompts.encode(params.negative_prompt), **options
+    )
 
 
 @pytest.mark.parametrize("model", ["wan21_runner", "two_experts"])
@@ -111,7 +114,7 @@ def test_outside_of_its_interval_there_is_no_guidance(wan21_runner: Runner) -> N
     sigmas = wan21_runner._loaded.pipe.scheduler.sigmas[:8]
 
     nowhere = guided(wan21_runner, interval=(0.0, 0.0))
-    without = latents(wan21_runner, Guidance(), replace(PARAMS, guidance_scale=1.0))
+    without = latents(wan21_runner, Guidance(wan21_runner._loaded.family), replace(PARAMS, guidance_scale=1.0))
     assert torch.equal(latents(wan21_runner, nowhere), without)
     assert nowhere.passes_computed == 8
 
@@ -155,7 +158,7 @@ def test_of_few_steps_none_is_skipped(demo: Runner, level: StepCaching) -> None:
 
 def test_without_guidance_there_is_one_pass_a_step(demo: Runner) -> None:
     alone = replace(CLIP, guidance_scale=1.0)
-    guidance = Guidance(tolerance=demo.spec.step_cache.fast)
+    guidance = Guidance(demo._loaded.family, tolerance=demo.spec.step_cache.fast)
 
     latents(demo, guidance, alone)
 

@@ -11,11 +11,11 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from pipelines.core.errors import AttentionUnavailableError
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.layers.attention import backends
-from pipelines.layers.attention.backends import Sequence, attending, choose, fastest, measure, unusable
+from pipelines.layers.attention.backends import AttentionShape, attending, choose, fastest, measure, unusable
 from pipelines.runner.runner import Runner
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
-OVER = Sequence(tokens=64, heads=12, head_dim=16)
+OVER = AttentionShape(tokens=64, heads=12, head_dim=16)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A Hopper as torch tells of it; what was measured on it is kept."""
     measured: list[dict[str, Any]] = []
 
-    def note(candidates: list[Attention], device: torch.device, dtype: torch.dtype, over: Sequence) -> Any:
+    def note(candidates: list[Attention], device: torch.device, dtype: torch.dtype, over: AttentionShape) -> Any:
         measured.append({"candidates": candidates, "over": over})
         return {each: 1.0 if each is Attention.CUDNN else 2.0 for each in candidates}
 
@@ -39,7 +39,7 @@ def test_the_fastest_is_chosen_once_and_remembered(card: list[dict[str, Any]], t
 
     # no other package is installed here
     assert card == [{"candidates": [Attention.NATIVE, Attention.CUDNN], "over": OVER}]
-    longer = Sequence(128, 12, 16)
+    longer = AttentionShape(128, 12, 16)
     choose(Attention.AUTO, CARD, lambda: longer, tmp_path)
     assert [each["over"] for each in card] == [OVER, longer]
 
@@ -65,7 +65,7 @@ def test_a_kernel_by_name_is_taken_or_refused_with_a_reason(card: list[dict[str,
 
 
 def test_a_processor_measures_nothing(tmp_path: Path) -> None:
-    def never() -> Sequence:
+    def never() -> AttentionShape:
         raise AssertionError
 
     assert choose(Attention.AUTO, CPU, never, tmp_path) is Attention.NATIVE

@@ -13,12 +13,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from pipelines.core.errors import AttentionUnavailableError
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.layers.attention import fp8 as module
-from pipelines.layers.attention.backends import Sequence, attending, choose
+from pipelines.layers.attention.backends import AttentionShape, attending, choose
 from pipelines.layers.attention.fp8 import FORM, LEAST_KEYS, TILE, fp8_attention
 from pipelines.runner.runner import Runner
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
-OVER = Sequence(tokens=4096, heads=12, head_dim=64)
+OVER = AttentionShape(tokens=4096, heads=12, head_dim=64)
 
 
 def tensors(tokens: int = 1500, apart: float = 0.0, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:

@@ -150,12 +150,13 @@ def test_the_prediction_is_where_the_velocity_leads(
     geometry = Geometry.fit(96, 64, 9, runner._loaded.grid)
     with torch.no_grad():
         final = denoise(
+            runner._loaded.family,
             pipe,
             prompt,
             prompt,
             PARAMS,
             geometry,
-            Guidance(PARAMS.guidance_scale, prompt),
+            Guidance(runner._loaded.family, PARAMS.guidance_scale, prompt),
             flow_shift=None,
             on_step=after_step,
         )

@@ -1,16 +1,18 @@
-"""diffusers' Wan pipeline, able to continue in the middle of its denoising loop."""
+"""diffusers' pipelines, able to continue in the middle of their denoising loop."""
 
+from functools import cache
 from typing import Any
-
-from diffusers import WanPipeline
 
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.guidance import Guidance
 
 
-class ResumableWanPipeline(WanPipeline):
-    """WanPipeline that skips the steps a checkpoint holds, in the way diffusers skips those of an interrupted call."""
+class _Resumable:
+    """Skips the steps that a checkpoint holds, in the way diffusers skips those of an interrupted call."""
 
+    _interrupt: bool
+    _execution_device: Any
+    scheduler: Any
     _resume_from: tuple[DenoisingState, Guidance] | None = None
     _steps_seen = 0
 
@@ -23,7 +25,7 @@ class ResumableWanPipeline(WanPipeline):
         self._resume_from = None
 
     @property
-    def interrupt(self) -> Any:
+    def interrupt(self) -> bool:
         """Whether to skip the step that begins. The loop reads it once a step, after it has set the timesteps."""
         if self._resume_from is None:
             return self._interrupt
@@ -34,3 +36,9 @@ class ResumableWanPipeline(WanPipeline):
         state.restore(self.scheduler, guidance, self._execution_device)
         self._resume_from = None
         return self._interrupt
+
+
+@cache
+def resumable(pipeline_class: Any) -> Any:
+    """Return a subclass of a diffusers pipeline that has `resume_from` and `reset`."""
+    return type(f"Resumable{pipeline_class.__name__}", (_Resumable, pipeline_class), {})

@@ -1,0 +1,18 @@
+"""The model families by the pipeline class that a model's file names."""
+
+from pipelines.core.errors import UnsupportedModelError
+from pipelines.models.family import ModelFamily
+from pipelines.models.wan import WanTextToVideo
+
+FAMILIES: dict[str, ModelFamily] = {family.pipeline_class: family for family in (WanTextToVideo(),)}
+"""All families. A new one is added here."""
+
+
+def family_of(pipeline_class: str) -> ModelFamily:
+    """Return the family of a pipeline class. Raises UnsupportedModelError with the classes there are."""
+    family = FAMILIES.get(pipeline_class)
+    if family is None:
+        raise UnsupportedModelError(
+            f"pipeline_class must be one of {', '.join(sorted(FAMILIES))}, not {pipeline_class!r}."
+        )
+    return family

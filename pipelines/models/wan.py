@@ -1,0 +1,85 @@
+"""Wan's text-to-video models: 2.1 14B and 1.3B, 2.2 A14B with two transformers, and 2.2 TI2V 5B without an image."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.core.errors import UnsupportedModelError
+from pipelines.core.geometry import Geometry
+from pipelines.models.family import Configs, ModelFamily, Part, PartKind, SingleFileLayout
+from pipelines.planning.shapes import ModelShape, TextEncoderShape, TransformerShape, VaeShape
+
+_TRANSFORMER = "diffusers:WanTransformer3DModel"
+
+_SINGLE_FILE = SingleFileLayout(
+    prefixes=("model.diffusion_model.", "diffusion_model.", "transformer."),
+    checkpoint="wan",
+    converter="diffusers.loaders.single_file_utils:convert_wan_transformer_to_diffusers",
+    typical="blocks.0.attn1.",
+    description="Wan transformer",
+)
+
+_VAE_DEFAULTS = {"scale_factor_spatial": 8, "scale_factor_temporal": 4}
+"""As in `AutoencoderKLWan`: the published configurations of Wan2.1's VAE are older than these fields."""
+
+
+class WanTextToVideo(ModelFamily):
+    """Models that `WanPipeline` runs. Wan2.2's A14B has a second transformer for the less noisy steps."""
+
+    pipeline_class = "WanPipeline"
+    folder_classes = frozenset({"WanPipeline"})
+    pipeline = "diffusers:WanPipeline"
+    parts = (
+        Part("transformer", PartKind.DENOISER, _TRANSFORMER, single_file=_SINGLE_FILE, takes_loras=True),
+        Part(
+            "transformer_2",
+            PartKind.DENOISER,
+            _TRANSFORMER,
+            is_optional=True,
+            single_file=_SINGLE_FILE,
+            takes_loras=True,
+        ),
+        Part("text_encoder", PartKind.TEXT_ENCODER, "transformers:UMT5EncoderModel"),
+        Part("vae", PartKind.VAE, "diffusers:AutoencoderKLWan"),
+    )
+    settings = frozenset({"scheduler", "tokenizer"})
+    inputs = frozenset({"text"})
+    # WanPipeline.check_inputs
+    side_multiple = 16
+    loop_tensors = ("latents",)
+    repeated_inputs = ("hidden_states", "timestep")
+    text_input = "encoder_hidden_states"
+
+    def shape(self, configs: Configs) -> ModelShape:
+        try:
+            vae = {**_VAE_DEFAULTS, **configs["vae"]}
+            transformers = [_transformer(configs[part.name]) for part in self.denoisers if part.name in configs]
+            if not transformers or len(set(transformers)) > 1:
+                raise UnsupportedModelError("The model's two transformers differ in shape, which is not supported.")
+            return ModelShape(
+                transformer=transformers[0],
+                text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"])),
+                vae=VaeShape(**_pick(VaeShape, {**vae, "base_dim": vae.get("decoder_base_dim") or vae["base_dim"]})),
+                experts=len(transformers),
+                expand_timesteps=bool(configs.get("pipeline", {}).get("expand_timesteps")),
+                side_multiple=self.side_multiple,
+            )
+        except (KeyError, TypeError) as error:
+            raise UnsupportedModelError(f"The configurations of the model's parts are incomplete: {error}.") from error
+
+    def forward_inputs(self, shape: ModelShape, geometry: Geometry, text_tokens: int) -> dict[str, tuple[int, ...]]:
+        scale = shape.vae.scale_factor_spatial
+        frames = (geometry.full_num_frames - 1) // shape.vae.scale_factor_temporal + 1
+        sides = (geometry.full_height // scale, geometry.full_width // scale)
+        return {
+            "hidden_states": (1, shape.transformer.in_channels, frames, *sides),
+            "timestep": (1, shape.tokens(geometry)) if shape.expand_timesteps else (1,),
+            "encoder_hidden_states": (1, text_tokens, shape.transformer.text_dim),
+        }
+
+
+def _transformer(config: Mapping[str, Any]) -> TransformerShape:
+    return TransformerShape(**_pick(TransformerShape, {**config, "patch_size": tuple(config["patch_size"])}))
+
+
+def _pick(shape: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in shape.__dataclass_fields__ if config.get(name) is not None}
