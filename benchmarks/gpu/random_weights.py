@@ -21,11 +21,11 @@ from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 from safetensors.torch import save_file
 from transformers import UMT5Config
 
-from pipelines.core.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.core.precision import Precision
 from pipelines.layers.quantized_linear import QuantizedLinear
 from pipelines.loading.modules import WeightSource, assign_tensors, skeleton
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.models.family import Part
 from pipelines.models.registry import family_of
 from pipelines.offload.placement import place_tensor, residence

@@ -1,1 +1,1 @@
-"""The model families: for each pipeline class its parts, shapes, file layouts and inputs. No tensors."""
+"""The model families (parts, shapes, file layouts, inputs) and the catalogue of models. No tensors."""

@@ -19,13 +19,13 @@ from statistics import fmean, median
 import numpy as np
 import torch
 
-from pipelines.core.catalogue import BUILT_IN, DEFAULT_MODEL, CatalogueEntry, read_catalogue
 from pipelines.core.errors import PipelineError
 from pipelines.core.progress import Frames
 from pipelines.core.request import StepCaching, VideoParams
 from pipelines.demo.folder import demo_folder
 from pipelines.hub import local as weights
 from pipelines.loading.load import silence_progress_bars
+from pipelines.models.catalogue import BUILT_IN, DEFAULT_MODEL, CatalogueEntry, read_catalogue
 from pipelines.runner.runner import Runner
 
 LEAST_PSNR = {StepCaching.BALANCED: 30.0, StepCaching.FAST: 26.0}

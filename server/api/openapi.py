@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from pipelines.core.catalogue import CatalogueEntry
+from pipelines.models.catalogue import CatalogueEntry
 from server.api.schemas.requests import body_schemas
 from server.core.settings import QueueSettings
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 
-from pipelines.core.catalogue import DEFAULT_MODEL, read_catalogue
+from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
 from server.cli.generate import generate
 from server.cli.options import LOCAL, CommandError, connected
 from server.core.settings import ENV_PREFIX

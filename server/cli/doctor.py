@@ -14,9 +14,9 @@ import httpx
 import imageio_ffmpeg
 import psutil
 
-from pipelines.core.catalogue import DEFAULT_MODEL, CatalogueEntry
 from pipelines.core.errors import CatalogueError, PipelineError
 from pipelines.hub import local as weights
+from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from pipelines.planning.layout import GIB
 from server.cli.plan import PlanRefusedError, for_model, machine
 from server.core.catalogue import load_catalogue

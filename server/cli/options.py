@@ -26,7 +26,7 @@ error_console = Console(stderr=True)
 
 def default_model() -> str:
     """The model of commands that name none."""
-    from pipelines.core.catalogue import DEFAULT_MODEL
+    from pipelines.models.catalogue import DEFAULT_MODEL
 
     return DEFAULT_MODEL
 

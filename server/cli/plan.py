@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.errors import PipelineError
 from pipelines.core.geometry import Geometry
 from pipelines.hub import local as weights
+from pipelines.models.catalogue import CatalogueEntry
 from pipelines.models.registry import family_of
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, HOST_SHARE, Machine

@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.errors import CatalogueError, HubUnreachableError, PipelineError
 from pipelines.hub import local as weights
 from pipelines.hub.cache import free_bytes
 from pipelines.hub.download import DownloadCallback, download
 from pipelines.hub.listing import Listing, readable
 from pipelines.hub.lookup import look_up, look_up_files
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from pipelines.core.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from pipelines.core.model import ModelSpec
+from pipelines.models.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from server.core.settings import ModelSettings
 
 

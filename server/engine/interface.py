@@ -6,7 +6,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.core.catalogue import CatalogueEntry
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.durations import Durations
 from server.core.logging import LogFormat
 from server.engine.protocol import DeviceMemory, Done, Ready, Run, RunReport

@@ -4,8 +4,8 @@ import logging
 import os
 from importlib.metadata import version
 
-from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings, StorageSettings
 from server.runtime.data_dir import DataDirInUseError, locked

@@ -7,8 +7,8 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.request import VideoParams
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation, Status
 from server.core.logging import ids

@@ -5,8 +5,8 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
-from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.progress import GenerationStats
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 from server.core.estimator import Estimator
 from server.engine.interface import Engine, EngineState, LoadFailedError, WorkerDiedError

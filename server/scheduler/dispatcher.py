@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.core.catalogue import CatalogueEntry
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker, Live
 from server.core.generation import Generation, Status

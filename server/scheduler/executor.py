@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from uuid import uuid4
 
-from pipelines.core.catalogue import CatalogueEntry
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation
 from server.engine.interface import LoadFailedError, WorkerDiedError

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.progress import GenerationStats
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import Health
 from server.core.events import Live
 from server.core.generation import Generation

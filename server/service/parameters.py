@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.core.catalogue import CatalogueEntry, Parameter
 from pipelines.core.request import StepCaching, VideoParams
+from pipelines.models.catalogue import CatalogueEntry, Parameter
 from server.core.errors import InvalidParamsError
 
 Body = Mapping[str, Any]

@@ -11,7 +11,7 @@ from math import ceil
 from typing import Any
 from uuid import uuid4
 
-from pipelines.core.catalogue import CatalogueEntry
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import (
     RETRY_AFTER,
     ConflictError,

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from pipelines.core.catalogue import CatalogueEntry, read_catalogue
 from pipelines.core.progress import Stage
 from pipelines.core.request import VideoParams
+from pipelines.models.catalogue import CatalogueEntry, read_catalogue
 from server.engine.interface import (
     LoadFailedError,
     RunCancelledError,

@@ -8,7 +8,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file
 
-from pipelines.core.catalogue import read_entry
+from pipelines.models.catalogue import read_entry
 from server.cli.plan import PlanRefusedError, for_model, machine
 from tests.support.command_line import Typed
 from tests.support.models.wan_files import by_original_names, wide_folder, write_gguf

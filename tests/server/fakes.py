@@ -6,8 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.core.catalogue import CatalogueEntry
 from pipelines.core.progress import GenerationStats, Stage
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.durations import Durations
 from server.engine.interface import (
     EngineState,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from pipelines.core.catalogue import DEFAULT_MODEL
+from pipelines.models.catalogue import DEFAULT_MODEL
 from server.api.schemas.example import BASE_URL, GENERATION_ID, example
 
 StatusName = Literal["queued", "processing", "succeeded", "failed", "cancelled"]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from pipelines.core.catalogue import DEFAULT_MODEL
+from pipelines.models.catalogue import DEFAULT_MODEL
 from server.api.schemas.example import PLAN, example
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from pipelines.core.catalogue import DEFAULT_MODEL
+from pipelines.models.catalogue import DEFAULT_MODEL
 from server.api.schemas.example import PLAN, example
 
 DeploymentName = Literal["active", "inactive", "deploying", "deactivating", "error"]

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.core.catalogue import DEFAULT_MODEL, CatalogueEntry, Parameter
 from pipelines.core.request import StepCaching
+from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry, Parameter
 from server.core.settings import QueueSettings
 from server.service.parameters import RESPONSE_FORMATS, TARGETS, limits_of
 

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from pipelines.core.catalogue import DEFAULT_MODEL
+from pipelines.models.catalogue import DEFAULT_MODEL
 from server.api.schemas.example import BASE_URL, example
 
 _URL = f"{BASE_URL}/api/files/token.mp4"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from pipelines.core.catalogue import CatalogueEntry
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.durations import Durations, RunTimer
 from server.engine.interface import (
     EngineState,

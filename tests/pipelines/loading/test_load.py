@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import HostMemoryError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import ModelSpec
 from pipelines.loading.device_plan import check_host_memory, choose_plan
 from pipelines.loading.load import load_pipeline
+from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import GIB, Machine
 from pipelines.planning.planner import plan

@@ -6,10 +6,10 @@ from diffusers import WanTransformer3DModel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.core.catalogue import read_catalogue
 from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision, PrecisionSetting
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, Machine, MemoryPlan

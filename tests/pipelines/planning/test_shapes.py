@@ -15,12 +15,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import UMT5Config, UMT5EncoderModel
 
-from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.precision import Precision
 from pipelines.loading.modules import _assign
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import Decoding, Layout
 from pipelines.planning.memory_model import activation_bytes, decode_bytes, dequantized_bytes, transformer_device_bytes

@@ -10,12 +10,12 @@ import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from safetensors.torch import save_file
 
-from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import Fast, Lora, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.request import VideoParams
+from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import GIB, Layout, Machine, Residence
 from pipelines.planning.memory_model import transformer_bytes

@@ -13,7 +13,6 @@ from diffusers import WanTransformer3DModel
 from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES, GGUFParameter, dequantize_gguf_tensor
 from gguf import GGMLQuantizationType as Type
 
-from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
@@ -22,6 +21,7 @@ from pipelines.loading.device_plan import read_model_shape
 from pipelines.loading.modules import WeightSource, load_weights, skeleton
 from pipelines.loading.single_file import DEQUANTIZING_BYTES, SingleFile, main
 from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, Layout, Machine, Residence

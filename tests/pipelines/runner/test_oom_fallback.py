@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.core.catalogue import read_catalogue
 from pipelines.core.errors import DeviceMemoryError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
@@ -17,6 +16,7 @@ from pipelines.core.precision import Precision, PrecisionSetting
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import VideoParams
 from pipelines.loading.device_plan import choose_plan, read_model_shape
+from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import GIB, Layout, Machine, MemoryPlan
 from pipelines.planning.planner import next_plan, plan

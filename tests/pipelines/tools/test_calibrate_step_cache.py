@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.core.catalogue import BUILT_IN, DEFAULT_MODEL, read_entry
+from pipelines.models.catalogue import BUILT_IN, DEFAULT_MODEL, read_entry
 from pipelines.tools.calibrate_step_cache import Outcome, choose, main, psnr
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipelines.core.catalogue import DEFAULT_MODEL
+from pipelines.models.catalogue import DEFAULT_MODEL
 from pipelines.planning.layout import GIB
 from server.cli import doctor, plan
 from server.cli.doctor import Finding, Verdict, examine

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.core.catalogue import BUILT_IN
+from pipelines.models.catalogue import BUILT_IN
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import ACTIVE, Generation, Origin, Outcome, Status
 from server.engine.interface import GenerationFailedError, WorkerDiedError

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.core.catalogue import read_catalogue
 from pipelines.core.request import StepCaching, VideoParams
+from pipelines.models.catalogue import read_catalogue
 from server.core.errors import InvalidParamsError
 from server.service import parameters
 

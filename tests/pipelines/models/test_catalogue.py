@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.core.catalogue import BUILT_IN, _File, read_catalogue, read_entry
 from pipelines.core.errors import CatalogueError
 from pipelines.core.model import StepTolerances, WeightFile
+from pipelines.models.catalogue import BUILT_IN, _File, read_catalogue, read_entry
 
 ROOT = Path(__file__).parents[3]
 
@@ -74,7 +74,7 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
         (
             "fps = 16",
             'fps = 16\nfiles.vae = { repo = "me/mine", file = "x.gguf" }',
-            r"model\.files\.vae.*'transformer'",
+            r"model: .*files: the part must be one of transformer, transformer_2, not vae",
         ),
         (
             "fps = 16",
@@ -86,6 +86,22 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
             "fps = 16\nguidance_interval = [0.2, 1.1]",
             r"model\.guidance_interval\.1: .*less than or equal to 1",
         ),
+        (
+            "fps = 16",
+            'fps = 16\nloras = [{ repo = "me/mine", file = "x.safetensors", part = "text_encoder" }]',
+            r"model: .*loras: the part must be one of transformer, transformer_2, not text_encoder",
+        ),
+        (
+            "fps = 16",
+            'fps = 16\nfast = { flow_shift = 5.0, loras = [{ repo = "me", file = "x.safetensors", part = "vae" }] }',
+            r"model: .*loras: the part must be one of transformer, transformer_2, not vae",
+        ),
+        (
+            "fps = 16",
+            'fps = 16\npipeline_class = "FluxPipeline"',
+            r"model\.pipeline_class: .*must be one of WanPipeline, not 'FluxPipeline'",
+        ),
+        ("created = 1", 'created = 1\ninput = ["text", "image"]', r"api\.input: WanPipeline supports text, not image"),
         ("fps = 16", "fps = 16\nstep_cache = { balanced = 0.1 }", r"model\.step_cache\.fast: .*required"),
         ("fps = 16", "fps = 16\nstep_cache = { balanced = -1, fast = 1 }", r"model\.step_cache\.balanced: .*greater"),
         ("fps = 16", 'fps = 16\nlatent_rgb = "wan3"', r"model: .*latent_rgb must be one of wan2\.1, wan2\.2"),

@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipelines.core.errors import CatalogueError
+from pipelines.core.errors import CatalogueError, UnsupportedModelError
 from pipelines.core.model import Fast, LatentRgb, Lora, ModelSpec, StepTolerances, WeightFile
+from pipelines.models.registry import family_of
 
 DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 """The model that the command line and the examples use by default."""
@@ -135,7 +136,7 @@ class ApiSpec(_Table):
 class _LoraTable(_Table):
     repo: str
     file: str
-    part: Literal["transformer", "transformer_2"] = "transformer"
+    part: str = "transformer"
     revision: str | None = None
     strength: float = 1.0
 
@@ -184,16 +185,38 @@ class _ModelTable(_Table):
     repo: str
     fps: int = Field(ge=1, le=120)
     revision: str | None = None
-    pipeline_class: Literal["WanPipeline"] = "WanPipeline"
+    pipeline_class: str = "WanPipeline"
     max_sequence_length: int = Field(default=512, ge=1)
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[Literal["480p", "720p"], float] | None = Field(default=None, min_length=2)
-    files: dict[Literal["transformer", "transformer_2"], _WeightFileTable] = {}
+    files: dict[str, _WeightFileTable] = {}
     loras: list[_LoraTable] = []
     fast: _FastTable | None = None
     guidance_interval: _Interval = [0.0, 1.0]
     step_cache: _StepCacheTable | None = None
     latent_rgb: str | None = None
+
+    @field_validator("pipeline_class")
+    @classmethod
+    def _family_exists(cls, pipeline_class: str) -> str:
+        try:
+            family_of(pipeline_class)
+        except UnsupportedModelError as error:
+            raise ValueError(str(error)) from error
+        return pipeline_class
+
+    @model_validator(mode="after")
+    def _parts_exist(self) -> "_ModelTable":
+        parts = family_of(self.pipeline_class).parts
+        loras = self.loras + (self.fast.loras if self.fast else [])
+        for key, named, known in (
+            ("files", list(self.files), [part.name for part in parts if part.single_file is not None]),
+            ("loras", [lora.part for lora in loras], [part.name for part in parts if part.takes_loras]),
+        ):
+            for name in named:
+                if name not in known:
+                    raise ValueError(f"{key}: the part must be one of {', '.join(known)}, not {name}")
+        return self
 
     @model_validator(mode="after")
     def _interval_is_ascending(self) -> "_ModelTable":
@@ -268,6 +291,16 @@ class _File(_Table):
         parameter = self.api.by_name.get("run_fast")
         if self.model.fast is not None and (parameter is None or parameter.type != "boolean"):
             raise ValueError("model.fast: requires a parameter run_fast of the type boolean")
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_are_supported(self) -> "_File":
+        supported = family_of(self.model.pipeline_class).inputs
+        if unsupported := set(self.api.input) - supported:
+            raise ValueError(
+                f"api.input: {self.model.pipeline_class} supports {', '.join(sorted(supported))}, "
+                f"not {', '.join(sorted(unsupported))}"
+            )
         return self
 
 
