@@ -1,3 +1,3 @@
 """The HTTP side of Paddock: routes, a durable queue, and the processes that hold the models. No tensors here."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -239,7 +239,7 @@ def test_a_second_server_on_the_same_data_is_refused(server: ServerProcess) -> N
 DATA = Path(__file__).parents[1] / "data"
 
 
-@pytest.mark.parametrize("left_by", ["v0.1.0", "checkpointed"])
+@pytest.mark.parametrize("left_by", ["v0.1.0", "checkpointed", "v0.2.0"])
 def test_what_an_older_version_left_is_served_and_finished(
     start_server: Callable[..., ServerProcess], tmp_path: Path, left_by: str
 ) -> None:

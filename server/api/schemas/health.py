@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from pipelines.models.catalogue import DEFAULT_MODEL
+from server import __version__
 from server.api.schemas.example import PLAN, example
 
 
@@ -14,7 +15,7 @@ class Health(BaseModel):
     status: Literal["ok"]
     version: str
 
-    model_config = example({"status": "ok", "version": "0.1.0"})
+    model_config = example({"status": "ok", "version": __version__})
 
 
 class Memory(BaseModel):
@@ -58,7 +59,7 @@ class Readiness(BaseModel):
     model_config = example(
         {
             "status": "ready",
-            "version": "0.1.0",
+            "version": __version__,
             "demo": False,
             "queued": 3,
             "free_bytes": 250_000_000_000,
