@@ -1,5 +1,6 @@
 """A generation that was stopped, killed or cut short goes on from its checkpoint, to the very same video."""
 
+import io
 import json
 from collections.abc import Callable
 from copy import copy, deepcopy
@@ -147,6 +148,15 @@ def test_progress_and_seconds_carry_on(run: Run) -> None:
     header, _, payload = run.path.read_bytes().partition(b"\n")
     assert json.loads(header)["format"] == FORMAT
     assert payload
+
+
+def test_a_file_has_the_fields_of_its_format(run: Run) -> None:
+    run.suspended_at(4)
+
+    stored = torch.load(io.BytesIO(run.path.read_bytes().partition(b"\n")[2]), weights_only=True)
+    # in this order: the bytes depend on it
+    assert list(stored) == ["step", "latents", "scheduler", "on_device", "generator", "passes", "seconds"]
+    assert FORMAT == 2
 
 
 def test_a_run_that_ends_before_the_interval_leaves_only_what_follows_denoising_to_do_again(run: Run) -> None:
