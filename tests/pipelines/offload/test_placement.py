@@ -17,7 +17,10 @@ from pipelines.core.request import VideoParams
 from pipelines.planning.layout import Layout, Residence
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
+from tests.pipelines.conftest import both_dtypes
 from tests.support.video import psnr
+
+pytestmark = both_dtypes
 
 PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
 

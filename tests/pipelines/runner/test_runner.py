@@ -18,7 +18,10 @@ from pipelines.core.request import VideoParams
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.denoising import flow_shift_at
+from tests.pipelines.conftest import both_dtypes
 from tests.support.video import frame_rate, read_video
+
+pytestmark = both_dtypes
 
 SMALL = VideoParams(
     prompt="an ox by a lake",

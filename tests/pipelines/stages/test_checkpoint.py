@@ -18,7 +18,10 @@ from pipelines.core.request import VideoParams
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import FORMAT, Checkpoint
+from tests.pipelines.conftest import both_dtypes
 from tests.support.models.wan22 import a14b_folder, ti2v_5b_folder
+
+pytestmark = both_dtypes
 
 PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 5, 6, 5.0, 7)
 

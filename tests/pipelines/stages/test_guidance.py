@@ -23,8 +23,11 @@ from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.denoising import denoise
 from pipelines.stages.guidance import Guidance
 from pipelines.stages.step_cache import MAX_CONSECUTIVE_SKIPS, StepCache
+from tests.pipelines.conftest import both_dtypes
 from tests.support.models.wan22 import a14b_folder
 from tests.support.video import read_video
+
+pytestmark = both_dtypes
 
 PARAMS = VideoParams("an ox by a lake", "blurry", 64, 96, 9, 8, 5.0, 7)
 CLIP = VideoParams("a big red circle moving right on a white background", " ", 128, 128, 17, 16, 5.0, 3)
@@ -33,13 +36,13 @@ Run = Callable[..., torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def demo() -> Runner:
+def demo(processor: str) -> Runner:
     """The demo's own weights, whose outputs move as those of a trained model do."""
     return Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
 
 
 @pytest.fixture(scope="module")
-def two_experts(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+def two_experts(processor: str, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     folder = a14b_folder(tmp_path_factory.mktemp("a14b") / "weights")
     return Runner.load(ModelSpec("a14b", fps=16), folder, "cpu")
 
