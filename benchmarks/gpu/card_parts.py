@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipelines.layers.attention.fp8 import FORM, TILE, _attend, why_not
+from pipelines.layers.attention.fp8 import DTYPE, TILE, _attend, unavailable_reason
 from pipelines.offload.pinned_memory import pinned
 from pipelines.planning.layout import GIB
 
@@ -58,8 +58,8 @@ def attention() -> dict[str, float]:
             found[f"{video}, torch's, {keys} keys"] = milliseconds(
                 partial(scaled_dot_product_attention, query, *others)
             )
-            if why_not() is None:
-                in_fp8 = [part.to(FORM) for part in (query, *others)]
+            if unavailable_reason() is None:
+                in_fp8 = [part.to(DTYPE) for part in (query, *others)]
                 found[f"{video}, fp8, {keys} keys"] = milliseconds(partial(_attend, *in_fp8, one, one, one))
     return found
 

@@ -27,7 +27,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, Compile
 from pipelines.core.precision import Precision
 from pipelines.core.processes import die_with_parent
-from pipelines.layers.attention.backends import attending
+from pipelines.layers.attention.backends import attention_context
 from pipelines.loading.load import LoadedPipeline
 from pipelines.loading.modules import assign_tensors, build_empty
 from pipelines.loading.weight_format import WeightFormat
@@ -164,7 +164,7 @@ def run_one_block(model: Any, block: Block) -> None:
     alone.__dict__.pop("forward", None)
     device, dtype = torch.device(block.device), getattr(torch, block.dtype)
     inputs = {name: torch.zeros(shape, device=device, dtype=dtype) for name, shape in block.inputs.items()}
-    with attending(Attention(block.attention), device, dtype):
+    with attention_context(Attention(block.attention), device, dtype):
         alone(**inputs)
 
 

@@ -11,7 +11,7 @@ from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention
 from pipelines.core.request import VideoParams
-from pipelines.layers.attention.backends import attending
+from pipelines.layers.attention.backends import attention_context
 from pipelines.models.family import ModelFamily
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.guidance import Guidance
@@ -89,7 +89,7 @@ def denoise(
     if denoising_state is not None:
         carried = {name: tensor.to(prompt_embeds.device) for name, tensor in denoising_state.tensors.items()}
         arguments |= {"latents": denoising_state.latents, **carried}
-    with guidance.attached_to(pipe), attending(attention, prompt_embeds.device, prompt_embeds.dtype):
+    with guidance.attached_to(pipe), attention_context(attention, prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(**arguments).frames
     return _finite(latents)
 

@@ -1,1 +1,1 @@
-"""Attention kernels, and the choice between them."""
+"""The kernels that compute attention, and the choice between them."""

@@ -1,8 +1,8 @@
-"""Attention in place of torch's own, where another is faster.
+"""Attention on a CPU, where torch's own kernel is slow.
 
-On a processor with bf16 units it is computed some queries at a time, by plain matrix products: torch's own kernel makes
-little use of these units, and from a few thousand tokens on, two products with a softmax between them are quicker
-(`python -m benchmarks.cpu.attention`). Below that its kernel is kept.
+On a CPU with bf16 units, attention is computed for some queries at a time by plain matrix products. torch's kernel
+makes little use of these units: from a few thousand keys on, two products with a softmax between them are faster
+(`python -m benchmarks.cpu.attention`). Below that, torch's kernel is used.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,62 +13,62 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-LONG = 4096
-"""From how many keys on it pays."""
+MIN_KEYS = 4096
+"""The number of keys from which matrix products are faster."""
 
-SCORES = 2**21
-"""How many scores of a head are held at a time: 4 MiB, about what a core's caches hold."""
+MAX_SCORES = 2**21
+"""Limit of the scores of a head that are computed at a time: 4 MiB, about the size of a core's caches."""
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""A query (…, queries, dim), keys and values (…, keys, dim) → outputs like the query."""
+AttentionFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Takes a query (…, queries, dim), keys and values (…, keys, dim); returns outputs shaped like the query."""
 
-_torchs = functional.scaled_dot_product_attention
+_torch_attention = functional.scaled_dot_product_attention
 
 
 def fast_attention(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """A context in which attention runs as is fastest on a device, in a dtype."""
+    """Return a context in which attention uses the fastest way on a device, in a dtype."""
     if device.type == "cpu" and dtype is torch.bfloat16:
-        return instead(by_products, LONG)
+        return replace_attention(matmul_attention, MIN_KEYS)
     return nullcontext()
 
 
 @contextmanager
-def instead(attend: Attend, least_keys: int) -> Iterator[None]:
-    """A context in which `attend` computes plain attention to so many keys or more, and torch all other.
+def replace_attention(attend: AttentionFunction, min_keys: int) -> Iterator[None]:
+    """A context in which `attend` computes plain attention over `min_keys` keys or more; torch computes the rest.
 
-    torch's function is another one meanwhile, for the whole process: a mode of torch's would do it for a thread, but
-    its compiler cannot see through one.
+    torch's function is replaced for the whole process. A mode of torch's would replace it for one thread only, but
+    cannot be compiled.
     """
-    functional.scaled_dot_product_attention = _either(attend, least_keys)
+    functional.scaled_dot_product_attention = _dispatcher(attend, min_keys)
     try:
         yield
     finally:
-        functional.scaled_dot_product_attention = _torchs
+        functional.scaled_dot_product_attention = _torch_attention
 
 
 @cache
-def _either(attend: Attend, least_keys: int) -> Callable[..., torch.Tensor]:
-    """One function for the same arguments: for each new one a compiler would begin anew."""
+def _dispatcher(attend: AttentionFunction, min_keys: int) -> Callable[..., torch.Tensor]:
+    """Return one function for the same arguments, because each new one would be compiled again."""
 
     def scaled_dot_product_attention(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any, **named: Any
     ) -> torch.Tensor:
-        if not others and not _asks_for_more(named) and key.shape[-2] >= least_keys:
+        if not others and _is_plain(named) and key.shape[-2] >= min_keys:
             return attend(query, key, value)
-        return _torchs(query, key, value, *others, **named)
+        return _torch_attention(query, key, value, *others, **named)
 
     return scaled_dot_product_attention
 
 
-def _asks_for_more(named: dict[str, Any]) -> bool:
-    """Whether it is for a mask, dropout or a scale of its own."""
-    return any(isinstance(value, torch.Tensor) or value for value in named.values())
+def _is_plain(named: dict[str, Any]) -> bool:
+    """Return whether the arguments set no mask, no dropout and no scale."""
+    return not any(isinstance(value, torch.Tensor) or value for value in named.values())
 
 
-def by_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Attention of (…, queries, dim) to (…, keys, dim), in their dtype."""
-    # products are quicker on what lies together: so copies, and scaling part by part
+def matmul_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Compute attention of (…, queries, dim) to (…, keys, dim) by matrix products, in their dtype."""
+    # products are faster on contiguous tensors
     scale, keys, value = query.shape[-1] ** -0.5, key.contiguous().transpose(-1, -2), value.contiguous()
-    rows = max(1, SCORES // key.shape[-2])
+    rows = max(1, MAX_SCORES // key.shape[-2])
     parts = [torch.softmax((part * scale) @ keys, -1) @ value for part in query.split(rows, dim=-2)]
     return torch.cat(parts, dim=-2)

@@ -1,20 +1,20 @@
-"""Attention whose two products are in fp8: cuDNN's kernel for it, which torch has no name for.
+"""Attention whose two products are computed in fp8, by a kernel of cuDNN that torch does not offer.
 
-At 720p attention is three quarters of a step's arithmetic, and on a Hopper chip this kernel does half as much again a
-second as the bf16 one (docs/speed.md). What it multiplies is rounded to three bits beside the exponent, all tokens and
-heads of a tensor to one scale. Two shifts that change nothing of attention make the most of these bits:
+At 720p attention is three quarters of a step's arithmetic, and on a Hopper chip this kernel is 1.5 times as fast as the
+bf16 one (docs/speed.md). Its inputs are rounded to three bits beside the exponent, all tokens and heads of a tensor
+with one scale. Two shifts that do not change attention make the most of these bits:
 
-- a vector added to all keys adds the same to all scores of a query, so that softmax does not see it: the keys' mean,
-  which is most of a trained model's keys, is taken off ("smoothed" in SageAttention, arXiv:2410.02367);
-- a vector added to all values is added to every output, as the weights of a query are 1 together: the values' mean is
-  taken off before and put back after.
+- A vector added to all keys adds the same to all scores of a query, which softmax ignores. So the mean of the keys,
+  which is most of a trained model's keys, is subtracted ("smoothed" in SageAttention, arXiv:2410.02367).
+- A vector added to all values is added to every output, because a query's weights sum to 1. So the mean of the values
+  is subtracted before and added after.
 
-The kernel loses up to a sixth of its speed where the last tile of keys is not full, and a video's tokens fill it only
-by chance: so keys and values of 0 are added. With these shifts 0 is the mean, and exp being convex no query gives it
-more weight than it gives all others on average: a small weight, which is known and taken off again.
+The kernel is up to a sixth slower if the last tile of keys is not full, which it is for a video only by chance. So keys
+and values of 0 are added. After these shifts 0 is the mean, and because exp is convex, no query gives an added key more
+weight than the average of the others. That weight is small and known, and is removed again.
 
-The kernel rounds what it returns to fp8 too. On a processor the same steps are done one by one: slower than exact
-attention, to see what the rounding does to a video anywhere.
+The kernel also rounds its outputs to fp8. On a CPU the same steps are computed one by one: slower than exact attention,
+but it shows on any machine what the rounding does to a video.
 """
 
 from functools import cache
@@ -23,38 +23,38 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-FORM = torch.float8_e4m3fn
+DTYPE = torch.float8_e4m3fn
 WEIGHT_SCALE = 256.0
-"""What a weight, 0 … 1, is multiplied by before it is rounded: small ones would be 0 otherwise."""
+"""Factor of the weights (0 … 1) before they are rounded: small ones would become 0."""
 
 TILE = 256
-"""Keys in a tile of cuDNN's kernel, the larger of those it takes."""
+"""Keys in a tile of cuDNN's kernel: the larger of its two sizes."""
 
-LEAST_KEYS = 513
-"""Attention to fewer keys, which is to a prompt, stays exact: there is no time to be gained."""
+MIN_KEYS = 513
+"""Attention over fewer keys, as over a prompt, stays exact: fp8 would save no time."""
 
-QUERIES = 1024
-"""How many queries a processor takes at a time."""
+CPU_QUERIES = 1024
+"""Queries that a CPU computes at a time."""
 
-_LEAST = 1e-12
-"""The least scale, for a tensor of nothing but 0: a scale divides."""
+_MIN_MAGNITUDE = 1e-12
+"""The least magnitude of a tensor, because values are divided by its scale."""
 
 
 def fp8_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Attention of (batch, heads, queries, dim) to (batch, heads, keys, dim), in the dtype of `query`."""
+    """Compute attention of (batch, heads, queries, dim) to (batch, heads, keys, dim), in the dtype of `query`."""
     key_mean, value_mean = (part.mean(-2, keepdim=True) for part in (key, value))
     added = -key.shape[-2] % TILE
     rounded_query, query_scale = _rounded(query, torch.zeros_like(key_mean))
     rounded_key, key_scale = _rounded(key, key_mean, added)
     rounded_value, value_scale = _rounded(value, value_mean, added)
-    made, log_sum = _attend(rounded_query, rounded_key, rounded_value, query_scale, key_scale, value_scale)
-    # no output is larger than the largest value: in units of its scale it fits the form. The score of 0 is 0
+    outputs, log_sum = _attend(rounded_query, rounded_key, rounded_value, query_scale, key_scale, value_scale)
+    # no output exceeds the largest value, so that the values' scale fits the outputs too. Added keys have the score 0
     units = value_scale / (1 - added * torch.exp(-log_sum))
-    return torch.addcmul(value_mean, made.to(query.dtype), units.to(query.dtype))
+    return torch.addcmul(value_mean, outputs.to(query.dtype), units.to(query.dtype))
 
 
-def why_not() -> str | None:
-    """Why cuDNN's kernel cannot be called from here; None if it can."""
+def unavailable_reason() -> str | None:
+    """Return why cuDNN's kernel cannot be called; None if it can."""
     try:
         import cudnn  # noqa: F401
     except ImportError:
@@ -63,15 +63,15 @@ def why_not() -> str | None:
 
 
 def _rounded(part: torch.Tensor, mean: torch.Tensor, added: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """A tensor without its mean in fp8, laid out (batch, tokens, heads, dim) as projections leave it.
+    """Return a tensor without its mean in fp8, followed by `added` tokens of 0, and its fp32 scale (1).
 
-    So many tokens of 0 follow it. With it its fp32 scale (1). That may be too large, by a bound for the largest number
-    instead of that number: a float loses nothing by it, and one pass over the tensor finds both the mean and the bound.
+    It lies in memory as (batch, tokens, heads, dim), as projections return it. The scale comes from an upper bound of
+    the largest magnitude, which needs no second pass over the tensor: a larger scale costs a float no precision.
     """
     largest = torch.linalg.vector_norm(part, float("inf"), dim=-2, keepdim=True) + mean.abs()
-    scale = largest.amax().float().clamp(min=_LEAST).reshape(1) / torch.finfo(FORM).max
-    less = (part - mean).div_(scale.to(part.dtype))
-    return _laid_out((functional.pad(less, (0, 0, 0, added)) if added else less).to(FORM)), scale
+    scale = largest.amax().float().clamp(min=_MIN_MAGNITUDE).reshape(1) / torch.finfo(DTYPE).max
+    centred = (part - mean).div_(scale.to(part.dtype))
+    return _laid_out((functional.pad(centred, (0, 0, 0, added)) if added else centred).to(DTYPE)), scale
 
 
 def _laid_out(part: torch.Tensor) -> torch.Tensor:
@@ -87,14 +87,15 @@ def _attend(
     key_scale: torch.Tensor,
     value_scale: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp8 tensors and their scales → outputs in fp8, in units of the values' scale.
+    """Compute attention on fp8 tensors. Return fp8 outputs in units of the values' scale, and the log-sum-exp.
 
-    And the logarithms of the sums of exp of all scores, (batch, heads, queries, 1) in fp32.
+    The latter are the logarithms of the sums of exp of all scores, (batch, heads, queries, 1) in fp32.
     """
-    made, log_sum = _outputs_like(query)
+    outputs, log_sum = _outputs_like(query)
     graph = _graph(query.device, tuple(query.shape), key.shape[-2])
-    graph.run(_laid_out(query), _laid_out(key), _laid_out(value), (query_scale, key_scale, value_scale), made, log_sum)
-    return made, log_sum
+    scales = (query_scale, key_scale, value_scale)
+    graph.run(_laid_out(query), _laid_out(key), _laid_out(value), scales, outputs, log_sum)
+    return outputs, log_sum
 
 
 @_attend.register_fake
@@ -103,7 +104,7 @@ def _(query: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 @_attend.register_kernel("cpu")
-def _attend_on_processor(
+def _attend_on_cpu(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -111,17 +112,19 @@ def _attend_on_processor(
     key_scale: torch.Tensor,
     value_scale: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    made, log_sum = _outputs_like(query)
-    by_scores = query_scale * key_scale * query.shape[-1] ** -0.5
+    outputs, log_sum = _outputs_like(query)
+    score_scale = query_scale * key_scale * query.shape[-1] ** -0.5
     keys, values = key.float().transpose(-1, -2), value.float()
-    for queries, out, logs in zip(*(part.split(QUERIES, dim=-2) for part in (query, made, log_sum)), strict=True):
-        scores = (queries.float() @ keys) * by_scores
+    for queries, out, logs in zip(
+        *(part.split(CPU_QUERIES, dim=-2) for part in (query, outputs, log_sum)), strict=True
+    ):
+        scores = (queries.float() @ keys) * score_scale
         largest = scores.amax(-1, keepdim=True)
         weights = torch.exp(scores - largest)
-        products, sums = (weights * WEIGHT_SCALE).to(FORM).float() @ values, weights.sum(-1, keepdim=True)
+        products, sums = (weights * WEIGHT_SCALE).to(DTYPE).float() @ values, weights.sum(-1, keepdim=True)
         out.copy_(products / WEIGHT_SCALE / sums)
         logs.copy_(largest + sums.log())
-    return made, log_sum
+    return outputs, log_sum
 
 
 def _outputs_like(query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,7 +134,7 @@ def _outputs_like(query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class _Graph:
-    """cuDNN's graph of one operation, for tensors of one shape on one device."""
+    """cuDNN's graph of the operation, for tensors of one shape on one device."""
 
     def __init__(self, device: torch.device, shape: tuple[int, ...], keys: int) -> None:
         import cudnn
@@ -172,12 +175,12 @@ class _Graph:
         output: torch.Tensor,
         log_sum: torch.Tensor,
     ) -> None:
-        """Compute `output` and `log_sum` from tensors of the graph's shape."""
+        """Compute `output` and `log_sum` from tensors of the graph's shapes."""
         import cudnn
 
         weights = (scales[0].new_full((1,), scale) for scale in (1 / WEIGHT_SCALE, WEIGHT_SCALE))
         given = [each.reshape(1, 1, 1, 1) for each in (*scales, *weights, 1 / scales[2])]
-        # the largest weight and output, which a next rounding could be planned by: not asked for, but always told
+        # the kernel always returns the largest weight and output, which nothing here uses
         largest = [scales[0].new_empty(1, 1, 1, 1) for _ in self._largest]
         workspace = torch.empty(self._graph.get_workspace_size(), dtype=torch.uint8, device=self._device)
         tensors = [*self._inputs, *self._scales, self._output, self._log_sum, *self._largest]

@@ -11,7 +11,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from pipelines.core.errors import AttentionUnavailableError
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.layers.attention import backends
-from pipelines.layers.attention.backends import AttentionShape, attending, choose, fastest, measure, unusable
+from pipelines.layers.attention.backends import AttentionShape, attention_context, choose, fastest, measure, unusable
 from pipelines.runner.runner import Runner
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
@@ -59,7 +59,7 @@ def test_a_kernel_by_name_is_taken_or_refused_with_a_reason(card: list[dict[str,
     assert choose(Attention.CUDNN, CARD, lambda: OVER, tmp_path) is Attention.CUDNN
     with pytest.raises(AttentionUnavailableError, match=r"attention = sage cannot be used here: .*sageattention"):
         choose(Attention.SAGE, CARD, lambda: OVER, tmp_path)
-    with pytest.raises(AttentionUnavailableError, match=r"a processor has only torch's own"):
+    with pytest.raises(AttentionUnavailableError, match=r"a CPU has only torch's own"):
         choose(Attention.CUDNN, CPU, lambda: OVER, tmp_path)
     assert not card
 
@@ -125,7 +125,7 @@ def test_where_nothing_can_be_measured_it_is_torchs_own() -> None:
 def test_the_kernel_is_in_use_on_a_card_and_only_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_dispatch, "_check_attention_backend_requirements", lambda _: None)
 
-    with attending(Attention.FLASH, CARD, torch.bfloat16):
+    with attention_context(Attention.FLASH, CARD, torch.bfloat16):
         assert _AttentionBackendRegistry.get_active_backend()[0] == "flash"
     assert _AttentionBackendRegistry.get_active_backend()[0] == "native"
 

@@ -6,7 +6,7 @@ from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
 from pipelines.layers.attention import cpu as attention
-from pipelines.layers.attention.cpu import LONG, by_products, fast_attention
+from pipelines.layers.attention.cpu import MIN_KEYS, fast_attention, matmul_attention
 
 CPU = torch.device("cpu")
 
@@ -16,22 +16,22 @@ def tensors(queries: int, keys: int, dtype: torch.dtype = torch.bfloat16) -> lis
     return [torch.randn(2, 3, length, 16, generator=generator).to(dtype) for length in (queries, keys, keys)]
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, LONG), (LONG + 1, LONG + 5)])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, MIN_KEYS), (MIN_KEYS + 1, MIN_KEYS + 5)])
 def test_it_is_attention(queries: int, keys: int) -> None:
     exact = tensors(queries, keys, torch.float32)
 
-    torch.testing.assert_close(by_products(*exact), scaled_dot_product_attention(*exact), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(matmul_attention(*exact), scaled_dot_product_attention(*exact), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("keys", "dtype", "options", "ours"),
     [
-        (LONG, torch.bfloat16, {}, True),
-        (LONG, torch.bfloat16, {"attn_mask": None, "dropout_p": 0.0, "is_causal": False}, True),
-        (LONG - 1, torch.bfloat16, {}, False),
-        (LONG, torch.bfloat16, {"is_causal": True}, False),
-        (LONG, torch.bfloat16, {"scale": 0.5}, False),
-        (LONG, torch.bfloat16, {"attn_mask": torch.zeros(4, LONG, dtype=torch.bfloat16)}, False),
+        (MIN_KEYS, torch.bfloat16, {}, True),
+        (MIN_KEYS, torch.bfloat16, {"attn_mask": None, "dropout_p": 0.0, "is_causal": False}, True),
+        (MIN_KEYS - 1, torch.bfloat16, {}, False),
+        (MIN_KEYS, torch.bfloat16, {"is_causal": True}, False),
+        (MIN_KEYS, torch.bfloat16, {"scale": 0.5}, False),
+        (MIN_KEYS, torch.bfloat16, {"attn_mask": torch.zeros(4, MIN_KEYS, dtype=torch.bfloat16)}, False),
     ],
 )
 def test_it_takes_over_where_it_pays_and_may(
@@ -41,9 +41,9 @@ def test_it_takes_over_where_it_pays_and_may(
 
     def noting(*args: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        return by_products(*args)
+        return matmul_attention(*args)
 
-    monkeypatch.setattr(attention, "by_products", noting)
+    monkeypatch.setattr(attention, "matmul_attention", noting)
     query, key, value = tensors(4, keys, dtype)
     with fast_attention(CPU, torch.bfloat16):
         inside = functional.scaled_dot_product_attention(query=query, key=key, value=value, **options)

@@ -13,8 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from pipelines.core.errors import AttentionUnavailableError
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.layers.attention import fp8 as module
-from pipelines.layers.attention.backends import AttentionShape, attending, choose
-from pipelines.layers.attention.fp8 import FORM, LEAST_KEYS, TILE, fp8_attention
+from pipelines.layers.attention.backends import AttentionShape, attention_context, choose
+from pipelines.layers.attention.fp8 import DTYPE, MIN_KEYS, TILE, fp8_attention
 from pipelines.runner.runner import Runner
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
@@ -76,10 +76,10 @@ def test_a_tensor_of_nothing_is_nothing() -> None:
 
 def test_a_prompt_stays_exact_and_everything_after_it() -> None:
     query, key, value = tensors()
-    few = key[:, :, : LEAST_KEYS - 1], value[:, :, : LEAST_KEYS - 1]
+    few = key[:, :, : MIN_KEYS - 1], value[:, :, : MIN_KEYS - 1]
     exact, exact_few = scaled_dot_product_attention(query, key, value), scaled_dot_product_attention(query, *few)
 
-    with attending(Attention.FP8, CPU, torch.float32):
+    with attention_context(Attention.FP8, CPU, torch.float32):
         assert torch.equal(torch.nn.functional.scaled_dot_product_attention(query, *few), exact_few)
         rounded = torch.nn.functional.scaled_dot_product_attention(query, key, value)
 
@@ -128,7 +128,7 @@ class Graph:
         by_weights, weights, by_values = (float(each) for each in scales[3:])
         assert by_weights * weights == by_values * float(scales[2]) == 1.0
         assert self.scale == query.shape[-1] ** -0.5
-        made = module._attend_on_processor(query, key, value, *(each.reshape(1) for each in scales[:3]))
+        made = module._attend_on_cpu(query, key, value, *(each.reshape(1) for each in scales[:3]))
         for described, tensor in zip(self.outputs, made, strict=False):
             tensors[described].copy_(tensor)
 
@@ -174,7 +174,7 @@ def cudnn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_cudnn_is_given_what_its_graph_says(cudnn: None) -> None:
-    query, key, value = (part.to(FORM) for part in tensors(40))
+    query, key, value = (part.to(DTYPE) for part in tensors(40))
     scales = [torch.tensor([each]) for each in (0.5, 0.25, 0.125)]
     more = torch.cat([key, key], dim=-2)
 
@@ -182,7 +182,7 @@ def test_cudnn_is_given_what_its_graph_says(cudnn: None) -> None:
     made, log_sum = module._attend._init_fn(query, key, value, *scales)
     of_more, _ = module._attend._init_fn(query.transpose(1, 2).contiguous().transpose(1, 2), more, more, *scales)
 
-    expected, expected_log_sum = module._attend_on_processor(query, key, value, *scales)
+    expected, expected_log_sum = module._attend_on_cpu(query, key, value, *scales)
     assert torch.equal(made.float(), expected.float())
     assert torch.equal(log_sum, expected_log_sum)
     assert of_more.shape == query.shape
