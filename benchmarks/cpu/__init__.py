@@ -1,1 +1,1 @@
-"""What settings and kernels for processors save."""
+"""Benchmarks of settings and kernels for CPUs."""

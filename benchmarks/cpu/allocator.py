@@ -1,9 +1,9 @@
-"""What it saves to keep freed memory on a processor: the demo's video with glibc's usual settings and a worker's.
+"""Time saved by keeping freed memory on a CPU: the demo's video with glibc's default settings and with a worker's.
 
 python -m benchmarks.cpu.allocator --pairs 5
 
-Each run is a process of its own, one with each setting in turn. Time of the processor counts, not of the clock: a
-machine shared with others changes the one less.
+Each run is a process of its own; the settings alternate. CPU time is measured instead of wall time, because a shared
+machine changes it less.
 """
 
 import argparse
@@ -23,10 +23,7 @@ MIB = 2**20
 
 
 def one_video() -> None:
-    """In a process of its own: print the seconds of a video after a first one, of the processor and of the clock.
-
-    And the most memory held.
-    """
+    """Make two videos. Print the second one's CPU seconds and wall seconds, and the peak memory, as JSON."""
     from benchmarks.quality.demo_quality import Setting, make_video
     from pipelines.core.model import ModelSpec
     from pipelines.demo.folder import demo_folder
@@ -43,7 +40,7 @@ def one_video() -> None:
 
 
 def measure(settings: dict[str, str]) -> dict[str, float]:
-    """The figures of a process with these settings; an empty one is left to the library it is for."""
+    """Return the figures of a process with these environment variables; empty ones are unset."""
     kept = {name: value for name, value in os.environ.items() if name not in settings}
     env = {**kept, **{name: value for name, value in settings.items() if value}}
     command = [sys.executable, "-m", "benchmarks.cpu.allocator", "--one"]

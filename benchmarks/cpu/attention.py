@@ -1,4 +1,4 @@
-"""How much faster attention by products is than torch's own on this processor, and how far apart they are.
+"""The speed of attention by matrix products compared with torch's kernel on this CPU, and their difference.
 
 python -m benchmarks.cpu.attention
 """
@@ -13,13 +13,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from pipelines.layers.attention.cpu import matmul_attention
 
 SHAPES = {"416x240, 33 frames": (3, 936, 64), "832x480, 17 frames": (3, 1950, 64), "832x480, 81 frames": (3, 8190, 64)}
-"""Heads, tokens and their width in the demo's transformer."""
+"""Heads, tokens and head dimension in the demo's transformer."""
 
 ROUNDS = 9
 
 
 def seconds(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[float, float]:
-    """Median seconds of torch's own and of ours, taken in turn."""
+    """Return the median seconds of torch's kernel and of ours, which alternate."""
     taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for times, attend in zip(taken, (scaled_dot_product_attention, matmul_attention), strict=True):

@@ -1,9 +1,9 @@
-"""What decoding costs: whole frames and tiles, diffusers' and ours, with the demo's VAE in fp32 on the same latents.
+"""The cost of decoding: whole frames and tiles, diffusers' and ours, with the demo's VAE in fp32 on the same latents.
 
 python -m benchmarks.cpu.decoding --rounds 5
 
-The cases take turns, so that a busy machine slows all alike. The latents are a gradient's, with a little noise of
-its own on each, so that seams between tiles show; PSNR is to whole frames.
+The cases alternate, so that a busy machine slows all of them equally. The latents show a gradient, with a little noise
+in each frame, so that seams between tiles are visible. PSNR compares with whole frames.
 """
 
 import argparse
@@ -30,23 +30,23 @@ Case = Callable[[torch.Tensor], Frames]
 
 
 def load() -> Any:
-    """The demo's VAE, as diffusers has it."""
+    """Return the demo's VAE as diffusers loads it."""
     return AutoencoderKLWan.from_pretrained(demo_folder(), subfolder="vae", torch_dtype=torch.float32)
 
 
 def ours(vae: Any, decoding: Decoding, latents: torch.Tensor) -> Frames:
-    """A group of frames at a time."""
+    """Decode a group of frames at a time."""
     return np.concatenate(list(decode_frames(vae, latents, decoding)))
 
 
 def diffusers(vae: Any, latents: torch.Tensor) -> Frames:
-    """All frames at once."""
+    """Decode all frames at once."""
     video = vae.decode(denormalise(vae, latents)).sample[0]
     return ((video + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
 
 
 def diffusers_tiled(vae: Any, latents: torch.Tensor) -> Frames:
-    """All frames at once, by tiles of 256 pixels."""
+    """Decode all frames at once, in tiles of 256 pixels."""
     vae.enable_tiling()
     try:
         return diffusers(vae, latents)
@@ -55,7 +55,7 @@ def diffusers_tiled(vae: Any, latents: torch.Tensor) -> Frames:
 
 
 def cases() -> dict[str, Case]:
-    """What is measured, the first of them being what the others are compared with."""
+    """Return what is measured; the others are compared with the first."""
     plain, quick = load(), load()
     use_onednn(quick)
     return {
@@ -67,7 +67,7 @@ def cases() -> dict[str, Case]:
 
 
 def some_latents(width: int, height: int, num_frames: int) -> torch.Tensor:
-    """Of a gradient, and slightly other in each latent frame."""
+    """Return latents of a gradient that differ slightly from frame to frame."""
     vae = load()
     scale, dice = vae.config.scale_factor_spatial, torch.Generator().manual_seed(0)
     rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)

@@ -1,10 +1,10 @@
-"""What it saves that threads sleep while they wait for one another, on a processor that others use as well.
+"""Time saved by letting threads sleep while they wait for each other, on a CPU that other processes use too.
 
 python -m benchmarks.cpu.waiting --pairs 5
 
-OpenMP's threads spin while they wait, unless they are told to sleep: one that has lost its processor to somebody else
-is then waited for by all others at full power. The demo's video is made both ways in turn, each in a process of its
-own, beside one process that is busy for itself.
+OpenMP's threads spin while they wait, unless they are set to sleep. When one of them loses its core to another process,
+all others then wait for it at full load. The demo's video is made both ways in turn, each in a process of its own,
+beside one process that keeps a core busy.
 """
 
 import argparse
@@ -24,8 +24,8 @@ BUSY = "while True: pass"
 
 
 @contextmanager
-def somebody_else(processes: int) -> Iterator[None]:
-    """Processes that are busy meanwhile."""
+def busy_processes(processes: int) -> Iterator[None]:
+    """A context in which so many other processes keep a core busy each."""
     others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
     try:
         yield
@@ -39,9 +39,9 @@ def main() -> None:
     """Measure in pairs, print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--busy", type=int, default=1, help="processes beside it")
+    parser.add_argument("--busy", type=int, default=1, help="number of busy processes")
     options = parser.parse_args()
-    with somebody_else(options.busy):
+    with busy_processes(options.busy):
         pairs = [(measure(USUAL)["wall"], measure(WAITING)["wall"]) for _ in range(options.pairs)]
     ratios = [asleep / spinning for spinning, asleep in pairs]
     low, high = bootstrap(ratios)

@@ -1,1 +1,1 @@
-"""What the 14B model takes on a GPU: `python -m benchmarks.gpu`."""
+"""Memory and time of the 14B model on a GPU: `python -m benchmarks.gpu`."""

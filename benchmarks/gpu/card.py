@@ -1,4 +1,4 @@
-"""What a benchmark asks of the device it runs on: a GPU, through torch and its driver, or a processor in its place."""
+"""The device that a benchmark runs on: a GPU, measured through torch and its driver, or a CPU in its place."""
 
 import subprocess
 import threading
@@ -13,15 +13,15 @@ from pipelines.loading.device_plan import current_machine
 from pipelines.planning.layout import GIB, Machine
 
 PERIOD_SECONDS = 0.05
-"""How often the driver is asked how much of the card is in use: a peak shorter than that may go unseen."""
+"""Interval at which the driver is asked for the memory in use: a shorter peak may be missed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Bytes of a card at the worst moment since `reset`.
+    """Peak bytes of a GPU since `reset`.
 
-    `allocated` is in tensors, `reserved` what the allocator held for them; `outside` is what the driver counts beside
-    the allocator, measured now: the context, loaded kernels, and whatever else is on the card.
+    `allocated` is the tensors' memory, `reserved` what the allocator held for them. `outside` is what the driver counts
+    in addition, measured now: the context, loaded kernels, and other processes.
     """
 
     allocated: int
@@ -30,42 +30,42 @@ class Use:
 
 
 class Card(Protocol):
-    """A device that a case is measured on."""
+    """The device that a case is measured on."""
 
     device: torch.device
 
     def facts(self) -> dict[str, Any]:
-        """What the figures were measured on."""
+        """Return what describes the device in a record."""
         ...
 
     def machine(self) -> Machine:
-        """What a plan may use here."""
+        """Return what a plan may use of the device and the host."""
         ...
 
     def synchronize(self) -> None:
-        """Wait until everything that was asked of the device is done."""
+        """Wait until the device has finished all queued work."""
         ...
 
     def reset(self) -> None:
-        """Forget the peaks so far."""
+        """Reset the peaks."""
         ...
 
     def use(self) -> Use | None:
-        """The peaks since `reset`; None where nobody counts them."""
+        """Return the peaks since `reset`; None if the device counts none."""
         ...
 
     def driver_used(self) -> int:
-        """Bytes of the card that are taken now, as its driver says; 0 where there is none."""
+        """Return the bytes in use now, from the driver; 0 without one."""
         ...
 
 
 class Gpu:
-    """The first CUDA device. With `cap` (bytes) torch may take no more than a card of that size would give it."""
+    """The first CUDA device. With `cap`, torch gets no more than a GPU of so many bytes would give it."""
 
     def __init__(self, cap: int | None = None) -> None:
         self.device = torch.device("cuda:0")
         torch.cuda.init()
-        # nothing is counted before there is a context
+        # memory is counted only once there is a context
         torch.zeros(1, device=self.device)
         self._context = self._outside()
         if cap is not None:
@@ -109,7 +109,7 @@ class Gpu:
 
 
 class Processor:
-    """A processor, for which plans are made as for a card of 80 GB in a host of 128 GB; it has no peaks to tell."""
+    """A CPU. Plans are made as for a GPU of 80 GB in a host of 128 GB; it counts no peaks."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -121,10 +121,10 @@ class Processor:
         return Machine(79 * GIB, round(0.9 * 128 * GIB), (9, 0))
 
     def synchronize(self) -> None:
-        """It works in step with its caller."""
+        """Do nothing: a CPU queues no work."""
 
     def reset(self) -> None:
-        """There is nothing to forget."""
+        """Do nothing: there are no peaks."""
 
     def use(self) -> None:
         return None
@@ -134,12 +134,12 @@ class Processor:
 
 
 def open_card(cap: int | None) -> Card:
-    """The first CUDA device, held to `cap` bytes if given, or the processor of a machine that has none."""
+    """Return the first CUDA device, limited to `cap` bytes if given, or the CPU of a machine without one."""
     return Gpu(cap) if torch.cuda.is_available() else Processor()
 
 
 def driver_version() -> str | None:
-    """The NVIDIA driver's version by its own tool; None where that is missing."""
+    """Return the NVIDIA driver's version from nvidia-smi; None if that is missing."""
     try:
         asked = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
@@ -153,15 +153,15 @@ def driver_version() -> str | None:
 
 
 class Watch:
-    """Asks in the background, from entering to leaving it, how much of card and host is in use.
+    """A context that samples in the background how much memory of the GPU and the host is in use.
 
-    `card` is the most bytes of the card since `restart`, `host` the most that the host has lent since entering.
+    `card` is the GPU's peak in bytes since `restart`, `host` the peak increase of the host's since it was entered.
     """
 
     def __init__(self, driver_used: Callable[[], int]) -> None:
         self._driver_used = driver_used
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._sample, name="watch", daemon=True)
         self._available = psutil.virtual_memory().available
         self.card = 0
         self.host = 0
@@ -175,28 +175,28 @@ class Watch:
         self._thread.join()
 
     def restart(self) -> None:
-        """Begin anew with the card."""
+        """Reset the GPU's peak."""
         self.card = 0
 
-    def look(self) -> None:
-        """Ask once, now."""
+    def sample(self) -> None:
+        """Take a sample now."""
         self.card = max(self.card, self._driver_used())
         self.host = max(self.host, self._available - psutil.virtual_memory().available)
 
-    def _look_on(self) -> None:
+    def _sample(self) -> None:
         while not self._over.wait(PERIOD_SECONDS):
-            self.look()
+            self.sample()
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a stage took: seconds, and what of the card it used; `driver` is the most the driver said, in bytes."""
+    """The seconds and the GPU memory of a stage; `driver` is the driver's peak in bytes."""
 
     seconds: float
     use: Use | None
     driver: int
 
     def json(self) -> dict[str, Any]:
-        """Its figures under one name each; those of the card only where there is one."""
+        """Return the figures by name; those of the GPU only if there is one."""
         seconds = {"seconds": round(self.seconds, 3)}
         return seconds if self.use is None else {**seconds, **asdict(self.use), "driver": self.driver}

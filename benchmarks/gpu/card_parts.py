@@ -1,9 +1,9 @@
-"""Two parts of what a card does, each by itself: attention's kernels, and memory that the card copies from.
+"""Two parts of a GPU's work, measured alone: attention kernels, and pinned memory that the GPU copies from.
 
 python -m benchmarks.gpu.card_parts
 
-It takes a CUDA device, and for attention in fp8 a chip that has it. Kernels are timed over the keys of 81 frames at
-480p and 720p, as many as there are and up to a multiple of a tile; random numbers, 40 heads of 128.
+Needs a CUDA device, and for attention in fp8 a chip that supports it. Kernels are timed over the keys of 81 frames at
+480p and 720p, exactly and padded to a multiple of a tile, with random values and 40 heads of 128.
 """
 
 import json
@@ -22,15 +22,15 @@ DEVICE = "cuda"
 HEADS, DIM = 40, 128
 TOKENS = {"480p": 32_760, "720p": 75_600}
 SECONDS = 1.0
-"""How long a kernel is kept busy: a card that is busy for long is slower."""
+"""How long each kernel is repeated: a GPU under sustained load is slower."""
 
 MATRIX = (13_824, 5_120)
 MATRICES = 16
-"""The largest of Wan's blocks, and how many of them are pinned."""
+"""The largest matrix of Wan's blocks, and how many of them are pinned."""
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """Mean time of a call, by the card's clock."""
+    """Return the mean time of a call, by the GPU's clock."""
     call()
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
@@ -39,14 +39,14 @@ def milliseconds(call: Callable[[], object]) -> float:
     while time.monotonic() - began < SECONDS:
         call()
         calls += 1
-        # so that the host gives no more orders than there is time for
+        # so that the host does not queue more work than fits the time
         end.record()
         end.synchronize()
     return begin.elapsed_time(end) / calls
 
 
 def attention() -> dict[str, float]:
-    """Milliseconds of each kernel over each number of keys."""
+    """Return the milliseconds of each kernel for each number of keys."""
     found = {}
     one = torch.ones(1, device=DEVICE)
     for video, tokens in TOKENS.items():
@@ -65,7 +65,7 @@ def attention() -> dict[str, float]:
 
 
 def pinning() -> dict[str, float]:
-    """Seconds that a GiB takes to be pinned, and bytes of host memory for each byte, by torch and by us."""
+    """Return the seconds per pinned GiB and the bytes of host memory per byte, by torch and by us."""
     matrix = torch.zeros(MATRIX, dtype=torch.bfloat16)
     found = {}
     for name, pin in (("torch's", torch.Tensor.pin_memory), ("ours", pinned)):

@@ -1,8 +1,8 @@
-"""One case of `benchmarks.gpu`, in a process of its own: a fresh allocator, a cap of its own, and nothing left behind.
+"""One case of `benchmarks.gpu`, in a process of its own, so that each has a fresh allocator and its own memory limit.
 
 python -m benchmarks.gpu.case NAME --to FILE.json [--small]
 
-The file is written anew after every stage and step, so that what was measured stays when the process is stopped.
+The file is rewritten after every stage and step, so that a stopped process leaves its measurements.
 """
 
 import argparse
@@ -44,9 +44,9 @@ from pipelines.stages.denoising import release_memory
 
 
 def measure(case: Case, scale: Scale, to: Path) -> dict[str, Any]:
-    """Go through one case and return its record, which is also in the file `to`.
+    """Measure one case. Return its record, which is also in the file `to`.
 
-    A plan that does not fit, memory that runs out and values that are not numbers are results, told in the record.
+    A plan that does not fit, running out of memory, and NaN or infinity are results and noted in the record.
     """
     card = open_card(case.cap)
     with tempfile.TemporaryDirectory() as name, Watch(card.driver_used) as watch:
@@ -63,8 +63,8 @@ def measure(case: Case, scale: Scale, to: Path) -> dict[str, Any]:
 
 
 def _laid_out(case: Case, scale: Scale, card: Card, meter: Meter) -> Layout | None:
-    """The layout of the plan for the case, noted; None, with what is missing noted, if it does not fit."""
-    # whatever the scale, the plan is the published model's: what is tried in small is what will be done in earnest
+    """Return the layout of the case's plan; None if it does not fit. Notes the plan, and the shortfall."""
+    # the plan is for the published model at every scale, so that the small scale tries the same layouts
     shape = published_shape()
     machine = _stated(case, card.machine())
     chosen = plan(shape, Geometry.fit(*PUBLISHED.videos[case.video], shape.grid), machine)
@@ -78,7 +78,7 @@ def _laid_out(case: Case, scale: Scale, card: Card, meter: Meter) -> Layout | No
 
 
 def _stated(case: Case, here: Machine) -> Machine:
-    """This machine, as far as the case does not speak of a smaller one."""
+    """Return this machine, limited to the smaller one that the case states, if any."""
     return Machine(
         here.device_memory if case.cap is None else min(case.cap, here.device_memory),
         here.host_memory if case.host is None else min(round(HOST_SHARE * case.host * GIB), here.host_memory),
@@ -100,7 +100,7 @@ def _described(chosen: MemoryPlan) -> dict[str, Any]:
 
 @torch.no_grad()
 def _run(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Meter, folder: Path) -> None:
-    """Load, encode two prompts, denoise and decode: by a layout, or as diffusers' documentation has it."""
+    """Load, encode two prompts, denoise and decode: by a layout, or as in diffusers' documentation."""
     attention = Attention.NATIVE if layout is None else _attention(case, scale, card, meter, folder)
     meter.turn_to("loading")
     loaded = _load(case, scale, layout, card, meter, folder)
@@ -118,7 +118,7 @@ def _run(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Met
 
 
 def _attention(case: Case, scale: Scale, card: Card, meter: Meter, folder: Path) -> Attention:
-    """The kernel for the case, noted, as a server chooses it."""
+    """Return the attention kernel that a server would choose for the case, and note it."""
     shape = write_configs(scale, folder / "shape")
     tokens = shape.tokens(Geometry.fit(*scale.videos[case.video], shape.grid))
     over = AttentionShape(tokens, shape.transformer.num_attention_heads, shape.transformer.attention_head_dim)
@@ -147,7 +147,7 @@ def _load(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Me
 
 
 def _plainly(pipe: Any, embeddings: Embeddings, params: VideoParams, meter: Meter) -> int:
-    """One call of the pipeline, from embeddings to frames as floats; returns how many frames came."""
+    """Call the pipeline once, from embeddings to frames as floats. Return the number of frames."""
 
     def after_step(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         meter.step()
@@ -171,7 +171,7 @@ def _plainly(pipe: Any, embeddings: Embeddings, params: VideoParams, meter: Mete
 
 
 def main() -> None:
-    """Measure the case that is named."""
+    """Measure the named case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=sorted(CASES))
     parser.add_argument("--to", type=Path, required=True)

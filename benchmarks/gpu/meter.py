@@ -16,7 +16,7 @@ DENOISING, DENOISING_COMPILED = "denoising", "denoising, compiled"
 
 
 class Meter:
-    """A case's record as it grows: stage by stage the seconds and the peaks, and the seconds of each step."""
+    """A case's record while it grows: the seconds and peaks of each stage, and the seconds of each step."""
 
     def __init__(self, case: Case, scale: Scale, card: Card, watch: Watch, to: Path) -> None:
         self._card = card
@@ -38,12 +38,12 @@ class Meter:
         }
 
     def note(self, **facts: Any) -> None:
-        """Add to the record, and write it."""
+        """Add facts to the record and write it."""
         self.record.update(facts)
         atomic_write(self._to, json.dumps(self.record), durable=False)
 
     def turn_to(self, stage: str) -> None:
-        """End the stage under way, and begin another."""
+        """End the current stage and begin another."""
         self.end()
         self._card.reset()
         self._watch.restart()
@@ -51,22 +51,22 @@ class Meter:
         self._began = self._last = time.perf_counter()
 
     def end(self) -> None:
-        """End the stage under way, if any."""
+        """End the current stage, if any."""
         if self._stage:
             self._card.synchronize()
             seconds = time.perf_counter() - self._began
-            self._watch.look()
+            self._watch.sample()
             self.record["stages"][self._stage] = Stage(seconds, self._card.use(), self._watch.card).json()
             self._stage = ""
             self.note(host_bytes=self._watch.host)
 
     def give_up(self, **reason: str) -> None:
-        """Leave the stage under way without figures, as it was not gone through, and note why."""
+        """End the current stage without figures, because it was not completed, and note why."""
         self.note(**reason, stopped_in=self._stage)
         self._stage = ""
 
     def step(self) -> None:
-        """A step is done: note the seconds since the last, or since the stage began."""
+        """Note the seconds since the last step, or since the stage began."""
         self._card.synchronize()
         steps = self.record if self._stage == DENOISING else self.record.setdefault("compiled", {"step_seconds": []})
         steps["step_seconds"].append(round(time.perf_counter() - self._last, 3))

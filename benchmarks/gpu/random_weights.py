@@ -1,10 +1,10 @@
-"""A Wan pipeline of the published shapes, or of tiny ones, with weights that are drawn instead of read.
+"""A Wan pipeline of the published shapes, or of tiny ones, with random weights.
 
-Drawn weights are converted and placed by the code that does so with weights from files: `WeightFormat`,
+Random weights are converted and placed by the code that does so with weights from files: `WeightFormat`,
 `assign_tensors`, `place_tensor`, `place_module`.
-Matrices are normal(0, 0.02) and the scales of norms are 1, so that activations stay of a size at which nothing
-overflows. A GPU draws by itself and what stays in host memory is copied there, as a processor would take minutes.
-Of 4-bit matrices one is quantized for each shape and all others are copies of it: for each alone, gguf takes minutes.
+Matrices are normal(0, 0.02) and the scales of norms are 1, so that no activation overflows. On a GPU the values are
+drawn there and copied to host memory if they stay there, because a CPU would take minutes. One 4-bit matrix of each
+shape is quantized and the others are copies of it, because gguf would take minutes for all of them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,7 +35,7 @@ from pipelines.planning.shapes import ModelShape
 STD = 0.02
 SEED = 0
 PROMPT_TOKENS = 64
-"""How many of a prompt's tokens are not padding; the text encoder computes all 512 either way."""
+"""The tokens of a prompt that are not padding; the text encoder computes all 512 in any case."""
 
 FAMILY = family_of("WanPipeline")
 PARTS = tuple(part for part in FAMILY.parts if not part.is_optional)
@@ -43,9 +43,9 @@ PARTS = tuple(part for part in FAMILY.parts if not part.is_optional)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Configurations of a pipeline's parts, as far as they are not their classes' own, and its videos.
+    """The configurations of a pipeline's parts, where they differ from the defaults, and its videos.
 
-    A video is width and height in pixels and a length in frames.
+    A video is (width, height, frames), with sides in pixels.
     """
 
     name: str
@@ -67,7 +67,7 @@ PUBLISHED = Scale(
     },
     videos={"480p": (832, 480, 81), "720p": (1280, 720, 81)},
 )
-"""Wan2.1-T2V-14B: its transformer and VAE are what their classes make by default."""
+"""Wan2.1-T2V-14B: its transformer and VAE have the defaults of their classes."""
 
 SMALL = Scale(
     name="small",
@@ -83,18 +83,18 @@ SMALL = Scale(
     },
     vae={"base_dim": 4, "num_res_blocks": 1},
 )
-"""The same in small: for trying every line of a benchmark in seconds, on any machine."""
+"""The same layout with tiny sizes, to try every line of a benchmark in seconds on any machine."""
 
 
 def published_shape() -> ModelShape:
-    """The shapes of `PUBLISHED`, as the catalogue has them of the model that is served."""
+    """Return the shapes of `PUBLISHED`, from the catalogue."""
     served = read_catalogue()[DEFAULT_MODEL].model.shape
     assert served is not None
     return FAMILY.shape(served)
 
 
 def write_configs(scale: Scale, folder: Path) -> ModelShape:
-    """Write the parts' configurations in diffusers' layout, without weights; returns the shapes they describe."""
+    """Write the parts' configurations in diffusers' layout, without weights. Return the shapes they describe."""
     with init_empty_weights():
         models = {
             "transformer": WanTransformer3DModel(**scale.transformer),
@@ -117,23 +117,23 @@ def write_configs(scale: Scale, folder: Path) -> ModelShape:
 def fill_part(
     part: Part, configs: Path, layout: Layout, device: torch.device, dtype: torch.dtype, scratch: Path
 ) -> Any:
-    """One part of a pipeline with drawn weights, each where the layout has it; it is yet to be placed.
+    """Return a part with random weights, each in its place in a layout. `place_module` has to be called for it.
 
-    What the layout streams from disk is written to the folder `scratch` first.
+    Weights that the layout streams from disk are written to the folder `scratch` first.
     """
     module = skeleton(resolve_name(part.model_class), configs / part.name)
     weight_format = WeightFormat(module, layout.precision if part.is_denoiser else Precision.BF16, dtype)
-    named = _kept(module, weight_format, device)
+    named = _stored(module, weight_format, device)
     if residence(part, layout) is Residence.DISK:
         files = WeightSource(_written(named, scratch / part.name), part)
-        named = (kept for name, tensor in files.tensors() for kept in weight_format.restore(name, tensor).items())
+        named = (stored for name, tensor in files.tensors() for stored in weight_format.restore(name, tensor).items())
     layers = len(module.blocks) if part.is_denoiser else 0
     assign_tensors(module, named, lambda name, tensor: {name: place_tensor(part, name, tensor, layout, device, layers)})
     return module
 
 
 def assemble(parts: dict[str, Any], flow_shift: float) -> Any:
-    """The parts as a WanPipeline, with the scheduler as published and a stand-in for the tokenizer."""
+    """Return the parts as a WanPipeline, with the published scheduler and a `RandomTokenizer`."""
     pipe = WanPipeline(
         tokenizer=RandomTokenizer(parts["text_encoder"].config.vocab_size),
         scheduler=UniPCMultistepScheduler(
@@ -146,21 +146,21 @@ def assemble(parts: dict[str, Any], flow_shift: float) -> Any:
 
 
 class RandomTokenizer:
-    """Stands in for a tokenizer whose vocabulary is not at hand: as many random tokens whatever the prompt."""
+    """Replaces a tokenizer whose vocabulary is not available: the same number of random tokens for every prompt."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._generator = torch.Generator().manual_seed(SEED)
 
     def __call__(self, prompts: list[str], *, max_length: int, **_: Any) -> SimpleNamespace:
-        """Ids and mask, (prompts, max_length), as the pipeline asks for them."""
+        """Return ids and mask, (prompts, max_length)."""
         ids = torch.randint(1, self._vocab_size, (len(prompts), max_length), generator=self._generator)
         mask = (torch.arange(max_length) < PROMPT_TOKENS).long().expand(len(prompts), -1)
         return SimpleNamespace(input_ids=ids * mask, attention_mask=mask)
 
 
-def _kept(module: Any, weight_format: WeightFormat, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter of a skeleton by its name, drawn, in the form it is kept in."""
+def _stored(module: Any, weight_format: WeightFormat, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every parameter of a skeleton by name, random, in its stored format."""
     tied = getattr(module, "all_tied_weights_keys", {})
     scales = {f"{name}.weight_scale" for name, layer in module.named_modules() if isinstance(layer, QuantizedLinear)}
     in_q4 = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, GGUFLinear)}
@@ -182,7 +182,7 @@ def _drawn(name: str, shape: torch.Size, device: torch.device) -> torch.Tensor:
 
 
 def _written(named: Iterable[tuple[str, torch.Tensor]], folder: Path) -> Path:
-    """Tensors as safetensors files in a new folder, one each."""
+    """Write tensors to safetensors files in a new folder, one each."""
     folder.mkdir(parents=True)
     for index, (name, tensor) in enumerate(named):
         save_file({name: _plain(tensor).cpu().contiguous()}, folder / f"{index:05}.safetensors")

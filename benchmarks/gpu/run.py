@@ -1,29 +1,31 @@
-"""What the 14B model takes on a GPU, plainly and by our plans: `python -m benchmarks.gpu --records FILE.jsonl`.
+"""Memory and time of the 14B model on a GPU, by diffusers and by our plans.
+
+python -m benchmarks.gpu --records FILE.jsonl
 
 No weights are needed: the pipeline has the published shapes and random weights, and no time depends on their values.
-Cases come in order of worth, at 480p and then at 720p, 81 frames, with guidance:
+The most useful cases come first, at 480p and then at 720p, with 81 frames and guidance:
 
-- `plain`: diffusers as its documentation sets Wan up: bf16, the VAE in fp32, all of it moved to the card;
-- `ours`: our plan for the whole card;
-- `fp8`, `int8`: the same with that `precision`, which multiplies the blocks' matrices in it;
-- `fp8-attention`: fp8 with `attention = "fp8"` as well;
-- `fp8-attention-video`: the same for whole videos, from prompt to file: of 16 steps with every one computed, and with
-  as few as the step cache ever computes, between which trained weights lie; and of 4 steps without guidance, as weights
-  distilled for that have them;
-- `24gb` and so on: our plan for a smaller card, of which 1 GiB is left to others. The planner is told such a card's
-  capability, and torch may take no more than such a card would give; the arithmetic is still this GPU's, so that the
-  memory is the smaller card's but the seconds are not;
-- `12gb-fp8`, `8gb-host16gb-4bit`: the same with that precision set; the first stores in fp8 and multiplies in bf16;
-- `…-host32gb`: the planner is told a smaller host as well, so that it stores weights shorter or leaves them on disk
-  (whose pages this host has cached, unlike that one).
+- `plain`: diffusers as in its documentation: bf16, the VAE in fp32, all parts on the GPU;
+- `ours`: our plan for the whole GPU;
+- `fp8`, `int8`: the same with that `precision`, in which the blocks' matrices are multiplied;
+- `fp8-attention`: fp8, and `attention = "fp8"`;
+- `fp8-attention-video`: the same for whole videos, from prompt to file: with 16 steps, all computed; with 16 steps, as
+  few computed as the step cache allows (trained weights are between the two); and with 4 steps without guidance, as
+  distilled weights need;
+- `24gb` and so on: our plan for a smaller GPU, of which 1 GiB is left to other programs. The planner gets such a GPU's
+  capability, and torch gets no more memory than it would have. The arithmetic is still this GPU's: the memory is
+  comparable, the seconds are not;
+- `12gb-fp8`, `8gb-host16gb-4bit`: the same with that precision; the first stores in fp8 and multiplies in bf16;
+- `…-host32gb`: the planner also gets a smaller host, so that it stores shorter weights or leaves them on disk (in this
+  host's page cache, unlike on a small host).
 
-Where blocks are compiled, steps are taken while the compiler works in the background, as a fresh server's first video
-is made, and then as many and one more with compiled blocks. Decoding includes the writing of the file, as on a server;
-not so for diffusers, which gives frames as floats.
+Where blocks are compiled, steps run first while the compiler works in the background, as for the first video of a new
+server, and then with compiled blocks, one step more. Decoding includes writing the file, as on a server, except with
+diffusers, which returns frames as floats.
 
-Each case runs in a process of its own and is written to the records when it ends; a second run goes on with those that
-are missing. After `--budget` seconds none is begun, and one that still runs `GRACE_SECONDS` later is stopped.
-`--small` tries the same plans on tiny shapes, on any machine: it measures nothing.
+Each case runs in a process of its own and is written to the records when it ends; another run continues with the
+missing ones. After `--budget` seconds no case is started, and one that still runs `GRACE_SECONDS` later is stopped.
+`--small` tries the same plans with tiny shapes on any machine and measures nothing.
 """
 
 import argparse
@@ -50,18 +52,18 @@ from server.engine.subprocess.environment import environment
 BUDGET_SECONDS = 540.0
 GRACE_SECONDS = 40.0
 STEPS = {"480p": 3, "720p": 2}
-"""Denoising steps of a case, the first of them told apart: a step at 720p takes four times as long."""
+"""Denoising steps of a case, of which the first is reported separately. A step at 720p takes four times as long."""
 
 CAPABILITIES = {24: (8, 9), 16: (8, 9), 12: (8, 6), 8: (8, 6), 32: (12, 0)}
-"""Common cards by their memory in GB, in order of worth: RTX 4090, 4080, 3060, 3070 and 5090."""
+"""The capabilities of common GPUs by their memory in GB: RTX 4090, 4080, 3060, 3070 and 5090."""
 
 SMALL_HOSTS = {16: 32, 12: 16, 8: 16}
-"""GB of a host that a card of so many GB is often found in."""
+"""The memory in GB of a typical host for a GPU with so many GB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is measured at "480p" or "720p": a card of `card` GB in a host of `host` GB, None for what is here."""
+    """A case at "480p" or "720p", for a GPU of `card` GB in a host of `host` GB; None stands for this machine's."""
 
     name: str
     video: str
@@ -75,12 +77,12 @@ class Case:
 
     @property
     def cap(self) -> int | None:
-        """Bytes of the card that may be used."""
+        """The bytes of the GPU that may be used; None: all."""
         return None if self.card is None else (self.card - 1) * GIB
 
     @property
     def steps(self) -> int:
-        """How many denoising steps are run: fewer where it is the memory that matters."""
+        """The number of denoising steps: fewer if only the memory matters."""
         return STEPS[self.video] if self.card is None else 2
 
 
@@ -94,7 +96,7 @@ def _cases() -> dict[str, Case]:
         found += [Case(f"{video}-{card}gb", video, False, card, able) for card, able in CAPABILITIES.items()]
     for card, host in SMALL_HOSTS.items():
         found.append(Case(f"480p-{card}gb-host{host}gb", "480p", False, card, CAPABILITIES[card], host))
-    # what no plan comes to by itself here
+    # precisions that no plan chooses by itself here
     found += [Case(f"{video}-int8", video, precision=PrecisionSetting.INT8) for video in STEPS]
     found.append(Case("480p-12gb-fp8", "480p", False, 12, CAPABILITIES[12], precision=PrecisionSetting.FP8))
     found.append(Case("480p-8gb-host16gb-4bit", "480p", False, 8, CAPABILITIES[8], 16, PrecisionSetting.Q4))
@@ -104,7 +106,7 @@ def _cases() -> dict[str, Case]:
 CASES = _cases()
 
 STAGES = ("encoding the prompt", "denoising", "decoding")
-"""As plans have them."""
+"""The names that plans use."""
 
 COLUMNS = (
     "case",
@@ -125,32 +127,32 @@ _WIDTH = 230
 
 
 def _environment() -> dict[str, str]:
-    """As a server starts its workers with."""
+    """Return the environment with which a server starts its workers."""
     return {**environment("cuda:0", os.cpu_count()), **os.environ}
 
 
 def allocator_settings() -> dict[str, str]:
-    """How the environment of a case sets torch's allocator."""
+    """Return the settings of torch's allocator in the environment of a case."""
     return {name: value for name, value in _environment().items() if name.endswith("_ALLOC_CONF")}
 
 
 def key(case: Case, small: bool, gpu: str | None) -> str:
-    """What a record is found by: it holds for a case on one device with one version of the libraries."""
+    """Return the key of a record, which is valid for one case, device and version of the libraries."""
     facts = {"case": case.name, "steps": case.steps, "small": small, "gpu": gpu, "allocator": allocator_settings()}
     return json.dumps({**facts, **{package: version(package) for package in ("torch", "diffusers")}})
 
 
 def run_case(case: Case, small: bool, seconds: float) -> dict[str, Any]:
-    """A case's record, from a process that is stopped after so many seconds.
+    """Return a case's record, from a process that is stopped after `seconds`.
 
-    What was measured till then is kept, and `unfinished` says why there is no more.
+    Then `unfinished` says so, beside the measurements up to that time.
     """
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "record.json"
         command = [sys.executable, "-m", "benchmarks.gpu.case", case.name, "--to", str(file)]
         command += ["--small"] if small else []
         try:
-            # what it leaves behind when it is stopped, weights on disk among it, goes with our folder
+            # a stopped process leaves weights on disk, which are deleted with this folder
             ended = subprocess.run(command, check=False, timeout=seconds, env={**_environment(), "TMPDIR": name})
             why = f"ended with status {ended.returncode}"
         except subprocess.TimeoutExpired:
@@ -162,7 +164,7 @@ def run_case(case: Case, small: bool, seconds: float) -> dict[str, Any]:
 def run_all(
     cases: Sequence[Case], small: bool, gpu: str | None, records: Records, budget: float
 ) -> Iterator[dict[str, Any] | None]:
-    """Each case's record, measured if it is not known yet; None once the budget (seconds) is spent."""
+    """Yield each case's record, measured if it is missing; None once the budget (seconds) is spent."""
     began = time.monotonic()
     for case in cases:
         found, spent = records.find(key(case, small, gpu)), time.monotonic() - began
@@ -172,9 +174,9 @@ def run_all(
 
 
 def judged(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the driver's word on the whole of it, and what each stage needed over what was predicted.
+    """Return a record with the driver's peak, and each stage's memory divided by the prediction.
 
-    A stage needs what it has in tensors and what the driver counts outside of torch's allocator.
+    A stage's memory is that of its tensors and what the driver counts outside of torch's allocator.
     """
     stages = {name: stage for name, stage in record.get("stages", {}).items() if "driver" in stage}
     if not stages:
@@ -194,7 +196,7 @@ def judged(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def row(record: dict[str, Any]) -> tuple[str, ...]:
-    """A judged record for people, in the order of COLUMNS: "measured of predicted (ratio)", or of the cap."""
+    """Return a judged record as a table row, in the order of COLUMNS: "measured of predicted (ratio)"."""
     plan, stages, needed = (record.get(name, {}) for name in ("plan", "stages", "needed_bytes"))
     peak, cap = record.get("driver_peak_bytes"), record.get("cap_bytes")
     return (
@@ -212,7 +214,7 @@ def row(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _outcome(record: dict[str, Any]) -> str:
-    """How it was laid out, and what came in between."""
+    """Return the layout in words, and everything unusual."""
     plainly = "diffusers as documented" if record["case"].endswith("-plain") else "no plan yet"
     words = [record.get("plan", {}).get("name", plainly)]
     if "does_not_fit" in record:
@@ -240,12 +242,12 @@ def _seconds(value: float | None, sign: str = "") -> str:
 
 
 def main() -> None:
-    """Measure what is missing, then print all that is known."""
+    """Measure the missing cases, then print all records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, required=True, help="a file of JSON lines, made or gone on with")
+    parser.add_argument("--records", type=Path, required=True, help="a file of JSON lines, created or continued")
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=" ".join(CASES))
-    parser.add_argument("--budget", type=float, default=BUDGET_SECONDS, help="seconds after which no case is begun")
-    parser.add_argument("--small", action="store_true", help="tiny shapes, on a processor where there is no GPU")
+    parser.add_argument("--budget", type=float, default=BUDGET_SECONDS, help="seconds after which no case is started")
+    parser.add_argument("--small", action="store_true", help="tiny shapes, on a CPU if there is no GPU")
     options = parser.parse_args()
     gpu = next((device.description for device in cuda_devices()), None)
     if gpu is None and not options.small:

@@ -1,11 +1,11 @@
-"""How often the demo's videos show what was asked: background, colour, shape and motion, on prompts it never saw.
+"""How often the demo's videos show background, colour, shape and motion as requested, on prompts unseen in training.
 
-Attribute combinations and wordings are both absent from training. Plain image analysis judges; it is itself judged
-first, on true renders of the same prompts and on renders dealt to the wrong prompts.
+Both the attribute combinations and the wordings are absent from training. Plain image analysis is the judge. It is
+tested first, on true renders of the same prompts and on renders assigned to wrong prompts.
 
 python -m benchmarks.quality.demo_quality --records FILE.jsonl
 
-Every video leaves a line in the records, and a second run goes on where the first was stopped.
+Every video adds a line to the records; another run continues where the first was stopped.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SEEN = ("background", "colour", "shape", "motion")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt that training never saw, and what its video must show."""
+    """A prompt unseen in training, and what its video must show."""
 
     prompt: str
     language: str
@@ -46,7 +46,7 @@ class Question:
 
     @property
     def wanted(self) -> dict[str, str]:
-        """Attribute → value."""
+        """The required attributes by name."""
         thing = self.scene.things[0]
         return {
             "background": self.scene.background,
@@ -58,7 +58,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How videos are made: sides in pixels, length in frames."""
+    """The parameters of videos: sides in pixels, length in frames."""
 
     width: int
     height: int
@@ -66,17 +66,17 @@ class Setting:
     steps: int
     guidance: float
     negative: str = ""
-    # records of exact videos are named as they were before there was a choice
+    # not in the names of records of exact videos, which are older than this field
     step_cache: StepCaching = field(default=StepCaching.EXACT, repr=False)
 
     @property
     def name(self) -> str:
-        """What its videos' records are found by."""
+        """The name in the keys of its records."""
         return str(self) if self.step_cache is StepCaching.EXACT else f"{self} {self.step_cache}"
 
 
 def questions(count: int) -> list[Question]:
-    """`count` questions, English and Chinese in turn; every unseen combination before any comes again."""
+    """Return `count` questions, English and Chinese in turn, with all unseen combinations before any repetition."""
     rng = np.random.default_rng(SEED)
     unseen = combinations(held_out=True)
     order = np.concatenate([rng.permutation(len(unseen)) for _ in range(count // len(unseen) + 1)])
@@ -88,7 +88,7 @@ def questions(count: int) -> list[Question]:
 
 
 def make_video(runner: Runner, prompt: str, setting: Setting, seed: int) -> Frames:
-    """One video as the server would make it, without the file: (num_frames, height, width, 3)."""
+    """Return a video as the server would make it, without the file, (num_frames, height, width, 3)."""
     params = VideoParams(
         prompt=prompt,
         negative_prompt=setting.negative,
@@ -104,7 +104,7 @@ def make_video(runner: Runner, prompt: str, setting: Setting, seed: int) -> Fram
 
 
 def wilson(right: int, count: int) -> float:
-    """The lower end of the 95 % Wilson interval of a share."""
+    """Return the lower bound of the 95 % Wilson interval of a share."""
     if count == 0:
         return 0.0
     z, share = 1.96, right / count
@@ -114,7 +114,7 @@ def wilson(right: int, count: int) -> float:
 
 
 def judge_the_judge(asked: list[Question]) -> dict[str, dict[str, float]]:
-    """Share right on true renders, and on renders dealt to other prompts, beside what chance would give there."""
+    """Return the shares judged right on true renders and on renders of other prompts, with the latter's expectation."""
     verdicts = [asdict(judge(render(question.scene, 416, 256, 33)[:, 8:-8])) for question in asked]
     deal = np.random.default_rng(SEED).permutation(len(asked))
     result = {}
@@ -132,7 +132,7 @@ def judge_the_judge(asked: list[Question]) -> dict[str, dict[str, float]]:
 def ask_all(
     runner: Runner, asked: list[Question], setting: Setting, records: Records
 ) -> Iterator[tuple[Question, dict[str, Any]]]:
-    """Each question with what its video showed and the seconds it took."""
+    """Yield each question with what its video shows and the seconds it took."""
     for index, question in enumerate(asked):
 
         def answer(question: Question = question, seed: int = index) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def ask_all(
 
 
 def score(answers: list[tuple[Question, dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Language → attribute → share right, count and Wilson lower bound."""
+    """Return, by language and attribute, the share that is right, the count and the Wilson lower bound."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     for language in LANGUAGES:
         mine = [(question, record) for question, record in answers if question.language == language]
@@ -161,7 +161,7 @@ def score(answers: list[tuple[Question, dict[str, Any]]]) -> dict[str, dict[str,
 
 
 def negative_prompt(runner: Runner, setting: Setting, count: int, records: Records) -> dict[str, Any]:
-    """How often things of no named colour come out white, their usual colour, without and with it as the negative."""
+    """Return how often things without a stated colour are white, without and with "white" as the negative prompt."""
     shares: dict[str, Any] = {"n": count}
     for negative in ("", "white"):
         varied = Setting(**{**asdict(setting), "negative": negative})
@@ -179,17 +179,17 @@ def negative_prompt(runner: Runner, setting: Setting, count: int, records: Recor
 
 
 def main() -> None:
-    """Judge the judge, ask everything, print a table and one JSON line."""
+    """Test the judge, make all videos, print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=demo_folder())
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=400)
-    parser.add_argument("--first", type=int, help="only so many of these prompts")
+    parser.add_argument("--first", type=int, help="make only the first N of these prompts")
     parser.add_argument("--guidance", type=float, nargs="+", default=[5.0, 1.0])
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--size", type=int, nargs=3, default=[416, 240, 33], metavar=("WIDTH", "HEIGHT", "FRAMES"))
     parser.add_argument("--step-cache", type=StepCaching, default=StepCaching.EXACT)
-    parser.add_argument("--negatives", type=int, default=40, help="videos for the negative prompt, each way")
+    parser.add_argument("--negatives", type=int, default=40, help="videos for the negative prompt, with and without it")
     options = parser.parse_args()
 
     asked = questions(options.prompts)[: options.first]

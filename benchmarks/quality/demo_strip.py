@@ -1,4 +1,4 @@
-"""A strip of frames: one row a prompt, five frames a row, as a PNG.
+"""A picture of the demo's videos: one row for each prompt, five frames in a row, as a PNG.
 
 python -m benchmarks.quality.demo_strip --to strip.png
 """

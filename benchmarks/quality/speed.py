@@ -1,13 +1,12 @@
-"""What each feature saves and costs: plain diffusers beside ours, alone and together, on the same noise in one run.
+"""The time and quality of each speed feature: plain diffusers and ours, alone and combined, on the same noise.
 
 python -m benchmarks.quality.speed
 
-Every round makes one video of the demo's by every case, in turn, so that a busy machine slows all of them alike. A case
-is told by its seconds for a step, their ratio to plain diffusers' in the same round, the share of the transformer's
-passes that it computed (a cache of diffusers' computes parts of passes, which are not counted), its PSNR to plain
-diffusers' video, and how many of the videos show what was asked (background, colour, shape and motion, by
-`demo_training.judge`), which is about as many with every case, or the case costs too much. `benchmarks.gpu` measures
-the 14B model on a GPU.
+Every round makes one of the demo's videos by every case, in turn, so that a busy machine slows all of them equally. The
+table has for each case: the seconds of a step; their ratio to plain diffusers' in the same round; the share of the
+transformer's passes that were computed (diffusers' caches compute parts of passes, which are not counted); the PSNR to
+plain diffusers' video; and the share of videos that show what was requested (background, colour, shape and motion, by
+`demo_training.judge`), which should be about the same for every case. `benchmarks.gpu` measures the 14B model on a GPU.
 """
 
 import argparse
@@ -50,7 +49,7 @@ SHOWN = ("s/step", "of plain's", "passes", "PSNR, dB", *SEEN)
 
 
 class Plain:
-    """diffusers as its documentation sets Wan up, in the dtype that a runner has; with one of its caches, or none."""
+    """diffusers as in its documentation, in the dtype of a runner, with one of its caches or none."""
 
     def __init__(self, folder: Path, device: str, like: Runner, cache: Any = None) -> None:
         dtype = getattr(torch, like.fingerprint["dtype"])
@@ -62,7 +61,7 @@ class Plain:
 
     @torch.no_grad()
     def frames(self, params: VideoParams) -> RenderedFrames:
-        """As `Runner.frames`."""
+        """Do as `Runner.frames` does."""
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._shape.grid)
         embeddings = self._pipe.encode_prompt(params.prompt, params.negative_prompt, max_sequence_length=512)
         began = time.perf_counter()
@@ -91,7 +90,7 @@ ROUNDED = (
     "attention in fp8",
     *(name for each in (Precision.INT8_MATMUL, Precision.FP8_MATMUL) for name in (each, f"{each}, fast")),
 )
-"""A processor is slow at products of rounded numbers: there these are made only where they are named."""
+"""Cases that a CPU is slow at: on a CPU they are measured only if they are named."""
 
 CASES = (
     PLAIN,
@@ -110,7 +109,7 @@ CASES = (
 
 
 class Cases:
-    """Makes each case by its name; runners of the same kind are loaded once."""
+    """Returns each case by its name. Runners of the same kind are loaded once."""
 
     def __init__(self, folder: Path, device: str, cache: Path) -> None:
         self._folder = folder
@@ -119,7 +118,7 @@ class Cases:
         self._runners: dict[tuple[Any, ...], Runner] = {}
 
     def make(self, name: str) -> Make:
-        """The case of that name."""
+        """Return the case of that name."""
         kind, _, level = name.rpartition(", ")
         if level in tuple(StepCaching):
             return self._at(kind, StepCaching(level))
@@ -160,7 +159,7 @@ class Cases:
 
     def _compiled(self) -> Runner:
         runner = self._runner(compile=Compile.ON)
-        print("compiling, in the background of a server", file=sys.stderr)
+        print("compiling in the background", file=sys.stderr)
         while runner.fingerprint["compiled"] == "nothing":
             time.sleep(1.0)
             runner.adopt_compiled()
@@ -169,7 +168,7 @@ class Cases:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One video of a case: seconds for a step and of plain's, passes, PSNR to plain's if it differs, what it shows."""
+    """One video of a case: seconds per step, ratio to plain, passes, PSNR to plain (None: equal), verdicts."""
 
     seconds: float
     ratio: float
@@ -179,7 +178,7 @@ class Figures:
 
 
 def measure(make: dict[str, Make], asked: Sequence[Question], size: Sequence[int]) -> dict[str, list[Figures]]:
-    """Every question by every case, each round in another order."""
+    """Make every question's video by every case, each round in another order."""
     found: dict[str, list[Figures]] = {name: [] for name in make}
     width, height, frames = size
     for seed, question in enumerate(asked):
@@ -207,7 +206,7 @@ def _finite(value: float) -> float | None:
 
 
 def summary(figures: Sequence[Figures]) -> dict[str, Any]:
-    """Medians of a case's figures, and the shares of videos that show what was asked."""
+    """Return the medians of a case's figures, and the shares of videos that show what was requested."""
     ratios, psnrs = [each.ratio for each in figures], [each.psnr for each in figures if each.psnr is not None]
     return {
         "seconds_per_step": statistics.median(each.seconds for each in figures),
@@ -222,7 +221,7 @@ def summary(figures: Sequence[Figures]) -> dict[str, Any]:
 
 
 def row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
-    """A case for people."""
+    """Return a case as a table row."""
     low, high = found["ratio_95"]
     return (
         name,

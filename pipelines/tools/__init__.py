@@ -1,1 +1,1 @@
-"""Programs run by hand on a model."""
+"""Command-line programs for developers that work on a model."""

@@ -1,11 +1,11 @@
-"""How far the step cache may go with a model's weights: the tolerances of its levels, for its file in the catalogue.
+"""Finds the tolerances of the step cache's levels for a model's weights, for the model's file in the catalogue.
 
 python -m pipelines.tools.calibrate_step_cache --model ID [--models-dir FOLDER] [--device cuda:0]
 python -m pipelines.tools.calibrate_step_cache --demo
 
-Every prompt is made once with every step computed, then at ever larger tolerances. A level's tolerance is the largest
-at which the video furthest from the exact one is still at its level's PSNR; the table shows what that saves. The last
-lines printed go into the model's file.
+Every prompt's video is made once with all steps computed, then with increasing tolerances. A level's tolerance is the
+largest at which every video keeps the level's PSNR to the exact one; the table shows what it saves. The last printed
+lines belong in the model's file.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from pipelines.loading.load import silence_progress_bars
 from pipelines.models.catalogue import BUILT_IN, DEFAULT_MODEL, CatalogueEntry, read_catalogue
 from pipelines.runner.runner import Runner
 
-LEAST_PSNR = {StepCaching.BALANCED: 30.0, StepCaching.FAST: 26.0}
-"""dB that every video of a level keeps to the exact one."""
+MIN_PSNR = {StepCaching.BALANCED: 30.0, StepCaching.FAST: 26.0}
+"""The PSNR in dB to the exact video that every video of a level must have."""
 
 TOLERANCES = (0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.08, 0.1, 0.15)
 
@@ -42,8 +42,8 @@ PROMPTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """A video made at a tolerance: the share of passes computed, and its PSNR in dB to the exact one."""
+class Trial:
+    """A video made with a tolerance: the share of computed passes, and its PSNR in dB to the exact video."""
 
     tolerance: float
     computed: float
@@ -51,37 +51,37 @@ class Outcome:
 
 
 def psnr(one: Frames, other: Frames) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal frames."""
+    """Return the peak signal-to-noise ratio in dB; infinity for equal frames."""
     error = float(np.mean((one.astype(np.float32) - other.astype(np.float32)) ** 2))
     return inf if error == 0 else 10 * log10(255**2 / error)
 
 
-def outcomes(runner: Runner, asked: Iterable[VideoParams], tolerances: Sequence[float]) -> Iterator[Outcome]:
-    """Every video at every tolerance, beside the exact one."""
-    for params in asked:
+def run_trials(runner: Runner, videos: Iterable[VideoParams], tolerances: Sequence[float]) -> Iterator[Trial]:
+    """Make every video with every tolerance, and compare it with the exact one."""
+    for params in videos:
         exact = runner.frames(params, tolerance=0.0)
         for tolerance in tolerances:
             made = runner.frames(params, tolerance=tolerance)
-            yield Outcome(tolerance, made.passes / exact.passes, psnr(made.frames, exact.frames))
+            yield Trial(tolerance, made.passes / exact.passes, psnr(made.frames, exact.frames))
 
 
-def choose(made: Sequence[Outcome], least: float) -> float:
-    """The largest tolerance up to which every video keeps `least` dB; 0 if there is none."""
+def choose(trials: Sequence[Trial], min_psnr: float) -> float:
+    """Return the largest tolerance up to which every video has at least `min_psnr` dB; 0 if there is none."""
     chosen = 0.0
-    for tolerance in sorted({outcome.tolerance for outcome in made}):
-        if any(outcome.psnr < least for outcome in made if outcome.tolerance == tolerance):
+    for tolerance in sorted({trial.tolerance for trial in trials}):
+        if any(trial.psnr < min_psnr for trial in trials if trial.tolerance == tolerance):
             break
         chosen = tolerance
     return chosen
 
 
-def table(made: Sequence[Outcome]) -> str:
-    """Every tolerance with what it saves and costs."""
+def table(trials: Sequence[Trial]) -> str:
+    """Return a table of the tolerances, with the passes and the PSNR of each."""
     lines = ["tolerance  computed  PSNR median   least"]
-    for tolerance in sorted({outcome.tolerance for outcome in made}):
-        here = [outcome for outcome in made if outcome.tolerance == tolerance]
-        ratios = [outcome.psnr for outcome in here]
-        share = fmean(outcome.computed for outcome in here)
+    for tolerance in sorted({trial.tolerance for trial in trials}):
+        selected = [trial for trial in trials if trial.tolerance == tolerance]
+        ratios = [trial.psnr for trial in selected]
+        share = fmean(trial.computed for trial in selected)
         lines.append(f"{tolerance:9g}  {share:8.0%}  {median(ratios):11.1f}  {min(ratios):6.1f}")
     return "\n".join(lines)
 
@@ -114,21 +114,21 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.tools.calibrate_step_cache", description=__doc__.split("\n", 1)[0]
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="its id in the catalogue")
-    parser.add_argument("--models-dir", type=Path, help="a folder of model files of your own")
-    parser.add_argument("--demo", action="store_true", help="the demo's weights instead")
-    parser.add_argument("--run-fast", action="store_true", help="the model's distillation to few steps")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="the model's id in the catalogue")
+    parser.add_argument("--models-dir", type=Path, help="a folder with your own model files")
+    parser.add_argument("--demo", action="store_true", help="use the demo's weights")
+    parser.add_argument("--run-fast", action="store_true", help="use the model's distillation to few steps")
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", type=int, nargs=3, metavar=("WIDTH", "HEIGHT", "FRAMES"))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--guidance", type=float)
-    parser.add_argument("--prompts", type=Path, help="a file with a prompt on each line")
+    parser.add_argument("--prompts", type=Path, help="a file with one prompt per line")
     parser.add_argument("--tolerances", type=float, nargs="+", default=TOLERANCES)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> str | None:
-    """Calibrate, and print the table and the lines for the model's file; returns a sentence for what went wrong."""
+    """Calibrate, and print the table and the lines for the model's file. Return the message of an error, or None."""
     options = _options(arguments)
     silence_progress_bars()
     try:
@@ -140,17 +140,17 @@ def main(arguments: Sequence[str]) -> str | None:
         prompts: tuple[str, ...] = PROMPTS
         if options.prompts is not None:
             prompts = tuple(filter(None, map(str.strip, options.prompts.read_text(encoding="utf-8").splitlines())))
-        asked = [replace(params, prompt=prompt, seed=seed) for seed, prompt in enumerate(prompts)]
-        made = []
-        for outcome in outcomes(runner, asked, options.tolerances):
-            made.append(outcome)
-            print(f"{outcome.tolerance:9g}  {outcome.computed:8.0%}  {outcome.psnr:11.1f}", file=sys.stderr)
+        videos = [replace(params, prompt=prompt, seed=seed) for seed, prompt in enumerate(prompts)]
+        trials = []
+        for trial in run_trials(runner, videos, options.tolerances):
+            trials.append(trial)
+            print(f"{trial.tolerance:9g}  {trial.computed:8.0%}  {trial.psnr:11.1f}", file=sys.stderr)
     except (PipelineError, OSError, UnicodeDecodeError) as error:
         return str(error)
-    print(table(made))
+    print(table(trials))
     print("\n[model.step_cache]")
-    for level, least in LEAST_PSNR.items():
-        print(f"{level} = {choose(made, least):g}  # every one of {len(asked)} videos at {least:g} dB or more")
+    for level, min_psnr in MIN_PSNR.items():
+        print(f"{level} = {choose(trials, min_psnr):g}  # all {len(videos)} videos have at least {min_psnr:g} dB")
     return None
 
 

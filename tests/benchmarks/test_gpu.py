@@ -242,12 +242,12 @@ def test_torch_gets_the_cap_less_the_context(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_watch_keeps_the_peak_since_its_restart() -> None:
     used = [5]
     with Watch(lambda: used[0]) as watch:
-        watch.look()
+        watch.sample()
         used[0] = 2
-        watch.look()
+        watch.sample()
         assert watch.card == 5
         watch.restart()
-        watch.look()
+        watch.sample()
         assert watch.card == 2
 
 

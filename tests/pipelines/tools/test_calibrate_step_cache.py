@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from pipelines.models.catalogue import BUILT_IN, DEFAULT_MODEL, read_entry
-from pipelines.tools.calibrate_step_cache import Outcome, choose, main, psnr
+from pipelines.tools.calibrate_step_cache import Trial, choose, main, psnr
 
 
-def made(*figures: tuple[float, float]) -> list[Outcome]:
-    return [Outcome(tolerance, 0.5, ratio) for tolerance, ratio in figures]
+def made(*figures: tuple[float, float]) -> list[Trial]:
+    return [Trial(tolerance, 0.5, ratio) for tolerance, ratio in figures]
 
 
 def test_the_largest_tolerance_that_keeps_every_video_is_chosen() -> None:
-    outcomes = made((0.1, 40), (0.1, 36), (0.2, 38), (0.2, 35), (0.4, 50), (0.4, 34))
+    run_trials = made((0.1, 40), (0.1, 36), (0.2, 38), (0.2, 35), (0.4, 50), (0.4, 34))
 
-    assert choose(outcomes, 35) == 0.2
-    assert choose(outcomes, 30) == 0.4
-    assert choose(outcomes, 37) == 0
+    assert choose(run_trials, 35) == 0.2
+    assert choose(run_trials, 30) == 0.4
+    assert choose(run_trials, 37) == 0
     # beyond a tolerance that is too large none is trusted
     assert choose(made((0.1, 40), (0.2, 20), (0.4, 40)), 35) == 0.1
 
