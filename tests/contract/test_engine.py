@@ -44,6 +44,7 @@ async def make_engine(
     """Make engines of each kind, on the demo weights; they are closed with the last test."""
     folder = tmp_path_factory.mktemp("engine")
     engines = []
+    template = WorkerTemplate(worker_environment("cpu"), shared_template()) if request.param == "forked" else None
 
     def make(*, demo: bool = True, cancel_grace: float = 20, silence: float = 60, **options: Any) -> SubprocessEngine:
         worker = WorkerOptions(
@@ -57,7 +58,6 @@ async def make_engine(
         )
         for name in ("videos", "checkpoints", "previews"):
             (folder / name).mkdir(exist_ok=True)
-        template = WorkerTemplate(worker_environment("cpu"), shared_template()) if request.param == "forked" else None
         limits = {"cancel_grace": cancel_grace, "silence": silence}
         engines.append(SubprocessEngine("this machine", worker, template=template, **limits))
         return engines[-1]
@@ -65,6 +65,8 @@ async def make_engine(
     yield make
     for engine in engines:
         await engine.close()
+    if template is not None:
+        await template.close()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from paddock import (
     Update,
 )
 from paddock.types import DEFAULT_MODEL
-from pipelines.core import catalogue
+from pipelines.models import catalogue
 from tests.support.server_process import ENDLESS, SMALL, ServerProcess, eventually
 from tests.support.video import read_video
 

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -108,8 +109,12 @@ def test_a_package_says_what_it_is_for_and_does_nothing_else(path: Path) -> None
 
 def test_every_package_that_is_installed_is_pinned() -> None:
     pins = dict(line.split("==") for line in read("constraints.txt").splitlines() if "==" in line)
+    # a library may put what it has vendored on the path
+    installed_to = [path for path in sys.path if Path(path).name == "site-packages"]
     pinned = {canonical(name): number for name, number in pins.items()}
-    installed = {canonical(found.metadata["Name"]): found.version.split("+")[0] for found in distributions()}
+    installed = {
+        canonical(found.metadata["Name"]): found.version.split("+")[0] for found in distributions(path=installed_to)
+    }
 
     for name, number in installed.items():
         if name not in ("paddock", "pip", "setuptools"):
