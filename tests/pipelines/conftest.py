@@ -1,4 +1,4 @@
-"""Weights in folders and files, and loaded pipelines: made once, for the tests that only read and run them."""
+"""Weights in folders and files, and loaded pipelines, shared by the tests that do not change them."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from pipelines.core.model import ModelSpec
 from pipelines.runner.runner import Runner
 from tests.support.models.wan21 import wan21_folder
-from tests.support.models.wan22 import a14b_folder
+from tests.support.models.wan22 import a14b_folder, ti2v_5b_folder
 from tests.support.models.wan_files import (
     PARTS,
     State,
@@ -23,11 +23,11 @@ from tests.support.models.wan_files import (
 )
 
 both_dtypes = pytest.mark.parametrize("processor", ["float32", "bfloat16"], indirect=True, scope="session")
-"""Runs a test as on a processor without bf16 units, and as on one with them."""
+"""Runs a test as on a CPU without bf16 units, and as on one with them."""
 
 
 def compute_in(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have pipelines on the processor compute in a dtype, whatever units it has."""
+    """Let pipelines compute in a dtype on any CPU."""
     found, has_bf16 = torch.cpu.get_capabilities(), dtype == "bfloat16"
     faked = {**found, "avx512_bf16": has_bf16, "amx_bf16": has_bf16}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: faked)
@@ -35,7 +35,7 @@ def compute_in(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def processor(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The dtype in which pipelines on the processor compute: float32 on every machine, if a test does not choose."""
+    """The dtype in which pipelines compute on the CPU: float32 on every machine, unless a test sets another."""
     dtype = str(getattr(request, "param", "float32"))
     with pytest.MonkeyPatch.context() as monkeypatch:
         compute_in(dtype, monkeypatch)
@@ -61,8 +61,20 @@ def wan21_runner(processor: str, wan21: Path) -> Runner:
 
 
 @pytest.fixture(scope="session")
+def a14b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the layout of Wan2.2 A14B: two experts."""
+    return a14b_folder(tmp_path_factory.mktemp("a14b") / "weights")
+
+
+@pytest.fixture(scope="session")
+def ti2v_5b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the layout of Wan2.2 TI2V 5B: a VAE of 16x, and a timestep for each token."""
+    return ti2v_5b_folder(tmp_path_factory.mktemp("5b") / "weights")
+
+
+@pytest.fixture(scope="session")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Wan2.1 whose transformer any quantization can hold."""
+    """A small Wan2.1 whose transformer supports every quantization."""
     return wide_folder(tmp_path_factory.mktemp("wide") / "weights")
 
 
@@ -82,7 +94,7 @@ def bare(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mixed(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with many forms beside each other, as the larger quantizations have them."""
+    """A file with several quantizations, like those of larger models."""
     return write_gguf(
         tmp_path_factory.mktemp("mixed") / "mixed.gguf",
         by_original_names(state),

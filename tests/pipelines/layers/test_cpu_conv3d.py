@@ -15,7 +15,7 @@ def operators(conv: nn.Module, inputs: torch.Tensor) -> set[str]:
 @pytest.mark.parametrize(
     "how", [{}, {"stride": (2, 1, 1)}, {"padding": 1}, {"groups": 2}, {"dilation": 2}, {"bias": False}]
 )
-def test_onednn_computes_what_torch_does(how: dict) -> None:
+def test_onednn_equals_torch(how: dict) -> None:
     torch.manual_seed(0)
     conv, inputs = nn.Conv3d(4, 8, 3, **how), torch.randn(1, 4, 6, 9, 11)
     with torch.no_grad():
@@ -25,7 +25,7 @@ def test_onednn_computes_what_torch_does(how: dict) -> None:
         assert "aten::mkldnn_convolution" in operators(conv, inputs)
 
 
-def test_inputs_may_lie_in_memory_as_they_like() -> None:
+def test_inputs_may_have_any_memory_layout() -> None:
     torch.manual_seed(0)
     conv, inputs = nn.Conv3d(4, 8, 3), torch.randn(11, 9, 6, 4).permute(3, 2, 1, 0)[None]
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_inputs_may_lie_in_memory_as_they_like() -> None:
         torch.testing.assert_close(conv(inputs), expected)
 
 
-def test_what_is_padded_otherwise_stays_torchs() -> None:
+def test_other_padding_modes_stay_torchs() -> None:
     torch.manual_seed(0)
     conv, inputs = nn.Conv3d(4, 8, 3, padding=1, padding_mode="replicate"), torch.randn(1, 4, 3, 5, 7)
     with torch.no_grad():
@@ -43,8 +43,8 @@ def test_what_is_padded_otherwise_stays_torchs() -> None:
         assert torch.equal(conv(inputs), expected)
 
 
-def test_torch_itself_takes_the_slow_way() -> None:
-    """Or else use_onednn can go."""
+def test_torch_itself_does_not_use_onednn() -> None:
+    """Otherwise use_onednn is no longer needed."""
     conv, inputs = nn.Conv3d(24, 24, 3), torch.randn(1, 24, 6, 122, 40)
     with torch.no_grad():
         assert "aten::slow_conv3d" in operators(conv, inputs)

@@ -1,4 +1,4 @@
-"""Products in fp8 and int8: torchao's numbers, no more memory traffic than is told, and the same videos, nearly."""
+"""Products in fp8 and int8: torchao's values, the stated memory traffic, and nearly the same videos."""
 
 from itertools import product
 from pathlib import Path
@@ -38,7 +38,7 @@ FORMS = (Precision.FP8_MATMUL, Precision.INT8_MATMUL)
 
 
 def scaled(linear: torch.nn.Linear, precision: Precision) -> QuantizedLinear:
-    """A layer that stands for another."""
+    """A quantized layer that replaces another."""
     made = QuantizedLinear(linear, precision, linear.weight.dtype)
     weight, scale = quantize(linear.weight.detach(), precision)
     made.weight, made.weight_scale = (torch.nn.Parameter(each, requires_grad=False) for each in (weight, scale))
@@ -47,7 +47,7 @@ def scaled(linear: torch.nn.Linear, precision: Precision) -> QuantizedLinear:
 
 
 def by_torchao(linear: torch.nn.Linear, precision: Precision) -> torch.nn.Module:
-    """The same layer as torchao's configurations make it; that for fp8 refuses to without a GPU."""
+    """The same layer by torchao's configurations, of which the one for fp8 needs a GPU."""
     other = torch.nn.Linear(linear.in_features, linear.out_features, dtype=linear.weight.dtype)
     other.load_state_dict(linear.state_dict())
     if precision is Precision.INT8_MATMUL:
@@ -70,17 +70,17 @@ def by_torchao(linear: torch.nn.Linear, precision: Precision) -> torch.nn.Module
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    """How far one is from the other, relative to it."""
+    """The relative distance of one tensor from another."""
     return float((one.float() - other.float()).norm() / other.float().norm())
 
 
 @pytest.mark.parametrize("precision", FORMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @torch.no_grad()
-def test_the_product_is_torchaos(precision: Precision, dtype: torch.dtype) -> None:
+def test_the_product_equals_torchaos(precision: Precision, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     linear, values = torch.nn.Linear(128, 64, dtype=dtype), torch.randn(2, 40, 128).to(dtype)
-    # a token far louder than the others takes nothing from them: each has a scale of its own
+    # a token with large values does not affect the others: each has its own scale
     values[0, 3] *= 1000
     exact, theirs = linear(values), by_torchao(linear, precision)(values)
 
@@ -95,7 +95,7 @@ def test_the_product_is_torchaos(precision: Precision, dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("precision", FORMS)
 @torch.no_grad()
-def test_tokens_do_not_depend_on_who_is_multiplied_with_them(
+def test_a_token_does_not_depend_on_the_others_of_its_chunk(
     precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_zeros_stay_zeros(precision: Precision) -> None:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that operations on tensors read and write, but for what every product does."""
+    """Counts the bytes that tensor operations read and write, without those of the product itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,12 +130,12 @@ class Traffic(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name == "_int_mm":
-            # it comes in int32 where another would come in bf16
+            # its output is int32 instead of bf16
             self.bytes += result.nbytes // 2
         elif name != "_scaled_mm" and not func.is_view and not name.startswith("new_empty"):
             tensors = [value for value in tree_leaves((args, kwargs or {})) if isinstance(value, torch.Tensor)]
             written = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
-            # what is written in place or into `out` is read as well only in the first case
+            # an in-place operation also reads its output; an `out` argument is only written
             read = [value for value in tensors if value is not (kwargs or {}).get("out")]
             self.bytes += sum(value.nbytes for value in read + written)
         return result
@@ -143,7 +143,7 @@ class Traffic(TorchDispatchMode):
 
 @pytest.mark.parametrize("precision", FORMS)
 @torch.no_grad()
-def test_what_rounding_costs_is_what_plans_count(precision: Precision) -> None:
+def test_quantizing_moves_the_bytes_that_the_cost_model_counts(precision: Precision) -> None:
     width, tokens = 1024, 2048
     layer = scaled(torch.nn.Linear(width, width, dtype=torch.bfloat16), precision)
     values = torch.randn(tokens, width, dtype=torch.bfloat16)
@@ -154,7 +154,7 @@ def test_what_rounding_costs_is_what_plans_count(precision: Precision) -> None:
 
 
 @pytest.mark.parametrize("precision", FORMS)
-def test_only_the_blocks_matrices_are_rounded(precision: Precision) -> None:
+def test_only_the_blocks_matrices_are_quantized(precision: Precision) -> None:
     with torch.device("meta"):
         transformer = WanTransformer3DModel(num_layers=2)
     before = dict(transformer.named_parameters())
@@ -177,7 +177,7 @@ def test_only_the_blocks_matrices_are_rounded(precision: Precision) -> None:
             assert after[name] is parameter
 
 
-def test_sides_that_tensor_cores_do_not_take_stay_as_they_are() -> None:
+def test_matrices_with_unsupported_sides_stay_exact() -> None:
     with torch.device("meta"):
         transformer = WanTransformer3DModel(
             num_attention_heads=2, attention_head_dim=12, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=1
@@ -202,7 +202,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Runner:
         ("黄色背景上，一个绿色的圆环向下移动", "yellow", "green", "down"),
     ],
 )
-def test_what_was_asked_for_is_still_shown(
+def test_videos_still_show_what_the_prompt_says(
     prompt: str, background: str, colour: str, motion: str, trained: Runner, tmp_path: Path
 ) -> None:
     params = VideoParams(prompt, " ", 128, 128, 17, 12, 4.0, 1)
@@ -215,9 +215,7 @@ def test_what_was_asked_for_is_still_shown(
     assert (seen.background, seen.colour, seen.motion) == (background, colour, motion)
 
 
-def test_a_generation_is_gone_on_with_in_the_precision_it_began_in(
-    weights_folder: Path, demo_runner: Runner, tmp_path: Path
-) -> None:
+def test_a_generation_resumes_only_in_its_precision(weights_folder: Path, demo_runner: Runner, tmp_path: Path) -> None:
     params, path = VideoParams("an ox", " ", 64, 96, 5, 4, 5.0, 7), tmp_path / "half.ckpt"
     runner = Runner.load(
         ModelSpec("demo", fps=16), weights_folder, "cpu", layout=Layout(Precision.FP8_MATMUL), cache=tmp_path
@@ -241,6 +239,6 @@ def test_a_generation_is_gone_on_with_in_the_precision_it_began_in(
     stop_halfway()
     assert first_step(runner, "resumed.mp4") > 0
     assert (tmp_path / "resumed.mp4").read_bytes() == whole
-    # the exact weights begin anew, whatever was half done with others
+    # with exact weights the generation starts over
     stop_halfway()
     assert first_step(demo_runner, "exact.mp4") == 0

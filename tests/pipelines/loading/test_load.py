@@ -1,4 +1,4 @@
-"""A folder → a ready pipeline: what it says of itself, and that the real model's shapes are the same code."""
+"""Loading a folder: progress, fingerprint, dtype and plans."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ WAN = family_of("WanPipeline")
 SPEC = ModelSpec("wan21", fps=16)
 
 
-def test_loading_tells_of_each_component_and_ends_ready(wan21: Path) -> None:
+def test_loading_reports_each_part_and_ends_ready(wan21: Path) -> None:
     told: list[tuple[str, float]] = []
 
     loaded = load_pipeline(SPEC, wan21, "cpu", lambda component, fraction: told.append((component, fraction)))
@@ -33,7 +33,7 @@ def test_loading_tells_of_each_component_and_ends_ready(wan21: Path) -> None:
     assert loaded.grid == Grid(height=16, width=16, temporal=4)
 
 
-def test_the_fingerprint_names_what_a_video_depends_on(wan21: Path) -> None:
+def test_the_fingerprint_has_what_a_video_depends_on(wan21: Path) -> None:
     fingerprint = load_pipeline(SPEC, wan21, "cpu").fingerprint
 
     assert fingerprint["torch"] == torch.__version__
@@ -42,7 +42,7 @@ def test_the_fingerprint_names_what_a_video_depends_on(wan21: Path) -> None:
     assert fingerprint["device"] == "cpu"
 
 
-def test_the_processors_units_decide_the_arithmetic(wan21: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cpus_units_decide_the_dtype(wan21: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for has_bf16, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_bf16=has_bf16: {"avx512_bf16": has_bf16})
         pipe = load_pipeline(SPEC, wan21, "cpu").pipe
@@ -52,7 +52,7 @@ def test_the_processors_units_decide_the_arithmetic(wan21: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("card", "fitting", "warnings"), [(80, (1280, 720, 120), 0), (8, (832, 480, 81), 1), (4, None, 2)]
 )
-def test_a_card_too_small_for_the_largest_video_is_laid_out_for_the_usual_one(
+def test_a_gpu_too_small_for_the_largest_video_is_planned_for_the_usual_one(
     card: int, fitting: tuple[int, int, int] | None, warnings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
@@ -68,7 +68,7 @@ def test_a_card_too_small_for_the_largest_video_is_laid_out_for_the_usual_one(
     assert len(caplog.records) == warnings
 
 
-def test_an_incomplete_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused_before_any_weights_are_read(tmp_path: Path) -> None:
     with pytest.raises(WeightsNotFoundError):
         load_pipeline(SPEC, tmp_path, "cpu", lambda *_: pytest.fail("nothing should be read"))
 
@@ -84,7 +84,7 @@ def test_the_real_model_has_the_published_shapes() -> None:
     ) == Grid(height=16, width=16, temporal=4)
 
 
-def test_a_host_too_small_for_any_plan_is_told_before_anything_is_read() -> None:
+def test_too_little_host_memory_for_any_plan_is_an_error() -> None:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert entry.model.shape is not None
     shape, machine = WAN.shape(entry.model.shape), Machine(23 * GIB, 4 * GIB, (8, 9))

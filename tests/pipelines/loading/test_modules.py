@@ -1,4 +1,4 @@
-"""Tensor by tensor: what comes out is what the libraries' own loading makes, and never more than a tensor is held."""
+"""A part loaded tensor by tensor equals what the libraries' own loading returns."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def read(part: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("weights", ["wan21", "weights_folder"])
-def test_it_is_what_from_pretrained_makes(
+def test_a_loaded_part_equals_from_pretrained(
     part: str, dtype: torch.dtype, weights: str, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(weights)
@@ -45,7 +45,7 @@ def test_it_is_what_from_pretrained_makes(
 
 
 @pytest.mark.parametrize("left_out", ["shared.weight", "encoder.embed_tokens.weight"])
-def test_the_text_encoders_embedding_is_one_under_either_name(left_out: str, wan21: Path, tmp_path: Path) -> None:
+def test_the_text_encoders_embedding_is_tied_under_either_name(left_out: str, wan21: Path, tmp_path: Path) -> None:
     part = tmp_path / "text_encoder"
     part.mkdir()
     (part / "config.json").write_text((wan21 / "text_encoder" / "config.json").read_text())
@@ -59,7 +59,7 @@ def test_the_text_encoders_embedding_is_one_under_either_name(left_out: str, wan
     assert torch.equal(module.get_parameter("shared.weight"), tensors["shared.weight"])
 
 
-def test_a_file_without_a_tensor_is_named(wan21: Path, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_named(wan21: Path, tmp_path: Path) -> None:
     part = tmp_path / "vae"
     part.mkdir()
     (part / "config.json").write_text(json.dumps(json.loads((wan21 / "vae" / "config.json").read_text())))
@@ -71,11 +71,11 @@ def test_a_file_without_a_tensor_is_named(wan21: Path, tmp_path: Path) -> None:
         read("vae", tmp_path, torch.float32)
 
 
-def test_tensors_need_not_come_from_files(wan21: Path) -> None:
+def test_tensors_can_be_assigned_without_files(wan21: Path) -> None:
     expected = read("text_encoder", wan21, torch.float32)
     module = skeleton(UMT5EncoderModel, wan21 / "text_encoder")
     named = {**expected.state_dict(), "unknown.weight": torch.ones(1)}
-    # one of a matrix's two names is enough
+    # one of the two names of a tied matrix is enough
     del named["encoder.embed_tokens.weight"]
     told: list[int] = []
 

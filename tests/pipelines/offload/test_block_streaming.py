@@ -1,4 +1,4 @@
-"""Blocks come in time and go in time, however late the device copies, and also where a pass is cut short."""
+"""Blocks are copied in time however late the device copies, and an interrupted pass leaves nothing behind."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Net(torch.nn.Module):
-    """A transformer in small: a way in, blocks that are told when they compute, and a table outside of them."""
+    """A tiny transformer: an input layer, blocks that call `on_block` before they compute, and a table outside."""
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Net(torch.nn.Module):
 
 
 class Late(Queues):
-    """A card that copies as late as it may: when computing waits for it. It notes what each copy waited for."""
+    """A device that copies as late as possible, when computing waits for it. Records what each copy waited for."""
 
     def __init__(self) -> None:
         self.orders: list[Callable[[], None]] = []
@@ -69,7 +69,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Late:
 
 @torch.no_grad()
 @pytest.mark.parametrize("staying", [(), (0, 3), (1, 2, 3)])
-def test_a_late_copy_is_waited_for(late: Late, staying: tuple[int, ...]) -> None:
+def test_computing_waits_for_a_late_copy(late: Late, staying: tuple[int, ...]) -> None:
     net, inputs = Net(5), torch.randn(2, 5)
     expected = net(inputs)
     host_copies = {name: tensor.data_ptr() for name, tensor in net.state_dict().items()}
@@ -78,7 +78,7 @@ def test_a_late_copy_is_waited_for(late: Late, staying: tuple[int, ...]) -> None
     assert torch.equal(net(inputs), expected)
     assert torch.equal(net(inputs), expected)
 
-    # everything is at home again, and was nowhere else changed
+    # all tensors refer to their host copies again
     assert {name: tensor.data_ptr() for name, tensor in net.state_dict().items()} == host_copies
 
 
@@ -93,12 +93,12 @@ def test_no_buffer_is_reused_before_its_block_has_computed(late: Late) -> None:
     net.on_block = note
     net(torch.randn(2, 5))
 
-    # what is outside of the blocks, the first two blocks, and the others each after the one before the last
+    # the tensors outside the blocks, the first two blocks, then each block after the last but one before it
     assert late.after == [0, 0, 0, 1, 2, 3, 4]
 
 
 @torch.no_grad()
-def test_only_two_blocks_are_there_at_a_time_and_none_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_buffers_hold_the_blocks_of_a_pass_and_none_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(5)
     size = ParameterGroup(net.blocks[0].parameters()).size
     taken: list[int] = []
@@ -117,7 +117,7 @@ def test_only_two_blocks_are_there_at_a_time_and_none_after(monkeypatch: pytest.
     assert taken == [others, *[size] * BUFFERS]
 
 
-def test_tensors_lie_apart_in_their_own_forms() -> None:
+def test_tensors_of_a_group_keep_their_dtypes_and_are_aligned() -> None:
     given = [torch.randn(3, 5), torch.arange(7, dtype=torch.int8), torch.randn(2).to(torch.float8_e4m3fn)]
     values = [tensor.clone() for tensor in given]
     group, memory = ParameterGroup(given), torch.zeros(3 * ALIGNMENT, dtype=torch.uint8)
@@ -132,7 +132,7 @@ def test_tensors_lie_apart_in_their_own_forms() -> None:
 
 
 @torch.no_grad()
-def test_a_pass_that_was_cut_short_leaves_nothing_behind(late: Late) -> None:
+def test_an_interrupted_pass_leaves_nothing_behind(late: Late) -> None:
     net, inputs = Net(5), torch.randn(2, 5)
     expected = net(inputs)
     stream_blocks(net, (1,), CPU, from_disk=False)
@@ -144,7 +144,7 @@ def test_a_pass_that_was_cut_short_leaves_nothing_behind(late: Late) -> None:
     net.on_block = stop
     with pytest.raises(KeyboardInterrupt):
         net(inputs)
-    # a copy that was under way has been waited for: its buffer may be used by others now
+    # the running copy was waited for, because its buffer may be reused now
     assert late.done == len(late.orders)
 
     net.on_block = lambda _: None
@@ -152,7 +152,7 @@ def test_a_pass_that_was_cut_short_leaves_nothing_behind(late: Late) -> None:
 
 
 @torch.no_grad()
-def test_what_comes_from_disk_passes_through_memory_that_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_staging_buffer_is_reused_only_after_its_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     net, inputs, late = Net(5), torch.randn(2, 5), Late()
     expected = net(inputs)
     staging_buffers: list[torch.Tensor] = []
@@ -173,5 +173,5 @@ def test_what_comes_from_disk_passes_through_memory_that_is_free_again(monkeypat
     assert torch.equal(net(inputs), expected)
     assert torch.equal(net(inputs), expected)
     assert [each.nbytes for each in staging_buffers] == [blocks[0].size] * BUFFERS
-    # copies 1 and 7 are of what is outside of the blocks; the last ones from the two staging buffers are 12 and 11
+    # copies 1 and 7 are of the tensors outside the blocks; 12 and 11 are the last from the two staging buffers
     assert sorted(late.waited) == [2, 3, 4, 5, 6, 8, 9, 10]

@@ -1,4 +1,4 @@
-"""Pinned host memory holds exactly what was given, for as long as it is used, and torch's where the driver has none."""
+"""Pinned host memory is exact, freed with its last use, and torch's if the driver registers none."""
 
 import ctypes
 import gc
@@ -13,7 +13,7 @@ from pipelines.offload.pinned_memory import MIN_BYTES, pinned
 
 
 class Driver:
-    """A driver that registers memory, or refuses to, and looks at it once more when it lets go."""
+    """A driver that registers memory or refuses to, and reads the memory when it is unregistered."""
 
     def __init__(self, refuses: bool = False) -> None:
         self.refuses = refuses
@@ -44,7 +44,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.float32])
-def test_what_is_pinned_is_what_was_given(driver: Driver, dtype: torch.dtype) -> None:
+def test_the_pinned_copy_equals_the_tensor(driver: Driver, dtype: torch.dtype) -> None:
     tensor = (torch.randn(3, MIN_BYTES // 2 + 7) * 50).to(dtype)
 
     copy = pinned(tensor)
@@ -54,14 +54,14 @@ def test_what_is_pinned_is_what_was_given(driver: Driver, dtype: torch.dtype) ->
     assert driver.regions == {copy.data_ptr(): tensor.nbytes}
 
 
-def test_it_lies_together_whatever_was_given(driver: Driver) -> None:
+def test_the_copy_is_contiguous(driver: Driver) -> None:
     tensor = torch.randn(1000, 700).T
 
     assert torch.equal(pinned(tensor), tensor)
     assert pinned(tensor).is_contiguous()
 
 
-def test_it_is_let_go_of_before_its_pages_are_and_not_sooner(driver: Driver) -> None:
+def test_memory_is_unregistered_with_its_last_use_before_its_pages_are_freed(driver: Driver) -> None:
     view = pinned(torch.full((MIN_BYTES,), 7, dtype=torch.uint8))[5:]
     gc.collect()
     assert driver.regions
@@ -73,12 +73,12 @@ def test_it_is_let_go_of_before_its_pages_are_and_not_sooner(driver: Driver) -> 
     assert driver.last_bytes == [7]
 
 
-def test_what_is_small_is_torchs(driver: Driver) -> None:
+def test_small_tensors_are_pinned_by_torch(driver: Driver) -> None:
     assert torch.equal(pinned(torch.arange(9)), torch.arange(9))
     assert not driver.regions
 
 
-def test_where_the_driver_registers_none_it_is_torchs_and_told_once(
+def test_without_registered_memory_torch_pins_and_one_warning_is_logged(
     driver: Driver, caplog: pytest.LogCaptureFixture
 ) -> None:
     driver.refuses = True

@@ -1,4 +1,4 @@
-"""Every mechanism of a plan, carried out on small weights: the same video where the arithmetic is the same."""
+"""Every mechanism of a plan on small weights: equal arithmetic gives the same video."""
 
 import errno
 import shutil
@@ -30,7 +30,7 @@ STREAMS = (Residence.STREAMED, Residence.DISK)
 
 @pytest.fixture
 def laid_out(tmp_path: Path) -> Callable[[Path, Layout], Runner]:
-    """The pipeline, laid out on the processor, from which and to which it streams."""
+    """Loads a pipeline by a layout, with the CPU as both host and device."""
 
     def load(folder: Path, layout: Layout) -> Runner:
         return Runner.load(ModelSpec("small", fps=16), folder, "cpu", layout=layout, cache=tmp_path / "cache")
@@ -39,7 +39,7 @@ def laid_out(tmp_path: Path) -> Callable[[Path, Layout], Runner]:
 
 
 def quality(exact: Runner, other: Runner, folder: Path) -> float:
-    """PSNR in dB of one runner's video against another's."""
+    """The PSNR in dB between two runners' videos."""
     one, another = (runner.run(PARAMS, folder / f"{index}.mp4").path for index, runner in enumerate((exact, other)))
     return psnr(one, another)
 
@@ -60,12 +60,12 @@ def test_streaming_gives_the_same_bytes(
         (Residence.DISK, Residence.DISK, 1),
     ):
         runner = laid_out(folder, Layout(Precision.BF16, transformer, text_encoder, resident_blocks=blocks))
-        # the first pass moves everything for the first time
+        # the first pass moves every tensor for the first time
         twice = [runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() for _ in range(2)]
         (mapped if Residence.DISK in (transformer, text_encoder) else videos).extend(twice)
 
     assert len(set(videos)) == 1
-    # a processor computes on the map itself, which is not aligned: some round otherwise there
+    # a CPU computes on the mapped file itself, whose alignment may change the rounding
     assert min(psnr(video, videos[0]) for video in mapped) > 40
 
 
@@ -73,7 +73,7 @@ def test_streaming_gives_the_same_bytes(
     ("precision", "least"),
     [(Precision.INT8_MATMUL, 25), (Precision.FP8_MATMUL, 25), (Precision.FP8, 25), (Precision.Q4, 20)],
 )
-def test_shorter_weights_stay_close_whatever_their_place(
+def test_quantized_weights_stay_close_in_every_placement(
     precision: Precision,
     least: float,
     weights_folder: Path,
@@ -99,7 +99,7 @@ def test_shorter_weights_stay_close_whatever_their_place(
         (Layout(Precision.INT8_MATMUL, Residence.DISK), "quantize"),
     ],
 )
-def test_shorter_weights_are_made_once(
+def test_quantized_weights_are_converted_once(
     layout: Layout,
     maker: str,
     weights_folder: Path,
@@ -113,7 +113,7 @@ def test_shorter_weights_are_made_once(
     assert laid_out(weights_folder, layout).run(PARAMS, tmp_path / "again.mp4").path.read_bytes() == expected
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
+def test_a_full_disk_is_an_error_before_anything_is_written(
     weights_folder: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.loading.converted_cache.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
@@ -123,7 +123,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-def test_a_full_disk_hinders_no_plan_that_does_not_run_from_it(
+def test_a_full_disk_does_not_stop_plans_that_need_no_disk(
     weights_folder: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = laid_out(weights_folder, Layout(Precision.Q4)).run(PARAMS, tmp_path / "kept.mp4").path.read_bytes()
@@ -147,7 +147,7 @@ def _raise(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("residence", STREAMS)
-def test_a_cancelled_streamed_run_does_not_harm_the_next(
+def test_a_cancelled_streamed_run_does_not_affect_the_next(
     residence: Residence, wan21: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner]
 ) -> None:
     runner = laid_out(wan21, Layout(transformer=residence, text_encoder=residence))
@@ -160,7 +160,7 @@ def test_a_cancelled_streamed_run_does_not_harm_the_next(
     assert runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes() == expected
 
 
-def test_a_text_encoder_that_is_not_on_the_card_encodes_nothing_ahead(
+def test_only_a_resident_text_encoder_prefetches(
     wan21: Path, tmp_path: Path, laid_out: Callable[[Path, Layout], Runner]
 ) -> None:
     asked: list[str] = []

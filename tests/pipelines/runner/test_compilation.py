@@ -1,4 +1,4 @@
-"""Blocks are compiled by another process, taken up when it is done, and make the same video but for rounding."""
+"""Blocks are compiled by a background process, adopted when it is done, and only round differently."""
 
 import json
 import subprocess
@@ -69,14 +69,14 @@ def cache(processor: str, caches: dict[str, Path], weights_folder: Path) -> Path
             background = Background(patch)
             assert Runner.load(SPEC, weights_folder, "cpu", cache=cache).fingerprint["dtype"] == processor
         with pytest.MonkeyPatch.context() as patch:
-            # what the process sets for itself
+            # the process sets it for itself
             patch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
             main(background.started[0][-1])
     return cache
 
 
 @both_dtypes
-def test_what_is_compiled_is_taken_up_at_the_load_and_makes_the_same_video_but_for_rounding(
+def test_compiled_blocks_are_used_from_the_load_on_and_only_round_differently(
     processor: str, weights_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = without_compiling(weights_folder)
@@ -99,7 +99,9 @@ def test_what_is_compiled_is_taken_up_at_the_load_and_makes_the_same_video_but_f
 
 @both_dtypes
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP8_MATMUL, Precision.INT8_MATMUL])
-def test_what_is_compiled_is_what_runs_but_for_its_numbers(weights_folder: Path, precision: Precision) -> None:
+def test_the_placeholder_equals_the_loaded_block_except_for_its_values(
+    weights_folder: Path, precision: Precision
+) -> None:
     loaded = load_pipeline(SPEC, weights_folder, "cpu", layout=Layout(precision))
     block = Block.of(loaded, Geometry.fit(96, 64, 5, loaded.grid), 512, Attention.NATIVE)
 
@@ -118,7 +120,7 @@ def test_what_is_compiled_is_what_runs_but_for_its_numbers(weights_folder: Path,
 
 
 @both_dtypes
-def test_it_is_made_in_the_background_and_taken_up_when_the_device_has_nothing_to_do(
+def test_blocks_are_compiled_in_the_background_and_adopted_when_idle(
     processor: str, weights_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     background = Background(monkeypatch)
@@ -126,7 +128,7 @@ def test_it_is_made_in_the_background_and_taken_up_when_the_device_has_nothing_t
     runner.adopt_compiled()
 
     assert runner.fingerprint["compiled"] == "nothing"
-    # once, and with all it needs to know
+    # one process, with everything it needs
     assert len(background.started) == 1
     *python, module, argument = background.started[0]
     assert python == [sys.executable, "-P", "-m"]
@@ -146,7 +148,7 @@ def test_it_is_made_in_the_background_and_taken_up_when_the_device_has_nothing_t
     assert runner.fingerprint["compiled"] == "blocks"
 
 
-def test_a_compiler_that_fails_costs_speed_and_no_more(
+def test_a_failing_compiler_leaves_the_blocks_uncompiled(
     weights_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any) -> None:
@@ -164,12 +166,12 @@ def test_a_compiler_that_fails_costs_speed_and_no_more(
     assert caplog.messages == ["the blocks are not compiled: no compiler"]
     assert runner.fingerprint["compiled"] == "nothing"
     assert np.array_equal(runner.frames(PARAMS).frames, plain)
-    # neither again now nor by a process, but by the next start
+    # it is not compiled again before the next start
     assert not background.started
     assert not list((tmp_path / "compiled").iterdir())
 
 
-def test_compiled_blocks_that_fail_in_a_generation_are_done_without(
+def test_compiled_blocks_that_fail_in_a_generation_are_disabled(
     weights_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = OutOfMemoryFallback.load(replace(SPEC, compile=Compile.OFF), weights_folder, "cpu", cache=tmp_path)
@@ -187,7 +189,7 @@ def test_compiled_blocks_that_fail_in_a_generation_are_done_without(
     assert fallback.fingerprint["compiled"] == "nothing"
 
 
-def test_a_card_without_room_is_left_alone(
+def test_a_gpu_without_free_memory_starts_no_compiler(
     weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     background = Background(monkeypatch)
@@ -198,7 +200,7 @@ def test_a_card_without_room_is_left_alone(
     assert not background.started
 
 
-def test_room_is_what_the_card_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_needs_free_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     free = compiling.NEEDED_BYTES
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 2 * free))
     assert compiling._has_memory("cuda:0")
@@ -222,7 +224,7 @@ def test_room_is_what_the_card_has_free(monkeypatch: pytest.MonkeyPatch) -> None
         (Compile.OFF, CARD, Layout(), False),
     ],
 )
-def test_blocks_are_compiled_where_it_is_of_use(
+def test_blocks_are_compiled_where_it_is_useful(
     setting: Compile, device: torch.device, layout: Layout | None, wanted: bool
 ) -> None:
     assert is_wanted(setting, device, layout) is wanted

@@ -1,4 +1,4 @@
-"""Whether a device still works: asked of its driver, once something went wrong."""
+"""The driver is asked whether a device still works after an error."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ import torch
 from pipelines.runner.device_health import fault
 
 
-def test_a_processor_does_not_fail() -> None:
+def test_a_cpu_has_no_fault() -> None:
     assert fault("cpu") is None
 
 
-def test_a_card_that_answers_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_answers_has_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
 
@@ -18,7 +18,7 @@ def test_a_card_that_answers_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["cuda:1"]
 
 
-def test_a_card_that_does_not_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_fails_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_device: str) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with …")
 

@@ -1,4 +1,4 @@
-"""Out of memory at any stage: the next plan down is tried, and the next video is as from a fresh start."""
+"""Out of memory at any stage: the next smaller plan is tried, and the next video is not affected."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,7 +31,7 @@ SPEC = ModelSpec("small", fps=16)
 PARAMS = VideoParams("an ox", " ", 64, 96, 9, 3, 5.0, 7)
 MACHINE = Machine(24 * GIB, 64 * GIB, (8, 9))
 
-# where each stage's work is done
+# the function that does each stage's work
 STAGES = {
     "loading": "pipelines.loading.load.place_module",
     "encoding": "pipelines.stages.text_encoding.PromptEncoder.encode",
@@ -42,7 +42,7 @@ STAGES = {
 
 @pytest.fixture(autouse=True)
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor stands in for a card: plans are made for one, and carried out on it."""
+    """Lets plans be made for a GPU, and carries them out on the CPU."""
 
     def machine(_device: str, limit: int | None = None, precision: PrecisionSetting = PrecisionSetting.AUTO) -> Machine:
         memory = MACHINE.device_memory if limit is None else min(limit, MACHINE.device_memory)
@@ -59,13 +59,13 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Where weights are kept in other forms, and what is learned of a card."""
+    """The folder for converted weights and learned limits."""
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def run_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """Have a stage run out of memory the next so many times."""
+    """Lets a stage run out of memory a number of times."""
 
     def arrange(stage: str, times: int) -> None:
         original, left = resolve_name(STAGES[stage]), iter(range(times))
@@ -82,7 +82,7 @@ def run_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
 
 @pytest.fixture
 def layouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Layout]]:
-    """The layouts by which the model was loaded, in order."""
+    """The layouts with which the model was loaded, in order."""
     seen: list[Layout] = []
     load = Runner.load.__func__  # type: ignore[attr-defined]
 
@@ -95,7 +95,7 @@ def layouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Layout]]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_next_plan_down_makes_the_video(
+def test_the_next_smaller_plan_makes_the_video(
     stage: str, wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out(stage, 2)
@@ -111,7 +111,7 @@ def test_the_next_plan_down_makes_the_video(
     assert again == video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
 
-def test_what_was_denoised_before_the_decoding_ran_out_is_not_denoised_again(
+def test_denoised_latents_survive_a_fallback_while_decoding(
     wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out("decoding", 1)
@@ -127,7 +127,7 @@ def test_what_was_denoised_before_the_decoding_ran_out_is_not_denoised_again(
     assert video.path.read_bytes() == fresh.run(PARAMS, tmp_path / "fresh.mp4").path.read_bytes()
 
 
-def test_a_step_down_is_remembered_for_the_card(
+def test_a_fallback_is_remembered_for_the_gpu(
     wan21: Path,
     tmp_path: Path,
     cache: Path,
@@ -149,7 +149,7 @@ def test_a_step_down_is_remembered_for_the_card(
     assert OutOfMemoryFallback.load(spec, wan21, "cpu", cache=tmp_path / "other").fingerprint["plan"] == names[0]
 
 
-def test_a_neighbours_memory_is_not_held_against_the_card(
+def test_memory_of_other_processes_does_not_lower_the_gpus_limit(
     wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out("denoising", 1)
@@ -160,7 +160,7 @@ def test_a_neighbours_memory_is_not_held_against_the_card(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_end_of_the_plans_is_a_sentence_and_the_next_generation_is_unharmed(
+def test_no_plan_left_is_an_error_that_does_not_affect_the_next_generation(
     stage: str,
     wan21: Path,
     tmp_path: Path,
@@ -169,7 +169,7 @@ def test_the_end_of_the_plans_is_a_sentence_and_the_next_generation_is_unharmed(
     layouts: list[Layout],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # long steps, so that they are few
+    # large steps between plans, so that there are few
     monkeypatch.setattr("pipelines.planning.planner.NEXT_PEAK_SHARE", 0.6)
     fallback = OutOfMemoryFallback(SPEC, wan21, "cpu", cache=cache)
     asked = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
@@ -188,7 +188,7 @@ def test_the_end_of_the_plans_is_a_sentence_and_the_next_generation_is_unharmed(
 
 
 def plans_below(folder: Path, fallback: OutOfMemoryFallback, size: tuple[int, int, int]) -> int:
-    """How many plans there are below the one in use."""
+    """The number of smaller plans than the current one."""
     shape = WAN.read_shape(folder)
     geometry = Geometry.fit(*size, shape.grid)
     chosen, fallbacks = fallback._plan, 0
@@ -197,7 +197,7 @@ def plans_below(folder: Path, fallback: OutOfMemoryFallback, size: tuple[int, in
     return fallbacks
 
 
-def test_without_a_plan_there_is_no_fallback_but_a_sentence(
+def test_without_a_plan_running_out_of_memory_is_an_error(
     wan21: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, run_out: Callable[[str, int], None]
 ) -> None:
     monkeypatch.setattr("pipelines.runner.oom_fallback.plan_for_device", lambda *_: None)
@@ -209,7 +209,7 @@ def test_without_a_plan_there_is_no_fallback_but_a_sentence(
     assert fallback.render(PARAMS, tmp_path / "video.mp4").finish().path.is_file()
 
 
-def test_the_fallback_keeps_to_the_precision_that_is_set(
+def test_the_fallback_keeps_the_set_precision(
     weights_folder: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
 ) -> None:
     run_out("denoising", 2)
@@ -221,7 +221,7 @@ def test_the_fallback_keeps_to_the_precision_that_is_set(
     assert {layout.precision for layout in layouts} == {Precision.FP8_MATMUL}
 
 
-def test_the_real_model_falls_back_to_what_is_streamed() -> None:
+def test_the_real_model_falls_back_to_streaming() -> None:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert entry.model.shape is not None
     shape, machine = WAN.shape(entry.model.shape), Machine(80 * GIB, 96 * GIB, (9, 0))

@@ -1,4 +1,4 @@
-"""A prompt in, a video file out: exact size and length, the same bytes for the same seed, and an end when asked."""
+"""A prompt becomes a video file of the exact size and length, with the same bytes for a seed; it can be cancelled."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ def run(runner: Runner, folder: Path, **changes: object) -> bytes:
     ("width", "height", "num_frames"),
     [(1, 1, 1), (2, 720, 1), (1280, 1, 2), (1279, 719, 1), (33, 17, 6), (64, 64, 120), (832, 480, 1)],
 )
-def test_every_size_and_length_is_met_exactly(
+def test_every_size_and_length_is_exact(
     layout: str, width: int, height: int, num_frames: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     runner: Runner = request.getfixturevalue(layout)
@@ -63,11 +63,11 @@ def test_every_size_and_length_is_met_exactly(
 
 @pytest.mark.parametrize("steps", [1, 100])
 @pytest.mark.parametrize("guidance", [0, 1, 10])
-def test_the_ends_of_steps_and_guidance_run(demo_runner: Runner, tmp_path: Path, steps: int, guidance: float) -> None:
+def test_extreme_steps_and_guidance_work(demo_runner: Runner, tmp_path: Path, steps: int, guidance: float) -> None:
     assert run(demo_runner, tmp_path, num_inference_steps=steps, guidance_scale=guidance)
 
 
-def test_a_seed_gives_the_same_bytes_also_from_weights_loaded_anew(
+def test_a_seed_gives_the_same_bytes_even_after_reloading(
     demo_runner: Runner, weights_folder: Path, tmp_path: Path
 ) -> None:
     first = run(demo_runner, tmp_path)
@@ -79,7 +79,7 @@ def test_a_seed_gives_the_same_bytes_also_from_weights_loaded_anew(
     assert run(demo_runner, tmp_path, seed=2**53 - 1) != first
 
 
-def test_prompt_negative_prompt_and_guidance_all_matter(demo_runner: Runner, tmp_path: Path) -> None:
+def test_prompt_negative_prompt_and_guidance_all_have_an_effect(demo_runner: Runner, tmp_path: Path) -> None:
     videos = {
         run(demo_runner, tmp_path, **changes)
         for changes in (
@@ -93,18 +93,18 @@ def test_prompt_negative_prompt_and_guidance_all_matter(demo_runner: Runner, tmp
     assert len(videos) == 5
 
 
-def test_without_guidance_the_negative_prompt_is_not_even_encoded(demo_runner: Runner, tmp_path: Path) -> None:
+def test_without_guidance_the_negative_prompt_is_not_encoded(demo_runner: Runner, tmp_path: Path) -> None:
     plain = run(demo_runner, tmp_path, guidance_scale=1.0)
 
     assert run(demo_runner, tmp_path, guidance_scale=0.0, negative_prompt="blurry") == plain
 
 
 @pytest.mark.parametrize("prompt", ["", "🐂 \x00 nul", "word " * 2000, "</s> <extra_id_5>", "\u202eright to left"])
-def test_strange_prompts_run(demo_runner: Runner, tmp_path: Path, prompt: str) -> None:
+def test_unusual_prompts_work(demo_runner: Runner, tmp_path: Path, prompt: str) -> None:
     assert run(demo_runner, tmp_path, prompt=prompt, num_inference_steps=1)
 
 
-def test_progress_tells_every_step_and_only_goes_forward(demo_runner: Runner, tmp_path: Path) -> None:
+def test_progress_reports_every_step_and_never_decreases(demo_runner: Runner, tmp_path: Path) -> None:
     seen: list[Progress] = []
 
     demo_runner.run(replace(SMALL, num_frames=13), tmp_path / "video.mp4", Callbacks(seen.append))
@@ -116,7 +116,7 @@ def test_progress_tells_every_step_and_only_goes_forward(demo_runner: Runner, tm
     assert [p.step for p in seen if p.stage is Stage.DECODE][:4] == [1, 2, 3, 4]
 
 
-def test_the_next_video_is_made_before_the_file_of_the_last_is_finished(demo_runner: Runner, tmp_path: Path) -> None:
+def test_a_video_can_be_made_while_the_previous_file_is_finished(demo_runner: Runner, tmp_path: Path) -> None:
     first, second = SMALL, replace(SMALL, seed=8)
     expected = [run(demo_runner, tmp_path), run(demo_runner, tmp_path, seed=8)]
 
@@ -130,7 +130,7 @@ def test_the_next_video_is_made_before_the_file_of_the_last_is_finished(demo_run
     assert video.stats.steps_computed == first.num_inference_steps
 
 
-def test_a_file_that_cannot_be_finished_is_a_sentence_and_leaves_nothing(
+def test_a_file_that_cannot_be_finished_is_an_error_and_leaves_nothing(
     demo_runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_path: Path) -> None:
@@ -145,7 +145,9 @@ def test_a_file_that_cannot_be_finished_is_a_sentence_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_a_cancel_stops_within_a_step_and_harms_nothing(demo_runner: Runner, tmp_path: Path, stage: Stage) -> None:
+def test_a_cancellation_takes_effect_within_a_step_and_affects_nothing_else(
+    demo_runner: Runner, tmp_path: Path, stage: Stage
+) -> None:
     expected = run(demo_runner, tmp_path)
     (tmp_path / "video.mp4").unlink()
     seen: list[Progress] = []
@@ -163,7 +165,7 @@ def test_a_cancel_stops_within_a_step_and_harms_nothing(demo_runner: Runner, tmp
     assert run(demo_runner, tmp_path) == expected
 
 
-def test_values_that_are_not_numbers_end_in_a_sentence_and_harm_nothing(demo_runner: Runner, tmp_path: Path) -> None:
+def test_nan_is_an_error_and_affects_nothing_else(demo_runner: Runner, tmp_path: Path) -> None:
     expected = run(demo_runner, tmp_path)
     (tmp_path / "video.mp4").unlink()
     transformer = demo_runner._loaded.pipe.transformer
@@ -184,7 +186,7 @@ def test_the_flow_shift_follows_the_size(demo_runner: Runner, weights_folder: Pa
     by_hand._loaded.pipe.scheduler.register_to_config(flow_shift=5.0)
     large = {"width": 1280, "height": 720, "num_frames": 1}
 
-    # the demo's own shift is 3
+    # the demo scheduler's shift is 3
     assert run(shifted, tmp_path) == run(demo_runner, tmp_path)
     assert run(shifted, tmp_path, **large) == run(by_hand, tmp_path, **large)
     assert run(shifted, tmp_path, **large) != run(demo_runner, tmp_path, **large)
@@ -194,19 +196,19 @@ def test_the_flow_shift_follows_the_size(demo_runner: Runner, weights_folder: Pa
 @pytest.mark.parametrize(
     ("width", "height", "shift"), [(832, 480, 3.0), (480, 832, 3.0), (1, 1, 3.0), (1280, 720, 5.0), (1024, 640, 5.0)]
 )
-def test_which_flow_shift_a_size_takes(width: int, height: int, shift: float) -> None:
+def test_a_size_takes_the_flow_shift_of_the_nearer_resolution(width: int, height: int, shift: float) -> None:
     geometry = Geometry.fit(width, height, 81, Grid.of(8, (2, 2), 4))
 
     assert flow_shift_at(geometry, {"480p": 3.0, "720p": 5.0}) == shift
     assert flow_shift_at(geometry, None) is None
 
 
-def test_what_is_delivered_is_the_middle_of_what_is_generated(demo_runner: Runner, tmp_path: Path) -> None:
+def test_the_delivered_frame_is_the_centre_of_the_generated_one(demo_runner: Runner, tmp_path: Path) -> None:
     full = demo_runner.run(replace(SMALL, width=96, height=64), tmp_path / "full.mp4")
     cropped = demo_runner.run(replace(SMALL, width=80, height=50), tmp_path / "cropped.mp4")
 
     whole, part = read_video(full.path).astype(int), read_video(cropped.path)
-    # both went through a lossy codec: the right place is where they differ least
+    # the codec is lossy: the right position is the one with the least difference
     differences = {
         (top, left): np.abs(whole[:, top : top + 50, left : left + 80] - part).mean()
         for top in range(15)

@@ -1,4 +1,4 @@
-"""A generation that was stopped, killed or cut short goes on from its checkpoint, to the very same video."""
+"""A suspended, killed or interrupted generation continues from its checkpoint and makes the same video."""
 
 import io
 import json
@@ -27,11 +27,11 @@ PARAMS = VideoParams("an ox by a lake", " ", 64, 96, 5, 6, 5.0, 7)
 
 
 class Killed(BaseException):
-    """Ends a run with no chance to tidy up after itself."""
+    """Ends a run without any cleanup by its callers."""
 
 
 class Run:
-    """Runs of one generation on one runner, each ended where a test wants it."""
+    """Runs of one generation on one runner, which a test can end at any step."""
 
     def __init__(self, runner: Runner, folder: Path, params: VideoParams = PARAMS) -> None:
         self.runner, self.folder, self.params = runner, folder, params
@@ -40,7 +40,7 @@ class Run:
         self.saved: list[float] = []
 
     def whole(self) -> bytes:
-        """The video of a run that nobody disturbs, without a checkpoint."""
+        """The video of an undisturbed run without a checkpoint."""
         self.runner.run(self.params, self.folder / "whole.mp4")
         return (self.folder / "whole.mp4").read_bytes()
 
@@ -66,7 +66,7 @@ class Run:
             self.runner.run(self.params, self.folder / "suspended.mp4", Callbacks(report, checkpoint=checkpoint))
 
     def resumed(self) -> bytes:
-        """The video of a run that goes on to the end; its reports are kept."""
+        """The video of a run that continues to the end; records its reports."""
         self.reports = []
         path = self.folder / "resumed.mp4"
         callbacks = Callbacks(self.reports.append, checkpoint=Checkpoint(self.path, 1000.0))
@@ -105,7 +105,7 @@ def test_a_generation_killed_at_every_step_ends_in_the_same_video(run: Run) -> N
 
 
 @pytest.mark.parametrize("make", [a14b_folder, ti2v_5b_folder])
-def test_two_experts_and_expanded_timesteps_go_on_too(make: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_models_with_two_experts_or_expanded_timesteps_resume(make: Callable[[Path], Path], tmp_path: Path) -> None:
     runner = Runner.load(ModelSpec("sibling", fps=16), make(tmp_path / "weights"), "cpu")
     run = Run(runner, tmp_path)
     whole = run.whole()
@@ -116,7 +116,7 @@ def test_two_experts_and_expanded_timesteps_go_on_too(make: Callable[[Path], Pat
     assert run.steps_made == [4, 5, 6]
 
 
-def test_another_scheduler_goes_on_too(weights_folder: Path, tmp_path: Path) -> None:
+def test_another_scheduler_resumes(weights_folder: Path, tmp_path: Path) -> None:
     runner = Runner.load(ModelSpec("demo", fps=16), weights_folder, "cpu")
     runner._loaded.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     run = Run(runner, tmp_path)
@@ -127,7 +127,7 @@ def test_another_scheduler_goes_on_too(weights_folder: Path, tmp_path: Path) -> 
     assert run.resumed() == whole
 
 
-def test_a_run_by_weights_loaded_anew_goes_on(run: Run, weights_folder: Path) -> None:
+def test_a_generation_resumes_after_reloading(run: Run, weights_folder: Path) -> None:
     whole = run.whole()
     run.suspended_at(3)
 
@@ -137,7 +137,7 @@ def test_a_run_by_weights_loaded_anew_goes_on(run: Run, weights_folder: Path) ->
     assert run.steps_made == [4, 5, 6]
 
 
-def test_progress_and_seconds_carry_on(run: Run) -> None:
+def test_progress_and_seconds_continue(run: Run) -> None:
     run.suspended_at(4)
     assert len(run.saved) == 1
 
@@ -162,7 +162,7 @@ def test_a_file_has_the_fields_of_its_format(run: Run) -> None:
     assert FORMAT == 2
 
 
-def test_a_run_that_ends_before_the_interval_leaves_only_what_follows_denoising_to_do_again(run: Run) -> None:
+def test_the_latents_are_always_saved_before_decoding(run: Run) -> None:
     run.killed_at(5, interval=1000.0)
     assert not run.path.exists()
 
@@ -199,7 +199,7 @@ def make_it_foreign(run: Run) -> None:
 
 
 def compute_otherwise(run: Run) -> None:
-    # on a copy of the pipeline: the shared one keeps its shift
+    # on a copy, because other tests use the pipeline
     pipe = copy(run.runner._loaded.pipe)
     pipe.scheduler = deepcopy(pipe.scheduler)
     spec = replace(run.runner.spec, flow_shift={"480p": 2.0, "720p": 2.0})
@@ -210,7 +210,7 @@ def compute_otherwise(run: Run) -> None:
     "spoil",
     [spoil_a_byte, spoil_the_end, spoil_the_format, spoil_everything, empty_it, make_it_foreign, compute_otherwise],
 )
-def test_a_checkpoint_that_does_not_fit_is_left_aside(
+def test_a_checkpoint_that_does_not_match_is_ignored(
     run: Run, spoil: Callable[[Run], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     run.suspended_at(3)
@@ -223,14 +223,16 @@ def test_a_checkpoint_that_does_not_fit_is_left_aside(
     assert video == run.whole()
 
 
-def test_a_checkpoint_that_cannot_be_written_harms_nobody(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_that_cannot_be_written_does_not_affect_the_video(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     run.path = run.folder / "no such folder" / "half.ckpt"
 
     assert run.resumed() == run.whole()
     assert "no checkpoint was saved" in caplog.text
 
 
-def test_what_is_half_written_is_never_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partly_written_checkpoint_is_never_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.suspended_at(2)
 
     def cut(_descriptor: int) -> None:
@@ -245,9 +247,7 @@ def test_what_is_half_written_is_never_read(run: Run, monkeypatch: pytest.Monkey
     assert run.steps_made == [3, 4, 5, 6]
 
 
-def test_the_next_generation_knows_nothing_of_a_checkpoint_that_went_wrong(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_resume_does_not_affect_the_next_generation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run.whole()
     run.suspended_at(3)
     transformer = run.runner._loaded.pipe.transformer
@@ -263,9 +263,7 @@ def test_the_next_generation_knows_nothing_of_a_checkpoint_that_went_wrong(
     assert run.whole() == whole
 
 
-def test_latents_that_are_no_numbers_fail_the_generation_when_it_is_taken_up_again(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_from_nan_latents_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = run.runner._loaded.pipe.scheduler
     step = scheduler.step
     monkeypatch.setattr(type(scheduler), "step", lambda _self, *args, **kwargs: (step(*args, **kwargs)[0] * torch.nan,))

@@ -1,4 +1,4 @@
-"""A prompt is encoded once."""
+"""Each prompt is encoded once and cached in memory and on disk."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.support.server_process import SmallDisk
 
 
 def counting(runner: Runner) -> tuple[SimpleNamespace, list[str]]:
-    """A pipeline that notes what it encodes."""
+    """A pipeline that records what it encodes."""
     encoded: list[str] = []
 
     def encode_prompt(prompt: str, **options: Any) -> Any:
@@ -28,7 +28,7 @@ def counting(runner: Runner) -> tuple[SimpleNamespace, list[str]]:
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, refused: str = "") -> list[str]:
-    """What is encoded from now on, but for one prompt that there is no memory for."""
+    """Records what is encoded, and lets one prompt run out of memory."""
     encode, encoded = PromptEncoder._encode, []
 
     def noting(self: PromptEncoder, prompt: str) -> torch.Tensor:
@@ -42,7 +42,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, refused: str = "") -> list[str]:
 
 
 @torch.no_grad()
-def test_each_prompt_is_encoded_once_and_the_oldest_is_let_go(demo_runner: Runner) -> None:
+def test_each_prompt_is_encoded_once_and_the_oldest_is_evicted(demo_runner: Runner) -> None:
     pipe, encoded = counting(demo_runner)
     encoder = PromptEncoder(pipe, torch.device("cpu"), 512)
 
@@ -60,8 +60,8 @@ def test_each_prompt_is_encoded_once_and_the_oldest_is_let_go(demo_runner: Runne
 
 
 @torch.no_grad()
-def test_a_video_says_which_of_its_prompts_were_known(weights_folder: Path, tmp_path: Path) -> None:
-    # a runner of its own: other tests' prompts are in the memory of the shared one
+def test_a_videos_stats_count_cached_prompts(weights_folder: Path, tmp_path: Path) -> None:
+    # not the shared runner, whose cache has the prompts of other tests
     runner = Runner.load(ModelSpec("demo", fps=16), weights_folder, "cpu")
     params = VideoParams("never asked for before", "nor this", 64, 64, 1, 1, 5.0, 7)
 
@@ -69,14 +69,14 @@ def test_a_video_says_which_of_its_prompts_were_known(weights_folder: Path, tmp_
         runner.run(params, tmp_path / "video.mp4").stats,
         runner.run(params, tmp_path / "video.mp4").stats,
         runner.run(replace(params, prompt="something else"), tmp_path / "video.mp4").stats,
-        # without guidance nobody asks for the other
+        # without guidance the negative prompt is not needed
         runner.run(replace(params, guidance_scale=1.0), tmp_path / "video.mp4").stats,
     ]
 
     assert [(work.prompts_encoded, work.prompts_cached) for work in said] == [(2, 0), (0, 2), (1, 1), (0, 1)]
 
 
-def test_what_comes_next_is_encoded_while_the_device_denoises(
+def test_upcoming_prompts_are_encoded_while_the_device_denoises(
     demo_runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded = watched(monkeypatch)
@@ -95,11 +95,11 @@ def test_what_comes_next_is_encoded_while_the_device_denoises(
     second = demo_runner.run(replace(params, prompt="the second"), tmp_path / "video.mp4")
 
     assert encoded == ["the first of two", "unwanted", "the second"]
-    # it was encoded for this one
+    # it was encoded for this video
     assert (second.stats.prompts_encoded, second.stats.prompts_cached) == (1, 1)
 
 
-def test_what_cannot_be_encoded_ahead_fails_its_own_video_only(
+def test_a_prompt_that_cannot_be_prefetched_fails_only_its_own_video(
     demo_runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched(monkeypatch, refused="a poisoned one")
@@ -120,7 +120,7 @@ def test_padding_is_zero(demo_runner: Runner) -> None:
 
 
 @torch.no_grad()
-def test_on_disk_it_outlives_the_encoder(demo_runner: Runner, tmp_path: Path) -> None:
+def test_embeddings_on_disk_outlive_the_encoder(demo_runner: Runner, tmp_path: Path) -> None:
     pipe, encoded = counting(demo_runner)
 
     def encoder(made_by: str) -> PromptEncoder:
@@ -137,7 +137,7 @@ def test_on_disk_it_outlives_the_encoder(demo_runner: Runner, tmp_path: Path) ->
     assert all(len(path.stem) == 64 for path in tmp_path.iterdir())
 
 
-def test_what_was_unused_for_longest_makes_room(tmp_path: Path) -> None:
+def test_the_least_recently_used_embeddings_are_deleted_first(tmp_path: Path) -> None:
     size = 4 * 1000
     store = EmbeddingStore(tmp_path, "weights", limit=3 * (size + 200))
     encoded: list[str] = []
@@ -160,7 +160,7 @@ def test_what_was_unused_for_longest_makes_room(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 100])
-def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_file_is_replaced(content: bytes, tmp_path: Path) -> None:
     store = EmbeddingStore(tmp_path, "weights")
     store.get("ox", lambda: torch.ones(1, 2, 3))
     (path,) = tmp_path.iterdir()
@@ -170,7 +170,7 @@ def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
     assert store.get("ox", lambda: torch.ones(1, 2, 3)).sum() == 0
 
 
-def test_a_full_disk_costs_encoding_again_and_is_not_made_fuller(small_disk: SmallDisk) -> None:
+def test_on_a_full_disk_prompts_are_encoded_again_and_nothing_is_left(small_disk: SmallDisk) -> None:
     store = EmbeddingStore(small_disk.folder / "prompts", "weights")
     store.get("kept", lambda: torch.ones(1, 2, 3))
     small_disk.fill(leave=8_192)
@@ -184,7 +184,7 @@ def test_a_full_disk_costs_encoding_again_and_is_not_made_fuller(small_disk: Sma
     assert store.get("ox", lambda: torch.zeros(1, 100, 100)).sum() == 10_000
 
 
-def test_what_was_kept_is_read_from_a_disk_that_cannot_be_written(small_disk: SmallDisk) -> None:
+def test_embeddings_are_read_from_a_read_only_disk(small_disk: SmallDisk) -> None:
     store = EmbeddingStore(small_disk.folder, "weights")
     store.get("ox", lambda: torch.ones(1, 2, 3))
     small_disk.make_read_only()
@@ -193,7 +193,7 @@ def test_what_was_kept_is_read_from_a_disk_that_cannot_be_written(small_disk: Sm
     assert store.get("cow", lambda: torch.zeros(1, 2, 3)).sum() == 0
 
 
-def test_a_disk_that_cannot_be_written_costs_encoding_again(tmp_path: Path) -> None:
+def test_on_a_read_only_disk_prompts_are_encoded_again(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     store = EmbeddingStore(tmp_path / "file" / "prompts", "weights")
 

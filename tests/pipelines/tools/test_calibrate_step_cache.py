@@ -1,4 +1,4 @@
-"""Calibrating the step cache: the largest tolerance that keeps every video, and lines that a model's file takes."""
+"""Calibration finds the largest tolerance at which every video is good enough, and prints lines for a model's file."""
 
 import tomllib
 from pathlib import Path
@@ -20,11 +20,11 @@ def test_the_largest_tolerance_that_keeps_every_video_is_chosen() -> None:
     assert choose(run_trials, 35) == 0.2
     assert choose(run_trials, 30) == 0.4
     assert choose(run_trials, 37) == 0
-    # beyond a tolerance that is too large none is trusted
+    # no tolerance above one that is too large is chosen
     assert choose(made((0.1, 40), (0.2, 20), (0.4, 40)), 35) == 0.1
 
 
-def test_psnr_is_in_decibels_of_the_whole_range() -> None:
+def test_psnr_is_in_decibels_of_the_full_range() -> None:
     black = np.zeros((1, 2, 2, 3), dtype=np.uint8)
 
     assert psnr(black, black) == float("inf")
@@ -43,7 +43,7 @@ def test_the_demo_is_calibrated_by_one_command(capsys: pytest.CaptureFixture[str
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines()[1:4]}
     assert rows["1e-09"] == ["100%", "inf", "inf"]
     assert int(rows["5"][0].rstrip("%")) < int(rows["0.02"][0].rstrip("%")) < 100
-    # a model's file with these lines in it is read
+    # a model's file with these lines is valid
     lines = printed[printed.index("[model.step_cache]") :]
     levels = tomllib.loads(lines)["model"]["step_cache"]
     assert levels["balanced"] <= levels["fast"]
@@ -61,7 +61,7 @@ def test_the_demo_is_calibrated_by_one_command(capsys: pytest.CaptureFixture[str
         (["--models-dir", "/no/such/folder"], "no such folder of models"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence(options: list[str], sentence: str) -> None:
+def test_an_error_is_returned_as_a_sentence(options: list[str], sentence: str) -> None:
     said = main(options)
 
     assert said is not None

@@ -1,4 +1,4 @@
-"""Attention is computed by the fastest kernel that is there and right, which is found once and remembered."""
+"""The fastest available and correct attention kernel is measured once and remembered."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ OVER = AttentionShape(tokens=64, heads=12, head_dim=16)
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A Hopper as torch tells of it; what was measured on it is kept."""
+    """A Hopper GPU as torch reports it; records what is measured on it."""
     measured: list[dict[str, Any]] = []
 
     def note(candidates: list[Attention], device: torch.device, dtype: torch.dtype, over: AttentionShape) -> Any:
@@ -37,14 +37,14 @@ def test_the_fastest_is_chosen_once_and_remembered(card: list[dict[str, Any]], t
     assert choose(Attention.AUTO, CARD, lambda: OVER, tmp_path) is Attention.CUDNN
     assert choose(Attention.AUTO, CARD, lambda: OVER, tmp_path) is Attention.CUDNN
 
-    # no other package is installed here
+    # no package of another kernel is installed
     assert card == [{"candidates": [Attention.NATIVE, Attention.CUDNN], "over": OVER}]
     longer = AttentionShape(128, 12, 16)
     choose(Attention.AUTO, CARD, lambda: longer, tmp_path)
     assert [each["over"] for each in card] == [OVER, longer]
 
 
-def test_what_is_remembered_for_other_libraries_does_not_count(
+def test_a_measurement_with_other_libraries_is_ignored(
     card: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choose(Attention.AUTO, CARD, lambda: OVER, tmp_path)
@@ -55,7 +55,7 @@ def test_what_is_remembered_for_other_libraries_does_not_count(
     assert len(card) == 2
 
 
-def test_a_kernel_by_name_is_taken_or_refused_with_a_reason(card: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_named_kernel_is_used_or_refused_with_a_reason(card: list[dict[str, Any]], tmp_path: Path) -> None:
     assert choose(Attention.CUDNN, CARD, lambda: OVER, tmp_path) is Attention.CUDNN
     with pytest.raises(AttentionUnavailableError, match=r"attention = sage cannot be used here: .*sageattention"):
         choose(Attention.SAGE, CARD, lambda: OVER, tmp_path)
@@ -64,7 +64,7 @@ def test_a_kernel_by_name_is_taken_or_refused_with_a_reason(card: list[dict[str,
     assert not card
 
 
-def test_a_processor_measures_nothing(tmp_path: Path) -> None:
+def test_a_cpu_measures_nothing(tmp_path: Path) -> None:
     def never() -> AttentionShape:
         raise AssertionError
 
@@ -82,7 +82,7 @@ def test_a_processor_measures_nothing(tmp_path: Path) -> None:
         (Attention.CUDNN, (12, 0), None),
     ],
 )
-def test_a_kernel_is_for_the_chips_it_was_made_for(
+def test_a_kernel_is_used_only_on_chips_it_supports(
     attention: Attention, capability: tuple[int, int], reason: str | None
 ) -> None:
     why = unusable(attention, capability)
@@ -93,7 +93,7 @@ def test_a_kernel_is_for_the_chips_it_was_made_for(
 
 @pytest.fixture
 def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that is quick and makes nothing of its inputs, and a right one by the name of flash."""
+    """Registers a fast but wrong kernel, and a correct one named flash."""
 
     def nothing(query: torch.Tensor, **_: Any) -> torch.Tensor:
         return torch.zeros_like(query)
@@ -104,25 +104,25 @@ def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_dispatch, "_check_attention_backend_requirements", lambda _: None)
 
 
-def test_what_does_not_run_or_is_wrong_is_left_out(wrong: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_kernel_that_fails_or_is_wrong_is_excluded(wrong: None, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
 
     candidates = [Attention.NATIVE, Attention.FLASH, Attention.FLASH_3, Attention.SAGE]
     found = measure(candidates, CPU, torch.float32, OVER)
 
-    # the third is not installed
+    # the third kernel is not installed
     assert set(found) == {Attention.NATIVE, Attention.FLASH}
     assert all(seconds > 0 for seconds in found.values())
     assert "attention by sage is wrong" in caplog.text
     assert "attention by flash3 does not run here" in caplog.text
 
 
-def test_where_nothing_can_be_measured_it_is_torchs_own() -> None:
+def test_without_any_measurement_torchs_kernel_is_used() -> None:
     assert fastest({}) is Attention.NATIVE
     assert fastest({Attention.NATIVE: 2.0, Attention.FLASH: 1.0}) is Attention.FLASH
 
 
-def test_the_kernel_is_in_use_on_a_card_and_only_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_is_used_on_a_gpu_and_only_inside_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_dispatch, "_check_attention_backend_requirements", lambda _: None)
 
     with attention_context(Attention.FLASH, CARD, torch.bfloat16):
@@ -130,7 +130,7 @@ def test_the_kernel_is_in_use_on_a_card_and_only_inside(monkeypatch: pytest.Monk
     assert _AttentionBackendRegistry.get_active_backend()[0] == "native"
 
 
-def test_a_runner_tells_which_it_is_and_refuses_what_is_not_there(weights_folder: Path) -> None:
+def test_a_runner_reports_its_kernel_and_refuses_a_missing_one(weights_folder: Path) -> None:
     assert Runner.load(ModelSpec("demo", fps=16), weights_folder, "cpu").fingerprint["attention"] == "native"
     with pytest.raises(AttentionUnavailableError):
         Runner.load(ModelSpec("demo", fps=16, attention=Attention.FLASH), weights_folder, "cpu")

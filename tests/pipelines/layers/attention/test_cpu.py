@@ -1,4 +1,4 @@
-"""Attention by products: what torch's own gives, and only where it pays."""
+"""Attention by matrix products equals torch's own, and is used only where it is faster."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def tensors(queries: int, keys: int, dtype: torch.dtype = torch.bfloat16) -> lis
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, MIN_KEYS), (MIN_KEYS + 1, MIN_KEYS + 5)])
-def test_it_is_attention(queries: int, keys: int) -> None:
+def test_matmul_attention_equals_torchs(queries: int, keys: int) -> None:
     exact = tensors(queries, keys, torch.float32)
 
     torch.testing.assert_close(matmul_attention(*exact), scaled_dot_product_attention(*exact), rtol=1e-4, atol=1e-5)
@@ -34,7 +34,7 @@ def test_it_is_attention(queries: int, keys: int) -> None:
         (MIN_KEYS, torch.bfloat16, {"attn_mask": torch.zeros(4, MIN_KEYS, dtype=torch.bfloat16)}, False),
     ],
 )
-def test_it_takes_over_where_it_pays_and_may(
+def test_it_is_used_only_for_long_plain_attention(
     keys: int, dtype: torch.dtype, options: dict[str, object], ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
@@ -53,6 +53,6 @@ def test_it_takes_over_where_it_pays_and_may(
     torch.testing.assert_close(inside.float(), outside.float(), rtol=0.05, atol=0.02)
 
 
-def test_other_devices_and_dtypes_are_left_alone() -> None:
+def test_other_devices_and_dtypes_keep_torchs_attention() -> None:
     with fast_attention(CPU, torch.float32), fast_attention(torch.device("cuda:0"), torch.bfloat16):
         assert functional.scaled_dot_product_attention is scaled_dot_product_attention

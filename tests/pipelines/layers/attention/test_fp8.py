@@ -1,4 +1,4 @@
-"""Attention in fp8 is attention but for its rounding, also compiled, and refused where cuDNN cannot do it."""
+"""Attention in fp8 equals attention except for rounding, also compiled, and is refused without cuDNN's kernel."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ OVER = AttentionShape(tokens=4096, heads=12, head_dim=64)
 
 
 def tensors(tokens: int = 1500, apart: float = 0.0, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """A query, keys and values (1, 3, tokens, 64), of keys and values that have something in common."""
+    """A query, keys and values (1, 3, tokens, 64); keys and values have a common offset."""
     generator = torch.Generator().manual_seed(3)
     query, key, value = (torch.randn(1, 3, tokens, 64, generator=generator) for _ in range(3))
     common = (torch.randn(1, 3, 1, 64, generator=generator) * apart for _ in range(2))
@@ -34,18 +34,18 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_attention_but_for_the_rounding(dtype: torch.dtype) -> None:
+def test_it_equals_attention_except_for_rounding(dtype: torch.dtype) -> None:
     query, key, value = tensors(dtype=dtype)
 
     made = fp8_attention(query, key, value)
 
     assert (made.dtype, made.shape) == (dtype, query.shape)
     assert 0.005 < apart(made, scaled_dot_product_attention(query, key, value)) < 0.12
-    # another number of keys than of queries
+    # with different numbers of keys and queries
     assert apart(fp8_attention(query[:, :, :7], key, value), made[:, :, :7]) < 0.12
 
 
-def test_what_keys_and_values_have_in_common_costs_no_exactness() -> None:
+def test_a_common_offset_of_keys_and_values_costs_no_accuracy() -> None:
     usual = tensors()
     much = tensors(apart=30.0)
     mean = much[2].mean(-2, keepdim=True)
@@ -54,12 +54,12 @@ def test_what_keys_and_values_have_in_common_costs_no_exactness() -> None:
     error_of_much = (fp8_attention(*much) - scaled_dot_product_attention(*much)).norm()
 
     assert error_of_much < 1.5 * error
-    # where the values are one and the same there is nothing to round
+    # equal values leave nothing to round
     torch.testing.assert_close(fp8_attention(much[0], much[1], mean.expand_as(much[2])), mean.expand_as(much[2]))
 
 
-def test_filling_the_last_tile_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    # as many keys as fill no tile: a seventh of all that is attended to is no key at all
+def test_padding_the_last_tile_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the keys do not fill a tile: a seventh of the padded keys is padding
     query, key, value = tensors(TILE * 2 + 170, apart=3.0)
     full = fp8_attention(query, key, value)
 
@@ -68,13 +68,13 @@ def test_filling_the_last_tile_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert apart(full, fp8_attention(query, key, value)) < 0.02
 
 
-def test_a_tensor_of_nothing_is_nothing() -> None:
+def test_zeros_give_zeros() -> None:
     nothing = torch.zeros(1, 1, 8, 16)
 
     assert torch.equal(fp8_attention(nothing, nothing, nothing), nothing)
 
 
-def test_a_prompt_stays_exact_and_everything_after_it() -> None:
+def test_attention_over_a_prompt_and_outside_the_context_stays_exact() -> None:
     query, key, value = tensors()
     few = key[:, :, : MIN_KEYS - 1], value[:, :, : MIN_KEYS - 1]
     exact, exact_few = scaled_dot_product_attention(query, key, value), scaled_dot_product_attention(query, *few)
@@ -87,7 +87,7 @@ def test_a_prompt_stays_exact_and_everything_after_it() -> None:
     assert torch.equal(torch.nn.functional.scaled_dot_product_attention(query, key, value), exact)
 
 
-def test_compiled_it_is_the_same() -> None:
+def test_compiled_attention_is_equal() -> None:
     query, key, value = tensors(1100)
 
     compiled = torch.compile(fp8_attention, fullgraph=True, dynamic=True)(query, key, value)
@@ -96,7 +96,7 @@ def test_compiled_it_is_the_same() -> None:
 
 
 class Graph:
-    """cuDNN's graph, which notes what it is given and computes as the processor does."""
+    """Replaces cuDNN's graph: records its inputs and computes on the CPU."""
 
     def __init__(self, **_: Any) -> None:
         self.layouts: list[tuple[list[int], list[int]]] = []
@@ -155,7 +155,7 @@ class Graph:
 
 @pytest.fixture
 def cudnn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """cuDNN's package in small, and a device that runs on the processor."""
+    """Replaces cuDNN's package, and runs the device's work on the CPU."""
     package = SimpleNamespace(
         data_type=SimpleNamespace(FP8_E4M3="fp8", FLOAT="fp32"),
         heur_mode=SimpleNamespace(A="A", FALLBACK="fallback"),
@@ -173,12 +173,12 @@ def cudnn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         cached.cache_clear()
 
 
-def test_cudnn_is_given_what_its_graph_says(cudnn: None) -> None:
+def test_cudnn_gets_tensors_of_its_graphs_shapes(cudnn: None) -> None:
     query, key, value = (part.to(DTYPE) for part in tensors(40))
     scales = [torch.tensor([each]) for each in (0.5, 0.25, 0.125)]
     more = torch.cat([key, key], dim=-2)
 
-    # laid out as a projection leaves it, and as it is not
+    # in the memory layout of a projection's output, and in another one
     made, log_sum = module._attend._init_fn(query, key, value, *scales)
     of_more, _ = module._attend._init_fn(query.transpose(1, 2).contiguous().transpose(1, 2), more, more, *scales)
 
@@ -188,7 +188,7 @@ def test_cudnn_is_given_what_its_graph_says(cudnn: None) -> None:
     assert of_more.shape == query.shape
 
 
-def test_it_is_taken_by_name_only_and_refused_with_a_reason(
+def test_it_is_used_only_by_name_and_refused_with_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_folder: Path
 ) -> None:
     def on(capability: tuple[int, int]) -> Callable[[], Attention]:
@@ -200,7 +200,7 @@ def test_it_is_taken_by_name_only_and_refused_with_a_reason(
         on((8, 9))()
     with pytest.raises(AttentionUnavailableError, match="nvidia-cudnn-frontend is not installed"):
         on((9, 0))()
-    # what is there but does not run says so at the start, not in the middle of a video
+    # a kernel that cannot run is refused at the start, not in the middle of a video
     monkeypatch.setitem(sys.modules, "cudnn", SimpleNamespace())
     with pytest.raises(AttentionUnavailableError, match="attention = fp8 cannot be used here: "):
         on((9, 0))()

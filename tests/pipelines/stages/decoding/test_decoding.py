@@ -1,4 +1,4 @@
-"""Decoding a latent frame at a time is decoding."""
+"""Decoding one latent frame at a time, and in tiles, equals the library's decoding."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def vae_and_latents(runner: Runner) -> tuple[torch.nn.Module, torch.Tensor]:
 
 @torch.no_grad()
 def whole(vae: torch.nn.Module, latents: torch.Tensor) -> Frames:
-    """What WanPipeline makes of the same latents: all frames in one call."""
+    """The frames that WanPipeline decodes from the same latents in one call."""
     shape = (1, -1, 1, 1, 1)
     mean, std = (torch.tensor(v).to(vae.dtype).view(shape) for v in (vae.config.latents_mean, vae.config.latents_std))
     decoded = vae.decode(latents.to(vae.dtype) / (1.0 / std) + mean).sample[0].float()
@@ -28,7 +28,7 @@ def whole(vae: torch.nn.Module, latents: torch.Tensor) -> Frames:
 
 @pytest.mark.parametrize("layout", ["demo_runner", "wan21_runner"])
 @torch.no_grad()
-def test_group_by_group_equals_all_at_once(layout: str, request: pytest.FixtureRequest) -> None:
+def test_decoding_in_groups_equals_decoding_at_once(layout: str, request: pytest.FixtureRequest) -> None:
     vae, latents = vae_and_latents(request.getfixturevalue(layout))
 
     groups = list(decode_frames(vae, latents))
@@ -38,7 +38,7 @@ def test_group_by_group_equals_all_at_once(layout: str, request: pytest.FixtureR
 
 
 @torch.no_grad()
-def test_a_decode_that_was_left_halfway_does_not_colour_the_next(demo_runner: Runner) -> None:
+def test_an_interrupted_decoding_does_not_affect_the_next(demo_runner: Runner) -> None:
     vae, latents = vae_and_latents(demo_runner)
     expected = np.concatenate(list(decode_frames(vae, latents)))
 
@@ -52,8 +52,8 @@ def test_a_decode_that_was_left_halfway_does_not_colour_the_next(demo_runner: Ru
 
 @pytest.mark.parametrize("layout", ["wan21_runner", "demo_runner"])
 @torch.no_grad()
-def test_tiles_are_joined_as_diffusers_joins_them(layout: str, request: pytest.FixtureRequest) -> None:
-    """Where the sides are its strides' multiples, so that its tiles lie where ours do."""
+def test_tiles_are_blended_as_diffusers_does_it(layout: str, request: pytest.FixtureRequest) -> None:
+    """With sides that are multiples of diffusers' strides, so that both have the same tiles."""
     vae, _ = vae_and_latents(request.getfixturevalue(layout))
     scale = vae.config.scale_factor_spatial
     side = (2 * 192 + 64) // scale
@@ -67,13 +67,13 @@ def test_tiles_are_joined_as_diffusers_joins_them(layout: str, request: pytest.F
     tiled = list(decode_frames(vae, latents, Decoding.TILES_256))
 
     assert [group.shape for group in tiled] == [(1, 2 * 192 + 64, 2 * 192 + 64, 3)]
-    # diffusers goes on to a third tile within the second one
+    # diffusers adds a third tile that lies inside the second
     off = np.concatenate(tiled).astype(int) - expected
     assert abs(off[:, : 2 * 192, : 2 * 192]).max() <= 1
 
 
 @torch.no_grad()
-def test_every_part_of_a_tiled_decoding_is_told_of_and_may_end_it(wan21_runner: Runner) -> None:
+def test_every_part_of_a_tiled_decoding_is_reported_and_may_end_it(wan21_runner: Runner) -> None:
     vae, _ = vae_and_latents(wan21_runner)
     latents = torch.randn(1, vae.config.z_dim, 2, 33, 34, generator=torch.Generator().manual_seed(1))
     told: list[tuple[int, int]] = []
@@ -104,7 +104,7 @@ def test_small_frames_are_one_tile(wan21_runner: Runner) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @torch.no_grad()
-def test_what_is_not_a_number_is_refused(demo_runner: Runner, value: float) -> None:
+def test_nan_and_infinity_are_errors(demo_runner: Runner, value: float) -> None:
     vae, latents = vae_and_latents(demo_runner)
     latents[:, :, 2] = value
 

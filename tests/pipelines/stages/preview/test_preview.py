@@ -1,4 +1,4 @@
-"""A look at a generation under way: the right picture, of the right size, at no cost to the video."""
+"""Previews show the right picture in the right size and do not change the video."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ GRID = Grid.of(8, (2, 2), 4)
 
 
 class Album:
-    """Keeps every picture of a run, by the number of steps it shows the result of."""
+    """Records every picture of a run by the number of steps whose result it shows."""
 
     def __init__(self, folder: Path, interval: float = 1e-9) -> None:
         self.path = folder / "preview.jpg"
@@ -87,16 +87,16 @@ def test_a_picture_has_the_videos_shape_and_is_never_larger(width: int, height: 
 
 
 @given(width=st.integers(130, 1280), height=st.integers(130, 720))
-def test_a_picture_shows_what_the_crop_leaves(width: int, height: int) -> None:
+def test_a_picture_shows_the_cropped_area(width: int, height: int) -> None:
     geometry = Geometry.fit(width, height, 1, GRID)
     h, w = geometry.full_height // 8, geometry.full_width // 8
-    # red is how far right a place is, green how far down, of the whole that is generated
+    # red grows from left to right and green from top to bottom of the generated frame
     right = ((torch.arange(w) + 0.5) / w * 2 - 1).expand(h, w)
     down = ((torch.arange(h) + 0.5) / h * 2 - 1)[:, None].expand(h, w)
 
     picture = np.asarray(draw(torch.stack([right, down])[None, :, None], RED_IS_THE_FIRST, geometry)) / 255
 
-    # away from the edges, where an interpolation has nothing to go by
+    # away from the edges, where interpolation lacks neighbours
     rows, columns = geometry.crop
     for share in (0.25, 0.75):
         x, y = int(picture.shape[1] * share), int(picture.shape[0] * share)
@@ -106,7 +106,7 @@ def test_a_picture_shows_what_the_crop_leaves(width: int, height: int) -> None:
         assert picture[y, x, 1] == pytest.approx(place, abs=0.006)
 
 
-def test_a_picture_is_of_the_middle_of_the_clip() -> None:
+def test_a_picture_shows_the_middle_frame() -> None:
     latents = torch.full((1, 2, 5, 8, 8), -1.0)
     latents[:, 0, 2] = 1.0
 
@@ -115,7 +115,7 @@ def test_a_picture_is_of_the_middle_of_the_clip() -> None:
     assert picture.getpixel((32, 32)) == (255, 0, 0)
 
 
-# what a step takes the finished latents to be
+# the prediction of the finished latents
 
 
 def euler(runner: Runner) -> Any:
@@ -127,7 +127,7 @@ def unipc(runner: Runner) -> Any:
 
 
 @pytest.mark.parametrize(("scheduler_of", "first"), [(unipc, 1), (euler, 2)])
-def test_the_prediction_is_where_the_velocity_leads(
+def test_the_prediction_follows_the_velocity_to_its_end(
     runner: Runner, scheduler_of: Callable[[Runner], Any], first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = runner._loaded.pipe
@@ -169,7 +169,7 @@ def test_the_prediction_is_where_the_velocity_leads(
 
 
 @pytest.mark.parametrize(("make", "channels"), [(a14b_folder, 16), (ti2v_5b_folder, 48)])
-def test_two_experts_and_expanded_timesteps_have_previews_too(
+def test_models_with_two_experts_or_expanded_timesteps_have_previews(
     make: Callable[[Path], Path], channels: int, tmp_path: Path
 ) -> None:
     latent_rgb = LatentRgb(((0.1, 0.1, 0.1),) * channels, (0.0, 0.0, 0.0))
@@ -186,7 +186,7 @@ def test_two_experts_and_expanded_timesteps_have_previews_too(
 
 
 @pytest.mark.parametrize("sampler", [unipc, euler])
-def test_previews_change_no_byte_of_the_video(runner: Runner, sampler: Callable[[Runner], Any], tmp_path: Path) -> None:
+def test_previews_do_not_change_the_video(runner: Runner, sampler: Callable[[Runner], Any], tmp_path: Path) -> None:
     runner._loaded.pipe.scheduler = sampler(runner)
     plain, fingerprint = made(runner, tmp_path), runner.fingerprint
     album = Album(tmp_path)
@@ -197,7 +197,7 @@ def test_previews_change_no_byte_of_the_video(runner: Runner, sampler: Callable[
     assert made(runner, tmp_path) == plain
 
 
-def test_the_map_is_no_part_of_what_a_video_depends_on(weights_folder: Path, tmp_path: Path) -> None:
+def test_a_video_does_not_depend_on_the_map(weights_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(weights_folder, tmp_path / "weights"))
     before = weights.digest(folder)
 
@@ -208,7 +208,7 @@ def test_the_map_is_no_part_of_what_a_video_depends_on(weights_folder: Path, tmp
     assert weights.digest(folder) != before
 
 
-def test_a_picture_comes_when_it_is_time_and_after_the_last_step(tmp_path: Path, runner: Runner) -> None:
+def test_a_picture_is_written_when_due_and_after_the_last_step(tmp_path: Path, runner: Runner) -> None:
     album = Album(tmp_path, interval=1000)
 
     made(runner, tmp_path, album.preview)
@@ -216,7 +216,7 @@ def test_a_picture_comes_when_it_is_time_and_after_the_last_step(tmp_path: Path,
     assert list(album.pictures) == [1, 4]
 
 
-def test_a_file_is_small_and_whole_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_small_and_complete_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = torch.randn(1, 2, 1, 90, 160, generator=torch.Generator().manual_seed(0))
     picture = draw(noise, RED_IS_THE_FIRST, Geometry.fit(1280, 720, 1, GRID))
     written: list[int] = []
@@ -236,11 +236,11 @@ def test_a_file_is_small_and_whole_at_any_moment(tmp_path: Path, monkeypatch: py
     assert seen == [[((0, 0),) * 3, Image.open(tmp_path / "preview.jpg").copy().getextrema()]]
     assert written == [1, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["preview.jpg"]
-    # noise is the worst that a picture can be
+    # noise compresses worst
     assert (tmp_path / "preview.jpg").stat().st_size < 64_000
 
 
-def test_a_preview_that_cannot_be_written_costs_no_video(
+def test_a_preview_that_cannot_be_written_does_not_affect_the_video(
     runner: Runner, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     preview = Preview(tmp_path / "nowhere" / "preview.jpg", 1e-9, lambda _: pytest.fail("there is no file"))
@@ -249,10 +249,10 @@ def test_a_preview_that_cannot_be_written_costs_no_video(
     assert len([text for text in caplog.messages if "no preview" in text]) == 1
 
 
-# where the map comes from
+# the source of the map
 
 
-def test_the_map_that_comes_with_the_weights_wins(weights_folder: Path, tmp_path: Path) -> None:
+def test_a_map_in_the_weights_folder_takes_precedence(weights_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(weights_folder, tmp_path / "weights"))
     own = LatentRgb(((0.0, 0.0, 0.0),) * 16, (1.0, -1.0, -1.0))
     write_latent_rgb(own, folder)
@@ -274,7 +274,7 @@ def test_the_map_that_comes_with_the_weights_wins(weights_folder: Path, tmp_path
         (json.dumps({"factors": [[1, 2, 3]], "bias": [0, 0, 0]}), "for 1 channels, and the VAE has 16"),
     ],
 )
-def test_a_map_that_does_not_fit_is_told_and_the_video_is_made(
+def test_a_map_that_does_not_match_is_logged_and_the_video_is_made(
     weights_folder: Path, tmp_path: Path, content: str, sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Path(shutil.copytree(weights_folder, tmp_path / "weights"))
@@ -296,17 +296,17 @@ def test_without_a_map_there_is_no_preview(demo_runner: Runner, tmp_path: Path) 
     assert not album.path.exists()
 
 
-# the demo's
+# the demo's map
 
 
-def test_a_fit_finds_the_map() -> None:
+def test_fitting_finds_the_map() -> None:
     latents = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
     colours = latents @ torch.tensor(ANY.factors) + torch.tensor(ANY.bias)
 
     assert error(fit(latents, colours), latents, colours) < 1e-3
 
 
-def test_the_demos_map_gives_the_colours_of_its_clips() -> None:
+def test_the_demos_map_gives_its_clips_colours() -> None:
     latent_rgb = read_latent_rgb(demo_folder())
     assert latent_rgb is not None
     vae = AutoencoderKLWan.from_pretrained(demo_folder() / "vae").float()
@@ -316,7 +316,7 @@ def test_the_demos_map_gives_the_colours_of_its_clips() -> None:
     assert error(latent_rgb, latents, colours) < 0.2
 
 
-def test_a_red_circle_on_blue_is_seen_before_the_video_is_there(tmp_path: Path) -> None:
+def test_a_preview_shows_a_red_circle_on_blue(tmp_path: Path) -> None:
     model = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
     album = Album(tmp_path)
     params = VideoParams("A red circle moving left on a blue background", " ", 240, 416, 17, 8, 5.0, 1)
