@@ -1,1 +1,1 @@
-"""Where weights stay while they are not computed with, and how they reach the device."""
+"""Where weights are kept between their uses, and how they are moved to the device."""

@@ -1,1 +1,1 @@
-"""Carries out one request after another with a loaded model."""
+"""Runs generations with a loaded model, one at a time."""

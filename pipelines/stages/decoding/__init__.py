@@ -1,1 +1,1 @@
-"""From latents to frames, whole or in tiles."""
+"""Decodes latents to frames, whole or in tiles."""

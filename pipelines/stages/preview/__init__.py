@@ -1,1 +1,1 @@
-"""Pictures of a generation while it is denoised."""
+"""Draws previews of a generation while it denoises."""

@@ -15,7 +15,6 @@ from torch._dynamo.exc import InternalTorchDynamoError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, Compile, ModelSpec
 from pipelines.core.precision import Precision
-from pipelines.core.progress import Frames
 from pipelines.core.request import VideoParams
 from pipelines.loading.load import load_pipeline
 from pipelines.planning.layout import Layout, Residence
@@ -23,6 +22,7 @@ from pipelines.runner import compilation as compiling
 from pipelines.runner.compilation import Block, is_wanted, main, placeholder
 from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner
+from pipelines.tools.calibrate_step_cache import psnr
 from tests.pipelines.conftest import both_dtypes, compute_in
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
@@ -48,10 +48,6 @@ class Background:
 
 def without_compiling(folder: Path) -> Runner:
     return Runner.load(replace(SPEC, compile=Compile.OFF), folder, "cpu")
-
-
-def psnr(one: Frames, other: Frames) -> float:
-    return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2)))
 
 
 @pytest.fixture(scope="session")
