@@ -15,6 +15,7 @@ from server.engine.protocol import Done, Run
 from server.scheduler.prefetch import PromptPrefetcher
 from server.storage.files.videos import video_key
 from tests.server.conftest import Inside, build, eventually
+from tests.server.fakes import FakeEngine
 from tests.server.scheduler.test_dispatcher import busy, completions, files
 
 OTHER_MODEL = "wan-ai-wan2-1-t2v-1-3b-diffusers"
@@ -242,12 +243,14 @@ async def test_what_is_for_the_model_with_other_weights_is_not_prepared(inside: 
     await inside.enqueue(prompt="what follows")
     running = await inside.read(first)
     assert running.params is not None
-    prefetcher = PromptPrefetcher(inside.store.attempts, inside.engine, lambda _: None)
+    # another engine than the device's own, whose prefetcher may look at the queue meanwhile
+    engine = FakeEngine(inside.folder)
+    prefetcher = PromptPrefetcher(inside.store.attempts, engine, lambda _: None)
 
     await prefetcher.look(replace(running, params=replace(running.params, run_fast=True)))
-    assert inside.engine.prepared == []
+    assert engine.prepared == []
     await prefetcher.look(running)
-    assert [prompts[0] for prompts in inside.engine.prepared] == ["what follows"]
+    assert [prompts[0] for prompts in engine.prepared] == ["what follows"]
     await inside.service.cancel("", first.id)
 
 
