@@ -66,12 +66,13 @@ def open_files() -> list[str]:
 class Template:
     """Forks workers for the servers that are connected, and reports their exits.
 
-    `environment` is what the libraries read when they were imported.
+    `environment` is what the libraries read when they were imported, `failure` why no worker can be forked, if so.
     """
 
-    def __init__(self, listener: socket.socket, environment: Mapping[str, str]) -> None:
+    def __init__(self, listener: socket.socket, environment: Mapping[str, str], failure: str | None = None) -> None:
         self._listener = listener
         self._environment = dict(environment)
+        self._failure = failure
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, tuple[int, socket.socket]] = {}
         """The workers by their pidfd: their process id, and the connection of their server."""
@@ -89,7 +90,7 @@ class Template:
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
         self._watch(connection.fileno(), lambda: self._read(connection))
-        why = unfit_to_fork()
+        why = self._failure or unfit_to_fork()
         warm = Warm(environment=self._environment) if why is None else Unfit(reason=why)
         self._send(connection, warm.model_dump_json().encode())
 
@@ -139,7 +140,7 @@ class Template:
             os.chdir(request.cwd)
             os.environ.clear()
             os.environ.update(request.environment)
-            from pipelines.runner.random_state import reseed
+            from pipelines.runner.forking import reseed
 
             reseed()
             gc.enable()
@@ -187,7 +188,10 @@ def main() -> None:
     import_libraries()
     gc.disable()
     gc.freeze()
-    Template(socket.socket(fileno=int(sys.argv[1])), environment).serve()
+    from pipelines.runner.forking import cuda_refuses_children
+
+    failure = unfit_to_fork() or ("a library has started CUDA" if cuda_refuses_children() else None)
+    Template(socket.socket(fileno=int(sys.argv[1])), environment, failure).serve()
 
 
 if __name__ == "__main__":

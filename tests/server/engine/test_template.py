@@ -16,6 +16,7 @@ import pytest
 
 from server.engine.subprocess.environment import worker_environment
 from server.engine.subprocess.template import ForkedProcess, TemplateFailedError, WorkerTemplate
+from server.engine.template_protocol import Unfit
 from server.engine.worker import template as process
 from tests.support.server_process import is_alive
 from tests.support.worker_template import shared_template
@@ -137,6 +138,31 @@ async def test_another_environment_is_refused_and_so_is_a_template_that_is_not_t
                 with pytest.raises(TemplateFailedError, match=why):
                     await template.fork(PROBE, "{}", theirs)
         await template.close()
+
+
+def test_a_process_in_which_cuda_was_started_does_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from pipelines.runner.forking import cuda_refuses_children
+
+    assert not cuda_refuses_children()
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    assert cuda_refuses_children()
+
+
+async def test_a_template_that_cannot_fork_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        made = WorkerTemplate(worker_environment("cpu"), path)
+        await made.start()
+        connection, _ = listener.accept()
+        connection.send(Unfit(reason="a library has started CUDA").model_dump_json().encode())
+        ours, theirs = socket.socketpair()
+        with ours, theirs, connection, pytest.raises(TemplateFailedError, match="a library has started CUDA"):
+            await made.fork(PROBE, "{}", theirs)
+        await made.close()
 
 
 def test_a_process_with_threads_or_an_open_gpu_does_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
