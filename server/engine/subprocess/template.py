@@ -208,7 +208,7 @@ class WorkerTemplate:
         self._workers[worker.pid] = worker
         answer = self._requests.popleft()
         if answer.done():
-            # nobody waits for it any more
+            # its caller has given up
             worker.kill()
         else:
             answer.set_result(worker)
