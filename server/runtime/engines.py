@@ -1,6 +1,5 @@
 """Builds the engines, one per device, and the template process that their workers are forked from."""
 
-import logging
 from collections.abc import Sequence
 
 import psutil
@@ -12,8 +11,6 @@ from server.engine.subprocess.environment import worker_environment
 from server.engine.subprocess.template import WorkerTemplate
 from server.engine.watchdog import Patience
 from server.storage.files.stores import LocalFolders
-
-log = logging.getLogger("paddock")
 
 _CPU_STALL_FACTOR = 24
 _WARM_HOST_BYTES = 8 * 2**30

@@ -1,7 +1,6 @@
 """The server's end of a template process, which forks workers that need not import the libraries."""
 
 import asyncio
-import logging
 import os
 import shutil
 import signal
@@ -24,8 +23,6 @@ from server.engine.template_protocol import (
     Warm,
     import_time_environment,
 )
-
-log = logging.getLogger("paddock.engine")
 
 TEMPLATE = "server.engine.worker.template"
 
