@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.core.request import StepCaching, VideoParams
-from pipelines.models.catalogue import CatalogueEntry, Parameter
+from pipelines.models.api_table import Parameter
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 
 Body = Mapping[str, Any]

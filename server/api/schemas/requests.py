@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.core.request import StepCaching
-from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry, Parameter
+from pipelines.models.api_table import Parameter
+from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.core.settings import QueueSettings
 from server.service.parameters import RESPONSE_FORMATS, TARGETS, limits_of
 

@@ -1,0 +1,113 @@
+"""The table `[api]` of a model's file: what clients see of the model."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.models.table import Table
+
+Json = dict[str, Any]
+
+
+class Parameter(Table):
+    """One request parameter: its JSON type, its limits (inclusive) and the texts shown for it."""
+
+    name: str
+    type: Literal["string", "integer", "number", "boolean"]
+    title: str
+    description: str
+    default: str | int | float | bool | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    required: bool = False
+    basic: bool = False
+
+    @model_validator(mode="after")
+    def _limits_are_for_numbers(self) -> "Parameter":
+        if self.type not in ("integer", "number") and (self.minimum is not None or self.maximum is not None):
+            raise ValueError(f"{self.name}: only an integer or a number has a minimum or a maximum")
+        return self
+
+    def json_schema(self, order: int) -> Json:
+        """This parameter as a JSON Schema property; `order` is its position on the page."""
+        stated = {"default": self.default, "minimum": self.minimum, "maximum": self.maximum}
+        return {
+            "type": self.type,
+            "title": self.title,
+            "description": self.description,
+            **{key: value for key, value in stated.items() if value is not None},
+            "x-order": order,
+        }
+
+
+_REQUIRED_TYPES = {
+    "prompt": "string",
+    "negative_prompt": "string",
+    "height": "integer",
+    "width": "integer",
+    "num_frames": "integer",
+    "num_inference_steps": "integer",
+    "guidance_scale": "number",
+    "seed": "integer",
+}
+
+
+class Developer(Table):
+    """The developer of a model."""
+
+    name: str
+    display_name: str
+    logo: str | None = None
+
+
+class ApiSpec(Table):
+    """What clients see of a model. `created` is in Unix seconds, `released_at` is a date."""
+
+    id: str = Field(min_length=1, max_length=200)
+    display_name: str
+    summary: str
+    description: str
+    created: int
+    released_at: str | None = None
+    owned_by: str
+    featured: bool = False
+    image_url: str | None = None
+    input: list[str] = ["text"]
+    output: list[str] = ["video"]
+    developer: Developer
+    parameters: list[Parameter]
+
+    @model_validator(mode="after")
+    def _describes_a_whole_video(self) -> "ApiSpec":
+        """Every field of a video has a parameter; all but prompt and seed have a default, and numbers have limits."""
+        for name, kind in _REQUIRED_TYPES.items():
+            parameter = self.by_name.get(name)
+            if parameter is None or parameter.type != kind:
+                raise ValueError(f"parameters: {name} is required, with the type {kind}")
+            if name not in ("prompt", "seed") and parameter.default is None:
+                raise ValueError(f"parameters: {name} must have a default")
+            if kind != "string" and name != "seed" and (parameter.minimum is None or parameter.maximum is None):
+                raise ValueError(f"parameters: {name} must have a minimum and a maximum")
+        return self
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Parameter]:
+        """The parameters by name."""
+        return {parameter.name: parameter for parameter in self.parameters}
+
+    def size(self, which: Literal["default", "maximum"]) -> tuple[int, int, int]:
+        """Width and height in pixels and length in frames of the default or the largest video."""
+        width, height, frames = (getattr(self.by_name[name], which) for name in ("width", "height", "num_frames"))
+        return width, height, frames
+
+    @cached_property
+    def request_schema(self) -> Json:
+        """The JSON Schema of a request's parameters, in the form of the hosted API's model object."""
+        return {
+            "type": "object",
+            "properties": {p.name: p.json_schema(order) for order, p in enumerate(self.parameters)},
+            "required": [p.name for p in self.parameters if p.required],
+            "basic": [p.name for p in self.parameters if p.basic],
+        }
