@@ -74,8 +74,8 @@ class ApiSpec(Table):
     owned_by: str
     featured: bool = False
     image_url: str | None = None
-    input: list[str] = ["text"]
-    output: list[str] = ["video"]
+    input: list[str] = Field(default=["text"])
+    output: list[str] = Field(default=["video"])
     developer: Developer
     parameters: list[Parameter]
 

@@ -73,10 +73,10 @@ class ModelTable(Table):
     max_sequence_length: int = Field(default=512, ge=1)
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[Literal["480p", "720p"], float] | None = Field(default=None, min_length=2)
-    files: dict[str, _WeightFileTable] = {}
-    loras: list[_LoraTable] = []
+    files: dict[str, _WeightFileTable] = Field(default={})
+    loras: list[_LoraTable] = Field(default=[])
     fast: _FastTable | None = None
-    guidance_interval: _Interval = [0.0, 1.0]
+    guidance_interval: _Interval = Field(default=[0.0, 1.0])
     step_cache: _StepCacheTable | None = None
     latent_rgb: str | None = None
 
