@@ -40,6 +40,8 @@ class Parameters(TypedDict, total=False):
     """Whether a model that has a fast variant uses it."""
     step_cache: str
     """Step caching: "exact", "balanced" or "fast"."""
+    sampler: str
+    """The solver: "unipc", "dpm++" or "euler"."""
     target_namespace: str
     """Kept with the generation; `history` filters by it, as by the next two."""
     target_repo: str

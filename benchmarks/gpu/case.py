@@ -33,14 +33,15 @@ from benchmarks.gpu.random_weights import (
 )
 from benchmarks.gpu.run import CASES, Case
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import Attention
-from pipelines.core.request import VideoParams
+from pipelines.core.model import Attention, NoiseSchedule
+from pipelines.core.request import Sampler, VideoParams
 from pipelines.layers.attention.backends import AttentionShape, choose
 from pipelines.loading.load import LoadedPipeline
 from pipelines.offload.placement import place_module
 from pipelines.planning.layout import GIB, HOST_SHARE, Layout, Machine, MemoryPlan
 from pipelines.planning.planner import plan
 from pipelines.stages.denoising import release_memory
+from pipelines.stages.sampling.samplers import Samplers
 
 
 def measure(case: Case, scale: Scale, to: Path) -> dict[str, Any]:
@@ -143,7 +144,8 @@ def _load(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Me
     release_memory()
     meter.note(placing_seconds=round(placing, 3))
     pipe = assemble(parts, FLOW_SHIFT[case.video])
-    return LoadedPipeline(FAMILY, shape, pipe, card.device, layout, {"dtype": "bfloat16"})
+    samplers = Samplers(dict(pipe.scheduler.config), Sampler.UNIPC, Sampler.UNIPC, NoiseSchedule.WAN)
+    return LoadedPipeline(FAMILY, shape, pipe, samplers, card.device, layout, {"dtype": "bfloat16"})
 
 
 def _plainly(pipe: Any, embeddings: Embeddings, params: VideoParams, meter: Meter) -> int:

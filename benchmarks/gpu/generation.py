@@ -150,22 +150,22 @@ class Generation:
         on_step: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
         """Return the latents; noise if they are not finite, since no time depends on their values."""
-        geometry = self._geometry(params)
+        loaded, geometry = self.loaded, self._geometry(params)
         try:
             return denoise(
-                self.loaded.family,
-                self.loaded.pipe,
+                loaded.family,
+                loaded.pipe,
                 *embeddings,
                 params,
                 geometry,
                 guidance,
-                flow_shift=FLOW_SHIFT[self.case.video],
+                scheduler=loaded.samplers.make(shift=FLOW_SHIFT[self.case.video]),
                 attention=self.attention,
                 on_step=lambda *_: on_step(),
             )
         except NonFiniteOutputError:
             self.meter.note(latents="not finite")
-        return torch.randn(self.loaded.family.forward_inputs(self.loaded.shape, geometry, TEXT_TOKENS)["hidden_states"])
+        return torch.randn(loaded.family.forward_inputs(loaded.shape, geometry, TEXT_TOKENS)["hidden_states"])
 
     def _decoded(self, latents: torch.Tensor) -> int:
         """Decode into a file. Return the number of frames."""

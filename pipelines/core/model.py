@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from pipelines.core.precision import PrecisionSetting
-from pipelines.core.request import StepCaching
+from pipelines.core.request import Sampler, StepCaching
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,16 @@ class Attention(StrEnum):
     FP8 = "fp8"
 
 
+class NoiseSchedule(StrEnum):
+    """Whose noise levels the denoising steps have: those of Wan's authors, or those that diffusers computes.
+
+    diffusers differs from the authors since its version 0.37. Its levels are only for comparing with it.
+    """
+
+    WAN = "wan"
+    DIFFUSERS = "diffusers"
+
+
 class Compile(StrEnum):
     """Whether the transformers' blocks are compiled: `auto` on GPUs that gain from it, `on` wherever possible."""
 
@@ -106,6 +116,8 @@ class ModelSpec:
     - `sizes`: videos to plan memory for, as (width, height, frames): the largest first, then the usual one.
     - `shape`: the components' configurations, as far as planning needs them, for a machine without the weights.
     - `flow_shift`: shift of the noise schedule at "480p" and "720p"; None keeps the scheduler's own.
+    - `sampler`: the solver for requests that name none; None takes the one that the folder's scheduler has. `schedule`:
+      whose noise levels its steps have.
     - `loras`: merged into the weights. `fast`: what `run_fast` selects.
     - `guidance`: whether the model uses classifier-free guidance; `guidance_interval`: the noise levels (1: only noise,
       0: none) at which it is applied.
@@ -124,6 +136,8 @@ class ModelSpec:
     sizes: tuple[tuple[int, int, int], ...] = ((1280, 720, 120), (832, 480, 81))
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[str, float] | None = None
+    sampler: Sampler | None = None
+    schedule: NoiseSchedule = NoiseSchedule.WAN
     files: tuple[WeightFile, ...] = ()
     loras: tuple[Lora, ...] = ()
     fast: Fast | None = None
@@ -161,6 +175,8 @@ class ModelSpec:
             guidance_interval=(0.0, 1.0),
             step_cache=StepTolerances(),
             latent_rgb=None,
+            flow_shift=None,
+            sampler=None,
         )
 
     def variant(self, fast: bool) -> "ModelSpec":

@@ -12,12 +12,20 @@ class StepCaching(StrEnum):
     FAST = "fast"
 
 
+class Sampler(StrEnum):
+    """The solver of the denoising steps: UniPC, DPM-Solver++ of second order, or Euler's method."""
+
+    UNIPC = "unipc"
+    DPM = "dpm++"
+    EULER = "euler"
+
+
 @dataclass(frozen=True, slots=True)
 class VideoParams:
     """The parameters of one video, with all defaults filled in: sides in pixels, length in frames, seed 0 … 2^53 - 1.
 
     `run_fast` selects a model's distillation to few steps; models without one ignore it. `step_cache` sets how many
-    steps may be skipped.
+    steps may be skipped. `sampler` is None for the model's own.
     """
 
     prompt: str
@@ -30,6 +38,7 @@ class VideoParams:
     seed: int
     run_fast: bool = False
     step_cache: StepCaching = StepCaching.EXACT
+    sampler: Sampler | None = None
 
     @property
     def is_guided(self) -> bool:

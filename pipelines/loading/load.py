@@ -32,6 +32,7 @@ from pipelines.planning.layout import Decoding, Layout, Residence
 from pipelines.planning.shapes import ModelShape
 from pipelines.stages.preview.latent_rgb import read_latent_rgb
 from pipelines.stages.resumable import resumable
+from pipelines.stages.sampling.samplers import Samplers
 
 CACHE = Path("~/.cache/paddock").expanduser()
 """The default folder for converted weights, compiled blocks and measurements."""
@@ -49,13 +50,14 @@ def silence_progress_bars() -> None:
 class LoadedPipeline:
     """A diffusers pipeline that is ready to run, its family and shape, and the facts its output depends on.
 
-    `layout` is None on a CPU, which has only one memory. `latent_rgb` is the map for previews from the folder of the
-    weights, if there is one.
+    `samplers` make the scheduler of each generation. `layout` is None on a CPU, which has only one memory.
+    `latent_rgb` is the map for previews from the folder of the weights, if there is one.
     """
 
     family: ModelFamily
     shape: ModelShape
     pipe: Any
+    samplers: Samplers
     device: torch.device
     layout: Layout | None
     fingerprint: dict[str, str]
@@ -107,6 +109,7 @@ def load_pipeline(
     family = family_of(spec.pipeline_class)
     sources = weights.locate_files(spec.files)
     _check(family, folder, sources, spec)
+    samplers = Samplers.read(folder, spec.sampler, spec.schedule, set((spec.flow_shift or {}).values()))
     shape = family.read_shape(folder)
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
@@ -123,13 +126,16 @@ def load_pipeline(
     }
     if dtype is torch.float32:
         use_onednn(models[family.vae.name])
-    pipe = resumable(resolve_name(family.pipeline)).from_pretrained(folder, local_files_only=True, **models)
+    pipe = resumable(resolve_name(family.pipeline)).from_pretrained(
+        folder, local_files_only=True, scheduler=samplers.make(), **models
+    )
     pipe.set_progress_bar_config(disable=True)
     on_progress("ready", 1.0)
     return LoadedPipeline(
         family=family,
         shape=shape,
         pipe=pipe,
+        samplers=samplers,
         device=target,
         layout=layout,
         fingerprint=_fingerprint(folder, sources, changes, target, dtype, layout),

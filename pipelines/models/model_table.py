@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.core.errors import UnsupportedModelError
-from pipelines.core.model import Fast, LatentRgb, Lora, ModelSpec, StepTolerances, WeightFile
+from pipelines.core.model import Fast, LatentRgb, Lora, ModelSpec, NoiseSchedule, StepTolerances, WeightFile
+from pipelines.core.request import Sampler
 from pipelines.models.registry import family_of
 from pipelines.models.table import Table
 
@@ -73,6 +74,8 @@ class ModelTable(Table):
     max_sequence_length: int = Field(default=512, ge=1)
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[Literal["480p", "720p"], float] | None = Field(default=None, min_length=2)
+    sampler: Annotated[Sampler | None, Field(strict=False)] = None
+    schedule: Annotated[NoiseSchedule, Field(strict=False)] = NoiseSchedule.WAN
     files: dict[str, _WeightFileTable] = Field(default={})
     loras: list[_LoraTable] = Field(default=[])
     fast: _FastTable | None = None

@@ -92,6 +92,8 @@ class Runner:
         return {
             **self._loaded.fingerprint,
             "flow_shift": "the scheduler's" if shift is None else " ".join(f"{k} {v:g}" for k, v in shift.items()),
+            "sampler": str(self._loaded.samplers.default),
+            "schedule": str(self.spec.schedule),
             "attention": self._attention,
             "compiled": "blocks" if self._compiler is not None and self._compiler.is_compiled else "nothing",
             "guidance": self._guidance_mode,
@@ -174,7 +176,8 @@ class Runner:
         return RenderedFrames(frames[: geometry.num_frames, *geometry.crop], guidance.passes_computed, seconds)
 
     def _effective(self, params: VideoParams) -> VideoParams:
-        """Return the request without guidance if the weights are distilled to need none."""
+        """Return the request with the sampler that is used, and without guidance if the weights need none."""
+        params = replace(params, sampler=params.sampler or self._loaded.samplers.default)
         return params if self.spec.guidance else replace(params, guidance_scale=1.0)
 
     def _latents_depend_on(self, params: VideoParams) -> dict[str, Any]:
@@ -216,7 +219,7 @@ class Runner:
             params,
             geometry,
             guidance,
-            flow_shift=flow_shift_at(geometry, self.spec.flow_shift),
+            scheduler=self._loaded.samplers.make(params.sampler, flow_shift_at(geometry, self.spec.flow_shift)),
             attention=self._attention,
             denoising_state=denoising_state,
             on_step=on_step,

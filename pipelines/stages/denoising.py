@@ -37,7 +37,7 @@ def denoise(
     geometry: Geometry,
     guidance: Guidance,
     *,
-    flow_shift: float | None,
+    scheduler: Any,
     attention: Attention = Attention.NATIVE,
     denoising_state: DenoisingState | None = None,
     on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
@@ -46,9 +46,9 @@ def denoise(
 
     Return normalised latents (1, channels, t, h, w).
 
-    The embeddings are (1, tokens, dim). `attention` selects the kernel. `flow_shift`, if given, replaces the
-    scheduler's own. `on_step` is called after each step with the number of finished steps; it may raise to end the
-    loop. The noise is drawn on the CPU, so that a seed gives the same noise on every device. Raises
+    The embeddings are (1, tokens, dim). `scheduler` has the sampler and the noise levels, and is used for this loop
+    only. `attention` selects the kernel. `on_step` is called after each step with the number of finished steps; it may
+    raise to end the loop. The noise is drawn on the CPU, so that a seed gives the same noise on every device. Raises
     NonFiniteOutputError if the latents contain NaN or infinity.
     """
     generator = torch.Generator("cpu").manual_seed(params.seed)
@@ -66,8 +66,7 @@ def denoise(
         before = tensors["latents"]
         return tensors
 
-    if flow_shift is not None:
-        pipe.scheduler.register_to_config(flow_shift=flow_shift)
+    pipe.scheduler = scheduler
     if denoising_state is not None and denoising_state.step == params.num_inference_steps:
         return _finite(denoising_state.latents.to(prompt_embeds.device))
     if denoising_state is not None:
@@ -115,10 +114,10 @@ def clean_latents(scheduler: Any, latents: torch.Tensor, before: torch.Tensor | 
     """Return the last step's prediction of the finished latents; None if it is unknown.
 
     `latents` are those after the step, `before` those before it, if known. Schedulers that predict the clean sample
-    store it (UniPC). With the others (Euler) it follows from the step: along a flow, latents are
+    store it (UniPC, DPM-Solver++). With the others (Euler) it follows from the step: along a flow, latents are
     (1 - sigma) * clean + sigma * noise, so the line through both latents meets the clean ones at sigma 0.
     """
-    if getattr(scheduler, "predict_x0", False):
+    if getattr(scheduler, "predict_x0", False) or scheduler.config.get("algorithm_type") == "dpmsolver++":
         predicted: torch.Tensor = scheduler.model_outputs[-1]
         return predicted
     step, sigmas = getattr(scheduler, "step_index", None), getattr(scheduler, "sigmas", None)

@@ -5,14 +5,16 @@ import math
 import re
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
-from pipelines.core.request import StepCaching, VideoParams
+from pipelines.core.request import Sampler, StepCaching, VideoParams
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 
 Body = Mapping[str, Any]
+V = TypeVar("V", bound=StrEnum)
 
 MAX_SEED = 2**53 - 1
 MAX_ECHO_BYTES = 16_384
@@ -31,6 +33,7 @@ _GENERAL = (
     "generate_audio",
     "input_image",
     "step_cache",
+    "sampler",
 )
 TARGETS = ("target_namespace", "target_repo", "target_directory")
 
@@ -74,16 +77,19 @@ def resolve(
         guidance_scale=float(chosen["guidance_scale"]),
         seed=chosen["seed"],
         run_fast=bool(chosen.get("run_fast")),
-        step_cache=_step_cache(given, step_cache),
+        step_cache=_one_of(StepCaching, "step_cache", given) or step_cache,
+        sampler=_one_of(Sampler, "sampler", given),
     )
 
 
-def _step_cache(given: Body, default: StepCaching) -> StepCaching:
-    levels = [str(level) for level in StepCaching]
-    chosen = given.get("step_cache", default)
-    if chosen not in levels:
-        raise InvalidParamsError(f"step_cache must be one of {', '.join(levels)}")
-    return StepCaching(chosen)
+def _one_of(kind: type[V], name: str, given: Body) -> V | None:
+    """A parameter that names one of some values; None if it is absent."""
+    known = [str(value) for value in kind]
+    if name not in given:
+        return None
+    if given[name] not in known:
+        raise InvalidParamsError(f"{name} must be one of {', '.join(known)}")
+    return kind(given[name])
 
 
 def random_seed() -> int:

@@ -362,6 +362,18 @@ def test_a_request_can_select_a_level_of_step_caching(server: ServerProcess) -> 
     assert refused["error_message"] == "step_cache must be one of exact, balanced, fast"
 
 
+def test_a_request_can_select_a_sampler(server: ServerProcess) -> None:
+    ids = [server.enqueue(seed=5, **chosen) for chosen in ({}, {"sampler": "unipc"}, {"sampler": "dpm++"})]
+    rows = [server.wait_for(id_, "succeeded") for id_ in ids]
+
+    assert [row.get("sampler") for row in rows] == [None, "unipc", "dpm++"]
+    own, unipc, dpm = (httpx.get(row["result_url"]).content for row in rows)
+    assert own == unipc != dpm
+
+    refused = server.row(server.enqueue(sampler="ddim"))
+    assert refused["error_message"] == "sampler must be one of unipc, dpm++, euler"
+
+
 def test_models_are_listed_searched_and_shown(server: ServerProcess) -> None:
     http = server.http
     listed = http.get("/models").json()

@@ -243,11 +243,13 @@ def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) ->
     page = visitor().open()
     page.get_by_text("More settings").click()
     page.get_by_label("Steps computed").select_option("fast")
+    page.get_by_label("Sampler").select_option("dpm++")
     made = generate(page, "the first", Seed=7, **QUICK)
     expect(made.locator("video")).to_be_visible()
     expect(made.get_by_text("fewest: a small difference")).to_be_visible()
     page.get_by_role("button", name="Reset").click()
     expect(page.get_by_label("Steps computed")).to_have_value("")
+    expect(page.get_by_label("Sampler")).to_have_value("")
 
     made.get_by_role("button", name="Use these settings").click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("the first")
@@ -259,7 +261,7 @@ def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) ->
     again = server.row(other.get_attribute("data-id") or "")
     first = server.row(made.get_attribute("data-id") or "")
     assert again["seed"] != first["seed"]
-    for name in ("prompt", "step_cache", *QUICK_ROW):
+    for name in ("prompt", "step_cache", "sampler", *QUICK_ROW):
         assert again[name] == first[name]
 
     made.get_by_role("button", name="Delete").click()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.core.request import StepCaching
+from pipelines.core.request import Sampler, StepCaching
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.core.settings import QueueSettings
@@ -50,6 +50,11 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
             "type": "string",
             "enum": [str(level) for level in StepCaching],
             "description": "Step caching, an extension of the hosted API; the setting step_cache is the default",
+        },
+        "sampler": {
+            "type": "string",
+            "enum": [str(sampler) for sampler in Sampler],
+            "description": "The solver, an extension of the hosted API; the model's own is the default",
         },
     }
     generate: dict[str, Any] = {

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.core.request import StepCaching
+from pipelines.core.request import Sampler, StepCaching
 from server.cli.options import LOCAL, ApiKey, ModelId, Url, connected, console
 
 
@@ -21,6 +21,7 @@ def generate(
     negative_prompt: Annotated[str | None, typer.Option(help="What the video does not show.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same request with the same seed gives the same video.")] = None,
     step_cache: Annotated[StepCaching | None, typer.Option(help="Step caching: exact, balanced or fast.")] = None,
+    sampler: Annotated[Sampler | None, typer.Option(help="The solver: unipc, dpm++ or euler.")] = None,
     url: Url = LOCAL,
     api_key: ApiKey = None,
 ) -> None:
@@ -36,6 +37,7 @@ def generate(
         "negative_prompt": negative_prompt,
         "seed": seed,
         "step_cache": step_cache,
+        "sampler": sampler,
     }
     chosen = {name: value for name, value in parameters.items() if value is not None}
     with connected(url, api_key) as client:

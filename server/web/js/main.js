@@ -10,7 +10,7 @@ import { Generations, isActive } from "./generations.js";
 import { History } from "./history.js";
 import { askForKey } from "./key.js";
 import { Machine } from "./machine.js";
-import { settingsOf } from "./settings.js";
+import { OWN_PARAMETERS, settingsOf } from "./settings.js";
 import { language, switchLanguage, t } from "./strings.js";
 import { tabs } from "./tabs.js";
 
@@ -81,21 +81,25 @@ class Workbench {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
     });
     $("reset").addEventListener("click", () => {
-      $("step-cache").value = "";
+      this.#fillOwn({});
       this.form.reset();
     });
-    $("step-cache").addEventListener("change", () => this.#changed());
+    for (const id of Object.keys(OWN_PARAMETERS)) $(id).addEventListener("change", () => this.#changed());
   }
 
-  /** What the form asks for: the schema's parameters, and the step cache if one is chosen. */
+  /** What the form asks for: the schema's parameters, and those of this server's own that are chosen. */
   get values() {
-    const level = $("step-cache").value;
-    return { ...this.form.values, ...(level && { step_cache: level }) };
+    const own = Object.entries(OWN_PARAMETERS).map(([id, name]) => [name, $(id).value]);
+    return { ...this.form.values, ...Object.fromEntries(own.filter(([, value]) => value)) };
   }
 
   #fill(values) {
-    $("step-cache").value = values.step_cache ?? "";
+    this.#fillOwn(values);
     this.form.fill(values);
+  }
+
+  #fillOwn(values) {
+    for (const [id, name] of Object.entries(OWN_PARAMETERS)) $(id).value = values[name] ?? "";
   }
 
   #drawFields() {

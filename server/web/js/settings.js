@@ -7,14 +7,17 @@ export function parameters(schema) {
   return Object.entries(schema.properties).sort(([, a], [, b]) => a["x-order"] - b["x-order"]);
 }
 
+/** Parameters of this server that no model's schema has, by the id of their form field. */
+export const OWN_PARAMETERS = { "step-cache": "step_cache", sampler: "sampler" };
+
 export function title(name, property) {
   return t(`title.${name}`) ?? property.title ?? name;
 }
 
-/** Every parameter of a row, with the default where its request named none; the step cache, which no schema has, if named. */
+/** Every parameter of a row, with the default where its request named none; this server's own parameters if named. */
 export function settingsOf(row, schema) {
   return Object.fromEntries(
-    [...parameters(schema), ["step_cache", {}]]
+    [...parameters(schema), ...Object.values(OWN_PARAMETERS).map((name) => [name, {}])]
       .map(([name, { default: standard }]) => [name, row[name] ?? standard])
       .filter(([, value]) => value !== undefined),
   );
@@ -30,6 +33,7 @@ export function facts(row, schema) {
     rest.guidance_scale !== undefined && t("guidance", { guidance: rest.guidance_scale }),
     rest.run_fast && t("title.run_fast"),
     rest.step_cache && t(`cache.${rest.step_cache}`),
+    rest.sampler,
     rest.seed !== undefined && t("seed", { seed: rest.seed }),
   ].filter(Boolean);
 }

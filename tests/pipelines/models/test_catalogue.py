@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.errors import CatalogueError
-from pipelines.core.model import StepTolerances, WeightFile
+from pipelines.core.model import NoiseSchedule, StepTolerances, WeightFile
+from pipelines.core.request import Sampler
 from pipelines.models.catalogue import BUILT_IN, _File, read_catalogue, read_entry
 
 ROOT = Path(__file__).parents[3]
@@ -160,10 +161,28 @@ def test_the_examples_in_the_docs_are_changes_of_a_built_in_file(tmp_path: Path)
         ("oil-paintings", 1, 0),
         ("wan-14b-q4", 0, 1),
         (built_in["api"]["id"], 0, 0),
+        (built_in["api"]["id"], 0, 0),
     ]
-    assert specs[2].guidance_interval == (0.2, 0.9)
-    assert specs[2].step_cache == StepTolerances(0.025, 0.05)
+    assert (specs[2].sampler, specs[2].schedule) == (Sampler.UNIPC, NoiseSchedule.WAN)
+    assert specs[3].guidance_interval == (0.2, 0.9)
+    assert specs[3].step_cache == StepTolerances(0.025, 0.05)
     assert specs[0].guidance_interval == (0.0, 1.0)
+
+
+def test_the_built_in_models_sample_as_their_authors_do() -> None:
+    models = {id_: entry.model for id_, entry in read_catalogue().items()}
+
+    assert {id_: tuple((model.flow_shift or {}).values()) for id_, model in models.items()} == {
+        "wan-ai-wan2-1-t2v-14b-diffusers": (3.0, 5.0),
+        "wan-ai-wan2-1-t2v-1-3b-diffusers": (8.0, 8.0),
+        "wan-ai-wan2-2-t2v-a14b-diffusers": (12.0, 12.0),
+        "wan-ai-wan2-2-ti2v-5b-diffusers": (5.0, 5.0),
+    }
+    fast = models["wan-ai-wan2-2-t2v-a14b-diffusers"].variant(fast=True)
+    assert fast.flow_shift == {"480p": 5.0, "720p": 5.0}
+    assert {(model.sampler, model.schedule) for model in models.values()} == {(Sampler.UNIPC, NoiseSchedule.WAN)}
+    # the shifts belong to the weights
+    assert fast.for_other_weights().flow_shift is None
 
 
 def test_models_with_the_same_vae_share_a_latent_rgb_map(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_checkpoint_saves_what_the_family_carries(folder: Path, tmp_path: Path
     with pytest.raises(GenerationSuspended):
         suspending = Checkpoint(path, 1000.0, suspended=lambda: True)
         runner.run(PARAMS, tmp_path / "video.mp4", Callbacks(checkpoint=suspending))
-    state = Checkpoint(path, 1000.0).load(runner._latents_depend_on(PARAMS))
+    state = Checkpoint(path, 1000.0).load(runner._latents_depend_on(runner._effective(PARAMS)))
     resumed = runner.run(PARAMS, tmp_path / "video.mp4", Callbacks(checkpoint=Checkpoint(path, 1000.0)))
 
     assert state is not None

@@ -182,8 +182,7 @@ def test_nan_is_an_error_and_affects_nothing_else(demo_runner: Runner, tmp_path:
 
 def test_the_flow_shift_follows_the_size(demo_runner: Runner, weights_folder: Path, tmp_path: Path) -> None:
     shifted = Runner.load(ModelSpec("demo", fps=16, flow_shift={"480p": 3.0, "720p": 5.0}), weights_folder, "cpu")
-    by_hand = Runner.load(ModelSpec("demo", fps=16), weights_folder, "cpu")
-    by_hand._loaded.pipe.scheduler.register_to_config(flow_shift=5.0)
+    by_hand = Runner.load(ModelSpec("demo", fps=16, flow_shift={"480p": 5.0, "720p": 5.0}), weights_folder, "cpu")
     large = {"width": 1280, "height": 720, "num_frames": 1}
 
     # the demo scheduler's shift is 3

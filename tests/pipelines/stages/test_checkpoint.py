@@ -6,18 +6,19 @@ from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.core.errors import GenerationSuspended, NonFiniteOutputError
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress, Stage
-from pipelines.core.request import VideoParams
+from pipelines.core.request import Sampler, VideoParams
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import FORMAT, Checkpoint
+from pipelines.stages.sampling.schedulers import WanUniPC
 from tests.pipelines.conftest import both_dtypes
 from tests.support.models.wan22 import a14b_folder, ti2v_5b_folder
 
@@ -116,10 +117,9 @@ def test_models_with_two_experts_or_expanded_timesteps_resume(make: Callable[[Pa
     assert run.steps_made == [4, 5, 6]
 
 
-def test_another_scheduler_resumes(weights_folder: Path, tmp_path: Path) -> None:
-    runner = Runner.load(ModelSpec("demo", fps=16), weights_folder, "cpu")
-    runner._loaded.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    run = Run(runner, tmp_path)
+@pytest.mark.parametrize("sampler", [Sampler.DPM, Sampler.EULER])
+def test_other_samplers_resume(run: Run, sampler: Sampler) -> None:
+    run.params = replace(run.params, sampler=sampler)
     whole = run.whole()
 
     run.suspended_at(4)
@@ -264,9 +264,12 @@ def test_a_failed_resume_does_not_affect_the_next_generation(run: Run, monkeypat
 
 
 def test_resuming_from_nan_latents_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler = run.runner._loaded.pipe.scheduler
-    step = scheduler.step
-    monkeypatch.setattr(type(scheduler), "step", lambda _self, *args, **kwargs: (step(*args, **kwargs)[0] * torch.nan,))
+    step = WanUniPC.step
+
+    def broken(self: Any, *args: Any, **options: Any) -> tuple[torch.Tensor]:
+        return (step(self, *args, **options)[0] * torch.nan,)
+
+    monkeypatch.setattr(WanUniPC, "step", broken)
     with pytest.raises(NonFiniteOutputError):
         run.runner.run(run.params, run.folder / "nan.mp4", Callbacks(checkpoint=Checkpoint(run.path, 0.0)))
 

@@ -57,7 +57,7 @@ def latents(runner: Runner, guidance: Guidance, params: VideoParams = PARAMS) ->
             params,
             geometry,
             guidance,
-            flow_shift=None,
+            scheduler=runner._loaded.samplers.make(),
         )
 
 

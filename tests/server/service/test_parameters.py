@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.core.request import StepCaching, VideoParams
+from pipelines.core.request import Sampler, StepCaching, VideoParams
 from pipelines.models.catalogue import read_catalogue
 from server.core.errors import InvalidParamsError
 from server.service import parameters
@@ -64,6 +64,17 @@ def test_the_step_cache_is_as_asked_else_as_set(level: str) -> None:
 @pytest.mark.parametrize("wrong", ["", "Fast", "quick", 1, True, ["fast"], {"fast": 1}])
 def test_an_unknown_level_of_the_step_cache_is_refused(wrong: Any) -> None:
     assert refusal(step_cache=wrong) == "step_cache must be one of exact, balanced, fast"
+
+
+@pytest.mark.parametrize("sampler", Sampler)
+def test_the_sampler_is_as_asked_else_the_models(sampler: Sampler) -> None:
+    assert resolve(sampler=str(sampler)).sampler is sampler
+    assert resolve(sampler=None).sampler is None
+
+
+@pytest.mark.parametrize("wrong", ["", "UniPC", "ddim", 1, True, ["euler"], {"euler": 1}])
+def test_an_unknown_sampler_is_refused(wrong: Any) -> None:
+    assert refusal(sampler=wrong) == "sampler must be one of unipc, dpm++, euler"
 
 
 @pytest.mark.parametrize("name", ["prompt", "negative_prompt"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLWan
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,7 +18,7 @@ from PIL import Image
 from demo_training.fit_latent_rgb import error, fit, pairs
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import LatentRgb, ModelSpec
-from pipelines.core.request import VideoParams
+from pipelines.core.request import Sampler, VideoParams
 from pipelines.demo.folder import demo_folder
 from pipelines.hub import local as weights
 from pipelines.runner.callbacks import Callbacks
@@ -118,20 +118,12 @@ def test_a_picture_shows_the_middle_frame() -> None:
 # the prediction of the finished latents
 
 
-def euler(runner: Runner) -> Any:
-    return FlowMatchEulerDiscreteScheduler(shift=3.0)
-
-
-def unipc(runner: Runner) -> Any:
-    return runner._loaded.pipe.scheduler
-
-
-@pytest.mark.parametrize(("scheduler_of", "first"), [(unipc, 1), (euler, 2)])
+@pytest.mark.parametrize(("sampler", "first"), [(Sampler.UNIPC, 1), (Sampler.DPM, 1), (Sampler.EULER, 2)])
 def test_the_prediction_follows_the_velocity_to_its_end(
-    runner: Runner, scheduler_of: Callable[[Runner], Any], first: int, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, sampler: Sampler, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = runner._loaded.pipe
-    pipe.scheduler = scheduler = scheduler_of(runner)
+    scheduler = runner._loaded.samplers.make(sampler)
     expected: list[torch.Tensor] = []
     plain = type(scheduler).step
 
@@ -157,13 +149,13 @@ def test_the_prediction_follows_the_velocity_to_its_end(
             PARAMS,
             geometry,
             Guidance(runner._loaded.family, PARAMS.guidance_scale, prompt),
-            flow_shift=None,
+            scheduler=scheduler,
             on_step=after_step,
         )
 
     assert list(predicted) == list(range(first, 5))
     for number, latents in predicted.items():
-        # UniPC's timesteps are rounded to whole numbers, its sigmas are not
+        # the timesteps of the first two are rounded to whole numbers, their sigmas are not
         torch.testing.assert_close(latents, expected[number - 1], atol=0.01, rtol=0.01)
     torch.testing.assert_close(predicted[4], final, atol=1e-4, rtol=1e-4)
 
@@ -185,16 +177,15 @@ def test_models_with_two_experts_or_expanded_timesteps_have_previews(
 # the file
 
 
-@pytest.mark.parametrize("sampler", [unipc, euler])
-def test_previews_do_not_change_the_video(runner: Runner, sampler: Callable[[Runner], Any], tmp_path: Path) -> None:
-    runner._loaded.pipe.scheduler = sampler(runner)
-    plain, fingerprint = made(runner, tmp_path), runner.fingerprint
+@pytest.mark.parametrize("sampler", Sampler)
+def test_previews_do_not_change_the_video(runner: Runner, sampler: Sampler, tmp_path: Path) -> None:
+    plain, fingerprint = made(runner, tmp_path, sampler=sampler), runner.fingerprint
     album = Album(tmp_path)
 
-    assert made(runner, tmp_path, album.preview) == plain
+    assert made(runner, tmp_path, album.preview, sampler=sampler) == plain
     assert runner.fingerprint == fingerprint
     assert len(album.pictures) >= 3
-    assert made(runner, tmp_path) == plain
+    assert made(runner, tmp_path, sampler=sampler) == plain
 
 
 def test_a_video_does_not_depend_on_the_map(weights_folder: Path, tmp_path: Path) -> None:

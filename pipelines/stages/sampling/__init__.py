@@ -1,0 +1,1 @@
+"""Sampling: the solver that denoises, and the noise levels of its steps."""

@@ -1,0 +1,1 @@
+"""Tests of the samplers and their noise levels."""
