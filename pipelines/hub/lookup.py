@@ -1,7 +1,7 @@
 """Asks a hub which files of its repositories a model needs."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,19 @@ from pipelines.core.model import ModelSpec
 from pipelines.hub.download import download_files
 from pipelines.hub.errors import explained
 from pipelines.hub.listing import HubFile, Listing
-from pipelines.hub.local import WEIGHT_SUFFIXES, components
-
-_INDEX = "model_index.json"
-
+from pipelines.models.family import Part
+from pipelines.models.model_index import NAME as MODEL_INDEX
+from pipelines.models.registry import family_of
+from pipelines.models.weight_files import MAX_JSON_BYTES, index_or_file, named_files
 
 _SETTINGS_SUFFIXES = (".json", ".model", ".txt")
-
-
 _ANSWER_SECONDS = 30.0
 
 
 def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
     """The files that a model needs from its repository. `hub` is the hub's address; None: HF_ENDPOINT or the default.
 
-    Downloads only the file that lists the components. Raises FetchError or UnsupportedModelError.
+    Downloads only the files that list the components and their weight files. Raises PipelineError.
     """
     from huggingface_hub import HfApi, constants
 
@@ -34,12 +32,35 @@ def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
     blank = Listing(spec.repo, revision, "", api.endpoint, Path(constants.HF_HUB_CACHE).expanduser(), ())
     with explained(blank):
         found, files = _ask(api, blank)
-        index = replace(found, files=tuple(file for file in files if file.name == _INDEX))
-        if not index.files:
-            raise HubAccessError(f"{spec.repo} is not in diffusers' layout: it has no {_INDEX}.")
-        download_files(index)
-        used = components(index.folder, spec.pipeline_class)
-    return replace(found, files=tuple(file for file in files if _is_needed(file.name, used, spec.replaced)))
+        by_name = {file.name: file for file in files}
+        if MODEL_INDEX not in by_name:
+            raise HubAccessError(f"{spec.repo} is not in diffusers' layout: it has no {MODEL_INDEX}.")
+        download_files(replace(found, files=(by_name[MODEL_INDEX],)))
+        family = family_of(spec.pipeline_class)
+        index = family.read_index(found.folder)
+        weights = _weights(found, by_name, [part for part in family.used(index) if part.name not in spec.replaced])
+    settings = {name for name in by_name if _is_settings(name, index.components)}
+    names = {MODEL_INDEX, *settings, *weights}
+    return replace(found, files=tuple(file for file in files if file.name in names))
+
+
+def _weights(found: Listing, by_name: Mapping[str, HubFile], parts: Sequence[Part]) -> set[str]:
+    """Return the names of the files with the weights of parts. Downloads the indexes that name them."""
+    names = set()
+    for part in parts:
+        here = {name.removeprefix(f"{part.name}/") for name in by_name if name.startswith(f"{part.name}/")}
+        if (chosen := index_or_file(here, part.library)) is None:
+            raise HubAccessError(f"{found.repo} has no safetensors weights of {part.name}.")
+        names.add(f"{part.name}/{chosen}")
+        if chosen.endswith(".json"):
+            index = by_name[f"{part.name}/{chosen}"]
+            if index.size > MAX_JSON_BYTES:
+                raise HubAccessError(f"{index.name} of {found.repo} is too large: the limit is {MAX_JSON_BYTES} bytes.")
+            download_files(replace(found, files=(index,)))
+            names |= {f"{part.name}/{path.name}" for path in named_files(found.path(index))}
+    if missing := names - by_name.keys():
+        raise HubAccessError(f"{found.repo} has no {min(missing)}.")
+    return names
 
 
 def look_up_files(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
@@ -95,16 +116,7 @@ def _matching(pattern: str, text: str | None) -> str | None:
     return text if text is not None and re.fullmatch(pattern, text) else None
 
 
-def _is_needed(name: str, used: list[str], replaced: Collection[str]) -> bool:
-    """Whether a model needs a file of its repository.
-
-    It does not need pictures, other formats or variants of the same weights (`model.fp16.safetensors`), components that
-    are not `used`, and the weights of components in `replaced`.
-    """
+def _is_settings(name: str, used: Collection[str]) -> bool:
+    """Whether a file has settings of a component that is used: a configuration, a vocabulary, but no index."""
     folder, _, file = name.rpartition("/")
-    if name == _INDEX:
-        return True
-    if folder in replaced and file.endswith(WEIGHT_SUFFIXES):
-        return False
-    stem, suffix = Path(file).stem, Path(file).suffix
-    return folder in used and (suffix in _SETTINGS_SUFFIXES or (suffix == ".safetensors" and "." not in stem))
+    return folder in used and file.endswith(_SETTINGS_SUFFIXES) and not file.endswith(".index.json")

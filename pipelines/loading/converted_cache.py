@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,14 +14,39 @@ from safetensors.torch import save_file
 from pipelines.core.errors import WeightFormatError
 from pipelines.core.files import atomic_path, sync
 from pipelines.loading.modules import WeightSource
+from pipelines.loading.part_folder import open_safetensors
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.layout import GIB
 from pipelines.planning.memory_model import SHARD_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class ConvertedWeights:
+    """A folder of converted weights. Its tensors are what is stored, scales included."""
+
+    path: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """Its files."""
+        return sorted(self.path.glob("*.safetensors"))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its files."""
+        return sum(path.stat().st_size for path in self.files)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the names and memory-mapped tensors."""
+        for path in self.files:
+            with open_safetensors(path) as file:
+                for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                    yield name, file.get_tensor(name)
+
+
 def convert_once(
     source: WeightSource, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None] = lambda _: None
-) -> WeightSource:
+) -> "ConvertedWeights":
     """Return the weights of a part in a format, from the folder `target`, which is written if it does not exist.
 
     Another process that needs the same folder waits for it. `on_bytes` is called with the bytes that each tensor has in
@@ -33,7 +59,7 @@ def convert_once(
                 _write(source, weight_format, target, on_bytes)
     except (OSError, SafetensorError) as error:
         raise WeightFormatError(f"{source.path.name} could not be converted in {target.parent}: {error}") from error
-    return WeightSource(target, source.part)
+    return ConvertedWeights(target)
 
 
 def _write(source: WeightSource, weight_format: WeightFormat, target: Path, on_bytes: Callable[[int], None]) -> None:

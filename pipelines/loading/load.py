@@ -18,10 +18,12 @@ from pipelines.core.model import LatentRgb, Lora, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
+from pipelines.hub.folder import check as check_folder
+from pipelines.hub.folder import digest, part_digest
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.loading.converted_cache import convert_once
 from pipelines.loading.lora import Loras
-from pipelines.loading.modules import StoredTensors, WeightSource, load_weights, skeleton
+from pipelines.loading.modules import StoredTensors, TensorSource, WeightSource, load_weights, skeleton
 from pipelines.loading.progress import byte_counter, iter_parts
 from pipelines.loading.single_file import SingleFile
 from pipelines.loading.weight_format import WeightFormat
@@ -108,7 +110,7 @@ def load_pipeline(
     """
     family = family_of(spec.pipeline_class)
     sources = weights.locate_files(spec.files)
-    _check(family, folder, sources, spec)
+    skeletons = _check(family, folder, sources, spec)
     samplers = Samplers.read(folder, spec.sampler, spec.schedule, set((spec.flow_shift or {}).values()))
     shape = family.read_shape(folder)
     target = torch.device(device)
@@ -118,6 +120,7 @@ def load_pipeline(
     models = {
         part.name: loader.load(
             part,
+            skeletons.pop(part.name),
             sources.get(part.name),
             [(path, lora.strength) for lora, path in changes.items() if lora.part == part.name],
             report,
@@ -138,12 +141,13 @@ def load_pipeline(
         samplers=samplers,
         device=target,
         layout=layout,
-        fingerprint=_fingerprint(folder, sources, changes, target, dtype, layout),
+        fingerprint=_fingerprint(family, folder, sources, changes, target, dtype, layout),
         latent_rgb=read_latent_rgb(folder),
     )
 
 
 def _fingerprint(
+    family: ModelFamily,
     folder: Path,
     sources: Mapping[str, Path],
     changes: Mapping[Lora, Path],
@@ -154,7 +158,7 @@ def _fingerprint(
     """Return the facts that the pipeline's output depends on."""
     files = sorted(sources.items())
     return {
-        "weights": f"{folder.resolve().name}/{weights.digest(folder, sources)}",
+        "weights": f"{folder.resolve().name}/{digest(folder, family.pipeline_class, sources)}",
         "files": " ".join(f"{part} {path.name}/{weights.file_digest(path)}" for part, path in files),
         "loras": " ".join(f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in changes.items()),
         "dtype": str(dtype).removeprefix("torch."),
@@ -170,20 +174,25 @@ def _fingerprint(
     }
 
 
-def _check(family: ModelFamily, folder: Path, sources: Mapping[str, Path], spec: ModelSpec) -> None:
-    """Raise WeightsNotFoundError or UnsupportedModelError unless all files are there and fit together."""
-    weights.check(folder, spec.pipeline_class, sources)
-    for name, path in sources.items():
-        part = family.part(name)
-        SingleFile(path, part).check(skeleton(resolve_name(part.model_class), folder / name))
+def _check(family: ModelFamily, folder: Path, sources: Mapping[str, Path], spec: ModelSpec) -> dict[str, Any]:
+    """Return the skeletons of the parts, by name.
+
+    Raises WeightsNotFoundError or UnsupportedModelError unless all files are there and fit together.
+    """
+    check_folder(folder, spec.pipeline_class, sources)
+    skeletons = {}
+    for part in family.used(family.read_index(folder)):
+        skeletons[part.name] = skeleton(resolve_name(part.model_class), folder / part.name)
+        WeightSource(sources.get(part.name, folder / part.name), part).check(skeletons[part.name])
     for lora in spec.loras:
-        if not (folder / lora.part).is_dir():
+        if lora.part not in skeletons:
             raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
         if lora.part in sources and SingleFile(sources[lora.part], family.part(lora.part)).is_quantized:
             raise UnsupportedModelError(
                 f"{lora.file} cannot be merged into {sources[lora.part].name}, whose weights are quantized: remove the "
                 "LoRA, or use a file that is not quantized."
             )
+    return skeletons
 
 
 def _cpu_has_bf16() -> bool:
@@ -203,23 +212,28 @@ class _PartLoader:
     cache: Path
 
     def load(
-        self, part: Part, file: Path | None, loras: Sequence[tuple[Path, float]], report: Callable[[float], None]
+        self,
+        part: Part,
+        module: Any,
+        file: Path | None,
+        loras: Sequence[tuple[Path, float]],
+        report: Callable[[float], None],
     ) -> Any:
-        """Return a part with its weights, from `file` if given, changed by LoRA files with their strengths."""
-        module = skeleton(resolve_name(part.model_class), self.folder / part.name)
+        """Return a part, given as a skeleton, with its weights: from `file` if given, changed by LoRAs."""
         merged = Loras(loras, self.family, part.name) if loras else None
         if merged is not None:
             merged.check(module)
-        source = WeightSource(self.folder / part.name if file is None else file, part)
+        published = WeightSource(self.folder / part.name if file is None else file, part)
+        source: TensorSource = published
         precision = self._precision(part, file)
-        named = dict(source.headers()) if file is not None else None
+        named = dict(published.headers()) if file is not None else None
         weight_format = WeightFormat(module, precision, self.dtype, merged, named)
         convert = weight_format.convert
         where = residence(part, self.layout)
-        if _is_converted_on_disk(precision, where, weight_format, source):
+        if _is_converted_on_disk(precision, where, weight_format, published):
             target = self._converted_folder(part, precision, file, loras)
             try:
-                source = convert_once(source, weight_format, target, byte_counter(source.path, report))
+                source = convert_once(published, weight_format, target, byte_counter(published.nbytes, report))
                 convert = weight_format.restore
             except WeightFormatError as error:
                 if where is Residence.DISK:
@@ -232,7 +246,7 @@ class _PartLoader:
             stored = convert(name, tensor)
             return {each: place_tensor(part, each, stored[each], self.layout, self.device, layers) for each in stored}
 
-        load_weights(module, source, placed, byte_counter(source.path, report))
+        load_weights(module, source, placed, byte_counter(source.nbytes, report))
         place_module(part, module, self.layout, self.device)
         return module
 
@@ -242,8 +256,8 @@ class _PartLoader:
         """Return the folder for converted weights; its name has everything that they depend on."""
         changes = "".join(f"-{weights.file_digest(path)}*{strength}" for path, strength in loras)
         name = f"{part.name}-{precision}-{str(self.dtype).removeprefix('torch.')}{changes}"
-        digest = weights.digest(self.folder) if file is None else weights.file_digest(file)
-        return self.cache / "weights" / digest / name
+        source = part_digest(self.folder / part.name, part) if file is None else weights.file_digest(file)
+        return self.cache / "weights" / source / name
 
     def _precision(self, part: Part, file: Path | None) -> Precision:
         """Return the precision of a part: a quantized file keeps its own, a denoiser has the layout's."""

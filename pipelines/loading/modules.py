@@ -7,13 +7,14 @@ published files are twice as large again, in fp32. The modules made here equal t
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import safe_open
 
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
+from pipelines.hub.folder import read_config
+from pipelines.loading.part_folder import PartFolder
 from pipelines.loading.single_file import SingleFile
 from pipelines.models.family import Part
 
@@ -24,38 +25,75 @@ Converter = Callable[[str, torch.Tensor], StoredTensors]
 """Converts a tensor that was read, given its name, to what is stored for it."""
 
 
+class TensorSource(Protocol):
+    """Where the tensors of a part come from. `path` is used in messages."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its files."""
+        ...
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the names and tensors. Those are memory-mapped where possible: their bytes are read when used."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """The weights of a part: all safetensors files of a folder, or one file."""
+    """The published weights of a part: those of its folder, or one file.
+
+    Its methods raise WeightsNotFoundError or UnsupportedModelError.
+    """
 
     path: Path
     part: Part
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files with the weights."""
+        return sum(path.stat().st_size for path in ((self.path,) if self.path.is_file() else self._folder.files))
+
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the names and tensors. They are memory-mapped: their bytes are read when they are used."""
-        if self.path.is_file():
-            yield from SingleFile(self.path, self.part).tensors()
-            return
-        for path in sorted(self.path.glob("*.safetensors")):
-            with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no dictionary
-                    yield name, file.get_tensor(name)
+        """Yield the names and tensors."""
+        return self._reader.tensors()
 
     def headers(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the names, each with a tensor of its shape and dtype on the meta device."""
-        if self.path.is_file():
-            yield from SingleFile(self.path, self.part).headers()
-            return
-        for name, tensor in self.tensors():
-            yield name, tensor.to("meta")
+        return self._reader.headers()
+
+    def check(self, module: Any) -> None:
+        """Raise unless the files have exactly the tensors of a skeleton. Reads no weights."""
+        self._reader.check(module)
+
+    @property
+    def _folder(self) -> PartFolder:
+        return PartFolder(self.path, self.part)
+
+    @property
+    def _reader(self) -> "SingleFile | PartFolder":
+        return SingleFile(self.path, self.part) if self.path.is_file() else self._folder
 
 
 def skeleton(model_class: Any, folder: Path) -> Any:
-    """Return a model of a class of diffusers or transformers, by the configuration in `folder`, without weights."""
-    if hasattr(model_class, "load_config"):
-        return build_empty(model_class.from_config, model_class.load_config(folder, local_files_only=True))
-    config = model_class.config_class.from_pretrained(folder, local_files_only=True)
-    return build_empty(model_class._from_config, config)
+    """Return a model of a class of diffusers or transformers, by the configuration in `folder`, without weights.
+
+    Raises WeightsNotFoundError or UnsupportedModelError.
+    """
+    read_config(folder)
+    try:
+        if hasattr(model_class, "load_config"):
+            return build_empty(model_class.from_config, model_class.load_config(folder, local_files_only=True))
+        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        return build_empty(model_class._from_config, config)
+    # whatever a library makes of values that it does not expect
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UnsupportedModelError(
+            f"{folder / 'config.json'} does not describe a {model_class.__name__}: {reason}."
+        ) from error
 
 
 def build_empty(make: Callable[[Any], Any], config: Any) -> Any:
@@ -67,7 +105,7 @@ def build_empty(make: Callable[[Any], Any], config: Any) -> Any:
 
 
 def load_weights(
-    module: Any, source: WeightSource, convert: Converter, on_bytes: Callable[[int], None] = lambda _: None
+    module: Any, source: TensorSource, convert: Converter, on_bytes: Callable[[int], None] = lambda _: None
 ) -> None:
     """Assign the weights of `source` to a skeleton. `on_bytes` is called with the bytes that each tensor has on disk.
 

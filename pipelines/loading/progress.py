@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pipelines.core.progress import LoadCallback
-from pipelines.hub import local as weights
+from pipelines.loading.modules import WeightSource
 from pipelines.models.family import ModelFamily, Part
 
 REPORT_SECONDS = 0.25
@@ -15,8 +15,8 @@ def iter_parts(
     family: ModelFamily, folder: Path, sources: Mapping[str, Path], on_progress: LoadCallback
 ) -> Iterator[tuple[Part, Callable[[float], None]]]:
     """Yield each part in its order of loading, with a function that reports the loaded share (0 … 1) of it."""
-    parts = [part for part in family.parts if (folder / part.name).is_dir()]
-    sizes = [weights.source_bytes(sources.get(part.name, folder / part.name)) for part in parts]
+    parts = family.used(family.read_index(folder))
+    sizes = [WeightSource(sources.get(part.name, folder / part.name), part).nbytes for part in parts]
     total, before, reported = sum(sizes), 0, 0.0
     for part, size in zip(parts, sizes, strict=True):
 
@@ -31,13 +31,13 @@ def iter_parts(
         before += size
 
 
-def byte_counter(source: Path, report: Callable[[float], None]) -> Callable[[int], None]:
-    """Return a function that counts the bytes read of a part, and reports their share a few times a second."""
-    total, done, reported_at = max(1, weights.source_bytes(source)), 0, 0.0
+def byte_counter(size: int, report: Callable[[float], None]) -> Callable[[int], None]:
+    """Return a function that counts the bytes read of a part's `size`, and reports their share often."""
+    total, done, reported_at = max(1, size), 0, 0.0
 
-    def count(size: int) -> None:
+    def count(more: int) -> None:
         nonlocal done, reported_at
-        done += size
+        done += more
         if time.monotonic() - reported_at > REPORT_SECONDS:
             reported_at = time.monotonic()
             report(min(1.0, done / total))

@@ -23,16 +23,13 @@ from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES, GGUFPara
 from safetensors import SafetensorError, safe_open
 
 from pipelines.core.errors import PipelineError, UnsupportedModelError, WeightsNotFoundError
+from pipelines.loading.fp8_scales import with_scales
 from pipelines.models.family import Part, SingleFileLayout
 from pipelines.models.registry import family_of
 from pipelines.planning.shapes import BF16, FP32, FileShape, StoredBytes
 
 _TYPES = gguf.GGMLQuantizationType
 _PLAIN = (_TYPES.F32, _TYPES.F16)
-_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-_SCALES = ("scale_weight", "weight_scale")
-# used only for arithmetic in fp8, which these layers do not do
-_UNUSED = ("scale_input", "input_scale", "scaled_fp8", "comfy_quant")
 
 DEQUANTIZING_BYTES = {
     **dict.fromkeys(("Q8_0", "Q4_0"), 4.0),
@@ -112,7 +109,7 @@ class SingleFile:
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         if any(name in state for name in CHECKPOINT_KEY_NAMES[layout.checkpoint]):
             state = dict(resolve_name(layout.converter)(state))
-        return _with_scales(self.path, state)
+        return with_scales(self.path, state)
 
     def _stored_bytes(self, named: Mapping[str, torch.Tensor]) -> StoredBytes:
         blocks: dict[int, list[int]] = {}
@@ -164,23 +161,6 @@ def _format(tensor: torch.Tensor) -> str:
 def _some_of(names: Collection[str]) -> str:
     first, others = min(names), len(names) - 1
     return first if not others else f"{first} and {others} other tensor{'s' if others > 1 else ''}"
-
-
-def _with_scales(path: Path, state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Multiply fp8 matrices by their scales, one for a matrix or one for each row, and drop the scales."""
-    for name, tensor in state.items():
-        owner, _, leaf = name.rpartition(".")
-        if leaf in _SCALES or leaf in _UNUSED:
-            continue
-        scale = next((state[f"{owner}.{known}"] for known in _SCALES if f"{owner}.{known}" in state), None)
-        if leaf != "weight" or scale is None:
-            yield name, tensor
-        elif tensor.dtype in _FP8 and scale.is_floating_point() and scale.numel() in (1, len(tensor)):
-            yield name, tensor.float() * scale.float().reshape(-1, 1)
-        else:
-            raise UnsupportedModelError(
-                f"{path} has {name} with unsupported scales: only fp8 with one scale for a matrix or a row is read."
-            )
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

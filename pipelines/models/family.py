@@ -4,17 +4,18 @@ A family is the set of models that one pipeline class of diffusers runs. Classes
 "module:name", so that a family can be read without importing them; `pkgutil.resolve_name` returns the class.
 """
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry
+from pipelines.models.model_index import ModelIndex, check_boundary, read_model_index
+from pipelines.models.safetensors_header import read_header
+from pipelines.models.weight_files import read_json, weight_files
 from pipelines.planning.shapes import ModelShape
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -60,6 +61,16 @@ class Part:
     is_optional: bool = False
     single_file: SingleFileLayout | None = None
     takes_loras: bool = False
+
+    @property
+    def library(self) -> str:
+        """The library that its weight files are named for."""
+        return "transformers" if self.kind is PartKind.TEXT_ENCODER else "diffusers"
+
+    @property
+    def class_name(self) -> str:
+        """The name of its class."""
+        return self.model_class.partition(":")[2]
 
     @property
     def is_denoiser(self) -> bool:
@@ -125,18 +136,42 @@ class ModelFamily(ABC):
         (vae,) = (part for part in self.parts if part.kind is PartKind.VAE)
         return vae
 
+    def read_index(self, folder: Path) -> ModelIndex:
+        """Return which components a folder in diffusers' layout has for this family's pipeline.
+
+        Raises WeightsNotFoundError if the list cannot be read; UnsupportedModelError if it is of another class, lacks a
+        component, or has other experts than the pipeline can run.
+        """
+        index = read_model_index(folder, self.components)
+        if index.pipeline_class not in self.folder_classes:
+            raise UnsupportedModelError(
+                f"{folder} is a {index.pipeline_class}, but the model's file says {self.pipeline_class}."
+            )
+        for part in self.parts:
+            found = index.components.get(part.name)
+            if found is not None and found[0] != part.library:
+                raise UnsupportedModelError(
+                    f"{index.path} has {part.name} of {found[0]}; {self.pipeline_class} needs one of {part.library}."
+                )
+        required = [part.name for part in self.parts if not part.is_optional] + sorted(self.settings)
+        if missing := next((name for name in required if name not in index.components), None):
+            raise UnsupportedModelError(f"{index.path} does not list {missing}, which {self.pipeline_class} needs.")
+        check_boundary(index, len(self.used(index, self.denoisers)))
+        return index
+
+    def used(self, index: ModelIndex, parts: Iterable[Part] | None = None) -> list[Part]:
+        """Return the parts, of all or of `parts`, that a folder's pipeline uses, in their order."""
+        return [part for part in (self.parts if parts is None else parts) if part.name in index.components]
+
     def read_shape(self, folder: Path) -> ModelShape:
-        """Return the sizes of the parts in a folder of diffusers' layout. Raises UnsupportedModelError."""
-        try:
-            configs = {
-                part.name: json.loads((folder / part.name / "config.json").read_text(encoding="utf-8"))
-                for part in self.parts
-                if not part.is_optional or (folder / part.name).is_dir()
-            }
-            configs["pipeline"] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-            configs[self.vae.name]["parameters"] = _stored_parameters(folder / self.vae.name)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UnsupportedModelError(f"{folder} does not have a layout that can be planned for: {error}") from error
+        """Return the sizes of the parts in a folder of diffusers' layout.
+
+        Raises WeightsNotFoundError if a file cannot be read, or UnsupportedModelError.
+        """
+        index = self.read_index(folder)
+        configs = {part.name: read_json(folder / part.name / "config.json") for part in self.used(index)}
+        configs["pipeline"] = dict(index.settings)
+        configs[self.vae.name]["parameters"] = _stored_parameters(folder / self.vae.name, self.vae)
         try:
             return self.shape(configs)
         except UnsupportedModelError as error:
@@ -147,11 +182,6 @@ def _names(parts: tuple[Part, ...]) -> str:
     return ", ".join(part.name for part in parts)
 
 
-def _stored_parameters(folder: Path) -> int:
-    """Return the number of parameters in a part's safetensors files, from their headers."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total
+def _stored_parameters(folder: Path, part: Part) -> int:
+    """Return the number of parameters in a part's weight files, from their headers."""
+    return sum(tensor.numel for path in weight_files(folder, part.library) for tensor in read_header(path).values())

@@ -52,18 +52,22 @@ class WanTextToVideo(ModelFamily):
     def shape(self, configs: Configs) -> ModelShape:
         try:
             vae = {**_VAE_DEFAULTS, **configs["vae"]}
-            transformers = [_transformer(configs[part.name]) for part in self.denoisers if part.name in configs]
+            transformers = [
+                _transformer(configs[part.name], part.name) for part in self.denoisers if part.name in configs
+            ]
             if not transformers or len(set(transformers)) > 1:
                 raise UnsupportedModelError("The model's two transformers differ in shape, which is not supported.")
             return ModelShape(
                 transformer=transformers[0],
-                text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"])),
-                vae=VaeShape(**_pick(VaeShape, {**vae, "base_dim": vae.get("decoder_base_dim") or vae["base_dim"]})),
+                text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"], "text_encoder")),
+                vae=VaeShape(
+                    **_pick(VaeShape, {**vae, "base_dim": vae.get("decoder_base_dim") or vae["base_dim"]}, "vae")
+                ),
                 experts=len(transformers),
                 expand_timesteps=bool(configs.get("pipeline", {}).get("expand_timesteps")),
                 side_multiple=self.side_multiple,
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UnsupportedModelError(f"The configurations of the model's parts are incomplete: {error}.") from error
 
     def forward_inputs(self, shape: ModelShape, geometry: Geometry, text_tokens: int) -> dict[str, tuple[int, ...]]:
@@ -77,9 +81,15 @@ class WanTextToVideo(ModelFamily):
         }
 
 
-def _transformer(config: Mapping[str, Any]) -> TransformerShape:
-    return TransformerShape(**_pick(TransformerShape, {**config, "patch_size": tuple(config["patch_size"])}))
+def _transformer(config: Mapping[str, Any], part: str) -> TransformerShape:
+    frames, rows, columns = config["patch_size"]
+    return TransformerShape(**_pick(TransformerShape, {**config, "patch_size": (frames, rows, columns)}, part))
 
 
-def _pick(shape: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: config[name] for name in shape.__dataclass_fields__ if config.get(name) is not None}
+def _pick(shape: Any, config: Mapping[str, Any], part: str) -> dict[str, Any]:
+    picked = {name: config[name] for name in shape.__dataclass_fields__ if config.get(name) is not None}
+    for name, value in picked.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(not isinstance(number, int) or number < (type(number) is int) for number in numbers):
+            raise UnsupportedModelError(f"{name} of {part} must be a whole number from 1, not {str(value)[:50]!r}.")
+    return picked

@@ -13,6 +13,7 @@ from pipelines.core.errors import CatalogueError, HubUnreachableError, PipelineE
 from pipelines.hub import local as weights
 from pipelines.hub.cache import free_bytes
 from pipelines.hub.download import DownloadCallback, download
+from pipelines.hub.folder import check
 from pipelines.hub.listing import Listing, readable
 from pipelines.hub.lookup import look_up, look_up_files
 from pipelines.models.catalogue import CatalogueEntry
@@ -94,7 +95,7 @@ def _download(entry: CatalogueEntry, hub: str | None, verify: bool, print_line: 
         return
     _download_all(listings, verify, print_line)
     folder = listings[0].folder
-    weights.check(folder, entry.model.pipeline_class, entry.model.replaced)
+    check(folder, entry.model.pipeline_class, entry.model.replaced)
     print_line(f"The weights are complete{' and verified' if verify else ''}: {folder}")
 
 

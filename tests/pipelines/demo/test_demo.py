@@ -8,7 +8,7 @@ from demo_training.judge import judge
 from pipelines.core.model import ModelSpec
 from pipelines.core.request import VideoParams
 from pipelines.demo.folder import demo_folder
-from pipelines.hub import local as weights
+from pipelines.hub.folder import check
 from pipelines.runner.runner import Runner
 from tests.support.video import read_video
 
@@ -19,7 +19,7 @@ def trained() -> Runner:
 
 
 def test_they_are_a_complete_pipeline_under_25_megabytes() -> None:
-    weights.check(demo_folder(), "WanPipeline")
+    check(demo_folder(), "WanPipeline")
 
     files = [path for path in demo_folder().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 25e6

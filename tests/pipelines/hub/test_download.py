@@ -16,6 +16,7 @@ from pipelines.core.errors import (
     FetchError,
     HubAccessError,
     HubUnreachableError,
+    PipelineError,
     UnsupportedModelError,
     WeightsNotFoundError,
 )
@@ -378,6 +379,44 @@ def test_a_folder_is_checked_for_completeness(weights_folder: Path, hub: Hub, tm
     (copied / LARGEST).unlink()
     with pytest.raises(WeightsNotFoundError, match="incomplete"):
         weights.locate_in(copied, SPEC)
+
+
+def test_of_sharded_weights_only_the_files_of_the_index_are_downloaded(hub: Hub) -> None:
+    folder = hub.folder / "transformer"
+    single = folder / "diffusion_pytorch_model.safetensors"
+    shard, old = (f"diffusion_pytorch_model-00001-of-0000{count}.safetensors" for count in (1, 2))
+    shutil.copy(single, folder / old)
+    shutil.copy(single, folder / shard)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"patch_embedding.weight": shard}}))
+    (folder / "diffusion_pytorch_model.fp16.safetensors.index.json").write_text("not needed")
+
+    names = {file.name for file in look_up(SPEC, hub.url).files}
+
+    assert {name for name in names if name.startswith("transformer/")} == {
+        "transformer/config.json",
+        f"transformer/{index.name}",
+        f"transformer/{shard}",
+    }
+    assert pull(hub) == weights.locate(SPEC)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "sentence"),
+    [
+        ({"a": "gone.safetensors"}, r"has no transformer/gone\.safetensors"),
+        ({"a": "../../../evil.safetensors"}, r"not the name of a safetensors file in its folder"),
+        ({}, "names no files"),
+    ],
+)
+def test_an_index_that_cannot_be_followed_ends_the_download(
+    weight_map: dict[str, str], sentence: str, hub: Hub
+) -> None:
+    index = hub.folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+
+    with pytest.raises(PipelineError, match=sentence):
+        pull(hub)
 
 
 def test_loras_are_downloaded_from_their_own_repositories(hub: Hub, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import Lora, ModelSpec, WeightFile
 from pipelines.core.precision import Precision
 from pipelines.core.request import VideoParams
-from pipelines.hub import local as weights
+from pipelines.hub.folder import check
 from pipelines.loading.load import load_pipeline
 from pipelines.loading.modules import skeleton
 from pipelines.loading.single_file import SingleFile
@@ -126,8 +126,8 @@ def test_its_single_files_and_loras_are_those_the_library_reads(family: ModelFam
 
 
 def test_a_folder_has_the_components_it_names(sample: Sample) -> None:
-    weights.check(sample.folder, sample.family.pipeline_class)
-    assert set(weights.components(sample.folder, sample.family.pipeline_class)) <= sample.family.components
+    check(sample.folder, sample.family.pipeline_class)
+    assert set(sample.family.read_index(sample.folder).components) <= sample.family.components
 
 
 def test_its_shapes_are_those_of_the_real_modules(sample: Sample, runner: Runner) -> None:

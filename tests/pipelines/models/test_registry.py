@@ -11,7 +11,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from pipelines.core.errors import GenerationSuspended, UnsupportedModelError
 from pipelines.core.model import ModelSpec
 from pipelines.core.request import VideoParams
-from pipelines.hub import local as weights
+from pipelines.hub.folder import check
 from pipelines.models.family import Part, PartKind
 from pipelines.models.registry import FAMILIES
 from pipelines.models.wan import WanTextToVideo
@@ -110,9 +110,9 @@ def test_streaming_and_guidance_find_the_familys_parts(folder: Path, tmp_path: P
 
 def test_a_folder_of_another_class_is_refused(folder: Path, wan21: Path) -> None:
     # the second family takes Wan's folders as well, and not the other way round
-    weights.check(wan21, "OtherPipeline")
+    check(wan21, "OtherPipeline")
     with pytest.raises(UnsupportedModelError, match="is a OtherPipeline, but the model's file says WanPipeline"):
-        weights.check(folder, "WanPipeline")
+        check(folder, "WanPipeline")
 
 
 def test_a_class_without_a_family_is_refused_at_the_load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.core.errors import UnsupportedModelError
+from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry
 from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
@@ -41,7 +41,7 @@ def test_a_timestep_is_stated_for_each_token_where_the_model_has_one() -> None:
 def test_a_folder_that_is_incomplete_or_damaged_is_refused_with_its_name(wan21: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(wan21, tmp_path / "weights"))
     (folder / "transformer" / "config.json").write_text("{")
-    with pytest.raises(UnsupportedModelError, match="weights does not have a layout that can be planned for"):
+    with pytest.raises(WeightsNotFoundError, match=r"weights/transformer/config\.json is not valid JSON"):
         WAN.read_shape(folder)
 
     (folder / "transformer" / "config.json").write_text("{}")

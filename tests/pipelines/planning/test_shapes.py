@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import UMT5Config, UMT5EncoderModel
 
-from pipelines.core.errors import UnsupportedModelError
+from pipelines.core.errors import WeightsNotFoundError
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.precision import Precision
 from pipelines.loading.modules import _assign
@@ -87,7 +87,7 @@ def test_a_folder_of_another_layout_is_an_error(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text("{}")
 
-    with pytest.raises(UnsupportedModelError, match="can be planned for"):
+    with pytest.raises(WeightsNotFoundError, match=r"is not a diffusers folder: it has no model_index\.json"):
         WAN.read_shape(tmp_path)
 
 

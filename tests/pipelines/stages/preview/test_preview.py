@@ -20,7 +20,8 @@ from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.model import LatentRgb, ModelSpec
 from pipelines.core.request import Sampler, VideoParams
 from pipelines.demo.folder import demo_folder
-from pipelines.hub import local as weights
+from pipelines.hub.folder import digest
+from pipelines.hub.local import LATENT_RGB
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.denoising import denoise
@@ -190,13 +191,14 @@ def test_previews_do_not_change_the_video(runner: Runner, sampler: Sampler, tmp_
 
 def test_a_video_does_not_depend_on_the_map(weights_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(weights_folder, tmp_path / "weights"))
-    before = weights.digest(folder)
+    before = digest(folder, "WanPipeline")
 
     write_latent_rgb(ANY, folder)
 
-    assert weights.digest(folder) == before
-    (folder / "vae" / "another.json").write_text("{}")
-    assert weights.digest(folder) != before
+    assert digest(folder, "WanPipeline") == before
+    with (folder / "vae" / "config.json").open("a") as config:
+        config.write("\n")
+    assert digest(folder, "WanPipeline") != before
 
 
 def test_a_picture_is_written_when_due_and_after_the_last_step(tmp_path: Path, runner: Runner) -> None:
@@ -269,7 +271,7 @@ def test_a_map_that_does_not_match_is_logged_and_the_video_is_made(
     weights_folder: Path, tmp_path: Path, content: str, sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Path(shutil.copytree(weights_folder, tmp_path / "weights"))
-    (folder / weights.LATENT_RGB).write_text(content)
+    (folder / LATENT_RGB).write_text(content)
     album = Album(tmp_path)
 
     assert made(Runner.load(ModelSpec("mine", fps=16), folder, "cpu"), tmp_path, album.preview)

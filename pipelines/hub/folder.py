@@ -1,0 +1,160 @@
+"""Checks that a folder in diffusers' layout is complete and of a kind that can be read, without reading its weights.
+
+Only what the pipeline uses is checked: the components that model_index.json lists, and of their weights the files that
+`weight_files` returns.
+"""
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
+from pipelines.models.family import Part
+from pipelines.models.model_index import NAME as MODEL_INDEX
+from pipelines.models.registry import family_of
+from pipelines.models.safetensors_header import FLOATS, read_header
+from pipelines.models.weight_files import MAX_VOCABULARY_BYTES, read_bytes, read_json, weight_files
+
+SCALED_FP8 = frozenset({"fp8", "compressed-tensors", "modelopt", "scaled_fp8"})
+"""Values of `quant_method` whose weights may be fp8 matrices with scales beside them, which can be read."""
+
+MAX_LAYERS = 1024
+"""Limit of each number of layers, heads and the like in a configuration."""
+
+MAX_NUMBER = 2**20
+"""Limit of all other whole numbers in a configuration: widths, sizes of vocabularies."""
+
+_VOCABULARIES = ("spiece.model", "tokenizer.model")
+_SETTINGS_SUFFIXES = (".json", ".model", ".txt")
+_SMALL = 100_000
+
+
+def check(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> None:
+    """Check the components that a folder lists, and every file that they need.
+
+    The components in `replaced`, whose weights come from elsewhere, need only a configuration. Raises
+    UnsupportedModelError or WeightsNotFoundError that names the first file that is wrong or missing.
+    """
+    family = family_of(pipeline_class)
+    index = family.read_index(folder)
+    for name in replaced:
+        if name not in index.components:
+            raise UnsupportedModelError(f"{folder} has no {name}, but the model's file sets a weight file for it.")
+    for part in family.used(index):
+        config = read_config(folder / part.name)
+        if part.name not in replaced:
+            _check_weights(folder / part.name, part, config)
+    for name in sorted(family.settings):
+        _check_settings(folder / name)
+    family.read_shape(folder)
+
+
+def read_config(component: Path) -> dict[str, Any]:
+    """Return a component's configuration, with its numbers within limits. Raises PipelineError."""
+    path = component / "config.json"
+    config = read_json(path)
+    for name, value in config.items():
+        limit = MAX_LAYERS if name.startswith("num_") else MAX_NUMBER
+        if type(value) is int and abs(value) > limit:
+            raise UnsupportedModelError(f"{path} has {name[:100]} = {str(value)[:50]}; the limit is {limit}.")
+    return config
+
+
+def _check_weights(component: Path, part: Part, config: dict[str, Any]) -> None:
+    quantization = config.get("quantization_config")
+    method = _method(quantization)
+    if quantization is not None and method not in SCALED_FP8:
+        raise UnsupportedModelError(
+            f"{component / 'config.json'} says that the weights are quantized by {method}, which is not supported. Use "
+            "the folder with the original weights, a GGUF file, or fp8 weights with scales."
+        )
+    for path in weight_files(component, part.library):
+        for name, tensor in read_header(path).items():
+            if tensor.dtype not in FLOATS:
+                by = f", quantized by {method}" if quantization is not None else ""
+                raise UnsupportedModelError(
+                    f"{path} has {name} as {tensor.dtype}{by}, which is not supported: weights must be floating-point "
+                    "numbers."
+                )
+
+
+def _method(quantization: Any) -> str:
+    if not isinstance(quantization, dict):
+        return "an unknown method"
+    method = quantization.get("quant_method") or quantization.get("quant_type")
+    kind = next((bits for bits in ("load_in_4bit", "load_in_8bit") if quantization.get(bits)), None)
+    if method is None and kind is None:
+        return "an unknown method"
+    return " ".join(str(word)[:50] for word in (method or "bitsandbytes", kind and f"({kind})") if word)
+
+
+def _check_settings(component: Path) -> None:
+    """Check a component without weights, such as a tokenizer: all its JSON, and the vocabulary."""
+    for path in _settings(component):
+        if path.suffix == ".json":
+            read_json(path, MAX_VOCABULARY_BYTES)
+        else:
+            read_bytes(path, MAX_VOCABULARY_BYTES)
+    if component.name.startswith("scheduler"):
+        read_json(component / "scheduler_config.json")
+    if component.name.startswith("tokenizer"):
+        _check_vocabulary(component)
+
+
+def _check_vocabulary(component: Path) -> None:
+    path = component / "tokenizer.json"
+    if path.exists():
+        model = read_json(path, MAX_VOCABULARY_BYTES).get("model")
+        if not isinstance(model, dict) or not model.get("vocab"):
+            raise WeightsNotFoundError(f"{path} has no vocabulary.")
+    elif not any((component / name).is_file() for name in _VOCABULARIES):
+        raise WeightsNotFoundError(
+            f"The weights are incomplete: {component} has no vocabulary, neither tokenizer.json nor "
+            f"{' nor '.join(_VOCABULARIES)}."
+        )
+
+
+def _settings(component: Path) -> list[Path]:
+    try:
+        return sorted(path for path in component.iterdir() if path.suffix in _SETTINGS_SUFFIXES)
+    except OSError as error:
+        raise WeightsNotFoundError(f"The weights are incomplete: {component} is missing.") from error
+
+
+def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> str:
+    """Return a fingerprint of everything in a folder that the pipeline uses.
+
+    These are the list of components, their configurations, and their weights and vocabularies by name, size and time.
+    Weights of components in `replaced` and files that are not read, such as README.md, are left out.
+    """
+    family = family_of(pipeline_class)
+    index = family.read_index(folder)
+    facts = hashlib.sha256((folder / MODEL_INDEX).read_bytes())
+    for part in family.used(index):
+        is_replaced = part.name in replaced
+        own = _config_facts(folder / part.name) if is_replaced else part_digest(folder / part.name, part).encode()
+        facts.update(part.name.encode() + b" " + own)
+    for name in sorted(family.settings):
+        for path in _settings(folder / name):
+            facts.update(f"{name}/{_named_facts(path)}".encode())
+            if path.stat().st_size < _SMALL:
+                facts.update(path.read_bytes())
+    return facts.hexdigest()[:16]
+
+
+def part_digest(component: Path, part: Part) -> str:
+    """Return a fingerprint of a part: of its configuration, and of its weight files by name, size and time."""
+    facts = hashlib.sha256(_config_facts(component))
+    for path in weight_files(component, part.library):
+        facts.update(_named_facts(path).encode())
+    return facts.hexdigest()[:16]
+
+
+def _config_facts(component: Path) -> bytes:
+    return read_bytes(component / "config.json", MAX_VOCABULARY_BYTES)
+
+
+def _named_facts(path: Path) -> str:
+    status = path.stat()
+    return f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
