@@ -34,7 +34,7 @@ MACHINE = Machine(24 * GIB, 64 * GIB, (8, 9))
 # the function that does each stage's work
 STAGES = {
     "loading": "pipelines.loading.load.place_module",
-    "encoding": "pipelines.stages.text_encoding.PromptEncoder.encode",
+    "encoding": "pipelines.stages.conditioning.text_encoding.PromptEncoder.encode",
     "denoising": "pipelines.runner.runner.denoise",
     "decoding": "pipelines.stages.decoding.decoding._to_rgb",
 }

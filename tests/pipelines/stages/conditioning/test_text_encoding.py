@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.request import VideoParams
 from pipelines.runner.callbacks import Callbacks
 from pipelines.runner.runner import Runner
-from pipelines.stages.text_encoding import MAX_PROMPTS, EmbeddingStore, PromptEncoder
+from pipelines.stages.conditioning.text_encoding import MAX_PROMPTS, EmbeddingStore, PromptEncoder
 from tests.support.server_process import SmallDisk
 
 

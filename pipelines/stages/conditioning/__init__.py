@@ -1,0 +1,1 @@
+"""Conditioning: a prompt → what the transformer is conditioned on."""
