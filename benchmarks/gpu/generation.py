@@ -20,10 +20,10 @@ from pipelines.core.model import Attention, Compile
 from pipelines.core.request import VideoParams
 from pipelines.loading.load import LoadedPipeline
 from pipelines.runner.compilation import Block, Compiler, is_wanted
+from pipelines.stages.conditioning.text_encoding import PromptEncoder
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import denoise
 from pipelines.stages.guidance import Guidance
-from pipelines.stages.conditioning.text_encoding import PromptEncoder
 from pipelines.stages.video_writer import Mp4Writer
 
 FLOW_SHIFT = {"480p": 3.0, "720p": 5.0}

@@ -31,12 +31,12 @@ from pipelines.runner.compilation import Block, Compiler, is_wanted
 from pipelines.runner.progress import GenerationProgress
 from pipelines.runner.result import RenderedFrames, RenderedVideo
 from pipelines.stages.checkpoint import DenoisingState
+from pipelines.stages.conditioning.text_encoding import EmbeddingStore, PromptEncoder
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at, release_memory, reset
 from pipelines.stages.guidance import Guidance
 from pipelines.stages.preview.latent_rgb import matching
 from pipelines.stages.preview.preview import draw
-from pipelines.stages.conditioning.text_encoding import EmbeddingStore, PromptEncoder
 from pipelines.stages.video_writer import Mp4Writer
 
 
