@@ -33,10 +33,11 @@ from benchmarks.gpu.random_weights import (
 )
 from benchmarks.gpu.run import CASES, Case
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import Attention, NoiseSchedule
+from pipelines.core.model import Attention, ModelSpec, NoiseSchedule
 from pipelines.core.request import Sampler, VideoParams
 from pipelines.layers.attention.backends import AttentionShape, choose
 from pipelines.loading.load import LoadedPipeline
+from pipelines.loading.request_loras import RequestLoras
 from pipelines.offload.placement import place_module
 from pipelines.planning.layout import GIB, HOST_SHARE, Layout, Machine, MemoryPlan
 from pipelines.planning.planner import plan
@@ -145,7 +146,8 @@ def _load(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Me
     meter.note(placing_seconds=round(placing, 3))
     pipe = assemble(parts, FLOW_SHIFT[case.video])
     samplers = Samplers(dict(pipe.scheduler.config), Sampler.UNIPC, Sampler.UNIPC, NoiseSchedule.WAN)
-    return LoadedPipeline(FAMILY, shape, pipe, samplers, card.device, layout, {"dtype": "bfloat16"})
+    loras = RequestLoras(ModelSpec("", fps=16), FAMILY, (), card.device)
+    return LoadedPipeline(FAMILY, shape, pipe, samplers, card.device, layout, {"dtype": "bfloat16"}, loras)
 
 
 def _plainly(pipe: Any, embeddings: Embeddings, params: VideoParams, meter: Meter) -> int:

@@ -37,6 +37,10 @@ class UnsupportedModelError(PipelineError):
     """The weights are of a pipeline class or a layout that is not supported."""
 
 
+class LoraError(PipelineError):
+    """A LoRA that a request names is not on this machine, or cannot be applied to the loaded weights."""
+
+
 class AttentionUnavailableError(PipelineError):
     """The requested attention kernel does not run on this device."""
 

@@ -23,6 +23,22 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
+class OptionalLora:
+    """A LoRA that requests may name. Entries with the same name form one LoRA, each for another part.
+
+    `file` is as in `Lora`. `part` is None for every part that takes LoRAs. `strength` holds for a request without one.
+    """
+
+    name: str
+    repo: str
+    file: str
+    part: str | None = None
+    revision: str | None = None
+    strength: float = 1.0
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WeightFile:
     """One file with all weights of the component `part`, used instead of those in a model's `repo`.
 
@@ -118,7 +134,7 @@ class ModelSpec:
     - `flow_shift`: shift of the noise schedule at "480p" and "720p"; None keeps the scheduler's own.
     - `sampler`: the solver for requests that name none; None takes the one that the folder's scheduler has. `schedule`:
       whose noise levels its steps have.
-    - `loras`: merged into the weights. `fast`: what `run_fast` selects.
+    - `loras`: merged into the weights. `optional_loras`: those that requests may name. `fast`: what `run_fast` selects.
     - `guidance`: whether the model uses classifier-free guidance; `guidance_interval`: the noise levels (1: only noise,
       0: none) at which it is applied.
     - `step_cache`: the largest error of a skipped step, by level (`pipelines.stages.step_cache`).
@@ -140,6 +156,7 @@ class ModelSpec:
     schedule: NoiseSchedule = NoiseSchedule.WAN
     files: tuple[WeightFile, ...] = ()
     loras: tuple[Lora, ...] = ()
+    optional_loras: tuple[OptionalLora, ...] = ()
     fast: Fast | None = None
     guidance: bool = True
     guidance_interval: tuple[float, float] = (0.0, 1.0)
@@ -171,6 +188,7 @@ class ModelSpec:
             self,
             files=(),
             loras=(),
+            optional_loras=(),
             guidance=True,
             guidance_interval=(0.0, 1.0),
             step_cache=StepTolerances(),

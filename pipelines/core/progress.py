@@ -18,6 +18,8 @@ Frames: TypeAlias = "npt.NDArray[np.uint8]"
 class Stage(StrEnum):
     """The stages of a generation, in order."""
 
+    LORAS = "merging LoRAs"
+    """Only where the weights do not have the request's LoRAs yet."""
     PROMPT = "encoding the prompt"
     DENOISE = "denoising"
     DECODE = "decoding and writing the video"

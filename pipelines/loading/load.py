@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
@@ -25,11 +25,12 @@ from pipelines.loading.converted_cache import convert_once
 from pipelines.loading.lora import Loras
 from pipelines.loading.modules import StoredTensors, TensorSource, WeightSource, load_weights, skeleton
 from pipelines.loading.progress import byte_counter, iter_parts
+from pipelines.loading.request_loras import LoadedPart, RequestLoras
 from pipelines.loading.single_file import SingleFile
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.models.family import ModelFamily, Part
 from pipelines.models.registry import family_of
-from pipelines.offload.placement import place_module, place_tensor, residence
+from pipelines.offload.placement import is_mapped, place_module, place_tensor, residence
 from pipelines.planning.layout import Decoding, Layout, Residence
 from pipelines.planning.shapes import ModelShape
 from pipelines.stages.preview.latent_rgb import read_latent_rgb
@@ -53,7 +54,8 @@ class LoadedPipeline:
     """A diffusers pipeline that is ready to run, its family and shape, and the facts its output depends on.
 
     `samplers` make the scheduler of each generation. `layout` is None on a CPU, which has only one memory.
-    `latent_rgb` is the map for previews from the folder of the weights, if there is one.
+    `latent_rgb` is the map for previews from the folder of the weights, if there is one. `loras` merges those of
+    requests into the weights.
     """
 
     family: ModelFamily
@@ -63,6 +65,7 @@ class LoadedPipeline:
     device: torch.device
     layout: Layout | None
     fingerprint: dict[str, str]
+    loras: RequestLoras
     latent_rgb: LatentRgb | None = None
 
     @property
@@ -99,12 +102,13 @@ def load_pipeline(
     on_progress: LoadCallback = lambda *_: None,
     layout: Layout | None = None,
     cache: Path = CACHE,
+    loras_dir: Path | None = None,
 ) -> LoadedPipeline:
     """Load a model's pipeline onto `device` (a torch device name) by a layout; without one all parts are resident.
 
     Weights come from the model's single files, all others from `folder`. On a CPU the dtype is bf16 if the processor
     has units for it, else fp32. Weights that the layout stores in another format than the files are written to `cache`
-    once, and read from there afterwards.
+    once, and read from there afterwards. `loras_dir` has the LoRAs that requests may name.
 
     Raises WeightsNotFoundError or UnsupportedModelError before it reads any weights, and WeightFormatError.
     """
@@ -142,6 +146,7 @@ def load_pipeline(
         device=target,
         layout=layout,
         fingerprint=_fingerprint(family, folder, sources, changes, target, dtype, layout),
+        loras=RequestLoras(spec, family, loader.loaded, target, loras_dir),
         latent_rgb=read_latent_rgb(folder),
     )
 
@@ -210,6 +215,8 @@ class _PartLoader:
     layout: Layout
     device: torch.device
     cache: Path
+    loaded: list[LoadedPart] = field(default_factory=list)
+    """The loaded parts that LoRAs may change."""
 
     def load(
         self,
@@ -248,6 +255,19 @@ class _PartLoader:
 
         load_weights(module, source, placed, byte_counter(source.nbytes, report))
         place_module(part, module, self.layout, self.device)
+        if part.takes_loras:
+            self.loaded.append(
+                LoadedPart(
+                    part,
+                    module,
+                    config=self.folder / part.name,
+                    source=published,
+                    loras=loras,
+                    weight_format=weight_format.without_loras(),
+                    is_quantized=precision is Precision.GGUF,
+                    is_mapped=lambda name: is_mapped(part, name, self.layout, layers),
+                )
+            )
         return module
 
     def _converted_folder(

@@ -7,6 +7,7 @@ second tensor (`pipelines.layers.quantized_linear`).
 """
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import gguf
@@ -73,12 +74,22 @@ class WeightFormat:
             tensor = dequantize_gguf_tensor(tensor)
         if self._loras is not None:
             tensor = self._loras.merge(name, tensor)
+        return self.store(name, tensor)
+
+    def store(self, name: str, tensor: torch.Tensor) -> StoredTensors:
+        """Return what is stored for a tensor that is not quantized, and has all changes by LoRAs already."""
         if name in self._scaled:
             quantized, scales = quantize(tensor, self._precision)
             return {name: quantized, scale_name(name): scales}
         if name in self._in_q4:
             return {name: GGUFParameter(_to_q4(tensor), quant_type=_Q4)}
         return {name: tensor.to(self._dtype_of(name, tensor))}
+
+    def without_loras(self) -> "WeightFormat":
+        """Return the same format without LoRAs, which take memory."""
+        plain = copy(self)
+        plain._loras = None
+        return plain
 
     def restore(self, name: str, tensor: torch.Tensor) -> StoredTensors:
         """Return what is stored for a tensor of a file that was written in this format."""

@@ -7,8 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.core.errors import UnsupportedModelError
-from pipelines.core.model import Fast, LatentRgb, Lora, ModelSpec, NoiseSchedule, StepTolerances, WeightFile
-from pipelines.core.request import Sampler
+from pipelines.core.model import (
+    Fast,
+    LatentRgb,
+    Lora,
+    ModelSpec,
+    NoiseSchedule,
+    OptionalLora,
+    StepTolerances,
+    WeightFile,
+)
+from pipelines.core.request import MAX_LORA_STRENGTH, Sampler, is_lora_name
 from pipelines.models.registry import family_of
 from pipelines.models.table import Table
 
@@ -25,6 +34,33 @@ class _LoraTable(Table):
 
     def lora(self) -> Lora:
         return Lora(**self.model_dump())
+
+
+class _OptionalLoraTable(Table):
+    name: str
+    repo: str
+    file: str
+    part: str | None = None
+    revision: str | None = None
+    strength: float = Field(default=1.0, ge=-MAX_LORA_STRENGTH, le=MAX_LORA_STRENGTH)
+    description: str = Field(default="", max_length=500)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_valid(cls, name: str) -> str:
+        if not is_lora_name(name):
+            raise ValueError("must be at most 128 letters, digits, spaces and the signs _ . , + = ( ) [ ] -")
+        return name
+
+    @field_validator("strength")
+    @classmethod
+    def _strength_is_not_zero(cls, strength: float) -> float:
+        if strength == 0:
+            raise ValueError("must not be 0, which changes nothing")
+        return strength
+
+    def lora(self) -> OptionalLora:
+        return OptionalLora(**self.model_dump())
 
 
 class _WeightFileTable(Table):
@@ -78,6 +114,7 @@ class ModelTable(Table):
     schedule: Annotated[NoiseSchedule, Field(strict=False)] = NoiseSchedule.WAN
     files: dict[str, _WeightFileTable] = Field(default={})
     loras: list[_LoraTable] = Field(default=[])
+    optional_loras: list[_OptionalLoraTable] = Field(default=[], max_length=100)
     fast: _FastTable | None = None
     guidance_interval: _Interval = Field(default=[0.0, 1.0])
     step_cache: _StepCacheTable | None = None
@@ -99,10 +136,25 @@ class ModelTable(Table):
         for key, named, known in (
             ("files", list(self.files), [part.name for part in parts if part.single_file is not None]),
             ("loras", [lora.part for lora in loras], [part.name for part in parts if part.takes_loras]),
+            (
+                "optional_loras",
+                [lora.part for lora in self.optional_loras if lora.part is not None],
+                [part.name for part in parts if part.takes_loras],
+            ),
         ):
             for name in named:
                 if name not in known:
                     raise ValueError(f"{key}: the part must be one of {', '.join(known)}, not {name}")
+        return self
+
+    @model_validator(mode="after")
+    def _optional_loras_are_unambiguous(self) -> "ModelTable":
+        parts: dict[str, list[str | None]] = {}
+        for lora in self.optional_loras:
+            parts.setdefault(lora.name, []).append(lora.part)
+        for name, named in parts.items():
+            if len(set(named)) < len(named) or (None in named and len(named) > 1):
+                raise ValueError(f"optional_loras: {name} has several entries for the same part")
         return self
 
     @model_validator(mode="after")
@@ -120,7 +172,9 @@ class ModelTable(Table):
 
     def spec(self, model_id: str, sizes: tuple[tuple[int, int, int], ...]) -> ModelSpec:
         """The table as a ModelSpec; `sizes` as there."""
-        fields = self.model_dump(exclude={"files", "loras", "fast", "guidance_interval", "step_cache", "latent_rgb"})
+        fields = self.model_dump(
+            exclude={"files", "loras", "fast", "guidance_interval", "step_cache", "latent_rgb", "optional_loras"}
+        )
         files = tuple(WeightFile(**table.model_dump(), part=part) for part, table in self.files.items())
         fast = None if self.fast is None else Fast(tuple(map(_LoraTable.lora, self.fast.loras)), self.fast.flow_shift)
         loras = tuple(map(_LoraTable.lora, self.loras))
@@ -132,6 +186,7 @@ class ModelTable(Table):
             sizes=sizes,
             files=files,
             loras=loras,
+            optional_loras=tuple(map(_OptionalLoraTable.lora, self.optional_loras)),
             fast=fast,
             guidance_interval=(self.guidance_interval[0], self.guidance_interval[1]),
             step_cache=tolerances,

@@ -97,6 +97,10 @@ class ParameterGroup:
         *starts, self.size = accumulate((size + -size % ALIGNMENT for size in sizes), initial=0)
         self._places = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
+    def note_host_copies(self) -> None:
+        """Take what the tensors refer to now as their host copies: others of the same shape may have replaced them."""
+        self._host_copies = [tensor.data for tensor in self._tensors]
+
     def copy_to(self, buffer: torch.Tensor) -> None:
         """Copy the host copies into a buffer (bytes), without waiting where the device allows it."""
         for host_copy, view in zip(self._host_copies, self._views(buffer), strict=True):
@@ -148,6 +152,8 @@ class BlockStream:
 
     def begin(self) -> None:
         """Start a forward pass: queue the copy of the first block."""
+        for group in (*self._blocks, self._others):
+            group.note_host_copies()
         others = self._buffer(self._others.size)
         self._buffers = [self._buffer(self._size) for _ in range(BUFFERS)]
         # earlier computing may still use this memory

@@ -32,6 +32,24 @@ def resident_blocks(layout: Layout, num_layers: int) -> frozenset[int]:
     )
 
 
+def is_mapped(part: Part, name: str, layout: Layout, num_layers: int) -> bool:
+    """Return whether a part's tensor stays memory-mapped from disk."""
+    if residence(part, layout) is not Residence.DISK or _is_in_resident_block(part, name, layout, num_layers):
+        return False
+    return _block(part, name) is not None or not part.is_denoiser
+
+
+def _block(part: Part, name: str) -> int | None:
+    """Return the index of the transformer's block that a tensor belongs to; None for every other tensor."""
+    words = name.split(".")
+    return int(words[1]) if part.is_denoiser and words[0] == "blocks" else None
+
+
+def _is_in_resident_block(part: Part, name: str, layout: Layout, num_layers: int) -> bool:
+    block = _block(part, name)
+    return block is not None and block in resident_blocks(layout, num_layers)
+
+
 def place_tensor(
     part: Part, name: str, tensor: torch.Tensor, layout: Layout, device: torch.device, num_layers: int
 ) -> Any:
@@ -39,13 +57,9 @@ def place_tensor(
 
     `num_layers` is the number of blocks of a transformer.
     """
-    where = residence(part, layout)
-    words = name.split(".")
-    in_block = part.is_denoiser and words[0] == "blocks"
-    is_resident_block = in_block and int(words[1]) in resident_blocks(layout, num_layers)
-    if where is Residence.RESIDENT or is_resident_block:
+    if residence(part, layout) is Residence.RESIDENT or _is_in_resident_block(part, name, layout, num_layers):
         return _moved(tensor, device)
-    if where is Residence.DISK and (in_block or not part.is_denoiser):
+    if is_mapped(part, name, layout, num_layers):
         return tensor
     if device.type == "cuda":
         # now: diffusers would pin copies of all tensors, and hold both until the first pass

@@ -42,12 +42,14 @@ class OutOfMemoryFallback:
         device: str,
         on_load: LoadCallback = lambda *_: None,
         cache: Path = CACHE,
+        loras_dir: Path | None = None,
     ) -> None:
         self._spec = spec
         self._folder = folder
         self._device = device
         self._on_load = on_load
         self._cache = cache
+        self._loras_dir = loras_dir
         self._limits = LearnedLimits(cache / "limits.json")
         self._gpu = _gpu_key(device)
         self._plan = plan_for_device(spec, folder, device, self._limits.get(self._gpu))
@@ -61,9 +63,10 @@ class OutOfMemoryFallback:
         device: str,
         on_load: LoadCallback = lambda *_: None,
         cache: Path = CACHE,
+        loras_dir: Path | None = None,
     ) -> "OutOfMemoryFallback":
         """Load with the first plan that does not run out of memory. Raises PipelineError."""
-        fallback = cls(spec, folder, device, on_load, cache)
+        fallback = cls(spec, folder, device, on_load, cache, loras_dir)
         fallback._loaded()
         return fallback
 
@@ -71,6 +74,11 @@ class OutOfMemoryFallback:
     def fingerprint(self) -> dict[str, str]:
         """Everything besides the request that decides a video's bytes, with the current plan."""
         return self._loaded().fingerprint
+
+    @property
+    def video_fingerprint(self) -> dict[str, str]:
+        """The same for the last video, including its own LoRAs."""
+        return self._loaded().video_fingerprint
 
     def render(self, params: VideoParams, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
         """Make one video as `Runner.render` does. Raises DeviceMemoryError as well, when no plan has enough memory.
@@ -129,6 +137,7 @@ class OutOfMemoryFallback:
                     self._on_load,
                     None if self._plan is None else self._plan.layout,
                     self._cache,
+                    self._loras_dir,
                 )
             except torch.OutOfMemoryError as error:
                 log.warning("out of memory while loading %s: %s", self._plan_name, str(error).partition("\n")[0])

@@ -14,7 +14,7 @@ from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.denoising import Capture
 
 # the share of a generation's time in which each stage typically begins and ends
-_SPANS = {Stage.PROMPT: (0.0, 0.02), Stage.DENOISE: (0.02, 0.82), Stage.DECODE: (0.82, 1.0)}
+_SPANS = {Stage.LORAS: (0.0, 0.0), Stage.PROMPT: (0.0, 0.02), Stage.DENOISE: (0.02, 0.82), Stage.DECODE: (0.82, 1.0)}
 
 
 class GenerationProgress:
@@ -58,6 +58,12 @@ class GenerationProgress:
                 lambda: capture(self._seconds),
                 is_last=step == self._steps,
             )
+
+    def after_tensor(self, done: int, tensors: int) -> None:
+        """Handle the merging of LoRAs into one more tensor: cancellation, and up to a hundred reports in all."""
+        self.raise_if_cancelled()
+        if done * 100 // tensors > (done - 1) * 100 // tensors:
+            self.report(Stage.LORAS, done, tensors)
 
     def after_part(self, done: int, parts: int) -> None:
         """Handle the end of a part of the decoding: cancellation, and up to a hundred reports in all."""

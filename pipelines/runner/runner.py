@@ -5,7 +5,7 @@ runner.run(VideoParams(...), Path("video.mp4"))
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,10 +19,12 @@ from PIL import Image
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.core.progress import GenerationStats, LoadCallback, Stage, VideoFile
-from pipelines.core.request import VideoParams
+from pipelines.core.request import REQUEST_LORAS, VideoParams
+from pipelines.hub.loras import LocatedLora
 from pipelines.layers.attention.backends import AttentionShape, choose
 from pipelines.loading.device_plan import plan_for_device
 from pipelines.loading.load import CACHE, LoadedPipeline, load_pipeline
+from pipelines.loading.request_loras import identity
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import Layout, Residence
 from pipelines.planning.shapes import ModelShape
@@ -72,17 +74,19 @@ class Runner:
         on_progress: LoadCallback = lambda *_: None,
         layout: Layout | None = None,
         cache: Path = CACHE,
+        loras_dir: Path | None = None,
     ) -> "Runner":
         """Load the weights in `folder` onto `device`, a torch device name.
 
         Without `layout`, the plan for the memory that is free now decides it. Converted weights are kept in the folder
-        `cache`. Raises PipelineError, and torch.OutOfMemoryError, which `pipelines.runner.oom_fallback` handles.
+        `cache`; `loras_dir` has the LoRAs that requests may name. Raises PipelineError, and torch.OutOfMemoryError,
+        which `pipelines.runner.oom_fallback` handles.
         """
         if layout is None and (chosen := plan_for_device(spec, folder, device)) is not None:
             layout = chosen.layout
         # measured while the device is still empty
         attention = choose(spec.attention, torch.device(device), partial(_attention_shape, spec, folder), cache)
-        loaded = load_pipeline(spec, folder, device, on_progress, layout, cache)
+        loaded = load_pipeline(spec, folder, device, on_progress, layout, cache, loras_dir)
         return cls(spec, loaded, cache, attention)
 
     @property
@@ -100,6 +104,11 @@ class Runner:
             "step_cache": f"balanced {self.spec.step_cache.balanced:g} fast {self.spec.step_cache.fast:g}",
             "max_sequence_length": str(self.spec.max_sequence_length),
         }
+
+    @property
+    def video_fingerprint(self) -> dict[str, str]:
+        """The same for the last video, including its own LoRAs."""
+        return {**self.fingerprint, REQUEST_LORAS: self._loaded.loras.merged}
 
     def adopt_compiled(self) -> None:
         """Use compiled blocks from now on if the background compiler has finished. Call it while the device is idle."""
@@ -148,9 +157,11 @@ class Runner:
     def render(self, params: VideoParams, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
         """Do as `run` does, but return when the device is free, before the file is finished."""
         params = self._effective(params)
-        progress = GenerationProgress(params, self._latents_depend_on(params), callbacks)
+        loras = self._loaded.loras.locate(params.loras)
+        progress = GenerationProgress(params, self._latents_depend_on(params, loras), callbacks)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         try:
+            self._loaded.loras.merge(loras, progress.after_tensor)
             latents, stats = self._denoise(params, geometry, progress)
             return self._write(latents, path, geometry, progress, stats)
         except BaseException:
@@ -164,6 +175,7 @@ class Runner:
     def frames(self, params: VideoParams, *, tolerance: float | None = None) -> RenderedFrames:
         """Return the frames that `run` would write, for measuring. `tolerance` replaces the step cache's."""
         params = self._effective(params)
+        self._loaded.loras.merge(self._loaded.loras.locate(params.loras))
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
         prompt = self._prompts.encode(params.prompt)
@@ -180,10 +192,10 @@ class Runner:
         params = replace(params, sampler=params.sampler or self._loaded.samplers.default)
         return params if self.spec.guidance else replace(params, guidance_scale=1.0)
 
-    def _latents_depend_on(self, params: VideoParams) -> dict[str, Any]:
+    def _latents_depend_on(self, params: VideoParams, loras: Sequence[LocatedLora] = ()) -> dict[str, Any]:
         # placement and decoding may change between attempts: the latents stay the same
         fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
-        return {"params": asdict(params), "fingerprint": fingerprint}
+        return {"params": asdict(params), "fingerprint": {**fingerprint, REQUEST_LORAS: identity(loras)}}
 
     def _denoise(
         self, params: VideoParams, geometry: Geometry, progress: GenerationProgress

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipelines.core.progress import Progress, Stage
-from pipelines.core.request import StepCaching, VideoParams
+from pipelines.core.request import REQUEST_LORAS, StepCaching, VideoParams
 
 RUNS = 16
 """So many finished runs of a kind are remembered."""
@@ -195,13 +195,16 @@ class RunTimer:
     def leave_device(self) -> None:
         """The run has ended on the device, whatever its result: record its intervals, without its file's."""
         for kind, seconds in self._slowest.items():
-            # a prompt that is cached takes no time, which says nothing of the next
-            if self._fingerprint is not None and kind[0] is not Stage.PROMPT:
+            # LoRAs that are merged already and a prompt that is cached take no time, which says nothing of the next
+            if self._fingerprint is not None and kind[0] not in (Stage.LORAS, Stage.PROMPT):
                 self._durations.record_interval(self._fingerprint, kind, Interval(self.pixels, seconds))
 
     def succeed(self, fingerprint: Mapping[str, str]) -> None:
-        """The video is finished: what it took is recorded, unless its fingerprint is not the one it began with."""
-        if frozenset(fingerprint.items()) != self._begun_with:
+        """The video is finished: what it took is recorded, unless its fingerprint is not the one it began with.
+
+        The video's own LoRAs are merged into the weights, and take no time in a step.
+        """
+        if frozenset(item for item in fingerprint.items() if item[0] != REQUEST_LORAS) != self._begun_with:
             return
         self._durations.totals.append(self._times.seconds)
         if (run := self._times.of_run(self.pixels)) is not None:

@@ -31,7 +31,8 @@ class Patience:
 
     - `floor` is the least bound of a run, and the bound of an unload and of the end of a file.
     - `first` holds for work that this device has not done before.
-    - `load` holds for reading weights, and for encoding a prompt, which may have to read those of the text encoder.
+    - `load` holds for reading weights, as for merging LoRAs, and for encoding a prompt, which may have to read those of
+      the text encoder.
     """
 
     floor: float = 120.0
@@ -105,8 +106,8 @@ class Watchdog:
 
     def bound(self, timer: RunTimer) -> float:
         """Seconds for the interval that a run is in."""
-        if timer.stage is Stage.PROMPT:
-            # a prompt that is cached takes no time, which says nothing of the next
+        if timer.stage in (Stage.LORAS, Stage.PROMPT):
+            # weights are read, or a prompt that is cached takes no time, which says nothing of the next
             return self.patience.load
         learned = self._expected(timer)
         if learned is None and timer.slowest is None:

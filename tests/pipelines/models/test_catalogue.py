@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.errors import CatalogueError
-from pipelines.core.model import NoiseSchedule, StepTolerances, WeightFile
+from pipelines.core.model import NoiseSchedule, OptionalLora, StepTolerances, WeightFile
 from pipelines.core.request import Sampler
 from pipelines.models.catalogue import BUILT_IN, _File, read_catalogue, read_entry
 
@@ -97,6 +97,21 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
             'fps = 16\nfast = { flow_shift = 5.0, loras = [{ repo = "me", file = "x.safetensors", part = "vae" }] }',
             r"model: .*loras: the part must be one of transformer, transformer_2, not vae",
         ),
+        *(
+            ("fps = 16", f'fps = 16\noptional_loras = [{{ repo = "me", file = "x.safetensors", {keys} }}]', complaint)
+            for keys, complaint in (
+                ('name = "x", part = "vae"', "optional_loras: the part must be one of transformer, transformer_2"),
+                ('name = "x", strength = 0', r"model\.optional_loras\.0\.strength: .*must not be 0"),
+                ('name = "x", strength = 4.5', r"model\.optional_loras\.0\.strength: .*less than or equal to 4"),
+                ('name = "../x"', r"model\.optional_loras\.0\.name: .*must be at most 128 letters"),
+            )
+        ),
+        (
+            "fps = 16",
+            'fps = 16\noptional_loras = [{ name = "x", repo = "me", file = "a.safetensors" }, '
+            '{ name = "x", repo = "me", file = "b.safetensors", part = "transformer" }]',
+            "optional_loras: x has several entries for the same part",
+        ),
         (
             "fps = 16",
             'fps = 16\npipeline_class = "FluxPipeline"',
@@ -146,6 +161,35 @@ file = "low.safetensors"
         WeightFile("you/tuned", "high/tuned-Q4_K_M.gguf", "transformer", "v2"),
         WeightFile("/data/tuned", "low.safetensors", "transformer_2"),
     )
+
+
+def test_optional_loras_have_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        MINIMAL
+        + """
+[[model.optional_loras]]
+name = "Ghibli style"
+repo = "you/ghibli"
+file = "high.safetensors"
+part = "transformer"
+strength = -0.5
+description = "hand-drawn"
+
+[[model.optional_loras]]
+name = "Ghibli style"
+repo = "you/ghibli"
+file = "low.safetensors"
+part = "transformer_2"
+revision = "v2"
+"""
+    )
+
+    spec = read_entry(tmp_path / "mine.toml").model
+    assert spec.optional_loras == (
+        OptionalLora("Ghibli style", "you/ghibli", "high.safetensors", "transformer", None, -0.5, "hand-drawn"),
+        OptionalLora("Ghibli style", "you/ghibli", "low.safetensors", "transformer_2", "v2"),
+    )
+    assert spec.for_other_weights().optional_loras == ()
 
 
 def test_the_examples_in_the_docs_are_changes_of_a_built_in_file(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def layouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Layout]]:
     load = Runner.load.__func__  # type: ignore[attr-defined]
 
     def noting(cls: type[Runner], *args: Any) -> Runner:
-        seen.append(args[-2])
+        seen.append(args[4])
         return load(cls, *args)
 
     monkeypatch.setattr(Runner, "load", classmethod(noting))

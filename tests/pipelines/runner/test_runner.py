@@ -144,7 +144,7 @@ def test_a_file_that_cannot_be_finished_is_an_error_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", [Stage.PROMPT, Stage.DENOISE, Stage.DECODE])
 def test_a_cancellation_takes_effect_within_a_step_and_affects_nothing_else(
     demo_runner: Runner, tmp_path: Path, stage: Stage
 ) -> None:

@@ -96,6 +96,19 @@ def test_a_first_step_may_take_long_and_the_others_as_long_as_it_tells(dog: Watc
     assert watch.overdue() == "it made no progress for 6000 seconds while denoising and was killed"
 
 
+def test_merging_loras_may_take_as_long_as_loading_and_says_nothing_of_the_next(dog: WatchdogOfOne, time: Time) -> None:
+    for _ in range(2):
+        watch = dog.begin(PLAN, SMALL)
+        for tensor in range(3):
+            watch.note(at(Stage.LORAS, tensor))
+            assert watch.bound == PATIENCE.load
+            time.pass_(PATIENCE.load - 1)
+            assert watch.overdue() is None
+        denoise(watch, time, 1.0)
+        watch.note_done()
+        watch.end()
+
+
 def test_quick_steps_leave_the_floor(dog: WatchdogOfOne, time: Time) -> None:
     watch = dog.begin(PLAN, SMALL)
     denoise(watch, time, 2.0, 1.0)

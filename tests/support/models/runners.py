@@ -12,8 +12,11 @@ from pipelines.runner.runner import Runner
 SMALL_VIDEO = VideoParams("an ox by a lake", " ", 64, 96, 9, 4, 5.0, 7)
 
 
-def small_runner(folder: Path, cache: Path, layout: Layout | None = None, **spec: Any) -> Runner:
-    return Runner.load(ModelSpec("small", fps=16, **spec), folder, "cpu", layout=layout, cache=cache)
+def small_runner(
+    folder: Path, cache: Path, layout: Layout | None = None, loras_dir: Path | None = None, **spec: Any
+) -> Runner:
+    model = ModelSpec("small", fps=16, **spec)
+    return Runner.load(model, folder, "cpu", layout=layout, cache=cache, loras_dir=loras_dir)
 
 
 def video_bytes(model: Runner | OutOfMemoryFallback, path: Path, params: VideoParams = SMALL_VIDEO) -> bytes:

@@ -1,0 +1,113 @@
+"""The LoRAs that a request may name, never by a path: a model's optional ones, and the files in a folder."""
+
+import heapq
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.core.errors import LoraError, WeightsNotFoundError
+from pipelines.core.model import ModelSpec
+from pipelines.core.request import RequestLora, is_lora_name
+from pipelines.hub import local as weights
+
+MAX_FILES = 1000
+"""So many files of a folder are listed, the first by name."""
+
+SUFFIX = ".safetensors"
+
+# "low" alone is an ordinary word, as in low-poly
+_EXPERTS = tuple(
+    re.compile(rf"(?<![A-Za-z])(?:(?i:{level}[ ._-]?noise)|{level.upper()})(?![A-Za-z])") for level in ("high", "low")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A file in a folder of LoRAs; `name` is its name without the ending, `size` in bytes."""
+
+    name: str
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedLora:
+    """A request's LoRA as a file on this machine; `part` is None for every part that takes LoRAs."""
+
+    name: str
+    path: Path
+    part: str | None
+    strength: float
+
+    @property
+    def identity(self) -> str:
+        """Its name, the digest of its file, its part and its strength."""
+        part = "" if self.part is None else f" {self.part}"
+        return f"{self.name} {weights.file_digest(self.path)}{part}*{self.strength}"
+
+
+def list_files(folder: Path) -> list[LoraFile]:
+    """The LoRAs in a folder by name: its safetensors files, without links. Raises LoraError that names the folder."""
+    try:
+        with os.scandir(folder) as entries:
+            first = heapq.nsmallest(MAX_FILES, (entry.name for entry in entries if entry.name.endswith(SUFFIX)))
+    except OSError as error:
+        raise LoraError(f"The folder of LoRAs {folder} cannot be read: {error.strerror}.") from error
+    files = (_file(folder, name.removesuffix(SUFFIX)) for name in first)
+    return [file for file in files if file is not None]
+
+
+def locate_loras(
+    chosen: Sequence[RequestLora], spec: ModelSpec, folder: Path | None, parts: Sequence[str]
+) -> tuple[LocatedLora, ...]:
+    """Return the files of a request's LoRAs. `parts` are the model's transformers, the one for noisier steps first.
+
+    A model's optional LoRA comes before a file of the same name. Raises LoraError that names the LoRA.
+    """
+    return tuple(located for lora in chosen for located in _locate(lora, spec, folder, parts))
+
+
+def expert_of(name: str, parts: Sequence[str]) -> str | None:
+    """Return the part that a file is for by its name, of a model with two transformers; None: for both.
+
+    Files for one expert are published with "high_noise" or "low_noise" in their names, or with HIGH or LOW in capitals.
+    """
+    named = [part for part, expert in zip(parts, _EXPERTS, strict=False) if expert.search(name)]
+    return named[0] if len(parts) == len(_EXPERTS) and len(named) == 1 else None
+
+
+def _locate(lora: RequestLora, spec: ModelSpec, folder: Path | None, parts: Sequence[str]) -> list[LocatedLora]:
+    entries = [entry for entry in spec.optional_loras if entry.name == lora.name]
+    try:
+        found = [
+            LocatedLora(
+                lora.name, weights.locate_file(entry.repo, entry.file, entry.revision), entry.part, lora.strength
+            )
+            for entry in entries
+        ]
+    except WeightsNotFoundError as error:
+        raise LoraError(f"The LoRA {lora.name} cannot be used: {error}") from error
+    if not entries:
+        file = _file(folder, lora.name) if folder is not None and is_lora_name(lora.name) else None
+        if file is None:
+            raise LoraError(f"The LoRA {lora.name} is not on this machine, or not any more.")
+        found.append(LocatedLora(lora.name, file.path, expert_of(lora.name, parts), lora.strength))
+    for located in found:
+        if located.part is not None and located.part not in parts:
+            raise LoraError(f"The LoRA {lora.name} is for {located.part}, which this model does not have.")
+    return found
+
+
+def _file(folder: Path, name: str) -> LoraFile | None:
+    """Return the LoRA of that name in a folder; None if there is none that may be used."""
+    path = folder / f"{name}{SUFFIX}"
+    if not is_lora_name(name):
+        return None
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return LoraFile(name, path, status.st_size) if stat.S_ISREG(status.st_mode) else None

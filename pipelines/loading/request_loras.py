@@ -1,0 +1,194 @@
+"""Merges the LoRAs of a request into loaded weights, and restores the weights for the next request.
+
+Each tensor that changes is read again from the files of the model, merged with the model's own LoRAs and then the
+request's, converted to the plan's format and copied into the loaded tensor, whose identity and place stay the same.
+Nothing is ever subtracted, so the weights do not depend on what was merged before. At most one set is merged at a time,
+and no copy of the model's own weights is kept. Only weights that are mapped from disk cannot be changed in place: their
+merged tensors are kept in host memory.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import psutil
+import torch
+from diffusers.quantizers.gguf.utils import GGUFParameter
+
+from pipelines.core.errors import LoraError
+from pipelines.core.model import ModelSpec
+from pipelines.core.request import RequestLora
+from pipelines.hub import local as weights
+from pipelines.hub.folder import part_digest
+from pipelines.hub.loras import LocatedLora, locate_loras
+from pipelines.loading.lora import Loras
+from pipelines.loading.modules import StoredTensors, WeightSource, skeleton
+from pipelines.loading.weight_format import WeightFormat
+from pipelines.models.family import ModelFamily, Part
+from pipelines.planning.layout import HOST_SHARE, format_gib
+
+TensorCallback = Callable[[int, int], None]
+"""Called with the number of tensors that are done, and of all."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedPart:
+    """A loaded transformer, and what its weights were made from.
+
+    `config` is the folder of its configuration, `source` the files of its weights, `loras` the model's own with their
+    strengths. `is_mapped` says of a tensor's name whether it is mapped from a file on disk.
+    """
+
+    part: Part
+    module: Any
+    config: Path
+    source: WeightSource
+    loras: Sequence[tuple[Path, float]]
+    weight_format: WeightFormat
+    is_quantized: bool
+    is_mapped: Callable[[str], bool]
+
+    def source_digest(self) -> str:
+        """Return a fingerprint of the files of the source."""
+        path = self.source.path
+        return weights.file_digest(path) if path.is_file() else part_digest(path, self.part)
+
+
+class RequestLoras:
+    """The LoRAs of requests for one loaded pipeline. `folder` has the files that requests may name."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        family: ModelFamily,
+        parts: Sequence[LoadedPart],
+        device: torch.device,
+        folder: Path | None = None,
+    ) -> None:
+        self._spec = spec
+        self._family = family
+        self._parts = [_MergedPart(part) for part in parts]
+        self._device = device
+        self._folder = folder
+        self._merged: str | None = ""
+
+    @property
+    def merged(self) -> str:
+        """The identity of what is merged into the weights; "incomplete" after an error."""
+        return "incomplete" if self._merged is None else self._merged
+
+    def locate(self, chosen: Sequence[RequestLora]) -> tuple[LocatedLora, ...]:
+        """Return the files of a request's LoRAs. Raises LoraError that names the first that is not there."""
+        return locate_loras(chosen, self._spec, self._folder, [merged.loaded.part.name for merged in self._parts])
+
+    def merge(self, loras: Sequence[LocatedLora], on_tensor: TensorCallback = lambda *_: None) -> None:
+        """Let the weights have these LoRAs and no others. `on_tensor` may raise, to stop.
+
+        Raises UnsupportedModelError for a file that does not fit, LoraError or WeightsNotFoundError. After an error the
+        weights are incomplete until the next call, which restores what this one has changed.
+        """
+        wanted = identity(loras)
+        if wanted == self._merged:
+            return
+        # every file is read and checked before anything changes
+        changes = [merged.read(loras, self._family) for merged in self._parts]
+        if self._device.type == "cuda":
+            # copies from host memory that is written below may still be running
+            torch.cuda.synchronize(self._device)
+        self._merged = None
+        total, done = sum(merged.tensors for merged in self._parts), 0
+        on_tensor(done, total)
+        for merged, change in zip(self._parts, changes, strict=True):
+            for _ in merged.apply(change):
+                done += 1
+                on_tensor(done, total)
+        self._merged = wanted
+
+
+def identity(loras: Sequence[LocatedLora]) -> str:
+    """Return everything of these LoRAs that the bytes of a video depend on, in the order in which they are merged."""
+    return ", ".join(lora.identity for lora in loras)
+
+
+class _MergedPart:
+    """A loaded transformer, and which of its tensors may differ from the model's own."""
+
+    def __init__(self, loaded: LoadedPart) -> None:
+        self.loaded = loaded
+        self._digest = loaded.source_digest()
+        self._stale: set[str] = set()
+        # the mapped tensors that merged ones stand in for
+        self._mapped: dict[str, torch.Tensor] = {}
+
+    @property
+    def tensors(self) -> int:
+        """The most tensors that `apply` yields for."""
+        return len(self.loaded.module.state_dict())
+
+    def read(self, loras: Sequence[LocatedLora], family: ModelFamily) -> list[Loras] | None:
+        """Return the changes by the model's own LoRAs, then by these; None if there is nothing to change or restore."""
+        loaded, name = self.loaded, self.loaded.part.name
+        own = [lora for lora in loras if lora.part in (None, name)]
+        if not own and not self._stale:
+            return None
+        if own and loaded.is_quantized:
+            raise LoraError(
+                f"The LoRA {own[0].name} cannot be merged into {loaded.source.path.name}, whose weights are quantized: "
+                "use a file that is not quantized, or leave the LoRA out."
+            )
+        if loaded.source_digest() != self._digest:
+            raise LoraError(
+                f"The files of {loaded.source.path} have changed since the model was loaded, so LoRAs cannot be "
+                "merged. Unload the model, or restart the server."
+            )
+        module = skeleton(resolve_name(loaded.part.model_class), loaded.config)
+        changes = []
+        for files in (loaded.loras, [(lora.path, lora.strength) for lora in own]):
+            changes.append(Loras(files, family, name))
+            changes[-1].check(module)
+        return changes
+
+    def apply(self, changes: Sequence[Loras] | None) -> Iterator[None]:
+        """Let the weights have these changes and no others. Yield after each tensor."""
+        if changes is None:
+            return
+        loaded = self.loaded.module.state_dict(keep_vars=True)
+        for name, original in self._mapped.items():
+            loaded[name].data = original
+        restored = {name for name in self._stale if not self.loaded.is_mapped(name)}
+        self._stale, self._mapped = set(restored), {}
+        room = psutil.virtual_memory().available * HOST_SHARE
+        changed: set[str] = set()
+        models_own, requested = changes
+        for name, tensor in self.loaded.source.tensors():
+            if name in loaded:
+                own = models_own.merge(name, tensor)
+                merged = requested.merge(name, own)
+                if merged is not own:
+                    changed.add(name)
+                if name in changed or name in restored:
+                    self._stale.add(name)
+                    room -= self._write(self.loaded.weight_format.store(name, merged), loaded, room)
+                yield
+        self._stale = changed
+
+    def _write(self, stored: StoredTensors, loaded: Mapping[str, torch.Tensor], room: float) -> int:
+        """Replace tensors of the loaded ones. Return the bytes that were kept in host memory, at most `room`."""
+        kept = 0
+        for name, tensor in stored.items():
+            value = tensor.as_tensor() if isinstance(tensor, GGUFParameter) else tensor
+            target = loaded[name]
+            if not self.loaded.is_mapped(name):
+                target.data.copy_(value)
+                continue
+            kept += value.nbytes
+            if kept > room:
+                raise LoraError(
+                    "The weights that this request's LoRAs change are streamed from disk, and have to be kept in host "
+                    f"memory, where {format_gib(round(room))} is left for them. Leave the LoRAs out, or add memory."
+                )
+            self._mapped.setdefault(name, target.data)
+            target.data = value.contiguous()
+        return kept
