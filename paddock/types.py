@@ -98,6 +98,8 @@ class Generation(_Response):
     """1 is next; None unless queued."""
     preview_url: str | None = None
     """A small JPEG of the video as it takes shape; needs the API key."""
+    warnings: tuple[str, ...] = ()
+    """What was not done as requested."""
 
     @property
     def is_over(self) -> bool:

@@ -33,6 +33,7 @@ from pipelines.models.registry import family_of
 from pipelines.offload.placement import is_mapped, place_module, place_tensor, residence
 from pipelines.planning.layout import Decoding, Layout, Residence
 from pipelines.planning.shapes import ModelShape
+from pipelines.stages.conditioning.tokenizer import read_tokenizer, tokenizer_digest
 from pipelines.stages.preview.latent_rgb import read_latent_rgb
 from pipelines.stages.resumable import resumable
 from pipelines.stages.sampling.samplers import Samplers
@@ -54,8 +55,8 @@ class LoadedPipeline:
     """A diffusers pipeline that is ready to run, its family and shape, and the facts its output depends on.
 
     `samplers` make the scheduler of each generation. `layout` is None on a CPU, which has only one memory.
-    `latent_rgb` is the map for previews from the folder of the weights, if there is one. `loras` merges those of
-    requests into the weights.
+    `loras` merges those of requests into the weights. `latent_rgb` is the map for previews from the folder of the
+    weights, if there is one; `text_encoder_digest` is a fingerprint of its text encoder.
     """
 
     family: ModelFamily
@@ -67,6 +68,7 @@ class LoadedPipeline:
     fingerprint: dict[str, str]
     loras: RequestLoras
     latent_rgb: LatentRgb | None = None
+    text_encoder_digest: str = ""
 
     @property
     def grid(self) -> Grid:
@@ -116,6 +118,7 @@ def load_pipeline(
     sources = weights.locate_files(spec.files)
     skeletons = _check(family, folder, sources, spec)
     samplers = Samplers.read(folder, spec.sampler, spec.schedule, set((spec.flow_shift or {}).values()))
+    tokenizer = read_tokenizer(folder / "tokenizer", skeletons[family.text_encoder.name].config)
     shape = family.read_shape(folder)
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
@@ -134,7 +137,7 @@ def load_pipeline(
     if dtype is torch.float32:
         use_onednn(models[family.vae.name])
     pipe = resumable(resolve_name(family.pipeline)).from_pretrained(
-        folder, local_files_only=True, scheduler=samplers.make(), **models
+        folder, local_files_only=True, scheduler=samplers.make(), tokenizer=tokenizer, **models
     )
     pipe.set_progress_bar_config(disable=True)
     on_progress("ready", 1.0)
@@ -148,6 +151,7 @@ def load_pipeline(
         fingerprint=_fingerprint(family, folder, sources, changes, target, dtype, layout),
         loras=RequestLoras(spec, family, loader.loaded, target, loras_dir),
         latent_rgb=read_latent_rgb(folder),
+        text_encoder_digest=part_digest(folder / family.text_encoder.name, family.text_encoder),
     )
 
 
@@ -166,6 +170,7 @@ def _fingerprint(
         "weights": f"{folder.resolve().name}/{digest(folder, family.pipeline_class, sources)}",
         "files": " ".join(f"{part} {path.name}/{weights.file_digest(path)}" for part, path in files),
         "loras": " ".join(f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in changes.items()),
+        "tokenizer": tokenizer_digest(folder / "tokenizer"),
         "dtype": str(dtype).removeprefix("torch."),
         "precision": str(dtype).removeprefix("torch.") if layout is None else str(layout.precision),
         "plan": "resident" if layout is None else layout.name,

@@ -88,7 +88,8 @@ class ModelFamily(ABC):
 
     The pipeline's denoising loop carries `loop_tensors` from step to step, by its own names: a checkpoint must save
     them, and the pipeline accepts each as an argument. A batch of guidance's two passes repeats `repeated_inputs` of
-    the transformer and has both prompts' embeddings as `text_input`.
+    the transformer and has both prompts' embeddings as `text_input`. The pipeline cleans a prompt by the function
+    `prompt_cleaner` before it is tokenized.
     """
 
     pipeline_class: str
@@ -101,6 +102,7 @@ class ModelFamily(ABC):
     loop_tensors: tuple[str, ...]
     repeated_inputs: tuple[str, ...]
     text_input: str
+    prompt_cleaner: str
 
     @abstractmethod
     def shape(self, configs: Configs) -> ModelShape:
@@ -129,6 +131,12 @@ class ModelFamily(ABC):
     def denoisers(self) -> tuple[Part, ...]:
         """The transformers, the one for the noisier steps first."""
         return tuple(part for part in self.parts if part.is_denoiser)
+
+    @property
+    def text_encoder(self) -> Part:
+        """The text encoder."""
+        (encoder,) = (part for part in self.parts if part.kind is PartKind.TEXT_ENCODER)
+        return encoder
 
     @property
     def vae(self) -> Part:

@@ -48,6 +48,7 @@ class WanTextToVideo(ModelFamily):
     loop_tensors = ("latents",)
     repeated_inputs = ("hidden_states", "timestep")
     text_input = "encoder_hidden_states"
+    prompt_cleaner = "diffusers.pipelines.wan.pipeline_wan:prompt_clean"
 
     def shape(self, configs: Configs) -> ModelShape:
         try:

@@ -15,7 +15,8 @@ class Callbacks:
     `on_progress` is called after every step, and from another thread when the file is complete. `cancelled` is asked
     after every step and every group of frames. The generation continues from `checkpoint`, if that holds a state, and
     draws `preview`, if its latents can be projected to RGB. The prompts that `upcoming` returns are encoded while the
-    device denoises, provided that the text encoder is resident.
+    device denoises, provided that the text encoder is resident. `on_warnings` is called with sentences about a request
+    that cannot be followed in full.
     """
 
     on_progress: ProgressCallback = lambda _: None
@@ -23,6 +24,7 @@ class Callbacks:
     checkpoint: Checkpoint | None = None
     preview: Preview | None = None
     upcoming: Callable[[], Sequence[str]] = tuple
+    on_warnings: Callable[[tuple[str, ...]], None] = lambda _: None
 
 
 NO_CALLBACKS = Callbacks()

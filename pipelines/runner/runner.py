@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,8 @@ class Runner:
         self._latent_rgb = matching(loaded.latent_rgb or spec.latent_rgb, loaded.vae)
         # a model small enough for a CPU encodes a prompt faster than its embeddings are read from a file
         store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoder_id(spec, loaded))
-        self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store)
+        clean = resolve_name(loaded.family.prompt_cleaner)
+        self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store, clean)
         self._compiler: Compiler | None = None
         if is_wanted(spec.compile, loaded.device, loaded.layout):
             block = Block.of(loaded, _usual_video(spec, loaded.shape), spec.max_sequence_length, attention)
@@ -201,6 +203,8 @@ class Runner:
         self, params: VideoParams, geometry: Geometry, progress: GenerationProgress
     ) -> tuple[torch.Tensor, GenerationStats]:
         progress.report(Stage.PROMPT, 0, 1)
+        if warnings := self._warnings(params):
+            progress.callbacks.on_warnings(warnings)
         prompt = self._prompts.encode(params.prompt)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
         progress.report(Stage.DENOISE, progress.steps_before, params.num_inference_steps)
@@ -212,6 +216,16 @@ class Runner:
         guidance = self._guidance(params, negative, after_pass=lambda: self._prefetch_prompts(progress))
         latents = self._latents(prompt, negative, params, geometry, guidance, progress.denoising_state, after_step)
         return latents, GenerationStats(encoded, cached, guidance.steps_computed, guidance.steps_skipped)
+
+    def _warnings(self, params: VideoParams) -> tuple[str, ...]:
+        """Return a sentence for each prompt whose end the text encoder does not read."""
+        limit = self.spec.max_sequence_length
+        prompts = {"prompt": params.prompt} | ({"negative_prompt": params.negative_prompt} if params.is_guided else {})
+        return tuple(
+            f"{name} has {tokens} tokens, and the model reads only the first {limit}: the rest was ignored."
+            for name, prompt in prompts.items()
+            if (tokens := self._prompts.count_tokens(prompt)) > limit
+        )
 
     def _latents(
         self,
@@ -299,5 +313,5 @@ def _attention_shape(spec: ModelSpec, folder: Path) -> AttentionShape:
 
 def _encoder_id(spec: ModelSpec, loaded: LoadedPipeline) -> str:
     """Return everything besides a prompt that decides its embeddings."""
-    facts = [loaded.fingerprint[name] for name in ("weights", "dtype", "device", "torch", "transformers")]
-    return " ".join([*facts, str(spec.max_sequence_length)])
+    facts = [loaded.fingerprint[name] for name in ("tokenizer", "dtype", "device", "torch", "transformers")]
+    return " ".join([loaded.text_encoder_digest, *facts, str(spec.max_sequence_length)])

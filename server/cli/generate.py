@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from paddock import Client, Generation, GenerationFailedError, UnavailableError, UnreachableError, Update
@@ -28,6 +29,8 @@ def generate(
         raise
     if finished.status != "succeeded":
         raise GenerationFailedError(finished)
+    for warning in finished.warnings:
+        console.print(f"[yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
     client.download(finished, output)
     console.print(f"[bold]{output.absolute()}[/] (seed {finished.seed})", soft_wrap=True)
 

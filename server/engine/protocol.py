@@ -12,10 +12,13 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 7
+VERSION = 8
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
+
+MAX_WARNINGS = 8
+"""The limit of a generation's warnings."""
 
 
 Attempt = tuple[str, int]
@@ -61,9 +64,9 @@ class Load(_Message):
 class Run(_About):
     """Make a video with the loaded model, resuming from its checkpoint if it has one.
 
-    `artifact`, `checkpoint` and `preview` are the storage keys of its files. Answered by Progressed…, Checkpointed… and
-    Previewed…, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished, by Done or
-    Failed.
+    `artifact`, `checkpoint` and `preview` are the storage keys of its files. Answered by Progressed…, Checkpointed…,
+    Previewed… and Warned, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished,
+    by Done or Failed.
     """
 
     kind: Literal["run"] = "run"
@@ -183,6 +186,15 @@ class Previewed(_About):
     step: int
 
 
+class Warned(_About):
+    """The request cannot be followed in full; `warnings` are sentences for the user."""
+
+    kind: Literal["warned"] = "warned"
+    warnings: Annotated[
+        tuple[Annotated[str, Field(max_length=MAX_SENTENCE_CHARS)], ...], Field(min_length=1, max_length=MAX_WARNINGS)
+    ]
+
+
 class Rendered(_About):
     """All frames are made. The device is free for the next order while the file is finished."""
 
@@ -239,6 +251,7 @@ Report = Annotated[
     | Progressed
     | Checkpointed
     | Previewed
+    | Warned
     | Rendered
     | Done
     | Failed
@@ -248,7 +261,7 @@ Report = Annotated[
     Field(discriminator="kind"),
 ]
 
-RunReport = Progressed | Checkpointed | Previewed
+RunReport = Progressed | Checkpointed | Previewed | Warned
 """Reports about a run while it goes on."""
 
 ORDER: TypeAdapter[Order] = TypeAdapter(Order)

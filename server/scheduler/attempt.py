@@ -102,7 +102,7 @@ class AttemptRunner:
         try:
             done = await self._make(running, entry.variant(held.params.run_fast), held.params)
         except (LoadFailedError, GenerationFailedError) as error:
-            return await running.settle(partial(claims.attempts.fail, held, str(error)))
+            return await running.settle(partial(claims.attempts.fail, held, str(error), running.warnings))
         except RunCancelledError as error:
             raise StaleAttemptError(held.id) from error
         except RunSuspendedError:
@@ -119,7 +119,9 @@ class AttemptRunner:
             log.exception("generation %s attempt %d: unexpected error", held.id, held.attempt, extra=said)
             sentence = "The server failed on this generation. Its log says more."
             return await running.settle(partial(claims.attempts.fail, held, sentence))
-        return await running.settle(partial(claims.attempts.succeed, held, done.artifact, done.fingerprint))
+        return await running.settle(
+            partial(claims.attempts.succeed, held, done.artifact, done.fingerprint, running.warnings)
+        )
 
     def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
         on_device = self._device.running

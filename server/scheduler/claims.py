@@ -13,7 +13,7 @@ from server.core.events import Broker, Event
 from server.core.generation import Generation
 from server.core.logging import ids
 from server.core.retry import Blame, Interruption, NextStep, decide
-from server.engine.protocol import Checkpointed, Previewed, Progressed, RunReport
+from server.engine.protocol import Checkpointed, Previewed, Progressed, RunReport, Warned
 from server.scheduler.running import RunningAttempt
 from server.storage.db.records import StaleAttemptError
 from server.storage.db.statements.attempts import Attempts
@@ -55,9 +55,9 @@ class Claims:
         return await self.attempts.claim(owner, self._lease, holding)
 
     async def renew(self, running: RunningAttempt) -> None:
-        """Extend a claim, and record the progress that its checkpoint holds."""
+        """Extend a claim, and record the progress that its checkpoint holds, and its warnings."""
         running.has_saved.clear()
-        await self.attempts.renew(running.held, self._lease, running.saved, running.fingerprint)
+        await self.attempts.renew(running.held, self._lease, running.saved, running.fingerprint, running.warnings)
 
     async def keep(self, running: RunningAttempt, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
         """Extend a claim for as long as this runs; `on_lost` is called if another server has ended it.
@@ -91,6 +91,10 @@ class Claims:
             case Previewed():
                 # the progress of the same step comes next, and is published with it
                 running.live = replace(running.live, preview=report.step)
+            case Warned():
+                running.warnings = report.warnings
+                # they are recorded with the claim
+                running.has_saved.set()
             case Progressed():
                 running.advance(report)
                 self.announce_progress(running)

@@ -20,6 +20,7 @@ class RunningAttempt:
     saved: float = field(init=False)
     fingerprint: dict[str, str] | None = None
     forecast: Forecast | None = None
+    warnings: tuple[str, ...] = ()
     is_cancelled: bool = False
     has_saved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a checkpoint was written that the records do not know of yet."""

@@ -1,6 +1,7 @@
 """The contract over HTTP: the responses of each route, and the status and sentence of each error."""
 
 import base64
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -360,6 +361,20 @@ def test_a_request_can_select_a_level_of_step_caching(server: ServerProcess) -> 
 
     refused = server.row(server.enqueue(step_cache="quick"))
     assert refused["error_message"] == "step_cache must be one of exact, balanced, fast"
+
+
+def test_a_prompt_that_is_too_long_for_the_model_has_a_warning(server: ServerProcess) -> None:
+    long = server.wait_for(server.enqueue(prompt="ox " * 600, negative_prompt="ox " * 520), "succeeded")
+    fits = server.wait_for(server.enqueue(prompt="ox " * 50), "succeeded")
+
+    assert fits["warnings"] == []
+    about_prompt, about_negative = long["warnings"]
+    assert re.fullmatch(
+        r"prompt has \d+ tokens, and the model reads only the first 512: the rest was ignored\.", about_prompt
+    )
+    assert about_negative.startswith("negative_prompt has ")
+    history = server.http.get(f"/generations/{long['generation_id']}").json()["generation"]
+    assert history["warnings"] == long["warnings"]
 
 
 def test_a_request_can_select_a_sampler(server: ServerProcess) -> None:

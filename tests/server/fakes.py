@@ -17,7 +17,7 @@ from server.engine.interface import (
     RunSuspendedError,
     WorkerDiedError,
 )
-from server.engine.protocol import Checkpointed, Done, Previewed, Progressed, Ready, Run, RunReport
+from server.engine.protocol import Checkpointed, Done, Previewed, Progressed, Ready, Run, RunReport, Warned
 
 
 class FakeEngine:
@@ -141,6 +141,11 @@ class FakeEngine:
         """Write a checkpoint and report it."""
         (self.folder.parent / "checkpoints" / job.checkpoint).write_bytes(b"half")
         self._tell(Checkpointed(generation_id=job.generation_id, attempt=job.attempt, fraction=fraction))
+
+    def warn(self, *warnings: str) -> None:
+        """Report warnings about the current run."""
+        job = self.runs[-1]
+        self._tell(Warned(generation_id=job.generation_id, attempt=job.attempt, warnings=warnings))
 
     def show(self, job: Run) -> None:
         """Write a preview and report it, if there is space for one."""

@@ -24,15 +24,24 @@ MAX_STORE_BYTES = 2**30
 
 
 class PromptEncoder:
-    """The text encoder of a pipeline with a cache of the last MAX_PROMPTS prompts."""
+    """The text encoder of a pipeline with a cache of the last MAX_PROMPTS prompts.
+
+    `clean` is what the pipeline does to a prompt before it is tokenized.
+    """
 
     def __init__(
-        self, pipe: Any, device: torch.device, max_sequence_length: int, store: "EmbeddingStore | None" = None
+        self,
+        pipe: Any,
+        device: torch.device,
+        max_sequence_length: int,
+        store: "EmbeddingStore | None" = None,
+        clean: Callable[[str], str] = str,
     ) -> None:
         self._pipe = pipe
         self._device = device
         self._max_sequence_length = max_sequence_length
         self._store = store
+        self._clean = clean
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._requested = 0
         self._encoded = 0
@@ -41,6 +50,10 @@ class PromptEncoder:
         """Return a prompt's embeddings (1, tokens, dim), on the pipeline's device. They are 0 past the prompt's end."""
         self._requested += 1
         return self._get(prompt)
+
+    def count_tokens(self, prompt: str) -> int:
+        """Return how many tokens a prompt has, with the end marker; those beyond the model's limit are not encoded."""
+        return len(self._pipe.tokenizer(self._clean(prompt), add_special_tokens=True).input_ids)
 
     def prefetch(self, prompt: str) -> None:
         """Encode a prompt before it is requested. An error is logged; a later `encode` raises it."""

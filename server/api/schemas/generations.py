@@ -33,6 +33,7 @@ EXAMPLE: "Row" = {
     "eta_seconds": 81.5,
     "queue_position": None,
     "preview_url": f"{BASE_URL}/api/ai/queue/{GENERATION_ID}/preview?step=7",
+    "warnings": [],
 }
 HISTORY_EXAMPLE: "HistoryRow" = {**EXAMPLE, "cost": None, "user_id": None, "username": None, "user_image": None}
 
@@ -80,6 +81,10 @@ class Row(TypedDict):
             description="URL of the preview, which needs the API key of the generation. It changes with each preview. "
             "Null unless this server is denoising or decoding the generation"
         ),
+    ]
+    warnings: Annotated[
+        list[str],
+        Field(description="What was not done as requested, such as the end of a prompt that is too long for the model"),
     ]
 
 

@@ -41,6 +41,7 @@ from server.engine.protocol import (
     Suspended,
     Unload,
     Unloaded,
+    Warned,
 )
 from server.engine.subprocess.connection import Connection
 from server.engine.subprocess.template import WorkerTemplate
@@ -174,7 +175,7 @@ class SubprocessEngine:
                 case Progressed():
                     watch.note(report.progress)
                     on_report(report)
-                case Checkpointed() | Previewed():
+                case Checkpointed() | Previewed() | Warned():
                     on_report(report)
                 case Rendered():
                     watch.note_done()

@@ -31,6 +31,7 @@ from server.engine.protocol import (
     Suspended,
     Unload,
     Unloaded,
+    Warned,
 )
 from server.engine.worker.link import Link, exit_now
 
@@ -177,6 +178,7 @@ class Worker:
             checkpoint=self._checkpoint(order),
             preview=self._preview(order),
             upcoming=self._link.upcoming,
+            on_warnings=lambda warnings: self._link.send(Warned(**_about(order), warnings=warnings)),
         )
 
     def _checkpoint(self, order: Run) -> "Checkpoint | None":

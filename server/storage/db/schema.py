@@ -60,6 +60,7 @@ generations = Table(
     Column("furthest", Float, nullable=False),
     Column("accepted_by", _Text),
     Column("deferred_behind", Integer),
+    Column("warnings", JSON),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),

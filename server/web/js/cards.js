@@ -44,10 +44,11 @@ export class Card {
     this.status = h("p", { class: "status" });
     this.bar = h("progress", { max: 1, "aria-label": t("progress") });
     this.error = h("p", { class: "error" });
+    this.warnings = h("p", { class: "warning" });
     this.prompt = h("p", { class: "prompt", dir: "auto" });
     this.facts = h("ul", { class: "facts" });
     this.actions = h("div", { class: "actions" });
-    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.prompt, this.facts, this.actions);
+    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, this.facts, this.actions);
     this.element = h("article", { class: "card", "data-id": this.id }, this.stage, words);
     this.update(row);
   }
@@ -67,6 +68,8 @@ export class Card {
     else this.bar.removeAttribute("value");
     say(this.error, row.error_message ?? "");
     this.error.hidden = !row.error_message;
+    say(this.warnings, (row.warnings ?? []).join(" "));
+    this.warnings.hidden = !row.warnings?.length;
     say(this.prompt, row.prompt ?? "");
     this.element.setAttribute("aria-label", row.prompt ?? "");
     const words = facts(row, schema);

@@ -299,6 +299,34 @@ async def test_a_checkpoint_is_recorded_at_once_for_the_server_may_be_killed(ins
     again.store.close()
 
 
+async def test_warnings_are_recorded_while_a_generation_runs_and_stay(inside: Inside) -> None:
+    running = await busy(inside)
+    inside.engine.warn("the prompt is too long", "so is the other")
+    async with asyncio.timeout(inside.settings.lease / 6):
+        while not (now := await inside.read(running)).warnings:  # noqa: ASYNC110 - a record has no event
+            await asyncio.sleep(0.005)
+
+    assert now.warnings == ("the prompt is too long", "so is the other")
+    assert now.status is Status.PROCESSING
+    await inside.service.cancel("", running.id)
+    assert (await inside.until(running, Status.CANCELLED)).warnings == now.warnings
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_warnings_of_a_generation_that_ends_at_once_are_recorded(inside: Inside, fails: bool) -> None:
+    async def warned(job: Run) -> Done:
+        inside.engine.warn("the prompt is too long")
+        if fails:
+            raise GenerationFailedError("it went wrong")
+        return inside.engine.finish(job)
+
+    inside.engine.script.append(warned)
+    (generation,) = await inside.enqueue()
+
+    ended = await inside.until(generation, Status.FAILED if fails else Status.SUCCEEDED)
+    assert ended.warnings == ("the prompt is too long",)
+
+
 @pytest.mark.parametrize(("deaths", "status"), [(1, Status.QUEUED), (9, Status.FAILED)])
 async def test_what_a_lost_server_held_is_decided_while_this_one_runs(
     tmp_path: Path, deaths: int, status: Status

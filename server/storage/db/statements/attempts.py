@@ -1,5 +1,8 @@
 """Claims on generations, and the results of the attempts that hold them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from sqlalchemy import Connection, func, insert, select, update
 
 from server.core.generation import Generation, Outcome, Status
@@ -83,25 +86,40 @@ class Attempts(Repository):
         return claimed
 
     @in_thread
-    def renew(self, held: Generation, lease: float, saved: float, fingerprint: dict[str, str] | None) -> None:
+    def renew(
+        self,
+        held: Generation,
+        lease: float,
+        saved: float,
+        fingerprint: dict[str, str] | None,
+        warnings: Sequence[str] = (),
+    ) -> None:
         """Extend a claim to `lease` seconds from now, and record the progress (0 … 1) that a checkpoint holds."""
+        said = _said(warnings)
         with self._session.write() as tx:
             until = self._session.now() + lease
-            change(tx, held, Status.PROCESSING, lease_until=until, progress=saved, fingerprint=fingerprint)
+            change(tx, held, Status.PROCESSING, lease_until=until, progress=saved, fingerprint=fingerprint, **said)
 
     @in_thread
-    def succeed(self, held: Generation, artifact: str, fingerprint: dict[str, str] | None = None) -> Generation:
+    def succeed(
+        self,
+        held: Generation,
+        artifact: str,
+        fingerprint: dict[str, str] | None = None,
+        warnings: Sequence[str] = (),
+    ) -> Generation:
         """Record a finished video, and its fingerprint if that has changed. The whole file must be on disk before."""
-        changed = {} if fingerprint is None else {"fingerprint": fingerprint}
+        changed = _said(warnings) | ({} if fingerprint is None else {"fingerprint": fingerprint})
         with self._session.write() as tx:
             now, succeeded = self._session.now(), Status.SUCCEEDED
             return finish(tx, held, succeeded, Outcome.SUCCEEDED, now, artifact=artifact, progress=1.0, **changed)
 
     @in_thread
-    def fail(self, held: Generation, message: str) -> Generation:
+    def fail(self, held: Generation, message: str, warnings: Sequence[str] = ()) -> Generation:
         """Record that a generation failed, with the sentence for its user."""
+        said = _said(warnings)
         with self._session.write() as tx:
-            return finish(tx, held, Status.FAILED, Outcome.FAILED, self._session.now(), error_message=message)
+            return finish(tx, held, Status.FAILED, Outcome.FAILED, self._session.now(), error_message=message, **said)
 
     @in_thread
     def retry(self, held: Generation, decision: RetryDecision) -> Generation:
@@ -152,3 +170,8 @@ class Attempts(Repository):
                 .order_by(generations.c.seq)
             ).mappings()
             return [from_row(row) for row in rows]
+
+
+def _said(warnings: Sequence[str]) -> dict[str, Any]:
+    """Return the column for warnings if there are any; an earlier attempt's stay otherwise."""
+    return {"warnings": list(warnings)} if warnings else {}

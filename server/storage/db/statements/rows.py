@@ -32,6 +32,7 @@ def from_row(row: RowMapping) -> Generation:
             **row,
             "status": Status(row["status"]),
             "origin": Origin(row["origin"]),
+            "warnings": tuple(row["warnings"] or ()),
             "params": _PARAMS.validate_python(row["params"]) if row["params"] else None,
         }
     )

@@ -112,6 +112,26 @@ def test_a_prompt_that_cannot_be_prefetched_fails_only_its_own_video(
     demo_runner.run(params, tmp_path / "video.mp4")
 
 
+@pytest.mark.parametrize("tokens", [511, 512, 513])
+def test_a_prompt_of_more_tokens_than_the_model_reads_is_reported(
+    demo_runner: Runner, tokens: int, tmp_path: Path
+) -> None:
+    # a token for each letter, one for the space before a word, and one for the end
+    words = "o" * (tokens - 2)
+    assert demo_runner._prompts.count_tokens(words) == tokens
+    params = VideoParams(words, words, 64, 64, 1, 1, 5.0, 7)
+    said: list[tuple[str, ...]] = []
+
+    for guidance_scale in (5.0, 1.0):
+        asked = replace(params, guidance_scale=guidance_scale)
+        demo_runner.run(asked, tmp_path / "video.mp4", Callbacks(on_warnings=said.append))
+
+    sentence = f" has {tokens} tokens, and the model reads only the first 512: the rest was ignored."
+    both, prompt = ("prompt" + sentence, "negative_prompt" + sentence), ("prompt" + sentence,)
+    # without guidance the negative prompt is not read at all
+    assert said == ([both, prompt] if tokens > 512 else [])
+
+
 def test_padding_is_zero(demo_runner: Runner) -> None:
     embeddings = PromptEncoder(demo_runner._loaded.pipe, torch.device("cpu"), 512).encode("ox")
 
