@@ -45,6 +45,10 @@ class AttentionUnavailableError(PipelineError):
     """The requested attention kernel does not run on this device."""
 
 
+class VideoParamsError(PipelineError, ValueError):
+    """A parameter of a video has a value that no model can follow."""
+
+
 class NonFiniteOutputError(PipelineError):
     """The model produced NaN or infinity, which cannot be shown as a video."""
 

@@ -1,8 +1,29 @@
 """The parameters of one video."""
 
+import math
 import re
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, TypeVar
+
+from pipelines.core.errors import VideoParamsError
+
+MAX_SEED = 2**53 - 1
+"""The largest seed: JavaScript has no larger integers."""
+
+LIMITS = {
+    "height": (1, 2**14),
+    "width": (1, 2**14),
+    "num_frames": (1, 10_000),
+    "num_inference_steps": (1, 1000),
+    "seed": (0, MAX_SEED),
+}
+"""The least and the largest value of each whole number, for any model. A model's file may allow less."""
+
+MAX_GUIDANCE_SCALE = 1000.0
+
+V = TypeVar("V", bound=StrEnum)
 
 
 class StepCaching(StrEnum):
@@ -48,26 +69,67 @@ class RequestLora:
 
 @dataclass(frozen=True, slots=True)
 class VideoParams:
-    """The parameters of one video, with all defaults filled in: sides in pixels, length in frames, seed 0 … 2^53 - 1.
+    """The parameters of one video: sides in pixels, length in frames, seed 0 … MAX_SEED (random if not given).
 
-    `run_fast` selects a model's distillation to few steps; models without one ignore it. `step_cache` sets how many
-    steps may be skipped. `sampler` is None for the model's own. `loras` are merged into the weights for this video.
+    The defaults are those of Wan2.1 14B in the hosted API. `run_fast` selects a model's distillation to few steps;
+    models without one ignore it. `step_cache` sets how many steps may be skipped. `sampler` is None for the model's
+    own. `loras` are merged into the weights for this video.
+    Raises VideoParamsError that names the parameter and its limits.
     """
 
     prompt: str
-    negative_prompt: str
-    height: int
-    width: int
-    num_frames: int
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int
+    negative_prompt: str = " "
+    height: int = 480
+    width: int = 832
+    num_frames: int = 81
+    num_inference_steps: int = 16
+    guidance_scale: float = 5.0
+    seed: int = field(default_factory=lambda: secrets.randbelow(MAX_SEED + 1))
     run_fast: bool = False
     step_cache: StepCaching = StepCaching.EXACT
     sampler: Sampler | None = None
     loras: tuple[RequestLora, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("prompt", "negative_prompt"):
+            if not isinstance(getattr(self, name), str):
+                raise VideoParamsError(f"{name} must be a string, not {_described(getattr(self, name))}.")
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise VideoParamsError(f"{name} must be an integer from {low} to {high}, not {_described(value)}.")
+        scale = self.guidance_scale
+        is_number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
+        if not is_number or not 0 <= scale <= MAX_GUIDANCE_SCALE:
+            raise VideoParamsError(
+                f"guidance_scale must be a number from 0 to {MAX_GUIDANCE_SCALE:g}, not {_described(scale)}."
+            )
+        # names are accepted as well: a notebook has strings
+        object.__setattr__(self, "step_cache", _named(StepCaching, "step_cache", self.step_cache))
+        if self.sampler is not None:
+            object.__setattr__(self, "sampler", _named(Sampler, "sampler", self.sampler))
+        object.__setattr__(self, "loras", _loras(self.loras))
+
     @property
     def is_guided(self) -> bool:
         """Whether the pass on the negative prompt runs: diffusers omits it at a guidance scale of 1 or below."""
         return self.guidance_scale > 1
+
+
+def _named(kind: type[V], name: str, value: Any) -> V:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise VideoParamsError(f"{name} must be one of {', '.join(kind)}, not {_described(value)}.") from error
+
+
+def _loras(value: Any) -> tuple[RequestLora, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(lora, RequestLora) for lora in value):
+        raise VideoParamsError(f"loras must be a list of RequestLora, not {_described(value)}.")
+    if len(value) > MAX_LORAS:
+        raise VideoParamsError(f"loras must have at most {MAX_LORAS} entries, not {len(value)}.")
+    return tuple(value)
+
+
+def _described(value: Any) -> str:
+    return repr(value)[:100]

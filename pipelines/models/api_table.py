@@ -1,11 +1,13 @@
 """The table `[api]` of a model's file: what clients see of the model."""
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipelines.core.request import LIMITS, MAX_GUIDANCE_SCALE
 from pipelines.models.table import Table
 
 Json = dict[str, Any]
@@ -90,6 +92,10 @@ class ApiSpec(Table):
                 raise ValueError(f"parameters: {name} must have a default")
             if kind != "string" and name != "seed" and (parameter.minimum is None or parameter.maximum is None):
                 raise ValueError(f"parameters: {name} must have a minimum and a maximum")
+            low, high = LIMITS.get(name, (0, MAX_GUIDANCE_SCALE if name == "guidance_scale" else math.inf))
+            for limit in (parameter.minimum, parameter.maximum):
+                if limit is not None and not low <= limit <= high:
+                    raise ValueError(f"parameters: the limits of {name} must be from {low} to {high:g}")
         return self
 
     @cached_property

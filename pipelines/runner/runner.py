@@ -1,7 +1,7 @@
 """A loaded model on one device: what a worker, a notebook or a benchmark uses.
 
-runner = Runner.load(spec, weights.locate(spec), device="cuda:0")
-runner.run(VideoParams(...), Path("video.mp4"))
+runner = Runner.load("wan-ai-wan2-1-t2v-1-3b-diffusers")
+runner.run(VideoParams("an ox by a lake"), "video.mp4")
 """
 
 import time
@@ -29,6 +29,7 @@ from pipelines.loading.request_loras import identity
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import Layout, Residence
 from pipelines.planning.shapes import ModelShape
+from pipelines.runner.arguments import AnyPath, best_device, model_and_folder
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.compilation import Block, Compiler, is_wanted
 from pipelines.runner.progress import GenerationProgress
@@ -40,7 +41,7 @@ from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at,
 from pipelines.stages.guidance import Guidance
 from pipelines.stages.preview.latent_rgb import matching
 from pipelines.stages.preview.preview import draw
-from pipelines.stages.video_writer import Mp4Writer
+from pipelines.stages.video_writer import Mp4Writer, check_output
 
 
 class Runner:
@@ -70,20 +71,24 @@ class Runner:
     @classmethod
     def load(
         cls,
-        spec: ModelSpec,
-        folder: Path,
-        device: str,
+        model: ModelSpec | str,
+        folder: AnyPath | None = None,
+        device: str | None = None,
         on_progress: LoadCallback = lambda *_: None,
         layout: Layout | None = None,
-        cache: Path = CACHE,
-        loras_dir: Path | None = None,
+        cache: AnyPath = CACHE,
+        loras_dir: AnyPath | None = None,
     ) -> "Runner":
-        """Load the weights in `folder` onto `device`, a torch device name.
+        """Load a model, given by its specification or its id in the catalogue, onto `device`, a torch device name.
 
-        Without `layout`, the plan for the memory that is free now decides it. Converted weights are kept in the folder
-        `cache`; `loras_dir` has the LoRAs that requests may name. Raises PipelineError, and torch.OutOfMemoryError,
-        which `pipelines.runner.oom_fallback` handles.
+        Its weights are in `folder`, by default where `paddock pull` stores them; the default device is the first GPU,
+        else the CPU. Without `layout`, the plan for the memory that is free now decides it. Converted weights are kept
+        in the folder `cache`; `loras_dir` has the LoRAs that requests may name. Raises PipelineError, and
+        torch.OutOfMemoryError, which `pipelines.runner.oom_fallback` handles.
         """
+        spec, folder = model_and_folder(model, folder)
+        device, cache = device or best_device(), Path(cache).expanduser()
+        loras_dir = None if loras_dir is None else Path(loras_dir).expanduser()
         if layout is None and (chosen := plan_for_device(spec, folder, device)) is not None:
             layout = chosen.layout
         # measured while the device is still empty
@@ -146,7 +151,7 @@ class Runner:
         """Free what an interrupted generation still holds. Call it after its exception has been dropped."""
         reset(self._loaded.pipe)
 
-    def run(self, params: VideoParams, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> VideoFile:
+    def run(self, params: VideoParams, path: AnyPath, callbacks: Callbacks = NO_CALLBACKS) -> VideoFile:
         """Make one video and write it to `path`, complete or not at all. Continue from its checkpoint if it has one.
 
         Raises GenerationCancelled within one denoising step, or one group of frames, after `cancelled` returned True;
@@ -156,8 +161,10 @@ class Runner:
         return self.render(params, path, callbacks).finish()
 
     @torch.no_grad()
-    def render(self, params: VideoParams, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
+    def render(self, params: VideoParams, path: AnyPath, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
         """Do as `run` does, but return when the device is free, before the file is finished."""
+        path = Path(path).expanduser()
+        check_output(path)
         params = self._effective(params)
         loras = self._loaded.loras.locate(params.loras)
         progress = GenerationProgress(params, self._latents_depend_on(params, loras), callbacks)

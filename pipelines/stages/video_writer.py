@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -28,6 +29,28 @@ _BT709 = (
 _NO_SPACE = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
+def check_output(path: Path) -> None:
+    """Raise EncodingError if no video can be written to `path`, before any work is done for it."""
+    if not path.parent.is_dir():
+        raise EncodingError(f"The video could not be written: {path.parent} is not a folder.")
+    if path.is_dir():
+        raise EncodingError(f"The video could not be written: {path} is a folder.")
+    _find_ffmpeg()
+
+
+def _find_ffmpeg() -> str:
+    """Return the path of ffmpeg. Raises EncodingError if there is none."""
+    try:
+        found = shutil.which(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:
+        found = None
+    if found is None:
+        raise EncodingError(
+            "ffmpeg was not found. Reinstall the package imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to ffmpeg's path."
+        )
+    return found
+
+
 class Mp4Writer:
     """A context that takes frames and leaves a complete H.264 file at `path`, or nothing.
 
@@ -52,7 +75,7 @@ class Mp4Writer:
     def _command(self) -> list[str]:
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{self._width}x{self._height}"]
         return [
-            *(imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+            *(_find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
             *(*source, "-r", str(self._fps), "-i", "pipe:0"),
             *("-vf", f"{_BT709},format=yuv420p"),
             *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", str(X264_THREADS)),

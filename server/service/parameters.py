@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from pipelines.core.request import Sampler, StepCaching, VideoParams
+from pipelines.core.request import MAX_SEED, Sampler, StepCaching, VideoParams
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
@@ -16,7 +16,6 @@ from server.core.errors import InvalidParamsError
 Body = Mapping[str, Any]
 V = TypeVar("V", bound=StrEnum)
 
-MAX_SEED = 2**53 - 1
 MAX_ECHO_BYTES = 16_384
 """Bound of the unknown parameters of a request that are kept and echoed, as JSON."""
 

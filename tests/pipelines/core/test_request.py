@@ -1,0 +1,68 @@
+"""The parameters of a video check their own ranges."""
+
+import json
+import math
+from dataclasses import asdict, fields
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from pipelines.core.errors import VideoParamsError
+from pipelines.core.request import LIMITS, MAX_LORAS, MAX_SEED, RequestLora, Sampler, StepCaching, VideoParams
+from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
+
+
+def test_only_the_prompt_is_required() -> None:
+    params = VideoParams("an ox")
+
+    published = read_catalogue()[DEFAULT_MODEL].api.by_name
+    for name in {field.name for field in fields(VideoParams)} & published.keys() - {"prompt", "seed"}:
+        assert getattr(params, name) == published[name].default
+    assert 0 <= params.seed <= MAX_SEED
+    assert VideoParams("an ox").seed != params.seed
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_whole_numbers_have_limits(name: str) -> None:
+    low, high = LIMITS[name]
+    for value in (low, high):
+        assert getattr(VideoParams("an ox", **{name: value}), name) == value
+    wrong: list[Any] = [low - 1, high + 1, float(low + 1), str(low), True, None, math.nan, 10**400]
+    for value in wrong:
+        with pytest.raises(VideoParamsError, match=f"^{name} must be an integer from {low} to {high}, not "):
+            VideoParams("an ox", **{name: value})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1000.1, math.nan, math.inf, "5", None, True])
+def test_the_guidance_scale_is_a_number_within_limits(value: Any) -> None:
+    with pytest.raises(VideoParamsError, match=r"^guidance_scale must be a number from 0 to 1000, not "):
+        VideoParams("an ox", guidance_scale=value)
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_prompts_are_strings(name: str) -> None:
+    with pytest.raises(VideoParamsError, match=f"^{name} must be a string, not None"):
+        VideoParams(**{"prompt": "an ox", name: None})  # type: ignore[arg-type]
+
+
+def test_names_stand_for_samplers_and_levels() -> None:
+    params = VideoParams("an ox", sampler="dpm++", step_cache="fast")  # type: ignore[arg-type]
+
+    assert (params.sampler, params.step_cache) == (Sampler.DPM, StepCaching.FAST)
+    with pytest.raises(VideoParamsError, match=r"^sampler must be one of unipc, dpm\+\+, euler, not 'ddim'"):
+        VideoParams("an ox", sampler="ddim")  # type: ignore[arg-type]
+    with pytest.raises(VideoParamsError, match=r"^step_cache must be one of exact, balanced, fast, not 3"):
+        VideoParams("an ox", step_cache=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loras", ["film", ["film"], None, [RequestLora("film")] * (MAX_LORAS + 1)])
+def test_loras_are_a_bounded_list(loras: Any) -> None:
+    with pytest.raises(VideoParamsError, match=r"^loras must "):
+        VideoParams("an ox", loras=loras)
+
+
+def test_a_record_has_the_same_parameters() -> None:
+    params = VideoParams("an ox", sampler=Sampler.EULER, loras=(RequestLora("film", 0.5),), seed=MAX_SEED)
+
+    assert TypeAdapter(VideoParams).validate_python(json.loads(json.dumps(asdict(params)))) == params
