@@ -25,7 +25,6 @@ MAX_LAYERS = 1024
 MAX_NUMBER = 2**20
 """Limit of all other whole numbers in a configuration: widths, sizes of vocabularies."""
 
-_VOCABULARIES = ("spiece.model", "tokenizer.model")
 _SETTINGS_SUFFIXES = (".json", ".model", ".txt")
 _SMALL = 100_000
 
@@ -103,16 +102,11 @@ def _check_settings(component: Path) -> None:
 
 
 def _check_vocabulary(component: Path) -> None:
+    # the only file that gives the ids of the model's authors: see `pipelines.stages.conditioning.tokenizer`
     path = component / "tokenizer.json"
-    if path.exists():
-        model = read_json(path, MAX_VOCABULARY_BYTES).get("model")
-        if not isinstance(model, dict) or not model.get("vocab"):
-            raise WeightsNotFoundError(f"{path} has no vocabulary.")
-    elif not any((component / name).is_file() for name in _VOCABULARIES):
-        raise WeightsNotFoundError(
-            f"The weights are incomplete: {component} has no vocabulary, neither tokenizer.json nor "
-            f"{' nor '.join(_VOCABULARIES)}."
-        )
+    model = read_json(path, MAX_VOCABULARY_BYTES).get("model")
+    if not isinstance(model, dict) or not model.get("vocab"):
+        raise WeightsNotFoundError(f"{path} has no vocabulary.")
 
 
 def _settings(component: Path) -> list[Path]:
