@@ -127,7 +127,9 @@ def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) ->
     facts = hashlib.sha256((folder / MODEL_INDEX).read_bytes())
     for part in family.used(index):
         is_replaced = part.name in replaced
-        own = _config_facts(folder / part.name) if is_replaced else part_digest(folder / part.name, part).encode()
+        own = (
+            _config_facts(folder / part.name) if is_replaced else part_digest(folder / part.name, part.library).encode()
+        )
         facts.update(part.name.encode() + b" " + own)
     for name in sorted(family.settings):
         for path in _settings(folder / name):
@@ -137,10 +139,10 @@ def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) ->
     return facts.hexdigest()[:16]
 
 
-def part_digest(component: Path, part: Part) -> str:
+def part_digest(component: Path, library: str) -> str:
     """Return a fingerprint of a part: of its configuration, and of its weight files by name, size and time."""
     facts = hashlib.sha256(_config_facts(component))
-    for path in weight_files(component, part.library):
+    for path in weight_files(component, library):
         facts.update(_named_facts(path).encode())
     return facts.hexdigest()[:16]
 

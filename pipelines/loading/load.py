@@ -1,6 +1,7 @@
 """A folder in diffusers' layout → a pipeline that is ready on one device."""
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import diffusers
 import torch
 import transformers
 
+from pipelines.core.cache_folder import CacheFolder
 from pipelines.core.errors import UnsupportedModelError, WeightFormatError
 from pipelines.core.geometry import Grid
 from pipelines.core.model import LatentRgb, Lora, ModelSpec
@@ -19,9 +21,9 @@ from pipelines.core.precision import Precision
 from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
 from pipelines.hub.folder import check as check_folder
-from pipelines.hub.folder import digest, part_digest
+from pipelines.hub.folder import digest
 from pipelines.layers.cpu_conv3d import use_onednn
-from pipelines.loading.converted_cache import convert_once
+from pipelines.loading.converted_cache import convert_once, converted_weights, made_from
 from pipelines.loading.lora import Loras
 from pipelines.loading.modules import StoredTensors, TensorSource, WeightSource, load_weights, skeleton
 from pipelines.loading.progress import byte_counter, iter_parts
@@ -123,7 +125,8 @@ def load_pipeline(
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
     changes = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in spec.loras}
-    loader = _PartLoader(family, folder, dtype, layout or Layout(), target, cache)
+    converted = converted_weights(cache)
+    loader = _PartLoader(family, folder, dtype, layout or Layout(), target, converted)
     models = {
         part.name: loader.load(
             part,
@@ -134,6 +137,7 @@ def load_pipeline(
         )
         for part, report in iter_parts(family, folder, sources, on_progress)
     }
+    converted.clean()
     if dtype is torch.float32:
         use_onednn(models[family.vae.name])
     pipe = resumable(resolve_name(family.pipeline)).from_pretrained(
@@ -219,7 +223,7 @@ class _PartLoader:
     dtype: torch.dtype
     layout: Layout
     device: torch.device
-    cache: Path
+    cache: CacheFolder
     loaded: list[LoadedPart] = field(default_factory=list)
     """The loaded parts that LoRAs may change."""
 
@@ -243,9 +247,13 @@ class _PartLoader:
         convert = weight_format.convert
         where = residence(part, self.layout)
         if _is_converted_on_disk(precision, where, weight_format, published):
-            target = self._converted_folder(part, precision, file, loras)
+            facts = made_from(published, precision, self.dtype, loras)
             try:
-                source = convert_once(published, weight_format, target, byte_counter(published.nbytes, report))
+                source = converted = convert_once(
+                    published, weight_format, self.cache, facts, byte_counter(published.nbytes, report)
+                )
+                # they may be memory-mapped for as long as the module exists
+                weakref.finalize(module, converted.entry.release)
                 convert = weight_format.restore
             except WeightFormatError as error:
                 if where is Residence.DISK:
@@ -274,15 +282,6 @@ class _PartLoader:
                 )
             )
         return module
-
-    def _converted_folder(
-        self, part: Part, precision: Precision, file: Path | None, loras: Sequence[tuple[Path, float]]
-    ) -> Path:
-        """Return the folder for converted weights; its name has everything that they depend on."""
-        changes = "".join(f"-{weights.file_digest(path)}*{strength}" for path, strength in loras)
-        name = f"{part.name}-{precision}-{str(self.dtype).removeprefix('torch.')}{changes}"
-        source = part_digest(self.folder / part.name, part) if file is None else weights.file_digest(file)
-        return self.cache / "weights" / source / name
 
     def _precision(self, part: Part, file: Path | None) -> Precision:
         """Return the precision of a part: a quantized file keeps its own, a denoiser has the layout's."""

@@ -7,10 +7,10 @@ while its device is idle. Until then the blocks run uncompiled.
 python -m pipelines.runner.compilation JSON    # that process; JSON holds the `Block` and the cache folder
 """
 
-import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from typing import Any
 import diffusers
 import torch
 
+from pipelines.core.cache_folder import CacheEntry, CacheFolder, Facts
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, Compile
 from pipelines.core.precision import Precision
@@ -36,6 +37,12 @@ from pipelines.planning.memory_model import CONTEXT_BYTES
 
 OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
 """One graph without breaks, for any number of tokens."""
+
+MAX_COMPILED_BYTES = 2 * GIB
+"""Limit of all compiled blocks on disk; one takes a few MB."""
+
+KIND = "block"
+"""The kind of the cache's entries."""
 
 NEEDED_BYTES = 6 * GIB + CONTEXT_BYTES
 """GPU memory that the compiler's process needs: one block, and the activations of the default video."""
@@ -75,12 +82,12 @@ class Block:
         )
 
     @property
-    def key(self) -> str:
-        """A hash of everything that the compiled code depends on, including the chip and the libraries."""
+    def facts(self) -> dict[str, Any]:
+        """Everything that the compiled code depends on, including the chip and the libraries."""
         device = torch.device(self.device)
         chip = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-        facts = {**asdict(self), "device": chip, "torch": torch.__version__, "diffusers": diffusers.__version__}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        facts: dict[str, Any] = json.loads(json.dumps({**asdict(self), "device": chip}, default=str))
+        return facts | _versions()
 
 
 def is_wanted(setting: Compile, device: torch.device, layout: Layout | None) -> bool:
@@ -96,6 +103,24 @@ def is_wanted(setting: Compile, device: torch.device, layout: Layout | None) -> 
     return setting is Compile.ON or device.type == "cuda"
 
 
+def compiled_blocks(cache: Path) -> CacheFolder:
+    """Return the compiled blocks in a folder for caches. Those of other versions of the libraries are orphans."""
+    return CacheFolder(cache / "compiled", MAX_COMPILED_BYTES, _is_current, _is_fixed)
+
+
+def _is_current(facts: Facts) -> bool:
+    return all(facts[name] == installed for name, installed in _versions().items())
+
+
+def _is_fixed(name: str) -> bool:
+    # inductor's locks, and Triton's measurements, which a later run may replace
+    return not name.endswith((".lock", ".best_config")) and "locks" not in Path(name).parts
+
+
+def _versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "diffusers": diffusers.__version__}
+
+
 class Compiler:
     """Compiles the blocks of a pipeline's transformers. `is_compiled` is true once they run compiled."""
 
@@ -103,20 +128,17 @@ class Compiler:
         self._models = transformers
         self._block = block
         self._cache = cache
+        self._entry: CacheEntry | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._has_tried = False
         self.is_compiled = False
-
-    @property
-    def _marker(self) -> Path:
-        return self._cache / "compiled" / self._block.key
 
     def activate(self) -> None:
         """Run the blocks compiled if the result is on disk. Otherwise start the background process, but only once."""
         if self.is_compiled:
             return
-        if self._marker.exists():
-            self._load_compiled()
+        if (entry := self._find()) is not None:
+            self._load_compiled(entry)
         elif not self._has_tried and _has_memory(self._block.device):
             self._has_tried = True
             argument = json.dumps([asdict(self._block), str(self._cache)])
@@ -126,14 +148,23 @@ class Compiler:
                 stderr=subprocess.DEVNULL,
             )
 
+    def _find(self) -> CacheEntry | None:
+        try:
+            return compiled_blocks(self._cache).find(KIND, self._block.facts)
+        except OSError as error:
+            log.warning("compiled blocks in %s cannot be used: %s", self._cache, error)
+            return None
+
     def close(self) -> None:
         """End the background process."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
-    def _load_compiled(self) -> None:
-        _use_cache(self._cache)
+    def _load_compiled(self, entry: CacheEntry) -> None:
+        # it must stay while the blocks run
+        self._entry = entry
+        _use_cache(entry.path)
         try:
             for model in self._models:
                 model.compile_repeated_blocks(**OPTIONS)
@@ -148,7 +179,7 @@ class Compiler:
     def disable(self, error: Exception) -> None:
         """Run the blocks uncompiled, and do not compile them again before the next start."""
         log.warning("the blocks are not compiled: %s", str(error).partition("\n")[0])
-        self._marker.unlink(missing_ok=True)
+        compiled_blocks(self._cache).discard(KIND, self._block.facts)
         self._has_tried, self.is_compiled = True, False
         for model in self._models:
             for block in model.blocks:
@@ -175,8 +206,10 @@ def _has_memory(device: str) -> bool:
     return free >= NEEDED_BYTES
 
 
-def _use_cache(cache: Path) -> None:
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+def _use_cache(folder: Path) -> None:
+    """Have inductor and Triton keep their results in a folder, whose path must not change afterwards."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
+    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
 
 
 def placeholder(block: Block) -> Any:
@@ -189,17 +222,20 @@ def placeholder(block: Block) -> Any:
 
 
 def main(argument: str) -> None:
-    """Compile a block of zeros, and create the marker file that says so."""
+    """Compile a block of zeros into the cache."""
     fields, folder = json.loads(argument)
     fields["inputs"] = {name: tuple(shape) for name, shape in fields["inputs"].items()}
     block, cache = Block(**fields), Path(folder)
-    _use_cache(cache)
-    model = placeholder(block)
-    model.compile_repeated_blocks(**OPTIONS)
-    run_one_block(model, block)
-    marker = cache / "compiled" / block.key
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
+
+    def compile_into(path: Path) -> None:
+        _use_cache(path)
+        model = placeholder(block)
+        model.compile_repeated_blocks(**OPTIONS)
+        run_one_block(model, block)
+
+    compiled_blocks(cache).make(KIND, block.facts, compile_into).release()
+    # of version 0.2.0
+    shutil.rmtree(cache / "inductor", ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Blocks are compiled by a background process, adopted when it is done, and only round differently."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch._dynamo.exc import InternalTorchDynamoError
 
+from pipelines.core.cache_folder import CacheFolder
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, Compile, ModelSpec
 from pipelines.core.precision import Precision
@@ -65,8 +67,9 @@ def cache(processor: str, caches: dict[str, Path], weights_folder: Path) -> Path
             background = Background(patch)
             assert Runner.load(SPEC, weights_folder, "cpu", cache=cache).fingerprint["dtype"] == processor
         with pytest.MonkeyPatch.context() as patch:
-            # the process sets it for itself
+            # the process sets them for itself
             patch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+            patch.setenv("TRITON_CACHE_DIR", "")
             main(background.started[0][-1])
     return cache
 
@@ -139,7 +142,6 @@ def test_blocks_are_compiled_in_the_background_and_adopted_when_idle(
     }
 
     (tmp_path / "compiled").symlink_to(cache / "compiled")
-    (tmp_path / "inductor").symlink_to(cache / "inductor")
     runner.adopt_compiled()
     assert runner.fingerprint["compiled"] == "blocks"
 
@@ -151,8 +153,7 @@ def test_a_failing_compiler_leaves_the_blocks_uncompiled(
         raise RuntimeError("no compiler\nand much more")
 
     plain = Runner.load(replace(SPEC, compile=Compile.OFF), weights_folder, "cpu").frames(PARAMS).frames
-    (tmp_path / "compiled").mkdir()
-    (tmp_path / "compiled" / next((cache / "compiled").iterdir()).name).touch()
+    shutil.copytree(cache / "compiled", tmp_path / "compiled")
     monkeypatch.setattr(compiling, "run_one_block", fail)
     background = Background(monkeypatch)
 
@@ -172,7 +173,7 @@ def test_compiled_blocks_that_fail_in_a_generation_are_disabled(
 ) -> None:
     plain = OutOfMemoryFallback.load(replace(SPEC, compile=Compile.OFF), weights_folder, "cpu", cache=tmp_path)
     expected = plain.render(PARAMS, tmp_path / "plain.mp4").finish().path.read_bytes()
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    monkeypatch.setattr(CacheFolder, "discard", lambda *_: None)
     fallback = OutOfMemoryFallback.load(SPEC, weights_folder, "cpu", cache=cache)
     assert fallback.fingerprint["compiled"] == "blocks"
 
@@ -236,7 +237,34 @@ def test_another_chip_kernel_or_shape_is_another_block(monkeypatch: pytest.Monke
         replace(BLOCK, model_class="another:Class"),
     ]
 
-    assert len({each.key for each in [BLOCK, *others]}) == 7
-    before = BLOCK.key
+    assert len({json.dumps(each.facts) for each in [BLOCK, *others]}) == 7
+    before = BLOCK.facts
     monkeypatch.setattr(torch, "__version__", "99.0")
-    assert BLOCK.key != before
+    assert BLOCK.facts != before
+
+
+def test_a_damaged_result_is_compiled_again(
+    weights_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(cache / "compiled", tmp_path / "compiled")
+    library = next((tmp_path / "compiled").rglob("*.so"))
+    library.write_bytes(library.read_bytes()[:-1] + b"x")
+    background = Background(monkeypatch)
+
+    runner = Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path)
+
+    assert runner.fingerprint["compiled"] == "nothing"
+    assert len(background.started) == 1
+    assert [line for line in caplog.messages if f"{library.name} has changed" in line]
+    assert not list((tmp_path / "compiled").iterdir())
+
+
+def test_blocks_of_other_versions_are_removed(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(cache / "compiled", tmp_path / "compiled")
+    compiling.compiled_blocks(tmp_path).clean()
+    assert list((tmp_path / "compiled").iterdir())
+
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    compiling.compiled_blocks(tmp_path).clean()
+
+    assert not list((tmp_path / "compiled").iterdir())
