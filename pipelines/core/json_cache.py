@@ -1,6 +1,7 @@
 """Values that several processes remember across restarts, in one small JSON file."""
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +14,17 @@ from pipelines.core.files import atomic_write
 
 Value = TypeVar("Value")
 
+MAX_ENTRIES = 500
+"""Limit of the values in a file. Those written longest ago are left out first."""
+
+MAX_FILE_BYTES = 2**20
+"""Limit of the file that is read."""
+
+log = logging.getLogger("paddock.cache")
+
 
 class JsonCache(Generic[Value]):
-    """Values of one type by key. They can be found again, so a damaged file is ignored and a full disk is no error."""
+    """Values of one type by key. They can be found again: a damaged file is made anew, and a full disk is no error."""
 
     def __init__(self, path: Path, kind: type[Value]) -> None:
         self._path = path
@@ -36,17 +45,28 @@ class JsonCache(Generic[Value]):
             with FileLock(f"{self._path}.lock"):
                 entries = self._read()
                 changed = change(self._valid(entries.get(key)))
+                entries.pop(key, None)
                 entries[key] = self._kind.dump_python(changed, mode="json")
+                entries = dict(list(entries.items())[-MAX_ENTRIES:])
                 atomic_write(self._path, json.dumps(entries, indent=1))
 
     def _read(self) -> dict[str, Any]:
         try:
-            entries = json.loads(self._path.read_bytes())
-        except (OSError, ValueError):
+            with self._path.open("rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+            entries = json.loads(content) if len(content) <= MAX_FILE_BYTES else None
+        except FileNotFoundError:
             return {}
-        return entries if isinstance(entries, dict) else {}
+        except (OSError, ValueError, RecursionError):
+            entries = None
+        if isinstance(entries, dict):
+            return entries
+        log.warning("%s is damaged and will be made again", self._path)
+        return {}
 
     def _valid(self, entry: Any) -> Value | None:
+        if entry is None:
+            return None
         try:
             return self._kind.validate_python(entry)
         except ValidationError:

@@ -126,11 +126,12 @@ def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) ->
     index = family.read_index(folder)
     facts = hashlib.sha256((folder / MODEL_INDEX).read_bytes())
     for part in family.used(index):
-        is_replaced = part.name in replaced
-        own = (
-            _config_facts(folder / part.name) if is_replaced else part_digest(folder / part.name, part.library).encode()
-        )
-        facts.update(part.name.encode() + b" " + own)
+        component = folder / part.name
+        facts.update(f"{part.name} ".encode())
+        if part.name in replaced:
+            facts.update(_config_facts(component))
+        else:
+            facts.update(part_digest(component, part.library).encode())
     for name in sorted(family.settings):
         for path in _settings(folder / name):
             facts.update(f"{name}/{_named_facts(path)}".encode())

@@ -21,7 +21,7 @@ from pipelines.core.precision import Precision
 from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
 from pipelines.hub.folder import check as check_folder
-from pipelines.hub.folder import digest
+from pipelines.hub.folder import digest, part_digest
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.loading.converted_cache import convert_once, converted_weights, made_from
 from pipelines.loading.lora import Loras
@@ -155,7 +155,7 @@ def load_pipeline(
         fingerprint=_fingerprint(family, folder, sources, changes, target, dtype, layout),
         loras=RequestLoras(spec, family, loader.loaded, target, loras_dir),
         latent_rgb=read_latent_rgb(folder),
-        text_encoder_digest=part_digest(folder / family.text_encoder.name, family.text_encoder),
+        text_encoder_digest=part_digest(folder / family.text_encoder.name, family.text_encoder.library),
     )
 
 

@@ -53,7 +53,7 @@ class LoadedPart:
     def source_digest(self) -> str:
         """Return a fingerprint of the files of the source."""
         path = self.source.path
-        return weights.file_digest(path) if path.is_file() else part_digest(path, self.part)
+        return weights.file_digest(path) if path.is_file() else part_digest(path, self.part.library)
 
 
 class RequestLoras:

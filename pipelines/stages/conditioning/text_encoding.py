@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from pipelines.core.files import atomic_path
 
@@ -21,6 +22,8 @@ MAX_PROMPTS = 32
 
 MAX_STORE_BYTES = 2**30
 """Limit of the disk space for embeddings. The least recently used are deleted first."""
+
+_WRITING_SECONDS = 3600
 
 
 class PromptEncoder:
@@ -107,9 +110,7 @@ class EmbeddingStore:
         """Return the embeddings (1, tokens, dim) of a prompt, on the CPU or where `encode` computes them."""
         name = hashlib.sha256(f"{self._encoder}\n{prompt}".encode()).hexdigest()
         path = self._folder / f"{name}.safetensors"
-        try:
-            embeddings = load_file(path)["embeddings"]
-        except (OSError, SafetensorError, KeyError):
+        if (embeddings := _read(path)) is None:
             embeddings = encode()
             self._put(path, embeddings)
         else:
@@ -121,11 +122,16 @@ class EmbeddingStore:
         # on a full or read-only disk the prompt is encoded again the next time
         with suppress(OSError, SafetensorError):
             self._folder.mkdir(parents=True, exist_ok=True)
+            stored = embeddings.cpu().contiguous()
             with atomic_path(path) as part:
-                save_file({"embeddings": embeddings.contiguous()}, part)
+                save_file({"embeddings": stored}, part, {"sha256": _hash(stored)})
             self._delete_oldest()
 
     def _delete_oldest(self) -> None:
+        for path in self._folder.glob(".*.part"):
+            # its writer was killed: none takes this long
+            if time.time() - path.stat().st_mtime > _WRITING_SECONDS:
+                path.unlink(missing_ok=True)
         files = [(path, path.stat()) for path in self._folder.glob("*.safetensors")]
         size = sum(status.st_size for _, status in files)
         for path, status in sorted(files, key=lambda file: file[1].st_mtime_ns):
@@ -133,3 +139,28 @@ class EmbeddingStore:
                 return
             path.unlink(missing_ok=True)
             size -= status.st_size
+
+
+def _read(path: Path) -> torch.Tensor | None:
+    """Return the embeddings in a file; None if there is none, or if it is damaged, with a line in the log."""
+    try:
+        with safe_open(path, "pt") as file:
+            embeddings: torch.Tensor = file.get_tensor("embeddings")
+            stated = (file.metadata() or {}).get("sha256")
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError) as error:
+        log.warning("%s is damaged and will be made again: %s", path, error)
+        return None
+    is_whole = embeddings.ndim == 3 and embeddings.is_floating_point() and stated == _hash(embeddings)
+    if is_whole and bool(embeddings.isfinite().all()):
+        return embeddings
+    log.warning("%s is damaged and will be made again: its content has changed", path)
+    return None
+
+
+def _hash(embeddings: torch.Tensor) -> str:
+    """Return a hash of a tensor's dtype, shape and bytes."""
+    facts = hashlib.sha256(f"{embeddings.dtype} {list(embeddings.shape)}".encode())
+    facts.update(embeddings.flatten().view(torch.uint8).numpy())
+    return facts.hexdigest()

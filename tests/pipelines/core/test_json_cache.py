@@ -11,7 +11,7 @@ from pipelines.core.model import Attention
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", "{", '{"key": "no kernel"}', '{"key": 5}', "\x00"])
-def test_a_damaged_file_is_ignored(damaged: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_made_again(damaged: str, tmp_path: Path) -> None:
     path = tmp_path / "attention.json"
     path.write_text(damaged)
 
@@ -45,3 +45,28 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
         list(threads.map(count, range(40)))
 
     assert JsonCache(tmp_path / "new" / "counts.json", int).get("key") == 40
+
+
+@pytest.mark.parametrize("damaged", ["[]", "{", "[" * 100_000, " " * 2**21])
+def test_a_damaged_file_is_logged_once(damaged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "attention.json"
+    path.write_text(damaged)
+    cache = JsonCache(path, Attention)
+
+    assert cache.get("key") is None
+    assert caplog.messages == [f"{path} is damaged and will be made again"]
+    cache.put("key", Attention.FLASH)
+    caplog.clear()
+
+    assert cache.get("key") is Attention.FLASH
+    assert not caplog.messages
+
+
+def test_the_values_written_longest_ago_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.core.json_cache.MAX_ENTRIES", 2)
+    cache = JsonCache(tmp_path / "counts.json", int)
+
+    for key in ("one", "two", "one", "three"):
+        cache.put(key, 1)
+
+    assert [cache.get(key) for key in ("one", "two", "three")] == [1, None, 1]

@@ -39,6 +39,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def load(folder: Path, **spec: Any) -> LoadedPipeline:
+    # pipelines have reference cycles: one of an earlier load would still use its copy
+    gc.collect()
     return load_pipeline(ModelSpec("wide", fps=16, **spec), folder, "cpu", layout=LAYOUT, cache=folder.parent / "cache")
 
 

@@ -1,5 +1,7 @@
 """Each prompt is encoded once and cached in memory and on disk."""
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipelines.core.model import ModelSpec
 from pipelines.core.request import VideoParams
@@ -179,15 +182,54 @@ def test_the_least_recently_used_embeddings_are_deleted_first(tmp_path: Path) ->
     assert encoded == list("abcdb")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 100])
-def test_a_damaged_file_is_replaced(content: bytes, tmp_path: Path) -> None:
+def saved(embeddings: torch.Tensor) -> Callable[[Path], None]:
+    """Replace the embeddings in a file, as another program would write them."""
+    return lambda path: save_file({"embeddings": embeddings}, path)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\x00" * 100),
+        lambda path: path.write_bytes(path.read_bytes()[:-4]),
+        flip,
+        saved(torch.ones(1, 2, 4)),
+        saved(torch.ones(2, 3)),
+        saved(torch.ones(1, 2, 3, dtype=torch.int32)),
+        saved(torch.full((1, 2, 3), torch.nan)),
+        lambda path: save_file({"others": torch.ones(1, 2, 3)}, path),
+    ],
+    ids=["empty", "zeros", "cut off", "a flipped bit", "shape", "rank", "dtype", "NaN", "other tensor"],
+)
+def test_a_damaged_file_is_replaced_once(
+    damage: Callable[[Path], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = EmbeddingStore(tmp_path, "weights")
     store.get("ox", lambda: torch.ones(1, 2, 3))
     (path,) = tmp_path.iterdir()
-    path.write_bytes(content)
+    damage(path)
 
     assert store.get("ox", lambda: torch.zeros(1, 2, 3)).sum() == 0
     assert store.get("ox", lambda: torch.ones(1, 2, 3)).sum() == 0
+    assert len([line for line in caplog.messages if f"{path} is damaged and will be made again" in line]) == 1
+
+
+def test_what_a_killed_writer_left_is_deleted(tmp_path: Path) -> None:
+    left, being_written = tmp_path / ".a.safetensors.part", tmp_path / ".b.safetensors.part"
+    for path in (left, being_written):
+        path.touch()
+    os.utime(left, (1, 1))
+
+    EmbeddingStore(tmp_path, "weights").get("ox", lambda: torch.ones(1, 2, 3))
+
+    assert (left.exists(), being_written.exists()) == (False, True)
 
 
 def test_on_a_full_disk_prompts_are_encoded_again_and_nothing_is_left(small_disk: SmallDisk) -> None:
