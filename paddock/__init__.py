@@ -24,7 +24,7 @@ from paddock.errors import (
     WaitTimeoutError,
 )
 from paddock.retry import RetryPolicy
-from paddock.types import DEFAULT_MODEL, Filters, Generation, Model, Parameters, QueueFilters, Update
+from paddock.types import DEFAULT_MODEL, Filters, Generation, Lora, LoraChoice, Model, Parameters, QueueFilters, Update
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -38,6 +38,8 @@ __all__ = [
     "GenerationFailedError",
     "InvalidArgumentError",
     "InvalidParamsError",
+    "Lora",
+    "LoraChoice",
     "MethodNotAllowedError",
     "Model",
     "PaddockError",

@@ -22,6 +22,7 @@ from paddock.types import (
     Filters,
     Generation,
     GenerationLike,
+    Lora,
     Model,
     Parameters,
     QueueFilters,
@@ -150,6 +151,10 @@ class AsyncClient:
     async def models(self, *, search: str | None = None) -> list[Model]:
         """As `Client.models`."""
         return await self._run(self._operations.models(search))
+
+    async def loras(self, *, model: str | None = None) -> list[Lora]:
+        """As `Client.loras`."""
+        return await self._run(self._operations.loras(model))
 
     async def _run(self, flow: Flow[T]) -> T:
         return await AsyncDriver(self._http).run(flow)

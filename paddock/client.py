@@ -22,6 +22,7 @@ from paddock.types import (
     Filters,
     Generation,
     GenerationLike,
+    Lora,
     Model,
     Parameters,
     QueueFilters,
@@ -182,6 +183,10 @@ class Client:
     def models(self, *, search: str | None = None) -> list[Model]:
         """The models that the server offers; with `search`, those whose name or description has all these words."""
         return self._run(self._operations.models(search))
+
+    def loras(self, *, model: str | None = None) -> list[Lora]:
+        """The LoRAs that requests may name; with the id of a `model`, those that fit it."""
+        return self._run(self._operations.loras(model))
 
     def _run(self, flow: Flow[T]) -> T:
         return Driver(self._http).run(flow)

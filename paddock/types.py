@@ -1,8 +1,8 @@
 """What the client's methods take and return."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, Required, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,15 @@ DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 """The model of calls that name none."""
 
 TERMINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class LoraChoice(TypedDict, total=False):
+    """A LoRA for a video."""
+
+    name: Required[str]
+    """As `Client.loras` gives it."""
+    strength: float
+    """-4 … 4, but not 0. The LoRA's own is the default."""
 
 
 class Parameters(TypedDict, total=False):
@@ -42,6 +51,8 @@ class Parameters(TypedDict, total=False):
     """Step caching: "exact", "balanced" or "fast"."""
     sampler: str
     """The solver: "unipc", "dpm++" or "euler"."""
+    loras: Sequence[LoraChoice]
+    """LoRAs that are merged into the weights for this video, at most 8."""
     target_namespace: str
     """Kept with the generation; `history` filters by it, as by the next two."""
     target_repo: str
@@ -173,3 +184,18 @@ class Model(_Response):
     def status(self) -> str:
         """Whether its weights are loaded: `active`, `inactive`, `deploying`, `deactivating` or `error`."""
         return str(self.deployments[0].get("status", "")) if self.deployments else ""
+
+
+class Lora(_Response):
+    """A LoRA that requests may name in `loras`."""
+
+    name: str
+    models: tuple[str, ...] | None = None
+    """The ids of the models it fits; None if that is not known."""
+    size: int | None = None
+    """In bytes; None while its file is not downloaded."""
+    source: str = ""
+    """`catalogue`: from a model's file; `folder`: a file in the server's folder of LoRAs."""
+    description: str | None = None
+    strength: float = 1.0
+    """The default of requests."""

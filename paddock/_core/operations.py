@@ -19,7 +19,7 @@ from paddock.errors import (
     UnreachableError,
 )
 from paddock.retry import RetryPolicy
-from paddock.types import Generation, Model
+from paddock.types import Generation, Lora, Model
 
 MAX_PROMPTS = 1000
 """How many prompts one call of `enqueue` takes."""
@@ -41,6 +41,10 @@ class _Page(BaseModel):
 
 class _Models(BaseModel):
     data: list[Model]
+
+
+class _Loras(BaseModel):
+    data: list[Lora]
 
 
 class _Deleted(BaseModel):
@@ -150,6 +154,10 @@ class Operations:
         """The models, or those that match."""
         path = "/ai/models" if search is None else "/ai/models/search"
         return (yield from self.call(self.protocol.request("GET", path, params={"search": search}), _Models)).data
+
+    def loras(self, model: str | None) -> Flow[list[Lora]]:
+        """The LoRAs that requests may name, for one model or for all."""
+        return (yield from self.call(self.protocol.request("GET", "/ai/loras", params={"model": model}), _Loras)).data
 
     def cancel(self, generation_id: str, retry: RetryPolicy | None = None) -> Flow[None]:
         """Cancel a generation."""

@@ -173,9 +173,9 @@ class ModelSpec:
         return self.loras + (self.fast.loras if self.fast else ())
 
     @property
-    def every_file(self) -> tuple[WeightFile | Lora, ...]:
-        """Every single file that the model needs in addition to its repository."""
-        return self.files + self.every_lora
+    def every_file(self) -> tuple[WeightFile | Lora | OptionalLora, ...]:
+        """Every single file that the model or a request may need in addition to its repository."""
+        return self.files + self.every_lora + self.optional_loras
 
     @property
     def replaced(self) -> frozenset[str]:

@@ -64,9 +64,9 @@ def _weights(found: Listing, by_name: Mapping[str, HubFile], parts: Sequence[Par
 
 
 def look_up_files(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
-    """A model's single files on a hub, including the LoRAs of `run_fast`; those in local folders are left out.
+    """A model's single files on a hub, including the LoRAs of `run_fast` and of requests.
 
-    Raises FetchError.
+    Those in local folders are left out. Raises FetchError.
     """
     from huggingface_hub import HfApi, constants
 

@@ -12,11 +12,14 @@ from pipelines.core.errors import LoraError, WeightsNotFoundError
 from pipelines.core.model import ModelSpec
 from pipelines.core.request import RequestLora, is_lora_name
 from pipelines.hub import local as weights
+from pipelines.models.safetensors_header import read_header
 
 MAX_FILES = 1000
 """So many files of a folder are listed, the first by name."""
 
 SUFFIX = ".safetensors"
+
+_DOWN, _UP = re.compile(r"\.lora_(A|down)\."), re.compile(r"\.lora_(B|up)\.")
 
 # "low" alone is an ordinary word, as in low-poly
 _EXPERTS = tuple(
@@ -31,6 +34,12 @@ class LoraFile:
     name: str
     path: Path
     size: int
+    mtime_ns: int
+
+    @property
+    def identity(self) -> str:
+        """Its name, size and time."""
+        return f"{self.name} {self.size} {self.mtime_ns}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,23 @@ def list_files(folder: Path) -> list[LoraFile]:
         raise LoraError(f"The folder of LoRAs {folder} cannot be read: {error.strerror}.") from error
     files = (_file(folder, name.removesuffix(SUFFIX)) for name in first)
     return [file for file in files if file is not None]
+
+
+def lora_widths(path: Path) -> frozenset[int] | None:
+    """Return the features of the layers that a file's factors are for; None if it has no factors of a known name.
+
+    A LoRA for a transformer changes layers from or to the features between its blocks, so it fits only a model that has
+    one of these. Reads the header alone. Raises WeightsNotFoundError or UnsupportedModelError.
+    """
+    widths = set()
+    for name, tensor in read_header(path).items():
+        if len(tensor.shape) == 2:
+            outside, inside = tensor.shape
+            if _DOWN.search(name):
+                widths.add(inside)
+            elif _UP.search(name):
+                widths.add(outside)
+    return frozenset(widths) or None
 
 
 def locate_loras(
@@ -110,4 +136,4 @@ def _file(folder: Path, name: str) -> LoraFile | None:
         status = path.lstat()
     except OSError:
         return None
-    return LoraFile(name, path, status.st_size) if stat.S_ISREG(status.st_mode) else None
+    return LoraFile(name, path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None

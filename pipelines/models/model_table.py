@@ -149,12 +149,15 @@ class ModelTable(Table):
 
     @model_validator(mode="after")
     def _optional_loras_are_unambiguous(self) -> "ModelTable":
-        parts: dict[str, list[str | None]] = {}
+        by_name: dict[str, list[_OptionalLoraTable]] = {}
         for lora in self.optional_loras:
-            parts.setdefault(lora.name, []).append(lora.part)
-        for name, named in parts.items():
-            if len(set(named)) < len(named) or (None in named and len(named) > 1):
+            by_name.setdefault(lora.name, []).append(lora)
+        for name, entries in by_name.items():
+            parts = {entry.part for entry in entries}
+            if len(parts) < len(entries) or (None in parts and len(parts) > 1):
                 raise ValueError(f"optional_loras: {name} has several entries for the same part")
+            if len({entry.strength for entry in entries}) > 1:
+                raise ValueError(f"optional_loras: the entries of {name} must have the same strength")
         return self
 
     @model_validator(mode="after")

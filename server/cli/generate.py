@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from paddock import Client, Generation, GenerationFailedError, UnavailableError, UnreachableError, Update
+from paddock import Client, Generation, GenerationFailedError, LoraChoice, UnavailableError, UnreachableError, Update
 from server.cli.options import CommandError
 
 
@@ -33,6 +33,17 @@ def generate(
         console.print(f"[yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
     client.download(finished, output)
     console.print(f"[bold]{output.absolute()}[/] (seed {finished.seed})", soft_wrap=True)
+
+
+def parse_lora(option: str) -> LoraChoice:
+    """Read NAME or NAME:STRENGTH. Raises CommandError if the strength is not a number; the server checks the rest."""
+    name, separator, strength = option.rpartition(":")
+    if not separator:
+        return {"name": option}
+    try:
+        return {"name": name, "strength": float(strength)}
+    except ValueError:
+        raise CommandError(f"--lora {option}: after the colon there must be a strength such as 0.8.") from None
 
 
 def _show_progress(client: Client, generation: Generation, console: Console) -> Generation:

@@ -14,6 +14,7 @@ from server.cli.commands.cancel import cancel
 from server.cli.commands.demo import demo
 from server.cli.commands.doctor import doctor
 from server.cli.commands.generate import generate
+from server.cli.commands.loras import loras
 from server.cli.commands.plan import plan
 from server.cli.commands.pull import pull
 from server.cli.commands.serve import serve
@@ -28,7 +29,7 @@ app = typer.Typer(
     # brackets in a help text are brackets
     rich_markup_mode=None,
 )
-for command in (serve, demo, pull, generate, status, cancel, plan, doctor):
+for command in (serve, demo, pull, generate, loras, status, cancel, plan, doctor):
     app.command()(command)
 app.add_typer(key.app, name="key")
 

@@ -106,15 +106,16 @@ class ModelSettings(BaseModel):
     """Which models are served, and how they are computed."""
 
     models_dir: Path | None = None
+    loras_dir: Path | None = None
     preload: str | None = None
     precision: PrecisionSetting = PrecisionSetting.AUTO
     attention: Attention = Attention.AUTO
     compile: Compile = Compile.AUTO
     step_cache: StepCaching = StepCaching.EXACT
 
-    @field_validator("models_dir")
+    @field_validator("models_dir", "loras_dir")
     @classmethod
-    def _expand_models_dir(cls, path: Path | None) -> Path | None:
+    def _expand_dir(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else path
 
 

@@ -41,7 +41,7 @@ class RunSuspendedError(EngineError):
 
 
 class WorkerOptions(BaseModel):
-    """How a worker is started: its torch device, and folders on the machine it runs on.
+    """How a worker is started: its torch device, and folders on the machine it runs on; `loras` may be missing.
 
     A checkpoint is saved every `checkpoint_interval` seconds, a preview every `preview_interval`; 0: never.
     """
@@ -53,6 +53,7 @@ class WorkerOptions(BaseModel):
     checkpoints: str
     previews: str
     cache: str
+    loras: str | None = None
     checkpoint_interval: float = 5.0
     preview_interval: float = 1.0
     demo: bool = False

@@ -14,7 +14,7 @@ from server.api.auth import Authenticator
 from server.api.error_handlers import add_error_handlers
 from server.api.middleware import BrowserGuard, DemoWeightsHeader
 from server.api.openapi import complete_openapi
-from server.api.routes import events, files, generations, health, metrics, models, queue, videos, workbench
+from server.api.routes import events, files, generations, health, loras, metrics, models, queue, videos, workbench
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker
@@ -47,7 +47,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         docs_url=None,
         redoc_url=None,
     )
-    for router in (queue.router, videos.router, generations.router, models.router):
+    for router in (queue.router, videos.router, generations.router, models.router, loras.router):
         app.include_router(router, prefix="/api/ai")
         app.include_router(router, include_in_schema=False)
     for router in (events.router, files.router, models.evaluations):

@@ -42,6 +42,7 @@ def make_engine(
         checkpoint_interval=settings.checkpoint_interval,
         preview_interval=settings.preview_interval,
         cache=str(settings.data_dir / "cache"),
+        loras=None if settings.loras_dir is None else str(settings.loras_dir),
         demo=settings.demo,
         log_format=settings.log_format,
     )

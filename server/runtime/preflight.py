@@ -3,8 +3,10 @@
 import logging
 import os
 from importlib.metadata import version
+from pathlib import Path
 
-from pipelines.core.errors import CatalogueError, UnsupportedModelError, WeightsNotFoundError
+from pipelines.core.errors import CatalogueError, LoraError, UnsupportedModelError, WeightsNotFoundError
+from pipelines.hub.loras import list_files
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings, StorageSettings
@@ -32,6 +34,8 @@ def run_checks(settings: Settings) -> list[str]:
         raise StartRefusedError(str(error)) from error
     if settings.preload and settings.preload not in catalogue:
         raise StartRefusedError(f"preload: Model not found: {settings.preload}")
+    if settings.loras_dir is not None:
+        check_loras(settings.loras_dir)
     devices = choose_devices(settings, list(catalogue.values()))
     # last, because it may migrate the database: a refused start must not change it
     check_records(settings)
@@ -83,6 +87,14 @@ def check_data_dir(settings: StorageSettings) -> None:
         raise StartRefusedError(f"The data directory {settings.data_dir} cannot be used: {_reason(error)}.") from error
     except DataDirInUseError as error:
         raise StartRefusedError(str(error)) from error
+
+
+def check_loras(folder: Path) -> None:
+    """Raise StartRefusedError if the folder of LoRAs cannot be read. Later failures are reported to clients."""
+    try:
+        list_files(folder)
+    except LoraError as error:
+        raise StartRefusedError(f"loras_dir: {error}") from error
 
 
 def check_records(settings: Settings) -> None:

@@ -12,6 +12,7 @@ from pipelines.core.request import MAX_SEED, Sampler, StepCaching, VideoParams
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
+from server.service.loras import AvailableLora, choose_loras
 
 Body = Mapping[str, Any]
 V = TypeVar("V", bound=StrEnum)
@@ -33,17 +34,22 @@ _GENERAL = (
     "input_image",
     "step_cache",
     "sampler",
+    "loras",
 )
 TARGETS = ("target_namespace", "target_repo", "target_directory")
 
 
 def resolve(
-    entry: CatalogueEntry, body: Body, max_prompt_chars: int, step_cache: StepCaching = StepCaching.EXACT
+    entry: CatalogueEntry,
+    body: Body,
+    max_prompt_chars: int,
+    step_cache: StepCaching = StepCaching.EXACT,
+    loras: Mapping[str, AvailableLora] | None = None,
 ) -> VideoParams:
     """The parameters of the video that a body requests. A null counts as absent; without a seed one is drawn.
 
-    `step_cache` holds for a body that names none. Raises InvalidParamsError for the first parameter that is out of its
-    limits, or that the model does not support.
+    `step_cache` holds for a body that names none. `loras` are those that it may name. Raises InvalidParamsError for the
+    first parameter that is out of its limits, or that the model does not support.
     """
     given = {name: value for name, value in body.items() if value is not None}
     _check_prompts(given)
@@ -78,6 +84,7 @@ def resolve(
         run_fast=bool(chosen.get("run_fast")),
         step_cache=_one_of(StepCaching, "step_cache", given) or step_cache,
         sampler=_one_of(Sampler, "sampler", given),
+        loras=choose_loras(given.get("loras", []), entry.id, loras or {}),
     )
 
 

@@ -11,6 +11,7 @@ from math import ceil
 from typing import Any
 from uuid import uuid4
 
+from pipelines.demo.folder import demo_folder
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import (
     RETRY_AFTER,
@@ -26,6 +27,7 @@ from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
 from server.service import parameters
+from server.service.loras import AvailableLora, LoraCatalogue
 from server.storage.db.records import (
     Filters,
     IdempotencyKeyReusedError,
@@ -66,6 +68,7 @@ class Service:
         self._broker = broker
         self._disk = disk
         self._retention = retention
+        self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
         self._is_closing = False
 
     def begin_closing(self) -> None:
@@ -110,8 +113,10 @@ class Service:
         entry = self.entry(body.get("model"))
         count = parameters.num_generations(body, self.settings.max_num_generations)
         base = parameters.random_seed()
+        loras = await asyncio.to_thread(self._loras.of, entry.id) if body.get("loras") else {}
         new = [
-            self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin) for offset in range(count)
+            self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin, loras)
+            for offset in range(count)
         ]
         await self.check_room()
         limits = QueueLimits(self.settings.max_queued, self.settings.max_queued_per_key)
@@ -144,7 +149,14 @@ class Service:
         """Free bytes on the disk of the data directory, as last looked up; None before that."""
         return self._disk.free
 
-    def _generation(self, tenant: str, entry: CatalogueEntry, body: parameters.Body, origin: Origin) -> Generation:
+    def _generation(
+        self,
+        tenant: str,
+        entry: CatalogueEntry,
+        body: parameters.Body,
+        origin: Origin,
+        loras: Mapping[str, AvailableLora],
+    ) -> Generation:
         limit = self.settings.max_prompt_chars
         now = time.time()
         generation = Generation(
@@ -161,7 +173,8 @@ class Service:
             target_directory=parameters.text(body, "target_directory"),
         )
         try:
-            return replace(generation, params=parameters.resolve(entry, body, limit, self.settings.step_cache))
+            params = parameters.resolve(entry, body, limit, self.settings.step_cache, loras)
+            return replace(generation, params=params)
         except InvalidParamsError as error:
             if origin is Origin.SYNC:
                 raise
@@ -228,6 +241,12 @@ class Service:
     def plan(self, model_id: str) -> str | None:
         """The plan by which a model is laid out on the device that holds it; None if none does."""
         return next((device.plan for device in self.devices() if device.model == model_id), None)
+
+    async def loras(self, entry: CatalogueEntry | None = None) -> list[AvailableLora]:
+        """The LoRAs that requests may name, for one model or for all. Raises UnavailableError."""
+        if entry is None:
+            return await asyncio.to_thread(self._loras.all)
+        return [*(await asyncio.to_thread(self._loras.of, entry.id)).values()]
 
     def activate(self, entry: CatalogueEntry) -> None:
         """Load a model; returns at once."""

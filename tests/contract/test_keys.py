@@ -15,7 +15,8 @@ def test_keys_keep_strangers_out_and_tenants_apart(keyed_server: ServerProcess, 
     key = next(keys)
     mine, yours, wrong = ({"Authorization": f"Bearer {each}"} for each in (key, next(keys), "wrong"))
     for headers in ({}, wrong, {"Authorization": "Basic bWluZQ=="}, {"Authorization": "Bearer"}):
-        for method, path in (("GET", "/queue"), ("POST", "/queue"), ("POST", "/videos/generate"), ("GET", "/models")):
+        reads = (("GET", path) for path in ("/queue", "/models", "/loras"))
+        for method, path in (*reads, ("POST", "/queue"), ("POST", "/videos/generate")):
             response = server.http.request(method, path, headers=headers)
             assert error_of(response, 401)["type"] == "unauthenticated"
             assert response.headers["www-authenticate"] == "Bearer"

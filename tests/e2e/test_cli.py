@@ -81,6 +81,8 @@ def test_generate_is_a_client_of_any_server(server: ServerProcess, tmp_path: Pat
     [
         (["--frames", "121"], "The generation failed: num_frames must be an integer between 1 and 120"),
         (["--model", "nope"], "The server answered 404: Model not found: nope"),
+        (["--lora", "nope:0.5"], "The generation failed: loras: nope is not a LoRA of"),
+        (["--lora", "watercolor:much"], "after the colon there must be a strength such as 0.8"),
         (["-o", "missing/ox.mp4"], "There is no folder"),
         (["--url", "http://127.0.0.1:9"], "No server answers at http://127.0.0.1:9"),
     ],
@@ -202,5 +204,5 @@ finally:
 
     heavy = {"torch", "diffusers", "numpy", "sqlalchemy", "fastapi", "uvicorn", "httpx", "pydantic", "huggingface_hub"}
     assert not heavy & set(ended.stderr.split())
-    for command in ("serve", "demo", "pull", "generate", "status", "cancel", "plan", "doctor", "key"):
+    for command in ("serve", "demo", "pull", "generate", "loras", "status", "cancel", "plan", "doctor", "key"):
         assert re.search(rf"^  {command} +[A-Z].+$", ended.stdout, re.MULTILINE)

@@ -133,6 +133,12 @@ async def test_models_are_listed_and_searched(client: Any) -> None:
     assert DEFAULT_MODEL not in {model.id for model in await client.models(search="no such words")}
 
 
+async def test_loras_are_listed(client: Any) -> None:
+    assert await client.loras() == await client.loras(model=DEFAULT_MODEL) == []
+    with pytest.raises(ResourceNotFoundError, match="Model not found: nope"):
+        await client.loras(model="nope")
+
+
 async def test_refusals_are_typed(client: Any, connect: Callable[..., Any], tenant: ServerProcess) -> None:
     with pytest.raises(ResourceNotFoundError, match="Model not found: nope"):
         await client.enqueue("an ox", model="nope")

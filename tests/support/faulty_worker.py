@@ -46,6 +46,7 @@ class FakeModel:
 
     link: Link
     fingerprint = {"plan": "faulty"}  # noqa: RUF012 - never changed
+    video_fingerprint = fingerprint
 
     @classmethod
     def load(

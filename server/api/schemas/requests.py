@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.core.request import Sampler, StepCaching
+from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, Sampler, StepCaching
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.core.settings import QueueSettings
@@ -24,6 +24,23 @@ EXAMPLE = {
     "width": 64,
     "num_frames": 5,
     "num_inference_steps": 2,
+}
+
+
+_LORA_STRENGTH = {"minimum": -MAX_LORA_STRENGTH, "maximum": MAX_LORA_STRENGTH, "not": {"const": 0}}
+_LORAS = {
+    "type": "array",
+    "maxItems": MAX_LORAS,
+    "items": {
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": {"type": "string", "description": "A name from GET /loras"},
+            "strength": {"anyOf": [{"type": "number", **_LORA_STRENGTH}, {"type": "null"}]},
+        },
+        "additionalProperties": False,
+    },
+    "description": "LoRAs merged into the weights for this video, an extension of the hosted API",
 }
 
 
@@ -56,6 +73,7 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
             "enum": [str(sampler) for sampler in Sampler],
             "description": "The solver, an extension of the hosted API; the model's own is the default",
         },
+        "loras": _LORAS,
     }
     generate: dict[str, Any] = {
         "type": "object",

@@ -22,11 +22,16 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="The same request with the same seed gives the same video.")] = None,
     step_cache: Annotated[StepCaching | None, typer.Option(help="Step caching: exact, balanced or fast.")] = None,
     sampler: Annotated[Sampler | None, typer.Option(help="The solver: unipc, dpm++ or euler.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:STRENGTH]", help="A LoRA of `paddock loras`. May be given several times."),
+    ] = None,
     url: Url = LOCAL,
     api_key: ApiKey = None,
 ) -> None:
     """Generate a video on a running server and download it. Ctrl-C cancels it."""
     from server.cli.generate import generate as run
+    from server.cli.generate import parse_lora
 
     parameters = {
         "width": width,
@@ -38,6 +43,7 @@ def generate(
         "seed": seed,
         "step_cache": step_cache,
         "sampler": sampler,
+        "loras": [parse_lora(each) for each in lora] if lora else None,
     }
     chosen = {name: value for name, value in parameters.items() if value is not None}
     with connected(url, api_key) as client:

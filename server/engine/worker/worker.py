@@ -112,12 +112,13 @@ class Worker:
         from pipelines.runner.oom_fallback import OutOfMemoryFallback
 
         silence_progress_bars()
-        cache = Path(self._options.cache)
+        cache, loras = Path(self._options.cache), self._options.loras
         if self._options.demo:
             folder, spec = demo_folder(), spec.for_other_weights()
         else:
             folder = weights.locate(spec)
-        return OutOfMemoryFallback.load(spec, folder, self._options.device, report, cache)
+        loras_dir = None if loras is None else Path(loras)
+        return OutOfMemoryFallback.load(spec, folder, self._options.device, report, cache, loras_dir)
 
     def _unload(self) -> None:
         if self._loaded is not None:
@@ -142,7 +143,7 @@ class Worker:
             return Failed(**_about(order), message=f"The generation failed: {_describe(error)}")
         # first, since a file may be finished at once
         self._link.send(Rendered(**_about(order)))
-        self._files.submit(self._finish, order, video, self._loaded[1].fingerprint)
+        self._files.submit(self._finish, order, video, self._loaded[1].video_fingerprint)
         return None
 
     def _finish(self, order: Run, video: "RenderedVideo", fingerprint: dict[str, str]) -> None:

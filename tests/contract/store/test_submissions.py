@@ -4,7 +4,9 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select, update
 
+from pipelines.core.request import RequestLora
 from server.core.generation import Generation, Origin, Status
 from server.storage.db.records import (
     Filters,
@@ -13,6 +15,7 @@ from server.storage.db.records import (
     QueueLimitError,
     QueueLimits,
 )
+from server.storage.db.schema import generations
 from server.storage.db.statements.submissions import IDEMPOTENCY_SECONDS
 from tests.contract.store.examples import (
     PARAMS,
@@ -142,6 +145,18 @@ async def test_who_hung_up_and_comes_back_is_served(store: Store) -> None:
 async def of(store: Store, generations: list[Generation]) -> list[Generation]:
     found = [await store.history.get(generation.id, generation.tenant) for generation in generations]
     return [placed.generation for placed in found if placed is not None]
+
+
+async def test_loras_are_kept_and_rows_from_before_have_none(store: Store) -> None:
+    params = replace(PARAMS, loras=(RequestLora("watercolor", 0.1), RequestLora("b", -1.0)))
+    generation, older = new(params=params), new()
+    await store.submissions.insert([generation, older], QueueLimits(2))
+    with store._session.write() as tx:
+        (row,) = tx.execute(select(generations).where(generations.c.id == older.id)).mappings()
+        before = {name: value for name, value in row["params"].items() if name != "loras"}
+        tx.execute(update(generations).where(generations.c.id == older.id).values(params=before))
+
+    assert [each.params for each in await of(store, [generation, older])] == [params, PARAMS]
 
 
 async def test_any_text_is_kept_and_looked_for(store: Store) -> None:

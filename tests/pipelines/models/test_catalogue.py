@@ -114,6 +114,12 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
         ),
         (
             "fps = 16",
+            'fps = 16\noptional_loras = [{ name = "x", repo = "me", file = "a.safetensors", part = "transformer" }, '
+            '{ name = "x", repo = "me", file = "b.safetensors", part = "transformer_2", strength = 2 }]',
+            "optional_loras: the entries of x must have the same strength",
+        ),
+        (
+            "fps = 16",
             'fps = 16\npipeline_class = "FluxPipeline"',
             r"model\.pipeline_class: .*must be one of WanPipeline, not 'FluxPipeline'",
         ),
@@ -181,13 +187,14 @@ repo = "you/ghibli"
 file = "low.safetensors"
 part = "transformer_2"
 revision = "v2"
+strength = -0.5
 """
     )
 
     spec = read_entry(tmp_path / "mine.toml").model
     assert spec.optional_loras == (
         OptionalLora("Ghibli style", "you/ghibli", "high.safetensors", "transformer", None, -0.5, "hand-drawn"),
-        OptionalLora("Ghibli style", "you/ghibli", "low.safetensors", "transformer_2", "v2"),
+        OptionalLora("Ghibli style", "you/ghibli", "low.safetensors", "transformer_2", "v2", -0.5),
     )
     assert spec.for_other_weights().optional_loras == ()
 
@@ -204,12 +211,12 @@ def test_the_examples_in_the_docs_are_changes_of_a_built_in_file(tmp_path: Path)
     assert [(spec.id, len(spec.loras), len(spec.files)) for spec in specs] == [
         ("oil-paintings", 1, 0),
         ("wan-14b-q4", 0, 1),
-        (built_in["api"]["id"], 0, 0),
-        (built_in["api"]["id"], 0, 0),
+        *[(built_in["api"]["id"], 0, 0)] * 3,
     ]
-    assert (specs[2].sampler, specs[2].schedule) == (Sampler.UNIPC, NoiseSchedule.WAN)
-    assert specs[3].guidance_interval == (0.2, 0.9)
-    assert specs[3].step_cache == StepTolerances(0.025, 0.05)
+    assert [(lora.name, lora.strength) for lora in specs[2].optional_loras] == [("watercolor", 0.8)]
+    assert (specs[3].sampler, specs[3].schedule) == (Sampler.UNIPC, NoiseSchedule.WAN)
+    assert specs[4].guidance_interval == (0.2, 0.9)
+    assert specs[4].step_cache == StepTolerances(0.025, 0.05)
     assert specs[0].guidance_interval == (0.0, 1.0)
 
 

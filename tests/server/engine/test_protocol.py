@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Stage
-from pipelines.core.request import VideoParams
+from pipelines.core.request import RequestLora, VideoParams
 from server.engine import protocol as m
 
 ABOUT = {"generation_id": "g", "attempt": 1}
-PARAMS = VideoParams("牛\n\u2028", " ", 64, 64, 5, 2, 5.0, 2**53 - 1)
+PARAMS = VideoParams("牛\n\u2028", " ", 64, 64, 5, 2, 5.0, 2**53 - 1, loras=(RequestLora("黑", -0.1), RequestLora("b")))
 ORDERS = [
     m.Load(model_id="wan", spec=ModelSpec("a/b", 16)),
     m.Run(**ABOUT, params=PARAMS, artifact="g.1.mp4", checkpoint="g.ckpt", preview="g.jpg"),
