@@ -43,8 +43,8 @@ def generate(
         "seed": seed,
         "step_cache": step_cache,
         "sampler": sampler,
-        "loras": [parse_lora(each) for each in lora] if lora else None,
     }
     chosen = {name: value for name, value in parameters.items() if value is not None}
     with connected(url, api_key) as client:
-        run(client, prompt, model, chosen, output, console)
+        loras = {"loras": [parse_lora(each) for each in lora]} if lora else {}
+        run(client, prompt, model, {**chosen, **loras}, output, console)
