@@ -24,7 +24,7 @@ from pipelines.hub.folder import check as check_folder
 from pipelines.hub.folder import digest, part_digest
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.loading.converted_cache import convert_once, converted_weights, made_from
-from pipelines.loading.lora import Loras
+from pipelines.loading.lora.loras import Loras
 from pipelines.loading.modules import StoredTensors, TensorSource, WeightSource, load_weights, skeleton
 from pipelines.loading.progress import byte_counter, iter_parts
 from pipelines.loading.request_loras import LoadedPart, RequestLoras

@@ -23,7 +23,7 @@ from pipelines.core.request import RequestLora
 from pipelines.hub import local as weights
 from pipelines.hub.folder import part_digest
 from pipelines.hub.loras import LocatedLora, locate_loras
-from pipelines.loading.lora import Loras
+from pipelines.loading.lora.loras import Loras
 from pipelines.loading.modules import StoredTensors, WeightSource, skeleton
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.models.family import ModelFamily, Part

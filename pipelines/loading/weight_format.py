@@ -21,7 +21,7 @@ from diffusers.quantizers.gguf.utils import (
 
 from pipelines.core.precision import Precision
 from pipelines.layers.quantized_linear import quantize, scale_name, use_quantized_linear
-from pipelines.loading.lora import Loras
+from pipelines.loading.lora.loras import Loras
 from pipelines.loading.modules import StoredTensors, WeightSource
 from pipelines.planning.shapes import FP32
 

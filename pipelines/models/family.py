@@ -4,6 +4,7 @@ A family is the set of models that one pipeline class of diffusers runs. Classes
 "module:name", so that a family can be read without importing them; `pkgutil.resolve_name` returns the class.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pipelines.models.model_index import ModelIndex, check_boundary, read_model_
 from pipelines.models.safetensors_header import read_header
 from pipelines.models.weight_files import read_json, weight_files
 from pipelines.planning.shapes import ModelShape
+
+_BLOCK = re.compile(r"blocks[._](\d{1,4})[._](.+)")
 
 Configs = Mapping[str, Mapping[str, Any]]
 """The configurations of a pipeline's parts by name, and that of the pipeline itself as "pipeline"."""
@@ -48,11 +51,46 @@ class SingleFileLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraLayout:
+    """How LoRA files name the layers and parameters of a part.
+
+    `layers` and `block_layers` have diffusers' names by those of the original repository, outside and inside of the
+    blocks. Files use either name, with dots or with underscores between its words, after any of `prefixes`. Names that
+    start with `left_aside` are of other models. Only models that take an image have the layers in `image_layers`. The
+    last words in `tables` are those of parameters that are no layer's weight.
+    """
+
+    layers: Mapping[str, str]
+    block_layers: Mapping[str, str]
+    image_layers: frozenset[str]
+    tables: frozenset[str]
+    prefixes: tuple[str, ...]
+    left_aside: str
+
+    def layer(self, name: str) -> str | None:
+        """Return diffusers' name of a layer or parameter from its name in a file without prefixes; None if unknown."""
+        block = _BLOCK.fullmatch(name)
+        if block is None:
+            return _named(self.layers, name)
+        found = _named(self.block_layers, block[2])
+        return None if found is None else f"blocks.{int(block[1])}.{found}"
+
+    def weight(self, layer: str) -> str:
+        """Return the name of a layer's weight, or of a parameter itself, by diffusers' names."""
+        return layer if layer.rpartition(".")[2] in self.tables else f"{layer}.weight"
+
+    def is_for_images(self, layer: str) -> bool:
+        """Return whether only models that take an image have a layer, given diffusers' name."""
+        block = _BLOCK.fullmatch(layer)
+        return (layer if block is None else block[2]) in self.image_layers
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A part of a pipeline that has weights.
 
     `name` is the pipeline's attribute and the folder of the weights; `model_class` builds the part. `single_file` is
-    the layout of single files with its weights, None if it takes none.
+    the layout of single files with its weights, `lora` that of LoRA files; None if it takes none.
     """
 
     name: str
@@ -60,7 +98,12 @@ class Part:
     model_class: str
     is_optional: bool = False
     single_file: SingleFileLayout | None = None
-    takes_loras: bool = False
+    lora: LoraLayout | None = None
+
+    @property
+    def takes_loras(self) -> bool:
+        """Whether LoRAs can change its weights."""
+        return self.lora is not None
 
     @property
     def library(self) -> str:
@@ -184,6 +227,16 @@ class ModelFamily(ABC):
             return self.shape(configs)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{folder} cannot be planned for: {error}") from error
+
+
+def _named(layers: Mapping[str, str], name: str) -> str | None:
+    """Return the value of the entry whose key or value is `name`, whatever stands between its words."""
+    flat = _flat(name)
+    return next((ours for theirs, ours in layers.items() if flat in (_flat(theirs), _flat(ours))), None)
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
 
 
 def _names(parts: tuple[Part, ...]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry
-from pipelines.models.family import Configs, ModelFamily, Part, PartKind, SingleFileLayout
+from pipelines.models.family import Configs, LoraLayout, ModelFamily, Part, PartKind, SingleFileLayout
 from pipelines.planning.shapes import ModelShape, TextEncoderShape, TransformerShape, VaeShape
 
 _TRANSFORMER = "diffusers:WanTransformer3DModel"
@@ -16,6 +16,44 @@ _SINGLE_FILE = SingleFileLayout(
     converter="diffusers.loaders.single_file_utils:convert_wan_transformer_to_diffusers",
     typical="blocks.0.attn1.",
     description="Wan transformer",
+)
+
+_ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
+_IMAGE_ATTENTION = {"k_img": "add_k_proj", "v_img": "add_v_proj", "norm_k_img": "norm_added_k"}
+_IMAGE_EMBEDDING = {"proj.0": "norm1", "proj.1": "ff.net.0.proj", "proj.3": "ff.net.2", "proj.4": "norm2"}
+_IMAGE_BLOCK_LAYERS = {f"cross_attn.{theirs}": f"attn2.{ours}" for theirs, ours in _IMAGE_ATTENTION.items()}
+_IMAGE_LAYERS = {
+    f"img_emb.{theirs}": f"condition_embedder.image_embedder.{ours}"
+    for theirs, ours in {**_IMAGE_EMBEDDING, "emb_pos": "pos_embed"}.items()
+}
+
+_LORA = LoraLayout(
+    layers={
+        "patch_embedding": "patch_embedding",
+        "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+        "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+        "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+        "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+        "time_projection.1": "condition_embedder.time_proj",
+        "head.head": "proj_out",
+        "head.modulation": "scale_shift_table",
+        **_IMAGE_LAYERS,
+    },
+    block_layers={
+        **{f"self_attn.{theirs}": f"attn1.{ours}" for theirs, ours in _ATTENTION.items()},
+        **{f"cross_attn.{theirs}": f"attn2.{ours}" for theirs, ours in _ATTENTION.items()},
+        "ffn.0": "ffn.net.0.proj",
+        "ffn.2": "ffn.net.2",
+        # the first two norms of the original have no weights
+        "norm3": "norm2",
+        "modulation": "scale_shift_table",
+        **_IMAGE_BLOCK_LAYERS,
+    },
+    image_layers=frozenset({*_IMAGE_LAYERS.values(), *_IMAGE_BLOCK_LAYERS.values()}),
+    tables=frozenset({"scale_shift_table", "pos_embed"}),
+    # ComfyUI; PEFT; DiffSynth; musubi-tuner and others of kohya's; VideoX-Fun has two underscores
+    prefixes=("model.", "diffusion_model.", "base_model.model.", "pipe.dit.", "lora_unet__", "lora_unet_"),
+    left_aside="lora_te",
 )
 
 _VAE_DEFAULTS = {"scale_factor_spatial": 8, "scale_factor_temporal": 4}
@@ -29,14 +67,14 @@ class WanTextToVideo(ModelFamily):
     folder_classes = frozenset({"WanPipeline"})
     pipeline = "diffusers:WanPipeline"
     parts = (
-        Part("transformer", PartKind.DENOISER, _TRANSFORMER, single_file=_SINGLE_FILE, takes_loras=True),
+        Part("transformer", PartKind.DENOISER, _TRANSFORMER, single_file=_SINGLE_FILE, lora=_LORA),
         Part(
             "transformer_2",
             PartKind.DENOISER,
             _TRANSFORMER,
             is_optional=True,
             single_file=_SINGLE_FILE,
-            takes_loras=True,
+            lora=_LORA,
         ),
         Part("text_encoder", PartKind.TEXT_ENCODER, "transformers:UMT5EncoderModel"),
         Part("vae", PartKind.VAE, "diffusers:AutoencoderKLWan"),
