@@ -45,6 +45,8 @@ class Parameters(TypedDict, total=False):
     """The length in seconds."""
     aspect_ratio: str
     """Such as "16:9"; `width` and `height` win over it."""
+    resolution: str
+    """"480p" or "720p", with `aspect_ratio` or 16:9; `width` and `height` win over it."""
     run_fast: bool
     """Whether a model that has a fast variant uses it."""
     step_cache: str

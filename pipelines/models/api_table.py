@@ -65,9 +65,13 @@ class Developer(Table):
 
 
 class ApiSpec(Table):
-    """What clients see of a model. `created` is in Unix seconds, `released_at` is a date."""
+    """What clients see of a model.
+
+    `aliases` are other names of it in requests. `created` is in Unix seconds, `released_at` is a date.
+    """
 
     id: str = Field(min_length=1, max_length=200)
+    aliases: list[str] = Field(default=[])
     display_name: str
     summary: str
     description: str

@@ -102,6 +102,12 @@ def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, Catalogue
                 raise CatalogueError(f"{path}: {here[entry.id].name} has the same id, {entry.id}")
             here[entry.id] = path
             entries[entry.id] = entry
+    for entry in entries.values():
+        for alias in entry.api.aliases:
+            if any(
+                alias == other.id or (other is not entry and alias in other.api.aliases) for other in entries.values()
+            ):
+                raise CatalogueError(f"{entry.id}: another model has the name {alias}, too")
     if not entries:
         raise CatalogueError("no model file (*.toml) in " + ", ".join(str(folder) for folder in folders))
     return dict(sorted(entries.items(), key=lambda item: not item[1].api.featured))

@@ -1,12 +1,17 @@
 """Serializes generations and events into the JSON of the API."""
 
+from collections.abc import Sequence
 from typing import Any, cast
+
+from fastapi import Response
 
 from server.api.links import Links
 from server.api.schemas.generations import HistoryRow, MediaType, Row
 from server.core.events import Live
 from server.core.generation import Generation
 from server.storage.db.records import Placed
+
+WARNINGS_HEADER = "Paddock-Warnings"
 
 
 def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
@@ -75,6 +80,13 @@ def progress(generation: Generation, live: Live, links: Links) -> dict[str, Any]
         "steps": live.steps,
         "preview_url": links.preview(generation.id, live),
     }
+
+
+def warn(response: Response, generations: Sequence[Generation]) -> None:
+    """List in a header of the response what was not done as requested."""
+    warnings = dict.fromkeys(sentence for generation in generations for sentence in generation.warnings)
+    if warnings:
+        response.headers[WARNINGS_HEADER] = " ".join(warnings).encode("ascii", "backslashreplace").decode()
 
 
 def _seconds(moment: float | None) -> int | None:

@@ -92,7 +92,8 @@ class Claims:
                 # the progress of the same step comes next, and is published with it
                 running.live = replace(running.live, preview=report.step)
             case Warned():
-                running.warnings = report.warnings
+                # an earlier attempt may have given the same
+                running.warnings = tuple(dict.fromkeys((*running.held.warnings, *report.warnings)))
                 # they are recorded with the claim
                 running.has_saved.set()
             case Progressed():

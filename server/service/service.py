@@ -26,7 +26,7 @@ from server.core.events import Broker, Event, Live, Subscription
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
-from server.service import parameters
+from server.service import echo, parameters
 from server.service.loras import AvailableLora, LoraCatalogue
 from server.storage.db.records import (
     Filters,
@@ -62,6 +62,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
+        self._aliases = {alias: entry for entry in catalogue.values() for alias in entry.api.aliases}
         self._scheduler = scheduler
         self._submissions = submissions
         self._history = history
@@ -91,10 +92,10 @@ class Service:
             raise InvalidParamsError("model must be given: the id of a model")
         if not isinstance(model, str):
             raise InvalidParamsError("model must be a string: the id of a model")
-        try:
-            return self.catalogue[model]
-        except KeyError:
-            raise ModelNotFoundError(model) from None
+        entry = self.catalogue.get(model) or self._aliases.get(model)
+        if entry is None:
+            raise ModelNotFoundError(model)
+        return entry
 
     # submission
 
@@ -165,12 +166,13 @@ class Service:
             origin=origin,
             model=entry.id,
             status=Status.QUEUED,
-            parameters=parameters.echo(entry, body, limit),
+            parameters=echo.echo(entry, body, limit),
             enqueued_at=now,
             accepted_by=self._submissions.server,
-            target_namespace=parameters.text(body, "target_namespace"),
-            target_repo=parameters.text(body, "target_repo"),
-            target_directory=parameters.text(body, "target_directory"),
+            target_namespace=echo.text(body, "target_namespace"),
+            target_repo=echo.text(body, "target_repo"),
+            target_directory=echo.text(body, "target_directory"),
+            warnings=echo.warnings_about(entry, body),
         )
         try:
             params = parameters.resolve(entry, body, limit, self.settings.step_cache, loras)

@@ -38,7 +38,7 @@ def test_the_sync_route_returns_a_link_that_needs_no_key(server: ServerProcess) 
 
     assert response.status_code == 200, response.text
     answer = response.json()
-    assert set(answer) == {"model", "created", "videos"}
+    assert set(answer) == {"model", "created", "video_url", "videos"}
     assert answer["model"] == MODEL
     assert abs(answer["created"] - time.time()) < 60
     (video,) = answer["videos"]
@@ -361,6 +361,31 @@ def test_a_request_can_select_a_level_of_step_caching(server: ServerProcess) -> 
 
     refused = server.row(server.enqueue(step_cache="quick"))
     assert refused["error_message"] == "step_cache must be one of exact, balanced, fast"
+
+
+def test_a_misspelled_parameter_is_noticed(server: ServerProcess) -> None:
+    sentence = f"'heigth' is not a parameter of {MODEL}: it was ignored."
+    body = {"model": MODEL, "prompt": "an ox", "heigth": 64, "height": 64, "width": 64, "num_frames": 1}
+    body["num_inference_steps"] = 1
+
+    queued = server.http.post("/queue", json=body)
+    assert queued.headers["paddock-warnings"] == sentence
+    row = server.wait_for(queued.json()["generations"][0]["generation_id"], "succeeded")
+    assert (row["warnings"], row["heigth"]) == ([sentence], 64)
+    made = server.http.post("/videos/generate", json=body, timeout=120)
+    assert made.headers["paddock-warnings"] == sentence
+    assert made.json()["video_url"] == made.json()["videos"][0]["url"]
+    del body["heigth"]
+    assert "paddock-warnings" not in server.http.post("/queue", json=body).headers
+
+
+def test_the_name_on_the_hosts_older_page_works(server: ServerProcess) -> None:
+    body = {"model": "wan-2.2-t2v-fast", "prompt": "an ox", "height": 32, "width": 32, "num_frames": 1}
+
+    made = server.http.post("/videos/generate", json={**body, "num_inference_steps": 1}, timeout=120)
+    assert made.status_code == 200, made.text
+    assert made.json()["model"] == "wan-ai-wan2-2-t2v-a14b-diffusers"
+    assert made.json()["video_url"].startswith("http")
 
 
 def test_a_prompt_that_is_too_long_for_the_model_has_a_warning(server: ServerProcess) -> None:

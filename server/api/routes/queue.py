@@ -19,7 +19,7 @@ from server.api.dependencies import (
 )
 from server.api.schemas.generations import QueueCreated, QueueDeleted, QueueList, Row
 from server.api.schemas.requests import ENQUEUE, EXAMPLE
-from server.api.serializers import row
+from server.api.serializers import row, warn
 from server.core.errors import PreviewNotFoundError
 from server.core.generation import ACTIVE, Origin, Status
 
@@ -34,12 +34,18 @@ router = APIRouter(prefix="/queue", tags=["queue"])
     openapi_extra=json_body(ENQUEUE, EXAMPLE),
 )
 async def create(
-    body: JsonBody, service: ServiceDep, tenant: TenantDep, idempotency_key: IdempotencyKey = None
+    body: JsonBody,
+    service: ServiceDep,
+    tenant: TenantDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Returns as soon as the generations are recorded. With num_generations above 1 the n-th generation, counted from
-    0, uses seed + n. A parameter outside its limits gives a generation that has failed with an error message.
+    0, uses seed + n. A parameter outside its limits gives a generation that has failed with an error message. Unknown
+    parameters are ignored, and listed in the header `Paddock-Warnings`.
     """
     submitted = await service.submit(tenant, body, Origin.QUEUE, idempotency_key)
+    warn(response, submitted)
     return {"generations": [{"generation_id": g.id, "status": Status.QUEUED} for g in submitted]}
 
 

@@ -5,7 +5,7 @@ import base64
 import time
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from server.api.dependencies import (
     IdempotencyKey,
@@ -20,6 +20,7 @@ from server.api.dependencies import (
 from server.api.links import Links
 from server.api.schemas.requests import EXAMPLE, GENERATE
 from server.api.schemas.videos import VideosGenerated
+from server.api.serializers import warn
 from server.core.errors import ConflictError, PaddockError
 from server.core.generation import Generation, Origin, Status
 from server.service.parameters import response_format
@@ -46,17 +47,20 @@ async def generate(
     tenant: TenantDep,
     videos: VideosDep,
     links: LinksDep,
+    response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Responds when the videos are ready. If the client disconnects, generations that have not started are cancelled;
-    the others continue.
+    the others continue. Unknown parameters are ignored, and listed in the header `Paddock-Warnings`.
     """
     submitted = await service.submit(tenant, body, Origin.SYNC, idempotency_key)
     finished = await _while_connected(request, service, tenant, [generation.id for generation in submitted])
+    warn(response, finished)
     in_base64 = response_format(body) == "b64_json"
     return {
         "model": submitted[0].model,
         "created": int(time.time()),
+        "video_url": links.video(finished[0].artifact),
         "videos": [await _video(generation, videos, links, in_base64) for generation in finished],
     }
 

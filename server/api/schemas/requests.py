@@ -12,7 +12,10 @@ from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, Sampler, StepCa
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.core.settings import QueueSettings
-from server.service.parameters import RESPONSE_FORMATS, TARGETS, limits_of
+from server.service.echo import MAX_TARGET_CHARS, TARGETS
+from server.service.numbers import limits_of
+from server.service.parameters import RESPONSE_FORMATS
+from server.service.sizes import RESOLUTIONS
 
 GENERATE = "GenerateRequest"
 ENQUEUE = "EnqueueRequest"
@@ -60,6 +63,11 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
             "enum": ["16:9", "4:3", "1:1", "3:4", "9:16"],
             "description": "Any W:H within the size limits; height and width take precedence",
         },
+        "resolution": {
+            "type": "string",
+            "enum": list(RESOLUTIONS),
+            "description": "In any case of letters; with aspect_ratio, or 16:9. height and width take precedence",
+        },
         "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
         "generate_audio": {"type": "boolean", "const": False, "description": "No model generates audio"},
         "num_generations": {"type": "integer", "minimum": 1, "maximum": settings.max_num_generations},
@@ -85,7 +93,7 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
             **{name: _nullable(schema) for name, schema in optional.items()},
         },
     }
-    targets = {name: _nullable({"type": "string"}) for name in TARGETS}
+    targets = {name: _nullable({"type": "string", "maxLength": MAX_TARGET_CHARS}) for name in TARGETS}
     enqueue = {**generate, "title": ENQUEUE, "properties": {**generate["properties"], **targets}}
     return {GENERATE: generate, ENQUEUE: enqueue}
 

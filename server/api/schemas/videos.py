@@ -16,10 +16,13 @@ class Video(BaseModel):
 
 
 class VideosGenerated(BaseModel):
-    """The videos of a sync request. `created` is in Unix seconds."""
+    """The videos of a sync request. `created` is in Unix seconds, `video_url` the URL of the first video."""
 
     model: str
     created: int
+    video_url: str
     videos: list[Video]
 
-    model_config = example({"model": DEFAULT_MODEL, "created": 1790000000, "videos": [{"url": _URL}]})
+    model_config = example(
+        {"model": DEFAULT_MODEL, "created": 1790000000, "video_url": _URL, "videos": [{"url": _URL}]}
+    )

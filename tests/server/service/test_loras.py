@@ -12,6 +12,7 @@ from pipelines.models.catalogue import CatalogueEntry, read_catalogue
 from server.core.errors import InvalidParamsError, UnavailableError
 from server.service import loras as module
 from server.service import parameters
+from server.service.echo import echo
 from server.service.loras import AvailableLora, LoraCatalogue, LoraSource, choose_loras
 from tests.support.models.headers import write_header
 
@@ -145,4 +146,4 @@ def test_a_body_is_resolved_with_its_loras() -> None:
     body = {"prompt": "an ox", "loras": [{"name": "soft"}]}
     assert parameters.resolve(MODELS[LARGE], body, 100, loras=AVAILABLE).loras == (RequestLora("soft", 0.5),)
     assert parameters.resolve(MODELS[LARGE], {**body, "loras": None}, 100).loras == ()
-    assert parameters.echo(MODELS[LARGE], body, 100)["loras"] == [{"name": "soft"}]
+    assert echo(MODELS[LARGE], body, 100)["loras"] == [{"name": "soft"}]

@@ -11,6 +11,10 @@ from pipelines.models.catalogue import read_catalogue
 from server.core.errors import InvalidParamsError
 from server.service import parameters
 
+MEDIA = (
+    *("input_image", "input_images", "end_image_url", "tail_image_url", "last_frame_image"),
+    *("input_video", "input_audio", "audio_url", "webhook_url"),
+)
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
 
 
@@ -82,13 +86,16 @@ def test_prompts_are_strings_of_bounded_length(name: str) -> None:
     assert refusal(**{name: 3}) == f"{name} must be a string"
     assert refusal(**{name: "x" * 101}) == f"{name} must be at most 100 characters long"
     assert getattr(resolve(**{name: "x" * 100}), name) == "x" * 100
-    assert getattr(resolve(**{name: ""}), name) == ""
+    assert getattr(resolve(**{name: " x "}), name) == " x "
 
 
 def test_the_known_sentences_about_prompts() -> None:
     start = "Getting model response error: 422 - Value error, "
     assert refusal(multi_prompt=["a"]) == start + "Cannot provide both 'prompt' and 'multi_prompt'."
-    assert refusal(prompt=None) == start + "Either 'prompt' or 'multi_prompt' must be provided."
+    for missing in (None, [], "", " ", "\n\t\u3000"):
+        assert refusal(prompt=missing) == start + "Either 'prompt' or 'multi_prompt' must be provided."
+    # an empty negative prompt is one
+    assert resolve(negative_prompt="").negative_prompt == ""
 
 
 @pytest.mark.parametrize(
@@ -96,11 +103,17 @@ def test_the_known_sentences_about_prompts() -> None:
     [
         ({"prompt": None, "multi_prompt": ["a"]}, f"multi_prompt is not supported by {ENTRY.id}"),
         ({"input_image": "data:"}, f"input_image is not supported by {ENTRY.id}"),
+        *(({name: "https://a.b/c"}, f"{name} is not supported by {ENTRY.id}") for name in MEDIA),
+        ({"prompt_extend": True}, f"prompt_extend is not supported by {ENTRY.id}"),
+        ({"target_fps": 30}, f"target_fps is not supported by {ENTRY.id}"),
+        ({"resolution": "1080p"}, "resolution must be one of 480p, 720p"),
+        ({"resolution": 480}, "resolution must be one of 480p, 720p"),
+        ({"target_directory": "x" * 1025}, "target_directory must be a string of at most 1024 characters"),
         ({"generate_audio": True}, f"generate_audio is not supported by {ENTRY.id}"),
         ({"generate_audio": 1}, "generate_audio must be a boolean"),
         ({"response_format": "gif"}, "response_format must be 'url' or 'b64_json'"),
         ({"response_format": ["url"]}, "response_format must be 'url' or 'b64_json'"),
-        ({"target_repo": 3}, "target_repo must be a string"),
+        ({"target_repo": 3}, "target_repo must be a string of at most 1024 characters"),
         ({"duration": 0}, "duration must be a number of seconds above 0 and at most 7.5"),
         ({"duration": 8}, "duration must be a number of seconds above 0 and at most 7.5"),
         ({"duration": "5"}, "duration must be a number of seconds above 0 and at most 7.5"),
@@ -115,6 +128,8 @@ def test_what_cannot_be_honoured_is_named(body: dict[str, Any], sentence: str) -
 
 def test_what_is_asked_for_without_effect_is_accepted() -> None:
     assert resolve(seed=7, generate_audio=False, fancy="yes", response_format="b64_json") == resolve(seed=7)
+    absent = dict.fromkeys(MEDIA) | {"input_images": [], "multi_prompt": [], "prompt_extend": False}
+    assert resolve(seed=7, **absent) == resolve(seed=7)
 
 
 @pytest.mark.parametrize(("duration", "frames"), [(5, 80), (7.5, 120), (0.001, 1), (1, 16)])
@@ -131,6 +146,37 @@ def test_an_aspect_ratio_keeps_the_defaults_pixel_count(ratio: str, size: tuple[
     params = resolve(aspect_ratio=ratio)
 
     assert (params.width, params.height) == size
+
+
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        ({"resolution": "480p"}, (832, 480)),
+        ({"resolution": "720P"}, (1280, 720)),
+        ({"resolution": "720p", "aspect_ratio": "16:9"}, (1280, 720)),
+        ({"resolution": "480p", "aspect_ratio": "9:16"}, (480, 832)),
+        ({"resolution": "480p", "aspect_ratio": "1:1"}, (632, 632)),
+        ({"resolution": "480p", "aspect_ratio": "4:3"}, (730, 548)),
+        ({"resolution": "720p", "width": 640}, (640, 360)),
+        ({"resolution": "720p", "width": 640, "aspect_ratio": "1:1"}, (640, 640)),
+        ({"resolution": "720p", "width": 64, "height": 32}, (64, 32)),
+    ],
+)
+def test_a_resolution_is_a_number_of_pixels(body: dict[str, Any], size: tuple[int, int]) -> None:
+    # this model allows 1280x720, so a portrait of 832 lines is one of another
+    if size[1] > 720:
+        assert refusal(**body).startswith("resolution 480p and aspect_ratio 9:16 needs a size of 480x832, beyond")
+        return
+    params = resolve(**body)
+
+    assert (params.width, params.height) == size
+
+
+def test_a_resolution_beyond_the_models_limits_is_refused() -> None:
+    small = read_catalogue()["wan-ai-wan2-1-t2v-1-3b-diffusers"]
+
+    with pytest.raises(InvalidParamsError, match=r"^resolution 720p needs a size of 1280x720, beyond width 1 to 640"):
+        parameters.resolve(small, {"prompt": "an ox", "resolution": "720p"}, 100)
 
 
 def test_given_sides_win_over_the_aspect_ratio() -> None:
@@ -167,18 +213,3 @@ def test_a_seed_that_is_no_number_is_left_for_the_sentence() -> None:
     assert parameters.with_seed({"seed": "x"}, 5, 1) == {"seed": "x"}
     assert parameters.with_seed({"seed": 3}, 5, 1) == {"seed": 4}
     assert parameters.with_seed({"seed": None}, 5, 1) == {"seed": 6}
-
-
-def test_the_echo_is_all_that_was_carried_within_bounds() -> None:
-    body = {
-        "model": "m",
-        "num_generations": 2,
-        "target_repo": "r",
-        "prompt": "x" * 500,
-        "height": 64,
-        "nothing": None,
-        "fancy": {"a": [1]},
-        "huge": "y" * parameters.MAX_ECHO_BYTES,
-    }
-
-    assert parameters.echo(ENTRY, body, 100) == {"prompt": "x" * 100, "height": 64, "fancy": {"a": [1]}}

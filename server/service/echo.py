@@ -1,0 +1,92 @@
+"""What of a request body is kept in its rows, within bounds, and what its sender should know about it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipelines.models.catalogue import CatalogueEntry
+
+MAX_ECHO_BYTES = 16_384
+"""Limit of everything that a row keeps of a body, as JSON; the prompts have a limit of their own."""
+
+MAX_TARGET_CHARS = 1024
+"""Limit of each of TARGETS."""
+
+TARGETS = ("target_namespace", "target_repo", "target_directory")
+"""Where a client wants to file its video: kept, echoed and used as filters."""
+
+_PROMPTS = ("prompt", "negative_prompt")
+_CONTROL = ("model", "num_generations")
+_GENERAL = (
+    "multi_prompt",
+    "duration",
+    "aspect_ratio",
+    "resolution",
+    "response_format",
+    "step_cache",
+    "sampler",
+    "loras",
+)
+_RESERVED = (
+    *("progress", "eta_seconds", "queue_position", "preview_url", "warnings"),
+    *("answered_by", "enhanced_prompt", "inspiration_style", "has_audio"),
+)
+"""Names of this server's own in a row, some of them for later versions. No parameter is echoed under one."""
+
+UNSUPPORTED = (
+    *("input_image", "input_images", "image_url", "end_image_url", "tail_image_url", "last_frame_image"),
+    *("input_video", "generate_audio", "input_audio", "audio_url", "prompt_extend", "target_fps", "webhook_url"),
+)
+"""Parameters of the host's other models. A request that uses one would wait for something that never comes."""
+
+_MAX_UNKNOWN = 6
+_MAX_NAME_CHARS = 80
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a value counts as if its parameter was not given: null and an empty array."""
+    return value is None or value == []
+
+
+def echo(entry: CatalogueEntry, body: Mapping[str, Any], max_prompt_chars: int) -> dict[str, Any]:
+    """The parameters of a body that are kept and shown in its rows: the known ones first, within bounds."""
+    kept: dict[str, Any] = {}
+    budget = MAX_ECHO_BYTES - len(json.dumps([text(body, name) for name in TARGETS]))
+    hidden = {*_CONTROL, *TARGETS, *_RESERVED}
+    for name in sorted(body.keys() - hidden, key=lambda name: name not in _known(entry)):
+        value = body[name]
+        if value is None:
+            continue
+        if name in _PROMPTS and isinstance(value, str):
+            kept[name] = value[:max_prompt_chars]
+        elif (size := len(json.dumps([name, value]))) <= budget:
+            budget -= size
+            kept[name] = value
+    return {name: kept[name] for name in body if name in kept}
+
+
+def text(body: Mapping[str, Any], name: str) -> str | None:
+    """One of TARGETS, if it is a string; cut to its limit."""
+    value = body.get(name)
+    return value[:MAX_TARGET_CHARS] if isinstance(value, str) else None
+
+
+def warnings_about(entry: CatalogueEntry, body: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence for each name in a body that no model knows, such as a misspelled one. They are printable ASCII."""
+    known = {*_known(entry), *_CONTROL, *TARGETS, *_RESERVED, *UNSUPPORTED}
+    return _ignored([name for name, value in body.items() if name not in known and not is_absent(value)], entry.id)
+
+
+def _ignored(names: list[str], model: str) -> tuple[str, ...]:
+    sentences = [f"{_quoted(name)} is not a parameter of {model}: it was ignored." for name in names[:_MAX_UNKNOWN]]
+    if (more := len(names) - _MAX_UNKNOWN) > 0:
+        sentences.append(f"{more} other unknown parameters were ignored.")
+    return tuple(sentences)
+
+
+def _quoted(name: str) -> str:
+    return ascii(name[:_MAX_NAME_CHARS])
+
+
+def _known(entry: CatalogueEntry) -> Iterable[str]:
+    return (*_PROMPTS, *entry.api.by_name, *_GENERAL)

@@ -1,0 +1,87 @@
+"""The size and length of a video by `duration`, `aspect_ratio` and `resolution`."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.models.catalogue import CatalogueEntry
+from server.core.errors import InvalidParamsError
+from server.service.numbers import as_number, limits_of
+
+RESOLUTIONS = {"480p": (832, 480), "720p": (1280, 720)}
+"""Width and height in pixels of the resolutions that a request may name, at 16:9 as Wan has it."""
+
+SIDES = ("width", "height")
+"""The parameters for the sides of a video, in pixels."""
+
+_WIDE = 16 / 9
+_RATIO = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
+
+
+def frames_of(duration: Any, entry: CatalogueEntry) -> int:
+    """The length in frames of a video of `duration` seconds."""
+    seconds, longest = as_number(duration), entry.longest_seconds
+    shortest = int(limits_of(entry.api.by_name["num_frames"])[0])
+    if seconds is None or not 0 < seconds <= longest:
+        raise InvalidParamsError(f"duration must be a number of seconds above 0 and at most {longest:g}")
+    return max(shortest, round(seconds * entry.model.fps))
+
+
+def sides_of(entry: CatalogueEntry, given: Mapping[str, Any], sides: Mapping[str, int]) -> dict[str, int]:
+    """The width and height in pixels that `aspect_ratio` and `resolution` of a body stand for; empty without these.
+
+    `sides` are the width and height that the body gives itself, which take precedence. A ratio keeps the number of
+    pixels: that of the resolution, else that of the model's default. Raises InvalidParamsError.
+    """
+    ratio, resolution = given.get("aspect_ratio"), given.get("resolution")
+    frame = None if resolution is None else _frame_of(resolution)
+    if ratio is None and frame is None:
+        return {}
+    wanted = None if ratio is None else _ratio_of(ratio)
+    width, height = entry.api.by_name["width"], entry.api.by_name["height"]
+    assert isinstance(width.default, int)
+    assert isinstance(height.default, int)
+    assert width.maximum is not None
+    assert height.maximum is not None
+    if frame is not None and not sides and wanted in (None, _WIDE, 1 / _WIDE):
+        chosen = dict(zip(SIDES, reversed(frame) if wanted == 1 / _WIDE else frame, strict=True))
+    else:
+        wanted = wanted or _WIDE
+        if "width" in sides:
+            exact = (float(sides["width"]), sides["width"] / wanted)
+        elif "height" in sides:
+            exact = (sides["height"] * wanted, float(sides["height"]))
+        elif frame is not None:
+            tall = math.sqrt(frame[0] * frame[1] / wanted)
+            exact = (tall * wanted, tall)
+        else:
+            pixels = width.default * height.default
+            tall = min(math.sqrt(pixels / wanted), height.maximum, width.maximum / wanted)
+            exact = (tall * wanted, tall)
+        chosen = {"width": _even(exact[0]), "height": _even(exact[1])} | dict(sides)
+    if not (1 <= chosen["width"] <= width.maximum and 1 <= chosen["height"] <= height.maximum):
+        asked = " and ".join(f"{name} {given[name]}" for name in ("resolution", "aspect_ratio") if name in given)
+        raise InvalidParamsError(
+            f"{asked} needs a size of {chosen['width']}x{chosen['height']}, "
+            f"beyond width 1 to {width.maximum} and height 1 to {height.maximum}"
+        )
+    return chosen
+
+
+def _ratio_of(aspect_ratio: Any) -> float:
+    match = _RATIO.fullmatch(aspect_ratio) if isinstance(aspect_ratio, str) else None
+    if match is None or "0" in {part.lstrip("0") or "0" for part in match.groups()}:
+        raise InvalidParamsError("aspect_ratio must be two whole numbers such as 16:9")
+    return int(match[1]) / int(match[2])
+
+
+def _frame_of(resolution: Any) -> tuple[int, int]:
+    frame = RESOLUTIONS.get(resolution.lower()) if isinstance(resolution, str) else None
+    if frame is None:
+        raise InvalidParamsError(f"resolution must be one of {', '.join(RESOLUTIONS)}")
+    return frame
+
+
+def _even(side: float) -> int:
+    return max(2, 2 * round(side / 2))
