@@ -20,7 +20,7 @@ SCALED_FP8 = frozenset({"fp8", "compressed-tensors", "modelopt", "scaled_fp8"})
 """Values of `quant_method` whose weights may be fp8 matrices with scales beside them, which can be read."""
 
 MAX_LAYERS = 1024
-"""Limit of each number of layers, heads and the like in a configuration."""
+"""Limit of each number of layers, heads and the like in a configuration, and of the length of a list."""
 
 MAX_NUMBER = 2**20
 """Limit of all other whole numbers in a configuration: widths, sizes of vocabularies."""
@@ -54,9 +54,13 @@ def read_config(component: Path) -> dict[str, Any]:
     path = component / "config.json"
     config = read_json(path)
     for name, value in config.items():
+        values = value if isinstance(value, list) else [value]
         limit = MAX_LAYERS if name.startswith("num_") else MAX_NUMBER
-        if type(value) is int and abs(value) > limit:
-            raise UnsupportedModelError(f"{path} has {name[:100]} = {str(value)[:50]}; the limit is {limit}.")
+        if len(values) > MAX_LAYERS:
+            raise UnsupportedModelError(f"{path} has {len(values)} values for {name[:100]}; the limit is {MAX_LAYERS}.")
+        for number in values:
+            if type(number) is int and abs(number) > limit:
+                raise UnsupportedModelError(f"{path} has {name[:100]} = {str(number)[:50]}; the limit is {limit}.")
     return config
 
 
@@ -91,19 +95,20 @@ def _method(quantization: Any) -> str:
 def _check_settings(component: Path) -> None:
     """Check a component without weights, such as a tokenizer: all its JSON, and the vocabulary."""
     for path in _settings(component):
-        if path.suffix == ".json":
+        if path.name == "tokenizer.json":
+            _check_vocabulary(path)
+        elif path.suffix == ".json":
             read_json(path, MAX_VOCABULARY_BYTES)
         else:
             read_bytes(path, MAX_VOCABULARY_BYTES)
     if component.name.startswith("scheduler"):
         read_json(component / "scheduler_config.json")
-    if component.name.startswith("tokenizer"):
-        _check_vocabulary(component)
+    if component.name.startswith("tokenizer") and not (component / "tokenizer.json").exists():
+        raise WeightsNotFoundError(f"The weights are incomplete: {component / 'tokenizer.json'} is missing.")
 
 
-def _check_vocabulary(component: Path) -> None:
+def _check_vocabulary(path: Path) -> None:
     # the only file that gives the ids of the model's authors: see `pipelines.stages.conditioning.tokenizer`
-    path = component / "tokenizer.json"
     model = read_json(path, MAX_VOCABULARY_BYTES).get("model")
     if not isinstance(model, dict) or not model.get("vocab"):
         raise WeightsNotFoundError(f"{path} has no vocabulary.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from pipelines.core.errors import WeightsNotFoundError
 from pipelines.core.model import ModelSpec, WeightFile
 from pipelines.hub.folder import check
+from pipelines.models.weight_files import check_no_pointer
 
 LATENT_RGB = "vae/latent_rgb.json"
 """Where a folder may have a map from its latents to RGB. It is used for previews only, not for videos."""
@@ -83,7 +84,7 @@ def locate_file(repo: str, file: str, revision: str | None = None) -> Path:
     """The path of a file in a local folder or in a repository of the hub cache. Raises WeightsNotFoundError."""
     local = Path(repo).expanduser() / file
     if local.is_file():
-        return local
+        return _real(local)
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -95,7 +96,17 @@ def locate_file(repo: str, file: str, revision: str | None = None) -> Path:
         raise WeightsNotFoundError(
             f"No {file} of {repo} on this machine: it is neither in a folder nor in the hub cache."
         )
-    return Path(cached)
+    return _real(Path(cached))
+
+
+def _real(path: Path) -> Path:
+    """Return a path. Raises WeightsNotFoundError if the file only says where Git LFS stores the content."""
+    try:
+        with path.open("rb") as file:
+            check_no_pointer(path, file.read(100))
+    except OSError as error:
+        raise WeightsNotFoundError(f"{path} cannot be read: {error.strerror}.") from error
+    return path
 
 
 def file_digest(path: Path) -> str:

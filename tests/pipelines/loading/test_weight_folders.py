@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.core.errors import PipelineError, UnsupportedModelError, WeightsNotFoundError
-from pipelines.core.model import ModelSpec
+from pipelines.core.model import ModelSpec, WeightFile
 from pipelines.hub import local as weights
 from pipelines.loading.load import load_pipeline
 from pipelines.loading.modules import WeightSource
@@ -376,6 +376,40 @@ def ignored_by_the_class(folder: Path) -> None:
     as_one_file(folder, lambda state: {**state, "blocks.0.attn2.norm_added_q.weight": torch.ones(24)})
 
 
+def tied(*names: str) -> Change:
+    """Store the text encoder's embedding under these of its two names."""
+
+    def change(folder: Path) -> None:
+        path = folder / "text_encoder" / "model.safetensors"
+        state = load_file(path)
+        embedding = state.pop("shared.weight")
+        state.pop("encoder.embed_tokens.weight", None)
+        save_file(state | {name: embedding.clone() for name in names}, path)
+
+    return change
+
+
+def sharded_encoder(folder: Path) -> None:
+    path = folder / "text_encoder" / "model.safetensors"
+    state = load_file(path)
+    path.unlink()
+    weight_map = {}
+    for number, name in enumerate(state):
+        file = f"model-{number % 2 + 1:05}-of-00002.safetensors"
+        weight_map[name] = file
+    for file in set(weight_map.values()):
+        save_file({name: state[name] for name in state if weight_map[name] == file}, path.with_name(file))
+    index = {"metadata": {}, "weight_map": weight_map}
+    written("text_encoder/model.safetensors.index.json", json.dumps(index))(folder)
+
+
+def old_vae(folder: Path) -> None:
+    """The published configurations of Wan2.1's VAE are older than these settings."""
+    path = folder / "vae" / "config.json"
+    later = ("scale_factor_spatial", "scale_factor_temporal", "is_residual", "patch_size", "decoder_base_dim")
+    edit(path, lambda config: {name: value for name, value in config.items() if name not in later})
+
+
 READ: list[tuple[str, Change]] = [
     ("as saved", lambda _: None),
     ("one file", as_one_file),
@@ -387,6 +421,11 @@ READ: list[tuple[str, Change]] = [
     ("shards of other names", renamed_shards),
     ("files that are not read", readme),
     ("a tensor that the class ignores", ignored_by_the_class),
+    ("the encoder's embedding, shared", tied("shared.weight")),
+    ("the encoder's embedding, of the encoder", tied("encoder.embed_tokens.weight")),
+    ("the encoder's embedding, twice", tied("shared.weight", "encoder.embed_tokens.weight")),
+    ("an encoder in shards", sharded_encoder),
+    ("an old VAE's configuration", old_vae),
     ("a null quantization", changed("transformer/config.json", quantization_config=None)),
 ]
 
@@ -447,6 +486,14 @@ def test_the_scales_of_an_fp8_folder_are_applied(
     assert read.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(read[name], tensor.to(read[name].dtype)), name
+
+
+def test_a_single_file_in_git_lfs_is_named(wan21: Path, tmp_path: Path) -> None:
+    (tmp_path / "tuned.safetensors").write_text(POINTER)
+    file = WeightFile(str(tmp_path), "tuned.safetensors")
+
+    with pytest.raises(WeightsNotFoundError, match=r"tuned\.safetensors is a Git LFS pointer"):
+        weights.locate(ModelSpec(str(wan21), fps=16, files=(file,)))
 
 
 def test_progress_and_sizes_count_only_the_files_that_are_read(wan21: Path, tmp_path: Path) -> None:
