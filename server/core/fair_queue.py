@@ -5,11 +5,12 @@ generation was given back, comes before those, and of several such the one with 
 the oldest generation goes first. So between two turns of a tenant that has generations waiting, every other tenant has
 at most one turn, however many generations it has waiting.
 
-A device goes on with the model it holds, since loading another takes long, but within a bound:
-- Within a tenant the oldest generation of the device's model goes first, until `max_overtakes` generations have gone
+A device goes on with the weights it holds, since loading others takes long, but within a bound. Weights are a model and
+a variant of it: `run_fast` and the LoRAs of requests. The same variant comes first, then the same model.
+- Within a tenant the oldest generation for the device's weights goes first, until `max_overtakes` generations have gone
   before an older one.
-- Across tenants the first tenant in turn that has a generation of that model goes first, and the tenants before it are
-  skipped, until one that waits has been skipped `max_overtakes` times since its last turn.
+- Across tenants the first tenant in turn that has a generation for these weights goes first, and the tenants before it
+  are skipped, until one that waits has been skipped `max_overtakes` times since its last turn.
 
 The bound is a count, not a time: no clock can break it, and in a long queue, where all have waited long, a bound on
 time would load another model at every step. A generation that overtook any other of its tenant overtook the oldest
@@ -26,12 +27,25 @@ from itertools import cycle
 from typing import NamedTuple
 
 
+class Weights(NamedTuple):
+    """What a generation needs on its device: a model, and a variant of it (`Generation.variant`)."""
+
+    model: str
+    variant: str = ""
+
+
 class Waiting(NamedTuple):
-    """A queued generation: its sequence number, its tenant, and the model it needs."""
+    """A queued generation: its sequence number, its tenant, and the weights it needs."""
 
     seq: int
     tenant: str
     model: str
+    variant: str = ""
+
+    @property
+    def weights(self) -> Weights:
+        """The weights it needs."""
+        return Weights(self.model, self.variant)
 
 
 class Deferred(NamedTuple):
@@ -58,21 +72,26 @@ class Taken(NamedTuple):
 
 
 class _TenantQueue:
-    """The generations of one tenant that wait, by model."""
+    """The generations of one tenant that wait: all, by model, and by their weights."""
 
     def __init__(self, tenant: str, skipped: int) -> None:
         self.tenant = tenant
         self.skipped = skipped
         self._returned: deque[Waiting] = deque()
-        self._waiting: dict[str, deque[int]] = defaultdict(deque)
+        # the first of an OrderedDict is found in the same time however many were taken before it
+        self._waiting: OrderedDict[int, Weights] = OrderedDict()
+        self._by_model: dict[str, OrderedDict[int, Weights]] = defaultdict(OrderedDict)
+        self._by_weights: dict[Weights, deque[int]] = defaultdict(deque)
         self._overtakers: list[int] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._returned)
 
-    def append(self, seq: int, model: str) -> None:
+    def append(self, generation: Waiting) -> None:
         """Add a generation that is younger than those that wait here."""
-        self._waiting[model].append(seq)
+        seq, weights = generation.seq, generation.weights
+        self._waiting[seq] = self._by_model[weights.model][seq] = weights
+        self._by_weights[weights].append(seq)
 
     def put_first(self, generation: Waiting) -> None:
         """Add a generation that was deferred; of several such the one that is added first goes first."""
@@ -85,41 +104,47 @@ class _TenantQueue:
     @property
     def oldest(self) -> int | None:
         """The number of the oldest generation, apart from those that were deferred."""
-        return min((numbers[0] for numbers in self._waiting.values()), default=None)
+        return next(iter(self._waiting), None)
 
     @property
     def age(self) -> int:
         """What orders tenants that had no turn."""
         return self._returned[0].seq if self.oldest is None else self.oldest
 
-    @property
-    def _first_model(self) -> str:
-        return min(self._waiting, key=lambda model: self._waiting[model][0])
-
-    def next_model(self, holding: str | None, max_overtakes: int) -> str:
-        """The model of the generation that a device takes from here."""
+    def next_weights(self, holding: Weights | None, max_overtakes: int) -> Weights:
+        """The weights of the generation that a device takes from here."""
         if self._returned:
-            return self._returned[0].model
-        first = self._first_model
-        if holding == first or holding not in self._waiting:
+            return self._returned[0].weights
+        oldest, first = next(iter(self._waiting.items()))
+        if holding is None or holding == first:
             return first
-        overtakes = len(self._overtakers) - bisect_right(self._overtakers, self._waiting[first][0])
-        return holding if overtakes < max_overtakes else first
+        if holding in self._by_weights:
+            preferred = holding
+        elif holding.model in self._by_model:
+            preferred = next(iter(self._by_model[holding.model].values()))
+        else:
+            return first
+        overtakes = len(self._overtakers) - bisect_right(self._overtakers, oldest)
+        return preferred if overtakes < max_overtakes else first
 
-    def take(self, model: str) -> Waiting:
-        """Take the oldest generation of a model, which is the next one."""
+    def take(self, weights: Weights) -> Waiting:
+        """Take the oldest generation for these weights, which is the next one."""
         if self._returned:
             return self._returned.popleft()
-        seq = self._waiting[model].popleft()
-        if not self._waiting[model]:
-            del self._waiting[model]
+        of_model, same = self._by_model[weights.model], self._by_weights[weights]
+        seq = same.popleft()
+        del self._waiting[seq], of_model[seq]
+        if not same:
+            del self._by_weights[weights]
+        if not of_model:
+            del self._by_model[weights.model]
         insort(self._overtakers, seq)
-        return Waiting(seq, self.tenant, model)
+        return Waiting(seq, self.tenant, *weights)
 
 
 class FairQueue:
-    """The queue, or as much of it as the next claim depends on: of each tenant the oldest generation, and the oldest
-    of the device's model.
+    """The queue, or as much of it as the next claim depends on: of each tenant the oldest generation, the oldest of the
+    device's model, and the oldest of its variant.
 
     `waiting` is oldest first, without the deferred generations; these come in the order they were deferred in.
     `started` are, as number and tenant, the generations that run or are over and are younger than their tenant's
@@ -141,7 +166,7 @@ class FairQueue:
         self._queues: OrderedDict[str, _TenantQueue] = OrderedDict()
         self._impatient: set[str] = set()
         for each in waiting:
-            self._of(each.tenant).append(each.seq, each.model)
+            self._of(each.tenant).append(each)
         for seq, tenant in started:
             self._queues[tenant].note_overtaker(seq)
         self._sort()
@@ -152,26 +177,33 @@ class FairQueue:
         """The tenants that have generations waiting, in the order of their turns."""
         return list(self._queues)
 
-    def take(self, holding: str | None) -> Taken | None:
-        """Take the next generation for a device that holds this model; None when nothing waits."""
+    def take(self, holding: Weights | None) -> Taken | None:
+        """Take the next generation for a device that holds these weights; None when nothing waits."""
         if not self._queues:
             return None
         taken = self._take_next(holding)
         self._end_deferrals()
         return taken
 
-    def _take_next(self, holding: str | None) -> Taken:
-        skipped: list[_TenantQueue] = []
+    def _take_next(self, holding: Weights | None) -> Taken:
         if holding is not None and not self._impatient:
+            skipped: list[_TenantQueue] = []
+            of_model: tuple[_TenantQueue, Weights, int] | None = None
             for queue in self._queues.values():
-                if queue.next_model(holding, self._max_overtakes) == holding:
-                    return self._take(queue, holding, skipped)
+                weights = queue.next_weights(holding, self._max_overtakes)
+                if weights == holding:
+                    return self._take(queue, weights, skipped)
+                if of_model is None and weights.model == holding.model:
+                    of_model = queue, weights, len(skipped)
                 skipped.append(queue)
+            if of_model is not None:
+                queue, weights, before = of_model
+                return self._take(queue, weights, skipped[:before])
         first = next(iter(self._queues.values()))
-        return self._take(first, first.next_model(holding, self._max_overtakes), [])
+        return self._take(first, first.next_weights(holding, self._max_overtakes), [])
 
-    def _take(self, queue: _TenantQueue, model: str, skipped: Sequence[_TenantQueue]) -> Taken:
-        taken = queue.take(model)
+    def _take(self, queue: _TenantQueue, weights: Weights, skipped: Sequence[_TenantQueue]) -> Taken:
+        taken = queue.take(weights)
         queue.skipped = 0
         # a tenant that had its turn moves to the end, and so the order of the others stays
         self._last_turn += 1
@@ -216,22 +248,22 @@ class FairQueue:
             self._sort()
 
 
-def predicted_order(queue: FairQueue, holding: Sequence[str | None]) -> Iterator[int]:
+def predicted_order(queue: FairQueue, holding: Sequence[Weights | None]) -> Iterator[int]:
     """The sequence numbers of what waits, in the order it will be taken if no more come. This uses up the queue.
 
-    `holding` is the model that each device holds when it next takes a generation, None for none. Several devices are
+    `holding` are the weights that each device holds when it next takes a generation, None for none. Several devices are
     assumed to take turns, as it is not known which will be free first.
     """
     held = list(holding) or [None]
     for device in cycle(range(len(held))):
         if (taken := queue.take(held[device])) is None:
             return
-        held[device] = taken.generation.model
+        held[device] = taken.generation.weights
         yield taken.generation.seq
 
 
 def place(waiting: Sequence[int], mine: int, rank: int) -> int:
-    """The place (1 is next) of a generation that has `rank` of its own tenant before it, where models do not matter.
+    """The place (1 is next) of a generation that has `rank` of its own tenant before it, where weights do not matter.
 
     `waiting` is how many each tenant has, in the order of their turns, and `mine` the index there of its own tenant.
     """

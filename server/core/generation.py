@@ -1,10 +1,13 @@
 """The record of a generation, and the law of its statuses."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from pipelines.core.request import VideoParams
+from server.core.fair_queue import Weights
 
 
 class Status(StrEnum):
@@ -101,6 +104,19 @@ class Generation:
     deferred_behind: int | None = None
     warnings: tuple[str, ...] = ()
     seq: int = 0
+
+    @property
+    def variant(self) -> str:
+        """A digest of what it needs on its device besides the model, `run_fast` and LoRAs; empty for neither."""
+        if self.params is None or not (self.params.run_fast or self.params.loras):
+            return ""
+        needed = [self.params.run_fast, *((lora.name, lora.strength) for lora in self.params.loras)]
+        return hashlib.sha256(json.dumps(needed).encode()).hexdigest()[:16]
+
+    @property
+    def weights(self) -> Weights:
+        """What it needs on its device."""
+        return Weights(self.model, self.variant)
 
     @property
     def is_terminal(self) -> bool:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.core.errors import RecordsUnavailableError
 from server.core.events import Broker, Event
+from server.core.fair_queue import Weights
 from server.core.generation import Generation
 from server.core.logging import ids
 from server.core.retry import Blame, Interruption, NextStep, decide
@@ -47,8 +48,8 @@ class Claims:
         self.waits_for_room = asyncio.Event()
         """Set when a generation was not claimed, since the disk has too little space."""
 
-    async def claim(self, owner: str, holding: str | None) -> Generation | None:
-        """Claim the next generation for a device that holds this model; None while the disk has too little space."""
+    async def claim(self, owner: str, holding: Weights | None) -> Generation | None:
+        """Claim the next generation for a device that holds these weights; None while the disk has too little space."""
         if await self._disk.shortage() is not None:
             self.waits_for_room.set()
             return None

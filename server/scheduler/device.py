@@ -9,6 +9,7 @@ from pipelines.core.progress import GenerationStats
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 from server.core.estimator import Estimator
+from server.core.fair_queue import Weights
 from server.engine.interface import Engine, EngineState, LoadFailedError, WorkerDiedError
 from server.scheduler.interface import Deployment, DeviceStatus
 from server.scheduler.running import RunningAttempt
@@ -47,6 +48,7 @@ class Device:
         self.stats = GenerationStats()
         """The sum of all videos finished here since the start."""
         self.is_stopping = False
+        self._last: Weights | None = None
         self._has_no_file = asyncio.Event()
         self._has_no_file.set()
 
@@ -66,15 +68,17 @@ class Device:
         return [each for each in (self.running, self.finishing) if each is not None]
 
     @property
-    def next_model(self) -> str | None:
-        """The model that it will hold when it takes its next generation, unless something goes wrong."""
-        model = self.running.held.model if self.running is not None else self.state.model_id
+    def next_weights(self) -> Weights | None:
+        """The weights that it will hold when it takes its next generation, unless something goes wrong."""
+        weights = self._last if self.running is None else self.running.held.weights
+        if self.running is None and (weights is None or weights.model != self.state.model_id):
+            weights = None if self.state.model_id is None else Weights(self.state.model_id)
         for request in self.requests:
             if isinstance(request, LoadRequest):
-                model = request.entry.id
-            elif model == request.entry.id:
-                model = None
-        return model
+                weights = Weights(request.entry.id)
+            elif weights is not None and weights.model == request.entry.id:
+                weights = None
+        return weights
 
     @property
     def free_in(self) -> float | None:
@@ -135,6 +139,7 @@ class Device:
         await self._has_no_file.wait()
         self._has_no_file.clear()
         self.running, self.finishing = None, running
+        self._last = running.held.weights
         running.has_left.set()
 
     def end(self, running: RunningAttempt) -> None:
@@ -144,4 +149,5 @@ class Device:
             self._has_no_file.set()
         else:
             self.running = None
+            self._last = running.held.weights
         running.has_left.set()

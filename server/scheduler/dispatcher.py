@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker, Live
+from server.core.fair_queue import Weights
 from server.core.generation import Generation, Status
 from server.engine.interface import Engine
 from server.scheduler.claims import Claims
@@ -111,9 +112,9 @@ class Dispatcher:
         return min(known, default=None)
 
     @property
-    def next_models(self) -> Sequence[str | None]:
-        """For each device the model it will hold when it takes its next generation."""
-        return [device.next_model for device in self._devices]
+    def next_weights(self) -> Sequence[Weights | None]:
+        """For each device the weights it will hold when it takes its next generation."""
+        return [device.next_weights for device in self._devices]
 
     async def cancel(self, generation: Generation) -> None:
         """Stop a generation wherever it runs; `generation` is the record from before it was cancelled.
@@ -140,7 +141,7 @@ class Dispatcher:
                 key=lambda executor: (
                     executor.device.circuit.wait > 0,
                     executor.device.running is not None,
-                    executor.device.next_model is not None,
+                    executor.device.next_weights is not None,
                 ),
             )
             best.request(LoadRequest(entry))

@@ -130,7 +130,7 @@ class DeviceExecutor:
                 await self._wake.wait()
 
     async def _claim(self) -> Generation | None:
-        claiming = asyncio.ensure_future(self._claims.claim(self._owner, self.device.next_model))
+        claiming = asyncio.ensure_future(self._claims.claim(self._owner, self.device.next_weights))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:

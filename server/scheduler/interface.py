@@ -9,6 +9,7 @@ from pipelines.core.progress import GenerationStats
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import Health
 from server.core.events import Live
+from server.core.fair_queue import Weights
 from server.core.generation import Generation
 from server.engine.protocol import DeviceMemory
 
@@ -86,8 +87,8 @@ class Scheduler(Protocol):
         """Seconds until some device takes the next generation; None if that cannot be estimated."""
 
     @property
-    def next_models(self) -> Sequence[str | None]:
-        """For each device the model it will hold when it takes its next generation: the queue's order depends on it."""
+    def next_weights(self) -> Sequence[Weights | None]:
+        """For each device the weights it will hold when it takes its next generation: they decide the order."""
 
     def deployment(self, model_id: str) -> Deployment:
         """The state of a model on the device where it has come furthest."""

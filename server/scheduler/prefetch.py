@@ -57,7 +57,7 @@ class PromptPrefetcher:
 
     async def _following(self, running: Generation) -> Generation | None:
         try:
-            return await self._attempts.next(running.model)
+            return await self._attempts.next(running.weights)
         except (RecordsUnavailableError, SQLAlchemyError) as error:
             log.info("prompts are not prefetched, since the queue cannot be read: %s", error)
             return None

@@ -270,11 +270,11 @@ class Service:
 
     async def newest(self, filters: Filters) -> list[Placed]:
         """The newest generations that pass the filters, newest first."""
-        return await self._history.newest(filters, self._scheduler.next_models)
+        return await self._history.newest(filters, self._scheduler.next_weights)
 
     async def page(self, filters: Filters, number: int, size: int) -> Page:
         """A page of history."""
-        return await self._history.page(filters, number, size, self._scheduler.next_models)
+        return await self._history.page(filters, number, size, self._scheduler.next_weights)
 
     def live(self, placed: Placed) -> Live | None:
         """The progress of a generation that runs, or an estimate for one that waits; None if there is neither."""
@@ -307,7 +307,7 @@ class Service:
                     yield event
 
     async def _find(self, tenant: str, generation_id: str) -> Placed:
-        placed = await self._history.get(generation_id, tenant, self._scheduler.next_models)
+        placed = await self._history.get(generation_id, tenant, self._scheduler.next_weights)
         if placed is None:
             raise GenerationNotFoundError
         return placed

@@ -38,6 +38,7 @@ generations = Table(
     Column("tenant", _Text, nullable=False),
     Column("origin", _Text, nullable=False),
     Column("model", _Text, nullable=False),
+    Column("variant", _Text(16), nullable=False, server_default=""),
     Column("media_type", _Text, nullable=False),
     Column("parameters", JSON, nullable=False),
     Column("params", JSON),
@@ -123,12 +124,18 @@ IS_IN_TURN = and_(IS_QUEUED, _deferred_behind.is_(None))
 IS_DEFERRED = and_(IS_QUEUED, _deferred_behind.is_not(None))
 """It waits at the end of the queue."""
 WAS_CLAIMED = generations.c.attempt > literal_column("0")
-# what each tenant has waiting, of all models and of each; what waits at the end; what was taken
+# what each tenant has waiting, of all models, of each, and of each variant; what waits at the end; what was taken
 _rows = generations.c
 Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=_IN_TURN, postgresql_where=_IN_TURN)
 Index(
     "queue_by_model",
     *(_rows.status, _rows.model, _rows.tenant, _rows.seq),
+    sqlite_where=_IN_TURN,
+    postgresql_where=_IN_TURN,
+)
+Index(
+    "queue_by_variant",
+    *(_rows.status, _rows.variant, _rows.model, _rows.tenant, _rows.seq),
     sqlite_where=_IN_TURN,
     postgresql_where=_IN_TURN,
 )

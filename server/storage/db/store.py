@@ -14,7 +14,7 @@ from server.storage.db.statements.submissions import Submissions
 class Store:
     """The records in an open database. Each consumer takes the part it needs.
 
-    At most `max_overtakes` generations go before an older one that needs another model, and as many before another
+    At most `max_overtakes` generations go before an older one that needs other weights, and as many before another
     tenant's turn; 0: none. `server` is a name that no other live server has, and that begins the name of every owner
     of its claims. Every method of a part raises RecordsUnavailableError while the database cannot be used.
     """

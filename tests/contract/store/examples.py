@@ -6,7 +6,8 @@ from itertools import cycle
 from typing import Any
 from uuid import uuid4
 
-from pipelines.core.request import VideoParams
+from pipelines.core.request import RequestLora, VideoParams
+from server.core.fair_queue import Weights
 from server.core.generation import Generation, Origin, Status
 from server.core.retry import Blame, Interruption, decide
 from server.storage.db.connection import open_database
@@ -93,14 +94,26 @@ async def read(store: Store, generation_id: str) -> Generation:
     return placed.generation
 
 
+def need(weights: str | None) -> Weights | None:
+    """The weights for which "a" names the model a, and "a1" a variant of it."""
+    return None if weights is None else wanting(weights).weights
+
+
+def wanting(weights: str, **changes: object) -> Generation:
+    """A generation that needs these weights."""
+    model, variant = weights[:1], weights[1:]
+    params = replace(PARAMS, loras=(RequestLora(variant),) if variant else ())
+    return new(model=model, params=params, **changes)
+
+
 async def take(store: Store, holding: Sequence[str | None], most: int = 100) -> list[Generation]:
     """Claim until nothing is queued, by devices that take turns, each holding its last one's model."""
-    held, taken = list(holding), []
+    held, taken = [need(each) for each in holding], []
     for device in cycle(range(len(held))):
         generation = await store.attempts.claim("me", 60, held[device]) if len(taken) < most else None
         if generation is None:
             break
-        held[device] = generation.model
+        held[device] = generation.weights
         taken.append(generation)
     return taken
 
@@ -112,7 +125,7 @@ async def everything(store: Store) -> list[Generation]:
 async def of_tenants(store: Store, tenants: Sequence[str], models: Sequence[str] | None = None) -> list[Generation]:
     """A queued generation for each of these tenants, in their order, of a model each."""
     pairs = zip(tenants, models or "a" * len(tenants), strict=True)
-    generations = [new(tenant=tenant, model=model) for tenant, model in pairs]
+    generations = [wanting(weights, tenant=tenant) for tenant, weights in pairs]
     for generation in generations:
         await store.submissions.insert([generation], QueueLimits(10_000))
     return generations
@@ -120,7 +133,8 @@ async def of_tenants(store: Store, tenants: Sequence[str], models: Sequence[str]
 
 async def positions(store: Store, tenants: str, holding: Sequence[str | None]) -> dict[int, int]:
     """The sequence numbers of all that wait, by the places that their tenants see."""
-    told = [placed for tenant in tenants for placed in await store.history.newest(Filters(tenant=tenant), holding)]
+    needed = [need(each) for each in holding]
+    told = [placed for tenant in tenants for placed in await store.history.newest(Filters(tenant=tenant), needed)]
     waiting = [(placed.queue_position, placed.generation.seq) for placed in told if placed.queue_position is not None]
     assert sorted(place for place, _ in waiting) == [*range(1, len(waiting) + 1)]
     return dict(waiting)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from server.core.fair_queue import Weights
 from server.core.generation import MAY_BECOME, TERMINAL, Generation, Outcome, Status
 from server.storage.db.records import (
     StaleAttemptError,
@@ -47,14 +48,14 @@ async def test_what_a_claim_would_take_is_told_and_left_where_it_is(store: Store
     assert await store.attempts.next(None) is None
     (first,), (other,) = await queued(store), await queued(store, model="another")
 
-    told = await store.attempts.next("another")
+    told = await store.attempts.next(Weights("another"))
     assert told is not None
     assert (told.id, told.status, told.attempt) == (other.id, Status.QUEUED, 0)
     assert await store.attempt_log() == []
-    taken = await store.attempts.claim("me", 60, "another")
+    taken = await store.attempts.claim("me", 60, Weights("another"))
     assert taken is not None
     assert taken.id == told.id
-    following = await store.attempts.next("another")
+    following = await store.attempts.next(Weights("another"))
     assert following is not None
     assert following.id == first.id
 

@@ -17,11 +17,13 @@ from tests.contract.store.examples import (
     Clock,
     emptied,
     everything,
+    need,
     new,
     of_tenants,
     positions,
     released,
     take,
+    wanting,
     whose,
 )
 from tests.support.records import StandaloneStore as Store
@@ -29,7 +31,7 @@ from tests.support.records import StandaloneStore as Store
 
 async def queue_of(store: Store, models: Sequence[str]) -> list[Generation]:
     """One queued generation of each of these models, in their order."""
-    generations = [new(model=model) for model in models]
+    generations = [wanting(weights) for weights in models]
     await store.submissions.insert(generations, QueueLimits(10_000))
     return generations
 
@@ -46,6 +48,21 @@ async def test_a_device_goes_on_with_its_model_within_the_bound(store: Store) ->
 
     assert order == "aaabbbba"
     assert loads(order) < loads("abababab")
+
+
+async def test_a_device_goes_on_with_its_variant_then_its_model_within_the_bound(store: Store) -> None:
+    queued = await queue_of(store, ["a1", "a2", "b", "a1", "a2"])
+
+    ids = [generation.id for generation in queued]
+    # the store's bound is two overtakes: then the oldest is due
+    assert [ids.index(generation.id) for generation in await take(store, ["a2"])] == [1, 4, 0, 3, 2]
+
+
+async def test_a_device_goes_on_with_its_variant_past_anothers_turn(store: Store) -> None:
+    await of_tenants(store, "xyxyxyxy", ["a1", "a2"] * 4)
+
+    # two turns of the other are skipped at most
+    assert whose(await take(store, ["a1"])) == "xxxyyyxy"
 
 
 async def test_a_steady_stream_of_one_model_starves_no_other(store: Store, clock: Clock) -> None:
@@ -84,17 +101,19 @@ async def test_places_follow_the_model_that_is_loaded(store: Store) -> None:
     generations = await queue_of(store, "abab")
 
     async def places(*holding: str | None) -> list[int | None]:
-        placed = [await store.history.get(generation.id, "", holding) for generation in generations]
+        placed = [
+            await store.history.get(generation.id, "", [need(each) for each in holding]) for generation in generations
+        ]
         return [one.queue_position for one in placed if one]
 
     assert await places() == await places(None) == await places("a") == [1, 3, 2, 4]
     assert await places("b") == [3, 1, 4, 2]
     assert await places("a", "b") == [1, 2, 3, 4]
-    page = await store.history.page(Filters(model="b"), 1, 10, ["b"])
+    page = await store.history.page(Filters(model="b"), 1, 10, [need("b")])
     assert [placed.queue_position for placed in page.rows] == [2, 1]
 
 
-MODELS = st.sampled_from("abc")
+MODELS = st.sampled_from(["a", "b", "c", "a1", "a2", "b1"])
 
 
 @given(
@@ -110,7 +129,8 @@ def test_a_queue_is_taken_in_the_predicted_order(
         store = emptied(url, max_overtakes=bound)
         await queue_of(store, models)
         predicted = {
-            placed.queue_position: placed.generation.seq for placed in await store.history.newest(Filters(), holding)
+            placed.queue_position: placed.generation.seq
+            for placed in await store.history.newest(Filters(), [need(each) for each in holding])
         }
         taken = await take(store, holding)
         store.close()
@@ -119,11 +139,13 @@ def test_a_queue_is_taken_in_the_predicted_order(
         assert [predicted[place] for place in range(1, len(models) + 1)] == order
         for place, seq in enumerate(order):
             assert sum(earlier > seq for earlier in order[:place]) <= bound
-        for model in set(models):
-            same = [generation.seq for generation in taken if generation.model == model]
+        for weights in {generation.weights for generation in taken}:
+            same = [generation.seq for generation in taken if generation.weights == weights]
             assert same == sorted(same)
         if len(holding) == 1:
-            assert loads([*holding, *(generation.model for generation in taken)]) <= loads([*holding, *models])
+            before = [each and each[0] for each in holding]
+            by_model = loads([*before, *(generation.model for generation in taken)])
+            assert by_model <= loads([*before, *(weights[0] for weights in models)])
 
     asyncio.run(play())
 
@@ -145,12 +167,12 @@ def test_whatever_comes_and_goes_the_first_is_next_and_none_waits_beyond_the_bou
         store = emptied(url, max_overtakes=bound)
         running: list[Generation] = []
         for step, model in steps:
-            rows = await store.history.newest(Filters(), [model])
+            rows = await store.history.newest(Filters(), [need(model)])
             waiting = [placed.generation for placed in rows if placed.generation.status is Status.QUEUED]
             assert sorted(filter(None, (placed.queue_position for placed in rows))) == [*range(1, len(waiting) + 1)]
-            if step == "claim" and (held := await store.attempts.claim("me", 60, model)):
+            if step == "claim" and (held := await store.attempts.claim("me", 60, need(model))):
                 assert [placed.generation.id for placed in rows if placed.queue_position == 1] == [held.id]
-                assert held.seq == min(generation.seq for generation in waiting if generation.model == held.model)
+                assert held.seq == min(generation.seq for generation in waiting if generation.weights == held.weights)
                 running.append(held)
             elif step != "claim":
                 await one_step(store, step, model, running, waiting)
@@ -203,7 +225,8 @@ async def test_a_tenant_with_a_long_queue_does_not_keep_another_waiting(store: S
     (late,) = await of_tenants(store, "y")
 
     told = [
-        await store.history.get(generation.id, generation.tenant, ["a"]) for generation in (late, many[3], many[-1])
+        await store.history.get(generation.id, generation.tenant, [need("a")])
+        for generation in (late, many[3], many[-1])
     ]
     assert [placed and placed.queue_position for placed in told] == [1, 2, 998]
     assert whose(await take(store, ["a"], most=4)) == "yxxx"
@@ -235,7 +258,9 @@ async def test_claims_at_the_same_instant_are_different_tenants_turns(store: Sto
         await take(store, [None])
         await of_tenants(store, "xyxy", "aabb")
         # each holds another model, so that both could take the next of one tenant
-        found = await asyncio.gather(store.attempts.claim("me", 60, "a"), rival.attempts.claim("rival", 60, "b"))
+        found = await asyncio.gather(
+            store.attempts.claim("me", 60, need("a")), rival.attempts.claim("rival", 60, need("b"))
+        )
         assert {generation.tenant for generation in found if generation} == {"x", "y"}
 
 
@@ -266,7 +291,7 @@ def test_tenants_and_models_are_taken_in_the_predicted_order_and_none_waits_beyo
     async def play() -> None:
         store = emptied(url, max_overtakes=bound)
         await of_tenants(store, *zip(*entries, strict=True))
-        early = [held for model in before if (held := await store.attempts.claim("me", 60, model))]
+        early = [held for model in before if (held := await store.attempts.claim("me", 60, need(model)))]
         for given_back in early[::3]:
             await released(store, given_back)
         there = {one.seq for one in await everything_of(store, "xyz") if one.status is Status.QUEUED}

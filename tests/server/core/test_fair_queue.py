@@ -1,13 +1,13 @@
 """Deferred generations at the end of the queue. tests/contract/store/test_fair_queue.py tests the rest."""
 
-from server.core.fair_queue import Deferred, FairQueue, Turn, Waiting, predicted_order
+from server.core.fair_queue import Deferred, FairQueue, Turn, Waiting, Weights, predicted_order
 
 
 def order(
     waiting: list[Waiting],
     *deferred: Deferred,
     turns: dict[str, Turn] | None = None,
-    holding: str | None = None,
+    holding: Weights | None = None,
     max_overtakes: int = 4,
 ) -> list[int]:
     """The order in which one device takes the queue."""
@@ -29,13 +29,13 @@ def test_neither_its_model_nor_its_tenants_turn_moves_it_forward() -> None:
     waiting = [Waiting(2, "x", "b"), Waiting(3, "y", "b"), Waiting(4, "y", "b")]
     turns = {"y": Turn(5)}
 
-    assert order(waiting, Deferred(4, Waiting(1, "x", "a")), turns=turns, holding="a") == [2, 3, 4, 1]
+    assert order(waiting, Deferred(4, Waiting(1, "x", "a")), turns=turns, holding=Weights("a")) == [2, 3, 4, 1]
 
 
 def test_after_all_older_ones_it_runs_before_its_tenants_younger_ones() -> None:
     waiting = [Waiting(2, "x", "b"), Waiting(6, "x", "b"), Waiting(7, "x", "b")]
 
-    assert order(waiting, Deferred(5, Waiting(1, "x", "a")), holding="b") == [2, 1, 6, 7]
+    assert order(waiting, Deferred(5, Waiting(1, "x", "a")), holding=Weights("b")) == [2, 1, 6, 7]
 
 
 def test_deferred_generations_run_in_the_order_of_their_deferral() -> None:
@@ -49,3 +49,18 @@ def test_its_tenants_turn_determines_its_place_among_younger_ones() -> None:
     turns = {"x": Turn(2), "y": Turn(1), "z": Turn(3)}
 
     assert order(waiting, Deferred(3, Waiting(1, "x", "a")), turns=turns) == [4, 1, 5, 6, 7]
+
+
+def test_the_same_variant_goes_first_then_the_same_model() -> None:
+    needed = [("b", ""), ("a", "1"), ("a", "2"), ("a", ""), ("a", "2")]
+    waiting = [Waiting(seq, "x", *weights) for seq, weights in enumerate(needed)]
+
+    assert order(waiting, holding=Weights("a", "2")) == [2, 4, 1, 3, 0]
+    assert order(waiting, holding=Weights("a", "3")) == [1, 2, 4, 3, 0]
+    assert order(waiting, holding=Weights("a", "2"), max_overtakes=1) == [2, 0, 1, 3, 4]
+
+
+def test_a_variant_for_each_generation_does_not_slow_the_prediction() -> None:
+    waiting = [Waiting(seq, "x", "a", str(seq)) for seq in range(20_000)]
+
+    assert order(waiting, holding=Weights("a")) == [*range(20_000)]

@@ -19,6 +19,7 @@ from server.storage.files.videos import video_key
 from tests.contract.store.examples import new
 from tests.server.conftest import Inside, build, eventually, listen
 from tests.server.fakes import load_failure
+from tests.support.models.headers import write_header
 
 MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
 
@@ -648,6 +649,26 @@ async def test_interleaved_models_are_not_loaded_at_every_step(tmp_path: Path, m
 
     assert {generation.status for generation in finished} == {Status.SUCCEEDED}
     assert len(list(groupby(inside.engine.loads))) == loads
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_generations_with_the_same_loras_are_made_together(tmp_path: Path) -> None:
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    for name in "xy":
+        write_header(loras / f"{name}.safetensors", {"blocks.0.attn1.to_q.lora_A.weight": (4, 5120)})
+    inside = build(tmp_path / "data", loras_dir=loras)
+    sets = ["x", "y", "", "x", "y", "xy", "yx", ""]
+    generations = [(await inside.enqueue(loras=[{"name": name} for name in names]))[0] for names in sets]
+    await inside.dispatcher.start()
+    for generation in generations:
+        await inside.until(generation)
+
+    made = ["".join(lora.name for lora in run.params.loras) for run in inside.engine.runs]
+    # LoRAs are merged in the order of the request, which may change the last bits
+    assert [names for names, _ in groupby(made)] == ["x", "y", "", "xy", "yx"]
+    assert set(inside.engine.loads) == {MODEL}
     await inside.dispatcher.stop()
     inside.store.close()
 

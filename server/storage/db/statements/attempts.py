@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from server.core.fair_queue import Weights
 from server.core.generation import Generation, Outcome, Status
 from server.core.retry import NextStep, RetryDecision
 from server.storage.db.schema import IS_QUEUED, attempts, generations
@@ -21,7 +22,7 @@ _NO_SERVER = "-/"
 class Attempts(Repository):
     """Claims generations for devices, and records how the attempts go.
 
-    `max_overtakes` bounds how many generations may go before an older one that needs another model, and before
+    `max_overtakes` bounds how many generations may go before an older one that needs other weights, and before
     another tenant's turn (`server.core.fair_queue`). A method that takes the `held` generation raises
     StaleAttemptError if that attempt no longer holds it.
     """
@@ -31,8 +32,8 @@ class Attempts(Repository):
         self._max_overtakes = max_overtakes
 
     @in_thread
-    def claim(self, owner: str, lease: float, holding: str | None = None) -> Generation | None:
-        """Claim the next generation for a device that holds the model `holding`, for `lease` seconds.
+    def claim(self, owner: str, lease: float, holding: Weights | None = None) -> Generation | None:
+        """Claim the next generation for a device that holds the weights `holding`, for `lease` seconds.
 
         `server.core.fair_queue` says which generation is next.
         """
@@ -48,7 +49,7 @@ class Attempts(Repository):
             return None
 
     @in_thread
-    def next(self, holding: str | None) -> Generation | None:
+    def next(self, holding: Weights | None) -> Generation | None:
         """The generation that a claim would take now; None when nothing waits."""
         with self._session.read() as tx:
             taken = fair_queue.next_taken(tx, holding, self._max_overtakes)

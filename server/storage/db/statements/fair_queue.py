@@ -1,6 +1,6 @@
 """The order of `server.core.fair_queue`, on the records: which generation is next, and the places of those that wait.
 
-A claim does not read the whole queue. A place does, where several models wait: it depends on all before it.
+A claim does not read the whole queue. A place does, where several models or variants wait: it depends on all before it.
 
 Statements are built once, at the end of this module: building one takes longer than executing it.
 """
@@ -22,13 +22,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.selectable import CTE
 
-from server.core.fair_queue import Deferred, FairQueue, Taken, Turn, Waiting, place, predicted_order
+from server.core.fair_queue import Deferred, FairQueue, Taken, Turn, Waiting, Weights, place, predicted_order
 from server.core.generation import Status
 from server.storage.db.schema import IS_DEFERRED, IS_IN_TURN, WAS_CLAIMED, generations, turns
 
 
-def next_taken(tx: Connection, holding: str | None, max_overtakes: int) -> Taken | None:
-    """The next generation for a device that holds this model; None when nothing waits."""
+def next_taken(tx: Connection, holding: Weights | None, max_overtakes: int) -> Taken | None:
+    """The next generation for a device that holds these weights; None when nothing waits."""
     return _heads(tx, holding, max_overtakes).take(holding)
 
 
@@ -51,13 +51,14 @@ def give_back(tx: Connection, tenant: str) -> None:
 
 
 def places(
-    tx: Connection, tenant: str, wanted: Collection[int], holding: Sequence[str | None], max_overtakes: int
+    tx: Connection, tenant: str, wanted: Collection[int], holding: Sequence[Weights | None], max_overtakes: int
 ) -> dict[int, int]:
-    """The places (1 is next) of a tenant's queued generations, by their numbers, given the model each device holds."""
-    first, last = tx.execute(_MODELS).one()
+    """The places (1 is next) of a tenant's queued generations, by their numbers, given what each device holds."""
+    first_model, last_model, first_variant, last_variant = tx.execute(_RANGE).one()
+    is_alike = (first_model, first_variant) == (last_model, last_variant)
     deferred = _deferred(tx)
     found: dict[int, int] = {}
-    if deferred or (first != last and max_overtakes > 0):
+    if deferred or (not is_alike and max_overtakes > 0):
         in_order = _simulated(tx, deferred, holding, max_overtakes)
     else:
         in_order = _in_turn(tx, tenant, wanted)
@@ -74,10 +75,10 @@ def _add(tx: Connection, tenant: str, number: ColumnElement[int], skipped: int =
 
 
 def _simulated(
-    tx: Connection, deferred: Sequence[Deferred], holding: Sequence[str | None], max_overtakes: int
+    tx: Connection, deferred: Sequence[Deferred], holding: Sequence[Weights | None], max_overtakes: int
 ) -> Iterator[tuple[int, int]]:
     """All that waits, with its places."""
-    waiting = (Waiting(row.seq, row.tenant, row.model) for row in tx.execute(_ALL_WAITING))
+    waiting = (Waiting(row.seq, row.tenant, row.model, row.variant) for row in tx.execute(_ALL_WAITING))
     queue = FairQueue(waiting, _started(tx), _turns(tx), max_overtakes, deferred)
     return ((seq, at) for at, seq in enumerate(predicted_order(queue, holding), 1))
 
@@ -92,15 +93,15 @@ def _in_turn(tx: Connection, tenant: str, wanted: Collection[int]) -> Iterator[t
     return ((number, place(lengths, mine, rank)) for rank, number in enumerate(tx.scalars(_BETWEEN, own), older))
 
 
-def _heads(tx: Connection, holding: str | None, max_overtakes: int) -> FairQueue:
+def _heads(tx: Connection, holding: Weights | None, max_overtakes: int) -> FairQueue:
     """As much of the queue as the next claim depends on."""
-    found = tx.execute(_HEADS, {"holding": holding}).all()
+    held = Weights(_NONE, _NONE) if holding is None else holding
+    found = tx.execute(_HEADS, held._asdict()).all()
     waiting: list[Waiting] = []
-    for tenant, first, held in found:
-        # which other model it is makes no difference
-        waiting.append(Waiting(first, tenant, "" if first != held else holding or ""))
-        if held not in (None, first):
-            waiting.append(Waiting(held, tenant, holding or ""))
+    for tenant, *oldest in found:
+        # which others they are makes no difference
+        weights = dict(zip(oldest, (_OTHERS, Weights(held.model, _NONE), held), strict=True))
+        waiting += [Waiting(seq, tenant, *weights[seq]) for seq in sorted(seq for seq in weights if seq is not None)]
     started = _started(tx) if len(waiting) > len(found) else []
     return FairQueue(waiting, started, _turns(tx), max_overtakes, _deferred(tx))
 
@@ -112,7 +113,10 @@ def _started(tx: Connection) -> list[tuple[int, str]]:
 
 def _deferred(tx: Connection) -> list[Deferred]:
     """The generations that wait at the end of the queue, in the order they were moved there."""
-    return [Deferred(row.deferred_behind, Waiting(row.seq, row.tenant, row.model)) for row in tx.execute(_DEFERRED)]
+    return [
+        Deferred(row.deferred_behind, Waiting(row.seq, row.tenant, row.model, row.variant))
+        for row in tx.execute(_DEFERRED)
+    ]
 
 
 def _turns(tx: Connection) -> dict[str, Turn]:
@@ -133,11 +137,13 @@ def _oldest(tenants: CTE, *conditions: ColumnElement[bool]) -> ScalarSelect[int]
     return select(func.min(_seq)).where(own).correlate(tenants).scalar_subquery()
 
 
-def _select_heads() -> "Select[str, int, int | None]":
-    """Each tenant with its oldest that waits, and its oldest of the model `holding`."""
+def _select_heads() -> "Select[str, int, int | None, int | None]":
+    """Each tenant with its oldest that waits, its oldest of a model, and its oldest of a variant of that."""
     tenants = _waiting_tenants()
-    of_model = _oldest(tenants, _model == bindparam("holding"))
-    return select(tenants.c.tenant, _oldest(tenants), of_model).where(tenants.c.tenant.is_not(None))
+    of_model = _model == bindparam("model")
+    of_variant = and_(of_model, _variant == bindparam("variant"))
+    oldest = _oldest(tenants), _oldest(tenants, of_model), _oldest(tenants, of_variant)
+    return select(tenants.c.tenant, *oldest).where(tenants.c.tenant.is_not(None))
 
 
 def _select_started() -> "Select[int, str]":
@@ -147,14 +153,19 @@ def _select_started() -> "Select[int, str]":
     return select(_seq, _tenant).join(tenants, _tenant == tenants.c.tenant).where(has_started, _seq > _oldest(tenants))
 
 
-_seq, _tenant, _model = generations.c.seq, generations.c.tenant, generations.c.model
+# no generation has these
+_NONE = "\x7f"
+_OTHERS = Weights(_NONE, _NONE)
+
+_seq, _tenant, _model, _variant = (generations.c[name] for name in ("seq", "tenant", "model", "variant"))
 _own = and_(IS_IN_TURN, _tenant == bindparam("tenant"))
-_MODELS = select(*(select(end(_model)).where(IS_IN_TURN).scalar_subquery() for end in (func.min, func.max)))
-_ALL_WAITING = select(_seq, _tenant, _model).where(IS_IN_TURN).order_by(_seq)
+_ENDS = (end(column) for column in (_model, _variant) for end in (func.min, func.max))
+_RANGE = select(*(select(end).where(IS_IN_TURN).scalar_subquery() for end in _ENDS))
+_ALL_WAITING = select(_seq, _tenant, _model, _variant).where(IS_IN_TURN).order_by(_seq)
 _WAITING_BY_TENANT = select(_tenant, func.count().label("waiting")).where(IS_IN_TURN).group_by(_tenant)
 _OLDER = select(func.count()).where(_own, _seq < bindparam("first"))
 _DEFERRED = (
-    select(generations.c.deferred_behind, _seq, _tenant, _model)
+    select(generations.c.deferred_behind, _seq, _tenant, _model, _variant)
     .where(IS_DEFERRED)
     .order_by(generations.c.deferred_behind, _seq)
 )

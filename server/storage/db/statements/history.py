@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, select
 
+from server.core.fair_queue import Weights
 from server.core.generation import Generation, Status
 from server.storage.db.records import Filters, Page, Placed
 from server.storage.db.schema import generations
@@ -15,14 +16,14 @@ LIST_LIMIT = 1000
 
 
 class History(Repository):
-    """Reads generations. `holding` is the model that each device holds: places in the queue depend on it."""
+    """Reads generations. `holding` are the weights that each device holds: places in the queue depend on it."""
 
     def __init__(self, session: Session, max_overtakes: int) -> None:
         super().__init__(session)
         self._max_overtakes = max_overtakes
 
     @in_thread
-    def get(self, generation_id: str, tenant: str, holding: Sequence[str | None] = ()) -> Placed | None:
+    def get(self, generation_id: str, tenant: str, holding: Sequence[Weights | None] = ()) -> Placed | None:
         """A tenant's generation by its id."""
         with self._session.read() as tx:
             generation = find(tx, generation_id, tenant)
@@ -31,7 +32,7 @@ class History(Repository):
             return self._place(tx, [generation], holding)[0]
 
     @in_thread
-    def newest(self, filters: Filters, holding: Sequence[str | None] = ()) -> list[Placed]:
+    def newest(self, filters: Filters, holding: Sequence[Weights | None] = ()) -> list[Placed]:
         """The newest generations, newest first, at most LIST_LIMIT."""
         with self._session.read() as tx:
             # for several statuses at once, SQLite would go through the whole history for the few that wait
@@ -40,7 +41,7 @@ class History(Repository):
             return self._place(tx, newest, holding)
 
     @in_thread
-    def page(self, filters: Filters, number: int, size: int, holding: Sequence[str | None] = ()) -> Page:
+    def page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None] = ()) -> Page:
         """Page `number` (from 1) of `size` generations, newest first."""
         with self._session.read() as tx:
             total = self._count(tx, filters)
@@ -66,7 +67,7 @@ class History(Repository):
         with self._session.read() as tx:
             return count_queued(tx)
 
-    def _place(self, tx: Connection, found: Sequence[Generation], holding: Sequence[str | None]) -> list[Placed]:
+    def _place(self, tx: Connection, found: Sequence[Generation], holding: Sequence[Weights | None]) -> list[Placed]:
         """These generations, all of one tenant, with their places in the queue."""
         wanted = {generation.seq for generation in found if generation.status is Status.QUEUED}
         at = fair_queue.places(tx, found[0].tenant, wanted, holding, self._max_overtakes) if wanted else {}

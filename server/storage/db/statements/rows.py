@@ -20,7 +20,7 @@ _ONE = select(generations).where(generations.c.id == bindparam("wanted"), genera
 
 def to_row(generation: Generation) -> dict[str, Any]:
     """The row of a new generation; the database gives it its `seq`."""
-    row = asdict(generation)
+    row = asdict(generation) | {"variant": generation.variant}
     del row["seq"]
     return row
 
@@ -29,7 +29,7 @@ def from_row(row: RowMapping) -> Generation:
     """The generation that a row holds."""
     return Generation(
         **{
-            **row,
+            **{name: value for name, value in row.items() if name != "variant"},
             "status": Status(row["status"]),
             "origin": Origin(row["origin"]),
             "warnings": tuple(row["warnings"] or ()),
