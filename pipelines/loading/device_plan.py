@@ -13,6 +13,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.core.precision import PrecisionSetting
 from pipelines.hub import local as weights
+from pipelines.loading.lora.loras import Loras
 from pipelines.loading.single_file import SingleFile
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import GIB, HOST_SHARE, Machine, MemoryPlan
@@ -27,7 +28,15 @@ def read_model_shape(spec: ModelSpec, folder: Path) -> ModelShape:
     family = family_of(spec.pipeline_class)
     shape = replace(family.read_shape(folder), guidance=spec.guidance)
     files = weights.locate_files(spec.files)
-    return shape.with_files(tuple(SingleFile(path, family.part(part)).measure() for part, path in files.items()))
+    measured = []
+    for part, path in files.items():
+        loras = [
+            (weights.locate_file(lora.repo, lora.file, lora.revision), lora.strength)
+            for lora in spec.loras
+            if lora.part == part
+        ]
+        measured.append(SingleFile(path, family.part(part)).measure(Loras(loras, family, part)))
+    return shape.with_files(tuple(measured))
 
 
 def plan_for_device(spec: ModelSpec, folder: Path, device: str, limit: int | None = None) -> MemoryPlan | None:

@@ -201,11 +201,6 @@ def _check(family: ModelFamily, folder: Path, sources: Mapping[str, Path], spec:
     for lora in spec.loras:
         if lora.part not in skeletons:
             raise UnsupportedModelError(f"{folder} has no {lora.part}, which {lora.file} is for.")
-        if lora.part in sources and SingleFile(sources[lora.part], family.part(lora.part)).is_quantized:
-            raise UnsupportedModelError(
-                f"{lora.file} cannot be merged into {sources[lora.part].name}, whose weights are quantized: remove the "
-                "LoRA, or use a file that is not quantized."
-            )
     return skeletons
 
 

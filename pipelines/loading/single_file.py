@@ -4,12 +4,13 @@ The file is GGUF or safetensors, with the original repository's names or diffuse
 when a tensor is used. Quantized GGUF tensors stay quantized (diffusers' `GGUFParameter`); all others become plain
 tensors. The scales that some fp8 files store beside their matrices are multiplied in.
 
-`python -m pipelines.loading.single_file PIPELINE_CLASS PART=FILE...` prints each file's `FileShape` as JSON, for a
-caller that does not import torch.
+`python -m pipelines.loading.single_file PIPELINE_CLASS PART=FILE... [--lora PART=FILE]...` prints each file's
+`FileShape` as JSON, for a caller that does not import torch.
 """
 
 import json
 import sys
+from argparse import ArgumentParser
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipelines.core.errors import PipelineError, UnsupportedModelError, WeightsNotFoundError
 from pipelines.loading.fp8_scales import with_scales
+from pipelines.loading.lora.loras import Loras
 from pipelines.models.family import Part, SingleFileLayout
 from pipelines.models.registry import family_of
 from pipelines.planning.shapes import BF16, FP32, FileShape, StoredBytes
@@ -82,14 +84,14 @@ class SingleFile:
             if not tensor.is_floating_point() and not isinstance(tensor, GGUFParameter):
                 raise UnsupportedModelError(f"{self.path} has {name} as {_format(tensor)}, which is not supported.")
 
-    def measure(self) -> FileShape:
-        """Return the bytes that the file's tensors take where they are stored."""
+    def measure(self, loras: Loras | None = None) -> FileShape:
+        """Return the bytes that the file's tensors take where they are stored, with LoRAs beside quantized matrices."""
         named = dict(self.headers())
         if not any(name.startswith(self._layout.typical) for name in named):
             raise self._foreign(named)
         formats = sorted({_format(tensor) for tensor in named.values()})
         is_quantized = any(self._stays_quantized(name, tensor) for name, tensor in named.items())
-        return FileShape(self.path.name, tuple(formats), self._stored_bytes(named) if is_quantized else None)
+        return FileShape(self.path.name, tuple(formats), self._stored_bytes(named, loras) if is_quantized else None)
 
     @property
     def _layout(self) -> SingleFileLayout:
@@ -111,17 +113,20 @@ class SingleFile:
             state = dict(resolve_name(layout.converter)(state))
         return with_scales(self.path, state)
 
-    def _stored_bytes(self, named: Mapping[str, torch.Tensor]) -> StoredBytes:
+    def _stored_bytes(self, named: Mapping[str, torch.Tensor], loras: Loras | None) -> StoredBytes:
         blocks: dict[int, list[int]] = {}
         others: list[int] = []
         converted = 0
         for name, tensor in named.items():
             stays = self._stays_quantized(name, tensor)
-            size = int(tensor.nbytes) if stays else _shape(tensor).numel() * self._itemsize(name)
+            in_memory = 0 if stays else _shape(tensor).numel() * self._itemsize(name)
+            if stays and loras is not None:
+                in_memory = loras.rank(name) * sum(_shape(tensor)) * BF16
+            size = in_memory + (int(tensor.nbytes) if stays else 0)
             words = name.split(".")
             if words[0] == "blocks" and words[1].isdecimal():
                 blocks.setdefault(int(words[1]), []).append(size)
-                converted += 0 if stays else size
+                converted += in_memory
             else:
                 others.append(size)
         return StoredBytes(
@@ -200,14 +205,25 @@ def _gguf_tensor(path: Path, reader: Any, read: Any) -> torch.Tensor:
     return tensor if shape is None else tensor.reshape(shape.contents())
 
 
+def _part_and_path(option: str) -> tuple[str, Path]:
+    part, _, path = option.partition("=")
+    return part, Path(path)
+
+
 def main() -> None:
     """Print what was measured of each file as JSON, or the message of an error as one JSON string."""
-    pipeline_class, *sources = sys.argv[1:]
+    parser = ArgumentParser(prog="python -m pipelines.loading.single_file")
+    parser.add_argument("pipeline_class")
+    parser.add_argument("files", nargs="*", type=_part_and_path, metavar="PART=FILE")
+    parser.add_argument("--lora", action="append", default=[], type=_part_and_path, metavar="PART=FILE")
+    args = parser.parse_args()
     try:
-        family = family_of(pipeline_class)
-        named = [source.partition("=") for source in sources]
-        files = [SingleFile(Path(path), family.part(part)) for part, _, path in named]
-        json.dump([asdict(file.measure()) for file in files], sys.stdout)
+        family = family_of(args.pipeline_class)
+        measured = []
+        for part, path in args.files:
+            loras = Loras([(lora, 1.0) for changed, lora in args.lora if changed == part], family, part)
+            measured.append(asdict(SingleFile(path, family.part(part)).measure(loras)))
+        json.dump(measured, sys.stdout)
     except PipelineError as error:
         json.dump(str(error), sys.stdout)
 

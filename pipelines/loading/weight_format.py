@@ -2,8 +2,8 @@
 
 Two of the shorter formats are diffusers' own: layerwise casting for fp8, and for 4 bits the linear layers with which it
 reads GGUF files (Q4_0: 32 weights share a scale). Matrices of a file that is already quantized stay as they are, in the
-same layers. All of these compute in bf16. Matrices that are multiplied in fp8 or int8 are stored with scales in a
-second tensor (`pipelines.layers.quantized_linear`).
+same layers, and have LoRAs beside them (`pipelines.layers.gguf_lora`). All of these compute in bf16. Matrices that are
+multiplied in fp8 or int8 are stored with scales in a second tensor (`pipelines.layers.quantized_linear`).
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from diffusers.quantizers.gguf.utils import (
 )
 
 from pipelines.core.precision import Precision
+from pipelines.layers.gguf_lora import factor_names, use_gguf_lora
 from pipelines.layers.quantized_linear import quantize, scale_name, use_quantized_linear
 from pipelines.loading.lora.loras import Loras
 from pipelines.loading.modules import StoredTensors, WeightSource
@@ -65,12 +66,15 @@ class WeightFormat:
             _replace_with_gguf_linear(module, dtype, named or {}, modules_to_not_convert=list(self._fp32_modules))
             layers = (name for name, layer in module.named_modules() if isinstance(layer, GGUFLinear))
             self._in_gguf = frozenset(f"{name}.weight" for name in layers)
+            for name in self._in_gguf:
+                if loras is not None and (rank := loras.rank(name)):
+                    use_gguf_lora(module, name, rank, dtype)
 
     def convert(self, name: str, tensor: torch.Tensor) -> StoredTensors:
         """Return what is stored for a tensor of the published files."""
         if isinstance(tensor, GGUFParameter):
             if name in self._in_gguf:
-                return {name: tensor}
+                return {name: tensor, **self._factors(name)}
             tensor = dequantize_gguf_tensor(tensor)
         if self._loras is not None:
             tensor = self._loras.merge(name, tensor)
@@ -109,6 +113,13 @@ class WeightFormat:
         if name in self._in_q4:
             return tensor.numel() // _Q4_BLOCK * _Q4_BYTES
         return tensor.numel() * self._dtype_of(name, tensor).itemsize
+
+    def _factors(self, name: str) -> StoredTensors:
+        """Return what is stored beside a weight that stays quantized."""
+        factors = None if self._loras is None else self._loras.factors(name)
+        if factors is None:
+            return {}
+        return {each: factor.to(self._dtype) for each, factor in zip(factor_names(name), factors, strict=True)}
 
     def _dtype_of(self, name: str, tensor: torch.Tensor) -> torch.dtype:
         if name in self._in_fp8:

@@ -132,7 +132,12 @@ def _shape(entry: CatalogueEntry) -> ModelShape:
         paths = weights.locate_files(spec.files, entry.id)
         if not paths:
             return shape
-        return shape.with_files(_FILES.validate_python(weight_files(spec.pipeline_class, paths)))
+        loras = [
+            (lora.part, weights.locate_file(lora.repo, lora.file, lora.revision))
+            for lora in spec.loras
+            if lora.part in paths
+        ]
+        return shape.with_files(_FILES.validate_python(weight_files(spec.pipeline_class, paths, loras)))
     except (PipelineError, ProbeError) as error:
         raise PlanRefusedError(str(error)) from error
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ def cuda_devices() -> list[dict[str, Any]]:
     return _run("pipelines.planning.devices", otherwise="Looking for CUDA devices failed. See the error above.")
 
 
-def weight_files(pipeline_class: str, paths: Mapping[str, Path]) -> list[dict[str, Any]]:
+def weight_files(
+    pipeline_class: str, paths: Mapping[str, Path], loras: Iterable[tuple[str, Path]] = ()
+) -> list[dict[str, Any]]:
     """Return what `pipelines.loading.single_file` reads from weight files, one JSON object each; raises ProbeError.
 
-    The files are given by the parts whose weights they have, of a model of that pipeline class.
+    The files are given by the parts whose weights they have, of a model of that pipeline class; LoRAs by those that
+    they change.
     """
     return _run(
         "pipelines.loading.single_file",
         pipeline_class,
         *(f"{part}={path}" for part, path in paths.items()),
+        *(f"--lora={part}={path}" for part, path in loras),
         otherwise="Reading the weight files failed. See the error above.",
     )
 

@@ -26,6 +26,11 @@ class Change(Protocol):
         """Return an fp32 tensor with the change added `strength` times."""
         ...
 
+    @property
+    def rank(self) -> int:
+        """The rank of its factors."""
+        ...
+
     def factors(self, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Return fp32 factors (rank, in) and (out, rank) whose product, second by first, is `strength` changes."""
         ...
@@ -66,6 +71,10 @@ class LowRank:
         matrix = tensor.float().flatten(1)
         return torch.addmm(matrix, up.float(), down.float(), alpha=strength * self.scale).reshape(tensor.shape)
 
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0] if self.down.ndim else 0
+
     def factors(self, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
         down, up = self._matrices()
         return down.float(), up.float() * (strength * self.scale)
@@ -94,6 +103,10 @@ class Addition:
 
     def added_to(self, tensor: torch.Tensor, strength: float) -> torch.Tensor:
         return torch.add(tensor.float(), self.value.float(), alpha=strength * self.scale)
+
+    @property
+    def rank(self) -> int:
+        return min(self.value.shape, default=0)
 
     def factors(self, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
         value = self.value.float() * (strength * self.scale)

@@ -38,6 +38,10 @@ class Loras:
             tensor = change.added_to(tensor, strength)
         return tensor
 
+    def rank(self, name: str) -> int:
+        """Return the rank of the factors of all changes to a matrix, 0 if there are none."""
+        return sum(change.rank for change, _ in self._changes_of(name))
+
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return two fp32 factors (rank, in) and (out, rank) of all changes to a matrix; None if there are none.
 

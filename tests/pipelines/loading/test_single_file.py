@@ -19,7 +19,6 @@ from diffusers.quantizers.gguf.utils import (
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file, save_file
 
-from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Lora, ModelSpec, WeightFile
 from pipelines.core.precision import Precision
@@ -245,9 +244,7 @@ def test_a_streamed_quantized_transformer_gives_the_same_bytes(mixed: Path, bare
     assert not (tmp_path / "cache" / "weights").exists()
 
 
-def test_a_lora_is_merged_into_unquantized_files_only(
-    mixed: Path, state: State, wide: Path, bare: Path, tmp_path: Path
-) -> None:
+def test_a_lora_is_merged_into_unquantized_files(state: State, wide: Path, bare: Path, tmp_path: Path) -> None:
     layer = "transformer.blocks.0.attn1.to_v"
     save_file(
         {f"{layer}.lora_A.weight": torch.full((1, 256), 0.1), f"{layer}.lora_B.weight": torch.full((256, 1), 0.1)},
@@ -260,8 +257,6 @@ def test_a_lora_is_merged_into_unquantized_files_only(
     merged = load_pipeline(spec(named(file), loras=(lora,)), bare, "cpu").pipe.transformer
 
     assert torch.equal(noise_of(merged), noise_of(expected))
-    with pytest.raises(UnsupportedModelError, match=r"lora\.safetensors cannot be merged into mixed\.gguf"):
-        load_pipeline(spec(named(mixed), loras=(lora,)), bare, "cpu")
 
 
 def test_the_fingerprint_has_the_file_but_not_the_weights_it_replaces(mixed: Path, wide: Path, bare: Path) -> None:
