@@ -82,10 +82,9 @@ class CacheFolder:
         try:
             files = self._check(path, facts)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            os.close(held)
             log.warning("%s is damaged and will be made again: %s", path, error)
-            with suppress(OSError):
-                shutil.rmtree(path)
+            self._discard(path, held)
+            os.close(held)
             return None
         with suppress(OSError):
             os.utime(path / MANIFEST)
@@ -145,6 +144,19 @@ class CacheFolder:
                 return
             if self._remove(path):
                 total -= sizes[path]
+
+    def _discard(self, path: Path, manifest: int) -> None:
+        """Remove a damaged entry by the descriptor of its manifest, unless another process makes or made it again."""
+        with suppress(OSError):
+            writing = _lock(_lock_path(path), fcntl.LOCK_EX | fcntl.LOCK_NB, create=True)
+            if writing is None:
+                return
+            try:
+                if os.path.samestat(os.fstat(manifest), (path / MANIFEST).stat()):
+                    shutil.rmtree(path)
+            finally:
+                _lock_path(path).unlink(missing_ok=True)
+                os.close(writing)
 
     def _is_wanted(self, path: Path) -> bool:
         try:

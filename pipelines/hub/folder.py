@@ -14,7 +14,7 @@ from pipelines.models.family import Part
 from pipelines.models.model_index import NAME as MODEL_INDEX
 from pipelines.models.registry import family_of
 from pipelines.models.safetensors_header import FLOATS, read_header
-from pipelines.models.weight_files import MAX_VOCABULARY_BYTES, read_bytes, read_json, weight_files
+from pipelines.models.weight_files import MAX_VOCABULARY_BYTES, UNUSED, read_bytes, read_json, weight_files
 
 SCALED_FP8 = frozenset({"fp8", "compressed-tensors", "modelopt", "scaled_fp8"})
 """Values of `quant_method` whose weights may be fp8 matrices with scales beside them, which can be read."""
@@ -74,7 +74,7 @@ def _check_weights(component: Path, part: Part, config: dict[str, Any]) -> None:
         )
     for path in weight_files(component, part.library):
         for name, tensor in read_header(path).items():
-            if tensor.dtype not in FLOATS:
+            if tensor.dtype not in FLOATS and name.rpartition(".")[2] not in UNUSED:
                 by = f", quantized by {method}" if quantization is not None else ""
                 raise UnsupportedModelError(
                     f"{path} has {name} as {tensor.dtype}{by}, which is not supported: weights must be floating-point "

@@ -18,7 +18,7 @@ from pipelines.core.precision import Precision
 from pipelines.hub.folder import part_digest
 from pipelines.hub.local import file_digest
 from pipelines.loading.modules import WeightSource
-from pipelines.loading.part_folder import open_safetensors
+from pipelines.loading.part_folder import open_safetensors, read_tensor
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.layout import GIB
 from pipelines.planning.memory_model import SHARD_BYTES
@@ -53,7 +53,7 @@ class ConvertedWeights:
         for path in self.entry.files:
             with open_safetensors(path) as file:
                 for name in file.keys():  # noqa: SIM118 - it is no dictionary
-                    yield name, file.get_tensor(name)
+                    yield name, read_tensor(path, file, name)
 
 
 def converted_weights(cache: Path) -> CacheFolder:

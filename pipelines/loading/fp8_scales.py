@@ -9,22 +9,20 @@ from pathlib import Path
 import torch
 
 from pipelines.core.errors import UnsupportedModelError
+from pipelines.models.weight_files import SCALES, UNUSED
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-_SCALES = ("scale_weight", "weight_scale")
-# used only for arithmetic in fp8, which these layers do not do
-_UNUSED = ("scale_input", "input_scale", "scaled_fp8", "comfy_quant")
 
 
 def is_beside_weights(name: str) -> bool:
     """Return whether a tensor is a scale or a marker rather than a weight."""
-    return name.rpartition(".")[2] in (*_SCALES, *_UNUSED)
+    return name.rpartition(".")[2] in (*SCALES, *UNUSED)
 
 
 def scale_of(name: str, names: Collection[str]) -> str | None:
     """Return the name, among `names`, of the scales of a weight; None if it has none."""
     owner, _, leaf = name.rpartition(".")
-    return next((f"{owner}.{s}" for s in _SCALES if leaf == "weight" and f"{owner}.{s}" in names), None)
+    return next((f"{owner}.{s}" for s in SCALES if leaf == "weight" and f"{owner}.{s}" in names), None)
 
 
 def apply_scale(path: Path, name: str, tensor: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -51,5 +49,5 @@ def check_owners(path: Path, names: Collection[str]) -> None:
     """Raise UnsupportedModelError for scales without the weight that they belong to."""
     for name in names:
         owner, _, leaf = name.rpartition(".")
-        if leaf in _SCALES and f"{owner}.weight" not in names:
+        if leaf in SCALES and f"{owner}.weight" not in names:
             raise UnsupportedModelError(f"{path} has {name}, but no {owner}.weight.")

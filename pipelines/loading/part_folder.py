@@ -43,12 +43,13 @@ class PartFolder:
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the names and tensors. They are memory-mapped, unless scales are multiplied in."""
         located = self._located()
-        scales = {name: _read_one(located[name][0], name) for name in located if is_beside_weights(name)}
+        owned = (scale_of(name, located) for name in located)
+        scales = {name: _read_one(located[name][0], name) for name in owned if name is not None}
         for path in self.files:
             with open_safetensors(path) as file:
                 for name in file.keys():  # noqa: SIM118 - it is no dictionary
                     if not is_beside_weights(name):
-                        tensor, scale = file.get_tensor(name), scale_of(name, scales)
+                        tensor, scale = read_tensor(path, file, name), scale_of(name, scales)
                         yield name, tensor if scale is None else apply_scale(path, name, tensor, scales[scale])
 
     def headers(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -104,9 +105,18 @@ def open_safetensors(path: Path) -> Any:
         raise WeightsNotFoundError(f"{path} is truncated or damaged: {error}.") from error
 
 
+def read_tensor(path: Path, file: Any, name: str) -> torch.Tensor:
+    """Return a tensor of an open file, memory-mapped. Raises WeightsNotFoundError."""
+    try:
+        tensor: torch.Tensor = file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise WeightsNotFoundError(f"{path}: {name} cannot be read: {error}.") from error
+    return tensor
+
+
 def _read_one(path: Path, name: str) -> torch.Tensor:
     with open_safetensors(path) as file:
-        return file.get_tensor(name)
+        return read_tensor(path, file, name)
 
 
 def _on_meta(path: Path, name: str, stored: StoredTensor) -> torch.Tensor:

@@ -20,6 +20,12 @@ MAX_VOCABULARY_BYTES = 2**26
 MAX_SHARDS = 1000
 """Limit of the files that an index names."""
 
+SCALES = ("scale_weight", "weight_scale")
+"""Last parts of the names of tensors with the scales of an fp8 matrix, whose own name ends in "weight"."""
+
+UNUSED = ("scale_input", "input_scale", "scaled_fp8", "comfy_quant")
+"""Last parts of the names of tensors for arithmetic in fp8, which is not done, and of markers."""
+
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 _INDEX_SUFFIX = ".safetensors.index.json"
@@ -99,6 +105,8 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """Return the content of a file of at most `limit` bytes, which must not be empty. Raises WeightsNotFoundError."""
+    if path.exists() and not path.is_file():
+        raise WeightsNotFoundError(f"{path} is not a file.")
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)

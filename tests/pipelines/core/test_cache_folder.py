@@ -84,6 +84,19 @@ def test_a_damaged_entry_is_made_again_once(
     assert len(told) == (0 if is_unfinished else 1)
 
 
+def test_a_damaged_entry_that_another_process_makes_again_is_left_to_it(tmp_path: Path) -> None:
+    cache = folder(tmp_path)
+    entry, _ = make(cache)
+    (entry.path / "small").unlink()
+
+    with cache._writing(entry.path):
+        assert cache.find("kind", FACTS) is None
+        assert entry.path.exists()
+
+    assert cache.find("kind", FACTS) is None
+    assert not entry.path.exists()
+
+
 def test_a_large_file_is_hashed_only_if_its_time_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_folder, "ALWAYS_HASHED_BYTES", KIB)
     entry, _ = make(folder(tmp_path))

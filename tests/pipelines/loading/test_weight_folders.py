@@ -4,6 +4,7 @@ The table is the list of what was seen on hubs and disks, and of what a hostile 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,21 @@ def removed(path: str) -> Change:
 
 def cut(path: str, left: int) -> Change:
     return lambda folder: written(path, (folder / path).read_bytes()[:left])(folder)
+
+
+def pipe(path: str) -> Change:
+    """A named pipe, which never ends when it is read."""
+
+    def change(folder: Path) -> None:
+        (folder / path).unlink()
+        os.mkfifo(folder / path)
+
+    return change
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -143,6 +159,8 @@ BROKEN: list[tuple[str, Change, type[PipelineError], str]] = [
     ),
     ("boundary, one expert", changed("model_index.json", boundary_ratio=0.9), REFUSED, "boundary_ratio, but only one"),
     # configurations
+    ("config is a pipe", pipe("vae/config.json"), MISSING, r"vae/config\.json is not a file"),
+    ("config is a folder", lambda folder: replace_by_folder(folder / "vae" / "config.json"), MISSING, "is not a file"),
     ("no config", removed("vae/config.json"), MISSING, r"vae/config\.json is missing"),
     ("empty config", written("transformer/config.json", ""), MISSING, r"transformer/config\.json is empty"),
     ("config cut off", cut("text_encoder/config.json", 50), MISSING, r"text_encoder/config\.json is not valid JSON"),
@@ -457,7 +475,7 @@ def test_the_scales_of_an_fp8_folder_are_applied(
 ) -> None:
     folder = Path(shutil.copytree(wan21, tmp_path / "weights"))
     expected = transformer(folder)
-    stored: State = {"scaled_fp8": torch.ones(2)}
+    stored: State = {"scaled_fp8": torch.ones(2), "blocks.0.comfy_quant": torch.ones(3, dtype=torch.uint8)}
     for name, tensor in transformer(folder).items():
         if not name.startswith("blocks.") or tensor.ndim != 2:
             stored[name] = tensor
