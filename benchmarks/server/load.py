@@ -35,6 +35,7 @@ from server.storage.db.records import QueueLimits
 from tests.support.records import StandaloneStore
 from tests.support.server_process import MODEL, SMALL, ServerProcess
 
+MANY = {"max_connections_per_address": "4096"}
 PARAMS = VideoParams("an ox by a lake", " ", 240, 416, 33, 16, 5.0, 1)
 BATCH = 5000
 PAUSE_SECONDS = 0.02
@@ -135,7 +136,7 @@ def ask_idle(server: ServerProcess) -> dict[str, list[float]]:
 def measure_idle(options: Namespace, folder: Path) -> dict[str, Any]:
     """The figures of a server that starts no generation: it requires more free disk space than there is."""
     fill(folder / "data", options.queued, options.history)
-    server = ServerProcess(folder / "data", max_queued=str(options.queued), min_free_bytes=str(2**60))
+    server = ServerProcess(folder / "data", max_queued=str(options.queued), min_free_bytes=str(2**60), **MANY)
     with ExitStack() as stack:
         stack.callback(server.close)
         started = server.start()
@@ -159,7 +160,7 @@ def _about(options: Namespace, started: float, taken: dict[str, list[float]]) ->
 def measure(options: Namespace, folder: Path) -> dict[str, Any]:
     """The figures of one server."""
     fill(folder / "data", options.queued, options.history)
-    server = ServerProcess(folder / "data", max_queued=str(2 * options.queued + 100_000))
+    server = ServerProcess(folder / "data", max_queued=str(2 * options.queued + 100_000), **MANY)
     loop = asyncio.new_event_loop()
     with ExitStack() as stack:
         stack.callback(loop.close)

@@ -136,9 +136,11 @@ class QueueSettings(BaseModel):
     max_num_generations: int = Field(default=4, ge=1, le=12)
     max_queued: int = Field(default=10_000, ge=1)
     max_queued_per_key: int | None = Field(default=None, ge=1)
+    max_failed_per_hour: int = Field(default=1000, ge=1)
     max_overtakes: int = Field(default=4, ge=0)
     max_prompt_chars: int = Field(default=10_000, ge=1)
     max_body_bytes: int = Field(default=1_000_000, ge=1024)
+    max_connections_per_address: int = Field(default=512, ge=1)
 
 
 class LoggingSettings(BaseModel):

@@ -1,36 +1,63 @@
-"""uvicorn's HTTP connections with a time and a size limit for request heads; uvicorn itself waits forever.
+"""uvicorn's HTTP connections within limits of time, size and number; uvicorn itself has almost none.
 
-Without limits a client that opens connections and sends a byte now and then could use up the server's file descriptors.
-Request bodies have their own limit, `body_timeout`. Connections that are idle after a response have uvicorn's.
+Without limits a client could use up the server's memory or file descriptors: with connections on which it sends a byte
+now and then, with requests whose answers it never reads, or simply with very many connections. Request bodies have
+their own limit, `body_timeout`. Connections that are idle after a response have uvicorn's.
 """
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from server.runtime.connections import ConnectionLimits
 
 MAX_HEAD_BYTES = 64 * 1024
+
+MAX_PIPELINED = 16
+"""Limit of requests that a client sends before their answers. Browsers and libraries send one."""
+
+WRITE_SECONDS = 300.0
+"""A connection is closed if its client reads nothing for so long while an answer waits: a paused video may."""
+
+_REFUSAL = b"The server has too many open connections from your address, or in all. Close some, and try again.\n"
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """A connection that is closed if a request's head is not complete within `head_timeout` seconds.
 
-    It is also closed if the head is larger than MAX_HEAD_BYTES: the parser itself has no limit.
+    It is also closed if the head is larger than MAX_HEAD_BYTES: the parser itself has no limit. So is a connection with
+    more than MAX_PIPELINED requests that wait for their turn, and one whose client does not read.
     """
 
     head_timeout: float
+    limits: ConnectionLimits
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
+        self._address = ""
         self._received = 0
         """Bytes since the last complete head or body part; the current head has at least as many."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer()
+        self._address = self.client[0] if self.client else ""
+        if self.limits.open(self._address):
+            self._start_timer()
+        else:
+            size = str(len(_REFUSAL)).encode()
+            transport.write(
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nRetry-After: 5\r\n"
+                b"Connection: close\r\nContent-Length: " + size + b"\r\n\r\n" + _REFUSAL
+            )
+            transport.close()
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
         self._received += len(data)
         super().data_received(data)
         if self._received > MAX_HEAD_BYTES:
@@ -41,19 +68,53 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
+        if self.transport.is_closing():
+            # the rest of what was received before the connection was closed
+            return
         super().on_headers_complete()
+        if len(self.pipeline) > MAX_PIPELINED:
+            self._abort()
 
     def on_body(self, body: bytes) -> None:
         self._received = 0
-        super().on_body(body)
+        if not self.transport.is_closing():
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._received = 0
-        super().on_message_complete()
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:
+            # uvicorn reads on after each answer, and so collects more requests than it answers
+            self.flow.pause_reading()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(WRITE_SECONDS, self._abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_write_timer()
+        self.limits.close(self._address)
+        self.pipeline.clear()
         super().connection_lost(exc)
+        running = self._running
+        if running is not None and not running.response_complete:
+            # uvicorn tells the last request only, which may still wait for its turn
+            running.disconnected = True
+            running.message_event.set()
 
     def _start_timer(self) -> None:
         self._head_timer = self.loop.call_later(self.head_timeout, self._close)
@@ -64,12 +125,22 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
 
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
     def _close(self) -> None:
         self._stop_timer()
         if not self.transport.is_closing():
             self.transport.close()
 
+    def _abort(self) -> None:
+        """Close without sending what waits to be sent: the client does not read it."""
+        self._stop_timer()
+        self.transport.abort()
 
-def protocol_class(head_timeout: float) -> type[BoundedProtocol]:
-    """Return the protocol class for uvicorn, with a limit of `head_timeout` seconds."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"head_timeout": head_timeout})
+
+def protocol_class(head_timeout: float, limits: ConnectionLimits) -> type[BoundedProtocol]:
+    """Return the protocol class for uvicorn, with a limit of `head_timeout` seconds and limits of connections."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"head_timeout": head_timeout, "limits": limits})

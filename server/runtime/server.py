@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from server.core.logging import configure
 from server.core.settings import ServerSettings, Settings
 from server.runtime.app import create_app
+from server.runtime.connections import ConnectionLimits, raise_descriptor_limit
 from server.runtime.http_protocol import protocol_class
 from server.runtime.preflight import StartRefusedError, run_checks
 from server.service.service import Service
@@ -29,6 +30,7 @@ def serve(settings: Settings) -> None:
     for warning in settings.warnings:
         log.warning("%s", warning)
     devices = run_checks(settings)
+    limits = ConnectionLimits.of(raise_descriptor_limit(), settings.max_connections_per_address)
     with listen(settings) as listener:
         app = create_app(settings, devices)
         # these objects live as long as the process: frozen, they do not slow down later garbage collections
@@ -36,7 +38,7 @@ def serve(settings: Settings) -> None:
         gc.enable()
         config = uvicorn.Config(
             app,
-            http=protocol_class(settings.head_timeout),
+            http=protocol_class(settings.head_timeout, limits),
             log_config=None,
             access_log=settings.log_level == "debug",
             server_header=False,

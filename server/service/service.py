@@ -27,6 +27,7 @@ from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
 from server.service import echo, parameters
+from server.service.failed_requests import FailedRequests
 from server.service.loras import AvailableLora, LoraCatalogue
 from server.storage.db.records import (
     Filters,
@@ -70,6 +71,7 @@ class Service:
         self._disk = disk
         self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
+        self._failed = FailedRequests(settings.max_failed_per_hour)
         self._is_closing = False
 
     def begin_closing(self) -> None:
@@ -119,6 +121,8 @@ class Service:
             self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin, loras)
             for offset in range(count)
         ]
+        if failed := sum(generation.is_terminal for generation in new):
+            self._check_failures(tenant, failed)
         await self.check_room()
         limits = QueueLimits(self.settings.max_queued, self.settings.max_queued_per_key)
         try:
@@ -134,11 +138,21 @@ class Service:
         except IdempotencyKeyReusedError:
             raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
         if recorded is new:
+            if failed:
+                self._failed.note(tenant, failed)
             self._scheduler.wake()
             for generation in new:
                 if generation.is_terminal:
                     self._broker.publish(Event(generation))
         return recorded
+
+    def _check_failures(self, tenant: str, count: int) -> None:
+        if (wait := self._failed.wait(tenant, count)) is not None:
+            raise QueueFullError(
+                f"{self.settings.max_failed_per_hour} requests with invalid parameters were recorded within an hour: "
+                "this is the limit.",
+                ceil(wait),
+            )
 
     async def check_room(self) -> None:
         """Raise UnavailableError while the disk has too little space for more work."""

@@ -520,6 +520,22 @@ def test_a_full_queue_says_when_to_try_again(start_server: Callable[..., ServerP
     assert int(response.headers["retry-after"]) > 0
 
 
+def test_records_of_invalid_requests_are_bounded(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(max_failed_per_hour="3")
+    wrong = {**SMALL, "height": -1, "target_directory": "x" * 500_000, "fancy": "y" * 100_000}
+
+    for _ in range(3):
+        assert server.http.post("/queue", json=wrong).status_code == 200
+    refused = server.http.post("/queue", json=wrong)
+    assert "3 requests with invalid parameters" in error_of(refused, 429)["message"]
+    assert 3000 < int(refused.headers["retry-after"]) <= 3600
+    # what is valid is not affected, and a row is small
+    assert server.http.post("/queue", json=SMALL).status_code == 200
+    rows = server.http.get("/queue", params={"status": "failed"})
+    assert rows.json()["count"] == 3
+    assert len(rows.content) < 3 * 20_000
+
+
 # clients that disconnect
 
 

@@ -3,11 +3,14 @@
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
-from server.runtime.http_protocol import MAX_HEAD_BYTES
-from tests.support.server_process import PATIENCE, ServerProcess
+from server.runtime.http_protocol import MAX_HEAD_BYTES, MAX_PIPELINED
+from tests.support.server_process import PATIENCE, ServerProcess, eventually
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 SECONDS = 1.0
@@ -114,3 +117,84 @@ def test_a_large_body_does_not_count_as_head(connection: socket.socket) -> None:
     for _ in range(2):
         connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         assert b" 400 " in read_response(connection)
+
+
+def test_requests_sent_ahead_are_answered_in_order(connection: socket.socket) -> None:
+    paths = [f"/healthz?number={number}".encode() for number in range(MAX_PIPELINED)]
+    connection.sendall(b"".join(HEAD.replace(b"/healthz", path) + b"\r\n" for path in paths))
+
+    answers = b""
+    while answers.count(b"HTTP/1.1 200 OK") < len(paths):
+        answers += connection.recv(65536)
+
+
+def test_more_requests_sent_ahead_close_the_connection_and_take_no_memory(server: ServerProcess) -> None:
+    requests = (HEAD + b"\r\n") * 2000
+    before = rss(server)
+    closed = 0
+    began = time.monotonic()
+    while time.monotonic() - began < 3.0:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as greedy:
+            try:
+                for _ in range(100):
+                    greedy.sendall(requests)
+            except OSError:
+                closed += 1
+
+    assert closed > 3
+    assert rss(server) - before < 64 * 2**20
+    assert httpx.get(f"{server.url}/healthz", timeout=PATIENCE).status_code == 200
+
+
+def test_a_client_that_reads_nothing_holds_no_more_than_one_answer(server: ServerProcess) -> None:
+    before = rss(server)
+    opened = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) for _ in range(8)]
+    try:
+        for one in opened:
+            # as many as are not refused, each with an answer of half a megabyte
+            one.sendall((HEAD.replace(b"/healthz", b"/openapi.json") + b"\r\n") * MAX_PIPELINED)
+        time.sleep(2.0)
+        assert rss(server) - before < 64 * 2**20
+    finally:
+        for one in opened:
+            one.close()
+
+
+def test_connections_of_one_address_have_a_limit(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "data", max_connections_per_address="3")
+    server.start()
+    opened: list[socket.socket] = []
+    try:
+        server.http.close()
+        while len(opened) < 3:
+            # until the server has noticed that the test's own connections are closed
+            eventually(lambda: ask(server, opened), server)
+        with pytest.raises(AssertionError):
+            eventually(lambda: ask(server, opened), patience=0.5)
+        assert httpx.get(f"{server.url}/healthz").status_code == 503
+
+        opened.pop().close()
+        eventually(lambda: ask(server, opened), server)
+    finally:
+        for one in opened:
+            one.close()
+        server.close()
+
+
+def ask(server: ServerProcess, opened: list[socket.socket]) -> bool:
+    """Send a request on a new connection, and keep that open if it is answered."""
+    one = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    try:
+        one.sendall(HEAD + b"\r\n")
+        if b" 200 " in one.recv(65536):
+            opened.append(one)
+            return True
+    except ConnectionError:
+        pass
+    one.close()
+    return False
+
+
+def rss(server: ServerProcess) -> int:
+    assert server.process is not None
+    return int(psutil.Process(server.process.pid).memory_info().rss)
