@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.core.errors import LoraError, WeightsNotFoundError
-from pipelines.core.model import ModelSpec
+from pipelines.core.model import ModelSpec, OptionalLora
 from pipelines.core.request import RequestLora, is_lora_name
 from pipelines.hub import local as weights
 from pipelines.models.safetensors_header import read_header
@@ -44,18 +44,26 @@ class LoraFile:
 
 @dataclass(frozen=True, slots=True)
 class LocatedLora:
-    """A request's LoRA as a file on this machine; `part` is None for every part that takes LoRAs."""
+    """A request's LoRA as a file on this machine; `part` is None for every part that takes LoRAs.
+
+    `digest` is that of the file when it was located.
+    """
 
     name: str
     path: Path
+    digest: str
     part: str | None
     strength: float
 
     @property
     def identity(self) -> str:
-        """Its name, the digest of its file, its part and its strength."""
-        part = "" if self.part is None else f" {self.part}"
-        return f"{self.name} {weights.file_digest(self.path)}{part}*{self.strength}"
+        """Everything of it that the bytes of a video depend on."""
+        return f"{self.name} {self.digest}{'' if self.part is None else f' {self.part}'}*{self.strength}"
+
+    def check_unchanged(self) -> None:
+        """Raise LoraError if the file is not the one that was located."""
+        if _digest(self.name, self.path) != self.digest:
+            raise LoraError(f"The file of the LoRA {self.name} has changed while it was read.")
 
 
 def list_files(folder: Path) -> list[LoraFile]:
@@ -107,24 +115,35 @@ def expert_of(name: str, parts: Sequence[str]) -> str | None:
 
 def _locate(lora: RequestLora, spec: ModelSpec, folder: Path | None, parts: Sequence[str]) -> list[LocatedLora]:
     entries = [entry for entry in spec.optional_loras if entry.name == lora.name]
-    try:
-        found = [
-            LocatedLora(
-                lora.name, weights.locate_file(entry.repo, entry.file, entry.revision), entry.part, lora.strength
-            )
-            for entry in entries
-        ]
-    except WeightsNotFoundError as error:
-        raise LoraError(f"The LoRA {lora.name} cannot be used: {error}") from error
-    if not entries:
-        file = _file(folder, lora.name) if folder is not None and is_lora_name(lora.name) else None
-        if file is None:
-            raise LoraError(f"The LoRA {lora.name} is not on this machine, or not any more.")
-        found.append(LocatedLora(lora.name, file.path, expert_of(lora.name, parts), lora.strength))
-    for located in found:
-        if located.part is not None and located.part not in parts:
-            raise LoraError(f"The LoRA {lora.name} is for {located.part}, which this model does not have.")
+    found = []
+    for path, part in _files(lora.name, entries) if entries else [_file_in(folder, lora.name, parts)]:
+        if part is not None and part not in parts:
+            raise LoraError(f"The LoRA {lora.name} is for {part}, which this model does not have.")
+        found.append(LocatedLora(lora.name, path, _digest(lora.name, path), part, lora.strength))
     return found
+
+
+def _files(name: str, entries: Sequence[OptionalLora]) -> list[tuple[Path, str | None]]:
+    """Return the files of a model's optional LoRA with their parts."""
+    try:
+        return [(weights.locate_file(entry.repo, entry.file, entry.revision), entry.part) for entry in entries]
+    except WeightsNotFoundError as error:
+        raise LoraError(f"The LoRA {name} cannot be used: {error}") from error
+
+
+def _file_in(folder: Path | None, name: str, parts: Sequence[str]) -> tuple[Path, str | None]:
+    """Return a file of the folder of LoRAs with its part."""
+    file = None if folder is None else _file(folder, name)
+    if file is None:
+        raise LoraError(f"The LoRA {name} is not on this machine, or not any more.")
+    return file.path, expert_of(name, parts)
+
+
+def _digest(name: str, path: Path) -> str:
+    try:
+        return weights.file_digest(path)
+    except OSError as error:
+        raise LoraError(f"The LoRA {name} is not on this machine, or not any more.") from error
 
 
 def _file(folder: Path, name: str) -> LoraFile | None:

@@ -148,6 +148,8 @@ class _MergedPart:
         for files in (loaded.loras, [(lora.path, lora.strength) for lora in own]):
             changes.append(Loras(files, family, name))
             changes[-1].check(module)
+        for lora in own:
+            lora.check_unchanged()
         return changes
 
     def apply(self, changes: Sequence[Loras] | None) -> Iterator[None]:

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.core.errors import GenerationCancelled, LoraError, UnsupportedModelError
-from pipelines.core.model import Lora, OptionalLora
+from pipelines.core.errors import DeviceMemoryError, GenerationCancelled, LoraError, UnsupportedModelError
+from pipelines.core.model import Lora, ModelSpec, OptionalLora
 from pipelines.core.precision import Precision
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import REQUEST_LORAS, RequestLora, VideoParams
 from pipelines.hub.loras import LocatedLora
+from pipelines.loading.lora.loras import Loras
+from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.layout import Layout, Residence
 from pipelines.runner.callbacks import Callbacks
+from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner
 from tests.pipelines.conftest import both_dtypes
 from tests.support.models.loras import write_lora
@@ -267,5 +270,47 @@ def test_a_checkpoint_of_other_loras_is_not_used(load: Callable[..., Runner], fo
 
 def test_identities_are_exact(tmp_path: Path) -> None:
     file = write_lora(tmp_path / "x.safetensors", WIDTH, ("blocks.0.attn1.to_q",))
-    almost = [LocatedLora("x", file, None, strength) for strength in (0.8, 0.8000000001)]
+    almost = [LocatedLora("x", file, "digest", None, strength) for strength in (0.8, 0.8000000001)]
     assert almost[0].identity != almost[1].identity
+
+
+@pytest.mark.parametrize("change", [lambda file: file.write_bytes(file.read_bytes() + b" "), Path.unlink])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    change: Callable[[Path], object], load: Callable[..., Runner], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = load()
+    plain = state_of(runner)
+    original = Loras.check
+
+    def check(self: Loras, module: torch.nn.Module) -> None:
+        original(self, module)
+        if self._files:
+            change(folder / "x.safetensors")
+
+    monkeypatch.setattr(Loras, "check", check)
+    located = runner._loaded.loras.locate((X,))
+    with pytest.raises(LoraError, match=r"The .*LoRA x .*(has changed while it was read|is not on this machine)"):
+        runner._loaded.loras.merge(located)
+    assert same(state_of(runner), plain)
+
+
+def test_memory_that_runs_out_while_merging_is_survived(
+    wide: Path, folder: Path, load: Callable[..., Runner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, params = tmp_path / "video.mp4", replace(SMALL_VIDEO, loras=(X,))
+    expected, plain = video_bytes(load(), path, params), video_bytes(load(), path)
+    model = OutOfMemoryFallback.load(ModelSpec("small", fps=16), wide, "cpu", cache=tmp_path, loras_dir=folder)
+    store, calls = WeightFormat.store, list[str]()
+
+    def run_out(self: WeightFormat, name: str, tensor: torch.Tensor) -> Any:
+        calls.append(name)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return store(self, name, tensor)
+
+    monkeypatch.setattr(WeightFormat, "store", run_out)
+    with pytest.raises(DeviceMemoryError):
+        model.render(params, path)
+    assert len(calls) == 2
+    assert video_bytes(model, path) == plain
+    assert video_bytes(model, path, params) == expected
