@@ -38,6 +38,14 @@ def use_gguf_lora(module: Any, weight: str, rank: int, dtype: torch.dtype) -> No
     module.set_submodule(name, GGUFLoraLinear(module.get_submodule(name), rank, dtype))
 
 
+def with_lora(linear: GGUFLinear, down: torch.Tensor, up: torch.Tensor) -> GGUFLoraLinear:
+    """Return a layer with the same weight and bias, which are shared, and these factors (rank, in) and (out, rank)."""
+    layer = GGUFLoraLinear(linear, len(down), down.dtype)
+    layer.weight, layer.bias = linear.weight, linear.bias
+    layer.lora_A, layer.lora_B = (torch.nn.Parameter(factor, requires_grad=False) for factor in (down, up))
+    return layer.train(linear.training)
+
+
 def factor_names(weight: str) -> tuple[str, str]:
     """Return the names of the two factors beside a weight."""
     layer = weight.removesuffix(".weight")

@@ -272,7 +272,6 @@ class _PartLoader:
                     source=published,
                     loras=loras,
                     weight_format=weight_format.without_loras(),
-                    is_quantized=precision is Precision.GGUF,
                     is_mapped=lambda name: is_mapped(part, name, self.layout, layers),
                 )
             )

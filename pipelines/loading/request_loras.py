@@ -4,7 +4,7 @@ Each tensor that changes is read again from the files of the model, merged with 
 request's, converted to the plan's format and copied into the loaded tensor, whose identity and place stay the same.
 Nothing is ever subtracted, so the weights do not depend on what was merged before. At most one set is merged at a time,
 and no copy of the model's own weights is kept. Only weights that are mapped from disk cannot be changed in place: their
-merged tensors are kept in host memory.
+merged tensors are kept in host memory. Matrices that stay quantized are not changed: the LoRAs are beside them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import torch
-from diffusers.quantizers.gguf.utils import GGUFParameter
+from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 
 from pipelines.core.errors import LoraError
 from pipelines.core.model import ModelSpec
@@ -23,9 +23,10 @@ from pipelines.core.request import RequestLora
 from pipelines.hub import local as weights
 from pipelines.hub.folder import part_digest
 from pipelines.hub.loras import LocatedLora, locate_loras
+from pipelines.layers.gguf_lora import with_lora
 from pipelines.loading.lora.loras import Loras
 from pipelines.loading.modules import StoredTensors, WeightSource, skeleton
-from pipelines.loading.weight_format import WeightFormat
+from pipelines.loading.weight_format import WeightFormat, dequantized
 from pipelines.models.family import ModelFamily, Part
 from pipelines.planning.layout import HOST_SHARE, format_gib
 
@@ -47,7 +48,6 @@ class LoadedPart:
     source: WeightSource
     loras: Sequence[tuple[Path, float]]
     weight_format: WeightFormat
-    is_quantized: bool
     is_mapped: Callable[[str], bool]
 
     def source_digest(self) -> str:
@@ -69,7 +69,7 @@ class RequestLoras:
     ) -> None:
         self._spec = spec
         self._family = family
-        self._parts = [_MergedPart(part) for part in parts]
+        self._parts = [_MergedPart(part, device) for part in parts]
         self._device = device
         self._folder = folder
         self._merged: str | None = ""
@@ -115,12 +115,14 @@ def identity(loras: Sequence[LocatedLora]) -> str:
 class _MergedPart:
     """A loaded transformer, and which of its tensors may differ from the model's own."""
 
-    def __init__(self, loaded: LoadedPart) -> None:
+    def __init__(self, loaded: LoadedPart, device: torch.device) -> None:
         self.loaded = loaded
+        self._device = device
         self._digest = loaded.source_digest()
         self._stale: set[str] = set()
-        # the mapped tensors that merged ones stand in for
+        # what others stand in for: mapped tensors, and layers without the request's LoRAs beside their weights
         self._mapped: dict[str, torch.Tensor] = {}
+        self._layers: dict[str, GGUFLinear] = {}
 
     @property
     def tensors(self) -> int:
@@ -131,13 +133,8 @@ class _MergedPart:
         """Return the changes by the model's own LoRAs, then by these; None if there is nothing to change or restore."""
         loaded, name = self.loaded, self.loaded.part.name
         own = [lora for lora in loras if lora.part in (None, name)]
-        if not own and not self._stale:
+        if not own and not self._stale and not self._layers:
             return None
-        if own and loaded.is_quantized:
-            raise LoraError(
-                f"The LoRA {own[0].name} cannot be merged into {loaded.source.path.name}, whose weights are quantized: "
-                "use a file that is not quantized, or leave the LoRA out."
-            )
         if loaded.source_digest() != self._digest:
             raise LoraError(
                 f"The files of {loaded.source.path} have changed since the model was loaded, so LoRAs cannot be "
@@ -156,25 +153,44 @@ class _MergedPart:
         """Let the weights have these changes and no others. Yield after each tensor."""
         if changes is None:
             return
+        for name, layer in self._layers.items():
+            self.loaded.module.set_submodule(name, layer)
         loaded = self.loaded.module.state_dict(keep_vars=True)
         for name, original in self._mapped.items():
             loaded[name].data = original
-        restored = {name for name in self._stale if not self.loaded.is_mapped(name)}
-        self._stale, self._mapped = set(restored), {}
+        restored = {name for name in self._stale if name in loaded and not self.loaded.is_mapped(name)}
+        self._stale, self._mapped, self._layers = set(restored), {}, {}
         room = psutil.virtual_memory().available * HOST_SHARE
         changed: set[str] = set()
-        models_own, requested = changes
+        weight_format = self.loaded.weight_format
         for name, tensor in self.loaded.source.tensors():
-            if name in loaded:
-                own = models_own.merge(name, tensor)
-                merged = requested.merge(name, own)
+            if weight_format.stays_quantized(name, tensor):
+                self._put_beside(name, changes)
+            elif name in loaded:
+                own = changes[0].merge(name, dequantized(tensor))
+                merged = changes[1].merge(name, own)
                 if merged is not own:
                     changed.add(name)
                 if name in changed or name in restored:
                     self._stale.add(name)
-                    room -= self._write(self.loaded.weight_format.store(name, merged), loaded, room)
-                yield
+                    room -= self._write(weight_format.store(name, merged), loaded, room)
+            yield
         self._stale = changed
+
+    def _put_beside(self, name: str, changes: Sequence[Loras]) -> None:
+        """Put the request's changes of a quantized matrix beside it, joined to the model's own."""
+        models_own, requested = (each.factors(name) for each in changes)
+        if requested is None:
+            return
+        factors = [requested] if models_own is None else [models_own, requested]
+        downs, ups = zip(*factors, strict=True)
+        down, up = (
+            factor.to(self._device, self.loaded.weight_format.dtype) for factor in (torch.cat(downs), torch.cat(ups, 1))
+        )
+        layer = name.removesuffix(".weight")
+        linear = self.loaded.module.get_submodule(layer)
+        self._layers[layer] = linear
+        self.loaded.module.set_submodule(layer, with_lora(linear, down, up))
 
     def _write(self, stored: StoredTensors, loaded: Mapping[str, torch.Tensor], room: float) -> int:
         """Replace tensors of the loaded ones. Return the bytes that were kept in host memory, at most `room`."""

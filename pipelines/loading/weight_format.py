@@ -45,7 +45,7 @@ class WeightFormat:
         loras: Loras | None = None,
         named: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        self._dtype = dtype
+        self.dtype = dtype
         self._precision = precision
         self._loras = loras
         # transformers also lists such modules, but keeps them in fp32 only when it loads fp16
@@ -72,13 +72,16 @@ class WeightFormat:
 
     def convert(self, name: str, tensor: torch.Tensor) -> StoredTensors:
         """Return what is stored for a tensor of the published files."""
-        if isinstance(tensor, GGUFParameter):
-            if name in self._in_gguf:
-                return {name: tensor, **self._factors(name)}
-            tensor = dequantize_gguf_tensor(tensor)
+        if self.stays_quantized(name, tensor):
+            return {name: tensor, **self._factors(name)}
+        tensor = dequantized(tensor)
         if self._loras is not None:
             tensor = self._loras.merge(name, tensor)
         return self.store(name, tensor)
+
+    def stays_quantized(self, name: str, tensor: torch.Tensor) -> bool:
+        """Return whether a tensor of the published files is stored as it is, and LoRAs beside it."""
+        return isinstance(tensor, GGUFParameter) and name in self._in_gguf
 
     def store(self, name: str, tensor: torch.Tensor) -> StoredTensors:
         """Return what is stored for a tensor that is not quantized, and has all changes by LoRAs already."""
@@ -119,14 +122,19 @@ class WeightFormat:
         factors = None if self._loras is None else self._loras.factors(name)
         if factors is None:
             return {}
-        return {each: factor.to(self._dtype) for each, factor in zip(factor_names(name), factors, strict=True)}
+        return {each: factor.to(self.dtype) for each, factor in zip(factor_names(name), factors, strict=True)}
 
     def _dtype_of(self, name: str, tensor: torch.Tensor) -> torch.dtype:
         if name in self._in_fp8:
             return torch.float8_e4m3fn
         if not tensor.is_floating_point():
             return tensor.dtype
-        return torch.float32 if self._fp32_modules & set(name.split(".")) else self._dtype
+        return torch.float32 if self._fp32_modules & set(name.split(".")) else self.dtype
+
+
+def dequantized(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a plain tensor with the values of one that may be quantized."""
+    return dequantize_gguf_tensor(tensor) if isinstance(tensor, GGUFParameter) else tensor
 
 
 def _use_q4(module: Any, dtype: torch.dtype) -> list[str]:

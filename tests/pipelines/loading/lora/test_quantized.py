@@ -11,7 +11,7 @@ from diffusers import WanTransformer3DModel
 from diffusers.quantizers.gguf.utils import GGUFParameter, dequantize_gguf_tensor
 from safetensors.torch import save_file
 
-from pipelines.core.errors import LoraError, UnsupportedModelError
+from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.model import Lora, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.request import RequestLora
@@ -42,6 +42,8 @@ LAYERS = (
     "condition_embedder.time_proj",
 )
 FULL = "blocks.0.attn2.to_k"
+
+STREAMED = (Residence.STREAMED, Residence.DISK)
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_it_equals_merging_into_the_restored_weights(
     assert type(runner._loaded.pipe.transformer.get_submodule("blocks.1.attn1.to_k")) is torch.nn.Linear
 
 
-@pytest.mark.parametrize("where", [Residence.STREAMED, Residence.DISK])
+@pytest.mark.parametrize("where", STREAMED)
 def test_factors_are_streamed_with_their_block(where: Residence, mixed: Path, bare: Path, folder: Path) -> None:
     expected = video_bytes(load(mixed, bare, folder, own(folder, "x", "y")), folder / "resident.mp4")
     layout = Layout(Precision.GGUF, where, resident_blocks=1)
@@ -168,8 +170,28 @@ def test_a_lora_that_does_not_fit_is_refused(mixed: Path, bare: Path, folder: Pa
         load(mixed, bare, folder, own(folder, "x"))
 
 
-def test_a_lora_of_a_request_is_refused(mixed: Path, bare: Path, folder: Path) -> None:
-    spec = ModelSpec("mixed", fps=16, files=(named(mixed),), loras=own(folder, "x"))
-    runner = Runner.load(spec, bare, "cpu", cache=folder, loras_dir=folder)
-    with pytest.raises(LoraError, match=r"LoRA y cannot be merged into mixed\.gguf, whose weights are quantized"):
-        runner.run(replace(SMALL_VIDEO, loras=(RequestLora("y"),)), folder / "video.mp4")
+@both_dtypes
+@pytest.mark.parametrize("layout", [None, *(Layout(Precision.GGUF, where, resident_blocks=1) for where in STREAMED)])
+def test_loras_of_requests_equal_the_models_own_and_leave_nothing(
+    layout: Layout | None, mixed: Path, bare: Path, folder: Path
+) -> None:
+    def loaded(*names: str) -> Runner:
+        spec = ModelSpec("mixed", fps=16, files=(named(mixed),), loras=own(folder, *names))
+        return Runner.load(spec, bare, "cpu", layout=layout, cache=folder, loras_dir=folder)
+
+    def requested(runner: Runner, *names: str) -> bytes:
+        loras = tuple(RequestLora(name, STRENGTH) for name in names)
+        return video_bytes(runner, folder / "video.mp4", replace(SMALL_VIDEO, loras=loras))
+
+    runner, with_x = loaded(), loaded("x")
+    layers = dict(runner._loaded.pipe.transformer.named_modules())
+    plain, x, both = requested(runner), requested(with_x), requested(with_x, "y")
+    assert len({plain, x, both}) == 3
+    assert [requested(runner, *names) for names in ("x", "xy", "", "x", "y", "xy")] == [
+        *(x, both, plain, x),
+        requested(loaded("y")),
+        both,
+    ]
+    assert requested(runner) == plain
+    assert dict(runner._loaded.pipe.transformer.named_modules()) == layers
+    assert requested(with_x) == x
