@@ -37,6 +37,8 @@ from server.storage.db.records import (
     Placed,
     QueueLimitError,
     QueueLimits,
+    SearchesBusyError,
+    StatementTimeoutError,
 )
 from server.storage.db.statements.history import History
 from server.storage.db.statements.submissions import Submissions
@@ -288,7 +290,14 @@ class Service:
 
     async def page(self, filters: Filters, number: int, size: int) -> Page:
         """A page of history."""
-        return await self._history.page(filters, number, size, self._scheduler.next_weights)
+        try:
+            return await self._history.page(filters, number, size, self._scheduler.next_weights)
+        except StatementTimeoutError:
+            raise UnavailableError(
+                "The search took too long. Search for longer or rarer words, or narrow it with a filter such as model."
+            ) from None
+        except SearchesBusyError:
+            raise QueueFullError("Other searches with this key are still running.", 1) from None
 
     def live(self, placed: Placed) -> Live | None:
         """The progress of a generation that runs, or an estimate for one that waits; None if there is neither."""

@@ -16,7 +16,7 @@ router = APIRouter(prefix="/generations", tags=["generations"])
 _MAX_PAGE = 10**9
 
 
-@router.get("", summary="List all generations", response_model=History, responses=error_responses(400, 503))
+@router.get("", summary="List all generations", response_model=History, responses=error_responses(400, 429, 503))
 async def index(
     service: ServiceDep,
     filters: FiltersDep,

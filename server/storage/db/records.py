@@ -12,6 +12,14 @@ class StaleAttemptError(Exception):
     """The attempt no longer holds the generation: it was cancelled, or claimed again."""
 
 
+class StatementTimeoutError(Exception):
+    """A statement took longer than its limit, and was stopped."""
+
+
+class SearchesBusyError(Exception):
+    """A tenant has too many searches that wait for their turn."""
+
+
 class QueueLimitError(Exception):
     """The queue is full: `limit` generations wait, of all tenants, or of one (`is_per_tenant`)."""
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -14,10 +15,23 @@ from sqlalchemy.exc import DBAPIError
 
 from server.storage.db.connection import reading
 from server.storage.db.errors import explain
+from server.storage.db.records import StatementTimeoutError
 
 log = logging.getLogger("paddock.store")
 
-_THREADS = 4
+
+class Pool(StrEnum):
+    """The threads that a statement runs on, so that slow statements of one kind do not delay those of another."""
+
+    WRITES = "writes"
+    READS = "reads"
+    SEARCHES = "searches"
+
+
+_THREADS = {Pool.WRITES: 4, Pool.READS: 4, Pool.SEARCHES: 2}
+
+_CHECK_INSTRUCTIONS = 100
+"""SQLite checks the time limit of a statement after so many of its instructions."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,7 +48,9 @@ class Session:
     def __init__(self, engine: Engine, now: Clock = time.time, server: str | None = None) -> None:
         self.server = server
         self.now = now
-        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        self.threads = {
+            pool: ThreadPoolExecutor(count, thread_name_prefix=f"store-{pool}") for pool, count in _THREADS.items()
+        }
         self._engine = engine
         self._outage: str | None = None
 
@@ -45,7 +61,8 @@ class Session:
 
     def close(self) -> None:
         """End the threads; the database stays open."""
-        self.threads.shutdown()
+        for threads in self.threads.values():
+            threads.shutdown()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -61,6 +78,19 @@ class Session:
         """A transaction that reads one moment; raises RecordsUnavailableError while the database cannot be used."""
         with self._explained(), reading(self._engine) as tx:
             yield tx
+
+    @contextmanager
+    def read_within(self, seconds: float) -> Iterator[Connection]:
+        """A transaction like that of `read`, in which statements take so long at most; raises StatementTimeoutError."""
+        deadline = time.monotonic() + seconds
+        with self._explained(), reading(self._engine) as tx:
+            try:
+                with time_limit(tx, seconds):
+                    yield tx
+            except DBAPIError as error:
+                if time.monotonic() < deadline:
+                    raise
+                raise StatementTimeoutError from error
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -97,11 +127,40 @@ class Repository:
 Part = TypeVar("Part", bound=Repository)
 
 
-def in_thread(method: Callable[Concatenate[Part, P], R]) -> Callable[Concatenate[Part, P], Coroutine[Any, Any, R]]:
+Method = Callable[Concatenate[Part, P], R]
+Coroutines = Callable[Concatenate[Part, P], Coroutine[Any, Any, R]]
+
+
+def in_thread_of(pool: Pool) -> Callable[[Method[Part, P, R]], Coroutines[Part, P, R]]:
     """Make a repository's method a coroutine that runs on a thread: a commit waits for the disk, the loop must not."""
 
-    async def call(self: Part, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        work = functools.partial(method, self, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._session.threads, work)
+    def decorate(method: Method[Part, P, R]) -> Coroutines[Part, P, R]:
+        async def call(self: Part, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            work = functools.partial(method, self, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._session.threads[pool], work)
 
-    return functools.update_wrapper(call, method)
+        return functools.update_wrapper(call, method)
+
+    return decorate
+
+
+def in_thread(method: Method[Part, P, R]) -> Coroutines[Part, P, R]:
+    """Make a repository's method that writes, or that the scheduler needs, a coroutine on a thread."""
+    return in_thread_of(Pool.WRITES)(method)
+
+
+@contextmanager
+def time_limit(tx: Connection, seconds: float) -> Iterator[None]:
+    """Let statements on a connection fail after so many seconds."""
+    if tx.dialect.name == "postgresql":
+        # until the end of the transaction
+        tx.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}")
+        yield
+        return
+    deadline = time.monotonic() + seconds
+    driver: Any = tx.connection.driver_connection
+    driver.set_progress_handler(lambda: time.monotonic() > deadline, _CHECK_INSTRUCTIONS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)

@@ -1,21 +1,21 @@
 """What clients read: filters, pages, lists."""
 
 import asyncio
+from threading import Event
 from typing import Any
 
 import pytest
 
 from server.core.generation import Generation, Status
-from server.storage.db.records import (
-    Filters,
-    QueueLimits,
-)
-from server.storage.db.statements.history import LIST_LIMIT
+from server.storage.db.records import Filters, QueueLimits, SearchesBusyError, StatementTimeoutError
+from server.storage.db.session import Pool
+from server.storage.db.statements.history import LIST_LIMIT, MAX_WAITING_SEARCHES
 from tests.contract.store.examples import (
     new,
     queued,
 )
 from tests.support.records import StandaloneStore as Store
+from tests.support.server_process import PATIENCE
 
 
 async def test_filters_all_hold_together(store: Store) -> None:
@@ -116,3 +116,74 @@ async def test_history_is_searched_by_words_of_the_prompt(store: Store, search: 
 
     assert [placed.generation.parameters.get("prompt") for placed in page.rows] == found[::-1]
     assert page.total == len(found)
+
+
+async def test_a_search_that_takes_too_long_is_stopped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = "".join(chr(0x4E00 + number % 20_000) for number in range(10_000))
+    await queued(store, 400, parameters={"prompt": prompt})
+    words = Filters(search="ox " * 20)
+    monkeypatch.setattr("server.storage.db.statements.history.SEARCH_SECONDS", 0.005)
+
+    with pytest.raises(StatementTimeoutError):
+        await store.history.page(words, 1, 10)
+    # the connection has no limit afterwards
+    assert (await store.history.page(Filters(), 1, 10)).total == 400
+    monkeypatch.setattr("server.storage.db.statements.history.SEARCH_SECONDS", 60.0)
+    assert (await store.history.page(words, 1, 10)).total == 0
+
+
+async def test_searches_delay_nothing_else(store: Store) -> None:
+    await queued(store, 2)
+    over = Event()
+    pool = store.history._session.threads[Pool.SEARCHES]
+    occupied = [pool.submit(over.wait) for _ in range(pool._max_workers)]
+    try:
+        search = asyncio.create_task(store.history.page(Filters(search="ox"), 1, 10))
+        async with asyncio.timeout(PATIENCE):
+            (generation,) = await queued(store)
+            assert await store.attempts.claim("me", 60) is not None
+            assert await store.history.get(generation.id, "") is not None
+            assert (await store.history.page(Filters(), 1, 10)).total == 3
+        assert not search.done()
+    finally:
+        over.set()
+    assert (await search).total == 3
+    assert all(each.result() for each in occupied)
+
+
+async def test_blocked_writers_delay_no_reader(store: Store) -> None:
+    (generation,) = await queued(store)
+    over = Event()
+    pool = store.history._session.threads[Pool.WRITES]
+    occupied = [pool.submit(over.wait) for _ in range(pool._max_workers)]
+    try:
+        async with asyncio.timeout(PATIENCE):
+            assert await store.history.get(generation.id, "") is not None
+            assert (await store.history.page(Filters(search="ox"), 1, 10)).total == 1
+    finally:
+        over.set()
+    assert all(each.result() for each in occupied)
+
+
+async def test_searches_of_a_tenant_take_turns_and_few_may_wait(store: Store) -> None:
+    over = Event()
+    pool = store.history._session.threads[Pool.SEARCHES]
+    occupied = [pool.submit(over.wait) for _ in range(pool._max_workers)]
+    mine = [
+        asyncio.create_task(store.history.page(Filters(tenant="a", search="ox"), 1, 10))
+        for _ in range(1 + MAX_WAITING_SEARCHES)
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(SearchesBusyError):
+        await store.history.page(Filters(tenant="a", search="ox"), 1, 10)
+    others = asyncio.create_task(store.history.page(Filters(tenant="b", search="ox"), 1, 10))
+    await asyncio.sleep(0.05)
+    # one of each tenant, besides those that occupy the threads
+    assert pool._work_queue.qsize() == 2
+    mine.pop().cancel()
+
+    over.set()
+    assert [(await each).total for each in (*mine, others)] == [0] * (len(mine) + 1)
+    assert all(each.result() for each in occupied)
+    await store.history.page(Filters(tenant="a", search="ox"), 1, 10)
+    assert not store.history._searches

@@ -1,18 +1,27 @@
 """Statements that clients read by: one generation, lists and pages, with places in the queue."""
 
-from collections.abc import Sequence
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from sqlalchemy import Connection, func, select
 
 from server.core.fair_queue import Weights
 from server.core.generation import Generation, Status
-from server.storage.db.records import Filters, Page, Placed
+from server.storage.db.records import Filters, Page, Placed, SearchesBusyError
 from server.storage.db.schema import generations
-from server.storage.db.session import Repository, Session, in_thread
+from server.storage.db.session import Pool, Repository, Session, in_thread_of
 from server.storage.db.statements import fair_queue
 from server.storage.db.statements.rows import count_queued, find, from_row
 
 LIST_LIMIT = 1000
+
+SEARCH_SECONDS = 5.0
+"""The time limit of a search's statements."""
+
+MAX_WAITING_SEARCHES = 4
+"""So many searches of a tenant may wait while another one of its runs."""
 
 
 class History(Repository):
@@ -21,8 +30,10 @@ class History(Repository):
     def __init__(self, session: Session, max_overtakes: int) -> None:
         super().__init__(session)
         self._max_overtakes = max_overtakes
+        self._searches: dict[str, asyncio.Semaphore] = {}
+        self._waiting: Counter[str] = Counter()
 
-    @in_thread
+    @in_thread_of(Pool.READS)
     def get(self, generation_id: str, tenant: str, holding: Sequence[Weights | None] = ()) -> Placed | None:
         """A tenant's generation by its id."""
         with self._session.read() as tx:
@@ -31,7 +42,32 @@ class History(Repository):
                 return None
             return self._place(tx, [generation], holding)[0]
 
-    @in_thread
+    async def page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None] = ()) -> Page:
+        """Page `number` (from 1) of `size` generations, newest first.
+
+        A search runs on threads of its own, within SEARCH_SECONDS, one at a time for each tenant. Raises
+        StatementTimeoutError and SearchesBusyError.
+        """
+        if not filters.search:
+            return await self._page(filters, number, size, holding)
+        async with self._turn(filters.tenant):
+            return await self._found_page(filters, number, size, holding)
+
+    @asynccontextmanager
+    async def _turn(self, tenant: str) -> AsyncIterator[None]:
+        """Wait until no other search of a tenant runs."""
+        if self._waiting[tenant] > MAX_WAITING_SEARCHES:
+            raise SearchesBusyError
+        self._waiting[tenant] += 1
+        try:
+            async with self._searches.setdefault(tenant, asyncio.Semaphore()):
+                yield
+        finally:
+            self._waiting[tenant] -= 1
+            if not self._waiting[tenant]:
+                del self._waiting[tenant], self._searches[tenant]
+
+    @in_thread_of(Pool.READS)
     def newest(self, filters: Filters, holding: Sequence[Weights | None] = ()) -> list[Placed]:
         """The newest generations, newest first, at most LIST_LIMIT."""
         with self._session.read() as tx:
@@ -40,15 +76,24 @@ class History(Repository):
             newest = sorted(found, key=lambda generation: generation.seq, reverse=True)[:LIST_LIMIT]
             return self._place(tx, newest, holding)
 
-    @in_thread
-    def page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None] = ()) -> Page:
-        """Page `number` (from 1) of `size` generations, newest first."""
+    @in_thread_of(Pool.READS)
+    def _page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]) -> Page:
         with self._session.read() as tx:
-            total = self._count(tx, filters)
-            found = self._select(tx, filters, size, (number - 1) * size, total)
-            return Page(self._place(tx, found, holding), total)
+            return self._read_page(tx, filters, number, size, holding)
 
-    @in_thread
+    @in_thread_of(Pool.SEARCHES)
+    def _found_page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]) -> Page:
+        with self._session.read_within(SEARCH_SECONDS) as tx:
+            return self._read_page(tx, filters, number, size, holding)
+
+    def _read_page(
+        self, tx: Connection, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]
+    ) -> Page:
+        total = self._count(tx, filters)
+        found = self._select(tx, filters, size, (number - 1) * size, total)
+        return Page(self._place(tx, found, holding), total)
+
+    @in_thread_of(Pool.READS)
     def completed_since(self, moment: float, tenant: str) -> list[Generation]:
         """A tenant's generations that succeeded or failed since a moment, oldest first, at most LIST_LIMIT."""
         with self._session.read() as tx:
@@ -61,7 +106,7 @@ class History(Repository):
             ).mappings()
             return [from_row(row) for row in rows][::-1]
 
-    @in_thread
+    @in_thread_of(Pool.READS)
     def queued(self) -> int:
         """How many generations wait, of all tenants."""
         with self._session.read() as tx:
