@@ -89,7 +89,8 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
         "required": ["model", "prompt"],
         "properties": {
             "model": {"type": "string", "description": "The id of a model"},
-            "prompt": text,
+            # an empty or blank prompt counts as missing
+            "prompt": {**text, "pattern": r"\S"},
             **{name: _nullable(schema) for name, schema in optional.items()},
         },
     }
