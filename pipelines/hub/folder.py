@@ -124,7 +124,7 @@ def _settings(component: Path) -> list[Path]:
 def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> str:
     """Return a fingerprint of everything in a folder that the pipeline uses.
 
-    These are the list of components, their configurations, and their weights and vocabularies by name, size and time.
+    These are the list of components, their configurations, and their weights and large files by name, size and time.
     Weights of components in `replaced` and files that are not read, such as README.md, are left out.
     """
     family = family_of(pipeline_class)
@@ -139,8 +139,9 @@ def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) ->
             facts.update(part_digest(component, part.library).encode())
     for name in sorted(family.settings):
         for path in _settings(folder / name):
-            facts.update(f"{name}/{_named_facts(path)}".encode())
-            if path.stat().st_size < _SMALL:
+            is_small = path.stat().st_size < _SMALL
+            facts.update(f"{name}/{path.name if is_small else _named_facts(path)}\n".encode())
+            if is_small:
                 facts.update(path.read_bytes())
     return facts.hexdigest()[:16]
 

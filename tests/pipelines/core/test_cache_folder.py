@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,6 +143,25 @@ def test_the_least_recently_used_are_removed_but_not_those_in_use(tmp_path: Path
     used_at(entries[2], 1)
     make(cache, {"source": "e"}, size=15 * KIB)
     assert [entry.path.exists() for entry in entries] == [False, False, True]
+
+
+def test_room_is_made_before_an_entry_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = folder(tmp_path, limit=35 * KIB)
+    entries = [make(cache, {"source": name})[0] for name in "ab"]
+    for age, entry in enumerate(entries):
+        used_at(entry, 1000 + age)
+        entry.release()
+    there: list[list[bool]] = []
+
+    def note(_: Path) -> None:
+        there.append([entry.path.exists() for entry in entries])
+
+    cache.make("kind", {"source": "c"}, note, needed=20 * KIB).release()
+    assert there == [[False, True]]
+    # within the limit, but not on the disk
+    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=KIB))
+    cache.make("kind", {"source": "d"}, note, needed=2 * KIB)
+    assert there[1:] == [[False, False]]
 
 
 def test_using_an_entry_keeps_it(tmp_path: Path) -> None:

@@ -174,6 +174,12 @@ BROKEN: list[tuple[str, Change, type[PipelineError], str]] = [
     ),
     ("long rope", changed("transformer/config.json", rope_max_seq_len=10**12), REFUSED, "rope_max_seq_len = 1000"),
     (
+        "long list",
+        changed("vae/config.json", dim_mult=[1] * 2000),
+        REFUSED,
+        r"vae/config\.json has 2000 values for dim",
+    ),
+    (
         "no layers",
         changed("transformer/config.json", num_layers=0),
         REFUSED,
