@@ -38,6 +38,7 @@ class CircuitBreaker:
         self._failed: set[str] = set()
         self._in_a_row = 0
         self._openings = 0
+        self._blocked = 0
         self._until = 0.0
         self.failures = 0
         self.reason: str | None = None
@@ -70,9 +71,17 @@ class CircuitBreaker:
             pause = min(2.0 ** (self._in_a_row - 2), _LONGEST_BACKOFF) if self._in_a_row > 1 else 0.0
         self._until = self._clock() + pause
 
+    def blocked(self, reason: str) -> None:
+        """Open at once: nothing can run there, whatever is tried. A second later it is tried again, then after two …"""
+        self.failures += 1
+        self.reason = reason
+        self._openings += 1
+        self._until = self._clock() + min(2.0 ** min(self._blocked, _DOUBLINGS), self._tolerance.cooldown)
+        self._blocked += 1
+
     def succeeded(self) -> None:
         """The device finished a generation: earlier failures count no more."""
         self._failed.clear()
-        self._in_a_row = self._openings = 0
+        self._in_a_row = self._openings = self._blocked = 0
         self._until = 0.0
         self.reason = None

@@ -20,6 +20,10 @@ class WorkerDiedError(EngineError):
     """The worker process ended while it worked."""
 
 
+class WorkerStartError(WorkerDiedError):
+    """No worker process could be started: the machine has no memory, processes or file descriptors left."""
+
+
 class WorkerStuckError(WorkerDiedError):
     """The worker process was killed, since it made no progress with this work."""
 

@@ -20,6 +20,7 @@ from server.engine.interface import (
     RunCancelledError,
     RunSuspendedError,
     WorkerDiedError,
+    WorkerStartError,
     WorkerStuckError,
 )
 from server.engine.protocol import Done, Run, RunReport
@@ -124,6 +125,9 @@ class AttemptRunner:
         )
 
     def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
+        if isinstance(error, WorkerStartError):
+            self._device.note_block(str(error))
+            return partial(self._claims.release, running)
         on_device = self._device.running
         blame = blame_for_worker_death(
             on_device=running is on_device,

@@ -121,6 +121,11 @@ class Device:
         if self.circuit.health is Health.UNHEALTHY:
             log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
 
+    def note_block(self, why: str) -> None:
+        """Count that the machine could not start a worker, which is no fault of any work."""
+        self.circuit.blocked(why)
+        log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
+
     async def load(self, entry: CatalogueEntry) -> dict[str, str]:
         """Load a model; returns its fingerprint, raises LoadFailedError or WorkerDiedError."""
         self.load_errors.pop(entry.id, None)

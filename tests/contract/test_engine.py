@@ -1,7 +1,9 @@
 """What every engine promises: a real worker process, loaded, run, cancelled, killed and hung."""
 
 import asyncio
+import errno
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from server.engine.interface import (
     RunCancelledError,
     RunSuspendedError,
     WorkerOptions,
+    WorkerStartError,
 )
 from server.engine.protocol import Done, Previewed, Progressed, Run, RunReport
 from server.engine.subprocess.engine import SubprocessEngine
@@ -288,3 +291,21 @@ async def test_another_protocol_is_refused(make_engine: EngineFactory, monkeypat
 
     with pytest.raises(LoadFailedError, match=r"speaks protocol \d+, the server 99"):
         await make_engine().load(ENTRY)
+
+
+async def test_a_worker_that_cannot_be_started_is_told_apart(
+    make_engine: EngineFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socketpair", refuse)
+        with pytest.raises(WorkerStartError, match=r"^No worker could be started: Too many open files\.$"):
+            await engine.load(ENTRY)
+    assert engine.state.error == "No worker could be started: Too many open files."
+
+    await engine.load(ENTRY)
+    assert engine.state.error is None

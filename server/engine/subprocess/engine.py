@@ -17,6 +17,7 @@ from server.engine.interface import (
     RunSuspendedError,
     WorkerDiedError,
     WorkerOptions,
+    WorkerStartError,
 )
 from server.engine.protocol import (
     VERSION,
@@ -249,7 +250,9 @@ class SubprocessEngine:
             try:
                 self._connection = await Connection.open(self._worker, self._options, self._clock, self._template)
             except OSError as error:
-                raise WorkerDiedError(f"it could not be started: {error}") from error
+                reason = error.strerror or type(error).__name__
+                self._state = replace(self._empty(), error=f"No worker could be started: {reason}.")
+                raise WorkerStartError(f"No worker could be started: {reason}.") from error
             self._starts += 1
             self._state = replace(self._empty(), pid=self._connection.process.pid)
             log.info("worker %s started for %s", self._state.pid, self._name)

@@ -10,7 +10,7 @@ from server.api.routes.health import readiness
 from server.core.circuit_breaker import Health
 from server.core.errors import UnavailableError
 from server.core.generation import Status
-from server.engine.interface import GenerationFailedError, WorkerDiedError
+from server.engine.interface import GenerationFailedError, WorkerDiedError, WorkerStartError
 from server.engine.protocol import Done, Run
 from server.scheduler.device import Device
 from server.scheduler.interface import Deployment
@@ -201,3 +201,36 @@ async def test_a_device_left_alone_can_be_cancelled_unloaded_and_stopped(start: 
     async with asyncio.timeout(60):
         await inside.dispatcher.stop()
     assert inside.engine.is_closed
+
+
+async def test_a_worker_that_cannot_be_started_is_no_generations_fault(start: Any) -> None:
+    inside = await start(unhealthy_cooldown=60.0)
+    why = "No worker could be started: Too many open files."
+    inside.engine.load_errors += [WorkerStartError(why)] * 4
+    generations = await inside.enqueue(3)
+    device = device_of(inside)
+
+    for pause in (1.0, 2.0, 4.0, 8.0):
+        await eventually(lambda pause=pause: pause - 1.0 < device.circuit.wait <= pause)
+        assert device.status().health is Health.UNHEALTHY
+        assert device.status().error == why
+        for generation in generations:
+            await inside.until(generation, Status.QUEUED)
+        later(inside, pause)
+
+    ended = [await inside.until(generation) for generation in generations]
+    assert {generation.status for generation in ended} == {Status.SUCCEEDED}
+    assert {generation.worker_deaths for generation in ended} == {0}
+    assert device.status().health is Health.HEALTHY
+
+
+async def test_a_load_request_meets_the_same_block(start: Any) -> None:
+    inside = await start()
+    inside.engine.load_errors += [WorkerStartError("No worker could be started: Out of memory.")]
+    inside.service.activate(inside.service.entry(MODEL))
+    device = device_of(inside)
+
+    await eventually(lambda: device.status().health is Health.UNHEALTHY)
+    assert device.circuit.wait <= 1.0
+    later(inside, 1.0)
+    assert (await inside.until((await inside.enqueue())[0])).status is Status.SUCCEEDED
