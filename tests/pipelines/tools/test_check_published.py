@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.tools import check_published as tool
 from pipelines.tools.check_published import Finding, check_published, main, model_of
+from tests.support.models.published import published_folder
 
 SINGLE = "diffusion_pytorch_model.safetensors"
 TEXTS = ("an ox by a lake", "湖边的一头牛。", "🌉", "</s>", "a " * 200)
@@ -204,3 +206,17 @@ def test_the_folders_name_says_which_model_it_is(tmp_path: Path) -> None:
 def test_what_the_check_accepts_can_be_located(folder: Path) -> None:
     assert not failed(folder, stated(folder))
     assert locate(ModelSpec(str(folder), fps=16)) == folder
+
+
+@pytest.mark.parametrize("model", list(read_catalogue()))
+def test_folders_of_the_published_sizes_pass(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = read_catalogue()[model].model
+    folder = published_folder(tmp_path / "weights", spec)
+    # the published tokenizer is too large for a test
+    monkeypatch.setattr(tool, "check_token_ids", lambda _: [])
+
+    findings = list(check_published(folder, spec))
+
+    assert [str(finding) for finding in findings if not finding.is_ok] == []
+    assert len(findings) > 60
+    assert locate(replace(spec, repo=str(folder))) == folder
