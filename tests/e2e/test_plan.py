@@ -9,8 +9,9 @@ from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file
 
 from pipelines.models.catalogue import read_entry
-from server.cli.plan import PlanRefusedError, for_model, machine
+from server.cli.plan import PlanRefusedError, _shape, for_model, machine
 from tests.support.command_line import Typed
+from tests.support.models.loras import write_lora
 from tests.support.models.wan_files import by_original_names, wide_folder, write_gguf
 from tests.support.server_process import model_on
 
@@ -77,15 +78,20 @@ def test_the_table_in_the_docs_is_the_printed_one(typed: Typed) -> None:
     assert (ROOT / "docs" / "plans.md").read_text().endswith(shown)
 
 
-def test_a_quantized_file_is_planned_unchanged(tmp_path: Path) -> None:
+def quantized_model(tmp_path: Path, loras: str = "") -> Path:
+    """A model's file with a quantized weight file, and with LoRAs."""
     folder = wide_folder(tmp_path / "weights")
     state = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
     write_gguf(tmp_path / "tuned-Q8_0.gguf", by_original_names(state), {"blocks.0.ffn.0.weight": Type.Q8_0})
     models = model_on(folder, tmp_path)
     text = re.sub(r"\n\[model\.shape.*", "", (models / "mine.toml").read_text(), flags=re.DOTALL)
     named = f'[model.files.transformer]\nrepo = "{tmp_path}"\nfile = "tuned-Q8_0.gguf"\n'
-    (models / "mine.toml").write_text(f"{text}\n{named}")
-    entry, on = read_entry(models / "mine.toml"), machine(8, 16, "8.9")
+    (models / "mine.toml").write_text(f"{text}\n{named}{loras}")
+    return models / "mine.toml"
+
+
+def test_a_quantized_file_is_planned_unchanged(tmp_path: Path) -> None:
+    entry, on = read_entry(quantized_model(tmp_path)), machine(8, 16, "8.9")
 
     chosen = for_model(entry, "832x480", 81, on)
 
@@ -96,3 +102,16 @@ def test_a_quantized_file_is_planned_unchanged(tmp_path: Path) -> None:
     (tmp_path / "tuned-Q8_0.gguf").unlink()
     with pytest.raises(PlanRefusedError, match=r"No tuned-Q8_0\.gguf of .* Download it with `paddock pull --model wan"):
         for_model(entry, "832x480", 81, on)
+
+
+def test_loras_beside_quantized_matrices_are_planned_for(tmp_path: Path) -> None:
+    write_lora(tmp_path / "x.safetensors", 256, ("blocks.0.ffn.net.0.proj", "blocks.0.attn1.to_q"))
+    loras = f'[[model.loras]]\nrepo = "{tmp_path}"\nfile = "x.safetensors"\n'
+    plain, tuned = (
+        _shape(read_entry(quantized_model(tmp_path / name, more))) for name, more in (("a", ""), ("b", loras))
+    )
+
+    (before,), (after,) = plain.quantized, tuned.quantized
+    # rank 2, in bf16, beside the only quantized matrix
+    assert [new - old for old, new in zip(before.blocks, after.blocks, strict=True)] == [2 * (256 + 256) * 2, 0]
+    assert after.converted - before.converted == 2 * (256 + 256) * 2

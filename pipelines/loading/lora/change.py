@@ -117,7 +117,8 @@ class Addition:
 
 def _has_values(tensor: torch.Tensor, key: str) -> bool:
     """Return whether a tensor has anything but zeros. Raises UnsupportedModelError for NaN or infinity."""
-    values = tensor.float()
-    if not bool(values.isfinite().all()):
+    # in one pass, without a copy: NaN is both the least and the greatest value
+    least, greatest = (tensor.float() if tensor.itemsize == 1 else tensor).aminmax()
+    if not (least.isfinite() and greatest.isfinite()):
         raise UnsupportedModelError(f"has NaN or infinity in {key}")
-    return bool(values.any())
+    return bool(least) or bool(greatest)

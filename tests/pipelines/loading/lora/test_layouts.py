@@ -103,6 +103,17 @@ def test_each_layer_has_its_own_rank_and_alpha(
     assert_equal(merge(tensors, strength=STRENGTH), by_hand(transformer, scales))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_factors_have_any_float_format(dtype: torch.dtype, transformer: WanTransformer3DModel, merge: Merge) -> None:
+    tensors = written(transformer, lambda layer: f"diffusion_model.{dotted(layer)}", *KOHYA, None)
+    expected = {}
+    for layer in RANKS:
+        down, up = (tensors[f"diffusion_model.{dotted(layer)}.{name}"].to(dtype).double() for name in KOHYA)
+        expected[f"{layer}.weight"] = transformer.get_submodule(layer).weight.double() + up @ down
+
+    assert_equal(merge({name: tensor.to(dtype) for name, tensor in tensors.items()}), expected)
+
+
 METADATA: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "alpha": ({"r": 3, "lora_alpha": 6}, {layer: 6 / rank for layer, rank in RANKS.items()}),
     "rank_pattern": (
