@@ -61,10 +61,24 @@ def is_lora_name(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RequestLora:
-    """A LoRA of a request: a name from the model's optional LoRAs or the folder of LoRAs, and the factor it has."""
+    """A LoRA of a request: a name from the model's optional LoRAs or the folder of LoRAs, and the factor it has.
+
+    Raises VideoParamsError that names the fault and its limits.
+    """
 
     name: str
     strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not is_lora_name(self.name):
+            raise VideoParamsError(f"loras: {_described(self.name)} cannot be the name of a LoRA.")
+        strength, limit = self.strength, MAX_LORA_STRENGTH
+        is_number = isinstance(strength, int | float) and not isinstance(strength, bool)
+        if not is_number or strength == 0 or not -limit <= strength <= limit:
+            raise VideoParamsError(
+                f"loras: the strength of {self.name} must be a number from -{limit:g} to {limit:g} and not 0, "
+                f"not {_described(strength)}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,8 @@ def _loras(value: Any) -> tuple[RequestLora, ...]:
         raise VideoParamsError(f"loras must be a list of RequestLora, not {_described(value)}.")
     if len(value) > MAX_LORAS:
         raise VideoParamsError(f"loras must have at most {MAX_LORAS} entries, not {len(value)}.")
+    if len({lora.name for lora in value}) < len(value):
+        raise VideoParamsError("loras must not have the same name twice.")
     return tuple(value)
 
 

@@ -163,26 +163,22 @@ class _MergedPart:
         room = psutil.virtual_memory().available * HOST_SHARE
         changed: set[str] = set()
         weight_format = self.loaded.weight_format
+        models_own, requested = changes
         for name, tensor in self.loaded.source.tensors():
-            if weight_format.stays_quantized(name, tensor):
-                self._put_beside(name, changes)
-            elif name in loaded:
-                own = changes[0].merge(name, dequantized(tensor))
-                merged = changes[1].merge(name, own)
-                if merged is not own:
+            if weight_format.stays_quantized(name, tensor) and requested.changes(name):
+                self._put_beside(name, models_own, requested)
+            elif name in restored or requested.changes(name):
+                if requested.changes(name):
                     changed.add(name)
-                if name in changed or name in restored:
-                    self._stale.add(name)
-                    room -= self._write(weight_format.store(name, merged), loaded, room)
+                self._stale.add(name)
+                merged = requested.merge(name, models_own.merge(name, dequantized(tensor)))
+                room -= self._write(weight_format.store(name, merged), loaded, room)
             yield
         self._stale = changed
 
-    def _put_beside(self, name: str, changes: Sequence[Loras]) -> None:
-        """Put the request's changes of a quantized matrix beside it, joined to the model's own."""
-        models_own, requested = (each.factors(name) for each in changes)
-        if requested is None:
-            return
-        factors = [requested] if models_own is None else [models_own, requested]
+    def _put_beside(self, name: str, *changes: Loras) -> None:
+        """Put changes of a quantized matrix beside it."""
+        factors = [found for each in changes if (found := each.factors(name)) is not None]
         downs, ups = zip(*factors, strict=True)
         down, up = (
             factor.to(self._device, self.loaded.weight_format.dtype) for factor in (torch.cat(downs), torch.cat(ups, 1))

@@ -14,8 +14,9 @@ import httpx
 import imageio_ffmpeg
 import psutil
 
-from pipelines.core.errors import CatalogueError, PipelineError
+from pipelines.core.errors import CatalogueError, LoraError, PipelineError
 from pipelines.hub import local as weights
+from pipelines.hub.loras import list_files
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from pipelines.planning.layout import GIB
 from server.cli.plan import PlanRefusedError, for_model, machine
@@ -62,7 +63,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run all checks, and yield each finding when it is known."""
-    checks: list[Check] = [_data_dir, _disk, _port, _access, _ffmpeg, _host_memory]
+    checks: list[Check] = [_data_dir, _disk, _port, _access, _ffmpeg, _host_memory, _loras]
     checks += [_demo_device] if settings.demo else [_gpus, _models]
     for check in checks:
         yield from check(settings)
@@ -162,6 +163,17 @@ def _host_memory(settings: Settings) -> Iterator[Finding]:
         yield _warn("host memory", f"{free}, and the demo needs up to 3 GB.")
     else:
         yield _ok("host memory", f"{free}.")
+
+
+def _loras(settings: Settings) -> Iterator[Finding]:
+    if (folder := settings.loras_dir) is None:
+        return
+    try:
+        found = len(list_files(folder))
+    except LoraError as error:
+        yield _fail("LoRAs", f"{error} Set loras_dir to another folder.")
+    else:
+        yield _ok("LoRAs", f"{found} in {folder}.") if found else _warn("LoRAs", f"{folder} has no safetensors files.")
 
 
 def _demo_device(settings: Settings) -> Iterator[Finding]:

@@ -126,6 +126,11 @@ def test_without_a_cuda_device_the_error_says_what_to_do(serve: Typed, tmp_path:
         ),
         (["--demo"], {"PADDOCK_PRELOAD": "nope"}, "preload: Model not found: nope"),
         (["--demo"], {"PADDOCK_MODELS_DIR": "/nowhere"}, "/nowhere: no such folder of models"),
+        (
+            ["--demo"],
+            {"PADDOCK_LORAS_DIR": "/nowhere"},
+            "loras_dir: The folder of LoRAs /nowhere cannot be read: No such",
+        ),
         (["--demo", "--data-dir", "/proc/paddock"], {}, "The data directory /proc/paddock cannot be used: "),
         (["--demo", "--device", "cuda:7"], {}, "No CUDA device cuda:7 was found"),
     ],

@@ -55,7 +55,16 @@ READS = (
 )
 NAMES = (
     *("model", "prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale"),
-    *("seed", "duration", "aspect_ratio", "response_format", "num_generations", "step_cache", "target_namespace"),
+    *(
+        "seed",
+        "duration",
+        "aspect_ratio",
+        "response_format",
+        "num_generations",
+        "step_cache",
+        "loras",
+        "target_namespace",
+    ),
     *("run_fast", "input_image", "generate_audio", "multi_prompt", "__proto__", "\ud800", ""),
 )
 SEGMENTS = (

@@ -42,6 +42,10 @@ class Loras:
         """Return the rank of the factors of all changes to a matrix, 0 if there are none."""
         return sum(change.rank for change, _ in self._changes_of(name))
 
+    def changes(self, name: str) -> bool:
+        """Return whether any file changes the parameter `name`."""
+        return any(name in changes for _, _, changes in self._files)
+
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return two fp32 factors (rank, in) and (out, rank) of all changes to a matrix; None if there are none.
 

@@ -56,10 +56,24 @@ def test_names_stand_for_samplers_and_levels() -> None:
         VideoParams("an ox", step_cache=3)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("loras", ["film", ["film"], None, [RequestLora("film")] * (MAX_LORAS + 1)])
+@pytest.mark.parametrize(
+    "loras", ["film", ["film"], None, [RequestLora("film")] * 2, [RequestLora("film")] * (MAX_LORAS + 1)]
+)
 def test_loras_are_a_bounded_list(loras: Any) -> None:
     with pytest.raises(VideoParamsError, match=r"^loras must "):
         VideoParams("an ox", loras=loras)
+
+
+@pytest.mark.parametrize("name", ["", "../film", "film/x", "film\0", "-film", "a:b", "x" * 129, None, 3])
+def test_a_loras_name_cannot_lead_out_of_a_folder(name: Any) -> None:
+    with pytest.raises(VideoParamsError, match=r"^loras: .* cannot be the name of a LoRA"):
+        RequestLora(name)
+
+
+@pytest.mark.parametrize("strength", [0, -0.0, 4.01, -5, float("nan"), float("inf"), True, "1", None])
+def test_a_loras_strength_is_bounded(strength: Any) -> None:
+    with pytest.raises(VideoParamsError, match=r"^loras: the strength of film must be a number from -4 to 4 and not 0"):
+        RequestLora("film", strength)
 
 
 def test_a_record_has_the_same_parameters() -> None:

@@ -5,32 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.core.errors import LoraError
+from pipelines.core.errors import LoraError, VideoParamsError
 from pipelines.core.model import ModelSpec, OptionalLora
 from pipelines.core.request import RequestLora, is_lora_name
 from pipelines.hub import loras
 from pipelines.hub.loras import expert_of, list_files, locate_loras
 
 ONE, TWO = ("transformer",), ("transformer", "transformer_2")
-HOSTILE = [
-    "",
-    ".",
-    "..",
-    "../secret",
-    "sub/inner",
-    "sub\\inner",
-    "/etc/passwd",
-    "secret\0",
-    "-x",
-    " x",
-    "x\n",
-    "x:1",
-    "~x",
+HOSTILE = (
+    *("", ".", "..", "../secret", "sub/inner", "sub\\inner", "/etc/passwd", "secret\0", "-x", " x", "x\n", "x:1", "~x"),
     "a" * 129,
-    "link",
-    "pipe",
-    "directory",
-]
+)
 
 
 @pytest.fixture
@@ -61,7 +46,14 @@ def test_a_folder_has_its_regular_files(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_name_leads_out_of_the_folder(name: str, folder: Path) -> None:
-    with pytest.raises(LoraError, match="is not on this machine"):
+    with pytest.raises(VideoParamsError):
+        RequestLora(name)
+    assert loras._file(folder, name) is None
+
+
+@pytest.mark.parametrize("name", ["link", "pipe", "directory", "mine.safetensors", "Mine", "inner", "secret"])
+def test_what_is_no_regular_file_of_the_folder_is_not_found(name: str, folder: Path) -> None:
+    with pytest.raises(LoraError, match=f"The LoRA {name} is not on this machine"):
         locate(name, folder)
 
 

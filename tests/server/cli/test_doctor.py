@@ -51,6 +51,15 @@ def test_a_good_machine_passes_and_is_left_unchanged(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_folder_of_loras_is_looked_at(tmp_path: Path) -> None:
+    assert "LoRAs" not in examined(tmp_path)
+    assert examined(tmp_path, loras_dir=tmp_path)["LoRAs"].verdict is Verdict.WARN
+    (tmp_path / "film.safetensors").touch()
+    assert examined(tmp_path, loras_dir=tmp_path)["LoRAs"].sentence == f"1 in {tmp_path}."
+    missing = examined(tmp_path, loras_dir=tmp_path / "missing")
+    assert "Set loras_dir to another folder" in failures(missing)["LoRAs"]
+
+
 def test_a_gpu_is_reported_with_the_plan_of_its_weights(
     gpus: list[dict[str, Any]], tmp_path: Path, weights_folder: Path
 ) -> None:
