@@ -16,8 +16,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from pipelines.demo.folder import demo_folder
+from pipelines.models.registry import family_of
 from tests.contract.model_page import HOST, clients
 from tests.support.browser import BrowserPage, chromium
+from tests.support.models.loras import write_lora
 from tests.support.server_process import MODEL, ServerProcess, needs
 
 VisitorFactory = Callable[..., BrowserPage]
@@ -268,6 +271,35 @@ def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) ->
     made.get_by_role("button", name="Really delete?").click()
     expect(made).to_have_count(0)
     assert server.http.get(f"/queue/{first['generation_id']}").status_code == 404
+
+
+def test_loras_are_named_in_a_field(
+    visitor: VisitorFactory, start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    width = family_of("WanPipeline").read_shape(demo_folder()).transformer.width
+    for seed, name in enumerate(("film", "slow camera")):
+        write_lora(tmp_path / f"{name}.safetensors", width, ("blocks.0.attn1.to_q",), seed)
+    server = start_server(loras_dir=str(tmp_path))
+    page = visitor(server.url).open()
+    page.get_by_text("More settings").click()
+    expect(page.get_by_text("Known: film; slow camera")).to_be_visible()
+
+    page.get_by_label("LoRAs").fill("slow camera:-0.5; film")
+    made = generate(page, "a circle", Seed=7, **QUICK)
+    expect(made.locator("video")).to_be_visible()
+    expect(made.get_by_text("slow camera:-0.5; film")).to_be_visible()
+    wanted = [{"name": "slow camera", "strength": -0.5}, {"name": "film"}]
+    assert server.row(made.get_attribute("data-id") or "")["loras"] == wanted
+    page.get_by_role("button", name="Reset").click()
+    expect(page.get_by_label("LoRAs")).to_have_value("")
+    made.get_by_role("button", name="Use these settings").click()
+    expect(page.get_by_label("LoRAs")).to_have_value("slow camera:-0.5; film")
+    other = asked_by(page, made.get_by_role("button", name="Repeat with a new seed").click)
+    assert server.row(other.get_attribute("data-id") or "")["loras"] == wanted
+
+    page.get_by_label("LoRAs").fill("film:much")
+    refused = generate(page, "unknown", **QUICK)
+    expect(refused.get_by_text("film:much is not a LoRA of")).to_be_visible()
 
 
 # compare

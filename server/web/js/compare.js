@@ -2,6 +2,7 @@
 
 import { localPath } from "./api.js";
 import { $, h, say } from "./dom.js";
+import { toText } from "./loras.js";
 import { settingsOf, title } from "./settings.js";
 import { t } from "./strings.js";
 
@@ -107,7 +108,10 @@ export class Compare {
 
   #tabulate() {
     const rows = this.rows;
-    const settings = rows.map((row) => ({ model: row.model_name, ...settingsOf(row, this.#schemaOf(row.model_name)) }));
+    const settings = rows.map((row) => {
+      const { loras, ...others } = settingsOf(row, this.#schemaOf(row.model_name));
+      return { model: row.model_name, ...others, ...(loras && { loras: toText(loras) }) };
+    });
     const names = [...new Set(settings.flatMap((one) => Object.keys(one)))];
     const differs = (name) => new Set(settings.map((one) => one[name])).size > 1;
     const shown = $("compare-only").checked ? names.filter(differs) : names;

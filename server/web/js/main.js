@@ -10,7 +10,8 @@ import { Generations, isActive } from "./generations.js";
 import { History } from "./history.js";
 import { askForKey } from "./key.js";
 import { Machine } from "./machine.js";
-import { OWN_PARAMETERS, settingsOf } from "./settings.js";
+import { offerLoras } from "./loras.js";
+import { OWN_PARAMETERS, forField, ofField, settingsOf } from "./settings.js";
 import { language, switchLanguage, t } from "./strings.js";
 import { tabs } from "./tabs.js";
 
@@ -89,7 +90,7 @@ class Workbench {
 
   /** What the form asks for: the schema's parameters, and those of this server's own that are chosen. */
   get values() {
-    const own = Object.entries(OWN_PARAMETERS).map(([id, name]) => [name, $(id).value]);
+    const own = Object.entries(OWN_PARAMETERS).map(([id, name]) => [name, ofField(name, $(id).value)]);
     return { ...this.form.values, ...Object.fromEntries(own.filter(([, value]) => value)) };
   }
 
@@ -99,10 +100,11 @@ class Workbench {
   }
 
   #fillOwn(values) {
-    for (const [id, name] of Object.entries(OWN_PARAMETERS)) $(id).value = values[name] ?? "";
+    for (const [id, name] of Object.entries(OWN_PARAMETERS)) $(id).value = forField(name, values[name]);
   }
 
   #drawFields() {
+    offerLoras(this.model.id);
     this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
   }
 

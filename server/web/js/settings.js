@@ -1,5 +1,6 @@
 /** What a generation was asked for, by its model's request schema. */
 
+import { fromText, toText } from "./loras.js";
 import { t } from "./strings.js";
 
 /** The parameters of a schema in the order to be shown: `[name, property]`. */
@@ -8,7 +9,11 @@ export function parameters(schema) {
 }
 
 /** Parameters of this server that no model's schema has, by the id of their form field. */
-export const OWN_PARAMETERS = { "step-cache": "step_cache", sampler: "sampler" };
+export const OWN_PARAMETERS = { "step-cache": "step_cache", sampler: "sampler", loras: "loras" };
+
+/** The value of such a parameter by the text of its field, and the other way round. */
+export const ofField = (name, text) => (name === "loras" ? fromText(text) : text);
+export const forField = (name, value) => (name === "loras" ? toText(value) : (value ?? ""));
 
 export function title(name, property) {
   return t(`title.${name}`) ?? property.title ?? name;
@@ -34,6 +39,7 @@ export function facts(row, schema) {
     rest.run_fast && t("title.run_fast"),
     rest.step_cache && t(`cache.${rest.step_cache}`),
     rest.sampler,
+    toText(rest.loras),
     rest.seed !== undefined && t("seed", { seed: rest.seed }),
   ].filter(Boolean);
 }
