@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,9 @@ from typing import Any
 from pipelines.core.files import atomic_write, sync
 
 MANIFEST = "entry.json"
+
+ORIGIN = "origin.json"
+"""Beside the manifest: the paths of what an entry was made from, at its last use."""
 
 ALWAYS_HASHED_BYTES = 2**26
 """Files up to this size are compared with their hash at each use; larger ones only if their time has changed.
@@ -61,19 +64,21 @@ class CacheEntry:
 class CacheFolder:
     """Entries in the folder `path`, which take at most `limit` bytes. The entries in use may take more.
 
-    `is_current` says of what an entry was made from whether that still exists; other entries are removed.
+    `is_current` says of what an entry was made from, and of the paths where that was, whether it is still there; other
+    entries are removed.
     `is_fixed` says of the files of an entry, by their paths in it, whether they never change; only these are compared.
     """
 
     path: Path
     limit: int
-    is_current: Callable[[Facts], bool]
+    is_current: Callable[[Facts, Sequence[str]], bool]
     is_fixed: Callable[[str], bool] = lambda _: True
 
-    def find(self, kind: str, facts: Facts) -> CacheEntry | None:
+    def find(self, kind: str, facts: Facts, origin: Sequence[str] = ()) -> CacheEntry | None:
         """Return the entry of a kind (words in lower case) that was made from `facts`; None if there is none.
 
-        A damaged one is discarded, with a line in the log. Raises OSError.
+        `origin` are the paths where these are now: the same files elsewhere do not make another entry. A damaged one is
+        discarded, with a line in the log. Raises OSError.
         """
         path = self._entry(kind, facts)
         held = _lock(path / MANIFEST, fcntl.LOCK_SH)
@@ -88,19 +93,28 @@ class CacheFolder:
             return None
         with suppress(OSError):
             os.utime(path / MANIFEST)
+            if _read_origin(path) != list(origin):
+                atomic_write(path / ORIGIN, json.dumps(list(origin)), durable=False)
         return CacheEntry(path, held, files)
 
-    def make(self, kind: str, facts: Facts, write: Callable[[Path], None], needed: int = 0) -> CacheEntry:
+    def make(
+        self,
+        kind: str,
+        facts: Facts,
+        write: Callable[[Path], None],
+        needed: int = 0,
+        origin: Sequence[str] = (),
+    ) -> CacheEntry:
         """Return the entry as `find` does. If there is none, `write` is called with an empty folder to write it to.
 
         Another process that needs the same entry waits. Room is made for the `needed` bytes first. Raises OSError.
         """
         path = self._entry(kind, facts)
-        if (found := self.find(kind, facts)) is not None:
+        if (found := self.find(kind, facts, origin)) is not None:
             return found
         with self._writing(path):
             # another process may have written it in the meantime
-            if (found := self.find(kind, facts)) is not None:
+            if (found := self.find(kind, facts, origin)) is not None:
                 return found
             self.clean(needed)
             with suppress(FileNotFoundError):
@@ -112,7 +126,7 @@ class CacheFolder:
             except BaseException:
                 shutil.rmtree(path, ignore_errors=True)
                 raise
-        made = self.find(kind, facts)
+            made = self.find(kind, facts, origin)
         if made is None:
             raise OSError(f"{path} was damaged while it was written")
         self.clean()
@@ -160,7 +174,7 @@ class CacheFolder:
 
     def _is_wanted(self, path: Path) -> bool:
         try:
-            return self.is_current(_read_manifest(path)["made_from"])
+            return self.is_current(_read_manifest(path)["made_from"], _read_origin(path))
         except (OSError, ValueError, LookupError, TypeError):
             return False
 
@@ -233,12 +247,24 @@ class CacheFolder:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    with (path / MANIFEST).open("rb") as file:
+    manifest: dict[str, Any] = _read_json(path / MANIFEST)
+    return manifest
+
+
+def _read_origin(path: Path) -> list[str]:
+    try:
+        origin = _read_json(path / ORIGIN)
+    except (OSError, ValueError):
+        return []
+    return [str(each) for each in origin] if isinstance(origin, list) else []
+
+
+def _read_json(path: Path) -> Any:
+    with path.open("rb") as file:
         content = file.read(_MAX_MANIFEST_BYTES + 1)
     if len(content) > _MAX_MANIFEST_BYTES:
-        raise ValueError(f"{MANIFEST} is too large")
-    manifest: dict[str, Any] = json.loads(content)
-    return manifest
+        raise ValueError(f"{path.name} is too large")
+    return json.loads(content)
 
 
 def _hash(path: Path) -> str:

@@ -66,10 +66,9 @@ def made_from(
 ) -> dict[str, Any]:
     """Return everything that converted weights depend on: the part's own files, the changes to them, the format."""
     return {
-        "source": str(source.path.absolute()),
         "library": source.part.library,
         "digest": _digest(source.path, source.part.library),
-        "loras": [[str(path.absolute()), file_digest(path), strength] for path, strength in loras],
+        "loras": [[file_digest(path), strength] for path, strength in loras],
         "precision": str(precision),
         "dtype": str(dtype),
         **_versions(),
@@ -81,12 +80,14 @@ def convert_once(
     weight_format: WeightFormat,
     cache: CacheFolder,
     facts: Facts,
+    loras: Sequence[Path] = (),
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> ConvertedWeights:
     """Return the weights of a part in a format, from the cache; they are written if they are not there or damaged.
 
-    Another process that needs the same weights waits for them. `on_bytes` is called with the bytes that each tensor has
-    in the source. Raises WeightFormatError if the disk has no space.
+    They are kept for as long as the source and the files `loras` are there. Another process that needs the same weights
+    waits for them. `on_bytes` is called with the bytes that each tensor has in the source. Raises WeightFormatError if
+    the disk has no space.
     """
     needed = sum(weight_format.size(name, tensor) for name, tensor in source.headers())
     try:
@@ -95,6 +96,7 @@ def convert_once(
             facts,
             lambda folder: _write(source, weight_format, folder, needed, on_bytes),
             needed,
+            [str(path.absolute()) for path in (source.path, *loras)],
         )
     except (OSError, SafetensorError) as error:
         raise WeightFormatError(f"{source.path.name} could not be converted in {cache.path}: {error}") from error
@@ -118,13 +120,13 @@ def _write(
         save_file(shard, folder / f"{number:05}.safetensors")
 
 
-def _is_current(facts: Facts) -> bool:
+def _is_current(facts: Facts, origin: Sequence[str]) -> bool:
     if any(facts[name] != value for name, value in _versions().items()):
         return False
+    source, *loras = map(Path, origin)
     try:
-        return facts["digest"] == _digest(Path(facts["source"]), facts["library"]) and all(
-            file_digest(Path(path)) == digest for path, digest, _ in facts["loras"]
-        )
+        digests = [file_digest(path) for path in loras]
+        return facts["digest"] == _digest(source, facts["library"]) and digests == [lora[0] for lora in facts["loras"]]
     except PipelineError:
         return False
 

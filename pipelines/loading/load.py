@@ -245,7 +245,12 @@ class _PartLoader:
             facts = made_from(published, precision, self.dtype, loras)
             try:
                 source = converted = convert_once(
-                    published, weight_format, self.cache, facts, byte_counter(published.nbytes, report)
+                    published,
+                    weight_format,
+                    self.cache,
+                    facts,
+                    [path for path, _ in loras],
+                    byte_counter(published.nbytes, report),
                 )
                 # they may be memory-mapped for as long as the module exists
                 weakref.finalize(module, converted.entry.release)

@@ -108,7 +108,7 @@ def compiled_blocks(cache: Path) -> CacheFolder:
     return CacheFolder(cache / "compiled", MAX_COMPILED_BYTES, _is_current, _is_fixed)
 
 
-def _is_current(facts: Facts) -> bool:
+def _is_current(facts: Facts, _: Sequence[str]) -> bool:
     return all(facts[name] == installed for name, installed in _versions().items())
 
 

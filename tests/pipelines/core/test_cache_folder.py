@@ -18,7 +18,7 @@ FACTS = {"source": "a"}
 KIB = 1024
 
 
-def folder(path: Path, limit: int = 100 * KIB, is_current: Callable[[Any], bool] = lambda _: True) -> CacheFolder:
+def folder(path: Path, limit: int = 100 * KIB, is_current: Callable[[Any, Any], bool] = lambda *_: True) -> CacheFolder:
     return CacheFolder(path / "cache", limit, is_current)
 
 
@@ -178,11 +178,11 @@ def test_using_an_entry_keeps_it(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_another_process_uses_is_kept_until_it_ends(tmp_path: Path) -> None:
-    cache = folder(tmp_path, is_current=lambda facts: facts["source"] != "gone")
+    cache = folder(tmp_path, is_current=lambda facts, _: facts["source"] != "gone")
     entry, _ = make(cache, {"source": "gone"})
     program = (
         "import sys; from pathlib import Path; from pipelines.core.cache_folder import CacheFolder\n"
-        "held = CacheFolder(Path(sys.argv[1]), 0, lambda _: True).find('kind', {'source': 'gone'})\n"
+        "held = CacheFolder(Path(sys.argv[1]), 0, lambda *_: True).find('kind', {'source': 'gone'})\n"
         "print(held.path, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(cache.path)]
@@ -200,7 +200,7 @@ def test_an_entry_that_another_process_uses_is_kept_until_it_ends(tmp_path: Path
 
 
 def test_orphans_and_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    cache = folder(tmp_path, is_current=lambda facts: facts["source"] == "kept")
+    cache = folder(tmp_path, is_current=lambda facts, _: facts["source"] == "kept")
     kept, _ = make(cache, {"source": "kept"})
     make(cache, {"source": "gone"})[0].release()
     # a writer that was killed, a lock file of another, what version 0.2.0 wrote
@@ -217,12 +217,27 @@ def test_orphans_and_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> N
     assert names(cache) == {kept.path.name, "my models", "weights.toml"}
 
 
+def test_an_entry_stays_while_what_it_was_made_from_is_where_it_was_last_used(tmp_path: Path) -> None:
+    cache = folder(tmp_path, is_current=lambda _, origin: all(Path(path).exists() for path in origin))
+    for place in ("first", "second"):
+        (tmp_path / place).touch()
+        cache.make("kind", FACTS, lambda path: (path / "data").touch(), origin=[str(tmp_path / place)]).release()
+    assert len(names(cache)) == 1
+
+    (tmp_path / "first").unlink()
+    cache.clean()
+    assert len(names(cache)) == 1
+    (tmp_path / "second").unlink()
+    cache.clean()
+    assert not names(cache)
+
+
 def test_two_processes_write_an_entry_once(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from pipelines.core.cache_folder import CacheFolder\n"
         "def write(path):\n"
         "    (path / 'data').touch(); open(sys.argv[2], 'a').write('written\\n'); time.sleep(0.3)\n"
-        "CacheFolder(Path(sys.argv[1]), 1000, lambda _: True).make('kind', {'source': 'a'}, write)"
+        "CacheFolder(Path(sys.argv[1]), 1000, lambda *_: True).make('kind', {'source': 'a'}, write)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "cache"), str(tmp_path / "log")]
     running = [subprocess.Popen(command) for _ in range(3)]

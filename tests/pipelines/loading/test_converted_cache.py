@@ -150,6 +150,23 @@ def test_a_lora_makes_a_copy_of_its_own_that_goes_with_its_file(folder: Path, wr
     assert len(entries(folder)) == 1
 
 
+def test_the_same_files_in_another_folder_are_not_converted_again(folder: Path, written: list[str]) -> None:
+    """As after a download of a revision that differs in its README.md: the files are links to the same content."""
+    load(folder)
+    newer = folder.with_name("newer")
+    shutil.copytree(folder, newer)
+
+    load(newer)
+    shutil.rmtree(folder)
+    load(newer)
+
+    assert len(written) == len(entries(newer)) == 1
+    shutil.rmtree(newer)
+    gc.collect()
+    converted_cache.converted_weights(folder.parent / "cache").clean()
+    assert not entries(newer)
+
+
 def test_a_copy_is_in_use_as_long_as_its_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(folder)
     monkeypatch.setattr(converted_cache, "MAX_CONVERTED_BYTES", 0)
