@@ -4,13 +4,13 @@ All are coroutines, even those that await nothing: FastAPI runs plain functions 
 """
 
 import asyncio
-import json
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from server.api.auth import Authenticator
+from server.api.json_body import parse_object
 from server.api.links import Links
 from server.api.schemas.errors import ErrorBody
 from server.api.schemas.generations import StatusName
@@ -76,15 +76,7 @@ async def read_json_object(request: Request, service: ServiceDep, _tenant: Tenan
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError("Send the body as JSON with the header Content-Type: application/json.")
     raw = await _read_body(request, service.settings.max_body_bytes, service.settings.body_timeout)
-    try:
-        body = json.loads(raw, parse_constant=_refuse_constant)
-        # half a surrogate pair and 1e999 can be parsed, but not stored or serialized
-        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise InvalidParamsError("The body must be a JSON object, but it is not valid JSON.") from error
-    if not isinstance(body, dict):
-        raise InvalidParamsError("The body must be a JSON object.")
-    return body
+    return parse_object(raw)
 
 
 async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
@@ -101,10 +93,6 @@ async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
             f"The body did not arrive within {seconds:g} seconds.", {"Connection": "close"}
         ) from None
     return bytes(raw)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from paddock import Client, Generation, GenerationFailedError, LoraChoice, UnavailableError, UnreachableError, Update
 from server.cli.options import CommandError
+from server.cli.text import plain
 
 
 def generate(
@@ -30,9 +30,9 @@ def generate(
     if finished.status != "succeeded":
         raise GenerationFailedError(finished)
     for warning in finished.warnings:
-        console.print(f"[yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
+        console.print(f"[yellow]Warning:[/] {plain(warning)}", soft_wrap=True)
     client.download(finished, output)
-    console.print(f"[bold]{output.absolute()}[/] (seed {finished.seed})", soft_wrap=True)
+    console.print(f"[bold]{plain(str(output.absolute()))}[/] (seed {finished.seed})", soft_wrap=True)
 
 
 def parse_lora(option: str) -> LoraChoice:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from server.cli.text import printable
+
 if TYPE_CHECKING:
     from paddock import Client
     from server.core.settings import Settings
@@ -86,11 +88,11 @@ def connected(url: str, api_key: str | None) -> Iterator["Client"]:
 
 def fail(sentence: str) -> NoReturn:
     """End the command: it could not do its work."""
-    error_console.print(sentence, style="red", soft_wrap=True, highlight=False, markup=False)
+    error_console.print(printable(sentence), style="red", soft_wrap=True, highlight=False, markup=False)
     raise typer.Exit(1)
 
 
 def refuse(sentence: str) -> NoReturn:
     """End the command: its arguments or settings are wrong."""
-    error_console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    error_console.print(printable(sentence), soft_wrap=True, highlight=False, markup=False)
     raise typer.Exit(REFUSED)

@@ -17,6 +17,7 @@ from pipelines.hub.folder import check
 from pipelines.hub.listing import Listing, readable
 from pipelines.hub.lookup import look_up, look_up_files
 from pipelines.models.catalogue import CatalogueEntry
+from server.cli.text import printable
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
 
@@ -67,7 +68,7 @@ class LinePrinter:
         self.console = console
 
     def __call__(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+        self.console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
 
 
 def _check(entry: CatalogueEntry, source: Path, print_line: LinePrinter) -> None:

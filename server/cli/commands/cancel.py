@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from server.cli.options import LOCAL, ApiKey, Url, connected, console
+from server.cli.text import plain
 
 
 def cancel(
@@ -15,4 +16,4 @@ def cancel(
     """Cancel a queued or running generation."""
     with connected(url, api_key) as client:
         client.cancel(generation)
-        console.print(client.get(generation).status)
+        console.print(plain(client.get(generation).status))

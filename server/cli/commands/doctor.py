@@ -1,9 +1,9 @@
 """`paddock doctor`."""
 
 import typer
-from rich.markup import escape
 
 from server.cli.options import Config, DataDir, Demo, Device, Host, Port, console, load_settings
+from server.cli.text import plain
 
 
 def doctor(
@@ -26,7 +26,7 @@ def doctor(
     for finding in examine(settings):
         has_failed |= finding.verdict is Verdict.FAIL
         console.print(
-            f"{signs[finding.verdict]} [bold]{escape(finding.about)}[/]: {escape(finding.sentence)}",
+            f"{signs[finding.verdict]} [bold]{plain(finding.about)}[/]: {plain(finding.sentence)}",
             highlight=False,
             soft_wrap=True,
         )

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from server.cli.options import Config, DataDir, console, error_console, load_settings, refuse
+from server.cli.text import plain
 
 if TYPE_CHECKING:
     from server.storage.db.api_keys import KeyRing
@@ -35,7 +35,7 @@ def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
         found = ring.all()
     table = Table("name", "created", "revoked")
     for key in found:
-        table.add_row(escape(key.name), _moment(key.made_at), _moment(key.revoked_at))
+        table.add_row(plain(key.name), _moment(key.made_at), _moment(key.revoked_at))
     console.print(table)
 
 

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from server.cli.options import LOCAL, ApiKey, Url, connected, console
+from server.cli.text import plain
 
 
 def loras(
@@ -20,10 +20,10 @@ def loras(
     table = Table("name", "MB", "strength", "models", "description")
     for lora in found:
         table.add_row(
-            escape(lora.name),
+            plain(lora.name),
             "not downloaded" if lora.size is None else f"{lora.size / 1e6:.0f}",
             f"{lora.strength:g}",
             "not known" if lora.models is None else ", ".join(lora.models) or "none",
-            escape(lora.description or ""),
+            plain(lora.description or ""),
         )
     console.print(table if found else "There are no LoRAs: see loras_dir in docs/models.md.")

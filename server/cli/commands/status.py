@@ -1,9 +1,9 @@
 """`paddock status`."""
 
-from rich.markup import escape
 from rich.table import Table
 
 from server.cli.options import LOCAL, ApiKey, Url, connected, console
+from server.cli.text import plain
 
 _PROMPT_CHARS = 60
 
@@ -13,17 +13,17 @@ def status(url: Url = LOCAL, api_key: ApiKey = None) -> None:
     with connected(url, api_key) as client:
         active, models = client.queue(), client.models()
     for model in models:
-        console.print(f"{model.id}: {model.status}, {model.weights} weights")
+        console.print(plain(f"{model.id}: {model.status}, {model.weights} weights"))
     table = Table("status", "position", "progress", "ETA", "prompt")
     # never shortened: `paddock cancel` needs all of it
     table.add_column("generation", no_wrap=True, min_width=36)
     for generation in reversed(active):
         table.add_row(
-            generation.status,
+            plain(generation.status),
             str(generation.queue_position or ""),
             f"{generation.progress:.0%}",
             "" if generation.eta_seconds is None else f"{generation.eta_seconds:.0f} s",
-            escape((generation.prompt or "")[:_PROMPT_CHARS]),
-            generation.id,
+            plain((generation.prompt or "")[:_PROMPT_CHARS]),
+            plain(generation.id),
         )
     console.print(table if active else "No generations are queued or running.")

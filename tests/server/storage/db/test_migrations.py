@@ -7,19 +7,23 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, func, insert, null, select, text
 
 from server.core.settings import Settings
 from server.storage.db.connection import DatabaseUnusableError, open_database
 from server.storage.db.migrations import backup as copies
 from server.storage.db.migrations import upgrade
-from server.storage.db.schema import metadata
+from server.storage.db.records import Filters
+from server.storage.db.schema import generations, metadata
+from server.storage.db.statements.rows import to_row
+from tests.contract.store.examples import new
 
 V0_1_0 = Path(__file__).parents[3] / "data" / "v0.1.0"
 HEAD = upgrade.revisions()[-1]
@@ -210,3 +214,25 @@ def test_a_copy_that_cannot_be_made_stops_the_upgrade(old: Path, monkeypatch: py
     assert content(old) == before
     assert not copies.copies(old)
     assert not list(old.parent.glob("*.part*"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_nul_in_old_records_is_replaced(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = f"sqlite:///{tmp_path / 'paddock.db'}" if kind == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    engine = open_database(url)
+    odd = {"prompt": "an\0ox \0\0", "written": "\\u0000", "style": ["\0"]}
+    now = {"prompt": "an\ufffdox \ufffd\ufffd", "written": "\\u0000", "style": ["\ufffd"]}
+    with engine.begin() as tx:
+        for parameters, params in ((odd, odd), (odd, None), ({"prompt": "even"}, {"prompt": "even"})):
+            row = to_row(replace(new(), parameters=parameters)) | {"params": null() if params is None else params}
+            tx.execute(insert(generations).values(row))
+        tx.execute(text("UPDATE alembic_version SET version_num = '0011'"))
+    engine.dispose()
+
+    engine = open_database(url)
+    with engine.begin() as tx:
+        rows = tx.execute(select(generations.c.parameters, generations.c.params).order_by(generations.c.seq)).all()
+        found = tx.scalar(select(func.count()).where(Filters(search="ox").clause()))
+    engine.dispose()
+    assert [tuple(row) for row in rows] == [(now, now), (now, None), ({"prompt": "even"}, {"prompt": "even"})]
+    assert found == 2
