@@ -14,6 +14,9 @@ INT8_MATMUL_CAPABILITY = (7, 5)
 CHUNK_TOKENS = 4096
 """Tokens that are quantized and multiplied at a time: enough to keep a large GPU busy, but little memory."""
 
+SLICE_TOKENS = 4096
+"""Tokens whose norms and modulation are computed at a time, where a plan needs it: few for memory, many for a GPU."""
+
 
 class Precision(StrEnum):
     """The format in which the weights of the transformer's blocks are stored, the most exact first.
@@ -85,3 +88,14 @@ class PrecisionSetting(StrEnum):
                 return (Precision.Q4,)
         has_int8_only = INT8_MATMUL_CAPABILITY <= capability < FP8_MATMUL_CAPABILITY
         return (Precision.BF16, fp8, *((Precision.INT8_MATMUL,) if has_int8_only else ()), Precision.Q4)
+
+
+class Accuracy(StrEnum):
+    """How exactly the transformer computes with its weights, and whether the VAE decodes in fp32.
+
+    HIGH has the residual stream and the modulation in fp32, as Wan's authors do (`pipelines.layers.wan`). STANDARD has
+    them in the dtype of the weights, as diffusers does. As a setting, HIGH stands for the most exact that fits.
+    """
+
+    HIGH = "high"
+    STANDARD = "standard"
