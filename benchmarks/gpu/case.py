@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from benchmarks.gpu.random_weights import (
 from benchmarks.gpu.run import CASES, Case
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec, NoiseSchedule
+from pipelines.core.precision import Accuracy
 from pipelines.core.request import Sampler, VideoParams
 from pipelines.layers.attention.backends import AttentionShape, choose
 from pipelines.loading.load import LoadedPipeline
@@ -136,8 +138,11 @@ def _load(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Me
     parts, placing = {}, 0.0
     for part in PARTS:
         # diffusers' documentation has Wan's VAE in fp32
-        dtype = torch.float32 if part is FAMILY.vae and layout is None else torch.bfloat16
+        is_fp32 = part is FAMILY.vae and (layout is None or layout.fp32_decoding)
+        dtype = torch.float32 if is_fp32 else torch.bfloat16
         module = fill_part(part, folder / "configs", layout or Layout(), card.device, dtype, folder / "disk")
+        if part.is_denoiser and layout is not None:
+            resolve_name(FAMILY.activations)(module, layout.accuracy, layout.slice_tokens)
         began = time.perf_counter()
         place_module(part, module, layout or Layout(), card.device)
         placing += time.perf_counter() - began
@@ -147,7 +152,13 @@ def _load(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Me
     pipe = assemble(parts, FLOW_SHIFT[case.video])
     samplers = Samplers(dict(pipe.scheduler.config), Sampler.UNIPC, Sampler.UNIPC, NoiseSchedule.WAN)
     loras = RequestLoras(ModelSpec("", fps=16), FAMILY, (), card.device)
-    return LoadedPipeline(FAMILY, shape, pipe, samplers, card.device, layout, {"dtype": "bfloat16"}, loras)
+    return LoadedPipeline(FAMILY, shape, pipe, samplers, card.device, layout, _fingerprint(layout), loras)
+
+
+def _fingerprint(layout: Layout | None) -> dict[str, str]:
+    """Return the facts that the compiled blocks depend on."""
+    accuracy = Accuracy.STANDARD if layout is None else layout.accuracy
+    return {"dtype": "bfloat16", "accuracy": accuracy}
 
 
 def _plainly(pipe: Any, embeddings: Embeddings, params: VideoParams, meter: Meter) -> int:

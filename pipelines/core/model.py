@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from pipelines.core.precision import PrecisionSetting
+from pipelines.core.precision import Accuracy, PrecisionSetting
 from pipelines.core.request import Sampler, StepCaching
 
 
@@ -140,6 +140,7 @@ class ModelSpec:
     - `step_cache`: the largest error of a skipped step, by level (`pipelines.stages.step_cache`).
     - `latent_rgb`: the map for previews, unless the weights bring their own. Without either there are no previews.
     - `precision`: limits the formats a plan may choose. Quantized files keep their format.
+    - `accuracy`: the residual stream and the VAE in fp32 where there is memory, or never.
     - `attention`: the attention kernel; `compile`: whether blocks are compiled.
     - `id`: the model's id in the catalogue, or an empty string.
     """
@@ -163,6 +164,7 @@ class ModelSpec:
     step_cache: StepTolerances = StepTolerances()
     latent_rgb: LatentRgb | None = None
     precision: PrecisionSetting = PrecisionSetting.AUTO
+    accuracy: Accuracy = Accuracy.HIGH
     attention: Attention = Attention.AUTO
     compile: Compile = Compile.AUTO
     id: str = ""

@@ -17,6 +17,9 @@ CHUNK_TOKENS = 4096
 SLICE_TOKENS = 4096
 """Tokens whose norms and modulation are computed at a time, where a plan needs it: few for memory, many for a GPU."""
 
+FEED_FORWARD_SLICES = 4
+"""The feed-forward takes this many slices at once, because quantized matrices are converted to bf16 at each call."""
+
 
 class Precision(StrEnum):
     """The format in which the weights of the transformer's blocks are stored, the most exact first.

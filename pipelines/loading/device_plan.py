@@ -11,7 +11,7 @@ import torch
 from pipelines.core.errors import HostMemoryError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
-from pipelines.core.precision import PrecisionSetting
+from pipelines.core.precision import Accuracy, PrecisionSetting
 from pipelines.hub import local as weights
 from pipelines.loading.lora.loras import Loras
 from pipelines.loading.single_file import SingleFile
@@ -46,7 +46,7 @@ def plan_for_device(spec: ModelSpec, folder: Path, device: str, limit: int | Non
     """
     if torch.device(device).type != "cuda":
         return None
-    machine = current_machine(device, limit, spec.precision)
+    machine = current_machine(device, limit, spec.precision, spec.accuracy)
     chosen = choose_plan(read_model_shape(spec, folder), spec.sizes, machine)
     check_host_memory(chosen, machine)
     return chosen
@@ -62,7 +62,10 @@ def check_host_memory(chosen: MemoryPlan, machine: Machine) -> None:
 
 
 def current_machine(
-    device: str, limit: int | None = None, precision: PrecisionSetting = PrecisionSetting.AUTO
+    device: str,
+    limit: int | None = None,
+    precision: PrecisionSetting = PrecisionSetting.AUTO,
+    accuracy: Accuracy = Accuracy.HIGH,
 ) -> Machine:
     """Return the free memory of a CUDA device, at most `limit` bytes, and of the host, less the system's share."""
     free, _ = torch.cuda.mem_get_info(device)
@@ -71,6 +74,7 @@ def current_machine(
         round(psutil.virtual_memory().available * HOST_SHARE),
         torch.cuda.get_device_capability(device),
         precision,
+        accuracy,
     )
 
 

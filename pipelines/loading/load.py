@@ -30,7 +30,7 @@ from pipelines.loading.progress import byte_counter, iter_parts
 from pipelines.loading.request_loras import LoadedPart, RequestLoras
 from pipelines.loading.single_file import SingleFile
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.models.family import ModelFamily, Part
+from pipelines.models.family import ModelFamily, Part, PartKind
 from pipelines.models.registry import family_of
 from pipelines.offload.placement import is_mapped, place_module, place_tensor, residence
 from pipelines.planning.layout import Decoding, Layout, Residence
@@ -126,7 +126,7 @@ def load_pipeline(
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
     changes = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in spec.loras}
     converted = converted_weights(cache)
-    loader = _PartLoader(family, folder, dtype, layout or Layout(), target, converted)
+    loader = _PartLoader(family, folder, dtype, layout or Layout(accuracy=spec.accuracy), target, converted)
     models = {
         part.name: loader.load(
             part,
@@ -152,7 +152,7 @@ def load_pipeline(
         samplers=samplers,
         device=target,
         layout=layout,
-        fingerprint=_fingerprint(family, folder, sources, changes, target, dtype, layout),
+        fingerprint=_fingerprint(family, folder, sources, changes, target, dtype, layout) | _activations(loader.layout),
         loras=RequestLoras(spec, family, loader.loaded, target, loras_dir),
         latent_rgb=read_latent_rgb(folder),
         text_encoder_digest=part_digest(folder / family.text_encoder.name, family.text_encoder.library),
@@ -186,6 +186,12 @@ def _fingerprint(
         "torchao": version("torchao"),
         "transformers": transformers.__version__,
     }
+
+
+def _activations(layout: Layout) -> dict[str, str]:
+    """Return how the transformer computes with its weights."""
+    tokens = f"of {layout.slice_tokens} tokens" if layout.slice_tokens else "none"
+    return {"accuracy": str(layout.accuracy), "slices": tokens}
 
 
 def _check(family: ModelFamily, folder: Path, sources: Mapping[str, Path], spec: ModelSpec) -> dict[str, Any]:
@@ -238,11 +244,12 @@ class _PartLoader:
         source: TensorSource = published
         precision = self._precision(part, file)
         named = dict(published.headers()) if file is not None else None
-        weight_format = WeightFormat(module, precision, self.dtype, merged, named)
+        dtype = self._dtype(part)
+        weight_format = WeightFormat(module, precision, dtype, merged, named)
         convert = weight_format.convert
         where = residence(part, self.layout)
         if _is_converted_on_disk(precision, where, weight_format, published):
-            facts = made_from(published, precision, self.dtype, loras)
+            facts = made_from(published, precision, dtype, loras)
             try:
                 source = converted = convert_once(
                     published,
@@ -267,6 +274,8 @@ class _PartLoader:
             return {each: place_tensor(part, each, stored[each], self.layout, self.device, layers) for each in stored}
 
         load_weights(module, source, placed, byte_counter(source.nbytes, report))
+        if part.is_denoiser:
+            resolve_name(self.family.activations)(module, self.layout.accuracy, self.layout.slice_tokens)
         place_module(part, module, self.layout, self.device)
         if part.takes_loras:
             self.loaded.append(
@@ -281,6 +290,10 @@ class _PartLoader:
                 )
             )
         return module
+
+    def _dtype(self, part: Part) -> torch.dtype:
+        is_vae = part.kind is PartKind.VAE
+        return torch.float32 if is_vae and self.layout.fp32_decoding else self.dtype
 
     def _precision(self, part: Part, file: Path | None) -> Precision:
         """Return the precision of a part: a quantized file keeps its own, a denoiser has the layout's."""

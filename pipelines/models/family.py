@@ -132,7 +132,8 @@ class ModelFamily(ABC):
     The pipeline's denoising loop carries `loop_tensors` from step to step, by its own names: a checkpoint must save
     them, and the pipeline accepts each as an argument. A batch of guidance's two passes repeats `repeated_inputs` of
     the transformer and has both prompts' embeddings as `text_input`. The pipeline cleans a prompt by the function
-    `prompt_cleaner` before it is tokenized.
+    `prompt_cleaner` before it is tokenized. The function `activations` sets the accuracy and the slices of a
+    transformer.
     """
 
     pipeline_class: str
@@ -146,6 +147,7 @@ class ModelFamily(ABC):
     repeated_inputs: tuple[str, ...]
     text_input: str
     prompt_cleaner: str
+    activations: str
 
     @abstractmethod
     def shape(self, configs: Configs) -> ModelShape:

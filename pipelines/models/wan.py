@@ -87,6 +87,7 @@ class WanTextToVideo(ModelFamily):
     repeated_inputs = ("hidden_states", "timestep")
     text_input = "encoder_hidden_states"
     prompt_cleaner = "diffusers.pipelines.wan.pipeline_wan:prompt_clean"
+    activations = "pipelines.layers.wan.transformer:use_activations"
 
     def shape(self, configs: Configs) -> ModelShape:
         try:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.core.precision import Accuracy, Precision, PrecisionSetting
 from pipelines.planning.layout import Decoding, Layout, Machine, MemoryPlan, Residence, format_gib
 from pipelines.planning.memory_model import transformer_bytes
 from pipelines.planning.shapes import BF16, ModelShape
@@ -27,15 +27,41 @@ def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str
     return {
         "transformer": _transformer_choice(chosen.layout, shape),
         "transformer weights": _precision_choice(chosen.layout, shape, machine),
+        "residual stream": _accuracy_choice(chosen.layout, machine),
+        "activations": _slices_choice(chosen.layout),
         "guidance": guidance,
         "text encoder": _text_encoder_choice(chosen.layout, shape, machine),
-        "VAE": Choice(
-            f"bf16, {chosen.layout.decoding}",
-            "whole frames fit in GPU memory"
-            if chosen.layout.decoding is Decoding.WHOLE
-            else "whole frames would need more GPU memory than is left",
-        ),
+        "VAE": _vae_choice(chosen.layout, machine),
     }
+
+
+def _accuracy_choice(layout: Layout, machine: Machine) -> Choice:
+    if layout.accuracy is Accuracy.HIGH:
+        return Choice("fp32", "as in the code of the model's authors: rounded less often than in bf16")
+    if machine.accuracy is Accuracy.STANDARD:
+        return Choice("bf16", "as configured: accuracy = standard")
+    return Choice("bf16", "in fp32 it would need more GPU memory than is left, or less exact weights")
+
+
+def _slices_choice(layout: Layout) -> Choice:
+    if not layout.slice_tokens:
+        return Choice("all tokens at once", "norms, modulation and feed-forward fit in GPU memory")
+    return Choice(
+        f"slices of {layout.slice_tokens} tokens",
+        "norms, modulation and feed-forward of all tokens at once would need more GPU memory than is left, or a slower "
+        "or less exact plan; blocks are not compiled",
+    )
+
+
+def _vae_choice(layout: Layout, machine: Machine) -> Choice:
+    if layout.decoding is Decoding.WHOLE:
+        reason = "whole frames fit in GPU memory"
+    else:
+        reason = "whole frames would need more GPU memory than is left"
+    if layout.fp32_decoding:
+        return Choice(f"fp32, {layout.decoding}", f"{reason}; fp32 as in the code of the model's authors")
+    why = "as configured" if machine.accuracy is Accuracy.STANDARD else "fp32 would need memory that other parts use"
+    return Choice(f"bf16, {layout.decoding}", f"{reason}; {why}")
 
 
 def _precision_choice(layout: Layout, shape: ModelShape, machine: Machine) -> Choice:

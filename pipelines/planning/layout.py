@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.core.precision import Accuracy, Precision, PrecisionSetting
 
 GIB = 2**30
 
@@ -37,13 +37,14 @@ class Decoding(StrEnum):
 class Machine:
     """What a plan may use: free bytes of GPU and host memory, and the GPU's compute capability.
 
-    `precision` limits the formats of the weights.
+    `precision` limits the formats of the weights, `accuracy` the exactness of what is computed with them.
     """
 
     device_memory: int
     host_memory: int
     capability: tuple[int, int]
     precision: PrecisionSetting = PrecisionSetting.AUTO
+    accuracy: Accuracy = Accuracy.HIGH
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Layout:
     """Where a model's weights are stored, in which format, and how it runs.
 
     `resident_blocks` is how many blocks of a streamed transformer stay in GPU memory. With `batched` both passes of
-    guidance run as one batch.
+    guidance run as one batch. The transformer computes `slice_tokens` tokens at a time where it can, 0: all of them.
+    With `fp32_decoding` the VAE is in fp32 instead of bf16.
     """
 
     precision: Precision = Precision.BF16
@@ -60,14 +62,21 @@ class Layout:
     decoding: Decoding = Decoding.WHOLE
     resident_blocks: int = 0
     batched: bool = False
+    accuracy: Accuracy = Accuracy.HIGH
+    slice_tokens: int = 0
+    fp32_decoding: bool = False
 
     @property
     def name(self) -> str:
         """The layout in a few words. Checkpoints store it, so it changes only if the video's bytes change."""
         partly = "partly " if self.resident_blocks and self.transformer is not Residence.RESIDENT else ""
         batched = ", guidance batched" if self.batched else ""
+        stream = ", fp32 residual stream" if self.accuracy is Accuracy.HIGH else ""
+        slices = f", slices of {self.slice_tokens} tokens" if self.slice_tokens else ""
+        decoding = f"{self.decoding}{' in fp32' if self.fp32_decoding else ''}"
         return (
-            f"{self.precision} {partly}{self.transformer}{batched}, text encoder {self.text_encoder}, {self.decoding}"
+            f"{self.precision} {partly}{self.transformer}{batched}{stream}{slices}, "
+            f"text encoder {self.text_encoder}, {decoding}"
         )
 
 

@@ -3,7 +3,8 @@
 from functools import partial
 
 from pipelines.core.geometry import Geometry
-from pipelines.core.precision import CHUNK_TOKENS, Precision
+from pipelines.core.precision import Precision
+from pipelines.planning.activations import activation_bytes
 from pipelines.planning.layout import GIB, Decoding, Layout, Residence
 from pipelines.planning.shapes import BF16, FP32, ModelShape
 from pipelines.planning.tiles import OVERLAP, spans
@@ -33,14 +34,16 @@ def stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[st
     encoder = shape.text_encoder
     encoder_active = (encoder.other_parameters + 2 * encoder.d_model * encoder.d_ff) * BF16
     encoder_idle = encoder.parameters * BF16 if layout.text_encoder is Residence.RESIDENT else 0
-    always = shape.vae.parameters * BF16
+    vae_itemsize = FP32 if layout.fp32_decoding else BF16
+    always = shape.vae.parameters * vae_itemsize
+    decoding = decode_bytes(shape, largest, layout.decoding, vae_itemsize)
     stages = {
         "encoding the prompt": idle + (encoder_idle or encoder_active) + encoder.activation_bytes(),
         "denoising": encoder_idle
         + active
         + dequantized_bytes(shape, layout.precision)
-        + activation_bytes(shape, shape.tokens(largest) * (1 + layout.batched), layout.precision),
-        "decoding": idle + encoder_idle + decode_bytes(shape, largest, layout.decoding) * (1 + CONVOLUTION_WORKSPACE),
+        + activation_bytes(shape, shape.tokens(largest) * (1 + layout.batched), layout),
+        "decoding": idle + encoder_idle + decoding * (1 + CONVOLUTION_WORKSPACE),
     }
     return {name: round((always + tensors) * (1 + FRAGMENTATION)) + CONTEXT_BYTES for name, tensors in stages.items()}
 
@@ -98,29 +101,11 @@ def dequantized_bytes(shape: ModelShape, precision: Precision) -> int:
     return largest * {Precision.FP8: BF16, Precision.Q4: 2 * BF16}.get(precision, 0)
 
 
-def activation_bytes(shape: ModelShape, tokens: int, precision: Precision) -> int:
-    """Peak bytes of activations for so many tokens, with the quantized copies that products in fp8 or int8 need.
-
-    These copies peak in the MLP. For a large video the peak is elsewhere, and they add nothing.
-    """
-    transformer = shape.transformer
-    exact = transformer.activation_bytes(tokens, shape.expand_timesteps)
-    if not precision.multiplies:
-        return exact
-    # the hidden layer once, not before and after its activation; for a chunk of tokens also the fp32 values and their
-    # fp8 copy, or the int32 products and their scaled copy
-    rounding = (FP32 + 1) * transformer.ffn_dim
-    if precision is Precision.INT8_MATMUL:
-        rounding = 2 * FP32 * transformer.ffn_dim + transformer.width
-    mlp = tokens * (8 * transformer.width + 2 * transformer.ffn_dim + 8 * transformer.attention_head_dim)
-    return max(exact, mlp + min(tokens, CHUNK_TOKENS) * rounding)
-
-
-def decode_bytes(shape: ModelShape, largest: Geometry, decoding: Decoding) -> int:
-    """Bytes of decoding a video in bf16, without the VAE's weights."""
+def decode_bytes(shape: ModelShape, largest: Geometry, decoding: Decoding, itemsize: int = BF16) -> int:
+    """Bytes of decoding a video by a VAE whose numbers have so many bytes, without its weights."""
     if decoding.tile is None:
-        return shape.vae.decode_bytes(largest.full_width, largest.full_height, BF16)
-    return shape.vae.decode_bytes(*_tile(shape, largest, decoding.tile), BF16)
+        return shape.vae.decode_bytes(largest.full_width, largest.full_height, itemsize)
+    return shape.vae.decode_bytes(*_tile(shape, largest, decoding.tile), itemsize)
 
 
 def _tile(shape: ModelShape, largest: Geometry, side: int) -> tuple[int, int]:

@@ -6,6 +6,8 @@ Pure arithmetic: it runs on any machine, for any GPU. `pipelines.offload.placeme
   it computes, from host memory or, if that is too small, from disk;
 - the format of its weights: bf16; multiplied in fp8 or int8; stored in fp8 or 4 bits and multiplied in bf16; or the
   format of a quantized file;
+- the accuracy: the residual stream of the transformer in fp32 or bf16, and the VAE in fp32 or bf16;
+- activations: all tokens of a video at once, or in slices, which need less memory;
 - guidance: two passes one after the other or, with streamed blocks, one batch, so that each block is copied once;
 - the text encoder: resident, or streamed layer by layer from host memory or from disk;
 - the VAE: always resident, decodes whole frames or tiles.
@@ -13,10 +15,12 @@ Pure arithmetic: it runs on any machine, for any GPU. `pipelines.offload.placeme
 The text encoder stays in bf16: when streamed it leaves GPU memory between prompts, so a smaller format would gain
 nothing. Int8 is not offered for storage alone: fp8 needs the same memory and no scales.
 
-Of all plans that fit, the fastest is taken, then the most exact, then the simplest. With `precision = auto`, a plan
-about as fast as all weights resident in bf16 counts as equally fast: weights are quantized, which changes the video,
-only if exact weights would make a step slower. So more memory makes a plan slower only where it makes it more exact;
-with a fixed precision more memory is never slower.
+Of all plans that fit, the fastest is taken, then the most exact, then the simplest. The exactness of the weights counts
+before that of the residual stream, and that before slices, which cost little time. The VAE is in fp32 only if that
+leaves the rest of the plan as it is: bf16 differs little, and a text encoder that has to be streamed delays every
+prompt. With `precision = auto`, a plan about as fast as all weights resident in bf16 counts as equally fast: weights
+are quantized, which changes the video, only if exact weights would make a step slower. So more memory makes a plan
+slower only where it makes it more exact; with a fixed precision more memory is never slower.
 """
 
 from collections.abc import Iterator
@@ -25,7 +29,7 @@ from functools import partial
 from itertools import product
 
 from pipelines.core.geometry import Geometry
-from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.core.precision import SLICE_TOKENS, Accuracy, Precision, PrecisionSetting
 from pipelines.planning.cost_model import relative_seconds
 from pipelines.planning.layout import Decoding, Layout, Machine, MemoryPlan, Residence
 from pipelines.planning.memory_model import FRAGMENTATION, blocks_bytes, host_peak, stage_peaks
@@ -44,10 +48,15 @@ def plan(shape: ModelShape, largest: Geometry, machine: Machine) -> MemoryPlan:
     If none fits: the plan with the lowest peak of GPU memory, preferably one that fits into host memory.
     """
     candidates = list(_candidates(shape, largest, machine))
+    preference = partial(_preference, machine.precision)
     fitting = [candidate for candidate in candidates if candidate.fits(machine)]
-    if fitting:
-        return min(fitting, key=partial(_preference, machine.precision))
-    return min(candidates, key=lambda c: (c.host_peak > machine.host_memory, c.device_peak, c.host_peak))
+    if not fitting:
+        return min(candidates, key=lambda c: (c.host_peak > machine.host_memory, c.device_peak, c.host_peak))
+    chosen = min(fitting, key=preference)
+    if machine.accuracy is Accuracy.STANDARD:
+        return chosen
+    with_fp32_vae = _with_resident_blocks(shape, largest, machine, replace(chosen.layout, fp32_decoding=True))
+    return min([chosen, *(each for each in with_fp32_vae if each.fits(machine))], key=preference)
 
 
 def next_plan(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryPlan) -> MemoryPlan | None:
@@ -71,10 +80,13 @@ def _preference(setting: PrecisionSetting, candidate: MemoryPlan) -> tuple[float
     return (
         max(enough, candidate.relative_seconds_per_step),
         layout.precision.exactness,
+        layout.accuracy is not Accuracy.HIGH,
+        layout.slice_tokens > 0,
         layout.batched,
         candidate.relative_seconds_per_step,
         list(Decoding).index(layout.decoding),
         list(Residence).index(layout.text_encoder),
+        not layout.fp32_decoding,
         list(Residence).index(layout.transformer),
         candidate.host_peak,
     )
@@ -82,22 +94,52 @@ def _preference(setting: PrecisionSetting, candidate: MemoryPlan) -> tuple[float
 
 def _candidates(shape: ModelShape, largest: Geometry, machine: Machine) -> Iterator[MemoryPlan]:
     precisions = (Precision.GGUF,) if shape.quantized else machine.precision.allowed(machine.capability)
-    for precision, transformer, text_encoder, decoding, batched in product(
-        precisions, Residence, Residence, Decoding, (False, True)
+    for precision, transformer, text_encoder, batched, (accuracy, slice_tokens) in product(
+        precisions, Residence, Residence, (False, True), _activations(shape.tokens(largest), machine)
     ):
         if batched and (transformer is Residence.RESIDENT or not shape.guidance):
             # a batch of two takes as long as two passes: it only helps to copy streamed blocks once
             continue
-        layout = Layout(precision, transformer, text_encoder, decoding, batched=batched)
-        candidate = evaluate(shape, largest, machine, layout)
-        yield candidate
-        if transformer is not Residence.RESIDENT and candidate.device_peak < machine.device_memory:
-            block = blocks_bytes(shape, precision, 1) * (1 + FRAGMENTATION)
-            # rounding may add a byte per stage
-            free = machine.device_memory - candidate.device_peak - len(candidate.stage_peaks)
-            blocks = min(shape.transformer.num_layers - 1, int(free / block))
-            if blocks > 0:
-                yield evaluate(shape, largest, machine, replace(layout, resident_blocks=blocks))
+        for decoding in Decoding:
+            layout = Layout(
+                precision,
+                transformer,
+                text_encoder,
+                decoding,
+                batched=batched,
+                accuracy=accuracy,
+                slice_tokens=slice_tokens,
+            )
+            found = list(_with_resident_blocks(shape, largest, machine, layout))
+            yield from found
+            if found[0].stage_peaks["decoding"] < found[0].device_peak:
+                # smaller tiles would not lower the peak
+                break
+
+
+def _activations(tokens: int, machine: Machine) -> list[tuple[Accuracy, int]]:
+    """The accuracies and slices that a plan may choose. Less memory comes later."""
+    accuracies = [Accuracy.HIGH, Accuracy.STANDARD] if machine.accuracy is Accuracy.HIGH else [Accuracy.STANDARD]
+    if tokens <= SLICE_TOKENS:
+        # one slice would have them all
+        return [(accuracy, 0) for accuracy in accuracies]
+    # high accuracy in slices needs less memory than standard accuracy without
+    return [(accuracies[0], 0), *((accuracy, SLICE_TOKENS) for accuracy in accuracies)]
+
+
+def _with_resident_blocks(
+    shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout
+) -> Iterator[MemoryPlan]:
+    """A layout without resident blocks, and with as many as fit where blocks are streamed."""
+    candidate = evaluate(shape, largest, machine, replace(layout, resident_blocks=0))
+    yield candidate
+    if layout.transformer is not Residence.RESIDENT and candidate.device_peak < machine.device_memory:
+        block = blocks_bytes(shape, layout.precision, 1) * (1 + FRAGMENTATION)
+        # rounding may add a byte per stage
+        free = machine.device_memory - candidate.device_peak - len(candidate.stage_peaks)
+        blocks = min(shape.transformer.num_layers - 1, int(free / block))
+        if blocks > 0:
+            yield evaluate(shape, largest, machine, replace(layout, resident_blocks=blocks))
 
 
 def evaluate(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> MemoryPlan:

@@ -1,7 +1,8 @@
-"""Sizes of a model's components and of their activations, from the numbers in their configurations. No torch.
+"""Sizes of a model's components, from the numbers in their configurations. No torch.
 
-The formulas for activations count the tensors that diffusers keeps alive at the peak; tests compare them with a trace
-of the real modules at their real sizes.
+The formulas for activations of the text encoder and the VAE count the tensors that are alive at the peak; tests compare
+them with a trace of the real modules at their real sizes. Those of the transformer are in
+`pipelines.planning.activations`.
 """
 
 from dataclasses import dataclass, replace
@@ -80,17 +81,6 @@ class TransformerShape:
             converted=0,
             dequantized=0,
         )
-
-    def activation_bytes(self, tokens: int, expand_timesteps: bool = False) -> int:
-        """Peak bytes of bf16 inference on `tokens` tokens, batch 1.
-
-        The peak is either at the fp32 modulation (the bf16 stream, its norm and two fp32 copies) or in the MLP (the
-        stream, its norm and the hidden layer before and after its activation); the rotary tables are alive throughout.
-        With a timestep per token the modulation itself is as long as the video, six channels wide, and summed in fp32.
-        """
-        modulation = (64.8 if expand_timesteps else 22) * self.width
-        mlp = 8 * self.width + 4 * self.ffn_dim
-        return round(tokens * (max(modulation, mlp) + 8 * self.attention_head_dim))
 
     @property
     def block_matrix_rows(self) -> int:

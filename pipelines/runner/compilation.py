@@ -26,7 +26,7 @@ import torch
 from pipelines.core.cache_folder import CacheEntry, CacheFolder, Facts
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, Compile
-from pipelines.core.precision import Precision
+from pipelines.core.precision import Accuracy, Precision
 from pipelines.core.processes import die_with_parent
 from pipelines.layers.attention.backends import attention_context
 from pipelines.loading.load import LoadedPipeline
@@ -55,8 +55,8 @@ class Block:
     """A block to compile.
 
     `config` is the configuration of its transformer, of the class `model_class`, with one layer. `inputs` are the
-    shapes of the transformer's inputs by name. The other fields are the torch device, the dtype, the precision of the
-    weights and the attention kernel.
+    shapes of the transformer's inputs by name. The function `activations` sets the `accuracy`. The other fields are the
+    torch device, the dtype, the precision of the weights and the attention kernel.
     """
 
     model_class: str
@@ -66,6 +66,8 @@ class Block:
     dtype: str
     precision: str
     attention: str
+    activations: str
+    accuracy: str
 
     @classmethod
     def of(cls, loaded: LoadedPipeline, geometry: Geometry, text_tokens: int, attention: Attention) -> "Block":
@@ -79,6 +81,8 @@ class Block:
             dtype=loaded.fingerprint["dtype"],
             precision=Precision.BF16 if loaded.layout is None else loaded.layout.precision,
             attention=attention,
+            activations=loaded.family.activations,
+            accuracy=loaded.fingerprint["accuracy"],
         )
 
     @property
@@ -94,8 +98,10 @@ def is_wanted(setting: Compile, device: torch.device, layout: Layout | None) -> 
     """Return whether to compile the blocks: with AUTO, only on a GPU that holds all of them.
 
     Blocks that are streamed, or whose weights are restored to bf16 for each product, run through hooks and layers that
-    cannot be compiled.
+    cannot be compiled. A compiler would undo slices: it fuses what they separate, and copies what they change.
     """
+    if layout is not None and layout.slice_tokens:
+        return False
     if setting is Compile.OFF or (layout is not None and layout.transformer is not Residence.RESIDENT):
         return False
     if layout is not None and layout.precision is not Precision.BF16 and not layout.precision.multiplies:
@@ -218,6 +224,7 @@ def placeholder(block: Block) -> Any:
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     weight_format = WeightFormat(model, Precision(block.precision), getattr(torch, block.dtype))
     assign_tensors(model, ((name, torch.zeros(shape)) for name, shape in shapes.items()), weight_format.convert)
+    resolve_name(block.activations)(model, Accuracy(block.accuracy))
     return model.to(block.device)
 
 

@@ -152,7 +152,7 @@ class OutOfMemoryFallback:
         if self._plan is None:
             raise DeviceMemoryError("The device ran out of memory. A smaller size or fewer frames may fit.")
         shape = read_model_shape(self._spec, self._folder)
-        machine = current_machine(self._device, self._limits.get(self._gpu), self._spec.precision)
+        machine = current_machine(self._device, self._limits.get(self._gpu), self._spec.precision, self._spec.accuracy)
         geometry = Geometry.fit(*size, shape.grid)
         lower = next_plan(shape, geometry, machine, self._plan)
         if lower is None:

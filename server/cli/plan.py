@@ -76,7 +76,7 @@ def for_model(entry: CatalogueEntry, size: str, frames: int, on: Machine, shape:
     if sides is None or "0" in sides.groups() or frames < 1:
         raise PlanRefusedError("size must be WIDTHxHEIGHT, such as 832x480, and frames a number from 1")
     shape = shape or _shape(entry)
-    on = replace(on, precision=entry.model.precision)
+    on = replace(on, precision=entry.model.precision, accuracy=entry.model.accuracy)
     chosen = plan(shape, Geometry.fit(int(sides[1]), int(sides[2]), frames, shape.grid), on)
     return {
         "model": entry.id,

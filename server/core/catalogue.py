@@ -8,7 +8,13 @@ from server.core.settings import ModelSettings
 
 
 def _configured(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:
-    return replace(spec, precision=settings.precision, attention=settings.attention, compile=settings.compile)
+    return replace(
+        spec,
+        precision=settings.precision,
+        accuracy=settings.accuracy,
+        attention=settings.attention,
+        compile=settings.compile,
+    )
 
 
 def load_catalogue(settings: ModelSettings) -> dict[str, CatalogueEntry]:

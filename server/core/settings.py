@@ -26,7 +26,7 @@ from pydantic_settings import (
 )
 
 from pipelines.core.model import Attention, Compile
-from pipelines.core.precision import PrecisionSetting
+from pipelines.core.precision import Accuracy, PrecisionSetting
 from pipelines.core.request import StepCaching
 from server.core.logging import LogFormat
 
@@ -109,6 +109,7 @@ class ModelSettings(BaseModel):
     loras_dir: Path | None = None
     preload: str | None = None
     precision: PrecisionSetting = PrecisionSetting.AUTO
+    accuracy: Accuracy = Accuracy.HIGH
     attention: Attention = Attention.AUTO
     compile: Compile = Compile.AUTO
     step_cache: StepCaching = StepCaching.EXACT

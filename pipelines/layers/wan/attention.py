@@ -55,9 +55,7 @@ def cross_attention(
     return _project(attention, output if image_output is None else output.add_(image_output))
 
 
-def _normalise(
-    values: torch.Tensor, norm: Any, heads: int, rotary: Rotary | None, slice_tokens: int
-) -> torch.Tensor:
+def _normalise(values: torch.Tensor, norm: Any, heads: int, rotary: Rotary | None, slice_tokens: int) -> torch.Tensor:
     """Normalise queries or keys (batch, tokens, width) in place and rotate them; return them split into heads."""
     split = values.unflatten(2, (heads, -1))
     for part in token_slices(values, slice_tokens):

@@ -8,20 +8,19 @@ stream is changed in place. The most memory is then used in attention: by the st
 output. Sliced blocks are not compiled: a compiler would fuse the slices again, and copy a stream that is changed.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
+from pipelines.core.precision import FEED_FORWARD_SLICES
 from pipelines.layers.wan.attention import Rotary, cross_attention, self_attention
 from pipelines.layers.wan.slices import in_slices, token_slices
 
-FEED_FORWARD_SLICES = 4
-"""The feed-forward takes this many slices at once, because quantized matrices are converted to bf16 at each call."""
 
-
-class WanBlock(WanTransformerBlock):  # type: ignore[misc]
+class WanBlock(WanTransformerBlock):
     """A `WanTransformerBlock` that computes `slice_tokens` tokens at a time, or all of them if it is 0."""
 
     slice_tokens: int = 0
@@ -39,31 +38,35 @@ class WanBlock(WanTransformerBlock):  # type: ignore[misc]
             _Modulation(self.scale_shift_table, temb, index) for index in range(6)
         )
 
-        modulate = partial(_modulated, self.norm1, stream, scale, shift)
-        take = partial(in_slices, modulate, stream, dtype, self.slice_tokens)
+        take = partial(self._input, partial(_modulated, self.norm1, scale=scale, shift=shift), dtype)
         if self.slice_tokens:
-            update = self_attention(self.attn1, take, rotary_emb, self.slice_tokens)
+            update = self_attention(self.attn1, partial(take, stream), rotary_emb, self.slice_tokens)
         else:
-            update = self.attn1(take(), None, None, rotary_emb)
+            update = self.attn1(take(stream), None, None, rotary_emb)
         stream = self._add(stream, update, gate)
-
-        normalise = partial(_normed, self.norm2, stream)
-        take = partial(in_slices, normalise, stream, dtype, self.slice_tokens)
         del update
+
+        take = partial(self._input, partial(_normed, self.norm2), dtype)
         if self.slice_tokens:
-            update = cross_attention(self.attn2, take, encoder_hidden_states, self.slice_tokens)
+            update = cross_attention(self.attn2, partial(take, stream), encoder_hidden_states, self.slice_tokens)
         else:
-            update = self.attn2(take(), encoder_hidden_states, None, None)
+            update = self.attn2(take(stream), encoder_hidden_states, None, None)
         stream = self._add(stream, update, None)
         del update
 
         if not self.slice_tokens:
-            normed = _modulated(self.norm3, stream, ff_scale, ff_shift, slice(None)).to(dtype)
+            normed = _modulated(self.norm3, stream, slice(None), ff_scale, ff_shift).to(dtype)
             return self._add(stream, self.ffn(normed), ff_gate)
         for part in token_slices(stream, FEED_FORWARD_SLICES * self.slice_tokens):
-            normed = _modulated(self.norm3, stream, ff_scale, ff_shift, part).to(dtype)
+            normed = _modulated(self.norm3, stream, part, ff_scale, ff_shift).to(dtype)
             stream[:, part] = _sum(stream, self.ffn(normed), ff_gate, part)
         return stream
+
+    def _input(
+        self, normalise: Callable[[torch.Tensor, slice], torch.Tensor], dtype: torch.dtype, stream: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the input of an attention."""
+        return in_slices(partial(normalise, stream), stream, dtype, self.slice_tokens)
 
     def _add(self, stream: torch.Tensor, update: torch.Tensor, gate: "_Modulation | None") -> torch.Tensor:
         if not self.slice_tokens:
@@ -87,9 +90,7 @@ class _Modulation:
         return self._table + self._temb[:, part].float()
 
 
-def _modulated(
-    norm: Any, stream: torch.Tensor, scale: _Modulation, shift: _Modulation, part: slice
-) -> torch.Tensor:
+def _modulated(norm: Any, stream: torch.Tensor, part: slice, scale: _Modulation, shift: _Modulation) -> torch.Tensor:
     normed: torch.Tensor = norm(stream[:, part].float())
     return normed.mul_(1 + scale.of(part)).add_(shift.of(part))
 

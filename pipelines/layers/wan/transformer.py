@@ -25,7 +25,7 @@ PARTS = 6
 """A matrix is converted to fp32 in so many parts: that of the time, the largest, has one for each value it gives."""
 
 
-class WanTransformer(WanTransformer3DModel):  # type: ignore[misc]
+class WanTransformer(WanTransformer3DModel):
     """A `WanTransformer3DModel` for inference, made by `use_activations`."""
 
     _repeated_blocks = ("WanBlock",)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.core.precision import PrecisionSetting
+from pipelines.core.precision import Accuracy, PrecisionSetting
 from server.cli.options import Config, ModelId, console, load_settings, refuse
 
 
@@ -21,6 +21,9 @@ def plan(
     precision: Annotated[
         PrecisionSetting | None, typer.Option(help="Precision of the weights [as configured, or auto].")
     ] = None,
+    accuracy: Annotated[
+        Accuracy | None, typer.Option(help="Residual stream and VAE in fp32 where they fit, or never [as configured].")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_table: Annotated[
         bool, typer.Option("--table", help="Print a Markdown table of the plans for common GPUs, hosts and sizes.")
@@ -33,7 +36,7 @@ def plan(
     from server.core.catalogue import load_catalogue
 
     try:
-        entry = find(load_catalogue(load_settings(config, precision=precision)), model)
+        entry = find(load_catalogue(load_settings(config, precision=precision, accuracy=accuracy)), model)
         if as_table:
             print(table(entry, frames, capability))
             return

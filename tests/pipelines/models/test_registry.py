@@ -10,6 +10,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 
 from pipelines.core.errors import GenerationSuspended, UnsupportedModelError
 from pipelines.core.model import ModelSpec
+from pipelines.core.precision import Accuracy
 from pipelines.core.request import VideoParams
 from pipelines.hub.folder import check
 from pipelines.models.family import Part, PartKind
@@ -27,9 +28,16 @@ SPEC = ModelSpec("other", fps=16, pipeline_class="OtherPipeline")
 class OtherTransformer(WanTransformer3DModel):
     """A transformer of the second family."""
 
+    noted: tuple[Accuracy, int]
+
 
 class OtherPipeline(WanPipeline):
     """A pipeline of the second family."""
+
+
+def use_activations(model: OtherTransformer, accuracy: Accuracy, slice_tokens: int) -> None:
+    """Note what a transformer of the second family would compute by."""
+    model.noted = (accuracy, slice_tokens)
 
 
 class OtherFamily(WanTextToVideo):
@@ -46,6 +54,7 @@ class OtherFamily(WanTextToVideo):
     )
     side_multiple = 32
     loop_tensors = ("latents", "prompt_embeds")
+    activations = f"{__name__}:use_activations"
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +82,7 @@ def test_load_uses_the_classes_and_the_grid_of_the_family(
     assert loaded.family is other_family
     assert isinstance(loaded.pipe, OtherPipeline)
     assert type(loaded.pipe.transformer) is OtherTransformer
+    assert loaded.pipe.transformer.noted == (Accuracy.HIGH, 0)
     assert (loaded.grid.height, loaded.grid.width) == (32, 32)
     # the arithmetic is Wan's
     made = runner.run(PARAMS, tmp_path / "video.mp4").path.read_bytes()

@@ -1,5 +1,7 @@
 """Plans: none exceeds its budget, more memory is never slower, and each choice has a reason."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -7,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.core.geometry import Geometry
-from pipelines.core.precision import Precision, PrecisionSetting
+from pipelines.core.precision import SLICE_TOKENS, Accuracy, Precision, PrecisionSetting
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.planning.explain import choices
-from pipelines.planning.layout import GIB, Machine, MemoryPlan
+from pipelines.planning.layout import GIB, Layout, Machine, MemoryPlan
 from pipelines.planning.memory_model import block_bytes
-from pipelines.planning.planner import FAST_ENOUGH, plan
+from pipelines.planning.planner import FAST_ENOUGH, evaluate, plan
 from pipelines.planning.shapes import ModelShape
 
 WAN = family_of("WanPipeline")
@@ -41,6 +43,10 @@ def made(
     setting: PrecisionSetting = PrecisionSetting.AUTO,
 ) -> MemoryPlan:
     return plan(SHAPE, Geometry.fit(*video, SHAPE.grid), Machine(card, host, capability, setting))
+
+
+def inexactness(chosen: MemoryPlan) -> tuple[int, bool]:
+    return chosen.layout.precision.exactness, chosen.layout.accuracy is Accuracy.STANDARD
 
 
 @given(video=SIZES, card=CARDS, host=HOSTS, capability=CAPABILITIES, setting=SETTINGS)
@@ -78,7 +84,7 @@ def test_more_memory_is_never_slower(
         if richer.relative_seconds_per_step > less.relative_seconds_per_step:
             # exactness is what the time was given for, and next to none of it
             assert setting is PrecisionSetting.AUTO
-            assert richer.layout.precision.exactness < less.layout.precision.exactness
+            assert inexactness(richer) < inexactness(less)
             assert richer.relative_seconds_per_step <= FAST_ENOUGH
 
 
@@ -94,15 +100,32 @@ def test_a_smaller_video_never_needs_more(small: tuple[int, int, int], card: int
 @pytest.mark.parametrize(
     ("video", "card", "host", "expected"),
     [
-        ("480p", 80, 128, "bf16 resident, text encoder resident, whole frames"),
-        ("720p", 48, 64, "bf16 resident, text encoder streamed, whole frames"),
-        ("480p", 24, 64, "bf16 partly streamed, text encoder resident, whole frames"),
-        ("480p", 24, 32, "bf16 partly streamed, text encoder resident, whole frames"),
-        ("480p", 16, 32, "bf16 partly streamed, text encoder streamed from disk, whole frames"),
-        ("480p", 8, 64, "bf16 streamed, text encoder streamed, whole frames"),
-        ("480p", 8, 32, "fp8 matmuls partly streamed, text encoder streamed from disk, whole frames"),
-        ("720p", 12, 16, "fp8 matmuls streamed from disk, text encoder streamed from disk, tiles of 512 pixels"),
-        ("480p", 8, 16, "fp8 matmuls partly streamed from disk, text encoder streamed from disk, whole frames"),
+        ("480p", 80, 128, "bf16 resident, fp32 residual stream, text encoder resident, whole frames in fp32"),
+        ("720p", 48, 64, "bf16 resident, fp32 residual stream, text encoder streamed, whole frames"),
+        ("480p", 24, 64, "bf16 partly streamed, fp32 residual stream, text encoder resident, whole frames in fp32"),
+        ("480p", 24, 32, "bf16 partly streamed, fp32 residual stream, text encoder resident, whole frames"),
+        ("480p", 16, 32, "bf16 partly streamed, fp32 residual stream, text encoder streamed from disk, whole frames"),
+        ("480p", 8, 64, "bf16 streamed, fp32 residual stream, text encoder streamed, whole frames"),
+        (
+            "480p",
+            8,
+            32,
+            "fp8 matmuls partly streamed, fp32 residual stream, text encoder streamed from disk, whole frames",
+        ),
+        (
+            "720p",
+            12,
+            16,
+            "fp8 matmuls partly streamed from disk, fp32 residual stream, slices of 4096 tokens, "
+            "text encoder streamed from disk, tiles of 512 pixels",
+        ),
+        (
+            "480p",
+            8,
+            16,
+            "fp8 matmuls partly streamed from disk, guidance batched, fp32 residual stream, slices of 4096 tokens, "
+            "text encoder streamed from disk, whole frames",
+        ),
     ],
 )
 def test_the_plans_of_common_machines(video: str, card: int, host: int, expected: str) -> None:
@@ -111,6 +134,59 @@ def test_the_plans_of_common_machines(video: str, card: int, host: int, expected
 
     assert chosen.fits(machine)
     assert chosen.name == expected
+
+
+@pytest.mark.parametrize("accuracy", Accuracy)
+def test_a_720p_video_fits_on_8_gb_in_slices(accuracy: Accuracy) -> None:
+    geometry = Geometry.fit(*VIDEOS["720p"], SHAPE.grid)
+    machine = Machine(8 * GIB - GIB // 2, round(0.9 * 32 * GIB), (8, 9), accuracy=accuracy)
+
+    chosen = plan(SHAPE, geometry, machine)
+
+    assert chosen.fits(machine)
+    assert chosen.layout.slice_tokens == SLICE_TOKENS
+    assert chosen.layout.accuracy is accuracy
+    assert chosen.layout.fp32_decoding is (accuracy is Accuracy.HIGH)
+    reasons = choices(chosen, SHAPE, machine)
+    assert reasons["activations"].choice == "slices of 4096 tokens"
+    assert reasons["residual stream"].choice == ("fp32" if accuracy is Accuracy.HIGH else "bf16")
+
+
+@given(video=SIZES, card=CARDS, host=HOSTS, setting=SETTINGS)
+def test_slices_and_lower_accuracy_are_chosen_only_where_they_gain(
+    video: tuple[int, int, int], card: int, host: int, setting: PrecisionSetting
+) -> None:
+    geometry, machine = Geometry.fit(*video, SHAPE.grid), Machine(card, host, (8, 9), setting)
+    chosen = plan(SHAPE, geometry, machine)
+    if not chosen.fits(machine):
+        return
+    for other in (
+        replace(chosen.layout, slice_tokens=0),
+        replace(chosen.layout, accuracy=Accuracy.HIGH),
+        replace(chosen.layout, fp32_decoding=True),
+    ):
+        if other != chosen.layout:
+            assert not evaluate(SHAPE, geometry, machine, other).fits(machine)
+
+
+@given(video=SIZES, card=CARDS, host=HOSTS)
+def test_with_standard_accuracy_everything_is_in_bf16(video: tuple[int, int, int], card: int, host: int) -> None:
+    machine = Machine(card, host, (8, 9), accuracy=Accuracy.STANDARD)
+
+    layout = plan(SHAPE, Geometry.fit(*video, SHAPE.grid), machine).layout
+
+    assert layout.accuracy is Accuracy.STANDARD
+    assert not layout.fp32_decoding
+    assert "fp32" not in layout.name
+
+
+def test_the_name_says_what_changes_the_bytes() -> None:
+    standard = Layout(accuracy=Accuracy.STANDARD)
+    others = (replace(standard, slice_tokens=64), replace(standard, fp32_decoding=True), Layout())
+
+    # checkpoints of earlier versions have it
+    assert standard.name == "bf16 resident, text encoder resident, whole frames"
+    assert len({standard.name, *(other.name for other in others)}) == 4
 
 
 def test_a_plan_that_does_not_fit_names_the_missing_memory() -> None:
@@ -128,7 +204,8 @@ def test_every_choice_has_a_reason(video: tuple[int, int, int], card: int, host:
     machine = Machine(card, host, (8, 9))
     explained = choices(made(video, card, host), SHAPE, machine)
 
-    assert set(explained) == {"transformer", "transformer weights", "guidance", "text encoder", "VAE"}
+    parts = {"transformer", "transformer weights", "residual stream", "activations", "guidance", "text encoder", "VAE"}
+    assert set(explained) == parts
     assert all(made.reason for made in explained.values())
 
 

@@ -127,9 +127,14 @@ def test_a_plan_uses_the_sizes_in_the_file(wan_14b: ModelShape) -> None:
 @pytest.mark.parametrize(
     ("card", "host", "name"),
     [
-        (24, 32, "GGUF resident, text encoder streamed, whole frames"),
-        (12, 32, "GGUF partly streamed, text encoder streamed, whole frames"),
-        (8, 16, "GGUF partly streamed from disk, text encoder streamed from disk, whole frames"),
+        (24, 32, "GGUF resident, fp32 residual stream, text encoder streamed, whole frames in fp32"),
+        (12, 32, "GGUF partly streamed, fp32 residual stream, text encoder streamed, whole frames in fp32"),
+        (
+            8,
+            16,
+            "GGUF partly streamed, fp32 residual stream, slices of 4096 tokens, "
+            "text encoder streamed from disk, tiles of 512 pixels",
+        ),
     ],
 )
 def test_a_quantized_file_keeps_its_format_on_every_machine(

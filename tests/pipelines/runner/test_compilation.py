@@ -30,7 +30,17 @@ from tests.pipelines.conftest import both_dtypes, compute_in
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
 SPEC = ModelSpec("random", fps=16, sizes=((96, 64, 5),), compile=Compile.ON)
 PARAMS = VideoParams("an ox by a lake", "blurry", 64, 96, 5, 4, 5.0, 7)
-BLOCK = Block("a:Class", {"num_layers": 1}, {"hidden_states": (1, 16, 2, 4, 6)}, "cpu", "float32", "bf16", "native")
+BLOCK = Block(
+    "a:Class",
+    {"num_layers": 1},
+    {"hidden_states": (1, 16, 2, 4, 6)},
+    "cpu",
+    "float32",
+    "bf16",
+    "native",
+    activations="a:function",
+    accuracy="high",
+)
 
 
 class Background:
@@ -219,6 +229,7 @@ def test_the_compiler_needs_free_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> 
         (Compile.AUTO, CPU, None, False),
         (Compile.ON, CPU, None, True),
         (Compile.OFF, CARD, Layout(), False),
+        (Compile.ON, CARD, Layout(slice_tokens=4096), False),
     ],
 )
 def test_blocks_are_compiled_where_it_is_useful(

@@ -1,10 +1,13 @@
 """Measures the memory that real modules need at real sizes, by counting fake tensors."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -35,3 +38,22 @@ class PeakBytes(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self.alive -= self._sizes.pop(key)
+
+
+@contextmanager
+def fake(dtype: torch.dtype) -> Iterator[None]:
+    """Modules and tensors without memory; new parameters have a dtype."""
+    with FakeTensorMode(), torch.no_grad():
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def keep_in_fp32(model: Any) -> None:
+    """What `from_pretrained` keeps in fp32 when it loads in bf16."""
+    for name, parameter in list(model.named_parameters()):
+        if any(kept in name.split(".") for kept in model._keep_in_fp32_modules):
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, nn.Parameter(parameter.float(), requires_grad=False))

@@ -24,9 +24,7 @@ def output(model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("accuracy", "slice_tokens"), EVERY)
-def test_in_fp32_the_bytes_are_those_of_diffusers(
-    kind: str, batch: int, accuracy: Accuracy, slice_tokens: int
-) -> None:
+def test_in_fp32_the_bytes_are_those_of_diffusers(kind: str, batch: int, accuracy: Accuracy, slice_tokens: int) -> None:
     model = random_transformer(kind)
     given = inputs(kind, batch, torch.float32)
     expected = output(model, given)
