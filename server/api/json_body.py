@@ -48,7 +48,7 @@ def _is_too_deep(body: Any) -> bool:
 
 
 def _too_deep() -> InvalidParamsError:
-    return InvalidParamsError(f"The body must not be nested deeper than {MAX_DEPTH} levels.")
+    return InvalidParamsError(f"The JSON of the body must not be nested deeper than {MAX_DEPTH} levels.")
 
 
 def _invalid() -> InvalidParamsError:

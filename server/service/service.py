@@ -5,7 +5,6 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -22,13 +21,14 @@ from server.core.errors import (
     QueueFullError,
     UnavailableError,
 )
-from server.core.events import Broker, Event, Live, Subscription
+from server.core.events import Broker, Event, Live
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
 from server.service import echo, parameters
 from server.service.failed_requests import FailedRequests
 from server.service.loras import AvailableLora, LoraCatalogue
+from server.service.waiting import Waiting
 from server.storage.db.records import (
     Filters,
     IdempotencyKeyReusedError,
@@ -45,8 +45,7 @@ from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
 from server.storage.retention import Retention
 
-_ASK_AGAIN_SECONDS = 2.0
-_STOPPING = "The server is stopping. Queued generations run when it starts again."
+_STOPPING = "The server is stopping. Send this request again in a minute."
 
 
 class Service:
@@ -74,11 +73,13 @@ class Service:
         self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
         self._failed = FailedRequests(settings.max_failed_per_hour)
+        self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted, history.is_shared)
         self._is_closing = False
 
     def begin_closing(self) -> None:
         """Refuse new work, and end all waits."""
         self._is_closing = True
+        self._waiting.begin_closing()
         self._broker.close()
 
     async def suspend(self) -> None:
@@ -114,7 +115,7 @@ class Service:
         ConflictError if the key belongs to a different request.
         """
         if self._is_closing:
-            raise UnavailableError(_STOPPING)
+            raise UnavailableError(_STOPPING, RETRY_AFTER)
         entry = self.entry(body.get("model"))
         count = parameters.num_generations(body, self.settings.max_num_generations)
         base = parameters.random_seed()
@@ -200,28 +201,7 @@ class Service:
 
     async def wait(self, tenant: str, ids: Sequence[str]) -> list[Generation]:
         """Wait until all of these have ended; raises UnavailableError if the server stops before."""
-        pending = set(ids)
-        while pending:
-            # a subscription may also end because it fell behind: then the records are read again
-            if self._is_closing:
-                raise UnavailableError(_STOPPING)
-            with self._broker.subscribe(tenant) as subscription:
-                pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).generation.is_terminal}
-                with suppress(TimeoutError):
-                    # there is no event here for what another server ends
-                    async with asyncio.timeout(_ASK_AGAIN_SECONDS if self._history.is_shared else None):
-                        await self._drain(subscription, pending)
-        return [(await self._find(tenant, id_)).generation for id_ in ids]
-
-    async def _drain(self, subscription: Subscription, pending: set[str]) -> None:
-        """Take events until nothing is pending any more, or the subscription ends."""
-        if not pending:
-            return
-        async for event in subscription:
-            if event.live is None:
-                pending.discard(event.generation.id)
-                if not pending:
-                    return
+        return await self._waiting.results(tenant, ids)
 
     # cancellation
 
@@ -234,12 +214,17 @@ class Service:
         self._publish_cancelled(before)
         await self._scheduler.cancel(before)
 
-    async def hang_up(self, tenant: str, ids: Collection[str]) -> None:
-        """A waiting client has disconnected: cancel what has not started, let the rest go on."""
-        for generation_id in ids:
-            before = await self._submissions.cancel(generation_id, tenant, unless_started=True)
-            if before is not None:
-                self._publish_cancelled(before)
+    def hang_up(self, tenant: str, ids: Collection[str], *, may_return: bool = False) -> None:
+        """A waiting client has disconnected: cancel what has not started and nobody else waits for.
+
+        With `may_return` the client may send the same request again and get the same generations.
+        """
+        self._waiting.leave(tenant, ids, may_return=may_return)
+
+    async def _cancel_unstarted(self, tenant: str, generation_id: str) -> None:
+        before = await self._submissions.cancel(generation_id, tenant, unless_started=True)
+        if before is not None:
+            self._publish_cancelled(before)
 
     async def remove(self, tenant: str, generation_id: str) -> None:
         """Remove a generation that has ended, with its video; raises ConflictError for one that has not."""
@@ -328,6 +313,9 @@ class Service:
             async for event in subscription:
                 if event.live is not None or event.generation.id not in seen:
                     yield event
+
+    async def _generation_of(self, tenant: str, generation_id: str) -> Generation:
+        return (await self._find(tenant, generation_id)).generation
 
     async def _find(self, tenant: str, generation_id: str) -> Placed:
         placed = await self._history.get(generation_id, tenant, self._scheduler.next_weights)

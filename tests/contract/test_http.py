@@ -1,10 +1,12 @@
 """The contract over HTTP: the responses of each route, and the status and sentence of each error."""
 
 import base64
+import json
 import re
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -573,6 +575,37 @@ def test_an_incomplete_body_is_refused_after_the_timeout(start_server: Callable[
 
 
 # repeated requests
+
+
+@pytest.mark.parametrize("still_hangs", [True, False])
+def test_a_sync_request_sent_again_gets_the_video(
+    start_server: Callable[..., ServerProcess], still_hangs: bool
+) -> None:
+    server = start_server()
+    blocking = server.enqueue(**ENDLESS)
+    server.wait_for(blocking, "processing")
+    body = json.dumps(SMALL).encode()
+    head = "POST /api/ai/videos/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Idempotency-Key: again\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as first:
+        first.sendall(head.encode() + body)
+        eventually(lambda: server.http.get("/queue", params={"status": "queued"}).json()["count"] == 1, server)
+        if not still_hangs:
+            first.close()
+            # longer than the server takes to notice
+            time.sleep(1.0)
+        with ThreadPoolExecutor(1) as thread:
+            again = thread.submit(
+                server.http.post,
+                "/videos/generate",
+                json=SMALL,
+                headers={"Idempotency-Key": "again"},
+                timeout=PATIENCE,
+            )
+            time.sleep(0.5)
+            server.http.delete(f"/queue/{blocking}")
+            assert again.result().status_code == 200, again.result().text
+    assert server.http.get("/generations").json()["count"] == 2
 
 
 def test_a_request_with_an_idempotency_key_is_carried_out_once(tenant: ServerProcess) -> None:

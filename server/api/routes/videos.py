@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
 
 from server.api.dependencies import (
     IdempotencyKey,
@@ -51,10 +52,12 @@ async def generate(
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Responds when the videos are ready. If the client disconnects, generations that have not started are cancelled;
-    the others continue. Unknown parameters are ignored, and listed in the header `Paddock-Warnings`.
+    the others continue. With an `Idempotency-Key` they wait some seconds for the client to send the request again.
+    Unknown parameters are ignored, and listed in the header `Paddock-Warnings`.
     """
     submitted = await service.submit(tenant, body, Origin.SYNC, idempotency_key)
-    finished = await _while_connected(request, service, tenant, [generation.id for generation in submitted])
+    ids = [generation.id for generation in submitted]
+    finished = await _while_connected(request, service, tenant, ids, may_return=idempotency_key is not None)
     warn(response, finished)
     in_base64 = response_format(body) == "b64_json"
     return {
@@ -65,16 +68,21 @@ async def generate(
     }
 
 
-async def _while_connected(request: Request, service: Service, tenant: str, ids: list[str]) -> list[Generation]:
+async def _while_connected(
+    request: Request, service: Service, tenant: str, ids: list[str], *, may_return: bool
+) -> list[Generation]:
     waiting = asyncio.create_task(service.wait(tenant, ids))
     try:
         while not (await asyncio.wait({waiting}, timeout=_POLL_SECONDS))[0]:
             if await request.is_disconnected():
-                await service.hang_up(tenant, ids)
-                break
+                raise ClientDisconnect
         return await waiting
-    finally:
+    except (ClientDisconnect, asyncio.CancelledError):
         waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        # only now, so that this wait does not count
+        service.hang_up(tenant, ids, may_return=may_return)
+        raise
 
 
 async def _video(generation: Generation, videos: Videos, links: Links, in_base64: bool) -> dict[str, Any]:

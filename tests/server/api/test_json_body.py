@@ -24,7 +24,7 @@ def nested(depth: int, kind: str) -> bytes:
 def test_the_depth_has_a_limit(kind: str) -> None:
     assert parse_object(nested(MAX_DEPTH, kind))
     for depth in (MAX_DEPTH + 1, 1000, 100_000):
-        with pytest.raises(InvalidParamsError, match=r"^The body must not be nested deeper than 64 levels"):
+        with pytest.raises(InvalidParamsError, match=r"^The JSON of the body must not be nested deeper than 64 levels"):
             parse_object(nested(depth, kind))
 
 

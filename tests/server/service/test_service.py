@@ -101,11 +101,57 @@ async def test_hanging_up_cancels_only_what_has_not_started(inside: Inside) -> N
     started, waiting = await inside.enqueue(2, origin=Origin.SYNC)
     await inside.until(started, Status.PROCESSING)
 
-    await inside.service.hang_up("", [started.id, waiting.id])
+    inside.service.hang_up("", [started.id, waiting.id])
 
+    await inside.until(waiting, Status.CANCELLED)
     assert (await inside.read(started)).status is Status.PROCESSING
-    assert (await inside.read(waiting)).status is Status.CANCELLED
     assert inside.engine.cancels == []
+
+
+async def test_hanging_up_leaves_what_somebody_else_waits_for(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.until_cancelled)
+    started, queued = await inside.enqueue(2, origin=Origin.SYNC)
+    await inside.until(started, Status.PROCESSING)
+    other = asyncio.create_task(inside.service.wait("", [queued.id]))
+    await asyncio.sleep(0)
+
+    inside.service.hang_up("", [queued.id])
+    await asyncio.sleep(0.1)
+    assert (await inside.read(queued)).status is Status.QUEUED
+
+    other.cancel()
+    await asyncio.gather(other, return_exceptions=True)
+    inside.service.hang_up("", [queued.id])
+    await inside.until(queued, Status.CANCELLED)
+
+
+async def test_who_may_return_has_some_seconds(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.service.waiting.RETURN_SECONDS", 0.2)
+    inside.engine.script.append(inside.engine.until_cancelled)
+    started, *queued = await inside.enqueue(3, origin=Origin.SYNC)
+    await inside.until(started, Status.PROCESSING)
+
+    inside.service.hang_up("", [each.id for each in queued], may_return=True)
+    returned = asyncio.create_task(inside.service.wait("", [queued[0].id]))
+    await inside.until(queued[1], Status.CANCELLED)
+    assert (await inside.read(queued[0])).status is Status.QUEUED
+    await inside.service.cancel("", started.id)
+    assert [generation.status for generation in await returned] == [Status.SUCCEEDED]
+
+
+async def test_a_client_whose_request_has_not_started_is_told_to_send_it_again(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.until_cancelled)
+    started, queued = await inside.enqueue(2, origin=Origin.SYNC)
+    waits = [asyncio.create_task(inside.service.wait("", [each.id])) for each in (started, queued)]
+    await inside.until(started, Status.PROCESSING)
+
+    inside.service.begin_closing()
+
+    with pytest.raises(UnavailableError, match=f"was started: it goes on .* {started.id}"):
+        await waits[0]
+    with pytest.raises(UnavailableError, match=r"before this request was started\. Send it again") as told:
+        await waits[1]
+    assert "Retry-After" in told.value.headers
 
 
 async def test_stopping_lets_go_of_those_who_wait_and_refuses_more(inside: Inside) -> None:

@@ -1,0 +1,102 @@
+"""Clients that wait for the results of their generations, and what it means when one leaves."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+
+from server.core.errors import RETRY_AFTER, UnavailableError
+from server.core.events import Broker, Subscription
+from server.core.generation import Generation, Status
+
+RETURN_SECONDS = 5.0
+"""So long a client may take to send a request again, with its idempotency key, after its connection broke."""
+
+_ASK_AGAIN_SECONDS = 2.0
+
+Find = Callable[[str, str], Awaitable[Generation]]
+"""Returns a tenant's generation by its id."""
+
+
+class Waiting:
+    """The waits of sync requests.
+
+    `find` looks a generation up; `cancel` cancels one that has not started. With `is_shared`, other servers may end
+    generations, of which no event tells here.
+    """
+
+    def __init__(
+        self, broker: Broker, find: Find, cancel: Callable[[str, str], Awaitable[None]], is_shared: bool
+    ) -> None:
+        self._broker = broker
+        self._find = find
+        self._cancel = cancel
+        self._is_shared = is_shared
+        self._is_closing = False
+        self._waiters: Counter[str] = Counter()
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def begin_closing(self) -> None:
+        """End all waits. What has not started is cancelled at the next start of the server."""
+        self._is_closing = True
+        for task in self._leaving:
+            task.cancel()
+
+    async def results(self, tenant: str, ids: Sequence[str]) -> list[Generation]:
+        """Wait until all of these have ended. Raises UnavailableError if the server stops before."""
+        self._waiters.update(ids)
+        try:
+            await self._until_ended(tenant, ids)
+        finally:
+            self._waiters.subtract(ids)
+            self._waiters += Counter()
+        return [await self._find(tenant, id_) for id_ in ids]
+
+    def leave(self, tenant: str, ids: Collection[str], *, may_return: bool) -> None:
+        """A client that waited has disconnected: cancel what has not started, unless somebody else waits for it.
+
+        With `may_return` the client gets RETURN_SECONDS to wait for the same generations again.
+        """
+        task = asyncio.create_task(self._cancel_unless_awaited(tenant, ids, RETURN_SECONDS if may_return else 0.0))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _cancel_unless_awaited(self, tenant: str, ids: Collection[str], patience: float) -> None:
+        await asyncio.sleep(patience)
+        for id_ in ids:
+            if not self._waiters[id_]:
+                await self._cancel(tenant, id_)
+
+    async def _until_ended(self, tenant: str, ids: Sequence[str]) -> None:
+        pending = set(ids)
+        while pending:
+            # a subscription may also end because it fell behind: then the records are read again
+            if self._is_closing:
+                raise await self._interrupted(tenant, pending)
+            with self._broker.subscribe(tenant) as subscription:
+                pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).is_terminal}
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_ASK_AGAIN_SECONDS if self._is_shared else None):
+                        await self._drain(subscription, pending)
+
+    async def _interrupted(self, tenant: str, pending: Collection[str]) -> UnavailableError:
+        waiting = [id_ for id_ in pending if (await self._find(tenant, id_)).status is Status.QUEUED]
+        if waiting:
+            return UnavailableError(
+                "The server is stopping before this request was started. Send it again in a minute.", RETRY_AFTER
+            )
+        return UnavailableError(
+            "The server is stopping. This request was started: it goes on when the server starts again. Ask for "
+            f"{', '.join(sorted(pending))} then."
+        )
+
+    @staticmethod
+    async def _drain(subscription: Subscription, pending: set[str]) -> None:
+        """Take events until nothing is pending any more, or the subscription ends."""
+        if not pending:
+            return
+        async for event in subscription:
+            if event.live is None:
+                pending.discard(event.generation.id)
+                if not pending:
+                    return
