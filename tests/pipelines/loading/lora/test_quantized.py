@@ -31,7 +31,7 @@ from tests.support.video import psnr
 WAN = family_of("WanPipeline")
 TRANSFORMER = WAN.part("transformer")
 WIDTH = 256
-STRENGTH = 0.5
+STRENGTH = 0.8
 
 # with Q4_K, Q6_K, Q8_0, F16, no quantization and outside of the blocks
 LAYERS = (
