@@ -39,7 +39,9 @@ class Device:
         self.circuit = CircuitBreaker(tolerance)
         self.estimator = Estimator(engine.durations)
         self.requests: deque[LoadRequest | UnloadRequest] = deque()
-        """The oldest first. The one that is being applied stays until it is done."""
+        """The oldest first, one for each model besides `applying`."""
+        self.applying: LoadRequest | UnloadRequest | None = None
+        """The first of them while it is carried out; it stays there until it is done."""
         self.load_errors: dict[str, str] = {}
         """By model: why its last load failed."""
         self.running: RunningAttempt | None = None
@@ -88,11 +90,11 @@ class Device:
     def deployment(self, model_id: str) -> Deployment | None:
         """The state of a model on this device; None if the device has nothing to do with it."""
         state = self.state
-        requests = {type(request) for request in self.requests if request.entry.id == model_id}
-        if LoadRequest in requests:
+        last = next((request for request in reversed(self.requests) if request.entry.id == model_id), None)
+        if isinstance(last, LoadRequest):
             return Deployment.DEPLOYING
         if state.model_id == model_id:
-            if UnloadRequest in requests:
+            if isinstance(last, UnloadRequest):
                 return Deployment.DEACTIVATING
             return Deployment.ACTIVE if state.is_ready else Deployment.DEPLOYING
         return Deployment.ERROR if model_id in self.load_errors else None

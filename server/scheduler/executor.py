@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from uuid import uuid4
@@ -50,8 +51,10 @@ class DeviceExecutor:
         self._wake.set()
 
     def request(self, request: LoadRequest | UnloadRequest) -> None:
-        """Have a model loaded or unloaded before the next generation."""
-        self.device.requests.append(request)
+        """Have a model loaded or unloaded before the next generation. Of several requests the last one holds."""
+        device = self.device
+        others = [each for each in device.requests if each is device.applying or each.entry.id != request.entry.id]
+        device.requests = deque([*others, request])
         self.wake()
 
     async def cancel(self, generation: Generation) -> None:
@@ -142,6 +145,7 @@ class DeviceExecutor:
     async def _apply(self, request: LoadRequest | UnloadRequest) -> None:
         """Apply the oldest request, which counts as waiting until it is done or has failed."""
         device, entry = self.device, request.entry
+        device.applying = request
         try:
             if isinstance(request, LoadRequest):
                 with suppress(LoadFailedError):
@@ -153,6 +157,7 @@ class DeviceExecutor:
         except WorkerDiedError as error:
             device.note_failure(entry.id, str(error))
         finally:
+            device.applying = None
             device.requests.popleft()
 
     async def _carry_out(self, held: Generation) -> None:

@@ -717,6 +717,30 @@ async def test_activate_and_deactivate_load_and_unload(inside: Inside) -> None:
     assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
 
 
+@pytest.mark.parametrize(("last", "loaded"), [("activate", Deployment.ACTIVE), ("deactivate", Deployment.INACTIVE)])
+async def test_of_many_requests_to_load_and_unload_the_last_one_holds(
+    inside: Inside, last: str, loaded: Deployment
+) -> None:
+    entry, device = inside.service.entry(MODEL), inside.dispatcher.executors[0].device
+    inside.engine.loading.clear()
+    inside.dispatcher.activate(entry)
+    await eventually(lambda: inside.engine.loads)
+
+    for _ in range(100):
+        inside.dispatcher.deactivate(entry)
+        assert inside.dispatcher.deployment(MODEL) is Deployment.DEACTIVATING
+        inside.dispatcher.activate(entry)
+        assert inside.dispatcher.deployment(MODEL) is Deployment.DEPLOYING
+        # the one that is being carried out, and the last one
+        assert len(device.requests) == 2
+    getattr(inside.dispatcher, last)(entry)
+    inside.engine.loading.set()
+
+    await eventually(lambda: not device.requests)
+    assert inside.dispatcher.deployment(MODEL) is loaded
+    assert len(inside.engine.loads) <= 2
+
+
 async def test_an_empty_device_is_activated_before_one_that_holds_another_model(tmp_path: Path) -> None:
     inside = build(tmp_path / "data", executors=2, models_dir=with_another_model(tmp_path / "models"))
     await inside.dispatcher.start()
