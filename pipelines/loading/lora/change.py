@@ -56,9 +56,10 @@ class LowRank:
                 f"is for a model of another size: the factors of {self.key} are {list(self.down.shape)} and "
                 f"{list(self.up.shape)}, and its parameter is {list(shape)}"
             )
-        if not 0 < len(down) <= min(sides):
+        # trainers give all layers one rank, which may be above the smaller side of the output layer
+        if not 0 < len(down) <= max(sides):
             raise UnsupportedModelError(
-                f"has rank {len(down)} for {self.key}, which must be from 1 to {min(sides)}, the matrix's smaller side"
+                f"has rank {len(down)} for {self.key}, which must be from 1 to {max(sides)}, the matrix's larger side"
             )
 
     def changes_anything(self) -> bool:

@@ -14,7 +14,7 @@ from pipelines.models.registry import family_of
 from tests.pipelines.loading.lora.conftest import Merge, State
 from tests.support.models.wan_files import original
 
-RANKS = {"blocks.0.attn1.to_q": 3, "blocks.0.attn2.to_out.0": 2, "blocks.1.ffn.net.0.proj": 4, "proj_out": 1}
+RANKS = {"blocks.0.attn1.to_q": 3, "blocks.0.attn2.to_out.0": 2, "blocks.1.ffn.net.0.proj": 4, "proj_out": 30}
 ALPHAS = dict.fromkeys(RANKS, 5.0) | {"blocks.0.attn1.to_q": 1.5}
 STRENGTH = -0.7
 

@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[State, str]] = {
         {f"{Q}.lora_down.weight": torch.ones(2, 24, dtype=torch.int8), f"{Q}.lora_up.weight": torch.ones(24, 2)},
         rf"has {Q}\.lora_down\.weight as I8, which is not supported",
     ),
-    "a rank above the smaller side": (
+    "a rank above both sides": (
         pair(rank=25),
         rf"has rank 25 for {Q}\.lora_up\.weight, which must be from 1 to 24",
     ),
