@@ -28,7 +28,13 @@ from pipelines.loading.lora.loras import Loras
 from pipelines.loading.modules import StoredTensors, WeightSource, skeleton
 from pipelines.loading.weight_format import WeightFormat, dequantized
 from pipelines.models.family import ModelFamily, Part
-from pipelines.planning.layout import HOST_SHARE, format_gib
+from pipelines.planning.layout import GIB, HOST_SHARE, format_gib
+
+MAX_BESIDE_BYTES = GIB
+"""Limit of the factors beside a transformer's quantized matrices: they stay on the device, and no plan counts them.
+
+A LoRA of rank 64 for all matrices of Wan's 14B takes 0.6 GiB.
+"""
 
 TensorCallback = Callable[[int, int], None]
 """Called with the number of tensors that are done, and of all."""
@@ -147,7 +153,24 @@ class _MergedPart:
             changes[-1].check(module)
         for lora in own:
             lora.check_unchanged()
+        self._check_beside(changes)
         return changes
+
+    def _check_beside(self, changes: Sequence[Loras]) -> None:
+        """Raise LoraError if the factors beside quantized matrices would take too much of the device's memory."""
+        weight_format, requested = self.loaded.weight_format, changes[-1]
+        size = sum(
+            sum(each.rank(name) for each in changes) * sum(tensor.quant_shape)
+            for name, tensor in self.loaded.source.headers()
+            if weight_format.stays_quantized(name, tensor) and requested.changes(name)
+        )
+        size *= weight_format.dtype.itemsize
+        if size > MAX_BESIDE_BYTES:
+            raise LoraError(
+                f"These LoRAs need {format_gib(size)} beside the quantized weights of {self.loaded.source.path.name}; "
+                f"the limit is {format_gib(MAX_BESIDE_BYTES)}. Use fewer LoRAs, a lower rank, or weights that are not "
+                "quantized."
+            )
 
     def apply(self, changes: Sequence[Loras] | None) -> Iterator[None]:
         """Let the weights have these changes and no others. Yield after each tensor."""

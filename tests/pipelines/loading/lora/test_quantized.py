@@ -11,7 +11,7 @@ from diffusers import WanTransformer3DModel
 from diffusers.quantizers.gguf.utils import GGUFParameter, dequantize_gguf_tensor
 from safetensors.torch import save_file
 
-from pipelines.core.errors import UnsupportedModelError
+from pipelines.core.errors import LoraError, UnsupportedModelError
 from pipelines.core.model import Lora, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.request import RequestLora
@@ -195,3 +195,26 @@ def test_loras_of_requests_equal_the_models_own_and_leave_nothing(
     assert requested(runner) == plain
     assert dict(runner._loaded.pipe.transformer.named_modules()) == layers
     assert requested(with_x) == x
+
+
+def test_what_requests_put_beside_quantized_matrices_is_bounded(
+    mixed: Path, bare: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec("mixed", fps=16, files=(named(mixed),))
+    runner = Runner.load(spec, bare, "cpu", cache=folder, loras_dir=folder)
+    params = replace(SMALL_VIDEO, loras=(RequestLora("x", STRENGTH),))
+    with_x = video_bytes(runner, folder / "video.mp4", params)
+    plain = video_bytes(runner, folder / "video.mp4")
+    beside = runner._loaded.loras._parts[0]
+    factors = Loras([(folder / "x.safetensors", 1.0)], WAN, "transformer")
+    quantized = [n for n, t in beside.loaded.source.headers() if beside.loaded.weight_format.stays_quantized(n, t)]
+    shapes = {name: tensor.quant_shape for name, tensor in beside.loaded.source.headers() if name in quantized}
+    size = sum(factors.rank(name) * sum(shapes[name]) for name in quantized)
+    size *= beside.loaded.weight_format.dtype.itemsize
+
+    monkeypatch.setattr("pipelines.loading.request_loras.MAX_BESIDE_BYTES", size - 1)
+    with pytest.raises(LoraError, match=r"beside the quantized weights of .*\. Use fewer LoRAs"):
+        video_bytes(runner, folder / "video.mp4", params)
+    assert video_bytes(runner, folder / "video.mp4") == plain
+    monkeypatch.setattr("pipelines.loading.request_loras.MAX_BESIDE_BYTES", size)
+    assert video_bytes(runner, folder / "video.mp4", params) == with_x
