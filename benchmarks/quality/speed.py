@@ -32,7 +32,7 @@ from benchmarks.report import bootstrap, show
 from demo_training.judge import judge
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, Compile, ModelSpec
-from pipelines.core.precision import Precision
+from pipelines.core.precision import Accuracy, Precision
 from pipelines.core.request import StepCaching, VideoParams
 from pipelines.demo.folder import demo_folder
 from pipelines.loading.load import silence_progress_bars
@@ -153,7 +153,12 @@ class Cases:
         if key not in self._runners:
             spec = replace(SPEC, **changes)
             self._runners[key] = Runner.load(
-                spec, self._folder, self._device, layout=layout or Layout(), cache=self._cache
+                spec,
+                self._folder,
+                self._device,
+                # as plain diffusers computes
+                layout=replace(layout or Layout(), accuracy=Accuracy.STANDARD),
+                cache=self._cache,
             )
         return self._runners[key]
 

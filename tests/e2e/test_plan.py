@@ -47,6 +47,18 @@ def test_a_plan_follows_the_precision(typed: Typed) -> None:
     assert json.loads(typed(*args).stdout)["choices"]["transformer weights"]["choice"] == "bf16"
 
 
+def test_a_plan_follows_the_accuracy(typed: Typed) -> None:
+    args = ("plan", "--vram", "8", "--ram", "32", "--size", "1280x720", "--json")
+    high, standard = (json.loads(typed(*args, *more).stdout) for more in ([], ["--accuracy", "standard"]))
+
+    assert (high["fits"], standard["fits"]) == (True, True)
+    assert (high["choices"]["residual stream"]["choice"], high["choices"]["VAE"]["choice"][:4]) == ("fp32", "fp32")
+    assert standard["choices"]["residual stream"]["reason"] == "as configured: accuracy = standard"
+    assert standard["choices"]["VAE"]["choice"].startswith("bf16")
+    assert high["choices"]["activations"] == standard["choices"]["activations"]
+    assert high["choices"]["activations"]["choice"] == "slices of 4096 tokens"
+
+
 def test_a_plan_is_a_table_for_people(typed: Typed) -> None:
     shown = typed("plan", "--vram", "4", "--ram", "16").stdout
 

@@ -4,11 +4,19 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+ROWS = 16
+"""Rows that a CPU computes together in a matrix product: the bytes change if a slice divides them, or has very few."""
+
 
 def token_slices(values: torch.Tensor, slice_tokens: int) -> Iterator[slice]:
-    """Yield slices of the tokens of `values` (batch, tokens, …): `slice_tokens` of the whole batch, 0 for all."""
+    """Yield slices of the tokens of `values` (batch, tokens, …): up to `slice_tokens` of the whole batch, 0 for all.
+
+    They are about equal and, where possible, multiples of `ROWS`.
+    """
     batch, tokens = values.shape[:2]
-    step = max(1, slice_tokens // batch) if slice_tokens else tokens
+    most = max(1, slice_tokens // batch) if slice_tokens else tokens
+    count = -(-tokens // most)
+    step = min(most, -(-tokens // (count * ROWS)) * ROWS)
     for start in range(0, tokens, step):
         yield slice(start, min(start + step, tokens))
 

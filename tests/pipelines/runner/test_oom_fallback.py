@@ -226,6 +226,25 @@ def test_the_fallback_keeps_the_set_precision(
     assert {layout.precision for layout in layouts} == {Precision.FP8_MATMUL}
 
 
+@pytest.mark.parametrize("accuracy", Accuracy)
+def test_the_real_model_falls_back_to_slices_and_to_a_bf16_stream(accuracy: Accuracy) -> None:
+    entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+    assert entry.model.shape is not None
+    shape = WAN.shape(entry.model.shape)
+    machine = Machine(12 * GIB, 64 * GIB, (8, 9), PrecisionSetting.BF16, accuracy)
+    geometry = Geometry.fit(832, 480, 81, shape.grid)
+    chosen: MemoryPlan | None = plan(shape, geometry, machine)
+    tried: list[tuple[Accuracy, bool]] = []
+    while chosen is not None:
+        tried.append((chosen.layout.accuracy, chosen.layout.slice_tokens > 0))
+        chosen = next_plan(shape, geometry, machine, chosen)
+
+    ladder = [(Accuracy.HIGH, False), (Accuracy.HIGH, True), (Accuracy.STANDARD, True)]
+    if accuracy is Accuracy.STANDARD:
+        ladder = [(Accuracy.STANDARD, False), (Accuracy.STANDARD, True)]
+    assert list(dict.fromkeys(tried)) == ladder
+
+
 def test_the_real_model_falls_back_to_streaming() -> None:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert entry.model.shape is not None

@@ -90,6 +90,12 @@ def test_with_all_passes_computed_the_latents_equal_the_librarys(model: str, req
     assert guidance.passes_computed == 16
 
 
+def assert_near(found: torch.Tensor, expected: torch.Tensor, runner: Runner) -> None:
+    """In bf16 a batch may round the other way, by as much as bf16 differs from fp32."""
+    difference = float((found - expected).norm() / expected.norm())
+    assert difference < (0.05 if runner.fingerprint["dtype"] == "bfloat16" else 1e-4)
+
+
 @pytest.mark.parametrize("model", ["wan21_runner", "two_experts"])
 def test_a_batch_of_both_passes_equals_two_passes(model: str, request: pytest.FixtureRequest) -> None:
     runner: Runner = request.getfixturevalue(model)
@@ -106,7 +112,7 @@ def test_a_batch_of_both_passes_equals_two_passes(model: str, request: pytest.Fi
 
     for hook in hooks:
         hook.remove()
-    torch.testing.assert_close(batched, one_by_one, atol=1e-3, rtol=1e-3)
+    assert_near(batched, one_by_one, runner)
     assert batches == [2] * 8
 
 
@@ -170,7 +176,7 @@ def test_without_guidance_there_is_one_pass_a_step(demo: Runner) -> None:
 def test_batches_work_with_the_step_cache(demo: Runner, tolerance: float) -> None:
     one_by_one, batched = guided(demo, CLIP, tolerance=tolerance), guided(demo, CLIP, tolerance=tolerance, batched=True)
 
-    torch.testing.assert_close(latents(demo, batched, CLIP), latents(demo, one_by_one, CLIP), atol=0.02, rtol=0.02)
+    assert_near(latents(demo, batched, CLIP), latents(demo, one_by_one, CLIP), demo)
     assert batched.passes_computed == one_by_one.passes_computed < 32
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipelines.core.precision import PrecisionSetting
+from pipelines.core.precision import Accuracy, PrecisionSetting
 from server.core.catalogue import load_catalogue
 from server.core.settings import TABLES, ConfigFileError, Settings
 
@@ -115,6 +115,16 @@ def test_the_precision_setting_applies_to_every_model() -> None:
     assert all(entry.model.variant(fast=True).precision is PrecisionSetting.INT8 for entry in catalogue.values())
     with pytest.raises(ValidationError, match=r"'auto', 'bf16', 'fp8', 'int8' or '4-bit'"):
         Settings.load(precision="fp16")
+
+
+def test_the_accuracy_setting_applies_to_every_model() -> None:
+    assert {entry.model.accuracy for entry in load_catalogue(Settings()).values()} == {Accuracy.HIGH}
+
+    catalogue = load_catalogue(Settings.load(accuracy="standard"))
+
+    assert {entry.model.accuracy for entry in catalogue.values()} == {Accuracy.STANDARD}
+    with pytest.raises(ValidationError, match=r"'high' or 'standard'"):
+        Settings.load(accuracy="low")
 
 
 def test_the_file_lists_every_setting_with_its_default() -> None:

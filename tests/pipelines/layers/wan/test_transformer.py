@@ -85,6 +85,5 @@ def test_an_fp32_residual_stream_is_closer_to_an_fp32_run(kind: str) -> None:
         found = output(rounded, inputs(kind, 1, torch.bfloat16)).float()
         errors[accuracy] = float((found - expected).norm() / expected.norm())
 
-    print(errors)
     assert errors[Accuracy.HIGH] < 0.006
     assert errors[Accuracy.HIGH] < errors[Accuracy.STANDARD] / 2
