@@ -45,6 +45,9 @@ from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
 from server.storage.retention import Retention
 
+_CLOCKS_DIFFER = 2.0
+"""So many seconds the clocks of several servers may differ."""
+
 _STOPPING = "The server is stopping. Send this request again in a minute."
 
 
@@ -305,8 +308,11 @@ class Service:
     async def events(self, tenant: str) -> AsyncIterator[Event]:
         """The events of a tenant's generations: the completions of the last seconds, then all events as they come."""
         with self._broker.subscribe(tenant) as subscription:
-            since = time.time() - self.settings.event_replay
-            replayed = await self._history.completed_since(since, tenant)
+            now = time.time()
+            # what was completed in the future was completed before the clock was set back, and need not be recent
+            replayed = await self._history.completed_between(
+                now - self.settings.event_replay, now + _CLOCKS_DIFFER, tenant
+            )
             for generation in replayed:
                 yield Event(generation)
             seen = {generation.id for generation in replayed}

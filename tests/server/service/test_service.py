@@ -1,6 +1,7 @@
 """Submit, wait, hang up, follow: the contract's rules that are not about HTTP."""
 
 import asyncio
+import time
 from contextlib import aclosing
 
 import pytest
@@ -166,6 +167,31 @@ async def test_stopping_lets_go_of_those_who_wait_and_refuses_more(inside: Insid
         await waiting
     with pytest.raises(UnavailableError, match="stopping"):
         await inside.enqueue()
+
+
+async def test_a_clock_that_is_set_back_replays_nothing_old(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    (old,) = await inside.enqueue()
+    await inside.until(old)
+    now = time.time()
+    monkeypatch.setattr("server.service.service.time.time", lambda: now - 3600)
+    inside.engine.script.append(inside.engine.until_cancelled)
+    (running,) = await inside.enqueue()
+    await inside.until(running, Status.PROCESSING)
+
+    async def first_end() -> str:
+        async with aclosing(inside.service.events("")) as events:
+            async for event in events:
+                if event.live is None:
+                    return event.generation.id
+        return ""
+
+    listening = asyncio.create_task(first_end())
+    await eventually(lambda: inside.service._broker.subscribers == 1)
+    # a replay would have come by now
+    await asyncio.sleep(0.1)
+    await inside.service.cancel("", running.id)
+    async with asyncio.timeout(60):
+        assert await listening == running.id
 
 
 async def test_a_new_subscriber_first_hears_of_the_last_completions_once(inside: Inside) -> None:

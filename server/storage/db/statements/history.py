@@ -94,12 +94,12 @@ class History(Repository):
         return Page(self._place(tx, found, holding), total)
 
     @in_thread_of(Pool.READS)
-    def completed_since(self, moment: float, tenant: str) -> list[Generation]:
-        """A tenant's generations that succeeded or failed since a moment, oldest first, at most LIST_LIMIT."""
+    def completed_between(self, since: float, until: float, tenant: str) -> list[Generation]:
+        """A tenant's generations that succeeded or failed between two moments, oldest first, at most LIST_LIMIT."""
         with self._session.read() as tx:
             rows = tx.execute(
                 select(generations)
-                .where(generations.c.completed_at >= moment, generations.c.tenant == tenant)
+                .where(generations.c.completed_at.between(since, until), generations.c.tenant == tenant)
                 .where(generations.c.status.in_((Status.SUCCEEDED, Status.FAILED)))
                 .order_by(generations.c.completed_at.desc())
                 .limit(LIST_LIMIT)
