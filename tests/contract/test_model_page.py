@@ -45,6 +45,9 @@ def test_the_schema_reproduces_the_pages_tables(demo: bool, tmp_path: Path) -> N
     schema = for_tools["json_request_schema"]
     assert rendered(schema) == tables()
     assert schema == model["request_schema"] == model["json_request_schema"]
+    own = model["x-paddock-parameters"]
+    assert own.keys() == {"step_cache", "sampler", "loras"}
+    assert not own.keys() & schema["properties"].keys()
     assert schema["basic"] == ["prompt", "height", "width"]
     assert [one["x-order"] for one in schema["properties"].values()] == list(range(8))
     assert all(one["title"] for one in schema["properties"].values())

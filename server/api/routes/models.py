@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from pipelines.models.catalogue import CatalogueEntry
 from server.api.dependencies import ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
+from server.api.schemas.requests import OWN_PARAMETERS
 from server.service.service import Service
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -119,6 +120,7 @@ def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         "deployments": [{"status": service.deployment(api.id)}],
         "request_schema": api.request_schema,
         "json_request_schema": api.request_schema,
+        "x-paddock-parameters": OWN_PARAMETERS,
         "fine_tuning": None,
         "source_model": None,
         "showcase": None,

@@ -35,6 +35,7 @@ _MODEL: dict[str, Any] = {
     "deployments": [{"status": "active"}],
     "request_schema": _REQUEST_SCHEMA,
     "json_request_schema": _REQUEST_SCHEMA,
+    "x-paddock-parameters": {"sampler": {"type": "string", "enum": ["unipc", "dpm++", "euler"]}},
     "fine_tuning": None,
     "source_model": None,
     "showcase": None,
@@ -76,6 +77,9 @@ class Model(BaseModel):
     deployments: list[DeploymentStatus]
     request_schema: dict[str, Any]
     json_request_schema: dict[str, Any]
+    own_parameters: dict[str, Any] = Field(
+        alias="x-paddock-parameters", description="Schemas of this server's own parameters, by name"
+    )
     fine_tuning: None
     source_model: None
     showcase: None

@@ -46,6 +46,21 @@ _LORAS = {
     "description": "LoRAs merged into the weights for this video, an extension of the hosted API",
 }
 
+OWN_PARAMETERS: dict[str, dict[str, Any]] = {
+    "step_cache": {
+        "type": "string",
+        "enum": [str(level) for level in StepCaching],
+        "description": "Step caching, an extension of the hosted API; the setting step_cache is the default",
+    },
+    "sampler": {
+        "type": "string",
+        "enum": [str(sampler) for sampler in Sampler],
+        "description": "The solver, an extension of the hosted API; the model's own is the default",
+    },
+    "loras": _LORAS,
+}
+"""The schemas of this server's own parameters, which no model's `request_schema` has."""
+
 
 def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSettings) -> dict[str, dict[str, Any]]:
     """Return the schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue route."""
@@ -71,17 +86,7 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
         "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
         "generate_audio": {"type": "boolean", "const": False, "description": "No model generates audio"},
         "num_generations": {"type": "integer", "minimum": 1, "maximum": settings.max_num_generations},
-        "step_cache": {
-            "type": "string",
-            "enum": [str(level) for level in StepCaching],
-            "description": "Step caching, an extension of the hosted API; the setting step_cache is the default",
-        },
-        "sampler": {
-            "type": "string",
-            "enum": [str(sampler) for sampler in Sampler],
-            "description": "The solver, an extension of the hosted API; the model's own is the default",
-        },
-        "loras": _LORAS,
+        **OWN_PARAMETERS,
     }
     generate: dict[str, Any] = {
         "type": "object",
