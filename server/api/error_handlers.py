@@ -7,6 +7,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from server.api.middleware import has_head
 from server.core.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 
 _FILE_METHODS = ("GET", "HEAD")
@@ -52,6 +53,5 @@ def add_error_handlers(app: FastAPI) -> None:
 def _methods(app: FastAPI, path: str) -> list[str]:
     routes = iter_route_contexts(app.routes)
     # a mount of static files has no methods
-    return sorted(
-        {method for route in routes if route.path_regex.match(path) for method in route.methods or _FILE_METHODS}
-    )
+    found = {method for route in routes if route.path_regex.match(path) for method in route.methods or _FILE_METHODS}
+    return sorted(found | ({"HEAD"} if "GET" in found and has_head(path) else set()))

@@ -110,3 +110,38 @@ class DemoWeightsHeader:
             await send(message)
 
         await self._app(scope, receive, send_with_header)
+
+
+EXPOSED_HEADERS = ("Accept-Ranges", "Content-Range", "ETag", "Paddock-Warnings", "Retry-After", WEIGHTS_HEADER)
+"""The headers that pages of `cors_origins` may read."""
+
+_STREAMS = ("/events", "/api/events")
+_WITH_HEAD = ("/files/", "/api/files/", "/web/")
+
+
+def has_head(path: str) -> bool:
+    """Whether a path that can be read by GET can be asked for its headers alone."""
+    return path not in _STREAMS
+
+
+class HeadRequests:
+    """Answers HEAD on the routes that have only GET, with the headers of GET. The stream of events has no end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD" or not has_head(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        if scope["path"].startswith(_WITH_HEAD):
+            # they do not read the file
+            await self._app(scope, receive, send)
+            return
+
+        async def send_headers(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_headers)

@@ -8,19 +8,29 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from server.storage.files.interface import FileStorage, StoredFile
 
+MAX_AGE = 3600
+"""So many seconds a browser may show a file without asking again. The file of a link never changes."""
+
+_UNIT = re.compile(r"\s*bytes\s*=", re.IGNORECASE)
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 
 def file_response(request: Request, storage: FileStorage, file: StoredFile, media_type: str) -> Response:
-    """Return the response to a GET or HEAD of a file. A request for several ranges gets the whole file."""
+    """Return the response to a GET or HEAD of a file.
+
+    A request for several ranges, or for a range in another unit than bytes, gets the whole file.
+    """
     headers = {
         "Accept-Ranges": "bytes",
         "Last-Modified": formatdate(file.modified, usegmt=True),
         "ETag": f'"{round(file.modified * 1e9):x}-{file.size:x}"',
+        "Cache-Control": f"private, max-age={MAX_AGE}",
     }
+    if _is_known(request, headers):
+        return Response(status_code=304, headers=headers)
     status, start, end = 200, 0, file.size
     requested = request.headers.get("range")
-    if requested is not None and "," not in requested and _is_current(request, headers):
+    if requested is not None and _UNIT.match(requested) and "," not in requested and _is_current(request, headers):
         match = _RANGE.fullmatch(requested.strip())
         if match is None or match[1] == match[2] == "":
             return PlainTextResponse("The Range header is malformed.", 400)
@@ -39,6 +49,13 @@ def file_response(request: Request, storage: FileStorage, file: StoredFile, medi
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(storage.open(file.key, start, end), status, headers, media_type)
+
+
+def _is_known(request: Request, headers: dict[str, str]) -> bool:
+    """Whether the client has this version of the file (If-None-Match, else If-Modified-Since)."""
+    if (tags := request.headers.get("if-none-match")) is not None:
+        return tags.strip() == "*" or headers["ETag"] in {tag.strip().removeprefix("W/") for tag in tags.split(",")}
+    return request.headers.get("if-modified-since") == headers["Last-Modified"]
 
 
 def _is_current(request: Request, headers: dict[str, str]) -> bool:

@@ -22,9 +22,9 @@ from pipelines.planning.layout import GIB
 from server.cli.plan import PlanRefusedError, for_model, machine
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
+from server.runtime.listeners import listen
 from server.runtime.preflight import StartRefusedError, check_keys, choose_devices, find_devices
 from server.runtime.probe import ProbeError, cuda_devices
-from server.runtime.server import listen
 from server.storage.db.api_keys import are_there_any
 from server.storage.files.disk import try_out
 
@@ -107,7 +107,8 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 def _port(settings: Settings) -> Iterator[Finding]:
     about = f"port {settings.port}"
     try:
-        listen(settings).close()
+        for listener in listen(settings):
+            listener.close()
     except StartRefusedError as error:
         if _is_paddock(settings):
             yield _ok(about, "A Paddock server is running on it.")

@@ -70,7 +70,7 @@ class SecuritySettings(BaseModel):
     first_key: bool = False
     allow_anonymous: bool = False
     allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/:]+$")], ...], NoDecode] = ()
-    cors_origins: Annotated[tuple[Annotated[str, Field(pattern=r"^https?://[^\s/]+$")], ...], NoDecode] = ()
+    cors_origins: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^\s/]*$")], ...], NoDecode] = ()
 
     @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from server import __version__
 from server.api.auth import Authenticator
 from server.api.error_handlers import add_error_handlers
-from server.api.middleware import BrowserGuard, DemoWeightsHeader
+from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, DemoWeightsHeader, HeadRequests
 from server.api.openapi import complete_openapi
 from server.api.routes import events, files, generations, health, loras, metrics, models, queue, videos, workbench
 from server.core.catalogue import load_catalogue
@@ -61,7 +61,11 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     complete_openapi(app, lambda: load_catalogue(settings), settings)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
         )
     app.add_middleware(
         BrowserGuard,
@@ -70,6 +74,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         any_name=lambda: not settings.allowed_hosts and not app.state.authenticator.is_open,
         origins=settings.write_origins,
     )
+    app.add_middleware(HeadRequests)
     if settings.demo:
         app.add_middleware(DemoWeightsHeader)
     return app

@@ -3,20 +3,21 @@
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
+from contextlib import ExitStack
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from server.core.logging import configure
-from server.core.settings import ServerSettings, Settings
+from server.core.settings import Settings
 from server.runtime.app import create_app
 from server.runtime.connections import ConnectionLimits, raise_descriptor_limit
 from server.runtime.http_protocol import protocol_class
-from server.runtime.preflight import StartRefusedError, run_checks
+from server.runtime.listeners import listen
+from server.runtime.preflight import run_checks
 from server.service.service import Service
 
 log = logging.getLogger("paddock")
@@ -31,7 +32,8 @@ def serve(settings: Settings) -> None:
         log.warning("%s", warning)
     devices = run_checks(settings)
     limits = ConnectionLimits.of(raise_descriptor_limit(), settings.max_connections_per_address)
-    with listen(settings) as listener:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listener) for listener in listen(settings)]
         app = create_app(settings, devices)
         # these objects live as long as the process: frozen, they do not slow down later garbage collections
         gc.freeze()
@@ -44,10 +46,11 @@ def serve(settings: Settings) -> None:
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        address, port = listener.getsockname()[:2]
-        host = f"[{address}]" if ":" in address else address
-        log.info("Paddock listens on http://%s:%d", host, port)
-        _Server(config, app).run(sockets=[listener])
+        for listener in listeners:
+            address, port = listener.getsockname()[:2]
+            host = f"[{address}]" if ":" in address else address
+            log.info("Paddock listens on http://%s:%d", host, port)
+        _Server(config, app).run(sockets=listeners)
 
 
 class _Server(uvicorn.Server):
@@ -86,15 +89,3 @@ class _Server(uvicorn.Server):
                 uvicorn.Server.handle_exit(self, sig, None)
 
         self._saving = asyncio.create_task(save_and_exit())
-
-
-def listen(settings: ServerSettings) -> socket.socket:
-    """Return a socket that listens on the host and port of the settings; raises StartRefusedError."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        raise StartRefusedError(
-            f"Cannot listen on {settings.host} port {settings.port}: {os.strerror(error.errno or 0)}. "
-            "Choose another with --port."
-        ) from error

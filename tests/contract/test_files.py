@@ -25,6 +25,49 @@ def test_files_support_ranges_and_head(server: ServerProcess) -> None:
     assert head.headers["content-length"] == str(len(whole.content))
 
 
+def test_a_file_that_a_client_has_is_not_sent_again(server: ServerProcess) -> None:
+    url = server.wait_for(server.enqueue(), "succeeded")["result_url"]
+    whole = httpx.get(url)
+    tag, modified = whole.headers["etag"], whole.headers["last-modified"]
+    assert whole.headers["cache-control"] == "private, max-age=3600"
+
+    for known in ({"If-None-Match": tag}, {"If-None-Match": f'"other", W/{tag}'}, {"If-Modified-Since": modified}):
+        again = httpx.get(url, headers=known)
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    for other in ({"If-None-Match": '"other"'}, {"If-None-Match": '"other"', "If-Modified-Since": modified}):
+        assert httpx.get(url, headers=other).content == whole.content
+
+
+def test_an_unknown_range_unit_is_ignored(server: ServerProcess) -> None:
+    url = server.wait_for(server.enqueue(), "succeeded")["result_url"]
+
+    for unknown in ("frames=1-2", "seconds=0-", "nonsense"):
+        whole = httpx.get(url, headers={"Range": unknown})
+        assert whole.status_code == 200
+        assert int(whole.headers["content-length"]) == len(whole.content)
+
+
+def test_head_is_answered_wherever_get_is_but_for_the_stream(server: ServerProcess) -> None:
+    id_ = server.enqueue()
+    server.wait_for(id_, "succeeded")
+    for path in (
+        *("/", "/web/js/main.js", "/healthz", "/readyz", "/metrics", "/openapi.json", "/api/ai/models", "/queue"),
+        *(
+            f"/api/ai/queue/{id_}",
+            f"/api/ai/generations/{id_}",
+            "/api/ai/generations",
+            "/api/ai/loras",
+            "/models/featured",
+        ),
+    ):
+        get, head = (httpx.request(method, f"{server.url}{path}") for method in ("GET", "HEAD"))
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers["content-type"] == get.headers["content-type"], path
+    assert httpx.head(f"{server.url}/api/ai/queue/none").status_code == 404
+    refused = httpx.head(f"{server.url}/api/events")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
+
+
 def test_links_are_made_for_the_address_that_was_asked(server: ServerProcess) -> None:
     id_ = server.enqueue()
     server.wait_for(id_, "succeeded")

@@ -309,8 +309,8 @@ def test_the_error_of_a_wrong_method_lists_the_supported_ones(server: ServerProc
 
     error = error_of(response, 405)
     assert error["type"] == "method_not_allowed"
-    assert error["message"] == "/api/ai/queue supports GET, POST, not PATCH."
-    assert response.headers["allow"] == "GET, POST"
+    assert error["message"] == "/api/ai/queue supports GET, HEAD, POST, not PATCH."
+    assert response.headers["allow"] == "GET, HEAD, POST"
 
 
 # models

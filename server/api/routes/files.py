@@ -12,6 +12,7 @@ router = APIRouter(prefix="/files", tags=["files"])
 
 _DESCRIPTIONS = {
     200: "The video",
+    304: "The client has the video already",
     206: "The bytes that the Range header requests",
     416: "The Range header starts after the end of the file",
 }

@@ -132,6 +132,15 @@ async def test_other_sites_pages_may_read_only_if_their_origin_is_listed(app: Ca
     assert "POST" in listed.headers["access-control-allow-methods"]
 
 
+@pytest.mark.parametrize("origin", ["https://app.example", "tauri://localhost", "app://-", "capacitor://localhost"])
+async def test_listed_pages_may_read_the_headers_that_clients_need(app: Callable[..., Any], origin: str) -> None:
+    answer = await request(await app(cors_origins=[origin]), "GET", Origin=origin)
+
+    assert answer.headers["access-control-allow-origin"] == origin
+    exposed = set(answer.headers["access-control-expose-headers"].split(", "))
+    assert exposed >= {"Retry-After", "Paddock-Warnings", "Content-Range", "ETag"}
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"allowed_hosts": ["gpu.lan:8000"]}, {"allowed_hosts": ["http://gpu.lan"]}, {"cors_origins": ["app.example"]}],

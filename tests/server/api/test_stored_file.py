@@ -81,8 +81,6 @@ def test_a_range_beyond_the_end(client: TestClient, requested: str) -> None:
     assert answer.headers["content-range"] == "bytes */10"
 
 
-@pytest.mark.parametrize(
-    "requested", ["bytes=-", "bytes=5-3", "bytes=a-b", "pages=1-2", "bytes", "bytes=" + "9" * 5000]
-)
+@pytest.mark.parametrize("requested", ["bytes=-", "bytes=5-3", "bytes=a-b", "bytes=" + "9" * 5000])
 def test_a_malformed_range(client: TestClient, requested: str) -> None:
     assert client.get("/", headers={"Range": requested}).status_code == 400
