@@ -7,6 +7,15 @@ from pipelines.core.precision import CHUNK_TOKENS, FEED_FORWARD_SLICES, Accuracy
 from pipelines.planning.layout import Layout
 from pipelines.planning.shapes import BF16, FP32, ModelShape, TransformerShape
 
+ROWS = 16
+"""Rows that a CPU computes together in a matrix product: the bytes change if a slice divides them, or has very few."""
+
+
+def slice_size(tokens: int, most: int) -> int:
+    """The size of slices of at most `most` tokens: about equal and, where possible, a multiple of ROWS."""
+    count = -(-tokens // most)
+    return min(most, -(-tokens // (count * ROWS)) * ROWS)
+
 
 def activation_bytes(shape: ModelShape, tokens: int, layout: Layout) -> int:
     """Peak bytes of activations for so many tokens, in a batch of any size, by a layout.
@@ -42,19 +51,21 @@ def _whole(transformer: TransformerShape, tokens: int, layout: Layout, expand_ti
 
 def _in_slices(transformer: TransformerShape, tokens: int, layout: Layout, expand_timesteps: bool) -> float:
     """The peak is in attention: the stream, queries, keys, values, and the input or the output. For fewer tokens than
-    a few slices it is in the MLP: the stream, and for some slices their norm and the hidden layer.
+    a few slices it is in one of the slices: of the keys' norm, or of the MLP with its norm and hidden layer.
     """
     is_high = layout.accuracy is Accuracy.HIGH
     width, stream = transformer.width, FP32 if is_high else BF16
     others = tokens * (stream * width + (_time(transformer, is_high) if expand_timesteps else 0))
     chunk = min(tokens, CHUNK_TOKENS)
     attention = tokens * 4 * BF16 * width + chunk * _rounding(width, width, layout.precision)
-    at_once = min(tokens, FEED_FORWARD_SLICES * layout.slice_tokens)
+    at_once = min(tokens, slice_size(tokens, FEED_FORWARD_SLICES * layout.slice_tokens))
     rounding = chunk * _rounding(width, transformer.ffn_dim, layout.precision)
     mlp = at_once * (BF16 * width + _hidden(transformer, layout.precision)) + rounding
     # beside input and output, the gated output and the sum in fp32, and a bf16 stream's own copy in fp32
     gated = at_once * (2 * BF16 + (2 if is_high else 3) * FP32) * width
-    return others + max(attention, mlp, gated)
+    # beside the input and the queries, the keys and a slice of them in fp32, squared, normalised, and rounded
+    keys = (tokens * 3 * BF16 + slice_size(tokens, layout.slice_tokens) * (3 * FP32 + BF16)) * width
+    return others + max(attention, keys, mlp, gated)
 
 
 def _time(transformer: TransformerShape, is_high: bool) -> int:

@@ -4,21 +4,15 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-ROWS = 16
-"""Rows that a CPU computes together in a matrix product: the bytes change if a slice divides them, or has very few."""
+from pipelines.planning.activations import slice_size
 
 
 def token_slices(values: torch.Tensor, slice_tokens: int) -> Iterator[slice]:
-    """Yield slices of the tokens of `values` (batch, tokens, …): up to `slice_tokens` of the whole batch, 0 for all.
-
-    They are about equal and, where possible, multiples of `ROWS`.
-    """
+    """Yield slices of the tokens of `values` (batch, tokens, …): up to `slice_tokens` of the whole batch, 0 for all."""
     batch, tokens = values.shape[:2]
-    most = max(1, slice_tokens // batch) if slice_tokens else tokens
-    count = -(-tokens // most)
-    step = min(most, -(-tokens // (count * ROWS)) * ROWS)
-    for start in range(0, tokens, step):
-        yield slice(start, min(start + step, tokens))
+    size = slice_size(tokens, max(1, slice_tokens // batch)) if slice_tokens else tokens
+    for start in range(0, tokens, size):
+        yield slice(start, min(start + size, tokens))
 
 
 def in_slices(

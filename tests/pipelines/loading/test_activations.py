@@ -16,13 +16,11 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.precision import Accuracy, Precision
 from pipelines.core.progress import Frames
 from pipelines.core.request import VideoParams
-from pipelines.demo.folder import demo_folder
 from pipelines.layers.wan.block import WanBlock
 from pipelines.layers.wan.transformer import WanTransformer
 from pipelines.planning.layout import Decoding, Layout, Residence
 from pipelines.runner.runner import Runner
-from pipelines.tools.calibrate_step_cache import psnr
-from tests.pipelines.conftest import both_dtypes, compute_in
+from tests.pipelines.conftest import both_dtypes
 
 pytestmark = both_dtypes
 
@@ -137,18 +135,3 @@ def test_latents_of_another_accuracy_or_of_slices_are_not_continued(weights_fold
     depends: list[Any] = [load(weights_folder, layout)._latents_depend_on(PARAMS) for layout in layouts]
 
     assert all(one != other for index, one in enumerate(depends) for other in depends[:index])
-
-
-def test_high_accuracy_is_closer_to_a_video_in_fp32(
-    processor: str, load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if processor == "float32":
-        pytest.skip("in fp32 both are the same")
-    standard, high = (
-        frames(load(demo_folder(), Layout(accuracy=accuracy, fp32_decoding=True)))
-        for accuracy in (Accuracy.STANDARD, Accuracy.HIGH)
-    )
-    compute_in("float32", monkeypatch)
-    exact = frames(load(demo_folder(), None))
-
-    assert psnr(high, exact) > psnr(standard, exact) + 1

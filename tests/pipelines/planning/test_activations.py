@@ -87,17 +87,18 @@ def test_slices_halve_the_activations_of_a_720p_video(accuracy: Accuracy, limit:
     assert sliced < limit * GIB < 8 * GIB < whole
 
 
+SMALL, LARGER = (208, 120, 9), (304, 176, 9)
+
+
 # a file's own is in test_single_file
-# what is rounded of the text's tokens would be the most of it in the smaller video
+# what is rounded of the text's tokens, or not in slices, would be the most of it in the smaller video
 @pytest.mark.parametrize(
-    ("precision", "video"),
+    ("precision", "video", "accuracy", "slice_tokens"),
     [
-        *product((Precision.BF16, Precision.FP8, Precision.Q4), ((208, 120, 9), (304, 176, 9))),
-        *product((Precision.FP8_MATMUL, Precision.INT8_MATMUL), ((304, 176, 9),)),
+        *product((Precision.BF16, Precision.FP8, Precision.Q4), (SMALL, LARGER), Accuracy, (0,)),
+        *product((Precision.FP8_MATMUL, Precision.INT8_MATMUL), (LARGER,), Accuracy, (0,)),
+        *product([each for each in Precision if each is not Precision.GGUF], (LARGER,), (Accuracy.HIGH,), (64,)),
     ],
-)
-@pytest.mark.parametrize(
-    ("accuracy", "slice_tokens"), [(Accuracy.STANDARD, 0), (Accuracy.HIGH, 0), (Accuracy.HIGH, 64)]
 )
 def test_denoising_with_quantized_weights(
     precision: Precision,
