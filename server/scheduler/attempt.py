@@ -12,6 +12,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation, Status
 from server.core.logging import ids
+from server.core.public import without_paths
 from server.core.retry import blame_for_worker_death
 from server.engine.interface import (
     Finish,
@@ -103,7 +104,11 @@ class AttemptRunner:
         try:
             done = await self._make(running, entry.variant(held.params.run_fast), held.params)
         except (LoadFailedError, GenerationFailedError) as error:
-            return await running.settle(partial(claims.attempts.fail, held, str(error), running.warnings))
+            said = ids(held.id, held.attempt)
+            log.warning("generation %s attempt %d failed: %s", held.id, held.attempt, error, extra=said)
+            return await running.settle(
+                partial(claims.attempts.fail, held, without_paths(str(error)), running.warnings)
+            )
         except RunCancelledError as error:
             raise StaleAttemptError(held.id) from error
         except RunSuspendedError:

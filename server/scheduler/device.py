@@ -10,6 +10,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 from server.core.estimator import Estimator
 from server.core.fair_queue import Weights
+from server.core.public import without_paths
 from server.engine.interface import Engine, EngineState, LoadFailedError, WorkerDiedError
 from server.scheduler.interface import Deployment, DeviceStatus
 from server.scheduler.running import RunningAttempt
@@ -108,7 +109,7 @@ class Device:
             plan=state.plan,
             loading=state.loading,
             is_busy=self.running is not None,
-            error=circuit.reason or state.error,
+            error=None if (error := circuit.reason or state.error) is None else without_paths(error),
             health=circuit.health,
             failures=circuit.failures,
             retry_in=circuit.wait or None,
