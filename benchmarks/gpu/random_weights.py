@@ -18,12 +18,13 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import UMT5Config
 
 from pipelines.core.precision import Precision
 from pipelines.layers.quantized_linear import QuantizedLinear
-from pipelines.loading.modules import WeightSource, assign_tensors, skeleton
+from pipelines.loading.modules import assign_tensors, skeleton
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
 from pipelines.models.family import Part
@@ -125,8 +126,8 @@ def fill_part(
     weight_format = WeightFormat(module, layout.precision if part.is_denoiser else Precision.BF16, dtype)
     named = _stored(module, weight_format, device)
     if residence(part, layout) is Residence.DISK:
-        files = WeightSource(_written(named, scratch / part.name), part)
-        named = (stored for name, tensor in files.tensors() for stored in weight_format.restore(name, tensor).items())
+        written = _written(named, scratch / part.name)
+        named = (stored for name, tensor in written for stored in weight_format.restore(name, tensor).items())
     layers = len(module.blocks) if part.is_denoiser else 0
     assign_tensors(module, named, lambda name, tensor: {name: place_tensor(part, name, tensor, layout, device, layers)})
     return module
@@ -181,12 +182,14 @@ def _drawn(name: str, shape: torch.Size, device: torch.device) -> torch.Tensor:
     return empty.fill_(1.0) if scales_a_norm else empty.normal_(0.0, STD)
 
 
-def _written(named: Iterable[tuple[str, torch.Tensor]], folder: Path) -> Path:
-    """Write tensors to safetensors files in a new folder, one each."""
+def _written(named: Iterable[tuple[str, torch.Tensor]], folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Write tensors to safetensors files in a new folder, one each, and yield them mapped from there."""
     folder.mkdir(parents=True)
     for index, (name, tensor) in enumerate(named):
-        save_file({name: _plain(tensor).cpu().contiguous()}, folder / f"{index:05}.safetensors")
-    return folder
+        path = folder / f"{index:05}.safetensors"
+        save_file({name: _plain(tensor).cpu().contiguous()}, path)
+        with safe_open(path, "pt") as file:
+            yield name, file.get_tensor(name)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
