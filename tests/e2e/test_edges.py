@@ -21,7 +21,7 @@ EDGES: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
     ({"guidance_scale": 10}, (5, 64, 64)),
     ({"seed": 0}, (5, 64, 64)),
     ({"seed": 2**53 - 1}, (5, 64, 64)),
-    ({"prompt": "", "negative_prompt": ""}, (5, 64, 64)),
+    ({"prompt": ".", "negative_prompt": ""}, (5, 64, 64)),
     ({"duration": 0.5, "num_frames": None}, (8, 64, 64)),
     ({"aspect_ratio": "3:1", "height": None, "num_frames": 1}, (1, 22, 64)),
 ]

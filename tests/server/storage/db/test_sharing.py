@@ -25,7 +25,7 @@ Starter = Callable[..., Inside]
 async def start(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Starter]:
     """Build servers by name; those that were started are stopped."""
     monkeypatch.setattr("server.scheduler.maintenance._WATCH_SECONDS", 0.05)
-    monkeypatch.setattr("server.service.service._ASK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("server.service.waiting._ASK_AGAIN_SECONDS", 0.05)
     built: list[Inside] = []
 
     def one(name: str, **changes: Any) -> Inside:
