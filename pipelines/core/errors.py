@@ -49,6 +49,10 @@ class VideoParamsError(PipelineError, ValueError):
     """A parameter of a video has a value that no model can follow."""
 
 
+class RunnerError(PipelineError):
+    """A runner is closed, or is making another video."""
+
+
 class NonFiniteOutputError(PipelineError):
     """The model produced NaN or infinity, which cannot be shown as a video."""
 

@@ -45,6 +45,9 @@ class Sampler(StrEnum):
 MAX_LORAS = 8
 """So many LoRAs a request may have."""
 
+MIN_LORA_STRENGTH = 1e-3
+"""A smaller strength, of either sign, changes nothing that could be seen."""
+
 MAX_LORA_STRENGTH = 4.0
 """A request's LoRA has a strength between the negative of this and this, but not 0."""
 

@@ -141,7 +141,8 @@ def _file_in(folder: Path | None, name: str, parts: Sequence[str]) -> tuple[Path
 
 def _digest(name: str, path: Path) -> str:
     try:
-        return weights.file_digest(path)
+        # the time of its last change: a file may be replaced by one of the same size and time of writing
+        return f"{weights.file_digest(path)}.{path.stat().st_ctime_ns:x}"
     except OSError as error:
         raise LoraError(f"The LoRA {name} is not on this machine, or not any more.") from error
 

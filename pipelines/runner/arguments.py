@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.core.errors import CatalogueError
+from pipelines.core.errors import CatalogueError, DeviceError
 from pipelines.core.model import ModelSpec
 from pipelines.hub import local as weights
 from pipelines.models.catalogue import read_catalogue
@@ -26,6 +26,20 @@ def model_and_folder(model: ModelSpec | str, folder: AnyPath | None) -> tuple[Mo
             raise CatalogueError(f"There is no model {model[:200]!r}. The catalogue has {', '.join(catalogue)}.")
         model = catalogue[model].model.variant(fast=False)
     return model, weights.locate(model) if folder is None else Path(folder).expanduser()
+
+
+def checked_device(name: str | None) -> str:
+    """Return a device that torch has; None stands for the best one. Raises DeviceError."""
+    if name is None:
+        return best_device()
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(f"There is no device {str(name)[:50]!r}: use cpu, cuda:0, cuda:1 and so on.") from error
+    # torch keeps 8 bits of the index: that of cuda:999 is negative
+    if device.type == "cuda" and not 0 <= (device.index or 0) < torch.cuda.device_count():
+        raise DeviceError(f"There is no device {name}: this machine has {torch.cuda.device_count()} CUDA devices.")
+    return name
 
 
 def best_device() -> str:

@@ -29,9 +29,10 @@ from pipelines.loading.request_loras import identity
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import Layout, Residence
 from pipelines.planning.shapes import ModelShape
-from pipelines.runner.arguments import AnyPath, best_device, model_and_folder
+from pipelines.runner.arguments import AnyPath, checked_device, model_and_folder
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.compilation import Block, Compiler, is_wanted
+from pipelines.runner.exclusive import Exclusive, exclusive
 from pipelines.runner.progress import GenerationProgress
 from pipelines.runner.result import RenderedFrames, RenderedVideo
 from pipelines.stages.checkpoint import DenoisingState
@@ -44,7 +45,7 @@ from pipelines.stages.preview.preview import draw
 from pipelines.stages.video_writer import Mp4Writer, check_output
 
 
-class Runner:
+class Runner(Exclusive):
     """A model loaded on one device, which makes one video at a time."""
 
     def __init__(
@@ -54,6 +55,7 @@ class Runner:
         cache: Path = CACHE,
         attention: Attention = Attention.NATIVE,
     ) -> None:
+        super().__init__()
         self.spec = spec
         self._loaded = loaded
         self._attention = attention
@@ -87,7 +89,7 @@ class Runner:
         torch.OutOfMemoryError, which `pipelines.runner.oom_fallback` handles.
         """
         spec, folder = model_and_folder(model, folder)
-        device, cache = device or best_device(), Path(cache).expanduser()
+        device, cache = checked_device(device), Path(cache).expanduser()
         loras_dir = None if loras_dir is None else Path(loras_dir).expanduser()
         if layout is None and (chosen := plan_for_device(spec, folder, device)) is not None:
             layout = chosen.layout
@@ -136,6 +138,8 @@ class Runner:
 
     def close(self) -> None:
         """Free the weights and their memory. The runner cannot be used afterwards."""
+        if not self.end_use():
+            return
         pipe = self._loaded.pipe
         if self._compiler is not None:
             self._compiler.close()
@@ -156,10 +160,11 @@ class Runner:
 
         Raises GenerationCancelled within one denoising step, or one group of frames, after `cancelled` returned True;
         GenerationSuspended when the checkpoint is suspended; NonFiniteOutputError or EncodingError. After any of these
-        the runner is ready for the next video.
+        the runner is ready for the next video. Raises RunnerError while another thread uses it, and once it is closed.
         """
         return self.render(params, path, callbacks).finish()
 
+    @exclusive
     @torch.no_grad()
     def render(self, params: VideoParams, path: AnyPath, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
         """Do as `run` does, but return when the device is free, before the file is finished."""
@@ -180,6 +185,7 @@ class Runner:
             if callbacks.checkpoint is not None:
                 callbacks.checkpoint.finish()
 
+    @exclusive
     @torch.no_grad()
     def frames(self, params: VideoParams, *, tolerance: float | None = None) -> RenderedFrames:
         """Return the frames that `run` would write, for measuring. `tolerance` replaces the step cache's."""

@@ -30,11 +30,22 @@ _NO_SPACE = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 def check_output(path: Path) -> None:
-    """Raise EncodingError if no video can be written to `path`, before any work is done for it."""
-    if not path.parent.is_dir():
-        raise EncodingError(f"The video could not be written: {path.parent} is not a folder.")
-    if path.is_dir():
-        raise EncodingError(f"The video could not be written: {path} is a folder.")
+    """Raise EncodingError if no video can be written to `path`, before any work is done for it.
+
+    A file is replaced; anything else, such as a folder, a device or a link to one, is refused.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise EncodingError(f"The video could not be written: {path.parent} is not a folder.")
+        if path.exists() and not path.is_file():
+            raise EncodingError(f"The video could not be written: {path} exists and is not a file.")
+        part = part_path(path)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise _error(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise _error(f"{str(path)!r} is not the name of a file") from error
     _find_ffmpeg()
 
 

@@ -12,7 +12,7 @@ MAX_AGE = 3600
 """So many seconds a browser may show a file without asking again. The file of a link never changes."""
 
 _UNIT = re.compile(r"\s*bytes\s*=", re.IGNORECASE)
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
+_RANGE = re.compile(r"bytes=([0-9]{0,40})-([0-9]{0,40})", re.IGNORECASE)
 
 
 def file_response(request: Request, storage: FileStorage, file: StoredFile, media_type: str) -> Response:

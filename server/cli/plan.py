@@ -36,6 +36,9 @@ _HOSTS = (16, 32, 64)
 Json = dict[str, Any]
 
 
+_MAX_GB = 1_000_000
+
+
 class PlanRefusedError(Exception):
     """The options cannot be planned for; `str()` is a sentence."""
 
@@ -45,8 +48,8 @@ def machine(vram: float | None, ram: float | None, capability: str | None) -> Ma
     if capability is not None and not re.fullmatch(r"\d{1,2}\.\d", capability):
         raise PlanRefusedError("capability must be two numbers with a dot between them, such as 8.9")
     for name, stated in (("vram", vram), ("ram", ram)):
-        if stated is not None and stated <= 0:
-            raise PlanRefusedError(f"{name} must be a number of GB above 0")
+        if stated is not None and not 0 < stated <= _MAX_GB:
+            raise PlanRefusedError(f"{name} must be a number of GB above 0 and at most {_MAX_GB}")
     stated_capability = tuple(map(int, capability.split("."))) if capability else None
     if vram is None:
         gpu = _first_gpu()

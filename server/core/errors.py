@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+_MAX_NAME_CHARS = 200
+
 RETRY_AFTER = 60
 """Seconds after which a client that was refused for lack of space may try again."""
 
@@ -100,7 +102,7 @@ class ModelNotFoundError(ResourceNotFoundError):
     """The catalogue has no such model."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"Model not found: {name}")
+        super().__init__(f"Model not found: {name[:_MAX_NAME_CHARS]}")
 
 
 class GenerationNotFoundError(ResourceNotFoundError):

@@ -48,7 +48,7 @@ class WarmWorkers(StrEnum):
 class ServerSettings(BaseModel):
     """The server's address and kind of weights; `stop_grace` in seconds."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str | None = Field(default=None, pattern=r"^https?://")
     demo: bool = False

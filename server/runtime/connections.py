@@ -45,7 +45,8 @@ class ConnectionLimits:
     @classmethod
     def of(cls, descriptors: int, per_address: int) -> "ConnectionLimits":
         """Return the limits for a process that may have so many descriptors open."""
-        return cls(max(1, descriptors - RESERVED_DESCRIPTORS), per_address)
+        # a connection that downloads a file holds that, too
+        return cls(max(1, (descriptors - RESERVED_DESCRIPTORS) // 2), per_address)
 
     def open(self, address: str) -> bool:
         """Count a new connection. Return whether it may stay."""

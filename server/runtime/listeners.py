@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-from contextlib import suppress
 
 from server.core.settings import ServerSettings
 from server.runtime.preflight import StartRefusedError
@@ -30,27 +29,36 @@ def listen(settings: ServerSettings) -> list[socket.socket]:
             return [both]
         first, *others = ("127.0.0.1", "::1") if host == "localhost" else (host,)
         listeners = [_listener(first, port)]
-    except socket.gaierror as error:
-        raise StartRefusedError(
-            f"Cannot listen on {host} port {port}: no address is known for this name. Choose another with --host."
-        ) from error
+        # the port that was chosen, if it was 0
+        port = listeners[0].getsockname()[1]
+        for other in others:
+            _add_if_possible(listeners, other, port)
     except OSError as error:
         code = error.errno or 0
+        if isinstance(error, socket.gaierror) or code < 0:
+            raise StartRefusedError(
+                f"Cannot listen on {host} port {port}: no address is known for this name. Choose another with --host."
+            ) from error
         advice = _ADVICE.get(code, "Choose other values with --host and --port.")
         raise StartRefusedError(f"Cannot listen on {host} port {port}: {os.strerror(code)}. {advice}") from error
     except OverflowError as error:
         raise StartRefusedError(
             f"Cannot listen on {host}: there is no port {port}. Choose another with --port."
         ) from error
-    # the port that was chosen, if it was 0
-    port = listeners[0].getsockname()[1]
-    for other in others:
-        # a machine may have no IPv6
-        with suppress(OSError):
-            listeners.append(_listener(other, port))
     return listeners
 
 
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def _add_if_possible(listeners: list[socket.socket], host: str, port: int) -> None:
+    """Listen on another address if the machine has it. The port must be free there: clients may go there first."""
+    try:
+        listeners.append(_listener(host, port))
+    except OSError as error:
+        if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            for listener in listeners:
+                listener.close()
+            raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.core.errors import LoraError, PipelineError, WeightsNotFoundError
 from pipelines.core.model import OptionalLora
-from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, RequestLora
+from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, MIN_LORA_STRENGTH, RequestLora
 from pipelines.hub import local as weights
 from pipelines.hub.loras import LoraFile, list_files, lora_widths
 from pipelines.models.catalogue import CatalogueEntry
@@ -159,10 +159,12 @@ def _lora(given: Any, model_id: str, available: Mapping[str, AvailableLora]) -> 
         not isinstance(strength, int | float)
         or isinstance(strength, bool)
         or not -MAX_LORA_STRENGTH <= strength <= MAX_LORA_STRENGTH
-        or strength == 0
+        or abs(strength) < MIN_LORA_STRENGTH
     ):
-        limit = f"{MAX_LORA_STRENGTH:g}"
-        raise InvalidParamsError(f"loras: the strength of {name} must be a number between -{limit} and {limit}, not 0")
+        raise InvalidParamsError(
+            f"loras: the strength of {name} must be a number from {MIN_LORA_STRENGTH:g} to {MAX_LORA_STRENGTH:g}, "
+            "or the negative of one"
+        )
     return RequestLora(name, float(strength))
 
 

@@ -34,12 +34,13 @@ class Waiting:
         self._is_shared = is_shared
         self._is_closing = False
         self._waiters: Counter[str] = Counter()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        """By generation: the cancellation that follows its last client's leaving."""
 
     def begin_closing(self) -> None:
         """End all waits. What has not started is cancelled at the next start of the server."""
         self._is_closing = True
-        for task in self._leaving:
+        for task in self._leaving.values():
             task.cancel()
 
     async def results(self, tenant: str, ids: Sequence[str]) -> list[Generation]:
@@ -57,15 +58,18 @@ class Waiting:
 
         With `may_return` the client gets RETURN_SECONDS to wait for the same generations again.
         """
-        task = asyncio.create_task(self._cancel_unless_awaited(tenant, ids, RETURN_SECONDS if may_return else 0.0))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
-
-    async def _cancel_unless_awaited(self, tenant: str, ids: Collection[str], patience: float) -> None:
-        await asyncio.sleep(patience)
         for id_ in ids:
-            if not self._waiters[id_]:
-                await self._cancel(tenant, id_)
+            if (earlier := self._leaving.pop(id_, None)) is not None:
+                earlier.cancel()
+            patience = RETURN_SECONDS if may_return else 0.0
+            self._leaving[id_] = asyncio.create_task(self._cancel_unless_awaited(tenant, id_, patience))
+
+    async def _cancel_unless_awaited(self, tenant: str, id_: str, patience: float) -> None:
+        await asyncio.sleep(patience)
+        # from here on a newer leave must not stop it halfway
+        self._leaving.pop(id_, None)
+        if not self._waiters[id_]:
+            await self._cancel(tenant, id_)
 
     async def _until_ended(self, tenant: str, ids: Sequence[str]) -> None:
         pending = set(ids)

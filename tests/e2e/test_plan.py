@@ -70,6 +70,8 @@ def test_a_plan_is_a_table_for_people(typed: Typed) -> None:
     ("args", "sentence"),
     [
         (["--vram", "0"], "vram must be a number of GB above 0"),
+        (["--vram", "nan"], "vram must be a number of GB above 0"),
+        (["--vram", "24", "--ram", "inf"], "ram must be a number of GB above 0"),
         (["--vram", "8", "--size", "big"], "size must be WIDTHxHEIGHT"),
         (["--vram", "8", "--capability", "new"], "capability must be two numbers"),
         (["--vram", "8", "--model", "nope"], "Model not found: nope"),

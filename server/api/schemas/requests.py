@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, Sampler, StepCaching
+from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, MIN_LORA_STRENGTH, Sampler, StepCaching
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.core.settings import QueueSettings
@@ -30,7 +30,12 @@ EXAMPLE = {
 }
 
 
-_LORA_STRENGTH = {"minimum": -MAX_LORA_STRENGTH, "maximum": MAX_LORA_STRENGTH, "not": {"const": 0}}
+_LORA_STRENGTH = {
+    "anyOf": [
+        {"minimum": MIN_LORA_STRENGTH, "maximum": MAX_LORA_STRENGTH},
+        {"minimum": -MAX_LORA_STRENGTH, "maximum": -MIN_LORA_STRENGTH},
+    ]
+}
 _LORAS = {
     "type": "array",
     "maxItems": MAX_LORAS,

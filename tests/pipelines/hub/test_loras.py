@@ -37,6 +37,20 @@ def locate(name: str, folder: Path | None, *optional: OptionalLora, parts: tuple
     return [lora.path for lora in locate_loras([RequestLora(name)], spec, folder, parts)]
 
 
+def test_a_file_of_the_same_size_and_time_is_another(tmp_path: Path) -> None:
+    spec, file = ModelSpec("small", fps=16), tmp_path / "film.safetensors"
+    file.write_bytes(b"one")
+    (before,) = locate_loras([RequestLora("film")], spec, tmp_path, ["transformer"])
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    file.write_bytes(b"two")
+    os.utime(file, ns=times)
+
+    (after,) = locate_loras([RequestLora("film")], spec, tmp_path, ["transformer"])
+    assert after.identity != before.identity
+    with pytest.raises(LoraError, match="has changed"):
+        before.check_unchanged()
+
+
 def test_a_folder_has_its_regular_files(folder: Path) -> None:
     assert [(file.name, file.path, file.size) for file in list_files(folder)] == [
         ("mine", folder / "mine.safetensors", 7)

@@ -28,7 +28,7 @@ def test_a_closed_address_is_forgotten() -> None:
     assert not limits._open
 
 
-@pytest.mark.parametrize(("descriptors", "total"), [(1024, 1024 - RESERVED_DESCRIPTORS), (100, 1)])
+@pytest.mark.parametrize(("descriptors", "total"), [(1024, (1024 - RESERVED_DESCRIPTORS) // 2), (100, 1)])
 def test_descriptors_are_reserved(descriptors: int, total: int) -> None:
     assert ConnectionLimits.of(descriptors, 512).total == total
 

@@ -35,6 +35,16 @@ def test_localhost_is_both_addresses_as_far_as_the_machine_has_them() -> None:
 
 
 @pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
+def test_a_port_that_is_taken_on_the_other_address_of_localhost_is_told() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartRefusedError, match="already in use"):
+            listen(Settings(host="localhost", port=port))
+        # the first one is not left open
+        socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
 def test_any_ipv6_address_means_ipv4_too() -> None:
     (listener,) = listen(Settings(host="::", port=0, allow_anonymous=True))
     with listener:
@@ -51,6 +61,7 @@ def test_any_ipv6_address_means_ipv4_too() -> None:
         (OSError(errno.EADDRNOTAVAIL, ""), "Cannot assign requested address. This machine does not .* --host"),
         (OSError(errno.EAFNOSUPPORT, ""), "Address family not supported .* --host"),
         (OSError(errno.EIO, ""), "Input/output error. Choose other values with --host and --port"),
+        (OSError(-2, "Name or service not known (while attempting to bind)"), "no address is known for this name"),
         (socket.gaierror(-2, "Name or service not known"), "no address is known for this name. .* --host"),
         (OverflowError(), "there is no port 8000. Choose another with --port"),
     ],

@@ -117,7 +117,8 @@ def test_what_is_no_lora_is_refused(each: Any) -> None:
 
 @pytest.mark.parametrize("strength", [0, 0.0, 4.1, -5, "1", True, [1], 10**400, float("nan"), float("inf")])
 def test_a_strength_outside_its_limits_is_refused(strength: Any) -> None:
-    with pytest.raises(InvalidParamsError, match="the strength of mine must be a number between -4 and 4, not 0"):
+    limits = r"the strength of mine must be a number from 0\.001 to 4, or the negative of one"
+    with pytest.raises(InvalidParamsError, match=limits):
         choose_loras([{"name": "mine", "strength": strength}], LARGE, AVAILABLE)
 
 

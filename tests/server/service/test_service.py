@@ -140,6 +140,20 @@ async def test_who_may_return_has_some_seconds(inside: Inside, monkeypatch: pyte
     assert [generation.status for generation in await returned] == [Status.SUCCEEDED]
 
 
+async def test_each_break_gives_the_whole_time_to_return(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.service.waiting.RETURN_SECONDS", 0.5)
+    inside.engine.script.append(inside.engine.until_cancelled)
+    started, queued = await inside.enqueue(2, origin=Origin.SYNC)
+    await inside.until(started, Status.PROCESSING)
+
+    for _ in range(3):
+        inside.service.hang_up("", [queued.id], may_return=True)
+        await asyncio.sleep(0.3)
+    assert (await inside.read(queued)).status is Status.QUEUED
+    await inside.until(queued, Status.CANCELLED)
+    assert not inside.service._waiting._leaving
+
+
 async def test_a_client_whose_request_has_not_started_is_told_to_send_it_again(inside: Inside) -> None:
     inside.engine.script.append(inside.engine.until_cancelled)
     started, queued = await inside.enqueue(2, origin=Origin.SYNC)
