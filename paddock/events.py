@@ -13,17 +13,19 @@ MAX_EVENT_CHARS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """One event: its name, and its data as text."""
+    """One event: its name, its data as text, and the last id that the stream has given, if any."""
 
     name: str
     data: str
+    id: str | None = None
 
 
 class EventDecoder:
     """Decodes a `text/event-stream`, whatever its line ends and however its bytes are split into chunks.
 
-    Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation. The fields `id`
-    and `retry` are ignored: Paddock's server does not send them.
+    Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation. The field
+    `retry` is ignored: Paddock's server does not send it. To resume a stream, send `last_event_id` as the header
+    `Last-Event-ID`.
     """
 
     def __init__(self) -> None:
@@ -32,6 +34,8 @@ class EventDecoder:
         self._rest = ""
         self._name = ""
         self._data: list[str] = []
+        self._id: str | None = None
+        self.last_event_id: str | None = None
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that `chunk` completes. Raises UnexpectedResponseError for one that is too long."""
@@ -51,11 +55,15 @@ class EventDecoder:
             self._name = value
         elif field == "data":
             self._data.append(value)
+        elif field == "id" and "\0" not in value:
+            self._id = value
 
     def _dispatch(self) -> ServerSentEvent | None:
         name, data = self._name, self._data
         self._name, self._data = "", []
-        return ServerSentEvent(name or "message", "\n".join(data)) if data else None
+        # only now, as the event could have been cut off
+        self.last_event_id = self._id
+        return ServerSentEvent(name or "message", "\n".join(data), self.last_event_id) if data else None
 
 
 def read_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:

@@ -58,6 +58,8 @@ class Subscription:
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
+        self.has_overflowed = False
+        """Whether it was ended because the subscriber is too far behind."""
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(BACKLOG)
 
     def offer(self, event: Event) -> None:
@@ -65,7 +67,8 @@ class Subscription:
         if not self._queue.full():
             self._queue.put_nowait(event)
         elif event.live is None:
-            # a completion would be lost: the client reconnects, and what it missed is replayed
+            # a completion would be lost: the subscriber has to read the records
+            self.has_overflowed = True
             self.end()
 
     def end(self) -> None:

@@ -71,6 +71,7 @@ class Generation:
     - `artifact` is the storage key of the finished file.
     - `worker_deaths` and `server_deaths` count since the last progress, `furthest` is the furthest progress known of
       any attempt (`server.core.retry`).
+    - `event_number` numbers the tenant's generations that succeeded or failed, from 1 in the order of their commits.
     - `warnings` are sentences about what was not done as requested.
     - `deferred_behind` is set while it waits at the end of the queue: the `seq` of the youngest generation when it was
       moved there. It is taken once no generation up to that one waits any more.
@@ -102,6 +103,7 @@ class Generation:
     server_deaths: int = 0
     furthest: float = 0.0
     deferred_behind: int | None = None
+    event_number: int | None = None
     warnings: tuple[str, ...] = ()
     seq: int = 0
 

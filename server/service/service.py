@@ -26,6 +26,7 @@ from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
 from server.service import echo, parameters
+from server.service.event_stream import EventStream, Position
 from server.service.failed_requests import FailedRequests
 from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.waiting import Waiting
@@ -44,9 +45,6 @@ from server.storage.db.statements.history import History
 from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
 from server.storage.retention import Retention
-
-_CLOCKS_DIFFER = 2.0
-"""So many seconds the clocks of several servers may differ."""
 
 _STOPPING = "The server is stopping. Send this request again in a minute."
 
@@ -143,11 +141,11 @@ class Service:
             ) from None
         except IdempotencyKeyReusedError:
             raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
-        if recorded is new:
+        if recorded[0].id == new[0].id:
             if failed:
                 self._failed.note(tenant, failed)
             self._scheduler.wake()
-            for generation in new:
+            for generation in recorded:
                 if generation.is_terminal:
                     self._broker.publish(Event(generation))
         return recorded
@@ -305,20 +303,9 @@ class Service:
         """The number of generations that wait."""
         return await self._history.queued()
 
-    async def events(self, tenant: str) -> AsyncIterator[Event]:
-        """The events of a tenant's generations: the completions of the last seconds, then all events as they come."""
-        with self._broker.subscribe(tenant) as subscription:
-            now = time.time()
-            # what was completed in the future was completed before the clock was set back, and need not be recent
-            replayed = await self._history.completed_between(
-                now - self.settings.event_replay, now + _CLOCKS_DIFFER, tenant
-            )
-            for generation in replayed:
-                yield Event(generation)
-            seen = {generation.id for generation in replayed}
-            async for event in subscription:
-                if event.live is not None or event.generation.id not in seen:
-                    yield event
+    def events(self, tenant: str, last_event_id: str | None = None) -> AsyncIterator[Event | Position]:
+        """The events of a tenant's generations: the recorded ones since `last_event_id`, then all as they come."""
+        return EventStream(self._history, self._broker, tenant, self.settings.event_replay).events(last_event_id)
 
     async def _generation_of(self, tenant: str, generation_id: str) -> Generation:
         return (await self._find(tenant, generation_id)).generation

@@ -139,16 +139,44 @@ def test_completions_are_compact_and_padded_for_mawk(server: ServerProcess) -> N
                 break
 
     block = raw[raw.rindex("event: ", 0, raw.index(id_)) :]
-    event, data, blank, comment = block.split("\n")[:4]
+    event, data, number, blank, comment = block.split("\n")[:5]
     assert event == "event: media_generation_completed"
     assert data.startswith(f'data: {{"generation_id":"{id_}","status":"failed",')
+    assert re.fullmatch("id: [1-9][0-9]*", number)
     assert blank == ""
     assert comment.startswith(":")
     assert len(comment) >= 4096
 
 
+def ids_after(server: ServerProcess, last: str, count: int) -> list[tuple[str, str]]:
+    """The id and generation of the next completions after an id, as a client sees them that connects again."""
+    found: list[tuple[str, str]] = []
+    with server.http.stream("GET", f"{server.url}/api/events", headers={"Last-Event-ID": last}) as stream:
+        generation = ""
+        for line in stream.iter_lines():
+            if line.startswith("data: ") and '"error"' in line:
+                generation = json.loads(line.removeprefix("data: "))["generation_id"]
+            elif line.startswith("id: ") and generation:
+                found.append((line.removeprefix("id: "), generation))
+                generation = ""
+            if len(found) == count:
+                return found
+    raise AssertionError("the stream ended")
+
+
+def test_a_client_that_connects_again_misses_nothing_and_gets_nothing_twice(tenant: ServerProcess) -> None:
+    made = [tenant.enqueue(height=0) for _ in range(6)]
+    (first, _), *others = everything = ids_after(tenant, "0", 6)
+    assert [generation for _, generation in everything] == made
+    assert ids_after(tenant, first, 5) == others
+    last = others[-1][0]
+
+    between = [tenant.enqueue(height=0) for _ in range(3)]
+    assert [generation for _, generation in ids_after(tenant, last, 3)] == between
+
+
 def test_an_idle_stream_is_kept_open_by_comments(tenant: ServerProcess) -> None:
     with tenant.http.stream("GET", f"{tenant.url}/api/events", timeout=20) as stream:
-        first = next(line for line in stream.iter_lines() if line)
+        first = next(line for line in stream.iter_lines() if line and not line.startswith("id:"))
 
     assert first.startswith(":")

@@ -20,14 +20,23 @@ STREAM = (
 )
 EVENTS = [
     ServerSentEvent("started", "one"),
-    ServerSentEvent("message", "two\nlines"),
-    ServerSentEvent("message", "ü of three"),
-    ServerSentEvent("message", ""),
+    ServerSentEvent("message", "two\nlines", "7"),
+    ServerSentEvent("message", "ü of three", "7"),
+    ServerSentEvent("message", "", "7"),
 ]
 
 
 def test_a_stream_is_decoded_by_the_standard() -> None:
     assert list(read_events([STREAM.encode()])) == EVENTS
+
+
+def test_an_id_counts_once_its_event_is_complete() -> None:
+    decoder = EventDecoder()
+
+    assert list(decoder.feed(b"id: 1\n\ndata: two\nid: 2\n")) == []
+    assert decoder.last_event_id == "1"
+    assert list(decoder.feed(b"\n")) == [ServerSentEvent("message", "two", "2")]
+    assert decoder.last_event_id == "2"
 
 
 @given(st.lists(st.integers(0, len(STREAM.encode()))))

@@ -1,5 +1,5 @@
 """The tables of the records, as `server.storage.db.migrations` makes them: generations, attempts at them, API keys,
-the turns of tenants, and idempotent requests.
+the turns of tenants, the numbers of their events, and idempotent requests.
 """
 
 from sqlalchemy import (
@@ -62,6 +62,7 @@ generations = Table(
     Column("accepted_by", _Text),
     Column("deferred_behind", Integer),
     Column("warnings", JSON),
+    Column("event_number", Integer),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
@@ -97,6 +98,13 @@ turns = Table(
     Column("passed", Integer, nullable=False),
 )
 
+event_counters = Table(
+    "event_counters",
+    metadata,
+    Column("tenant", _Text, primary_key=True),
+    Column("newest", Integer, nullable=False),
+)
+
 requests = Table(
     "requests",
     metadata,
@@ -106,6 +114,14 @@ requests = Table(
     Column("generations", JSON, nullable=False),
     Column("made_at", Float, nullable=False),
     Index("requests_by_age", "made_at"),
+)
+
+_HAS_EVENT = generations.c.event_number.is_not(None)
+Index(
+    "generations_by_event",
+    *(generations.c.tenant, generations.c.event_number),
+    sqlite_where=_HAS_EVENT,
+    postgresql_where=_HAS_EVENT,
 )
 
 HAS_VIDEO = generations.c.artifact.is_not(None)

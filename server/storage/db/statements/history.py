@@ -10,12 +10,15 @@ from sqlalchemy import Connection, func, select
 from server.core.fair_queue import Weights
 from server.core.generation import Generation, Status
 from server.storage.db.records import Filters, Page, Placed, SearchesBusyError
-from server.storage.db.schema import generations
+from server.storage.db.schema import event_counters, generations
 from server.storage.db.session import Pool, Repository, Session, in_thread_of
 from server.storage.db.statements import fair_queue
 from server.storage.db.statements.rows import count_queued, find, from_row
 
 LIST_LIMIT = 1000
+
+EVENTS_LIMIT = 100
+"""So many completions are read at once for a stream of events."""
 
 SEARCH_SECONDS = 5.0
 """The time limit of a search's statements."""
@@ -94,9 +97,26 @@ class History(Repository):
         return Page(self._place(tx, found, holding), total)
 
     @in_thread_of(Pool.READS)
-    def completed_between(self, since: float, until: float, tenant: str) -> list[Generation]:
-        """A tenant's generations that succeeded or failed between two moments, oldest first, at most LIST_LIMIT."""
+    def completed_after(self, number: int, tenant: str) -> list[Generation]:
+        """A tenant's generations with event numbers above one, in their order, at most EVENTS_LIMIT."""
+        event_number = generations.c.event_number
         with self._session.read() as tx:
+            rows = tx.execute(
+                select(generations)
+                .where(generations.c.tenant == tenant, event_number > number)
+                .order_by(event_number)
+                .limit(EVENTS_LIMIT)
+            ).mappings()
+            return [from_row(row) for row in rows]
+
+    @in_thread_of(Pool.READS)
+    def recent(self, since: float, until: float, tenant: str) -> tuple[list[Generation], int]:
+        """A tenant's generations that succeeded or failed between two moments, and its newest event number.
+
+        The oldest first, at most LIST_LIMIT.
+        """
+        with self._session.read() as tx:
+            newest = tx.scalar(select(event_counters.c.newest).where(event_counters.c.tenant == tenant)) or 0
             rows = tx.execute(
                 select(generations)
                 .where(generations.c.completed_at.between(since, until), generations.c.tenant == tenant)
@@ -104,7 +124,8 @@ class History(Repository):
                 .order_by(generations.c.completed_at.desc())
                 .limit(LIST_LIMIT)
             ).mappings()
-            return [from_row(row) for row in rows][::-1]
+            found = [from_row(row) for row in rows][::-1]
+            return sorted(found, key=lambda generation: generation.event_number or 0), newest
 
     @in_thread_of(Pool.READS)
     def queued(self) -> int:

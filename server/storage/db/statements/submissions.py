@@ -1,6 +1,7 @@
 """Statements that clients change records by: new generations, and cancellation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
@@ -9,7 +10,7 @@ from server.storage.db.records import IdempotencyKeyReusedError, IdempotentReque
 from server.storage.db.schema import generations, requests
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import count_queued, find, to_row
-from server.storage.db.statements.transitions import end_attempt
+from server.storage.db.statements.transitions import end_attempt, next_event_number
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 """How long an idempotency key is remembered."""
@@ -42,6 +43,7 @@ class Submissions(Repository):
                 raise QueueLimitError(limits.total, is_per_tenant=False)
             if limits.per_tenant is not None and count_queued(tx, tenant) + more > limits.per_tenant:
                 raise QueueLimitError(limits.per_tenant, is_per_tenant=True)
+            new = _numbered(tx, new)
             tx.execute(insert(generations), [to_row(generation) for generation in new])
             if request is not None:
                 row = {
@@ -109,6 +111,15 @@ class Submissions(Repository):
                 .where(generations.c.attempt == 0, *own)
                 .values(status=Status.CANCELLED, completed_at=self._session.now())
             ).rowcount
+
+
+def _numbered(tx: Connection, new: Sequence[Generation]) -> Sequence[Generation]:
+    """Number the events of those that failed as they were submitted."""
+    count = sum(generation.status is Status.FAILED for generation in new)
+    if not count:
+        return new
+    numbers = iter(range(next_event_number(tx, new[0].tenant, count), 2**63))
+    return [replace(each, event_number=next(numbers)) if each.status is Status.FAILED else each for each in new]
 
 
 def _was_hung_up(generation: Generation) -> bool:

@@ -7,11 +7,14 @@ it. If no row matches, the attempt no longer holds the generation, and StaleAtte
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from server.core.generation import Generation, Outcome, Status, sources
 from server.storage.db.records import StaleAttemptError
-from server.storage.db.schema import attempts, generations
+from server.storage.db.schema import attempts, event_counters, generations
 from server.storage.db.statements.rows import from_row
+
+_INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 def change(
@@ -45,11 +48,24 @@ def finish(
     **values: Any,
 ) -> Generation:
     """End a generation and the attempt that holds it."""
-    # first the generation, then its attempt, as everywhere: in the other order two transactions could deadlock
-    blank = {"owner": None, "lease_until": None}
+    # the counter, the generation, its attempt, as everywhere: in other orders two transactions could deadlock
+    blank = {"owner": None, "lease_until": None, "event_number": next_event_number(tx, held.tenant)}
     finished = change(tx, held, target, *conditions, completed_at=now, **blank, **values)
     end_attempt(tx, held.id, held.attempt, outcome, now)
     return finished
+
+
+def next_event_number(tx: Connection, tenant: str, count: int = 1) -> int:
+    """Take the next `count` event numbers of a tenant, and return the first.
+
+    Other transactions of the tenant wait for this one's end, so that numbers are committed in their order.
+    """
+    insert = _INSERT[tx.dialect.name](event_counters).values(tenant=tenant, newest=count)
+    counted = insert.on_conflict_do_update(
+        index_elements=[event_counters.c.tenant], set_={"newest": event_counters.c.newest + count}
+    )
+    newest: int = tx.execute(counted.returning(event_counters.c.newest)).scalar_one()
+    return newest - count + 1
 
 
 def requeue(
