@@ -4,11 +4,13 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.core.errors import UnauthenticatedError
+from server.core.errors import QueueFullError, UnauthenticatedError
 from server.storage.db.api_keys import ApiKey, KeyRing, digest
 
 FRESH_SECONDS = 1.0
@@ -16,7 +18,39 @@ FRESH_SECONDS = 1.0
 
 _TENANT_DIGITS = 16
 
+_RETRY_SECONDS = 5
+
 log = logging.getLogger("paddock.auth")
+
+
+class OpenRequests:
+    """Counts the requests of each key that are not answered yet, event streams too: at most `limit` at a time.
+
+    Without keys only the connections of each address have a limit (`server.runtime.connections`).
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def count(self, tenant: str) -> Iterator[None]:
+        """Count a request until the context ends; raises QueueFullError if there are too many."""
+        if not tenant:
+            yield
+            return
+        if self._open[tenant] >= self._limit:
+            raise QueueFullError(
+                f"{self._limit} requests with this key are open: this is the limit. Wait for answers or close streams.",
+                _RETRY_SECONDS,
+            )
+        self._open[tenant] += 1
+        try:
+            yield
+        finally:
+            self._open[tenant] -= 1
+            if not self._open[tenant]:
+                del self._open[tenant]
 
 
 class Authenticator:

@@ -4,12 +4,14 @@ All are coroutines, even those that await nothing: FastAPI runs plain functions 
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from server.api.auth import Authenticator
+from server.api.auth import Authenticator, OpenRequests
 from server.api.json_body import parse_object
 from server.api.links import Links
 from server.api.schemas.errors import ErrorBody
@@ -58,10 +60,16 @@ PreviewsDep = Annotated[Previews, Depends(get_previews)]
 
 async def get_tenant(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> str:
-    """Return the tenant of a request: a digest of its API key, or "" if the server has no keys."""
+) -> AsyncIterator[str]:
+    """Return the tenant of a request, a digest of its API key, or "" if the server has no keys.
+
+    The request counts as open until it is answered.
+    """
     authenticator: Authenticator = request.app.state.authenticator
-    return await authenticator.tenant(credentials.credentials if credentials else None)
+    open_requests: OpenRequests = request.app.state.open_requests
+    tenant = await authenticator.tenant(credentials.credentials if credentials else None)
+    with open_requests.count(tenant):
+        yield tenant
 
 
 TenantDep = Annotated[str, Depends(get_tenant)]
@@ -75,24 +83,32 @@ async def read_json_object(request: Request, service: ServiceDep, _tenant: Tenan
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError("Send the body as JSON with the header Content-Type: application/json.")
-    raw = await _read_body(request, service.settings.max_body_bytes, service.settings.body_timeout)
-    return parse_object(raw)
+    return parse_object(await _read_body(request, service))
 
 
-async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
+async def _read_body(request: Request, service: Service) -> bytes:
+    limit, seconds = service.settings.max_body_bytes, service.settings.body_timeout
     raw = bytearray()
     try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                raw += chunk
-                if len(raw) > limit:
-                    raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
+        async with asyncio.timeout(seconds) as deadline:
+            with service.when_closing(partial(_end, deadline)):
+                async for chunk in request.stream():
+                    raw += chunk
+                    if len(raw) > limit:
+                        raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
     except TimeoutError:
+        service.check_open()
         # a client that sends a byte an hour must not hold a connection
         raise InvalidParamsError(
             f"The body did not arrive within {seconds:g} seconds.", {"Connection": "close"}
         ) from None
     return bytes(raw)
+
+
+def _end(deadline: asyncio.Timeout) -> None:
+    """Let a timeout expire now."""
+    if not deadline.expired():
+        deadline.reschedule(0)
 
 
 JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]
@@ -142,10 +158,10 @@ LinksDep = Annotated[Links, Depends(get_links)]
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI documentation of a route's errors: 401, which every route with a key has, and `statuses`."""
+    """Return the OpenAPI documentation of a route's errors: 401 and 429, as all with a key have, and `statuses`."""
     return {
         status: {"model": ErrorBody, "description": BY_STATUS[status].title, **_retry_after(status)}
-        for status in (401, *statuses)
+        for status in sorted({401, 429, *statuses})
     }
 
 

@@ -142,6 +142,7 @@ class QueueSettings(BaseModel):
     max_prompt_chars: int = Field(default=10_000, ge=1)
     max_body_bytes: int = Field(default=1_000_000, ge=1024)
     max_connections_per_address: int = Field(default=512, ge=1)
+    max_requests_per_key: int = Field(default=512, ge=1)
 
 
 class LoggingSettings(BaseModel):

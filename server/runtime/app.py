@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
-from server.api.auth import Authenticator
+from server.api.auth import Authenticator, OpenRequests
 from server.api.error_handlers import add_error_handlers
 from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, DemoWeightsHeader, HeadRequests
 from server.api.openapi import complete_openapi
@@ -88,6 +88,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         engine = stack.enter_context(opened(settings.records))
         store = Store(engine, max_overtakes=settings.max_overtakes, server=server)
         stack.callback(store.close)
+        app.state.open_requests = OpenRequests(settings.max_requests_per_key)
         app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
         folders = LocalFolders.of(settings.data_dir)
         disk = Disk(settings.data_dir, settings.min_free_bytes)

@@ -11,11 +11,13 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from server.runtime.connections import ConnectionLimits
+from server.runtime.http10 import without_chunks
 
 MAX_HEAD_BYTES = 64 * 1024
 
 MAX_PIPELINED = 16
-"""Limit of requests that a client sends before their answers. Browsers and libraries send one."""
+"""Limit of requests that wait for the answers before them. Browsers and libraries send none. After the limit the
+connection is closed: a client has to send the others again."""
 
 WRITE_SECONDS = 300.0
 """A connection is closed if its client reads nothing for so long while an answer waits: a paused video may."""
@@ -26,8 +28,8 @@ _REFUSAL = b"The server has too many open connections from your address, or in a
 class BoundedProtocol(HttpToolsProtocol):
     """A connection that is closed if a request's head is not complete within `head_timeout` seconds.
 
-    It is also closed if the head is larger than MAX_HEAD_BYTES: the parser itself has no limit. So is a connection with
-    more than MAX_PIPELINED requests that wait for their turn, and one whose client does not read.
+    It is also closed if the head is larger than MAX_HEAD_BYTES: the parser itself has no limit. So is one whose client
+    does not read, and, after its answers, one with MAX_PIPELINED requests that wait for their turn.
     """
 
     head_timeout: float
@@ -39,6 +41,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
         self._address = ""
+        self._has_last_request = False
+        """Whether the newest request is the last one that is answered."""
+        self._is_ignoring = False
+        """Whether what is received is dropped: it follows the last request."""
         self._received = 0
         """Bytes since the last complete head or body part; the current head has at least as many."""
 
@@ -56,7 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_ignoring:
             return
         self._received += len(data)
         super().data_received(data)
@@ -66,24 +72,33 @@ class BoundedProtocol(HttpToolsProtocol):
             # any bytes after a response stop uvicorn's idle timer, even if they begin no request
             self._start_timer()
 
+    def on_message_begin(self) -> None:
+        self._is_ignoring = self._has_last_request
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         self._stop_timer()
-        if self.transport.is_closing():
-            # the rest of what was received before the connection was closed
+        if self._drops:
             return
         super().on_headers_complete()
-        if len(self.pipeline) > MAX_PIPELINED:
-            self._abort()
+        if len(self.pipeline) == MAX_PIPELINED:
+            self.cycle.keep_alive = False
+            self._has_last_request = True
 
     def on_body(self, body: bytes) -> None:
         self._received = 0
-        if not self.transport.is_closing():
+        if not self._drops:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._received = 0
-        if not self.transport.is_closing():
+        if not self._drops:
             super().on_message_complete()
+
+    @property
+    def _drops(self) -> bool:
+        """Whether the rest of what was received together is dropped."""
+        return self._is_ignoring or self.transport.is_closing()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -93,6 +108,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if cycle.scope["http_version"] == "1.0":
+            app = without_chunks(cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:

@@ -28,6 +28,7 @@ _GRACE_SECONDS = 5
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; raises StartRefusedError if a check fails."""
     configure(settings.log_level, settings.log_format)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     for warning in settings.warnings:
         log.warning("%s", warning)
     devices = run_checks(settings)
@@ -51,6 +52,11 @@ def serve(settings: Settings) -> None:
             host = f"[{address}]" if ":" in address else address
             log.info("Paddock listens on http://%s:%d", host, port)
         _Server(config, app).run(sockets=listeners)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Drop the traceback of a request that was cancelled because the server stops: its client did not read in time."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 class _Server(uvicorn.Server):

@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -76,16 +77,33 @@ class Service:
         self._failed = FailedRequests(settings.max_failed_per_hour)
         self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted, history.is_shared)
         self._is_closing = False
+        self._on_closing: set[Callable[[], None]] = set()
 
     def begin_closing(self) -> None:
         """Refuse new work, and end all waits."""
         self._is_closing = True
+        for callback in [*self._on_closing]:
+            callback()
         self._waiting.begin_closing()
         self._broker.close()
+
+    @contextmanager
+    def when_closing(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Within the context, call this when the server begins to stop."""
+        self._on_closing.add(callback)
+        try:
+            yield
+        finally:
+            self._on_closing.discard(callback)
 
     async def suspend(self) -> None:
         """Save what runs, to be resumed at the next start; returns within the time set for it."""
         await self._scheduler.suspend(self.settings.stop_grace)
+
+    def check_open(self) -> None:
+        """Raise UnavailableError if the server is stopping."""
+        if self._is_closing:
+            raise UnavailableError(_STOPPING, RETRY_AFTER)
 
     @property
     def is_closing(self) -> bool:
@@ -115,8 +133,7 @@ class Service:
         as failed with the same sentence. Also raises ModelNotFoundError, QueueFullError, UnavailableError, and
         ConflictError if the key belongs to a different request.
         """
-        if self._is_closing:
-            raise UnavailableError(_STOPPING, RETRY_AFTER)
+        self.check_open()
         entry = self.entry(body.get("model"))
         count = parameters.num_generations(body, self.settings.max_num_generations)
         base = parameters.random_seed()

@@ -1,5 +1,6 @@
 """Limits on request heads: slow and oversized heads close the connection, other connections stay open."""
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from server.runtime.http_protocol import MAX_HEAD_BYTES, MAX_PIPELINED
-from tests.support.server_process import PATIENCE, ServerProcess, eventually
+from tests.support.server_process import CLEAN_ENDS, PATIENCE, ServerProcess, eventually
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 SECONDS = 1.0
@@ -131,6 +132,56 @@ def test_requests_sent_ahead_are_answered_in_order(connection: socket.socket) ->
         answers += connection.recv(65536)
 
 
+def read_to_end(connection: socket.socket) -> bytes:
+    received = b""
+    while more := connection.recv(65536):
+        received += more
+    return received
+
+
+def test_of_more_requests_sent_ahead_the_first_are_answered(connection: socket.socket) -> None:
+    connection.sendall((HEAD + b"\r\n") * (3 * MAX_PIPELINED))
+
+    received = read_to_end(connection)
+
+    # the first one does not wait for others
+    assert received.count(b"HTTP/1.1 200 OK") == MAX_PIPELINED + 1
+    assert received.count(b"connection: close") == 1
+
+
+def test_the_body_of_the_last_request_sent_ahead_is_read(connection: socket.socket) -> None:
+    post = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue")
+    last = post + b"Content-Type: application/json\r\nContent-Length: 16\r\n\r\n" + b'{"model": "none"'
+    connection.sendall((HEAD + b"\r\n") * MAX_PIPELINED + last)
+    time.sleep(SECONDS / 2)
+    connection.sendall(b"\r\n" * 10)
+
+    answers = read_to_end(connection).split(b"HTTP/1.1 ")
+    assert answers[-1].startswith(b"400 ")
+    assert b"not valid JSON" in answers[-1]
+
+
+@pytest.mark.parametrize("keep_alive", [b"", b"Connection: keep-alive\r\n"])
+def test_http_1_0_gets_no_chunks(connection: socket.socket, server: ServerProcess, keep_alive: bytes) -> None:
+    connection.sendall(b"GET /api/events HTTP/1.0\r\nHost: localhost\r\n" + keep_alive + b"\r\n")
+    received = b""
+    while not received.endswith(b"id: 0\n\n"):
+        received += connection.recv(65536)
+
+    head, body = received.split(b"\r\n\r\n", 1)
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    assert body == b"id: 0\n\n"
+
+
+def test_http_1_0_answers_of_known_length_are_whole(connection: socket.socket) -> None:
+    connection.sendall(b"GET /openapi.json HTTP/1.0\r\nHost: localhost\r\n\r\n")
+
+    head, body = read_to_end(connection).split(b"\r\n\r\n", 1)
+    assert f"content-length: {len(body)}" in head.decode()
+    assert json.loads(body)["openapi"]
+
+
 def test_more_requests_sent_ahead_close_the_connection_and_take_no_memory(server: ServerProcess) -> None:
     requests = (HEAD + b"\r\n") * 2000
     before = rss(server)
@@ -161,6 +212,51 @@ def test_a_client_that_reads_nothing_holds_no_more_than_one_answer(server: Serve
     finally:
         for one in opened:
             one.close()
+
+
+def test_a_half_sent_body_and_a_client_that_does_not_read_leave_no_traceback_at_a_stop(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "data")
+    server.start()
+    post = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue")
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as half,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as silent,
+    ):
+        half.sendall(post + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n" + b'{"model"')
+        silent.sendall((HEAD.replace(b"/healthz", b"/openapi.json") + b"\r\n") * MAX_PIPELINED)
+        time.sleep(1.0)
+        assert server.process is not None
+        server.process.terminate()
+        answer = read_to_end(half)
+        assert server.stop() in CLEAN_ENDS
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"The server is stopping. Send this request again" in answer
+    assert "Traceback" not in server.log_text()
+
+
+def test_requests_of_one_key_have_a_limit(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "data", api_keys="one,two", max_requests_per_key="3")
+    server.start()
+    streams = HEAD.replace(b"/healthz", b"/api/events") + b"Authorization: Bearer one\r\n\r\n"
+    opened = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) for _ in range(3)]
+    try:
+        for one in opened:
+            one.sendall(streams)
+            assert b" 200 OK" in one.recv(65536)
+        models = f"{server.url}/api/ai/queue"
+        refused = httpx.get(models, headers={"Authorization": "Bearer one"}, timeout=PATIENCE)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "queue_full")
+        assert "3 requests with this key" in refused.json()["error"]["message"]
+        assert refused.headers["retry-after"] == "5"
+        assert httpx.get(models, headers={"Authorization": "Bearer two"}, timeout=PATIENCE).status_code == 200
+
+        opened.pop().close()
+        eventually(lambda: httpx.get(models, headers={"Authorization": "Bearer one"}).raise_for_status(), server)
+    finally:
+        for one in opened:
+            one.close()
+        server.close()
 
 
 def test_connections_of_one_address_have_a_limit(tmp_path: Path) -> None:
