@@ -1,15 +1,18 @@
 """Serializes generations and events into the JSON of the API."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from fastapi import Response
+from fastapi.responses import StreamingResponse
 
 from server.api.links import Links
 from server.api.schemas.generations import HistoryRow, MediaType, Row
 from server.core.events import Live
 from server.core.generation import Generation
-from server.storage.db.records import Placed
+from server.service.service import Service
+from server.storage.db.records import Listing, Placed
 
 WARNINGS_HEADER = "Paddock-Warnings"
 
@@ -54,6 +57,43 @@ def history_row(placed: Placed, live: Live | None, links: Links) -> dict[str, An
         "user_image": None,
     }
     return {**placed.generation.parameters, **fields}
+
+
+async def rows_response(
+    service: Service,
+    listing: Listing,
+    to_json: Callable[[Placed, Live | None], dict[str, Any]],
+    more: Mapping[str, Any],
+) -> Response:
+    """Return the JSON of a list: `count`, `generations`, each made by `to_json`, and the fields of `more`.
+
+    A long list is read and sent in parts, as fast as the client reads: whole it could need much memory.
+    """
+    start = _encode({"count": len(listing.places), "generations": []})[:-2]
+    end = b"]" + (b"," + _encode(more)[1:] if more else b"}")
+
+    async def parts() -> AsyncIterator[bytes]:
+        async for batch in service.rows(listing):
+            rows = [to_json(placed, live) for placed, live in zip(batch, service.lives(batch), strict=True)]
+            if rows:
+                yield b",".join(map(_encode, rows))
+
+    rest = parts()
+    first, second = await anext(rest, b""), await anext(rest, b"")
+    if not second:
+        return Response(start + first + end, media_type="application/json")
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield start + first + b"," + second
+        async for part in rest:
+            yield b"," + part
+        yield end
+
+    return StreamingResponse(whole(), media_type="application/json")
+
+
+def _encode(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def completion(generation: Generation, links: Links) -> dict[str, Any]:

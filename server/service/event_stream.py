@@ -49,8 +49,7 @@ class EventStream:
         while True:
             with self._broker.subscribe(self._tenant) as subscription:
                 if is_new:
-                    async for event in self._begin(last_event_id):
-                        yield event
+                    yield await self._begin(last_event_id)
                     is_new = False
                 async for event in self._missed():
                     yield event
@@ -59,18 +58,15 @@ class EventStream:
                 if not subscription.has_overflowed:
                     return
 
-    async def _begin(self, last_event_id: str | None) -> AsyncIterator[Event | Position]:
+    async def _begin(self, last_event_id: str | None) -> Position:
         now = time.time()
         # what was completed in the future was completed before the clock was set back, and need not be recent
-        recent, newest = await self._history.recent(now - self._replay, now + _CLOCKS_DIFFER, self._tenant)
+        since, newest = await self._history.event_numbers(now - self._replay, now + _CLOCKS_DIFFER, self._tenant)
         number = _number(last_event_id)
         if number is not None and number <= newest:
-            self._number = number
-            return
-        for generation in recent:
-            yield self._told(generation)
-        self._number = newest
-        yield Position(newest)
+            since = number
+        self._number = since
+        return Position(since)
 
     async def _missed(self) -> AsyncIterator[Event]:
         """The completions that are recorded and not told yet."""

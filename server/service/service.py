@@ -35,7 +35,7 @@ from server.storage.db.records import (
     Filters,
     IdempotencyKeyReusedError,
     IdempotentRequest,
-    Page,
+    Listing,
     Placed,
     QueueLimitError,
     QueueLimits,
@@ -287,12 +287,16 @@ class Service:
         """One generation; raises GenerationNotFoundError for an unknown id, and for another tenant's."""
         return await self._find(tenant, generation_id)
 
-    async def newest(self, filters: Filters) -> list[Placed]:
-        """The newest generations that pass the filters, newest first."""
+    async def newest(self, filters: Filters) -> Listing:
+        """List the newest generations that pass the filters, newest first."""
         return await self._history.newest(filters, self._scheduler.next_weights)
 
-    async def page(self, filters: Filters, number: int, size: int) -> Page:
-        """A page of history."""
+    def rows(self, listing: Listing) -> AsyncIterator[list[Placed]]:
+        """The generations of a listing, a few at a time."""
+        return self._history.rows(listing)
+
+    async def page(self, filters: Filters, number: int, size: int) -> Listing:
+        """List a page of history."""
         try:
             return await self._history.page(filters, number, size, self._scheduler.next_weights)
         except StatementTimeoutError:

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from server.api.dependencies import FiltersDep, LinksDep, ServiceDep, TenantDep, error_responses
 from server.api.schemas.generations import History, OneGeneration, QueueDeleted
-from server.api.serializers import history_row
+from server.api.serializers import history_row, rows_response
 
 router = APIRouter(prefix="/generations", tags=["generations"])
 
@@ -26,22 +26,17 @@ async def index(
     ] = None,
     page: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 1,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 50,
-) -> JSONResponse:
+) -> Response:
     """Returns a page of the generations that match the filters, newest first."""
-    found = await service.page(replace(filters, search=search), page, page_size)
-    lives = service.lives(found.rows)
-    rows = [history_row(placed, live, links) for placed, live in zip(found.rows, lives, strict=True)]
-    return JSONResponse(
-        {
-            "count": len(rows),
-            "generations": rows,
-            "page_number": page,
-            "page_size": page_size,
-            "total_pages": -(-found.total // page_size),
-            "total_entries": found.total,
-            "total_cost": None,
-        }
-    )
+    listing = await service.page(replace(filters, search=search), page, page_size)
+    pages = {
+        "page_number": page,
+        "page_size": page_size,
+        "total_pages": -(-listing.total // page_size),
+        "total_entries": listing.total,
+        "total_cost": None,
+    }
+    return await rows_response(service, listing, lambda placed, live: history_row(placed, live, links), pages)
 
 
 @router.get(

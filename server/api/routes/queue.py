@@ -19,7 +19,7 @@ from server.api.dependencies import (
 )
 from server.api.schemas.generations import QueueCreated, QueueDeleted, QueueList, Row
 from server.api.schemas.requests import ENQUEUE, EXAMPLE
-from server.api.serializers import row, warn
+from server.api.serializers import row, rows_response, warn
 from server.core.errors import PreviewNotFoundError
 from server.core.generation import ACTIVE, Origin, Status
 
@@ -50,13 +50,12 @@ async def create(
 
 
 @router.get("", summary="List active generations", response_model=QueueList, responses=error_responses(400, 503))
-async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> JSONResponse:
+async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> Response:
     """Returns at most 1,000 generations, newest first: queued and processing ones, or those with the given `status`."""
     if filters.statuses is None:
         filters = replace(filters, statuses=ACTIVE)
-    found = await service.newest(filters)
-    rows = [row(placed, live, links) for placed, live in zip(found, service.lives(found), strict=True)]
-    return JSONResponse({"count": len(rows), "generations": rows})
+    listing = await service.newest(filters)
+    return await rows_response(service, listing, lambda placed, live: row(placed, live, links), {})
 
 
 @router.get("/{generation_id}", summary="Get a generation", response_model=Row, responses=error_responses(404, 503))

@@ -1,5 +1,6 @@
 """The store's own types: filters, pages, limits and errors."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_
@@ -98,8 +99,15 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A page of history, and how many entries there are in all."""
+class Listing:
+    """The generations that an answer lists, newest first.
 
-    rows: list[Placed]
+    Of each, `places` has the `seq` and its place in the queue at the moment of the list. `first` are the first ones as
+    they were at that moment; `pending` are the others, still to be read. `total` is how many entries there are in all.
+    """
+
+    tenant: str
+    places: Mapping[int, int | None]
+    first: Sequence[Generation]
+    pending: Sequence[int]
     total: int

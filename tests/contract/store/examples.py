@@ -119,7 +119,7 @@ async def take(store: Store, holding: Sequence[str | None], most: int = 100) -> 
 
 
 async def everything(store: Store) -> list[Generation]:
-    return [placed.generation for placed in await store.history.newest(Filters())]
+    return [placed.generation for placed in await store.newest(Filters())]
 
 
 async def of_tenants(store: Store, tenants: Sequence[str], models: Sequence[str] | None = None) -> list[Generation]:
@@ -134,7 +134,7 @@ async def of_tenants(store: Store, tenants: Sequence[str], models: Sequence[str]
 async def positions(store: Store, tenants: str, holding: Sequence[str | None]) -> dict[int, int]:
     """The sequence numbers of all that wait, by the places that their tenants see."""
     needed = [need(each) for each in holding]
-    told = [placed for tenant in tenants for placed in await store.history.newest(Filters(tenant=tenant), needed)]
+    told = [placed for tenant in tenants for placed in await store.newest(Filters(tenant=tenant), needed)]
     waiting = [(placed.queue_position, placed.generation.seq) for placed in told if placed.queue_position is not None]
     assert sorted(place for place, _ in waiting) == [*range(1, len(waiting) + 1)]
     return dict(waiting)

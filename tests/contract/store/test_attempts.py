@@ -118,8 +118,8 @@ async def test_a_finished_generation_says_when_and_what(store: Store, clock: Clo
     assert (finished.status, finished.artifact, finished.progress) == (Status.SUCCEEDED, "a.mp4", 1.0)
     assert finished.completed_at == clock.now
     assert (finished.owner, finished.lease_until) == (None, None)
-    assert (await store.history.recent(clock.now - 1, clock.now + 1, ""))[0] == [finished]
-    assert (await store.history.recent(clock.now + 1, clock.now + 2, ""))[0] == []
+    assert await store.completed_between(clock.now - 1, clock.now + 1, "") == [finished]
+    assert await store.completed_between(clock.now + 1, clock.now + 2, "") == []
 
 
 async def test_a_failure_keeps_its_sentence(store: Store) -> None:

@@ -86,9 +86,26 @@ async def test_many_are_read_in_parts_and_removed_ones_are_skipped(store: Store)
     assert await numbers(store, after=EVENTS_LIMIT + 1) == [*range(EVENTS_LIMIT + 2, EVENTS_LIMIT + 6)]
 
 
+async def test_completions_between_two_moments_begin_at_a_number(store: Store, clock: Clock) -> None:
+    ends = []
+    for tenant in "abaa":
+        ends.append(clock.now)
+        await finished(store, tenant)
+        clock.now += 10
+
+    async def before(since: float, until: float) -> int:
+        return (await store.history.event_numbers(since, until, "a"))[0]
+
+    assert await before(ends[0], clock.now) == 0
+    assert await before(ends[0] + 1, clock.now) == 1
+    assert await before(ends[3], clock.now) == 2
+    assert await before(ends[3] + 1, clock.now) == 3
+    assert await before(0, ends[1]) == 0
+
+
 async def test_the_newest_number_outlives_its_generation(store: Store, clock: Clock) -> None:
     ended = await finished(store)
     await store.expiry.remove(ended.id, "")
 
-    assert await store.history.recent(clock.now - 1, clock.now + 1, "") == ([], 1)
+    assert await store.history.event_numbers(clock.now - 1, clock.now + 1, "") == (1, 1)
     assert (await finished(store)).event_number == 2

@@ -66,7 +66,7 @@ async def test_the_oldest_that_ended_are_forgotten_and_what_is_active_is_not(sto
     assert await store.expiry.forget((second.completed_at or 0) + 1, 10) == [second]
     assert await store.expiry.forget((second.completed_at or 0) + 1, 10) == []
 
-    rows = await store.history.newest(Filters())
+    rows = await store.newest(Filters())
     assert [placed.generation.id for placed in rows] == [waiting.id, running.id, third.id]
     assert [entry["generation_id"] for entry in await store.attempt_log()] == [third.id, running.id]
     with pytest.raises(StaleAttemptError):

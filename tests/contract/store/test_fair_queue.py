@@ -109,7 +109,7 @@ async def test_places_follow_the_model_that_is_loaded(store: Store) -> None:
     assert await places() == await places(None) == await places("a") == [1, 3, 2, 4]
     assert await places("b") == [3, 1, 4, 2]
     assert await places("a", "b") == [1, 2, 3, 4]
-    page = await store.history.page(Filters(model="b"), 1, 10, [need("b")])
+    page = await store.page(Filters(model="b"), 1, 10, [need("b")])
     assert [placed.queue_position for placed in page.rows] == [2, 1]
 
 
@@ -130,7 +130,7 @@ def test_a_queue_is_taken_in_the_predicted_order(
         await queue_of(store, models)
         predicted = {
             placed.queue_position: placed.generation.seq
-            for placed in await store.history.newest(Filters(), [need(each) for each in holding])
+            for placed in await store.newest(Filters(), [need(each) for each in holding])
         }
         taken = await take(store, holding)
         store.close()
@@ -167,7 +167,7 @@ def test_whatever_comes_and_goes_the_first_is_next_and_none_waits_beyond_the_bou
         store = emptied(url, max_overtakes=bound)
         running: list[Generation] = []
         for step, model in steps:
-            rows = await store.history.newest(Filters(), [need(model)])
+            rows = await store.newest(Filters(), [need(model)])
             waiting = [placed.generation for placed in rows if placed.generation.status is Status.QUEUED]
             assert sorted(filter(None, (placed.queue_position for placed in rows))) == [*range(1, len(waiting) + 1)]
             if step == "claim" and (held := await store.attempts.claim("me", 60, need(model))):
@@ -186,7 +186,7 @@ def test_whatever_comes_and_goes_the_first_is_next_and_none_waits_beyond_the_bou
 
 
 async def everything_of(store: Store, tenants: str) -> list[Generation]:
-    found = [placed for tenant in tenants for placed in await store.history.newest(Filters(tenant=tenant))]
+    found = [placed for tenant in tenants for placed in await store.newest(Filters(tenant=tenant))]
     return [placed.generation for placed in found]
 
 

@@ -9,7 +9,8 @@ import pytest
 from server.core.generation import Generation, Status
 from server.storage.db.records import Filters, QueueLimits, SearchesBusyError, StatementTimeoutError
 from server.storage.db.session import Pool
-from server.storage.db.statements.history import LIST_LIMIT, MAX_WAITING_SEARCHES
+from server.storage.db.statements import history
+from server.storage.db.statements.history import BATCH_CHARS, BATCH_ROWS, LIST_LIMIT, MAX_WAITING_SEARCHES
 from tests.contract.store.examples import (
     new,
     queued,
@@ -24,7 +25,7 @@ async def test_filters_all_hold_together(store: Store) -> None:
     await queued(store, target_namespace="ox", target_repo="b", target_directory="y", model="other")
 
     async def count(**filters: object) -> int:
-        return len(await store.history.newest(Filters(**filters)))  # type: ignore[arg-type]
+        return len(await store.newest(Filters(**filters)))  # type: ignore[arg-type]
 
     assert await count() == 3
     assert await count(namespace="ox") == 3
@@ -40,17 +41,53 @@ async def test_pages_are_newest_first_and_count_all(store: Store) -> None:
     generations = await queued(store, 5)
     await queued(store, 2, tenant="another", status=Status.CANCELLED)
 
-    page = await store.history.page(Filters(), 2, 2)
+    page = await store.page(Filters(), 2, 2)
 
     assert page.total == 5
-    assert (await store.history.page(Filters(tenant="another"), 1, 1)).total == 2
-    assert (await store.history.page(Filters(model="no such"), 1, 1)).total == 0
+    assert (await store.page(Filters(tenant="another"), 1, 1)).total == 2
+    assert (await store.page(Filters(model="no such"), 1, 1)).total == 0
     assert [placed.generation.id for placed in page.rows] == [generations[2].id, generations[1].id]
     assert [placed.queue_position for placed in page.rows] == [3, 2]
     for size in (1, 2, 3, 5, 6):
-        pages = [await store.history.page(Filters(), number, size) for number in range(1, 8)]
+        pages = [await store.page(Filters(), number, size) for number in range(1, 8)]
         assert [len(page.rows) for page in pages] == [min(size, max(5 - size * before, 0)) for before in range(7)]
         assert [placed.generation.id for page in pages for placed in page.rows] == [g.id for g in generations[::-1]]
+
+
+async def test_a_long_list_is_read_in_parts_of_few_rows_and_few_characters(store: Store) -> None:
+    short = await queued(store, 2 * BATCH_ROWS + 1)
+    long = await queued(store, 3, parameters={"prompt": "ox" * BATCH_CHARS})
+    listing = await store.history.newest(Filters())
+
+    batches = [[placed.generation.id for placed in batch] async for batch in store.history.rows(listing)]
+
+    assert [len(batch) for batch in batches] == [1, 1, 1, BATCH_ROWS, BATCH_ROWS, 1]
+    assert [id_ for batch in batches for id_ in batch] == [each.id for each in [*short, *long][::-1]]
+
+
+async def test_a_list_leaves_out_what_is_removed_while_it_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "BATCH_ROWS", 2)
+    made = await queued(store, 6)
+    listing = await store.history.newest(Filters())
+    rows = store.history.rows(listing)
+    first = await anext(rows)
+    for gone in (made[2], made[3]):
+        await store.submissions.cancel(gone.id, "")
+        await store.expiry.remove(gone.id, "")
+    held = await store.attempts.claim("me", 60)
+    assert held is not None
+
+    rest = [placed async for batch in rows for placed in batch]
+
+    assert [(placed.generation.id, placed.queue_position) for placed in [*first, *rest]] == [
+        (made[5].id, 6),
+        (made[4].id, 5),
+        (made[1].id, 2),
+        # it is processed by now
+        (made[0].id, None),
+    ]
 
 
 async def test_a_list_of_several_statuses_is_one_newest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +98,7 @@ async def test_a_list_of_several_statuses_is_one_newest_first(store: Store, monk
     await store.attempts.claim("me", 60)
 
     async def ids(*statuses: Status) -> list[str]:
-        return [placed.generation.id for placed in await store.history.newest(Filters(statuses=frozenset(statuses)))]
+        return [placed.generation.id for placed in await store.newest(Filters(statuses=frozenset(statuses)))]
 
     assert await ids(Status.QUEUED, Status.PROCESSING) == [*waiting[::-1], running]
     assert await ids(Status.SUCCEEDED, Status.QUEUED) == [*waiting[::-1], over]
@@ -72,7 +109,7 @@ async def test_a_list_of_several_statuses_is_one_newest_first(store: Store, monk
 async def test_a_list_is_bounded(store: Store) -> None:
     await queued(store, LIST_LIMIT + 1)
 
-    assert len(await store.history.newest(Filters())) == LIST_LIMIT
+    assert len(await store.newest(Filters())) == LIST_LIMIT
 
 
 async def test_what_is_claimed_while_a_list_is_read_keeps_its_place_in_it(
@@ -88,7 +125,7 @@ async def test_what_is_claimed_while_a_list_is_read_keeps_its_place_in_it(
 
     monkeypatch.setattr(store.history, "_select", select_then_claim)
 
-    rows = await store.history.newest(Filters())
+    rows = await store.newest(Filters())
 
     assert [(row.generation.status, row.queue_position) for row in rows] == [(Status.QUEUED, 2), (Status.QUEUED, 1)]
 
@@ -112,7 +149,7 @@ async def test_history_is_searched_by_words_of_the_prompt(store: Store, search: 
         parameters = {"style": "lake"} if prompt is None else {"prompt": prompt, "style": "lake"}
         await store.submissions.insert([new(parameters=parameters)], QueueLimits(10))
 
-    page = await store.history.page(Filters(search=search), 1, 10)
+    page = await store.page(Filters(search=search), 1, 10)
 
     assert [placed.generation.parameters.get("prompt") for placed in page.rows] == found[::-1]
     assert page.total == len(found)
@@ -125,11 +162,11 @@ async def test_a_search_that_takes_too_long_is_stopped(store: Store, monkeypatch
     monkeypatch.setattr("server.storage.db.statements.history.SEARCH_SECONDS", 0.005)
 
     with pytest.raises(StatementTimeoutError):
-        await store.history.page(words, 1, 10)
+        await store.page(words, 1, 10)
     # the connection has no limit afterwards
-    assert (await store.history.page(Filters(), 1, 10)).total == 400
+    assert (await store.page(Filters(), 1, 10)).total == 400
     monkeypatch.setattr("server.storage.db.statements.history.SEARCH_SECONDS", 60.0)
-    assert (await store.history.page(words, 1, 10)).total == 0
+    assert (await store.page(words, 1, 10)).total == 0
 
 
 async def test_searches_delay_nothing_else(store: Store) -> None:
@@ -138,12 +175,12 @@ async def test_searches_delay_nothing_else(store: Store) -> None:
     pool = store.history._session.threads[Pool.SEARCHES]
     occupied = [pool.submit(over.wait) for _ in range(pool._max_workers)]
     try:
-        search = asyncio.create_task(store.history.page(Filters(search="ox"), 1, 10))
+        search = asyncio.create_task(store.page(Filters(search="ox"), 1, 10))
         async with asyncio.timeout(PATIENCE):
             (generation,) = await queued(store)
             assert await store.attempts.claim("me", 60) is not None
             assert await store.history.get(generation.id, "") is not None
-            assert (await store.history.page(Filters(), 1, 10)).total == 3
+            assert (await store.page(Filters(), 1, 10)).total == 3
         assert not search.done()
     finally:
         over.set()
@@ -159,7 +196,7 @@ async def test_blocked_writers_delay_no_reader(store: Store) -> None:
     try:
         async with asyncio.timeout(PATIENCE):
             assert await store.history.get(generation.id, "") is not None
-            assert (await store.history.page(Filters(search="ox"), 1, 10)).total == 1
+            assert (await store.page(Filters(search="ox"), 1, 10)).total == 1
     finally:
         over.set()
     assert all(each.result() for each in occupied)
@@ -170,13 +207,13 @@ async def test_searches_of_a_tenant_take_turns_and_few_may_wait(store: Store) ->
     pool = store.history._session.threads[Pool.SEARCHES]
     occupied = [pool.submit(over.wait) for _ in range(pool._max_workers)]
     mine = [
-        asyncio.create_task(store.history.page(Filters(tenant="a", search="ox"), 1, 10))
+        asyncio.create_task(store.page(Filters(tenant="a", search="ox"), 1, 10))
         for _ in range(1 + MAX_WAITING_SEARCHES)
     ]
     await asyncio.sleep(0)
     with pytest.raises(SearchesBusyError):
-        await store.history.page(Filters(tenant="a", search="ox"), 1, 10)
-    others = asyncio.create_task(store.history.page(Filters(tenant="b", search="ox"), 1, 10))
+        await store.page(Filters(tenant="a", search="ox"), 1, 10)
+    others = asyncio.create_task(store.page(Filters(tenant="b", search="ox"), 1, 10))
     await asyncio.sleep(0.05)
     # one of each tenant, besides those that occupy the threads
     assert pool._work_queue.qsize() == 2
@@ -185,5 +222,5 @@ async def test_searches_of_a_tenant_take_turns_and_few_may_wait(store: Store) ->
     over.set()
     assert [(await each).total for each in (*mine, others)] == [0] * (len(mine) + 1)
     assert all(each.result() for each in occupied)
-    await store.history.page(Filters(tenant="a", search="ox"), 1, 10)
+    await store.page(Filters(tenant="a", search="ox"), 1, 10)
     assert not store.history._searches

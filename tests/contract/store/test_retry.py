@@ -76,7 +76,7 @@ async def test_a_generation_keeps_its_place_for_two_deaths_of_its_server_and_the
     assert [one.id for one in await die_with_server(store, 3)] == [deadly.id] * 3
 
     (later,) = await queued(store)
-    rows = {placed.generation.id: placed for placed in await store.history.newest(Filters())}
+    rows = {placed.generation.id: placed for placed in await store.newest(Filters())}
     assert [rows[one.id].queue_position for one in (*others, deadly, later)] == [1, 2, 3, 4, 5]
     # it is still where it was in the history
     assert list(rows) == [later.id, *(one.id for one in reversed(others)), deadly.id]

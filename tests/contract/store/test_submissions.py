@@ -45,9 +45,9 @@ async def test_another_tenants_generation_does_not_exist(store: Store) -> None:
 
     assert await store.history.get(generation.id, "you") is None
     assert await store.submissions.cancel(generation.id, "you") is None
-    assert await store.history.newest(Filters(tenant="you")) == []
-    assert (await store.history.page(Filters(tenant="you"), 1, 10)).total == 0
-    assert (await store.history.recent(0, 1e10, "you"))[0] == []
+    assert await store.newest(Filters(tenant="you")) == []
+    assert (await store.page(Filters(tenant="you"), 1, 10)).total == 0
+    assert await store.completed_between(0, 1e10, "you") == []
 
 
 async def test_an_insert_over_the_limit_records_nothing(store: Store) -> None:
@@ -164,7 +164,7 @@ async def test_any_text_is_kept_and_looked_for(store: Store) -> None:
     generation = new(target_namespace=odd, parameters={"prompt": odd}, params=replace(PARAMS, prompt=odd))
     await store.submissions.insert([generation], QueueLimits(1))
 
-    (placed,) = await store.history.newest(Filters(namespace=odd))
+    (placed,) = await store.newest(Filters(namespace=odd))
 
     assert placed.generation.parameters == {"prompt": odd}
     assert placed.generation.params == generation.params

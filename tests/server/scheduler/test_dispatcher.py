@@ -144,7 +144,8 @@ async def test_in_a_list_each_is_told_what_it_is_told_alone(inside: Inside) -> N
     for changes in kinds:
         await inside.enqueue(**changes)
 
-    listed = await inside.service.newest(Filters(statuses=ACTIVE))
+    listing = await inside.service.newest(Filters(statuses=ACTIVE))
+    listed = [placed async for batch in inside.service.rows(listing) for placed in batch]
     together = inside.service.lives(listed)
 
     alone = [inside.service.live(placed) for placed in listed]

@@ -83,7 +83,7 @@ class Place:
         os.utime(path, (NOW - age, NOW - age))
 
     async def rows(self) -> dict[str, Generation]:
-        return {placed.generation.id: placed.generation for placed in await self.store.history.newest(Filters())}
+        return {placed.generation.id: placed.generation for placed in await self.store.newest(Filters())}
 
     def files(self) -> dict[str, str]:
         """The key of every video, each with its generation's id."""

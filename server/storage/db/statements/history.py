@@ -1,15 +1,16 @@
 """Statements that clients read by: one generation, lists and pages, with places in the queue."""
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Text, and_, bindparam, cast, func, select
 
 from server.core.fair_queue import Weights
 from server.core.generation import Generation, Status
-from server.storage.db.records import Filters, Page, Placed, SearchesBusyError
+from server.storage.db.records import Filters, Listing, Placed, SearchesBusyError
 from server.storage.db.schema import event_counters, generations
 from server.storage.db.session import Pool, Repository, Session, in_thread_of
 from server.storage.db.statements import fair_queue
@@ -19,6 +20,10 @@ LIST_LIMIT = 1000
 
 EVENTS_LIMIT = 100
 """So many completions are read at once for a stream of events."""
+
+BATCH_ROWS = 64
+BATCH_CHARS = 64 * 1024
+"""So many rows of a long list are read at once, or fewer if their requests contain more characters than this."""
 
 SEARCH_SECONDS = 5.0
 """The time limit of a search's statements."""
@@ -43,10 +48,11 @@ class History(Repository):
             generation = find(tx, generation_id, tenant)
             if generation is None:
                 return None
-            return self._place(tx, [generation], holding)[0]
+            queued = [generation.seq] if generation.status is Status.QUEUED else []
+            return Placed(generation, self._places(tx, tenant, queued, holding).get(generation.seq))
 
-    async def page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None] = ()) -> Page:
-        """Page `number` (from 1) of `size` generations, newest first.
+    async def page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None] = ()) -> Listing:
+        """List page `number` (from 1) of `size` generations, newest first.
 
         A search runs on threads of its own, within SEARCH_SECONDS, one at a time for each tenant. Raises
         StatementTimeoutError and SearchesBusyError.
@@ -71,38 +77,73 @@ class History(Repository):
                 del self._waiting[tenant], self._searches[tenant]
 
     @in_thread_of(Pool.READS)
-    def newest(self, filters: Filters, holding: Sequence[Weights | None] = ()) -> list[Placed]:
-        """The newest generations, newest first, at most LIST_LIMIT."""
+    def newest(self, filters: Filters, holding: Sequence[Weights | None] = ()) -> Listing:
+        """List the newest generations, newest first, at most LIST_LIMIT."""
         with self._session.read() as tx:
             # for several statuses at once, SQLite would go through the whole history for the few that wait
             found = [each for one in filters.by_status() for each in self._select(tx, one, LIST_LIMIT, 0)]
-            newest = sorted(found, key=lambda generation: generation.seq, reverse=True)[:LIST_LIMIT]
-            return self._place(tx, newest, holding)
+            newest = sorted(found, reverse=True)[:LIST_LIMIT]
+            return self._listing(tx, filters, newest, len(newest), holding)
+
+    async def rows(self, listing: Listing) -> AsyncIterator[list[Placed]]:
+        """The generations of a listing, a few at a time, so that a long one needs little memory.
+
+        Those that were removed in the meantime are left out.
+        """
+        batch, pending = listing.first, listing.pending
+        while True:
+            yield [Placed(each, listing.places[each.seq] if each.status is Status.QUEUED else None) for each in batch]
+            if not pending:
+                return
+            batch, pending = await self._batch(listing.tenant, pending)
 
     @in_thread_of(Pool.READS)
-    def _page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]) -> Page:
+    def _batch(self, tenant: str, pending: Sequence[int]) -> tuple[list[Generation], Sequence[int]]:
+        with self._session.read() as tx:
+            return self._read_batch(tx, tenant, pending)
+
+    def _read_batch(
+        self, tx: Connection, tenant: str, pending: Sequence[int]
+    ) -> tuple[list[Generation], Sequence[int]]:
+        """Read the first generations of `pending`; returns them, and what is still pending."""
+        batch: list[Generation] = []
+        wanted, size = pending[:BATCH_ROWS], 0
+        found = tx.execute(_BATCH, {"wanted": wanted, "whose": tenant}).mappings()
+        while size < BATCH_CHARS and (row := found.fetchone()) is not None:
+            size += len(row["parameters"])
+            batch.append(from_row({**row, "parameters": json.loads(row["parameters"])}))
+        found.close()
+        if size < BATCH_CHARS:
+            return batch, pending[len(wanted) :]
+        return batch, pending[pending.index(batch[-1].seq) + 1 :]
+
+    @in_thread_of(Pool.READS)
+    def _page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]) -> Listing:
         with self._session.read() as tx:
             return self._read_page(tx, filters, number, size, holding)
 
     @in_thread_of(Pool.SEARCHES)
-    def _found_page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]) -> Page:
+    def _found_page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]) -> Listing:
         with self._session.read_within(SEARCH_SECONDS) as tx:
             return self._read_page(tx, filters, number, size, holding)
 
     def _read_page(
         self, tx: Connection, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]
-    ) -> Page:
+    ) -> Listing:
         total = self._count(tx, filters)
         found = self._select(tx, filters, size, (number - 1) * size, total)
-        return Page(self._place(tx, found, holding), total)
+        return self._listing(tx, filters, found, total, holding)
 
     @in_thread_of(Pool.READS)
     def completed_after(self, number: int, tenant: str) -> list[Generation]:
-        """A tenant's generations with event numbers above one, in their order, at most EVENTS_LIMIT."""
+        """A tenant's generations with event numbers above one, in their order, at most EVENTS_LIMIT.
+
+        They are without what their requests contained, which events do not tell.
+        """
         event_number = generations.c.event_number
         with self._session.read() as tx:
             rows = tx.execute(
-                select(generations)
+                select(*_SUMMARY)
                 .where(generations.c.tenant == tenant, event_number > number)
                 .order_by(event_number)
                 .limit(EVENTS_LIMIT)
@@ -110,22 +151,16 @@ class History(Repository):
             return [from_row(row) for row in rows]
 
     @in_thread_of(Pool.READS)
-    def recent(self, since: float, until: float, tenant: str) -> tuple[list[Generation], int]:
-        """A tenant's generations that succeeded or failed between two moments, and its newest event number.
-
-        The oldest first, at most LIST_LIMIT.
-        """
+    def event_numbers(self, since: float, until: float, tenant: str) -> tuple[int, int]:
+        """The event number before a tenant's first completion between two moments, and its newest event number."""
         with self._session.read() as tx:
             newest = tx.scalar(select(event_counters.c.newest).where(event_counters.c.tenant == tenant)) or 0
-            rows = tx.execute(
-                select(generations)
-                .where(generations.c.completed_at.between(since, until), generations.c.tenant == tenant)
-                .where(generations.c.status.in_((Status.SUCCEEDED, Status.FAILED)))
-                .order_by(generations.c.completed_at.desc())
-                .limit(LIST_LIMIT)
-            ).mappings()
-            found = [from_row(row) for row in rows][::-1]
-            return sorted(found, key=lambda generation: generation.event_number or 0), newest
+            first = tx.scalar(
+                select(func.min(generations.c.event_number)).where(
+                    generations.c.completed_at.between(since, until), generations.c.tenant == tenant
+                )
+            )
+            return newest if first is None else first - 1, newest
 
     @in_thread_of(Pool.READS)
     def queued(self) -> int:
@@ -133,11 +168,29 @@ class History(Repository):
         with self._session.read() as tx:
             return count_queued(tx)
 
-    def _place(self, tx: Connection, found: Sequence[Generation], holding: Sequence[Weights | None]) -> list[Placed]:
-        """These generations, all of one tenant, with their places in the queue."""
-        wanted = {generation.seq for generation in found if generation.status is Status.QUEUED}
-        at = fair_queue.places(tx, found[0].tenant, wanted, holding, self._max_overtakes) if wanted else {}
-        return [Placed(generation, at.get(generation.seq)) for generation in found]
+    def _listing(
+        self,
+        tx: Connection,
+        filters: Filters,
+        found: Sequence[int],
+        total: int,
+        holding: Sequence[Weights | None],
+    ) -> Listing:
+        """The listing of some of a tenant's generations, newest first, with their places in the queue."""
+        queued: Collection[int] = ()
+        if found and (filters.statuses is None or Status.QUEUED in filters.statuses):
+            # by an index alone: the status in a row comes after texts of any length
+            is_queued = and_(generations.c.tenant == filters.tenant, generations.c.status == Status.QUEUED)
+            between = generations.c.seq.between(found[-1], found[0])
+            queued = set(tx.scalars(select(generations.c.seq).where(is_queued, between))) & set(found)
+        places = self._places(tx, filters.tenant, queued, holding)
+        first, pending = self._read_batch(tx, filters.tenant, found)
+        return Listing(filters.tenant, {seq: places.get(seq) for seq in found}, first, pending, total)
+
+    def _places(
+        self, tx: Connection, tenant: str, queued: Collection[int], holding: Sequence[Weights | None]
+    ) -> dict[int, int]:
+        return fair_queue.places(tx, tenant, set(queued), holding, self._max_overtakes) if queued else {}
 
     def _count(self, tx: Connection, filters: Filters) -> int:
         every = select(func.count()).select_from(generations)
@@ -147,16 +200,28 @@ class History(Repository):
         # few rows of other tenants
         return (tx.scalar(every) or 0) - (tx.scalar(every.where(generations.c.tenant > "")) or 0)
 
-    def _select(
-        self, tx: Connection, filters: Filters, limit: int, offset: int, total: int | None = None
-    ) -> list[Generation]:
-        """At most `limit` generations after `offset` newer ones, newest first; `total` match, if that is known."""
+    def _select(self, tx: Connection, filters: Filters, limit: int, offset: int, total: int | None = None) -> list[int]:
+        """At most `limit` generations after `offset` newer ones, newest first; `total` match, if that is known.
+
+        An index alone answers which they are, so the rows before them are skipped without being read.
+        """
         seq = generations.c.seq
         order, older = seq.desc(), None if total is None else total - offset - limit
         if older is not None and older < offset:
             # the database counts what it skips one by one: start from the nearer end
             order, limit, offset = seq.asc(), max(limit + min(older, 0), 0), max(older, 0)
-        # an index alone answers which they are, so the rows before them are skipped without being read
         wanted = select(seq).where(filters.clause()).order_by(order).limit(limit).offset(offset)
-        rows = tx.execute(select(generations).where(seq.in_(wanted)).order_by(seq.desc())).mappings()
-        return [from_row(row) for row in rows]
+        return sorted(tx.scalars(wanted), reverse=True)
+
+
+_CONTENT = ("parameters", "params", "fingerprint", "warnings")
+_SUMMARY = [column for column in generations.c if column.name not in _CONTENT]
+_BATCH = (
+    select(
+        *(column for column in generations.c if column.name != "parameters"),
+        # not parsed before its size is known
+        cast(generations.c.parameters, Text).label("parameters"),
+    )
+    .where(generations.c.seq.in_(bindparam("wanted", expanding=True)), generations.c.tenant == bindparam("whose"))
+    .order_by(generations.c.seq.desc())
+)

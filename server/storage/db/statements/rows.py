@@ -1,6 +1,6 @@
 """Generations to rows and back, and the look-ups that every topic needs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -25,15 +25,16 @@ def to_row(generation: Generation) -> dict[str, Any]:
     return row
 
 
-def from_row(row: RowMapping) -> Generation:
-    """The generation that a row holds."""
+def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
+    """The generation that a row holds. A row without some of the columns gives one without their values."""
+    params = row.get("params")
     return Generation(
         **{
             **{name: value for name, value in row.items() if name != "variant"},
             "status": Status(row["status"]),
             "origin": Origin(row["origin"]),
-            "warnings": tuple(row["warnings"] or ()),
-            "params": _PARAMS.validate_python(row["params"]) if row["params"] else None,
+            "warnings": tuple(row.get("warnings") or ()),
+            "params": _PARAMS.validate_python(params) if params else None,
         }
     )
 
