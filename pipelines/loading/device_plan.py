@@ -85,14 +85,11 @@ def check_others(shape: ModelShape, spec: ModelSpec, device: str, limit: int | N
     """
     if torch.device(device).type != "cuda":
         return
-    now, card, host = (
-        current_machine(device, limit, spec.precision, spec.accuracy),
-        device_memory(device),
-        host_memory(),
-    )
+    now = current_machine(device, limit, spec.precision, spec.accuracy)
+    card, host = device_memory(device), host_memory()
     freed = replace(
         now,
-        device_memory=min(card.total, limit or card.total) if card.is_held else now.device_memory,
+        device_memory=(card.total if limit is None else min(card.total, limit)) if card.is_held else now.device_memory,
         host_memory=round(host.total * HOST_SHARE) if host.is_held else now.host_memory,
     )
     smallest = Geometry.fit(*SMALLEST_VIDEO, shape.grid)
@@ -101,7 +98,7 @@ def check_others(shape: ModelShape, spec: ModelSpec, device: str, limit: int | N
         return
     if card.is_held and least.device_peak > now.device_memory:
         raise _busy(device, card, least.device_peak)
-    raise _busy("the host", host, max(least.host_peak, later.host_peak))
+    raise _busy("the host", host, later.host_peak)
 
 
 def check_host_memory(chosen: MemoryPlan, machine: Machine, host: Memory | None = None) -> None:

@@ -46,8 +46,8 @@ def test_a_card_that_others_hold_is_busy_until_they_let_go(arrange: Arrange) -> 
     with pytest.raises(MachineBusyError) as busy:
         made_plan()
     assert str(busy.value) == (
-        "Other programs hold the memory of cuda:0: 2.0 GiB of 24.0 GiB is free, and the model needs 3.5 GiB. Close some "
-        "of them, or wait until they end."
+        "Other programs hold the memory of cuda:0: 2.0 GiB of 24.0 GiB is free, and the model needs 3.5 GiB. Close "
+        "some of them, or wait until they end."
     )
 
     arrange((23.5, 24))
@@ -93,8 +93,8 @@ def test_the_hosts_memory_may_be_held_as_well(arrange: Arrange) -> None:
     ):
         made_plan()
 
-    arrange((23, 24), (4, 8))
-    with pytest.raises(HostMemoryError, match=r"and 3\.6 GiB is free\. Close other programs, or add memory\."):
+    arrange((23, 24), (2, 4))
+    with pytest.raises(HostMemoryError, match=r"and 1\.8 GiB is free\. Close other programs, or add memory\."):
         made_plan()
 
 

@@ -199,7 +199,7 @@ def test_no_plan_left_since_others_took_the_memory_is_an_error_of_its_own(
         raise MachineBusyError("Other programs hold the memory.")
 
     fallback = OutOfMemoryFallback(SPEC, wan21, "cpu", cache=cache)
-    monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=GIB))
+    monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=0))
     run_out(stage, 1)
 
     with monkeypatch.context() as held:
