@@ -198,9 +198,13 @@ def test_no_plan_left_since_others_took_the_memory_is_an_error_of_its_own(
     def busy(*_: object) -> None:
         raise MachineBusyError("Other programs hold the memory.")
 
+    def lower(*args: Any) -> MemoryPlan | None:
+        # after the first fallback there is none
+        return next_plan(*args) if len(layouts) == 1 else None
+
     fallback = OutOfMemoryFallback(SPEC, wan21, "cpu", cache=cache)
-    monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=0))
-    run_out(stage, 1)
+    monkeypatch.setattr("pipelines.runner.oom_fallback.next_plan", lower)
+    run_out(stage, 2)
 
     with monkeypatch.context() as held:
         held.setattr("pipelines.runner.oom_fallback.check_others", busy)
@@ -208,8 +212,7 @@ def test_no_plan_left_since_others_took_the_memory_is_an_error_of_its_own(
             fallback.render(PARAMS, tmp_path / "video.mp4").finish()
 
     assert fallback.render(PARAMS, tmp_path / "video.mp4").finish().path.is_file()
-    assert len(layouts) == 2
-    assert layouts[0] == layouts[1]
+    assert layouts[0] == layouts[2] != layouts[1]
 
 
 def test_a_library_that_finds_no_memory_counts_like_torch(
