@@ -73,6 +73,10 @@ class HostMemoryError(PipelineError):
     """No plan for a model fits into the host's memory."""
 
 
+class MachineBusyError(PipelineError):
+    """Other programs hold the device or the memory that a model needs: once they let go, the same may succeed."""
+
+
 class EncodingError(PipelineError):
     """ffmpeg could not write the video."""
 

@@ -14,18 +14,24 @@ from pipelines.core.errors import DeviceError
 
 _NO_DEVICE = 100
 _NAME_BYTES = 256
+_BUS_BYTES = 32
 # CUdevice_attribute in cuda.h
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A CUDA device: torch name, product name, memory in bytes, compute capability."""
+    """A CUDA device: torch name, product name, memory in bytes, compute capability, free bytes if these are known."""
 
     name: str
     description: str
     memory: int
     capability: tuple[int, int]
+    free: int | None = None
+
+
+class _NvmlMemory(ctypes.Structure):
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
 
 def cuda_devices() -> list[Device]:
@@ -57,7 +63,22 @@ def _describe(driver: Any, index: int) -> Device:
             _attribute(driver, device, _COMPUTE_CAPABILITY_MAJOR),
             _attribute(driver, device, _COMPUTE_CAPABILITY_MINOR),
         ),
+        free=_free(driver, device),
     )
+
+
+def _free(driver: Any, device: ctypes.c_int) -> int | None:
+    """The free bytes by NVML, which needs no context: none could be made where other programs hold all memory."""
+    bus, handle, memory = ctypes.create_string_buffer(_BUS_BYTES), ctypes.c_void_p(), _NvmlMemory()
+    try:
+        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+        _check(driver.cuDeviceGetPCIBusId(bus, _BUS_BYTES, device), "cuDeviceGetPCIBusId")
+        _check(nvml.nvmlInit_v2(), "nvmlInit")
+        _check(nvml.nvmlDeviceGetHandleByPciBusId_v2(bus.value, ctypes.byref(handle)), "nvmlDeviceGetHandleByPciBusId")
+        _check(nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)), "nvmlDeviceGetMemoryInfo")
+    except (OSError, AttributeError, DeviceError):
+        return None
+    return memory.free
 
 
 def _attribute(driver: Any, device: ctypes.c_int, attribute: int) -> int:

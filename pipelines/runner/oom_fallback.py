@@ -10,12 +10,20 @@ from pathlib import Path
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from pipelines.core.errors import DeviceMemoryError
+from pipelines.core.errors import DeviceMemoryError, MachineBusyError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import LoadCallback
 from pipelines.core.request import VideoParams
-from pipelines.loading.device_plan import current_machine, plan_for_device, read_model_shape
+from pipelines.loading.device_plan import (
+    check_others,
+    current_machine,
+    device_memory,
+    is_held,
+    is_out_of_memory,
+    plan_for_device,
+    read_model_shape,
+)
 from pipelines.loading.load import CACHE
 from pipelines.planning.layout import Machine
 from pipelines.planning.learned_limits import LearnedLimits
@@ -65,7 +73,10 @@ class OutOfMemoryFallback:
         cache: Path = CACHE,
         loras_dir: Path | None = None,
     ) -> "OutOfMemoryFallback":
-        """Load with the first plan that does not run out of memory. Raises PipelineError."""
+        """Load with the first plan that does not run out of memory.
+
+        Raises PipelineError, of which MachineBusyError says that the same may succeed later.
+        """
         fallback = cls(spec, folder, device, on_load, cache, loras_dir)
         fallback._loaded()
         return fallback
@@ -83,12 +94,13 @@ class OutOfMemoryFallback:
     def render(self, params: VideoParams, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
         """Make one video as `Runner.render` does. Raises DeviceMemoryError as well, when no plan has enough memory.
 
-        After that error the plan is the one from before: a video that is too large must not slow down the next one.
+        It is MachineBusyError if other programs have taken so much meanwhile that not even the smallest video is left.
+        After either error the plan is the one from before: a video that is too large must not slow down the next one.
         """
         before = self._plan
         try:
             return self._render(params, path, callbacks)
-        except DeviceMemoryError:
+        except (DeviceMemoryError, MachineBusyError):
             self.close()
             self._plan = before
             raise
@@ -98,12 +110,14 @@ class OutOfMemoryFallback:
             runner = self._loaded()
             try:
                 return runner.render(params, path, callbacks)
-            except torch.OutOfMemoryError as error:
-                log.warning("out of memory with %s: %s", self._plan_name, str(error).partition("\n")[0])
             except TorchDynamoException as error:
                 # for example, with a size that is new to the compiler
                 runner.disable_compilation(error)
                 continue
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                log.warning("out of memory with %s: %s", self._plan_name, str(error).partition("\n")[0])
             # after the except block, because the exception's frames keep the tensors alive
             self._fall_back((params.width, params.height, params.num_frames))
 
@@ -139,14 +153,19 @@ class OutOfMemoryFallback:
                     self._cache,
                     self._loras_dir,
                 )
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 log.warning("out of memory while loading %s: %s", self._plan_name, str(error).partition("\n")[0])
             if self._runner is None:
                 self._fall_back(self._spec.sizes[-1])
         return self._runner
 
     def _fall_back(self, size: tuple[int, int, int]) -> None:
-        """Select the next smaller plan for a video (width, height, frames). Raises DeviceMemoryError without one."""
+        """Select the next smaller plan for a video (width, height, frames).
+
+        Without one it raises DeviceMemoryError, or MachineBusyError if other programs are the cause.
+        """
         self.close()
         release_memory()
         if self._plan is None:
@@ -156,13 +175,15 @@ class OutOfMemoryFallback:
         geometry = Geometry.fit(*size, shape.grid)
         lower = next_plan(shape, geometry, machine, self._plan)
         if lower is None:
+            check_others(shape, self._spec, self._device, self._limits.get(self._gpu))
             raise DeviceMemoryError(
                 f"The device ran out of memory, even with the plan that needs least. {_recommend(shape, machine, size)}"
             )
         log.warning("trying %s", lower.name)
         failed = evaluate(shape, geometry, machine, self._plan.layout).device_peak
-        if NEXT_PEAK_SHARE * machine.device_memory <= failed <= machine.device_memory:
-            # far below the limit another process was the cause, and above it the plan had not been expected to fit
+        if NEXT_PEAK_SHARE * machine.device_memory <= failed <= machine.device_memory and not is_held(self._device):
+            # far below the limit another process was the cause, and above it the plan had not been expected to fit;
+            # a GPU that others hold has more memory at other times
             self._limits.learn(self._gpu, lower.device_peak)
         self._plan = lower
 
@@ -170,6 +191,8 @@ class OutOfMemoryFallback:
 def _gpu_key(device: str) -> str:
     if torch.device(device).type != "cuda":
         return device
+    # first: it says so if the device is in use
+    device_memory(device)
     properties = torch.cuda.get_device_properties(device)
     return f"{properties.name}, {properties.total_memory} bytes"
 

@@ -200,7 +200,9 @@ def _gpus(settings: Settings) -> Iterator[Finding]:
     for name in names:
         gpu = found[name]
         capability = tuple(gpu["capability"])
-        description = f"{gpu['description']}, {_gb(gpu['memory'])}, compute capability {'.'.join(map(str, capability))}"
+        free = "" if gpu.get("free") is None else f", of which {_gb(gpu['free'])} are free"
+        size = f"{_gb(gpu['memory'])}{free}"
+        description = f"{gpu['description']}, {size}, compute capability {'.'.join(map(str, capability))}"
         if capability < MIN_CAPABILITY:
             yield _fail(name, f"{description}: PyTorch has no kernels for capabilities below 7.5.")
         elif capability < BF16_CAPABILITY:

@@ -3,6 +3,7 @@
 | The attempt ended because | Deaths in a row without progress | Then the generation |
 | --- | --- | --- |
 | its server stopped, or its worker died of another generation | any | keeps its place in the queue |
+| nothing can be made on the device now | any | keeps its place |
 | its worker died | 1 | keeps its place |
 | its worker died | 2 | fails |
 | its server died, or the server's host | 1, 2 | keeps its place |

@@ -16,12 +16,19 @@ class EngineError(Exception):
     """An error that an engine reports; `str()` is a sentence for the user."""
 
 
+class DeviceUnavailableError(EngineError):
+    """Nothing can be made on the device now, and no work is to blame: other programs hold its memory, for example.
+
+    The same work may succeed later.
+    """
+
+
+class WorkerStartError(DeviceUnavailableError):
+    """No worker process could be started: the machine has no memory, processes or file descriptors left."""
+
+
 class WorkerDiedError(EngineError):
     """The worker process ended while it worked."""
-
-
-class WorkerStartError(WorkerDiedError):
-    """No worker process could be started: the machine has no memory, processes or file descriptors left."""
 
 
 class WorkerStuckError(WorkerDiedError):
@@ -106,12 +113,15 @@ class Engine(Protocol):
         """The times that the last runs on this device took, which the engine records."""
 
     async def load(self, entry: CatalogueEntry) -> Ready:
-        """Load a model, and start a worker if there is none; raises LoadFailedError or WorkerDiedError."""
+        """Load a model, and start a worker if there is none.
+
+        Raises LoadFailedError, WorkerDiedError or DeviceUnavailableError.
+        """
 
     async def run(self, run: Run, on_report: Callable[[RunReport], None]) -> Finish:
         """Make a video's frames, and return when the device is free. Its file is still being finished then.
 
-        Raises GenerationFailedError, RunCancelledError, RunSuspendedError or WorkerDiedError.
+        Raises GenerationFailedError, RunCancelledError, RunSuspendedError, WorkerDiedError or DeviceUnavailableError.
         """
 
     async def prepare(self, prompts: Sequence[str]) -> None:

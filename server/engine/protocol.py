@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 8
+VERSION = 9
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
@@ -143,11 +143,16 @@ class Ready(_Message):
 
 
 class LoadFailed(_Message):
-    """The model cannot be loaded; `message` is a sentence for the user."""
+    """The model cannot be loaded; `message` is a sentence for the user.
+
+    `temporary`: the model is not the cause but the state of the machine, for example the memory that other programs
+    hold. The same may succeed later, best in another worker.
+    """
 
     kind: Literal["load_failed"] = "load_failed"
     model_id: str
     message: str
+    temporary: bool = False
 
 
 class Unloaded(_Message):
@@ -215,10 +220,14 @@ class Done(_About):
 
 
 class Failed(_About):
-    """The attempt has failed; `message` is a sentence for the user. The worker goes on."""
+    """The attempt has failed; `message` is a sentence for the user. The worker goes on.
+
+    `temporary`: the same may succeed later, as in LoadFailed.
+    """
 
     kind: Literal["failed"] = "failed"
     message: str
+    temporary: bool = False
 
 
 class DeviceFailed(_Message):

@@ -15,13 +15,13 @@ from server.core.logging import ids
 from server.core.public import without_paths
 from server.core.retry import blame_for_worker_death
 from server.engine.interface import (
+    DeviceUnavailableError,
     Finish,
     GenerationFailedError,
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
     WorkerDiedError,
-    WorkerStartError,
     WorkerStuckError,
 )
 from server.engine.protocol import Done, Run, RunReport
@@ -111,7 +111,11 @@ class AttemptRunner:
             )
         except RunCancelledError as error:
             raise StaleAttemptError(held.id) from error
-        except RunSuspendedError:
+        except (RunSuspendedError, DeviceUnavailableError) as error:
+            if isinstance(error, DeviceUnavailableError):
+                said = ids(held.id, held.attempt)
+                log.warning("generation %s attempt %d waits again: %s", held.id, held.attempt, error, extra=said)
+                self._device.note_block(str(error))
             return await running.settle(partial(claims.release, running))
         except WorkerDiedError as error:
             said = ids(held.id, held.attempt)
@@ -130,9 +134,6 @@ class AttemptRunner:
         )
 
     def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
-        if isinstance(error, WorkerStartError):
-            self._device.note_block(str(error))
-            return partial(self._claims.release, running)
         on_device = self._device.running
         blame = blame_for_worker_death(
             on_device=running is on_device,

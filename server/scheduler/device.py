@@ -11,7 +11,7 @@ from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 from server.core.estimator import Estimator
 from server.core.fair_queue import Weights
 from server.core.public import without_paths
-from server.engine.interface import Engine, EngineState, LoadFailedError, WorkerDiedError
+from server.engine.interface import DeviceUnavailableError, Engine, EngineState, LoadFailedError, WorkerDiedError
 from server.scheduler.interface import Deployment, DeviceStatus
 from server.scheduler.running import RunningAttempt
 
@@ -125,16 +125,16 @@ class Device:
             log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
 
     def note_block(self, why: str) -> None:
-        """Count that the machine could not start a worker, which is no fault of any work."""
+        """Count that nothing can be made on the device now, which is no fault of any work."""
         self.circuit.blocked(why)
         log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
 
     async def load(self, entry: CatalogueEntry) -> dict[str, str]:
-        """Load a model; returns its fingerprint, raises LoadFailedError or WorkerDiedError."""
+        """Load a model; returns its fingerprint, raises LoadFailedError, WorkerDiedError or DeviceUnavailableError."""
         self.load_errors.pop(entry.id, None)
         try:
             return (await self.engine.load(entry)).fingerprint
-        except (LoadFailedError, WorkerDiedError) as error:
+        except (LoadFailedError, WorkerDiedError, DeviceUnavailableError) as error:
             log.warning("loading %s on %s: %s", entry.id, self.name, error)
             self.load_errors[entry.id] = str(error)
             raise

@@ -12,7 +12,7 @@ from uuid import uuid4
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation
-from server.engine.interface import LoadFailedError, WorkerDiedError, WorkerStartError
+from server.engine.interface import DeviceUnavailableError, LoadFailedError, WorkerDiedError
 from server.scheduler.attempt import AttemptRunner
 from server.scheduler.claims import Claims
 from server.scheduler.device import Device, LoadRequest, UnloadRequest
@@ -152,7 +152,7 @@ class DeviceExecutor:
                     await device.load(entry.variant())
             elif device.state.model_id == entry.id:
                 await device.engine.unload()
-        except WorkerStartError as error:
+        except DeviceUnavailableError as error:
             device.note_block(str(error))
         except WorkerDiedError as error:
             device.note_failure(entry.id, str(error))

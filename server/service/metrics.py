@@ -119,7 +119,7 @@ class _Now(Collector):
         )
         yield _by_device(
             "paddock_device_healthy",
-            "0 while the device is quarantined after repeated failures",
+            "0 while the device is quarantined after repeated failures, or has no room",
             devices,
             lambda device: device.health is not Health.UNHEALTHY,
         )

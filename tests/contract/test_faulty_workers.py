@@ -12,12 +12,18 @@ import pytest
 from pipelines.core.request import VideoParams
 from server.core.circuit_breaker import Health
 from server.core.generation import Outcome, Status
-from server.engine.interface import GenerationFailedError, WorkerDiedError, WorkerOptions
+from server.engine.interface import (
+    DeviceUnavailableError,
+    GenerationFailedError,
+    WorkerDiedError,
+    WorkerOptions,
+    WorkerStartError,
+)
 from server.engine.protocol import Done
 from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.watchdog import Patience
 from tests.contract.test_engine import ENTRY, PARAMS, job, make
-from tests.server.conftest import Inside, build
+from tests.server.conftest import Inside, build, eventually
 from tests.support.faulty_worker import EXCESS_REPORTS
 
 PATIENCE = Patience(floor=2, first=2, load=3)
@@ -96,6 +102,52 @@ async def test_a_load_that_goes_wrong_ends_its_worker_and_says_how(
     assert engine.state.model_id is None
     monkeypatch.delenv("FAULTY_LOAD")
     await run(engine, "well")
+
+
+BUSY = "Other programs hold the memory of cpu: 1.0 GiB of 8.0 GiB is free."
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [("busy at load", BUSY), ("no files at load", "A worker cannot go on: Too many open files.")],
+)
+async def test_a_machine_that_has_no_room_now_is_told_apart_and_its_worker_ends(
+    engine: SubprocessEngine, monkeypatch: pytest.MonkeyPatch, how: str, sentence: str
+) -> None:
+    await run(engine, "well")
+    await engine.unload()
+    monkeypatch.setenv("FAULTY_LOAD", how)
+    await engine.close()
+    for starts in (2, 3):
+        with pytest.raises(DeviceUnavailableError) as unavailable:
+            await engine.load(ENTRY)
+        assert str(unavailable.value) == sentence
+        assert (engine.state.model_id, engine.state.pid, engine.state.error) == (None, None, sentence)
+        assert engine._starts == starts
+
+    monkeypatch.delenv("FAULTY_LOAD")
+    await run(engine, "well")
+    assert engine.state.error is None
+
+
+async def test_memory_that_others_take_during_a_run_ends_it_and_its_worker(engine: SubprocessEngine) -> None:
+    with pytest.raises(DeviceUnavailableError, match="Other programs hold"):
+        await run(engine, "busy at denoise")
+
+    assert (engine.state.model_id, engine.state.pid) == (None, None)
+    await run(engine, "well")
+
+
+async def test_a_worker_that_ends_before_it_greets_was_not_started(
+    engine: SubprocessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULTY_LOAD", "exit at start")
+    with pytest.raises(WorkerStartError, match=r"^No worker could be started: it exited with status 3\.$"):
+        await engine.load(ENTRY)
+
+    monkeypatch.setenv("FAULTY_LOAD", "exit at load")
+    with pytest.raises(WorkerDiedError):
+        await engine.load(ENTRY)
 
 
 async def hanging(engine: SubprocessEngine) -> "asyncio.Task[Done]":
@@ -266,6 +318,42 @@ async def test_a_load_that_ends_its_worker_fails_the_generation_and_the_next_is_
     monkeypatch.delenv("FAULTY_LOAD")
     (well,) = await inside.enqueue(prompt="well")
     assert (await inside.until(well)).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("how", ["busy at load", "no files at load", "exit at start"])
+async def test_a_machine_that_has_no_room_now_keeps_the_queue(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    (executor,) = inside.dispatcher.executors
+    circuit = executor.device.circuit
+    monkeypatch.setenv("FAULTY_LOAD", how)
+    generations = await inside.enqueue(2, prompt="well")
+    await eventually(lambda: circuit.failures == 2)
+    for generation in generations:
+        waiting = await inside.until(generation, Status.QUEUED)
+        assert waiting.worker_deaths == 0
+    assert circuit.health is Health.UNHEALTHY
+
+    monkeypatch.delenv("FAULTY_LOAD")
+    for generation in generations:
+        assert (await inside.until(generation)).status is Status.SUCCEEDED
+    assert circuit.health is Health.HEALTHY
+    assert set(await inside.outcomes()) == {Outcome.RELEASED, Outcome.SUCCEEDED}
+
+
+async def test_memory_that_others_take_while_a_file_is_finished_costs_nothing(
+    engine: SubprocessEngine, tmp_path: Path
+) -> None:
+    finishing = await rendered(engine, tmp_path)
+    pid = engine.state.pid
+
+    with pytest.raises(DeviceUnavailableError):
+        await run(engine, "busy at denoise")
+    assert (engine.state.model_id, engine.state.pid) == (None, pid)
+    (tmp_path / "go").touch()
+
+    assert (await finishing).artifact == "a.1.mp4"
+    await run(engine, "well")
 
 
 async def rendered(engine: SubprocessEngine, tmp_path: Path) -> "asyncio.Task[Done]":

@@ -270,7 +270,7 @@ def test_a_device_whose_workers_die_is_unhealthy_until_it_has_made_a_video(
 
     told = until_answered(server, 503)["error"]
     assert (told["type"], told["title"]) == ("unavailable", "The server is not available now")
-    assert "The device cpu keeps failing: it was killed by SIGKILL." in told["message"]
+    assert "The device cpu takes no generations: it was killed by SIGKILL." in told["message"]
     server.wait_for(generation, "succeeded")
     device = until_answered(server, 200)["devices"][0]
     assert (device["health"], device["failures"], device["error"]) == ("healthy", 1, None)

@@ -4,6 +4,7 @@
 makes it fail while loading.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from pipelines.core.errors import NonFiniteOutputError
+from pipelines.core.errors import MachineBusyError, NonFiniteOutputError
 from pipelines.core.progress import Progress, Stage, VideoFile
 from pipelines.core.request import VideoParams
 from server.engine.protocol import MAX_LINE_BYTES, Failed, Progressed
@@ -124,6 +125,14 @@ def nan() -> None:
     raise NonFiniteOutputError("Not numbers.")
 
 
+def find_busy() -> None:
+    raise MachineBusyError("Other programs hold the memory of cpu: 1.0 GiB of 8.0 GiB is free.")
+
+
+def find_no_files() -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 def break_device() -> None:
     sys.modules["torch"] = ModuleType("torch")
     raise RuntimeError("an illegal memory access was encountered")
@@ -166,6 +175,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "wait": wait,
     "kill the server": kill_server,
     "nan": nan,
+    "busy": find_busy,
+    "no files": find_no_files,
     "break": break_device,
     "garbage": send_garbage,
     "long line": send_a_long_line,
@@ -182,6 +193,7 @@ def module(name: str, **contents: object) -> ModuleType:
 
 def main() -> None:
     """Run the worker without the libraries that take seconds to import."""
+    fail(os.environ.get("FAULTY_LOAD", ""), "start")
     for name, contents in (
         ("pipelines.runner.oom_fallback", {"OutOfMemoryFallback": FakeModel}),
         ("pipelines.loading.load", {"silence_progress_bars": lambda: None}),

@@ -33,7 +33,8 @@ async def health() -> dict[str, Any]:
 async def readiness(service: ServiceDep) -> dict[str, Any]:
     """The server is ready while it accepts generations, even before a model is loaded: the first request loads it.
 
-    It is not ready while all devices are quarantined after repeated failures. Generations are still accepted then, and
+    It is not ready while all devices are quarantined after repeated failures, or cannot be used because other programs
+    hold their memory. Generations are still accepted then, and
     wait in the queue.
     """
     if service.is_closing:
@@ -71,4 +72,5 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
 
 def _failure(device: DeviceStatus) -> str:
     retry_in = ceil(device.retry_in or 0)
-    return f"The device {device.name} keeps failing: {device.error}. It is tried again in {retry_in} seconds."
+    why = (device.error or "").removesuffix(".")
+    return f"The device {device.name} takes no generations: {why}. It is tried again in {retry_in} seconds."

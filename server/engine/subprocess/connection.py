@@ -262,6 +262,11 @@ class Connection:
             await self._writer.wait_closed()
 
     @property
+    def is_finishing(self) -> bool:
+        """Whether a file of a rendered video is waited for."""
+        return bool(self._files)
+
+    @property
     def is_alive(self) -> bool:
         """Whether the process runs, as far as is known, and its reports are being read."""
         return not self._is_killed and self.process.returncode is None and not self._pump.done()

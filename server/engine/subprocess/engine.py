@@ -9,6 +9,7 @@ from dataclasses import replace
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.durations import Durations, RunTimer
 from server.engine.interface import (
+    DeviceUnavailableError,
     EngineState,
     Finish,
     GenerationFailedError,
@@ -89,6 +90,7 @@ class SubprocessEngine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._starts = 0
+        self._has_greeted = False
         self._state = self._empty()
         self._grace: asyncio.Task[None] | None = None
 
@@ -107,8 +109,12 @@ class SubprocessEngine:
         await connection.send(Load(model_id=entry.id, spec=entry.model))
         try:
             return await self._until_ready(connection, entry.id)
-        except (LoadFailedError, WorkerDiedError) as error:
+        except (LoadFailedError, WorkerDiedError, DeviceUnavailableError) as error:
             self._state = replace(self._state, model_id=None, plan=None, loading=None, error=str(error))
+            if isinstance(error, DeviceUnavailableError):
+                self._make_room(connection)
+            elif isinstance(error, WorkerDiedError) and not self._has_greeted:
+                raise self._not_started(str(error)) from error
             raise
 
     async def _until_ready(self, connection: Connection, model_id: str) -> Ready:
@@ -118,6 +124,8 @@ class SubprocessEngine:
                 case Hello(version=version) if version != VERSION:
                     connection.kill()
                     raise LoadFailedError(f"The worker speaks protocol {version}, the server {VERSION}.")
+                case Hello():
+                    self._has_greeted = True
                 case Loading(fraction=fraction, model_id=about) if about == model_id:
                     self._state = replace(self._state, loading=fraction)
                     watch.note_progress()
@@ -125,10 +133,23 @@ class SubprocessEngine:
                     self._fingerprint = ready.fingerprint
                     self._state = replace(self._state, plan=ready.fingerprint.get("plan"), loading=None)
                     return ready
-                case LoadFailed(message=message, model_id=about) if about == model_id:
-                    raise LoadFailedError(message)
+                case LoadFailed(message=message, model_id=about, temporary=temporary) if about == model_id:
+                    raise DeviceUnavailableError(message) if temporary else LoadFailedError(message)
                 case _:
                     pass
+
+    def _make_room(self, connection: Connection) -> None:
+        """End a worker that can do nothing now: a CUDA context holds memory, and a failed import cannot be repeated.
+
+        It stays while it finishes a file, which needs neither.
+        """
+        if not connection.is_finishing:
+            connection.kill()
+
+    def _not_started(self, reason: str) -> WorkerStartError:
+        sentence = f"No worker could be started: {reason}."
+        self._state = replace(self._empty(), error=sentence)
+        return WorkerStartError(sentence)
 
     async def run(self, run: Run, on_report: Callable[[RunReport], None]) -> Finish:
         """Make a video's frames with the loaded model."""
@@ -142,6 +163,10 @@ class SubprocessEngine:
             self._idle.clear()
             await connection.begin(run)
             await self._until_rendered(connection, about, watch, on_report)
+        except DeviceUnavailableError as error:
+            self._state = replace(self._state, model_id=None, plan=None, error=str(error))
+            self._make_room(connection)
+            raise
         finally:
             watch.end()
             self._running = None
@@ -181,8 +206,8 @@ class SubprocessEngine:
                 case Rendered():
                     watch.note_done()
                     return
-                case Failed(message=message):
-                    raise GenerationFailedError(message)
+                case Failed(message=message, temporary=temporary):
+                    raise DeviceUnavailableError(message) if temporary else GenerationFailedError(message)
                 case Cancelled():
                     raise RunCancelledError("it was cancelled")
                 case Suspended():
@@ -250,10 +275,9 @@ class SubprocessEngine:
             try:
                 self._connection = await Connection.open(self._worker, self._options, self._clock, self._template)
             except OSError as error:
-                reason = error.strerror or type(error).__name__
-                self._state = replace(self._empty(), error=f"No worker could be started: {reason}.")
-                raise WorkerStartError(f"No worker could be started: {reason}.") from error
+                raise self._not_started(error.strerror or type(error).__name__) from error
             self._starts += 1
+            self._has_greeted = False
             self._state = replace(self._empty(), pid=self._connection.process.pid)
             log.info("worker %s started for %s", self._state.pid, self._name)
         return self._connection

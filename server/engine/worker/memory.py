@@ -21,8 +21,13 @@ def watch_memory(link: Link, device: str) -> None:
             # not imported here: that takes seconds, and a CUDA context takes memory
             torch = sys.modules.get("torch")
             if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
-                free, total = torch.cuda.mem_get_info(device)
-                link.memory = DeviceMemory(free=free, total=total)
+                try:
+                    free, total = torch.cuda.mem_get_info(device)
+                except RuntimeError:
+                    # other programs hold all of it; loading a model says so
+                    link.memory = None
+                else:
+                    link.memory = DeviceMemory(free=free, total=total)
 
     if device.startswith("cuda"):
         threading.Thread(target=look, name="memory", daemon=True).start()

@@ -1,14 +1,16 @@
 """The worker: one device and one model at a time. It carries out orders and sends reports; only it holds tensors."""
 
+import errno
 import gc
 import logging
+import os
 import queue
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core.errors import GenerationCancelled, GenerationSuspended, PipelineError
+from pipelines.core.errors import GenerationCancelled, GenerationSuspended, MachineBusyError, PipelineError
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress
 from server.core.logging import ids
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from pipelines.runner.result import RenderedVideo
     from pipelines.stages.checkpoint import Checkpoint
     from pipelines.stages.preview.preview import Preview
+
+_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 IDLE_SECONDS = 2.0
 """A worker that is idle for so long adopts what was compiled in the background."""
@@ -93,9 +97,16 @@ class Worker:
                 self._loaded = (order, self._read(model_id, order.spec))
             # a fallback that ran out of memory has unloaded the model, and loads it again here
             return Ready(model_id=model_id, fingerprint=self._loaded[1].fingerprint)
-        except PipelineError as error:
-            return LoadFailed(model_id=model_id, message=str(error))
+        except MachineBusyError as error:
+            # the next load makes another plan
+            self._unload()
+            return LoadFailed(model_id=model_id, message=str(error), temporary=True)
         except Exception as error:
+            if (lack := lacking(error)) is not None:
+                self._unload()
+                return LoadFailed(model_id=model_id, message=f"A worker cannot go on: {lack}.", temporary=True)
+            if isinstance(error, PipelineError):
+                return LoadFailed(model_id=model_id, message=str(error))
             log.exception("loading %s failed", model_id)
             self._exit_if_device_failed()
             return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_describe(error)}")
@@ -135,6 +146,10 @@ class Worker:
             return Cancelled(**_about(order))
         except GenerationSuspended:
             return Suspended(**_about(order))
+        except MachineBusyError as error:
+            # the next load makes another plan
+            self._unload()
+            return Failed(**_about(order), message=str(error), temporary=True)
         except PipelineError as error:
             return Failed(**_about(order), message=str(error))
         except Exception as error:
@@ -238,6 +253,21 @@ def import_libraries() -> None:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def lacking(error: BaseException) -> str | None:
+    """The system's words for what it has no more of, if that caused an error: file descriptors, for example."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _LACKS:
+            return os.strerror(seen.errno)
+        if isinstance(seen, ImportError):
+            # the dynamic linker gives no number
+            found = next((said for said in map(os.strerror, _LACKS) if said in str(seen)), None)
+            if found is not None:
+                return found
+        seen = seen.__cause__
+    return None
 
 
 def _about(order: Run) -> dict[str, Any]:

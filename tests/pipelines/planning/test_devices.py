@@ -47,6 +47,31 @@ class Driver:
         value._obj.value = self.capabilities[device.value][attribute]
         return 0
 
+    def cuDeviceGetPCIBusId(self, bus: Any, length: int, device: Any) -> int:  # noqa: N802
+        assert length > 13
+        bus.value = b"0000:0%d:00.0" % device.value
+        return 0
+
+
+class Nvml:
+    """The library that knows what is free; of the second card it does not."""
+
+    def nvmlInit_v2(self) -> int:  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetHandleByPciBusId_v2(self, bus: bytes, handle: Any) -> int:  # noqa: N802
+        return 0 if bus == b"0000:00:00.0" else 6
+
+    def nvmlDeviceGetMemoryInfo(self, _handle: Any, memory: Any) -> int:  # noqa: N802
+        memory._obj.total, memory._obj.free = 24 * 2**30, 2 * 2**30
+        return 0
+
+
+def test_free_memory_is_asked_of_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Nvml() if "ml" in name else Driver())
+
+    assert [device.free for device in cuda_devices()] == [2 * 2**30, None]
+
 
 def test_each_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver())

@@ -18,6 +18,15 @@ def test_a_gpu_that_answers_has_no_fault(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == ["cuda:1"]
 
 
+def test_a_gpu_without_memory_has_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_device: str) -> None:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+
+    assert fault("cuda:0") is None
+
+
 def test_a_gpu_that_fails_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_device: str) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with …")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.core.errors import DeviceMemoryError
+from pipelines.core.errors import DeviceMemoryError, MachineBusyError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.core.precision import Accuracy, Precision, PrecisionSetting
@@ -162,6 +162,78 @@ def test_memory_of_other_processes_does_not_lower_the_gpus_limit(
     assert layouts[0] != layouts[1]
 
     assert OutOfMemoryFallback.load(SPEC, wan21, "cpu", cache=cache).fingerprint["plan"] == layouts[0].name
+
+
+def test_a_card_that_others_hold_teaches_no_limit(
+    wan21: Path,
+    tmp_path: Path,
+    cache: Path,
+    run_out: Callable[[str, int], None],
+    layouts: list[Layout],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
+    spec, shape = replace(SPEC, sizes=(size,)), WAN.read_shape(wan21)
+    enough = plan(shape, Geometry.fit(*size, shape.grid), MACHINE).device_peak
+    monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=enough))
+    monkeypatch.setattr("pipelines.runner.oom_fallback.is_held", lambda _: True)
+    run_out("denoising", 2)
+
+    OutOfMemoryFallback.load(spec, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
+
+    assert len(set(layouts)) == 3
+    assert OutOfMemoryFallback.load(spec, wan21, "cpu", cache=cache).fingerprint["plan"] == layouts[0].name
+
+
+@pytest.mark.parametrize("stage", ["loading", "denoising"])
+def test_no_plan_left_since_others_took_the_memory_is_an_error_of_its_own(
+    stage: str,
+    wan21: Path,
+    tmp_path: Path,
+    cache: Path,
+    run_out: Callable[[str, int], None],
+    layouts: list[Layout],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def busy(*_: object) -> None:
+        raise MachineBusyError("Other programs hold the memory.")
+
+    def lower(*args: Any) -> MemoryPlan | None:
+        # after the first fallback there is none
+        return next_plan(*args) if len(layouts) == 1 else None
+
+    fallback = OutOfMemoryFallback(SPEC, wan21, "cpu", cache=cache)
+    monkeypatch.setattr("pipelines.runner.oom_fallback.next_plan", lower)
+    run_out(stage, 2)
+
+    with monkeypatch.context() as held:
+        held.setattr("pipelines.runner.oom_fallback.check_others", busy)
+        with pytest.raises(MachineBusyError):
+            fallback.render(PARAMS, tmp_path / "video.mp4").finish()
+
+    assert fallback.render(PARAMS, tmp_path / "video.mp4").finish().path.is_file()
+    assert layouts[0] == layouts[2] != layouts[1]
+
+
+def test_a_library_that_finds_no_memory_counts_like_torch(
+    wan21: Path, tmp_path: Path, cache: Path, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, errors = (
+        resolve_name(STAGES["denoising"]),
+        [torch.AcceleratorError("CUDA error: out of memory\nSearch …")],
+    )
+
+    def fail_first(*args: Any, **kwargs: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(STAGES["denoising"], fail_first)
+
+    video = OutOfMemoryFallback.load(SPEC, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
+
+    assert video.path.is_file()
+    assert len(layouts) == 2
 
 
 @pytest.mark.parametrize("stage", STAGES)

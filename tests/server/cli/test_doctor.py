@@ -70,6 +70,14 @@ def test_a_gpu_is_reported_with_the_plan_of_its_weights(
     assert any("GiB of GPU memory" in each.sentence for each in found.values())
 
 
+def test_the_free_memory_of_a_gpu_is_told_if_it_is_known(tmp_path: Path, gpus: list[dict[str, Any]]) -> None:
+    gpus[0]["free"] = 2 * 10**9
+
+    found = examined(tmp_path, demo=False)
+
+    assert found["cuda:0"].sentence.startswith("Some GPU, 26 GB, of which 2 GB are free, compute capability 8.9")
+
+
 @pytest.mark.parametrize(
     ("capability", "verdict", "word"),
     [

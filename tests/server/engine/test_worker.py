@@ -1,5 +1,7 @@
 """What a worker does besides its work."""
 
+import errno
+import os
 import queue
 import sys
 import time
@@ -7,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipelines.core.errors import WeightFormatError
 from server.engine.protocol import DeviceMemory
 from server.engine.subprocess.environment import ALLOCATOR, CARD_ALLOCATOR, NUMPY, WAITING, environment
 from server.engine.worker import memory, worker
@@ -28,6 +31,49 @@ def test_a_cards_memory_is_looked_at_once_it_is_used(monkeypatch: pytest.MonkeyP
         time.sleep(0.005)
     assert link.memory == DeviceMemory(free=7, total=80)
     assert len(looks) == 3, "not before"
+
+
+def test_a_card_that_refuses_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def mem_get_info(_device: str) -> tuple[int, int]:
+        asked.append(1)
+        if len(asked) < 3:
+            raise RuntimeError("CUDA error: out of memory")
+        return 7, 80
+
+    cuda = SimpleNamespace(is_initialized=lambda: True, mem_get_info=mem_get_info)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(memory, "MEMORY_SECONDS", 0.01)
+    link = SimpleNamespace(memory=None)
+
+    memory.watch_memory(link, "cuda:0")  # type: ignore[arg-type]
+
+    deadline = time.monotonic() + 10
+    while link.memory is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def lack(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "words"),
+    [
+        (lack(errno.EMFILE), None, "Too many open files"),
+        (WeightFormatError("It could not be converted."), lack(errno.ENFILE), "Too many open files in system"),
+        (ImportError("libtorch.so: cannot open shared object file: Too many open files"), None, "Too many open files"),
+        (RuntimeError("no pipeline"), ImportError("x.so: Cannot allocate memory"), "Cannot allocate memory"),
+        (lack(errno.ENOENT), None, None),
+        (ImportError("No module named 'torch'"), None, None),
+    ],
+)
+def test_what_the_system_has_no_more_of_is_found(error: Exception, cause: Exception | None, words: str | None) -> None:
+    error.__cause__ = cause
+
+    assert worker.lacking(error) == words
 
 
 def test_a_processor_has_no_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A device that fails repeatedly is quarantined, the others go on, and it recovers by itself."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,12 @@ from server.api.routes.health import readiness
 from server.core.circuit_breaker import Health
 from server.core.errors import UnavailableError
 from server.core.generation import Status
-from server.engine.interface import GenerationFailedError, WorkerDiedError, WorkerStartError
+from server.engine.interface import (
+    DeviceUnavailableError,
+    GenerationFailedError,
+    WorkerDiedError,
+    WorkerStartError,
+)
 from server.engine.protocol import Done, Run
 from server.scheduler.device import Device
 from server.scheduler.interface import Deployment
@@ -72,7 +78,7 @@ async def test_an_unhealthy_device_takes_nothing_and_then_one_that_heals_it(star
     with pytest.raises(UnavailableError) as refused:
         await readiness(inside.service)
     assert str(refused.value).startswith(
-        "The device fake:0 keeps failing: it was killed by SIGKILL. It is tried again in "
+        "The device fake:0 takes no generations: it was killed by SIGKILL. It is tried again in "
     )
     later(inside, 50)
     await asyncio.sleep(0.05)
@@ -203,10 +209,20 @@ async def test_a_device_left_alone_can_be_cancelled_unloaded_and_stopped(start: 
     assert inside.engine.is_closed
 
 
-async def test_a_worker_that_cannot_be_started_is_no_generations_fault(start: Any) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkerStartError("No worker could be started: Too many open files."),
+        DeviceUnavailableError("Other programs hold the memory of cuda:0: 2.0 GiB of 24.0 GiB is free."),
+    ],
+    ids=type,
+)
+async def test_a_device_that_can_make_nothing_now_is_no_generations_fault(
+    start: Any, error: DeviceUnavailableError
+) -> None:
     inside = await start(unhealthy_cooldown=60.0)
-    why = "No worker could be started: Too many open files."
-    inside.engine.load_errors += [WorkerStartError(why)] * 4
+    why = str(error)
+    inside.engine.load_errors += [error] * 4
     generations = await inside.enqueue(3)
     device = device_of(inside)
 
@@ -214,6 +230,10 @@ async def test_a_worker_that_cannot_be_started_is_no_generations_fault(start: An
         await eventually(lambda pause=pause: pause - 1.0 < device.circuit.wait <= pause)
         assert device.status().health is Health.UNHEALTHY
         assert device.status().error == why
+        with pytest.raises(
+            UnavailableError, match=rf"^The device fake:0 takes no generations: {re.escape(why)} It is "
+        ):
+            await readiness(inside.service)
         for generation in generations:
             await inside.until(generation, Status.QUEUED)
         later(inside, pause)
@@ -224,13 +244,58 @@ async def test_a_worker_that_cannot_be_started_is_no_generations_fault(start: An
     assert device.status().health is Health.HEALTHY
 
 
+async def test_what_can_never_fit_fails_at_once_between_others_that_wait(start: Any) -> None:
+    inside = await start()
+    inside.engine.load_errors += [DeviceUnavailableError("Other programs hold the memory."), load_failure("Too large.")]
+    first, second = await inside.enqueue(2)
+    device = device_of(inside)
+    await eventually(lambda: device.circuit.failures == 1)
+    later(inside, 1.0)
+
+    failed = await inside.until(first)
+    assert (failed.status, failed.error_message, failed.worker_deaths) == (Status.FAILED, "Too large.", 0)
+    assert (await inside.until(second)).status is Status.SUCCEEDED
+    assert device.circuit.failures == 1
+
+
+async def test_a_run_whose_memory_others_take_is_made_again(start: Any) -> None:
+    def fail(job: Run) -> Done:
+        raise DeviceUnavailableError("Other programs hold the memory.")
+
+    inside = await start()
+    inside.engine.script += [fail] * 3
+    (generation,) = await inside.enqueue()
+    device = device_of(inside)
+    for count in (1, 2, 3):
+        await eventually(lambda count=count: device.circuit.failures == count)
+        later(inside, 4.0)
+
+    made = await inside.until(generation)
+    assert (made.status, made.worker_deaths) == (Status.SUCCEEDED, 0)
+
+
+async def test_one_that_is_cancelled_while_the_device_is_busy_is_not_made(start: Any) -> None:
+    inside = await start()
+    inside.engine.loading.clear()
+    inside.engine.load_errors.append(DeviceUnavailableError("Other programs hold the memory."))
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.loads)
+    await inside.service.cancel("", generation.id)
+    inside.engine.loading.set()
+
+    await eventually(lambda: device_of(inside).running is None)
+    assert (await inside.read(generation)).status is Status.CANCELLED
+
+
 async def test_a_load_request_meets_the_same_block(start: Any) -> None:
     inside = await start()
-    inside.engine.load_errors += [WorkerStartError("No worker could be started: Out of memory.")]
+    inside.engine.load_errors += [DeviceUnavailableError("Other programs hold the memory.")]
     inside.service.activate(inside.service.entry(MODEL))
     device = device_of(inside)
 
     await eventually(lambda: device.status().health is Health.UNHEALTHY)
+    await eventually(lambda: inside.dispatcher.deployment(MODEL) is Deployment.ERROR)
+    assert device.status().error == "Other programs hold the memory."
     assert device.circuit.wait <= 1.0
     later(inside, 1.0)
     assert (await inside.until((await inside.enqueue())[0])).status is Status.SUCCEEDED
