@@ -84,6 +84,12 @@ class UnauthenticatedError(APIError):
     type, status = "unauthenticated", 401
 
 
+class ForbiddenError(APIError):
+    """The API key is valid, but it may not do this."""
+
+    type, status = "forbidden", 403
+
+
 class ResourceNotFoundError(APIError):
     """The model or the generation does not exist, or belongs to another API key."""
 
@@ -135,6 +141,7 @@ class UnavailableError(APIError):
 _CLASSES: tuple[type[APIError], ...] = (
     InvalidParamsError,
     UnauthenticatedError,
+    ForbiddenError,
     ResourceNotFoundError,
     MethodNotAllowedError,
     ConflictError,

@@ -54,7 +54,19 @@ class RunnerError(PipelineError):
 
 
 class NonFiniteOutputError(PipelineError):
-    """The model produced NaN or infinity, which cannot be shown as a video."""
+    """The model produced NaN or infinity, which cannot be shown as a video. `loras` names those of the request."""
+
+    loras: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        advice = "Another seed or a lower guidance_scale may avoid it."
+        if self.loras:
+            noun, them = ("LoRA", "it") if len(self.loras) == 1 else ("LoRAs", "them")
+            advice = (
+                f"The {noun} {', '.join(self.loras)} may be the cause: leave {them} out, or try a lower strength. "
+                "Without LoRAs, another seed or a lower guidance_scale may avoid it."
+            )
+        return f"{super().__str__()} {advice}"
 
 
 class DeviceError(PipelineError):

@@ -5,8 +5,8 @@ runner.run(VideoParams("an ox by a lake"), "video.mp4")
 """
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.core.progress import GenerationStats, LoadCallback, Stage, VideoFile
@@ -175,9 +176,10 @@ class Runner(Exclusive):
         progress = GenerationProgress(params, self._latents_depend_on(params, loras), callbacks)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         try:
-            self._loaded.loras.merge(loras, progress.after_tensor)
-            latents, stats = self._denoise(params, geometry, progress)
-            return self._write(latents, path, geometry, progress, stats)
+            with _naming(loras):
+                self._loaded.loras.merge(loras, progress.after_tensor)
+                latents, stats = self._denoise(params, geometry, progress)
+                return self._write(latents, path, geometry, progress, stats)
         except BaseException:
             reset(self._loaded.pipe)
             raise
@@ -190,16 +192,18 @@ class Runner(Exclusive):
     def frames(self, params: VideoParams, *, tolerance: float | None = None) -> RenderedFrames:
         """Return the frames that `run` would write, for measuring. `tolerance` replaces the step cache's."""
         params = self._effective(params)
-        self._loaded.loras.merge(self._loaded.loras.locate(params.loras))
+        loras = self._loaded.loras.locate(params.loras)
+        self._loaded.loras.merge(loras)
         geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
         prompt = self._prompts.encode(params.prompt)
         guidance = self._guidance(params, negative, tolerance)
         started = time.perf_counter()
-        latents = self._latents(prompt, negative, params, geometry, guidance)
-        # the check for NaN has waited for the device
-        seconds = time.perf_counter() - started
-        frames = np.concatenate(list(decode_frames(self._loaded.vae, latents, self._loaded.decoding)))
+        with _naming(loras):
+            latents = self._latents(prompt, negative, params, geometry, guidance)
+            # the check for NaN has waited for the device
+            seconds = time.perf_counter() - started
+            frames = np.concatenate(list(decode_frames(self._loaded.vae, latents, self._loaded.decoding)))
         return RenderedFrames(frames[: geometry.num_frames, *geometry.crop], guidance.passes_computed, seconds)
 
     def _effective(self, params: VideoParams) -> VideoParams:
@@ -310,6 +314,16 @@ class Runner(Exclusive):
                     missing -= min(missing, len(frames))
             on_error.pop_all()
         return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
+
+
+@contextmanager
+def _naming(loras: Sequence[LocatedLora]) -> Iterator[None]:
+    """Let an error about NaN or infinity name the request's LoRAs, which are the likeliest cause."""
+    try:
+        yield
+    except NonFiniteOutputError as error:
+        error.loras = tuple(lora.name for lora in loras)
+        raise
 
 
 def _usual_video(spec: ModelSpec, shape: ModelShape) -> Geometry:

@@ -96,8 +96,7 @@ def denoise(
 def _finite(latents: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(latents).all():
         raise NonFiniteOutputError(
-            "Denoising ended in values that are not numbers (NaN or infinity), so no video was made. "
-            "Another seed or a lower guidance_scale may avoid it."
+            "Denoising ended in values that are not numbers (NaN or infinity), so no video was made."
         )
     return latents
 

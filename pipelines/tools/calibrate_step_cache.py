@@ -5,7 +5,7 @@ python -m pipelines.tools.calibrate_step_cache --demo
 
 Every prompt's video is made once with all steps computed, then with increasing tolerances. A level's tolerance is the
 largest at which every video keeps the level's PSNR to the exact one; the table shows what it saves. The last printed
-lines belong in the model's file.
+lines belong in the model's file. The exit code is 1 after an error, and 2 if the model is not known.
 """
 
 import argparse
@@ -127,14 +127,20 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> str | None:
-    """Calibrate, and print the table and the lines for the model's file. Return the message of an error, or None."""
+def main(arguments: Sequence[str]) -> str | int | None:
+    """Calibrate, and print the table and the lines for the model's file.
+
+    Return the message of an error, 2 for an unknown model, or None.
+    """
     options = _options(arguments)
     silence_progress_bars()
     try:
         entries = read_catalogue((BUILT_IN, options.models_dir) if options.models_dir else (BUILT_IN,))
         if (entry := entries.get(options.model)) is None:
-            return f"Model not found: {options.model}"
+            print(
+                f"There is no model {options.model[:200]!r}. Say which: --model {' or '.join(entries)}", file=sys.stderr
+            )
+            return 2
         runner = _load(options, entry)
         params = _params(options, entry, runner)
         prompts: tuple[str, ...] = PROMPTS

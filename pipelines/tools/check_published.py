@@ -274,9 +274,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", help="the model's id, if the folder's name does not say it")
     options = parser.parse_args(arguments)
     specs = {entry.id: entry.model for entry in read_catalogue((BUILT_IN,)).values()}
-    spec = specs.get(options.model) if options.model else model_of(options.folder, list(specs.values()))
+    named = options.model
+    spec = model_of(options.folder, list(specs.values())) if named is None else specs.get(named)
     if spec is None:
-        print(f"Say which model it is: --model {' or '.join(specs)}", file=sys.stderr)
+        unknown = "" if named is None else f"There is no model {named[:200]!r}. "
+        print(f"{unknown}Say which model it is: --model {' or '.join(specs)}", file=sys.stderr)
         return 2
     findings = []
     for finding in check_published(options.folder, spec):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.core.errors import QueueFullError, UnauthenticatedError
+from server.core.errors import ForbiddenError, QueueFullError, UnauthenticatedError
 from server.storage.db.api_keys import ApiKey, KeyRing, digest
 
 FRESH_SECONDS = 1.0
@@ -58,6 +58,8 @@ class Authenticator:
 
     If no key has ever existed, every request is accepted and belongs to the tenant "". Once a key has existed, requests
     without a valid key are refused: revoking the last key does not open the server.
+
+    While a valid admin key exists, what concerns every client is for admin keys only. Keys from the settings are not.
     """
 
     def __init__(self, configured: Iterable[str], ring: KeyRing, clock: Callable[[], float] = time.monotonic) -> None:
@@ -85,11 +87,19 @@ class Authenticator:
                 "A valid API key is required. Send the header Authorization: Bearer KEY.",
                 {"WWW-Authenticate": "Bearer"},
             )
-        return matches[0][:_TENANT_DIGITS]
+        return _tenant(matches[0])
+
+    def check_admin(self, tenant: str) -> None:
+        """Raise ForbiddenError if there are admin keys and this tenant's is not one, by the keys as last read."""
+        if self._admins and tenant not in self._admins:
+            raise ForbiddenError(
+                "Only an admin key may load or unload models on this server. Send one, which its operator makes with "
+                "`paddock key add NAME --admin`. Generations load their model without it."
+            )
 
     def accepts(self, tenant: str) -> bool:
         """Whether requests of a tenant are accepted, by the keys as last read."""
-        return tenant == "" if self._is_open else tenant in {valid[:_TENANT_DIGITS] for valid in self._valid}
+        return tenant == "" if self._is_open else tenant in {_tenant(valid) for valid in self._valid}
 
     async def watch(self, dismiss: Callable[[Callable[[str], bool]], None]) -> None:
         """Read the keys periodically; after each time call `dismiss` with the test of which tenants stay connected."""
@@ -115,6 +125,12 @@ class Authenticator:
             self._refreshed_at = self._clock()
 
     def _set_keys(self, found: list[ApiKey]) -> None:
-        self._valid = [*self._configured, *(each.digest for each in found if each.revoked_at is None)]
+        valid = [each for each in found if each.is_valid]
+        self._valid = [*self._configured, *(each.digest for each in valid)]
+        self._admins = {_tenant(each.digest) for each in valid if each.is_admin}
         self._is_open = not self._configured and not found
         self._refreshed_at = self._clock()
+
+
+def _tenant(key_digest: str) -> str:
+    return key_digest[:_TENANT_DIGITS]

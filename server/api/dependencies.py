@@ -75,6 +75,16 @@ async def get_tenant(
 TenantDep = Annotated[str, Depends(get_tenant)]
 
 
+async def get_admin(request: Request, tenant: TenantDep) -> str:
+    """Return the tenant of a request that may do what concerns every client; raises ForbiddenError."""
+    authenticator: Authenticator = request.app.state.authenticator
+    authenticator.check_admin(tenant)
+    return tenant
+
+
+AdminDep = Annotated[str, Depends(get_admin)]
+
+
 async def read_json_object(request: Request, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Return the request's body, a JSON object within the size limit. The body is not read before authentication.
 

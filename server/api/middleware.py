@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.errors import InvalidParamsError
@@ -72,6 +73,14 @@ class BrowserGuard:
             return site in _SAME_SITE
         # old browsers send Origin but no Sec-Fetch-Site; a client that sends neither is not a browser
         return not origin or urlsplit(origin).netloc == headers.get("host", "").lower()
+
+
+class Cors(CORSMiddleware):
+    """Lets pages of listed origins, which are in lower case, read answers: some apps send theirs in another case."""
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        """Whether the setting `cors_origins` lists it."""
+        return super().is_allowed_origin(origin.lower())
 
 
 def _host_name(host: str) -> str | None:

@@ -36,6 +36,12 @@ class UnauthenticatedError(PaddockError):
     type, status, title = "unauthenticated", 401, "The request lacks a valid API key"
 
 
+class ForbiddenError(PaddockError):
+    """The API key is valid, but it may not do this."""
+
+    type, status, title = "forbidden", 403, "The API key does not permit this request"
+
+
 class InvalidParamsError(PaddockError):
     """The request's parameters or its body are invalid."""
 
@@ -124,6 +130,7 @@ BY_STATUS: dict[int, type[PaddockError]] = {
     for error in (
         InvalidParamsError,
         UnauthenticatedError,
+        ForbiddenError,
         ResourceNotFoundError,
         MethodNotAllowedError,
         ConflictError,

@@ -7,9 +7,10 @@ The file groups settings in tables, one per section class here. A consumer shoul
 """
 
 import os
+import re
 from collections.abc import Mapping
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from tomllib import loads as parse_toml
@@ -17,6 +18,7 @@ from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, PrivateAttr, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -31,6 +33,12 @@ from pipelines.core.request import StepCaching
 from server.core.logging import LogFormat
 
 ENV_PREFIX = "PADDOCK_"
+
+# desktop apps have schemes of their own, and some of these no host
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)?(:(?P<port>[1-9][0-9]{0,4}))?"
+)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class ConfigFileError(Exception):
@@ -54,6 +62,16 @@ class ServerSettings(BaseModel):
     demo: bool = False
     stop_grace: float = Field(default=10.0, gt=0)
 
+    @field_validator("host")
+    @classmethod
+    def _plain_host(cls, host: str) -> str:
+        """Return the usual spelling: an address without a URL's brackets, an IPv4 address that IPv6 wraps as IPv4."""
+        try:
+            address = ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+        except ValueError:
+            return "localhost" if host.lower() == "localhost" else host
+        return str((isinstance(address, IPv6Address) and address.ipv4_mapped) or address)
+
     @property
     def is_loopback(self) -> bool:
         """Whether the server is reachable only from this machine."""
@@ -69,8 +87,8 @@ class SecuritySettings(BaseModel):
     api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()
     first_key: bool = False
     allow_anonymous: bool = False
-    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/:]+$")], ...], NoDecode] = ()
-    cors_origins: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^\s/]*$")], ...], NoDecode] = ()
+    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...], NoDecode] = ()
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
     @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
@@ -79,6 +97,11 @@ class SecuritySettings(BaseModel):
         if isinstance(listed, str):
             return [one for part in listed.split(",") if (one := part.strip())]
         return [one.strip() if isinstance(one, str) else one for one in listed] if isinstance(listed, list) else listed
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _as_browsers_send(cls, listed: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_origin(one) for one in listed)
 
 
 class StorageSettings(BaseModel):
@@ -249,6 +272,33 @@ class Settings(
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources by precedence: options, environment, file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, dict(cls._file))
+
+
+def _origin(written: str) -> str:
+    """Return an origin as a browser sends it, in lower case and without the scheme's default port."""
+    found = _ORIGIN.fullmatch(written.lower())
+    if found is not None and _is_sent(found["scheme"], found["host"] or "", int(found["port"] or 0)):
+        default = _DEFAULT_PORTS.get(found["scheme"])
+        return found[0].removesuffix(f":{default}") if found["port"] == default else found[0]
+    raise PydanticCustomError(
+        "origin",
+        "{origin} is not an origin that a browser sends. Write scheme://host or scheme://host:port, without a path, "
+        "user, query or wildcard, such as https://app.example or tauri://localhost.",
+        {"origin": written},
+    )
+
+
+def _is_sent(scheme: str, host: str, port: int) -> bool:
+    if port > 65535 or not host:
+        return port == 0 and scheme not in _DEFAULT_PORTS
+    is_number = re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2]) is not None
+    if not host.startswith("[") and not (is_number and scheme in _DEFAULT_PORTS):
+        return True
+    # a name that ends in a number is an address, and browsers send only the usual spelling
+    try:
+        return str(ip_address(host.strip("[]"))) == host.strip("[]")
+    except ValueError:
+        return False
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:

@@ -7,12 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
 from server.api.auth import Authenticator, OpenRequests
 from server.api.error_handlers import add_error_handlers
-from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, DemoWeightsHeader, HeadRequests
+from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadRequests
 from server.api.openapi import complete_openapi
 from server.api.routes import events, files, generations, health, loras, metrics, models, queue, videos, workbench
 from server.core.catalogue import load_catalogue
@@ -61,7 +60,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     complete_openapi(app, lambda: load_catalogue(settings), settings)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],

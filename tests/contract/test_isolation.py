@@ -12,15 +12,25 @@ from fastapi.routing import iter_route_contexts
 
 from server.core.settings import Settings
 from server.runtime.app import create_app
+from server.storage.db.api_keys import KeyRing
+from server.storage.db.connection import opened
 from tests.support.server_process import MODEL, ServerProcess, eventually
 
 Pair = tuple[ServerProcess, ServerProcess]
 
 
-@pytest.fixture
-def pair(keyed_server: ServerProcess, keys: Iterator[str]) -> Iterator[Pair]:
-    """One server to its owner's eyes and to a stranger's, who has a key as well."""
-    owner, stranger = (keyed_server.with_key(next(keys)) for _ in range(2))
+@pytest.fixture(params=["key", "admin key"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """One server to its owner's eyes and to a stranger's, who has a key as well, or an admin key."""
+    if request.param == "key":
+        server, keys = request.getfixturevalue("keyed_server"), request.getfixturevalue("keys")
+        given = [next(keys), next(keys)]
+    else:
+        server = request.getfixturevalue("start_server")(preview_interval="0.05")
+        with opened(f"sqlite:///{server.data_dir / 'paddock.db'}") as engine:
+            given = [KeyRing(engine).add("owner"), KeyRing(engine).add("stranger", is_admin=True)]
+        eventually(lambda: server.http.get("/queue").status_code == 401, server)
+    owner, stranger = map(server.with_key, given)
     with closing(owner.http), closing(stranger.http):
         yield owner, stranger
 

@@ -18,10 +18,12 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from pipelines.demo.folder import demo_folder
 from pipelines.models.registry import family_of
+from server.storage.db.api_keys import KeyRing
+from server.storage.db.connection import opened
 from tests.contract.model_page import HOST, clients
 from tests.support.browser import BrowserPage, chromium
 from tests.support.models.loras import write_lora
-from tests.support.server_process import MODEL, ServerProcess, needs
+from tests.support.server_process import MODEL, ServerProcess, eventually, needs
 
 VisitorFactory = Callable[..., BrowserPage]
 
@@ -472,6 +474,36 @@ def test_models_are_loaded_and_unloaded(visitor: VisitorFactory, start_server: C
     model.get_by_role("button", name="Unload").click()
     expect(model.locator(".state")).to_have_text("not loaded")
     expect(page.get_by_role("dialog").get_by_text("GiB free")).to_have_count(2)
+
+
+def test_why_a_model_is_not_loaded_is_told_in_the_dialog(
+    visitor: VisitorFactory, start_server: Callable[..., ServerProcess]
+) -> None:
+    server = start_server(api_keys="set")
+    visit = visitor(server.url)
+    page = visit.context.new_page()
+    page.add_init_script("localStorage.setItem('paddock.key', 'set')")
+    page.goto(server.url)
+    page.wait_for_selector("body[data-ready]")
+    with opened(f"sqlite:///{server.data_dir / 'paddock.db'}") as engine:
+        KeyRing(engine).add("boss", is_admin=True)
+    refused = {"headers": {"Authorization": "Bearer set"}}
+    eventually(lambda: server.http.post("/models/nope/activate", **refused).status_code == 403, server)
+
+    page.locator("#machine-button").click()
+    model = page.locator(f"#machine-models li[data-id='{MODEL}']")
+    model.get_by_role("button", name="Load").click()
+
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("alert")).to_contain_text("Only an admin key may load or unload models")
+    expect(model.locator(".state")).to_have_text("not loaded")
+    assert_accessible(page, "machine")
+    # it is gone when the dialog is opened anew
+    page.locator("#machine-close").click()
+    page.locator("#machine-button").click()
+    expect(page.locator("#machine-error")).to_be_hidden()
+    # what the browser itself writes of a refusal
+    visit.errors[:] = [error for error in visit.errors if "403 (Forbidden)" not in error]
 
 
 # everybody

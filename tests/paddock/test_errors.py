@@ -14,6 +14,7 @@ from tests.paddock.scripted import Scripted, error
 TYPES = {
     "invalid_params": (400, paddock.InvalidParamsError),
     "unauthenticated": (401, paddock.UnauthenticatedError),
+    "forbidden": (403, paddock.ForbiddenError),
     "resource_not_found": (404, paddock.ResourceNotFoundError),
     "method_not_allowed": (405, paddock.MethodNotAllowedError),
     "conflict": (409, paddock.ConflictError),

@@ -106,6 +106,5 @@ def _to_rgb(vae: Any, group: torch.Tensor) -> Frames:
 def _check(group: torch.Tensor) -> None:
     if not torch.isfinite(group).all():
         raise NonFiniteOutputError(
-            "The model produced frames that are not numbers (NaN or infinity), so no video was written. "
-            "Another seed or a lower guidance_scale may avoid it."
+            "The model produced frames that are not numbers (NaN or infinity), so no video was written."
         )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from pipelines.models.catalogue import CatalogueEntry
-from server.api.dependencies import ServiceDep, TenantDep, error_responses
+from server.api.dependencies import AdminDep, ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
 from server.api.schemas.requests import OWN_PARAMETERS
 from server.service.service import Service
@@ -57,17 +57,23 @@ async def show(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, An
     return _model(service, service.entry(id))
 
 
-@router.post("/{id}/activate", summary="Load a model", response_model=Model, responses=error_responses(404))
-async def activate(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
-    """Starts loading the weights and returns at once. `deployments` shows when they are loaded."""
+@router.post("/{id}/activate", summary="Load a model", response_model=Model, responses=error_responses(403, 404))
+async def activate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str, Any]:
+    """Starts loading the weights and returns at once. `deployments` shows when they are loaded.
+
+    While the server has an admin key, only admin keys may do this.
+    """
     entry = service.entry(id)
     service.activate(entry)
     return _model(service, entry)
 
 
-@router.post("/{id}/deactivate", summary="Unload a model", response_model=Model, responses=error_responses(404))
-async def deactivate(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
-    """Frees the device once the running generation has ended. The next generation loads the weights again."""
+@router.post("/{id}/deactivate", summary="Unload a model", response_model=Model, responses=error_responses(403, 404))
+async def deactivate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str, Any]:
+    """Frees the device once the running generation has ended. The next generation loads the weights again.
+
+    While the server has an admin key, only admin keys may do this.
+    """
     entry = service.entry(id)
     service.deactivate(entry)
     return _model(service, entry)

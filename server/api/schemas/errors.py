@@ -8,6 +8,7 @@ from server.api.schemas.example import example
 
 ErrorType = Literal[
     "unauthenticated",
+    "forbidden",
     "invalid_params",
     "resource_not_found",
     "unknown_error",

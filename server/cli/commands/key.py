@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Add, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(help="The key's name, such as that of a person or a machine.")]
+Admin = Annotated[
+    bool, typer.Option("--admin", help="Let it load and unload models, and from then on only keys like it.")
+]
 
 
 @app.command()
-def add(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
+def add(name: Name, admin: Admin = False, data_dir: DataDir = None, config: Config = None) -> None:
     """Make a key and print it once. Only its digest is stored. A running server accepts it within a second."""
     with _key_ring(config, data_dir) as ring:
-        typer.echo(ring.add(name))
+        typer.echo(ring.add(name, is_admin=admin))
     error_console.print("The key is shown only now. Send it as: Authorization: Bearer KEY", highlight=False)
+    if admin:
+        error_console.print("While it is valid, only admin keys may load and unload models.", highlight=False)
 
 
 @app.command("list")
@@ -33,9 +38,10 @@ def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
     """List the names of all keys, also of revoked ones."""
     with _key_ring(config, data_dir) as ring:
         found = ring.all()
-    table = Table("name", "created", "revoked")
+    table = Table("name", "admin", "created", "revoked")
     for key in found:
-        table.add_row(plain(key.name), _moment(key.made_at), _moment(key.revoked_at))
+        is_admin = "yes" if key.is_admin else ""
+        table.add_row(plain(key.name), is_admin, _moment(key.made_at), _moment(key.revoked_at))
     console.print(table)
 
 
@@ -44,9 +50,12 @@ def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
     """Revoke a key. Its generations are kept but no longer accessible. A running server refuses it within a second."""
     with _key_ring(config, data_dir) as ring:
         ring.revoke(name)
-        is_last = all(key.revoked_at is not None for key in ring.all())
-    if is_last:
+        found = ring.all()
+    valid = [key for key in found if key.is_valid]
+    if not valid:
         error_console.print("No valid key is left, and the server still requires one: make one with `paddock key add`.")
+    elif any(key.is_admin for key in found if key.name == name) and not any(key.is_admin for key in valid):
+        error_console.print("No valid admin key is left: every key may load and unload models.")
 
 
 @contextmanager

@@ -32,12 +32,21 @@ class KeyNotFoundError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """The record of a key; times in Unix seconds, `revoked_at` None while it is valid."""
+    """The record of a key; times in Unix seconds, `revoked_at` None while it is valid.
+
+    While a valid admin key exists, only admin keys may load and unload models.
+    """
 
     name: str
     digest: str
     made_at: float
     revoked_at: float | None
+    is_admin: bool
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it has not been revoked."""
+        return self.revoked_at is None
 
 
 def digest(api_key: str) -> str:
@@ -51,12 +60,13 @@ class KeyRing:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add(self, name: str) -> str:
+    def add(self, name: str, *, is_admin: bool = False) -> str:
         """Make a key and return it. It cannot be looked up again. Raises KeyNameTakenError."""
         api_key = _PREFIX + secrets.token_urlsafe(32)
         try:
             with self._engine.begin() as tx:
-                tx.execute(insert(api_keys).values(name=name, digest=digest(api_key), made_at=time.time()))
+                row = {"name": name, "digest": digest(api_key), "made_at": time.time(), "is_admin": is_admin}
+                tx.execute(insert(api_keys).values(row))
         except IntegrityError as error:
             raise KeyNameTakenError(name) from error
         return api_key

@@ -4,6 +4,7 @@ the turns of tenants, the numbers of their events, and idempotent requests.
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     Dialect,
     Float,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     and_,
+    false,
     literal_column,
 )
 
@@ -88,6 +90,7 @@ api_keys = Table(
     Column("digest", _Text(64), nullable=False, unique=True),
     Column("made_at", Float, nullable=False),
     Column("revoked_at", Float),
+    Column("is_admin", Boolean, nullable=False, server_default=false()),
 )
 
 turns = Table(

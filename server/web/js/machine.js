@@ -21,6 +21,7 @@ export class Machine extends EventTarget {
     super();
     this.modelName = modelName;
     $("machine-button").addEventListener("click", () => {
+      say($("machine-error"), "");
       $("machine").showModal();
       this.ask();
     });
@@ -81,7 +82,14 @@ export class Machine extends EventTarget {
 
   #modelRow(model) {
     const act = async ({ target }) => {
-      await request(`/api/ai/models/${encodeURIComponent(model.id)}/${target.dataset.action}`, { method: "POST" });
+      try {
+        await request(`/api/ai/models/${encodeURIComponent(model.id)}/${target.dataset.action}`, { method: "POST" });
+        say($("machine-error"), "");
+      } catch (error) {
+        if (!(error instanceof ApiError)) throw error;
+        // a banner would be behind the dialog
+        say($("machine-error"), error.message);
+      }
       this.ask();
     };
     const about = [h("b", {}, model.display_name), h("span", { class: "state" }), h("span", { class: "plan" })];

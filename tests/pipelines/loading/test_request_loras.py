@@ -1,5 +1,6 @@
 """LoRAs of requests are merged into loaded weights, and leave nothing behind."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.core.errors import DeviceMemoryError, GenerationCancelled, LoraError, UnsupportedModelError
+from pipelines.core.errors import (
+    DeviceMemoryError,
+    GenerationCancelled,
+    LoraError,
+    NonFiniteOutputError,
+    UnsupportedModelError,
+)
 from pipelines.core.model import Lora, ModelSpec, OptionalLora
 from pipelines.core.precision import Precision
 from pipelines.core.progress import Progress, Stage
@@ -204,6 +211,40 @@ def test_a_file_that_is_gone_fails_the_video_alone(load: Callable[..., Runner], 
     with pytest.raises(LoraError, match="The LoRA x is not on this machine"):
         runner.run(replace(SMALL_VIDEO, loras=(X,)), path)
     assert video_bytes(runner, path) == plain
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("huge",), "The LoRA huge may be the cause: leave it out, or try a lower strength."),
+        (("x", "huge"), "The LoRAs x, huge may be the cause: leave them out, or try a lower strength."),
+    ],
+)
+def test_an_error_about_nan_names_the_loras(
+    names: tuple[str, ...], said: str, load: Callable[..., Runner], folder: Path, tmp_path: Path
+) -> None:
+    # finite, until it is multiplied
+    write_lora(folder / "huge.safetensors", WIDTH, ("blocks.1.attn2.to_v",), 3, 3e37)
+    runner = load()
+    before = video_bytes(runner, tmp_path / "video.mp4")
+    params = replace(SMALL_VIDEO, loras=tuple(map(RequestLora, names)))
+
+    with pytest.raises(NonFiniteOutputError, match=re.escape(said)):
+        video_bytes(runner, tmp_path / "video.mp4", params)
+    with pytest.raises(NonFiniteOutputError, match=re.escape(said)):
+        runner.frames(params)
+
+    assert video_bytes(runner, tmp_path / "video.mp4") == before
+
+
+def test_an_error_about_nan_while_decoding_names_the_loras(load: Callable[..., Runner], tmp_path: Path) -> None:
+    runner = load()
+    runner._loaded.vae.decoder.register_forward_hook(lambda _module, _input, output: output * torch.nan)
+
+    with pytest.raises(NonFiniteOutputError, match=r"no video was written\. The LoRA x may be the cause"):
+        video_bytes(runner, tmp_path / "video.mp4", replace(SMALL_VIDEO, loras=(RequestLora("x"),)))
+    with pytest.raises(NonFiniteOutputError, match=r"no video was written\. Another seed or"):
+        video_bytes(runner, tmp_path / "video.mp4")
 
 
 def test_a_lora_of_another_model_is_refused(load: Callable[..., Runner], folder: Path, tmp_path: Path) -> None:

@@ -179,6 +179,9 @@ def test_the_command_prints_a_line_for_each_check_and_fails_for_any(
 
     assert main([str(folder)]) == 2
     assert capsys.readouterr().err == f"Say which model it is: --model {model}\n"
+    for unknown in ("nobody", ""):
+        assert main([str(folder), "--model", unknown]) == 2
+        assert capsys.readouterr().err == (f"There is no model {unknown!r}. Say which model it is: --model {model}\n")
     assert main([str(folder), "--model", model]) == 0
     assert capsys.readouterr().out.endswith("0 failed\n")
     changed("transformer/config.json", eps=1e-5)(folder)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from server.api.auth import FRESH_SECONDS, Authenticator
-from server.core.errors import UnauthenticatedError
+from server.core.errors import ForbiddenError, UnauthenticatedError
 from server.core.events import Broker
 from server.storage.db.api_keys import KeyRing, digest
 from server.storage.db.connection import opened
@@ -63,6 +63,42 @@ async def test_keys_from_the_settings_and_the_database_are_both_valid(ring: KeyR
 
     assert await auth.tenant("set") == digest("set")[:16]
     assert await auth.tenant(made) == digest(made)[:16]
+
+
+async def test_admin_rights_are_every_keys_until_an_admin_key_exists_and_after_the_last(ring: KeyRing) -> None:
+    clock = Clock()
+    auth = Authenticator(["set"], ring, clock)
+    keys = {"set": "set", "plain": ring.add("plain")}
+
+    async def admins() -> set[str]:
+        clock.now += FRESH_SECONDS
+        found = set()
+        for name, key in keys.items():
+            try:
+                auth.check_admin(await auth.tenant(key))
+            except ForbiddenError as error:
+                assert "paddock key add NAME --admin" in str(error)
+            else:
+                found.add(name)
+        return found
+
+    assert await admins() == {"set", "plain"}
+    keys["boss"] = ring.add("boss", is_admin=True)
+    assert await admins() == {"boss"}
+    keys["chief"] = ring.add("chief", is_admin=True)
+    assert await admins() == {"boss", "chief"}
+    ring.revoke("boss")
+    del keys["boss"]
+    assert await admins() == {"chief"}
+    ring.revoke("chief")
+    del keys["chief"]
+    assert await admins() == {"set", "plain"}
+
+
+async def test_a_server_without_keys_gives_everybody_admin_rights(ring: KeyRing) -> None:
+    auth = Authenticator([], ring)
+
+    auth.check_admin(await auth.tenant(None))
 
 
 async def test_the_last_known_keys_stay_valid_while_the_database_fails(

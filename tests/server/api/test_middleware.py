@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from server.core.settings import Settings
 from server.runtime.app import create_app
@@ -143,11 +144,101 @@ async def test_listed_pages_may_read_the_headers_that_clients_need(app: Callable
 
 @pytest.mark.parametrize(
     "settings",
-    [{"allowed_hosts": ["gpu.lan:8000"]}, {"allowed_hosts": ["http://gpu.lan"]}, {"cors_origins": ["app.example"]}],
+    [
+        *(
+            {"allowed_hosts": [name]}
+            for name in ("gpu.lan:8000", "http://gpu.lan", "*", "me@gpu.lan", "gpu.lan?", "gpu lan")
+        ),
+        {"cors_origins": ["app.example"]},
+    ],
 )
 def test_a_malformed_host_name_or_origin_is_refused_at_start(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Settings(**settings)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "http://",
+        "http://*",
+        "https://*.app.example",
+        "app://*",
+        "http://app.example:0",
+        "http://app.example:99999",
+        "http://app.example:",
+        "http://app.example:080",
+        "http://app.example:port",
+        "file://:80",
+        "http://me@app.example",
+        "http://me:secret@app.example",
+        "http://app.example/",
+        "http://app.example/path",
+        "http://app.example?query",
+        "http://app.example#fragment",
+        "http://app.example.",
+        "http://app..example",
+        "http://app.example\n",
+        "http://app .example",
+        "http://app\\example",
+        "http://app.example,http://other.example",
+        "http://bücher.example",
+        "http://256.0.0.1",
+        "http://127.1",
+        "http://127.0.0.01",
+        "http://0x7f000001",
+        "http://[::1",
+        "http://[app.example]",
+        "http://[0:0:0:0:0:0:0:1]",
+        "http://[fe80::1%eth0]",
+        "http://::1",
+        "http:app.example",
+        "1app://localhost",
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused_by_name(origin: str) -> None:
+    # a list is stripped of blanks: what it has around an origin is no fault
+    with pytest.raises(ValidationError) as refused:
+        Settings(cors_origins=(origin,))
+
+    (error,) = refused.value.errors()
+    assert error["loc"] == ("cors_origins",)
+    assert error["msg"].startswith(f"{origin} is not an origin that a browser sends. Write scheme://host")
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("https://app.example", "https://app.example"),
+        ("HTTPS://App.Example:8443", "https://app.example:8443"),
+        (" https://app.example ", "https://app.example"),
+        ("https://app.example:443", "https://app.example"),
+        ("http://app.example:80", "http://app.example"),
+        ("https://app.example:80", "https://app.example:80"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://my_app", "http://my_app"),
+        ("http://192.168.1.5:65535", "http://192.168.1.5:65535"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+        ("tauri://localhost", "tauri://localhost"),
+        ("app://-", "app://-"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("vscode-webview://1gqpkvjd8m0ov3c", "vscode-webview://1gqpkvjd8m0ov3c"),
+        ("chrome-extension://cjpalhdlnbpafiamejdnhcphjbkeiagm", "chrome-extension://cjpalhdlnbpafiamejdnhcphjbkeiagm"),
+        ("safari-web-extension://4E1B-0x", "safari-web-extension://4e1b-0x"),
+        ("file://", "file://"),
+    ],
+)
+async def test_an_origin_is_kept_as_browsers_send_it(app: Callable[..., Any], written: str, sent: str) -> None:
+    assert Settings(cors_origins=[written]).cors_origins == (sent,)
+
+    # an app that sends it as it was written is answered, too
+    for origin in (written.strip(), sent) if sent.endswith(written.strip().lower()) else (sent,):
+        answer = await request(await app(cors_origins=[written]), Origin=origin, Sec_Fetch_Site="cross-site")
+        assert answer.status_code == NOT_FOUND
+        assert answer.headers["access-control-allow-origin"] == origin
 
 
 def test_lists_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from server.core import errors
     ("error", "status", "kind"),
     [
         (errors.UnauthenticatedError("m"), 401, "unauthenticated"),
+        (errors.ForbiddenError("m"), 403, "forbidden"),
         (errors.InvalidParamsError("m"), 400, "invalid_params"),
         (errors.ResourceNotFoundError("m"), 404, "resource_not_found"),
         (errors.PaddockError("m"), 500, "unknown_error"),

@@ -152,7 +152,38 @@ def test_the_file_lists_every_setting_with_its_default() -> None:
         ("0.0.0.0", False),  # noqa: S104 - nothing is bound
         ("::", False),
         ("box.lan", False),
+        ("LocalHost", True),
+        ("[::1]", True),
+        ("0:0:0:0:0:0:0:1", True),
+        ("[0:0:0:0:0:0:0:1]", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:7f00:1", True),
+        ("[::]", False),
+        ("0:0:0:0:0:0:0:0", False),
+        ("::ffff:0.0.0.0", False),
+        ("::ffff:192.168.1.5", False),
+        ("fe80::1%eth0", False),
+        ("[box.lan]", False),
+        ("127.1", False),
     ],
 )
 def test_which_hosts_count_as_loopback(host: str, is_loopback: bool) -> None:
     assert Settings(host=host).is_loopback is is_loopback
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("[::1]", "::1"),
+        ("0:0:0:0:0:0:0:0", "::"),
+        ("::FFFF:127.0.0.1", "127.0.0.1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("LOCALHOST", "localhost"),
+        ("box.lan", "box.lan"),
+        ("[box.lan]", "[box.lan]"),
+    ],
+)
+def test_addresses_are_kept_in_their_usual_spelling(written: str, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load(host=written).host == kept
+    monkeypatch.setenv("PADDOCK_HOST", written)
+    assert Settings.load().host == kept

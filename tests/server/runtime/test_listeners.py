@@ -28,6 +28,16 @@ def test_an_address_is_listened_on() -> None:
     assert listening("127.0.0.1") == [(socket.AF_INET, "127.0.0.1")]
 
 
+@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["[::1]", "0:0:0:0:0:0:0:1"])
+def test_an_ipv6_address_is_listened_on_in_any_spelling(host: str) -> None:
+    assert listening(host) == [(socket.AF_INET6, "::1")]
+
+
+def test_an_ipv4_address_within_ipv6_is_listened_on() -> None:
+    assert listening("::ffff:127.0.0.1") == [(socket.AF_INET, "127.0.0.1")]
+
+
 def test_localhost_is_both_addresses_as_far_as_the_machine_has_them() -> None:
     ipv6 = [(socket.AF_INET6, "::1")] if HAS_IPV6 else []
 

@@ -20,6 +20,7 @@ from server.storage.db.api_keys import (
     digest,
 )
 from server.storage.db.connection import opened
+from tests.support.command_line import Typed
 from tests.support.server_process import PATIENCE, ServerProcess, eventually
 
 
@@ -28,9 +29,9 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'paddock.db'}"
 
 
-@pytest.fixture
-def ring(url: str) -> Iterator[KeyRing]:
-    with opened(url) as engine:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ring(url: str, request: pytest.FixtureRequest) -> Iterator[KeyRing]:
+    with opened(url if request.param == "sqlite" else request.getfixturevalue("postgres_url")) as engine:
         yield KeyRing(engine)
 
 
@@ -54,6 +55,19 @@ def test_a_name_is_one_keys_for_good(ring: KeyRing) -> None:
     for name in ("laptop", "never"):
         with pytest.raises(KeyNotFoundError):
             ring.revoke(name)
+
+
+def test_an_admin_key_is_one_until_it_is_revoked(ring: KeyRing) -> None:
+    ring.add("laptop")
+    ring.add("boss", is_admin=True)
+    assert {key.name: (key.is_admin, key.is_valid) for key in ring.all()} == {
+        "laptop": (False, True),
+        "boss": (True, True),
+    }
+
+    ring.revoke("boss")
+
+    assert {key.name for key in ring.all() if key.is_admin and key.is_valid} == set()
 
 
 def test_records_are_looked_into_without_being_made(url: str, tmp_path: Path) -> None:
@@ -106,6 +120,30 @@ def test_keys_by_the_command_line_on_a_running_server(start_server: Callable[...
     wait_for_status(server, key, 401)
     assert "no valid key named laptop" in paddock("revoke", "laptop", data_dir=server.data_dir, is_refused=True)
     assert key not in server.log_text()
+
+
+def test_admin_keys_by_the_command_line(typed: Typed) -> None:
+    def key(*args: str) -> subprocess.CompletedProcess[str]:
+        done = typed("key", *args, "--data-dir", "data", COLUMNS="200")
+        assert done.returncode == 0, done.stderr
+        return done
+
+    assert "admin" not in key("add", "laptop").stderr
+    made = key("add", "boss", "--admin")
+    assert re.fullmatch(r"paddock-[\w-]{43}\n", made.stdout)
+    assert "only admin keys may load and unload models" in made.stderr
+    key("add", "chief", "--admin")
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:3]] for line in key("list").stdout.splitlines()]
+    assert [row for row in rows if len(row) == 2] == [
+        ["name", "admin"],
+        ["laptop", ""],
+        ["boss", "yes"],
+        ["chief", "yes"],
+    ]
+
+    assert "every key may load" not in key("revoke", "boss").stderr
+    assert "No valid admin key is left: every key may load and unload models." in key("revoke", "chief").stderr
+    assert "No valid key is left" in key("revoke", "laptop").stderr
 
 
 def test_an_open_event_stream_of_a_revoked_key_ends_and_others_go_on(

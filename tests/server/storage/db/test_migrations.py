@@ -14,10 +14,11 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import MetaData, Table, create_engine, func, insert, null, select
+from sqlalchemy import Engine, MetaData, Table, create_engine, func, insert, null, select, text
 
 from server.core.settings import Settings
-from server.storage.db.connection import DatabaseUnusableError, open_database
+from server.storage.db.api_keys import KeyRing
+from server.storage.db.connection import DatabaseUnusableError, open_database, unopened
 from server.storage.db.migrations import backup as copies
 from server.storage.db.migrations import upgrade
 from server.storage.db.records import Filters
@@ -59,6 +60,14 @@ def schema(database: Path) -> set[str]:
 def content(database: Path) -> list[str]:
     with closing(sqlite3.connect(database)) as connection:
         return list(connection.iterdump())
+
+
+def at_revision(url: str, revision: str) -> Engine:
+    """An empty database as that revision left it."""
+    engine = unopened(url)
+    with engine.begin() as tx:
+        command.upgrade(upgrade.alembic_config(tx), revision)
+    return engine
 
 
 def in_data_dir(folder: Path) -> str:
@@ -219,11 +228,10 @@ def test_a_copy_that_cannot_be_made_stops_the_upgrade(old: Path, monkeypatch: py
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_nul_in_old_records_is_replaced(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = f"sqlite:///{tmp_path / 'paddock.db'}" if kind == "sqlite" else str(request.getfixturevalue("postgres_url"))
-    engine = create_engine(url)
+    engine = at_revision(url, "0011")
     odd = {"prompt": "an\0ox \0\0", "written": "\\u0000", "style": ["\0"]}
     now = {"prompt": "an\ufffdox \ufffd\ufffd", "written": "\\u0000", "style": ["\ufffd"]}
     with engine.begin() as tx:
-        command.upgrade(upgrade.alembic_config(tx), "0011")
         old = Table("generations", MetaData(), autoload_with=tx)
         for parameters, params in ((odd, odd), (odd, None), ({"prompt": "even"}, {"prompt": "even"})):
             row = to_row(replace(new(), parameters=parameters)) | {"params": null() if params is None else params}
@@ -237,3 +245,22 @@ def test_nul_in_old_records_is_replaced(kind: str, tmp_path: Path, request: pyte
     engine.dispose()
     assert [tuple(row) for row in rows] == [(now, now), (now, None), ({"prompt": "even"}, {"prompt": "even"})]
     assert found == 2
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_keys_of_earlier_versions_are_valid_and_no_admin_keys(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'paddock.db'}" if kind == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    engine = at_revision(url, "0012")
+    with engine.begin() as tx:
+        tx.execute(text("INSERT INTO keys (name, digest, made_at) VALUES ('laptop', 'abc', 1)"))
+    engine.dispose()
+
+    engine = open_database(url)
+    (key,) = KeyRing(engine).all()
+    with engine.begin() as tx:
+        assert compare_metadata(MigrationContext.configure(tx, opts={"compare_type": True}), metadata) == []
+    engine.dispose()
+
+    assert (key.name, key.is_valid, key.is_admin) == ("laptop", True, False)
