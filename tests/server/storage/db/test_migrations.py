@@ -9,19 +9,20 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, func, insert, null, select, text
+from sqlalchemy import Connection, Engine, MetaData, create_engine, delete, func, insert, null, select
 
 from server.core.settings import Settings
-from server.storage.db.connection import DatabaseUnusableError, open_database
+from server.storage.db.connection import DatabaseUnusableError, open_database, unopened
 from server.storage.db.migrations import backup as copies
 from server.storage.db.migrations import upgrade
 from server.storage.db.records import Filters
-from server.storage.db.schema import generations, metadata
+from server.storage.db.schema import generations, metadata, prompt_words
 from server.storage.db.statements.rows import to_row
 from tests.contract.store.examples import new
 
@@ -61,6 +62,21 @@ def content(database: Path) -> list[str]:
         return list(connection.iterdump())
 
 
+def is_described(name: str | None, kind: str, _parents: object) -> bool:
+    """Whether the store's description can be compared: it is not of FTS5's tables."""
+    return kind != "table" or name is None or not name.startswith("prompt_words")
+
+
+def differences(tx: Connection) -> list[Any]:
+    """What tells a SQLite database from the store's description."""
+    context = MigrationContext.configure(tx, opts={"compare_type": True, "include_name": is_described})
+    described = MetaData()
+    for table in metadata.sorted_tables:
+        if is_described(table.name, "table", None):
+            table.to_metadata(described)
+    return list(compare_metadata(context, described))
+
+
 def in_data_dir(folder: Path) -> str:
     return Settings(data_dir=folder).records
 
@@ -89,7 +105,7 @@ def test_the_first_revision_is_the_schema_of_v0_1_0(old: Path, tmp_path: Path) -
 def test_an_empty_database_gets_the_schema_that_the_store_describes(tmp_path: Path) -> None:
     engine = open_database(in_data_dir(tmp_path))
     with engine.begin() as tx:
-        assert compare_metadata(MigrationContext.configure(tx, opts={"compare_type": True}), metadata) == []
+        assert differences(tx) == []
     engine.dispose()
     # what the comparison does not see: numbers that are never given twice
     assert any("seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT" in sql for sql in schema(tmp_path / "paddock.db"))
@@ -100,7 +116,7 @@ def test_the_records_of_v0_1_0_are_upgraded_and_kept_as_they_were(old: Path, tmp
     before = schema(old), content(old)
     engine = open_database(in_data_dir(tmp_path))
     with engine.begin() as tx:
-        assert compare_metadata(MigrationContext.configure(tx, opts={"compare_type": True}), metadata) == []
+        assert differences(tx) == []
         rows = tx.exec_driver_sql("SELECT status FROM generations ORDER BY seq").scalars().all()
     engine.dispose()
 
@@ -216,17 +232,24 @@ def test_a_copy_that_cannot_be_made_stops_the_upgrade(old: Path, monkeypatch: py
     assert not list(old.parent.glob("*.part*"))
 
 
+def of_revision(revision: str, url: str) -> Engine:
+    """An empty database with an earlier schema."""
+    engine = unopened(url)
+    with engine.begin() as tx:
+        command.upgrade(upgrade.alembic_config(tx), revision)
+    return engine
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_nul_in_old_records_is_replaced(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = f"sqlite:///{tmp_path / 'paddock.db'}" if kind == "sqlite" else str(request.getfixturevalue("postgres_url"))
-    engine = open_database(url)
+    engine = of_revision("0011", url)
     odd = {"prompt": "an\0ox \0\0", "written": "\\u0000", "style": ["\0"]}
     now = {"prompt": "an\ufffdox \ufffd\ufffd", "written": "\\u0000", "style": ["\ufffd"]}
     with engine.begin() as tx:
         for parameters, params in ((odd, odd), (odd, None), ({"prompt": "even"}, {"prompt": "even"})):
             row = to_row(replace(new(), parameters=parameters)) | {"params": null() if params is None else params}
             tx.execute(insert(generations).values(row))
-        tx.execute(text("UPDATE alembic_version SET version_num = '0011'"))
     engine.dispose()
 
     engine = open_database(url)
@@ -236,3 +259,30 @@ def test_nul_in_old_records_is_replaced(kind: str, tmp_path: Path, request: pyte
     engine.dispose()
     assert [tuple(row) for row in rows] == [(now, now), (now, None), ({"prompt": "even"}, {"prompt": "even"})]
     assert found == 2
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_prompts_of_old_records_are_found(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = f"sqlite:///{tmp_path / 'paddock.db'}" if kind == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    # more than are read at once, the last time as many
+    prompts: list[Any] = ["An ox", "A lake", None, 7, "湖边的牛", "\ud800ox", "?", {"ox": "ox"}] * 125
+    engine = of_revision("0012", url)
+    with engine.begin() as tx:
+        rows = [new(parameters={"prompt": prompt}, tenant="ab"[at % 2]) for at, prompt in enumerate(prompts)]
+        rows[2] = replace(rows[2], parameters={})
+        tx.execute(insert(generations), [to_row(row) for row in rows])
+        # numbers are not given twice: there are gaps
+        tx.execute(delete(generations).where(generations.c.seq.between(9, 24)))
+    engine.dispose()
+
+    engine = open_database(url)
+    with engine.begin() as tx:
+
+        def found(search: str, tenant: str) -> int:
+            return tx.scalar(select(func.count()).where(Filters(search=search, tenant=tenant).clause())) or 0
+
+        assert [found("ox", tenant) for tenant in "ab"] == [123, 123]
+        assert [found("lake", tenant) for tenant in "ab"] == [0, 123]
+        assert [found("边的", tenant) for tenant in "ab"] == [123, 0]
+        assert tx.scalar(select(func.count()).select_from(prompt_words)) == 4 * 123
+    engine.dispose()
