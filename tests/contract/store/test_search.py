@@ -1,9 +1,9 @@
 """Generations are found by the beginnings of the words of their prompts, and by nothing else."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
@@ -40,82 +40,81 @@ async def found(store: Store, search: str | None, tenant: str = "") -> list[Any]
     return [placed.generation.parameters.get("prompt") for placed in page.rows[::-1]]
 
 
-@pytest.mark.parametrize(
-    ("search", "numbers"),
-    [
-        # beginnings, in any order and case
-        ("ox lake", [0]),
-        ("LAKE oX", [0]),
-        ("lak", [0]),
-        ("ake", []),
-        ("a", [0, 1, 2, 4, 5]),
-        ("an o", [0, 4]),
-        ("ox ox oxc", []),
-        ("x_c", []),
-        ("ox_cart 100%", [0]),
-        # other cases, accents and widths
-        ("éa", [1]),
-        ("ÉA CAFE", [1]),
-        ("café", [1]),
-        ("straße", [1]),
-        ("STRASSE", [1]),
-        ("istanbul", [1]),
-        ("İSTANBUL", [1]),
-        ("ＣＡＦＥ", [1]),
-        # without spaces
-        ("湖", [2]),
-        ("牛", [2]),
-        ("边的", [2]),
-        ("湖边的牛", [2]),
-        ("的牛 湖边", [2]),
-        ("湖的", []),
-        ("牛湖", []),
-        ("รัก", [3]),
-        ("हि", [3]),
-        ("ह", [3]),
-        ("ガラス", [3]),
-        ("ラ", [3]),
-        # what a query language might take for its own
-        ('"', []),
-        ("%", []),
-        ("\\", []),
-        ("*", []),
-        ("' OR 1=1 --", []),
-        ("'ox':*", [0, 4, 5]),
-        ('ox" OR "lake', []),
-        ("ox | lake", [0]),
-        ("ox & !lake", [0]),
-        ("near(", [4]),
-        ("NEAR(ox lake)", []),
-        ("NOT ox", []),
-        ("ox NOT lake", []),
-        ("AND", [2, 4]),
-        ("co-op", [4]),
-        ("-ox", [0, 4, 5]),
-        ("words:ox", [4]),
-        ("{words}:ox", [4]),
-        ("^ox", [0, 4, 5]),
-        ("ox + lake", [0]),
-        ("🦆", [4]),
-        ("🦢", []),
-        # other oddities
-        ("b\0", [0, 5]),
-        ("\ud800ox", [0, 4, 5]),
-        ("\ud800", []),
-        ("…!?", []),
-        ("7", []),
-        ("lake" * 50, []),
-        (" \n", range(9)),
-        ("", range(9)),
-        (None, range(9)),
-    ],
-)
-async def test_words_of_the_prompt_are_searched_by_their_beginnings(
-    store: Store, search: str | None, numbers: list[int]
-) -> None:
+SEARCHES: list[tuple[str | None, Sequence[int]]] = [
+    # beginnings, in any order and case
+    ("ox lake", [0]),
+    ("LAKE oX", [0]),
+    ("lak", [0]),
+    ("ake", []),
+    ("a", [0, 1, 2, 4, 5]),
+    ("an o", [0, 4]),
+    ("ox ox oxc", []),
+    ("x_c", []),
+    ("ox_cart 100%", [0]),
+    # other cases, accents and widths
+    ("éa", [1]),
+    ("ÉA CAFE", [1]),
+    ("café", [1]),
+    ("straße", [1]),
+    ("STRASSE", [1]),
+    ("istanbul", [1]),
+    ("İSTANBUL", [1]),
+    ("ＣＡＦＥ", [1]),
+    # without spaces
+    ("湖", [2]),
+    ("牛", [2]),
+    ("边的", [2]),
+    ("湖边的牛", [2]),
+    ("的牛 湖边", [2]),
+    ("湖的", []),
+    ("牛湖", []),
+    ("รัก", [3]),
+    ("हि", [3]),
+    ("ह", [3]),
+    ("ガラス", [3]),
+    ("ラ", [3]),
+    # what a query language might take for its own
+    ('"', []),
+    ("%", []),
+    ("\\", []),
+    ("*", []),
+    ("' OR 1=1 --", []),
+    ("'ox':*", [0, 4, 5]),
+    ('ox" OR "lake', []),
+    ("ox | lake", [0]),
+    ("ox & !lake", [0]),
+    ("near(", [4]),
+    ("NEAR(ox lake)", []),
+    ("NOT ox", []),
+    ("ox NOT lake", []),
+    ("AND", [2, 4]),
+    ("co-op", [4]),
+    ("-ox", [0, 4, 5]),
+    ("words:ox", [4]),
+    ("{words}:ox", [4]),
+    ("^ox", [0, 4, 5]),
+    ("ox + lake", [0]),
+    ("🦆", [4]),
+    ("🦢", []),
+    # other oddities
+    ("b\0", [0, 5]),
+    ("\ud800ox", [0, 4, 5]),
+    ("\ud800", []),
+    ("…!?", []),
+    ("7", []),
+    ("lake" * 50, []),
+    (" \n", range(9)),
+    ("", range(9)),
+    (None, range(9)),
+]
+"""Searches, and which of the prompts they find."""
+
+
+async def test_words_of_the_prompt_are_searched_by_their_beginnings(store: Store) -> None:
     await recorded(store, *PROMPTS)
 
-    assert await found(store, search) == [PROMPTS[number] for number in numbers]
+    for search, numbers in SEARCHES:
+        assert await found(store, search) == [PROMPTS[number] for number in numbers], search
 
 
 async def test_the_words_of_a_prompt_are_bounded(store: Store) -> None:
@@ -199,7 +198,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=10).map("".join) | st.text(ma
 
 
 @given(prompts=st.lists(TEXTS, min_size=1, max_size=8), others=st.lists(TEXTS, max_size=3), search=TEXTS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_index_agrees_with_the_words(prompts: list[str], others: list[str], search: str, url: str) -> None:
     wanted = terms(search)
 
