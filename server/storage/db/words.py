@@ -4,7 +4,7 @@ A word is a run of letters and digits, in one form for all cases, accents and wi
 spaces have no such words: there each pair of adjacent characters is one, and the last character of a run is one by
 itself, so that every character begins a word. A symbol such as an emoji is a word, too; punctuation is not.
 
-The words of recorded prompts are in the database: what changes here needs a revision that makes them anew.
+The words of recorded prompts are in the database: what changes here needs a revision that makes them anew, as 0013 did.
 """
 
 import re
