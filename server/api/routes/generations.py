@@ -22,7 +22,13 @@ async def index(
     filters: FiltersDep,
     links: LinksDep,
     search: Annotated[
-        str | None, Query(max_length=200, description="Only generations with all these words in the prompt")
+        str | None,
+        Query(
+            max_length=200,
+            description="Only generations whose prompt has all these words, in any order and case. The beginning of a "
+            "word is enough. In Chinese and other scripts without spaces, any part of the text is found. Punctuation "
+            "is ignored; of nothing else, nothing is found.",
+        ),
     ] = None,
     page: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 1,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 50,

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, and_
 
 from server.core.generation import Generation, Status
 from server.storage.db.schema import generations
+from server.storage.db.search import is_found
 
 
 class StaleAttemptError(Exception):
@@ -54,7 +55,8 @@ class IdempotentRequest:
 class Filters:
     """Which generations to list. None filters nothing; empty `statuses` select nothing.
 
-    `search` is words that must all be in the prompt, in any order and case.
+    `search` is beginnings of words that must all be in the prompt, in any order and case (`server.storage.db.words`).
+    One of spaces filters nothing, one of mere punctuation finds nothing.
     """
 
     tenant: str = ""
@@ -79,8 +81,8 @@ class Filters:
         parts = [columns.tenant == self.tenant, *(c == v for c, v in wanted.items() if v is not None)]
         if self.statuses is not None:
             parts.append(columns.status.in_(self.statuses))
-        prompt = columns.parameters["prompt"].as_string()
-        parts += [prompt.icontains(word, autoescape=True) for word in (self.search or "").split()]
+        if self.search and not self.search.isspace():
+            parts.append(is_found(self.search, self.tenant))
         return and_(*parts)
 
     def by_status(self) -> "list[Filters]":

@@ -1,6 +1,8 @@
-"""The tables of the records, as `server.storage.db.migrations` makes them: generations, attempts at them, API keys,
-the turns of tenants, the numbers of their events, and idempotent requests.
+"""The tables of the records, as `server.storage.db.migrations` makes them: generations, attempts at them, the words
+they are found by, API keys, the turns of tenants, the numbers of their events, and idempotent requests.
 """
+
+from collections.abc import Sequence
 
 from sqlalchemy import (
     JSON,
@@ -13,11 +15,14 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     TypeDecorator,
     and_,
     false,
     literal_column,
 )
+from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
+from sqlalchemy.types import TypeEngine
 
 
 class _Text(TypeDecorator[str]):
@@ -28,6 +33,35 @@ class _Text(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return value.replace("\0", "\ufffd") if value is not None and dialect.name == "postgresql" else value
+
+
+class Words(TypeDecorator[Sequence[str]]):
+    """Words of `server.storage.db.words`, which hold nothing that either database takes for more than a letter."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
+        return TSVECTOR() if dialect.name == "postgresql" else Text()
+
+    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> str:
+        mark = "'" if dialect.name == "postgresql" else ""
+        return " ".join(f"{mark}{word}{mark}" for word in value or ())
+
+
+class Beginnings(TypeDecorator[Sequence[str]]):
+    """What to find: rows in which each of these begins a word."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
+        return TSQUERY() if dialect.name == "postgresql" else Text()
+
+    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> str:
+        if dialect.name == "postgresql":
+            return " & ".join(f"'{term}':*" for term in value or ())
+        return " AND ".join(f'"{term}"*' for term in value or ())
 
 
 metadata = MetaData()
@@ -70,6 +104,16 @@ generations = Table(
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
     Index("generations_by_completion", "completed_at"),
     sqlite_autoincrement=True,
+)
+
+# A table of its own: each change of a generation would write its words again, in PostgreSQL into the index, too. In
+# SQLite it is an FTS5 table, whose key can only be named rowid: it is the generation's seq.
+prompt_words = Table(
+    "prompt_words",
+    metadata,
+    Column("rowid", Integer, primary_key=True, autoincrement=False),
+    Column("words", Words, nullable=False),
+    Index("prompt_words_by_word", "words", postgresql_using="gin"),
 )
 
 attempts = Table(

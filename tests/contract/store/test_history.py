@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from server.core.generation import Generation, Status
-from server.storage.db.records import Filters, QueueLimits, SearchesBusyError, StatementTimeoutError
+from server.storage.db.records import Filters, SearchesBusyError, StatementTimeoutError
 from server.storage.db.session import Pool
 from server.storage.db.statements import history
 from server.storage.db.statements.history import BATCH_CHARS, BATCH_ROWS, LIST_LIMIT, MAX_WAITING_SEARCHES
 from tests.contract.store.examples import (
-    new,
     queued,
 )
 from tests.support.records import StandaloneStore as Store
@@ -57,7 +56,7 @@ async def test_pages_are_newest_first_and_count_all(store: Store) -> None:
 async def test_a_long_list_is_read_in_parts_of_few_rows_and_few_characters(store: Store) -> None:
     short = await queued(store, 2 * BATCH_ROWS + 1)
     long = await queued(store, 3, parameters={"prompt": "ox" * BATCH_CHARS})
-    listing = await store.history.newest(Filters())
+    listing = await store.newest(Filters())
 
     batches = [[placed.generation.id for placed in batch] async for batch in store.history.rows(listing)]
 
@@ -70,7 +69,7 @@ async def test_a_list_leaves_out_what_is_removed_while_it_is_read(
 ) -> None:
     monkeypatch.setattr(history, "BATCH_ROWS", 2)
     made = await queued(store, 6)
-    listing = await store.history.newest(Filters())
+    listing = await store.newest(Filters())
     rows = store.history.rows(listing)
     first = await anext(rows)
     for gone in (made[2], made[3]):
@@ -130,43 +129,18 @@ async def test_what_is_claimed_while_a_list_is_read_keeps_its_place_in_it(
     assert [(row.generation.status, row.queue_position) for row in rows] == [(Status.QUEUED, 2), (Status.QUEUED, 1)]
 
 
-@pytest.mark.parametrize(
-    ("search", "found"),
-    [
-        ("OX lake", ["An ox by a Lake"]),
-        ("lake ox", ["An ox by a Lake"]),
-        ("o", ["An ox by a Lake", "100% ox_cart"]),
-        ("0% x_c", ["100% ox_cart"]),
-        ("%", ["100% ox_cart"]),
-        ("湖", ["湖边的牛"]),
-        (None, ["An ox by a Lake", "100% ox_cart", "湖边的牛", None, 7]),
-        ("\\", []),
-    ],
-)
-async def test_history_is_searched_by_words_of_the_prompt(store: Store, search: str | None, found: list[Any]) -> None:
-    prompts = ["An ox by a Lake", "100% ox_cart", "湖边的牛", None, 7]
-    for prompt in prompts:
-        parameters = {"style": "lake"} if prompt is None else {"prompt": prompt, "style": "lake"}
-        await store.submissions.insert([new(parameters=parameters)], QueueLimits(10))
-
-    page = await store.page(Filters(search=search), 1, 10)
-
-    assert [placed.generation.parameters.get("prompt") for placed in page.rows] == found[::-1]
-    assert page.total == len(found)
-
-
 async def test_a_search_that_takes_too_long_is_stopped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = "".join(chr(0x4E00 + number % 20_000) for number in range(10_000))
     await queued(store, 400, parameters={"prompt": prompt})
-    words = Filters(search="ox " * 20)
-    monkeypatch.setattr("server.storage.db.statements.history.SEARCH_SECONDS", 0.005)
+    words = Filters(search=prompt[:200])
+    monkeypatch.setattr("server.storage.db.statements.history.SEARCH_SECONDS", 0.001)
 
     with pytest.raises(StatementTimeoutError):
         await store.page(words, 1, 10)
     # the connection has no limit afterwards
     assert (await store.page(Filters(), 1, 10)).total == 400
     monkeypatch.setattr("server.storage.db.statements.history.SEARCH_SECONDS", 60.0)
-    assert (await store.page(words, 1, 10)).total == 0
+    assert (await store.page(words, 1, 10)).total == 400
 
 
 async def test_searches_delay_nothing_else(store: Store) -> None:

@@ -256,6 +256,8 @@ async def test_no_round_reads_the_whole_table(tmp_path: Path) -> None:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()  # type: ignore[arg-type]
             assert plan
             for step in plan:
-                assert "SCAN" not in step.detail, (statement, step.detail)
+                # of a virtual table SQLite always says that; this one is asked for a key
+                is_by_key = step.detail.endswith("VIRTUAL TABLE INDEX 0:=")
+                assert is_by_key or "SCAN" not in step.detail, (statement, step.detail)
                 assert "B-TREE" not in step.detail, (statement, step.detail)
     place.store.close()

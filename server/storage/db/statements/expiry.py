@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, delete, select, update
 
 from server.core.generation import TERMINAL, Generation
+from server.storage.db import search
 from server.storage.db.schema import HAS_VIDEO, attempts, generations
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import find, from_row, is_among
@@ -90,4 +91,5 @@ class Expiry(Repository):
 def _forget(tx: Connection, ended: Sequence[Generation]) -> None:
     ids = [generation.id for generation in ended]
     tx.execute(delete(attempts).where(attempts.c.generation_id.in_(ids)))
+    search.remove(tx, [generation.seq for generation in ended])
     tx.execute(delete(generations).where(is_among(ids), generations.c.status.in_(TERMINAL)))

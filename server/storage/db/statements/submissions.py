@@ -6,6 +6,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from server.core.generation import Generation, Origin, Outcome, Status, sources
+from server.storage.db import search
 from server.storage.db.records import IdempotencyKeyReusedError, IdempotentRequest, QueueLimitError, QueueLimits
 from server.storage.db.schema import generations, requests
 from server.storage.db.session import Repository, in_thread
@@ -30,6 +31,8 @@ class Submissions(Repository):
         For a request that was carried out before, returns what was recorded then. Raises QueueLimitError if more would
         wait than the limits allow, and IdempotencyKeyReusedError.
         """
+        # before the transaction, for which others wait
+        words = search.entries(new)
         with self._session.write() as tx:
             if self.is_shared:
                 # one after the other, as in SQLite: otherwise two transactions could both be the last within a limit,
@@ -45,6 +48,7 @@ class Submissions(Repository):
                 raise QueueLimitError(limits.per_tenant, is_per_tenant=True)
             new = _numbered(tx, new)
             tx.execute(insert(generations), [to_row(generation) for generation in new])
+            search.add(tx, words)
             if request is not None:
                 row = {
                     "tenant": tenant,
