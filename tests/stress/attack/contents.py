@@ -1,6 +1,7 @@
 """Attacks by what requests contain: searches, fields that are echoed, deep and wide JSON, large heads."""
 
 import asyncio
+import json
 from random import Random
 
 from tests.stress.attack.wire import Line, Target, for_seconds, many, request
@@ -8,7 +9,7 @@ from tests.stress.fuzz import deep_json
 from tests.support.server_process import SMALL
 
 SEARCHES = 64
-"""So many searches at a time."""
+"""So many searches at a time, at most."""
 
 WORDS = ("ox", "lake", "zebra", "quagga", "o", "by a", "%", "_")
 FILLERS = 16
@@ -31,7 +32,7 @@ async def searches(target: Target) -> None:
             words = "%20".join(rng.choice(WORDS).replace(" ", "%20").replace("%", "%25") for _ in range(20))
             await line.ask(request("GET", f"/api/ai/generations?page_size=1000&search={words}"))
 
-    await many(target, search, SEARCHES)
+    await many(target, search, min(SEARCHES, target.connections))
 
 
 async def echoes(target: Target) -> None:
@@ -69,21 +70,20 @@ async def replays(target: Target) -> None:
 
 
 async def deep(target: Target) -> None:
-    """Bodies of a megabyte that are deep, or of very many small values."""
+    """Bodies of a megabyte that are deep, or of very many small values or names."""
     rng = Random(0)
-    wide = [
-        b'{"x":[' + each * (BODY_BYTES // len(each)) + b"0]}"
-        for each in (b"[],", b"{},", b'"",', b"1,", b'[{"a":[]}],')
-    ]
-    names = b"{" + b",".join(b'"%d":0' % number for number in range(BODY_BYTES // 11)) + b"}"
+    wide = [b'{"x":[' + each * (BODY_BYTES // len(each)) + b"0]}" for each in (b"[],", b'"",', b"1,", b'[{"a":[]}],')]
+    names = json.dumps({**SMALL, "num_inference_steps": -1}).encode()[:-1]
+    names += b"".join(b',"%d":0' % number for number in range(BODY_BYTES // 11)) + b"}"
+    bodies = [*wide, names]
 
     async def send(line: Line) -> None:
+        if line.number % 6 == 5:
+            # each closes its connection
+            await line.send(deep_json(rng))
+            await line.linger()
         while True:
-            if line.number % 7 == 6:
-                # it closes the connection after each
-                await line.send(deep_json(rng))
-                await line.linger()
-            await line.ask(request("POST", "/api/ai/queue", [*wide, names][line.number % 7]))
+            await line.ask(request("POST", "/api/ai/queue", bodies[line.number % 6]))
 
     await many(target, send)
 

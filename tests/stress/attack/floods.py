@@ -36,17 +36,17 @@ async def fuzz(target: Target) -> None:
 
 
 async def loads(target: Target) -> None:
-    """Load and unload every model, again and again."""
+    """Load and unload every model, again and again; some connections only load."""
     first = Line(target, 0)
     await first.open()
     models = [model["id"] for model in json.loads(await first.ask(request("GET", "/api/ai/models")))["data"]]
     first.close()
-    verbs = ("activate", "deactivate")
 
     async def order(line: Line) -> None:
+        verbs = ("activate", "deactivate") if line.number % 4 == 3 else ("activate",)
         for number in count(line.number):
-            model, verb = models[number // 2 % len(models)], verbs[number % 2]
-            await line.ask(request("POST", f"/api/ai/models/{model}/{verb}"))
+            for verb in verbs:
+                await line.ask(request("POST", f"/api/ai/models/{models[number % len(models)]}/{verb}"))
 
     await many(target, order)
 
@@ -68,6 +68,19 @@ async def idempotency(target: Target) -> None:
     await many(target, enqueue)
 
 
+async def waits(target: Target) -> None:
+    """Requests that wait for their video, and whose clients follow all events meanwhile."""
+
+    async def wait(line: Line) -> None:
+        if line.number % 2:
+            await line.send(request("GET", "/api/events"))
+            await line.linger()
+        while True:
+            await line.ask(request("POST", "/api/ai/videos/generate", SMALL))
+
+    await many(target, wait)
+
+
 async def polls(target: Target) -> None:
     """Requests that are cheap one by one: without a key, with a wrong one, for no generation, and lists."""
     contents = [
@@ -78,7 +91,7 @@ async def polls(target: Target) -> None:
         request("GET", "/api/ai/models"),
         request("DELETE", "/api/ai/queue/none"),
         request("GET", "/readyz", key=False),
-        request("GET", "/metrics", key=False),
+        request("GET", "/metrics"),
     ]
 
     async def ask(line: Line) -> None:

@@ -34,7 +34,7 @@ _CONTEXT = multiprocessing.get_context("spawn")
 
 @dataclass
 class Seen:
-    """What the victim saw: seconds of each request by kind, and how many had which answer."""
+    """What the victim saw: seconds of each request that was answered or timed out, and how many had which answer."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     answers: Counter[str] = field(default_factory=Counter)
@@ -42,6 +42,9 @@ class Seen:
 
     videos: Counter[str] = field(default_factory=Counter)
     """Ended generations by their status, except the cancelled ones."""
+
+    made_at: list[float] = field(default_factory=list)
+    """When it saw each of the finished ones, in Unix seconds."""
 
     def latencies(self, kind: str) -> list[float]:
         """Seconds of each request of a kind, and of those that could not be sent in time because of a slow one.
@@ -82,7 +85,8 @@ class _Client:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             text, outcome = b"", type(error).__name__
-        self._seen.seconds.setdefault(kind, []).append(time.perf_counter() - began)
+        if outcome.isdigit() or outcome == TimeoutError.__name__:
+            self._seen.seconds.setdefault(kind, []).append(time.perf_counter() - began)
         self._seen.answers[f"{kind} {outcome}"] += 1
         return dict(json.loads(text)) if outcome == "200" else {}
 
@@ -113,6 +117,7 @@ def _follow(port: int, seen: Seen, stop: Event, ids: "queue.SimpleQueue[str]") -
         status = client.ask("poll", "GET", f"/api/ai/queue/{polled}").get("status")
         if kept and status in TERMINAL:
             seen.videos[str(status)] += 1
+            seen.made_at += [time.time()] if status == "succeeded" else []
             kept.popleft()
         if len(kept) < KEPT:
             kept.append(newest)

@@ -19,7 +19,7 @@ AGAIN_SECONDS = 0.05
 
 @dataclass
 class Target:
-    """The server that is attacked, from which addresses, over how many connections, and with which answers."""
+    """The server that is attacked, from which addresses, over how many connections of each, and with which answers."""
 
     port: int
     addresses: tuple[str, ...]
@@ -143,7 +143,8 @@ async def many(target: Target, behaviour: Behaviour, count: int | None = None) -
             finally:
                 line.close()
 
-    await asyncio.gather(*map(one, range(target.connections if count is None else count)))
+    lines = target.connections * len(target.addresses) if count is None else count
+    await asyncio.gather(*map(one, range(lines)))
 
 
 async def for_seconds(seconds: float, attack: Awaitable[None]) -> None:
