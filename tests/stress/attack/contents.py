@@ -60,7 +60,7 @@ async def replays(target: Target) -> None:
     failing = request("POST", "/api/ai/queue", {**SMALL, "prompt": "\1" * 10_000, "num_inference_steps": -1})
 
     async def fail_or_follow(line: Line) -> None:
-        while line.number < FILLERS:
+        while line.number % 4 == 0:
             await line.ask(failing)
         await line.send(request("GET", "/api/events"))
         await line.receive()
