@@ -48,7 +48,9 @@ def is_found(search: str, tenant: str) -> ColumnElement[bool]:
     if not wanted:
         return false()
     matches = _Matches(literal(_marked(wanted, tenant), Beginnings))
-    return generations.c.seq.in_(select(prompt_words.c.rowid).where(matches))
+    # By itself (OFFSET 0), from the index: for a page, PostgreSQL would expect to meet enough matches soon if it went
+    # through the history from its end, and read all words where there are few.
+    return generations.c.seq.in_(select(prompt_words.c.rowid).where(matches).offset(0))
 
 
 def _marked(each: Iterable[str], tenant: str) -> list[str]:
