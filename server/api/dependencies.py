@@ -5,6 +5,7 @@ All are coroutines, even those that await nothing: FastAPI runs plain functions 
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import closing
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from server.api.auth import Authenticator, OpenRequests
-from server.api.json_body import parse_object
+from server.api.json_body import LARGE_BYTES, LargeBodies, RequestBody, parse_object
 from server.api.links import Links
 from server.api.schemas.errors import ErrorBody
 from server.api.schemas.generations import StatusName
@@ -85,7 +86,7 @@ async def get_admin(request: Request, tenant: TenantDep) -> str:
 AdminDep = Annotated[str, Depends(get_admin)]
 
 
-async def read_json_object(request: Request, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
+async def read_json_object(request: Request, service: ServiceDep, tenant: TenantDep) -> AsyncIterator[RequestBody]:
     """Return the request's body, a JSON object within the size limit. The body is not read before authentication.
 
     Raises UnsupportedMediaTypeError, PayloadTooLargeError or InvalidParamsError.
@@ -93,10 +94,16 @@ async def read_json_object(request: Request, service: ServiceDep, _tenant: Tenan
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError("Send the body as JSON with the header Content-Type: application/json.")
-    return parse_object(await _read_body(request, service))
+    with closing(RequestBody()) as body:
+        raw = await _read_body(request, service, request.app.state.large_bodies, tenant, body)
+        body.content = parse_object(raw)
+        del raw
+        yield body
 
 
-async def _read_body(request: Request, service: Service) -> bytes:
+async def _read_body(
+    request: Request, service: Service, large_bodies: LargeBodies, tenant: str, body: RequestBody
+) -> bytes:
     limit, seconds = service.settings.max_body_bytes, service.settings.body_timeout
     raw = bytearray()
     try:
@@ -106,6 +113,8 @@ async def _read_body(request: Request, service: Service) -> bytes:
                     raw += chunk
                     if len(raw) > limit:
                         raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
+                    if len(raw) > LARGE_BYTES and not body.is_large:
+                        await large_bodies.admit(tenant, body)
     except TimeoutError:
         service.check_open()
         # a client that sends a byte an hour must not hold a connection
@@ -121,7 +130,7 @@ def _end(deadline: asyncio.Timeout) -> None:
         deadline.reschedule(0)
 
 
-JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]
+JsonBody = Annotated[RequestBody, Depends(read_json_object)]
 
 
 IdempotencyKey = Annotated[

@@ -1,12 +1,70 @@
-"""Request bodies: a JSON object that can be stored in both databases and sent on."""
+"""Request bodies: a JSON object that can be stored in both databases and sent on, and limits of what is held."""
 
+import asyncio
 import json
+import re
 from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
 from server.core.errors import InvalidParamsError
 
 MAX_DEPTH = 64
 """Limit of objects and arrays within each other."""
+
+MAX_NAMES = 256
+"""Limit of names in the body itself."""
+
+MAX_VALUES = 25_000
+"""Limit of all values: parsing millions of small ones would stop the server for all clients for half a second."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+LARGE_BYTES = 64 * 1024
+"""A larger body needs admission. Few requests have one: two prompts in full have about as much."""
+
+MAX_LARGE = 32
+MAX_LARGE_OF_TENANT = 8
+"""So many large bodies are held at a time, in all and of one tenant; the others are not read on meanwhile."""
+
+
+class RequestBody:
+    """The JSON object of a request: `content` is empty before it is read, and after `close`."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, Any] = {}
+        self._slots: list[asyncio.Semaphore] = []
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it was admitted as a large one."""
+        return bool(self._slots)
+
+    async def take(self, slot: asyncio.Semaphore) -> None:
+        """Hold a slot until `close`."""
+        await slot.acquire()
+        self._slots.append(slot)
+
+    def close(self) -> None:
+        """Forget the content, which is not needed once the request is recorded: its client may wait for an hour."""
+        self.content = {}
+        while self._slots:
+            self._slots.pop().release()
+
+
+class LargeBodies:
+    """Admits large bodies, so that the memory they take has a limit however many clients send them."""
+
+    def __init__(self) -> None:
+        self._all = asyncio.Semaphore(MAX_LARGE)
+        self._of_tenant: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def admit(self, tenant: str, body: RequestBody) -> None:
+        """Wait until a body may be read on."""
+        slot = self._of_tenant.setdefault(tenant, asyncio.Semaphore(MAX_LARGE_OF_TENANT))
+        # first that of the tenant: who waits there keeps nobody else waiting
+        await body.take(slot)
+        await body.take(self._all)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
@@ -14,6 +72,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
     PostgreSQL cannot search a text with NUL, so U+FFFD, the replacement character, stands for it.
     """
+    if _values(raw) > MAX_VALUES and _values(_STRING.sub(b"", raw)) > MAX_VALUES:
+        raise InvalidParamsError(f"The JSON of the body must have at most {MAX_VALUES} values.")
     try:
         body = json.loads(raw, parse_constant=_refuse_constant)
     except RecursionError:
@@ -32,7 +92,14 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise _invalid() from error
     if not isinstance(body, dict):
         raise InvalidParamsError("The body must be a JSON object.")
+    if len(body) > MAX_NAMES:
+        raise InvalidParamsError(f"The JSON of the body must have at most {MAX_NAMES} names.")
     return body
+
+
+def _values(raw: bytes) -> int:
+    """At least as many as there are values in a JSON text, and more if strings contain these characters."""
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
 def _is_too_deep(body: Any) -> bool:

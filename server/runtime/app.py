@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from server import __version__
 from server.api.auth import Authenticator, OpenRequests
 from server.api.error_handlers import add_error_handlers
-from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadRequests
+from server.api.json_body import LargeBodies
+from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadLimits, HeadRequests
 from server.api.openapi import complete_openapi
 from server.api.routes import events, files, generations, health, loras, metrics, models, queue, videos, workbench
 from server.core.catalogue import load_catalogue
@@ -74,6 +75,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         origins=settings.write_origins,
     )
     app.add_middleware(HeadRequests)
+    app.add_middleware(HeadLimits)
     if settings.demo:
         app.add_middleware(DemoWeightsHeader)
     return app
@@ -87,6 +89,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         engine = stack.enter_context(opened(settings.records))
         store = Store(engine, max_overtakes=settings.max_overtakes, server=server)
         stack.callback(store.close)
+        app.state.large_bodies = LargeBodies()
         app.state.open_requests = OpenRequests(settings.max_requests_per_key)
         app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
         folders = LocalFolders.of(settings.data_dir)

@@ -46,7 +46,9 @@ class ConnectionLimits:
     def of(cls, descriptors: int, per_address: int) -> "ConnectionLimits":
         """Return the limits for a process that may have so many descriptors open."""
         # a connection that downloads a file holds that, too
-        return cls(max(1, (descriptors - RESERVED_DESCRIPTORS) // 2), per_address)
+        total = max(1, (descriptors - RESERVED_DESCRIPTORS) // 2)
+        # half of them are for other addresses
+        return cls(total, min(per_address, max(1, total // 2)))
 
     def open(self, address: str) -> bool:
         """Count a new connection. Return whether it may stay."""

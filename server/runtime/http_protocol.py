@@ -10,6 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from server.api.middleware import MAX_HEADERS
+from server.runtime.active_requests import ActiveRequest, ActiveRequests
 from server.runtime.connections import ConnectionLimits
 from server.runtime.http10 import without_chunks
 
@@ -34,12 +36,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     head_timeout: float
     limits: ConnectionLimits
+    active_requests: ActiveRequests
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
+        self._active: ActiveRequest | None = None
         self._address = ""
         self._has_last_request = False
         """Whether the newest request is the last one that is answered."""
@@ -76,6 +80,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_ignoring = self._has_last_request
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # one more than is accepted shows that there are too many; no route reads cookies, which could be thousands
+        if len(self.headers) <= MAX_HEADERS and name.lower() != b"cookie":
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._stop_timer()
         if self._drops:
@@ -110,7 +119,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running = cycle
         if cycle.scope["http_version"] == "1.0":
             app = without_chunks(cycle, app)
-        super()._start_asgi_task(cycle, app)
+        start = super()._start_asgi_task
+
+        def begin(counted: Any) -> None:
+            start(cycle, counted)
+
+        self._active = ActiveRequest(self.active_requests, self._address, self.loop, app, begin)
+        self._active.start()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -126,6 +141,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_write_timer()
         self.limits.close(self._address)
         self.pipeline.clear()
+        if self._active is not None:
+            self._active.withdraw()
         super().connection_lost(exc)
         running = self._running
         if running is not None and not running.response_complete:
@@ -160,4 +177,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def protocol_class(head_timeout: float, limits: ConnectionLimits) -> type[BoundedProtocol]:
     """Return the protocol class for uvicorn, with a limit of `head_timeout` seconds and limits of connections."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"head_timeout": head_timeout, "limits": limits})
+    shared = {"head_timeout": head_timeout, "limits": limits, "active_requests": ActiveRequests()}
+    return type("BoundedProtocol", (BoundedProtocol,), shared)

@@ -8,6 +8,7 @@ import socket
 from contextlib import ExitStack
 from types import FrameType
 
+import anyio
 import uvicorn
 from fastapi import FastAPI
 
@@ -28,7 +29,7 @@ _GRACE_SECONDS = 5
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; raises StartRefusedError if a check fails."""
     configure(settings.log_level, settings.log_format)
-    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_disconnection)
     for warning in settings.warnings:
         log.warning("%s", warning)
     devices = run_checks(settings)
@@ -54,9 +55,12 @@ def serve(settings: Settings) -> None:
         _Server(config, app).run(sockets=listeners)
 
 
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    """Drop the traceback of a request that was cancelled because the server stops: its client did not read in time."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+def _is_no_disconnection(record: logging.LogRecord) -> bool:
+    """Drop the traceback of a request whose client left, or did not read until the server stopped."""
+    error = record.exc_info[1] if record.exc_info else None
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return not isinstance(error, asyncio.CancelledError | anyio.BrokenResourceError)
 
 
 class _Server(uvicorn.Server):

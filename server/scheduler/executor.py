@@ -91,16 +91,22 @@ class DeviceExecutor:
 
     async def _work(self) -> None:
         device = self.device
+        has_applied = False
         while not device.is_stopping:
             self._wake.clear()
             try:
-                if device.requests:
+                if device.requests and not has_applied:
+                    has_applied = True
                     await self._apply(device.requests[0])
-                elif (wait := device.circuit.wait) > 0:
-                    await self._pause(wait)
+                    continue
+                # after each request one generation, so that many requests do not keep the queue waiting
+                has_applied = False
+                if (wait := device.circuit.wait) > 0:
+                    if not device.requests:
+                        await self._pause(wait)
                 elif (held := await self._claim()) is not None:
                     await self._carry_out(held)
-                else:
+                elif not device.requests:
                     await self._wait_for_work()
             except RecordsUnavailableError:
                 # the store has logged it

@@ -44,7 +44,7 @@ async def create(
     0, uses seed + n. A parameter outside its limits gives a generation that has failed with an error message. Unknown
     parameters are ignored, and listed in the header `Paddock-Warnings`.
     """
-    submitted = await service.submit(tenant, body, Origin.QUEUE, idempotency_key)
+    submitted = await service.submit(tenant, body.content, Origin.QUEUE, idempotency_key)
     warn(response, submitted)
     return {"generations": [{"generation_id": g.id, "status": Status.QUEUED} for g in submitted]}
 

@@ -1,11 +1,11 @@
 """POST /videos/generate: the sync route, which responds with the finished video."""
 
 import asyncio
-import base64
 import time
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from server.api.dependencies import (
@@ -18,15 +18,13 @@ from server.api.dependencies import (
     error_responses,
     json_body,
 )
-from server.api.links import Links
 from server.api.schemas.requests import EXAMPLE, GENERATE
 from server.api.schemas.videos import VideosGenerated
-from server.api.serializers import warn
+from server.api.serializers import videos_response, warn
 from server.core.errors import ConflictError, PaddockError
 from server.core.generation import Generation, Origin, Status
 from server.service.parameters import response_format
 from server.service.service import Service
-from server.storage.files.videos import Videos
 
 router = APIRouter(tags=["videos"])
 
@@ -50,22 +48,30 @@ async def generate(
     links: LinksDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | StreamingResponse:
     """Responds when the videos are ready. If the client disconnects, generations that have not started are cancelled;
     the others continue. With an `Idempotency-Key` they wait some seconds for the client to send the request again.
     Unknown parameters are ignored, and listed in the header `Paddock-Warnings`.
     """
-    submitted = await service.submit(tenant, body, Origin.SYNC, idempotency_key)
+    submitted = await service.submit(tenant, body.content, Origin.SYNC, idempotency_key)
+    in_base64 = response_format(body.content) == "b64_json"
+    body.close()
     ids = [generation.id for generation in submitted]
     finished = await _while_connected(request, service, tenant, ids, may_return=idempotency_key is not None)
+    for generation in finished:
+        _check(generation)
     warn(response, finished)
-    in_base64 = response_format(body) == "b64_json"
-    return {
+    answer = {
         "model": submitted[0].model,
         "created": int(time.time()),
         "video_url": links.video(finished[0].artifact),
-        "videos": [await _video(generation, videos, links, in_base64) for generation in finished],
     }
+    if in_base64:
+        files = await videos.storage.stat(keys := [str(generation.artifact) for generation in finished])
+        if len(files) < len(set(keys)):
+            raise PaddockError("A video was removed before it could be sent.")
+        return videos_response(answer, [files[key] for key in keys], videos.storage, response.headers)
+    return answer | {"videos": [{"url": links.video(generation.artifact)} for generation in finished]}
 
 
 async def _while_connected(
@@ -85,12 +91,8 @@ async def _while_connected(
         raise
 
 
-async def _video(generation: Generation, videos: Videos, links: Links, in_base64: bool) -> dict[str, Any]:
+def _check(generation: Generation) -> None:
     if generation.status is Status.CANCELLED:
         raise ConflictError(f"Generation {generation.id} was cancelled.")
     if generation.artifact is None:
         raise PaddockError(f"Getting model response error: {generation.error_message}")
-    if in_base64:
-        content = await videos.read(generation.artifact)
-        return {"b64_json": base64.b64encode(content).decode()}
-    return {"url": links.video(generation.artifact)}

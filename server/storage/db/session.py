@@ -29,6 +29,8 @@ class Pool(StrEnum):
 
 
 _THREADS = {Pool.WRITES: 4, Pool.READS: 4, Pool.SEARCHES: 2}
+_SQLITE_THREADS = {**_THREADS, Pool.WRITES: 1}
+"""SQLite has one writer at a time: others would wait for it asleep, and not in their order."""
 
 _CHECK_INSTRUCTIONS = 100
 """SQLite checks the time limit of a statement after so many of its instructions."""
@@ -48,10 +50,11 @@ class Session:
     def __init__(self, engine: Engine, now: Clock = time.time, server: str | None = None) -> None:
         self.server = server
         self.now = now
-        self.threads = {
-            pool: ThreadPoolExecutor(count, thread_name_prefix=f"store-{pool}") for pool, count in _THREADS.items()
-        }
         self._engine = engine
+        self.threads = {
+            pool: ThreadPoolExecutor(count, thread_name_prefix=f"store-{pool}")
+            for pool, count in (_THREADS if self.is_shared else _SQLITE_THREADS).items()
+        }
         self._outage: str | None = None
 
     @property

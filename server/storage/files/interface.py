@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-CHUNK_BYTES = 2**18
+CHUNK_BYTES = 2**16
 """How much of a file is in memory at once while it is read."""
 
 

@@ -56,7 +56,7 @@ async def test_pages_are_newest_first_and_count_all(store: Store) -> None:
 async def test_a_long_list_is_read_in_parts_of_few_rows_and_few_characters(store: Store) -> None:
     short = await queued(store, 2 * BATCH_ROWS + 1)
     long = await queued(store, 3, parameters={"prompt": "ox" * BATCH_CHARS})
-    listing = await store.newest(Filters())
+    listing = await store.history.newest(Filters())
 
     batches = [[placed.generation.id for placed in batch] async for batch in store.history.rows(listing)]
 
@@ -69,7 +69,7 @@ async def test_a_list_leaves_out_what_is_removed_while_it_is_read(
 ) -> None:
     monkeypatch.setattr(history, "BATCH_ROWS", 2)
     made = await queued(store, 6)
-    listing = await store.newest(Filters())
+    listing = await store.history.newest(Filters())
     rows = store.history.rows(listing)
     first = await anext(rows)
     for gone in (made[2], made[3]):
@@ -198,3 +198,21 @@ async def test_searches_of_a_tenant_take_turns_and_few_may_wait(store: Store) ->
     assert all(each.result() for each in occupied)
     await store.page(Filters(tenant="a", search="ox"), 1, 10)
     assert not store.history._searches
+
+
+async def test_parts_of_lists_of_a_tenant_take_turns_and_leave_threads_to_others(store: Store) -> None:
+    over = Event()
+    pool = store.history._session.threads[Pool.READS]
+    occupied = [pool.submit(over.wait) for _ in range(pool._max_workers)]
+    mine = [asyncio.create_task(store.history.newest(Filters(tenant="a"))) for _ in range(10)]
+    pages = [asyncio.create_task(store.page(Filters(tenant="a"), 1, 10)) for _ in range(10)]
+    other = asyncio.create_task(store.history.newest(Filters(tenant="b")))
+    await asyncio.sleep(0.05)
+    # one of each tenant, besides those that occupy the threads
+    assert pool._work_queue.qsize() == 2
+
+    over.set()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*mine, *pages, other)
+    assert all(each.result() for each in occupied)
+    assert not store.history._lists

@@ -33,6 +33,11 @@ def test_descriptors_are_reserved(descriptors: int, total: int) -> None:
     assert ConnectionLimits.of(descriptors, 512).total == total
 
 
+@pytest.mark.parametrize(("per_address", "limit"), [(512, 192), (100, 100)])
+def test_one_address_leaves_half_of_all_connections_to_others(per_address: int, limit: int) -> None:
+    assert ConnectionLimits.of(1024, per_address).per_address == limit
+
+
 @pytest.mark.parametrize(
     ("found", "raised"),
     [((1024, 4096), 4096), ((1024, 10**6), MAX_DESCRIPTORS), ((5000, 4096), 5000), ((1024, -1), MAX_DESCRIPTORS)],

@@ -93,6 +93,29 @@ def test_an_endless_head_closes_the_connection(connection: socket.socket) -> Non
     assert seconds_until_closed(connection, b"") < PATIENCE / 2
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "limit"),
+    [
+        (b"/healthz", b"X: 1\r\n" * 99, b"200", b""),
+        (b"/healthz", b"X: 1\r\n" * 100, b"400", b"at most 100 headers"),
+        (b"/healthz", b"X:\r\n" * 10_000, b"400", b"at most 100 headers"),
+        (b"/healthz", b"Cookie: a=b; c=d\r\n" * 3000, b"200", b""),
+        (b"/healthz?" + b"&".join([b"a=1"] * 100), b"", b"200", b""),
+        (b"/healthz?" + b"&".join([b"a=1"] * 101), b"", b"400", b"at most 100 query parameters"),
+        (b"/healthz?" + b"&" * 30_000, b"", b"400", b"at most 100 query parameters"),
+    ],
+    ids=("many", "too many", "very many", "cookies", "many names", "too many names", "very many names"),
+)
+def test_headers_and_query_parameters_have_a_limit(
+    connection: socket.socket, path: bytes, headers: bytes, status: bytes, limit: bytes
+) -> None:
+    connection.sendall(HEAD.replace(b"/healthz", path) + headers + b"\r\n")
+
+    answer = read_response(connection)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert limit in answer
+
+
 def test_repeated_requests_and_a_long_response_keep_their_connections(
     server: ServerProcess, connection: socket.socket
 ) -> None:
@@ -159,6 +182,26 @@ def test_the_body_of_the_last_request_sent_ahead_is_read(connection: socket.sock
     answers = read_to_end(connection).split(b"HTTP/1.1 ")
     assert answers[-1].startswith(b"400 ")
     assert b"not valid JSON" in answers[-1]
+
+
+def test_many_connections_at_once_are_all_answered_and_those_that_end_are_forgotten(server: ServerProcess) -> None:
+    opened = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) for _ in range(120)]
+    post = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue") + b"Content-Type: application/json\r\n"
+    try:
+        for number, one in enumerate(opened):
+            # every third waits for its body, and every third is gone when its turn comes
+            one.sendall(post + b"Content-Length: 9\r\n\r\n" if number % 3 == 0 else HEAD + b"\r\n")
+            if number % 3 == 1:
+                one.close()
+        for one in opened[2::3]:
+            assert b" 200 OK" in read_response(one)
+        for one in opened[::3]:
+            one.sendall(b'{"a": []}')
+            assert b" 400 " in read_response(one)
+    finally:
+        for one in opened:
+            one.close()
+    assert httpx.get(f"{server.url}/healthz", timeout=PATIENCE).status_code == 200
 
 
 @pytest.mark.parametrize("keep_alive", [b"", b"Connection: keep-alive\r\n"])

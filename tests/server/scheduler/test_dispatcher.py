@@ -742,6 +742,32 @@ async def test_of_many_requests_to_load_and_unload_the_last_one_holds(
     assert len(inside.engine.loads) <= 2
 
 
+async def test_requests_to_load_models_without_end_let_the_queue_go_on(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [inside.service.entry(model) for model in (MODEL, "wan-ai-wan2-1-t2v-1-3b-diffusers")]
+    load = inside.engine.load
+
+    async def load_slowly(entry: Any) -> Any:
+        await inside.engine.unload()
+        await asyncio.sleep(0.01)
+        return await load(entry)
+
+    async def insist() -> None:
+        while True:
+            for entry in entries:
+                inside.dispatcher.activate(entry)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(inside.engine, "load", load_slowly)
+    insisting = asyncio.create_task(insist())
+    await eventually(lambda: len(inside.engine.loads) > 2)
+    finished = [await inside.until(generation) for generation in await inside.enqueue(4)]
+    insisting.cancel()
+
+    assert {generation.status for generation in finished} == {Status.SUCCEEDED}
+
+
 async def test_an_empty_device_is_activated_before_one_that_holds_another_model(tmp_path: Path) -> None:
     inside = build(tmp_path / "data", executors=2, models_dir=with_another_model(tmp_path / "models"))
     await inside.dispatcher.start()

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection, Text, and_, bindparam, cast, func, select
 
@@ -40,6 +41,7 @@ class History(Repository):
         self._max_overtakes = max_overtakes
         self._searches: dict[str, asyncio.Semaphore] = {}
         self._waiting: Counter[str] = Counter()
+        self._lists: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @in_thread_of(Pool.READS)
     def get(self, generation_id: str, tenant: str, holding: Sequence[Weights | None] = ()) -> Placed | None:
@@ -58,12 +60,17 @@ class History(Repository):
         StatementTimeoutError and SearchesBusyError.
         """
         if not filters.search:
-            return await self._page(filters, number, size, holding)
-        async with self._turn(filters.tenant):
+            async with self._list_turn(filters.tenant):
+                return await self._page(filters, number, size, holding)
+        async with self._search_turn(filters.tenant):
             return await self._found_page(filters, number, size, holding)
 
+    def _list_turn(self, tenant: str) -> asyncio.Semaphore:
+        """Of a tenant's long lists one part at a time is read, so that threads are left for other clients."""
+        return self._lists.setdefault(tenant, asyncio.Semaphore())
+
     @asynccontextmanager
-    async def _turn(self, tenant: str) -> AsyncIterator[None]:
+    async def _search_turn(self, tenant: str) -> AsyncIterator[None]:
         """Wait until no other search of a tenant runs."""
         if self._waiting[tenant] > MAX_WAITING_SEARCHES:
             raise SearchesBusyError
@@ -76,9 +83,13 @@ class History(Repository):
             if not self._waiting[tenant]:
                 del self._waiting[tenant], self._searches[tenant]
 
-    @in_thread_of(Pool.READS)
-    def newest(self, filters: Filters, holding: Sequence[Weights | None] = ()) -> Listing:
+    async def newest(self, filters: Filters, holding: Sequence[Weights | None] = ()) -> Listing:
         """List the newest generations, newest first, at most LIST_LIMIT."""
+        async with self._list_turn(filters.tenant):
+            return await self._newest(filters, holding)
+
+    @in_thread_of(Pool.READS)
+    def _newest(self, filters: Filters, holding: Sequence[Weights | None]) -> Listing:
         with self._session.read() as tx:
             # for several statuses at once, SQLite would go through the whole history for the few that wait
             found = [each for one in filters.by_status() for each in self._select(tx, one, LIST_LIMIT, 0)]
@@ -95,7 +106,8 @@ class History(Repository):
             yield [Placed(each, listing.places[each.seq] if each.status is Status.QUEUED else None) for each in batch]
             if not pending:
                 return
-            batch, pending = await self._batch(listing.tenant, pending)
+            async with self._list_turn(listing.tenant):
+                batch, pending = await self._batch(listing.tenant, pending)
 
     @in_thread_of(Pool.READS)
     def _batch(self, tenant: str, pending: Sequence[int]) -> tuple[list[Generation], Sequence[int]]:
