@@ -1,4 +1,4 @@
-"""ASGI middleware: limits of headers, HEAD, protection against CSRF and DNS rebinding, the header of demo weights.
+"""ASGI middleware: protection against CSRF and DNS rebinding, and the header that announces demo weights.
 
 Any web page can make a user's browser send requests to this server. Two kinds of requests are refused:
 - requests with an unknown host name. A malicious site can point its own name at this machine ("DNS rebinding");
@@ -101,31 +101,6 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-MAX_HEADERS = 100
-MAX_QUERY_PARAMETERS = 100
-
-
-class HeadLimits:
-    """Refuses requests with more headers or query parameters than any client sends: reading each one takes time."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 400 with the limit."""
-        sentence = None
-        if scope["type"] == "http":
-            if len(scope["headers"]) > MAX_HEADERS:
-                sentence = f"The request must have at most {MAX_HEADERS} headers."
-            elif scope["query_string"].count(b"&") >= MAX_QUERY_PARAMETERS:
-                sentence = f"The URL must have at most {MAX_QUERY_PARAMETERS} query parameters."
-        if sentence is None:
-            await self._app(scope, receive, send)
-            return
-        error = InvalidParamsError(sentence)
-        await JSONResponse(error.body, error.status)(scope, receive, send)
 
 
 WEIGHTS_HEADER = "X-Paddock-Weights"

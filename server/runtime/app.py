@@ -12,7 +12,7 @@ from server import __version__
 from server.api.auth import Authenticator, OpenRequests
 from server.api.error_handlers import add_error_handlers
 from server.api.json_body import LargeBodies
-from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadLimits, HeadRequests
+from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadRequests
 from server.api.openapi import complete_openapi
 from server.api.routes import events, files, generations, health, loras, metrics, models, queue, videos, workbench
 from server.core.catalogue import load_catalogue
@@ -75,7 +75,6 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         origins=settings.write_origins,
     )
     app.add_middleware(HeadRequests)
-    app.add_middleware(HeadLimits)
     if settings.demo:
         app.add_middleware(DemoWeightsHeader)
     return app

@@ -6,16 +6,22 @@ their own limit, `body_timeout`. Connections that are idle after a response have
 """
 
 import asyncio
+import json
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from server.api.middleware import MAX_HEADERS
+from server.core.errors import InvalidParamsError
 from server.runtime.active_requests import ActiveRequest, ActiveRequests
 from server.runtime.connections import ConnectionLimits
 from server.runtime.http10 import without_chunks
 
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
+MAX_QUERY_PARAMETERS = 100
+
+LINGER_SECONDS = 1.0
+"""A connection on which a request is refused is closed so much later: closed at once, the answer could be lost."""
 
 MAX_PIPELINED = 16
 """Limit of requests that wait for the answers before them. Browsers and libraries send none. After the limit the
@@ -30,8 +36,8 @@ _REFUSAL = b"The server has too many open connections from your address, or in a
 class BoundedProtocol(HttpToolsProtocol):
     """A connection that is closed if a request's head is not complete within `head_timeout` seconds.
 
-    It is also closed if the head is larger than MAX_HEAD_BYTES: the parser itself has no limit. So is one whose client
-    does not read, and, after its answers, one with MAX_PIPELINED requests that wait for their turn.
+    It is also closed, with an answer that says why, if the head is too large: the parser itself has no limit. So is one
+    whose client does not read, and, after its answers, one with MAX_PIPELINED requests that wait for their turn.
     """
 
     head_timeout: float
@@ -51,6 +57,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether what is received is dropped: it follows the last request."""
         self._received = 0
         """Bytes since the last complete head or body part; the current head has at least as many."""
+        self._headers = 0
+        """How many headers the current head has so far."""
+        self._refusal: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -66,29 +75,38 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing() or self._is_ignoring:
-            return
-        self._received += len(data)
-        super().data_received(data)
-        if self._received > MAX_HEAD_BYTES:
-            self._close()
-        elif self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+        for start in range(0, len(data), MAX_HEAD_BYTES):
+            if self.transport.is_closing() or self._is_ignoring:
+                return
+            part = data[start : start + MAX_HEAD_BYTES]
+            self._received += len(part)
+            super().data_received(part)
+            if self._received > MAX_HEAD_BYTES and not self._drops:
+                self._refusal = f"The URL and the headers must have at most {MAX_HEAD_BYTES} bytes."
+                self.send_400_response("")
+        if self._head_timer is None and not self._drops and (self.cycle is None or self.cycle.response_complete):
             # any bytes after a response stop uvicorn's idle timer, even if they begin no request
             self._start_timer()
 
     def on_message_begin(self) -> None:
         self._is_ignoring = self._has_last_request
+        self._headers = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # one more than is accepted shows that there are too many; no route reads cookies, which could be thousands
-        if len(self.headers) <= MAX_HEADERS and name.lower() != b"cookie":
+        self._headers += 1
+        if self._headers > MAX_HEADERS:
+            self._refuse(f"The request must have at most {MAX_HEADERS} headers.")
+        if name.lower() != b"cookie":
+            # no route reads cookies, of which one could be thousands
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
         if self._drops:
             return
+        if self.url.count(b"&") >= MAX_QUERY_PARAMETERS:
+            self._refuse(f"The URL must have at most {MAX_QUERY_PARAMETERS} query parameters.")
         super().on_headers_complete()
         if len(self.pipeline) == MAX_PIPELINED:
             self.cycle.keep_alive = False
@@ -108,6 +126,28 @@ class BoundedProtocol(HttpToolsProtocol):
     def _drops(self) -> bool:
         """Whether the rest of what was received together is dropped."""
         return self._is_ignoring or self.transport.is_closing()
+
+    def _refuse(self, sentence: str) -> None:
+        """End the parser, which then calls `send_400_response`."""
+        self._refusal = sentence
+        raise InvalidParamsError(sentence)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer that the request is no HTTP or that its head is too large, and close the connection."""
+        self._stop_timer()
+        self._is_ignoring = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            # another answer is being sent
+            self.transport.close()
+            return
+        error = InvalidParamsError(self._refusal or "The request is not valid HTTP.")
+        content = json.dumps(error.body).encode()
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
+        )
+        self.transport.write_eof()
+        self._head_timer = self.loop.call_later(LINGER_SECONDS, self._close)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -73,6 +73,24 @@ def test_names_and_values_have_a_limit() -> None:
             parse_object(json.dumps({"a": many, "b": 1}).encode())
 
 
+@pytest.mark.parametrize("content", ['"",', "\\n", '"\\"",'])
+def test_quotes_and_escaped_characters_have_a_limit(content: str) -> None:
+    inside = '{"a": "%s"}' if content[0] == "\\" else '{"a": [%s0]}'
+    assert parse_object((inside % (content * 20_000)).encode())
+    with pytest.raises(InvalidParamsError, match=r"at most (25000 values|100000 escaped characters)\.$"):
+        parse_object((inside % (content * 110_000)).encode())
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b'"' + b'\\"' * 90_000 + b"," * 800_000, b'"' + b"\\," * 99_999, b'"' * 100_000 + b"," * 800_000, b"\\" * 100_000],
+)
+def test_strings_without_an_end_take_no_longer(raw: bytes) -> None:
+    # it would take minutes, if it went from each quote to the end
+    with pytest.raises(InvalidParamsError):
+        parse_object(raw)
+
+
 def test_what_looks_like_values_in_strings_is_not_counted() -> None:
     body = {"prompt": ",[{" * MAX_VALUES, "quoted": '",[{\\' * MAX_VALUES}
 

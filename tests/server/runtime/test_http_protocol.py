@@ -99,12 +99,14 @@ def test_an_endless_head_closes_the_connection(connection: socket.socket) -> Non
         (b"/healthz", b"X: 1\r\n" * 99, b"200", b""),
         (b"/healthz", b"X: 1\r\n" * 100, b"400", b"at most 100 headers"),
         (b"/healthz", b"X:\r\n" * 10_000, b"400", b"at most 100 headers"),
-        (b"/healthz", b"Cookie: a=b; c=d\r\n" * 3000, b"200", b""),
+        (b"/healthz", b"Cookie: " + b"a=b; " * 5000 + b"\r\n", b"200", b""),
+        (b"/healthz", b"X: " + b"y" * 2 * MAX_HEAD_BYTES + b"\r\n", b"400", b"at most 32768 bytes"),
+        (b"/healthz", b"no header\r\n", b"400", b"not valid HTTP"),
         (b"/healthz?" + b"&".join([b"a=1"] * 100), b"", b"200", b""),
         (b"/healthz?" + b"&".join([b"a=1"] * 101), b"", b"400", b"at most 100 query parameters"),
         (b"/healthz?" + b"&" * 30_000, b"", b"400", b"at most 100 query parameters"),
     ],
-    ids=("many", "too many", "very many", "cookies", "many names", "too many names", "very many names"),
+    ids=("many", "too many", "very many", "cookies", "large", "no", "names", "too many names", "very many names"),
 )
 def test_headers_and_query_parameters_have_a_limit(
     connection: socket.socket, path: bytes, headers: bytes, status: bytes, limit: bytes
@@ -114,6 +116,15 @@ def test_headers_and_query_parameters_have_a_limit(
     answer = read_response(connection)
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert limit in answer
+    if status == b"400":
+        error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+        assert (error["type"], connection.recv(1)) == ("invalid_params", b"")
+
+
+def test_a_refused_connection_is_closed_even_if_its_client_sends_on(connection: socket.socket) -> None:
+    connection.sendall(HEAD + b"X: 1\r\n" * 200)
+
+    assert seconds_until_closed(connection, b"X: 1\r\n") < PATIENCE / 2
 
 
 def test_repeated_requests_and_a_long_response_keep_their_connections(

@@ -146,12 +146,16 @@ class History(Repository):
         found = self._select(tx, filters, size, (number - 1) * size, total)
         return self._listing(tx, filters, found, total, holding)
 
-    @in_thread_of(Pool.READS)
-    def completed_after(self, number: int, tenant: str) -> list[Generation]:
+    async def completed_after(self, number: int, tenant: str) -> list[Generation]:
         """A tenant's generations with event numbers above one, in their order, at most EVENTS_LIMIT.
 
         They are without what their requests contained, which events do not tell.
         """
+        async with self._list_turn(tenant):
+            return await self._completed_after(number, tenant)
+
+    @in_thread_of(Pool.READS)
+    def _completed_after(self, number: int, tenant: str) -> list[Generation]:
         event_number = generations.c.event_number
         with self._session.read() as tx:
             rows = tx.execute(
