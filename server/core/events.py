@@ -50,6 +50,9 @@ class Event:
 
     generation: Generation
     live: Live | None = None
+    is_last: bool = True
+    """Whether no other event is known to follow at once."""
+
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 

@@ -72,7 +72,8 @@ class EventStream:
         """The completions that are recorded and not told yet."""
         while missed := await self._history.completed_after(self._number, self._tenant):
             for generation in missed:
-                yield self._told(generation)
+                self._told(generation)
+                yield Event(generation, is_last=generation is missed[-1])
 
     async def _follow(self, subscription: Subscription) -> AsyncIterator[Event]:
         async for event in subscription:
@@ -92,12 +93,11 @@ class EventStream:
                 # rows that are removed leave gaps
                 self._number = max(self._number, number)
 
-    def _told(self, generation: Generation) -> Event:
+    def _told(self, generation: Generation) -> None:
         self._number = max(self._number, generation.event_number or 0)
         self._ended[generation.id] = None
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
-        return Event(generation)
 
 
 def _number(last_event_id: str | None) -> int | None:

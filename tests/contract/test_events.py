@@ -175,6 +175,19 @@ def test_a_client_that_connects_again_misses_nothing_and_gets_nothing_twice(tena
     assert [generation for _, generation in ids_after(tenant, last, 3)] == between
 
 
+def test_recorded_completions_are_sent_together_with_one_padding(tenant: ServerProcess) -> None:
+    made = [tenant.enqueue(height=0) for _ in range(50)]
+    received = ""
+    with tenant.http.stream("GET", f"{tenant.url}/api/events", headers={"Last-Event-ID": "0"}) as stream:
+        for chunk in stream.iter_text():
+            received += chunk
+            if made[-1] in received and received.endswith(" \n\n"):
+                break
+
+    assert [received.count(f'"generation_id":"{id_}"') for id_ in made] == [1] * 50
+    assert received.count(" " * 4096) == 2
+
+
 def test_an_idle_stream_is_kept_open_by_comments(tenant: ServerProcess) -> None:
     with tenant.http.stream("GET", f"{tenant.url}/api/events", timeout=20) as stream:
         first = next(line for line in stream.iter_lines() if line and not line.startswith("id:"))

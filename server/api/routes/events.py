@@ -1,11 +1,13 @@
 """GET /events: progress and completion of generations, as server-sent events."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from server.api import serializers
 from server.api.dependencies import LinksDep, ServiceDep, TenantDep, error_responses
@@ -21,47 +23,85 @@ LastEventId = Annotated[
     Header(alias="Last-Event-ID", description="The id of the last event that the client has"),
 ]
 
+PING_SECONDS = 15.0
+"""A connection on which nothing happens gets a comment so often: proxies close idle ones."""
+
 # mawk, Debian's awk, reads blocks of 4 KiB, so a published shell client would wait forever for a short event. After a
 # line of 4 KiB it reads blocks of 8 KiB: hence two lines.
-_PADDING = "\n".join([" " * 4096] * 2)
+_PADDING = format_sse_event(comment="\n".join([" " * 4096] * 2))
+
+
+# nothing on the way should keep them
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class EventsResponse(StreamingResponse):
+    """A stream of server-sent events."""
+
+    media_type = "text/event-stream"
 
 
 @router.get(
     "/events",
     summary="Follow generations",
-    response_class=EventSourceResponse,
+    response_class=EventsResponse,
     responses=error_responses(),
 )
 async def follow(
     service: ServiceDep, tenant: TenantDep, links: LinksDep, last_event_id: LastEventId = None
-) -> AsyncIterable[ServerSentEvent]:
+) -> EventsResponse:
     """Streams `media_generation_completed` for each generation that succeeds or fails, starting with those of the last
     seconds, and `media_generation_progress` while a generation runs. Comments keep an idle connection open. Each
     completion has an id, and so has the start of a stream: a client that sends the last one as `Last-Event-ID` when it
     connects again misses no completion and gets none twice.
     """
-    async for event in service.events(tenant, last_event_id):
+    return EventsResponse(_with_pings(_parts(service.events(tenant, last_event_id), links)), headers=_HEADERS)
+
+
+async def _parts(events: AsyncIterator[Event | Position], links: Links) -> AsyncIterator[bytes]:
+    """What to send of a stream. Events that are there already make one part: sent singly they would take far longer."""
+    part = b""
+    async for event in events:
         if isinstance(event, Position):
             # without data no client sees an event, but it remembers the id
-            yield ServerSentEvent(id=str(event.number))
+            yield format_sse_event(id=str(event.number))
             continue
-        # subscribers with the same base URL share the serialized event
-        if (messages := event.made.get(links.base)) is None:
-            messages = event.made[links.base] = _messages(event, links)
-        for message in messages:
-            yield message
+        # subscribers with the same base URL share the text
+        if (text := event.made.get(links.base)) is None:
+            text = event.made[links.base] = _text(event, links)
+        part += text
+        if event.is_last and part:
+            yield part
+            part = b""
 
 
-def _messages(event: Event, links: Links) -> list[ServerSentEvent]:
+async def _with_pings(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The parts, and a comment for every PING_SECONDS without one."""
+    waiting = asyncio.ensure_future(anext(parts, None))
+    try:
+        while True:
+            await asyncio.wait([waiting], timeout=PING_SECONDS)
+            if not waiting.done():
+                yield KEEPALIVE_COMMENT
+                continue
+            if (part := waiting.result()) is None:
+                return
+            yield part
+            waiting = asyncio.ensure_future(anext(parts, None))
+    finally:
+        waiting.cancel()
+
+
+def _text(event: Event, links: Links) -> bytes:
     if event.live is not None:
-        return [_event("media_generation_progress", serializers.progress(event.generation, event.live, links))]
+        return _format("media_generation_progress", serializers.progress(event.generation, event.live, links))
     if event.generation.status is Status.CANCELLED:
-        return []
+        return b""
     data, number = serializers.completion(event.generation, links), event.generation.event_number
-    completed = _event("media_generation_completed", data, None if number is None else str(number))
-    return [completed, ServerSentEvent(comment=_PADDING)]
+    completed = _format("media_generation_completed", data, None if number is None else str(number))
+    return completed + _PADDING if event.is_last else completed
 
 
-def _event(name: str, data: dict[str, Any], id_: str | None = None) -> ServerSentEvent:
+def _format(name: str, data: dict[str, Any], id_: str | None = None) -> bytes:
     # a published shell client searches for the text "generation_id":"…" without a space
-    return ServerSentEvent(event=name, raw_data=json.dumps(data, separators=(",", ":")), id=id_)
+    return format_sse_event(event=name, data_str=json.dumps(data, separators=(",", ":")), id=id_)

@@ -170,6 +170,13 @@ Index(
     sqlite_where=_HAS_EVENT,
     postgresql_where=_HAS_EVENT,
 )
+# each new stream asks for the first of the recent ones
+Index(
+    "generations_by_recent_event",
+    *(generations.c.tenant, generations.c.completed_at, generations.c.event_number),
+    sqlite_where=_HAS_EVENT,
+    postgresql_where=_HAS_EVENT,
+)
 
 HAS_VIDEO = generations.c.artifact.is_not(None)
 # the kept videos, oldest first

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -115,6 +116,11 @@ class Repository:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def turn(self, tenant: str) -> asyncio.Semaphore:
+        """What one statement of a tenant at a time holds, so that the threads are not busy with a single tenant."""
+        return self._turns.setdefault(tenant, asyncio.Semaphore())
 
     @property
     def server(self) -> str | None:

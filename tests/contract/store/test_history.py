@@ -215,4 +215,4 @@ async def test_parts_of_lists_of_a_tenant_take_turns_and_leave_threads_to_others
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*mine, *pages, other)
     assert all(each.result() for each in occupied)
-    assert not store.history._lists
+    assert not store.history._turns

@@ -2,6 +2,8 @@
 
 import asyncio
 from dataclasses import replace
+from threading import Event
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -16,6 +18,7 @@ from server.storage.db.records import (
     QueueLimits,
 )
 from server.storage.db.schema import generations
+from server.storage.db.session import Pool
 from server.storage.db.statements.submissions import IDEMPOTENCY_SECONDS
 from tests.contract.store.examples import (
     PARAMS,
@@ -27,6 +30,7 @@ from tests.contract.store.examples import (
     released,
 )
 from tests.support.records import StandaloneStore as Store
+from tests.support.server_process import PATIENCE
 
 
 async def test_what_goes_in_comes_out(store: Store) -> None:
@@ -172,6 +176,27 @@ async def test_any_text_is_kept_and_looked_for(store: Store) -> None:
     assert placed.generation.target_namespace in (odd, odd.replace("\0", "\N{REPLACEMENT CHARACTER}"))
     assert await store.history.get("\0", "") is None
     assert await store.submissions.cancel("\0", "\0") is None
+
+
+async def test_requests_of_a_tenant_take_turns_and_leave_threads_to_others(store: Store) -> None:
+    over = Event()
+    pool = store.submissions._session.threads[Pool.WRITES]
+    occupied = [pool.submit(over.wait) for _ in range(pool._max_workers)]
+    mine: list[asyncio.Task[Any]] = [
+        asyncio.create_task(store.submissions.insert([new(tenant="a")], QueueLimits(20))) for _ in range(10)
+    ]
+    mine += [asyncio.create_task(store.submissions.cancel("none", "a")) for _ in range(10)]
+    other = asyncio.create_task(store.submissions.insert([new(tenant="b")], QueueLimits(20)))
+    await asyncio.sleep(0.05)
+    # one of each tenant, besides those that occupy the threads
+    assert pool._work_queue.qsize() == 2
+    mine.pop().cancel()
+
+    over.set()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*mine, other)
+    assert all(each.result() for each in occupied)
+    assert not store.submissions._turns
 
 
 async def test_cancelling_returns_what_it_was_and_happens_once(store: Store) -> None:

@@ -126,3 +126,12 @@ async def test_a_closed_broker_ends_the_stream(place: Place) -> None:
         place.broker.close()
         async with asyncio.timeout(60):
             assert [event async for event in stream] == []
+
+
+async def test_recorded_events_tell_which_is_the_last_that_is_there(place: Place) -> None:
+    await place.fail(3)
+    async with aclosing(place.stream("0")) as stream:
+        assert isinstance(await anext(stream), Position)
+        events = [await anext(stream) for _ in range(3)]
+
+    assert [isinstance(event, Event) and event.is_last for event in events] == [False, False, True]

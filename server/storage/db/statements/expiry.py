@@ -54,9 +54,13 @@ class Expiry(Repository):
             _forget(tx, forgotten)
             return forgotten
 
-    @in_thread
-    def remove(self, generation_id: str, tenant: str) -> Generation | None:
+    async def remove(self, generation_id: str, tenant: str) -> Generation | None:
         """Remove a generation that is over; returns it as it was, None if there is none."""
+        async with self.turn(tenant):
+            return await self._remove(generation_id, tenant)
+
+    @in_thread
+    def _remove(self, generation_id: str, tenant: str) -> Generation | None:
         with self._session.write() as tx:
             found = find(tx, generation_id, tenant, for_update=True)
             if found is None or not found.is_terminal:

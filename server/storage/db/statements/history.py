@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection, Text, and_, bindparam, cast, func, select
 
@@ -41,7 +40,6 @@ class History(Repository):
         self._max_overtakes = max_overtakes
         self._searches: dict[str, asyncio.Semaphore] = {}
         self._waiting: Counter[str] = Counter()
-        self._lists: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @in_thread_of(Pool.READS)
     def get(self, generation_id: str, tenant: str, holding: Sequence[Weights | None] = ()) -> Placed | None:
@@ -60,14 +58,10 @@ class History(Repository):
         StatementTimeoutError and SearchesBusyError.
         """
         if not filters.search:
-            async with self._list_turn(filters.tenant):
+            async with self.turn(filters.tenant):
                 return await self._page(filters, number, size, holding)
         async with self._search_turn(filters.tenant):
             return await self._found_page(filters, number, size, holding)
-
-    def _list_turn(self, tenant: str) -> asyncio.Semaphore:
-        """Of a tenant's long lists one part at a time is read, so that threads are left for other clients."""
-        return self._lists.setdefault(tenant, asyncio.Semaphore())
 
     @asynccontextmanager
     async def _search_turn(self, tenant: str) -> AsyncIterator[None]:
@@ -85,7 +79,7 @@ class History(Repository):
 
     async def newest(self, filters: Filters, holding: Sequence[Weights | None] = ()) -> Listing:
         """List the newest generations, newest first, at most LIST_LIMIT."""
-        async with self._list_turn(filters.tenant):
+        async with self.turn(filters.tenant):
             return await self._newest(filters, holding)
 
     @in_thread_of(Pool.READS)
@@ -106,7 +100,7 @@ class History(Repository):
             yield [Placed(each, listing.places[each.seq] if each.status is Status.QUEUED else None) for each in batch]
             if not pending:
                 return
-            async with self._list_turn(listing.tenant):
+            async with self.turn(listing.tenant):
                 batch, pending = await self._batch(listing.tenant, pending)
 
     @in_thread_of(Pool.READS)
@@ -151,7 +145,7 @@ class History(Repository):
 
         They are without what their requests contained, which events do not tell.
         """
-        async with self._list_turn(tenant):
+        async with self.turn(tenant):
             return await self._completed_after(number, tenant)
 
     @in_thread_of(Pool.READS)
@@ -166,16 +160,18 @@ class History(Repository):
             ).mappings()
             return [from_row(row) for row in rows]
 
-    @in_thread_of(Pool.READS)
-    def event_numbers(self, since: float, until: float, tenant: str) -> tuple[int, int]:
+    async def event_numbers(self, since: float, until: float, tenant: str) -> tuple[int, int]:
         """The event number before a tenant's first completion between two moments, and its newest event number."""
+        async with self.turn(tenant):
+            return await self._event_numbers(since, until, tenant)
+
+    @in_thread_of(Pool.READS)
+    def _event_numbers(self, since: float, until: float, tenant: str) -> tuple[int, int]:
         with self._session.read() as tx:
             newest = tx.scalar(select(event_counters.c.newest).where(event_counters.c.tenant == tenant)) or 0
-            first = tx.scalar(
-                select(func.min(generations.c.event_number)).where(
-                    generations.c.completed_at.between(since, until), generations.c.tenant == tenant
-                )
-            )
+            event_number, completed_at = generations.c.event_number, generations.c.completed_at
+            is_recent = and_(generations.c.tenant == tenant, completed_at.between(since, until))
+            first = tx.scalar(select(func.min(event_number)).where(is_recent, event_number.is_not(None)))
             return newest if first is None else first - 1, newest
 
     @in_thread_of(Pool.READS)

@@ -22,8 +22,7 @@ _SUBMITTING = 0x5041_0002
 class Submissions(Repository):
     """Records new generations, and cancels them."""
 
-    @in_thread
-    def insert(
+    async def insert(
         self, new: Sequence[Generation], limits: QueueLimits, request: IdempotentRequest | None = None
     ) -> Sequence[Generation]:
         """Record a request's generations, all or none, and return them.
@@ -31,6 +30,13 @@ class Submissions(Repository):
         For a request that was carried out before, returns what was recorded then. Raises QueueLimitError if more would
         wait than the limits allow, and IdempotencyKeyReusedError.
         """
+        async with self.turn(new[0].tenant):
+            return await self._insert(new, limits, request)
+
+    @in_thread
+    def _insert(
+        self, new: Sequence[Generation], limits: QueueLimits, request: IdempotentRequest | None
+    ) -> Sequence[Generation]:
         # before the transaction, for which others wait
         words = search.entries(new)
         with self._session.write() as tx:
@@ -79,12 +85,16 @@ class Submissions(Repository):
         tx.execute(delete(requests).where(same))
         return []
 
-    @in_thread
-    def cancel(self, generation_id: str, tenant: str, *, unless_started: bool = False) -> Generation | None:
+    async def cancel(self, generation_id: str, tenant: str, *, unless_started: bool = False) -> Generation | None:
         """Cancel a generation (`unless_started`: only if it was never attempted).
 
         Returns the generation as it was before, None if nothing changed.
         """
+        async with self.turn(tenant):
+            return await self._cancel(generation_id, tenant, unless_started)
+
+    @in_thread
+    def _cancel(self, generation_id: str, tenant: str, unless_started: bool) -> Generation | None:
         with self._session.write() as tx:
             # locked until the commit: PostgreSQL would let it be claimed in between
             before = find(tx, generation_id, tenant, for_update=True)

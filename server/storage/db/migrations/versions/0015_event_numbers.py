@@ -16,10 +16,8 @@ def upgrade() -> None:
     )
     op.add_column("generations", sa.Column("event_number", sa.Integer))
     has_event = sa.text("event_number IS NOT NULL")
-    op.create_index(
-        "generations_by_event",
-        "generations",
-        ["tenant", "event_number"],
-        sqlite_where=has_event,
-        postgresql_where=has_event,
-    )
+    for name, columns in (
+        ("generations_by_event", ["tenant", "event_number"]),
+        ("generations_by_recent_event", ["tenant", "completed_at", "event_number"]),
+    ):
+        op.create_index(name, "generations", columns, sqlite_where=has_event, postgresql_where=has_event)
