@@ -7,7 +7,7 @@ from typing import Any
 
 from server.runtime.http10 import App, Message, Send
 
-MAX_ACTIVE = 8
+MAX_ACTIVE = 4
 """Limit of one address. The server has one event loop: more at a time are not done sooner."""
 
 ACTIVE_SECONDS = 0.5
