@@ -9,6 +9,7 @@ import asyncio
 import json
 from typing import Any
 
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from server.core.errors import InvalidParamsError
@@ -137,9 +138,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._is_ignoring = True
         if self.cycle is not None and not self.cycle.response_complete:
-            # another answer is being sent
-            self.transport.close()
-            return
+            if not self.cycle.more_body:
+                # it came after a whole request, which is still answered
+                self.cycle.keep_alive = False
+                return
+            if self.cycle.response_started or self.cycle is not self._running:
+                self.transport.close()
+                return
+            self._end_running()
         error = InvalidParamsError(self._refusal or "The request is not valid HTTP.")
         content = json.dumps(error.body).encode()
         self.transport.write(
@@ -164,8 +170,16 @@ class BoundedProtocol(HttpToolsProtocol):
         def begin(counted: Any) -> None:
             start(cycle, counted)
 
-        self._active = ActiveRequest(self.active_requests, self._address, self.loop, app, begin)
+        self._active = ActiveRequest(self.active_requests, self._client_of(cycle), self.loop, app, begin)
         self._active.start()
+
+    def _client_of(self, cycle: RequestResponseCycle) -> str:
+        """The address of a request's client, which a trusted proxy tells: its connections are many clients'."""
+        proxies = self.app
+        if not isinstance(proxies, ProxyHeadersMiddleware) or self._address not in proxies.trusted_hosts:
+            return self._address
+        told = b", ".join(value for name, value in cycle.scope["headers"] if name == b"x-forwarded-for")
+        return proxies.trusted_hosts.get_trusted_client_address(told.decode("latin1"))[0] or self._address
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -181,14 +195,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_write_timer()
         self.limits.close(self._address)
         self.pipeline.clear()
+        super().connection_lost(exc)
+        # uvicorn tells the last request only, which may still wait for its turn
+        self._end_running()
+
+    def _end_running(self) -> None:
+        """Tell the running request that nobody waits for its answer."""
         if self._active is not None:
             self._active.withdraw()
-        super().connection_lost(exc)
-        running = self._running
-        if running is not None and not running.response_complete:
-            # uvicorn tells the last request only, which may still wait for its turn
-            running.disconnected = True
-            running.message_event.set()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _start_timer(self) -> None:
         self._head_timer = self.loop.call_later(self.head_timeout, self._close)

@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from server.runtime.active_requests import MAX_ACTIVE
 from server.runtime.http_protocol import MAX_HEAD_BYTES, MAX_PIPELINED
 from tests.support.server_process import CLEAN_ENDS, PATIENCE, ServerProcess, eventually
 
@@ -121,6 +122,28 @@ def test_headers_and_query_parameters_have_a_limit(
         assert (error["type"], connection.recv(1)) == ("invalid_params", b"")
 
 
+def test_a_body_that_is_not_http_is_refused_too(connection: socket.socket) -> None:
+    post = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue") + b"Content-Type: application/json\r\n"
+    connection.sendall(post + b"Transfer-Encoding: chunked\r\n\r\n")
+    time.sleep(0.2)
+    connection.sendall(b"no size\r\n")
+
+    answer = read_response(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"not valid HTTP" in answer
+    assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("then", [b"no HTTP\r\n\r\n", HEAD + b"X: 1\r\n" * 200], ids=("no HTTP", "headers"))
+def test_what_is_refused_after_requests_ends_the_connection_after_their_answers(
+    connection: socket.socket, then: bytes
+) -> None:
+    connection.sendall((HEAD + b"\r\n") * 2 + then)
+
+    received = read_to_end(connection)
+    assert received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1 ") == 2
+
+
 def test_a_refused_connection_is_closed_even_if_its_client_sends_on(connection: socket.socket) -> None:
     connection.sendall(HEAD + b"X: 1\r\n" * 200)
 
@@ -213,6 +236,33 @@ def test_many_connections_at_once_are_all_answered_and_those_that_end_are_forgot
         for one in opened:
             one.close()
     assert httpx.get(f"{server.url}/healthz", timeout=PATIENCE).status_code == 200
+
+
+def test_behind_a_proxy_each_client_has_its_own_turns(
+    server: ServerProcess,
+) -> None:
+    def connect() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+
+    post = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue") + b"Content-Type: application/json\r\n"
+    slow = [connect() for _ in range(8 * MAX_ACTIVE)]
+    seconds: dict[bytes, float] = {}
+    try:
+        for one in slow:
+            one.sendall(post + b"X-Forwarded-For: 192.0.2.1\r\nContent-Length: 9\r\n\r\n")
+        time.sleep(0.2)
+        for client in (b"192.0.2.2", b"192.0.2.1"):
+            began = time.monotonic()
+            with connect() as other:
+                other.sendall(HEAD + b"X-Forwarded-For: " + client + b"\r\n\r\n")
+                assert b" 200 OK" in read_response(other)
+            seconds[client] = time.monotonic() - began
+    finally:
+        for one in slow:
+            one.close()
+
+    # eight rounds of half a second are ahead of the other one
+    assert seconds[b"192.0.2.2"] < seconds[b"192.0.2.1"] / 2
 
 
 @pytest.mark.parametrize("keep_alive", [b"", b"Connection: keep-alive\r\n"])
