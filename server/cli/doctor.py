@@ -26,6 +26,7 @@ from server.runtime.listeners import listen
 from server.runtime.preflight import StartRefusedError, check_keys, choose_devices, find_devices
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import are_there_any
+from server.storage.db.connection import DatabaseUnusableError, database_of
 from server.storage.files.disk import try_out
 
 MIN_CAPABILITY = (7, 5)
@@ -130,10 +131,11 @@ def _access(settings: Settings) -> Iterator[Finding]:
     about = "access"
     try:
         check_keys(settings)
-    except StartRefusedError as error:
+        needs_key = bool(settings.api_keys) or settings.first_key or are_there_any(database_of(settings))
+    except (StartRefusedError, DatabaseUnusableError) as error:
         yield _fail(about, str(error))
         return
-    if settings.api_keys or settings.first_key or are_there_any(settings.records):
+    if needs_key:
         yield _ok(about, "Clients need an API key.")
     elif settings.is_loopback:
         yield _ok(about, "Only this machine can connect, without a key.")

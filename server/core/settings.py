@@ -119,11 +119,6 @@ class StorageSettings(BaseModel):
     def _expand_data_dir(cls, path: Path) -> Path:
         return path.expanduser().absolute()
 
-    @property
-    def records(self) -> str:
-        """The SQLAlchemy URL of the database: `database_url`, or a SQLite file in the data directory."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'paddock.db'}"
-
 
 class ModelSettings(BaseModel):
     """Which models are served, and how they are computed."""
@@ -251,7 +246,8 @@ class Settings(
         Raises pydantic.ValidationError for a value outside its limits, and ConfigFileError for a file that is missing,
         is not TOML, or has an unknown table or key.
         """
-        path = config or (Path(named).expanduser() if (named := os.environ.get(f"{ENV_PREFIX}CONFIG")) else None)
+        named = os.environ.get(f"{ENV_PREFIX}CONFIG", "").strip()
+        path = config or (Path(named).expanduser() if named else None)
         values, warnings = ({}, []) if path is None else _read_file(path)
 
         class WithFile(cls):  # type: ignore[valid-type, misc]
@@ -270,8 +266,13 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources by precedence: options, environment, file."""
-        return init_settings, env_settings, InitSettingsSource(settings_cls, dict(cls._file))
+        """Return the sources by precedence: options, environment, file. An empty variable counts as not set."""
+        environment = {
+            name: stripped
+            for name, value in env_settings().items()
+            if (stripped := value.strip() if isinstance(value, str) else value) != ""
+        }
+        return tuple(InitSettingsSource(settings_cls, each) for each in (init_settings(), environment, dict(cls._file)))
 
 
 def _origin(written: str) -> str:
@@ -306,7 +307,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     if not path.is_file():
         raise ConfigFileError(f"The configuration file {path} does not exist.")
     try:
-        content = parse_toml(path.read_text(encoding="utf-8"))
+        content = parse_toml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
         raise ConfigFileError(f"The configuration file {path} cannot be read: {error}") from error
     values: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.metrics import Metrics
 from server.service.service import Service
 from server.storage.db.api_keys import KeyRing
-from server.storage.db.connection import opened
+from server.storage.db.connection import database_of, opened
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.store import Store
 from server.storage.files.disk import Disk
@@ -85,7 +85,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
     """Start the parts of the server, store those that routes need in `app.state`, and stop them at the end."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(locked(settings.data_dir))
-        engine = stack.enter_context(opened(settings.records))
+        engine = stack.enter_context(opened(database_of(settings)))
         store = Store(engine, max_overtakes=settings.max_overtakes, server=server)
         stack.callback(store.close)
         app.state.large_bodies = LargeBodies()

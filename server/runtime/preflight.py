@@ -13,7 +13,7 @@ from server.core.settings import Settings, StorageSettings
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
-from server.storage.db.connection import DatabaseUnusableError, opened
+from server.storage.db.connection import DatabaseUnusableError, database_of, opened
 from server.storage.files.disk import try_out
 from server.storage.files.stores import LocalFolders, link_signer
 
@@ -47,7 +47,7 @@ def check_keys(settings: Settings) -> None:
     if settings.is_loopback or settings.api_keys or settings.first_key or settings.allow_anonymous:
         return
     try:
-        if are_there_any(settings.records):
+        if are_there_any(database_of(settings)):
             return
     except DatabaseUnusableError as error:
         raise StartRefusedError(str(error)) from error
@@ -100,7 +100,7 @@ def check_loras(folder: Path) -> None:
 def check_records(settings: Settings) -> None:
     """Migrate the database to this version's schema; raises StartRefusedError if it cannot be used."""
     try:
-        with locked(settings.data_dir), opened(settings.records) as engine:
+        with locked(settings.data_dir), opened(database_of(settings)) as engine:
             ring = KeyRing(engine)
             if settings.first_key and not settings.api_keys and not ring.all():
                 log.warning("Created an API key, which is shown only now: %s", ring.add(FIRST))

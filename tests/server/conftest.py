@@ -17,6 +17,7 @@ from server.core.settings import Settings
 from server.runtime.app import build_retention
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.service import Service
+from server.storage.db.connection import database_of
 from server.storage.files.disk import Disk
 from server.storage.files.stores import FileStores, LocalFolders, link_signer
 from tests.server.fakes import FakeEngine
@@ -74,7 +75,7 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
     """Parts on a data directory; nothing runs yet."""
     settings = Settings(data_dir=folder, **{"max_queued": 50, **changes})
     folder.mkdir(exist_ok=True)
-    store = Store(settings.records, max_overtakes=settings.max_overtakes, server=folder.name)
+    store = Store(database_of(settings), max_overtakes=settings.max_overtakes, server=folder.name)
     folders = LocalFolders.of(folder)
     disk = Disk(folder, settings.min_free_bytes)
     files = FileStores.local(folders, link_signer(folder, settings.url_ttl), disk)

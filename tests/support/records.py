@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import URL, select
 
 from server.core.fair_queue import Weights
 from server.core.generation import Generation
@@ -27,7 +27,7 @@ class Page:
 class StandaloneStore(Store):
     """Opens the database at a URL, and closes it with the store."""
 
-    def __init__(self, url: str, clock: Clock = time.time, **options: Any) -> None:
+    def __init__(self, url: str | URL, clock: Clock = time.time, **options: Any) -> None:
         self.engine = open_database(url)
         super().__init__(self.engine, clock, **options)
 

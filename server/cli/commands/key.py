@@ -61,12 +61,12 @@ def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
 @contextmanager
 def _key_ring(config: Path | None, data_dir: Path | None) -> Iterator["KeyRing"]:
     from server.storage.db.api_keys import KeyNameTakenError, KeyNotFoundError, KeyRing
-    from server.storage.db.connection import DatabaseUnusableError, opened
+    from server.storage.db.connection import DatabaseUnusableError, database_of, opened
 
     settings = load_settings(config, data_dir=data_dir)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        with opened(settings.records) as engine:
+        with opened(database_of(settings)) as engine:
             yield KeyRing(engine)
     except KeyNameTakenError as error:
         refuse(f"A key named {error} exists or has been revoked. Choose another name.")

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Engine, insert, inspect, make_url, select, update
+from sqlalchemy import URL, Engine, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from server.storage.db.connection import reading, unopened
@@ -85,13 +85,12 @@ class KeyRing:
             return [ApiKey(**row) for row in found]
 
 
-def are_there_any(url: str) -> bool:
+def are_there_any(url: URL) -> bool:
     """Whether the records hold a key, before a server starts: this neither creates nor upgrades a database.
 
     False for records that cannot be read: the start itself will report what is wrong.
     """
-    path = make_url(url).database
-    if url.startswith("sqlite") and (path is None or not Path(path).exists()):
+    if url.get_backend_name() == "sqlite" and (url.database is None or not Path(url.database).exists()):
         return False
     engine = unopened(url)
     try:

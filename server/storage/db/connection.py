@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from server.core.settings import StorageSettings
 from server.storage.db.errors import explain
 from server.storage.db.migrations.upgrade import NewerDatabaseError, upgrade
 
@@ -20,7 +21,15 @@ class DatabaseUnusableError(Exception):
     """The database cannot be opened; `str()` says why and, where possible, what to do."""
 
 
-def open_database(url: str) -> Engine:
+def database_of(settings: StorageSettings) -> URL:
+    """The URL of the database: `database_url`, or a SQLite file in the data directory. Raises DatabaseUnusableError."""
+    if settings.database_url is not None:
+        return _parse(settings.database_url)
+    # built from its parts: the folder's name may have any character
+    return URL.create("sqlite", database=str(settings.data_dir / "paddock.db"))
+
+
+def open_database(url: str | URL) -> Engine:
     """Open the database at a SQLAlchemy URL and upgrade it to this version's schema; raises DatabaseUnusableError."""
     engine = unopened(url)
     try:
@@ -37,7 +46,7 @@ def open_database(url: str) -> Engine:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Engine]:
+def opened(url: str | URL) -> Iterator[Engine]:
     """Open the database as `open_database` does, and close it at the end of the block."""
     engine = open_database(url)
     try:
@@ -46,13 +55,17 @@ def opened(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def unopened(url: str) -> Engine:
+def unopened(url: str | URL) -> Engine:
     """The engine for a SQLAlchemy URL, which opens nothing yet; raises DatabaseUnusableError for an invalid URL."""
+    parsed = _parse(url)
+    return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+
+
+def _parse(url: str | URL) -> URL:
     try:
-        parsed = make_url(url)
+        return make_url(url)
     except (ArgumentError, ValueError) as error:
         raise DatabaseUnusableError(f"database_url is not the URL of a database: {error}") from error
-    return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
 
 
 def reading(engine: Engine) -> Connection:

@@ -53,6 +53,40 @@ def test_an_empty_key_does_not_open_the_server(tmp_path: Path, key: str) -> None
         Settings.load(tmp_path / "server.toml")
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_an_empty_variable_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text("[server]\nport = 7")
+    expected = Settings()
+    for name in ("PORT", "HOST", "DEMO", "MODELS_DIR", "DATABASE_URL", "API_KEYS", "DATA_DIR", "CONFIG"):
+        monkeypatch.setenv(f"PADDOCK_{name}", blank)
+
+    assert Settings.load(config).model_dump() == expected.model_copy(update={"port": 7}).model_dump()
+    assert Settings.load().model_dump() == expected.model_dump()
+
+
+def test_white_space_around_the_value_of_a_variable_is_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "server.toml").write_text("[advanced]\nlease = 90")
+    monkeypatch.setenv("PADDOCK_CONFIG", f" {tmp_path / 'server.toml'}\r\n")
+    for name, value in {"HOST": "127.0.0.2\r", "PORT": " 7 ", "DEMO": "true\n", "DATA_DIR": "/data "}.items():
+        monkeypatch.setenv(f"PADDOCK_{name}", value)
+
+    settings = Settings.load()
+
+    assert (settings.host, settings.port, settings.demo, settings.lease) == ("127.0.0.2", 7, True, 90)
+    assert settings.data_dir == Path("/data")
+
+
+def test_a_file_from_another_system_is_read(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_bytes(b"\xef\xbb\xbf[server]\r\nport = 7\r\n\r\n[advanced]\r\nlease = 90\r\n")
+
+    settings = Settings.load(tmp_path / "server.toml")
+
+    assert (settings.port, settings.lease) == (7, 90)
+
+
 def test_keys_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDOCK_API_KEYS", "one, two,")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import make_url
 
 from server.storage.db.api_keys import (
     KeyNameTakenError,
@@ -71,17 +72,17 @@ def test_an_admin_key_is_one_until_it_is_revoked(ring: KeyRing) -> None:
 
 
 def test_records_are_looked_into_without_being_made(url: str, tmp_path: Path) -> None:
-    assert not are_there_any(url)
+    assert not are_there_any(make_url(url))
     assert not list(tmp_path.iterdir())
     (tmp_path / "paddock.db").write_text("no database")
-    assert not are_there_any(url)
+    assert not are_there_any(make_url(url))
     (tmp_path / "paddock.db").unlink()
     with opened(url) as engine:
         ring = KeyRing(engine)
-        assert not are_there_any(url)
+        assert not are_there_any(make_url(url))
         ring.add("laptop")
         ring.revoke("laptop")
-        assert are_there_any(url)
+        assert are_there_any(make_url(url))
 
 
 # the command line, and a running server

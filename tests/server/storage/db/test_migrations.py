@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, delet
 
 from server.core.settings import Settings
 from server.storage.db.api_keys import KeyRing
-from server.storage.db.connection import DatabaseUnusableError, open_database, unopened
+from server.storage.db.connection import DatabaseUnusableError, database_of, open_database, unopened
 from server.storage.db.migrations import backup as copies
 from server.storage.db.migrations import upgrade
 from server.storage.db.records import Filters
@@ -92,7 +92,7 @@ def differences(tx: Connection) -> list[Any]:
 
 
 def in_data_dir(folder: Path) -> str:
-    return Settings(data_dir=folder).records
+    return str(database_of(Settings(data_dir=folder)))
 
 
 def open_and_close(database: Path) -> None:
