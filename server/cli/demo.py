@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from server.core.settings import ENV_PREFIX
 START_SECONDS = 60
 PORTS_TRIED = 100
 
+_ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _SIZE = {"width": 416, "height": 240, "num_frames": 33, "seed": 7}
 
 
@@ -61,6 +63,10 @@ def _server(port: int, data_dir: Path) -> Iterator["subprocess.Popen[bytes]"]:
         [*command, "--port", str(port), "--data-dir", str(data_dir)],
         env={**environment, f"{ENV_PREFIX}LOG_LEVEL": "warning"},
     )
+    for number in _ENDS:
+        # otherwise this program would end without its server
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         yield server
     finally:

@@ -31,7 +31,7 @@ _SWITCH_SECONDS = 0.0005
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; raises StartRefusedError if a check fails."""
+    """Serve until SIGINT, SIGTERM or SIGHUP; raises StartRefusedError if a check fails."""
     configure(settings.log_level, settings.log_format)
     logging.getLogger("uvicorn.error").addFilter(_is_no_disconnection)
     for warning in settings.warnings:
@@ -57,7 +57,11 @@ def serve(settings: Settings) -> None:
             address, port = listener.getsockname()[:2]
             host = f"[{address}]" if ":" in address else address
             log.info("Paddock listens on http://%s:%d", host, port)
-        _Server(config, app).run(sockets=listeners)
+        server = _Server(config, app)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            # a terminal that is closed sends it; after nohup it is ignored
+            signal.signal(signal.SIGHUP, server.handle_exit)
+        server.run(sockets=listeners)
 
 
 def _is_no_disconnection(record: logging.LogRecord) -> bool:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.support.command_line import Typed
-from tests.support.server_process import ENDLESS, PATIENCE, ServerProcess, eventually
+from tests.support.server_process import ENDLESS, PATIENCE, ServerProcess, eventually, free_port
 from tests.support.video import read_video
 
 LONG = ["--width", "256", "--height", "256", "--frames", "9", "--steps", "100"]
@@ -33,7 +33,10 @@ def paddock(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_demo_serves_until_ctrl_c_and_avoids_a_port_in_use(server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_demo_serves_until_it_is_ended_and_avoids_a_port_in_use(
+    server: ServerProcess, tmp_path: Path, number: signal.Signals
+) -> None:
     demo = subprocess.Popen(
         [
             sys.executable,
@@ -60,7 +63,7 @@ def test_demo_serves_until_ctrl_c_and_avoids_a_port_in_use(server: ServerProcess
     family = psutil.Process(demo.pid).children(recursive=True)
     assert family
 
-    demo.send_signal(signal.SIGINT)
+    demo.send_signal(number)
     demo.communicate(timeout=PATIENCE)
 
     assert demo.returncode == 0
@@ -187,6 +190,34 @@ def test_the_version_is_the_packages(tmp_path: Path) -> None:
     from importlib.metadata import version
 
     assert paddock("--version", cwd=tmp_path).stdout.strip() == version("paddock")
+
+
+@pytest.mark.parametrize("args", [["serve", "--demo"], ["status"], ["doctor"]], ids=lambda args: args[0])
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.4, 0.8, 1.6])
+def test_ctrl_c_at_any_moment_is_a_sentence_at_most(tmp_path: Path, args: list[str], delay: float) -> None:
+    program = "from server.cli.__main__ import run; print('go', flush=True); run()"
+    command = [sys.executable, "-P", "-c", program, *args]
+    environment = {**os.environ, "PADDOCK_DATA_DIR": str(tmp_path / "data"), "PADDOCK_PORT": str(free_port())}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "go\n"
+        time.sleep(delay)
+        running.send_signal(signal.SIGINT)
+        _, printed = running.communicate(timeout=PATIENCE)
+
+    assert "Traceback" not in printed
+    assert "KeyboardInterrupt" not in printed
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version(typed: Typed, option: str) -> None:
+    assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+.*", typed(option).stdout.strip())
+
+
+def test_h_is_help(typed: Typed) -> None:
+    assert typed("generate", "-h").stdout == typed("generate", "--help").stdout != ""
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.server_process import CLEAN_ENDS, PATIENCE, SMALL, ServerProcess, eventually
+from tests.support.server_process import CLEAN_ENDS, ENDLESS, PATIENCE, SMALL, ServerProcess, eventually, free_port
 
 LONG: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 100}
 RESUMED: dict[str, Any] = {**LONG, "num_inference_steps": 40, "seed": 2}
@@ -157,6 +157,38 @@ def test_a_clean_stop_saves_what_runs_and_refuses_more_meanwhile(start_server: C
     server.start()
     assert first_progress(server, id_, attempt=2)["progress"] >= reached
     assert server.video(id_) == undisturbed
+
+
+def test_a_closed_terminal_stops_a_server_cleanly_but_not_after_nohup(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    server = start_server()
+    assert server.process is not None
+    server.wait_for(id_ := server.enqueue(**ENDLESS), "processing")
+
+    server.process.send_signal(signal.SIGHUP)
+    assert server.process.wait(PATIENCE) in CLEAN_ENDS
+    assert "SIGHUP: stopping" in server.log_text()
+    server.start()
+    assert server.row(id_)["status"] in ("queued", "processing")
+
+    port = free_port()
+    command = [sys.executable, "-P", "-m", "server.cli", "serve", "--demo", "--port", str(port)]
+    with subprocess.Popen(
+        ["nohup", *command, "--data-dir", str(tmp_path / "other")], stderr=subprocess.DEVNULL
+    ) as other:
+        eventually(lambda: answers(port))
+        other.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert answers(port)
+        other.terminate()
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz").is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_a_stop_while_a_worker_starts_gives_the_generation_back_and_tells_those_who_wait(
