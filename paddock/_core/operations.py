@@ -1,5 +1,6 @@
 """What the client can do, as flows."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -28,6 +29,8 @@ _MAX_KEY_CHARS = 255
 _MAX_ERROR_BYTES = 2**20
 
 Filters = Mapping[str, Any]
+
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 
 
 class _Created(BaseModel):
@@ -81,7 +84,7 @@ class Operations:
         """The error of the client for one of httpx."""
         if isinstance(error, httpx.DecodingError):
             return _caused(UnexpectedResponseError(f"The response of {self.protocol.url} is damaged: {error}"), error)
-        reason = str(error) or type(error).__name__
+        reason = _ERRNO.sub("", str(error)) or type(error).__name__
         return _caused(UnreachableError(f"No server answers at {self.protocol.url}: {reason}"), error)
 
     def check(self, response: httpx.Response) -> Flow[None]:

@@ -74,6 +74,10 @@ class PrecisionSetting(StrEnum):
     INT8 = "int8"
     Q4 = "4-bit"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "PrecisionSetting | None":
+        return cls.Q4 if value in ("int4", "q4", "4bit") else None
+
     def allowed(self, capability: tuple[int, int]) -> tuple[Precision, ...]:
         """The precisions that a plan may choose on a GPU of that compute capability.
 

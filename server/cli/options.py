@@ -56,14 +56,21 @@ def load_settings(config: Path | None, **options: Any) -> "Settings":
     """The settings of a command: its options, the environment, the file. Exits if they are invalid."""
     from pydantic import ValidationError
 
-    from server.core.settings import ConfigFileError, Settings
+    from server.core.config_file import ConfigFileError
+    from server.core.settings import Settings
 
     try:
         return Settings.load(config, **options)
     except ValidationError as error:
         first = error.errors()[0]
-        problem = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
-        refuse(f"{'.'.join(str(part) for part in first['loc'])}: {problem}")
+        problem, name = first["msg"], ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            problem = "there is no such setting"
+        elif first["type"] == "string_pattern_mismatch":
+            problem = (
+                f"{first['input']!r} is not possible; it must {Settings.model_fields[name.split('.')[0]].description}"
+            )
+        refuse(f"{name}: {problem}")
     except ConfigFileError as error:
         refuse(str(error))
 
@@ -71,7 +78,7 @@ def load_settings(config: Path | None, **options: Any) -> "Settings":
 @contextmanager
 def connected(url: str, api_key: str | None) -> Iterator["Client"]:
     """A client of a running server. Its errors end the command with a sentence."""
-    from paddock import APIError, Client, InvalidArgumentError, PaddockError, RetryPolicy
+    from paddock import APIError, Client, InvalidArgumentError, PaddockError, RetryPolicy, UnreachableError
 
     # somebody watches: a refusal is shown at once, and Ctrl-C ends the wait for a server that has gone away
     policy = RetryPolicy(attempts=3, backoff=0.2, max_pause=2.0, reconnect_timeout=None)
@@ -82,6 +89,8 @@ def connected(url: str, api_key: str | None) -> Iterator["Client"]:
         fail(f"The server answered {error.status_code}: {error}")
     except InvalidArgumentError as error:
         refuse(str(error))
+    except UnreachableError as error:
+        fail(f"{str(error).rstrip('.')}. Start a server with `paddock serve`, or try one with `paddock demo`.")
     except (PaddockError, CommandError) as error:
         fail(str(error))
 

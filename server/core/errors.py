@@ -1,5 +1,6 @@
 """The errors of the API. Each class defines its type, HTTP status and title; `body` renders any of them."""
 
+import re
 from typing import Any, ClassVar
 
 _MAX_NAME_CHARS = 200
@@ -141,3 +142,12 @@ BY_STATUS: dict[int, type[PaddockError]] = {
         UnavailableError,
     )
 }
+
+
+# what precedes the last name of an absolute path; before the path of a URL, and before a slash in a text, is a letter
+_FOLDERS = re.compile(r"(?<![\w/.:~-])(?:~?/|[A-Za-z]:\\)(?:[^\s'\"/\\]+[/\\])*(?=[^\s'\"/\\])")
+
+
+def without_paths(sentence: str) -> str:
+    """Return a sentence in which files and folders have their names only: clients do not learn where they are."""
+    return _FOLDERS.sub("", sentence)

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from tomllib import TOMLDecodeError
-from tomllib import loads as parse_toml
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -30,6 +28,7 @@ from pydantic_settings import (
 from pipelines.core.model import Attention, Compile
 from pipelines.core.precision import Accuracy, PrecisionSetting
 from pipelines.core.request import StepCaching
+from server.core.config_file import read_tables
 from server.core.logging import LogFormat
 
 ENV_PREFIX = "PADDOCK_"
@@ -39,10 +38,6 @@ _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)?(:(?P<port>[1-9][0-9]{0,4}))?"
 )
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-
-
-class ConfigFileError(Exception):
-    """The configuration file is missing, is not TOML, or has an unknown table or key."""
 
 
 class WarmWorkers(StrEnum):
@@ -58,7 +53,7 @@ class ServerSettings(BaseModel):
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
-    public_url: str | None = Field(default=None, pattern=r"^https?://")
+    public_url: str | None = Field(default=None, pattern=r"^https?://", description="begin with http:// or https://")
     demo: bool = False
     stop_grace: float = Field(default=10.0, gt=0)
 
@@ -87,7 +82,9 @@ class SecuritySettings(BaseModel):
     api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()
     first_key: bool = False
     allow_anonymous: bool = False
-    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...], NoDecode] = ()
+    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...], NoDecode] = Field(
+        default=(), description="be host names without scheme, port, wildcard or path"
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
     @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
@@ -108,7 +105,9 @@ class StorageSettings(BaseModel):
     """Where the database and files are, and how long they are kept; sizes in bytes, `url_ttl` in seconds."""
 
     data_dir: Path = Path("~/.paddock")
-    database_url: str | None = Field(default=None, pattern=r"^postgresql(\+psycopg)?://")
+    database_url: str | None = Field(
+        default=None, pattern=r"^postgresql(\+psycopg)?://", description="begin with postgresql://"
+    )
     min_free_bytes: int = Field(default=2**30, ge=0)
     retention_days: float = Field(default=0.0, ge=0)
     retention_bytes: int = Field(default=0, ge=0)
@@ -138,10 +137,17 @@ class ModelSettings(BaseModel):
         return path.expanduser().absolute() if path else path
 
 
+def _as_torch(device: Any) -> Any:
+    """A GPU as torch names it, of names that people use."""
+    return re.sub(r"^(gpu|cuda)$", "cuda:0", device.replace("gpu:", "cuda:")) if isinstance(device, str) else device
+
+
 class DeviceSettings(BaseModel):
     """Devices and how generations run on them; times in seconds."""
 
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d+)$")
+    device: Annotated[str, BeforeValidator(_as_torch)] = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda:\d+)$", description="be auto, cpu or cuda:N, N being a GPU's number"
+    )
     idle_unload: float = Field(default=900.0, ge=0)
     warm_workers: WarmWorkers = WarmWorkers.AUTO
     checkpoint_interval: float = Field(default=5.0, ge=0)
@@ -166,7 +172,7 @@ class QueueSettings(BaseModel):
 class LoggingSettings(BaseModel):
     """Level and format of the log."""
 
-    log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: LogFormat = LogFormat.TEXT
 
 
@@ -198,8 +204,6 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "advanced": AdvancedSettings,
 }
 """The section class of each table in a configuration file."""
-
-TABLE_OF = {name: table for table, section in TABLES.items() for name in section.model_fields}
 
 
 class Settings(
@@ -248,7 +252,7 @@ class Settings(
         """
         named = os.environ.get(f"{ENV_PREFIX}CONFIG", "").strip()
         path = config or (Path(named).expanduser() if named else None)
-        values, warnings = ({}, []) if path is None else _read_file(path)
+        values, warnings = ({}, []) if path is None else read_tables(path, TABLES)
 
         class WithFile(cls):  # type: ignore[valid-type, misc]
             _file: ClassVar[Mapping[str, Any]] = values
@@ -300,44 +304,3 @@ def _is_sent(scheme: str, host: str, port: int) -> bool:
         return str(ip_address(host.strip("[]"))) == host.strip("[]")
     except ValueError:
         return False
-
-
-def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings of a configuration file by name, and warnings about keys outside their table."""
-    if not path.is_file():
-        raise ConfigFileError(f"The configuration file {path} does not exist.")
-    try:
-        content = parse_toml(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
-        raise ConfigFileError(f"The configuration file {path} cannot be read: {error}") from error
-    values: dict[str, Any] = {}
-    for table in TABLES:
-        values |= _table(path, table, content.pop(table, {}))
-    warnings = []
-    # v0.1.0 had no tables: its flat keys are read for one more version
-    for name, value in content.items():
-        if name not in TABLE_OF:
-            kind = "table" if isinstance(value, dict) else "setting"
-            raise ConfigFileError(f"The configuration file {path} has a {kind} {name}, which does not exist.")
-        if name in values:
-            raise ConfigFileError(
-                f"The configuration file {path} sets {name} twice: in the table [{TABLE_OF[name]}] and outside it."
-            )
-        values[name] = value
-        warnings.append(
-            f"{path}: move {name} into the table [{TABLE_OF[name]}]. The next version will not read it elsewhere."
-        )
-    return values, warnings
-
-
-def _table(path: Path, table: str, content: Any) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise ConfigFileError(f"The configuration file {path} has a setting {table}, which must be a table [{table}].")
-    for name in content:
-        if name in TABLES[table].model_fields:
-            continue
-        hint = f" It belongs in the table [{TABLE_OF[name]}]." if name in TABLE_OF else ""
-        raise ConfigFileError(
-            f"The configuration file {path} has a setting {name} in the table [{table}], which does not exist.{hint}"
-        )
-    return content

@@ -9,10 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
-from server.core.errors import RecordsUnavailableError
+from server.core.errors import RecordsUnavailableError, without_paths
 from server.core.generation import Generation, Status
 from server.core.logging import ids
-from server.core.public import without_paths
 from server.core.retry import blame_for_worker_death
 from server.engine.interface import (
     DeviceUnavailableError,

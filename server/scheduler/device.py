@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pipelines.core.progress import GenerationStats
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
+from server.core.errors import without_paths
 from server.core.estimator import Estimator
 from server.core.fair_queue import Weights
-from server.core.public import without_paths
 from server.engine.interface import DeviceUnavailableError, Engine, EngineState, LoadFailedError, WorkerDiedError
 from server.scheduler.interface import Deployment, DeviceStatus
 from server.scheduler.running import RunningAttempt

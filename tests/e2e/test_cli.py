@@ -87,7 +87,10 @@ def test_generate_is_a_client_of_any_server(server: ServerProcess, tmp_path: Pat
         (["--lora", "nope:0.5"], "The generation failed: loras: nope is not a LoRA of"),
         (["--lora", "watercolor:much"], "after the colon there must be a strength such as 0.8"),
         (["-o", "missing/ox.mp4"], "There is no folder"),
-        (["--url", "http://127.0.0.1:9"], "No server answers at http://127.0.0.1:9"),
+        (
+            ["--url", "http://127.0.0.1:9"],
+            "No server answers at http://127.0.0.1:9: Connection refused. Start a server with `paddock serve`",
+        ),
     ],
 )
 def test_a_failure_is_a_sentence_and_exit_status_1(
@@ -214,6 +217,25 @@ def test_ctrl_c_at_any_moment_is_a_sentence_at_most(tmp_path: Path, args: list[s
 @pytest.mark.parametrize("option", ["-V", "--version"])
 def test_version(typed: Typed, option: str) -> None:
     assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+.*", typed(option).stdout.strip())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("device", "gpus", "device: 'gpus' is not possible; it must be auto, cpu or cuda:N"),
+        ("public_url", "paddock.example", "public_url: 'paddock.example' is not possible; it must begin with http://"),
+        ("allowed_hosts", "*.example", "allowed_hosts.0: '*.example' is not possible; it must be host names"),
+        ("database_url", "mysql://host", "database_url: 'mysql://host' is not possible; it must begin with postgresql"),
+        ("log_level", "loud", "log_level: Input should be 'debug', 'info', 'warning' or 'error'"),
+        ("precision", "int5", "precision: Input should be 'auto', 'bf16', 'fp8', 'int8' or '4-bit'"),
+    ],
+)
+def test_a_setting_that_is_refused_says_what_it_must_be(typed: Typed, name: str, value: str, sentence: str) -> None:
+    ended = typed("serve", "--demo", **{f"PADDOCK_{name.upper()}": value})
+
+    assert ended.returncode == 2
+    assert sentence in ended.stderr
+    assert "pattern" not in ended.stderr
 
 
 def test_h_is_help(typed: Typed) -> None:

@@ -23,9 +23,14 @@ Admin = Annotated[
 ]
 
 
+_MAX_NAME = 100
+
+
 @app.command()
 def add(name: Name, admin: Admin = False, data_dir: DataDir = None, config: Config = None) -> None:
     """Make a key and print it once. Only its digest is stored. A running server accepts it within a second."""
+    if not name.isprintable() or not name.strip() or len(name) > _MAX_NAME:
+        refuse(f"NAME must be 1 to {_MAX_NAME} printable characters, such as the name of a person or a machine.")
     with _key_ring(config, data_dir) as ring:
         typer.echo(ring.add(name, is_admin=admin))
     error_console.print("The key is shown only now. Send it as: Authorization: Bearer KEY", highlight=False)
@@ -51,6 +56,7 @@ def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
     with _key_ring(config, data_dir) as ring:
         ring.revoke(name)
         found = ring.all()
+    error_console.print(f"The key {name} is revoked.", highlight=False, markup=False)
     valid = [key for key in found if key.is_valid]
     if not valid:
         error_console.print("No valid key is left, and the server still requires one: make one with `paddock key add`.")

@@ -9,6 +9,13 @@ from pipelines.core.precision import Accuracy, PrecisionSetting
 from server.cli.options import Config, ModelId, console, load_settings, refuse
 
 
+def _precision(written: str) -> PrecisionSetting:
+    try:
+        return PrecisionSetting(written)
+    except ValueError as error:
+        raise typer.BadParameter(f"{written!r} is none of {', '.join(PrecisionSetting)}.") from error
+
+
 def plan(
     model: ModelId,
     vram: Annotated[float | None, typer.Option(help="Memory of the GPU in GB [this machine's].")] = None,
@@ -19,7 +26,12 @@ def plan(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the largest video.")] = "1280x720",
     frames: Annotated[int, typer.Option(help="Length of the longest video in frames.")] = 81,
     precision: Annotated[
-        PrecisionSetting | None, typer.Option(help="Precision of the weights [as configured, or auto].")
+        PrecisionSetting | None,
+        typer.Option(
+            parser=_precision,
+            metavar="|".join(PrecisionSetting),
+            help="Precision of the weights [as configured, or auto].",
+        ),
     ] = None,
     accuracy: Annotated[
         Accuracy | None, typer.Option(help="Residual stream and VAE in fp32 where they fit, or never [as configured].")

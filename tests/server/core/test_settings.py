@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from pipelines.core.precision import Accuracy, PrecisionSetting
 from server.core.catalogue import load_catalogue
-from server.core.settings import TABLES, ConfigFileError, Settings
+from server.core.config_file import ConfigFileError
+from server.core.settings import TABLES, Settings
 
 FILE = Path(__file__).parents[3] / "configs" / "server.toml"
 
@@ -85,6 +86,28 @@ def test_a_file_from_another_system_is_read(tmp_path: Path) -> None:
     settings = Settings.load(tmp_path / "server.toml")
 
     assert (settings.port, settings.lease) == (7, 90)
+
+
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [
+        ("gpu", "cuda:0"),
+        ("cuda", "cuda:0"),
+        ("gpu:1", "cuda:1"),
+        ("cuda:2", "cuda:2"),
+        ("auto", "auto"),
+        ("cpu", "cpu"),
+    ],
+)
+def test_usual_names_of_devices_are_understood(given: str, device: str) -> None:
+    assert Settings(device=given).device == device
+
+
+@pytest.mark.parametrize("given", ["int4", "q4", "4bit", "4-bit"])
+def test_usual_names_of_precisions_are_understood(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("PADDOCK_PRECISION", given)
+
+    assert Settings().precision is PrecisionSetting.Q4
 
 
 def test_keys_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:

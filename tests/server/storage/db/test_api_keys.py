@@ -88,6 +88,14 @@ def test_records_are_looked_into_without_being_made(url: str, tmp_path: Path) ->
 # the command line, and a running server
 
 
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "a\x1b[31m", "a" * 101])
+def test_a_name_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
+    refused = paddock("add", name, data_dir=tmp_path, is_refused=True)
+
+    assert refused == "NAME must be 1 to 100 printable characters, such as the name of a person or a machine."
+    assert not list(tmp_path.iterdir())
+
+
 def paddock(*args: str, data_dir: Path, is_refused: bool = False) -> str:
     """What a `paddock key` command prints, on stderr if it is refused."""
     command = [sys.executable, "-m", "server.cli", "key", *args, "--data-dir", str(data_dir)]
