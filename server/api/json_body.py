@@ -17,6 +17,9 @@ MAX_NAMES = 256
 MAX_VALUES = 25_000
 """Limit of all values: parsing millions of small ones would stop the server for all clients for half a second."""
 
+MAX_DIGITS = 400
+"""Limit of the characters of a number: the time to read and to write it grows with their square."""
+
 MAX_MARKS = 4 * MAX_VALUES
 """Limit of the quotes around strings, of which a name and its value have four, and of the backslashes in strings."""
 
@@ -78,7 +81,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     """
     _check_size(raw)
     try:
-        body = json.loads(raw, parse_constant=_refuse_constant)
+        body = json.loads(raw, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number)
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
@@ -98,6 +101,20 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     if len(body) > MAX_NAMES:
         raise InvalidParamsError(f"The JSON of the body must have at most {MAX_NAMES} names.")
     return body
+
+
+def _integer(digits: str) -> int:
+    return int(_checked(digits))
+
+
+def _number(digits: str) -> float:
+    return float(_checked(digits))
+
+
+def _checked(digits: str) -> str:
+    if len(digits) > MAX_DIGITS:
+        raise InvalidParamsError(f"The numbers in the JSON of the body must have at most {MAX_DIGITS} digits.")
+    return digits
 
 
 def _check_size(raw: bytes) -> None:

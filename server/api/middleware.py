@@ -72,7 +72,10 @@ class BrowserGuard:
         if site is not None:
             return site in _SAME_SITE
         # old browsers send Origin but no Sec-Fetch-Site; a client that sends neither is not a browser
-        return not origin or urlsplit(origin).netloc == headers.get("host", "").lower()
+        try:
+            return not origin or urlsplit(origin).netloc == headers.get("host", "").lower()
+        except ValueError:
+            return False
 
 
 class Cors(CORSMiddleware):

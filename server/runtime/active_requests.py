@@ -10,7 +10,7 @@ from server.runtime.http10 import App, Message, Send
 MAX_ACTIVE = 4
 """Limit of one address. The server has one event loop: more at a time are not done sooner."""
 
-ACTIVE_SECONDS = 0.5
+ACTIVE_SECONDS = 0.1
 """A request that has no answer after so long waits for something, such as a video, and does not count any more."""
 
 

@@ -21,6 +21,12 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_QUERY_PARAMETERS = 100
 
+MAX_CHUNKS = 4096
+"""Limit of the parts in which a body arrives: parsing a chunk takes about as long whatever its size."""
+
+MAX_BODY_AHEAD = 128 * 1024
+"""A connection is closed if more of the body of a request arrives that waits for the answers before it."""
+
 LINGER_SECONDS = 1.0
 """A connection on which a request is refused is closed so much later: closed at once, the answer could be lost."""
 
@@ -60,6 +66,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Bytes since the last complete head or body part; the current head has at least as many."""
         self._headers = 0
         """How many headers the current head has so far."""
+        self._chunks = 0
+        """In how many parts the current body has arrived so far."""
+        self._has_head = False
+        """Whether the current head is complete: what follows a body in chunks are no headers."""
         self._refusal: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -91,19 +101,21 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_ignoring = self._has_last_request
-        self._headers = 0
+        self._headers = self._chunks = 0
+        self._has_head = False
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += 1
         if self._headers > MAX_HEADERS:
             self._refuse(f"The request must have at most {MAX_HEADERS} headers.")
-        if name.lower() != b"cookie":
+        if not self._has_head and name.lower() != b"cookie":
             # no route reads cookies, of which one could be thousands
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
+        self._has_head = True
         if self._drops:
             return
         if self.url.count(b"&") >= MAX_QUERY_PARAMETERS:
@@ -115,8 +127,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._received = 0
-        if not self._drops:
-            super().on_body(body)
+        if self._drops:
+            return
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS:
+            self._refuse(f"The body must arrive in at most {MAX_CHUNKS} parts.")
+        super().on_body(body)
+        if self.cycle is not self._running and len(self.cycle.body) > MAX_BODY_AHEAD:
+            self._close()
 
     def on_message_complete(self) -> None:
         self._received = 0

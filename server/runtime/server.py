@@ -26,6 +26,8 @@ log = logging.getLogger("paddock")
 
 _GRACE_SECONDS = 5
 
+_OF_CLIENTS = ("Invalid HTTP request received.", "Unsupported upgrade request.")
+
 _SWITCH_SECONDS = 0.0005
 """Python's default is 5 ms. Between two rows of a statement a thread waits so long for a busy event loop."""
 
@@ -33,7 +35,7 @@ _SWITCH_SECONDS = 0.0005
 def serve(settings: Settings) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP; raises StartRefusedError if a check fails."""
     configure(settings.log_level, settings.log_format)
-    logging.getLogger("uvicorn.error").addFilter(_is_no_disconnection)
+    logging.getLogger("uvicorn.error").addFilter(_is_of_the_server)
     for warning in settings.warnings:
         log.warning("%s", warning)
     devices = run_checks(settings)
@@ -48,6 +50,8 @@ def serve(settings: Settings) -> None:
         config = uvicorn.Config(
             app,
             http=protocol_class(settings.head_timeout, limits),
+            # an upgraded connection would be under no limit
+            ws="none",
             log_config=None,
             access_log=settings.log_level == "debug",
             server_header=False,
@@ -64,8 +68,13 @@ def serve(settings: Settings) -> None:
         server.run(sockets=listeners)
 
 
-def _is_no_disconnection(record: logging.LogRecord) -> bool:
-    """Drop the traceback of a request whose client left, or did not read until the server stopped."""
+def _is_of_the_server(record: logging.LogRecord) -> bool:
+    """Drop the traceback of a request whose client left, or did not read until the server stopped.
+
+    And drop what any client can have logged without end: that it sent what is not HTTP, which it is told itself.
+    """
+    if record.levelno == logging.WARNING and record.msg in _OF_CLIENTS:
+        return False
     error = record.exc_info[1] if record.exc_info else None
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]

@@ -91,6 +91,15 @@ def test_strings_without_an_end_take_no_longer(raw: bytes) -> None:
         parse_object(raw)
 
 
+@pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 399, "0." + "1" * 398])
+def test_numbers_have_a_limit(number: str) -> None:
+    assert parse_object(f'{{"a": [{number}]}}'.encode())
+    with pytest.raises(
+        InvalidParamsError, match=r"^The numbers in the JSON of the body must have at most 400 digits\.$"
+    ):
+        parse_object(f'{{"a": [{number}1]}}'.encode())
+
+
 def test_what_looks_like_values_in_strings_is_not_counted() -> None:
     body = {"prompt": ",[{" * MAX_VALUES, "quoted": '",[{\\' * MAX_VALUES}
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from server.runtime.active_requests import MAX_ACTIVE
-from server.runtime.http_protocol import MAX_HEAD_BYTES, MAX_PIPELINED
-from tests.support.server_process import CLEAN_ENDS, PATIENCE, ServerProcess, eventually
+from server.runtime.http_protocol import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_PIPELINED
+from tests.support.server_process import CLEAN_ENDS, ENDLESS, PATIENCE, ServerProcess, eventually
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 SECONDS = 1.0
@@ -142,6 +142,48 @@ def test_what_is_refused_after_requests_ends_the_connection_after_their_answers(
 
     received = read_to_end(connection)
     assert received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1 ") == 2
+
+
+def test_a_body_in_very_many_chunks_is_refused(connection: socket.socket) -> None:
+    post = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue") + b"Content-Type: application/json\r\n"
+    connection.sendall(post + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * (MAX_CHUNKS + 1))
+
+    answer = read_response(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"at most 4096 parts" in answer
+
+
+def test_what_follows_a_body_in_chunks_are_no_headers(connection: socket.socket) -> None:
+    post = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue") + b"Transfer-Encoding: chunked\r\n\r\n"
+    connection.sendall(post + b"2\r\n{}\r\n0\r\nContent-Type: application/json\r\n\r\n")
+
+    assert read_response(connection).startswith(b"HTTP/1.1 415 ")
+
+
+def test_a_body_behind_a_request_that_waits_takes_little_memory(server: ServerProcess) -> None:
+    waits = json.dumps({**ENDLESS, "seed": 1}).encode()
+    first = HEAD.replace(b"GET /healthz", b"POST /api/ai/videos/generate") + b"Content-Type: application/json\r\n"
+    then = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue") + b"Content-Length: 10000000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as greedy:
+        greedy.sendall(first + b"Content-Length: %d\r\n\r\n" % len(waits) + waits)
+        time.sleep(SECONDS)
+        greedy.sendall(then)
+        assert seconds_until_closed(greedy, b" " * 2**16) < PATIENCE / 2
+    for row in server.listed("processing"):
+        server.http.delete(f"/queue/{row['generation_id']}")
+
+
+def test_what_is_no_origin_is_refused_and_what_is_no_http_is_not_logged(server: ServerProcess) -> None:
+    answer = httpx.post(f"{server.url}/api/ai/queue", headers={"Origin": "http://["}, json={}, timeout=PATIENCE)
+    assert answer.status_code == 400
+    for sent in (b"\x00\r\n\r\n", HEAD + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as other:
+            other.sendall(sent)
+            assert b"HTTP/1.1 " in read_response(other)
+
+    assert "Traceback" not in server.log_text()
+    assert "Invalid HTTP" not in server.log_text()
+    assert "upgrade" not in server.log_text()
 
 
 def test_a_refused_connection_is_closed_even_if_its_client_sends_on(connection: socket.socket) -> None:
