@@ -17,7 +17,7 @@ MAX_NAMES = 256
 MAX_VALUES = 25_000
 """Limit of all values: parsing millions of small ones would stop the server for all clients for half a second."""
 
-MAX_DIGITS = 400
+MAX_DIGITS = 500
 """Limit of the characters of a number: the time to read and to write it grows with their square."""
 
 MAX_MARKS = 4 * MAX_VALUES
