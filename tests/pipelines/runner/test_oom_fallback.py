@@ -99,6 +99,15 @@ def layouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Layout]]:
     yield seen
 
 
+def fitting_exactly(wan21: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    """A model of one size, on a machine whose device has just the memory that its plan needs."""
+    size = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
+    spec, shape = replace(SPEC, sizes=(size,)), WAN.read_shape(wan21)
+    enough = plan(shape, Geometry.fit(*size, shape.grid), MACHINE).device_peak
+    monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=enough))
+    return spec
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_next_smaller_plan_makes_the_video(
     stage: str, wan21: Path, tmp_path: Path, cache: Path, run_out: Callable[[str, int], None], layouts: list[Layout]
@@ -140,10 +149,7 @@ def test_a_fallback_is_remembered_for_the_gpu(
     layouts: list[Layout],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    size = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
-    spec, shape = replace(SPEC, sizes=(size,)), WAN.read_shape(wan21)
-    enough = plan(shape, Geometry.fit(*size, shape.grid), MACHINE).device_peak
-    monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=enough))
+    spec = fitting_exactly(wan21, monkeypatch)
     run_out("denoising", 2)
 
     OutOfMemoryFallback.load(spec, wan21, "cpu", cache=cache).render(PARAMS, tmp_path / "video.mp4").finish()
@@ -172,10 +178,7 @@ def test_a_card_that_others_hold_teaches_no_limit(
     layouts: list[Layout],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    size = (PARAMS.width, PARAMS.height, PARAMS.num_frames)
-    spec, shape = replace(SPEC, sizes=(size,)), WAN.read_shape(wan21)
-    enough = plan(shape, Geometry.fit(*size, shape.grid), MACHINE).device_peak
-    monkeypatch.setattr("tests.pipelines.runner.test_oom_fallback.MACHINE", replace(MACHINE, device_memory=enough))
+    spec = fitting_exactly(wan21, monkeypatch)
     monkeypatch.setattr("pipelines.runner.oom_fallback.is_held", lambda _: True)
     run_out("denoising", 2)
 

@@ -15,6 +15,13 @@ from server.engine.subprocess.environment import ALLOCATOR, CARD_ALLOCATOR, NUMP
 from server.engine.worker import memory, worker
 
 
+def wait_for_memory(link: SimpleNamespace) -> None:
+    deadline = time.monotonic() + 10
+    while link.memory is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_a_cards_memory_is_looked_at_once_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
     cuda = SimpleNamespace(is_initialized=lambda: len(looks) > 2 or looks.append("not used"))
@@ -25,10 +32,7 @@ def test_a_cards_memory_is_looked_at_once_it_is_used(monkeypatch: pytest.MonkeyP
 
     memory.watch_memory(link, "cuda:7")  # type: ignore[arg-type]
 
-    deadline = time.monotonic() + 10
-    while link.memory is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for_memory(link)
     assert link.memory == DeviceMemory(free=7, total=80)
     assert len(looks) == 3, "not before"
 
@@ -49,10 +53,7 @@ def test_a_card_that_refuses_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> 
 
     memory.watch_memory(link, "cuda:0")  # type: ignore[arg-type]
 
-    deadline = time.monotonic() + 10
-    while link.memory is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for_memory(link)
 
 
 def lack(number: int) -> OSError:
