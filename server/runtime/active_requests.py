@@ -5,7 +5,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from server.runtime.http10 import App, Message, Send
+from server.runtime.http10 import App, Message, Receive, Send
 
 MAX_ACTIVE = 4
 """Limit of one address. The server has one event loop: more at a time are not done sooner."""
@@ -21,13 +21,15 @@ class ActiveRequests:
         self._active: Counter[str] = Counter()
         self._waiting: dict[str, OrderedDict[ActiveRequest, None]] = {}
 
-    def start(self, request: "ActiveRequest") -> None:
-        """Let a request begin now, or when it is its turn."""
+    def start(self, request: "ActiveRequest", *, first: bool = False) -> None:
+        """Let a request begin now, or when it is its turn: after those that wait already, or as the `first`."""
         if self._active[request.address] < MAX_ACTIVE:
             self._active[request.address] += 1
             request.begin()
         else:
-            self._waiting.setdefault(request.address, OrderedDict())[request] = None
+            waiting = self._waiting.setdefault(request.address, OrderedDict())
+            waiting[request] = None
+            waiting.move_to_end(request, last=not first)
 
     def withdraw(self, request: "ActiveRequest") -> None:
         """Forget a request that waits for its turn."""
@@ -49,47 +51,79 @@ class ActiveRequests:
 
 
 class ActiveRequest:
-    """A request that counts from its beginning until its answer begins, or it ends, or ACTIVE_SECONDS have passed."""
+    """A request that counts from its beginning until its answer begins, or it ends, or ACTIVE_SECONDS have passed.
+
+    It does not count while it waits for the rest of its body, which may never come.
+    """
 
     def __init__(
         self,
         requests: ActiveRequests,
         address: str,
         loop: asyncio.AbstractEventLoop,
-        app: App,
-        begin: Callable[[App], None],
+        arrived: asyncio.Event,
+        begin: Callable[[], None],
     ) -> None:
-        """`begin` starts an application that answers the request as `app` does."""
+        """`begin` starts the application, `arrived` is set while something that has come was not received."""
         self.address = address
         self._requests = requests
         self._loop = loop
-        self._app = app
+        self._arrived = arrived
         self._begin = begin
         self._timer: asyncio.TimerHandle | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._is_answered = False
 
     def start(self) -> None:
         """Begin when it is its turn."""
         self._requests.start(self)
 
     def begin(self) -> None:
-        """Begin, and count from now."""
+        """Begin, or go on, and count from now."""
         self._timer = self._loop.call_later(ACTIVE_SECONDS, self._end)
-        self._begin(self._answer)
+        self._begin()
 
     def withdraw(self) -> None:
-        """Do not begin if it is not its turn yet."""
+        """Do not begin if it is not its turn yet. One that has begun goes on without counting."""
         self._requests.withdraw(self)
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
 
-    async def _answer(self, scope: Any, receive: Any, send: Send) -> None:
-        async def send_counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
+    def counting(self, app: App) -> App:
+        """The application that answers as `app` does, and counts meanwhile."""
+
+        async def answer(scope: Any, receive: Receive, send: Send) -> None:
+            async def receive_counted() -> Message:
+                if self._timer is None or self._arrived.is_set():
+                    return await receive()
                 self._end()
-            await send(message)
+                message = await receive()
+                if message["type"] == "http.request" and not self._is_answered:
+                    await self._go_on()
+                return message
 
+            async def send_counted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    self._is_answered = True
+                    self._end()
+                await send(message)
+
+            try:
+                await app(scope, receive_counted, send_counted)
+            finally:
+                self._end()
+
+        return answer
+
+    async def _go_on(self) -> None:
+        """Wait until it is its turn again, before those that have not begun."""
+        turn = self._turn = self._loop.create_future()
+        self._begin = lambda: turn.set_result(None)
+        self._requests.start(self, first=True)
         try:
-            await self._app(scope, receive, send_counted)
+            await turn
         finally:
-            self._end()
+            self._requests.withdraw(self)
 
     def _end(self) -> None:
         if self._timer is not None:

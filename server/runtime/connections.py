@@ -12,6 +12,12 @@ except ImportError:
 RESERVED_DESCRIPTORS = 256
 """Descriptors that connections leave to the database, files and workers."""
 
+CONNECTION_BYTES = 192 * 1024
+"""What a connection may hold: an answer that is not read, and as much of a body as waits, or is received at once."""
+
+MEMORY_SHARE = 8
+"""All connections together may hold one part of so many of the machine's memory."""
+
 MAX_DESCRIPTORS = 65_536
 """The limit is not raised beyond this, for programs that close every possible descriptor when they start."""
 
@@ -43,10 +49,11 @@ class ConnectionLimits:
         self._open: Counter[str] = Counter()
 
     @classmethod
-    def of(cls, descriptors: int, per_address: int) -> "ConnectionLimits":
-        """Return the limits for a process that may have so many descriptors open."""
+    def of(cls, descriptors: int, per_address: int, memory: int) -> "ConnectionLimits":
+        """Return the limits for a process that may have so many descriptors open, on a machine with `memory` bytes."""
         # a connection that downloads a file holds that, too
-        total = max(1, (descriptors - RESERVED_DESCRIPTORS) // 2)
+        total = (descriptors - RESERVED_DESCRIPTORS) // 2
+        total = max(1, min(total, memory // MEMORY_SHARE // CONNECTION_BYTES))
         # half of them are for other addresses
         return cls(total, min(per_address, max(1, total // 2)))
 

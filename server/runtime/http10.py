@@ -6,14 +6,15 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Any, Any, Send], Awaitable[None]]
+App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
 def without_chunks(cycle: RequestResponseCycle, app: App) -> App:
     """Return an application that answers one request as `app` does. uvicorn would send chunks to any client."""
 
-    async def answer(scope: Any, receive: Any, send: Send) -> None:
+    async def answer(scope: Any, receive: Receive, send: Send) -> None:
         has_length = True
 
         async def send_whole(message: Message) -> None:

@@ -24,6 +24,9 @@ MAX_QUERY_PARAMETERS = 100
 MAX_CHUNKS = 4096
 """Limit of the parts in which a body arrives: parsing a chunk takes about as long whatever its size."""
 
+MAX_UNREAD_BODY = 1024 * 1024
+"""A connection is closed if more of a body arrives after its request has been answered, as it was refused."""
+
 MAX_BODY_AHEAD = 128 * 1024
 """A connection is closed if more of the body of a request arrives that waits for the answers before it."""
 
@@ -68,6 +71,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """How many headers the current head has so far."""
         self._chunks = 0
         """In how many parts the current body has arrived so far."""
+        self._unread_body = 0
+        """Bytes of the current body that have arrived after the answer."""
         self._has_head = False
         """Whether the current head is complete: what follows a body in chunks are no headers."""
         self._refusal: str | None = None
@@ -101,7 +106,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_ignoring = self._has_last_request
-        self._headers = self._chunks = 0
+        self._headers = self._chunks = self._unread_body = 0
         self._has_head = False
         super().on_message_begin()
 
@@ -132,6 +137,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._chunks += 1
         if self._chunks > MAX_CHUNKS:
             self._refuse(f"The body must arrive in at most {MAX_CHUNKS} parts.")
+        if self.cycle.response_complete:
+            self._unread_body += len(body)
+            if self._unread_body > MAX_UNREAD_BODY:
+                self._close()
         super().on_body(body)
         if self.cycle is not self._running and len(self.cycle.body) > MAX_BODY_AHEAD:
             self._close()
@@ -173,6 +182,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self._head_timer = self.loop.call_later(LINGER_SECONDS, self._close)
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Answer a client that sends no more but still reads, if it can be answered soon: most others have left."""
+        cycle = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_started:
+            return None
+        cycle.keep_alive = False
+        self._stop_timer()
+        self._head_timer = self.loop.call_later(LINGER_SECONDS, self._close_unanswered)
+        return True
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.pipeline:
@@ -185,11 +204,13 @@ class BoundedProtocol(HttpToolsProtocol):
             app = without_chunks(cycle, app)
         start = super()._start_asgi_task
 
-        def begin(counted: Any) -> None:
-            start(cycle, counted)
+        def begin() -> None:
+            start(cycle, active.counting(app))
 
-        self._active = ActiveRequest(self.active_requests, self._client_of(cycle), self.loop, app, begin)
-        self._active.start()
+        active = self._active = ActiveRequest(
+            self.active_requests, self._client_of(cycle), self.loop, cycle.message_event, begin
+        )
+        active.start()
 
     def _client_of(self, cycle: RequestResponseCycle) -> str:
         """The address of a request's client, which a trusted proxy tells: its connections are many clients'."""
@@ -243,6 +264,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         if not self.transport.is_closing():
             self.transport.close()
+
+    def _close_unanswered(self) -> None:
+        """Close unless the answer to the newest request has begun."""
+        if not self.cycle.response_started:
+            self._close()
 
     def _abort(self) -> None:
         """Close without sending what waits to be sent: the client does not read it."""

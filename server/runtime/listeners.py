@@ -9,6 +9,9 @@ from server.runtime.preflight import StartRefusedError
 
 _BACKLOG = 2048
 
+_RECEIVE_BYTES = 64 * 1024
+"""How much the system receives ahead on a connection, so that it arrives here in parts no larger than that."""
+
 _ADVICE = {
     errno.EADDRINUSE: "Another program uses this port. Choose another with --port.",
     errno.EACCES: "Ports below 1024 need special rights. Choose another with --port.",
@@ -26,7 +29,7 @@ def listen(settings: ServerSettings) -> list[socket.socket]:
     try:
         if host == "::" and socket.has_dualstack_ipv6():
             both = socket.create_server((host, port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
-            return [both]
+            return [_bounded(both)]
         first, *others = ("127.0.0.1", "::1") if host == "localhost" else (host,)
         listeners = [_listener(first, port)]
         # the port that was chosen, if it was 0
@@ -50,7 +53,14 @@ def listen(settings: ServerSettings) -> list[socket.socket]:
 
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    return _bounded(socket.create_server((host, port), family=family, backlog=_BACKLOG))
+
+
+def _bounded(listener: socket.socket) -> socket.socket:
+    """Let the connections of a listener inherit a bound of what is received ahead."""
+    # Linux doubles it for what it keeps beside the data
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+    return listener
 
 
 def _add_if_possible(listeners: list[socket.socket], host: str, port: int) -> None:

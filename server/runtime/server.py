@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from types import FrameType
 
 import anyio
+import psutil
 import uvicorn
 from fastapi import FastAPI
 
@@ -39,7 +40,8 @@ def serve(settings: Settings) -> None:
     for warning in settings.warnings:
         log.warning("%s", warning)
     devices = run_checks(settings)
-    limits = ConnectionLimits.of(raise_descriptor_limit(), settings.max_connections_per_address)
+    memory = psutil.virtual_memory().total
+    limits = ConnectionLimits.of(raise_descriptor_limit(), settings.max_connections_per_address, memory)
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in listen(settings)]
         app = create_app(settings, devices)

@@ -28,8 +28,8 @@ from server.core.settings import Settings
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
 from server.service import echo, parameters
 from server.service.event_stream import EventStream, Position
-from server.service.failed_requests import FailedRequests
 from server.service.loras import AvailableLora, LoraCatalogue
+from server.service.record_limits import RecordLimits
 from server.service.waiting import Waiting
 from server.storage.db.records import (
     Filters,
@@ -74,7 +74,7 @@ class Service:
         self._disk = disk
         self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
-        self._failed = FailedRequests(settings.max_failed_per_hour)
+        self._limits = RecordLimits(settings)
         self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted, history.is_shared)
         self._is_closing = False
         self._on_closing: set[Callable[[], None]] = set()
@@ -142,13 +142,16 @@ class Service:
             self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin, loras)
             for offset in range(count)
         ]
-        if failed := sum(generation.is_terminal for generation in new):
-            self._check_failures(tenant, failed)
+        self._limits.check(tenant)
         await self.check_room()
         limits = QueueLimits(self.settings.max_queued, self.settings.max_queued_per_key)
+        request = None if key is None else IdempotentRequest(key, _digest(body, origin))
+        failed = sum(generation.is_terminal for generation in new)
+        self._limits.add_failed(tenant, failed)
+        is_new = False
         try:
-            request = None if key is None else IdempotentRequest(key, _digest(body, origin))
             recorded = await self._submissions.insert(new, limits, request)
+            is_new = recorded[0].id == new[0].id
         except QueueLimitError as error:
             whose = "generations with this key" if error.is_per_tenant else "generations"
             free_in = self._scheduler.free_in
@@ -158,22 +161,15 @@ class Service:
             ) from None
         except IdempotencyKeyReusedError:
             raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
-        if recorded[0].id == new[0].id:
-            if failed:
-                self._failed.note(tenant, failed)
+        finally:
+            if not is_new:
+                self._limits.add_failed(tenant, -failed)
+        if is_new:
             self._scheduler.wake()
             for generation in recorded:
                 if generation.is_terminal:
                     self._broker.publish(Event(generation))
         return recorded
-
-    def _check_failures(self, tenant: str, count: int) -> None:
-        if (wait := self._failed.wait(tenant, count)) is not None:
-            raise QueueFullError(
-                f"{self.settings.max_failed_per_hour} requests with invalid parameters were recorded within an hour: "
-                "this is the limit.",
-                ceil(wait),
-            )
 
     async def check_room(self) -> None:
         """Raise UnavailableError while the disk has too little space for more work."""
@@ -229,7 +225,7 @@ class Service:
         if before is None:
             await self._find(tenant, generation_id)
             return
-        self._publish_cancelled(before)
+        self._note_cancelled(before)
         await self._scheduler.cancel(before)
 
     def hang_up(self, tenant: str, ids: Collection[str], *, may_return: bool = False) -> None:
@@ -242,7 +238,7 @@ class Service:
     async def _cancel_unstarted(self, tenant: str, generation_id: str) -> None:
         before = await self._submissions.cancel(generation_id, tenant, unless_started=True)
         if before is not None:
-            self._publish_cancelled(before)
+            self._note_cancelled(before)
 
     async def remove(self, tenant: str, generation_id: str) -> None:
         """Remove a generation that has ended, with its video; raises ConflictError for one that has not."""
@@ -250,7 +246,9 @@ class Service:
             found = (await self._find(tenant, generation_id)).generation
             raise ConflictError(f"Generation {generation_id} is {found.status}: cancel it before you remove it.")
 
-    def _publish_cancelled(self, before: Generation) -> None:
+    def _note_cancelled(self, before: Generation) -> None:
+        if before.attempt == 0:
+            self._limits.note_cancelled(before)
         self._broker.publish(Event(replace(before, status=Status.CANCELLED)))
 
     # models and devices

@@ -37,10 +37,20 @@ class IdempotencyKeyReusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How many generations may wait in all, and of one tenant (None: as many as in all)."""
+    """How many generations may wait in all, and of one tenant.
+
+    Without the latter, a tenant with a key may have half of the places that others leave: there is one for every other.
+    """
 
     total: int
     per_tenant: int | None = None
+
+    def of(self, tenant: str, others: int) -> int:
+        """How many of a tenant may wait while so many of others do."""
+        if self.per_tenant is not None:
+            return self.per_tenant
+        free = self.total - others
+        return (free + 1) // 2 if tenant else free
 
 
 @dataclass(frozen=True, slots=True)

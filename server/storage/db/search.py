@@ -6,6 +6,7 @@ others make it neither slower nor faster. Few tenants may share a mark, so the r
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, cast, delete, false, insert, literal, select
@@ -27,7 +28,10 @@ def marked_words(prompt: object, tenant: str) -> list[str]:
 
 def entries(new: Iterable[Generation]) -> list[dict[str, Any]]:
     """What to `add` for new generations."""
-    found = ((each.id, marked_words(each.parameters.get("prompt"), each.tenant)) for each in new)
+    # the generations of a request share a prompt
+    marked = cache(marked_words)
+    prompts = ((each, each.parameters.get("prompt")) for each in new)
+    found = ((each.id, marked(prompt, each.tenant)) for each, prompt in prompts if isinstance(prompt, str))
     return [{"wanted": id_, "found_by": marked} for id_, marked in found if marked]
 
 

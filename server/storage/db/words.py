@@ -34,6 +34,8 @@ _UNSPACED = re.compile(f"[{_WITHOUT_SPACES}]")
 
 def words(text: str) -> list[str]:
     """The different words of a text in their order, at most MAX_WORDS."""
+    # no more of it can be kept, and the form of all characters takes time
+    text = text[: MAX_WORDS * (MAX_CHARACTERS + 1)]
     return _different((word for run in _runs(text) for word in _pairs(run, len(run))), MAX_WORDS)
 
 

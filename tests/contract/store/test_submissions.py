@@ -87,6 +87,23 @@ async def test_one_tenant_may_not_fill_the_queue(store: Store) -> None:
     assert await store.history.queued() == 3
 
 
+async def test_each_tenant_leaves_half_of_the_places_to_others(store: Store) -> None:
+    async def fill(tenant: str) -> int:
+        for count in range(20):
+            try:
+                await store.submissions.insert([new(tenant=tenant)], QueueLimits(10))
+            except QueueLimitError:
+                return count
+        raise AssertionError("no limit")
+
+    assert [await fill(tenant) for tenant in ("me", "you", "them", "us")] == [5, 3, 1, 1]
+    # who needs no key shares with nobody
+    for tenant in ("me", "you", "them", "us"):
+        for each in await store.newest(Filters(tenant=tenant)):
+            await store.submissions.cancel(each.generation.id, tenant)
+    assert await fill("") == 10
+
+
 async def test_a_request_that_comes_twice_is_recorded_once(store: Store, twin: Store, clock: Clock) -> None:
     once, first = IdempotentRequest("a-key", "digest"), [new(tenant="me"), new(tenant="me")]
     assert await store.submissions.insert(first, QueueLimits(10), once) is first

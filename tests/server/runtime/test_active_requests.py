@@ -7,6 +7,7 @@ import pytest
 
 from server.runtime import active_requests
 from server.runtime.active_requests import MAX_ACTIVE, ActiveRequest, ActiveRequests
+from server.runtime.http10 import Message, Receive, Send
 
 
 class Requests:
@@ -15,11 +16,20 @@ class Requests:
     def __init__(self) -> None:
         self.all = ActiveRequests()
         self.begun: list[str] = []
+        self.received: list[tuple[str, str]] = []
+        self.arrived: dict[str, asyncio.Event] = {}
+        self.gone: set[str] = set()
         self.tasks: list[asyncio.Task[None]] = []
 
-    def start(self, name: str, address: str = "one", until: asyncio.Event | None = None) -> ActiveRequest:
-        async def app(scope: Any, receive: Any, send: Any) -> None:
+    def start(
+        self, name: str, address: str = "one", until: asyncio.Event | None = None, parts: int = 0
+    ) -> ActiveRequest:
+        """Start a request that receives so many parts of a body, waits for an event, and answers."""
+
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
             self.begun.append(name)
+            for _ in range(parts):
+                self.received.append((name, (await receive())["type"]))
             if until is not None:
                 await until.wait()
             await send({"type": "http.response.start"})
@@ -28,10 +38,16 @@ class Requests:
         async def send(message: Any) -> None:
             pass
 
-        def begin(answer: Any) -> None:
-            self.tasks.append(asyncio.create_task(answer({}, None, send)))
+        async def receive() -> Message:
+            await arrived.wait()
+            arrived.clear()
+            return {"type": "http.disconnect" if name in self.gone else "http.request"}
 
-        request = ActiveRequest(self.all, address, asyncio.get_running_loop(), app, begin)
+        def begin() -> None:
+            self.tasks.append(asyncio.create_task(request.counting(app)({}, receive, send)))  # type: ignore[arg-type]
+
+        arrived = self.arrived[name] = asyncio.Event()
+        request = ActiveRequest(self.all, address, asyncio.get_running_loop(), arrived, begin)
         request.start()
         return request
 
@@ -90,6 +106,53 @@ async def test_a_request_that_fails_or_is_withdrawn_counts_no_more() -> None:
     await settle()
     assert requests.begun[-1] == "kept"
     kept.withdraw()
+    await requests.end()
+    assert not requests.all._active
+    assert not requests.all._waiting
+
+
+async def test_a_request_that_waits_for_its_body_lets_others_begin_and_then_goes_first() -> None:
+    requests, until = Requests(), asyncio.Event()
+    for number in range(MAX_ACTIVE):
+        requests.start(f"slow {number}", parts=2, until=until)
+    for number in range(MAX_ACTIVE + 1):
+        requests.start(f"whole {number}", until=until)
+    await settle()
+    assert requests.begun[MAX_ACTIVE:] == [f"whole {number}" for number in range(MAX_ACTIVE)]
+
+    # its turn comes before that of the one that has not begun
+    requests.arrived["slow 1"].set()
+    await settle()
+    assert not requests.received
+    requests.tasks[MAX_ACTIVE].cancel()
+    await settle()
+    assert requests.received == [("slow 1", "http.request")]
+    assert requests.begun[-1] == f"whole {MAX_ACTIVE}"
+
+    until.set()
+    await requests.end()
+    assert not requests.all._active
+    assert not requests.all._waiting
+
+
+@pytest.mark.parametrize("has_left", [True, False], ids=("told by what it receives", "withdrawn"))
+async def test_who_leaves_in_the_middle_of_a_body_is_told_at_once(has_left: bool) -> None:
+    requests, until = Requests(), asyncio.Event()
+    left = requests.start("left", parts=1, until=until)
+    await settle()
+    for number in range(MAX_ACTIVE):
+        requests.start(str(number), until=until)
+    await settle()
+    if has_left:
+        requests.gone.add("left")
+    requests.arrived["left"].set()
+    await settle()
+    if not has_left:
+        assert not requests.received
+        left.withdraw()
+        await settle()
+
+    assert requests.received == [("left", "http.disconnect" if has_left else "http.request")]
     await requests.end()
     assert not requests.all._active
     assert not requests.all._waiting

@@ -4,7 +4,14 @@ import resource
 
 import pytest
 
-from server.runtime.connections import MAX_DESCRIPTORS, RESERVED_DESCRIPTORS, ConnectionLimits, raise_descriptor_limit
+from server.runtime.connections import (
+    CONNECTION_BYTES,
+    MAX_DESCRIPTORS,
+    MEMORY_SHARE,
+    RESERVED_DESCRIPTORS,
+    ConnectionLimits,
+    raise_descriptor_limit,
+)
 
 
 def test_one_address_and_all_together_have_a_limit() -> None:
@@ -30,12 +37,17 @@ def test_a_closed_address_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("descriptors", "total"), [(1024, (1024 - RESERVED_DESCRIPTORS) // 2), (100, 1)])
 def test_descriptors_are_reserved(descriptors: int, total: int) -> None:
-    assert ConnectionLimits.of(descriptors, 512).total == total
+    assert ConnectionLimits.of(descriptors, 512, 2**40).total == total
+
+
+def test_connections_leave_memory() -> None:
+    assert ConnectionLimits.of(MAX_DESCRIPTORS, 512, 512 * CONNECTION_BYTES * MEMORY_SHARE).total == 512
+    assert ConnectionLimits.of(MAX_DESCRIPTORS, 512, 1).total == 1
 
 
 @pytest.mark.parametrize(("per_address", "limit"), [(512, 192), (100, 100)])
 def test_one_address_leaves_half_of_all_connections_to_others(per_address: int, limit: int) -> None:
-    assert ConnectionLimits.of(1024, per_address).per_address == limit
+    assert ConnectionLimits.of(1024, per_address, 2**40).per_address == limit
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from server.core.errors import (
 )
 from server.core.events import Event
 from server.core.generation import Origin, Status
-from tests.server.conftest import Inside, eventually
+from tests.server.conftest import Inside, build, eventually
 from tests.support.server_process import SMALL
 
 
@@ -72,6 +73,31 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(inside: Inside) -> 
     with pytest.raises(QueueFullError, match="50 generations are waiting") as caught:
         await inside.enqueue()
     assert int(caught.value.headers["Retry-After"]) > 0
+
+
+async def test_failures_are_bounded_also_while_they_are_recorded(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", max_failed_per_hour=3)
+    body = {**SMALL, "height": 721}
+    for _ in range(5):
+        # a retry records nothing
+        await inside.service.submit("", body, Origin.QUEUE, "a-key")
+
+    ended = await asyncio.gather(*(inside.enqueue(height=721) for _ in range(10)), return_exceptions=True)
+
+    assert [type(each) for each in ended if isinstance(each, BaseException)] == [QueueFullError] * 8
+    inside.store.close()
+
+
+async def test_what_is_cancelled_unstarted_is_bounded(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", max_cancelled_bytes_per_hour=20_000)
+
+    for _ in range(2):
+        (generation,) = await inside.enqueue(prompt="x" * 9000)
+        await inside.service.cancel("", generation.id)
+    with pytest.raises(QueueFullError, match="more than 20000 bytes in all were cancelled before") as caught:
+        await inside.enqueue()
+    assert 3500 < int(caught.value.headers["Retry-After"]) <= 3600
+    inside.store.close()
 
 
 async def test_a_retried_request_is_not_made_twice(inside: Inside) -> None:

@@ -41,9 +41,14 @@ class History(Repository):
         self._searches: dict[str, asyncio.Semaphore] = {}
         self._waiting: Counter[str] = Counter()
 
-    @in_thread_of(Pool.READS)
-    def get(self, generation_id: str, tenant: str, holding: Sequence[Weights | None] = ()) -> Placed | None:
+    async def get(self, generation_id: str, tenant: str, holding: Sequence[Weights | None] = ()) -> Placed | None:
         """A tenant's generation by its id."""
+        # a place in a long queue takes long
+        async with self.turn(tenant):
+            return await self._get(generation_id, tenant, holding)
+
+    @in_thread_of(Pool.READS)
+    def _get(self, generation_id: str, tenant: str, holding: Sequence[Weights | None]) -> Placed | None:
         with self._session.read() as tx:
             generation = find(tx, generation_id, tenant)
             if generation is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
@@ -9,7 +10,7 @@ from server.core.generation import Generation, Origin, Outcome, Status, sources
 from server.storage.db import search
 from server.storage.db.records import IdempotencyKeyReusedError, IdempotentRequest, QueueLimitError, QueueLimits
 from server.storage.db.schema import generations, requests
-from server.storage.db.session import Repository, in_thread
+from server.storage.db.session import Pool, Repository, in_thread, in_thread_of
 from server.storage.db.statements.rows import count_queued, find, to_row
 from server.storage.db.statements.transitions import end_attempt, next_event_number
 
@@ -31,14 +32,21 @@ class Submissions(Repository):
         wait than the limits allow, and IdempotencyKeyReusedError.
         """
         async with self.turn(new[0].tenant):
-            return await self._insert(new, limits, request)
+            return await self._insert(new, await self._words(new), limits, request)
+
+    @in_thread_of(Pool.READS)
+    def _words(self, new: Sequence[Generation]) -> list[dict[str, Any]]:
+        """What to find them by; the thread that writes is everybody's."""
+        return search.entries(new)
 
     @in_thread
     def _insert(
-        self, new: Sequence[Generation], limits: QueueLimits, request: IdempotentRequest | None
+        self,
+        new: Sequence[Generation],
+        words: list[dict[str, Any]],
+        limits: QueueLimits,
+        request: IdempotentRequest | None,
     ) -> Sequence[Generation]:
-        # before the transaction, for which others wait
-        words = search.entries(new)
         with self._session.write() as tx:
             if self.is_shared:
                 # one after the other, as in SQLite: otherwise two transactions could both be the last within a limit,
@@ -47,11 +55,7 @@ class Submissions(Repository):
             tenant = new[0].tenant
             if request is not None and (before := self._recorded_before(tx, tenant, request)):
                 return before
-            more = sum(generation.status is Status.QUEUED for generation in new)
-            if count_queued(tx) + more > limits.total:
-                raise QueueLimitError(limits.total, is_per_tenant=False)
-            if limits.per_tenant is not None and count_queued(tx, tenant) + more > limits.per_tenant:
-                raise QueueLimitError(limits.per_tenant, is_per_tenant=True)
+            _check_limits(tx, tenant, sum(generation.status is Status.QUEUED for generation in new), limits)
             new = _numbered(tx, new)
             tx.execute(insert(generations), [to_row(generation) for generation in new])
             search.add(tx, words)
@@ -125,6 +129,17 @@ class Submissions(Repository):
                 .where(generations.c.attempt == 0, *own)
                 .values(status=Status.CANCELLED, completed_at=self._session.now())
             ).rowcount
+
+
+def _check_limits(tx: Connection, tenant: str, more: int, limits: QueueLimits) -> None:
+    """Raise QueueLimitError if a tenant may not have so many more waiting."""
+    waiting = count_queued(tx)
+    if waiting + more > limits.total:
+        raise QueueLimitError(limits.total, is_per_tenant=False)
+    own = count_queued(tx, tenant)
+    most = limits.of(tenant, waiting - own)
+    if own + more > most:
+        raise QueueLimitError(most, is_per_tenant=True)
 
 
 def _numbered(tx: Connection, new: Sequence[Generation]) -> Sequence[Generation]:
