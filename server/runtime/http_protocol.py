@@ -7,6 +7,7 @@ their own limit, `body_timeout`. Connections that are idle after a response have
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -202,7 +203,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running = cycle
         if cycle.scope["http_version"] == "1.0":
             app = without_chunks(cycle, app)
-        start = super()._start_asgi_task
+        start: Callable[[RequestResponseCycle, Any], None] = super()._start_asgi_task
 
         def begin() -> None:
             start(cycle, active.counting(app))

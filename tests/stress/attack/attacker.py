@@ -45,12 +45,15 @@ ATTACKS = {
     "halves of many addresses": Attack(lines.halves, len(ADDRESSES)),
     "base64": Attack(lines.base64),
     "deep json": Attack(contents.deep),
+    "chunks": Attack(contents.chunks),
     "heads": Attack(contents.heads),
     "fuzz": Attack(floods.fuzz),
     "loads": Attack(floods.loads),
     "idempotency keys": Attack(floods.idempotency),
     "waits": Attack(floods.waits),
     "polls": Attack(floods.polls),
+    "churn": Attack(floods.churn),
+    "places": Attack(floods.places),
     "everything": Attack(contents.everything, has_history=True),
 }
 

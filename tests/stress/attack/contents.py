@@ -5,7 +5,7 @@ import json
 from random import Random
 
 from tests.stress.attack.wire import Line, Target, for_seconds, many, request
-from tests.stress.fuzz import deep_json
+from tests.stress.fuzz import KEY, deep_json
 from tests.support.server_process import SMALL
 
 SEARCHES = 64
@@ -21,6 +21,8 @@ FILL_SHARE = 0.3
 LISTS = ("/api/ai/queue?status=failed", "/api/ai/generations?page_size=1000", "/api/events")
 BODY_BYTES = 999_000
 HEAD_BYTES = 60_000
+NUMBER_DIGITS = 4300
+"""Python reads no longer ones."""
 
 
 async def searches(target: Target) -> None:
@@ -84,6 +86,26 @@ async def deep(target: Target) -> None:
             await line.linger()
         while True:
             await line.ask(request("POST", "/api/ai/queue", bodies[line.number % 6]))
+
+    await many(target, send)
+
+
+async def chunks(target: Target) -> None:
+    """Bodies in chunks of one byte without an end, with a key and without; and long numbers."""
+    start = "POST /api/ai/queue HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    media = "Content-Type: application/json\r\n"
+    heads = [(start + media + f"Authorization: Bearer {KEY}\r\n\r\n").encode(), (start + "\r\n").encode()]
+    numbers = (
+        b'{"x":[' + b"9" * NUMBER_DIGITS + (b"," + b"9" * NUMBER_DIGITS) * (BODY_BYTES // NUMBER_DIGITS - 1) + b"]}"
+    )
+
+    async def send(line: Line) -> None:
+        if line.number % 3 == 2:
+            while True:
+                await line.ask(request("POST", "/api/ai/queue", numbers))
+        await line.send(heads[line.number % 3])
+        while True:
+            await line.send(b"1\r\n \r\n" * 1000)
 
     await many(target, send)
 

@@ -99,3 +99,33 @@ async def polls(target: Target) -> None:
             await line.ask(contents[line.number % len(contents)])
 
     await many(target, ask)
+
+
+async def churn(target: Target) -> None:
+    """Enqueue several with long prompts, and cancel them at once: no queue is ever full."""
+
+    async def enqueue_and_cancel(line: Line) -> None:
+        # each character is eighteen in the index of words
+        prompt = ("\ufdfa" if line.number % 2 else "\U0001f402") * 10_000
+        content = request("POST", "/api/ai/queue", {**SMALL, "prompt": prompt, "num_generations": 4})
+        while True:
+            for made in json.loads(await line.ask(content)).get("generations", ()):
+                await line.ask(request("DELETE", f"/api/ai/queue/{made['generation_id']}"))
+
+    await many(target, enqueue_and_cancel)
+
+
+async def places(target: Target) -> None:
+    """Fill the queue, with two kinds of weights in turn, and ask again and again for the place of the last."""
+    last: list[str] = []
+
+    async def fill(line: Line) -> None:
+        for number in count():
+            content = request("POST", "/api/ai/queue", {**SMALL, "run_fast": number % 2 == 0, "num_generations": 4})
+            if not (made := json.loads(await line.ask(content)).get("generations", ())):
+                break
+            last[:] = [made[-1]["generation_id"]]
+        while True:
+            await line.ask(request("GET", f"/api/ai/queue/{last[0]}"))
+
+    await many(target, fill)

@@ -24,8 +24,6 @@ LIMIT = 512 * MIB
 VICTIM = "a-key-of-another-client"
 SETTINGS: dict[str, Any] = {
     "api_keys": f"{ATTACKER},{VICTIM}",
-    # without it one key may fill the queue for all
-    "max_queued_per_key": "1000",
     "min_free_bytes": "0",
 }
 SAMPLE_SECONDS = 0.1
