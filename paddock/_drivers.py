@@ -8,12 +8,30 @@ from typing import Any, TypeVar
 import httpx
 
 from paddock._core.flows import Action, BufferedResponse, Call, Emit, Flow, Open, Pause, Read, Send, Steps
-from paddock.errors import PaddockError, UnexpectedResponseError
+from paddock._core.protocol import UNPROXIED, Protocol
+from paddock.errors import InvalidArgumentError, PaddockError, UnexpectedResponseError
 
 T = TypeVar("T")
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 # what an action may raise and a flow may handle; anything else, such as KeyboardInterrupt, ends the flow
 _FAILURES = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, PaddockError)
+
+
+def open_http(kind: type[Http], protocol: Protocol, transport: Any) -> Http:
+    """A client of httpx for a server, with the proxies and certificates of the environment; none on this machine.
+
+    Raises InvalidArgumentError if the environment names what cannot be used.
+    """
+    try:
+        return kind(transport=transport, mounts=UNPROXIED)
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        if protocol.is_loopback:
+            return kind(transport=transport, trust_env=False)
+        raise InvalidArgumentError(
+            "The proxy or the certificates that the environment names (HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE "
+            f"and the like) cannot be used: {error}"
+        ) from error
 
 
 class Driver:

@@ -13,8 +13,8 @@ from paddock._core.download import MAX_BYTES, Download
 from paddock._core.flows import Flow
 from paddock._core.follow import Follower
 from paddock._core.operations import Operations, check_one, succeeded
-from paddock._core.protocol import UNPROXIED, Protocol
-from paddock._drivers import AsyncDriver
+from paddock._core.protocol import Protocol
+from paddock._drivers import AsyncDriver, open_http
 from paddock.errors import PaddockError
 from paddock.retry import NEVER, RetryPolicy
 from paddock.types import (
@@ -47,8 +47,9 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """As `Client`."""
-        self._operations = Operations(Protocol(url, api_key, timeout), retry or RetryPolicy())
-        self._http = httpx.AsyncClient(transport=transport, mounts=UNPROXIED)
+        protocol = Protocol(url, api_key, timeout)
+        self._operations = Operations(protocol, retry or RetryPolicy())
+        self._http = open_http(httpx.AsyncClient, protocol, transport)
 
     @property
     def url(self) -> str:

@@ -13,8 +13,8 @@ from paddock._core.download import MAX_BYTES, Download
 from paddock._core.flows import Flow
 from paddock._core.follow import Follower
 from paddock._core.operations import Operations, check_one, succeeded
-from paddock._core.protocol import UNPROXIED, Protocol
-from paddock._drivers import Driver
+from paddock._core.protocol import Protocol
+from paddock._drivers import Driver, open_http
 from paddock.errors import PaddockError
 from paddock.retry import NEVER, RetryPolicy
 from paddock.types import (
@@ -56,8 +56,9 @@ class Client:
         PADDOCK_API_KEY. The key is sent to this address only. `timeout` is how many seconds the server may take for the
         next byte of a response. `transport` replaces httpx's own, for example to trust other certificates.
         """
-        self._operations = Operations(Protocol(url, api_key, timeout), retry or RetryPolicy())
-        self._http = httpx.Client(transport=transport, mounts=UNPROXIED)
+        protocol = Protocol(url, api_key, timeout)
+        self._operations = Operations(protocol, retry or RetryPolicy())
+        self._http = open_http(httpx.Client, protocol, transport)
 
     @property
     def url(self) -> str:

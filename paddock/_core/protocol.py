@@ -41,6 +41,11 @@ class Protocol:
         if not (self._key.isascii() and self._key.isprintable()):
             raise InvalidArgumentError("api_key must consist of printable ASCII characters")
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the server is on this machine."""
+        return httpx.URL(self.url).host in (each.strip("[]") for each in _LOOPBACK)
+
     def request(
         self,
         method: str,

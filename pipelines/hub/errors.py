@@ -18,12 +18,26 @@ def explained(listing: Listing) -> Iterator[None]:
     """A context that converts errors of huggingface_hub and the system into FetchError with a sentence."""
     from huggingface_hub.errors import HTTPError
 
+    _open_session()
     try:
         yield
     except PipelineError:
         raise
     except (HTTPError, OSError, ValueError) as error:
         raise (_refusal(error, listing) or _unreachable(error, listing) or _disk(error, listing)) from error
+
+
+def _open_session() -> None:
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session()
+    except Exception as error:
+        # the environment is all that it depends on
+        raise FetchError(
+            "The proxy or the certificates that the environment names (HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE "
+            f"and the like) cannot be used: {error}"
+        ) from error
 
 
 def is_transient(error: Exception) -> bool:

@@ -121,7 +121,7 @@ def _port(settings: Settings) -> Iterator[Finding]:
 
 def _is_paddock(settings: Settings) -> bool:
     try:
-        answer = httpx.get(f"http://localhost:{settings.port}/healthz", timeout=_HTTP_SECONDS)
+        answer = httpx.get(f"http://localhost:{settings.port}/healthz", timeout=_HTTP_SECONDS, trust_env=False)
         return answer.status_code == 200 and "version" in answer.json()
     except (httpx.HTTPError, ValueError):
         return False

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from paddock import UnexpectedResponseError, UnreachableError
+from paddock import AsyncClient, Client, InvalidArgumentError, UnexpectedResponseError, UnreachableError
 from tests.paddock.scripted import row
 from tests.support.server_process import free_port
 
@@ -128,3 +128,32 @@ async def test_this_machine_is_reached_without_a_proxy(
     # other hosts are reached through the proxy, which is not there
     with pytest.raises(UnreachableError):
         await connect("http://192.0.2.1").get("one")
+
+
+BROKEN = [
+    {"ALL_PROXY": "socks9://127.0.0.1:1080"},
+    {"HTTPS_PROXY": "http://proxy:port"},
+    {"HTTP_PROXY": "http://proxy.example", "NO_PROXY": "[::1],fe80::/10"},
+    {"SSL_CERT_FILE": "/nowhere/certificates.pem"},
+]
+
+
+@pytest.mark.parametrize("environment", BROKEN, ids=", ".join)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_an_environment_that_cannot_be_used_is_explained_and_matters_to_remote_servers_only(
+    kind: type[Client | AsyncClient], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    for url in ("http://localhost:8000", "http://[::1]:8000", None):
+        kind(url)
+    with pytest.raises(InvalidArgumentError, match=r"HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE"):
+        kind("https://paddock.example")
+
+
+def test_a_socks_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", f"socks5://127.0.0.1:{free_port()}")
+
+    with Client("http://paddock.example") as client, pytest.raises(UnreachableError, match="Connection refused"):
+        client.get("one")

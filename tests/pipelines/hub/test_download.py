@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from huggingface_hub.utils import close_session
 
 from pipelines.core.errors import (
     DamagedFileError,
@@ -110,6 +111,24 @@ def test_files_that_are_here_are_not_downloaded_again(hub: Hub) -> None:
     assert pull(hub).name == hub.commit
     assert [request.path.rpartition("/")[2] for request in hub.gets()] == ["scheduler_config.json"]
     assert weights.locate(SPEC).name == hub.commit
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"ALL_PROXY": "socks9://127.0.0.1:1"}, {"HTTPS_PROXY": "http://proxy:port"}],
+    ids=", ".join,
+)
+def test_a_proxy_that_cannot_be_used_is_explained(
+    hub: Hub, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    close_session()
+    try:
+        with pytest.raises(FetchError, match=r"HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE"):
+            look_up(SPEC)
+    finally:
+        close_session()
 
 
 def test_a_broken_connection_is_resumed_where_it_broke(hub: Hub) -> None:
