@@ -476,6 +476,26 @@ def test_models_are_loaded_and_unloaded(visitor: VisitorFactory, start_server: C
     expect(page.get_by_role("dialog").get_by_text("GiB free")).to_have_count(2)
 
 
+def test_the_page_works_where_the_browser_keeps_nothing(
+    visitor: VisitorFactory, start_server: Callable[..., ServerProcess]
+) -> None:
+    server = start_server(api_keys="set")
+    visit = visitor(server.url)
+    page = visit.context.new_page()
+    page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('', 'SecurityError') }})"
+    )
+    page.goto(server.url)
+    dialog = page.get_by_role("dialog", name="This server needs an API key")
+    dialog.get_by_label("API key").fill("set")
+    dialog.get_by_label("API key").press("Enter")
+    page.wait_for_selector("body[data-ready]")
+
+    expect(generate(page, "a red circle", **QUICK).locator("video")).to_be_visible()
+    # what the browser itself writes of a refusal
+    visit.errors[:] = [error for error in visit.errors if "401 (Unauthorized)" not in error]
+
+
 def test_why_a_model_is_not_loaded_is_told_in_the_dialog(
     visitor: VisitorFactory, start_server: Callable[..., ServerProcess]
 ) -> None:

@@ -11,11 +11,16 @@ _LOCKED = "The server's database is locked by another program. Try again in a mo
 _UNWRITABLE = "The server's database cannot be read or written now."
 _DAMAGED = "The server's database is damaged."
 
+_BUSY = (
+    "Stop the program that has it open. If it is on a network share, which SQLite cannot lock, choose a local folder with "
+    "--data-dir, or set PADDOCK_DATABASE_URL to a PostgreSQL database."
+)
+
 # by SQLite's primary result code
 _OF_SQLITE = {
     sqlite3.SQLITE_FULL: (_NO_SPACE, "Free some space."),
-    sqlite3.SQLITE_BUSY: (_LOCKED, "Stop the program that has it open."),
-    sqlite3.SQLITE_LOCKED: (_LOCKED, "Stop the program that has it open."),
+    sqlite3.SQLITE_BUSY: (_LOCKED, _BUSY),
+    sqlite3.SQLITE_LOCKED: (_LOCKED, _BUSY),
     sqlite3.SQLITE_READONLY: (_UNWRITABLE, "Make it writable for this user, and its folder too."),
     sqlite3.SQLITE_PERM: (_UNWRITABLE, "Make it writable for this user, and its folder too."),
     sqlite3.SQLITE_CANTOPEN: (_UNWRITABLE, "Make it writable for this user, and its folder too."),

@@ -1,11 +1,13 @@
 /** Talks to the server: JSON with the key in a header, errors as sentences, and the event stream read with fetch. */
 
+import { storage } from "./storage.js";
+
 const KEY = "paddock.key";
 
 export const key = {
-  get: () => localStorage.getItem(KEY) ?? "",
-  set: (value) => localStorage.setItem(KEY, value),
-  forget: () => localStorage.removeItem(KEY),
+  get: () => storage.get(KEY) ?? "",
+  set: (value) => storage.set(KEY, value),
+  forget: () => storage.remove(KEY),
 };
 
 /** An error the server told of; `status` is 0 when it could not be reached. */

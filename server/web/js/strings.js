@@ -1,5 +1,7 @@
 /** The texts of the page in English and Chinese. */
 
+import { storage } from "./storage.js";
+
 const ENGLISH = {
   skip: "Skip to content",
   model: "Model",
@@ -299,11 +301,11 @@ const CHINESE = {
 const LANGUAGES = { en: ENGLISH, zh: CHINESE };
 const CHOICE = "paddock.language";
 
-export const language = localStorage.getItem(CHOICE) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+export const language = storage.get(CHOICE) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 
 /** Switch the language and reload the page: its texts are rendered only once. */
 export function switchLanguage() {
-  localStorage.setItem(CHOICE, language === "en" ? "zh" : "en");
+  storage.set(CHOICE, language === "en" ? "zh" : "en");
   location.reload();
 }
 
