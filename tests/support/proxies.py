@@ -97,7 +97,7 @@ class Proxy(ABC):
 
 
 class Nginx(Proxy):
-    """nginx, with configs/proxy/nginx.conf: its ports, certificate and, for a prefix, the two documented lines change."""
+    """nginx, with configs/proxy/nginx.conf: ports and certificate change, and for a prefix the two documented lines."""
 
     @property
     def authority(self) -> Path:
@@ -148,4 +148,11 @@ class Caddy(Proxy):
             "XDG_DATA_HOME": str(self.folder),
             "XDG_CONFIG_HOME": str(self.folder),
         }
-        return [needs("caddy"), "run", "--config", str(self.folder / "Caddyfile"), "--adapter", "caddyfile"], environment
+        return [
+            needs("caddy"),
+            "run",
+            "--config",
+            str(self.folder / "Caddyfile"),
+            "--adapter",
+            "caddyfile",
+        ], environment
