@@ -1,5 +1,7 @@
 """Exception handlers: every error becomes a JSON body in the form of the contract."""
 
+from urllib.parse import quote
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -7,10 +9,12 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from server.api.middleware import has_head
+from server.api.middleware import has_head, split_path
 from server.core.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 
 _FILE_METHODS = ("GET", "HEAD")
+_IN_QUERY = "/?:@!$&'()*+,;=%"
+"""What browsers leave in a query as it is."""
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -30,13 +34,16 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> Response:
         kind = BY_STATUS.get(error.status_code, PaddockError)
-        headers, sentence, path = dict(error.headers or {}), str(error.detail), request.url.path
+        headers, sentence = dict(error.headers or {}), str(error.detail)
+        prefix, path = split_path(request.scope)
         if kind is MethodNotAllowedError:
             # the router lists the methods of the first route with this path only
             headers["Allow"] = ", ".join(_methods(app, path))
-            sentence = f"{path} supports {headers['Allow']}, not {request.method}."
+            sentence = f"{prefix}{path} supports {headers['Allow']}, not {request.method}."
         if kind is ResourceNotFoundError:
-            sentence = f"There is no route {path}. /openapi.json lists all routes."
+            if path.endswith("/") and path != "//" and _is_route(app, path[:-1]):
+                return _without_slash(path, request.scope["query_string"])
+            sentence = f"There is no route {prefix}{path}. {prefix}/openapi.json lists all routes."
         return JSONResponse(kind(sentence).body, error.status_code, headers)
 
     @app.exception_handler(ClientDisconnect)
@@ -46,8 +53,24 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, _error: Exception) -> Response:
-        rendered = PaddockError(f"{request.method} {request.url.path} failed. See the server's log for details.")
+        rendered = PaddockError(f"{request.method} {request.scope['path']} failed. See the server's log for details.")
         return JSONResponse(rendered.body, rendered.status)
+
+
+def _without_slash(path: str, query: bytes) -> Response:
+    """Redirect to the path without its last slash, relatively: a proxy may serve it under another address.
+
+    Starlette's own redirect repeats the request's Host.
+    """
+    location = f"../{quote(path[:-1].rpartition('/')[2])}"
+    return Response(
+        status_code=307, headers={"Location": f"{location}?{quote(query, _IN_QUERY)}" if query else location}
+    )
+
+
+def _is_route(app: FastAPI, path: str) -> bool:
+    # a mount of static files has no methods
+    return any(route.methods and route.path_regex.match(path) for route in iter_route_contexts(app.routes))
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:

@@ -6,6 +6,7 @@ Any web page can make a user's browser send requests to this server. Two kinds o
 Browsers do not let pages of other sites read the answers, unless the setting `cors_origins` lists their origin.
 """
 
+import re
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.errors import InvalidParamsError
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SAME_SITE = frozenset({"same-origin", "none"})
@@ -60,7 +63,7 @@ class BrowserGuard:
         return None
 
     def _is_own_host(self, host: str) -> bool:
-        name = _host_name(host)
+        name = host_name(host)
         if name is None:
             return False
         return name in self._names or name == "localhost" or _is_address(name) or self._any_name()
@@ -86,16 +89,17 @@ class Cors(CORSMiddleware):
         return super().is_allowed_origin(origin.lower())
 
 
-def _host_name(host: str) -> str | None:
-    """Return the name or address in a Host header without the port, None if the header is malformed."""
-    try:
-        parts = urlsplit(f"//{host}")
-        # raises ValueError if the port is not a number
-        _ = parts.port
-    except ValueError:
-        return None
-    is_plain = parts.netloc == host and parts.username is None and not parts.path
-    return parts.hostname if is_plain else None
+def host_name(host: str) -> str | None:
+    """Return the name or address in a Host header in lower case without the port, None if the header is malformed."""
+    found = _HOST.fullmatch(host)
+    return None if found is None else found[1].strip("[]").lower()
+
+
+def split_path(scope: Scope) -> tuple[str, str]:
+    """Return the prefix of a request's path that a proxy has removed, "" without one, and the path below it."""
+    # a mount that was tried has added its own path to root_path
+    prefix: str = scope.get("app_root_path", scope.get("root_path", ""))
+    return prefix, scope["path"].removeprefix(prefix)
 
 
 def _is_address(name: str) -> bool:
@@ -143,11 +147,9 @@ class HeadRequests:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD" or not has_head(scope["path"]):
-            await self._app(scope, receive, send)
-            return
-        if scope["path"].startswith(_WITH_HEAD):
-            # they do not read the file
+        path = split_path(scope)[1] if scope["type"] == "http" else ""
+        if not path or scope["method"] != "HEAD" or not has_head(path) or path.startswith(_WITH_HEAD):
+            # those with HEAD of their own do not read the file
             await self._app(scope, receive, send)
             return
 

@@ -10,12 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, IPvAnyNetwork, PrivateAttr, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -37,6 +37,8 @@ ENV_PREFIX = "PADDOCK_"
 _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)?(:(?P<port>[1-9][0-9]{0,4}))?"
 )
+# a segment that begins with a dot could be ..
+PATH_PREFIX = r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?"
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
@@ -53,7 +55,12 @@ class ServerSettings(BaseModel):
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
-    public_url: str | None = Field(default=None, pattern=r"^https?://", description="begin with http:// or https://")
+    public_url: str | None = Field(
+        default=None,
+        pattern=rf"^https?://[^\s/?#@\\]+{PATH_PREFIX}$",
+        description="be http:// or https://, a host, and where needed a port and a path of plain characters, such as "
+        "https://example.org/paddock",
+    )
     demo: bool = False
     stop_grace: float = Field(default=10.0, gt=0)
 
@@ -77,7 +84,7 @@ class ServerSettings(BaseModel):
 
 
 class SecuritySettings(BaseModel):
-    """Access control: API keys, host names and origins."""
+    """Access control: API keys, host names, origins and proxies."""
 
     api_keys: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = ()
     first_key: bool = False
@@ -86,8 +93,12 @@ class SecuritySettings(BaseModel):
         default=(), description="be host names without scheme, port, wildcard or path"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
+        default=(ip_network("127.0.0.1"), ip_network("::1")),
+        description="be IP addresses or networks, such as 10.0.0.5 or 172.30.83.0/24",
+    )
 
-    @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, listed: Any) -> Any:
         """Split the value of an environment variable at commas."""
@@ -235,6 +246,11 @@ class Settings(
         """The accepted host names, besides IP addresses and localhost."""
         public = [] if self.public_url is None else [urlsplit(self.public_url).hostname or ""]
         return (*self.allowed_hosts, *public, self.host)
+
+    @property
+    def public_path(self) -> str | None:
+        """The path of `public_url` without a trailing slash, None without `public_url`."""
+        return None if self.public_url is None else urlsplit(self.public_url).path.rstrip("/")
 
     @property
     def write_origins(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from server.core.events import Broker
 from server.core.settings import Settings
 from server.runtime.data_dir import locked
 from server.runtime.engines import make_engine, worker_template
+from server.runtime.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.metrics import Metrics
 from server.service.service import Service
@@ -43,6 +44,8 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         summary="Text-to-video on your own GPU, behind the API you already call",
         version=__version__,
         lifespan=partial(_lifespan, settings=settings, devices=devices),
+        # Starlette's redirects repeat the request's Host; error_handlers has relative ones
+        redirect_slashes=False,
         # FastAPI's documentation pages load scripts from another host
         docs_url=None,
         redoc_url=None,
@@ -77,6 +80,9 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     app.add_middleware(HeadRequests)
     if settings.demo:
         app.add_middleware(DemoWeightsHeader)
+    app.add_middleware(
+        ForwardedHeaders, proxies=TrustedProxies(settings.trusted_proxies), public_path=settings.public_path
+    )
     return app
 
 

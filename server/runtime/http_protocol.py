@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from starlette.responses import PlainTextResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from server.core.errors import InvalidParamsError
 from server.runtime.active_requests import ActiveRequest, ActiveRequests
 from server.runtime.connections import ConnectionLimits
+from server.runtime.forwarded import TrustedProxies, plain_address
 from server.runtime.http10 import without_chunks
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -41,7 +42,8 @@ connection is closed: a client has to send the others again."""
 WRITE_SECONDS = 300.0
 """A connection is closed if its client reads nothing for so long while an answer waits: a paused video may."""
 
-_REFUSAL = b"The server has too many open connections from your address, or in all. Close some, and try again.\n"
+_REFUSAL = "The server has too many open connections from your address, or in all. Close some, and try again.\n"
+_RETRY_SECONDS = 5
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -53,6 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     head_timeout: float
     limits: ConnectionLimits
+    proxies: TrustedProxies
     active_requests: ActiveRequests
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -62,6 +65,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._active: ActiveRequest | None = None
         self._address = ""
+        self._counted = ""
+        """The address for which the connection counts: its own, or while a request runs, that of its client."""
         self._has_last_request = False
         """Whether the newest request is the last one that is answered."""
         self._is_ignoring = False
@@ -80,14 +85,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._address = self.client[0] if self.client else ""
+        if self.client:
+            self.client = plain_address(self.client[0]), self.client[1]
+            self._address = self._counted = self.client[0]
         if self.limits.open(self._address):
             self._start_timer()
         else:
-            size = str(len(_REFUSAL)).encode()
             transport.write(
-                b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nRetry-After: 5\r\n"
-                b"Connection: close\r\nContent-Length: " + size + b"\r\n\r\n" + _REFUSAL
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nRetry-After: %d\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%s"
+                % (_RETRY_SECONDS, len(_REFUSAL), _REFUSAL.encode())
             )
             transport.close()
 
@@ -194,6 +201,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
+        self._count_for(self._address)
         super().on_response_complete()
         if self.pipeline:
             # uvicorn reads on after each answer, and so collects more requests than it answers
@@ -201,6 +209,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        client = self.proxies.client_of(self._address, cycle.scope["headers"])
+        if not self._count_for(client):
+            app = PlainTextResponse(_REFUSAL, 503, {"Retry-After": str(_RETRY_SECONDS)})
         if cycle.scope["http_version"] == "1.0":
             app = without_chunks(cycle, app)
         start: Callable[[RequestResponseCycle, Any], None] = super()._start_asgi_task
@@ -208,18 +219,16 @@ class BoundedProtocol(HttpToolsProtocol):
         def begin() -> None:
             start(cycle, active.counting(app))
 
-        active = self._active = ActiveRequest(
-            self.active_requests, self._client_of(cycle), self.loop, cycle.message_event, begin
-        )
+        active = self._active = ActiveRequest(self.active_requests, client, self.loop, cycle.message_event, begin)
         active.start()
 
-    def _client_of(self, cycle: RequestResponseCycle) -> str:
-        """The address of a request's client, which a trusted proxy tells: its connections are many clients'."""
-        proxies = self.app
-        if not isinstance(proxies, ProxyHeadersMiddleware) or self._address not in proxies.trusted_hosts:
-            return self._address
-        told = b", ".join(value for name, value in cycle.scope["headers"] if name == b"x-forwarded-for")
-        return proxies.trusted_hosts.get_trusted_client_address(told.decode("latin1"))[0] or self._address
+    def _count_for(self, address: str) -> bool:
+        """Count the connection for this address, and return whether that may have it. Its own may: it is open."""
+        if address == self._counted:
+            return True
+        self.limits.close(self._counted)
+        self._counted = address
+        return self.limits.open(address) or address == self._address
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -233,7 +242,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_write_timer()
-        self.limits.close(self._address)
+        self.limits.close(self._counted)
+        # an answer that is complete later changes no count
+        self._counted = self._address
         self.pipeline.clear()
         super().connection_lost(exc)
         # uvicorn tells the last request only, which may still wait for its turn
@@ -277,7 +288,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def protocol_class(head_timeout: float, limits: ConnectionLimits) -> type[BoundedProtocol]:
-    """Return the protocol class for uvicorn, with a limit of `head_timeout` seconds and limits of connections."""
-    shared = {"head_timeout": head_timeout, "limits": limits, "active_requests": ActiveRequests()}
+def protocol_class(head_timeout: float, limits: ConnectionLimits, proxies: TrustedProxies) -> type[BoundedProtocol]:
+    """Return the protocol class for uvicorn, with a limit of `head_timeout` seconds and limits of connections.
+
+    A connection of one of `proxies` counts for the client of the request that runs on it.
+    """
+    shared = {"head_timeout": head_timeout, "limits": limits, "proxies": proxies, "active_requests": ActiveRequests()}
     return type("BoundedProtocol", (BoundedProtocol,), shared)

@@ -18,6 +18,7 @@ from server.core.logging import configure
 from server.core.settings import Settings
 from server.runtime.app import create_app
 from server.runtime.connections import ConnectionLimits, raise_descriptor_limit
+from server.runtime.forwarded import TrustedProxies
 from server.runtime.http_protocol import protocol_class
 from server.runtime.listeners import listen
 from server.runtime.preflight import run_checks
@@ -51,7 +52,9 @@ def serve(settings: Settings) -> None:
         sys.setswitchinterval(_SWITCH_SECONDS)
         config = uvicorn.Config(
             app,
-            http=protocol_class(settings.head_timeout, limits),
+            http=protocol_class(settings.head_timeout, limits, TrustedProxies(settings.trusted_proxies)),
+            # uvicorn's own reading knows neither the host nor the prefix
+            proxy_headers=False,
             # an upgraded connection would be under no limit
             ws="none",
             log_config=None,

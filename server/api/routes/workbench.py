@@ -6,8 +6,8 @@ There is no build step: browsers get the files of `server/web` as they are.
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 WEB = Path(__file__).parents[2] / "web"
@@ -38,11 +38,17 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 @router.head("/")
-@router.get("/ai/workbench")
-@router.head("/ai/workbench")
 async def page() -> FileResponse:
     """Return the page. `?model=ID` selects the model, as on the hosted page."""
     return FileResponse(WEB / "index.html", headers=HEADERS)
+
+
+@router.get("/ai/workbench")
+@router.head("/ai/workbench")
+async def hosted_address(request: Request) -> RedirectResponse:
+    """Redirect from the hosted page's address, relatively: the page's own links are relative to its folder."""
+    query = request.scope["query_string"].decode("latin-1")
+    return RedirectResponse(f"../?{query}" if query else "../", headers=HEADERS)
 
 
 class PageFiles(StaticFiles):

@@ -2,7 +2,13 @@
 
 import { storage } from "./storage.js";
 
-const KEY = "paddock.key";
+/** The address of the page's folder, with the path under which a proxy may serve it. */
+export const BASE = new URL("../..", import.meta.url).href;
+
+/** The name of what the browser keeps: servers under several paths of one host share its store. */
+export const stored = (name) => `paddock.${name}${new URL(BASE).pathname.slice(0, -1)}`;
+
+const KEY = stored("key");
 
 export const key = {
   get: () => storage.get(KEY) ?? "",
@@ -31,7 +37,7 @@ async function send(path, options = {}) {
     const headers = { ...options.headers, ...(used && { Authorization: `Bearer ${used}` }) };
     let response;
     try {
-      response = await fetch(path, { ...options, headers });
+      response = await fetch(new URL(path, BASE), { ...options, headers });
     } catch (error) {
       if (options.signal?.aborted) throw error;
       throw new ApiError("The server cannot be reached.", 0);
@@ -61,8 +67,8 @@ export async function picture(path) {
 /** Calls `onEvent(name, data)` for each event, and `onOpen` once connected; returns when the stream ends. */
 export async function follow({ onOpen, onEvent, signal }) {
   // EventSource cannot send a key
-  const response = await send("/api/events", { signal });
-  if (!response.ok) throw new ApiError(`/api/events: ${response.status}`, response.status);
+  const response = await send("api/events", { signal });
+  if (!response.ok) throw new ApiError(`api/events: ${response.status}`, response.status);
   onOpen();
   let rest = "";
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -79,8 +85,8 @@ export async function follow({ onOpen, onEvent, signal }) {
   }
 }
 
-/** Signed links name the address others see the server by; the page has its own. */
-export function localPath(url) {
-  const { pathname, search } = new URL(url, location.href);
-  return pathname + search;
+/** The address at which the page reaches what a link names: links have the address that others see the server by. */
+export function ownAddress(link) {
+  const { pathname, search } = new URL(link, BASE);
+  return new URL(`.${pathname.slice(pathname.lastIndexOf("/api/"))}${search}`, BASE).href;
 }

@@ -1,5 +1,6 @@
 /** The API tab: the call that makes the form's request, to be copied. */
 
+import { BASE } from "./api.js";
 import { call, chosen, LANGUAGES, TRANSPORTS } from "./calls.js";
 import { $, h, say } from "./dom.js";
 import { t } from "./strings.js";
@@ -40,7 +41,7 @@ export class ApiTab {
     const { model, values, schema } = this.request();
     const { transport, extent, programming } = this.#choice;
     const named = chosen(values, schema, extent === "full");
-    say($("api-code"), call(transport, programming, location.origin, model, named, schema));
+    say($("api-code"), call(transport, programming, BASE.slice(0, -1), model, named, schema));
   }
 
   /** Says where the key comes from that the calls send. */

@@ -1,6 +1,6 @@
 /** A generation as a card: how it is doing while it runs, then its video, and what can be done with it. */
 
-import { localPath, picture } from "./api.js";
+import { ownAddress, picture } from "./api.js";
 import { h, say } from "./dom.js";
 import { isActive } from "./generations.js";
 import { facts, settingsOf } from "./settings.js";
@@ -113,7 +113,7 @@ export class Card {
     // what was just made is shown at once, unless its watcher would rather have nothing move
     const plays = this.#wasActive && !isStill();
     const about = { "aria-label": t("result", { prompt: row.prompt }), preload: "metadata", loop: true, playsinline: true };
-    const video = h("video", { src: localPath(row.result_url), controls: true, ...about });
+    const video = h("video", { src: ownAddress(row.result_url), controls: true, ...about });
     video.muted = true;
     video.autoplay = plays;
     // its link may have expired while the page lay open: a row read anew has a fresh one
@@ -124,7 +124,7 @@ export class Card {
   async #look(url) {
     if (url === this.#previewOf) return;
     this.#previewOf = url;
-    const source = await picture(localPath(url)).catch(() => null);
+    const source = await picture(ownAddress(url)).catch(() => null);
     if (source === null || this.#previewOf !== url) return;
     const image = h("img", { src: source, alt: t("preview") });
     await image.decode().catch(() => {});
@@ -167,7 +167,7 @@ export class Card {
     const download = `paddock-${this.id.slice(0, 8)}.mp4`;
     return [
       h("label", { class: "check" }, box, t("compare")),
-      h("a", { class: "button", href: localPath(row.result_url), download }, t("download")),
+      h("a", { class: "button", href: ownAddress(row.result_url), download }, t("download")),
     ];
   }
 

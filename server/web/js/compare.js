@@ -1,6 +1,6 @@
 /** The Compare tab: two to four videos that play in step, and what differs in their settings. */
 
-import { localPath } from "./api.js";
+import { ownAddress } from "./api.js";
 import { $, h, say } from "./dom.js";
 import { toText } from "./loras.js";
 import { settingsOf, title } from "./settings.js";
@@ -59,7 +59,7 @@ export class Compare {
   #player(row) {
     const label = t("result", { prompt: row.prompt });
     const about = { "data-id": row.generation_id, "aria-label": label, playsinline: true, preload: "auto" };
-    const video = h("video", { src: localPath(row.result_url), ...about });
+    const video = h("video", { src: ownAddress(row.result_url), ...about });
     video.muted = true;
     return video;
   }

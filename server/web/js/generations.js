@@ -22,7 +22,7 @@ export class Generations extends EventTarget {
 
   /** A page of the history: `{generations, page_number, total_pages, total_entries}`. */
   async page(query) {
-    const found = await request(`/api/ai/generations?${new URLSearchParams(query)}`);
+    const found = await request(`api/ai/generations?${new URLSearchParams(query)}`);
     // so that what is newer comes later, also within a second
     for (const row of found.generations.toReversed()) this.#put(row);
     return found;
@@ -30,18 +30,18 @@ export class Generations extends EventTarget {
 
   /** Enqueues; the generations made are put in, newest last. */
   async create(body) {
-    const { generations } = await request("/api/ai/queue", { method: "POST", json: body });
+    const { generations } = await request("api/ai/queue", { method: "POST", json: body });
     await Promise.all(generations.map(({ generation_id }) => this.ask(generation_id)));
     return generations.map(({ generation_id }) => generation_id);
   }
 
   async cancel(id) {
-    await request(`/api/ai/queue/${id}`, { method: "DELETE" });
+    await request(`api/ai/queue/${id}`, { method: "DELETE" });
     await this.ask(id);
   }
 
   async remove(id) {
-    await request(`/api/ai/generations/${id}`, { method: "DELETE" });
+    await request(`api/ai/generations/${id}`, { method: "DELETE" });
     this.#drop(id);
   }
 
@@ -50,7 +50,7 @@ export class Generations extends EventTarget {
     if (this.#asking.has(id)) return;
     this.#asking.add(id);
     try {
-      this.#put(await request(`/api/ai/queue/${id}`));
+      this.#put(await request(`api/ai/queue/${id}`));
     } catch (error) {
       if (error.status !== 404) throw error;
       this.#drop(id);
@@ -62,7 +62,7 @@ export class Generations extends EventTarget {
   async #askActive() {
     const known = [...this.rows.values()].filter(isActive).map((row) => row.generation_id);
     if (known.length === 0) return;
-    const { generations } = await request("/api/ai/queue");
+    const { generations } = await request("api/ai/queue");
     const active = new Set(generations.map((row) => row.generation_id));
     for (const row of generations) this.#put(row);
     // a cancelled one has no event of its own

@@ -26,7 +26,7 @@ export function toText(loras) {
 
 /** Names a model's LoRAs beside the field; without any, the field is hidden. */
 export async function offerLoras(model) {
-  const { data } = await request(`/api/ai/loras?model=${encodeURIComponent(model)}`).catch(() => ({ data: [] }));
+  const { data } = await request(`api/ai/loras?model=${encodeURIComponent(model)}`).catch(() => ({ data: [] }));
   if ($("model").value !== model) return;
   const names = data.map(({ name }) => name);
   $("lora-field").hidden = names.length === 0;

@@ -32,10 +32,10 @@ export class Machine extends EventTarget {
 
   async ask() {
     try {
-      const ready = await request("/readyz");
+      const ready = await request("readyz");
       this.dispatchEvent(new CustomEvent("ready", { detail: ready }));
       this.#draw(ready);
-      if ($("machine").open) this.#drawModels((await request("/api/ai/models")).data);
+      if ($("machine").open) this.#drawModels((await request("api/ai/models")).data);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       // that nobody answers is told by the event stream
@@ -83,7 +83,7 @@ export class Machine extends EventTarget {
   #modelRow(model) {
     const act = async ({ target }) => {
       try {
-        await request(`/api/ai/models/${encodeURIComponent(model.id)}/${target.dataset.action}`, { method: "POST" });
+        await request(`api/ai/models/${encodeURIComponent(model.id)}/${target.dataset.action}`, { method: "POST" });
         say($("machine-error"), "");
       } catch (error) {
         if (!(error instanceof ApiError)) throw error;

@@ -1,6 +1,6 @@
 /** The Workbench: puts the parts together. */
 
-import { key, request, whenKeyIsNeeded } from "./api.js";
+import { key, request, stored, whenKeyIsNeeded } from "./api.js";
 import { ApiTab } from "./apitab.js";
 import { CardList } from "./cardlist.js";
 import { Compare } from "./compare.js";
@@ -15,7 +15,7 @@ import { OWN_PARAMETERS, forField, ofField, settingsOf } from "./settings.js";
 import { language, switchLanguage, t } from "./strings.js";
 import { tabs } from "./tabs.js";
 
-const DRAFT = "paddock.draft";
+const DRAFT = stored("draft");
 const SHOWN = 12;
 const SMALL = { width: 416, height: 240, num_frames: 33 };
 
@@ -39,7 +39,7 @@ class Workbench {
   async start() {
     translate();
     whenKeyIsNeeded(askForKey);
-    const { data: models } = await request("/api/ai/models");
+    const { data: models } = await request("api/ai/models");
     this.models = new Map(models.map((model) => [model.id, model]));
     this.generations = new Generations();
     this.page = this.#page();

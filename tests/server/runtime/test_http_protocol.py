@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,6 +19,7 @@ from uvicorn.server import ServerState
 
 from server.runtime.active_requests import MAX_ACTIVE
 from server.runtime.connections import ConnectionLimits
+from server.runtime.forwarded import TrustedProxies
 from server.runtime.http_protocol import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_PIPELINED, MAX_UNREAD_BODY, protocol_class
 from tests.support.server_process import CLEAN_ENDS, ENDLESS, PATIENCE, ServerProcess, eventually
 
@@ -306,10 +308,10 @@ async def test_behind_a_proxy_each_client_has_its_own_turns() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.Event().wait()
 
-    config = uvicorn.Config(app, forwarded_allow_ips="192.0.2.9", lifespan="off")
+    config = uvicorn.Config(app, proxy_headers=False, lifespan="off")
     config.load()
     state = ServerState()
-    protocols = protocol_class(SECONDS, ConnectionLimits(100, 100))
+    protocols = protocol_class(SECONDS, ConnectionLimits(100, 100), TrustedProxies([ip_network("192.0.2.9")]))
     for peer, told in (("192.0.2.9", "192.0.2.1"), ("192.0.2.9", "192.0.2.2, 192.0.2.9"), ("192.0.2.3", "192.0.2.4")):
         transport = Mock(spec=asyncio.Transport, **{"is_closing.return_value": False})
         transport.get_extra_info = {"peername": (peer, 1), "sockname": ("127.0.0.1", 1)}.get
