@@ -483,7 +483,8 @@ def test_the_page_works_where_the_browser_keeps_nothing(
     visit = visitor(server.url)
     page = visit.context.new_page()
     page.add_init_script(
-        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('', 'SecurityError') }})"
+        "for (const name of ['localStorage', 'sessionStorage'])"
+        "  Object.defineProperty(window, name, {get() { throw new DOMException('', 'SecurityError') }})"
     )
     page.goto(server.url)
     dialog = page.get_by_role("dialog", name="This server needs an API key")

@@ -12,8 +12,8 @@ _UNWRITABLE = "The server's database cannot be read or written now."
 _DAMAGED = "The server's database is damaged."
 
 _BUSY = (
-    "Stop the program that has it open. If it is on a network share, which SQLite cannot lock, choose a local folder with "
-    "--data-dir, or set PADDOCK_DATABASE_URL to a PostgreSQL database."
+    "Stop the program that has it open. If it is on a network share, which SQLite cannot lock, choose a local folder "
+    "with --data-dir, or set PADDOCK_DATABASE_URL to a PostgreSQL database."
 )
 
 # by SQLite's primary result code

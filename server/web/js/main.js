@@ -12,6 +12,7 @@ import { askForKey } from "./key.js";
 import { Machine } from "./machine.js";
 import { offerLoras } from "./loras.js";
 import { OWN_PARAMETERS, forField, ofField, settingsOf } from "./settings.js";
+import { visit } from "./storage.js";
 import { language, switchLanguage, t } from "./strings.js";
 import { tabs } from "./tabs.js";
 
@@ -63,7 +64,7 @@ class Workbench {
   #drawForm(models) {
     $("model").replaceChildren(...models.map((model) => h("option", { value: model.id }, model.display_name)));
     this.form = new Form();
-    const draft = JSON.parse(sessionStorage.getItem(DRAFT) ?? "null");
+    const draft = JSON.parse(visit.get(DRAFT) ?? "null");
     const asked = new URLSearchParams(location.search).get("model") ?? draft?.model;
     if (this.models.has(asked)) $("model").value = asked;
     this.#drawFields();
@@ -109,7 +110,7 @@ class Workbench {
   }
 
   #changed() {
-    sessionStorage.setItem(DRAFT, JSON.stringify({ model: this.model.id, values: this.values }));
+    visit.set(DRAFT, JSON.stringify({ model: this.model.id, values: this.values }));
     say($("form-error"), "");
     this.api?.draw();
   }

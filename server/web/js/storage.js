@@ -1,25 +1,29 @@
-/** What the browser remembers between visits. Where it refuses, as with all site data blocked, until the page is left. */
+/** What the browser remembers of this page. Where it refuses, as with all site data blocked, until the page is left. */
 
-const remembered = new Map();
+/** Between visits. */
+export const storage = store(() => localStorage);
 
-export const storage = {
-  get(name) {
-    return attempt((kept) => kept.getItem(name)) ?? remembered.get(name);
-  },
-  set(name, value) {
-    remembered.set(name, value);
-    attempt((kept) => kept.setItem(name, value));
-  },
-  remove(name) {
-    remembered.delete(name);
-    attempt((kept) => kept.removeItem(name));
-  },
-};
+/** Until the tab is closed. */
+export const visit = store(() => sessionStorage);
 
-function attempt(action) {
-  try {
-    return action(localStorage);
-  } catch {
-    return undefined;
-  }
+function store(open) {
+  const remembered = new Map();
+  const attempt = (action) => {
+    try {
+      return action(open());
+    } catch {
+      return undefined;
+    }
+  };
+  return {
+    get: (name) => attempt((kept) => kept.getItem(name)) ?? remembered.get(name),
+    set(name, value) {
+      remembered.set(name, value);
+      attempt((kept) => kept.setItem(name, value));
+    },
+    remove(name) {
+      remembered.delete(name);
+      attempt((kept) => kept.removeItem(name));
+    },
+  };
 }
