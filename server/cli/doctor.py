@@ -22,7 +22,7 @@ from pipelines.planning.layout import GIB
 from server.cli.plan import PlanRefusedError, for_model, machine
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
-from server.runtime.listeners import listen
+from server.runtime.listeners import try_to_listen
 from server.runtime.preflight import StartRefusedError, check_keys, choose_devices, find_devices
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import are_there_any
@@ -108,8 +108,7 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 def _port(settings: Settings) -> Iterator[Finding]:
     about = f"port {settings.port}"
     try:
-        for listener in listen(settings):
-            listener.close()
+        try_to_listen(settings)
     except StartRefusedError as error:
         if _is_paddock(settings):
             yield _ok(about, "A Paddock server is running on it.")
@@ -181,7 +180,7 @@ def _loras(settings: Settings) -> Iterator[Finding]:
 
 def _demo_device(settings: Settings) -> Iterator[Finding]:
     try:
-        devices = choose_devices(settings, [])
+        devices = choose_devices(settings)
     except StartRefusedError as error:
         yield _fail("device", str(error))
     else:

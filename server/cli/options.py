@@ -101,7 +101,8 @@ def fail(sentence: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def refuse(sentence: str) -> NoReturn:
-    """End the command: its arguments or settings are wrong."""
-    error_console.print(printable(sentence), soft_wrap=True, highlight=False, markup=False)
+def refuse(*sentences: str) -> NoReturn:
+    """End the command: its arguments or settings are wrong, for each of these reasons."""
+    for sentence in sentences:
+        error_console.print(printable(sentence), soft_wrap=True, highlight=False, markup=False)
     raise typer.Exit(REFUSED)
