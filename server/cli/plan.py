@@ -22,6 +22,7 @@ from pipelines.planning.cards import Card, find_card
 from pipelines.planning.durations import estimate
 from pipelines.planning.explain import choices
 from pipelines.planning.layout import GIB, HOST_SHARE, Layout, Machine
+from pipelines.planning.memory_model import converted_bytes
 from pipelines.planning.planner import plan
 from pipelines.planning.shapes import FileShape, ModelShape
 from server.runtime.probe import ProbeError, cuda_devices, weight_files
@@ -169,6 +170,7 @@ def for_model(
         "shortfall": chosen.shortfall(on) or None,
         "device_peak_gib": round(chosen.device_peak / GIB, 2),
         "host_peak_gib": round(chosen.host_peak / GIB, 2),
+        "converted_bytes": converted_bytes(shape, chosen.layout),
         "relative_seconds_per_step": round(chosen.relative_seconds_per_step, 3),
         "card": card and card.title,
         "estimates": [
@@ -252,6 +254,8 @@ def describe(chosen: Json, console: Console) -> None:
     console.print(table)
     peaks = ", ".join(f"{stage} {peak} GiB" for stage, peak in chosen["stages_gib"].items())
     console.print(f"GPU memory: {peaks}. Host memory: {chosen['host_peak_gib']} GiB.")
+    if chosen["converted_bytes"]:
+        console.print(f"Disk: at most {chosen['converted_bytes'] / GIB:.1f} GiB for converted weights.")
     console.print(
         f"A step takes {chosen['relative_seconds_per_step']} times as long as with all weights resident in bf16."
     )

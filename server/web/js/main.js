@@ -84,7 +84,6 @@ class Workbench {
     $("reset").addEventListener("click", () => {
       this.#fillOwn({});
       this.form.reset();
-      this.#fillSmall();
     });
     for (const id of Object.keys(OWN_PARAMETERS)) $(id).addEventListener("change", () => this.#changed());
   }
