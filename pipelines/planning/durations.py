@@ -26,7 +26,7 @@ MOVED_BYTES, MOVED_BYTES_COMPILED = 468.0, 150.0
 REST_SECONDS = 1e-7
 """Seconds for each pixel of each frame, on the measured card: encoding the prompt, decoding, writing the file."""
 
-SPREAD, SPREAD_MEASURED = 0.25, 0.1
+SPREAD, SPREAD_MEASURED = 0.25, 0.15
 """How far a card may be from its estimate either way; assumed, for a card that was not measured."""
 
 

@@ -288,6 +288,29 @@ def test_h_is_help(typed: Typed) -> None:
     assert typed("generate", "-h").stdout == typed("generate", "--help").stdout != ""
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("paddock ge", ["generate"]),
+        ("paddock generate --step-cache ba", ["balanced"]),
+        ("paddock pull --model wan-ai-wan2-1-t2v-14b", ["wan-ai-wan2-1-t2v-14b-diffusers"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_models(tmp_path: Path, words: str, completed: list[str]) -> None:
+    as_installed = "import sys; sys.argv[0] = 'paddock'; from server.cli.__main__ import run; run()"
+    asked = {"_PADDOCK_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", as_installed],
+        cwd=tmp_path,
+        env={**os.environ, **asked},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    assert ended.stdout.split() == completed
+
+
 def test_help_lists_the_commands_and_imports_nothing_heavy(tmp_path: Path) -> None:
     program = """
 import sys

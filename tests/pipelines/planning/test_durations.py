@@ -31,7 +31,8 @@ def records() -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("case", ["480p-ours", "480p-fp8", "480p-24gb", "480p-12gb", "480p-8gb"])
 def test_the_estimate_holds_what_was_measured(case: str) -> None:
-    (record,) = [each for each in records() if each["case"] == case]
+    # a case that was measured again counts as it was last
+    record = [each for each in records() if each["case"] == case][-1]
     planned, measured = record["plan"], [record["seconds_per_step"]]
     assert isinstance(planned, dict)
     layout = Layout(
