@@ -73,6 +73,10 @@ class DeviceError(PipelineError):
     """The driver of this machine's devices failed."""
 
 
+class UnknownCardError(PipelineError):
+    """A name is not that of one known card."""
+
+
 class DeviceMemoryError(PipelineError):
     """No plan for a model or a video fits into the device's memory."""
 

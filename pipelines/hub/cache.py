@@ -13,13 +13,15 @@ from pipelines.core.files import atomic_write
 from pipelines.hub.listing import Listing, readable
 
 
-def check_room(listing: Listing) -> None:
-    """Raise DiskSpaceError unless the missing files fit on the cache's disk."""
-    free = free_bytes(listing.cache)
-    if listing.missing > free:
+def check_room(*listings: Listing) -> None:
+    """Raise DiskSpaceError unless the missing files of all listings fit together on the cache's disk."""
+    cache, missing = listings[0].cache, sum(listing.missing for listing in listings)
+    free = free_bytes(cache)
+    if missing > free:
+        repos = " and ".join(listing.repo for listing in listings if listing.missing)
         raise DiskSpaceError(
-            f"{listing.repo} needs {readable(listing.missing)} more in {listing.cache}, and {readable(free)} are "
-            "free there. Make room, or set HF_HOME to a folder on a larger disk."
+            f"{repos} need {readable(missing)} more in {cache}, and {readable(free)} are free there. Make room, or set "
+            "HF_HOME to a folder on a larger disk."
         )
 
 

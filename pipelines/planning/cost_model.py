@@ -1,9 +1,11 @@
-"""The time of a denoising step by layout, relative to all weights resident in bf16.
+"""The time of a denoising step by layout: in seconds on a card, and relative to all weights resident in bf16.
 
-The rates are assumed, not measured: they only serve to compare plans. Products in fp8 and int8 run at twice the rate of
-bf16, as the data sheets of all these GPUs state. Quantizing the activations for them costs memory bandwidth. Attention
-stays in bf16, so the gain depends on the video's size.
+The rates by compute capability are assumed, not measured: they only serve to compare plans. Products in fp8 and int8
+run at twice the rate of bf16, as the data sheets of all these GPUs state. Quantizing the activations for them costs
+memory bandwidth. Attention stays in bf16, so the gain depends on the video's size.
 """
+
+from dataclasses import dataclass
 
 from pipelines.core.geometry import Geometry
 from pipelines.core.precision import Precision
@@ -32,19 +34,22 @@ _DEQUANTIZING = {Precision.FP8: 0.04, Precision.Q4: 0.08, Precision.GGUF: 0.08}
 """Time to dequantize the weights to bf16, as a share of a step."""
 
 
-def _seconds_in_bf16(transformer: TransformerShape, tokens: int, capability: tuple[int, int]) -> float:
-    """Seconds of one forward pass with all weights resident in bf16."""
-    return transformer.forward_flops(tokens) / _at(_FLOPS, capability)
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """FLOP/s of a card's dense bf16 products in practice, and the bytes per second of its memory.
+
+    `moved_bytes` is what the operations between the products read and write for each channel of each token in a block;
+    0 counts them with the products.
+    """
+
+    flops: float
+    bandwidth: float
+    moved_bytes: float = 0.0
 
 
-def _seconds(transformer: TransformerShape, tokens: int, capability: tuple[int, int], precision: Precision) -> float:
-    """Seconds of one forward pass with all weights resident in a precision."""
-    exact = _seconds_in_bf16(transformer, tokens, capability)
-    if not precision.multiplies:
-        return exact * (1 + _DEQUANTIZING.get(precision, 0.0))
-    saved = transformer.linear_flops(tokens) / _at(_FLOPS, capability) * (1 - 1 / _SPEEDUP)
-    rounding = transformer.linear_values(tokens) * ROUNDING_BYTES[precision] / _at(_BANDWIDTH, capability)
-    return exact - saved + rounding
+def rates_of(capability: tuple[int, int]) -> Rates:
+    """The rates assumed of all cards of a compute capability."""
+    return Rates(_at(_FLOPS, capability), _at(_BANDWIDTH, capability))
 
 
 def _at(rates: dict[tuple[int, int], float], capability: tuple[int, int]) -> float:
@@ -52,11 +57,21 @@ def _at(rates: dict[tuple[int, int], float], capability: tuple[int, int]) -> flo
     return rates[max(known)] if known else rates[min(rates)]
 
 
-def relative_seconds(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:
-    """Time of a step by a layout, relative to the time with all weights resident in bf16."""
-    transformer, tokens, batch = shape.transformer, shape.tokens(largest), 1 + layout.batched
-    compute = batch * _seconds_in_bf16(transformer, tokens, machine.capability)
-    taken = batch * _seconds(transformer, tokens, machine.capability, layout.precision)
+def _seconds(transformer: TransformerShape, tokens: int, rates: Rates, precision: Precision) -> float:
+    """Seconds of one forward pass with all weights resident in a precision."""
+    exact = transformer.forward_flops(tokens) / rates.flops
+    moved = transformer.num_layers * tokens * transformer.width * rates.moved_bytes / rates.bandwidth
+    if not precision.multiplies:
+        return moved + exact * (1 + _DEQUANTIZING.get(precision, 0.0))
+    saved = transformer.linear_flops(tokens) / rates.flops * (1 - 1 / _SPEEDUP)
+    rounding = transformer.linear_values(tokens) * ROUNDING_BYTES[precision] / rates.bandwidth
+    return moved + exact - saved + rounding
+
+
+def pass_seconds(shape: ModelShape, video: Geometry, layout: Layout, rates: Rates) -> float:
+    """Seconds of one pass of the transformer by a layout, or of a batch of two."""
+    transformer, batch = shape.transformer, 1 + layout.batched
+    taken = batch * _seconds(transformer, shape.tokens(video), rates, layout.precision)
     if layout.transformer is not Residence.RESIDENT:
         copied = blocks_bytes(shape, layout.precision, 1) / shape.experts
         streamed = transformer.num_layers - layout.resident_blocks
@@ -66,4 +81,11 @@ def relative_seconds(shape: ModelShape, largest: Geometry, machine: Machine, lay
         if layout.transformer is Residence.DISK:
             # reading overlaps with computing, too, but the speed of the disk is unknown: make it the last resort
             taken += streamed * copied / DISK_TO_HOST
-    return taken / compute
+    return taken
+
+
+def relative_seconds(shape: ModelShape, largest: Geometry, machine: Machine, layout: Layout) -> float:
+    """Time of a step by a layout, relative to the time with all weights resident in bf16."""
+    rates, batch = rates_of(machine.capability), 1 + layout.batched
+    in_bf16 = batch * shape.transformer.forward_flops(shape.tokens(largest)) / rates.flops
+    return pass_seconds(shape, largest, layout, rates) / in_bf16

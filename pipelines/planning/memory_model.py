@@ -136,6 +136,18 @@ def host_peak(shape: ModelShape, largest: Geometry, layout: Layout) -> int:
     return HOST_BASE_BYTES + transient + _transformer_host_bytes(shape, layout) + encoder_bytes
 
 
+def converted_bytes(shape: ModelShape, layout: Layout) -> int:
+    """Bytes on disk of the weights that are converted once, at most: those on disk may be there in bf16 already."""
+    transformer, encoder = 0, 0
+    if layout.precision not in (Precision.BF16, Precision.GGUF) or (
+        layout.transformer is Residence.DISK and layout.precision is not Precision.GGUF
+    ):
+        transformer = transformer_bytes(shape, layout.precision)
+    if layout.text_encoder is Residence.DISK:
+        encoder = shape.text_encoder.parameters * BF16
+    return transformer + encoder
+
+
 def _tiled_video_bytes(largest: Geometry, decoding: Decoding) -> int:
     """Bytes of a video that is collected from tiles, twice: strips of tiles take at most as much as the video."""
     if decoding.tile is None:

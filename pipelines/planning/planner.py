@@ -59,6 +59,11 @@ def plan(shape: ModelShape, largest: Geometry, machine: Machine) -> MemoryPlan:
     return min([chosen, *(each for each in with_fp32_vae if each.fits(machine))], key=preference)
 
 
+def fits(shape: ModelShape, largest: Geometry, machine: Machine) -> bool:
+    """Whether any plan fits."""
+    return any(candidate.fits(machine) for candidate in _candidates(shape, largest, machine))
+
+
 def next_plan(shape: ModelShape, largest: Geometry, machine: Machine, than: MemoryPlan) -> MemoryPlan | None:
     """The plan to try after `than` ran out of memory: the best one whose peak is clearly lower (NEXT_PEAK_SHARE).
 

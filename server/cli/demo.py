@@ -15,7 +15,7 @@ import httpx
 from rich.console import Console
 
 from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
-from server.cli.generate import generate
+from server.cli.generate import DEMO_SIZE, choose_outputs, generate
 from server.cli.options import LOCAL, CommandError, connected
 from server.core.settings import ENV_PREFIX
 
@@ -23,25 +23,33 @@ START_SECONDS = 60
 PORTS_TRIED = 100
 
 _ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_SIZE = {"width": 416, "height": 240, "num_frames": 33, "seed": 7}
+_SEED = 7
 
 
-def demo(once: bool, port: int, data_dir: Path, output: Path, console: Console) -> None:
+def demo(once: bool, port: int, data_dir: Path, output: Path | None, replace: bool, console: Console) -> None:
     """Start a server, generate a video, and serve until Ctrl-C unless `once`. Exits if that fails."""
     url = f"http://127.0.0.1:{port}"
     prompt = read_catalogue()[DEFAULT_MODEL].api.by_name["prompt"].default
-    with _server(port, data_dir) as server, connected(url, None) as client:
-        try:
+    with connected(url, None) as client:
+        outputs = choose_outputs(output, Path("demo.mp4"), 1, replace=replace)
+        with _server(port, data_dir) as server, _until_ctrl_c(console):
             _await_server(server, url)
-            generate(client, str(prompt), DEFAULT_MODEL, _SIZE, output, console)
+            parameters = {**DEMO_SIZE, "seed": _SEED}
+            generate(client, str(prompt), DEFAULT_MODEL, parameters, outputs, console, replace=replace)
             console.print("The demo's weights are small: they show the server at work, not what Wan can do.")
             if not once:
                 option = "" if url == LOCAL else f" --url {url}"
                 console.print(f"Make your own at [bold]{url}[/] or with: {_program()} generate 'An ox'{option}")
                 console.print("Ctrl-C stops the server.")
                 server.wait()
-        except KeyboardInterrupt:
-            console.print("Stopping.")
+
+
+@contextmanager
+def _until_ctrl_c(console: Console) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Stopping.")
 
 
 def next_free_port(first: int) -> int | None:

@@ -3,11 +3,15 @@
 They change nothing, and may run beside a server.
 """
 
+import os
+import shutil
 import subprocess
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -15,14 +19,16 @@ import imageio_ffmpeg
 import psutil
 
 from pipelines.core.errors import CatalogueError, LoraError, PipelineError
+from pipelines.core.model import Attention, Compile
 from pipelines.hub import local as weights
 from pipelines.hub.loras import list_files
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from pipelines.planning.layout import GIB
-from server.cli.plan import PlanRefusedError, for_model, machine
+from server.cli.disk import Need, rooms, to_convert, to_download
+from server.cli.plan import Json, PlanRefusedError, for_model, machine
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
-from server.runtime.listeners import listen
+from server.runtime.listeners import try_to_listen
 from server.runtime.preflight import StartRefusedError, check_keys, choose_devices, find_devices
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import are_there_any
@@ -35,11 +41,14 @@ MIN_CAPABILITY = (7, 5)
 BF16_CAPABILITY = (8, 0)
 """The lowest compute capability with bf16 units."""
 
-_WEIGHTS_BYTES = 77 * 10**9
 _DEMO_BYTES = 3 * GIB
+MISSING_WEIGHTS, DISK_FOR_WEIGHTS = "weights", "disk for weights"
+"""The subjects of findings about downloads."""
+
 _SIZE, _FRAMES = "832x480", 81
 _HTTP_SECONDS = 2.0
 _FFMPEG_SECONDS = 20.0
+_COMPILERS = ("gcc", "clang")
 
 
 class Verdict(StrEnum):
@@ -65,7 +74,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run all checks, and yield each finding when it is known."""
     checks: list[Check] = [_data_dir, _disk, _port, _access, _ffmpeg, _host_memory, _loras]
-    checks += [_demo_device] if settings.demo else [_gpus, _models]
+    checks += [_demo_device] if settings.demo else [_gpus, _compiler, _fp8_attention, _models]
     for check in checks:
         yield from check(settings)
 
@@ -108,8 +117,7 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 def _port(settings: Settings) -> Iterator[Finding]:
     about = f"port {settings.port}"
     try:
-        for listener in listen(settings):
-            listener.close()
+        try_to_listen(settings)
     except StartRefusedError as error:
         if _is_paddock(settings):
             yield _ok(about, "A Paddock server is running on it.")
@@ -181,7 +189,7 @@ def _loras(settings: Settings) -> Iterator[Finding]:
 
 def _demo_device(settings: Settings) -> Iterator[Finding]:
     try:
-        devices = choose_devices(settings, [])
+        devices = choose_devices(settings)
     except StartRefusedError as error:
         yield _fail("device", str(error))
     else:
@@ -213,29 +221,81 @@ def _gpus(settings: Settings) -> Iterator[Finding]:
             yield _ok(name, f"{description}, PyTorch {version('torch')}.")
 
 
+def _compiler(settings: Settings) -> Iterator[Finding]:
+    """Compiled blocks need a C compiler, with Python's header files, when the server runs."""
+    if settings.compile is Compile.OFF or (settings.device == "cpu" and settings.compile is Compile.AUTO):
+        return
+    # as Triton looks for it
+    named = [os.environ["CC"]] if os.environ.get("CC") else _COMPILERS
+    found = next((path for name in named if (path := shutil.which(name))), None)
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    missing = [] if found else [f"a C compiler ({' or '.join(named)})"]
+    missing += [] if header.exists() else [f"Python's header files ({header})"]
+    if missing:
+        yield _warn(
+            "compiler",
+            f"Blocks cannot be compiled, which makes a step slower, without {' and '.join(missing)}. On Debian or "
+            'Ubuntu: apt-get install gcc python3-dev. Or set compile = "off".',
+        )
+    else:
+        yield _ok("compiler", f"{found} compiles blocks where the plan allows it.")
+
+
+def _fp8_attention(settings: Settings) -> Iterator[Finding]:
+    if settings.attention is not Attention.FP8 or settings.device == "cpu":
+        return
+    if find_spec("cudnn") is None:
+        yield _fail(
+            "fp8 attention",
+            "The package nvidia-cudnn-frontend is not installed: pip install 'paddock[fp8-attention]', or set another "
+            "attention.",
+        )
+    else:
+        yield _ok("fp8 attention", "cuDNN's kernel is installed.")
+
+
 def _models(settings: Settings) -> Iterator[Finding]:
     try:
         catalogue = load_catalogue(settings)
     except CatalogueError as error:
         yield _fail("models", str(error))
         return
-    missing = {}
+    missing: dict[str, str] = {}
+    planned: list[Json] = []
     for entry in catalogue.values():
         try:
             weights.locate(entry.model)
         except PipelineError as error:
             missing[entry.id] = str(error)
         else:
-            yield from _fits(settings, entry)
+            yield from _fits(settings, entry, planned)
+    needs: list[Need] = []
     if len(missing) == len(catalogue):
-        free = psutil.disk_usage(str(Path.home())).free
-        room = "" if free > _WEIGHTS_BYTES else f" They need 77 GB, and {_gb(free)} are free in your home folder."
-        yield _fail("weights", f"{missing.get(DEFAULT_MODEL, next(iter(missing.values())))}{room}")
+        yield _fail(MISSING_WEIGHTS, missing.get(DEFAULT_MODEL, next(iter(missing.values()))))
+        if DEFAULT_MODEL in catalogue:
+            needs.append(to_download(catalogue[DEFAULT_MODEL].model))
+            fit = list(_fits(settings, catalogue[DEFAULT_MODEL], planned))
+            # that it would not fit is to be known before it is downloaded
+            yield from (finding for finding in fit if finding.verdict is Verdict.FAIL)
     elif missing:
         yield _ok("weights", f"Not downloaded, and not needed until a request names them: {', '.join(missing)}.")
+    if planned:
+        needs.append(to_convert(settings.data_dir, sum(chosen["converted_bytes"] for chosen in planned)))
+    yield from _room(needs)
 
 
-def _fits(settings: Settings, entry: CatalogueEntry) -> Iterator[Finding]:
+def _room(needs: list[Need]) -> Iterator[Finding]:
+    for room in rooms(needs):
+        listed = " and ".join(f"{_gb(need.size)} {need.what} in {need.folder}" for need in room.needs)
+        sentence = f"The weights need {listed}, where {_gb(room.free)} are free."
+        if room.is_enough:
+            yield _ok(DISK_FOR_WEIGHTS, sentence)
+        else:
+            yield _fail(DISK_FOR_WEIGHTS, f"{sentence} Make room, or set HF_HOME or --data-dir to a larger disk.")
+
+
+def _fits(settings: Settings, entry: CatalogueEntry, planned: list[Json]) -> Iterator[Finding]:
+    """Judge the plan of a model's weights, and add it to `planned`."""
     if settings.device == "cpu":
         yield _ok(entry.id, "Its weights are downloaded.")
         return
@@ -245,6 +305,7 @@ def _fits(settings: Settings, entry: CatalogueEntry) -> Iterator[Finding]:
         # the check of the GPUs reports the failure
         yield _warn(entry.id, f"Its weights are downloaded. {error}")
         return
+    planned.append(chosen)
     if chosen["fits"]:
         needs = f"{chosen['device_peak_gib']} GiB of GPU memory"
         yield _ok(entry.id, f"{_SIZE}, {_FRAMES} frames: {chosen['name']}, {needs}.")

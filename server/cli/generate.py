@@ -1,9 +1,11 @@
-"""One video from a running server, with its progress shown in the terminal."""
+"""Videos from a running server, with their progress shown in the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -11,28 +13,99 @@ from paddock import Client, Generation, GenerationFailedError, LoraChoice, Unava
 from server.cli.options import CommandError
 from server.cli.text import plain
 
+DEMO_SIZE = {"width": 416, "height": 240, "num_frames": 33}
+"""A video that the demo's weights make in seconds on a CPU. The page opens with the same one."""
+
+_SIZES = {"width", "height", "aspect_ratio", "resolution"}
+_LENGTHS = {"num_frames", "duration"}
+
 
 def generate(
-    client: Client, prompt: str, model: str, parameters: Mapping[str, Any], output: Path, console: Console
-) -> None:
-    """Enqueue, show progress and download to `output`. Ctrl-C cancels the generation.
+    client: Client,
+    prompt: str,
+    model: str,
+    parameters: Mapping[str, Any],
+    outputs: Sequence[Path],
+    console: Console,
+    *,
+    replace: bool = False,
+) -> list[Path]:
+    """Enqueue a video for each of `outputs`, show progress, download, and return the files. Ctrl-C cancels them.
 
-    Raises CommandError or PaddockError unless the video is at `output` afterwards.
+    Only with `replace` is a file replaced that another program has written in the meantime: otherwise a video gets the
+    next free name. Raises CommandError or PaddockError unless all videos were made; those that were made are kept.
     """
-    if not output.absolute().parent.is_dir():
-        raise CommandError(f"There is no folder {output.absolute().parent} to write {output.name} to.")
-    (enqueued,) = client.enqueue(prompt, model=model, **parameters)
+    parameters = _seconds_on_demo(client, model, parameters, console)
+    enqueued = client.enqueue(prompt, model=model, num_generations=len(outputs), **parameters)
     try:
         finished = _show_progress(client, enqueued, console)
     except KeyboardInterrupt:
         _give_up(client, enqueued)
         raise
-    if finished.status != "succeeded":
-        raise GenerationFailedError(finished)
-    for warning in finished.warnings:
+    made = [generation for generation in finished if generation.status == "succeeded"]
+    for warning in dict.fromkeys(warning for generation in made for warning in generation.warnings):
         console.print(f"[yellow]Warning:[/] {plain(warning)}", soft_wrap=True)
-    client.download(finished, output)
-    console.print(f"[bold]{plain(str(output.absolute()))}[/] (seed {finished.seed})", soft_wrap=True)
+    paths = []
+    for generation, output in zip(made, outputs, strict=False):
+        # another program may have written the file meanwhile
+        free = (name for name in _names(output, is_one=True) if replace or output.is_dir() or not name.exists())
+        path = client.download(generation, next(free))
+        console.print(f"[bold]{plain(str(path.absolute()))}[/] (seed {generation.seed})", soft_wrap=True)
+        paths.append(path)
+    failures = [GenerationFailedError(generation) for generation in finished if generation.status != "succeeded"]
+    if failures and len(finished) > 1:
+        raise CommandError(f"{len(failures)} of {len(finished)} videos were not made. {failures[0]}")
+    if failures:
+        raise failures[0]
+    return paths
+
+
+def choose_outputs(named: Path | None, default: Path, videos: int, *, replace: bool) -> list[Path]:
+    """The files to write so many videos to: `named`, with numbers if there are several, or free names like `default`.
+
+    Raises CommandError if the folder does not exist, or a named file exists and may not be replaced.
+    """
+    chosen = named or default
+    folder = chosen.absolute().parent
+    if not folder.is_dir():
+        raise CommandError(f"There is no folder {folder} to write {chosen.name} to.")
+    if chosen.is_dir():
+        # there each file is named after its generation
+        return [chosen] * videos
+    names = _names(chosen, is_one=videos == 1)
+    if named is None and not replace:
+        names = (path for path in names if not path.exists())
+    outputs = list(islice(names, videos))
+    if (taken := next((path for path in outputs if path.exists()), None)) is not None and not replace:
+        raise CommandError(f"{taken} exists. Choose another name with --output, or replace it with --force.")
+    return outputs
+
+
+def _names(path: Path, *, is_one: bool) -> Iterator[Path]:
+    """The path of one video, then more like it with numbers; all have a number if there are several videos."""
+    if is_one:
+        yield path
+    yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2 if is_one else 1))
+
+
+def show(paths: Sequence[Path], console: Console) -> None:
+    """Open files with the desktop's program for them, or say that there is none."""
+    for path in paths:
+        if typer.launch(str(path.absolute())) != 0:
+            console.print(f"No program to open {plain(str(path))} was found: --open needs xdg-open.", soft_wrap=True)
+            return
+
+
+def _seconds_on_demo(client: Client, model: str, parameters: Mapping[str, Any], console: Console) -> Mapping[str, Any]:
+    """The parameters, with a size that takes seconds on a CPU where none is given and the weights are the demo's."""
+    size = {} if parameters.keys() & _SIZES else {name: DEMO_SIZE[name] for name in ("width", "height")}
+    length = {} if parameters.keys() & _LENGTHS else {"num_frames": DEMO_SIZE["num_frames"]}
+    added = size | length
+    if not added or not any(each.id == model and each.weights == "demo" for each in client.models()):
+        return parameters
+    stated = ", ".join(f"{name} {value}" for name, value in added.items())
+    console.print(f"The demo's weights: {stated}, which takes seconds. Options choose another size.", highlight=False)
+    return {**parameters, **added}
 
 
 def parse_lora(option: str) -> LoraChoice:
@@ -46,26 +119,27 @@ def parse_lora(option: str) -> LoraChoice:
         raise CommandError(f"--lora {option}: after the colon there must be a strength such as 0.8.") from None
 
 
-def _show_progress(client: Client, generation: Generation, console: Console) -> Generation:
+def _show_progress(client: Client, generations: Sequence[Generation], console: Console) -> list[Generation]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("queued", total=1.0)
-        finished = client.wait(
-            generation,
-            on_update=lambda update: bar.update(task, completed=update.progress, description=_activity(update)),
-        )
-        if finished.status == "succeeded":
-            bar.update(task, completed=1.0, description="done")
-    return finished
+        tasks = {generation.id: bar.add_task("queued", total=1.0) for generation in generations}
+
+        def on_update(update: Update) -> None:
+            bar.update(tasks[update.generation_id], completed=update.progress, description=_activity(update))
+            if update.generation is not None and update.generation.status == "succeeded":
+                bar.update(tasks[update.generation_id], completed=1.0, description="done")
+
+        return client.wait_all(generations, on_update=on_update)
 
 
-def _give_up(client: Client, generation: Generation) -> None:
-    try:
-        client.cancel(generation)
-    except (UnreachableError, UnavailableError) as error:
-        raise CommandError(
-            f"{error} Generation {generation.id} is not cancelled: the server runs it when it starts again."
-        ) from error
+def _give_up(client: Client, generations: Sequence[Generation]) -> None:
+    for generation in generations:
+        try:
+            client.cancel(generation)
+        except (UnreachableError, UnavailableError) as error:
+            raise CommandError(
+                f"{error} Generation {generation.id} is not cancelled: the server runs it when it starts again."
+            ) from error
 
 
 def _activity(update: Update) -> str:

@@ -24,7 +24,6 @@ from server.cli.options import console
 app = typer.Typer(
     help="Serve Wan text-to-video models on your own GPU, behind the API of the hosted endpoint.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     # brackets in a help text are brackets

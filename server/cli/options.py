@@ -33,8 +33,22 @@ def default_model() -> str:
     return DEFAULT_MODEL
 
 
+def complete_model(begun: str) -> list[str]:
+    """The ids of the built-in models that begin so, for the shell's completion."""
+    from pipelines.models.catalogue import read_catalogue
+
+    return [model for model in read_catalogue() if model.startswith(begun)]
+
+
 ModelId = Annotated[
-    str, typer.Option("--model", default_factory=default_model, show_default=False, help="The model's id [Wan2.1 14B].")
+    str,
+    typer.Option(
+        "--model",
+        default_factory=default_model,
+        show_default=False,
+        autocompletion=complete_model,
+        help="The model's id [Wan2.1 14B].",
+    ),
 ]
 Url = Annotated[str, typer.Option("--url", envvar="PADDOCK_URL", help="The server's address.")]
 ApiKey = Annotated[
@@ -101,7 +115,8 @@ def fail(sentence: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def refuse(sentence: str) -> NoReturn:
-    """End the command: its arguments or settings are wrong."""
-    error_console.print(printable(sentence), soft_wrap=True, highlight=False, markup=False)
+def refuse(*sentences: str) -> NoReturn:
+    """End the command: its arguments or settings are wrong, for each of these reasons."""
+    for sentence in sentences:
+        error_console.print(printable(sentence), soft_wrap=True, highlight=False, markup=False)
     raise typer.Exit(REFUSED)

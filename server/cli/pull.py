@@ -11,12 +11,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from pipelines.core.errors import CatalogueError, HubUnreachableError, PipelineError
 from pipelines.hub import local as weights
-from pipelines.hub.cache import free_bytes
+from pipelines.hub.cache import check_room, free_bytes
 from pipelines.hub.download import DownloadCallback, download
 from pipelines.hub.folder import check
 from pipelines.hub.listing import Listing, readable
 from pipelines.hub.lookup import look_up, look_up_files
-from pipelines.models.catalogue import CatalogueEntry
+from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.cli.text import printable
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
@@ -46,7 +46,7 @@ def pull(settings: Settings, model: str, source: str | None, verify: bool, conso
         if source is None:
             _download_all(look_up_files(entry.model), verify, print_line)
     elif is_address:
-        _download(entry, source.rstrip("/") if source else None, verify, print_line)
+        _download(settings, entry, source.rstrip("/") if source else None, verify, print_line)
     else:
         raise PullRefusedError(f"--from: {source} is neither a folder nor an address that begins with http.")
 
@@ -82,11 +82,15 @@ def _check(entry: CatalogueEntry, source: Path, print_line: LinePrinter) -> None
         print_line(f'To serve them, put repo = "{folder}" into a copy of the model\'s file in your models_dir.')
 
 
-def _download(entry: CatalogueEntry, hub: str | None, verify: bool, print_line: LinePrinter) -> None:
+def _download(
+    settings: Settings, entry: CatalogueEntry, hub: str | None, verify: bool, print_line: LinePrinter
+) -> None:
     from huggingface_hub.utils import logging
 
     # its warnings of broken connections would break the progress bar, which reports them too
     logging.set_verbosity_error()
+    if _downloaded_folder(entry) is None:
+        _warn_of_start(settings, entry, print_line)
     try:
         listings = [look_up(entry.model, hub), *look_up_files(entry.model, hub)]
     except HubUnreachableError as error:
@@ -100,7 +104,25 @@ def _download(entry: CatalogueEntry, hub: str | None, verify: bool, print_line: 
     print_line(f"The weights are complete{' and verified' if verify else ''}: {folder}")
 
 
+def _warn_of_start(settings: Settings, entry: CatalogueEntry, print_line: LinePrinter) -> None:
+    """Say before a long download what else keeps a server from starting here. The download itself may be for another.
+
+    What the doctor says of weights is of the default model's.
+    """
+    from server.cli.doctor import DISK_FOR_WEIGHTS, MISSING_WEIGHTS, Verdict, examine
+
+    ours = {MISSING_WEIGHTS} if entry.id == DEFAULT_MODEL else {MISSING_WEIGHTS, DISK_FOR_WEIGHTS, DEFAULT_MODEL}
+    failures = [each for each in examine(settings) if each.verdict is Verdict.FAIL and each.about not in ours]
+    if failures:
+        print_line("With these weights `paddock serve` would still not start on this machine:")
+        for failure in failures:
+            print_line(f"  {failure.about}: {failure.sentence}")
+        print_line("The download goes on: the weights can serve another machine. Ctrl-C stops it.")
+
+
 def _download_all(listings: Sequence[Listing], verify: bool, print_line: LinePrinter) -> None:
+    if listings:
+        check_room(*listings)
     for listing in listings:
         _announce(listing, print_line)
         with _progress(listing.total, listing.here if not verify else 0, print_line) as on_progress:

@@ -51,6 +51,12 @@ def listen(settings: ServerSettings) -> list[socket.socket]:
     return listeners
 
 
+def try_to_listen(settings: ServerSettings) -> None:
+    """Raise StartRefusedError unless the host and port of the settings can be used now. Nothing stays open."""
+    for listener in listen(settings):
+        listener.close()
+
+
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return _bounded(socket.create_server((host, port), family=family, backlog=_BACKLOG))

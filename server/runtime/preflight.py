@@ -1,7 +1,9 @@
-"""Checks before the server listens. A start that cannot work is refused with a reason."""
+"""Checks before the server listens. A start that cannot work is refused, with all reasons at once."""
 
 import logging
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from server.core.settings import Settings, StorageSettings
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
-from server.storage.db.connection import DatabaseUnusableError, database_of, opened
+from server.storage.db.connection import DatabaseUnusableError, check_database, database_of, opened
 from server.storage.files.disk import try_out
 from server.storage.files.stores import LocalFolders, link_signer
 
@@ -21,25 +23,77 @@ log = logging.getLogger("paddock")
 
 
 class StartRefusedError(Exception):
-    """The server cannot start with these settings; `str()` says what to change."""
+    """The server cannot start with these settings; each argument is a sentence that says what to change."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
-def run_checks(settings: Settings) -> list[str]:
-    """Run all checks and return the devices to use, as torch names. Raises StartRefusedError."""
-    check_keys(settings)
-    check_data_dir(settings)
-    try:
-        catalogue = load_catalogue(settings)
-    except CatalogueError as error:
-        raise StartRefusedError(str(error)) from error
-    if settings.preload and settings.preload not in catalogue:
-        raise StartRefusedError(f"preload: Model not found: {settings.preload}")
+class Problems:
+    """Collects the reasons to refuse a start, so that all of them are named at once."""
+
+    def __init__(self) -> None:
+        self._sentences: list[str] = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """A context in which a StartRefusedError ends the block, and is kept."""
+        try:
+            yield
+        except StartRefusedError as error:
+            self._sentences += [sentence for sentence in error.args if sentence not in self._sentences]
+
+    def refuse(self) -> None:
+        """Raise one StartRefusedError for all that were collected, if any."""
+        if self._sentences:
+            raise StartRefusedError(*self._sentences)
+
+
+def run_checks(settings: Settings, try_to_listen: Callable[[], None]) -> list[str]:
+    """Run all checks and return the devices to use, as torch names. Raises StartRefusedError with every problem.
+
+    `try_to_listen` raises StartRefusedError unless the server's address and port can be used.
+    """
+    problems, devices, catalogue = Problems(), list[str](), dict[str, CatalogueEntry]()
+    with problems.collected():
+        check_keys(settings)
+    with problems.collected():
+        check_data_dir(settings)
+    with problems.collected():
+        try_to_listen()
+    with problems.collected():
+        catalogue = read_models(settings)
+    if catalogue:
+        with problems.collected():
+            check_preload(settings, catalogue)
+        with problems.collected():
+            if not settings.demo:
+                check_weights(list(catalogue.values()))
     if settings.loras_dir is not None:
-        check_loras(settings.loras_dir)
-    devices = choose_devices(settings, list(catalogue.values()))
+        with problems.collected():
+            check_loras(settings.loras_dir)
+    with problems.collected():
+        devices = choose_devices(settings)
+    with problems.collected():
+        check_readable_records(settings)
+    problems.refuse()
     # last, because it may migrate the database: a refused start must not change it
     check_records(settings)
     return devices
+
+
+def read_models(settings: Settings) -> dict[str, CatalogueEntry]:
+    """Return the models by id. Raises StartRefusedError if a model's file is wrong."""
+    try:
+        return load_catalogue(settings)
+    except CatalogueError as error:
+        raise StartRefusedError(str(error)) from error
+
+
+def check_preload(settings: Settings, catalogue: Mapping[str, CatalogueEntry]) -> None:
+    """Raise StartRefusedError if `preload` names no model."""
+    if settings.preload and settings.preload not in catalogue:
+        raise StartRefusedError(f"preload: Model not found: {settings.preload}")
 
 
 def check_keys(settings: Settings) -> None:
@@ -58,14 +112,10 @@ def check_keys(settings: Settings) -> None:
     )
 
 
-def choose_devices(settings: Settings, entries: list[CatalogueEntry]) -> list[str]:
-    """Return the devices to serve these models on, as torch names.
-
-    Raises StartRefusedError if there is no such device or no model has its weights on this machine.
-    """
+def choose_devices(settings: Settings) -> list[str]:
+    """Return the devices to serve on, as torch names. Raises StartRefusedError if there is no such device."""
     if settings.demo:
         return find_devices("cpu" if settings.device == "auto" else settings.device, otherwise="Leave out --device.")
-    check_weights(entries)
     return find_devices(
         settings.device,
         otherwise="To try the server without one, start it with --demo. To run the real weights on the CPU, which is "
@@ -95,6 +145,14 @@ def check_loras(folder: Path) -> None:
         list_files(folder)
     except LoraError as error:
         raise StartRefusedError(f"loras_dir: {error}") from error
+
+
+def check_readable_records(settings: Settings) -> None:
+    """Raise StartRefusedError if there is a database that cannot be read or is of a newer version. It is unchanged."""
+    try:
+        check_database(database_of(settings))
+    except DatabaseUnusableError as error:
+        raise StartRefusedError(str(error)) from error
 
 
 def check_records(settings: Settings) -> None:

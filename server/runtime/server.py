@@ -20,7 +20,7 @@ from server.runtime.app import create_app
 from server.runtime.connections import ConnectionLimits, raise_descriptor_limit
 from server.runtime.forwarded import TrustedProxies
 from server.runtime.http_protocol import protocol_class
-from server.runtime.listeners import listen
+from server.runtime.listeners import listen, try_to_listen
 from server.runtime.preflight import run_checks
 from server.service.service import Service
 
@@ -40,7 +40,7 @@ def serve(settings: Settings) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_of_the_server)
     for warning in settings.warnings:
         log.warning("%s", warning)
-    devices = run_checks(settings)
+    devices = run_checks(settings, lambda: try_to_listen(settings))
     memory = psutil.virtual_memory().total
     limits = ConnectionLimits.of(raise_descriptor_limit(), settings.max_connections_per_address, memory)
     with ExitStack() as stack:

@@ -79,6 +79,52 @@ def test_generate_is_a_client_of_any_server(server: ServerProcess, tmp_path: Pat
     assert read_video(tmp_path / "ox.mp4").shape == (5, 64, 64, 3)
 
 
+def test_generate_makes_several_videos_in_seconds_and_in_a_ratio_and_opens_them(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    opener = tmp_path / "bin" / "xdg-open"
+    opener.parent.mkdir()
+    opener.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/opened\n')
+    opener.chmod(0o755)
+    size = ["--aspect", "1:1", "--duration", "0.3", "--steps", "1"]
+    args = ["generate", "an ox", *size, "--seed", "7", "--count", "2", "-o", "ox.mp4", "--open", "--url", server.url]
+
+    ended = paddock(*args, cwd=tmp_path, PATH=f"{opener.parent}:{os.environ['PATH']}")
+
+    assert ended.returncode == 0, ended.stderr
+    frames, height, width, _ = read_video(tmp_path / "ox-1.mp4").shape
+    assert (frames, height / width) == (5, 1)
+    assert "(seed 7)" in ended.stdout
+    assert "(seed 8)" in ended.stdout
+    assert (tmp_path / "ox-1.mp4").read_bytes() != (tmp_path / "ox-2.mp4").read_bytes()
+    (tmp_path / "opened").touch()
+    opened = eventually(lambda: lines if len(lines := (tmp_path / "opened").read_text().split()) == 2 else None)
+    assert sorted(opened) == [str(tmp_path / "ox-1.mp4"), str(tmp_path / "ox-2.mp4")]
+
+
+def test_generate_keeps_a_file_unless_told(server: ServerProcess, tmp_path: Path) -> None:
+    (tmp_path / "ox.mp4").write_text("mine")
+    args = ["generate", "an ox", *SIZE, "-o", "ox.mp4", "--open", "--url", server.url]
+
+    refused = paddock(*args, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "ox.mp4 exists" in refused.stderr
+    assert (tmp_path / "ox.mp4").read_text() == "mine"
+    assert paddock(*args, "--force", cwd=tmp_path, PATH="/nowhere").returncode == 0
+    assert read_video(tmp_path / "ox.mp4").shape == (5, 64, 64, 3)
+
+
+def test_generate_asks_the_demo_for_a_size_that_takes_seconds(server: ServerProcess, tmp_path: Path) -> None:
+    args = ("--steps", "1", "--url", server.url)
+    small = paddock("generate", "an ox", *args, cwd=tmp_path)
+    given = paddock("generate", "an ox", *args, *SIZE, cwd=tmp_path)
+
+    assert "The demo's weights: width 416, height 240, num_frames 33" in small.stdout, small.stderr
+    assert read_video(tmp_path / "video.mp4").shape == (33, 240, 416, 3)
+    assert "The demo's weights" not in given.stdout
+    assert read_video(tmp_path / "video-2.mp4").shape == (5, 64, 64, 3)
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -240,6 +286,29 @@ def test_a_setting_that_is_refused_says_what_it_must_be(typed: Typed, name: str,
 
 def test_h_is_help(typed: Typed) -> None:
     assert typed("generate", "-h").stdout == typed("generate", "--help").stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("paddock ge", ["generate"]),
+        ("paddock generate --step-cache ba", ["balanced"]),
+        ("paddock pull --model wan-ai-wan2-1-t2v-14b", ["wan-ai-wan2-1-t2v-14b-diffusers"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_models(tmp_path: Path, words: str, completed: list[str]) -> None:
+    as_installed = "import sys; sys.argv[0] = 'paddock'; from server.cli.__main__ import run; run()"
+    asked = {"_PADDOCK_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", as_installed],
+        cwd=tmp_path,
+        env={**os.environ, **asked},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    assert ended.stdout.split() == completed
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy(tmp_path: Path) -> None:

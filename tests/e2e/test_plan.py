@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file
 
 from pipelines.models.catalogue import read_entry
-from server.cli.plan import PlanRefusedError, _shape, for_model, machine
+from server.cli.plan import PlanRefusedError, for_model, machine, minutes, parse_gb, shape_of
 from tests.support.command_line import Typed
 from tests.support.models.loras import write_lora
 from tests.support.models.wan_files import by_original_names, wide_folder, write_gguf
@@ -59,11 +59,53 @@ def test_a_plan_follows_the_accuracy(typed: Typed) -> None:
     assert high["choices"]["activations"]["choice"] == "slices of 4096 tokens"
 
 
-def test_a_plan_is_a_table_for_people(typed: Typed) -> None:
-    shown = typed("plan", "--vram", "4", "--ram", "16").stdout
+def test_a_plan_that_does_not_fit_exits_with_1_and_says_what_would(typed: Typed) -> None:
+    ended = typed("plan", "--vram", "4", "--ram", "16", "--precision", "bf16")
 
-    assert "text encoder" in shown
-    assert "It needs" in shown
+    assert ended.returncode == 1
+    assert "text encoder" in ended.stdout
+    assert "It needs" in ended.stdout
+    assert "It would fit on a GPU with" in ended.stdout
+    assert "About" not in ended.stdout
+
+
+def test_each_change_that_is_named_makes_it_fit(typed: Typed) -> None:
+    args = ["plan", "--vram", "5", "--ram", "16", "--precision", "bf16", "--frames", "81"]
+    sentences = json.loads(typed(*args, "--json").stdout)["would_fit"]
+    options = [found[1].split() for sentence in sentences if (found := re.search(r"give (--.+)\.$", sentence))]
+    gpus = [found[1] for sentence in sentences if (found := re.search(r"GPU with (\d+) GB\.$", sentence))]
+
+    assert [option for option, _ in options][:2] == ["--size", "--frames"]
+    for changes in [*options, *(["--vram", gpu] for gpu in gpus)]:
+        assert typed(*args, *changes).returncode == 0, changes
+
+
+def test_minutes_are_estimated_for_a_card_and_say_what_they_assume(typed: Typed) -> None:
+    ended = typed("plan", "--card", "rtx3060", "--ram", "32 GiB", "--size", "480p", "--steps", "8")
+
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(
+        r"^About \d+ to \d+ min for 832x480, 81 frames, 8 steps on an RTX 3060 12GB\.$", ended.stdout, re.M
+    )
+    assert "Estimated: this card has not been measured. Scaled from a measured H200" in ended.stdout
+    both = json.loads(typed("plan", "--card", "h200", "--ram", "64", "--json").stdout)
+    assert [(made["size"], made["steps"]) for made in both["estimates"]] == [("1280x720", 16), ("832x480", 16)]
+    assert all(made["assumes"] for made in both["estimates"])
+    unknown = typed("plan", "--vram", "24GB", "--ram", "64").stdout
+    assert "Minutes are estimated for a known card: name one with --card" in unknown
+    assert "About" not in unknown
+
+
+@pytest.mark.parametrize(
+    ("written", "size"), [("12", 12.0), ("12GB", 12.0), ("12 GiB", 12.0), ("0.5T", 512.0), ("8192 MiB", 8.0)]
+)
+def test_memory_is_written_with_or_without_a_unit(written: str, size: float) -> None:
+    assert parse_gb("vram", written) == size
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [((88, 120), "1.5 to 2.0 min"), ((2760, 4500), "46 to 75 min")])
+def test_minutes_are_a_range(seconds: tuple[float, float], shown: str) -> None:
+    assert minutes(*seconds) == shown
 
 
 @pytest.mark.parametrize(
@@ -72,10 +114,16 @@ def test_a_plan_is_a_table_for_people(typed: Typed) -> None:
         (["--vram", "0"], "vram must be a number of GB above 0"),
         (["--vram", "nan"], "vram must be a number of GB above 0"),
         (["--vram", "24", "--ram", "inf"], "ram must be a number of GB above 0"),
+        (["--vram", "12 apples"], "vram must be a number of GB above 0 and at most 1000000, such as 12, 12GB or"),
         (["--vram", "8", "--size", "big"], "size must be WIDTHxHEIGHT"),
+        (["--vram", "8", "--size", "1282x720"], "width must be from 1 to 1280 for wan-ai-wan2-1-t2v-14b-diffusers"),
+        (["--vram", "8", "--size", "1280x0"], "size must be WIDTHxHEIGHT"),
+        (["--vram", "8", "--frames", "121"], "frames must be from 1 to 120"),
+        (["--vram", "8", "--steps", "0"], "steps must be from 1 to 100"),
+        (["--card", "RTX 3061"], "Similar names: RTX 3060"),
         (["--vram", "8", "--capability", "new"], "capability must be two numbers"),
         (["--vram", "8", "--model", "nope"], "Model not found: nope"),
-        ([], "This machine has no CUDA device"),
+        ([], "This machine has no CUDA device: name the card to plan for, such as --card 'RTX 3060 12GB'"),
     ],
 )
 def test_wrong_options_are_refused_with_a_sentence(typed: Typed, args: list[str], sentence: str) -> None:
@@ -122,7 +170,7 @@ def test_loras_beside_quantized_matrices_are_planned_for(tmp_path: Path) -> None
     write_lora(tmp_path / "x.safetensors", 256, ("blocks.0.ffn.net.0.proj", "blocks.0.attn1.to_q"))
     loras = f'[[model.loras]]\nrepo = "{tmp_path}"\nfile = "x.safetensors"\n'
     plain, tuned = (
-        _shape(read_entry(quantized_model(tmp_path / name, more))) for name, more in (("a", ""), ("b", loras))
+        shape_of(read_entry(quantized_model(tmp_path / name, more))) for name, more in (("a", ""), ("b", loras))
     )
 
     (before,), (after,) = plain.quantized, tuned.quantized

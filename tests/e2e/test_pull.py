@@ -167,6 +167,22 @@ def test_a_pull_that_cannot_work_is_refused_with_a_sentence(
     assert "Traceback" not in ended.stderr
 
 
+def test_a_pull_says_first_what_else_keeps_a_server_from_starting(
+    hub: Hub, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    missing = {"CUDA_VISIBLE_DEVICES": "", "PADDOCK_LORAS_DIR": "/nowhere"}
+    printed, complaints = start("--from", hub.url, **missing).communicate(timeout=PATIENCE)
+
+    before, _, after = printed.partition("Some/Model at")
+    assert "`paddock serve` would still not start on this machine:\n" in before, complaints
+    assert "  LoRAs: " in before
+    assert "  GPUs: No CUDA device was found." in before
+    assert "weights:" not in before
+    assert "The weights are complete" in after
+    again, complaints = start("--from", hub.url, **missing).communicate(timeout=PATIENCE)
+    assert "would still not start" not in again, complaints
+
+
 def test_without_a_terminal_progress_is_a_line_at_intervals() -> None:
     printed: list[str] = []
     now = 0.0

@@ -171,3 +171,28 @@ def test_the_server_listens_beyond_loopback_with_a_key(start_server: Callable[..
 
     assert server.http.get("/models").status_code == 401
     assert httpx.get(f"{server.url}/api/ai/models", headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+def test_a_refused_start_names_every_problem_at_once_and_changes_nothing(
+    server: ServerProcess, serve: Typed, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    ended = serve(
+        *("--data-dir", str(data), "--port", str(server.port), "--no-demo"),
+        HF_HUB_CACHE=str(tmp_path / "empty"),
+        PADDOCK_LORAS_DIR="/nowhere",
+        PADDOCK_PRELOAD="nope",
+        PADDOCK_DATABASE_URL="postgresql://me@/it?host=/nowhere",
+    )
+
+    assert ended.returncode == 2
+    assert [sentence.split(":")[0] for sentence in ended.stderr.splitlines()] == [
+        f"Cannot listen on 127.0.0.1 port {server.port}",
+        "preload",
+        "No weights of Wan-AI/Wan2.1-T2V-14B-Diffusers on this machine",
+        "loras_dir",
+        "No CUDA device was found. To try the server without one, start it with --demo. To run the real weights on the "
+        "CPU, which is very slow, start it with --device cpu.",
+        "The database postgresql+psycopg",
+    ]
+    assert not (data / "paddock.db").exists()

@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from pipelines.demo.folder import demo_folder
 from pipelines.models.registry import family_of
+from server.cli.generate import DEMO_SIZE
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
 from tests.contract.model_page import HOST, clients
@@ -114,9 +115,21 @@ def test_a_first_visit_ends_with_a_video_that_plays(visitor: VisitorFactory) -> 
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
 
 
+def test_with_demo_weights_the_page_opens_at_the_size_of_the_command_line(visitor: VisitorFactory) -> None:
+    page = visitor().open()
+    page.locator("#form details summary").click()
+    fields = {name: page.get_by_role("spinbutton", name=name) for name in ("Width", "Height", "Num Frames")}
+
+    for field, value in zip(fields.values(), DEMO_SIZE.values(), strict=True):
+        expect(field).to_have_value(str(value))
+    page.get_by_role("button", name="Reset").click()
+    expect(fields["Width"]).to_have_value("832")
+
+
 def test_the_form_is_the_schemas(visitor: VisitorFactory, server: ServerProcess) -> None:
     page = visitor().open(f"/ai/workbench?model={MODEL}")
     page.locator("#form details summary").click()
+    page.get_by_role("button", name="Reset").click()
     schema = server.http.get(f"/models/{MODEL}").json()["request_schema"]
     wanted = sorted(schema["properties"].items(), key=lambda item: item[1]["x-order"])
 
@@ -337,6 +350,7 @@ def test_videos_are_compared_in_step(visitor: VisitorFactory) -> None:
 
 def test_the_calls_are_the_model_pages(visitor: VisitorFactory, server: ServerProcess) -> None:
     page = visitor().open()
+    page.get_by_role("button", name="Reset").click()
     tab(page, "API")
     seen = {}
     for client in clients():

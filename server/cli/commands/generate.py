@@ -6,16 +6,33 @@ from typing import Annotated
 import typer
 
 from pipelines.core.request import Sampler, StepCaching
-from server.cli.options import LOCAL, ApiKey, ModelId, Url, connected, console
+from server.cli.options import LOCAL, ApiKey, ModelId, Url, connected, console, error_console, refuse
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the video shows.")],
     model: ModelId,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the video.")] = Path("video.mp4"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            show_default=False,
+            help="Where to write the video: a file, or a folder [video.mp4, or the next name that is free].",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
+    opens: Annotated[
+        bool, typer.Option("--open", help="Open the finished video with the desktop's program for it.")
+    ] = False,
+    videos: Annotated[
+        int, typer.Option("--count", min=1, help="Number of videos, with consecutive seeds and numbered names.")
+    ] = 1,
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
+    aspect: Annotated[str | None, typer.Option(help="Aspect ratio, such as 16:9, instead of width and height.")] = None,
     frames: Annotated[int | None, typer.Option(help="Length in frames.")] = None,
+    duration: Annotated[float | None, typer.Option(help="Length in seconds, instead of frames.")] = None,
     steps: Annotated[int | None, typer.Option(help="Number of denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What the video does not show.")] = None,
@@ -29,14 +46,20 @@ def generate(
     url: Url = LOCAL,
     api_key: ApiKey = None,
 ) -> None:
-    """Generate a video on a running server and download it. Ctrl-C cancels it."""
+    """Generate videos on a running server and download them. Ctrl-C cancels them."""
+    from server.cli.generate import choose_outputs, parse_lora, show
     from server.cli.generate import generate as run
-    from server.cli.generate import parse_lora
 
+    if aspect is not None and (width is not None or height is not None):
+        refuse("--aspect replaces --width and --height: give one or the other.")
+    if duration is not None and frames is not None:
+        refuse("--duration replaces --frames: give one or the other.")
     parameters = {
         "width": width,
         "height": height,
+        "aspect_ratio": aspect,
         "num_frames": frames,
+        "duration": duration,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "negative_prompt": negative_prompt,
@@ -47,4 +70,7 @@ def generate(
     chosen = {name: value for name, value in parameters.items() if value is not None}
     with connected(url, api_key) as client:
         loras = {"loras": [parse_lora(each) for each in lora]} if lora else {}
-        run(client, prompt, model, {**chosen, **loras}, output, console)
+        outputs = choose_outputs(output, Path("video.mp4"), videos, replace=force)
+        made = run(client, prompt, model, {**chosen, **loras}, outputs, console, replace=force)
+    if opens:
+        show(made, error_console)

@@ -18,13 +18,20 @@ def _precision(written: str) -> PrecisionSetting:
 
 def plan(
     model: ModelId,
-    vram: Annotated[float | None, typer.Option(help="Memory of the GPU in GB [this machine's].")] = None,
-    ram: Annotated[float | None, typer.Option(help="Host memory in GB [this machine's].")] = None,
-    capability: Annotated[
-        str | None, typer.Option(help="CUDA compute capability of the GPU [this machine's, or 8.9].")
+    card: Annotated[str | None, typer.Option(help="The GPU by name, such as 'RTX 3060 12GB' [this machine's].")] = None,
+    vram: Annotated[
+        str | None, typer.Option(help="Memory of the GPU in GB, such as 12 or 12GB [the card's, or this machine's].")
     ] = None,
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the largest video.")] = "1280x720",
+    ram: Annotated[str | None, typer.Option(help="Host memory in GB [this machine's].")] = None,
+    capability: Annotated[
+        str | None, typer.Option(help="CUDA compute capability of the GPU [the card's, this machine's, or 8.9].")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="The largest video: WIDTHxHEIGHT, 480p or 720p [the largest that the model makes]."),
+    ] = None,
     frames: Annotated[int, typer.Option(help="Length of the longest video in frames.")] = 81,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps, for the minutes [the model's default].")] = None,
     precision: Annotated[
         PrecisionSetting | None,
         typer.Option(
@@ -42,9 +49,13 @@ def plan(
     ] = False,
     config: Config = None,
 ) -> None:
-    """Show how a model would be placed in memory, and why, on this machine or another."""
+    """Show how a model would be placed in memory, why, and about how long a video takes, here or on another machine.
+
+    Exits with status 1 if the video does not fit, and says what would.
+    """
     from pipelines.core.errors import CatalogueError
-    from server.cli.plan import PlanRefusedError, describe, find, for_model, machine, table
+    from server.cli.alternatives import for_plan
+    from server.cli.plan import PlanRefusedError, card_of, describe, find, for_model, in_range, machine, parse_gb, table
     from server.core.catalogue import load_catalogue
 
     try:
@@ -52,10 +63,21 @@ def plan(
         if as_table:
             print(table(entry, frames, capability))
             return
-        chosen = for_model(entry, size, frames, machine(vram, ram, capability))
+        size, steps = in_range(entry, size, frames, steps)
+        gpu_gb, host_gb = (parse_gb(*each) if each[1] is not None else None for each in (("vram", vram), ("ram", ram)))
+        known = card_of(card, gpu_gb)
+        if card is not None and known is not None:
+            gpu_gb = gpu_gb or known.memory
+            capability = capability or ".".join(map(str, known.capability))
+        on = machine(gpu_gb, host_gb, capability)
+        chosen = for_model(entry, size, frames, on, card=known, steps=steps)
+        if not chosen["fits"]:
+            chosen["would_fit"] = for_plan(entry, size, frames, on)
     except (PlanRefusedError, CatalogueError) as error:
         refuse(str(error))
     if as_json:
         print(json.dumps(chosen))
     else:
         describe(chosen, console)
+    if not chosen["fits"]:
+        raise typer.Exit(1)

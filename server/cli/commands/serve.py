@@ -22,7 +22,7 @@ def serve(
     try:
         run(load_settings(config, host=host, port=port, data_dir=data_dir, demo=demo, device=device))
     except StartRefusedError as error:
-        refuse(str(error))
+        refuse(*error.args)
     except KeyboardInterrupt:
         # uvicorn has stopped cleanly, and raises it again
         pass

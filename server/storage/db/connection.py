@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -9,7 +10,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from server.core.settings import StorageSettings
 from server.storage.db.errors import explain
-from server.storage.db.migrations.upgrade import NewerDatabaseError, upgrade
+from server.storage.db.migrations.upgrade import NewerDatabaseError, is_current, upgrade
 
 BUSY_MS = 10_000
 """How long to wait for a lock that another program holds on a SQLite database."""
@@ -32,17 +33,25 @@ def database_of(settings: StorageSettings) -> URL:
 def open_database(url: str | URL) -> Engine:
     """Open the database at a SQLAlchemy URL and upgrade it to this version's schema; raises DatabaseUnusableError."""
     engine = unopened(url)
-    try:
+    with _explained(engine):
         upgrade(engine)
         # a database that is up to date has only been read so far: find out now if it cannot be written
         with engine.begin():
             pass
-    except BaseException as error:
-        engine.dispose()
-        if (refusal := _refusal(engine, error)) is not None:
-            raise refusal from error
-        raise
     return engine
+
+
+def check_database(url: URL) -> None:
+    """Raise DatabaseUnusableError for a database that cannot be read or is of a newer version. It is left unchanged.
+
+    A file that does not exist yet is as good as an empty one.
+    """
+    if url.get_backend_name() == "sqlite" and (url.database is None or not Path(url.database).exists()):
+        return
+    engine = unopened(url)
+    with _explained(engine):
+        is_current(engine)
+    engine.dispose()
 
 
 @contextmanager
@@ -91,6 +100,18 @@ def _postgresql(url: URL) -> Engine:
         raise DatabaseUnusableError(
             f"database_url needs the driver psycopg ({error}). Install it: pip install 'paddock[postgres]'."
         ) from error
+
+
+@contextmanager
+def _explained(engine: Engine) -> Iterator[None]:
+    """Close the engine if the block fails, and raise DatabaseUnusableError for a problem that the user can solve."""
+    try:
+        yield
+    except BaseException as error:
+        engine.dispose()
+        if (refusal := _refusal(engine, error)) is not None:
+            raise refusal from error
+        raise
 
 
 def _refusal(engine: Engine, error: BaseException) -> DatabaseUnusableError | None:

@@ -104,9 +104,15 @@ class Workbench {
     for (const [id, name] of Object.entries(OWN_PARAMETERS)) $(id).value = forField(name, values[name]);
   }
 
+  /** With the demo's weights: a size that takes seconds on a CPU. The model's default takes many minutes there. */
+  #fillSmall() {
+    if (this.model.weights === "demo") this.form.fill(SMALL);
+  }
+
   #drawFields() {
     offerLoras(this.model.id);
     this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
+    this.#fillSmall();
   }
 
   #changed() {

@@ -1,5 +1,6 @@
 """`paddock doctor` finds what is wrong with a machine, and says how to fix it."""
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,9 +137,76 @@ def test_each_failure_says_how_to_fix_it(
     assert "Choose another with --port" in failed[f"port {taken}"]
     assert "pip install" in failed["ffmpeg"]
     assert "--demo" in failed["GPUs"]
-    assert "They need 77 GB" in failed["weights"]
+    assert "paddock pull" in failed["weights"]
+    assert "The weights need 77 GB to download in" in failed["disk for weights"]
+    assert "set HF_HOME" in failed["disk for weights"]
     assert "paddock key add" in failures(examined(tmp_path, host="0.0.0.0"))["access"]  # noqa: S104
     assert examined(tmp_path)["host memory"].verdict is Verdict.WARN
+
+
+def test_partial_downloads_and_converted_weights_count(
+    gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a card that is too small for exact weights, and a host without the memory to stream them
+    gpus[0] |= {"memory": 12 * GIB, "capability": [8, 6]}
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * GIB, available=16 * GIB))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    blobs = tmp_path / "hub" / "models--Wan-AI--Wan2.1-T2V-14B-Diffusers" / "blobs"
+    converted = tmp_path / "data" / "cache" / "weights" / "one"
+    for folder in (blobs, converted):
+        folder.mkdir(parents=True)
+
+    def needs() -> list[int]:
+        found = examined(tmp_path, demo=False)["disk for weights"].sentence
+        return [int(size) for size in re.findall(r"(\d+) GB (?:to download|at most to convert)", found)]
+
+    before = needs()
+    for folder, size in ((blobs, 30), (converted, 5)):
+        with (folder / "part").open("wb") as file:
+            file.truncate(size * 10**9)
+
+    assert len(before) == 2
+    assert before[0] == 77
+    assert [old - new for old, new in zip(before, needs(), strict=True)] == [30, 5]
+
+
+def test_a_model_that_would_not_fit_is_reported_before_it_is_downloaded(
+    gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus[0]["memory"] = 4 * GIB
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+
+    assert "832x480 does not fit. It needs" in failures(examined(tmp_path, demo=False))[DEFAULT_MODEL]
+
+
+def test_a_compiler_is_looked_for_where_blocks_are_compiled(
+    gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "no-such-compiler"))
+
+    found = examined(tmp_path, demo=False)["compiler"]
+    assert found.verdict is Verdict.WARN
+    assert f"without a C compiler ({tmp_path / 'no-such-compiler'})" in found.sentence
+    assert "apt-get install gcc python3-dev" in found.sentence
+    assert "compiler" not in examined(tmp_path, demo=False, compile="off")
+    assert "compiler" not in examined(tmp_path, demo=False, device="cpu")
+    compiler = tmp_path / "no-such-compiler"
+    compiler.touch(0o755)
+    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda _: str(tmp_path))
+    assert f"Python's header files ({tmp_path / 'Python.h'})" in examined(tmp_path, demo=False)["compiler"].sentence
+    (tmp_path / "Python.h").touch()
+    assert examined(tmp_path, demo=False)["compiler"].verdict is Verdict.OK
+
+
+def test_the_kernel_of_fp8_attention_is_looked_for_if_it_is_set(
+    gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "cudnn" else object())
+
+    found = examined(tmp_path, demo=False, attention="fp8")
+
+    assert "pip install 'paddock[fp8-attention]'" in failures(found)["fp8 attention"]
+    assert "fp8 attention" not in examined(tmp_path, demo=False)
 
 
 def test_a_build_of_torch_without_cuda_is_reported(

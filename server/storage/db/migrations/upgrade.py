@@ -33,10 +33,9 @@ def upgrade(engine: Engine) -> None:
     Raises NewerDatabaseError, OSError if the copy cannot be written, and SQLAlchemyError.
     """
     known = revisions()
-    with engine.connect().execution_options(reads_only=True) as tx:
-        # the usual case: Alembic, which takes 0.2 s to import, is not needed
-        if _current(tx, known) == known[-1]:
-            return
+    # the usual case: Alembic, which takes 0.2 s to import, is not needed
+    if is_current(engine):
+        return
     with engine.begin() as tx:
         if engine.dialect.name == "postgresql":
             # of servers that start at the same time, the others wait here and then find the work done
@@ -45,6 +44,13 @@ def upgrade(engine: Engine) -> None:
         if current != known[-1]:
             with _copied(engine, current, known[-1]):
                 _apply(tx, current)
+
+
+def is_current(engine: Engine) -> bool:
+    """Whether a database has this version's schema. It is only read. Raises NewerDatabaseError and SQLAlchemyError."""
+    known = revisions()
+    with engine.connect().execution_options(reads_only=True) as tx:
+        return _current(tx, known) == known[-1]
 
 
 def revisions() -> list[str]:

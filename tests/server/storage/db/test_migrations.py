@@ -163,6 +163,43 @@ def test_a_database_of_this_version_is_left_alone_and_opens_without_alembic(old:
     assert len(copies.copies(old)) == 1
 
 
+OPEN_AND_LOG = """
+import sys
+from server.core.logging import LogFormat, configure
+from server.storage.db.connection import open_database
+configure("debug", LogFormat.TEXT)
+for url in sys.argv[1:]:
+    open_database(url).dispose()
+"""
+
+
+def opening_logs(*urls: str) -> str:
+    """What opening databases logs, in a process in which Alembic has not been configured yet."""
+    command = [sys.executable, "-P", "-c", OPEN_AND_LOG, *urls]
+    return subprocess.run(command, stderr=subprocess.PIPE, check=True, text=True).stderr
+
+
+def test_making_and_upgrading_a_database_logs_no_lines_of_alembic(old: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+
+    logged = opening_logs(in_data_dir(tmp_path / "new"), in_data_dir(old.parent))
+
+    assert "upgrading the database schema from 0001" in logged
+    assert "alembic" not in logged.lower()
+
+
+def test_making_and_upgrading_a_postgresql_database_logs_no_lines_of_alembic(postgres_url: str) -> None:
+    engine = unopened(postgres_url)
+    with engine.begin() as tx:
+        command.upgrade(upgrade.alembic_config(tx), upgrade.FIRST)
+    engine.dispose()
+
+    logged = opening_logs(postgres_url)
+
+    assert "upgrading the database schema from 0001" in logged
+    assert "alembic" not in logged.lower()
+
+
 def test_a_database_of_a_newer_version_is_refused_and_left_as_it_was(old: Path) -> None:
     open_and_close(old)
     with closing(sqlite3.connect(old, isolation_level=None)) as connection:
