@@ -3,9 +3,13 @@
 They change nothing, and may run beside a server.
 """
 
+import os
+import shutil
 import subprocess
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +18,9 @@ import httpx
 import imageio_ffmpeg
 import psutil
 
+from pipelines.core.compile_failures import compile_failures
 from pipelines.core.errors import CatalogueError, LoraError, PipelineError
+from pipelines.core.model import Compile
 from pipelines.hub import local as weights
 from pipelines.hub.loras import list_files
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
@@ -66,6 +72,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Run all checks, and yield each finding when it is known."""
     checks: list[Check] = [_data_dir, _disk, _port, _access, _ffmpeg, _host_memory, _loras]
     checks += [_demo_device] if settings.demo else [_gpus, _models]
+    checks += [_compilation]
     for check in checks:
         yield from check(settings)
 
@@ -252,6 +259,36 @@ def _fits(settings: Settings, entry: CatalogueEntry) -> Iterator[Finding]:
         # the server starts as long as its default model fits
         report = _fail if entry.id == DEFAULT_MODEL else _warn
         yield report(entry.id, f"{_SIZE} does not fit. {chosen['shortfall']} `paddock plan` shows more.")
+
+
+def _compilation(settings: Settings) -> Iterator[Finding]:
+    about = "compilation"
+    on_cpu = settings.device == "cpu" or (settings.demo and settings.device == "auto")
+    if settings.compile is Compile.OFF or (on_cpu and settings.compile is Compile.AUTO):
+        return
+    failures = compile_failures(settings.data_dir / "cache").all()
+    for device, failure in failures.items():
+        day = datetime.fromtimestamp(failure.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        yield _warn(f"{about} on {device}", f"It failed last on {day}, and steps take longer: {failure.message}")
+    # those that inductor calls for a CPU, and Triton for a GPU
+    variable, programs = ("CXX", ("g++",)) if on_cpu else ("CC", ("gcc", "clang"))
+    named = os.environ.get(variable) or None
+    found = next(filter(None, map(shutil.which, [named] if named else programs)), None)
+    header = _python_include() / "Python.h"
+    longer = "Blocks are not compiled, and steps take up to 55 % longer."
+    if found is None:
+        why = f"There is no {' and no '.join(programs)}" if named is None else f"{variable} names no program: {named}"
+        yield _warn(about, f"{why}. {longer} On Debian, install {programs[0]} and libc6-dev.")
+    elif not header.exists():
+        yield _warn(about, f"{header} is missing. {longer} On Debian, install python3-dev.")
+    elif not failures:
+        yield _ok(about, f"{Path(found).name} and Python's headers are there.")
+
+
+def _python_include() -> Path:
+    # Debian's own scheme names a folder that does not exist
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    return Path(sysconfig.get_path("include", scheme))
 
 
 def _existing(folder: Path) -> Path:
