@@ -36,7 +36,7 @@ from pipelines.loading.modules import assign_tensors, build_empty
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.layout import GIB, Layout, Residence
 from pipelines.planning.memory_model import CONTEXT_BYTES
-from pipelines.runner.compiler_process import FAILED, CompilerProcess
+from pipelines.runner.compiler_process import FAILED, MAX_REASON_CHARS, CompilerProcess
 
 OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
 """One graph without breaks, for any number of tokens."""
@@ -304,4 +304,4 @@ if __name__ == "__main__":
         main(sys.argv[1])
     except Exception as error:
         # the parent reads it from what is printed
-        raise SystemExit(f"{FAILED}{describe(error)}") from error
+        raise SystemExit(f"{FAILED}{describe(error)[:MAX_REASON_CHARS]}") from error

@@ -14,8 +14,11 @@ MODULE = "pipelines.runner.compilation"
 FAILED = "the blocks are not compiled: "
 """What precedes the reason, which is the last that a failing process prints."""
 
-MAX_PRINTED_BYTES = 2**16
-"""So much of the end of what it printed is read."""
+MAX_REASON_CHARS = 2**14
+"""Limit of the reason, which may contain all that a compiler printed."""
+
+MAX_PRINTED_BYTES = 2**17
+"""So much of the end of what it printed is read: more than the longest reason in UTF-8."""
 
 
 class CompilerProcess:

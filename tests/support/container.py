@@ -125,6 +125,8 @@ class Container(ServerProcess):
             **dict(variable.split("=", 1) for variable in image.config["Env"]),
             # the root of a user whom nobody knows
             "HOME": f"/home/{self._user}" if user is None else "/",
+            # as for all servers of the tests
+            **{name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")},
             **{name: value for name, value in self._env.items() if name != "PADDOCK_WORKER_TEMPLATE"},
             "PADDOCK_HOST": "127.0.0.1",
             "PADDOCK_PORT": str(self.port),
@@ -146,7 +148,7 @@ class Container(ServerProcess):
         command = [image.config["WorkingDir"], *image.config["Entrypoint"], *image.config["Cmd"], "--demo"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", mounts, self._user, *command],
+                ["unshare", "--mount", "--pid", "--fork", "sh", "-ec", mounts, self._user, *command],
                 env=self._env,
                 stdout=log,
                 stderr=log,
@@ -188,6 +190,13 @@ class Container(ServerProcess):
         if self.process.poll() is None:
             self.first.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """End it: a kernel kills all processes of a container with the first."""
+        assert self.process is not None
+        for child in psutil.Process(self.process.pid).children():
+            child.kill()
+        self.process.wait()
 
 
 def run(*command: object) -> str:
