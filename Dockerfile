@@ -1,8 +1,15 @@
-# For a host with an NVIDIA GPU and the NVIDIA container toolkit; compose.yaml shows how to run it.
+# For a host with an NVIDIA GPU and the NVIDIA container toolkit; compose.yaml shows how to run it, docs/container.md more.
 FROM python:3.11-slim
 
-# an unprivileged user: a container that serves a network holds no more rights than it needs
-RUN useradd --create-home --uid 1000 paddock && install -d -o paddock -g paddock /data /models
+# Blocks are compiled while the server runs. On a GPU, Triton then calls gcc, with Python's headers, which the base image
+# has; on a CPU inductor calls g++, which brings gcc and the headers of the C library.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+
+# An unprivileged user: a container that serves a network holds no more rights than it needs. Any other user works too:
+# a platform that chooses a number, as OpenShift does, runs it in the group root.
+RUN useradd --create-home --uid 1000 paddock && install -d -o paddock -g root -m 0775 /data /models
 WORKDIR /opt/paddock
 
 # torch first and by itself: by far the largest layer, and the one that changes least
@@ -13,10 +20,11 @@ COPY configs configs
 COPY paddock paddock
 COPY pipelines pipelines
 COPY server server
-RUN pip install --no-cache-dir --constraint constraints.txt '.[postgres]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[postgres,fp8-attention]'
 
 USER paddock
-WORKDIR /home/paddock
+# a place where every user may be, and may write even if the rest is read-only
+WORKDIR /data
 # inside a container every address is the container's own, and nobody knows here who can reach its port: a key is needed,
 # and the first start makes one
 ENV PADDOCK_HOST=0.0.0.0 \
@@ -25,7 +33,8 @@ ENV PADDOCK_HOST=0.0.0.0 \
     HF_HOME=/models
 VOLUME ["/data", "/models"]
 EXPOSE 8000
+# by a connection of its own: urllib would ask a proxy that the variables of the container name
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+    CMD ["python", "-Ic", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PADDOCK_PORT') or 8000), timeout=2); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["paddock"]
 CMD ["serve"]

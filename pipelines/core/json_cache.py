@@ -34,6 +34,10 @@ class JsonCache(Generic[Value]):
         """The value of a key; None if there is none or it cannot be read."""
         return self._valid(self._read().get(key))
 
+    def all(self) -> dict[str, Value]:
+        """The values that can be read, by key."""
+        return {key: value for key, entry in self._read().items() if (value := self._valid(entry)) is not None}
+
     def put(self, key: str, value: Value) -> None:
         """Set the value of a key."""
         self.update(key, lambda _: value)
@@ -48,6 +52,16 @@ class JsonCache(Generic[Value]):
                 entries.pop(key, None)
                 entries[key] = self._kind.dump_python(changed, mode="json")
                 entries = dict(list(entries.items())[-MAX_ENTRIES:])
+                atomic_write(self._path, json.dumps(entries, indent=1))
+
+    def remove(self, key: str) -> None:
+        """Remove the value of a key, if there is one."""
+        with suppress(OSError):
+            if key not in self._read():
+                return
+            with FileLock(f"{self._path}.lock"):
+                entries = self._read()
+                entries.pop(key, None)
                 atomic_write(self._path, json.dumps(entries, indent=1))
 
     def _read(self) -> dict[str, Any]:

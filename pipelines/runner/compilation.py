@@ -10,9 +10,10 @@ python -m pipelines.runner.compilation JSON    # that process; JSON holds the `B
 import json
 import logging
 import os
+import re
 import shutil
-import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ import diffusers
 import torch
 
 from pipelines.core.cache_folder import CacheEntry, CacheFolder, Facts
+from pipelines.core.compile_failures import CompileFailure, compile_failures
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, Compile
 from pipelines.core.precision import Accuracy, Precision
@@ -34,6 +36,7 @@ from pipelines.loading.modules import assign_tensors, build_empty
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.planning.layout import GIB, Layout, Residence
 from pipelines.planning.memory_model import CONTEXT_BYTES
+from pipelines.runner.compiler_process import FAILED, MAX_REASON_CHARS, CompilerProcess
 
 OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": True}
 """One graph without breaks, for any number of tokens."""
@@ -46,6 +49,13 @@ KIND = "block"
 
 NEEDED_BYTES = 6 * GIB + CONTEXT_BYTES
 """GPU memory that the compiler's process needs: one block, and the activations of the default video."""
+
+MAX_LOGGED_LINES, MAX_LOGGED_CHARS = 20, 4000
+MAX_ERROR_CHARS = 300
+"""An error of the compiler may fill pages: so much of it is logged, and so much is the sentence for the user."""
+
+_COMPLAINT = re.compile(r"^\S+: (?:fatal )?error: .+", re.MULTILINE)
+"""How gcc, clang and linkers say what is wrong; the exception then only names their command."""
 
 log = logging.getLogger("paddock.compilation")
 
@@ -135,37 +145,71 @@ class Compiler:
         self._block = block
         self._cache = cache
         self._entry: CacheEntry | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: CompilerProcess | None = None
         self._has_tried = False
+        self._error: str | None = None
         self.is_compiled = False
+
+    @property
+    def error(self) -> str | None:
+        """Why the blocks run uncompiled although they should be compiled; None while the compiler is at work."""
+        self._look_after_process()
+        return self._error
 
     def activate(self) -> None:
         """Run the blocks compiled if the result is on disk. Otherwise start the background process, but only once."""
         if self.is_compiled:
             return
+        self._look_after_process()
         if (entry := self._find()) is not None:
             self._load_compiled(entry)
-        elif not self._has_tried and _has_memory(self._block.device):
-            self._has_tried = True
-            argument = json.dumps([asdict(self._block), str(self._cache)])
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, argument],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        elif not self._has_tried:
+            self._start()
 
     def _find(self) -> CacheEntry | None:
         try:
             return compiled_blocks(self._cache).find(KIND, self._block.facts)
         except OSError as error:
-            log.warning("compiled blocks in %s cannot be used: %s", self._cache, error)
+            self._note(f"compiled blocks in {self._cache} cannot be used: {error}")
             return None
+
+    def _start(self) -> None:
+        if not _has_memory(self._block.device):
+            self._note(f"the compiler waits for {NEEDED_BYTES / GIB:.1f} GiB of free memory on {self._block.device}")
+            return
+        self._has_tried = True
+        try:
+            self._process = CompilerProcess(json.dumps([asdict(self._block), str(self._cache)]), self._cache)
+        except OSError as error:
+            self._note(f"the compiler cannot be started: {error}")
+        else:
+            self._error = None
+
+    def _look_after_process(self) -> None:
+        if self._process is not None and not self._process.is_running:
+            failure = self._process.failure()
+            self._process.close()
+            self._process = None
+            if failure is not None:
+                self._note(failure)
+
+    def _note(self, failure: str) -> None:
+        """Remember why the blocks stay uncompiled, and log it once. The first line of `failure` is the reason."""
+        lines = failure[:MAX_LOGGED_CHARS].splitlines()[:MAX_LOGGED_LINES]
+        if (complaint := _COMPLAINT.search(failure)) is not None:
+            lines.insert(0, complaint[0])
+        error = lines[0][:MAX_ERROR_CHARS]
+        if error == self._error:
+            return
+        self._error = error
+        log.warning("%s%s", FAILED, "\n".join(lines))
+        compile_failures(self._cache).put(self._block.device, CompileFailure(time.time(), error))
 
     def close(self) -> None:
         """End the background process."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
     def _load_compiled(self, entry: CacheEntry) -> None:
         # it must stay while the blocks run
@@ -181,10 +225,12 @@ class Compiler:
             self.disable(error)
         else:
             self.is_compiled = True
+            self._error = None
+            compile_failures(self._cache).remove(self._block.device)
 
     def disable(self, error: Exception) -> None:
         """Run the blocks uncompiled, and do not compile them again before the next start."""
-        log.warning("the blocks are not compiled: %s", str(error).partition("\n")[0])
+        self._note(describe(error))
         compiled_blocks(self._cache).discard(KIND, self._block.facts)
         self._has_tried, self.is_compiled = True, False
         for model in self._models:
@@ -210,6 +256,11 @@ def _has_memory(device: str) -> bool:
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return free >= NEEDED_BYTES
+
+
+def describe(error: BaseException) -> str:
+    """Return an error with its type, without which many say nothing."""
+    return f"{type(error).__name__}: {error}".strip()
 
 
 def _use_cache(folder: Path) -> None:
@@ -249,4 +300,8 @@ if __name__ == "__main__":
     # it holds GPU memory, and must not slow down the server
     die_with_parent()
     os.nice(10)
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except Exception as error:
+        # the parent reads it from what is printed
+        raise SystemExit(f"{FAILED}{describe(error)[:MAX_REASON_CHARS]}") from error

@@ -126,6 +126,11 @@ class OutOfMemoryFallback:
         if self._runner is not None:
             self._runner.adopt_compiled()
 
+    @property
+    def compile_error(self) -> str | None:
+        """Why the blocks run uncompiled although they should be compiled; None while the compiler is at work."""
+        return None if self._runner is None else self._runner.compile_error
+
     def release(self) -> None:
         """Free what an interrupted generation still holds. Call it after its exception has been dropped."""
         if self._runner is not None:

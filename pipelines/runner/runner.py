@@ -125,6 +125,11 @@ class Runner(Exclusive):
         if self._compiler is not None:
             self._compiler.activate()
 
+    @property
+    def compile_error(self) -> str | None:
+        """Why the blocks run uncompiled although they should be compiled; None while the compiler is at work."""
+        return None if self._compiler is None else self._compiler.error
+
     def disable_compilation(self, error: Exception) -> None:
         """Run the blocks uncompiled from now on, because compiled ones failed with `error`."""
         if self._compiler is not None:

@@ -9,6 +9,7 @@ import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ import httpx
 import imageio_ffmpeg
 import psutil
 
+from pipelines.core.compile_failures import compile_failures
 from pipelines.core.errors import CatalogueError, LoraError, PipelineError
 from pipelines.core.model import Attention, Compile
 from pipelines.hub import local as weights
@@ -48,7 +50,6 @@ MISSING_WEIGHTS, DISK_FOR_WEIGHTS = "weights", "disk for weights"
 _SIZE, _FRAMES = "832x480", 81
 _HTTP_SECONDS = 2.0
 _FFMPEG_SECONDS = 20.0
-_COMPILERS = ("gcc", "clang")
 
 
 class Verdict(StrEnum):
@@ -74,7 +75,8 @@ Check = Callable[[Settings], Iterator[Finding]]
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run all checks, and yield each finding when it is known."""
     checks: list[Check] = [_data_dir, _disk, _port, _access, _ffmpeg, _host_memory, _loras]
-    checks += [_demo_device] if settings.demo else [_gpus, _compiler, _fp8_attention, _models]
+    checks += [_demo_device] if settings.demo else [_gpus, _fp8_attention, _models]
+    checks += [_compilation]
     for check in checks:
         yield from check(settings)
 
@@ -221,26 +223,6 @@ def _gpus(settings: Settings) -> Iterator[Finding]:
             yield _ok(name, f"{description}, PyTorch {version('torch')}.")
 
 
-def _compiler(settings: Settings) -> Iterator[Finding]:
-    """Compiled blocks need a C compiler, with Python's header files, when the server runs."""
-    if settings.compile is Compile.OFF or (settings.device == "cpu" and settings.compile is Compile.AUTO):
-        return
-    # as Triton looks for it
-    named = [os.environ["CC"]] if os.environ.get("CC") else _COMPILERS
-    found = next((path for name in named if (path := shutil.which(name))), None)
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    missing = [] if found else [f"a C compiler ({' or '.join(named)})"]
-    missing += [] if header.exists() else [f"Python's header files ({header})"]
-    if missing:
-        yield _warn(
-            "compiler",
-            f"Blocks cannot be compiled, which makes a step slower, without {' and '.join(missing)}. On Debian or "
-            'Ubuntu: apt-get install gcc python3-dev. Or set compile = "off".',
-        )
-    else:
-        yield _ok("compiler", f"{found} compiles blocks where the plan allows it.")
-
-
 def _fp8_attention(settings: Settings) -> Iterator[Finding]:
     if settings.attention is not Attention.FP8 or settings.device == "cpu":
         return
@@ -313,6 +295,36 @@ def _fits(settings: Settings, entry: CatalogueEntry, planned: list[Json]) -> Ite
         # the server starts as long as its default model fits
         report = _fail if entry.id == DEFAULT_MODEL else _warn
         yield report(entry.id, f"{_SIZE} does not fit. {chosen['shortfall']} `paddock plan` shows more.")
+
+
+def _compilation(settings: Settings) -> Iterator[Finding]:
+    about = "compilation"
+    on_cpu = settings.device == "cpu" or (settings.demo and settings.device == "auto")
+    if settings.compile is Compile.OFF or (on_cpu and settings.compile is Compile.AUTO):
+        return
+    failures = compile_failures(settings.data_dir / "cache").all()
+    for device, failure in failures.items():
+        day = datetime.fromtimestamp(failure.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        yield _warn(f"{about} on {device}", f"It failed last on {day}, and steps take longer: {failure.message}")
+    # those that inductor calls for a CPU, and Triton for a GPU
+    variable, programs = ("CXX", ("g++",)) if on_cpu else ("CC", ("gcc", "clang"))
+    named = os.environ.get(variable) or None
+    found = next(filter(None, map(shutil.which, [named] if named else programs)), None)
+    header = _python_include() / "Python.h"
+    longer = "Blocks are not compiled, and steps take up to 55 % longer."
+    if found is None:
+        why = f"There is no {' and no '.join(programs)}" if named is None else f"{variable} names no program: {named}"
+        yield _warn(about, f"{why}. {longer} On Debian, install {programs[0]} and libc6-dev.")
+    elif not header.exists():
+        yield _warn(about, f"{header} is missing. {longer} On Debian, install python3-dev.")
+    elif not failures:
+        yield _ok(about, f"{Path(found).name} and Python's headers are there.")
+
+
+def _python_include() -> Path:
+    # Debian's own scheme names a folder that does not exist
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    return Path(sysconfig.get_path("include", scheme))
 
 
 def _existing(folder: Path) -> Path:

@@ -144,8 +144,9 @@ BY_STATUS: dict[int, type[PaddockError]] = {
 }
 
 
-# what precedes the last name of an absolute path; before the path of a URL, and before a slash in a text, is a letter
-_FOLDERS = re.compile(r"(?<![\w/.:~-])(?:~?/|[A-Za-z]:\\)(?:[^\s'\"/\\]+[/\\])*(?=[^\s'\"/\\])")
+# what precedes the last name of an absolute path; before the path of a URL, and before a slash in a text, is a letter,
+# but also before that of a compiler's folder
+_FOLDERS = re.compile(r"(?:(?<![\w/.:~-])|(?<=-[IL]))(?:~?/|[A-Za-z]:\\)(?:[^\s'\"/\\]+[/\\])*(?=[^\s'\"/\\])")
 
 
 def without_paths(sentence: str) -> str:

@@ -79,6 +79,7 @@ class EngineState:
     - `loading` is the fraction (0 … 1) of a model's bytes read so far; None while none is being loaded.
     - `error` is why the last load failed.
     - `memory` is the device's, while a worker uses it.
+    - `compile_error` is why the loaded model's blocks run uncompiled, if compiling them failed.
     - `starts` counts the workers so far.
     """
 
@@ -90,6 +91,7 @@ class EngineState:
     error: str | None = None
     starts: int = 0
     memory: DeviceMemory | None = None
+    compile_error: str | None = None
 
     @property
     def is_ready(self) -> bool:

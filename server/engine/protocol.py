@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 9
+VERSION = 10
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
@@ -119,10 +119,14 @@ class DeviceMemory(_Message):
 
 
 class Heartbeat(_Message):
-    """The worker process is alive, whatever it does; `memory` is its device's, some moments old."""
+    """The worker process is alive, whatever it does; `memory` is its device's, some moments old.
+
+    `compile_error` is why the loaded model's blocks run uncompiled, if compiling them failed.
+    """
 
     kind: Literal["heartbeat"] = "heartbeat"
     memory: DeviceMemory | None = None
+    compile_error: Annotated[str, Field(max_length=MAX_SENTENCE_CHARS)] | None = None
 
 
 class Loading(_Message):

@@ -114,6 +114,7 @@ class Device:
             failures=circuit.failures,
             retry_in=circuit.wait or None,
             memory=state.memory,
+            compile_error=state.compile_error and without_paths(state.compile_error),
             worker_starts=state.starts,
             stats=self.stats,
         )

@@ -34,6 +34,7 @@ class DeviceStatus:
     - `error` is the reason of the last failure, while it still counts.
     - `failures` counts since the start; `retry_in` are the seconds until a failing device gets the next generation.
     - `memory` is the device's, known while a worker uses it.
+    - `compile_error` is why the loaded model's blocks run uncompiled, if compiling them failed.
     - `worker_starts` counts the workers, `stats` sums up the finished videos, both since the start of the server.
     """
 
@@ -47,6 +48,7 @@ class DeviceStatus:
     failures: int = 0
     retry_in: float | None = None
     memory: DeviceMemory | None = None
+    compile_error: str | None = None
     worker_starts: int = 0
     stats: GenerationStats = field(default_factory=GenerationStats)
 

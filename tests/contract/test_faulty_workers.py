@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.request import VideoParams
-from server.core.circuit_breaker import Health
+from server.core.circuit_breaker import Health, Tolerance
 from server.core.generation import Outcome, Status
 from server.engine.interface import (
     DeviceUnavailableError,
@@ -22,9 +22,10 @@ from server.engine.interface import (
 from server.engine.protocol import Done
 from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.watchdog import Patience
+from server.scheduler.device import Device
 from tests.contract.test_engine import ENTRY, PARAMS, job, make
 from tests.server.conftest import Inside, build, eventually
-from tests.support.faulty_worker import EXCESS_REPORTS
+from tests.support.faulty_worker import EXCESS_REPORTS, FakeModel
 
 PATIENCE = Patience(floor=2, first=2, load=3)
 SILENCE = 60
@@ -386,3 +387,16 @@ async def test_a_worker_that_dies_takes_the_run_and_the_file(engine: SubprocessE
         with pytest.raises(WorkerDiedError, match="it exited with status 3"):
             await died
     await run(engine, "well")
+
+
+async def test_why_blocks_run_uncompiled_is_known_until_the_model_is_unloaded(engine: SubprocessEngine) -> None:
+    device = Device(engine, Tolerance(5, 60))
+    assert device.status().compile_error is None
+
+    await engine.load(ENTRY)
+    # the next heartbeat tells it
+    await eventually(lambda: engine.state.compile_error == FakeModel.compile_error)
+    assert device.status().compile_error == "InductorError: no gcc"
+
+    await engine.unload()
+    await eventually(lambda: engine.state.compile_error is None)

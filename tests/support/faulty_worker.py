@@ -48,6 +48,7 @@ class FakeModel:
     link: Link
     fingerprint = {"plan": "faulty"}  # noqa: RUF012 - never changed
     video_fingerprint = fingerprint
+    compile_error = "InductorError: no /usr/bin/gcc"
 
     @classmethod
     def load(

@@ -60,6 +60,7 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
                 "loading": device.loading,
                 "busy": device.is_busy,
                 "error": device.error,
+                "compile_error": device.compile_error,
                 "health": device.health,
                 "failures": device.failures,
                 "retry_in": device.retry_in,

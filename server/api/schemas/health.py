@@ -30,7 +30,8 @@ class DeviceState(BaseModel):
 
     `error` is the last error; it is cleared when a generation succeeds. `failures` counts worker deaths since the
     server started. `retry_in` is the time in seconds until a quarantined device is tried again. `memory` is the memory
-    of a GPU, known while a worker uses it.
+    of a GPU, known while a worker uses it. `compile_error` is why the blocks of the loaded model run uncompiled, and
+    therefore slower, if compiling them failed.
     """
 
     device: str
@@ -39,6 +40,7 @@ class DeviceState(BaseModel):
     loading: float | None
     busy: bool
     error: str | None
+    compile_error: str | None
     health: Literal["healthy", "unhealthy", "half_open"]
     failures: int
     retry_in: float | None
@@ -72,6 +74,7 @@ class Readiness(BaseModel):
                     "loading": None,
                     "busy": True,
                     "error": None,
+                    "compile_error": None,
                     "health": "healthy",
                     "failures": 0,
                     "retry_in": None,

@@ -21,7 +21,6 @@ from server.engine.protocol import (
     REPORT,
     Attempt,
     DeviceFailed,
-    DeviceMemory,
     Done,
     Failed,
     Heartbeat,
@@ -99,7 +98,8 @@ class Connection:
         self._running: Attempt | None = None
         self._clock = clock
         self._last_heard = clock()
-        self.memory: DeviceMemory | None = None
+        self.heartbeat = Heartbeat()
+        """The last one."""
         self._fault: str | None = None
         self._is_killed = False
         self._pump = asyncio.create_task(self._read())
@@ -132,7 +132,7 @@ class Connection:
                     break
                 report = REPORT.validate_json(line)
                 if isinstance(report, Heartbeat):
-                    self.memory = report.memory
+                    self.heartbeat = report
                 else:
                     await self._inbox(report).put(report)
         except OSError as error:

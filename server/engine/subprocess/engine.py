@@ -28,6 +28,7 @@ from server.engine.protocol import (
     Checkpointed,
     Done,
     Failed,
+    Heartbeat,
     Hello,
     Load,
     LoadFailed,
@@ -99,7 +100,8 @@ class SubprocessEngine:
         """What the device holds now."""
         if self._connection is not None and not self._connection.is_alive:
             return replace(self._empty(), error=self._state.error)
-        return replace(self._state, memory=self._connection.memory if self._connection else None)
+        heartbeat = self._connection.heartbeat if self._connection else Heartbeat()
+        return replace(self._state, memory=heartbeat.memory, compile_error=heartbeat.compile_error)
 
     async def load(self, entry: CatalogueEntry) -> Ready:
         """Load a model, in a new worker if there is none."""

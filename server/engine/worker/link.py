@@ -31,6 +31,7 @@ class Link:
         self._suspended: set[Attempt] = set()
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.memory: DeviceMemory | None = None
+        self.compile_error: str | None = None
         self._upcoming: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -84,7 +85,7 @@ class Link:
     def _beat(self) -> None:
         wait = threading.Event()
         while not wait.wait(HEARTBEAT_SECONDS):
-            self.send(Heartbeat(memory=self.memory))
+            self.send(Heartbeat(memory=self.memory, compile_error=self.compile_error))
 
 
 def exit_now(status: int = 0) -> None:

@@ -25,6 +25,7 @@ from server.engine.protocol import (
     Load,
     LoadFailed,
     Loading,
+    Order,
     Previewed,
     Progressed,
     Ready,
@@ -70,16 +71,20 @@ class Worker:
             except queue.Empty:
                 if self._loaded is not None:
                     self._loaded[1].adopt_compiled()
-                continue
-            match order:
-                case Load():
-                    self._answer(self._load(order))
-                case Run():
-                    self._answer(self._run(order))
-                    self._link.forget_stops()
-                case Unload():
-                    self._unload()
-                    self._link.send(Unloaded())
+            else:
+                self._carry_out(order)
+            self._link.compile_error = None if self._loaded is None else self._loaded[1].compile_error
+
+    def _carry_out(self, order: Order) -> None:
+        match order:
+            case Load():
+                self._answer(self._load(order))
+            case Run():
+                self._answer(self._run(order))
+                self._link.forget_stops()
+            case Unload():
+                self._unload()
+                self._link.send(Unloaded())
 
     def _answer(self, report: Ready | LoadFailed | Failed | Cancelled | Suspended | None) -> None:
         if report is None:

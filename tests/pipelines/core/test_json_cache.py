@@ -70,3 +70,17 @@ def test_the_values_written_longest_ago_are_left_out(tmp_path: Path, monkeypatch
         cache.put(key, 1)
 
     assert [cache.get(key) for key in ("one", "two", "three")] == [1, None, 1]
+
+
+def test_what_is_removed_is_gone_and_the_rest_can_be_listed(tmp_path: Path) -> None:
+    path = tmp_path / "attention.json"
+    cache = JsonCache(path, Attention)
+    cache.remove("one")
+    assert not list(tmp_path.iterdir())
+    cache.put("one", Attention.FLASH)
+    cache.put("two", Attention.SAGE)
+    path.write_text(path.read_text().replace("}", ', "three": 7}'))
+
+    cache.remove("one")
+
+    assert cache.all() == {"two": Attention.SAGE}

@@ -14,6 +14,7 @@ import torch
 from torch._dynamo.exc import InternalTorchDynamoError
 
 from pipelines.core.cache_folder import CacheFolder
+from pipelines.core.compile_failures import compile_failures
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, Compile, ModelSpec
 from pipelines.core.precision import Precision
@@ -21,7 +22,17 @@ from pipelines.core.request import VideoParams
 from pipelines.loading.load import load_pipeline
 from pipelines.planning.layout import Layout, Residence
 from pipelines.runner import compilation as compiling
-from pipelines.runner.compilation import Block, is_wanted, main, placeholder
+from pipelines.runner import compiler_process
+from pipelines.runner.compilation import (
+    MAX_LOGGED_LINES,
+    NEEDED_BYTES,
+    Block,
+    Compiler,
+    is_wanted,
+    main,
+    placeholder,
+)
+from pipelines.runner.compiler_process import FAILED, CompilerProcess
 from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner
 from pipelines.tools.calibrate_step_cache import psnr
@@ -55,7 +66,7 @@ class Background:
         return self
 
     def poll(self) -> int:
-        return 1
+        return 0
 
 
 def without_compiling(folder: Path) -> Runner:
@@ -170,12 +181,104 @@ def test_a_failing_compiler_leaves_the_blocks_uncompiled(
     runner = Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path)
     runner.adopt_compiled()
 
-    assert caplog.messages == ["the blocks are not compiled: no compiler"]
+    assert caplog.messages == ["the blocks are not compiled: RuntimeError: no compiler\nand much more"]
+    assert runner.compile_error == "RuntimeError: no compiler"
     assert runner.fingerprint["compiled"] == "nothing"
     assert np.array_equal(runner.frames(PARAMS).frames, plain)
     # it is not compiled again before the next start
     assert not background.started
     assert not list((tmp_path / "compiled").iterdir())
+
+
+def ended(compiler: Compiler) -> None:
+    process = compiler._process
+    assert process is not None
+    process._process.wait()
+
+
+def test_a_machine_without_a_compiler_is_told_once_and_recorded_until_one_compiles(
+    weights_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    runner = Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path)
+    assert runner._compiler is not None
+    assert runner.compile_error is None
+
+    ended(runner._compiler)
+    for _ in range(3):
+        runner.adopt_compiled()
+        assert runner.compile_error is not None
+
+    (message,) = caplog.messages
+    assert message.startswith("the blocks are not compiled: InductorError: InvalidCxxCompiler: No working C++ compiler")
+    recorded = compile_failures(tmp_path).all()
+    assert {device: failure.message for device, failure in recorded.items()} == {"cpu": runner.compile_error}
+
+    (tmp_path / "compiled").rmdir()
+    (tmp_path / "compiled").symlink_to(cache / "compiled")
+    runner.adopt_compiled()
+    assert runner.fingerprint["compiled"] == "blocks"
+    assert runner.compile_error is None
+    assert compile_failures(tmp_path).all() == {}
+
+
+def test_of_a_compiler_that_prints_pages_its_complaint_is_told(
+    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # as a compiler does that finds no Python.h
+    gcc = tmp_path / "g++"
+    gcc.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = --version ] && echo "g++ (Debian) 12.2.0" && exit\n'
+        "echo '/tmp/a/main.cpp:5:10: fatal error: Python.h: No such file or directory' >&2\n"
+        "seq 100000 >&2; exit 1\n"
+    )
+    gcc.chmod(0o755)
+    monkeypatch.setenv("CXX", str(gcc))
+    runner = Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path / "cache")
+    assert runner._compiler is not None
+
+    ended(runner._compiler)
+
+    assert runner.compile_error == "/tmp/a/main.cpp:5:10: fatal error: Python.h: No such file or directory"
+    (message,) = caplog.messages
+    assert "CppCompileError" in message
+    assert len(message.splitlines()) <= MAX_LOGGED_LINES + 1
+
+
+@pytest.mark.parametrize(
+    ("program", "failure"),
+    [
+        ("pass", None),
+        ("print('seen'); raise SystemExit(3)", "the compiler exited with status 3\nseen"),
+        ("import os; os.abort()", "the compiler was killed by SIGABRT"),
+        (f"print('before', flush=True); raise SystemExit('{FAILED}no gcc\\nmore')", "no gcc\nmore\nbefore"),
+    ],
+)
+def test_how_the_process_ended_is_told(
+    program: str, failure: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ending.py").write_text(program)
+    monkeypatch.setattr(compiler_process, "MODULE", "ending")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = CompilerProcess("", tmp_path)
+    process._process.wait()
+
+    assert process.failure() == failure
+    process.close()
+
+
+def test_a_compiler_that_cannot_be_started_costs_no_load(
+    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+
+    runner = Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path)
+
+    assert "Resource temporarily unavailable" in (runner.compile_error or "")
 
 
 def test_compiled_blocks_that_fail_in_a_generation_are_disabled(
@@ -202,9 +305,15 @@ def test_a_gpu_without_free_memory_starts_no_compiler(
     background = Background(monkeypatch)
     monkeypatch.setattr(compiling, "_has_memory", lambda _: False)
 
-    Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path).adopt_compiled()
+    runner = Runner.load(SPEC, weights_folder, "cpu", cache=tmp_path)
+    runner.adopt_compiled()
 
     assert not background.started
+    assert runner.compile_error == f"the compiler waits for {NEEDED_BYTES / 2**30:.1f} GiB of free memory on cpu"
+    monkeypatch.setattr(compiling, "_has_memory", lambda _: True)
+    runner.adopt_compiled()
+    assert len(background.started) == 1
+    assert runner.compile_error is None
 
 
 def test_the_compiler_needs_free_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipelines.core.compile_failures import CompileFailure, compile_failures
 from pipelines.models.catalogue import DEFAULT_MODEL
 from pipelines.planning.layout import GIB
 from server.cli import doctor, plan
@@ -179,25 +180,6 @@ def test_a_model_that_would_not_fit_is_reported_before_it_is_downloaded(
     assert "832x480 does not fit. It needs" in failures(examined(tmp_path, demo=False))[DEFAULT_MODEL]
 
 
-def test_a_compiler_is_looked_for_where_blocks_are_compiled(
-    gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CC", str(tmp_path / "no-such-compiler"))
-
-    found = examined(tmp_path, demo=False)["compiler"]
-    assert found.verdict is Verdict.WARN
-    assert f"without a C compiler ({tmp_path / 'no-such-compiler'})" in found.sentence
-    assert "apt-get install gcc python3-dev" in found.sentence
-    assert "compiler" not in examined(tmp_path, demo=False, compile="off")
-    assert "compiler" not in examined(tmp_path, demo=False, device="cpu")
-    compiler = tmp_path / "no-such-compiler"
-    compiler.touch(0o755)
-    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda _: str(tmp_path))
-    assert f"Python's header files ({tmp_path / 'Python.h'})" in examined(tmp_path, demo=False)["compiler"].sentence
-    (tmp_path / "Python.h").touch()
-    assert examined(tmp_path, demo=False)["compiler"].verdict is Verdict.OK
-
-
 def test_the_kernel_of_fp8_attention_is_looked_for_if_it_is_set(
     gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,3 +204,80 @@ def test_a_running_server_is_no_failure(server: ServerProcess) -> None:
 
     assert failures(found) == {}
     assert found[f"port {server.port}"].sentence == "A Paddock server is running on it."
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder where programs are looked for, and the one of Python's headers: both are there."""
+    monkeypatch.setenv("PATH", str(tmp_path / "tools"))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda *_: str(tmp_path / "tools"))
+    (tmp_path / "tools").mkdir()
+    for name in ("gcc", "g++", "Python.h"):
+        (tmp_path / "tools" / name).touch(0o755)
+    return tmp_path / "tools"
+
+
+@pytest.mark.parametrize(
+    ("missing", "settings", "said"),
+    [
+        (None, {"demo": False}, "gcc and Python's headers are there."),
+        (
+            "gcc",
+            {"demo": False},
+            "There is no gcc and no clang. Blocks are not compiled, and steps take up to 55 % longer.",
+        ),
+        ("Python.h", {"demo": False}, "Python.h is missing. Blocks are not compiled"),
+        ("g++", {"demo": False}, "gcc and Python's headers are there."),
+        ("g++", {"demo": True, "compile": "on"}, "There is no g++."),
+        ("gcc", {"demo": False, "compile": "off"}, None),
+        ("gcc", {"demo": True}, None),
+        ("gcc", {"demo": False, "device": "cpu"}, None),
+    ],
+)
+def test_what_compiling_needs_is_looked_for_where_blocks_are_compiled(
+    gpus: list[dict[str, Any]],
+    tools: Path,
+    tmp_path: Path,
+    missing: str | None,
+    settings: dict[str, Any],
+    said: str | None,
+) -> None:
+    assert gpus
+    if missing is not None:
+        (tools / missing).unlink()
+
+    found = examined(tmp_path, **settings).get("compilation")
+
+    assert (found is None) == (said is None)
+    if found is not None and said is not None:
+        assert said in found.sentence
+        assert (found.verdict is Verdict.WARN) == ("there is no" in said.lower() or "missing" in said)
+
+
+def test_a_compiler_that_a_variable_names_is_the_one_that_counts(
+    gpus: list[dict[str, Any]], tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gpus
+    assert tools
+    monkeypatch.setenv("CC", "gcc-99")
+
+    assert "CC names no program: gcc-99." in examined(tmp_path, demo=False)["compilation"].sentence
+
+
+def test_the_last_failure_of_the_compiler_is_told(gpus: list[dict[str, Any]], tools: Path, tmp_path: Path) -> None:
+    assert gpus
+    assert tools
+    recorded = compile_failures(tmp_path / "data" / "cache")
+    recorded.put("cuda:0", CompileFailure(0.0, "main.c:5:10: fatal error: Python.h: No such file or directory"))
+
+    found = examined(tmp_path, demo=False)
+    assert found["compilation on cuda:0"] == Finding(
+        "compilation on cuda:0",
+        Verdict.WARN,
+        "It failed last on 1970-01-01 00:00 UTC, and steps take longer: "
+        "main.c:5:10: fatal error: Python.h: No such file or directory",
+    )
+    recorded.remove("cuda:0")
+    assert "compilation on cuda:0" not in examined(tmp_path, demo=False)

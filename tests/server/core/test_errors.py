@@ -51,6 +51,8 @@ def test_the_body_has_both_error_formats_of_the_hosted_api(error: errors.Paddock
         ),
         ("1/2 of 3 GiB/s, and/or 16:9", "1/2 of 3 GiB/s, and/or 16:9"),
         ("There is no route /api/ai/nothing.", "There is no route nothing."),
+        ("['/usr/bin/gcc', '-I/home/me/py/include', '-L/lib/x']", "['gcc', '-Iinclude', '-Lx']"),
+        ("/tmp/tmpab/main.c:5:10: fatal error: Python.h: none", "main.c:5:10: fatal error: Python.h: none"),
     ],
 )
 def test_folders_are_left_out(sentence: str, public: str) -> None:

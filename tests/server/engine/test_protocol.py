@@ -24,6 +24,7 @@ REPORTS = [
     m.Hello(),
     m.Heartbeat(),
     m.Heartbeat(memory=m.DeviceMemory(free=1, total=2)),
+    m.Heartbeat(compile_error="no compiler"),
     m.Loading(model_id="wan", component="vae", fraction=0.5),
     m.Ready(model_id="wan", fingerprint={"a": "b"}),
     m.LoadFailed(model_id="wan", message="no"),

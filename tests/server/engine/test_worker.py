@@ -98,13 +98,16 @@ def test_a_worker_without_orders_takes_up_what_was_made_for_it(monkeypatch: pyte
             raise EnoughError
 
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0.01)
-    idle = worker.Worker(SimpleNamespace(orders=queue.SimpleQueue()), SimpleNamespace())  # type: ignore[arg-type]
-    idle._loaded = (SimpleNamespace(), SimpleNamespace(adopt_compiled=adopt_compiled))  # type: ignore[assignment]
+    link = SimpleNamespace(orders=queue.SimpleQueue())
+    idle = worker.Worker(link, SimpleNamespace())  # type: ignore[arg-type]
+    model = SimpleNamespace(adopt_compiled=adopt_compiled, compile_error="no compiler")
+    idle._loaded = (SimpleNamespace(), model)  # type: ignore[assignment]
 
     with pytest.raises(EnoughError):
         idle.serve()
 
     assert len(improved) == 3
+    assert link.compile_error == "no compiler"
 
 
 def test_threads_sleep_where_there_are_many_of_them() -> None:

@@ -25,6 +25,7 @@ WELL = DeviceStatus(
     plan="streamed",
     is_busy=True,
     memory=DeviceMemory(free=3, total=80),
+    compile_error="no compiler",
     worker_starts=2,
     stats=GenerationStats(1, 2, 30, 4),
 )
@@ -88,6 +89,7 @@ async def test_readiness_and_plans_come_from_the_snapshots_of_any_scheduler(insi
     well, failing = (await readiness(inside.service))["devices"]
 
     assert well["memory"] == {"free": 3, "total": 80}
+    assert (well["compile_error"], failing["compile_error"]) == ("no compiler", None)
     assert (well["device"], well["busy"], well["error"], well["retry_in"]) == ("host-a/cuda:0", True, None, None)
     assert {name: failing[name] for name in ("loading", "health", "failures", "retry_in", "error")} == {
         "loading": 0.5,
