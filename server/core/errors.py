@@ -79,6 +79,15 @@ class UnsupportedMediaTypeError(PaddockError):
     type, status, title = "unsupported_media_type", 415, "The request body must be JSON"
 
 
+class RangeNotSatisfiableError(PaddockError):
+    """The requested range is outside a file of `size` bytes."""
+
+    type, status, title = "range_not_satisfiable", 416, "The requested range is not in the file"
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message, {"Content-Range": f"bytes */{size}"})
+
+
 class QueueFullError(PaddockError):
     """The queue is full; `retry_after` in seconds."""
 
@@ -137,6 +146,7 @@ BY_STATUS: dict[int, type[PaddockError]] = {
         ConflictError,
         PayloadTooLargeError,
         UnsupportedMediaTypeError,
+        RangeNotSatisfiableError,
         QueueFullError,
         PaddockError,
         UnavailableError,

@@ -188,7 +188,7 @@ def test_the_limits_of_requests_come_from_the_catalogue_and_the_settings() -> No
             1280,
             120,
         )
-        assert shown["seed"] == {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
+        assert shown["seed"] == {"type": "integer", "minimum": 0, "maximum": 2**53 - 1, "format": "int64"}
         assert shown["num_generations"]["maximum"] == 7
         assert shown["negative_prompt"]["maxLength"] == bodies[name]["properties"]["prompt"]["maxLength"] == 123
         assert shown["duration"]["maximum"] == 7.5
