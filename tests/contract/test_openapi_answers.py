@@ -128,9 +128,7 @@ def test_every_documented_answer_is_given_and_every_answer_is_documented(
     faulty = start_server(api_keys="one", name="faulty", module="tests.support.faulty_server")
     Asker(faulty, seen).ask("generateVideo", json={**SMALL, "prompt": "nan at denoise"})
 
-    documented = {
-        (name, status) for name, (_, _, operation) in OPERATIONS.items() for status in operation["responses"]
-    }
+    documented = {(name, status) for name, (_, _, operation) in OPERATIONS.items() for status in operation["responses"]}
     assert documented - seen == set()
 
 
