@@ -20,6 +20,7 @@ from server.api.schemas.generations import StatusName
 from server.core.errors import (
     BY_STATUS,
     InvalidParamsError,
+    PaddockError,
     PayloadTooLargeError,
     QueueFullError,
     RangeNotSatisfiableError,
@@ -195,9 +196,16 @@ def error_responses(*statuses: int, needs_key: bool = True) -> dict[int | str, d
     They are 400, for a host name that `BrowserGuard` refuses, and 401 and 429 if the route needs a key.
     """
     common = {400, 401, 429} if needs_key else {400}
+    return {status: _error_response(BY_STATUS[status]) for status in sorted(common | set(statuses))}
+
+
+def _error_response(kind: type[PaddockError]) -> dict[str, Any]:
+    headers = _ERROR_HEADERS.get(kind.status)
     return {
-        status: {"model": ErrorBody, "description": BY_STATUS[status].title, "headers": _ERROR_HEADERS.get(status, {})}
-        for status in sorted(common | set(statuses))
+        "model": ErrorBody,
+        "description": kind.title,
+        "content": {"application/json": {"example": kind.body_with(f"{kind.title}.")}},
+        **({} if headers is None else {"headers": headers}),
     }
 
 

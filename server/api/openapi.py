@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from pydantic import TypeAdapter
 
 from pipelines.models.catalogue import CatalogueEntry
 from server.api.schemas.requests import body_schemas
@@ -19,8 +21,11 @@ def complete_openapi(
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = original()
-            _remove_validation_errors(document)
-            document["components"]["schemas"] |= body_schemas(catalogue(), settings)
+            schemas = document["components"]["schemas"]
+            _complete_operations(document)
+            for name, example in _examples(app).items():
+                schemas[name]["example"] = example
+            schemas |= body_schemas(catalogue(), settings)
             document["servers"] = [{"url": "/"}]
         assert app.openapi_schema is not None
         return app.openapi_schema
@@ -33,10 +38,19 @@ def with_server(document: Mapping[str, Any], url: str) -> dict[str, Any]:
     return {**document, "servers": [{"url": url.rstrip("/") or "/"}]}
 
 
-def _remove_validation_errors(document: dict[str, Any]) -> None:
-    """Remove FastAPI's own answer to invalid parameters, 422: the error handlers answer 400 instead."""
+def _examples(app: FastAPI) -> dict[str, Any]:
+    """Return the examples of the responses' schemas by name. FastAPI's document has them without what is null."""
+    models = {getattr(route, "response_model", None) for route in iter_route_contexts(app.routes)} - {None}
+    _, definitions = TypeAdapter.json_schemas([(model, "serialization", TypeAdapter(model)) for model in models])
+    return {name: schema["example"] for name, schema in definitions["$defs"].items() if "example" in schema}
+
+
+def _complete_operations(document: dict[str, Any]) -> None:
+    """Remove FastAPI's own answer to invalid parameters, 422, for the error handlers answer 400, and tell of keys."""
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)
+            # explicitly, for a route without it could be one where it was forgotten
+            operation.setdefault("security", [])
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)

@@ -23,11 +23,15 @@ class PaddockError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The JSON body, which is valid in both error formats of the hosted API."""
-        message = str(self)
+        return self.body_with(str(self))
+
+    @classmethod
+    def body_with(cls, message: str) -> dict[str, Any]:
+        """Return the JSON body of an error of this class with this sentence."""
         return {
-            "error": {"type": self.type, "title": self.title, "detail": message, "message": message},
+            "error": {"type": cls.type, "title": cls.title, "detail": message, "message": message},
             "status": "error",
-            "status_message": self.type,
+            "status_message": cls.type,
         }
 
 

@@ -54,6 +54,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         title="Paddock",
         summary="Text-to-video on your own GPU, behind the API you already call",
         version=__version__,
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         lifespan=partial(_lifespan, settings=settings, devices=devices),
         # routes.reference has these: FastAPI's pages load scripts from another host
         openapi_url=None,

@@ -23,7 +23,7 @@ OPERATIONS = {
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 }
-WITH_KEY = {name for name, (_, _, operation) in OPERATIONS.items() if "security" in operation}
+WITH_KEY = {name for name, (_, _, operation) in OPERATIONS.items() if operation["security"]}
 HEADERS = {"Content-Range", "ETag", "Last-Modified", "Paddock-Warnings", "Retry-After", "WWW-Authenticate"}
 """What is documented wherever it is sent."""
 
@@ -106,6 +106,15 @@ def test_generators_understand_every_schema() -> None:
             assert names[-2] in ("anyOf", "oneOf"), names
         if names[-2:-1] == ("content",):
             assert node["schema"], names
+
+
+def test_every_example_is_valid() -> None:
+    examples = [(node, node["example"]) for _, node in parts(DOCUMENT) if isinstance(node, dict) and "example" in node]
+    assert len(examples) > 50
+    for node, example in examples:
+        # a body's example stands beside its schema, a schema's own within it
+        schema = {**node.get("schema", node), "components": DOCUMENT["components"]}
+        assert [each.message for each in jsonschema_rs.validator_for(schema).iter_errors(example)] == [], example
 
 
 def test_every_documented_answer_is_given_and_every_answer_is_documented(

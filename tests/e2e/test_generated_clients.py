@@ -15,12 +15,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+import server
 from tests.support.server_process import ServerProcess, needs
 
 # installing them takes minutes
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1200)]
 
 OURS = Path(__file__).parent / "generated_clients"
+SWAGGER_UI = Path(server.__file__).parent / "web" / "reference" / "swagger-ui"
 
 
 def run(*command: str | Path, cwd: Path, **env: str) -> str:
@@ -134,3 +136,11 @@ def test_openapi_typescript(
     main = compiled(tmp_path, node_modules, "openapi_typescript.ts")
 
     check(run(needs("node"), main, tenant.url, key, cwd=tmp_path), tenant)
+
+
+def test_the_files_of_swagger_ui_are_those_of_its_package(node_modules: Path) -> None:
+    version = json.loads((OURS / "package.json").read_text())["dependencies"]["swagger-ui-dist"]
+    assert f"`swagger-ui-dist` {version}," in (SWAGGER_UI / "README.md").read_text()
+    for path in SWAGGER_UI.iterdir():
+        if path.name != "README.md":
+            assert path.read_bytes() == (node_modules / "swagger-ui-dist" / path.name).read_bytes(), path.name
