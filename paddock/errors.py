@@ -120,6 +120,12 @@ class UnsupportedMediaTypeError(APIError):
     type, status = "unsupported_media_type", 415
 
 
+class RangeNotSatisfiableError(APIError):
+    """The requested part of a file lies beyond its end."""
+
+    type, status = "range_not_satisfiable", 416
+
+
 class QueueFullError(APIError):
     """The queue is full."""
 
@@ -147,6 +153,7 @@ _CLASSES: tuple[type[APIError], ...] = (
     ConflictError,
     PayloadTooLargeError,
     UnsupportedMediaTypeError,
+    RangeNotSatisfiableError,
     QueueFullError,
     ServerError,
     UnavailableError,

@@ -20,8 +20,11 @@ from server.api.schemas.generations import StatusName
 from server.core.errors import (
     BY_STATUS,
     InvalidParamsError,
+    PaddockError,
     PayloadTooLargeError,
     QueueFullError,
+    RangeNotSatisfiableError,
+    UnauthenticatedError,
     UnavailableError,
     UnsupportedMediaTypeError,
 )
@@ -176,18 +179,34 @@ async def get_links(request: Request, service: ServiceDep, videos: VideosDep) ->
 LinksDep = Annotated[Links, Depends(get_links)]
 
 
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI documentation of a route's errors: 401 and 429, as all with a key have, and `statuses`."""
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
+_ERROR_HEADERS = {
+    UnauthenticatedError.status: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    RangeNotSatisfiableError.status: {
+        "Content-Range": {"description": "The size of the file: `bytes */SIZE`", "schema": {"type": "string"}}
+    },
+    QueueFullError.status: _RETRY_AFTER,
+    UnavailableError.status: _RETRY_AFTER,
+}
+
+
+def error_responses(*statuses: int, needs_key: bool = True) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI documentation of a route's errors: `statuses`, and those that the route has as any other.
+
+    They are 400, for a host name that `BrowserGuard` refuses, and 401 and 429 if the route needs a key.
+    """
+    common = {400, 401, 429} if needs_key else {400}
+    return {status: _error_response(BY_STATUS[status]) for status in sorted(common | set(statuses))}
+
+
+def _error_response(kind: type[PaddockError]) -> dict[str, Any]:
+    headers = _ERROR_HEADERS.get(kind.status)
     return {
-        status: {"model": ErrorBody, "description": BY_STATUS[status].title, **_retry_after(status)}
-        for status in sorted({401, 429, *statuses})
+        "model": ErrorBody,
+        "description": kind.title,
+        "content": {"application/json": {"example": kind.body_with(f"{kind.title}.")}},
+        **({} if headers is None else {"headers": headers}),
     }
-
-
-def _retry_after(status: int) -> dict[str, Any]:
-    if status not in (QueueFullError.status, UnavailableError.status):
-        return {}
-    return {"headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "string"}}}}
 
 
 def json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:

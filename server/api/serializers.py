@@ -18,6 +18,10 @@ from server.storage.files.interface import FileStorage, StoredFile
 
 _JSON = "application/json"
 WARNINGS_HEADER = "Paddock-Warnings"
+WITH_WARNINGS: dict[str, Any] = {
+    "headers": {WARNINGS_HEADER: {"description": "What was not done as requested", "schema": {"type": "string"}}}
+}
+"""The OpenAPI documentation of a response that `warn` may have changed."""
 
 
 def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import re
 from email.utils import formatdate
 
 from fastapi import Request, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
+from server.core.errors import InvalidParamsError, RangeNotSatisfiableError
 from server.storage.files.interface import FileStorage, StoredFile
 
 MAX_AGE = 3600
@@ -18,7 +19,8 @@ _RANGE = re.compile(r"bytes=([0-9]{0,40})-([0-9]{0,40})", re.IGNORECASE)
 def file_response(request: Request, storage: FileStorage, file: StoredFile, media_type: str) -> Response:
     """Return the response to a GET or HEAD of a file.
 
-    A request for several ranges, or for a range in another unit than bytes, gets the whole file.
+    A request for several ranges, or for a range in another unit than bytes, gets the whole file. Raises
+    InvalidParamsError or RangeNotSatisfiableError.
     """
     headers = {
         "Accept-Ranges": "bytes",
@@ -33,16 +35,14 @@ def file_response(request: Request, storage: FileStorage, file: StoredFile, medi
     if requested is not None and _UNIT.match(requested) and "," not in requested and _is_current(request, headers):
         match = _RANGE.fullmatch(requested.strip())
         if match is None or match[1] == match[2] == "":
-            return PlainTextResponse("The Range header is malformed.", 400)
+            raise InvalidParamsError("The Range header is malformed.")
         first, last = match.groups()
         start = int(first) if first else max(file.size - int(last), 0)
         end = min(int(last) + 1, file.size) if first and last else file.size
         if start >= file.size:
-            return PlainTextResponse(
-                "The Range header starts after the end of the file.", 416, {"Content-Range": f"bytes */{file.size}"}
-            )
+            raise RangeNotSatisfiableError("The Range header starts after the end of the file.", file.size)
         if start >= end:
-            return PlainTextResponse("The Range header ends before it starts.", 400)
+            raise InvalidParamsError("The Range header ends before it starts.")
         status = 206
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
     headers["Content-Length"] = str(end - start)

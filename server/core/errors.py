@@ -23,11 +23,15 @@ class PaddockError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The JSON body, which is valid in both error formats of the hosted API."""
-        message = str(self)
+        return self.body_with(str(self))
+
+    @classmethod
+    def body_with(cls, message: str) -> dict[str, Any]:
+        """Return the JSON body of an error of this class with this sentence."""
         return {
-            "error": {"type": self.type, "title": self.title, "detail": message, "message": message},
+            "error": {"type": cls.type, "title": cls.title, "detail": message, "message": message},
             "status": "error",
-            "status_message": self.type,
+            "status_message": cls.type,
         }
 
 
@@ -77,6 +81,15 @@ class UnsupportedMediaTypeError(PaddockError):
     """The body is not declared as JSON."""
 
     type, status, title = "unsupported_media_type", 415, "The request body must be JSON"
+
+
+class RangeNotSatisfiableError(PaddockError):
+    """The requested range is outside a file of `size` bytes."""
+
+    type, status, title = "range_not_satisfiable", 416, "The requested range is not in the file"
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message, {"Content-Range": f"bytes */{size}"})
 
 
 class QueueFullError(PaddockError):
@@ -137,6 +150,7 @@ BY_STATUS: dict[int, type[PaddockError]] = {
         ConflictError,
         PayloadTooLargeError,
         UnsupportedMediaTypeError,
+        RangeNotSatisfiableError,
         QueueFullError,
         PaddockError,
         UnavailableError,

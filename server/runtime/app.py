@@ -14,7 +14,19 @@ from server.api.error_handlers import add_error_handlers
 from server.api.json_body import LargeBodies
 from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadRequests
 from server.api.openapi import complete_openapi
-from server.api.routes import events, files, generations, health, loras, metrics, models, queue, videos, workbench
+from server.api.routes import (
+    events,
+    files,
+    generations,
+    health,
+    loras,
+    metrics,
+    models,
+    queue,
+    reference,
+    videos,
+    workbench,
+)
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker
@@ -43,10 +55,12 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         title="Paddock",
         summary="Text-to-video on your own GPU, behind the API you already call",
         version=__version__,
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         lifespan=partial(_lifespan, settings=settings, devices=devices),
         # Starlette's redirects repeat the request's Host; error_handlers has relative ones
         redirect_slashes=False,
-        # FastAPI's documentation pages load scripts from another host
+        # routes.reference has these: FastAPI's pages load scripts from another host
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
@@ -58,6 +72,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         app.include_router(router, include_in_schema=False)
     app.include_router(health.router)
     app.include_router(metrics.router)
+    app.include_router(reference.router)
     app.include_router(workbench.router)
     app.mount("/web", workbench.page_files())
     add_error_handlers(app)

@@ -51,7 +51,8 @@ def test_head_is_answered_wherever_get_is_but_for_the_stream(server: ServerProce
     id_ = server.enqueue()
     server.wait_for(id_, "succeeded")
     for path in (
-        *("/", "/web/js/main.js", "/healthz", "/readyz", "/metrics", "/openapi.json", "/api/ai/models", "/queue"),
+        *("/", "/web/js/main.js", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/favicon.ico"),
+        *("/api/ai/models", "/queue"),
         *(
             f"/api/ai/queue/{id_}",
             f"/api/ai/generations/{id_}",

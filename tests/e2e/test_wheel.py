@@ -34,7 +34,9 @@ def test_it_contains_the_packages_with_configurations_and_migrations_only(wheel:
     assert "configs/server.toml" in names
     assert "configs/models/wan2.1-t2v-14b.toml" in names
     assert "server/storage/db/migrations/versions/0001_first_release.py" in names
-    assert {"server/web/index.html", "server/web/js/main.js"} <= set(names)
+    assert {"server/web/index.html", "server/web/js/main.js", "server/web/favicon.ico"} <= set(names)
+    swagger_ui = "server/web/reference/swagger-ui"
+    assert {f"{swagger_ui}/{name}" for name in ("swagger-ui-bundle.js", "LICENSE", "NOTICE")} <= set(names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
         "configs",
         "paddock",

@@ -20,6 +20,7 @@ TYPES = {
     "conflict": (409, paddock.ConflictError),
     "payload_too_large": (413, paddock.PayloadTooLargeError),
     "unsupported_media_type": (415, paddock.UnsupportedMediaTypeError),
+    "range_not_satisfiable": (416, paddock.RangeNotSatisfiableError),
     "queue_full": (429, paddock.QueueFullError),
     "unknown_error": (500, paddock.ServerError),
     "unavailable": (503, paddock.UnavailableError),

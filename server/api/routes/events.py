@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from server.api import serializers
@@ -43,9 +43,14 @@ class EventsResponse(StreamingResponse):
 
 @router.get(
     "/events",
+    operation_id="followEvents",
     summary="Follow generations",
-    response_class=EventsResponse,
-    responses=error_responses(),
+    # not the class of the stream: errors are no streams
+    response_class=Response,
+    responses={
+        200: {"description": "The events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **error_responses(),
+    },
 )
 async def follow(
     service: ServiceDep, tenant: TenantDep, links: LinksDep, last_event_id: LastEventId = None

@@ -1,31 +1,31 @@
 """GET /files/TOKEN: a finished video, by its signed link."""
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
-from server.api.dependencies import VideosDep
-from server.api.schemas.errors import ErrorBody
+from server.api.dependencies import VideosDep, error_responses
 from server.api.stored_file import file_response
-from server.core.errors import ResourceNotFoundError
 
 router = APIRouter(prefix="/files", tags=["files"])
 
-_DESCRIPTIONS = {
-    200: "The video",
-    304: "The client has the video already",
-    206: "The bytes that the Range header requests",
-    416: "The Range header starts after the end of the file",
-}
+_VIDEO = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
+_TEXT = {"schema": {"type": "string"}}
+_VERSION = {"ETag": _TEXT, "Last-Modified": _TEXT}
 
 
 @router.get(
     "/{token}",
+    operation_id="downloadVideo",
     summary="Download a video",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses={
-        **{status: {"description": text, "content": {"video/mp4": {}}} for status, text in _DESCRIPTIONS.items()},
-        400: {"description": "The Range header is malformed", "content": {"text/plain": {}}},
-        404: {"model": ErrorBody, "description": ResourceNotFoundError.title},
+        200: {"description": "The video", "content": _VIDEO, "headers": _VERSION},
+        206: {
+            "description": "The bytes that the Range header requests",
+            "content": _VIDEO,
+            "headers": {**_VERSION, "Content-Range": _TEXT},
+        },
+        304: {"description": "The client has the video already", "headers": _VERSION},
+        **error_responses(404, 416, needs_key=False),
     },
 )
 @router.head("/{token}", include_in_schema=False)

@@ -16,7 +16,13 @@ router = APIRouter(prefix="/generations", tags=["generations"])
 _MAX_PAGE = 10**9
 
 
-@router.get("", summary="List all generations", response_model=History, responses=error_responses(400, 429, 503))
+@router.get(
+    "",
+    operation_id="listGenerations",
+    summary="List all generations",
+    response_model=History,
+    responses=error_responses(503),
+)
 async def index(
     service: ServiceDep,
     filters: FiltersDep,
@@ -46,7 +52,11 @@ async def index(
 
 
 @router.get(
-    "/{generation_id}", summary="Get a generation", response_model=OneGeneration, responses=error_responses(404, 503)
+    "/{generation_id}",
+    operation_id="getGeneration",
+    summary="Get a generation",
+    response_model=OneGeneration,
+    responses=error_responses(404, 503),
 )
 async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links: LinksDep) -> JSONResponse:
     """Returns one generation in the history's envelope."""
@@ -62,6 +72,7 @@ async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links
 
 @router.delete(
     "/{generation_id}",
+    operation_id="deleteGeneration",
     summary="Delete a generation",
     response_model=QueueDeleted,
     responses=error_responses(404, 409, 503),

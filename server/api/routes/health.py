@@ -7,9 +7,8 @@ import psutil
 from fastapi import APIRouter
 
 from server import __version__
-from server.api.dependencies import ServiceDep
+from server.api.dependencies import ServiceDep, error_responses
 from server.api.schemas import health as schemas
-from server.api.schemas.errors import ErrorBody
 from server.api.schemas.health import Readiness
 from server.core.circuit_breaker import Health
 from server.core.errors import UnavailableError
@@ -18,7 +17,13 @@ from server.scheduler.interface import DeviceStatus
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="Check that the process responds", response_model=schemas.Health)
+@router.get(
+    "/healthz",
+    operation_id="getHealth",
+    summary="Check that the process responds",
+    response_model=schemas.Health,
+    responses=error_responses(needs_key=False),
+)
 async def health() -> dict[str, Any]:
     """Responds as soon as the server listens."""
     return {"status": "ok", "version": __version__}
@@ -26,16 +31,16 @@ async def health() -> dict[str, Any]:
 
 @router.get(
     "/readyz",
+    operation_id="getReadiness",
     summary="Check that generations are accepted",
     response_model=Readiness,
-    responses={503: {"model": ErrorBody, "description": UnavailableError.title}},
+    responses=error_responses(503, needs_key=False),
 )
 async def readiness(service: ServiceDep) -> dict[str, Any]:
     """The server is ready while it accepts generations, even before a model is loaded: the first request loads it.
 
     It is not ready while all devices are quarantined after repeated failures, or cannot be used because other programs
-    hold their memory. Generations are still accepted then, and
-    wait in the queue.
+    hold their memory. Generations are still accepted then, and wait in the queue.
     """
     if service.is_closing:
         raise UnavailableError("The server is stopping.")

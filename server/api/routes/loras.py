@@ -11,7 +11,9 @@ from server.api.schemas.loras import LoraList
 router = APIRouter(prefix="/loras", tags=["models"])
 
 
-@router.get("", summary="List LoRAs", response_model=LoraList, responses=error_responses(400, 404, 503))
+@router.get(
+    "", operation_id="listLoras", summary="List LoRAs", response_model=LoraList, responses=error_responses(404, 503)
+)
 async def index(
     service: ServiceDep,
     _tenant: TenantDep,

@@ -11,9 +11,13 @@ router = APIRouter(tags=["health"])
 
 @router.get(
     "/metrics",
+    operation_id="getMetrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"description": "Prometheus text format", "content": {"text/plain": {}}}, **error_responses(503)},
+    responses={
+        200: {"description": "Prometheus text format", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **error_responses(503),
+    },
 )
 async def show(request: Request, service: ServiceDep, _tenant: TenantDep) -> Response:
     """Returns queue length, waiting times, results, step durations and the state of the devices."""

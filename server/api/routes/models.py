@@ -14,7 +14,7 @@ router = APIRouter(prefix="/models", tags=["models"])
 evaluations = APIRouter(prefix="/evaluations/models", tags=["models"])
 
 
-@router.get("", summary="List models", response_model=ModelList, responses=error_responses(400))
+@router.get("", operation_id="listModels", summary="List models", response_model=ModelList, responses=error_responses())
 async def index(
     service: ServiceDep,
     _tenant: TenantDep,
@@ -31,7 +31,13 @@ async def index(
     )
 
 
-@router.get("/search", summary="Search models", response_model=ModelList, responses=error_responses(400))
+@router.get(
+    "/search",
+    operation_id="searchModels",
+    summary="Search models",
+    response_model=ModelList,
+    responses=error_responses(),
+)
 async def search(
     service: ServiceDep,
     _tenant: TenantDep,
@@ -45,19 +51,33 @@ async def search(
     )
 
 
-@router.get("/featured", summary="List featured models", response_model=ModelList, responses=error_responses())
+@router.get(
+    "/featured",
+    operation_id="listFeaturedModels",
+    summary="List featured models",
+    response_model=ModelList,
+    responses=error_responses(),
+)
 async def featured(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Returns the featured models."""
     return _list(service, (entry for entry in service.catalogue.values() if entry.api.featured))
 
 
-@router.get("/{id}", summary="Get a model", response_model=Model, responses=error_responses(404))
+@router.get(
+    "/{id}", operation_id="getModel", summary="Get a model", response_model=Model, responses=error_responses(404)
+)
 async def show(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Returns a model with the JSON Schema of its request parameters and the state of its weights."""
     return _model(service, service.entry(id))
 
 
-@router.post("/{id}/activate", summary="Load a model", response_model=Model, responses=error_responses(403, 404))
+@router.post(
+    "/{id}/activate",
+    operation_id="activateModel",
+    summary="Load a model",
+    response_model=Model,
+    responses=error_responses(403, 404),
+)
 async def activate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str, Any]:
     """Starts loading the weights and returns at once. `deployments` shows when they are loaded.
 
@@ -68,7 +88,13 @@ async def activate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str, 
     return _model(service, entry)
 
 
-@router.post("/{id}/deactivate", summary="Unload a model", response_model=Model, responses=error_responses(403, 404))
+@router.post(
+    "/{id}/deactivate",
+    operation_id="deactivateModel",
+    summary="Unload a model",
+    response_model=Model,
+    responses=error_responses(403, 404),
+)
 async def deactivate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str, Any]:
     """Frees the device once the running generation has ended. The next generation loads the weights again.
 
@@ -80,7 +106,11 @@ async def deactivate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str
 
 
 @evaluations.get(
-    "", summary="List models for documentation tools", response_model=EvaluationModels, responses=error_responses()
+    "",
+    operation_id="listEvaluationModels",
+    summary="List models for documentation tools",
+    response_model=EvaluationModels,
+    responses=error_responses(),
 )
 async def for_documentation(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Returns the models in the format of documentation tools."""

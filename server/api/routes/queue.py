@@ -19,7 +19,7 @@ from server.api.dependencies import (
 )
 from server.api.schemas.generations import QueueCreated, QueueDeleted, QueueList, Row
 from server.api.schemas.requests import ENQUEUE, EXAMPLE
-from server.api.serializers import row, rows_response, warn
+from server.api.serializers import WITH_WARNINGS, row, rows_response, warn
 from server.core.errors import PreviewNotFoundError
 from server.core.generation import ACTIVE, Origin, Status
 
@@ -28,9 +28,10 @@ router = APIRouter(prefix="/queue", tags=["queue"])
 
 @router.post(
     "",
+    operation_id="enqueueGenerations",
     summary="Enqueue generations",
     response_model=QueueCreated,
-    responses=error_responses(400, 404, 409, 413, 415, 429, 503),
+    responses={200: WITH_WARNINGS, **error_responses(404, 409, 413, 415, 503)},
     openapi_extra=json_body(ENQUEUE, EXAMPLE),
 )
 async def create(
@@ -49,7 +50,13 @@ async def create(
     return {"generations": [{"generation_id": g.id, "status": Status.QUEUED} for g in submitted]}
 
 
-@router.get("", summary="List active generations", response_model=QueueList, responses=error_responses(400, 503))
+@router.get(
+    "",
+    operation_id="listQueue",
+    summary="List active generations",
+    response_model=QueueList,
+    responses=error_responses(503),
+)
 async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> Response:
     """Returns at most 1,000 generations, newest first: queued and processing ones, or those with the given `status`."""
     if filters.statuses is None:
@@ -58,7 +65,13 @@ async def index(service: ServiceDep, filters: FiltersDep, links: LinksDep) -> Re
     return await rows_response(service, listing, lambda placed, live: row(placed, live, links), {})
 
 
-@router.get("/{generation_id}", summary="Get a generation", response_model=Row, responses=error_responses(404, 503))
+@router.get(
+    "/{generation_id}",
+    operation_id="getQueuedGeneration",
+    summary="Get a generation",
+    response_model=Row,
+    responses=error_responses(404, 503),
+)
 async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links: LinksDep) -> JSONResponse:
     """Returns one generation, also after it has ended."""
     placed = await service.get(tenant, generation_id)
@@ -67,9 +80,17 @@ async def show(generation_id: str, service: ServiceDep, tenant: TenantDep, links
 
 @router.get(
     "/{generation_id}/preview",
+    operation_id="getPreview",
     summary="Get a preview",
     response_class=Response,
-    responses={200: {"description": "The preview", "content": {"image/jpeg": {}}}, **error_responses(404, 503)},
+    responses={
+        200: {
+            "description": "The preview",
+            "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+            "headers": {"ETag": {"schema": {"type": "string"}}},
+        },
+        **error_responses(404, 503),
+    },
 )
 async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, previews: PreviewsDep) -> Response:
     """Returns a small JPEG of one frame as of the last steps, or 404 if there is none yet. The row and each progress
@@ -85,7 +106,11 @@ async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, pr
 
 
 @router.delete(
-    "/{generation_id}", summary="Cancel a generation", response_model=QueueDeleted, responses=error_responses(404, 503)
+    "/{generation_id}",
+    operation_id="cancelGeneration",
+    summary="Cancel a generation",
+    response_model=QueueDeleted,
+    responses=error_responses(404, 503),
 )
 async def cancel(generation_id: str, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
     """Cancels a queued or running generation at once. The device stops within one step. A generation that has ended

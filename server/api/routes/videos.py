@@ -20,7 +20,7 @@ from server.api.dependencies import (
 )
 from server.api.schemas.requests import EXAMPLE, GENERATE
 from server.api.schemas.videos import VideosGenerated
-from server.api.serializers import videos_response, warn
+from server.api.serializers import WITH_WARNINGS, videos_response, warn
 from server.core.errors import ConflictError, PaddockError
 from server.core.generation import Generation, Origin, Status
 from server.service.parameters import response_format
@@ -33,10 +33,11 @@ _POLL_SECONDS = 0.5
 
 @router.post(
     "/videos/generate",
+    operation_id="generateVideo",
     summary="Generate a video and wait for it",
     response_model=VideosGenerated,
     response_model_exclude_unset=True,
-    responses=error_responses(400, 404, 409, 413, 415, 429, 500, 503),
+    responses={200: WITH_WARNINGS, **error_responses(404, 409, 413, 415, 500, 503)},
     openapi_extra=json_body(GENERATE, EXAMPLE),
 )
 async def generate(

@@ -12,26 +12,32 @@ from fastapi.staticfiles import StaticFiles
 
 WEB = Path(__file__).parents[2] / "web"
 
+
+def page_headers(images: str) -> dict[str, str]:
+    """Return the headers of a page, which may show its own images and those of the scheme `images`."""
+    policy = {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": f"'self' {images}",
+        "media-src": "'self'",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return {
+        "Content-Security-Policy": "; ".join(f"{directive} {source}" for directive, source in policy.items()),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        # revalidate each time, so that the page is never a mix of two versions
+        "Cache-Control": "no-cache",
+    }
+
+
 # previews need a key in a header, so the page fetches them and shows them as blobs
-_POLICY = {
-    "default-src": "'none'",
-    "script-src": "'self'",
-    "style-src": "'self'",
-    "img-src": "'self' blob:",
-    "media-src": "'self'",
-    "connect-src": "'self'",
-    "base-uri": "'none'",
-    "form-action": "'none'",
-    "frame-ancestors": "'none'",
-}
-HEADERS = {
-    "Content-Security-Policy": "; ".join(f"{directive} {source}" for directive, source in _POLICY.items()),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    # revalidate each time, so that the page is never a mix of two versions
-    "Cache-Control": "no-cache",
-}
+HEADERS = page_headers(images="blob:")
 
 router = APIRouter(include_in_schema=False)
 
@@ -49,6 +55,12 @@ async def hosted_address(request: Request) -> RedirectResponse:
     """Redirect from the hosted page's address, relatively: the page's own links are relative to its folder."""
     query = request.scope["query_string"].decode("latin-1")
     return RedirectResponse(f"../?{query}" if query else "../", headers=HEADERS)
+
+
+@router.get("/favicon.ico")
+async def icon() -> FileResponse:
+    """Return the icon that browsers request for what is not a page, such as a video."""
+    return FileResponse(WEB / "favicon.ico", headers=HEADERS, media_type="image/x-icon")
 
 
 class PageFiles(StaticFiles):

@@ -16,6 +16,7 @@ ErrorType = Literal[
     "conflict",
     "payload_too_large",
     "unsupported_media_type",
+    "range_not_satisfiable",
     "queue_full",
     "unavailable",
 ]

@@ -11,9 +11,12 @@ from typing_extensions import TypedDict
 
 from pipelines.models.catalogue import DEFAULT_MODEL
 from server.api.schemas.example import BASE_URL, GENERATION_ID, example
+from server.api.schemas.fields import UnixSeconds
 
 StatusName = Literal["queued", "processing", "succeeded", "failed", "cancelled"]
 MediaType = Literal["image", "video"]
+# the type of the hosted API: generators of clients have none for null alone
+_AlwaysNull = Annotated[str | None, Field(description="Always null")]
 
 EXAMPLE: "Row" = {
     "generation_id": GENERATION_ID,
@@ -57,9 +60,9 @@ class Row(TypedDict):
     status: StatusName
     result_url: str | None
     error_message: str | None
-    enqueued_at: int
-    started_at: int | None
-    completed_at: int | None
+    enqueued_at: UnixSeconds
+    started_at: UnixSeconds | None
+    completed_at: UnixSeconds | None
     target_namespace: str | None
     target_repo: str | None
     target_directory: str | None
@@ -92,10 +95,10 @@ class Row(TypedDict):
 class HistoryRow(Row):
     """A generation in the history. The fields for cost and user come from the hosted API; they are always null here."""
 
-    cost: None
-    user_id: None
-    username: None
-    user_image: None
+    cost: _AlwaysNull
+    user_id: _AlwaysNull
+    username: _AlwaysNull
+    user_image: _AlwaysNull
 
 
 class QueueList(BaseModel):
@@ -116,7 +119,7 @@ class History(BaseModel):
     page_size: int
     total_pages: int
     total_entries: int
-    total_cost: None
+    total_cost: _AlwaysNull
 
     model_config = example(
         {

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from pipelines.models.catalogue import DEFAULT_MODEL
 from server import __version__
 from server.api.schemas.example import PLAN, example
+from server.api.schemas.fields import Bytes
 
 
 class Health(BaseModel):
@@ -21,8 +22,8 @@ class Health(BaseModel):
 class Memory(BaseModel):
     """Free and total memory in bytes."""
 
-    free: int
-    total: int
+    free: Bytes
+    total: Bytes
 
 
 class DeviceState(BaseModel):
@@ -54,7 +55,7 @@ class Readiness(BaseModel):
     version: str
     demo: bool
     queued: int
-    free_bytes: int | None
+    free_bytes: Bytes | None
     host_memory: Memory
     devices: list[DeviceState]
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from pipelines.core.request import MAX_LORA_STRENGTH
 from pipelines.models.catalogue import DEFAULT_MODEL
 from server.api.schemas.example import example
+from server.api.schemas.fields import Bytes
 
 _LORA = {
     "name": "watercolor",
@@ -23,7 +24,7 @@ class AvailableLora(BaseModel):
 
     name: str
     models: list[str] | None = Field(description="Ids of the models it fits; null if that is not known")
-    size: int | None = Field(description="Bytes; null while its file is not downloaded")
+    size: Bytes | None = Field(description="Bytes; null while its file is not downloaded")
     source: Literal["catalogue", "folder"] = Field(description="A model's file, or the setting loras_dir")
     description: str | None
     strength: float = Field(description="The default of requests", ge=-MAX_LORA_STRENGTH, le=MAX_LORA_STRENGTH)

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from pipelines.models.catalogue import DEFAULT_MODEL
 from server.api.schemas.example import PLAN, example
+from server.api.schemas.fields import UnixSeconds
 
 DeploymentName = Literal["active", "inactive", "deploying", "deactivating", "error"]
 
@@ -63,7 +64,7 @@ class Model(BaseModel):
 
     id: str
     object: Literal["model"]
-    created: int
+    created: UnixSeconds
     owned_by: str
     display_name: str
     summary: str
@@ -80,9 +81,10 @@ class Model(BaseModel):
     own_parameters: dict[str, Any] = Field(
         alias="x-paddock-parameters", description="Schemas of this server's own parameters, by name"
     )
-    fine_tuning: None
-    source_model: None
-    showcase: None
+    # of the types of the hosted API: generators of clients have none for null alone
+    fine_tuning: dict[str, Any] | None = Field(description="Always null")
+    source_model: str | None = Field(description="Always null")
+    showcase: dict[str, Any] | None = Field(description="Always null")
     fps: int = Field(description="Frames per second of the videos")
     weights: Literal["real", "demo"] = Field(description="demo: small weights for trying out the server")
     plan: str | None = Field(description="Plan of the weights on their device; null unless they are loaded")

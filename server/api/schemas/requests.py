@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, MIN_LORA_STRENGTH, Sampler, StepCaching
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
+from server.api.schemas.fields import LONG
 from server.core.settings import QueueSettings
 from server.service.echo import MAX_TARGET_CHARS, TARGETS
 from server.service.numbers import limits_of
@@ -32,8 +33,9 @@ EXAMPLE = {
 
 _LORA_STRENGTH = {
     "anyOf": [
-        {"minimum": MIN_LORA_STRENGTH, "maximum": MAX_LORA_STRENGTH},
-        {"minimum": -MAX_LORA_STRENGTH, "maximum": -MIN_LORA_STRENGTH},
+        {"type": "number", "minimum": MIN_LORA_STRENGTH, "maximum": MAX_LORA_STRENGTH},
+        {"type": "number", "minimum": -MAX_LORA_STRENGTH, "maximum": -MIN_LORA_STRENGTH},
+        {"type": "null"},
     ]
 }
 _LORAS = {
@@ -44,7 +46,7 @@ _LORAS = {
         "required": ["name"],
         "properties": {
             "name": {"type": "string", "description": "A name from GET /loras"},
-            "strength": {"anyOf": [{"type": "number", **_LORA_STRENGTH}, {"type": "null"}]},
+            "strength": _LORA_STRENGTH,
         },
         "additionalProperties": False,
     },
@@ -127,7 +129,8 @@ def _widest(parameters: Sequence[Parameter], text: dict[str, Any]) -> dict[str, 
         return {"type": "boolean"}
     lows, highs = zip(*map(limits_of, parameters), strict=True)
     limits = {"minimum": min(lows), "maximum": max(highs)}
-    return {"type": first.type} | {name: limit for name, limit in limits.items() if math.isfinite(limit)}
+    schema = {"type": first.type} | {name: limit for name, limit in limits.items() if math.isfinite(limit)}
+    return schema | LONG if first.type == "integer" and max(highs) >= 2**31 else schema
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pydantic import BaseModel
 
 from pipelines.models.catalogue import DEFAULT_MODEL
 from server.api.schemas.example import BASE_URL, example
+from server.api.schemas.fields import UnixSeconds
 
 _URL = f"{BASE_URL}/api/files/token.mp4"
 
@@ -16,10 +17,10 @@ class Video(BaseModel):
 
 
 class VideosGenerated(BaseModel):
-    """The videos of a sync request. `created` is in Unix seconds, `video_url` the URL of the first video."""
+    """The videos of a sync request. `video_url` is the URL of the first video."""
 
     model: str
-    created: int
+    created: UnixSeconds
     video_url: str
     videos: list[Video]
 

@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
+from server.api.error_handlers import add_error_handlers
 from server.api.stored_file import file_response
 from server.storage.files.folder import FolderStorage
 
@@ -19,6 +20,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
     storage = FolderStorage(tmp_path, ".mp4")
     (tmp_path / "a.mp4").write_bytes(CONTENT)
     app = FastAPI()
+    add_error_handlers(app)
 
     @app.get("/")
     @app.head("/")
@@ -77,10 +79,12 @@ def test_a_download_is_resumed_only_with_the_same_file(client: TestClient, tag: 
 def test_a_range_beyond_the_end(client: TestClient, requested: str) -> None:
     answer = client.get("/", headers={"Range": requested})
 
-    assert answer.status_code == 416
+    assert (answer.status_code, answer.json()["status_message"]) == (416, "range_not_satisfiable")
     assert answer.headers["content-range"] == "bytes */10"
 
 
 @pytest.mark.parametrize("requested", ["bytes=-", "bytes=5-3", "bytes=a-b", "bytes=" + "9" * 5000])
 def test_a_malformed_range(client: TestClient, requested: str) -> None:
-    assert client.get("/", headers={"Range": requested}).status_code == 400
+    answer = client.get("/", headers={"Range": requested})
+
+    assert (answer.status_code, answer.json()["status_message"]) == (400, "invalid_params")

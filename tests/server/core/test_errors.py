@@ -18,6 +18,7 @@ from server.core.errors import without_paths
         (errors.ConflictError("m"), 409, "conflict"),
         (errors.PayloadTooLargeError("m"), 413, "payload_too_large"),
         (errors.UnsupportedMediaTypeError("m"), 415, "unsupported_media_type"),
+        (errors.RangeNotSatisfiableError("m", 10), 416, "range_not_satisfiable"),
         (errors.QueueFullError("m", 60), 429, "queue_full"),
         (errors.UnavailableError("m"), 503, "unavailable"),
     ],

@@ -1,0 +1,237 @@
+"""Every status of the OpenAPI document is given by the real server, and every answer is as the document says."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema_rs
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from server.core.settings import Settings
+from server.runtime.app import create_app
+from server.storage.db.api_keys import KeyRing
+from server.storage.db.connection import opened
+from tests.contract.test_http import LONG
+from tests.support.server_process import MODEL, SMALL, ServerProcess, eventually
+
+DOCUMENT = create_app(Settings(demo=True)).openapi()
+OPERATIONS = {
+    operation["operationId"]: (method, path, operation)
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+}
+WITH_KEY = {name for name, (_, _, operation) in OPERATIONS.items() if operation["security"]}
+HEADERS = {"Content-Range", "ETag", "Last-Modified", "Paddock-Warnings", "Retry-After", "WWW-Authenticate"}
+"""What is documented wherever it is sent."""
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+class Asker:
+    """Calls operations by their ids, checks each answer against the document, and records the statuses."""
+
+    def __init__(self, server: ServerProcess, seen: set[tuple[str, str]]) -> None:
+        self._server = server
+        self._seen = seen
+
+    def ask(self, name: str, *ids: str, key: str | None = "one", **options: Any) -> httpx.Response:
+        """Call an operation with the values of its path, and return the answer."""
+        with self.open(name, *ids, key=key, **options) as response:
+            response.read()
+            self._check_body(name, response)
+        return response
+
+    @contextmanager
+    def open(self, name: str, *ids: str, key: str | None = "one", **options: Any) -> Iterator[httpx.Response]:
+        """Call an operation and check the head of the answer."""
+        method, template, _ = OPERATIONS[name]
+        values = iter(ids)
+        path = re.sub(r"{\w+}", lambda _: next(values), template)
+        headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
+        headers |= options.pop("headers", {})
+        url = self._server.url + path
+        with httpx.stream(method, url, headers=headers, timeout=120, **options) as response:
+            self._check_head(name, response)
+            yield response
+
+    def _check_head(self, name: str, response: httpx.Response) -> None:
+        status = str(response.status_code)
+        declared = OPERATIONS[name][2]["responses"]
+        assert status in declared, (name, status, response.read())
+        media_type = response.headers.get("content-type", "").partition(";")[0]
+        assert media_type in (declared[status].get("content") or {""}), (name, status)
+        sent = {header for header in HEADERS if header in response.headers}
+        assert sent <= declared[status].get("headers", {}).keys(), (name, status)
+        assert response.headers.get("retry-after", "0").isdecimal()
+        self._seen.add((name, status))
+
+    def _check_body(self, name: str, response: httpx.Response) -> None:
+        content = OPERATIONS[name][2]["responses"][str(response.status_code)].get("content", {})
+        if "application/json" in content:
+            schema = {**content["application/json"]["schema"], "components": DOCUMENT["components"]}
+            errors = [each.message for each in jsonschema_rs.validator_for(schema).iter_errors(response.json())]
+            assert errors == [], (name, response.text)
+            if response.is_error:
+                assert response.json()["status"] == "error"
+        elif not content:
+            assert response.content == b""
+
+
+def test_the_document_is_valid_openapi_3_1() -> None:
+    assert DOCUMENT["openapi"].startswith("3.1")
+    assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
+
+
+def test_operation_ids_are_unique_and_of_one_style() -> None:
+    assert len(OPERATIONS) == sum(map(len, DOCUMENT["paths"].values()))
+    assert [name for name in OPERATIONS if not re.fullmatch(r"[a-z]+([A-Z][a-z]+)+", name)] == []
+
+
+def parts(node: Any, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All values in a JSON document with their places."""
+    yield names, node
+    for name, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from parts(child, *names, str(name))
+
+
+def test_generators_understand_every_schema() -> None:
+    for names, node in parts(DOCUMENT):
+        assert names[-1:] != ("itemSchema",)
+        assert "ValidationError" not in str(node) or not isinstance(node, str), names
+        if isinstance(node, dict) and node.get("type") == "null":
+            # null is one of several types, never the only one
+            assert names[-2] in ("anyOf", "oneOf"), names
+        if names[-2:-1] == ("content",):
+            assert node["schema"], names
+
+
+def test_every_example_is_valid() -> None:
+    examples = [(node, node["example"]) for _, node in parts(DOCUMENT) if isinstance(node, dict) and "example" in node]
+    assert len(examples) > 50
+    for node, example in examples:
+        # a body's example stands beside its schema, a schema's own within it
+        schema = {**node.get("schema", node), "components": DOCUMENT["components"]}
+        assert [each.message for each in jsonschema_rs.validator_for(schema).iter_errors(example)] == [], example
+
+
+def test_every_documented_answer_is_given_and_every_answer_is_documented(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    seen: set[tuple[str, str]] = set()
+    server = start_server(
+        api_keys="one,stream,busy",
+        allowed_hosts="paddock.test",
+        max_requests_per_key="1",
+        max_body_bytes="4096",
+        preview_interval="0.05",
+    )
+    asker = Asker(server, seen)
+    succeed(asker, server)
+    refuse(asker, server)
+    broken = tmp_path / "loras"
+    broken.mkdir()
+    break_records(Asker(start_server(api_keys="one", name="broken", loras_dir=str(broken)), seen), tmp_path)
+    faulty = start_server(api_keys="one", name="faulty", module="tests.support.faulty_server")
+    Asker(faulty, seen).ask("generateVideo", json={**SMALL, "prompt": "nan at denoise"})
+
+    documented = {(name, status) for name, (_, _, operation) in OPERATIONS.items() for status in operation["responses"]}
+    assert documented - seen == set()
+
+
+def succeed(asker: Asker, server: ServerProcess) -> None:
+    """Call each operation as it is meant to be called."""
+    for name in ("getHealth", "getReadiness", "getMetrics", "listEvaluationModels", "listFeaturedModels"):
+        asker.ask(name)
+    for name in ("listModels", "listLoras", "listQueue", "listGenerations"):
+        asker.ask(name, params={"model": MODEL})
+    asker.ask("searchModels", params={"search": "wan"})
+    asker.ask("getModel", MODEL)
+    asker.ask("activateModel", MODEL)
+    asker.ask("deactivateModel", MODEL)
+    with asker.open("followEvents", key="stream"):
+        pass
+    made = asker.ask("generateVideo", json={**SMALL, "mood": "calm"})
+    assert "mood" in made.headers["paddock-warnings"]
+    asker.ask("generateVideo", json={**SMALL, "response_format": "b64_json"})
+    download(asker, made.json()["videos"][0]["url"].rpartition("/")[2])
+    running = enqueue(asker, **{**LONG, "mood": "calm"})
+    wait_for(asker, running, "preview_url")
+    asker.ask("getPreview", running)
+    assert asker.ask("deleteGeneration", running).status_code == 409
+    asker.ask("cancelGeneration", running)
+    assert asker.ask("getPreview", running).status_code == 404
+    asker.ask("getGeneration", running)
+    asker.ask("deleteGeneration", running)
+    server.wait_until_idle()
+
+
+def enqueue(asker: Asker, **body: Any) -> str:
+    return str(asker.ask("enqueueGenerations", json=body).json()["generations"][0]["generation_id"])
+
+
+def wait_for(asker: Asker, generation_id: str, field: str) -> None:
+    eventually(lambda: asker.ask("getQueuedGeneration", generation_id).json()[field])
+
+
+def download(asker: Asker, token: str) -> None:
+    whole = asker.ask("downloadVideo", token, key=None)
+    etag = {"If-None-Match": whole.headers["etag"]}
+    assert asker.ask("downloadVideo", token, key=None, headers=etag).status_code == 304
+    for requested, status in (("bytes=0-9", 206), ("bytes=999999999-", 416), ("bytes=5-3", 400)):
+        headers = {"Range": requested}
+        assert asker.ask("downloadVideo", token, key=None, headers=headers).status_code == status
+    assert asker.ask("downloadVideo", "forged.mp4", key=None).status_code == 404
+
+
+def refuse(asker: Asker, server: ServerProcess) -> None:
+    """Call the operations in all ways that the server refuses."""
+    for name in OPERATIONS:
+        assert asker.ask(name, UNKNOWN, headers={"Host": "evil.test"}).status_code == 400
+    for name in WITH_KEY:
+        assert asker.ask(name, UNKNOWN, key=None).status_code == 401
+    with asker.open("followEvents", key="busy"):
+        for name in WITH_KEY:
+            assert asker.ask(name, UNKNOWN, key="busy").status_code == 429
+    for name in ("getQueuedGeneration", "cancelGeneration", "getGeneration", "deleteGeneration", "getModel"):
+        assert asker.ask(name, UNKNOWN).status_code == 404
+    for name in ("activateModel", "deactivateModel"):
+        assert asker.ask(name, UNKNOWN).status_code == 404
+    assert asker.ask("listLoras", params={"model": "unknown"}).status_code == 404
+    for name in ("listQueue", "listGenerations"):
+        assert asker.ask(name, params={"status": "unknown"}).status_code == 400
+    assert asker.ask("searchModels").status_code == 400
+    for name in ("enqueueGenerations", "generateVideo"):
+        refuse_bodies(asker, name)
+    with opened(f"sqlite:///{server.data_dir / 'paddock.db'}") as engine:
+        KeyRing(engine).add("admin", is_admin=True)
+        for name in ("activateModel", "deactivateModel"):
+            eventually(lambda name=name: asker.ask(name, UNKNOWN).status_code == 403)
+
+
+def refuse_bodies(asker: Asker, name: str) -> None:
+    assert asker.ask(name, content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
+    assert asker.ask(name, json={**SMALL, "num_generations": 0}).status_code == 400
+    assert asker.ask(name, json={**SMALL, "model": "unknown"}).status_code == 404
+    assert asker.ask(name, json={**SMALL, "prompt": "ox " * 4096}).status_code == 413
+    assert asker.ask(name, content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
+    once = {"Idempotency-Key": f"of {name}"}
+    asker.ask(name, json=SMALL, headers=once)
+    assert asker.ask(name, json={**SMALL, "seed": 1}, headers=once).status_code == 409
+
+
+def break_records(asker: Asker, folder: Path) -> None:
+    """Damage the database of a running server, and remove its LoRAs."""
+    (folder / "loras").rmdir()
+    for suffix in ("", "-wal", "-shm"):
+        path = folder / "broken" / f"paddock.db{suffix}"
+        with path.open("r+b") as file:
+            start = 4096 if not suffix else 0
+            file.seek(start)
+            file.write(b"\xff" * (path.stat().st_size - start))
+    for name, (method, _, operation) in OPERATIONS.items():
+        if "503" in operation["responses"]:
+            body = {"json": SMALL} if method == "post" else {}
+            assert asker.ask(name, UNKNOWN, **body).status_code == 503, name
