@@ -7,7 +7,7 @@ const withoutStreams = {
   statePlugins: {
     spec: {
       wrapSelectors: {
-        allowTryItOutFor: (original) => (state, path, method) => path !== "/api/events" && original(state, path, method),
+        allowTryItOutFor: (original) => (state, path, method) => !path.endsWith("/events") && original(state, path, method),
       },
     },
   },
