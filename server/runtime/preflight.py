@@ -11,6 +11,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings, StorageSettings
 from server.runtime.data_dir import DataDirInUseError, locked
+from server.runtime.environment import empty_temporary
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
 from server.storage.db.connection import DatabaseUnusableError, database_of, opened
@@ -81,6 +82,7 @@ def check_data_dir(settings: StorageSettings) -> None:
     try:
         with locked(settings.data_dir):
             try_out(settings.data_dir)
+            empty_temporary(settings.data_dir)
             LocalFolders.of(settings.data_dir)
             link_signer(settings.data_dir, settings.url_ttl)
     except OSError as error:
