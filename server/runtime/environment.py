@@ -17,7 +17,7 @@ def use_data_dir(data_dir: Path) -> None:
 
     Temporary files go there, since the system's folder for them may be read-only; a server makes the folder. Without a
     home folder (a user of a container may have none) it is the home folder as well: libraries that ask for one would
-    else write to the current folder. Libraries also ask for the user's name.
+    else write to the current folder. Libraries also ask for the user's name. Call it before sqlite3 is imported.
     """
     os.environ["TMPDIR"] = str(data_dir / TEMPORARY)
     # a name that was found before is remembered

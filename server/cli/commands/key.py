@@ -66,12 +66,14 @@ def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
 
 @contextmanager
 def _key_ring(config: Path | None, data_dir: Path | None) -> Iterator["KeyRing"]:
+    # before the imports: SQLite asks for its temporary folder only once
+    settings = load_settings(config, data_dir=data_dir)
+    from server.runtime.environment import TEMPORARY
     from server.storage.db.api_keys import KeyNameTakenError, KeyNotFoundError, KeyRing
     from server.storage.db.connection import DatabaseUnusableError, database_of, opened
 
-    settings = load_settings(config, data_dir=data_dir)
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        (settings.data_dir / TEMPORARY).mkdir(parents=True, exist_ok=True)
         with opened(database_of(settings)) as engine:
             yield KeyRing(engine)
     except KeyNameTakenError as error:
