@@ -13,6 +13,13 @@ from pipelines.core.files import atomic_write
 from pipelines.hub.listing import Listing, readable
 
 
+def hub_cache() -> Path:
+    """The folder of the cache, which HF_HOME and HF_HUB_CACHE set."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
 def check_room(listing: Listing) -> None:
     """Raise DiskSpaceError unless the missing files fit on the cache's disk."""
     free = free_bytes(listing.cache)

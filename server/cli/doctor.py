@@ -16,6 +16,7 @@ import psutil
 
 from pipelines.core.errors import CatalogueError, LoraError, PipelineError
 from pipelines.hub import local as weights
+from pipelines.hub.cache import free_bytes, hub_cache
 from pipelines.hub.loras import list_files
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from pipelines.planning.layout import GIB
@@ -228,8 +229,9 @@ def _models(settings: Settings) -> Iterator[Finding]:
         else:
             yield from _fits(settings, entry)
     if len(missing) == len(catalogue):
-        free = psutil.disk_usage(str(Path.home())).free
-        room = "" if free > _WEIGHTS_BYTES else f" They need 77 GB, and {_gb(free)} are free in your home folder."
+        cache = hub_cache()
+        free = free_bytes(cache)
+        room = "" if free > _WEIGHTS_BYTES else f" They need 77 GB, and {_gb(free)} are free in {cache}."
         yield _fail("weights", f"{missing.get(DEFAULT_MODEL, next(iter(missing.values())))}{room}")
     elif missing:
         yield _ok("weights", f"Not downloaded, and not needed until a request names them: {', '.join(missing)}.")

@@ -8,6 +8,7 @@ The file groups settings in tables, one per section class here. A consumer shoul
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
@@ -285,7 +286,7 @@ def _folder(path: Path, advice: str) -> Path:
     """Return the whole path of a folder. `advice` is for a user without a home folder."""
     try:
         whole = expanded(path).absolute()
-        os.fsencode(whole)
+        os.fsencode(str(whole).encode().decode())
     except NoHomeError as error:
         raise PydanticCustomError(
             "no_home",
@@ -299,8 +300,9 @@ def _folder(path: Path, advice: str) -> Path:
     except UnicodeEncodeError as error:
         raise PydanticCustomError(
             "encoding",
-            "{path} cannot be the name of a folder in this system's encoding, {encoding}: set PYTHONUTF8=1.",
-            {"path": str(path), "encoding": error.encoding},
+            "{path} is not text in UTF-8 that the system's encoding, {encoding}, has too: choose a folder with another "
+            "name, or set PYTHONUTF8=1.",
+            {"path": ascii(str(path)), "encoding": sys.getfilesystemencoding()},
         ) from error
     return whole
 

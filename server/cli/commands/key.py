@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from server.cli.options import Config, DataDir, console, error_console, load_settings, refuse
+from server.cli.terminal import takes_text
 from server.cli.text import plain
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _MAX_NAME = 100
 
 
 @app.command()
+@takes_text
 def add(name: Name, admin: Admin = False, data_dir: DataDir = None, config: Config = None) -> None:
     """Make a key and print it once. Only its digest is stored. A running server accepts it within a second."""
     if not name.isprintable() or not name.strip() or len(name) > _MAX_NAME:
@@ -39,6 +41,7 @@ def add(name: Name, admin: Admin = False, data_dir: DataDir = None, config: Conf
 
 
 @app.command("list")
+@takes_text
 def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
     """List the names of all keys, also of revoked ones."""
     with _key_ring(config, data_dir) as ring:
@@ -51,6 +54,7 @@ def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
 
 
 @app.command()
+@takes_text
 def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
     """Revoke a key. Its generations are kept but no longer accessible. A running server refuses it within a second."""
     with _key_ring(config, data_dir) as ring:
