@@ -1,5 +1,6 @@
 """One video from a running server, with its progress shown in the terminal."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,7 @@ def generate(
 
     Raises CommandError or PaddockError unless the video is at `output` afterwards.
     """
-    if not output.absolute().parent.is_dir():
-        raise CommandError(f"There is no folder {output.absolute().parent} to write {output.name} to.")
+    output = _checked(output)
     (enqueued,) = client.enqueue(prompt, model=model, **parameters)
     try:
         finished = _show_progress(client, enqueued, console)
@@ -32,7 +32,20 @@ def generate(
     for warning in finished.warnings:
         console.print(f"[yellow]Warning:[/] {plain(warning)}", soft_wrap=True)
     client.download(finished, output)
-    console.print(f"[bold]{plain(str(output.absolute()))}[/] (seed {finished.seed})", soft_wrap=True)
+    console.print(f"[bold]{plain(str(output))}[/] (seed {finished.seed})", soft_wrap=True)
+
+
+def _checked(output: Path) -> Path:
+    """Return the whole path of the video. Raises CommandError if it cannot be written, before anything is made."""
+    try:
+        output = output.absolute()
+    except FileNotFoundError:
+        raise CommandError(f"The current folder has been deleted: write the whole path of {output}.") from None
+    if not output.parent.is_dir():
+        raise CommandError(f"There is no folder {output.parent} to write {output.name} to.")
+    if not os.access(output.parent, os.W_OK):
+        raise CommandError(f"The folder {output.parent} cannot be written to: choose another with --output.")
+    return output
 
 
 def parse_lora(option: str) -> LoraChoice:

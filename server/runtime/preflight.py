@@ -86,7 +86,7 @@ def check_data_dir(settings: StorageSettings) -> None:
             LocalFolders.of(settings.data_dir)
             link_signer(settings.data_dir, settings.url_ttl)
     except OSError as error:
-        raise StartRefusedError(f"The data directory {settings.data_dir} cannot be used: {_reason(error)}.") from error
+        raise StartRefusedError(unusable(settings.data_dir, error)) from error
     except DataDirInUseError as error:
         raise StartRefusedError(str(error)) from error
 
@@ -110,8 +110,12 @@ def check_records(settings: Settings) -> None:
         raise StartRefusedError(str(error)) from error
 
 
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)
+def unusable(data_dir: Path, error: OSError) -> str:
+    """A sentence that says why a data directory cannot be used, and what to do."""
+    # the words for a file or a broken link in its place would be "File exists"
+    is_other = isinstance(error, FileExistsError | NotADirectoryError)
+    why = "it is not a folder" if is_other else os.strerror(error.errno) if error.errno else str(error)
+    return f"The data directory {data_dir} cannot be used: {why}. Choose another with --data-dir."
 
 
 def check_weights(entries: list[CatalogueEntry]) -> None:

@@ -73,6 +73,7 @@ def _key_ring(config: Path | None, data_dir: Path | None) -> Iterator["KeyRing"]
     # before the imports: SQLite asks for its temporary folder only once
     settings = load_settings(config, data_dir=data_dir)
     from server.runtime.environment import TEMPORARY
+    from server.runtime.preflight import unusable
     from server.storage.db.api_keys import KeyNameTakenError, KeyNotFoundError, KeyRing
     from server.storage.db.connection import DatabaseUnusableError, database_of, opened
 
@@ -84,8 +85,10 @@ def _key_ring(config: Path | None, data_dir: Path | None) -> Iterator["KeyRing"]
         refuse(f"A key named {error} exists or has been revoked. Choose another name.")
     except KeyNotFoundError as error:
         refuse(f"There is no valid key named {error}. `paddock key list` shows all keys.")
-    except (DatabaseUnusableError, OSError) as error:
+    except DatabaseUnusableError as error:
         refuse(str(error))
+    except OSError as error:
+        refuse(unusable(settings.data_dir, error))
 
 
 def _moment(seconds: float | None) -> str:
