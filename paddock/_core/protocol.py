@@ -113,7 +113,10 @@ def segment(text: str) -> str:
     """One segment of a path: an id is never more than that."""
     if not text or text in (".", ".."):
         raise InvalidArgumentError("a generation's id must not be empty")
-    return quote(text, safe="")
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError("a generation's id must be text that UTF-8 can encode") from error
 
 
 def _base(url: str) -> str:

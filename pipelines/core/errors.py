@@ -9,6 +9,10 @@ class CatalogueError(PipelineError):
     """A model file in the catalogue is missing, malformed or contradicts another."""
 
 
+class NoHomeError(PipelineError):
+    """A path begins with `~`, and that user has no home folder."""
+
+
 class WeightsNotFoundError(PipelineError):
     """This machine has no complete set of weights for a model."""
 

@@ -13,6 +13,13 @@ from pipelines.core.files import atomic_write
 from pipelines.hub.listing import Listing, readable
 
 
+def hub_cache() -> Path:
+    """The folder of the cache, which HF_HOME and HF_HUB_CACHE set."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
 def check_room(*listings: Listing) -> None:
     """Raise DiskSpaceError unless the missing files of all listings fit together on the cache's disk."""
     cache, missing = listings[0].cache, sum(listing.missing for listing in listings)

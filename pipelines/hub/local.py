@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.core.errors import WeightsNotFoundError
+from pipelines.core.errors import NoHomeError, WeightsNotFoundError
+from pipelines.core.home import expanded
 from pipelines.core.model import ModelSpec, WeightFile
 from pipelines.hub.folder import check
 from pipelines.models.weight_files import check_no_pointer
@@ -37,7 +38,7 @@ def _pull_command(model_id: str) -> str:
 
 
 def _locate_folder(spec: ModelSpec) -> Path:
-    folder = Path(spec.repo).expanduser()
+    folder = _named(spec.repo)
     if folder.is_dir():
         check(folder, spec.pipeline_class, spec.replaced)
         return folder
@@ -82,7 +83,7 @@ def locate_in(source: Path, spec: ModelSpec) -> Path:
 
 def locate_file(repo: str, file: str, revision: str | None = None) -> Path:
     """The path of a file in a local folder or in a repository of the hub cache. Raises WeightsNotFoundError."""
-    local = Path(repo).expanduser() / file
+    local = _named(repo) / file
     if local.is_file():
         return _real(local)
     from huggingface_hub import try_to_load_from_cache
@@ -97,6 +98,13 @@ def locate_file(repo: str, file: str, revision: str | None = None) -> Path:
             f"No {file} of {repo} on this machine: it is neither in a folder nor in the hub cache."
         )
     return _real(Path(cached))
+
+
+def _named(repo: str) -> Path:
+    try:
+        return expanded(repo, "repo")
+    except NoHomeError as error:
+        raise WeightsNotFoundError(str(error)) from error
 
 
 def _real(path: Path) -> Path:

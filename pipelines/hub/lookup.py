@@ -3,11 +3,12 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import HubAccessError, HubUnreachableError
+from pipelines.core.home import expanded
 from pipelines.core.model import ModelSpec
+from pipelines.hub.cache import hub_cache
 from pipelines.hub.download import download_files
 from pipelines.hub.errors import explained
 from pipelines.hub.listing import HubFile, Listing
@@ -29,7 +30,7 @@ def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
 
     api = HfApi(endpoint=hub)
     revision = spec.revision or constants.DEFAULT_REVISION
-    blank = Listing(spec.repo, revision, "", api.endpoint, Path(constants.HF_HUB_CACHE).expanduser(), ())
+    blank = Listing(spec.repo, revision, "", api.endpoint, hub_cache(), ())
     with explained(blank):
         found, files = _ask(api, blank)
         by_name = {file.name: file for file in files}
@@ -73,11 +74,11 @@ def look_up_files(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
     api = HfApi(endpoint=hub)
     wanted: dict[tuple[str, str], set[str]] = {}
     for single in spec.every_file:
-        if not (Path(single.repo).expanduser() / single.file).is_file():
+        if not (expanded(single.repo, "repo") / single.file).is_file():
             wanted.setdefault((single.repo, single.revision or constants.DEFAULT_REVISION), set()).add(single.file)
     listings = []
     for (repo, revision), names in wanted.items():
-        blank = Listing(repo, revision, "", api.endpoint, Path(constants.HF_HUB_CACHE).expanduser(), ())
+        blank = Listing(repo, revision, "", api.endpoint, hub_cache(), ())
         with explained(blank):
             found, files = _ask(api, blank)
         listing = replace(found, files=tuple(file for file in files if file.name in names))

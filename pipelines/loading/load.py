@@ -16,6 +16,7 @@ import transformers
 from pipelines.core.cache_folder import CacheFolder
 from pipelines.core.errors import UnsupportedModelError, WeightFormatError
 from pipelines.core.geometry import Grid
+from pipelines.core.home import expanded
 from pipelines.core.model import LatentRgb, Lora, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.progress import LoadCallback
@@ -40,8 +41,9 @@ from pipelines.stages.preview.latent_rgb import read_latent_rgb
 from pipelines.stages.resumable import resumable
 from pipelines.stages.sampling.samplers import Samplers
 
-CACHE = Path("~/.cache/paddock").expanduser()
-"""The default folder for converted weights, compiled blocks and measurements."""
+CACHE = Path("~/.cache/paddock")
+"""The default folder for converted weights, compiled blocks and measurements. It is expanded where it is used: a user
+without a home folder can name another one."""
 
 log = logging.getLogger("paddock.load")
 
@@ -125,7 +127,7 @@ def load_pipeline(
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
     changes = {lora: weights.locate_file(lora.repo, lora.file, lora.revision) for lora in spec.loras}
-    converted = converted_weights(cache)
+    converted = converted_weights(expanded(cache, "cache"))
     loader = _PartLoader(family, folder, dtype, layout or Layout(accuracy=spec.accuracy), target, converted)
     models = {
         part.name: loader.load(

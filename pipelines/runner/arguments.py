@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from pipelines.core.errors import CatalogueError, DeviceError
+from pipelines.core.home import expanded
 from pipelines.core.model import ModelSpec
 from pipelines.hub import local as weights
 from pipelines.models.catalogue import read_catalogue
@@ -25,7 +26,7 @@ def model_and_folder(model: ModelSpec | str, folder: AnyPath | None) -> tuple[Mo
         if model not in catalogue:
             raise CatalogueError(f"There is no model {model[:200]!r}. The catalogue has {', '.join(catalogue)}.")
         model = catalogue[model].model.variant(fast=False)
-    return model, weights.locate(model) if folder is None else Path(folder).expanduser()
+    return model, weights.locate(model) if folder is None else expanded(folder, "folder")
 
 
 def checked_device(name: str | None) -> str:

@@ -12,6 +12,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from pipelines.core.errors import DeviceMemoryError, MachineBusyError
 from pipelines.core.geometry import Geometry
+from pipelines.core.home import expanded
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import LoadCallback
 from pipelines.core.request import VideoParams
@@ -56,7 +57,7 @@ class OutOfMemoryFallback:
         self._folder = folder
         self._device = device
         self._on_load = on_load
-        self._cache = cache
+        self._cache = cache = expanded(cache, "cache")
         self._loras_dir = loras_dir
         self._limits = LearnedLimits(cache / "limits.json")
         self._gpu = _gpu_key(device)

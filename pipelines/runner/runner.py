@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.geometry import Geometry
+from pipelines.core.home import expanded
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.core.progress import GenerationStats, LoadCallback, Stage, VideoFile
 from pipelines.core.request import REQUEST_LORAS, VideoParams
@@ -57,6 +58,7 @@ class Runner(Exclusive):
         attention: Attention = Attention.NATIVE,
     ) -> None:
         super().__init__()
+        cache = expanded(cache, "cache")
         self.spec = spec
         self._loaded = loaded
         self._attention = attention
@@ -90,8 +92,8 @@ class Runner(Exclusive):
         torch.OutOfMemoryError, which `pipelines.runner.oom_fallback` handles.
         """
         spec, folder = model_and_folder(model, folder)
-        device, cache = checked_device(device), Path(cache).expanduser()
-        loras_dir = None if loras_dir is None else Path(loras_dir).expanduser()
+        device, cache = checked_device(device), expanded(cache, "cache")
+        loras_dir = None if loras_dir is None else expanded(loras_dir, "loras_dir")
         if layout is None and (chosen := plan_for_device(spec, folder, device)) is not None:
             layout = chosen.layout
         # measured while the device is still empty
@@ -174,7 +176,7 @@ class Runner(Exclusive):
     @torch.no_grad()
     def render(self, params: VideoParams, path: AnyPath, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
         """Do as `run` does, but return when the device is free, before the file is finished."""
-        path = Path(path).expanduser()
+        path = expanded(path)
         check_output(path)
         params = self._effective(params)
         loras = self._loaded.loras.locate(params.loras)

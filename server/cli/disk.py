@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.core.model import ModelSpec
-from pipelines.hub.cache import free_bytes
+from pipelines.hub.cache import free_bytes, hub_cache
 
 DEFAULT_MODEL_BYTES = 77 * 10**9
 """The size of the default model's files on its hub."""
@@ -23,9 +23,7 @@ class Need:
 
 def to_download(spec: ModelSpec) -> Need:
     """The default model's files that are not in the hub cache yet; parts of files count as there."""
-    from huggingface_hub import constants
-
-    cache = Path(constants.HF_HUB_CACHE).expanduser()
+    cache = hub_cache()
     here = _size(cache / f"models--{spec.repo.replace('/', '--')}" / "blobs")
     return Need("to download", cache, max(0, DEFAULT_MODEL_BYTES - here))
 

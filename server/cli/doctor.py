@@ -95,7 +95,8 @@ def _fail(about: str, sentence: str) -> Finding:
 
 def _data_dir(settings: Settings) -> Iterator[Finding]:
     about, folder = "data directory", settings.data_dir
-    existing = _existing(folder)
+    # a link to nowhere is no folder that will be created
+    existing = folder if folder.is_symlink() else _existing(folder)
     try:
         try_out(existing)
     except OSError as error:

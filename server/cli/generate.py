@@ -1,5 +1,6 @@
 """Videos from a running server, with their progress shown in the terminal."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -63,12 +64,17 @@ def generate(
 def choose_outputs(named: Path | None, default: Path, videos: int, *, replace: bool) -> list[Path]:
     """The files to write so many videos to: `named`, with numbers if there are several, or free names like `default`.
 
-    Raises CommandError if the folder does not exist, or a named file exists and may not be replaced.
+    Raises CommandError if the folder does not exist or cannot be written to, or a named file exists and may not be replaced.
     """
     chosen = named or default
-    folder = chosen.absolute().parent
+    try:
+        folder = chosen.absolute() if chosen.is_dir() else chosen.absolute().parent
+    except FileNotFoundError:
+        raise CommandError(f"The current folder has been deleted: write the whole path of {chosen}.") from None
     if not folder.is_dir():
         raise CommandError(f"There is no folder {folder} to write {chosen.name} to.")
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"The folder {folder} cannot be written to: choose another with --output.")
     if chosen.is_dir():
         # there each file is named after its generation
         return [chosen] * videos

@@ -20,6 +20,7 @@ from server.cli.commands.pull import pull
 from server.cli.commands.serve import serve
 from server.cli.commands.status import status
 from server.cli.options import console
+from server.cli.terminal import takes_text
 
 app = typer.Typer(
     help="Serve Wan text-to-video models on your own GPU, behind the API of the hosted endpoint.",
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (serve, demo, pull, generate, loras, status, cancel, plan, doctor):
-    app.command()(command)
+    app.command()(takes_text(command))
 app.add_typer(key.app, name="key")
 
 

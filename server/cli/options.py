@@ -67,14 +67,20 @@ class CommandError(Exception):
 
 
 def load_settings(config: Path | None, **options: Any) -> "Settings":
-    """The settings of a command: its options, the environment, the file. Exits if they are invalid."""
+    """The settings of a command: its options, the environment, the file. Exits if they are invalid.
+
+    From then on this process and its children write temporary files to the data directory.
+    """
     from pydantic import ValidationError
 
+    from pipelines.core.errors import NoHomeError
+    from pipelines.core.processes import leave_deleted_folder
     from server.core.config_file import ConfigFileError
     from server.core.settings import Settings
+    from server.runtime.environment import use_data_dir
 
     try:
-        return Settings.load(config, **options)
+        settings = Settings.load(config, **options)
     except ValidationError as error:
         first = error.errors()[0]
         problem, name = first["msg"], ".".join(str(part) for part in first["loc"])
@@ -85,8 +91,11 @@ def load_settings(config: Path | None, **options: Any) -> "Settings":
                 f"{first['input']!r} is not possible; it must {Settings.model_fields[name.split('.')[0]].description}"
             )
         refuse(f"{name}: {problem}")
-    except ConfigFileError as error:
+    except (ConfigFileError, NoHomeError) as error:
         refuse(str(error))
+    leave_deleted_folder()
+    use_data_dir(settings.data_dir)
+    return settings
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pipelines.core.errors import CatalogueError, HubUnreachableError, PipelineError
+from pipelines.core.home import expanded
 from pipelines.hub import local as weights
 from pipelines.hub.cache import check_room, free_bytes
 from pipelines.hub.download import DownloadCallback, download
@@ -38,7 +39,7 @@ def pull(settings: Settings, model: str, source: str | None, verify: bool, conso
     print_line = LinePrinter(console)
     is_address = source is None or re.match(r"https?://", source) is not None
     named = entry.model.repo if source is None else source
-    folder = Path(named).expanduser()
+    folder = expanded(named, "--from" if source else "repo")
     if folder.is_dir() and not (source and is_address):
         if verify:
             raise PullRefusedError("--verify compares checksums with a hub's: it cannot check a folder.")
@@ -74,7 +75,7 @@ class LinePrinter:
 def _check(entry: CatalogueEntry, source: Path, print_line: LinePrinter) -> None:
     folder = weights.locate_in(source, entry.model)
     print_line(f"The weights in {folder} are complete.")
-    if folder == Path(entry.model.repo).expanduser().absolute():
+    if folder == expanded(entry.model.repo).absolute():
         return
     if folder.is_relative_to(source) and folder != source:
         print_line(f"To serve them, set HF_HUB_CACHE={folder.parents[2]} for `paddock serve`.")

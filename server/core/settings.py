@@ -8,6 +8,7 @@ The file groups settings in tables, one per section class here. A consumer shoul
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -25,6 +26,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pipelines.core.errors import NoHomeError
+from pipelines.core.home import expanded
 from pipelines.core.model import Attention, Compile
 from pipelines.core.precision import Accuracy, PrecisionSetting
 from pipelines.core.request import StepCaching
@@ -127,7 +130,7 @@ class StorageSettings(BaseModel):
     @field_validator("data_dir")
     @classmethod
     def _expand_data_dir(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        return _folder(path, "choose a folder with --data-dir or PADDOCK_DATA_DIR")
 
 
 class ModelSettings(BaseModel):
@@ -145,7 +148,7 @@ class ModelSettings(BaseModel):
     @field_validator("models_dir", "loras_dir")
     @classmethod
     def _expand_dir(cls, path: Path | None) -> Path | None:
-        return path.expanduser().absolute() if path else path
+        return _folder(path, "write the whole path") if path else path
 
 
 def _as_torch(device: Any) -> Any:
@@ -265,10 +268,10 @@ class Settings(
         """Load settings from options (None: not given), the environment and a TOML file.
 
         Raises pydantic.ValidationError for a value outside its limits, and ConfigFileError for a file that is missing,
-        is not TOML, or has an unknown table or key.
+        is not TOML, or has an unknown table or key. Raises NoHomeError for the file's path as `expanded` does.
         """
         named = os.environ.get(f"{ENV_PREFIX}CONFIG", "").strip()
-        path = config or (Path(named).expanduser() if named else None)
+        path = config or (expanded(named, f"{ENV_PREFIX}CONFIG") if named else None)
         values, warnings = ({}, []) if path is None else read_tables(path, TABLES)
 
         class WithFile(cls):  # type: ignore[valid-type, misc]
@@ -294,6 +297,31 @@ class Settings(
             if (stripped := value.strip() if isinstance(value, str) else value) != ""
         }
         return tuple(InitSettingsSource(settings_cls, each) for each in (init_settings(), environment, dict(cls._file)))
+
+
+def _folder(path: Path, advice: str) -> Path:
+    """Return the whole path of a folder. `advice` is for a user without a home folder."""
+    try:
+        whole = expanded(path).absolute()
+        os.fsencode(str(whole).encode().decode())
+    except NoHomeError as error:
+        raise PydanticCustomError(
+            "no_home",
+            "There is no home folder for {path}: set HOME, or {advice}.",
+            {"path": str(path), "advice": advice},
+        ) from error
+    except FileNotFoundError as error:
+        raise PydanticCustomError(
+            "no_cwd", "The current folder has been deleted: write the whole path of {path}.", {"path": str(path)}
+        ) from error
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError(
+            "encoding",
+            "{path} is not text in UTF-8 that the system's encoding, {encoding}, has too: choose a folder with another "
+            "name, or set PYTHONUTF8=1.",
+            {"path": ascii(str(path)), "encoding": sys.getfilesystemencoding()},
+        ) from error
+    return whole
 
 
 def _origin(written: str) -> str:

@@ -54,6 +54,7 @@ class RunSuspendedError(EngineError):
 class WorkerOptions(BaseModel):
     """How a worker is started: its torch device, and folders on the machine it runs on; `loras` may be missing.
 
+    `temporary` is for this device's workers alone, one after another: each empties it when it starts.
     A checkpoint is saved every `checkpoint_interval` seconds, a preview every `preview_interval`; 0: never.
     """
 
@@ -64,6 +65,7 @@ class WorkerOptions(BaseModel):
     checkpoints: str
     previews: str
     cache: str
+    temporary: str
     loras: str | None = None
     checkpoint_interval: float = 5.0
     preview_interval: float = 1.0

@@ -10,6 +10,7 @@ from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.subprocess.environment import worker_environment
 from server.engine.subprocess.template import WorkerTemplate
 from server.engine.watchdog import Patience
+from server.runtime.environment import TEMPORARY
 from server.storage.files.stores import LocalFolders
 
 _CPU_STALL_FACTOR = 24
@@ -42,6 +43,7 @@ def make_engine(
         checkpoint_interval=settings.checkpoint_interval,
         preview_interval=settings.preview_interval,
         cache=str(settings.data_dir / "cache"),
+        temporary=str(settings.data_dir / TEMPORARY / device.replace(":", "-")),
         loras=None if settings.loras_dir is None else str(settings.loras_dir),
         demo=settings.demo,
         log_format=settings.log_format,

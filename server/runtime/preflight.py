@@ -13,6 +13,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings, StorageSettings
 from server.runtime.data_dir import DataDirInUseError, locked
+from server.runtime.environment import empty_temporary
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
 from server.storage.db.connection import DatabaseUnusableError, check_database, database_of, opened
@@ -131,10 +132,11 @@ def check_data_dir(settings: StorageSettings) -> None:
     try:
         with locked(settings.data_dir):
             try_out(settings.data_dir)
+            empty_temporary(settings.data_dir)
             LocalFolders.of(settings.data_dir)
             link_signer(settings.data_dir, settings.url_ttl)
     except OSError as error:
-        raise StartRefusedError(f"The data directory {settings.data_dir} cannot be used: {_reason(error)}.") from error
+        raise StartRefusedError(unusable(settings.data_dir, error)) from error
     except DataDirInUseError as error:
         raise StartRefusedError(str(error)) from error
 
@@ -166,8 +168,12 @@ def check_records(settings: Settings) -> None:
         raise StartRefusedError(str(error)) from error
 
 
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)
+def unusable(data_dir: Path, error: OSError) -> str:
+    """A sentence that says why a data directory cannot be used, and what to do."""
+    # the words for a file or a broken link in its place would be "File exists"
+    is_other = isinstance(error, FileExistsError | NotADirectoryError)
+    why = "it is not a folder" if is_other else os.strerror(error.errno) if error.errno else str(error)
+    return f"The data directory {data_dir} cannot be used: {why}. Choose another with --data-dir."
 
 
 def check_weights(entries: list[CatalogueEntry]) -> None:

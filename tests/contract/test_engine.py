@@ -56,6 +56,7 @@ async def make_engine(
             checkpoints=str(folder / "checkpoints"),
             previews=str(folder / "previews"),
             cache=str(weights_folder.parent),
+            temporary=str(folder / f"tmp-{len(engines)}"),
             demo=demo,
             **options,
         )

@@ -74,9 +74,11 @@ class ServerProcess:
     """`paddock serve --demo` on a data directory. It can be killed and started again on the same port.
 
     `template` gives the socket of a template for the workers of all servers; without one each server has its own.
+    `prefix` is a program that runs the server's command in another place.
     """
 
     template: ClassVar[Callable[[], Path] | None] = None
+    prefix: tuple[str, ...] = ()
 
     def __init__(self, data_dir: Path, *args: str, demo: bool = True, module: str = "server.cli", **env: str) -> None:
         self.data_dir = data_dir
@@ -96,7 +98,7 @@ class ServerProcess:
         command = [sys.executable, "-P", "-m", self._module, "serve", *self._args]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--data-dir", str(self.data_dir), "--port", str(self.port)],
+                [*self.prefix, *command, "--data-dir", str(self.data_dir), "--port", str(self.port)],
                 env={**os.environ, **self._env},
                 stdout=log,
                 stderr=log,

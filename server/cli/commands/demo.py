@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli.options import console
+from server.cli.options import console, refuse
 
 
 def demo(
@@ -24,10 +24,16 @@ def demo(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
 ) -> None:
     """Start a server with small weights, generate a video, and serve until Ctrl-C."""
+    from pipelines.core.errors import NoHomeError
+    from pipelines.core.home import expanded
     from server.cli.demo import demo as run
     from server.cli.demo import next_free_port
 
     found = next_free_port(port)
     if found is None:
         raise typer.BadParameter(f"no port from {port} on is free", param_hint="--port")
-    run(once, found, (data_dir or Path(f"~/.paddock/demo/{found}")).expanduser(), output, force, console)
+    try:
+        folder = expanded(data_dir or Path(f"~/.paddock/demo/{found}"), "--data-dir")
+    except NoHomeError as error:
+        refuse(str(error))
+    run(once, found, folder, output, force, console)

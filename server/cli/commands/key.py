@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from server.cli.options import Config, DataDir, console, error_console, load_settings, refuse
+from server.cli.terminal import takes_text
 from server.cli.text import plain
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _MAX_NAME = 100
 
 
 @app.command()
+@takes_text
 def add(name: Name, admin: Admin = False, data_dir: DataDir = None, config: Config = None) -> None:
     """Make a key and print it once. Only its digest is stored. A running server accepts it within a second."""
     if not name.isprintable() or not name.strip() or len(name) > _MAX_NAME:
@@ -39,6 +41,7 @@ def add(name: Name, admin: Admin = False, data_dir: DataDir = None, config: Conf
 
 
 @app.command("list")
+@takes_text
 def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
     """List the names of all keys, also of revoked ones."""
     with _key_ring(config, data_dir) as ring:
@@ -51,6 +54,7 @@ def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
 
 
 @app.command()
+@takes_text
 def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
     """Revoke a key. Its generations are kept but no longer accessible. A running server refuses it within a second."""
     with _key_ring(config, data_dir) as ring:
@@ -66,20 +70,25 @@ def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
 
 @contextmanager
 def _key_ring(config: Path | None, data_dir: Path | None) -> Iterator["KeyRing"]:
+    # before the imports: SQLite asks for its temporary folder only once
+    settings = load_settings(config, data_dir=data_dir)
+    from server.runtime.environment import TEMPORARY
+    from server.runtime.preflight import unusable
     from server.storage.db.api_keys import KeyNameTakenError, KeyNotFoundError, KeyRing
     from server.storage.db.connection import DatabaseUnusableError, database_of, opened
 
-    settings = load_settings(config, data_dir=data_dir)
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        (settings.data_dir / TEMPORARY).mkdir(parents=True, exist_ok=True)
         with opened(database_of(settings)) as engine:
             yield KeyRing(engine)
     except KeyNameTakenError as error:
         refuse(f"A key named {error} exists or has been revoked. Choose another name.")
     except KeyNotFoundError as error:
         refuse(f"There is no valid key named {error}. `paddock key list` shows all keys.")
-    except (DatabaseUnusableError, OSError) as error:
+    except DatabaseUnusableError as error:
         refuse(str(error))
+    except OSError as error:
+        refuse(unusable(settings.data_dir, error))
 
 
 def _moment(seconds: float | None) -> str:

@@ -16,11 +16,13 @@ def serve(
     """Serve the API until Ctrl-C."""
     # imports leave hardly any garbage, and looking for it takes a fifth of the start
     gc.disable()
+    # before the imports: SQLite asks for its temporary folder only once
+    settings = load_settings(config, host=host, port=port, data_dir=data_dir, demo=demo, device=device)
     from server.runtime.preflight import StartRefusedError
     from server.runtime.server import serve as run
 
     try:
-        run(load_settings(config, host=host, port=port, data_dir=data_dir, demo=demo, device=device))
+        run(settings)
     except StartRefusedError as error:
         refuse(*error.args)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from pipelines.core.processes import leave_deleted_folder
 from server.engine.interface import (
     GenerationFailedError,
     WorkerDiedError,
@@ -68,6 +69,7 @@ class WorkerProcess(Protocol):
 async def _start(
     worker: str, options: WorkerOptions, theirs: socket.socket, template: WorkerTemplate | None
 ) -> WorkerProcess:
+    leave_deleted_folder()
     if template is not None:
         try:
             return await template.fork(worker, options.model_dump_json(), theirs)

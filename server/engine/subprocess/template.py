@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections import deque
 from collections.abc import Mapping
@@ -126,36 +124,36 @@ class WorkerTemplate:
         self._failure = None
 
     async def _launch(self) -> None:
-        folder = tempfile.mkdtemp(prefix="paddock-template")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            path = Path(folder) / "socket"
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-                listener.bind(str(path))
-                listener.listen()
+            with theirs:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", TEMPLATE, str(listener.fileno())),
+                    *(sys.executable, "-P", "-m", TEMPLATE, str(theirs.fileno())),
                     env={**_NO_CUDA_AT_IMPORT, **self._environment},
                     stdin=DEVNULL,
-                    pass_fds=[listener.fileno()],
+                    pass_fds=[theirs.fileno()],
                     # Ctrl-C is for the server
                     start_new_session=True,
                 )
-                await self._connect(path)
-        finally:
-            # there is one connection only, and a killed server leaves no folder
-            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:
+            ours.close()
+            raise
+        ours.setblocking(False)
+        self._use(ours)
 
     async def _connect(self, path: Path) -> None:
-        loop = asyncio.get_running_loop()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             connection.setblocking(False)
-            await loop.sock_connect(connection, str(path))
+            await asyncio.get_running_loop().sock_connect(connection, str(path))
         except BaseException:
             connection.close()
             raise
+        self._use(connection)
+
+    def _use(self, connection: socket.socket) -> None:
         self._connection = connection
-        loop.add_reader(connection.fileno(), self._read)
+        asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
 
     async def _fork(self, module: str, options: str, worker: socket.socket) -> ForkedProcess:
         if self._connection is None:

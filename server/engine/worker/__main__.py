@@ -11,6 +11,7 @@ from pipelines.core.processes import die_with_parent
 from server.core.logging import configure
 from server.engine.interface import WorkerOptions
 from server.engine.protocol import Hello
+from server.engine.worker.folders import use_folders
 from server.engine.worker.link import Link
 from server.engine.worker.memory import watch_memory
 from server.engine.worker.worker import Worker, silence_libraries
@@ -23,6 +24,7 @@ def main(make_link: type[Link] = Link, make_worker: type[Worker] = Worker) -> No
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     options = WorkerOptions.model_validate_json(sys.argv[2])
     configure("info", options.log_format)
+    use_folders(options)
     silence_libraries()
     link = make_link(socket.socket(fileno=int(sys.argv[1])))
     link.start()

@@ -1,8 +1,9 @@
 """A process that has imported the libraries and forks workers: `python -P -m server.engine.worker.template FD`.
 
-Importing torch and diffusers takes seconds; a forked worker starts in milliseconds. FD is a listening socket
-(SOCK_SEQPACKET), which any number of servers of the same user may connect to. A server sends a `ForkRequest` with the
-worker's end of its connection and a descriptor for the log; it gets `Forked`, with a pidfd of the worker, and `Exited`.
+Importing torch and diffusers takes seconds; a forked worker starts in milliseconds. FD is one end of a server's
+connection (SOCK_SEQPACKET), or a listening socket, which any number of servers of the same user may connect to. A
+server sends a `ForkRequest` with the worker's end of its connection and a descriptor for the log; it gets `Forked`,
+with a pidfd of the worker, and `Exited`.
 
 A worker ends with this process (PR_SET_PDEATHSIG), and this process kills the workers of a server whose connection
 ends. So no worker outlives its server, whichever process dies first.
@@ -66,17 +67,20 @@ def open_files() -> list[str]:
 class Template:
     """Forks workers for the servers that are connected, and reports their exits.
 
-    `environment` is what the libraries read when they were imported, `failure` why no worker can be forked, if so.
+    `end` is a server's connection or a listening socket, `environment` what the libraries read when they were imported,
+    `failure` why no worker can be forked, if so.
     """
 
-    def __init__(self, listener: socket.socket, environment: Mapping[str, str], failure: str | None = None) -> None:
-        self._listener = listener
+    def __init__(self, end: socket.socket, environment: Mapping[str, str], failure: str | None = None) -> None:
         self._environment = dict(environment)
         self._failure = failure
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, tuple[int, socket.socket]] = {}
         """The workers by their pidfd: their process id, and the connection of their server."""
-        self._watch(listener.fileno(), self._accept)
+        if end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            self._watch(end.fileno(), lambda: self._greet(end.accept()[0]))
+        else:
+            self._greet(end)
 
     def serve(self) -> None:
         """Serve until this process is killed."""
@@ -87,8 +91,7 @@ class Template:
     def _watch(self, descriptor: int, on_readable: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, on_readable)
 
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+    def _greet(self, connection: socket.socket) -> None:
         self._watch(connection.fileno(), lambda: self._read(connection))
         why = self._failure or unfit_to_fork()
         warm = Warm(environment=self._environment) if why is None else Unfit(reason=why)
@@ -178,7 +181,7 @@ class Template:
 
 
 def main() -> None:
-    """Import the libraries, then serve the listening socket whose descriptor is the first argument."""
+    """Import the libraries, then serve the socket whose descriptor is the first argument."""
     die_with_parent()
     # before the imports: libraries set variables of their own
     environment = import_time_environment(os.environ)

@@ -4,15 +4,19 @@ import errno
 import os
 import queue
 import sys
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from pipelines.core.errors import WeightFormatError
+from server.engine.interface import WorkerOptions
 from server.engine.protocol import DeviceMemory
 from server.engine.subprocess.environment import ALLOCATOR, CARD_ALLOCATOR, NUMPY, WAITING, environment
 from server.engine.worker import memory, worker
+from server.engine.worker.folders import use_folders
 
 
 def wait_for_memory(link: SimpleNamespace) -> None:
@@ -114,3 +118,25 @@ def test_threads_sleep_where_there_are_many_of_them() -> None:
     assert environment("cpu", 16) == NUMPY | ALLOCATOR | WAITING
     assert environment("cpu", 2) == environment("cpu", None) == NUMPY | ALLOCATOR
     assert environment("cuda:0", 16) == NUMPY | CARD_ALLOCATOR
+
+
+def test_a_worker_writes_to_folders_of_its_own_and_removes_what_a_dead_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "tmp" / "cpu" / "inductor" / "left"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    beside = tmp_path / "tmp" / "cuda-0"
+    beside.mkdir()
+    monkeypatch.setattr(os, "environ", {"TRITON_CACHE_DIR": "/mine", "TMPDIR": "/small"})
+    monkeypatch.setattr(tempfile, "tempdir", "/remembered")
+    folders = dict.fromkeys(("artifacts", "checkpoints", "previews"), str(tmp_path))
+
+    use_folders(WorkerOptions(device="cpu", cache="/cache", temporary=str(tmp_path / "tmp" / "cpu"), **folders))
+
+    assert not left.exists()
+    assert beside.exists()
+    assert tempfile.gettempdir() == str(tmp_path / "tmp" / "cpu")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "tmp" / "cpu" / "inductor")
+    assert os.environ["CUDA_CACHE_PATH"] == "/cache/cuda"
+    assert os.environ["TRITON_CACHE_DIR"] == "/mine"
