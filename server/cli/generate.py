@@ -64,7 +64,8 @@ def generate(
 def choose_outputs(named: Path | None, default: Path, videos: int, *, replace: bool) -> list[Path]:
     """The files to write so many videos to: `named`, with numbers if there are several, or free names like `default`.
 
-    Raises CommandError if the folder does not exist or cannot be written to, or a named file exists and may not be replaced.
+    Raises CommandError if the folder does not exist or cannot be written to, or if a named file exists and may not be
+    replaced.
     """
     chosen = named or default
     try:
