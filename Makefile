@@ -36,7 +36,7 @@ test test-all: export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 test: $(TOOLS)
 	$(PYTEST) -m 'not heavy' $(ARGS)
 
-# what is slow by nature: kills at all moments, generated clients, the wheel. CI runs it after `make test`
+# what is slow by nature: kills at all moments, generated clients, the wheel, the container. CI runs it after `make test`
 test-all: $(TOOLS)
 	$(PYTEST) -m heavy $(ARGS)
 
