@@ -142,3 +142,65 @@ def test_the_database_has_a_temporary_folder(tmp_path: Path, command: tuple[str,
     )
 
     assert ended.stdout.split()[-2:] == [str(status), "60000"], ended.stderr
+
+
+@pytest.mark.parametrize("command", ["serve --demo", "demo --once", "key list", "pull"])
+def test_without_a_home_folder_a_data_directory_is_asked_for(tmp_path: Path, command: str) -> None:
+    ended = subprocess.run(
+        [*without_a_user(), sys.executable, "-P", "-m", "server.cli", *command.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+
+    assert ended.returncode == 2, ended.stderr
+    assert "There is no home folder for ~/.paddock" in ended.stderr
+    assert "--data-dir" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["file", "in a file", "loop", "link to nowhere"])
+def test_what_is_no_folder_is_no_data_directory(tmp_path: Path, typed: Typed, kind: str) -> None:
+    data = tmp_path / "data"
+    match kind:
+        case "loop":
+            data.symlink_to(data)
+        case "link to nowhere":
+            data.symlink_to(tmp_path / "missing")
+        case _:
+            data.write_text("mine")
+            data = data / "data" if kind == "in a file" else data
+
+    for command in (("serve", "--demo", "--port", "0"), ("key", "list")):
+        ended = typed(*command, "--data-dir", str(data))
+        assert ended.returncode == 2
+        assert f"The data directory {data} cannot be used: " in ended.stderr
+        assert "Choose another with --data-dir." in ended.stderr
+        assert "Traceback" not in ended.stderr
+    checked = typed("doctor", "--demo", "--data-dir", str(data))
+    assert checked.returncode == 1
+    assert f"{data} is not writable: " in checked.stdout
+    assert "Traceback" not in checked.stderr
+
+
+def test_a_deleted_current_folder_is_a_sentence_or_no_matter(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    for args, status, sentence in (
+        (["key", "list", "--data-dir", str(tmp_path / "data")], 0, ""),
+        (
+            ["key", "list", "--data-dir", "data"],
+            2,
+            "data_dir: The current folder has been deleted: write the",
+        ),
+        (["generate", "an ox"], 1, "The current folder has been deleted: write the whole path of video.mp4"),
+    ):
+        gone.mkdir()
+        program = f'rmdir {gone}; exec {sys.executable} -P -m server.cli "$@"'
+        ended = subprocess.run(
+            ["sh", "-c", program, "sh", *args], cwd=gone, capture_output=True, check=False, text=True
+        )
+        assert ended.returncode == status
+        assert sentence in ended.stderr
+        assert "Traceback" not in ended.stderr
