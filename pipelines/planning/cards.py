@@ -1,7 +1,6 @@
 """Common NVIDIA cards by name: memory, compute capability, and the rates that NVIDIA publishes for them."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -85,17 +84,19 @@ _TOLERANCE = 0.1
 def find_card(written: str, memory: float | None = None) -> Card:
     """The card of that name, as a person or its driver writes it; `memory` (GB) chooses if there are several.
 
-    A size in the name counts as `memory`. Raises UnknownCardError, which names similar cards.
+    A size in the name must be the card's. Raises UnknownCardError, which names similar cards.
     """
     stated = _MEMORY.search(written.lower())
-    memory = float(stated[1]) if stated else memory
     key = _key(written)
     named = [card for card in CARDS if _key(card.name) == key]
-    fitting = [card for card in named if memory is None or abs(card.memory - memory) <= _TOLERANCE * card.memory]
+    if len(named) == 1 and not stated:
+        return named[0]
+    size = float(stated[1]) if stated else memory
+    fitting = [card for card in named if size is not None and abs(card.memory - size) <= _TOLERANCE * card.memory]
     if len(fitting) == 1:
         return fitting[0]
     if named:
-        raise UnknownCardError(f"{written} is not one card: choose {_listed(card.title for card in named)}.")
+        raise UnknownCardError(f"{written} names no single card: choose {' or '.join(card.title for card in named)}.")
     by_key = {_key(card.name): card.name for card in CARDS}
     near = [by_key[each] for each in get_close_matches(key, by_key, n=4, cutoff=0.5)] or ["RTX 3060", "RTX 4090"]
     raise UnknownCardError(
@@ -106,7 +107,3 @@ def find_card(written: str, memory: float | None = None) -> Card:
 
 def _key(written: str) -> str:
     return re.sub(r"[^a-z0-9]", "", _WORDS.sub("", _MEMORY.sub("", written.lower())))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return " or ".join(names)

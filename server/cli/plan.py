@@ -107,7 +107,7 @@ def in_range(entry: CatalogueEntry, size: str | None, frames: int, steps: int | 
     width, height, most_frames = entry.api.size("maximum")
     most_steps = entry.api.by_name["num_inference_steps"]
     size = f"{width}x{height}" if size is None else _NAMED_SIZES.get(size.lower(), size.lower().replace("×", "x"))
-    steps = int(most_steps.default) if steps is None else steps
+    steps = int(most_steps.default or 1) if steps is None else steps
     asked = sides_of(size)
     for name, value, most in (
         ("width", asked[0], width),

@@ -64,7 +64,8 @@ def plan(
             print(table(entry, frames, capability))
             return
         size, steps = in_range(entry, size, frames, steps)
-        gpu_gb, host_gb = (parse_gb(*each) if each[1] is not None else None for each in (("vram", vram), ("ram", ram)))
+        gpu_gb = None if vram is None else parse_gb("vram", vram)
+        host_gb = None if ram is None else parse_gb("ram", ram)
         known = card_of(card, gpu_gb)
         if card is not None and known is not None:
             gpu_gb = gpu_gb or known.memory

@@ -34,13 +34,15 @@ def test_the_memory_that_a_driver_reports_tells_variants_apart() -> None:
     # a driver keeps some of the memory
     assert find_card("NVIDIA GeForce RTX 4060 Ti", 15.6).memory == 16
     assert find_card("NVIDIA GeForce RTX 3080", 9.8).memory == 10
+    # where there is only one, another size is that of a part of it
+    assert find_card("RTX 3060", 8).memory == 12
 
 
 @pytest.mark.parametrize(
     ("written", "sentence"),
     [
-        ("RTX 3080", "RTX 3080 is not one card: choose RTX 3080 10GB or RTX 3080 12GB."),
-        ("RTX 3060 16GB", "RTX 3060 16GB is not one card: choose RTX 3060 12GB."),
+        ("RTX 3080", "RTX 3080 names no single card: choose RTX 3080 10GB or RTX 3080 12GB."),
+        ("RTX 3060 16GB", "RTX 3060 16GB names no single card: choose RTX 3060 12GB."),
         ("RTX 3061", "No card named RTX 3061 is known here. Similar names: RTX 3060, "),
         # slower than the card of that name for desktops
         ("NVIDIA GeForce RTX 3060 Laptop GPU", "is known here. Similar names: "),
