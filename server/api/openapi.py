@@ -20,12 +20,14 @@ def complete_openapi(
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
+            # first, for it fails while a model's file is invalid, and FastAPI keeps its document
+            bodies = body_schemas(catalogue(), settings)
             document = original()
             schemas = document["components"]["schemas"]
             _complete_operations(document)
             for name, example in _examples(app).items():
                 schemas[name]["example"] = example
-            schemas |= body_schemas(catalogue(), settings)
+            schemas |= bodies
             document["servers"] = [{"url": "/"}]
         assert app.openapi_schema is not None
         return app.openapi_schema
@@ -40,7 +42,7 @@ def with_server(document: Mapping[str, Any], url: str) -> dict[str, Any]:
 
 def _examples(app: FastAPI) -> dict[str, Any]:
     """Return the examples of the responses' schemas by name. FastAPI's document has them without what is null."""
-    models = {getattr(route, "response_model", None) for route in iter_route_contexts(app.routes)} - {None}
+    models: set[Any] = {getattr(route, "response_model", None) for route in iter_route_contexts(app.routes)} - {None}
     _, definitions = TypeAdapter.json_schemas([(model, "serialization", TypeAdapter(model)) for model in models])
     return {name: schema["example"] for name, schema in definitions["$defs"].items() if "example" in schema}
 
