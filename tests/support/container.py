@@ -92,9 +92,11 @@ class Image:
         config = self._folder / "pip.conf"
         config.write_text("\n".join(["[global]", *(f"{name} = {value}" for name, value in settings.items())]))
         yield config, "/etc/pip.conf"
-        for name in dict.fromkeys(word.removeprefix("file://") for each in settings.values() for word in each.split()):
-            if name.startswith("/") and Path(name).exists():
-                yield name, name
+        for word in dict.fromkeys(word for each in settings.values() for word in each.split()):
+            # the pages of an index name files beside its folder
+            path = Path(word.removeprefix("file://")).parent if word.startswith("file://") else Path(word)
+            if path.is_absolute() and path.exists():
+                yield path, path
 
     def _buildah(self, *args: object) -> str:
         return run(needs("buildah"), *self._store, *args).strip()
