@@ -21,7 +21,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="paddock") as folder:
         os.chdir(folder)
         console = Console(record=True, width=96, force_terminal=True)
-        demo(True, port, Path(folder) / "data", Path("demo.mp4"), console)
+        demo(True, port, Path(folder) / "data", None, False, console)
         shown = console.export_text(styles=True, clear=True).replace(f"{folder}/", "~/paddock/")
     picture = Console(record=True, width=96, file=Path(os.devnull).open("w"), force_terminal=True)  # noqa: SIM115
     picture.print(f"[bold]{COMMAND}[/]")
