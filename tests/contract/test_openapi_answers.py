@@ -15,7 +15,7 @@ from server.runtime.app import create_app
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
 from tests.contract.test_http import LONG
-from tests.support.server_process import MODEL, PATIENCE, SMALL, ServerProcess, eventually
+from tests.support.server_process import MODEL, SMALL, ServerProcess, eventually
 
 DOCUMENT = create_app(Settings(demo=True)).openapi()
 OPERATIONS = {
@@ -34,7 +34,7 @@ class Asker:
     """Calls operations by their ids, checks each answer against the document, and records the statuses."""
 
     def __init__(self, server: ServerProcess, seen: set[tuple[str, str]]) -> None:
-        self._http = httpx.Client(base_url=server.url, timeout=PATIENCE)
+        self._server = server
         self._seen = seen
 
     def ask(self, name: str, *ids: str, key: str | None = "one", **options: Any) -> httpx.Response:
@@ -52,7 +52,7 @@ class Asker:
         path = re.sub(r"{\w+}", lambda _: next(values), template)
         headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
         headers |= options.pop("headers", {})
-        with self._http.stream(method, path, headers=headers, **options) as response:
+        with self._server.http.stream(method, self._server.url + path, headers=headers, **options) as response:
             self._check_head(name, response)
             yield response
 
