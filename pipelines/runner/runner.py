@@ -51,11 +51,7 @@ class Runner(Exclusive):
     """A model loaded on one device, which makes one video at a time."""
 
     def __init__(
-        self,
-        spec: ModelSpec,
-        loaded: LoadedPipeline,
-        cache: Path = CACHE,
-        attention: Attention = Attention.NATIVE,
+        self, spec: ModelSpec, loaded: LoadedPipeline, cache: Path = CACHE, attention: Attention = Attention.NATIVE
     ) -> None:
         super().__init__()
         cache = expanded(cache, "cache")

@@ -26,7 +26,7 @@ log = logging.getLogger("paddock.auth")
 class OpenRequests:
     """Counts the requests of each key that are not answered yet, event streams too: at most `limit` at a time.
 
-    Without keys only the connections of each address have a limit (`server.runtime.connections`).
+    Without keys only the connections of each address have a limit (`server.runtime.http.connections`).
     """
 
     def __init__(self, limit: int) -> None:

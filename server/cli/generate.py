@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from paddock import Client, Generation, GenerationFailedError, LoraChoice, UnavailableError, UnreachableError, Update
 from server.cli.options import CommandError
-from server.cli.text import plain
+from server.cli.terminal import plain
 
 DEMO_SIZE = {"width": 416, "height": 240, "num_frames": 33}
 """A video that the demo's weights make in seconds on a CPU. The page opens with the same one."""

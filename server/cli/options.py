@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from server.cli.text import printable
+from server.cli.terminal import printable
 
 if TYPE_CHECKING:
     from paddock import Client

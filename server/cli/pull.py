@@ -18,7 +18,7 @@ from pipelines.hub.folder import check
 from pipelines.hub.listing import Listing, readable
 from pipelines.hub.lookup import look_up, look_up_files
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
-from server.cli.text import printable
+from server.cli.terminal import printable
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
 

@@ -1,4 +1,7 @@
-"""Output to any terminal, and arguments from it: its encoding may lack characters, and its bytes may be no text."""
+"""Output to any terminal, and arguments from it: its encoding may lack characters, and its bytes may be no text.
+
+Text from elsewhere, such as prompts and errors, is never markup or control codes there.
+"""
 
 import codecs
 import errno
@@ -74,3 +77,15 @@ def _text(name: str, value: Any) -> Any:
 
             refuse(f"{name}: {value!a} is not text in UTF-8.")
     return value
+
+
+def printable(text: str) -> str:
+    """Return a text in which a space stands for each character that is not printable, such as those of ANSI codes."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def plain(text: str) -> str:
+    """Return a printable text whose square brackets are no markup of Rich."""
+    from rich.markup import escape
+
+    return escape(printable(text))

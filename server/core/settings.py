@@ -291,11 +291,8 @@ class Settings(
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources by precedence: options, environment, file. An empty variable counts as not set."""
-        environment = {
-            name: stripped
-            for name, value in env_settings().items()
-            if (stripped := value.strip() if isinstance(value, str) else value) != ""
-        }
+        values = {name: value.strip() if isinstance(value, str) else value for name, value in env_settings().items()}
+        environment = {name: value for name, value in values.items() if value != ""}
         return tuple(InitSettingsSource(settings_cls, each) for each in (init_settings(), environment, dict(cls._file)))
 
 

@@ -33,7 +33,7 @@ from server.core.events import Broker
 from server.core.settings import Settings
 from server.runtime.data_dir import locked
 from server.runtime.engines import make_engine, worker_template
-from server.runtime.forwarded import ForwardedHeaders, TrustedProxies
+from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.metrics import Metrics
 from server.service.service import Service

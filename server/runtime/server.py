@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from server.core.logging import configure
 from server.core.settings import Settings
 from server.runtime.app import create_app
-from server.runtime.connections import ConnectionLimits, raise_descriptor_limit
-from server.runtime.forwarded import TrustedProxies
-from server.runtime.http_protocol import protocol_class
-from server.runtime.listeners import listen, try_to_listen
+from server.runtime.http.connections import ConnectionLimits, raise_descriptor_limit
+from server.runtime.http.forwarded import TrustedProxies
+from server.runtime.http.listeners import listen, try_to_listen
+from server.runtime.http.protocol import protocol_class
 from server.runtime.preflight import run_checks
 from server.service.service import Service
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from server.cli.options import LOCAL, ApiKey, Url, connected, console
-from server.cli.text import plain
+from server.cli.terminal import plain
 
 
 def cancel(

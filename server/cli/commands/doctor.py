@@ -3,7 +3,7 @@
 import typer
 
 from server.cli.options import Config, DataDir, Demo, Device, Host, Port, console, load_settings
-from server.cli.text import plain
+from server.cli.terminal import plain
 
 
 def doctor(

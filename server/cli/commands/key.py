@@ -10,8 +10,7 @@ import typer
 from rich.table import Table
 
 from server.cli.options import Config, DataDir, console, error_console, load_settings, refuse
-from server.cli.terminal import takes_text
-from server.cli.text import plain
+from server.cli.terminal import plain, takes_text
 
 if TYPE_CHECKING:
     from server.storage.db.api_keys import KeyRing

@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from server.cli.options import LOCAL, ApiKey, Url, connected, console
-from server.cli.text import plain
+from server.cli.terminal import plain
 
 
 def loras(

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from server.cli.options import LOCAL, ApiKey, Url, connected, console
-from server.cli.text import plain
+from server.cli.terminal import plain
 
 _PROMPT_CHARS = 60
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from server.core.settings import Settings
 from server.runtime.app import create_app
-from server.runtime.forwarded import TrustedProxies, plain_address
+from server.runtime.http.forwarded import TrustedProxies, plain_address
 from tests.support.server_process import SMALL
 
 PROXY = "10.0.0.1"

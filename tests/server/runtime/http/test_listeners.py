@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.core.settings import Settings
-from server.runtime.listeners import listen
+from server.runtime.http.listeners import listen
 from server.runtime.preflight import StartRefusedError
 
 HAS_IPV6 = socket.has_dualstack_ipv6() and os.path.exists("/proc/net/if_inet6")  # noqa: PTH110

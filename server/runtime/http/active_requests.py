@@ -5,7 +5,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from server.runtime.http10 import App, Message, Receive, Send
+from server.runtime.http.http10 import App, Message, Receive, Send
 
 MAX_ACTIVE = 4
 """Limit of one address. The server has one event loop: more at a time are not done sooner."""

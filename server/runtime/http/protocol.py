@@ -14,10 +14,10 @@ from starlette.responses import PlainTextResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from server.core.errors import InvalidParamsError
-from server.runtime.active_requests import ActiveRequest, ActiveRequests
-from server.runtime.connections import ConnectionLimits
-from server.runtime.forwarded import TrustedProxies, plain_address
-from server.runtime.http10 import without_chunks
+from server.runtime.http.active_requests import ActiveRequest, ActiveRequests
+from server.runtime.http.connections import ConnectionLimits
+from server.runtime.http.forwarded import TrustedProxies, plain_address
+from server.runtime.http.http10 import without_chunks
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100

@@ -17,10 +17,10 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from server.runtime.active_requests import MAX_ACTIVE
-from server.runtime.connections import ConnectionLimits
-from server.runtime.forwarded import TrustedProxies
-from server.runtime.http_protocol import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_PIPELINED, MAX_UNREAD_BODY, protocol_class
+from server.runtime.http.active_requests import MAX_ACTIVE
+from server.runtime.http.connections import ConnectionLimits
+from server.runtime.http.forwarded import TrustedProxies
+from server.runtime.http.protocol import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_PIPELINED, MAX_UNREAD_BODY, protocol_class
 from tests.support.server_process import CLEAN_ENDS, ENDLESS, PATIENCE, ServerProcess, eventually
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from server.cli.text import plain, printable
+from server.cli.terminal import plain, printable
 
 HOSTILE = [
     "[/b] [bold]x[/]",

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from server.runtime import active_requests
-from server.runtime.active_requests import MAX_ACTIVE, ActiveRequest, ActiveRequests
-from server.runtime.http10 import Message, Receive, Send
+from server.runtime.http import active_requests
+from server.runtime.http.active_requests import MAX_ACTIVE, ActiveRequest, ActiveRequests
+from server.runtime.http.http10 import Message, Receive, Send
 
 
 class Requests:

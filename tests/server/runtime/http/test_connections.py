@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from server.runtime.connections import (
+from server.runtime.http.connections import (
     CONNECTION_BYTES,
     MAX_DESCRIPTORS,
     MEMORY_SHARE,
