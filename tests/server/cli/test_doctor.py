@@ -1,6 +1,7 @@
 """`paddock doctor` finds what is wrong with a machine, and says how to fix it."""
 
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,7 @@ def test_each_failure_says_how_to_fix_it(
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     exhausted = SimpleNamespace(free=10**6, available=10**6, total=10**9)
     monkeypatch.setattr(psutil, "disk_usage", lambda _: exhausted)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: exhausted)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: exhausted)
 
     found = examined(tmp_path, demo=False, port=taken, host="127.0.0.1", data_dir=Path("/proc/paddock"))
