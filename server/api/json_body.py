@@ -3,8 +3,10 @@
 import asyncio
 import json
 import re
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
-from weakref import WeakValueDictionary
 
 from server.core.errors import InvalidParamsError
 
@@ -14,7 +16,7 @@ MAX_DEPTH = 64
 MAX_NAMES = 256
 """Limit of names in the body itself."""
 
-MAX_VALUES = 25_000
+MAX_VALUES = 5_000
 """Limit of all values: parsing millions of small ones would stop the server for all clients for half a second."""
 
 MAX_DIGITS = 500
@@ -40,38 +42,67 @@ class RequestBody:
 
     def __init__(self) -> None:
         self.content: dict[str, Any] = {}
-        self._slots: list[asyncio.Semaphore] = []
+        self._release: Callable[[], None] | None = None
 
     @property
     def is_large(self) -> bool:
         """Whether it was admitted as a large one."""
-        return bool(self._slots)
+        return self._release is not None
 
-    async def take(self, slot: asyncio.Semaphore) -> None:
-        """Hold a slot until `close`."""
-        await slot.acquire()
-        self._slots.append(slot)
+    def admitted(self, release: Callable[[], None]) -> None:
+        """Note that it was admitted as a large one, and what to call at `close`."""
+        self._release = release
 
     def close(self) -> None:
         """Forget the content, which is not needed once the request is recorded: its client may wait for an hour."""
         self.content = {}
-        while self._slots:
-            self._slots.pop().release()
+        if self._release is not None:
+            self._release()
+            self._release = None
 
 
 class LargeBodies:
-    """Admits large bodies, so that the memory they take has a limit however many clients send them."""
+    """Admits large bodies, so that the memory they take has a limit however many clients send them.
+
+    A tenant has at most MAX_LARGE_OF_TENANT of them, and half of the places that others leave: there is one for every
+    other tenant.
+    """
 
     def __init__(self) -> None:
-        self._all = asyncio.Semaphore(MAX_LARGE)
-        self._of_tenant: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._held: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     async def admit(self, tenant: str, body: RequestBody) -> None:
         """Wait until a body may be read on."""
-        slot = self._of_tenant.setdefault(tenant, asyncio.Semaphore(MAX_LARGE_OF_TENANT))
-        # first that of the tenant: who waits there keeps nobody else waiting
-        await body.take(slot)
-        await body.take(self._all)
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant, deque()).append(turn)
+        self._admit_more()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self._release(tenant)
+            raise
+        body.admitted(partial(self._release, tenant))
+
+    def _release(self, tenant: str) -> None:
+        self._held[tenant] -= 1
+        self._held += Counter()
+        self._admit_more()
+
+    def _admit_more(self) -> None:
+        for tenant, turns in [*self._waiting.items()]:
+            while turns and (turns[0].done() or self._may(tenant)):
+                if not (turn := turns.popleft()).done():
+                    self._held[tenant] += 1
+                    turn.set_result(None)
+            if not turns:
+                del self._waiting[tenant]
+
+    def _may(self, tenant: str) -> bool:
+        own = self._held[tenant]
+        free = MAX_LARGE - (self._held.total() - own)
+        return own < min(MAX_LARGE_OF_TENANT, (free + 1) // 2)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:

@@ -6,9 +6,10 @@ Nor do many subscribers delay the server: events are delivered to a few at a tim
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from server.core.generation import Generation
@@ -22,8 +23,8 @@ RELIEF = 3
 then get fewer events, and the newest progress in each."""
 
 BACKLOG = 256
-"""So many events may wait for a subscriber. Beyond that, progress is dropped; a subscription that would lose the end of
-a generation is ended."""
+"""So many events may wait for a subscriber, or for all streams of a tenant. Beyond that, progress is dropped; a
+subscription that would lose the end of a generation is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,12 @@ class Subscription:
             self._queue.put_nowait(event)
         elif event.live is None:
             # a completion would be lost: the subscriber has to read the records
-            self.has_overflowed = True
-            self.end()
+            self.fall_behind()
+
+    def fall_behind(self) -> None:
+        """End it because the subscriber does not get all events."""
+        self.has_overflowed = True
+        self.end()
 
     def end(self) -> None:
         """Finish the iteration, now."""
@@ -86,33 +91,96 @@ class Subscription:
 
 
 class Broker:
-    """Passes events to the subscribers of the same tenant."""
+    """Passes events to the subscribers of the same tenant. Those of one tenant do not delay another's."""
 
     def __init__(self) -> None:
-        self._subscriptions: set[Subscription] = set()
+        self._streams: dict[str, set[Subscription]] = {}
+        self._waits: dict[str, set[Subscription]] = {}
+        self._deliveries: dict[str, _Delivery] = {}
         self._observers: list[Callable[[Event], None]] = []
-        self._waiting: deque[Event] = deque()
-        self._delivering: asyncio.Task[None] | None = None
-        self._is_urgent = asyncio.Event()
         self._closed = False
 
     @property
     def subscribers(self) -> int:
         """The number of subscriptions."""
-        return len(self._subscriptions)
+        return sum(1 for _ in self._subscriptions())
+
+    def _subscriptions(self) -> Iterator[Subscription]:
+        for of_tenant in (*self._streams.values(), *self._waits.values()):
+            yield from of_tenant
 
     def observe(self, observer: Callable[[Event], None]) -> None:
         """Call `observer` with every event, of all tenants."""
         self._observers.append(observer)
 
     def publish(self, event: Event) -> None:
-        """Send an event to all subscribers of the generation's tenant."""
+        """Send an event to all subscribers of the generation's tenant. They do not get what its request contained."""
         for observer in self._observers:
             observer(event)
-        if self._delivering is None and len(self._subscriptions) <= FEW:
-            for subscription in self._of(event):
-                subscription.offer(event)
+        tenant = event.generation.tenant
+        event = replace(event, generation=replace(event.generation, parameters={}, params=None))
+        if event.live is None:
+            for wait in self._waits.get(tenant, ()):
+                wait.offer(event)
+        streams = self._streams.get(tenant, set())
+        delivery = self._deliveries.get(tenant)
+        if delivery is None and len(streams) <= FEW:
+            for stream in streams:
+                stream.offer(event)
             return
+        if delivery is None:
+            delivery = self._deliveries[tenant] = _Delivery(streams, partial(self._end_delivery, tenant))
+        delivery.add(event)
+
+    def _end_delivery(self, tenant: str) -> None:
+        del self._deliveries[tenant]
+        if not self._streams[tenant]:
+            del self._streams[tenant]
+
+    @contextmanager
+    def subscribe(self, tenant: str, *, ends_only: bool = False) -> Iterator[Subscription]:
+        """Receive events from now on, until the context ends; with `ends_only` no progress, and all others at once."""
+        subscription = Subscription(tenant)
+        if self._closed:
+            subscription.end()
+        kind = self._waits if ends_only else self._streams
+        of_tenant = kind.setdefault(tenant, set())
+        of_tenant.add(subscription)
+        try:
+            yield subscription
+        finally:
+            of_tenant.discard(subscription)
+            if not of_tenant and kind.get(tenant) is of_tenant and tenant not in self._deliveries:
+                del kind[tenant]
+
+    def dismiss(self, may_stay: Callable[[str], bool]) -> None:
+        """End the subscriptions of tenants that are no longer allowed any."""
+        gone = {tenant for tenant in (*self._streams, *self._waits) if not may_stay(tenant)}
+        for subscription in self._subscriptions():
+            if subscription.tenant in gone:
+                subscription.end()
+
+    def close(self) -> None:
+        """End all subscriptions, and later ones at once: the server is stopping."""
+        self._closed = True
+        for delivery in self._deliveries.values():
+            delivery.cancel()
+        for subscription in self._subscriptions():
+            subscription.end()
+
+
+class _Delivery:
+    """Delivers the events of a tenant with many streams one after another, a few streams at a time."""
+
+    def __init__(self, streams: Collection[Subscription], on_end: Callable[[], object]) -> None:
+        self._streams = streams
+        self._on_end = on_end
+        self._waiting: deque[Event] = deque()
+        self._is_urgent = asyncio.Event()
+        self._task = asyncio.create_task(self._deliver())
+
+    def add(self, event: Event) -> None:
+        """Deliver an event after those that wait."""
         if event.live is not None:
             # of the progress that waits to be delivered, only the newest counts
             waiting = (each for each in self._waiting if each.generation.id != event.generation.id or each.live is None)
@@ -120,26 +188,29 @@ class Broker:
         else:
             self._is_urgent.set()
         self._waiting.append(event)
-        if self._delivering is None:
-            self._delivering = asyncio.create_task(self._deliver())
+        if len(self._waiting) > BACKLOG:
+            # the subscribers have to read the records
+            self._waiting.clear()
+            for stream in [*self._streams]:
+                stream.fall_behind()
 
-    def _of(self, event: Event) -> list[Subscription]:
-        return [each for each in self._subscriptions if each.tenant == event.generation.tenant]
+    def cancel(self) -> None:
+        """Deliver no more."""
+        self._task.cancel()
 
     async def _deliver(self) -> None:
-        """Deliver the waiting events one after another, and let other tasks run after every few subscribers."""
         try:
             while self._waiting:
                 event = self._waiting.popleft()
                 began = time.monotonic()
-                for count, subscription in enumerate(self._of(event), start=1):
-                    subscription.offer(event)
+                for count, stream in enumerate([*self._streams], start=1):
+                    stream.offer(event)
                     if count % FEW == 0:
                         await asyncio.sleep(PAUSE_SECONDS)
                 if event.live is not None:
                     await self._pause(RELIEF * (time.monotonic() - began))
         finally:
-            self._delivering = None
+            self._on_end()
 
     async def _pause(self, seconds: float) -> None:
         """Wait for some seconds, or until there is an event that must not wait."""
@@ -148,30 +219,3 @@ class Broker:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._is_urgent.wait()
-
-    @contextmanager
-    def subscribe(self, tenant: str) -> Iterator[Subscription]:
-        """Receive events from now on, until the context ends."""
-        subscription = Subscription(tenant)
-        if self._closed:
-            subscription.end()
-        self._subscriptions.add(subscription)
-        try:
-            yield subscription
-        finally:
-            self._subscriptions.discard(subscription)
-
-    def dismiss(self, may_stay: Callable[[str], bool]) -> None:
-        """End the subscriptions of tenants that are no longer allowed any."""
-        gone = {tenant for tenant in {each.tenant for each in self._subscriptions} if not may_stay(tenant)}
-        for subscription in self._subscriptions:
-            if subscription.tenant in gone:
-                subscription.end()
-
-    def close(self) -> None:
-        """End all subscriptions, and later ones at once: the server is stopping."""
-        self._closed = True
-        if self._delivering is not None:
-            self._delivering.cancel()
-        for subscription in self._subscriptions:
-            subscription.end()

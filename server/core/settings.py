@@ -176,7 +176,7 @@ class QueueSettings(BaseModel):
     max_queued: int = Field(default=10_000, ge=1)
     max_queued_per_key: int | None = Field(default=None, ge=1)
     max_failed_per_hour: int = Field(default=1000, ge=1)
-    max_cancelled_bytes_per_hour: int = Field(default=2**26, ge=1)
+    max_unstarted_bytes_per_hour: int = Field(default=2**28, ge=1)
     max_overtakes: int = Field(default=4, ge=0)
     max_prompt_chars: int = Field(default=10_000, ge=1)
     max_body_bytes: int = Field(default=1_000_000, ge=1024)

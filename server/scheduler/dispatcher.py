@@ -47,6 +47,7 @@ class Dispatcher:
         options: SchedulerOptions,
     ) -> None:
         self._files = files
+        self._suspending: asyncio.Future[list[None]] | None = None
         claims = Claims(store.attempts, files, broker, options.lease, self.wake)
         self._devices = [Device(engine, options.tolerance) for engine in engines]
         self.executors = [DeviceExecutor(device, claims, catalogue, options.idle_unload) for device in self._devices]
@@ -64,8 +65,10 @@ class Dispatcher:
         self.maintenance.start()
 
     async def suspend(self, grace: float) -> None:
-        """Start nothing more; save what runs and return it to the queue, within `grace` seconds."""
-        await asyncio.gather(*(executor.suspend(grace) for executor in self.executors))
+        """Start nothing more; save what runs and return it to the queue, within `grace` seconds of the first call."""
+        if self._suspending is None:
+            self._suspending = asyncio.gather(*(executor.suspend(grace) for executor in self.executors))
+        await asyncio.shield(self._suspending)
 
     async def stop(self) -> None:
         """Stop all devices at once; what was running returns to the queue."""

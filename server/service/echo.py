@@ -39,6 +39,8 @@ UNSUPPORTED = (
 )
 """Parameters of the host's other models. A request that uses one would wait for something that never comes."""
 
+_ENCODER = json.JSONEncoder()
+
 _MAX_UNKNOWN = 6
 _MAX_NAME_CHARS = 80
 
@@ -59,10 +61,20 @@ def echo(entry: CatalogueEntry, body: Mapping[str, Any], max_prompt_chars: int) 
             continue
         if name in _PROMPTS and isinstance(value, str):
             kept[name] = value[:max_prompt_chars]
-        elif (size := len(json.dumps([name, value]))) <= budget:
+        elif (size := _size([name, value], budget)) <= budget:
             budget -= size
             kept[name] = value
     return {name: kept[name] for name in body if name in kept}
+
+
+def _size(value: Any, most: int) -> int:
+    """The length of a value as JSON; of a longer one than `most` any that is longer, without going through it."""
+    size = 0
+    for part in _ENCODER.iterencode(value):
+        size += len(part)
+        if size > most:
+            break
+    return size
 
 
 def text(body: Mapping[str, Any], name: str) -> str | None:

@@ -3,10 +3,11 @@
 import json
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 
 from server.core.errors import QueueFullError
+from server.core.events import Event
 from server.core.generation import Generation
 from server.core.settings import QueueSettings
 
@@ -61,36 +62,61 @@ class HourlyLimit:
 
 
 class RecordLimits:
-    """How many generations of a tenant may fail as they are submitted, and how large those may be that it cancels."""
+    """How many generations of a tenant may fail as they are submitted, and how large those may be that do not start.
+
+    The latter are those that wait, too: they may be cancelled. What starts does not count any more.
+    """
 
     def __init__(self, settings: QueueSettings) -> None:
         self._settings = settings
         self._failed = HourlyLimit(settings.max_failed_per_hour)
-        self._cancelled = HourlyLimit(settings.max_cancelled_bytes_per_hour)
+        self._unstarted = HourlyLimit(settings.max_unstarted_bytes_per_hour)
+        self._waiting: dict[str, int] = {}
+        """The sizes of those that wait and were submitted to this process, by their ids."""
 
-    def check(self, tenant: str) -> None:
-        """Raise QueueFullError if a tenant has cancelled so much that it may submit nothing for now."""
-        if (wait := self._cancelled.wait(tenant, 0)) is not None:
-            raise QueueFullError(
-                f"Within an hour, generations with more than {self._settings.max_cancelled_bytes_per_hour} bytes in "
-                "all were cancelled before they started: this is the limit.",
-                ceil(wait),
-            )
-
-    def add_failed(self, tenant: str, count: int) -> None:
-        """Count generations that fail, before they are recorded: others are submitted meanwhile.
-
-        Raises QueueFullError if there are too many. A negative count takes back.
-        """
-        if count > 0 and (wait := self._failed.wait(tenant, count)) is not None:
+    def add(self, new: Sequence[Generation]) -> None:
+        """Count a request's generations before they are recorded. Raises QueueFullError, and then counts none."""
+        tenant, failed = new[0].tenant, _failed(new)
+        sizes = {each.id: _size(each) for each in new}
+        if failed and (wait := self._failed.wait(tenant, failed)) is not None:
             raise QueueFullError(
                 f"{self._settings.max_failed_per_hour} requests with invalid parameters were recorded within an hour: "
                 "this is the limit.",
                 ceil(wait),
             )
-        if count:
-            self._failed.add(tenant, count)
+        if (wait := self._unstarted.wait(tenant, sum(sizes.values()))) is not None:
+            raise QueueFullError(
+                f"Requests with {self._settings.max_unstarted_bytes_per_hour} bytes in all that have not started were "
+                "recorded within an hour: this is the limit.",
+                ceil(wait),
+            )
+        # before they are recorded: others are submitted meanwhile
+        self._failed.add(tenant, failed)
+        self._unstarted.add(tenant, sum(sizes.values()))
+        self._waiting |= {each.id: sizes[each.id] for each in new if not each.is_terminal}
 
-    def note_cancelled(self, generation: Generation) -> None:
-        """Count a generation that was cancelled before its first attempt."""
-        self._cancelled.add(generation.tenant, _ROW_BYTES + len(json.dumps(generation.parameters)))
+    def take_back(self, new: Sequence[Generation]) -> None:
+        """Count generations no more, as they were not recorded."""
+        self._failed.add(new[0].tenant, -_failed(new))
+        self._unstarted.add(new[0].tenant, -sum(map(_size, new)))
+        for each in new:
+            self._waiting.pop(each.id, None)
+
+    def note(self, event: Event) -> None:
+        """Take from an event that a generation has started, or was cancelled."""
+        generation = event.generation
+        if event.live is None and not generation.is_terminal:
+            return
+        size = self._waiting.pop(generation.id, 0)
+        if generation.attempt > 0:
+            self._unstarted.add(generation.tenant, -size)
+
+
+def _failed(new: Sequence[Generation]) -> int:
+    return sum(each.is_terminal for each in new)
+
+
+def _size(generation: Generation) -> int:
+    """About so many bytes a record takes: its prompts are in it twice, and once more as words."""
+    targets = (generation.target_namespace, generation.target_repo, generation.target_directory)
+    return _ROW_BYTES + 3 * len(json.dumps(generation.parameters)) + len(json.dumps(targets))

@@ -75,6 +75,7 @@ class Service:
         self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
         self._limits = RecordLimits(settings)
+        broker.observe(self._limits.note)
         self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted, history.is_shared)
         self._is_closing = False
         self._on_closing: set[Callable[[], None]] = set()
@@ -91,6 +92,8 @@ class Service:
     def when_closing(self, callback: Callable[[], None]) -> Iterator[None]:
         """Within the context, call this when the server begins to stop."""
         self._on_closing.add(callback)
+        if self._is_closing:
+            callback()
         try:
             yield
         finally:
@@ -138,16 +141,13 @@ class Service:
         count = parameters.num_generations(body, self.settings.max_num_generations)
         base = parameters.random_seed()
         loras = await asyncio.to_thread(self._loras.of, entry.id) if body.get("loras") else {}
-        new = [
-            self._generation(tenant, entry, parameters.with_seed(body, base, offset), origin, loras)
-            for offset in range(count)
-        ]
-        self._limits.check(tenant)
+        bodies = [parameters.with_seed(body, base, offset) for offset in range(count)]
+        kept = echo.echo(entry, bodies[0], self.settings.max_prompt_chars)
+        new = [self._generation(tenant, entry, each, kept, origin, loras) for each in bodies]
         await self.check_room()
         limits = QueueLimits(self.settings.max_queued, self.settings.max_queued_per_key)
         request = None if key is None else IdempotentRequest(key, _digest(body, origin))
-        failed = sum(generation.is_terminal for generation in new)
-        self._limits.add_failed(tenant, failed)
+        self._limits.add(new)
         is_new = False
         try:
             recorded = await self._submissions.insert(new, limits, request)
@@ -163,7 +163,7 @@ class Service:
             raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
         finally:
             if not is_new:
-                self._limits.add_failed(tenant, -failed)
+                self._limits.take_back(new)
         if is_new:
             self._scheduler.wake()
             for generation in recorded:
@@ -186,9 +186,11 @@ class Service:
         tenant: str,
         entry: CatalogueEntry,
         body: parameters.Body,
+        kept: Mapping[str, Any],
         origin: Origin,
         loras: Mapping[str, AvailableLora],
     ) -> Generation:
+        """A generation of a request; `kept` is what is echoed of it, which differs by its seed only."""
         limit = self.settings.max_prompt_chars
         now = time.time()
         generation = Generation(
@@ -197,7 +199,7 @@ class Service:
             origin=origin,
             model=entry.id,
             status=Status.QUEUED,
-            parameters=echo.echo(entry, body, limit),
+            parameters={name: body["seed"] if name == "seed" else value for name, value in kept.items()},
             enqueued_at=now,
             accepted_by=self._submissions.server,
             target_namespace=echo.text(body, "target_namespace"),
@@ -225,7 +227,7 @@ class Service:
         if before is None:
             await self._find(tenant, generation_id)
             return
-        self._note_cancelled(before)
+        self._publish_cancelled(before)
         await self._scheduler.cancel(before)
 
     def hang_up(self, tenant: str, ids: Collection[str], *, may_return: bool = False) -> None:
@@ -238,7 +240,7 @@ class Service:
     async def _cancel_unstarted(self, tenant: str, generation_id: str) -> None:
         before = await self._submissions.cancel(generation_id, tenant, unless_started=True)
         if before is not None:
-            self._note_cancelled(before)
+            self._publish_cancelled(before)
 
     async def remove(self, tenant: str, generation_id: str) -> None:
         """Remove a generation that has ended, with its video; raises ConflictError for one that has not."""
@@ -246,9 +248,7 @@ class Service:
             found = (await self._find(tenant, generation_id)).generation
             raise ConflictError(f"Generation {generation_id} is {found.status}: cancel it before you remove it.")
 
-    def _note_cancelled(self, before: Generation) -> None:
-        if before.attempt == 0:
-            self._limits.note_cancelled(before)
+    def _publish_cancelled(self, before: Generation) -> None:
         self._broker.publish(Event(replace(before, status=Status.CANCELLED)))
 
     # models and devices

@@ -77,7 +77,7 @@ class Waiting:
             # a subscription may also end because it fell behind: then the records are read again
             if self._is_closing:
                 raise await self._interrupted(tenant, pending)
-            with self._broker.subscribe(tenant) as subscription:
+            with self._broker.subscribe(tenant, ends_only=True) as subscription:
                 pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).is_terminal}
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_ASK_AGAIN_SECONDS if self._is_shared else None):
@@ -100,7 +100,6 @@ class Waiting:
         if not pending:
             return
         async for event in subscription:
-            if event.live is None:
-                pending.discard(event.generation.id)
-                if not pending:
-                    return
+            pending.discard(event.generation.id)
+            if not pending:
+                return

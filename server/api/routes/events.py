@@ -31,6 +31,8 @@ PING_SECONDS = 15.0
 _PADDING = format_sse_event(comment="\n".join([" " * 4096] * 2))
 
 
+_MAX_BASES = 4
+
 # nothing on the way should keep them
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -71,12 +73,14 @@ async def _parts(events: AsyncIterator[Event | Position], links: Links) -> Async
             # without data no client sees an event, but it remembers the id
             yield format_sse_event(id=str(event.number))
             continue
-        # subscribers with the same base URL share the text
+        # subscribers with the same base URL share the text; few of a server's clients have another one
         if (text := event.made.get(links.base)) is None:
-            text = event.made[links.base] = _text(event, links)
+            text = _text(event, links)
+            if len(event.made) < _MAX_BASES:
+                event.made[links.base] = text
         part += text
         if event.is_last and part:
-            yield part
+            yield part + _PADDING if text and event.live is None else part
             part = b""
 
 
@@ -103,8 +107,7 @@ def _text(event: Event, links: Links) -> bytes:
     if event.generation.status is Status.CANCELLED:
         return b""
     data, number = serializers.completion(event.generation, links), event.generation.event_number
-    completed = _format("media_generation_completed", data, None if number is None else str(number))
-    return completed + _PADDING if event.is_last else completed
+    return _format("media_generation_completed", data, None if number is None else str(number))
 
 
 def _format(name: str, data: dict[str, Any], id_: str | None = None) -> bytes:

@@ -41,14 +41,12 @@ async def index(
 async def search(
     service: ServiceDep,
     _tenant: TenantDep,
-    search: Annotated[str, Query(description="Words to search for in ids, names and descriptions")],
+    search: Annotated[str, Query(description="Words to search for in ids, names and descriptions", max_length=200)],
 ) -> dict[str, Any]:
     """Returns the models whose id, names and description contain all the words."""
-    words = search.lower().split()
-    return _list(
-        service,
-        (entry for entry in service.catalogue.values() if all(word in _searchable(entry) for word in words)),
-    )
+    words = set(search.lower().split())
+    found = ((entry, _searchable(entry)) for entry in service.catalogue.values())
+    return _list(service, (entry for entry, text in found if all(word in text for word in words)))
 
 
 @router.get(

@@ -118,7 +118,8 @@ class ActiveRequest:
     async def _go_on(self) -> None:
         """Wait until it is its turn again, before those that have not begun."""
         turn = self._turn = self._loop.create_future()
-        self._begin = lambda: turn.set_result(None)
+        # one that is cancelled at this moment gives its turn back at its end
+        self._begin = lambda: None if turn.done() else turn.set_result(None)
         self._requests.start(self, first=True)
         try:
             await turn

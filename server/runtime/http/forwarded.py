@@ -96,6 +96,12 @@ class ForwardedHeaders:
         return prefix.rstrip("/") if _PREFIX.fullmatch(prefix) else ""
 
 
+def counted_as(address: str) -> str:
+    """Return for what an address counts: one of IPv6 for its /64 network, all of which one client may have."""
+    parsed = _parse(address)
+    return str(IPv6Network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address
+
+
 def plain_address(address: str) -> str:
     """Return the usual spelling of a peer's address: an IPv4 address that IPv6 wraps as IPv4."""
     parsed = _parse(address)

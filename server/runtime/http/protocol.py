@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from server.core.errors import InvalidParamsError
 from server.runtime.http.active_requests import ActiveRequest, ActiveRequests
 from server.runtime.http.connections import ConnectionLimits
-from server.runtime.http.forwarded import TrustedProxies, plain_address
+from server.runtime.http.forwarded import TrustedProxies, counted_as, plain_address
 from server.runtime.http.http10 import without_chunks
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -64,7 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
         self._active: ActiveRequest | None = None
-        self._address = ""
+        self._peer = self._address = ""
         self._counted = ""
         """The address for which the connection counts: its own, or while a request runs, that of its client."""
         self._has_last_request = False
@@ -87,7 +87,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if self.client:
             self.client = plain_address(self.client[0]), self.client[1]
-            self._address = self._counted = self.client[0]
+            self._peer = self.client[0]
+            self._address = self._counted = counted_as(self._peer)
         if self.limits.open(self._address):
             self._start_timer()
         else:
@@ -209,7 +210,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        client = self.proxies.client_of(self._address, cycle.scope["headers"])
+        client = counted_as(self.proxies.client_of(self._peer, cycle.scope["headers"]))
         if not self._count_for(client):
             app = PlainTextResponse(_REFUSAL, 503, {"Retry-After": str(_RETRY_SECONDS)})
         if cycle.scope["http_version"] == "1.0":

@@ -17,7 +17,7 @@ from server.storage.db.records import (
     QueueLimitError,
     QueueLimits,
 )
-from server.storage.db.schema import generations
+from server.storage.db.schema import generations, requests
 from server.storage.db.session import Pool
 from server.storage.db.statements.submissions import IDEMPOTENCY_SECONDS
 from tests.contract.store.examples import (
@@ -123,6 +123,22 @@ async def test_a_request_that_comes_twice_is_recorded_once(store: Store, twin: S
     clock.now += IDEMPOTENCY_SECONDS + 1
     later = [new(tenant="me")]
     assert await store.submissions.insert(later, QueueLimits(10), IdempotentRequest("a-key", "another")) is later
+
+
+async def test_expired_idempotency_keys_are_removed_a_few_at_a_time(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.storage.db.statements.submissions._EXPIRED_AT_ONCE", 2)
+    for number in range(5):
+        await store.submissions.insert([new(tenant="me")], QueueLimits(20), IdempotentRequest(str(number), "digest"))
+    clock.now += IDEMPOTENCY_SECONDS + 1
+
+    # an expired key is new, whether it has been removed or not
+    for number in (4, 3):
+        later = [new(tenant="me")]
+        assert await store.submissions.insert(later, QueueLimits(20), IdempotentRequest(str(number), "other")) is later
+    with store.submissions._session.read() as tx:
+        assert sorted(tx.scalars(select(requests.c.key))) == ["3", "4"]
 
 
 async def test_requests_at_the_same_instant_are_one(store: Store, twin: Store) -> None:

@@ -129,10 +129,13 @@ async def test_one_tenant_holds_few_large_bodies_and_hinders_no_other() -> None:
     await asyncio.wait_for(waits, 5)
 
 
-async def test_all_together_hold_few_large_bodies() -> None:
+async def test_all_together_hold_few_large_bodies_and_each_leaves_half_to_others() -> None:
     bodies = LargeBodies()
-    for number in range(MAX_LARGE // MAX_LARGE_OF_TENANT):
-        held, waits = await admitted(bodies, str(number), MAX_LARGE_OF_TENANT)
+    shares = (8, 8, 8, 4, 2, 1, 1)
+    assert sum(shares) == MAX_LARGE
+    for number, share in enumerate(shares):
+        held, waits = await admitted(bodies, str(number), share)
+        assert not waits.done()
         waits.cancel()
     last = RequestBody()
     waits = asyncio.create_task(bodies.admit("last", last))

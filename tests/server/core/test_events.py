@@ -107,3 +107,49 @@ async def test_closing_ends_many_subscriptions_at_once() -> None:
         broker.close()
         async with asyncio.timeout(60):
             assert [[event async for event in each] for each in many] == [[]] * len(many)
+
+
+async def test_the_streams_of_one_tenant_delay_no_other_tenant_and_nobody_who_waits() -> None:
+    broker = Broker()
+    with ExitStack() as stack:
+        for _ in range(50 * FEW):
+            stack.enter_context(broker.subscribe("many"))
+        waits = stack.enter_context(broker.subscribe("many", ends_only=True))
+        other = stack.enter_context(broker.subscribe("other"))
+        ends = [replace(GENERATION, id=str(number), tenant="many") for number in range(100)]
+        for end in ends:
+            broker.publish(Event(end, Live(0.5)))
+            broker.publish(Event(end))
+        broker.publish(Event(replace(GENERATION, tenant="other")))
+
+        # without a moment for the deliveries
+        assert [event.generation.id for event in await received(waits, 100)] == [end.id for end in ends]
+        assert [event.generation.tenant for event in await received(other, 1)] == ["other"]
+        assert broker.subscribers == 50 * FEW + 2
+        broker.close()
+    assert broker.subscribers == 0
+
+
+async def test_streams_that_fall_behind_together_are_ended_and_hold_nothing() -> None:
+    broker = Broker()
+    long = replace(GENERATION, parameters={"prompt": "x" * 10_000})
+    with ExitStack() as stack:
+        streams = [stack.enter_context(broker.subscribe("")) for _ in range(2 * FEW)]
+        for _ in range(BACKLOG + 1):
+            broker.publish(Event(long))
+        async with asyncio.timeout(60):
+            assert [[event async for event in stream] for stream in streams] == [[]] * len(streams)
+        assert all(stream.has_overflowed for stream in streams)
+        broker.publish(Event(long))
+        await asyncio.sleep(0.05)
+    assert not broker._deliveries
+    assert not broker._streams
+
+
+async def test_events_do_not_hold_what_requests_contained() -> None:
+    broker = Broker()
+    with broker.subscribe("") as subscription:
+        broker.publish(Event(replace(GENERATION, parameters={"prompt": "x"})))
+        (event,) = await received(subscription, 1)
+
+    assert event.generation == replace(GENERATION, parameters={})

@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from server.core.errors import (
 )
 from server.core.events import Event
 from server.core.generation import Origin, Status
+from server.service import echo
+from server.service.echo import _size
 from tests.server.conftest import Inside, build, eventually
 from tests.support.server_process import SMALL
 
@@ -89,15 +92,41 @@ async def test_failures_are_bounded_also_while_they_are_recorded(tmp_path: Path)
 
 
 async def test_what_is_cancelled_unstarted_is_bounded(tmp_path: Path) -> None:
-    inside = build(tmp_path / "data", max_cancelled_bytes_per_hour=20_000)
+    inside = build(tmp_path / "data", max_unstarted_bytes_per_hour=60_000)
 
     for _ in range(2):
         (generation,) = await inside.enqueue(prompt="x" * 9000)
         await inside.service.cancel("", generation.id)
-    with pytest.raises(QueueFullError, match="more than 20000 bytes in all were cancelled before") as caught:
-        await inside.enqueue()
+    with pytest.raises(QueueFullError, match="60000 bytes in all that have not started") as caught:
+        await inside.enqueue(prompt="x" * 9000)
     assert 3500 < int(caught.value.headers["Retry-After"]) <= 3600
     inside.store.close()
+
+
+async def test_what_starts_does_not_count_as_unstarted(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", max_unstarted_bytes_per_hour=60_000)
+    await inside.dispatcher.start()
+
+    for _ in range(4):
+        (generation,) = await inside.enqueue(prompt="x" * 9000)
+        await inside.until(generation, Status.SUCCEEDED)
+
+    assert inside.service._limits._waiting == {}
+    await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_what_is_echoed_is_measured_once_and_only_as_far_as_needed(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[Any] = []
+    monkeypatch.setattr(echo, "_size", lambda value, most: sizes.append(value) or _size(value, most))
+    given = await inside.enqueue(3, seed=7, fancy=[1.25] * 4000)
+
+    assert [each.parameters["seed"] for each in given] == [7, 8, 9]
+    assert "fancy" not in given[0].parameters
+    assert [value for value in sizes if value[0] == "fancy"] == [["fancy", [1.25] * 4000]]
+    assert echo.MAX_ECHO_BYTES < _size([1.25] * 4000, echo.MAX_ECHO_BYTES) < 2 * echo.MAX_ECHO_BYTES
 
 
 async def test_a_retried_request_is_not_made_twice(inside: Inside) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, tuple_, update
 
 from server.core.generation import Generation, Origin, Outcome, Status, sources
 from server.storage.db import search
@@ -16,6 +16,9 @@ from server.storage.db.statements.transitions import end_attempt, next_event_num
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 """How long an idempotency key is remembered."""
+
+_EXPIRED_AT_ONCE = 100
+"""So many expired idempotency keys are removed with each request that has one."""
 
 _SUBMITTING = 0x5041_0002
 
@@ -75,10 +78,16 @@ class Submissions(Repository):
 
         A generation is gone if it was removed, or cancelled because its client hung up: that client has come back.
         """
-        tx.execute(delete(requests).where(requests.c.made_at < self._session.now() - IDEMPOTENCY_SECONDS))
+        oldest = self._session.now() - IDEMPOTENCY_SECONDS
+        # a few at a time: others wait for this transaction
+        expired = select(requests.c.tenant, requests.c.key).where(requests.c.made_at < oldest).limit(_EXPIRED_AT_ONCE)
+        tx.execute(delete(requests).where(tuple_(requests.c.tenant, requests.c.key).in_(expired)))
         same = and_(requests.c.tenant == tenant, requests.c.key == request.key)
         row = tx.execute(select(requests).where(same)).mappings().one_or_none()
         if row is None:
+            return []
+        if row["made_at"] < oldest:
+            tx.execute(delete(requests).where(same))
             return []
         if row["digest"] != request.digest:
             raise IdempotencyKeyReusedError(request.key)

@@ -156,3 +156,24 @@ async def test_who_leaves_in_the_middle_of_a_body_is_told_at_once(has_left: bool
     await requests.end()
     assert not requests.all._active
     assert not requests.all._waiting
+
+
+async def test_a_request_that_is_cancelled_as_its_turn_comes_gives_it_on() -> None:
+    requests, until = Requests(), asyncio.Event()
+    requests.start("cancelled", parts=1, until=until)
+    await settle()
+    for number in range(MAX_ACTIVE):
+        requests.start(str(number), until=until)
+    requests.start("next", until=until)
+    await settle()
+    requests.arrived["cancelled"].set()
+    await settle()
+
+    requests.tasks[0].cancel()
+    requests.tasks[1].cancel()
+    await settle()
+
+    assert requests.begun[-1] == "next"
+    await requests.end()
+    assert not requests.all._active
+    assert not requests.all._waiting

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from server.core.settings import Settings
 from server.runtime.app import create_app
-from server.runtime.http.forwarded import TrustedProxies, plain_address
+from server.runtime.http.forwarded import TrustedProxies, counted_as, plain_address
 from tests.support.server_process import SMALL
 
 PROXY = "10.0.0.1"
@@ -316,3 +316,11 @@ def test_a_public_url_that_links_cannot_begin_with_is_refused(url: str) -> None:
 def test_a_public_url_may_have_a_path(url: str, path: str) -> None:
     assert Settings(public_url=url).public_path == path
     assert Settings().public_path is None
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [("192.0.2.1", "192.0.2.1"), ("2001:db8::1:2", "2001:db8::/64"), ("::1", "::/64"), ("", ""), ("unix", "unix")],
+)
+def test_an_ipv6_address_counts_for_its_network(address: str, counted: str) -> None:
+    assert counted_as(address) == counted
