@@ -16,7 +16,7 @@ import psutil
 
 from pipelines.core.errors import CatalogueError, LoraError, PipelineError
 from pipelines.hub import local as weights
-from pipelines.hub.cache import free_bytes, hub_cache
+from pipelines.hub.cache import hub_cache
 from pipelines.hub.loras import list_files
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from pipelines.planning.layout import GIB
@@ -231,7 +231,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
             yield from _fits(settings, entry)
     if len(missing) == len(catalogue):
         cache = hub_cache()
-        free = free_bytes(cache)
+        free = psutil.disk_usage(str(_existing(cache))).free
         room = "" if free > _WEIGHTS_BYTES else f" They need 77 GB, and {_gb(free)} are free in {cache}."
         yield _fail("weights", f"{missing.get(DEFAULT_MODEL, next(iter(missing.values())))}{room}")
     elif missing:
