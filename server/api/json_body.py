@@ -22,7 +22,7 @@ MAX_VALUES = 5_000
 MAX_DIGITS = 500
 """Limit of the characters of a number: the time to read and to write it grows with their square."""
 
-MAX_MARKS = 4 * MAX_VALUES
+MAX_MARKS = 100_000
 """Limit of the quotes around strings, of which a name and its value have four, and of the backslashes in strings."""
 
 # without a way back, and whole if the end of the text is missing: the time grows with the length alone

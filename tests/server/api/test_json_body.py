@@ -33,7 +33,7 @@ def nested(depth: int, kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["array", "object"])
 def test_the_depth_has_a_limit(kind: str) -> None:
     assert parse_object(nested(MAX_DEPTH, kind))
-    for depth in (MAX_DEPTH + 1, 1000, 20_000):
+    for depth in (MAX_DEPTH + 1, 1000, MAX_VALUES - 1):
         with pytest.raises(InvalidParamsError, match=r"^The JSON of the body must not be nested deeper than 64 levels"):
             parse_object(nested(depth, kind))
 
@@ -69,15 +69,15 @@ def test_names_and_values_have_a_limit() -> None:
         parse_object(json.dumps({**names, "one": 1}).encode())
 
     for many in ([0] * (MAX_VALUES + 1), [[]] * MAX_VALUES, [{}] * MAX_VALUES, {str(n): n for n in range(MAX_VALUES)}):
-        with pytest.raises(InvalidParamsError, match=r"^The JSON of the body must have at most 25000 values\.$"):
+        with pytest.raises(InvalidParamsError, match=r"^The JSON of the body must have at most 5000 values\.$"):
             parse_object(json.dumps({"a": many, "b": 1}).encode())
 
 
 @pytest.mark.parametrize("content", ['"",', "\\n", '"\\"",'])
 def test_quotes_and_escaped_characters_have_a_limit(content: str) -> None:
     inside = '{"a": "%s"}' if content[0] == "\\" else '{"a": [%s0]}'
-    assert parse_object((inside % (content * 20_000)).encode())
-    with pytest.raises(InvalidParamsError, match=r"at most (25000 values|100000 escaped characters)\.$"):
+    assert parse_object((inside % (content * (20_000 if content[0] == "\\" else MAX_VALUES - 3))).encode())
+    with pytest.raises(InvalidParamsError, match=r"at most (5000 values|100000 escaped characters)\.$"):
         parse_object((inside % (content * 110_000)).encode())
 
 
