@@ -384,4 +384,6 @@ def test_a_client_cannot_have_its_connections_counted_for_others(
             for number in range(6)
         ]
 
-    assert statuses == [200] * 4 + [503] * 2
+    assert statuses[:4] == [200] * 4
+    # here the proxy has the client's address: its connection is refused, and it may be closed before the answer is read
+    assert set(statuses[4:]) <= {502, 503}

@@ -88,5 +88,5 @@ export async function follow({ onOpen, onEvent, signal }) {
 /** The address at which the page reaches what a link names: links have the address that others see the server by. */
 export function ownAddress(link) {
   const { pathname, search } = new URL(link, BASE);
-  return new URL(`.${pathname.slice(pathname.lastIndexOf("/api/"))}${search}`, BASE).href;
+  return new URL(pathname.replace(/^.*\/(?=api\/)/, "") + search, BASE).href;
 }
