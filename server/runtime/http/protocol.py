@@ -26,8 +26,10 @@ MAX_QUERY_PARAMETERS = 100
 MAX_CHUNKS = 4096
 """Limit of the parts in which a body arrives: parsing a chunk takes about as long whatever its size."""
 
-MAX_UNREAD_BODY = 1024 * 1024
-"""A connection is closed if more of a body arrives after its request has been answered, as it was refused."""
+MAX_UNREAD_BODY = 64 * 1024 * 1024
+"""A connection is closed if more of a body arrives after its request has been refused. Up to this, clients and proxies
+that read no answer before they have sent all get one.
+"""
 
 MAX_BODY_AHEAD = 128 * 1024
 """A connection is closed if more of the body of a request arrives that waits for the answers before it."""
