@@ -62,6 +62,10 @@ class CompilerProcess:
             self._process.wait()
         self._printed.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_printed"):
+            self._printed.close()
+
 
 def _ending(status: int) -> str:
     if status < 0:
