@@ -50,7 +50,7 @@ class CompilerProcess:
         if not status:
             return None
         self._printed.seek(max(0, self._printed.seek(0, SEEK_END) - MAX_PRINTED_BYTES))
-        # the one that was looked for last, as a library may print the same words
+        # the last one: what was printed before may have the same words
         printed, marker, reason = self._printed.read().decode(errors="replace").rpartition(FAILED)
         first, printed = (reason, printed) if marker else (_ending(status), reason)
         return f"{first.strip()}\n{printed.strip()}".rstrip()
@@ -61,6 +61,10 @@ class CompilerProcess:
             self._process.kill()
             self._process.wait()
         self._printed.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_printed"):
+            self._printed.close()
 
 
 def _ending(status: int) -> str:

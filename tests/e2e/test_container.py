@@ -119,6 +119,7 @@ def new_volume_of_another_user(image: Image, data: Path) -> None:
     with running(container):
         ours.wait_for(generation, "processing")
         assert container.stop() == 0, container.log_text()
+    ours.http.close()
 
 
 def finish_what_was_left(container: ServerProcess) -> None:
