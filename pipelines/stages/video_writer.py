@@ -76,7 +76,7 @@ class Mp4Writer:
         self._width, self._height, self._fps = width, height, fps
         self._num_frames = 0
         try:
-            self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+            self._log = _log_file()
         except OSError as error:
             raise _error(str(error)) from error
         self._ffmpeg = subprocess.Popen(
@@ -149,6 +149,12 @@ class Mp4Writer:
             self._ffmpeg.stdin.close()
         self._log.close()
         self._part.unlink(missing_ok=True)
+
+
+def _log_file() -> IO[bytes]:
+    """A file for what ffmpeg says: in memory where the system can, for the disk may be full."""
+    memory = getattr(os, "memfd_create", None)
+    return tempfile.TemporaryFile() if memory is None else os.fdopen(memory("ffmpeg"), "w+b")
 
 
 def _error(reason: str) -> EncodingError:

@@ -269,7 +269,7 @@ def test_version(typed: Typed, option: str) -> None:
     ("name", "value", "sentence"),
     [
         ("device", "gpus", "device: 'gpus' is not possible; it must be auto, cpu or cuda:N"),
-        ("public_url", "paddock.example", "public_url: 'paddock.example' is not possible; it must begin with http://"),
+        ("public_url", "paddock.example", "public_url: 'paddock.example' is not possible; it must be http://"),
         ("allowed_hosts", "*.example", "allowed_hosts.0: '*.example' is not possible; it must be host names"),
         ("database_url", "mysql://host", "database_url: 'mysql://host' is not possible; it must begin with postgresql"),
         ("log_level", "loud", "log_level: Input should be 'debug', 'info', 'warning' or 'error'"),
