@@ -161,11 +161,15 @@ def typed(typist: CommandRunner, tmp_path: Path) -> Typed:
 
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """Start servers of the test's own: `start_server("--option", setting="value")`."""
+    """Start servers of the test's own: `start_server("--option", setting="value")`.
+
+    `prefix` is a program that runs the server in another place.
+    """
     started: list[ServerProcess] = []
 
-    def start(*args: str, name: str = "data", **settings: Any) -> ServerProcess:
+    def start(*args: str, name: str = "data", prefix: tuple[str, ...] = (), **settings: Any) -> ServerProcess:
         process = ServerProcess(tmp_path / name, *args, **settings)
+        process.prefix = prefix
         started.append(process)
         process.start()
         return process

@@ -40,6 +40,7 @@ def complete_model(begun: str) -> list[str]:
     return [model for model in read_catalogue() if model.startswith(begun)]
 
 
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")]
 ModelId = Annotated[
     str,
     typer.Option(

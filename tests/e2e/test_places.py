@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,29 +15,12 @@ from tests.support.video import read_video
 Start = Callable[..., ServerProcess]
 
 
-@pytest.fixture
-def start_in(tmp_path: Path) -> Iterator[Start]:
-    """Start a server of the test's own, whose workers run where it runs: `start_in(prefix, setting="value")`."""
-    started: list[ServerProcess] = []
-
-    def start(prefix: tuple[str, ...], *, warm_workers: str = "on", **settings: str) -> ServerProcess:
-        server = ServerProcess(tmp_path / "data", warm_workers=warm_workers, **settings)
-        server.prefix = prefix
-        started.append(server)
-        server.start()
-        return server
-
-    yield start
-    for server in started:
-        server.close()
-
-
 @pytest.mark.parametrize("warm_workers", ["on", "off"])
 def test_only_the_data_directory_must_be_writable_and_no_user_be_known(
-    start_in: Start, tmp_path: Path, warm_workers: str
+    start_server: Start, tmp_path: Path, warm_workers: str
 ) -> None:
     (tmp_path / "data").mkdir()
-    server = start_in((*sealed(tmp_path / "data"), *without_a_user()), warm_workers=warm_workers)
+    server = start_server(prefix=(*sealed(tmp_path / "data"), *without_a_user()), warm_workers=warm_workers)
 
     assert read_video(server.video(server.enqueue())).shape == (5, 64, 64, 3)
     log = server.log_text()

@@ -30,8 +30,8 @@ PING_SECONDS = 15.0
 # line of 4 KiB it reads blocks of 8 KiB: hence two lines.
 _PADDING = format_sse_event(comment="\n".join([" " * 4096] * 2))
 
-
 _MAX_BASES = 4
+"""The text of an event is kept for so many base URLs."""
 
 # nothing on the way should keep them
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

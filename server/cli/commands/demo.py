@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli.options import console, refuse
+from server.cli.options import Force, console, refuse
 
 
 def demo(
@@ -21,7 +21,7 @@ def demo(
             help="Where to write the video [demo.mp4, or the next name that is free].",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Start a server with small weights, generate a video, and serve until Ctrl-C."""
     from pipelines.core.errors import NoHomeError

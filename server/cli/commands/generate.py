@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines.core.request import Sampler, StepCaching
-from server.cli.options import LOCAL, ApiKey, ModelId, Url, connected, console, error_console, refuse
+from server.cli.options import LOCAL, ApiKey, Force, ModelId, Url, connected, console, error_console, refuse
 
 
 def generate(
@@ -21,7 +21,7 @@ def generate(
             help="Where to write the video: a file, or a folder [video.mp4, or the next name that is free].",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
+    force: Force = False,
     opens: Annotated[
         bool, typer.Option("--open", help="Open the finished video with the desktop's program for it.")
     ] = False,
