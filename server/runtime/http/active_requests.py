@@ -10,12 +10,15 @@ from server.runtime.http.http10 import App, Message, Receive, Send
 MAX_ACTIVE = 4
 """Limit of one address. The server has one event loop: more at a time are not done sooner."""
 
+MAX_ACTIVE_IN_ALL = 8
+"""Addresses share so many, but each has one: a request waits in each pass of the event loop for all others."""
+
 ACTIVE_SECONDS = 0.1
 """A request that has no answer after so long waits for something, such as a video, and does not count any more."""
 
 
 class ActiveRequests:
-    """Starts the requests of an address in their order, each when fewer than MAX_ACTIVE others are worked on."""
+    """Starts the requests of an address in their order, each when few enough others of it are worked on."""
 
     def __init__(self) -> None:
         self._active: Counter[str] = Counter()
@@ -23,9 +26,8 @@ class ActiveRequests:
 
     def start(self, request: "ActiveRequest", *, first: bool = False) -> None:
         """Let a request begin now, or when it is its turn: after those that wait already, or as the `first`."""
-        if self._active[request.address] < MAX_ACTIVE:
-            self._active[request.address] += 1
-            request.begin()
+        if self._has_room(request.address):
+            self._begin(request)
         else:
             waiting = self._waiting.setdefault(request.address, OrderedDict())
             waiting[request] = None
@@ -39,15 +41,24 @@ class ActiveRequests:
             self._waiting.pop(request.address, None)
 
     def end(self, address: str) -> None:
-        """Count a request no more, and let the next one of its address begin."""
-        if waiting := self._waiting.get(address):
-            request = next(iter(waiting))
-            self.withdraw(request)
-            request.begin()
-            return
+        """Count a request no more, and let the next ones of its address begin."""
         self._active[address] -= 1
         if not self._active[address]:
             del self._active[address]
+        while self._has_room(address) and (waiting := self._waiting.get(address)):
+            request = next(iter(waiting))
+            self.withdraw(request)
+            self._begin(request)
+
+    def _has_room(self, address: str) -> bool:
+        """Whether an address may have one more."""
+        active = self._active[address]
+        share = MAX_ACTIVE_IN_ALL // (len(self._active) + (not active))
+        return active < max(1, min(MAX_ACTIVE, share))
+
+    def _begin(self, request: "ActiveRequest") -> None:
+        self._active[request.address] += 1
+        request.begin()
 
 
 class ActiveRequest:

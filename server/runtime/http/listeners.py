@@ -12,6 +12,9 @@ _BACKLOG = 2048
 _RECEIVE_BYTES = 64 * 1024
 """How much the system receives ahead on a connection, so that it arrives here in parts no larger than that."""
 
+_UNSENT_BYTES = 128 * 1024
+"""How much the system keeps of what the client's window has no room for yet. Its own limit is megabytes."""
+
 _ADVICE = {
     errno.EADDRINUSE: "Another program uses this port. Choose another with --port.",
     errno.EACCES: "Ports below 1024 need special rights. Choose another with --port.",
@@ -66,6 +69,8 @@ def _bounded(listener: socket.socket) -> socket.socket:
     """Let the connections of a listener inherit a bound of what is received ahead."""
     # Linux doubles it for what it keeps beside the data
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     return listener
 
 

@@ -18,13 +18,17 @@ from server.runtime.http.active_requests import ActiveRequest, ActiveRequests
 from server.runtime.http.connections import ConnectionLimits
 from server.runtime.http.forwarded import TrustedProxies, counted_as, plain_address
 from server.runtime.http.http10 import without_chunks
+from server.runtime.http.parsing import HeldFlow, ParsingTurns
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_QUERY_PARAMETERS = 100
 
-MAX_CHUNKS = 4096
-"""Limit of the parts in which a body arrives: parsing a chunk takes about as long whatever its size."""
+MAX_CHUNKS = 1024
+CHUNK_BYTES = 256
+"""Limits of the parts in which a body arrives: MAX_CHUNKS, and one more for each CHUNK_BYTES of it. Parsing a chunk
+takes about as long whatever its size.
+"""
 
 MAX_UNREAD_BODY = 64 * 1024 * 1024
 """A connection is closed if more of a body arrives after its request has been refused. Up to this, clients and proxies
@@ -59,6 +63,8 @@ class BoundedProtocol(HttpToolsProtocol):
     limits: ConnectionLimits
     proxies: TrustedProxies
     active_requests: ActiveRequests
+    turns: ParsingTurns
+    flow: HeldFlow
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -77,8 +83,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Bytes since the last complete head or body part; the current head has at least as many."""
         self._headers = 0
         """How many headers the current head has so far."""
-        self._chunks = 0
-        """In how many parts the current body has arrived so far."""
+        self._chunks = 0.0
+        """In how many parts the current body has arrived so far, less those that its size allows."""
         self._unread_body = 0
         """Bytes of the current body that have arrived after the answer."""
         self._has_head = False
@@ -87,6 +93,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = HeldFlow(transport)
         if self.client:
             self.client = plain_address(self.client[0]), self.client[1]
             self._peer = self.client[0]
@@ -101,7 +108,18 @@ class BoundedProtocol(HttpToolsProtocol):
             )
             transport.close()
 
+    @property
+    def turn_of(self) -> str:
+        """The address for which parsing counts."""
+        return self._counted
+
     def data_received(self, data: bytes) -> None:
+        # it is not idle, even if it waits to be parsed
+        self._unset_keepalive_if_required()
+        self.turns.received(self, data)
+
+    def parse(self, data: bytes) -> None:
+        """Parse what was received, and act on it."""
         for start in range(0, len(data), MAX_HEAD_BYTES):
             if self.transport.is_closing() or self._is_ignoring:
                 return
@@ -117,7 +135,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_ignoring = self._has_last_request
-        self._headers = self._chunks = self._unread_body = 0
+        self._headers = self._unread_body = 0
+        self._chunks = 0.0
         self._has_head = False
         super().on_message_begin()
 
@@ -145,9 +164,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received = 0
         if self._drops:
             return
-        self._chunks += 1
+        self._chunks += 1.0 - len(body) / CHUNK_BYTES
         if self._chunks > MAX_CHUNKS:
-            self._refuse(f"The body must arrive in at most {MAX_CHUNKS} parts.")
+            self._refuse(f"The body must arrive in larger parts: {CHUNK_BYTES} bytes or more.")
         if self.cycle.response_complete:
             self._unread_body += len(body)
             if self._unread_body > MAX_UNREAD_BODY:
@@ -195,6 +214,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Answer a client that sends no more but still reads, if it can be answered soon: most others have left."""
+        self.parse(self.flow.release())
         cycle = self.cycle
         if cycle is None or cycle.more_body or cycle.response_started:
             return None
@@ -296,5 +316,11 @@ def protocol_class(head_timeout: float, limits: ConnectionLimits, proxies: Trust
 
     A connection of one of `proxies` counts for the client of the request that runs on it.
     """
-    shared = {"head_timeout": head_timeout, "limits": limits, "proxies": proxies, "active_requests": ActiveRequests()}
+    shared = {
+        "head_timeout": head_timeout,
+        "limits": limits,
+        "proxies": proxies,
+        "active_requests": ActiveRequests(),
+        "turns": ParsingTurns(),
+    }
     return type("BoundedProtocol", (BoundedProtocol,), shared)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server.runtime.http import active_requests
-from server.runtime.http.active_requests import MAX_ACTIVE, ActiveRequest, ActiveRequests
+from server.runtime.http.active_requests import MAX_ACTIVE, MAX_ACTIVE_IN_ALL, ActiveRequest, ActiveRequests
 from server.runtime.http.http10 import Message, Receive, Send
 
 
@@ -60,6 +60,26 @@ class Requests:
 async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+async def test_many_addresses_share_the_turns_and_each_has_one() -> None:
+    requests, until = Requests(), asyncio.Event()
+    addresses = [f"address {number}" for number in range(2 * MAX_ACTIVE_IN_ALL)]
+    for address in addresses:
+        for number in range(3):
+            requests.start(f"{address}, {number}", address, until)
+    await settle()
+    first = [name for name in requests.begun if name.endswith(" 0")]
+    assert len(first) == len(addresses)
+    # the first addresses came when there were few
+    assert len(requests.begun) < len(first) + MAX_ACTIVE_IN_ALL
+
+    until.set()
+    await settle()
+    assert len(requests.begun) == 3 * len(addresses)
+    await requests.end()
+    assert not requests.all._active
+    assert not requests.all._waiting
 
 
 async def test_the_rest_waits_until_an_answer_begins_and_other_addresses_do_not() -> None:

@@ -20,7 +20,14 @@ from uvicorn.server import ServerState
 from server.runtime.http.active_requests import MAX_ACTIVE
 from server.runtime.http.connections import ConnectionLimits
 from server.runtime.http.forwarded import TrustedProxies
-from server.runtime.http.protocol import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_PIPELINED, MAX_UNREAD_BODY, protocol_class
+from server.runtime.http.protocol import (
+    CHUNK_BYTES,
+    MAX_CHUNKS,
+    MAX_HEAD_BYTES,
+    MAX_PIPELINED,
+    MAX_UNREAD_BODY,
+    protocol_class,
+)
 from tests.support.server_process import CLEAN_ENDS, ENDLESS, PATIENCE, ServerProcess, eventually
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -155,11 +162,24 @@ def test_what_is_refused_after_requests_ends_the_connection_after_their_answers(
 
 def test_a_body_in_very_many_chunks_is_refused(connection: socket.socket) -> None:
     post = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue") + b"Content-Type: application/json\r\n"
-    connection.sendall(post + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * (MAX_CHUNKS + 1))
+    connection.sendall(post + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * (2 * MAX_CHUNKS))
 
     answer = read_response(connection)
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"at most 4096 parts" in answer
+    assert b"in larger parts: 256 bytes or more" in answer
+
+
+def test_a_large_body_may_arrive_in_many_parts(connection: socket.socket) -> None:
+    post = HEAD.replace(b"GET /healthz", b"POST /api/ai/queue") + b"Content-Type: application/json\r\n"
+    body = b'{"x":"%s"}' % (b"y" * 512_000)
+    parts = [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]
+    assert len(parts) > MAX_CHUNKS
+    connection.sendall(post + b"Transfer-Encoding: chunked\r\n\r\n")
+    for part in [*parts, b""]:
+        connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+
+    answer = read_response(connection)
+    assert b"model must be given" in answer
 
 
 def test_what_follows_a_body_in_chunks_are_no_headers(connection: socket.socket) -> None:
@@ -318,6 +338,8 @@ async def test_behind_a_proxy_each_client_has_its_own_turns() -> None:
         protocol = protocols(config=config, server_state=state, app_state={})
         protocol.connection_made(transport)
         protocol.data_received(HEAD + b"X-Forwarded-For: " + told.encode() + b"\r\n\r\n")
+        # the proxy's turn may be over
+        await asyncio.sleep(0)
 
     # who is no proxy is not believed
     assert [*protocols.active_requests._active] == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
