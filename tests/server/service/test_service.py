@@ -18,8 +18,8 @@ from server.core.errors import (
 )
 from server.core.events import Event
 from server.core.generation import Origin, Status
-from server.service import echo
-from server.service.echo import _size
+from server.service.requests import echo
+from server.service.requests.echo import _size
 from tests.server.conftest import Inside, build, eventually
 from tests.support.server_process import SMALL
 

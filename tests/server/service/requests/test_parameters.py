@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipelines.core.request import Sampler, StepCaching, VideoParams
 from pipelines.models.catalogue import read_catalogue
 from server.core.errors import InvalidParamsError
-from server.service import parameters
+from server.service.requests import parameters
 
 MEDIA = (
     *("input_image", "input_images", "end_image_url", "tail_image_url", "last_frame_image"),
