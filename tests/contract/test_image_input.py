@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddock import Client, InvalidArgumentError
 from pipelines.stages.conditioning.images import image_digest
-from tests.support.models.wan22 import ti2v_5b_folder
+from tests.support.command_line import Typed
+from tests.support.models.serving import TI2V as MODEL
+from tests.support.models.serving import ti2v_models, ti2v_server
 from tests.support.server_process import SMALL, ServerProcess, eventually
 from tests.support.video import read_video
 
-MODEL = "wan-ai-wan2-2-ti2v-5b-diffusers"
 REQUEST: dict[str, Any] = {**SMALL, "model": MODEL, "seed": 7}
 KEYS = ("a-key-of-one", "a-key-of-another")
 
@@ -41,22 +43,12 @@ def in_base64(image: Image.Image) -> str:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of models in which the 5B model has small random weights."""
-    folder = tmp_path_factory.mktemp("5b")
-    text = (Path(__file__).parents[2] / "configs" / "models" / "wan2.2-ti2v-5b.toml").read_text()
-    weights = ti2v_5b_folder(folder / "weights")
-    (folder / "models").mkdir()
-    (folder / "models" / "mine.toml").write_text(text.replace('"Wan-AI/Wan2.2-TI2V-5B-Diffusers"', f'"{weights}"'))
-    return folder / "models"
-
-
-def new_server(data_dir: Path, models: Path, **settings: str) -> ServerProcess:
-    return ServerProcess(data_dir, "--no-demo", "--device", "cpu", demo=False, models_dir=str(models), **settings)
+    return ti2v_models(tmp_path_factory.mktemp("5b"))
 
 
 @pytest.fixture(scope="module")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    process = new_server(tmp_path_factory.mktemp("images") / "data", models, api_keys=",".join(KEYS))
+    process = ti2v_server(tmp_path_factory.mktemp("images") / "data", models, api_keys=",".join(KEYS))
     process.start()
     process.http.headers["Authorization"] = f"Bearer {KEYS[0]}"
     yield process
@@ -279,7 +271,7 @@ def test_several_videos_share_one_image(server: ServerProcess) -> None:
 
 
 def test_a_killed_generation_goes_on_with_its_image_to_the_same_bytes(models: Path, tmp_path: Path) -> None:
-    server = new_server(tmp_path / "data", models, checkpoint_interval="0.01")
+    server = ti2v_server(tmp_path / "data", models, checkpoint_interval="0.01")
     server.start()
     try:
         body = {**REQUEST, "input_image": in_base64(drawn(seed=9)), "num_inference_steps": 40, "num_frames": 17}
@@ -305,3 +297,36 @@ def test_a_killed_generation_goes_on_with_its_image_to_the_same_bytes(models: Pa
         assert server.wait_for(created["generation_id"], "succeeded", "failed")["status"] == "succeeded"
     finally:
         server.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "ox.jpg"
+    path.write_bytes(encoded(drawn(seed=10), "JPEG"))
+    return path
+
+
+def test_the_python_client_takes_a_path_or_the_content(server: ServerProcess, file: Path) -> None:
+    small = {name: value for name, value in REQUEST.items() if name != "prompt"}
+    data_url = f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode()}"
+    with Client(server.url, KEYS[0]) as client:
+        for given in (file, str(file), file.read_bytes(), data_url):
+            generation = client.generate("an ox", input_image=given, **small)
+            assert httpx.get(generation.parameters["input_image"]).status_code == 200
+        with pytest.raises(InvalidArgumentError, match=r"input_image: nothing\.png cannot be read: No such file"):
+            client.enqueue("an ox", input_image="nothing.png", **small)
+        with pytest.raises(InvalidArgumentError, match="input_image must have at most 20 MB"):
+            client.enqueue("an ox", input_image=bytes(20 * 2**20 + 1), **small)
+
+
+def test_the_command_line_takes_a_file(server: ServerProcess, file: Path, typed: Typed) -> None:
+    command = ["generate", "an ox", "--model", MODEL, "--image", str(file), "--url", server.url, "--api-key", KEYS[0]]
+    size = ["--width", "64", "--height", "64", "--frames", "5", "--steps", "2", "--output", str(file.parent / "ox.mp4")]
+
+    ended = typed(*command, *size)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "input_image" in newest(server)
+    ended = typed(*command[:5], str(file.parent / "none.png"), *command[6:])
+    assert ended.returncode == 2
+    assert "none.png cannot be read: No such file" in ended.stderr

@@ -82,14 +82,16 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
     broker = Broker()
     engines = [engine(folders.videos.folder, f"fake:{n}") for n in range(executors)]
     catalogue = load_catalogue(settings)
-    kept = build_retention(settings, store.expiry, files.videos)
+    kept = build_retention(settings, store.expiry, files)
     options = SchedulerOptions(
         lease=settings.lease,
         idle_unload=settings.idle_unload,
         tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
     )
     dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
-    service = Service(settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept)
+    service = Service(
+        settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept, files.inputs
+    )
     return Inside(folder, settings, store, folders, files, broker, engines, dispatcher, service)
 
 

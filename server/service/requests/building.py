@@ -63,7 +63,7 @@ class GenerationBuilder:
 
     async def _image(self, request: Request) -> InputImage | None:
         """Check and keep the image of a request. What takes less time is checked first."""
-        if echo.is_absent(request.body.get(IMAGE)):
+        if echo.is_absent(given := request.body.get(IMAGE)) or given is False:
             return None
         if not self.takes_image(request.entry):
             which = "the demo's weights" if self._settings.demo else request.entry.id
