@@ -140,7 +140,10 @@ def test_without_a_size_the_video_has_the_ratio_of_the_image(server: ServerProce
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("https://example.com/ox.png", "input_image must be a JPEG, PNG, WebP, BMP or GIF file."),
+        (
+            "https://example.com/ox.png",
+            "input_image must be the image itself, in base64 or as a data URL: addresses are not fetched.",
+        ),
         ("no image!", "input_image must be a JPEG, PNG, WebP, BMP or GIF file."),
         ("", "input_image must be a JPEG, PNG, WebP, BMP or GIF file."),
         (7, "input_image must be a string: an image in base64, or a data URL"),
@@ -212,8 +215,9 @@ def test_large_images_are_taken_beside_the_limit_of_other_bodies(server: ServerP
         refused = server.http.post("/videos/generate", json=too_large)
         assert refused.status_code == 413
         assert "at most" in refused.json()["error"]["message"]
-    refused = server.http.post("/videos/generate", content=b"[" * 2_000_000, headers={"content-type": "text/json+json"})
-    assert refused.status_code == 400
+    for content, status in ((b"[" * 2_000_000, 413), (b"{" * 2_000_000, 400)):
+        headers = {"content-type": "application/json"}
+        assert server.http.post("/videos/generate", content=content, headers=headers).status_code == status
     refused = server.http.post("/videos/generate", json={**REQUEST, "input_image": in_base64(noise(2700))})
     assert refused.json()["error"]["message"] == "input_image must have at most 20 MB."
 

@@ -10,7 +10,7 @@ from fastapi import Request
 from server.api.bodies.body import RequestBody
 from server.api.bodies.inputs import InputTurns, Spool, note_inputs, read_multipart, split_large
 from server.api.bodies.json_body import LARGE_BYTES, LargeBodies, checked_object, parse_object
-from server.core.errors import InvalidParamsError, UnsupportedMediaTypeError
+from server.core.errors import InvalidParamsError, PayloadTooLargeError, UnsupportedMediaTypeError
 from server.service.service import Service
 
 INPUT_SECONDS_FACTOR = 10
@@ -79,6 +79,8 @@ async def _read_json(
             if len(raw) > LARGE_BYTES and not body.is_large:
                 await large_bodies.admit(tenant, body)
             if len(raw) > limit:
+                if not raw.lstrip().startswith(b"{"):
+                    raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
                 await begin_inputs()
                 spool = Spool(body.folder / "body")
                 await spool.write(raw)

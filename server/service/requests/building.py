@@ -66,8 +66,7 @@ class GenerationBuilder:
         if echo.is_absent(given := request.body.get(IMAGE)) or given is False:
             return None
         if not self.takes_image(request.entry):
-            which = "the demo's weights" if self._settings.demo else request.entry.id
-            raise InvalidParamsError(f"{IMAGE} is not supported by {which}")
+            raise InvalidParamsError(f"{IMAGE} is not supported by {request.entry.id}")
         if IMAGE not in request.inputs:
             raise InvalidParamsError(f"{IMAGE} must be a string: an image in base64, or a data URL")
         if self._shares:

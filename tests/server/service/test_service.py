@@ -244,7 +244,7 @@ async def test_a_clock_that_is_set_back_replays_nothing_old(inside: Inside, monk
     await inside.until(old)
     now = time.time()
     monkeypatch.setattr("server.service.event_stream.time.time", lambda: now - 3600)
-    monkeypatch.setattr("server.service.service.time.time", lambda: now - 3600)
+    monkeypatch.setattr("time.time", lambda: now - 3600)
     inside.engine.script.append(inside.engine.until_cancelled)
     (running,) = await inside.enqueue()
     await inside.until(running, Status.PROCESSING)
