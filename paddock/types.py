@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from os import PathLike
 from typing import Any, Required, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -53,6 +54,8 @@ class Parameters(TypedDict, total=False):
     """Step caching: "exact", "balanced" or "fast"."""
     sampler: str
     """The solver: "unipc", "dpm++" or "euler"."""
+    input_image: str | PathLike[str] | bytes
+    """The image that the video begins with: the path of a file, its content, or a data URL."""
     loras: Sequence[LoraChoice]
     """LoRAs that are merged into the weights for this video, at most 8."""
     target_namespace: str

@@ -152,7 +152,7 @@ def _load(case: Case, scale: Scale, layout: Layout | None, card: Card, meter: Me
     pipe = assemble(parts, FLOW_SHIFT[case.video])
     samplers = Samplers(dict(pipe.scheduler.config), Sampler.UNIPC, Sampler.UNIPC, NoiseSchedule.WAN)
     loras = RequestLoras(ModelSpec("", fps=16), FAMILY, (), card.device)
-    return LoadedPipeline(FAMILY, shape, pipe, samplers, card.device, layout, _fingerprint(layout), loras)
+    return LoadedPipeline(FAMILY, shape, pipe, None, samplers, card.device, layout, _fingerprint(layout), loras)
 
 
 def _fingerprint(layout: Layout | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ import httpx
 from pydantic import BaseModel
 
 from paddock._core.flows import Emit, Flow, Pause, read_chunk, send
+from paddock._core.inputs import with_inputs
 from paddock._core.protocol import MAX_RESPONSE_BYTES, Protocol, Response, segment
 from paddock.errors import (
     GenerationFailedError,
@@ -111,6 +112,7 @@ class Operations:
         base = idempotency_key or uuid4().hex
         if not (base.isascii() and base.isprintable() and len(base) <= _MAX_KEY_CHARS - len(f"-{MAX_PROMPTS}")):
             raise InvalidArgumentError("idempotency_key must have at most 250 printable ASCII characters")
+        parameters = with_inputs(parameters)
         enqueued: list[Generation] = []
         for number, prompt in enumerate(prompts):
             body = {"model": model, "prompt": prompt, "num_generations": num_generations, **parameters}

@@ -53,6 +53,10 @@ class VideoParamsError(PipelineError, ValueError):
     """A parameter of a video has a value that no model can follow."""
 
 
+class InputImageError(PipelineError):
+    """The image of a request is missing, cannot be used by the model, or is not the one that the request names."""
+
+
 class RunnerError(PipelineError):
     """A runner is closed, or is making another video."""
 

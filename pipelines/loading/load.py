@@ -58,7 +58,8 @@ def silence_progress_bars() -> None:
 class LoadedPipeline:
     """A diffusers pipeline that is ready to run, its family and shape, and the facts its output depends on.
 
-    `samplers` make the scheduler of each generation. `layout` is None on a CPU, which has only one memory.
+    `image_pipe` is the one for requests with an image, on the same parts; None if the weights take none. `samplers`
+    make the scheduler of each generation. `layout` is None on a CPU, which has only one memory.
     `loras` merges those of requests into the weights. `latent_rgb` is the map for previews from the folder of the
     weights, if there is one; `text_encoder_digest` is a fingerprint of its text encoder.
     """
@@ -66,6 +67,7 @@ class LoadedPipeline:
     family: ModelFamily
     shape: ModelShape
     pipe: Any
+    image_pipe: Any | None
     samplers: Samplers
     device: torch.device
     layout: Layout | None
@@ -78,6 +80,11 @@ class LoadedPipeline:
     def grid(self) -> Grid:
         """The sizes and lengths that the pipeline can make."""
         return self.shape.grid
+
+    @property
+    def pipes(self) -> list[Any]:
+        """The pipelines that share the parts."""
+        return [pipe for pipe in (self.pipe, self.image_pipe) if pipe is not None]
 
     @property
     def vae(self) -> Any:
@@ -146,11 +153,13 @@ def load_pipeline(
         folder, local_files_only=True, scheduler=samplers.make(), tokenizer=tokenizer, **models
     )
     pipe.set_progress_bar_config(disable=True)
+    image_pipe = _image_pipe(family, pipe) if family.takes_image(shape) else None
     on_progress("ready", 1.0)
     return LoadedPipeline(
         family=family,
         shape=shape,
         pipe=pipe,
+        image_pipe=image_pipe,
         samplers=samplers,
         device=target,
         layout=layout,
@@ -159,6 +168,15 @@ def load_pipeline(
         latent_rgb=read_latent_rgb(folder),
         text_encoder_digest=part_digest(folder / family.text_encoder.name, family.text_encoder.library),
     )
+
+
+def _image_pipe(family: ModelFamily, pipe: Any) -> Any:
+    """Return the family's pipeline for images on the parts, and with the settings, of that for text."""
+    assert family.image_pipeline is not None
+    settings = {name: pipe.config[name] for name in ("boundary_ratio", "expand_timesteps")}
+    image_pipe = resumable(resolve_name(family.image_pipeline))(**pipe.components, **settings)
+    image_pipe.set_progress_bar_config(disable=True)
+    return image_pipe
 
 
 def _fingerprint(

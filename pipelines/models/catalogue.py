@@ -62,10 +62,10 @@ class _File(Table):
 
     @model_validator(mode="after")
     def _inputs_are_supported(self) -> "_File":
-        supported = family_of(self.model.pipeline_class).inputs
+        supported = family_of(self.model.pipeline_class).inputs(self.model.shape)
         if unsupported := set(self.api.input) - supported:
             raise ValueError(
-                f"api.input: {self.model.pipeline_class} supports {', '.join(sorted(supported))}, "
+                f"api.input: these weights of {self.model.pipeline_class} take {', '.join(sorted(supported))}, "
                 f"not {', '.join(sorted(unsupported))}"
             )
         return self

@@ -126,8 +126,9 @@ class ModelFamily(ABC):
 
     `pipeline_class` is its name in a model's file, `folder_classes` are the names that its folders may have in
     model_index.json, and `pipeline` is diffusers' class. `parts` are in the order in which they are loaded; `settings`
-    are the components without weights. `inputs` are the kinds of input that a request may have. The sides of a video
-    are multiples of `side_multiple` pixels, whatever the VAE.
+    are the components without weights. `image_pipeline` is the class that runs requests with an image, on the same
+    parts; None if no weights of the family take one. The sides of a video are multiples of `side_multiple` pixels,
+    whatever the VAE.
 
     The pipeline's denoising loop carries `loop_tensors` from step to step, by its own names: a checkpoint must save
     them, and the pipeline accepts each as an argument. A batch of guidance's two passes repeats `repeated_inputs` of
@@ -141,7 +142,7 @@ class ModelFamily(ABC):
     pipeline: str
     parts: tuple[Part, ...]
     settings: frozenset[str]
-    inputs: frozenset[str]
+    image_pipeline: str | None
     side_multiple: int
     loop_tensors: tuple[str, ...]
     repeated_inputs: tuple[str, ...]
@@ -159,6 +160,15 @@ class ModelFamily(ABC):
     @abstractmethod
     def forward_inputs(self, shape: ModelShape, geometry: Geometry, text_tokens: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the inputs of one forward pass of a transformer, by their names, for a batch of one."""
+
+    def inputs(self, configs: Configs | None) -> frozenset[str]:
+        """Return the kinds of input that requests may have, for weights with these configurations or (None) any."""
+        takes_image = self.image_pipeline is not None and (configs is None or self.takes_image(self.shape(configs)))
+        return frozenset({"text", "image"} if takes_image else {"text"})
+
+    @abstractmethod
+    def takes_image(self, shape: ModelShape) -> bool:
+        """Return whether the weights of a model with these sizes can continue an image."""
 
     def part(self, name: str) -> Part:
         """Return the part of that name. Raises UnsupportedModelError if the family has none."""

@@ -1,4 +1,4 @@
-"""Wan's text-to-video models: 2.1 14B and 1.3B, 2.2 A14B with two transformers, and 2.2 TI2V 5B without an image."""
+"""Wan's text-to-video models: 2.1 14B and 1.3B, 2.2 A14B with two transformers, and 2.2 TI2V 5B, also with an image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -80,7 +80,7 @@ class WanTextToVideo(ModelFamily):
         Part("vae", PartKind.VAE, "diffusers:AutoencoderKLWan"),
     )
     settings = frozenset({"scheduler", "tokenizer"})
-    inputs = frozenset({"text"})
+    image_pipeline = "diffusers:WanImageToVideoPipeline"
     # WanPipeline.check_inputs
     side_multiple = 16
     loop_tensors = ("latents",)
@@ -109,6 +109,10 @@ class WanTextToVideo(ModelFamily):
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UnsupportedModelError(f"The configurations of the model's parts are incomplete: {error}.") from error
+
+    def takes_image(self, shape: ModelShape) -> bool:
+        # the image's tokens have the timestep 0
+        return shape.expand_timesteps
 
     def forward_inputs(self, shape: ModelShape, geometry: Geometry, text_tokens: int) -> dict[str, tuple[int, ...]]:
         scale = shape.vae.scale_factor_spatial

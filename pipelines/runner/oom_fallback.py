@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch._dynamo.exc import TorchDynamoException
 
 from pipelines.core.errors import DeviceMemoryError, MachineBusyError
@@ -92,7 +93,13 @@ class OutOfMemoryFallback:
         """The same for the last video, including its own LoRAs."""
         return self._loaded().video_fingerprint
 
-    def render(self, params: VideoParams, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
+    def render(
+        self,
+        params: VideoParams,
+        path: Path,
+        callbacks: Callbacks = NO_CALLBACKS,
+        image: Image.Image | None = None,
+    ) -> RenderedVideo:
         """Make one video as `Runner.render` does. Raises DeviceMemoryError as well, when no plan has enough memory.
 
         It is MachineBusyError if other programs have taken so much meanwhile that not even the smallest video is left.
@@ -100,17 +107,19 @@ class OutOfMemoryFallback:
         """
         before = self._plan
         try:
-            return self._render(params, path, callbacks)
+            return self._render(params, path, callbacks, image)
         except (DeviceMemoryError, MachineBusyError):
             self.close()
             self._plan = before
             raise
 
-    def _render(self, params: VideoParams, path: Path, callbacks: Callbacks) -> RenderedVideo:
+    def _render(
+        self, params: VideoParams, path: Path, callbacks: Callbacks, image: Image.Image | None
+    ) -> RenderedVideo:
         while True:
             runner = self._loaded()
             try:
-                return runner.render(params, path, callbacks)
+                return runner.render(params, path, callbacks, image)
             except TorchDynamoException as error:
                 # for example, with a size that is new to the compiler
                 runner.disable_compilation(error)

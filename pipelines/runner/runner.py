@@ -4,16 +4,14 @@ runner = Runner.load("wan-ai-wan2-1-t2v-1-3b-diffusers")
 runner.run(VideoParams("an ox by a lake"), "video.mp4")
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -21,7 +19,7 @@ from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.geometry import Geometry
 from pipelines.core.home import expanded
 from pipelines.core.model import Attention, ModelSpec
-from pipelines.core.progress import GenerationStats, LoadCallback, Stage, VideoFile
+from pipelines.core.progress import LoadCallback, VideoFile
 from pipelines.core.request import REQUEST_LORAS, VideoParams
 from pipelines.hub.loras import LocatedLora
 from pipelines.layers.attention.backends import AttentionShape, choose
@@ -29,22 +27,19 @@ from pipelines.loading.device_plan import plan_for_device
 from pipelines.loading.load import CACHE, LoadedPipeline, load_pipeline
 from pipelines.loading.request_loras import identity
 from pipelines.models.registry import family_of
-from pipelines.planning.layout import Layout, Residence
+from pipelines.planning.layout import Layout
 from pipelines.planning.shapes import ModelShape
 from pipelines.runner.arguments import AnyPath, checked_device, model_and_folder
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.compilation import Block, Compiler, is_wanted
 from pipelines.runner.exclusive import Exclusive, exclusive
+from pipelines.runner.generation_stages import GenerationStages
 from pipelines.runner.progress import GenerationProgress
 from pipelines.runner.result import RenderedFrames, RenderedVideo
-from pipelines.stages.checkpoint import DenoisingState
+from pipelines.stages.conditioning.images import image_digest
 from pipelines.stages.conditioning.text_encoding import EmbeddingStore, PromptEncoder
-from pipelines.stages.decoding.decoding import decode_frames
-from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at, release_memory, reset
-from pipelines.stages.guidance import Guidance
-from pipelines.stages.preview.latent_rgb import matching
-from pipelines.stages.preview.preview import draw
-from pipelines.stages.video_writer import Mp4Writer, check_output
+from pipelines.stages.denoising import release_memory, reset
+from pipelines.stages.video_writer import check_output
 
 
 class Runner(Exclusive):
@@ -58,11 +53,11 @@ class Runner(Exclusive):
         self.spec = spec
         self._loaded = loaded
         self._attention = attention
-        self._latent_rgb = matching(loaded.latent_rgb or spec.latent_rgb, loaded.vae)
         # a model small enough for a CPU encodes a prompt faster than its embeddings are read from a file
         store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoder_id(spec, loaded))
         clean = resolve_name(loaded.family.prompt_cleaner)
-        self._prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store, clean)
+        prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store, clean)
+        self._stages = GenerationStages(spec, loaded, prompts, attention)
         self._compiler: Compiler | None = None
         if is_wanted(spec.compile, loaded.device, loaded.layout):
             block = Block.of(loaded, _usual_video(spec, loaded.shape), spec.max_sequence_length, attention)
@@ -144,47 +139,67 @@ class Runner(Exclusive):
         """Free the weights and their memory. The runner cannot be used afterwards."""
         if not self.end_use():
             return
-        pipe = self._loaded.pipe
+        pipes = self._loaded.pipes
         if self._compiler is not None:
             self._compiler.close()
-        del self._loaded, self._prompts, self._compiler
-        reset(pipe)
-        # some hooks and caches refer to the pipeline: emptied, it holds no weights even if they keep it alive
-        for name, part in pipe.components.items():
-            if hasattr(part, "parameters"):
-                setattr(pipe, name, None)
+        del self._loaded, self._stages, self._compiler
+        reset(pipes)
+        # some hooks and caches refer to the pipelines: emptied, they hold no weights even if those keep them alive
+        for pipe in pipes:
+            for name, part in pipe.components.items():
+                if hasattr(part, "parameters"):
+                    setattr(pipe, name, None)
         release_memory()
 
     def release(self) -> None:
         """Free what an interrupted generation still holds. Call it after its exception has been dropped."""
-        reset(self._loaded.pipe)
+        reset(self._loaded.pipes)
 
-    def run(self, params: VideoParams, path: AnyPath, callbacks: Callbacks = NO_CALLBACKS) -> VideoFile:
+    def run(
+        self,
+        params: VideoParams,
+        path: AnyPath,
+        callbacks: Callbacks = NO_CALLBACKS,
+        image: Image.Image | None = None,
+    ) -> VideoFile:
         """Make one video and write it to `path`, complete or not at all. Continue from its checkpoint if it has one.
 
+        `image` is the RGB image that the video begins with. It is cropped to the video's ratio.
+
         Raises GenerationCancelled within one denoising step, or one group of frames, after `cancelled` returned True;
-        GenerationSuspended when the checkpoint is suspended; NonFiniteOutputError or EncodingError. After any of these
-        the runner is ready for the next video. Raises RunnerError while another thread uses it, and once it is closed.
+        GenerationSuspended when the checkpoint is suspended; InputImageError, NonFiniteOutputError or EncodingError.
+        After any of these the runner is ready for the next video. Raises RunnerError while another thread uses it, and
+        once it is closed.
         """
-        return self.render(params, path, callbacks).finish()
+        return self.render(_named(params, image), path, callbacks, image).finish()
 
     @exclusive
     @torch.no_grad()
-    def render(self, params: VideoParams, path: AnyPath, callbacks: Callbacks = NO_CALLBACKS) -> RenderedVideo:
-        """Do as `run` does, but return when the device is free, before the file is finished."""
+    def render(
+        self,
+        params: VideoParams,
+        path: AnyPath,
+        callbacks: Callbacks = NO_CALLBACKS,
+        image: Image.Image | None = None,
+    ) -> RenderedVideo:
+        """Do as `run` does, but return when the device is free, before the file is finished.
+
+        `image` is the one that `params` names.
+        """
         path = expanded(path)
         check_output(path)
         params = self._effective(params)
         loras = self._loaded.loras.locate(params.loras)
         progress = GenerationProgress(params, self._latents_depend_on(params, loras), callbacks)
-        geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
+        geometry = self._stages.geometry(params)
         try:
             with _naming(loras):
+                condition = self._stages.condition(params, geometry, image)
                 self._loaded.loras.merge(loras, progress.after_tensor)
-                latents, stats = self._denoise(params, geometry, progress)
-                return self._write(latents, path, geometry, progress, stats)
+                latents, stats = self._stages.denoise(params, geometry, progress, condition)
+                return self._stages.write(latents, path, geometry, progress, stats)
         except BaseException:
-            reset(self._loaded.pipe)
+            reset(self._loaded.pipes)
             raise
         finally:
             if callbacks.checkpoint is not None:
@@ -192,22 +207,15 @@ class Runner(Exclusive):
 
     @exclusive
     @torch.no_grad()
-    def frames(self, params: VideoParams, *, tolerance: float | None = None) -> RenderedFrames:
+    def frames(
+        self, params: VideoParams, image: Image.Image | None = None, *, tolerance: float | None = None
+    ) -> RenderedFrames:
         """Return the frames that `run` would write, for measuring. `tolerance` replaces the step cache's."""
-        params = self._effective(params)
+        params = self._effective(_named(params, image))
         loras = self._loaded.loras.locate(params.loras)
         self._loaded.loras.merge(loras)
-        geometry = Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
-        negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
-        prompt = self._prompts.encode(params.prompt)
-        guidance = self._guidance(params, negative, tolerance)
-        started = time.perf_counter()
         with _naming(loras):
-            latents = self._latents(prompt, negative, params, geometry, guidance)
-            # the check for NaN has waited for the device
-            seconds = time.perf_counter() - started
-            frames = np.concatenate(list(decode_frames(self._loaded.vae, latents, self._loaded.decoding)))
-        return RenderedFrames(frames[: geometry.num_frames, *geometry.crop], guidance.passes_computed, seconds)
+            return self._stages.frames(params, image, tolerance)
 
     def _effective(self, params: VideoParams) -> VideoParams:
         """Return the request with the sampler that is used, and without guidance if the weights need none."""
@@ -217,106 +225,12 @@ class Runner(Exclusive):
     def _latents_depend_on(self, params: VideoParams, loras: Sequence[LocatedLora] = ()) -> dict[str, Any]:
         # placement and decoding may change between attempts: the latents stay the same
         fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
-        return {"params": asdict(params), "fingerprint": {**fingerprint, REQUEST_LORAS: identity(loras)}}
+        return {"params": params.facts, "fingerprint": {**fingerprint, REQUEST_LORAS: identity(loras)}}
 
-    def _denoise(
-        self, params: VideoParams, geometry: Geometry, progress: GenerationProgress
-    ) -> tuple[torch.Tensor, GenerationStats]:
-        progress.report(Stage.PROMPT, 0, 1)
-        if warnings := self._warnings(params):
-            progress.callbacks.on_warnings(warnings)
-        prompt = self._prompts.encode(params.prompt)
-        negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
-        progress.report(Stage.DENOISE, progress.steps_before, params.num_inference_steps)
 
-        def after_step(step: int, capture: Capture, predict: Predict) -> None:
-            progress.after_step(step, capture, lambda: self._draw(predict, geometry))
-
-        encoded, cached = self._prompts.take_counts()
-        guidance = self._guidance(params, negative, after_pass=lambda: self._prefetch_prompts(progress))
-        latents = self._latents(prompt, negative, params, geometry, guidance, progress.denoising_state, after_step)
-        return latents, GenerationStats(encoded, cached, guidance.steps_computed, guidance.steps_skipped)
-
-    def _warnings(self, params: VideoParams) -> tuple[str, ...]:
-        """Return a sentence for each prompt whose end the text encoder does not read."""
-        limit = self.spec.max_sequence_length
-        prompts = {"prompt": params.prompt} | ({"negative_prompt": params.negative_prompt} if params.is_guided else {})
-        return tuple(
-            f"{name} has {tokens} tokens, and the model reads only the first {limit}: the rest was ignored."
-            for name, prompt in prompts.items()
-            if (tokens := self._prompts.count_tokens(prompt)) > limit
-        )
-
-    def _latents(
-        self,
-        prompt: torch.Tensor,
-        negative: torch.Tensor | None,
-        params: VideoParams,
-        geometry: Geometry,
-        guidance: Guidance,
-        denoising_state: DenoisingState | None = None,
-        on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
-    ) -> torch.Tensor:
-        return denoise(
-            self._loaded.family,
-            self._loaded.pipe,
-            prompt,
-            negative,
-            params,
-            geometry,
-            guidance,
-            scheduler=self._loaded.samplers.make(params.sampler, flow_shift_at(geometry, self.spec.flow_shift)),
-            attention=self._attention,
-            denoising_state=denoising_state,
-            on_step=on_step,
-        )
-
-    def _guidance(
-        self,
-        params: VideoParams,
-        negative: torch.Tensor | None,
-        tolerance: float | None = None,
-        after_pass: Callable[[], None] = lambda: None,
-    ) -> Guidance:
-        return Guidance(
-            self._loaded.family,
-            params.guidance_scale,
-            negative,
-            interval=self.spec.guidance_interval,
-            batched=self._loaded.batched,
-            tolerance=self.spec.step_cache.of(params.step_cache) if tolerance is None else tolerance,
-            after_pass=after_pass,
-        )
-
-    def _prefetch_prompts(self, progress: GenerationProgress) -> None:
-        # a text encoder that is not resident would need memory that the plan gives to the transformer
-        if self._loaded.layout is None or self._loaded.layout.text_encoder is Residence.RESIDENT:
-            for prompt in progress.callbacks.upcoming():
-                self._prompts.prefetch(prompt)
-
-    def _draw(self, predict: Predict, geometry: Geometry) -> Image.Image | None:
-        if self._latent_rgb is None or (latents := predict()) is None:
-            return None
-        return draw(latents, self._latent_rgb, geometry)
-
-    def _write(
-        self,
-        latents: torch.Tensor,
-        path: Path,
-        geometry: Geometry,
-        progress: GenerationProgress,
-        stats: GenerationStats,
-    ) -> RenderedVideo:
-        with ExitStack() as on_error:
-            writer = on_error.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps))
-            missing = geometry.num_frames
-            decoded = decode_frames(self._loaded.vae, latents, self._loaded.decoding, progress.after_part)
-            with closing(decoded) as groups:
-                for frames in groups:
-                    writer.write(frames[:missing, *geometry.crop])
-                    missing -= min(missing, len(frames))
-            on_error.pop_all()
-        return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
+def _named(params: VideoParams, image: Image.Image | None) -> VideoParams:
+    """Return a request that names its image."""
+    return params if image is None or params.image is not None else replace(params, image=image_digest(image))
 
 
 @contextmanager

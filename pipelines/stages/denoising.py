@@ -1,11 +1,12 @@
 """The denoising stage: embeddings → latents, by diffusers' own loop, from its first step or from a checkpoint."""
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import sqrt
 from typing import Any
 
 import torch
+from PIL import Image
 
 from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.geometry import Geometry
@@ -39,6 +40,7 @@ def denoise(
     *,
     scheduler: Any,
     attention: Attention = Attention.NATIVE,
+    image: Image.Image | None = None,
     denoising_state: DenoisingState | None = None,
     on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
 ) -> torch.Tensor:
@@ -47,7 +49,8 @@ def denoise(
     Return normalised latents (1, channels, t, h, w).
 
     The embeddings are (1, tokens, dim). `scheduler` has the sampler and the noise levels, and is used for this loop
-    only. `attention` selects the kernel. `on_step` is called after each step with the number of finished steps; it may
+    only. `attention` selects the kernel. `image` is that of the first frame, in the size that is generated, for an
+    image pipeline. `on_step` is called after each step with the number of finished steps; it may
     raise to end the loop. The noise is drawn on the CPU, so that a seed gives the same noise on every device. Raises
     NonFiniteOutputError if the latents contain NaN or infinity.
     """
@@ -67,7 +70,7 @@ def denoise(
         return tensors
 
     pipe.scheduler = scheduler
-    if denoising_state is not None and denoising_state.step == params.num_inference_steps:
+    if denoising_state is not None and denoising_state.step == params.num_inference_steps and image is None:
         return _finite(denoising_state.latents.to(prompt_embeds.device))
     if denoising_state is not None:
         generator.set_state(denoising_state.generator)
@@ -85,11 +88,15 @@ def denoise(
         "callback_on_step_end": after_step,
         "callback_on_step_end_tensor_inputs": list(family.loop_tensors),
     }
+    if image is not None:
+        arguments["image"] = image
     if denoising_state is not None:
         carried = {name: tensor.to(prompt_embeds.device) for name, tensor in denoising_state.tensors.items()}
         arguments |= {"latents": denoising_state.latents, **carried}
     with guidance.attached_to(pipe), attention_context(attention, prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(**arguments).frames
+    # it is still to be resumed if no step was left
+    pipe.reset()
     return _finite(latents)
 
 
@@ -128,11 +135,12 @@ def clean_latents(scheduler: Any, latents: torch.Tensor, before: torch.Tensor | 
     return latents - sigma / (sigma - previous_sigma) * (latents - before)
 
 
-def reset(pipe: Any) -> None:
-    """Clear what an interrupted generation left in a pipeline, so that it cannot influence the next one."""
-    pipe.maybe_free_model_hooks()
-    pipe.reset()
-    pipe.scheduler.set_timesteps(1)
+def reset(pipes: Iterable[Any]) -> None:
+    """Clear what an interrupted generation left in pipelines, so that it cannot influence the next one."""
+    for pipe in pipes:
+        pipe.maybe_free_model_hooks()
+        pipe.reset()
+        pipe.scheduler.set_timesteps(1)
     release_memory()
 
 

@@ -84,22 +84,23 @@ class Guidance:
 
     def forward(self, part: str, at: CacheContext, scheduler: Any, compute: Forward, inputs: dict[str, Any]) -> Any:
         """Return the output of one pass of the transformer `part`, in the form in which the transformer returns it."""
-        assert at.step_index is not None
-        assert at.sigma is not None
-        if at.step_index != self._step:
-            self._begin_step(part, at.step_index, scheduler.sigmas)
+        # only diffusers' text-to-video loop tells its position
+        step = (scheduler.step_index or 0) if at.step_index is None else at.step_index
+        sigma = float(scheduler.sigmas[step])
+        if step != self._step:
+            self._begin_step(part, step, scheduler.sigmas)
             self.steps_skipped += self._is_skipped
             self.steps_computed += not self._is_skipped
-        is_guided = self._is_guided(at.sigma)
+        is_guided = self._is_guided(sigma)
         if at.name == "cond":
-            self._cond = self._output("cond", at.sigma, compute, inputs, is_guided)
+            self._cond = self._output("cond", sigma, compute, inputs, is_guided)
             if not is_guided:
                 self._end_step(None)
             return (self._cond,)
         if not is_guided:
             # with two equal passes the loop's guidance formula changes nothing
             return (self._cond,)
-        uncond = self._output("uncond", at.sigma, compute, inputs, is_guided)
+        uncond = self._output("uncond", sigma, compute, inputs, is_guided)
         self._end_step(self._guidance_scale)
         return (uncond,)
 

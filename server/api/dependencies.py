@@ -3,34 +3,31 @@
 All are coroutines, even those that await nothing: FastAPI runs plain functions in a thread pool, which is slower.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import closing
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from server.api.auth import Authenticator, OpenRequests
-from server.api.json_body import LARGE_BYTES, LargeBodies, RequestBody, parse_object
+from server.api.bodies.body import RequestBody
+from server.api.bodies.reading import read_body
 from server.api.links import Links
 from server.api.schemas.errors import ErrorBody
 from server.api.schemas.generations import StatusName
 from server.core.errors import (
     BY_STATUS,
-    InvalidParamsError,
     PaddockError,
-    PayloadTooLargeError,
     QueueFullError,
     RangeNotSatisfiableError,
     UnauthenticatedError,
     UnavailableError,
-    UnsupportedMediaTypeError,
 )
 from server.core.generation import Status
 from server.service.service import Service
 from server.storage.db.records import Filters
+from server.storage.files.inputs import Inputs
 from server.storage.files.previews import Previews
 from server.storage.files.videos import Videos
 
@@ -57,9 +54,16 @@ async def get_previews(request: Request) -> Previews:
     return previews
 
 
+async def get_inputs(request: Request) -> Inputs:
+    """Return the application's stored images of requests."""
+    inputs: Inputs = request.app.state.inputs
+    return inputs
+
+
 ServiceDep = Annotated[Service, Depends(get_service)]
 VideosDep = Annotated[Videos, Depends(get_videos)]
 PreviewsDep = Annotated[Previews, Depends(get_previews)]
+InputsDep = Annotated[Inputs, Depends(get_inputs)]
 
 
 async def get_tenant(
@@ -89,51 +93,18 @@ async def get_admin(request: Request, tenant: TenantDep) -> str:
 AdminDep = Annotated[str, Depends(get_admin)]
 
 
-async def read_json_object(request: Request, service: ServiceDep, tenant: TenantDep) -> AsyncIterator[RequestBody]:
-    """Return the request's body, a JSON object within the size limit. The body is not read before authentication.
+async def read_request_body(request: Request, service: ServiceDep, tenant: TenantDep) -> AsyncIterator[RequestBody]:
+    """Return the request's body within the size limits. It is not read before authentication.
 
     Raises UnsupportedMediaTypeError, PayloadTooLargeError or InvalidParamsError.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnsupportedMediaTypeError("Send the body as JSON with the header Content-Type: application/json.")
+    state = request.app.state
     with closing(RequestBody()) as body:
-        raw = await _read_body(request, service, request.app.state.large_bodies, tenant, body)
-        body.content = parse_object(raw)
-        del raw
+        await read_body(request, service, state.large_bodies, state.input_turns, tenant, body)
         yield body
 
 
-async def _read_body(
-    request: Request, service: Service, large_bodies: LargeBodies, tenant: str, body: RequestBody
-) -> bytes:
-    limit, seconds = service.settings.max_body_bytes, service.settings.body_timeout
-    raw = bytearray()
-    try:
-        async with asyncio.timeout(seconds) as deadline:
-            with service.when_closing(partial(_end, deadline)):
-                async for chunk in request.stream():
-                    raw += chunk
-                    if len(raw) > limit:
-                        raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
-                    if len(raw) > LARGE_BYTES and not body.is_large:
-                        await large_bodies.admit(tenant, body)
-    except TimeoutError:
-        service.check_open()
-        # a client that sends a byte an hour must not hold a connection
-        raise InvalidParamsError(
-            f"The body did not arrive within {seconds:g} seconds.", {"Connection": "close"}
-        ) from None
-    return bytes(raw)
-
-
-def _end(deadline: asyncio.Timeout) -> None:
-    """Let a timeout expire now."""
-    if not deadline.expired():
-        deadline.reschedule(0)
-
-
-JsonBody = Annotated[RequestBody, Depends(read_json_object)]
+BodyDep = Annotated[RequestBody, Depends(read_request_body)]
 
 
 IdempotencyKey = Annotated[
@@ -171,9 +142,9 @@ async def read_filters(
 FiltersDep = Annotated[Filters, Depends(read_filters)]
 
 
-async def get_links(request: Request, service: ServiceDep, videos: VideosDep) -> Links:
+async def get_links(request: Request, service: ServiceDep, videos: VideosDep, inputs: InputsDep) -> Links:
     """Return a builder of links, based on the setting `public_url` or else on the request's own address."""
-    return Links((service.settings.public_url or str(request.base_url)).rstrip("/"), videos)
+    return Links((service.settings.public_url or str(request.base_url)).rstrip("/"), videos, inputs)
 
 
 LinksDep = Annotated[Links, Depends(get_links)]
@@ -210,6 +181,6 @@ def _error_response(kind: type[PaddockError]) -> dict[str, Any]:
 
 
 def json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
-    """Return the OpenAPI documentation of a body that `read_json_object` reads. `schema` is the name of its schema."""
+    """Return the OpenAPI documentation of a body that `read_request_body` reads. `schema` is the name of its schema."""
     content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}

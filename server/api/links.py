@@ -1,19 +1,28 @@
-"""URLs of videos and previews."""
+"""URLs of videos, images and previews."""
 
 from server.core.events import Live
+from server.core.generation import Generation
+from server.storage.files.inputs import Inputs
 from server.storage.files.videos import Videos
 
 
 class Links:
-    """Builds the URLs of videos and previews on a base URL without a trailing slash."""
+    """Builds the URLs of videos, images and previews on a base URL without a trailing slash."""
 
-    def __init__(self, base: str, videos: Videos) -> None:
+    def __init__(self, base: str, videos: Videos, inputs: Inputs) -> None:
         self.base = base
         self._videos = videos
+        self._inputs = inputs
 
     def video(self, key: str | None) -> str | None:
         """Return the signed URL of a finished video, None for None."""
         return None if key is None else f"{self.base}/api/files/{self._videos.sign(key)}"
+
+    def image(self, generation: Generation) -> str | None:
+        """Return the signed URL of the image that a generation begins with, None if there is none."""
+        if generation.params is None or generation.params.image is None:
+            return None
+        return f"{self.base}/api/files/inputs/{self._inputs.sign(generation.tenant, generation.params.image)}"
 
     def preview(self, generation_id: str, live: Live | None) -> str | None:
         """Return the URL of a preview, None if there is none. It changes with each preview and needs the key."""

@@ -32,7 +32,8 @@ def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
 def _row(placed: Placed, live: Live | None, links: Links) -> Row:
     generation = placed.generation
     now = live or Live(progress=generation.progress)
-    return {
+    image = links.image(generation)
+    fields: Row = {
         "generation_id": generation.id,
         "model_name": generation.model,
         "prompt": _text(generation.parameters.get("prompt")),
@@ -52,6 +53,7 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         "preview_url": links.preview(generation.id, live),
         "warnings": list(generation.warnings),
     }
+    return fields if image is None else {**fields, "input_image": image}
 
 
 def history_row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Videos from a running server, with their progress shown in the terminal."""
 
 import os
+import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from paddock import Client, Generation, GenerationFailedError, LoraChoice, UnavailableError, UnreachableError, Update
-from server.cli.options import CommandError
+from server.cli.options import INTERRUPTED, CommandError
 from server.cli.terminal import plain
 
 DEMO_SIZE = {"width": 416, "height": 240, "num_frames": 33}
@@ -42,7 +44,8 @@ def generate(
         finished = _show_progress(client, enqueued, console)
     except KeyboardInterrupt:
         _give_up(client, enqueued)
-        raise
+        console.print("Cancelled." if len(enqueued) == 1 else "All are cancelled.", highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
     made = [generation for generation in finished if generation.status == "succeeded"]
     for warning in dict.fromkeys(warning for generation in made for warning in generation.warnings):
         console.print(f"[yellow]Warning:[/] {plain(warning)}", soft_wrap=True)
@@ -98,9 +101,18 @@ def _names(path: Path, *, is_one: bool) -> Iterator[Path]:
 def show(paths: Sequence[Path], console: Console) -> None:
     """Open files with the desktop's program for them, or say that there is none."""
     for path in paths:
+        # without a desktop xdg-open tries a dozen browsers, and names each
+        if not _has_desktop():
+            console.print(f"{plain(str(path))} was not opened: there is no desktop here.", soft_wrap=True)
+            return
         if typer.launch(str(path.absolute())) != 0:
             console.print(f"No program to open {plain(str(path))} was found: --open needs xdg-open.", soft_wrap=True)
             return
+
+
+def _has_desktop() -> bool:
+    is_linux = sys.platform == "linux" and "microsoft" not in platform.release().lower()
+    return not is_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _seconds_on_demo(client: Client, model: str, parameters: Mapping[str, Any], console: Console) -> Mapping[str, Any]:
@@ -111,7 +123,8 @@ def _seconds_on_demo(client: Client, model: str, parameters: Mapping[str, Any], 
     if not added or not any(each.id == model and each.weights == "demo" for each in client.models()):
         return parameters
     stated = ", ".join(f"{name} {value}" for name, value in added.items())
-    console.print(f"The demo's weights: {stated}, which takes seconds. Options choose another size.", highlight=False)
+    takes = ", which takes seconds. Options choose another size" if size and length else ""
+    console.print(f"The demo's weights: {stated}{takes}.", highlight=False)
     return {**parameters, **added}
 
 

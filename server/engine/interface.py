@@ -64,6 +64,7 @@ class WorkerOptions(BaseModel):
     artifacts: str
     checkpoints: str
     previews: str
+    inputs: str
     cache: str
     temporary: str
     loras: str | None = None

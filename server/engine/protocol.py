@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 10
+VERSION = 11
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
@@ -64,7 +64,8 @@ class Load(_Message):
 class Run(_About):
     """Make a video with the loaded model, resuming from its checkpoint if it has one.
 
-    `artifact`, `checkpoint` and `preview` are the storage keys of its files. Answered by Progressed…, Checkpointed…,
+    `artifact`, `checkpoint` and `preview` are the storage keys of its files, `image` that of the image it begins with.
+    Answered by Progressed…, Checkpointed…,
     Previewed… and Warned, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished,
     by Done or Failed.
     """
@@ -74,6 +75,7 @@ class Run(_About):
     artifact: str
     checkpoint: str
     preview: str
+    image: str | None = None
 
 
 class Prepare(_Message):

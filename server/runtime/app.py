@@ -10,8 +10,9 @@ from fastapi import FastAPI
 
 from server import __version__
 from server.api.auth import Authenticator, OpenRequests
+from server.api.bodies.inputs import InputTurns
+from server.api.bodies.json_body import LargeBodies
 from server.api.error_handlers import add_error_handlers
-from server.api.json_body import LargeBodies
 from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadRequests
 from server.api.openapi import complete_openapi
 from server.api.routes import (
@@ -42,8 +43,7 @@ from server.storage.db.connection import database_of, opened
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.store import Store
 from server.storage.files.disk import Disk
-from server.storage.files.stores import FileStores, LocalFolders, link_signer
-from server.storage.files.videos import Videos
+from server.storage.files.stores import FileStores, LocalFolders
 from server.storage.retention import Retention
 
 log = logging.getLogger("paddock")
@@ -109,18 +109,18 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         engine = stack.enter_context(opened(database_of(settings)))
         store = Store(engine, max_overtakes=settings.max_overtakes, server=server)
         stack.callback(store.close)
-        app.state.large_bodies = LargeBodies()
+        app.state.large_bodies, app.state.input_turns = LargeBodies(), InputTurns()
         app.state.open_requests = OpenRequests(settings.max_requests_per_key)
         app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
         folders = LocalFolders.of(settings.data_dir)
         disk = Disk(settings.data_dir, settings.min_free_bytes)
-        files = FileStores.local(folders, link_signer(settings.data_dir, settings.url_ttl), disk)
-        app.state.videos, app.state.previews = files.videos, files.previews
+        files = FileStores.local(folders, settings.data_dir, settings.url_ttl, disk)
+        app.state.videos, app.state.previews, app.state.inputs = files.videos, files.previews, files.inputs
         broker = Broker()
         catalogue = load_catalogue(settings)
         template = worker_template(settings, devices)
         engines = [make_engine(settings, device, folders, template) for device in devices]
-        retention = build_retention(settings, store.expiry, files.videos)
+        retention = build_retention(settings, store.expiry, files)
         options = SchedulerOptions(
             lease=settings.lease,
             idle_unload=settings.idle_unload,
@@ -128,7 +128,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         )
         dispatcher = Dispatcher(store, files, retention, broker, catalogue, engines, options)
         app.state.service = service = Service(
-            settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, retention
+            settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, retention, files.inputs
         )
         watching = asyncio.create_task(authenticator.watch(broker.dismiss))
         stack.callback(watching.cancel)
@@ -148,11 +148,12 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         yield
 
 
-def build_retention(settings: Settings, expiry: Expiry, videos: Videos) -> Retention:
+def build_retention(settings: Settings, expiry: Expiry, files: FileStores) -> Retention:
     """Build the retention of rows and videos from the settings."""
     return Retention(
         expiry,
-        videos,
+        files.videos,
+        files.inputs,
         days=settings.retention_days,
         max_bytes=settings.retention_bytes,
         grace=settings.retention_grace,

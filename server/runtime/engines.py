@@ -40,6 +40,7 @@ def make_engine(
         artifacts=str(folders.videos.folder),
         checkpoints=str(folders.checkpoints.folder),
         previews=str(folders.previews.folder),
+        inputs=str(folders.inputs.folder),
         checkpoint_interval=settings.checkpoint_interval,
         preview_interval=settings.preview_interval,
         cache=str(settings.data_dir / "cache"),

@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from contextlib import ExitStack
 from types import FrameType
 
@@ -27,6 +29,9 @@ from server.service.service import Service
 log = logging.getLogger("paddock")
 
 _GRACE_SECONDS = 5
+
+_STOP_SECONDS = 15.0
+"""After `stop_grace` and so long the server ends by force: a database or a disk that hangs would stop it for ever."""
 
 _OF_CLIENTS = ("Invalid HTTP request received.", "Unsupported upgrade request.")
 
@@ -66,7 +71,7 @@ def serve(settings: Settings) -> None:
             address, port = listener.getsockname()[:2]
             host = f"[{address}]" if ":" in address else address
             log.info("Paddock listens on http://%s:%d", host, port)
-        server = _Server(config, app)
+        server = _Server(config, app, settings.stop_grace + _STOP_SECONDS)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             # a terminal that is closed sends it; after nohup it is ignored
             signal.signal(signal.SIGHUP, server.handle_exit)
@@ -92,9 +97,10 @@ class _Server(uvicorn.Server):
     The service begins to close before uvicorn waits for open connections, because these may wait for the service.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, patience: float) -> None:
         super().__init__(config)
         self._app = app
+        self._patience = patience
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_stopping = False
         self._saving: asyncio.Task[None] | None = None
@@ -110,7 +116,18 @@ class _Server(uvicorn.Server):
             return
         log.info("%s: stopping", signal.Signals(sig).name)
         self._is_stopping = True
+        forcing = threading.Timer(self._patience, self._end_by_force)
+        forcing.daemon = True
+        forcing.start()
         self._loop.call_soon_threadsafe(self._stop, service, sig)
+
+    def _end_by_force(self) -> None:
+        """End at once. What ran continues at the next start, as after a kill."""
+        log.error(
+            "the server did not stop within %g s: its database or its disk may hang. It ends now.", self._patience
+        )
+        logging.shutdown()
+        os._exit(1)
 
     def _stop(self, service: Service, sig: int) -> None:
         service.begin_closing()

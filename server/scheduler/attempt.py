@@ -30,6 +30,7 @@ from server.scheduler.prefetch import PromptPrefetcher
 from server.scheduler.running import RunningAttempt
 from server.storage.db.records import StaleAttemptError
 from server.storage.files.checkpoints import checkpoint_key
+from server.storage.files.inputs import input_key
 from server.storage.files.previews import preview_key
 from server.storage.files.videos import video_key
 
@@ -176,6 +177,7 @@ class AttemptRunner:
             artifact=video_key(id_, attempt),
             checkpoint=checkpoint_key(id_),
             preview=preview_key(id_),
+            image=None if params.image is None else input_key(running.held.tenant, params.image),
         )
         running.forecast = device.estimator.begin(running.fingerprint or {}, params)
         return await device.engine.run(run, note)

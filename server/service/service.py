@@ -3,13 +3,12 @@
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from pipelines.demo.folder import demo_folder
 from pipelines.models.catalogue import CatalogueEntry
@@ -26,10 +25,12 @@ from server.core.events import Broker, Event, Live
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
-from server.service import echo, parameters
 from server.service.event_stream import EventStream, Position
 from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.record_limits import RecordLimits
+from server.service.requests import parameters
+from server.service.requests.building import GenerationBuilder, Request
+from server.service.requests.inputs import InputImages
 from server.service.waiting import Waiting
 from server.storage.db.records import (
     Filters,
@@ -45,6 +46,7 @@ from server.storage.db.records import (
 from server.storage.db.statements.history import History
 from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
+from server.storage.files.inputs import Inputs
 from server.storage.retention import Retention
 
 _STOPPING = "The server is stopping. Send this request again in a minute."
@@ -63,6 +65,7 @@ class Service:
         broker: Broker,
         disk: Disk,
         retention: Retention,
+        inputs: Inputs,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
@@ -74,6 +77,9 @@ class Service:
         self._disk = disk
         self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
+        self._builder = GenerationBuilder(
+            settings, InputImages(inputs), submissions.server, shares=submissions.is_shared
+        )
         self._limits = RecordLimits(settings)
         broker.observe(self._limits.note)
         self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted, history.is_shared)
@@ -127,9 +133,14 @@ class Service:
     # submission
 
     async def submit(
-        self, tenant: str, body: parameters.Body, origin: Origin, key: str | None = None
+        self,
+        tenant: str,
+        body: parameters.Body,
+        origin: Origin,
+        key: str | None = None,
+        inputs: Mapping[str, Path] | None = None,
     ) -> Sequence[Generation]:
-        """Record the generations that a body requests, committed before this returns.
+        """Record the generations that a body requests, committed before this returns. `inputs` are its files.
 
         A request with an earlier request's idempotency `key` is not recorded again: the earlier generations are
         returned. On the sync route invalid parameters raise InvalidParamsError; on the queue the generation is recorded
@@ -138,13 +149,9 @@ class Service:
         """
         self.check_open()
         entry = self.entry(body.get("model"))
-        count = parameters.num_generations(body, self.settings.max_num_generations)
-        base = parameters.random_seed()
         loras = await asyncio.to_thread(self._loras.of, entry.id) if body.get("loras") else {}
-        bodies = [parameters.with_seed(body, base, offset) for offset in range(count)]
-        kept = echo.echo(entry, bodies[0], self.settings.max_prompt_chars)
-        new = [self._generation(tenant, entry, each, kept, origin, loras) for each in bodies]
         await self.check_room()
+        new = await self._builder.build(Request(tenant, entry, body, origin, inputs or {}, loras))
         limits = QueueLimits(self.settings.max_queued, self.settings.max_queued_per_key)
         request = None if key is None else IdempotentRequest(key, _digest(body, origin))
         self._limits.add(new)
@@ -180,40 +187,6 @@ class Service:
     def free_bytes(self) -> int | None:
         """Free bytes on the disk of the data directory, as last looked up; None before that."""
         return self._disk.free
-
-    def _generation(
-        self,
-        tenant: str,
-        entry: CatalogueEntry,
-        body: parameters.Body,
-        kept: Mapping[str, Any],
-        origin: Origin,
-        loras: Mapping[str, AvailableLora],
-    ) -> Generation:
-        """A generation of a request; `kept` is what is echoed of it, which differs by its seed only."""
-        limit = self.settings.max_prompt_chars
-        now = time.time()
-        generation = Generation(
-            id=str(uuid4()),
-            tenant=tenant,
-            origin=origin,
-            model=entry.id,
-            status=Status.QUEUED,
-            parameters={name: body["seed"] if name == "seed" else value for name, value in kept.items()},
-            enqueued_at=now,
-            accepted_by=self._submissions.server,
-            target_namespace=echo.text(body, "target_namespace"),
-            target_repo=echo.text(body, "target_repo"),
-            target_directory=echo.text(body, "target_directory"),
-            warnings=echo.warnings_about(entry, body),
-        )
-        try:
-            params = parameters.resolve(entry, body, limit, self.settings.step_cache, loras)
-            return replace(generation, params=params)
-        except InvalidParamsError as error:
-            if origin is Origin.SYNC:
-                raise
-            return replace(generation, status=Status.FAILED, error_message=str(error), completed_at=now)
 
     async def wait(self, tenant: str, ids: Sequence[str]) -> list[Generation]:
         """Wait until all of these have ended; raises UnavailableError if the server stops before."""
@@ -252,6 +225,10 @@ class Service:
         self._broker.publish(Event(replace(before, status=Status.CANCELLED)))
 
     # models and devices
+
+    def takes_image(self, entry: CatalogueEntry) -> bool:
+        """Whether requests for a model may have an image."""
+        return self._builder.takes_image(entry)
 
     def deployment(self, model_id: str) -> Deployment:
         """The state of a model between disk and device."""

@@ -11,9 +11,13 @@ from collections.abc import Callable
 
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
+from server.storage.files.inputs import Inputs, named_by
 from server.storage.files.videos import Videos
 
 log = logging.getLogger("paddock.retention")
+
+UNUSED_SECONDS = 3600.0
+"""An image is kept for so long although no row names it: its request may be about to be recorded."""
 
 BATCH = 500
 """How many rows or files one call handles at most."""
@@ -30,6 +34,7 @@ class Retention:
         self,
         expiry: Expiry,
         videos: Videos,
+        inputs: Inputs,
         *,
         days: float,
         max_bytes: int,
@@ -38,11 +43,12 @@ class Retention:
     ) -> None:
         self._expiry = expiry
         self._videos = videos
+        self._inputs = inputs
         self._days = days
         self._max_bytes = max_bytes
         self._grace = grace
         self._clock = clock
-        self._swept_to = ""
+        self._swept_to = self._inputs_swept_to = ""
 
     async def tidy(self) -> bool:
         """Remove a batch of what is no longer kept; returns whether there is more to remove now.
@@ -50,6 +56,7 @@ class Retention:
         Raises RecordsUnavailableError, and OSError when files cannot be removed; the next call continues.
         """
         await self._sweep()
+        await self._sweep_inputs()
         return any([await self._forget_old(), await self._make_room()])
 
     async def remove(self, generation_id: str, tenant: str) -> bool:
@@ -110,3 +117,13 @@ class Retention:
         for key in leaving:
             log.info("removing %s: no generation names it", key)
         await self._videos.delete(leaving)
+
+    async def _sweep_inputs(self) -> None:
+        """Remove images that no row names, among the next batch in the order of their keys."""
+        files = await self._inputs.storage.list(after=self._inputs_swept_to, limit=BATCH)
+        self._inputs_swept_to = files[-1].key if len(files) == BATCH else ""
+        newest = self._clock() - UNUSED_SECONDS
+        old = {file.key: image for file in files if file.modified < newest and (image := named_by(file.key))}
+        unused = await self._expiry.unused_images([*old.values()]) if old else set()
+        await self._inputs.storage.delete([key for key, image in old.items() if image in unused])
+        await self._inputs.storage.sweep(UNUSED_SECONDS, lambda key: False)

@@ -55,6 +55,7 @@ async def make_engine(
             artifacts=str(folder / "videos"),
             checkpoints=str(folder / "checkpoints"),
             previews=str(folder / "previews"),
+            inputs=str(folder / "inputs"),
             cache=str(weights_folder.parent),
             temporary=str(folder / f"tmp-{len(engines)}"),
             demo=demo,

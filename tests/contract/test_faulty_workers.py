@@ -39,7 +39,7 @@ def _files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def make_engine(folder: Path, silence: float = SILENCE, patience: Patience = PATIENCE) -> SubprocessEngine:
     folder.mkdir(exist_ok=True)
-    folders = dict.fromkeys(("artifacts", "checkpoints", "previews", "cache"), str(folder))
+    folders = dict.fromkeys(("artifacts", "checkpoints", "previews", "inputs", "cache"), str(folder))
     options = WorkerOptions(device="cpu", **folders, temporary=str(folder / "tmp"), demo=True)
     limits = {"cancel_grace": 10, "silence": silence}
     return SubprocessEngine("cpu", options, **limits, patience=patience, worker="tests.support.faulty_worker")

@@ -14,6 +14,8 @@ from server.core.settings import Settings
 from server.runtime.app import create_app
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
+from server.storage.files.inputs import Inputs, input_key
+from server.storage.files.stores import LocalFolders, link_signer
 from tests.contract.test_http import LONG
 from tests.support.server_process import MODEL, SMALL, ServerProcess, eventually
 
@@ -155,7 +157,8 @@ def succeed(asker: Asker, server: ServerProcess) -> None:
     made = asker.ask("generateVideo", json={**SMALL, "mood": "calm"})
     assert "mood" in made.headers["paddock-warnings"]
     asker.ask("generateVideo", json={**SMALL, "response_format": "b64_json"})
-    download(asker, made.json()["videos"][0]["url"].rpartition("/")[2])
+    download(asker, "downloadVideo", made.json()["videos"][0]["url"].rpartition("/")[2])
+    download(asker, "downloadInput", image_in(server.data_dir))
     running = enqueue(asker, **{**LONG, "mood": "calm"})
     wait_for(asker, running, "preview_url")
     asker.ask("getPreview", running)
@@ -175,14 +178,22 @@ def wait_for(asker: Asker, generation_id: str, field: str) -> None:
     eventually(lambda: asker.ask("getQueuedGeneration", generation_id).json()[field])
 
 
-def download(asker: Asker, token: str) -> None:
-    whole = asker.ask("downloadVideo", token, key=None)
+def image_in(data_dir: Path) -> str:
+    """The token of an image in a data directory: the demo's weights take none."""
+    folder = LocalFolders.of(data_dir).inputs
+    digest = "0" * 64
+    (folder.folder / input_key("", digest)).write_bytes(bytes(100))
+    return Inputs(folder, link_signer(data_dir, 60, "input")).sign("", digest)
+
+
+def download(asker: Asker, name: str, token: str) -> None:
+    whole = asker.ask(name, token, key=None)
     etag = {"If-None-Match": whole.headers["etag"]}
-    assert asker.ask("downloadVideo", token, key=None, headers=etag).status_code == 304
+    assert asker.ask(name, token, key=None, headers=etag).status_code == 304
     for requested, status in (("bytes=0-9", 206), ("bytes=999999999-", 416), ("bytes=5-3", 400)):
         headers = {"Range": requested}
-        assert asker.ask("downloadVideo", token, key=None, headers=headers).status_code == status
-    assert asker.ask("downloadVideo", "forged.mp4", key=None).status_code == 404
+        assert asker.ask(name, token, key=None, headers=headers).status_code == status
+    assert asker.ask(name, "forged.mp4", key=None).status_code == 404
 
 
 def refuse(asker: Asker, server: ServerProcess) -> None:

@@ -89,7 +89,7 @@ def test_generate_makes_several_videos_in_seconds_and_in_a_ratio_and_opens_them(
     size = ["--aspect", "1:1", "--duration", "0.3", "--steps", "1"]
     args = ["generate", "an ox", *size, "--seed", "7", "--count", "2", "-o", "ox.mp4", "--open", "--url", server.url]
 
-    ended = paddock(*args, cwd=tmp_path, PATH=f"{opener.parent}:{os.environ['PATH']}")
+    ended = paddock(*args, cwd=tmp_path, PATH=f"{opener.parent}:{os.environ['PATH']}", DISPLAY=":0")
 
     assert ended.returncode == 0, ended.stderr
     frames, height, width, _ = read_video(tmp_path / "ox-1.mp4").shape
@@ -179,14 +179,17 @@ def test_ctrl_c_cancels_the_generation(tenant: ServerProcess, key: str, tmp_path
         [sys.executable, "-P", "-m", "server.cli", "generate", "an ox", *LONG, "--url", server.url],
         cwd=tmp_path,
         env={**os.environ, "PADDOCK_API_KEY": key},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     (active,) = eventually(lambda: server.listed("processing"), server)
 
     generate.send_signal(signal.SIGINT)
-    generate.wait(timeout=PATIENCE)
+    printed, _ = generate.communicate(timeout=PATIENCE)
 
+    assert generate.returncode == 130
+    assert printed.rstrip().endswith("Cancelled.")
     assert server.row(active["generation_id"])["status"] == "cancelled"
     assert not list(tmp_path.glob("*.mp4"))
 

@@ -25,6 +25,15 @@ BY_FORM = """([url, body]) => {
   document.body.append(Object.assign(document.createElement("iframe"), {name: "frame"}), form);
   form.submit();
 }"""
+BY_FIELDS = """([url, body]) => {
+  const form = document.createElement("form");
+  Object.assign(form, {method: "POST", action: url, enctype: "multipart/form-data", target: "fields"});
+  for (const [name, value] of Object.entries(JSON.parse(body))) {
+    form.append(Object.assign(document.createElement("input"), {name, value}));
+  }
+  document.body.append(Object.assign(document.createElement("iframe"), {name: "fields"}), form);
+  form.submit();
+}"""
 READ = """async url => { try { return (await fetch(url)).status } catch (error) { return "refused" } }"""
 
 
@@ -66,9 +75,11 @@ def test_another_sites_page_can_neither_write_nor_read(server: ServerProcess, ot
         assert evil.evaluate(BY_FETCH, [queue, "application/json", BODY]) == "refused"
         assert evil.evaluate(BY_FETCH, [queue, "text/plain", BODY]) == "opaque"
         assert evil.evaluate(BY_FETCH, [f"{server.url}/api/ai/models/{MODEL}/deactivate", "text/plain", ""]) == "opaque"
-        with evil.expect_response(queue) as sent:
-            evil.evaluate(BY_FORM, [queue, BODY])
-        assert sent.value.status == 400
+        for way in (BY_FORM, BY_FIELDS):
+            with evil.expect_response(queue) as sent:
+                evil.evaluate(way, [queue, BODY])
+            assert sent.value.status == 400
+            assert "another site" in sent.value.json()["error"]["detail"]
         assert evil.evaluate(READ, f"{server.url}/api/ai/generations") == "refused"
 
     assert server.http.get("/generations").json()["total_entries"] == before

@@ -46,7 +46,7 @@ from pipelines.runner.runner import Runner
 from server.engine.interface import WorkerOptions
 from server.engine.worker.folders import use_folders
 
-folders = dict.fromkeys(("artifacts", "checkpoints", "previews"), str(data))
+folders = dict.fromkeys(("artifacts", "checkpoints", "previews", "inputs"), str(data))
 use_folders(WorkerOptions(device="cpu", cache=str(data / "cache"), temporary=str(data / "tmp" / "cpu"), **folders))
 spec = ModelSpec("random", fps=16, sizes=((96, 64, 5),), compile=Compile.ON)
 started = []

@@ -19,7 +19,7 @@ from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.service import Service
 from server.storage.db.connection import database_of
 from server.storage.files.disk import Disk
-from server.storage.files.stores import FileStores, LocalFolders, link_signer
+from server.storage.files.stores import FileStores, LocalFolders
 from tests.server.fakes import FakeEngine
 from tests.support.records import StandaloneStore as Store
 from tests.support.server_process import SMALL
@@ -78,18 +78,20 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
     store = Store(database_of(settings), max_overtakes=settings.max_overtakes, server=folder.name)
     folders = LocalFolders.of(folder)
     disk = Disk(folder, settings.min_free_bytes)
-    files = FileStores.local(folders, link_signer(folder, settings.url_ttl), disk)
+    files = FileStores.local(folders, folder, settings.url_ttl, disk)
     broker = Broker()
     engines = [engine(folders.videos.folder, f"fake:{n}") for n in range(executors)]
     catalogue = load_catalogue(settings)
-    kept = build_retention(settings, store.expiry, files.videos)
+    kept = build_retention(settings, store.expiry, files)
     options = SchedulerOptions(
         lease=settings.lease,
         idle_unload=settings.idle_unload,
         tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
     )
     dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
-    service = Service(settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept)
+    service = Service(
+        settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept, files.inputs
+    )
     return Inside(folder, settings, store, folders, files, broker, engines, dispatcher, service)
 
 

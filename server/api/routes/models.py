@@ -8,6 +8,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.api.dependencies import AdminDep, ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
 from server.api.schemas.requests import OWN_PARAMETERS
+from server.service.requests.inputs import IMAGE
 from server.service.service import Service
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -154,7 +155,7 @@ def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         "deployments": [{"status": service.deployment(api.id)}],
         "request_schema": api.request_schema,
         "json_request_schema": api.request_schema,
-        "x-paddock-parameters": OWN_PARAMETERS,
+        "x-paddock-parameters": _own_parameters(service, entry),
         "fine_tuning": None,
         "source_model": None,
         "showcase": None,
@@ -162,6 +163,10 @@ def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         "weights": "demo" if service.settings.demo else "real",
         "plan": service.plan(api.id),
     }
+
+
+def _own_parameters(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
+    return {name: schema for name, schema in OWN_PARAMETERS.items() if name != IMAGE or service.takes_image(entry)}
 
 
 def _capabilities(entry: CatalogueEntry) -> dict[str, list[str]]:

@@ -7,9 +7,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from server.api.dependencies import (
+    BodyDep,
     FiltersDep,
     IdempotencyKey,
-    JsonBody,
     LinksDep,
     PreviewsDep,
     ServiceDep,
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/queue", tags=["queue"])
     openapi_extra=json_body(ENQUEUE, EXAMPLE),
 )
 async def create(
-    body: JsonBody,
+    body: BodyDep,
     service: ServiceDep,
     tenant: TenantDep,
     response: Response,
@@ -45,7 +45,7 @@ async def create(
     0, uses seed + n. A parameter outside its limits gives a generation that has failed with an error message. Unknown
     parameters are ignored, and listed in the header `Paddock-Warnings`.
     """
-    submitted = await service.submit(tenant, body.content, Origin.QUEUE, idempotency_key)
+    submitted = await service.submit(tenant, body.content, Origin.QUEUE, idempotency_key, body.inputs)
     warn(response, submitted)
     return {"generations": [{"generation_id": g.id, "status": Status.QUEUED} for g in submitted]}
 

@@ -9,8 +9,8 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from server.api.dependencies import (
+    BodyDep,
     IdempotencyKey,
-    JsonBody,
     LinksDep,
     ServiceDep,
     TenantDep,
@@ -23,7 +23,7 @@ from server.api.schemas.videos import VideosGenerated
 from server.api.serializers import WITH_WARNINGS, videos_response, warn
 from server.core.errors import ConflictError, PaddockError
 from server.core.generation import Generation, Origin, Status
-from server.service.parameters import response_format
+from server.service.requests.parameters import response_format
 from server.service.service import Service
 
 router = APIRouter(tags=["videos"])
@@ -42,7 +42,7 @@ _POLL_SECONDS = 0.5
 )
 async def generate(
     request: Request,
-    body: JsonBody,
+    body: BodyDep,
     service: ServiceDep,
     tenant: TenantDep,
     videos: VideosDep,
@@ -54,7 +54,7 @@ async def generate(
     the others continue. With an `Idempotency-Key` they wait some seconds for the client to send the request again.
     Unknown parameters are ignored, and listed in the header `Paddock-Warnings`.
     """
-    submitted = await service.submit(tenant, body.content, Origin.SYNC, idempotency_key)
+    submitted = await service.submit(tenant, body.content, Origin.SYNC, idempotency_key, body.inputs)
     in_base64 = response_format(body.content) == "b64_json"
     body.close()
     ids = [generation.id for generation in submitted]

@@ -37,7 +37,7 @@ def page_headers(images: str) -> dict[str, str]:
 
 
 # previews need a key in a header, so the page fetches them and shows them as blobs
-HEADERS = page_headers(images="blob:")
+HEADERS = page_headers(images="blob: data:")
 
 router = APIRouter(include_in_schema=False)
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -88,6 +88,9 @@ class Row(TypedDict):
     warnings: Annotated[
         list[str],
         Field(description="What was not done as requested, such as the end of a prompt that is too long for the model"),
+    ]
+    input_image: NotRequired[
+        Annotated[str, Field(description="Signed URL of the image that the video begins with, if there is one")]
     ]
 
 

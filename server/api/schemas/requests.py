@@ -1,7 +1,8 @@
 """The request bodies in the OpenAPI document, made from the catalogue and the settings.
 
-`server.service.parameters` validates the bodies against the parameters of the requested model. The limits here are the
-widest of all models: on the queue route a parameter outside its model's limits gives a generation that has failed.
+`server.service.requests.parameters` validates the bodies against the parameters of the requested model. The limits here
+are the widest of all models: on the queue route a parameter outside its model's limits gives a generation that has
+failed.
 """
 
 import math
@@ -11,12 +12,14 @@ from typing import Any
 from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, MIN_LORA_STRENGTH, Sampler, StepCaching
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
+from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
 from server.core.settings import QueueSettings
-from server.service.echo import MAX_TARGET_CHARS, TARGETS
-from server.service.numbers import limits_of
-from server.service.parameters import RESPONSE_FORMATS
-from server.service.sizes import RESOLUTIONS
+from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS
+from server.service.requests.inputs import IMAGE
+from server.service.requests.numbers import limits_of
+from server.service.requests.parameters import RESPONSE_FORMATS
+from server.service.requests.sizes import RESOLUTIONS
 
 GENERATE = "GenerateRequest"
 ENQUEUE = "EnqueueRequest"
@@ -65,6 +68,12 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "The solver, an extension of the hosted API; the model's own is the default",
     },
     "loras": _LORAS,
+    IMAGE: {
+        "type": "string",
+        "maxLength": MAX_BYTES,
+        "description": "The image that the video begins with, for models that take one: JPEG, PNG, WebP, BMP or GIF "
+        "of at most 20 MB, as base64 or as a data URL. In a multipart body it is a file",
+    },
 }
 """The schemas of this server's own parameters, which no model's `request_schema` has."""
 

@@ -28,6 +28,9 @@ def generate(
     videos: Annotated[
         int, typer.Option("--count", min=1, help="Number of videos, with consecutive seeds and numbered names.")
     ] = 1,
+    image: Annotated[
+        Path | None, typer.Option(help="The image that the video begins with, for models that take one.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
     aspect: Annotated[str | None, typer.Option(help="Aspect ratio, such as 16:9, instead of width and height.")] = None,
@@ -55,6 +58,7 @@ def generate(
     if duration is not None and frames is not None:
         refuse("--duration replaces --frames: give one or the other.")
     parameters = {
+        "input_image": image,
         "width": width,
         "height": height,
         "aspect_ratio": aspect,

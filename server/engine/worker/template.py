@@ -143,7 +143,7 @@ class Template:
             os.chdir(request.cwd)
             os.environ.clear()
             os.environ.update(request.environment)
-            from pipelines.runner.forking import reseed
+            from pipelines.runner.device_health import reseed
 
             reseed()
             gc.enable()
@@ -191,7 +191,7 @@ def main() -> None:
     import_libraries()
     gc.disable()
     gc.freeze()
-    from pipelines.runner.forking import cuda_refuses_children
+    from pipelines.runner.device_health import cuda_refuses_children
 
     failure = unfit_to_fork() or ("a library has started CUDA" if cuda_refuses_children() else None)
     Template(socket.socket(fileno=int(sys.argv[1])), environment, failure).serve()

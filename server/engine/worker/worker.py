@@ -10,7 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core.errors import GenerationCancelled, GenerationSuspended, MachineBusyError, PipelineError
+from pipelines.core.errors import (
+    GenerationCancelled,
+    GenerationSuspended,
+    InputImageError,
+    MachineBusyError,
+    PipelineError,
+)
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress
 from server.core.logging import ids
@@ -39,6 +45,8 @@ from server.engine.protocol import (
 from server.engine.worker.link import Link, exit_now
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from pipelines.runner.callbacks import Callbacks
     from pipelines.runner.oom_fallback import OutOfMemoryFallback
     from pipelines.runner.result import RenderedVideo
@@ -145,7 +153,7 @@ class Worker:
         assert self._loaded is not None, "the server loads a model before it runs one"
         try:
             video = self._loaded[1].render(
-                order.params, Path(self._options.artifacts) / order.artifact, self._callbacks(order)
+                order.params, Path(self._options.artifacts) / order.artifact, self._callbacks(order), self._image(order)
             )
         except GenerationCancelled:
             return Cancelled(**_about(order))
@@ -165,6 +173,19 @@ class Worker:
         self._link.send(Rendered(**_about(order)))
         self._files.submit(self._finish, order, video, self._loaded[1].video_fingerprint)
         return None
+
+    def _image(self, order: Run) -> "Image.Image | None":
+        from PIL import Image, UnidentifiedImageError
+
+        if order.image is None:
+            return None
+        try:
+            with Image.open(Path(self._options.inputs) / order.image, formats=("PNG",)) as image:
+                image.load()
+                return image
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            log.warning("the image of %s cannot be read: %s", order.generation_id, error)
+            raise InputImageError("The request's image cannot be read any more.") from error
 
     def _finish(self, order: Run, video: "RenderedVideo", fingerprint: dict[str, str]) -> None:
         try:
@@ -240,7 +261,11 @@ class Worker:
 def silence_libraries() -> None:
     """Drop the warnings that libraries print at their import."""
     # diffusers imports torchao if it is installed, and both warn about kernels and formats that are not used here
-    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+    # and for a part of image pipelines that is not used, transformers falls back to another one of the same effect
+    for name in (
+        *("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"),
+        "transformers.utils.import_utils",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

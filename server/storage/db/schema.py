@@ -78,6 +78,7 @@ generations = Table(
     Column("media_type", _Text, nullable=False),
     Column("parameters", JSON, nullable=False),
     Column("params", JSON),
+    Column("image", _Text(64)),
     Column("target_namespace", _Text),
     Column("target_repo", _Text),
     Column("target_directory", _Text),
@@ -176,6 +177,14 @@ Index(
     *(generations.c.tenant, generations.c.completed_at, generations.c.event_number),
     sqlite_where=_HAS_EVENT,
     postgresql_where=_HAS_EVENT,
+)
+
+_HAS_IMAGE = generations.c.image.is_not(None)
+Index(
+    "generations_by_image",
+    *(generations.c.image, generations.c.tenant),
+    sqlite_where=_HAS_IMAGE,
+    postgresql_where=_HAS_IMAGE,
 )
 
 HAS_VIDEO = generations.c.artifact.is_not(None)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.storage.files import checkpoints, previews, videos
+from server.storage.files import checkpoints, inputs, previews, videos
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
 from server.storage.files.folder import FolderStorage
+from server.storage.files.inputs import Inputs
 from server.storage.files.previews import Previews
 from server.storage.files.signing import LinkSigner
 from server.storage.files.videos import Videos
@@ -14,11 +15,12 @@ from server.storage.files.videos import Videos
 
 @dataclass(frozen=True, slots=True)
 class LocalFolders:
-    """The folders of a data directory, which workers on this machine are given to write to."""
+    """The folders of a data directory, which workers on this machine are given to write to, and to read inputs from."""
 
     videos: FolderStorage
     checkpoints: FolderStorage
     previews: FolderStorage
+    inputs: FolderStorage
 
     @classmethod
     def of(cls, data_dir: Path) -> "LocalFolders":
@@ -27,24 +29,32 @@ class LocalFolders:
             FolderStorage(data_dir / "videos", videos.SUFFIX),
             FolderStorage(data_dir / "checkpoints", checkpoints.SUFFIX),
             FolderStorage(data_dir / "previews", previews.SUFFIX),
+            FolderStorage(data_dir / "inputs", inputs.SUFFIX),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class FileStores:
-    """Where videos, checkpoints and previews are kept."""
+    """Where videos, checkpoints, previews and inputs are kept."""
 
     videos: Videos
     checkpoints: Checkpoints
     previews: Previews
+    inputs: Inputs
     disk: Disk
 
     @classmethod
-    def local(cls, folders: LocalFolders, signer: LinkSigner, disk: Disk) -> "FileStores":
-        """All in folders of one disk."""
-        return cls(Videos(folders.videos, signer), Checkpoints(folders.checkpoints), Previews(folders.previews), disk)
+    def local(cls, folders: LocalFolders, data_dir: Path, ttl: float, disk: Disk) -> "FileStores":
+        """All in folders of one disk. Links last `ttl` seconds; raises OSError."""
+        return cls(
+            Videos(folders.videos, link_signer(data_dir, ttl)),
+            Checkpoints(folders.checkpoints),
+            Previews(folders.previews),
+            Inputs(folders.inputs, link_signer(data_dir, ttl, "input")),
+            disk,
+        )
 
 
-def link_signer(data_dir: Path, ttl: float) -> LinkSigner:
-    """The signer of links to videos, whose key is in the data directory; raises OSError."""
-    return LinkSigner(data_dir / "signing.key", ttl, salt="video")
+def link_signer(data_dir: Path, ttl: float, kind: str = "video") -> LinkSigner:
+    """The signer of links to one kind of files, whose key is in the data directory; raises OSError."""
+    return LinkSigner(data_dir / "signing.key", ttl, salt=kind)

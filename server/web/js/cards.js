@@ -28,7 +28,7 @@ function status(row) {
 
 /**
  * `page` is what the card asks for when a button is pressed: `schemaOf(model)`, `use(row)`, `again(row)`, `cancel(id)`,
- * `remove(id)`, `compare(id, on)`, `isCompared(id)`, `refresh(id)`.
+ * `remove(id)`, `compare(id, on)`, `isCompared(id)`, `refresh(id)`, `takesImage(model)`, `continueFrom(row)`.
  */
 export class Card {
   #page;
@@ -46,9 +46,10 @@ export class Card {
     this.error = h("p", { class: "error" });
     this.warnings = h("p", { class: "warning" });
     this.prompt = h("p", { class: "prompt", dir: "auto" });
+    this.image = h("img", { class: "input", alt: t("title.input_image"), loading: "lazy", hidden: true });
     this.facts = h("ul", { class: "facts" });
     this.actions = h("div", { class: "actions" });
-    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, this.facts, this.actions);
+    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, this.image, this.facts, this.actions);
     this.element = h("article", { class: "card", "data-id": this.id }, this.stage, words);
     this.update(row);
   }
@@ -72,6 +73,10 @@ export class Card {
     this.warnings.hidden = !row.warnings?.length;
     say(this.prompt, row.prompt ?? "");
     this.element.setAttribute("aria-label", row.prompt ?? "");
+    if (row.input_image && this.image.hidden) {
+      this.image.src = ownAddress(row.input_image);
+      this.image.hidden = false;
+    }
     const words = facts(row, schema);
     if (words.join() !== [...this.facts.children].map((item) => item.textContent).join()) {
       this.facts.replaceChildren(...words.map((fact) => h("li", {}, fact)));
@@ -165,9 +170,11 @@ export class Card {
     const box = h("input", { type: "checkbox", onchange });
     box.checked = this.#page.isCompared(this.id);
     const download = `paddock-${this.id.slice(0, 8)}.mp4`;
+    const goOn = h("button", { type: "button", onclick: () => this.#page.continueFrom(this.row) }, t("continue"));
     return [
       h("label", { class: "check" }, box, t("compare")),
       h("a", { class: "button", href: ownAddress(row.result_url), download }, t("download")),
+      ...(this.#page.takesImage(row.model_name) ? [goOn] : []),
     ];
   }
 

@@ -1,6 +1,6 @@
 /** The Workbench: puts the parts together. */
 
-import { key, request, stored, whenKeyIsNeeded } from "./api.js";
+import { key, ownAddress, request, stored, whenKeyIsNeeded } from "./api.js";
 import { ApiTab } from "./apitab.js";
 import { CardList } from "./cardlist.js";
 import { Compare } from "./compare.js";
@@ -8,6 +8,7 @@ import { $, h, say } from "./dom.js";
 import { Form } from "./form.js";
 import { Generations, isActive } from "./generations.js";
 import { History } from "./history.js";
+import { dataUrlOf, ImageField, lastFrame, PLACEHOLDER } from "./image.js";
 import { askForKey } from "./key.js";
 import { Machine } from "./machine.js";
 import { offerLoras } from "./loras.js";
@@ -25,6 +26,7 @@ function translate() {
   for (const element of document.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
   for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", t(element.dataset.label));
   for (const element of document.querySelectorAll("[data-hint]")) element.placeholder = t(element.dataset.hint);
+  for (const element of document.querySelectorAll("[data-alt]")) element.alt = t(element.dataset.alt);
 }
 
 /** Shows a sentence above everything, or takes it away. */
@@ -47,6 +49,7 @@ class Workbench {
     this.feed = new CardList($("results"), this.page);
     this.compare = new Compare(this.generations, this.page.schemaOf);
     this.history = new History(this.generations, this.page);
+    this.image = new ImageField();
     this.#drawForm(models);
     this.api = new ApiTab(() => ({ model: this.model.id, values: this.values, schema: this.form.schema }));
     this.api.explainKey(key.get() !== "");
@@ -84,15 +87,22 @@ class Workbench {
     });
     $("reset").addEventListener("click", () => {
       this.#fillOwn({});
+      this.image.set(null);
       this.form.reset();
     });
     for (const id of Object.keys(OWN_PARAMETERS)) $(id).addEventListener("change", () => this.#changed());
+    this.image.addEventListener("change", () => this.#changed());
   }
 
   /** What the form asks for: the schema's parameters, and those of this server's own that are chosen. */
   get values() {
     const own = Object.entries(OWN_PARAMETERS).map(([id, name]) => [name, ofField(name, $(id).value)]);
-    return { ...this.form.values, ...Object.fromEntries(own.filter(([, value]) => value)) };
+    const image = this.image.value && { input_image: PLACEHOLDER };
+    return { ...this.form.values, ...Object.fromEntries(own.filter(([, value]) => value)), ...image };
+  }
+
+  #takesImage(model) {
+    return "input_image" in (this.models.get(model)?.["x-paddock-parameters"] ?? {});
   }
 
   #fill(values) {
@@ -111,12 +121,21 @@ class Workbench {
 
   #drawFields() {
     offerLoras(this.model.id);
+    this.image.offer(this.#takesImage(this.model.id));
     this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
     this.#fillSmall();
   }
 
+  #choose(model) {
+    if (model === this.model.id) return;
+    $("model").value = model;
+    this.#drawFields();
+  }
+
   #changed() {
-    visit.set(DRAFT, JSON.stringify({ model: this.model.id, values: this.values }));
+    // an image is too large to be kept
+    const { input_image: _, ...values } = this.values;
+    visit.set(DRAFT, JSON.stringify({ model: this.model.id, values }));
     say($("form-error"), "");
     this.api?.draw();
   }
@@ -164,8 +183,8 @@ class Workbench {
   async #generate() {
     if (!this.form.check()) return say($("form-error"), t("error.form"));
     const count = Number($("count").value);
-    const body = { model: this.model.id, ...this.values, ...(count > 1 && { num_generations: count }) };
-    await this.#submit(body);
+    const image = this.image.value && { input_image: this.image.value };
+    await this.#submit({ model: this.model.id, ...this.values, ...image, ...(count > 1 && { num_generations: count }) });
   }
 
   async #submit(body) {
@@ -187,20 +206,28 @@ class Workbench {
     const told = (action) => (...given) => action(...given).catch((error) => banner("trouble", error.message));
     return {
       schemaOf: (id) => this.models.get(id)?.request_schema,
-      use: (row) => {
-        if (row.model_name !== this.model.id) {
-          $("model").value = row.model_name;
-          this.#drawFields();
-        }
+      use: told(async (row) => {
+        this.#choose(row.model_name);
         this.#fill(settingsOf(row, this.model.request_schema));
         this.open("create");
         $("field-prompt").focus();
-      },
-      again: (row) => {
+        await this.image.fetch(row.input_image ? ownAddress(row.input_image) : null);
+      }),
+      again: told(async (row) => {
         const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row.model_name));
         this.open("create");
-        return this.#submit({ model: row.model_name, ...settings });
-      },
+        const image = row.input_image && { input_image: await dataUrlOf(ownAddress(row.input_image)) };
+        await this.#submit({ model: row.model_name, ...settings, ...image });
+      }),
+      takesImage: (id) => this.#takesImage(id),
+      continueFrom: told(async (row) => {
+        const frame = await lastFrame(ownAddress(row.result_url));
+        this.#choose(row.model_name);
+        this.#fill(settingsOf(row, this.model.request_schema));
+        this.image.set(frame);
+        this.open("create");
+        $("field-prompt").focus();
+      }),
       cancel: told((id) => this.generations.cancel(id)),
       remove: told((id) => this.generations.remove(id)),
       refresh: told((id) => this.generations.ask(id)),

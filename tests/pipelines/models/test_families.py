@@ -86,7 +86,8 @@ def test_its_classes_exist_and_its_parts_are_the_pipelines(family: ModelFamily) 
     assert {part.name for part in family.parts if part.is_optional} <= set(pipeline._optional_components)
     assert all(issubclass(resolve_name(part.model_class), torch.nn.Module) for part in family.parts)
     assert family.folder_classes
-    assert family.inputs
+    assert "text" in family.inputs(None)
+    assert (family.image_pipeline is not None) == ("image" in family.inputs(None))
 
 
 @families

@@ -101,7 +101,7 @@ def test_a_checkpoint_saves_what_the_family_carries(folder: Path, tmp_path: Path
 
     assert state is not None
     assert list(state.tensors) == ["prompt_embeds"]
-    assert torch.equal(state.tensors["prompt_embeds"], runner._prompts.encode(PARAMS.prompt))
+    assert torch.equal(state.tensors["prompt_embeds"], runner._stages._prompts.encode(PARAMS.prompt))
     assert resumed.path.read_bytes() == whole
 
 

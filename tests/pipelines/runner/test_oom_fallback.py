@@ -35,7 +35,7 @@ MACHINE = Machine(24 * GIB, 64 * GIB, (8, 9))
 STAGES = {
     "loading": "pipelines.loading.load.place_module",
     "encoding": "pipelines.stages.conditioning.text_encoding.PromptEncoder.encode",
-    "denoising": "pipelines.runner.runner.denoise",
+    "denoising": "pipelines.runner.generation_stages.denoise",
     "decoding": "pipelines.stages.decoding.decoding._to_rgb",
 }
 

@@ -46,7 +46,10 @@ def two_experts(processor: str, tmp_path_factory: pytest.TempPathFactory) -> Run
 
 
 def latents(runner: Runner, guidance: Guidance, params: VideoParams = PARAMS) -> torch.Tensor:
-    prompt, negative = runner._prompts.encode(params.prompt), runner._prompts.encode(params.negative_prompt)
+    prompt, negative = (
+        runner._stages._prompts.encode(params.prompt),
+        runner._stages._prompts.encode(params.negative_prompt),
+    )
     geometry = Geometry.fit(params.width, params.height, params.num_frames, runner._loaded.grid)
     with torch.no_grad():
         return denoise(
@@ -63,7 +66,7 @@ def latents(runner: Runner, guidance: Guidance, params: VideoParams = PARAMS) ->
 
 def guided(runner: Runner, params: VideoParams = PARAMS, **options: Any) -> Guidance:
     return Guidance(
-        runner._loaded.family, params.guidance_scale, runner._prompts.encode(params.negative_prompt), **options
+        runner._loaded.family, params.guidance_scale, runner._stages._prompts.encode(params.negative_prompt), **options
     )
 
 

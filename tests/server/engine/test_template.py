@@ -143,7 +143,7 @@ async def test_another_environment_is_refused_and_so_is_a_template_that_is_not_t
 def test_a_process_in_which_cuda_was_started_does_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from pipelines.runner.forking import cuda_refuses_children
+    from pipelines.runner.device_health import cuda_refuses_children
 
     assert not cuda_refuses_children()
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)

@@ -130,7 +130,7 @@ def test_a_worker_writes_to_folders_of_its_own_and_removes_what_a_dead_one_left(
     beside.mkdir()
     monkeypatch.setattr(os, "environ", {"TRITON_CACHE_DIR": "/mine", "TMPDIR": "/small"})
     monkeypatch.setattr(tempfile, "tempdir", "/remembered")
-    folders = dict.fromkeys(("artifacts", "checkpoints", "previews"), str(tmp_path))
+    folders = dict.fromkeys(("artifacts", "checkpoints", "previews", "inputs"), str(tmp_path))
 
     use_folders(WorkerOptions(device="cpu", cache="/cache", temporary=str(tmp_path / "tmp" / "cpu"), **folders))
 

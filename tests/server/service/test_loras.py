@@ -11,9 +11,9 @@ from pipelines.core.request import MAX_LORAS, RequestLora
 from pipelines.models.catalogue import CatalogueEntry, read_catalogue
 from server.core.errors import InvalidParamsError, UnavailableError
 from server.service import loras as module
-from server.service import parameters
-from server.service.echo import echo
 from server.service.loras import AvailableLora, LoraCatalogue, LoraSource, choose_loras
+from server.service.requests import parameters
+from server.service.requests.echo import echo
 from tests.support.models.headers import write_header
 
 MODELS = read_catalogue()

@@ -18,8 +18,8 @@ from server.core.errors import (
 )
 from server.core.events import Event
 from server.core.generation import Origin, Status
-from server.service import echo
-from server.service.echo import _size
+from server.service.requests import echo
+from server.service.requests.echo import _size
 from tests.server.conftest import Inside, build, eventually
 from tests.support.server_process import SMALL
 
@@ -244,7 +244,7 @@ async def test_a_clock_that_is_set_back_replays_nothing_old(inside: Inside, monk
     await inside.until(old)
     now = time.time()
     monkeypatch.setattr("server.service.event_stream.time.time", lambda: now - 3600)
-    monkeypatch.setattr("server.service.service.time.time", lambda: now - 3600)
+    monkeypatch.setattr("time.time", lambda: now - 3600)
     inside.engine.script.append(inside.engine.until_cancelled)
     (running,) = await inside.enqueue()
     await inside.until(running, Status.PROCESSING)

@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
+from pipelines.core.request import VideoParams
 from server.core.generation import TERMINAL, Generation, Status
 from server.storage.db.records import Filters, QueueLimits
 from server.storage.files.generation_files import generation_of
+from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.stores import LocalFolders, link_signer
 from server.storage.files.videos import Videos, video_key
 from server.storage.retention import Retention
@@ -49,11 +51,13 @@ class Place:
 
     def __init__(self, folder: Path, **rules: float) -> None:
         self.store = Store(f"sqlite:///{folder / 'paddock.db'}")
-        self.folder = LocalFolders.of(folder).videos
+        folders = LocalFolders.of(folder)
+        self.folder, self.images = folders.videos, folders.inputs
         self.videos = Videos(self.folder, link_signer(folder, ttl=60))
         self.retention = Retention(
             self.store.expiry,
             self.videos,
+            Inputs(self.images, link_signer(folder, ttl=60, kind="input")),
             days=rules.get("days", 0),
             max_bytes=int(rules.get("max_bytes", 0)),
             grace=rules.get("grace", 60),
@@ -260,4 +264,31 @@ async def test_no_round_reads_the_whole_table(tmp_path: Path) -> None:
                 is_by_key = step.detail.endswith("VIRTUAL TABLE INDEX 0:=")
                 assert is_by_key or "SCAN" not in step.detail, (statement, step.detail)
                 assert "B-TREE" not in step.detail, (statement, step.detail)
+    place.store.close()
+
+
+async def test_images_go_an_hour_after_the_last_row_that_named_them(tmp_path: Path) -> None:
+    place = Place(tmp_path, days=1)
+    named, of_another, gone, young = (char * 64 for char in "abcd")
+    rows = [
+        new(tenant="1", status=Status.QUEUED, params=VideoParams("an ox", image=named)),
+        new(tenant="2", status=Status.QUEUED, params=VideoParams("an ox", image=of_another)),
+        new(tenant="1", status=Status.FAILED, params=VideoParams("an ox", image=gone)),
+    ]
+    await place.store.submissions.insert(
+        [replace(row, completed_at=NOW - 2 * DAY) if row.is_terminal else row for row in rows], QueueLimits(10)
+    )
+    for tenant, digest, age in (("1", named, 9000), ("1", of_another, 9000), ("1", gone, 9000), ("", young, 3000)):
+        path = place.images.folder / input_key(tenant, digest)
+        path.write_bytes(b"PNG")
+        os.utime(path, (NOW - age, NOW - age))
+
+    await place.retention.tidy()
+    left = {path.name for path in place.images.folder.iterdir()}
+    # the row of one was removed after the look at the images
+    assert left == {input_key("1", named), input_key("1", gone), input_key("", young)}
+
+    await place.retention.tidy()
+    left = {path.name for path in place.images.folder.iterdir()}
+    assert left == {input_key("1", named), input_key("", young)}
     place.store.close()

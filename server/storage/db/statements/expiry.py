@@ -40,6 +40,19 @@ class Expiry(Repository):
         return [key for key, about in files.items() if about not in known]
 
     @in_thread
+    def unused_images(self, images: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Of images, each by its tenant and its digest, those that no generation names."""
+        digests = list({digest for _, digest in images})
+        with self._session.read() as tx:
+            used = {
+                (tenant, digest)
+                for tenant, digest in tx.execute(
+                    select(generations.c.tenant, generations.c.image).where(generations.c.image.in_(digests)).distinct()
+                )
+            }
+        return set(images) - used
+
+    @in_thread
     def forget(self, before: float, limit: int) -> list[Generation]:
         """Remove the oldest generations that ended before a moment, at most `limit`; returns them as they were."""
         with self._session.write() as tx:

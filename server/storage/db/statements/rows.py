@@ -20,7 +20,8 @@ _ONE = select(generations).where(generations.c.id == bindparam("wanted"), genera
 
 def to_row(generation: Generation) -> dict[str, Any]:
     """The row of a new generation; the database gives it its `seq`."""
-    row = asdict(generation) | {"variant": generation.variant}
+    image = None if generation.params is None else generation.params.image
+    row = asdict(generation) | {"variant": generation.variant, "image": image}
     del row["seq"]
     return row
 
@@ -30,7 +31,7 @@ def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
     params = row.get("params")
     return Generation(
         **{
-            **{name: value for name, value in row.items() if name != "variant"},
+            **{name: value for name, value in row.items() if name not in ("variant", "image")},
             "status": Status(row["status"]),
             "origin": Origin(row["origin"]),
             "warnings": tuple(row.get("warnings") or ()),

@@ -121,7 +121,7 @@ def test_a_prompt_of_more_tokens_than_the_model_reads_is_reported(
 ) -> None:
     # a token for each letter, one for the space before a word, and one for the end
     words = "o" * (tokens - 2)
-    assert demo_runner._prompts.count_tokens(words) == tokens
+    assert demo_runner._stages._prompts.count_tokens(words) == tokens
     params = VideoParams(words, words, 64, 64, 1, 1, 5.0, 7)
     said: list[tuple[str, ...]] = []
 

@@ -139,7 +139,7 @@ def test_the_prediction_follows_the_velocity_to_its_end(
         if (latents := predict()) is not None:
             predicted[number] = latents
 
-    prompt = runner._prompts.encode("an ox")
+    prompt = runner._stages._prompts.encode("an ox")
     geometry = Geometry.fit(96, 64, 9, runner._loaded.grid)
     with torch.no_grad():
         final = denoise(

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pipelines.core.request import Sampler, StepCaching, VideoParams
 from pipelines.models.catalogue import read_catalogue
 from server.core.errors import InvalidParamsError
-from server.service import parameters
+from server.service.requests import parameters
 
 MEDIA = (
-    *("input_image", "input_images", "end_image_url", "tail_image_url", "last_frame_image"),
+    *("input_images", "image_url", "end_image_url", "tail_image_url", "last_frame_image"),
     *("input_video", "input_audio", "audio_url", "webhook_url"),
 )
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
@@ -102,7 +102,6 @@ def test_the_known_sentences_about_prompts() -> None:
     ("body", "sentence"),
     [
         ({"prompt": None, "multi_prompt": ["a"]}, f"multi_prompt is not supported by {ENTRY.id}"),
-        ({"input_image": "data:"}, f"input_image is not supported by {ENTRY.id}"),
         *(({name: "https://a.b/c"}, f"{name} is not supported by {ENTRY.id}") for name in MEDIA),
         ({"prompt_extend": True}, f"prompt_extend is not supported by {ENTRY.id}"),
         ({"target_fps": 30}, f"target_fps is not supported by {ENTRY.id}"),

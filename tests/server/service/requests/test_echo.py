@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
-from server.service.echo import MAX_ECHO_BYTES, MAX_TARGET_CHARS, TARGETS, UNSUPPORTED, echo, text, warnings_about
+from server.service.requests.echo import (
+    MAX_ECHO_BYTES,
+    MAX_TARGET_CHARS,
+    TARGETS,
+    UNSUPPORTED,
+    echo,
+    text,
+    warnings_about,
+)
 
 ENTRY = read_catalogue()[DEFAULT_MODEL]
 

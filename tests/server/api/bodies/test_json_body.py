@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from server.api.json_body import (
+from server.api.bodies.json_body import (
     MAX_DEPTH,
     MAX_LARGE,
     MAX_LARGE_OF_TENANT,

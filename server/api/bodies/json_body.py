@@ -4,10 +4,10 @@ import asyncio
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
+from server.api.bodies.body import RequestBody
 from server.core.errors import InvalidParamsError
 
 MAX_DEPTH = 64
@@ -37,30 +37,6 @@ MAX_LARGE_OF_TENANT = 8
 """So many large bodies are held at a time, in all and of one tenant; the others are not read on meanwhile."""
 
 
-class RequestBody:
-    """The JSON object of a request: `content` is empty before it is read, and after `close`."""
-
-    def __init__(self) -> None:
-        self.content: dict[str, Any] = {}
-        self._release: Callable[[], None] | None = None
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it was admitted as a large one."""
-        return self._release is not None
-
-    def admitted(self, release: Callable[[], None]) -> None:
-        """Note that it was admitted as a large one, and what to call at `close`."""
-        self._release = release
-
-    def close(self) -> None:
-        """Forget the content, which is not needed once the request is recorded: its client may wait for an hour."""
-        self.content = {}
-        if self._release is not None:
-            self._release()
-            self._release = None
-
-
 class LargeBodies:
     """Admits large bodies, so that the memory they take has a limit however many clients send them.
 
@@ -83,7 +59,8 @@ class LargeBodies:
             if not turn.cancelled():
                 self._release(tenant)
             raise
-        body.admitted(partial(self._release, tenant))
+        body.is_large = True
+        body.when_closed(partial(self._release, tenant))
 
     def _release(self, tenant: str) -> None:
         self._held[tenant] -= 1
@@ -117,6 +94,11 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise _too_deep() from None
     except ValueError as error:
         raise _invalid() from error
+    return checked_object(body)
+
+
+def checked_object(body: Any) -> dict[str, Any]:
+    """Return a parsed JSON object that can be stored. Raises InvalidParamsError."""
     if _is_too_deep(body):
         raise _too_deep()
     try:

@@ -16,7 +16,7 @@ TARGETS = ("target_namespace", "target_repo", "target_directory")
 """Where a client wants to file its video: kept, echoed and used as filters."""
 
 _PROMPTS = ("prompt", "negative_prompt")
-_CONTROL = ("model", "num_generations")
+_CONTROL = ("model", "num_generations", "input_image")
 _GENERAL = (
     "multi_prompt",
     "duration",
@@ -34,7 +34,7 @@ _RESERVED = (
 """Names of this server's own in a row, some of them for later versions. No parameter is echoed under one."""
 
 UNSUPPORTED = (
-    *("input_image", "input_images", "image_url", "end_image_url", "tail_image_url", "last_frame_image"),
+    *("input_images", "image_url", "end_image_url", "tail_image_url", "last_frame_image"),
     *("input_video", "generate_audio", "input_audio", "audio_url", "prompt_extend", "target_fps", "webhook_url"),
 )
 """Parameters of the host's other models. A request that uses one would wait for something that never comes."""

@@ -9,10 +9,11 @@ from pipelines.core.request import MAX_SEED, Sampler, StepCaching, VideoParams
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
-from server.service.echo import MAX_TARGET_CHARS, TARGETS, UNSUPPORTED, is_absent
 from server.service.loras import AvailableLora, choose_loras
-from server.service.numbers import as_integer, as_number, limits_of
-from server.service.sizes import SIDES, frames_of, sides_of
+from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS, UNSUPPORTED, is_absent
+from server.service.requests.inputs import InputImage
+from server.service.requests.numbers import as_integer, as_number, limits_of
+from server.service.requests.sizes import SIDES, frames_of, sides_of
 
 Body = Mapping[str, Any]
 V = TypeVar("V", bound=StrEnum)
@@ -27,10 +28,12 @@ def resolve(
     max_prompt_chars: int,
     step_cache: StepCaching = StepCaching.EXACT,
     loras: Mapping[str, AvailableLora] | None = None,
+    image: InputImage | None = None,
 ) -> VideoParams:
     """The parameters of the video that a body requests. A null and an empty array count as absent.
 
     Without a seed one is drawn. `step_cache` holds for a body that names none. `loras` are those that it may name.
+    `image` is the one that it brought: without another size the video has its ratio.
     Raises InvalidParamsError for the first parameter that is out of its limits, or that the model does not support.
     """
     given = {name: value for name, value in body.items() if not is_absent(value)}
@@ -52,7 +55,8 @@ def resolve(
         values["num_frames"] = frames_of(given["duration"], entry)
     sides: dict[str, int] = {name: values[name] for name in SIDES if name in values}
     if len(sides) < len(SIDES):
-        values |= sides_of(entry, given, sides)
+        ratio = {} if image is None or "aspect_ratio" in given else {"aspect_ratio": image.aspect_ratio}
+        values |= sides_of(entry, {**given, **ratio}, sides)
     defaults = {parameter.name: parameter.default for parameter in entry.api.parameters}
     chosen = {**defaults, "seed": random_seed(), **values}
     return VideoParams(
@@ -68,6 +72,7 @@ def resolve(
         step_cache=_one_of(StepCaching, "step_cache", given) or step_cache,
         sampler=_one_of(Sampler, "sampler", given),
         loras=choose_loras(given.get("loras", []), entry.id, loras or {}),
+        image=None if image is None else image.digest,
     )
 
 

@@ -1,0 +1,173 @@
+"""The stages of one generation with a loaded model: the image, the prompts, denoising, decoding and the file."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipelines.core.errors import InputImageError
+from pipelines.core.geometry import Geometry
+from pipelines.core.model import Attention, ModelSpec
+from pipelines.core.progress import GenerationStats, Stage
+from pipelines.core.request import VideoParams
+from pipelines.loading.load import LoadedPipeline
+from pipelines.planning.layout import Residence
+from pipelines.runner.progress import GenerationProgress
+from pipelines.runner.result import RenderedFrames, RenderedVideo
+from pipelines.stages.checkpoint import DenoisingState
+from pipelines.stages.conditioning.images import check_image, fitted
+from pipelines.stages.conditioning.text_encoding import PromptEncoder
+from pipelines.stages.decoding.decoding import decode_frames
+from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at
+from pipelines.stages.guidance import Guidance
+from pipelines.stages.preview.latent_rgb import matching
+from pipelines.stages.preview.preview import draw
+from pipelines.stages.video_writer import Mp4Writer
+
+
+class GenerationStages:
+    """What every generation with a model goes through. `Runner` calls them one after another."""
+
+    def __init__(self, spec: ModelSpec, loaded: LoadedPipeline, prompts: PromptEncoder, attention: Attention) -> None:
+        self.spec = spec
+        self._loaded = loaded
+        self._prompts = prompts
+        self._attention = attention
+        self._latent_rgb = matching(loaded.latent_rgb or spec.latent_rgb, loaded.vae)
+
+    def geometry(self, params: VideoParams) -> Geometry:
+        """The size that is delivered, and the one that is generated."""
+        return Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
+
+    def condition(self, params: VideoParams, geometry: Geometry, image: Image.Image | None) -> Image.Image | None:
+        """Return the first frame, in the size that is generated."""
+        check_image(image, params.image)
+        if image is not None and self._loaded.image_pipe is None:
+            raise InputImageError("This model makes videos from text only, without an image.")
+        return None if image is None else fitted(image, geometry)
+
+    def denoise(
+        self, params: VideoParams, geometry: Geometry, progress: GenerationProgress, image: Image.Image | None
+    ) -> tuple[torch.Tensor, GenerationStats]:
+        """Return the normalised latents of a video, from its first step or its checkpoint on, and the work it took.
+
+        `image` is its first frame, in the size that is generated.
+        """
+        progress.report(Stage.PROMPT, 0, 1)
+        if warnings := self._warnings(params):
+            progress.callbacks.on_warnings(warnings)
+        prompt = self._prompts.encode(params.prompt)
+        negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
+        progress.report(Stage.DENOISE, progress.steps_before, params.num_inference_steps)
+
+        def after_step(step: int, capture: Capture, predict: Predict) -> None:
+            progress.after_step(step, capture, lambda: self._draw(predict, geometry))
+
+        encoded, cached = self._prompts.take_counts()
+        guidance = self._guidance(params, negative, after_pass=lambda: self._prefetch_prompts(progress))
+        latents = self._latents(
+            prompt, negative, params, geometry, guidance, image, progress.denoising_state, after_step
+        )
+        return latents, GenerationStats(encoded, cached, guidance.steps_computed, guidance.steps_skipped)
+
+    def _warnings(self, params: VideoParams) -> tuple[str, ...]:
+        """Return a sentence for each prompt whose end the text encoder does not read."""
+        limit = self.spec.max_sequence_length
+        prompts = {"prompt": params.prompt} | ({"negative_prompt": params.negative_prompt} if params.is_guided else {})
+        return tuple(
+            f"{name} has {tokens} tokens, and the model reads only the first {limit}: the rest was ignored."
+            for name, prompt in prompts.items()
+            if (tokens := self._prompts.count_tokens(prompt)) > limit
+        )
+
+    def _latents(
+        self,
+        prompt: torch.Tensor,
+        negative: torch.Tensor | None,
+        params: VideoParams,
+        geometry: Geometry,
+        guidance: Guidance,
+        image: Image.Image | None,
+        denoising_state: DenoisingState | None = None,
+        on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
+    ) -> torch.Tensor:
+        return denoise(
+            self._loaded.family,
+            self._loaded.pipe if image is None else self._loaded.image_pipe,
+            prompt,
+            negative,
+            params,
+            geometry,
+            guidance,
+            scheduler=self._loaded.samplers.make(params.sampler, flow_shift_at(geometry, self.spec.flow_shift)),
+            attention=self._attention,
+            image=image,
+            denoising_state=denoising_state,
+            on_step=on_step,
+        )
+
+    def _guidance(
+        self,
+        params: VideoParams,
+        negative: torch.Tensor | None,
+        tolerance: float | None = None,
+        after_pass: Callable[[], None] = lambda: None,
+    ) -> Guidance:
+        return Guidance(
+            self._loaded.family,
+            params.guidance_scale,
+            negative,
+            interval=self.spec.guidance_interval,
+            batched=self._loaded.batched,
+            tolerance=self.spec.step_cache.of(params.step_cache) if tolerance is None else tolerance,
+            after_pass=after_pass,
+        )
+
+    def _prefetch_prompts(self, progress: GenerationProgress) -> None:
+        # a text encoder that is not resident would need memory that the plan gives to the transformer
+        if self._loaded.layout is None or self._loaded.layout.text_encoder is Residence.RESIDENT:
+            for prompt in progress.callbacks.upcoming():
+                self._prompts.prefetch(prompt)
+
+    def _draw(self, predict: Predict, geometry: Geometry) -> Image.Image | None:
+        if self._latent_rgb is None or (latents := predict()) is None:
+            return None
+        return draw(latents, self._latent_rgb, geometry)
+
+    def write(
+        self,
+        latents: torch.Tensor,
+        path: Path,
+        geometry: Geometry,
+        progress: GenerationProgress,
+        stats: GenerationStats,
+    ) -> RenderedVideo:
+        """Decode latents and write them to a file. The last of it is done by the result's `finish`."""
+        with ExitStack() as on_error:
+            writer = on_error.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps))
+            missing = geometry.num_frames
+            decoded = decode_frames(self._loaded.vae, latents, self._loaded.decoding, progress.after_part)
+            with closing(decoded) as groups:
+                for frames in groups:
+                    writer.write(frames[:missing, *geometry.crop])
+                    missing -= min(missing, len(frames))
+            on_error.pop_all()
+        return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
+
+    def frames(self, params: VideoParams, image: Image.Image | None, tolerance: float | None) -> RenderedFrames:
+        """Return the frames of a video, and how long denoising took. `tolerance` replaces the step cache's."""
+        geometry = self.geometry(params)
+        condition = self.condition(params, geometry, image)
+        negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
+        prompt = self._prompts.encode(params.prompt)
+        guidance = self._guidance(params, negative, tolerance)
+        started = time.perf_counter()
+        latents = self._latents(prompt, negative, params, geometry, guidance, condition)
+        # the check for NaN has waited for the device
+        seconds = time.perf_counter() - started
+        frames = np.concatenate(list(decode_frames(self._loaded.vae, latents, self._loaded.decoding)))
+        return RenderedFrames(frames[: geometry.num_frames, *geometry.crop], guidance.passes_computed, seconds)

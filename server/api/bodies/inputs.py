@@ -1,0 +1,172 @@
+"""Bodies that bring images: larger than others, so they are written to files while they arrive, few at a time."""
+
+import asyncio
+import hashlib
+import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from server.api.bodies.body import RequestBody
+from server.core.errors import InvalidParamsError, PayloadTooLargeError
+from server.media.limits import RefusedInputError
+from server.media.process import run_child
+from server.service.requests.echo import TARGETS
+
+INPUTS = ("input_image",)
+"""The parameters whose values are files."""
+
+MAX_BYTES = 28 * 2**20
+"""Limit of a body with inputs: 20 MiB in base64, and the rest."""
+
+MAX_AT_ONCE = 4
+"""So many of them are read at a time, one of each tenant."""
+
+MAX_FIELDS = 64
+MAX_FIELD_BYTES = 128 * 1024
+"""Limits of the fields of a multipart body that are no files."""
+
+_TEXTS = {
+    *("model", "prompt", "negative_prompt", "resolution", "aspect_ratio", "response_format", "step_cache", "sampler"),
+    *TARGETS,
+}
+"""Fields of a multipart body that stay texts, even if they look like numbers."""
+
+
+class InputTurns:
+    """Lets a tenant read one body with inputs at a time, and all tenants together MAX_AT_ONCE."""
+
+    def __init__(self) -> None:
+        self._all = asyncio.Semaphore(MAX_AT_ONCE)
+        self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, tenant: str) -> AsyncIterator[None]:
+        """Wait for a tenant's turn, and hold it."""
+        own = self._own.setdefault(tenant, asyncio.Semaphore())
+        async with own, self._all:
+            yield
+
+
+class Spool:
+    """A file that a body is written to as it arrives."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("wb")
+        self._size = 0
+
+    async def write(self, data: bytes | bytearray) -> None:
+        """Append; raises PayloadTooLargeError beyond MAX_BYTES."""
+        self._size += len(data)
+        if self._size > MAX_BYTES:
+            raise too_large()
+        await asyncio.to_thread(self._file.write, data)
+
+    async def close(self) -> None:
+        """Write out what is still in memory."""
+        await asyncio.to_thread(self._file.close)
+
+
+def too_large() -> PayloadTooLargeError:
+    """The refusal of a body beyond MAX_BYTES."""
+    return PayloadTooLargeError(f"The body must be at most {MAX_BYTES} bytes.")
+
+
+async def split_large(body: RequestBody, path: Path, max_body_bytes: int) -> bytes:
+    """Return the JSON of a body in a file without its inputs, which become files of their own.
+
+    Raises PayloadTooLargeError or InvalidParamsError.
+    """
+    try:
+        found = await run_child("server.media.split_json", str(path), str(body.folder), str(max_body_bytes), *INPUTS)
+    except RefusedInputError as error:
+        raise InvalidParamsError(f"The body {error}.") from None
+    if found["body"] is None:
+        raise PayloadTooLargeError(f"The body must be at most {max_body_bytes} bytes, without its inputs.")
+    await asyncio.to_thread(path.unlink)
+    for name in found["files"]:
+        body.inputs[name] = body.folder / name
+    return str(found["body"]).encode()
+
+
+async def note_inputs(body: RequestBody) -> None:
+    """Move inputs in the JSON to files, and leave a digest of each file in their place."""
+    for name in INPUTS:
+        if isinstance(value := body.content.get(name), str):
+            body.inputs[name] = body.folder / name
+            await asyncio.to_thread(body.inputs[name].write_text, value, encoding="utf-8", errors="replace")
+    for name, path in body.inputs.items():
+        body.content[name] = f"sha256:{await asyncio.to_thread(_digest, path)}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def read_multipart(request: Request, body: RequestBody, chunks: AsyncIterator[bytes]) -> None:
+    """Read a multipart body: files become inputs, the fields of a number or an object are read as JSON.
+
+    Raises PayloadTooLargeError or InvalidParamsError.
+    """
+
+    async def bounded() -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > MAX_BYTES:
+                raise too_large()
+            yield chunk
+
+    parser = MultiPartParser(
+        request.headers,
+        bounded(),  # type: ignore[arg-type]
+        max_files=len(INPUTS),
+        max_fields=MAX_FIELDS,
+        max_part_size=MAX_FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, UnicodeError) as error:
+        reason = error.message if isinstance(error, MultiPartException) else "it is malformed"
+        raise InvalidParamsError(f"The multipart body cannot be read: {reason.rstrip('.')[:200]}.") from None
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if not value.filename and not value.size:
+                    # a form whose field for a file was left empty
+                    continue
+                if name not in INPUTS:
+                    raise InvalidParamsError(f"{_shown(name)} must not be a file; {', '.join(INPUTS)} may be one.")
+                body.inputs[name] = body.folder / name
+                await asyncio.to_thread(_copy, value, body.inputs[name])
+            elif value or name not in INPUTS:
+                body.content[name] = value if name in _TEXTS or name in INPUTS else _json(value)
+    finally:
+        await form.close()
+
+
+def _copy(file: UploadFile, path: Path) -> None:
+    with path.open("wb") as target:
+        shutil.copyfileobj(file.file, target)
+
+
+def _json(text: str) -> Any:
+    """Return the number, boolean, null, list or object that a text is as JSON, else the text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, str) else value
+
+
+def _shown(name: str) -> str:
+    return ascii(name[:80])

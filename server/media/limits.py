@@ -1,0 +1,53 @@
+"""What the child processes may use, and how they tell what they found. Only the children call these."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+try:
+    import resource
+except ImportError:
+    # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
+MEMORY_BYTES = 2**31
+CPU_SECONDS = 30
+FILE_BYTES = 2**28
+DESCRIPTORS = 64
+
+REFUSED = 3
+"""The exit status of a child that explains in `sentence` why it refuses its input."""
+
+
+class RefusedInputError(Exception):
+    """An input that cannot be used; `str()` is a sentence about it, without its name and a full stop."""
+
+
+def run(work: Callable[[], Mapping[str, Any]]) -> None:
+    """Do the work of a child process within the limits, print the result as a line of JSON, and exit."""
+    _limit()
+    try:
+        result, status = dict(work()), 0
+    except RefusedInputError as error:
+        result, status = {"sentence": str(error)}, REFUSED
+    except MemoryError:
+        result, status = {"sentence": "needs too much memory to be read"}, REFUSED
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
+    raise SystemExit(status)
+
+
+def _limit() -> None:
+    if resource is None:
+        return
+    for kind, most in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_FSIZE, FILE_BYTES),
+        (resource.RLIMIT_NOFILE, DESCRIPTORS),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (limit, limit))

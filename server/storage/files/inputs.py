@@ -1,0 +1,44 @@
+"""Images that requests brought: kept once per tenant, named by their pixels, shown through signed links."""
+
+import re
+
+from server.core.errors import ResourceNotFoundError
+from server.storage.files.interface import FileStorage, StoredFile
+from server.storage.files.signing import LinkSigner
+
+SUFFIX = ".png"
+
+_KEY = re.compile(r"([0-9a-f]+)\.([0-9a-f]{64})\.png")
+_OPEN = "0"
+"""Stands for the tenant of a server without keys."""
+
+
+def input_key(tenant: str, digest: str) -> str:
+    """The storage key of a tenant's image, by the digest of its pixels."""
+    return f"{tenant or _OPEN}.{digest}{SUFFIX}"
+
+
+def named_by(key: str) -> tuple[str, str] | None:
+    """The tenant and the digest that a storage key has; None for a file of another name."""
+    match = _KEY.fullmatch(key)
+    return None if match is None else ("" if match[1] == _OPEN else match[1], match[2])
+
+
+class Inputs:
+    """The images, and the signed tokens that stand for them in links."""
+
+    def __init__(self, storage: FileStorage, signer: LinkSigner) -> None:
+        self.storage = storage
+        self._signer = signer
+
+    def sign(self, tenant: str, digest: str) -> str:
+        """A token that stands for an image in a link."""
+        return self._signer.sign(input_key(tenant, digest).removesuffix(SUFFIX)) + SUFFIX
+
+    async def find(self, token: str) -> StoredFile:
+        """The file that a token stands for; raises ResourceNotFoundError if it is forged, expired, or its file gone."""
+        key = self._signer.verify(token.removesuffix(SUFFIX)) + SUFFIX
+        found = await self.storage.stat([key])
+        if key not in found:
+            raise ResourceNotFoundError("There is no such file.")
+        return found[key]

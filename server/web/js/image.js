@@ -1,0 +1,123 @@
+/** The image that a video begins with: chosen, dropped, pasted, or the last frame of another video. */
+
+import { $, say } from "./dom.js";
+import { t } from "./strings.js";
+
+const MAX_BYTES = 20 * 2 ** 20;
+
+/** What stands for the image in the calls of the API tab: its base64 would fill pages. */
+export const PLACEHOLDER = "data:image/png;base64,…";
+
+/** Fires "change" when there is another image, or none any more. */
+export class ImageField extends EventTarget {
+  #value = null;
+
+  constructor() {
+    super();
+    const { element, file } = this;
+    file.addEventListener("change", () => file.files[0] && this.#read(file.files[0]));
+    $("image-remove").addEventListener("click", () => {
+      this.set(null);
+      file.focus();
+    });
+    document.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
+    for (const name of ["dragover", "drop"]) {
+      $("form").addEventListener(name, (event) => {
+        if (this.isOffered && [...event.dataTransfer.types].includes("Files")) event.preventDefault();
+      });
+    }
+    $("form").addEventListener("drop", (event) => this.#take(event, event.dataTransfer));
+    element.addEventListener("dragenter", () => element.classList.add("over"));
+    for (const name of ["dragleave", "drop"]) element.addEventListener(name, () => element.classList.remove("over"));
+  }
+
+  get element() {
+    return $("image-field");
+  }
+
+  get file() {
+    return $("image-file");
+  }
+
+  get isOffered() {
+    return !this.element.hidden;
+  }
+
+  /** Shows the field for a model that takes an image, and takes the image away for others. */
+  offer(isTaken) {
+    this.element.hidden = !isTaken;
+    if (!isTaken) this.set(null);
+  }
+
+  /** The image as a data URL; undefined without one. */
+  get value() {
+    return this.#value ?? undefined;
+  }
+
+  set(url) {
+    if (url === this.#value) return;
+    this.#value = url;
+    say($("image-error"), "");
+    this.file.value = "";
+    $("image-chosen").hidden = url === null;
+    if (url === null) $("image-shown").removeAttribute("src");
+    else $("image-shown").src = url;
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** The image at an address of this server, or (null) none. */
+  async fetch(address) {
+    this.set(address === null ? null : await dataUrlOf(address));
+  }
+
+  #take(event, transfer) {
+    const file = [...(transfer?.files ?? [])].find((each) => each.type.startsWith("image/"));
+    if (!file || !this.isOffered) return;
+    event.preventDefault();
+    this.#read(file);
+  }
+
+  async #read(file) {
+    if (file.size > MAX_BYTES) return say($("image-error"), t("image.large"));
+    this.set(await dataUrl(file));
+  }
+}
+
+/** The image at an address of this server as a data URL. */
+export async function dataUrlOf(address) {
+  const response = await fetch(address);
+  if (!response.ok) throw new Error(t("image.gone"));
+  return dataUrl(await response.blob());
+}
+
+function dataUrl(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.addEventListener("load", () => resolve(reader.result));
+    reader.addEventListener("error", () => reject(reader.error));
+    reader.readAsDataURL(blob);
+  });
+}
+
+/** The last frame of a video at an address of this server, as a data URL. */
+export async function lastFrame(address) {
+  const video = document.createElement("video");
+  const reached = (name) => new Promise((resolve, reject) => {
+    video.addEventListener(name, resolve, { once: true });
+    video.addEventListener("error", () => reject(new Error(t("image.frame"))), { once: true });
+  });
+  video.muted = true;
+  video.preload = "auto";
+  const loaded = reached("loadeddata");
+  video.src = address;
+  await loaded;
+  const seeked = reached("seeked");
+  video.currentTime = Math.max(0, video.duration - 0.001);
+  await seeked;
+  const canvas = document.createElement("canvas");
+  canvas.width = video.videoWidth;
+  canvas.height = video.videoHeight;
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  video.removeAttribute("src");
+  return canvas.toDataURL("image/png");
+}

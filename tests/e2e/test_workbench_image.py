@@ -1,0 +1,121 @@
+"""The page moves an image: chosen, dropped, pasted, or the last frame of a video."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.contract.test_image_input import drawn, encoded
+from tests.support.browser import BrowserPage, chromium
+from tests.support.models.serving import TI2V, ti2v_models, ti2v_server
+from tests.support.server_process import ServerProcess
+from tests.support.video import read_video
+
+SIZES = {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}
+DROP = """([text, name]) => {
+  const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], "ox.png", { type: "image/png" }));
+  const target = name === "drop" ? document.getElementById("form") : document.body;
+  const about = { bubbles: true, cancelable: true };
+  target.dispatchEvent(name === "drop" ? new DragEvent(name, { ...about, dataTransfer: transfer })
+    : new ClipboardEvent(name, { ...about, clipboardData: transfer }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("moving")
+    process = ti2v_server(folder / "data", ti2v_models(folder))
+    process.start()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def visitor(server: ServerProcess) -> Iterator[BrowserPage]:
+    with chromium() as browser:
+        visitor = BrowserPage(browser, server.url)
+        yield visitor
+        visitor.context.close()
+        assert visitor.errors == []
+        assert visitor.elsewhere == []
+
+
+@pytest.fixture
+def page(visitor: BrowserPage) -> Iterator[Page]:
+    page = visitor.open(f"/?model={TI2V}")
+    page.get_by_label("Prompt", exact=True).fill("an ox")
+    page.locator("#form summary").click()
+    for label, value in SIZES.items():
+        page.get_by_role("spinbutton", name=label).fill(str(value))
+    yield page
+    page.close()
+
+
+def generated(page: Page, server: ServerProcess) -> dict[str, object]:
+    """Press Generate, and return the row once its video is there."""
+    before = page.locator("#results video").count()
+    page.get_by_role("button", name="Generate", exact=True).click()
+    expect(page.locator("#results video")).to_have_count(before + 1)
+    return dict(server.http.get("/generations", params={"page_size": 1}).json()["generations"][0])
+
+
+def shown(row: dict[str, object]) -> Image.Image:
+    return Image.open(io.BytesIO(httpx.get(str(row["input_image"])).content))
+
+
+@pytest.mark.parametrize("way", ["drop", "paste", "file"])
+def test_an_image_is_taken_in_every_way(way: str, page: Page, server: ServerProcess, tmp_path: Path) -> None:
+    image = drawn(seed=20)
+    if way == "file":
+        (tmp_path / "ox.png").write_bytes(encoded(image))
+        page.get_by_label("First frame", exact=True).set_input_files(tmp_path / "ox.png")
+    else:
+        page.evaluate(DROP, [base64.b64encode(encoded(image)).decode(), way])
+    expect(page.locator("#image-shown")).to_be_visible()
+
+    row = generated(page, server)
+
+    assert shown(row).tobytes() == image.tobytes()
+    expect(page.locator(".card .input").first).to_be_visible()
+    page.get_by_role("tab", name="API").click()
+    expect(page.locator("#api-code")).to_contain_text("data:image/png;base64,…")
+
+
+def test_a_video_is_continued_from_its_last_frame(page: Page, server: ServerProcess) -> None:
+    first = generated(page, server)
+    page.get_by_role("button", name="Continue").first.click()
+    expect(page.locator("#image-shown")).to_be_visible()
+
+    second = generated(page, server)
+
+    last = read_video(httpx.get(str(first["result_url"])).content)[-1]
+    assert np.abs(np.asarray(shown(second)).astype(int) - last).mean() < 3
+
+
+def test_an_image_can_be_taken_back_and_used_again(page: Page, server: ServerProcess) -> None:
+    image = drawn(seed=21)
+    page.evaluate(DROP, [base64.b64encode(encoded(image)).decode(), "drop"])
+    generated(page, server)
+    page.get_by_role("button", name="Remove image").click()
+    expect(page.locator("#image-shown")).to_be_hidden()
+    assert "input_image" not in generated(page, server)
+
+    cards = page.locator("#results .card").filter(has=page.locator(".input:visible"))
+    cards.first.get_by_role("button", name="Use these settings").click()
+    expect(page.locator("#image-shown")).to_be_visible()
+    assert shown(generated(page, server)).tobytes() == image.tobytes()
+
+
+def test_a_model_for_text_alone_offers_no_image(page: Page) -> None:
+    page.get_by_role("combobox", name="Model").select_option("wan-ai-wan2-1-t2v-14b-diffusers")
+    expect(page.get_by_label("First frame", exact=True)).to_be_hidden()
+    page.evaluate(DROP, [base64.b64encode(encoded(drawn())).decode(), "paste"])
+    expect(page.locator("#image-shown")).to_be_hidden()
