@@ -2,7 +2,7 @@
 
 from server.core.events import Live
 from server.core.generation import Generation
-from server.storage.files.inputs import Inputs
+from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.videos import Videos
 
 
@@ -16,13 +16,14 @@ class Links:
 
     def video(self, key: str | None) -> str | None:
         """Return the signed URL of a finished video, None for None."""
-        return None if key is None else f"{self.base}/api/files/{self._videos.sign(key)}"
+        return None if key is None else f"{self.base}/api/files/{self._videos.links.sign(key)}"
 
     def image(self, generation: Generation) -> str | None:
         """Return the signed URL of the image that a generation begins with, None if there is none."""
         if generation.params is None or generation.params.image is None:
             return None
-        return f"{self.base}/api/files/inputs/{self._inputs.sign(generation.tenant, generation.params.image)}"
+        key = input_key(generation.tenant, generation.params.image)
+        return f"{self.base}/api/files/inputs/{self._inputs.links.sign(key)}"
 
     def preview(self, generation_id: str, live: Live | None) -> str | None:
         """Return the URL of a preview, None if there is none. It changes with each preview and needs the key."""

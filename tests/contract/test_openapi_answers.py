@@ -181,9 +181,9 @@ def wait_for(asker: Asker, generation_id: str, field: str) -> None:
 def image_in(data_dir: Path) -> str:
     """The token of an image in a data directory: the demo's weights take none."""
     folder = LocalFolders.of(data_dir).inputs
-    digest = "0" * 64
-    (folder.folder / input_key("", digest)).write_bytes(bytes(100))
-    return Inputs(folder, link_signer(data_dir, 60, "input")).sign("", digest)
+    key = input_key("", "0" * 64)
+    (folder.folder / key).write_bytes(bytes(100))
+    return Inputs(folder, link_signer(data_dir, 60, "input")).links.sign(key)
 
 
 def download(asker: Asker, name: str, token: str) -> None:

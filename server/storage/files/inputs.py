@@ -2,9 +2,8 @@
 
 import re
 
-from server.core.errors import ResourceNotFoundError
-from server.storage.files.interface import FileStorage, StoredFile
-from server.storage.files.signing import LinkSigner
+from server.storage.files.interface import FileStorage
+from server.storage.files.signing import LinkSigner, SignedLinks
 
 SUFFIX = ".png"
 
@@ -29,16 +28,4 @@ class Inputs:
 
     def __init__(self, storage: FileStorage, signer: LinkSigner) -> None:
         self.storage = storage
-        self._signer = signer
-
-    def sign(self, tenant: str, digest: str) -> str:
-        """A token that stands for an image in a link."""
-        return self._signer.sign(input_key(tenant, digest).removesuffix(SUFFIX)) + SUFFIX
-
-    async def find(self, token: str) -> StoredFile:
-        """The file that a token stands for; raises ResourceNotFoundError if it is forged, expired, or its file gone."""
-        key = self._signer.verify(token.removesuffix(SUFFIX)) + SUFFIX
-        found = await self.storage.stat([key])
-        if key not in found:
-            raise ResourceNotFoundError("There is no such file.")
-        return found[key]
+        self.links = SignedLinks(storage, signer, SUFFIX)

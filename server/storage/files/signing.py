@@ -8,6 +8,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from pipelines.core.files import atomic_write
 from server.core.errors import ResourceNotFoundError
+from server.storage.files.interface import FileStorage, StoredFile
 
 
 class LinkSigner:
@@ -31,6 +32,27 @@ class LinkSigner:
         if time.time() - signed_at.timestamp() > self._ttl:
             raise ResourceNotFoundError("This link has expired; read the generation again for a new one.")
         return str(name)
+
+
+class SignedLinks:
+    """Tokens that stand for the files of one storage in links. They end as the files do, with `suffix`."""
+
+    def __init__(self, storage: FileStorage, signer: LinkSigner, suffix: str) -> None:
+        self._storage = storage
+        self._signer = signer
+        self._suffix = suffix
+
+    def sign(self, key: str) -> str:
+        """A token that stands for a file in a link."""
+        return self._signer.sign(key.removesuffix(self._suffix)) + self._suffix
+
+    async def find(self, token: str) -> StoredFile:
+        """The file that a token stands for; raises ResourceNotFoundError if it is forged, expired, or its file gone."""
+        key = self._signer.verify(token.removesuffix(self._suffix)) + self._suffix
+        found = await self._storage.stat([key])
+        if key not in found:
+            raise ResourceNotFoundError("There is no such file.")
+        return found[key]
 
 
 def _signing_key(path: Path) -> str:

@@ -1,10 +1,9 @@
 """Finished videos: named by generation and attempt, fetched by clients through signed links."""
 
-from server.core.errors import ResourceNotFoundError
 from server.core.generation import Generation
 from server.storage.files.generation_files import GenerationFiles
-from server.storage.files.interface import FileStorage, StoredFile
-from server.storage.files.signing import LinkSigner
+from server.storage.files.interface import FileStorage
+from server.storage.files.signing import LinkSigner, SignedLinks
 
 SUFFIX = ".mp4"
 
@@ -19,22 +18,10 @@ class Videos(GenerationFiles):
 
     def __init__(self, storage: FileStorage, signer: LinkSigner) -> None:
         super().__init__(storage)
-        self._signer = signer
+        self.links = SignedLinks(storage, signer, SUFFIX)
 
     async def finished(self, generation: Generation) -> str | None:
         """The key of the file that the last successful attempt at a generation left, None if there is none."""
         keys = [video_key(generation.id, attempt) for attempt in range(generation.attempt, 0, -1)]
         found = await self.storage.stat(keys)
         return next((key for key in keys if key in found), None)
-
-    def sign(self, key: str) -> str:
-        """A token that stands for a file in a link."""
-        return self._signer.sign(key.removesuffix(SUFFIX)) + SUFFIX
-
-    async def find(self, token: str) -> StoredFile:
-        """The file that a token stands for; raises ResourceNotFoundError if it is forged, expired, or its file gone."""
-        key = self._signer.verify(token.removesuffix(SUFFIX)) + SUFFIX
-        found = await self.storage.stat([key])
-        if key not in found:
-            raise ResourceNotFoundError("There is no such file.")
-        return found[key]

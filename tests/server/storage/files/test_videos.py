@@ -39,7 +39,7 @@ def videos(tmp_path: Path, folder: Path) -> Videos:
 
 
 async def test_a_link_opens_its_file_also_after_a_restart(videos: Videos, tmp_path: Path) -> None:
-    token = videos.sign(KEY)
+    token = videos.links.sign(KEY)
 
     assert token.endswith(".mp4")
     for each in (videos, videos_in(tmp_path)):
@@ -51,41 +51,41 @@ async def test_a_link_opens_its_file_also_after_a_restart(videos: Videos, tmp_pa
 @pytest.mark.parametrize("forge", [lambda t: t[:-5] + ".mp4", lambda t: "x" + t, lambda _: "", lambda _: "g.1.mp4"])
 async def test_a_forged_link_opens_nothing(videos: Videos, forge: Callable[[str], str]) -> None:
     with pytest.raises(ResourceNotFoundError, match="no such file"):
-        await videos.find(forge(videos.sign(KEY)))
+        await videos.links.find(forge(videos.links.sign(KEY)))
 
 
 async def test_a_link_signed_elsewhere_opens_nothing(videos: Videos) -> None:
     token = URLSafeTimedSerializer("another key", salt="video").dumps("../signing") + ".mp4"
 
     with pytest.raises(ResourceNotFoundError):
-        await videos.find(token)
+        await videos.links.find(token)
 
 
 async def test_a_link_expires(videos: Videos, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = videos.sign(KEY)
+    token = videos.links.sign(KEY)
     now = time.time()
     monkeypatch.setattr("server.storage.files.signing.time.time", lambda: now + 62)
 
     with pytest.raises(ResourceNotFoundError, match="expired"):
-        await videos.find(token)
+        await videos.links.find(token)
 
 
 async def test_a_clock_that_is_set_back_breaks_no_link(videos: Videos, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = videos.sign(KEY)
-    found = await videos.find(token)
+    token = videos.links.sign(KEY)
+    found = await videos.links.find(token)
     now = time.time()
     monkeypatch.setattr("server.storage.files.signing.time.time", lambda: now - 3600)
 
-    assert await videos.find(token) == found
+    assert await videos.links.find(token) == found
 
 
 async def test_a_file_that_is_gone_is_not_found(videos: Videos) -> None:
-    token = videos.sign(KEY)
+    token = videos.links.sign(KEY)
     for _ in range(2):
         await videos.delete([KEY])
 
     with pytest.raises(ResourceNotFoundError, match="no such file"):
-        await videos.find(token)
+        await videos.links.find(token)
 
 
 async def test_the_newest_finished_attempt_is_found(videos: Videos, folder: Path) -> None:
@@ -119,5 +119,5 @@ async def test_a_sweep_removes_halves_and_nothing_else(videos: Videos, folder: P
 
 
 def test_only_the_owner_can_read_the_signing_key(videos: Videos, tmp_path: Path) -> None:
-    assert videos.sign(KEY)
+    assert videos.links.sign(KEY)
     assert os.stat(tmp_path / "signing.key").st_mode & 0o777 == 0o600  # noqa: PTH116
