@@ -43,7 +43,7 @@ async def test_a_link_opens_its_file_also_after_a_restart(videos: Videos, tmp_pa
 
     assert token.endswith(".mp4")
     for each in (videos, videos_in(tmp_path)):
-        found = await each.find(token)
+        found = await each.links.find(token)
         assert (found.key, found.size) == (KEY, 5)
         assert await each.read(found.key) == b"video"
 
