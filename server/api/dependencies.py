@@ -12,7 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from server.api.auth import Authenticator, OpenRequests
 from server.api.bodies.body import RequestBody
-from server.api.bodies.reading import read_body
+from server.api.bodies.reading import BodyReader
 from server.api.links import Links
 from server.api.schemas.errors import ErrorBody
 from server.api.schemas.generations import StatusName
@@ -100,7 +100,7 @@ async def read_request_body(request: Request, service: ServiceDep, tenant: Tenan
     """
     state = request.app.state
     with closing(RequestBody()) as body:
-        await read_body(request, service, state.large_bodies, state.input_turns, tenant, body)
+        await BodyReader(request, service, state.large_bodies, state.input_turns, tenant).read(body)
         yield body
 
 

@@ -91,26 +91,29 @@ def _opened(content: bytes) -> tuple[Image.Image, list[str]]:
 
 
 def _rgb(image: Image.Image, warnings: list[str]) -> Image.Image:
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         # 16 bits a pixel, grey
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
     if image.mode in ("P", "PA", "RGBA", "LA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
+        if profile:
+            alpha = image.getchannel("A")
+            image = _in_srgb(image.convert("RGB"), profile).convert("RGBA")
+            image.putalpha(alpha)
         if image.getchannel("A").histogram()[255] < image.width * image.height:
             warnings.append("has transparent parts, which are shown on white")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image)
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+    elif profile and image.mode in ("RGB", "CMYK", "L"):
         image = _in_srgb(image, profile)
     return image.convert("RGB")
 
 
 def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert an image from the colours of its profile; one that cannot be read is ignored."""
-    source = image.convert("RGB") if image.mode == "RGBA" else image
     try:
         converted = ImageCms.profileToProfile(
-            source, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image

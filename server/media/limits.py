@@ -1,6 +1,7 @@
 """What the child processes may use, and how they tell what they found. Only the children call these."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,12 @@ DESCRIPTORS = 64
 REFUSED = 3
 """The exit status of a child that explains in `sentence` why it refuses its input."""
 
+UNAVAILABLE = 4
+"""The exit status of a child that could not write its result."""
+
+NICENESS = 10
+"""The server goes first."""
+
 
 class RefusedInputError(Exception):
     """An input that cannot be used; `str()` is a sentence about it, without its name and a full stop."""
@@ -33,6 +40,8 @@ def run(work: Callable[[], Mapping[str, Any]]) -> None:
         result, status = {"sentence": str(error)}, REFUSED
     except MemoryError:
         result, status = {"sentence": "needs too much memory to be read"}, REFUSED
+    except OSError as error:
+        result, status = {"sentence": os.strerror(error.errno or 0)}, UNAVAILABLE
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
     raise SystemExit(status)
@@ -41,6 +50,7 @@ def run(work: Callable[[], Mapping[str, Any]]) -> None:
 def _limit() -> None:
     if resource is None:
         return
+    os.nice(NICENESS)
     for kind, most in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_CPU, CPU_SECONDS),

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from server.core.errors import UnavailableError
-from server.media.limits import REFUSED, RefusedInputError
+from server.media.limits import REFUSED, UNAVAILABLE, RefusedInputError
 
 SECONDS = 60.0
 _MAX_ANSWER = 2**23
@@ -40,10 +40,12 @@ async def run_child(module: str, *arguments: str) -> dict[str, Any]:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    if status not in (0, REFUSED) or not line:
+    if status not in (0, REFUSED, UNAVAILABLE) or not line:
         # the system ended it: it used more memory or time than it may
         raise RefusedInputError("needs too much memory or time to be read")
     answer: dict[str, Any] = json.loads(line)
+    if status == UNAVAILABLE:
+        raise UnavailableError(f"The server cannot keep inputs now: {answer['sentence']}.", 5)
     if status == REFUSED:
         raise RefusedInputError(answer["sentence"])
     return answer

@@ -125,5 +125,8 @@ class Retention:
         newest = self._clock() - UNUSED_SECONDS
         old = {file.key: image for file in files if file.modified < newest and (image := named_by(file.key))}
         unused = await self._expiry.unused_images([*old.values()]) if old else set()
-        await self._inputs.storage.delete([key for key, image in old.items() if image in unused])
-        await self._inputs.storage.sweep(UNUSED_SECONDS, lambda key: False)
+        async with self._inputs.changing:
+            # another request may have brought one again meanwhile
+            found = await self._inputs.storage.stat([key for key, image in old.items() if image in unused])
+            await self._inputs.storage.delete([key for key, file in found.items() if file.modified < newest])
+            await self._inputs.storage.sweep(UNUSED_SECONDS, lambda key: False)

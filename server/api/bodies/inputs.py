@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-import json
+import math
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.api.bodies.body import RequestBody
+from server.api.bodies.json_body import parse_object
 from server.core.errors import InvalidParamsError, PayloadTooLargeError
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
@@ -38,6 +40,9 @@ _TEXTS = {
     *TARGETS,
 }
 """Fields of a multipart body that stay texts, even if they look like numbers."""
+
+_LORAS = "loras"
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
 
 class InputTurns:
@@ -112,23 +117,24 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-async def read_multipart(request: Request, body: RequestBody, chunks: AsyncIterator[bytes]) -> None:
-    """Read a multipart body: files become inputs, the fields of a number or an object are read as JSON.
+class _Parser(MultiPartParser):
+    """A parser that knows whether the body had its end: the library takes a half one for whole."""
 
-    Raises PayloadTooLargeError or InvalidParamsError.
+    is_complete = False
+
+    def on_end(self) -> None:
+        self.is_complete = True
+        super().on_end()
+
+
+async def read_multipart(request: Request, body: RequestBody, chunks: AsyncIterator[bytes], max_fields: int) -> None:
+    """Read a multipart body: files become inputs, fields become texts, numbers, booleans or LoRAs.
+
+    All fields together have at most `max_fields` bytes. Raises PayloadTooLargeError or InvalidParamsError.
     """
-
-    async def bounded() -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise too_large()
-            yield chunk
-
-    parser = MultiPartParser(
+    parser = _Parser(
         request.headers,
-        bounded(),  # type: ignore[arg-type]
+        chunks,  # type: ignore[arg-type]
         max_files=len(INPUTS),
         max_fields=MAX_FIELDS,
         max_part_size=MAX_FIELD_BYTES,
@@ -139,6 +145,9 @@ async def read_multipart(request: Request, body: RequestBody, chunks: AsyncItera
         reason = error.message if isinstance(error, MultiPartException) else "it is malformed"
         raise InvalidParamsError(f"The multipart body cannot be read: {reason.rstrip('.')[:200]}.") from None
     try:
+        if not parser.is_complete:
+            raise InvalidParamsError("The multipart body cannot be read: its last boundary is missing.")
+        size = 0
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if not value.filename and not value.size:
@@ -149,7 +158,10 @@ async def read_multipart(request: Request, body: RequestBody, chunks: AsyncItera
                 body.inputs[name] = body.folder / name
                 await asyncio.to_thread(_copy, value, body.inputs[name])
             elif value or name not in INPUTS:
-                body.content[name] = value if name in _TEXTS or name in INPUTS else _json(value)
+                size += len(name) + len(value)
+                if size > max_fields:
+                    raise PayloadTooLargeError(f"The fields of the body must be at most {max_fields} bytes in all.")
+                body.content[name] = value if name in _TEXTS or name in INPUTS else _value(name, value)
     finally:
         await form.close()
 
@@ -159,13 +171,17 @@ def _copy(file: UploadFile, path: Path) -> None:
         shutil.copyfileobj(file.file, target)
 
 
-def _json(text: str) -> Any:
-    """Return the number, boolean, null, list or object that a text is as JSON, else the text."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return text if isinstance(value, str) else value
+def _value(name: str, text: str) -> Any:
+    """Return the number or boolean that a field holds, the list of LoRAs, or else its text."""
+    if name == _LORAS:
+        try:
+            return parse_object(f'{{"{_LORAS}":{text}}}'.encode()).get(_LORAS)
+        except (InvalidParamsError, UnicodeError):
+            raise InvalidParamsError(f"{_LORAS} must be a list in JSON.") from None
+    if _NUMBER.fullmatch(text):
+        number = float(text)
+        return int(text) if text.lstrip("-").isdigit() else number if math.isfinite(number) else text
+    return {"true": True, "false": False, "null": None}.get(text, text)
 
 
 def _shown(name: str) -> str:

@@ -1,94 +1,139 @@
 """Reads the body of a request that asks for videos."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
 
 from fastapi import Request
 
 from server.api.bodies.body import RequestBody
-from server.api.bodies.inputs import InputTurns, Spool, note_inputs, read_multipart, split_large
+from server.api.bodies.inputs import MAX_BYTES, InputTurns, Spool, note_inputs, read_multipart, split_large, too_large
 from server.api.bodies.json_body import LARGE_BYTES, LargeBodies, checked_object, parse_object
-from server.core.errors import InvalidParamsError, PayloadTooLargeError, UnsupportedMediaTypeError
+from server.core.errors import (
+    InvalidParamsError,
+    PayloadTooLargeError,
+    QueueFullError,
+    UnavailableError,
+    UnsupportedMediaTypeError,
+)
 from server.service.service import Service
 
-INPUT_SECONDS_FACTOR = 10
-"""A body with inputs may take so many times as long to arrive as others."""
+RATE_BYTES = 2**20
+"""A body with inputs has as much time as any other, and as much again for each RATE_BYTES that have come."""
+
+_RETRY_SECONDS = 5
 
 
-async def read_body(
-    request: Request, service: Service, large_bodies: LargeBodies, turns: InputTurns, tenant: str, body: RequestBody
-) -> None:
-    """Read a body in JSON or multipart within the limits.
+class BodyReader:
+    """Reads one body within the limits of size and time."""
 
-    Raises UnsupportedMediaTypeError, PayloadTooLargeError or InvalidParamsError.
-    """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_multipart = media_type == "multipart/form-data"
-    if not is_multipart and media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnsupportedMediaTypeError(
-            "Send the body as JSON with the header Content-Type: application/json, or as multipart/form-data."
-        )
-    seconds = service.settings.body_timeout
-    try:
-        async with asyncio.timeout(seconds) as deadline, AsyncExitStack() as stack:
-            stack.enter_context(service.when_closing(partial(_end, deadline)))
+    def __init__(
+        self, request: Request, service: Service, large_bodies: LargeBodies, turns: InputTurns, tenant: str
+    ) -> None:
+        self._request = request
+        self._service = service
+        self._large_bodies = large_bodies
+        self._turns = turns
+        self._tenant = tenant
+        self._seconds = service.settings.body_timeout
+        self._stack = AsyncExitStack()
+        self._has_turn = False
 
-            async def begin_inputs() -> None:
-                """Wait for a turn; from then on there is more time."""
-                await stack.enter_async_context(turns.turn(tenant))
-                if not deadline.expired():
-                    loop = asyncio.get_running_loop()
-                    deadline.reschedule(loop.time() + seconds * INPUT_SECONDS_FACTOR)
+    async def read(self, body: RequestBody) -> None:
+        """Read a body in JSON or multipart.
 
-            if is_multipart:
-                await begin_inputs()
-                await read_multipart(request, body, request.stream())
-                body.content = checked_object(body.content)
-            else:
-                body.content = parse_object(
-                    await _read_json(request, service, large_bodies, tenant, body, begin_inputs)
-                )
-            await note_inputs(body)
-    except TimeoutError:
-        service.check_open()
-        # a client that sends a byte an hour must not hold a connection
-        raise InvalidParamsError(
-            f"The body did not arrive within {seconds:g} seconds.", {"Connection": "close"}
-        ) from None
+        Raises UnsupportedMediaTypeError, PayloadTooLargeError, InvalidParamsError, QueueFullError or UnavailableError.
+        """
+        media_type = self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_multipart = media_type == "multipart/form-data"
+        if not is_multipart and media_type != "application/json" and not media_type.endswith("+json"):
+            raise UnsupportedMediaTypeError(
+                "Send the body as JSON with the header Content-Type: application/json, or as multipart/form-data."
+            )
+        try:
+            async with asyncio.timeout(self._seconds) as self._deadline, self._stack:
+                self._stack.enter_context(self._service.when_closing(partial(_end, self._deadline)))
+                if is_multipart:
+                    await self._read_multipart(body)
+                else:
+                    body.content = parse_object(await self._read_json(body))
+                await note_inputs(body)
+        except TimeoutError:
+            self._service.check_open()
+            # a client that sends a byte an hour must not hold a connection
+            raise InvalidParamsError(
+                f"The body did not arrive within {self._seconds:g} seconds.", {"Connection": "close"}
+            ) from None
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise UnavailableError(f"The server cannot keep the body: {reason}.", _RETRY_SECONDS) from error
 
+    async def _read_multipart(self, body: RequestBody) -> None:
+        limit = self._service.settings.max_body_bytes
+        await read_multipart(self._request, body, self._chunks(), limit)
+        body.content = checked_object(body.content)
+        if sum(len(str(value)) for value in body.content.values()) > LARGE_BYTES:
+            await self._large_bodies.admit(self._tenant, body)
 
-async def _read_json(
-    request: Request,
-    service: Service,
-    large_bodies: LargeBodies,
-    tenant: str,
-    body: RequestBody,
-    begin_inputs: Callable[[], Awaitable[None]],
-) -> bytes:
-    """Return the JSON of a body, without the inputs of a large one."""
-    limit = service.settings.max_body_bytes
-    raw, spool = bytearray(), None
-    try:
-        async for chunk in request.stream():
+    async def _read_json(self, body: RequestBody) -> bytes:
+        """Return the JSON of a body, without the inputs of a large one."""
+        limit = self._service.settings.max_body_bytes
+        raw, spool = bytearray(), None
+        try:
+            async for chunk in self._chunks():
+                if spool is not None:
+                    await spool.write(chunk)
+                    continue
+                raw += chunk
+                if len(raw) > LARGE_BYTES and not body.is_large:
+                    await self._large_bodies.admit(self._tenant, body)
+                if len(raw) > limit:
+                    if not raw.lstrip().startswith(b"{"):
+                        raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
+                    spool = Spool(body.folder / "body")
+                    await spool.write(raw)
+                    raw.clear()
+        finally:
             if spool is not None:
-                await spool.write(chunk)
-                continue
-            raw += chunk
-            if len(raw) > LARGE_BYTES and not body.is_large:
-                await large_bodies.admit(tenant, body)
-            if len(raw) > limit:
-                if not raw.lstrip().startswith(b"{"):
-                    raise PayloadTooLargeError(f"The body must be at most {limit} bytes.")
-                await begin_inputs()
-                spool = Spool(body.folder / "body")
-                await spool.write(raw)
-                raw.clear()
-    finally:
-        if spool is not None:
-            await spool.close()
-    return bytes(raw) if spool is None else await split_large(body, spool.path, limit)
+                await spool.close()
+        return bytes(raw) if spool is None else await split_large(body, spool.path, limit)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. One that is larger than others may be needs a turn, and gets time as it arrives."""
+        size, began = 0, asyncio.get_running_loop().time()
+        async for chunk in self._request.stream():
+            size += len(chunk)
+            if size > MAX_BYTES:
+                raise too_large()
+            if size > self._service.settings.max_body_bytes:
+                if not self._has_turn:
+                    waited = await self._take_turn()
+                    began += waited
+                self._reschedule(began + self._seconds * (1 + size / RATE_BYTES))
+            yield chunk
+
+    async def _take_turn(self) -> float:
+        """Wait for a turn, which does not count as time of the body; returns the seconds. Raises QueueFullError."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._reschedule(began + 3 * self._seconds)
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._stack.enter_async_context(self._turns.turn(self._tenant))
+        except TimeoutError:
+            self._service.check_open()
+            raise QueueFullError(
+                "Other large requests, of this key or of all, are still being read. Try again.", _RETRY_SECONDS
+            ) from None
+        self._has_turn = True
+        return loop.time() - began
+
+    def _reschedule(self, when: float) -> None:
+        # it expires at once when the server stops
+        if not self._deadline.expired() and not self._service.is_closing:
+            self._deadline.reschedule(when)
 
 
 def _end(deadline: asyncio.Timeout) -> None:

@@ -12,7 +12,7 @@ except ImportError:
 RESERVED_DESCRIPTORS = 256
 """Descriptors that connections leave to the database, files and workers."""
 
-CONNECTION_BYTES = 192 * 1024
+CONNECTION_BYTES = 320 * 1024
 """What a connection may hold: an answer that is not read, and as much of a body as waits, or is received at once."""
 
 MEMORY_SHARE = 8

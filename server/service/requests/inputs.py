@@ -1,20 +1,30 @@
 """The images that requests bring: decoded one at a time, and kept under the digest of their pixels."""
 
 import asyncio
+import os
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from server.core.errors import InvalidParamsError
+from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
+from server.service.record_limits import HourlyLimit
 from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.interface import CHUNK_BYTES
 
 IMAGE = "input_image"
 """The parameter for the image that a video begins with."""
+
+MAX_WAITING = 16
+"""So many requests of a tenant may wait for their images to be decoded."""
+
+MAX_BYTES_PER_HOUR = 2**31
+"""Limit of the new images that are kept for a tenant. They last an hour even if their request is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +36,6 @@ class InputImage:
     height: int
     warnings: tuple[str, ...] = ()
 
-    @property
-    def aspect_ratio(self) -> str:
-        """Its ratio, at most 4:1 or 1:4: a video has sides that can be watched."""
-        width = min(self.width, 4 * self.height)
-        return f"{width}:{min(self.height, 4 * width)}"
-
 
 class InputImages:
     """Decodes the images of requests, and keeps them."""
@@ -40,29 +44,53 @@ class InputImages:
         self._inputs = inputs
         self._one = asyncio.Lock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._waiting: Counter[str] = Counter()
+        self._kept = HourlyLimit(MAX_BYTES_PER_HOUR)
 
     async def keep(self, tenant: str, files: Mapping[str, Path]) -> InputImage | None:
         """Keep the image of a request, and return it; None if the request has none.
 
-        The image lasts as long as a row names it, and an hour without one. Raises InvalidParamsError.
+        The image lasts as long as a row names it, and an hour without one. Raises InvalidParamsError, QueueFullError
+        or UnavailableError.
         """
         source = files.get(IMAGE)
         if source is None:
             return None
+        if self._waiting[tenant] >= MAX_WAITING:
+            raise QueueFullError(f"{MAX_WAITING} requests with images of this key are being read already.", 5)
         turn = self._turns.setdefault(tenant, asyncio.Lock())
-        # of one tenant one at a time waits for its turn among all
-        async with turn, self._one:
-            with tempfile.TemporaryDirectory(prefix="image-", ignore_cleanup_errors=True) as folder:
-                target = Path(folder) / "image.png"
-                try:
-                    found = await run_child("server.media.decode_image", str(source), str(target))
-                except RefusedInputError as error:
-                    raise InvalidParamsError(f"{IMAGE} {error}.") from None
-                image = InputImage(
-                    found["digest"], found["width"], found["height"], tuple(f"{IMAGE} {w}." for w in found["warnings"])
-                )
+        self._waiting[tenant] += 1
+        try:
+            # of one tenant one at a time waits for its turn among all
+            async with turn, self._one:
+                return await self._decode(tenant, source)
+        except OSError as error:
+            raise UnavailableError(f"The server cannot keep the image: {os.strerror(error.errno or 0)}.", 5) from error
+        finally:
+            self._waiting[tenant] -= 1
+            self._waiting += Counter()
+
+    async def _decode(self, tenant: str, source: Path) -> InputImage:
+        with tempfile.TemporaryDirectory(prefix="image-", ignore_cleanup_errors=True) as folder:
+            target = Path(folder) / "image.png"
+            try:
+                found = await run_child("server.media.decode_image", str(source), str(target))
+            except RefusedInputError as error:
+                raise InvalidParamsError(f"{IMAGE} {error}.") from None
+            warnings = tuple(f"{IMAGE} {warning}." for warning in found["warnings"])
+            image = InputImage(found["digest"], found["width"], found["height"], warnings)
+            key, storage = input_key(tenant, image.digest), self._inputs.storage
+            async with self._inputs.changing:
+                if not await storage.stat([key]):
+                    size = (await asyncio.to_thread(target.stat)).st_size
+                    if (wait := self._kept.wait(tenant, size)) is not None:
+                        raise QueueFullError(
+                            f"Images of {MAX_BYTES_PER_HOUR} bytes in all came within an hour: this is the limit.",
+                            ceil(wait),
+                        )
+                    self._kept.add(tenant, size)
                 # also if it is there already: from now it is as young as a new one
-                await self._inputs.storage.put(input_key(tenant, image.digest), _content(target))
+                await storage.put(key, _content(target))
         return image
 
 

@@ -13,7 +13,7 @@ from server.service.loras import AvailableLora, choose_loras
 from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS, UNSUPPORTED, is_absent
 from server.service.requests.inputs import InputImage
 from server.service.requests.numbers import as_integer, as_number, limits_of
-from server.service.requests.sizes import SIDES, frames_of, sides_of
+from server.service.requests.sizes import SIDES, frames_of, sides_of, sides_of_image
 
 Body = Mapping[str, Any]
 V = TypeVar("V", bound=StrEnum)
@@ -55,8 +55,10 @@ def resolve(
         values["num_frames"] = frames_of(given["duration"], entry)
     sides: dict[str, int] = {name: values[name] for name in SIDES if name in values}
     if len(sides) < len(SIDES):
-        ratio = {} if image is None or "aspect_ratio" in given else {"aspect_ratio": image.aspect_ratio}
-        values |= sides_of(entry, {**given, **ratio}, sides)
+        if image is None or "aspect_ratio" in given:
+            values |= sides_of(entry, given, sides)
+        else:
+            values |= sides_of_image(entry, given, sides, (image.width, image.height))
     defaults = {parameter.name: parameter.default for parameter in entry.api.parameters}
     chosen = {**defaults, "seed": random_seed(), **values}
     return VideoParams(

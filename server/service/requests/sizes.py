@@ -28,6 +28,30 @@ def frames_of(duration: Any, entry: CatalogueEntry) -> int:
     return max(shortest, round(seconds * entry.model.fps))
 
 
+def sides_of_image(
+    entry: CatalogueEntry, given: Mapping[str, Any], sides: Mapping[str, int], image: tuple[int, int]
+) -> dict[str, int]:
+    """The width and height in pixels of a video that begins with an image of this width and height.
+
+    It has the image's ratio, at most 4:1 or 1:4, as far as the model's limits and one given side allow; the image is
+    cropped to it. The number of pixels is that of `resolution`, else that of the model's default.
+    """
+    frame = _frame_of(given["resolution"]) if "resolution" in given else None
+    width, height = entry.api.by_name["width"], entry.api.by_name["height"]
+    most = int(width.maximum or 0), int(height.maximum or 0)
+    ratio = min(4.0, max(0.25, image[0] / image[1]))
+    pixels = float(frame[0] * frame[1]) if frame else float(int(width.default or 0) * int(height.default or 0))
+    if "width" in sides:
+        exact = (float(sides["width"]), sides["width"] / ratio)
+    elif "height" in sides:
+        exact = (sides["height"] * ratio, float(sides["height"]))
+    else:
+        tall = min(math.sqrt(pixels / ratio), most[1], most[0] / ratio)
+        exact = (tall * ratio, tall)
+    fitting = (min(_even(side), limit) for side, limit in zip(exact, most, strict=True))
+    return dict(zip(SIDES, fitting, strict=True)) | dict(sides)
+
+
 def sides_of(entry: CatalogueEntry, given: Mapping[str, Any], sides: Mapping[str, int]) -> dict[str, int]:
     """The width and height in pixels that `aspect_ratio` and `resolution` of a body stand for; empty without these.
 

@@ -1,5 +1,6 @@
 """Images that requests brought: kept once per tenant, named by their pixels, shown through signed links."""
 
+import asyncio
 import re
 
 from server.storage.files.interface import FileStorage
@@ -29,3 +30,5 @@ class Inputs:
     def __init__(self, storage: FileStorage, signer: LinkSigner) -> None:
         self.storage = storage
         self.links = SignedLinks(storage, signer, SUFFIX)
+        self.changing = asyncio.Lock()
+        """Held while an image is written, or looked at and removed: a new one must not go for the age of an old one."""

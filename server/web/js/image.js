@@ -11,6 +11,8 @@ export const PLACEHOLDER = "data:image/png;base64,…";
 /** Fires "change" when there is another image, or none any more. */
 export class ImageField extends EventTarget {
   #value = null;
+  // counts the choices: one that took long to read must not replace a newer one
+  #choice = 0;
 
   constructor() {
     super();
@@ -55,6 +57,7 @@ export class ImageField extends EventTarget {
   }
 
   set(url) {
+    this.#choice += 1;
     if (url === this.#value) return;
     this.#value = url;
     say($("image-error"), "");
@@ -67,7 +70,8 @@ export class ImageField extends EventTarget {
 
   /** The image at an address of this server, or (null) none. */
   async fetch(address) {
-    this.set(address === null ? null : await dataUrlOf(address));
+    if (address === null) return this.set(null);
+    await this.#setLater(dataUrlOf(address));
   }
 
   #take(event, transfer) {
@@ -79,7 +83,13 @@ export class ImageField extends EventTarget {
 
   async #read(file) {
     if (file.size > MAX_BYTES) return say($("image-error"), t("image.large"));
-    this.set(await dataUrl(file));
+    await this.#setLater(dataUrl(file));
+  }
+
+  async #setLater(reading) {
+    const choice = ++this.#choice;
+    const url = await reading;
+    if (choice === this.#choice && this.isOffered) this.set(url);
   }
 }
 

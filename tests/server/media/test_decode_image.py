@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipelines.stages.conditioning.images import image_digest
+from server.core.errors import UnavailableError
 from server.media.decode_image import MAX_BYTES, decode
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
@@ -162,6 +163,19 @@ def test_the_colours_of_a_profile_are_converted() -> None:
     assert_shows(decode(encoded(halves(), icc_profile=b"no profile"))[0], RED, BLUE)
 
 
+def test_transparent_and_indexed_images_are_converted_too() -> None:
+    # a profile that has red and green the other way round says more than any real one
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * profile[131], 12)}
+    red, green = (profile[tags[name] + 4 : tags[name] + 12] for name in (b"rXYZ", b"gXYZ"))
+    profile[tags[b"rXYZ"] + 4 : tags[b"rXYZ"] + 12] = green
+    profile[tags[b"gXYZ"] + 4 : tags[b"gXYZ"] + 12] = red
+    image = Image.new("RGB", (8, 8), (255, 0, 0))
+
+    for changed in (image, image.convert("RGBA"), image.convert("P"), image.quantize(4)):
+        assert_shows(decode(encoded(changed, icc_profile=bytes(profile)))[0], (0, 255, 0), (0, 255, 0), 2)
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_the_first_frame_is_used_and_said(kind: str) -> None:
     content = encoded(halves(), kind, save_all=True, append_images=[Image.new("RGB", (40, 20), GREY)], lossless=True)
@@ -266,6 +280,14 @@ async def test_the_child_refuses_by_its_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "image.png").exists()
 
 
-async def test_a_child_that_ends_otherwise_is_a_refusal_too(tmp_path: Path) -> None:
+async def test_a_child_that_ends_otherwise_is_a_refusal_too() -> None:
     with pytest.raises(RefusedInputError, match="needs too much memory or time"):
-        await run_child("server.media.decode_image", str(tmp_path / "missing"), str(tmp_path / "image.png"))
+        await run_child("server.media.decode_image")
+
+
+async def test_a_child_that_cannot_read_or_write_is_the_servers_fault(tmp_path: Path) -> None:
+    (tmp_path / "sent").write_bytes(encoded(halves()))
+
+    for source, target in (("missing", "image.png"), ("sent", "missing/image.png")):
+        with pytest.raises(UnavailableError, match="cannot keep inputs now: No such file"):
+            await run_child("server.media.decode_image", str(tmp_path / source), str(tmp_path / target))

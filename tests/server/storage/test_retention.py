@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -291,4 +292,25 @@ async def test_images_go_an_hour_after_the_last_row_that_named_them(tmp_path: Pa
     await place.retention.tidy()
     left = {path.name for path in place.images.folder.iterdir()}
     assert left == {input_key("1", named), input_key("", young)}
+    place.store.close()
+
+
+async def test_an_image_that_comes_again_while_old_ones_are_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path)
+    path = place.images.folder / input_key("1", "a" * 64)
+    path.write_bytes(b"PNG")
+    os.utime(path, (NOW - 9000, NOW - 9000))
+    unused = place.store.expiry.unused_images
+
+    async def meanwhile(images: Any) -> Any:
+        found = await unused(images)
+        os.utime(path, (NOW, NOW))
+        return found
+
+    monkeypatch.setattr(place.store.expiry, "unused_images", meanwhile)
+    await place.retention.tidy()
+
+    assert path.exists()
     place.store.close()

@@ -10,6 +10,7 @@ from pipelines.core.request import Sampler, StepCaching, VideoParams
 from pipelines.models.catalogue import read_catalogue
 from server.core.errors import InvalidParamsError
 from server.service.requests import parameters
+from server.service.requests.inputs import InputImage
 
 MEDIA = (
     *("input_images", "image_url", "end_image_url", "tail_image_url", "last_frame_image"),
@@ -212,3 +213,31 @@ def test_a_seed_that_is_no_number_is_left_for_the_sentence() -> None:
     assert parameters.with_seed({"seed": "x"}, 5, 1) == {"seed": "x"}
     assert parameters.with_seed({"seed": 3}, 5, 1) == {"seed": 4}
     assert parameters.with_seed({"seed": None}, 5, 1) == {"seed": 6}
+
+
+@pytest.mark.parametrize(
+    ("image", "given", "size"),
+    [
+        ((1600, 1200), {}, (730, 548)),
+        ((1600, 1200), {"resolution": "720p"}, (960, 720)),
+        ((1080, 1920), {"resolution": "720p"}, (404, 720)),
+        ((1080, 1920), {"resolution": "480p"}, (404, 720)),
+        ((1000, 1000), {"resolution": "720p"}, (720, 720)),
+        ((3000, 1000), {"resolution": "720p"}, (1280, 426)),
+        ((4000, 1), {}, (1264, 316)),
+        ((1, 4000), {}, (180, 720)),
+        ((1000, 1000), {"width": 1280}, (1280, 720)),
+        ((1000, 2000), {"width": 300}, (300, 600)),
+        ((3000, 1000), {"height": 720}, (1280, 720)),
+        ((1000, 1000), {"width": 64, "height": 32}, (64, 32)),
+        ((1000, 1000), {"aspect_ratio": "16:9"}, (842, 474)),
+    ],
+)
+def test_with_an_image_a_video_has_its_ratio_within_the_limits(
+    image: tuple[int, int], given: dict[str, Any], size: tuple[int, int]
+) -> None:
+    kept = InputImage("0" * 64, *image)
+    params = parameters.resolve(ENTRY, {"prompt": "an ox", **given}, max_prompt_chars=100, image=kept)
+
+    assert (params.width, params.height) == size
+    assert params.image == kept.digest
