@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
@@ -47,7 +46,7 @@ Asked = dict[str, Any]
 
 def fields(params: VideoParams) -> Asked:
     """The parameters of a video that all servers understand."""
-    return {name: value for name, value in asdict(params).items() if name not in ("run_fast", "step_cache")}
+    return {name: value for name, value in params.facts.items() if name not in ("run_fast", "step_cache")}
 
 
 class Rival:
