@@ -72,13 +72,12 @@ def _from_base64(text: bytes) -> bytes:
 
 def _opened(content: bytes) -> tuple[Image.Image, list[str]]:
     """Return a decoded image, and a warning if it is animated. Its size is checked before."""
-    kinds = ", ".join(("JPEG", "PNG", "WebP", "BMP"))
     # the limit below is lower, and checked before anything is decoded
     Image.MAX_IMAGE_PIXELS = None
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise RefusedInputError(f"must be a {kinds} or GIF file") from error
+        raise RefusedInputError("must be a JPEG, PNG, WebP, BMP or GIF file") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise RefusedInputError(f"must have at most {MAX_PIXELS // 10**6} megapixels, not {width}x{height}")

@@ -21,8 +21,9 @@ from server.core.errors import InvalidParamsError, PayloadTooLargeError
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.service.requests.echo import TARGETS
+from server.service.requests.inputs import IMAGE
 
-INPUTS = ("input_image",)
+INPUTS = (IMAGE,)
 """The parameters whose values are files."""
 
 MAX_BYTES = 28 * 2**20
@@ -66,23 +67,14 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("wb")
-        self._size = 0
 
     async def write(self, data: bytes | bytearray) -> None:
-        """Append; raises PayloadTooLargeError beyond MAX_BYTES."""
-        self._size += len(data)
-        if self._size > MAX_BYTES:
-            raise too_large()
+        """Append."""
         await asyncio.to_thread(self._file.write, data)
 
     async def close(self) -> None:
         """Write out what is still in memory."""
         await asyncio.to_thread(self._file.close)
-
-
-def too_large() -> PayloadTooLargeError:
-    """The refusal of a body beyond MAX_BYTES."""
-    return PayloadTooLargeError(f"The body must be at most {MAX_BYTES} bytes.")
 
 
 async def split_large(body: RequestBody, path: Path, max_body_bytes: int) -> bytes:

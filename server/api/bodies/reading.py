@@ -9,7 +9,7 @@ from functools import partial
 from fastapi import Request
 
 from server.api.bodies.body import RequestBody
-from server.api.bodies.inputs import MAX_BYTES, InputTurns, Spool, note_inputs, read_multipart, split_large, too_large
+from server.api.bodies.inputs import MAX_BYTES, InputTurns, Spool, note_inputs, read_multipart, split_large
 from server.api.bodies.json_body import LARGE_BYTES, LargeBodies, checked_object, parse_object
 from server.core.errors import (
     InvalidParamsError,
@@ -106,7 +106,7 @@ class BodyReader:
         async for chunk in self._request.stream():
             size += len(chunk)
             if size > MAX_BYTES:
-                raise too_large()
+                raise PayloadTooLargeError(f"The body must be at most {MAX_BYTES} bytes.")
             if size > self._service.settings.max_body_bytes:
                 if not self._has_turn:
                     waited = await self._take_turn()

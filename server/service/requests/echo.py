@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.models.catalogue import CatalogueEntry
+from server.service.requests.inputs import IMAGE
 
 MAX_ECHO_BYTES = 16_384
 """Limit of everything that a row keeps of a body, as JSON; the prompts have a limit of their own."""
@@ -16,7 +17,7 @@ TARGETS = ("target_namespace", "target_repo", "target_directory")
 """Where a client wants to file its video: kept, echoed and used as filters."""
 
 _PROMPTS = ("prompt", "negative_prompt")
-_CONTROL = ("model", "num_generations", "input_image")
+_CONTROL = ("model", "num_generations", IMAGE)
 _GENERAL = (
     "multi_prompt",
     "duration",
