@@ -83,11 +83,13 @@ class Authenticator:
         # compare with every key, so that the time taken reveals nothing
         matches = [valid for valid in self._valid if hmac.compare_digest(valid, given)]
         if not matches:
-            raise UnauthenticatedError(
-                "A valid API key is required. Send the header Authorization: Bearer KEY.",
-                {"WWW-Authenticate": "Bearer"},
-            )
+            raise _unauthenticated()
         return _tenant(matches[0])
+
+    def check(self, tenant: str) -> None:
+        """Raise UnauthenticatedError if a tenant's requests are no longer accepted, by the keys as last read."""
+        if not self.accepts(tenant):
+            raise _unauthenticated()
 
     def check_admin(self, tenant: str) -> None:
         """Raise ForbiddenError if there are admin keys and this tenant's is not one, by the keys as last read."""
@@ -99,7 +101,7 @@ class Authenticator:
 
     def accepts(self, tenant: str) -> bool:
         """Whether requests of a tenant are accepted, by the keys as last read."""
-        return tenant == "" if self._is_open else tenant in {_tenant(valid) for valid in self._valid}
+        return tenant == "" if self._is_open else tenant in self._tenants
 
     async def watch(self, dismiss: Callable[[Callable[[str], bool]], None]) -> None:
         """Read the keys periodically; after each time call `dismiss` with the test of which tenants stay connected."""
@@ -127,9 +129,16 @@ class Authenticator:
     def _set_keys(self, found: list[ApiKey]) -> None:
         valid = [each for each in found if each.is_valid]
         self._valid = [*self._configured, *(each.digest for each in valid)]
+        self._tenants = {_tenant(each) for each in self._valid}
         self._admins = {_tenant(each.digest) for each in valid if each.is_admin}
         self._is_open = not self._configured and not found
         self._refreshed_at = self._clock()
+
+
+def _unauthenticated() -> UnauthenticatedError:
+    return UnauthenticatedError(
+        "A valid API key is required. Send the header Authorization: Bearer KEY.", {"WWW-Authenticate": "Bearer"}
+    )
 
 
 def _tenant(key_digest: str) -> str:

@@ -3,8 +3,9 @@
 All are coroutines, even those that await nothing: FastAPI runs plain functions in a thread pool, which is slower.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Request
@@ -81,6 +82,15 @@ async def get_tenant(
 
 
 TenantDep = Annotated[str, Depends(get_tenant)]
+
+
+async def get_key_check(request: Request, tenant: TenantDep) -> Callable[[], None]:
+    """Return a function that raises UnauthenticatedError once the key of a request has been revoked."""
+    authenticator: Authenticator = request.app.state.authenticator
+    return partial(authenticator.check, tenant)
+
+
+KeyCheckDep = Annotated[Callable[[], None], Depends(get_key_check)]
 
 
 async def get_admin(request: Request, tenant: TenantDep) -> str:

@@ -205,7 +205,7 @@ def _gpus(settings: Settings) -> Iterator[Finding]:
         yield _warn(about, "The device is cpu: a video of the real weights takes hours.")
         return
     try:
-        names = find_devices(settings.device, otherwise="To try the server without one, start it with --demo.")
+        names = find_devices(settings.device, otherwise="To try the server without one, run `paddock serve --demo`.")
         found = {gpu["name"]: gpu for gpu in cuda_devices()}
     except (StartRefusedError, ProbeError) as error:
         yield _fail(about, str(error))

@@ -119,8 +119,8 @@ def choose_devices(settings: Settings) -> list[str]:
         return find_devices("cpu" if settings.device == "auto" else settings.device, otherwise="Leave out --device.")
     return find_devices(
         settings.device,
-        otherwise="To try the server without one, start it with --demo. To run the real weights on the CPU, which is "
-        "very slow, start it with --device cpu.",
+        otherwise="To try the server without one, run `paddock serve --demo`. To run the real weights on the CPU, which "
+        "is very slow, run `paddock serve --device cpu`.",
     )
 
 
@@ -188,7 +188,7 @@ def check_weights(entries: list[CatalogueEntry]) -> None:
             problems.append(str(error))
         else:
             return
-    raise StartRefusedError(f"{problems[0]} To try the server without them, start it with --demo.")
+    raise StartRefusedError(f"{problems[0]} To try the server without them, run `paddock serve --demo`.")
 
 
 def find_devices(wanted: str, otherwise: str) -> list[str]:

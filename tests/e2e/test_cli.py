@@ -230,6 +230,11 @@ def test_status_shows_models_and_queue(tenant: ServerProcess, key: str, typed: T
     assert "a lake" in shown
     narrow = paddock("status", cwd=tmp_path, **env, COLUMNS="80").stdout
     assert running in narrow
+    lines = narrow.splitlines()
+    assert max(map(len, lines)) <= 80
+    # one line for each generation, whatever its prompt
+    assert [line.split()[:2] for line in lines[-2:]] == [[running, "processing,"], [waiting, "queued,"]]
+    assert lines[-1].endswith("a lake")
 
     assert typed("cancel", running, **env).stdout.strip() == "cancelled"
     assert server.row(running)["status"] == "cancelled"

@@ -191,8 +191,8 @@ def test_a_refused_start_names_every_problem_at_once_and_changes_nothing(
         "preload",
         "No weights of Wan-AI/Wan2.1-T2V-14B-Diffusers on this machine",
         "loras_dir",
-        "No CUDA device was found. To try the server without one, start it with --demo. To run the real weights on the "
-        "CPU, which is very slow, start it with --device cpu.",
+        "No CUDA device was found. To try the server without one, run `paddock serve --demo`. To run the real weights "
+        "on the CPU, which is very slow, run `paddock serve --device cpu`.",
         "The database postgresql+psycopg",
     ]
     assert not (data / "paddock.db").exists()

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from server.api.dependencies import (
     BodyDep,
     IdempotencyKey,
+    KeyCheckDep,
     LinksDep,
     ServiceDep,
     TenantDep,
@@ -21,7 +23,7 @@ from server.api.dependencies import (
 from server.api.schemas.requests import EXAMPLE, GENERATE
 from server.api.schemas.videos import VideosGenerated
 from server.api.serializers import WITH_WARNINGS, videos_response, warn
-from server.core.errors import ConflictError, PaddockError
+from server.core.errors import ConflictError, PaddockError, UnauthenticatedError
 from server.core.generation import Generation, Origin, Status
 from server.service.requests.parameters import response_format
 from server.service.service import Service
@@ -45,20 +47,21 @@ async def generate(
     body: BodyDep,
     service: ServiceDep,
     tenant: TenantDep,
+    check_key: KeyCheckDep,
     videos: VideosDep,
     links: LinksDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any] | StreamingResponse:
-    """Responds when the videos are ready. If the client disconnects, generations that have not started are cancelled;
-    the others continue. With an `Idempotency-Key` they wait some seconds for the client to send the request again.
-    Unknown parameters are ignored, and listed in the header `Paddock-Warnings`.
+    """Responds when the videos are ready. If the client disconnects or its key is revoked, generations that have not
+    started are cancelled; the others continue. With an `Idempotency-Key` they wait some seconds for the client to send
+    the request again. Unknown parameters are ignored, and listed in the header `Paddock-Warnings`.
     """
     submitted = await service.submit(tenant, body.content, Origin.SYNC, idempotency_key, body.inputs)
     in_base64 = response_format(body.content) == "b64_json"
     body.close()
     ids = [generation.id for generation in submitted]
-    finished = await _while_connected(request, service, tenant, ids, may_return=idempotency_key is not None)
+    finished = await _while_connected(request, service, tenant, ids, check_key, may_return=idempotency_key is not None)
     for generation in finished:
         _check(generation)
     warn(response, finished)
@@ -76,15 +79,16 @@ async def generate(
 
 
 async def _while_connected(
-    request: Request, service: Service, tenant: str, ids: list[str], *, may_return: bool
+    request: Request, service: Service, tenant: str, ids: list[str], check_key: Callable[[], None], *, may_return: bool
 ) -> list[Generation]:
     waiting = asyncio.create_task(service.wait(tenant, ids))
     try:
         while not (await asyncio.wait({waiting}, timeout=_POLL_SECONDS))[0]:
             if await request.is_disconnected():
                 raise ClientDisconnect
+            check_key()
         return await waiting
-    except (ClientDisconnect, asyncio.CancelledError):
+    except (ClientDisconnect, UnauthenticatedError, asyncio.CancelledError):
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         # only now, so that this wait does not count

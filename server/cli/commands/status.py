@@ -2,10 +2,13 @@
 
 from rich.table import Table
 
+from paddock import Generation
 from server.cli.options import LOCAL, ApiKey, Url, connected, console
 from server.cli.terminal import plain
 
 _PROMPT_CHARS = 60
+
+_MINUTES_FROM = 100.0
 
 
 def status(url: Url = LOCAL, api_key: ApiKey = None) -> None:
@@ -14,16 +17,28 @@ def status(url: Url = LOCAL, api_key: ApiKey = None) -> None:
         active, models = client.queue(), client.models()
     for model in models:
         console.print(plain(f"{model.id}: {model.status}, {model.weights} weights"))
-    table = Table("status", "position", "progress", "ETA", "prompt")
+    # three columns without lines between them fit into 80 characters
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     # never shortened: `paddock cancel` needs all of it
     table.add_column("generation", no_wrap=True, min_width=36)
+    table.add_column("status", no_wrap=True)
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis")
     for generation in reversed(active):
-        table.add_row(
-            plain(generation.status),
-            str(generation.queue_position or ""),
-            f"{generation.progress:.0%}",
-            "" if generation.eta_seconds is None else f"{generation.eta_seconds:.0f} s",
-            plain((generation.prompt or "")[:_PROMPT_CHARS]),
-            plain(generation.id),
-        )
+        table.add_row(plain(generation.id), plain(_state(generation)), plain((generation.prompt or "")[:_PROMPT_CHARS]))
     console.print(table if active else "No generations are queued or running.")
+
+
+def _state(generation: Generation) -> str:
+    """What a generation is doing, such as "queued, position 3" or "processing, 45 %, 12 s left"."""
+    parts = [generation.status]
+    if generation.queue_position:
+        parts.append(f"position {generation.queue_position}")
+    elif generation.progress:
+        parts.append(f"{100 * generation.progress:.0f} %")
+    if generation.eta_seconds is not None:
+        parts.append(f"{_rough(generation.eta_seconds)} left")
+    return ", ".join(parts)
+
+
+def _rough(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < _MINUTES_FROM else f"{seconds / 60:.0f} min"
