@@ -4,6 +4,7 @@ Every scene follows from a seed. One combination of shape, colour, background an
 never uses it, evaluation uses nothing else.
 """
 
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
@@ -36,13 +37,19 @@ def is_held_out(shape: str, colour: str, background: str, motion: str) -> bool:
     return crc32(f"{shape} {colour} {background} {motion}".encode()) % HELD_OUT_ONE_IN == 0
 
 
-def combinations(*, held_out: bool) -> list[tuple[str, str, str, str]]:
+def combinations(
+    *,
+    held_out: bool,
+    shapes: Sequence[str] = SHAPES,
+    colours: Sequence[str] = COLOURS,
+    backgrounds: Sequence[str] = BACKGROUNDS,
+) -> list[tuple[str, str, str, str]]:
     """All combinations (shape, colour, background, motion) for training, or all that are held out."""
     return [
         (shape, colour, background, motion)
-        for shape in SHAPES
-        for colour in COLOURS
-        for background in BACKGROUNDS
+        for shape in shapes
+        for colour in colours
+        for background in backgrounds
         for motion in MOTIONS
         if colour != background and is_held_out(shape, colour, background, motion) == held_out
     ]
@@ -67,6 +74,27 @@ def single_shape(combination: tuple[str, str, str, str], rng: np.random.Generato
     size = "medium" if motion == "growing" else str(rng.choice(list(SIZES), p=[0.08, 0.8, 0.12]))
     radius = SIZES[size] * (1 + 0.03 * rng.uniform(-1, 1))
     return ShapeScene((Thing(shape, colour, radius),), background, motion, _jitter(rng))
+
+
+def sample_from_anywhere(rng: np.random.Generator) -> ShapeScene:
+    """A scene for training of one object that starts anywhere and has any size, as in an image that somebody drew.
+
+    A caption does not say this much: such a clip is learned with its first frame given.
+    """
+    shape, colour, background, motion = _SEEN[rng.integers(len(_SEEN))]
+    x, y = rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.65)
+    radius = rng.uniform(0.13, 0.34)
+    match motion:
+        case "left" | "right":
+            x = rng.uniform(0.15, 0.6)
+            x = x if motion == "right" else 1 - x
+        case "up" | "down":
+            y = rng.uniform(0.2, 0.58)
+            y = y if motion == "down" else 1 - y
+        case "growing":
+            radius = rng.uniform(0.1, 0.25)
+    thing = Thing(shape, colour, float(radius))
+    return ShapeScene((thing,), background, motion, (0.0, 0.0, 0.0), (float(x), float(y)))
 
 
 def _pair(rng: np.random.Generator) -> ShapeScene:

@@ -28,6 +28,8 @@ def export(state: Path, folder: Path, flow_shift: float = SHIFT, dtype: torch.dt
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift
         ),
+        # each token has its own time, so that a first frame can be given
+        expand_timesteps=True,
     ).save_pretrained(folder)
     fit_weights(folder)
 

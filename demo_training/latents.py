@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from demo_training.clips import render, sample_scene
+from demo_training.clips import render, sample_from_anywhere, sample_scene
 from demo_training.train_vae import encode, to_pixels
 from pipelines.core.files import atomic_path
 from pipelines.demo.scenes import Scene
@@ -24,17 +24,21 @@ ENCODED_PIXELS = 3_500_000
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A size to train at, in pixels and frames, and the number of its clips."""
+    """A size to train at, in pixels and frames, and the number of its clips.
+
+    `is_free` if their objects start anywhere, so that a caption does not describe the first frame.
+    """
 
     width: int
     height: int
     num_frames: int
     clips: int
+    is_free: bool = False
 
     @property
     def name(self) -> str:
         """The prefix of its shards' file names."""
-        return f"{self.width}x{self.height}x{self.num_frames}"
+        return f"{self.width}x{self.height}x{self.num_frames}" + ("-free" if self.is_free else "")
 
     @property
     def tokens(self) -> int:
@@ -54,7 +58,8 @@ class Canvas:
 
 def scene_of(canvas: Canvas, index: int) -> Scene:
     """The scene of clip `index`; follows from the seed."""
-    return sample_scene(np.random.default_rng((SEED, canvas.width, canvas.height, canvas.num_frames, index)))
+    rng = np.random.default_rng((SEED, canvas.width, canvas.height, canvas.num_frames, canvas.is_free, index))
+    return sample_from_anywhere(rng) if canvas.is_free else sample_scene(rng)
 
 
 def draw_shard(vae: Any, canvas: Canvas, number: int, folder: Path) -> None:

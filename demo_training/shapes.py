@@ -46,6 +46,8 @@ def render_shapes(scene: ShapeScene, width: int, height: int, num_frames: int) -
 def _course(scene: ShapeScene, time: float) -> tuple[float, float, float]:
     """Centre (fractions of width and height) and scale of a single object at `time` in 0 … 1."""
     across, upright, phase = scene.jitter
+    if scene.start is not None:
+        return _course_from(scene.start, scene, time)
     x, y, scale = 0.5 + 0.008 * across, 0.5 + 0.012 * upright, 1.0
     travel = 0.5 - time + 0.01 * phase
     match scene.motion:
@@ -56,6 +58,19 @@ def _course(scene: ShapeScene, time: float) -> tuple[float, float, float]:
         case "growing":
             scale = (0.45 + time) * (1 + 0.03 * phase)
     return x, y, scale
+
+
+def _course_from(start: tuple[float, float], scene: ShapeScene, time: float) -> tuple[float, float, float]:
+    """The course from any start, which ends where such a motion usually ends."""
+    (x, y), radius = start, scene.things[0].radius
+    match scene.motion:
+        case "left" | "right":
+            x += ((0.22 if scene.motion == "left" else 0.78) - x) * time
+        case "up" | "down":
+            y += ((0.25 if scene.motion == "up" else 0.75) - y) * time
+        case "growing":
+            return x, y, min(1 + 0.27 * time / radius, 0.46 / radius)
+    return x, y, 1.0
 
 
 def _float(scene: ShapeScene, index: int, time: float) -> tuple[float, float, float]:
@@ -96,5 +111,7 @@ def outside(shape: str, x: Floats, y: Floats, radius: float) -> Floats:
             return np.maximum(distance - np.float32(radius), np.float32(0.5 * radius) - distance)
         case "bar":
             return np.maximum(np.abs(x) - np.float32(1.25 * radius), np.abs(y) - np.float32(0.36 * radius))
+        case "square":
+            return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.9 * radius)
         case _:
             raise ValueError(f"no such shape: {shape}")

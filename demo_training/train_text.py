@@ -19,8 +19,8 @@ from torch import nn
 from demo_training.clips import combinations, sample_scene, single_shape
 from demo_training.held_out import CHECK_SENTENCES, describe_held_out
 from demo_training.training import Run, seed_step
-from demo_training.vocabulary import COMMON_ENGLISH, build_tokenizer
-from pipelines.demo.grammar import ATTRIBUTES, Caption, describe
+from demo_training.vocabulary import COMMON_ENGLISH, build_tokenizer, extend_tokenizer
+from pipelines.demo.grammar import ATTRIBUTES, Caption, describe, describe_continuation
 from pipelines.demo.words import LANGUAGES
 
 SEED = 20261125
@@ -103,7 +103,10 @@ def targets(captions: list[Caption]) -> dict[str, torch.Tensor]:
 
 def _batch(step: int) -> list[Caption]:
     rng = np.random.default_rng((SEED, step))
-    captions = [describe(sample_scene(rng), LANGUAGES[index % 2], rng) for index in range(BATCH)]
+    captions = [
+        (describe if index % 8 < 6 else describe_continuation)(sample_scene(rng), LANGUAGES[index % 2], rng)
+        for index in range(BATCH)
+    ]
     return [_clutter(caption, rng) if rng.random() < 0.3 else caption for caption in captions]
 
 
@@ -148,16 +151,28 @@ def load_text_encoder(folder: Path) -> tuple[Any, Any]:
     return tokenizer, UMT5EncoderModel.from_pretrained(folder / "text_encoder").eval().requires_grad_(False)
 
 
-def train(folder: Path, steps: int, peak: float) -> None:
-    """Train, or resume, until `steps` are done. Writes `tokenizer` and `text_encoder` to `folder`."""
+def extend_text_encoder(weights: Path, tokenizer: Any) -> Any:
+    """The text encoder of finished weights, with untrained embeddings of the pieces that are new to its tokenizer."""
+    encoder = load_text_encoder(weights)[1].float().train().requires_grad_(True)
+    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    return encoder
+
+
+def train(folder: Path, steps: int, peak: float, weights: Path | None = None) -> None:
+    """Train, or resume, until `steps` are done, from the beginning or from finished `weights`.
+
+    Writes `tokenizer` and `text_encoder` to `folder`.
+    """
     from transformers import T5TokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer").is_dir():
-        build_tokenizer(SEED).save_pretrained(folder / "tokenizer")
+        made = build_tokenizer(SEED) if weights is None else extend_tokenizer(weights / "tokenizer", SEED)
+        made.save_pretrained(folder / "tokenizer")
     tokenizer = T5TokenizerFast.from_pretrained(folder / "tokenizer")
     torch.manual_seed(SEED)
-    encoder, classifiers = build_text_encoder(tokenizer), Classifiers()
+    encoder = build_text_encoder(tokenizer) if weights is None else extend_text_encoder(weights, tokenizer)
+    classifiers = Classifiers()
     optimizer = torch.optim.AdamW([*encoder.parameters(), *classifiers.parameters()], peak, betas=(0.9, 0.98))
     run = Run(folder, {"encoder": encoder, "readers": classifiers, "optimizer": optimizer})
     for step in run.until(steps):
@@ -181,6 +196,7 @@ if __name__ == "__main__":
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--peak", type=float, default=1.5e-3)
+    parser.add_argument("--from", dest="weights", type=Path, help="continue these finished weights")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    train(options.state / "text", options.steps, options.peak)
+    train(options.state / "text", options.steps, options.peak, options.weights)

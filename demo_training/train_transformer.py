@@ -18,12 +18,14 @@ from demo_training.optim import Optimizers
 from demo_training.train_text import TEXT_DIM, encode_texts, load_text_encoder
 from demo_training.train_vae import LATENT_CHANNELS
 from demo_training.training import Run, seed_step
-from pipelines.demo.grammar import describe
+from pipelines.demo.grammar import describe, describe_continuation
 from pipelines.demo.words import LANGUAGES
 
 SEED = 20261127
 SHIFT = 3.0
 CAPTION_DROPOUT = 0.1
+IMAGE_SHARE = 0.3
+"""Share of the steps on clips of several frames whose first one is given. Of the others it always is."""
 EMA = 0.995
 TEXT_TOKENS = 48
 PROMPT_TOKENS = 512
@@ -49,6 +51,8 @@ SCHEDULES = (
     CanvasSchedule(Canvas(416, 256, 33, 480), 0.0, 0.23, 0.45),
     CanvasSchedule(Canvas(832, 480, 17, 40), 0.0, 0.0, 0.05),
     CanvasSchedule(Canvas(832, 480, 81, 16), 0.0, 0.0, 0.02),
+    CanvasSchedule(Canvas(256, 160, 17, 800, is_free=True), 0.0, 0.15, 0.15),
+    CanvasSchedule(Canvas(416, 256, 33, 240, is_free=True), 0.0, 0.05, 0.25),
 )
 TOKENS_PER_STEP = 4800
 
@@ -82,8 +86,11 @@ def block_forward(
     modulation: torch.Tensor,
     rope: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
-    """WanTransformerBlock.forward in training precision, with a bias (b, 1, 1, l) on the logits of the text."""
-    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (block.scale_shift_table + modulation).chunk(6, dim=1)
+    """WanTransformerBlock.forward in training precision, with a bias (b, 1, 1, l) on the logits of the text.
+
+    `modulation` is (b, tokens, 6, d).
+    """
+    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (block.scale_shift_table + modulation).unbind(dim=2)
     hidden = hidden + block.attn1(block.norm1(hidden) * (1 + scale) + shift, None, None, rope) * gate
     hidden = hidden + block.attn2(block.norm2(hidden), text, text_bias, None)
     return hidden + block.ffn(block.norm3(hidden) * (1 + ffn_scale) + ffn_shift) * ffn_gate
@@ -95,17 +102,26 @@ def velocity(
     timestep: torch.Tensor,
     text: torch.Tensor,
     text_bias: torch.Tensor,
+    first_is_given: bool = False,
 ) -> torch.Tensor:
-    """WanTransformer3DModel.forward, with a bias on the text's logits: (b, c, t, h, w) → the same shape."""
+    """WanTransformer3DModel.forward, with a bias on the text's logits: (b, c, t, h, w) → the same shape.
+
+    The tokens of a first frame that is given have the time 0, all others `timestep` (b).
+    """
     rope = model.rope(noisy)
     hidden = model.patch_embedding(noisy)
     grid = hidden.shape[2:]
     hidden = hidden.flatten(2).transpose(1, 2).contiguous()
-    temb, modulation, text, _ = model.condition_embedder(timestep, text, None)
-    modulation = modulation.unflatten(1, (6, -1))
+    times = torch.stack([timestep, torch.zeros_like(timestep)], dim=1)
+    temb, modulation, text, _ = model.condition_embedder(times.flatten(), text, None, timestep_seq_len=2)
+    # which of the two times each token has; one for all is broadcast
+    which = torch.zeros(1, dtype=torch.long)
+    if first_is_given:
+        which = (torch.arange(hidden.shape[1]) < grid[1] * grid[2]).long()
+    temb, modulation = temb[:, which], modulation.unflatten(2, (6, -1))[:, which]
     for block in model.blocks:
         hidden = block_forward(block, hidden, text, text_bias, modulation, rope)
-    shift, scale = (model.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
+    shift, scale = (model.scale_shift_table + temb.unsqueeze(2)).unbind(dim=2)
     hidden = model.proj_out(model.norm_out(hidden) * (1 + scale) + shift)
     patches = hidden.reshape(len(noisy), *grid, *model.config.patch_size, -1)
     return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
@@ -153,15 +169,20 @@ def choose_canvas(progress: float, schedules: list[CanvasSchedule], rng: np.rand
 
 
 class Trainer:
-    """One training: `train` does its steps, `draw` its clips."""
+    """One training: `train` does its steps, `draw` its clips. It begins anew or with finished `weights`.
 
-    def __init__(self, state: Path, peak: float) -> None:
+    With `drawn_only` it uses the clips that are on disk, and one shard at least.
+    """
+
+    def __init__(self, state: Path, peak: float, weights: Path | None = None, *, drawn_only: bool = False) -> None:
         self._folder = state / "transformer"
         self._latents_folder = state / "latents"
         self._vae = AutoencoderKLWan.from_pretrained(state / "vae" / "vae").eval().requires_grad_(False)
         self._tokenizer, self._encoder = load_text_encoder(state / "text")
         torch.manual_seed(SEED)
-        self.model = build_transformer()
+        self._continues = weights is not None
+        self._drawn_only = drawn_only
+        self.model = build_transformer() if weights is None else load_transformer(weights)
         self._average = build_transformer().requires_grad_(False)
         self._average.load_state_dict(self.model.state_dict())
         plain = [self.model.proj_out.weight, self.model.patch_embedding.weight]
@@ -183,6 +204,8 @@ class Trainer:
         loaded = self._clips.setdefault(canvas.name, [])
         for number in range(self._shards.get(canvas.name, 0), canvas.shards):
             drawn = has_shard(canvas, number, self._latents_folder)
+            if not drawn and loaded and self._drawn_only:
+                break
             if not drawn:
                 draw_shard(self._vae, canvas, number, self._latents_folder)
             clips = load_shard(canvas, number, self._latents_folder)
@@ -198,9 +221,11 @@ class Trainer:
             seed_step(SEED, step)
             rng = np.random.default_rng((SEED, step))
             progress = step / steps
-            schedule = choose_canvas(progress, list(SCHEDULES), rng)
+            # finished weights know what is learned early
+            stage = 1.0 if self._continues else progress
+            schedule = choose_canvas(stage, list(SCHEDULES), rng)
             self.draw(schedule.canvas)
-            loss = self._step(schedule.canvas, progress, rng)
+            loss = self._step(schedule.canvas, stage, rng)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self._optimizers.step(learning_rate(progress))
@@ -214,10 +239,12 @@ class Trainer:
         batch = max(1, TOKENS_PER_STEP // canvas.tokens)
         indices = rng.integers(len(self._clips[canvas.name]), size=batch)
         clean = torch.stack([self._clips[canvas.name][index] for index in indices]).float()
+        is_given = canvas.is_free or (canvas.num_frames > 1 and rng.random() < IMAGE_SHARE)
+        caption = describe_continuation if is_given else describe
         texts = [
             ""
             if rng.random() < CAPTION_DROPOUT
-            else describe(scene_of(canvas, int(index)), LANGUAGES[rng.integers(2)], rng).text
+            else caption(scene_of(canvas, int(index)), LANGUAGES[rng.integers(2)], rng).text
             for index in indices
         ]
         with torch.no_grad():
@@ -228,9 +255,11 @@ class Trainer:
         sigma = (SHIFT * uniform / (1 + (SHIFT - 1) * uniform)).view(-1, 1, 1, 1, 1)
         noise = torch.randn_like(clean)
         noisy = (1 - sigma) * clean + sigma * noise
+        first = int(is_given)
+        noisy[:, :, :first] = clean[:, :, :first]
         with torch.autocast("cpu", torch.bfloat16):
-            predicted = velocity(self.model, noisy, sigma.flatten() * 1000, text, bias)
-        return functional.mse_loss(predicted.float(), noise - clean)
+            predicted = velocity(self.model, noisy, sigma.flatten() * 1000, text, bias, is_given)
+        return functional.mse_loss(predicted[:, :, first:].float(), (noise - clean)[:, :, first:])
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
@@ -238,6 +267,11 @@ class Trainer:
         keep = min(EMA, (step + 1) / (step + 10))
         for slow, fast in zip(self._average.parameters(), self.model.parameters(), strict=True):
             slow.lerp_(fast, 1 - keep)
+
+
+def load_transformer(weights: Path) -> Any:
+    """The transformer of finished weights, to be trained on."""
+    return WanTransformer3DModel.from_pretrained(weights / "transformer", torch_dtype=torch.float32).train()
 
 
 def load_average(state: Path) -> Any:
@@ -253,7 +287,9 @@ if __name__ == "__main__":
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--peak", type=float, default=1.5e-3)
+    parser.add_argument("--from", dest="weights", type=Path, help="continue these finished weights")
+    parser.add_argument("--drawn-only", action="store_true", help="use the clips on disk instead of drawing more")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    trainer = Trainer(options.state, options.peak)
+    trainer = Trainer(options.state, options.peak, options.weights, drawn_only=options.drawn_only)
     trainer.train(options.steps)

@@ -1,14 +1,16 @@
 """The demo's tokenizer: whole English words from the captions, single letters, and single Chinese characters."""
 
+import json
 from collections import Counter
 from math import log
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from demo_training.clips import sample_scene
-from pipelines.demo.grammar import describe
+from pipelines.demo.grammar import describe, describe_continuation
 from pipelines.demo.words import LANGUAGES
 
 SAMPLES = 20_000
@@ -27,7 +29,8 @@ def build_tokenizer(seed: int) -> Any:
     words: Counter[str] = Counter(COMMON_ENGLISH.split())
     characters: Counter[str] = Counter()
     for index in range(SAMPLES):
-        text = prompt_clean(describe(sample_scene(rng), LANGUAGES[index % 2], rng).text)
+        caption = describe if index % 4 < 3 else describe_continuation
+        text = prompt_clean(caption(sample_scene(rng), LANGUAGES[index % 2], rng).text)
         characters.update(character for character in text if not character.isspace())
         words.update("".join(c if c.isascii() and c.isalpha() else " " for c in text).split())
     words.update({word.lower(): 1 for word in list(words)})
@@ -38,4 +41,17 @@ def build_tokenizer(seed: int) -> Any:
     singles = dict.fromkeys(sorted(characters), -12.0)
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
     vocabulary += sorted(pieces.items()) + sorted(singles.items())
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+
+
+def extend_tokenizer(folder: Path, seed: int) -> Any:
+    """The tokenizer in a folder with the pieces after its own that it lacks for today's captions."""
+    from transformers import T5TokenizerFast
+
+    own, wanted = (
+        json.loads(text)["model"]["vocab"]
+        for text in ((folder / "tokenizer.json").read_text(), build_tokenizer(seed).backend_tokenizer.to_str())
+    )
+    known = {piece for piece, _ in own}
+    vocabulary = [(piece, score) for piece, score in [*own, *(each for each in wanted if each[0] not in known)]]
     return T5TokenizerFast(vocab=vocabulary, extra_ids=0)

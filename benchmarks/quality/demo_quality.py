@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.report import Records
 from demo_training.clips import combinations, render, single_shape
@@ -27,13 +28,20 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Frames
 from pipelines.core.request import StepCaching, VideoParams
 from pipelines.demo.folder import demo_folder
-from pipelines.demo.scenes import SHAPES, ShapeScene
+from pipelines.demo.scenes import ShapeScene
 from pipelines.demo.words import LANGUAGES
 from pipelines.runner.runner import Runner
 from pipelines.tools.calibrate_step_cache import psnr
 
 SEED = 20261130
 SEEN = ("background", "colour", "shape", "motion")
+
+FIRST: Final = {
+    "shapes": ("circle", "ring", "bar"),
+    "colours": ("red", "yellow", "green", "blue", "purple", "white"),
+    "backgrounds": ("black", "white", "grey", "blue", "green", "yellow"),
+}
+"""What the weights of version 0.2.0 and before can draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +83,14 @@ class Setting:
         return str(self) if self.step_cache is StepCaching.EXACT else f"{self} {self.step_cache}"
 
 
-def questions(count: int) -> list[Question]:
-    """Return `count` questions, English and Chinese in turn, with all unseen combinations before any repetition."""
+def questions(count: int, *, wide: bool = False) -> list[Question]:
+    """Return `count` questions, English and Chinese in turn, with all unseen combinations before any repetition.
+
+    They are about what the first weights knew, so that records of all weights can be compared; if `wide` about all
+    shapes and colours.
+    """
     rng = np.random.default_rng(SEED)
-    unseen = combinations(held_out=True)
+    unseen = combinations(held_out=True) if wide else combinations(held_out=True, **FIRST)
     order = np.concatenate([rng.permutation(len(unseen)) for _ in range(count // len(unseen) + 1)])
     asked = []
     for index in range(count):
@@ -87,8 +99,11 @@ def questions(count: int) -> list[Question]:
     return asked
 
 
-def make_video(runner: Runner, prompt: str, setting: Setting, seed: int) -> Frames:
-    """Return a video as the server would make it, without the file, (num_frames, height, width, 3)."""
+def make_video(runner: Runner, prompt: str, setting: Setting, seed: int, image: Image.Image | None = None) -> Frames:
+    """Return a video as the server would make it, without the file, (num_frames, height, width, 3).
+
+    It begins with `image`, if one is given.
+    """
     params = VideoParams(
         prompt=prompt,
         negative_prompt=setting.negative,
@@ -100,7 +115,7 @@ def make_video(runner: Runner, prompt: str, setting: Setting, seed: int) -> Fram
         seed=seed,
         step_cache=setting.step_cache,
     )
-    return runner.frames(params).frames
+    return runner.frames(params, image).frames
 
 
 def wilson(right: int, count: int) -> float:
@@ -167,7 +182,7 @@ def negative_prompt(runner: Runner, setting: Setting, count: int, records: Recor
         varied = Setting(**{**asdict(setting), "negative": negative})
         white = 0
         for seed in range(count):
-            shape = SHAPES[seed % len(SHAPES)]
+            shape = FIRST["shapes"][seed % len(FIRST["shapes"])]
             prompt = f"a {shape} moving {('left', 'right')[seed // 4 % 2]} on a black background"
 
             def answer(prompt: str = prompt, seed: int = seed, varied: Setting = varied) -> dict[str, Any]:
@@ -184,6 +199,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=demo_folder())
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--wide", action="store_true", help="ask for all shapes and colours, not only the first ones")
     parser.add_argument("--first", type=int, help="make only the first N of these prompts")
     parser.add_argument("--guidance", type=float, nargs="+", default=[5.0, 1.0])
     parser.add_argument("--steps", type=int, default=16)
@@ -192,8 +208,8 @@ def main() -> None:
     parser.add_argument("--negatives", type=int, default=40, help="videos for the negative prompt, with and without it")
     options = parser.parse_args()
 
-    asked = questions(options.prompts)[: options.first]
-    result: dict[str, Any] = {"judge": judge_the_judge(questions(400))}
+    asked = questions(options.prompts, wide=options.wide)[: options.first]
+    result: dict[str, Any] = {"judge": judge_the_judge(questions(400, wide=options.wide))}
     for name, figures in result["judge"].items():
         print(f"judge {name:10}  " + "  ".join(f"{what} {share:6.1%}" for what, share in figures.items()))
     records = Records(options.records)

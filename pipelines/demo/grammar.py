@@ -108,6 +108,8 @@ _SENTENCES: Final = {
 }
 
 
+_NOUNS: Final = {"en": ("shape", "thing", "object"), "zh": ("图形", "东西", "物体")}
+
 _PAIRS: Final = {
     "en": (
         "a {left} and a {right} on a {background} background",
@@ -123,6 +125,53 @@ _PAIRS: Final = {
         "两个图形：{left}与{right}，{background}背景",
     ),
 }
+
+
+_CONTINUATIONS: Final = {
+    "en": (
+        "it {does}",
+        "it is {doing}",
+        "now it {does}",
+        "the {thing} {does}",
+        "the {thing} is {doing}",
+        "the {thing} keeps {doing}",
+        "a {thing} {does}",
+        "a {thing} that is {doing}",
+    ),
+    "zh": (
+        "它{doing}",
+        "它正在{doing}",
+        "让它{doing}",
+        "{thing}{doing}",
+        "这个{thing}{doing}",
+        "{thing}正在{doing}",
+        "让{thing}{doing}",
+    ),
+}
+
+
+def describe_continuation(scene: Scene, language: str, rng: np.random.Generator) -> Caption:
+    """A random caption of what happens after a first frame that is given: half of them leave out what it shows."""
+    if isinstance(scene, Landscape) or scene.motion is None or rng.random() < 0.5:
+        return describe(scene, language, rng)
+    english = language == "en"
+    noun, labels = str(rng.choice(_NOUNS[language])), {"family": "shape", "motion": scene.motion}
+    if rng.random() < 0.6:
+        noun = str(rng.choice(SHAPE_WORDS[language][scene.things[0].shape]))
+        labels["shape"] = scene.things[0].shape
+    if is_coloured := rng.random() < 0.5:
+        colour = _colour(scene.things[0].colour, language, rng)
+        noun = f"{colour} {noun}" if english else f"{colour}{noun}"
+    sentence = str(rng.choice(_CONTINUATIONS[language]))
+    if "{thing}" not in sentence:
+        labels.pop("shape", None)
+    elif is_coloured:
+        labels["colour"] = scene.things[0].colour
+    if english:
+        doing, does = str(rng.choice(PARTICIPLES[scene.motion])), str(rng.choice(VERBS[scene.motion]))
+    else:
+        doing = does = str(rng.choice(CHINESE_VERBS[scene.motion]))
+    return Caption(_finish(sentence.format(thing=noun, doing=doing, does=does), language, rng), language, labels)
 
 
 def describe(scene: Scene, language: str, rng: np.random.Generator) -> Caption:
@@ -188,7 +237,7 @@ def _describe_part(scene: ShapeScene, language: str, rng: np.random.Generator, n
             colour, labels["colour"] = _colour(thing.colour, language, rng), thing.colour
         if only > 0.35:
             shape, labels["shape"] = str(rng.choice(SHAPE_WORDS[language][thing.shape])), thing.shape
-    noun = shape or str(rng.choice(("shape", "thing", "object") if english else ("图形", "东西", "物体")))
+    noun = shape or str(rng.choice(_NOUNS[language]))
     if english:
         text = f"a {colour} {noun}" if colour else f"a {noun}"
     else:

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-SHAPES: Final = ("circle", "ring", "bar")
+SHAPES: Final = ("circle", "ring", "bar", "square")
 
 
 MOTIONS: Final = ("left", "right", "up", "down", "growing")
 
 
-COLOURS: Final = ("red", "yellow", "green", "blue", "purple", "white")
+COLOURS: Final = ("red", "yellow", "green", "blue", "purple", "white", "black", "grey")
 
 
-BACKGROUNDS: Final = ("black", "white", "grey", "blue", "green", "yellow")
+BACKGROUNDS: Final = COLOURS
 
 
 SIZES: Final = {"small": 0.20, "medium": 0.27, "large": 0.33}
@@ -37,6 +37,8 @@ class ShapeScene:
     motion: str | None
     jitter: tuple[float, float, float]
     """Shift along x, along y, and of the motion's phase, each in -1 … 1."""
+    start: tuple[float, float] | None = None
+    """The centre in the first frame, as fractions of width and height; None: where such a motion usually begins."""
 
 
 HOURS: Final = ("day", "sunset", "night")

@@ -15,17 +15,19 @@ SHAPE_WORDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "circle": ("circle", "circle", "disc", "ball"),
         "ring": ("ring", "ring", "hoop"),
         "bar": ("bar", "bar", "rod", "stick"),
+        "square": ("square", "square", "box"),
     },
     "zh": {
         "circle": ("圆形", "圆盘", "圆球"),
         "ring": ("圆环", "环形", "环"),
         "bar": ("长条", "长棍", "棍子"),
+        "square": ("正方形", "方块", "方形"),
     },
 }
 
 
 COLOUR_WORDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
-    "en": {name: (name,) for name in (*COLOURS, "black")} | {"grey": ("grey", "gray")},
+    "en": {name: (name,) for name in COLOURS} | {"grey": ("grey", "gray")},
     "zh": {
         "red": ("红色", "红色", "红"),
         "yellow": ("黄色", "黄色", "黄"),

@@ -119,8 +119,8 @@ def choose_devices(settings: Settings) -> list[str]:
         return find_devices("cpu" if settings.device == "auto" else settings.device, otherwise="Leave out --device.")
     return find_devices(
         settings.device,
-        otherwise="To try the server without one, run `paddock serve --demo`. To run the real weights on the CPU, which "
-        "is very slow, run `paddock serve --device cpu`.",
+        otherwise="To try the server without one, run `paddock serve --demo`. To run the real weights on the CPU, "
+        "which is very slow, run `paddock serve --device cpu`.",
     )
 
 
