@@ -73,6 +73,7 @@ class Generation:
       any attempt (`server.core.retry`).
     - `event_number` numbers the tenant's generations that succeeded or failed, from 1 in the order of their commits.
     - `warnings` are sentences about what was not done as requested.
+    - `awaited_input` is set until its image has been fetched: the URL of it. Until then it cannot be claimed.
     - `deferred_behind` is set while it waits at the end of the queue: the `seq` of the youngest generation when it was
       moved there. It is taken once no generation up to that one waits any more.
     """
@@ -104,6 +105,7 @@ class Generation:
     furthest: float = 0.0
     deferred_behind: int | None = None
     event_number: int | None = None
+    awaited_input: str | None = None
     warnings: tuple[str, ...] = ()
     seq: int = 0
 

@@ -96,6 +96,7 @@ class SecuritySettings(BaseModel):
         default=(), description="be host names without scheme, port, wildcard or path"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    fetch_urls: Literal["public", "off"] = "public"
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
         default=(ip_network("127.0.0.1"), ip_network("::1")),
         description="be IP addresses or networks, such as 10.0.0.5 or 172.30.83.0/24",

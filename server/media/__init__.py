@@ -1,1 +1,1 @@
-"""Reads images and large bodies of requests, in child processes with limits of time and memory."""
+"""Reads images and large bodies of requests, in child processes with limits, and fetches images by their URLs."""

@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from pipelines.stages.conditioning.images import image_digest
-from server.media.limits import RefusedInputError, run
+from server.media.limits import IMAGE_BYTES, RefusedInputError, run
+from server.media.references import MAX_CHARS, is_reference
 
-MAX_BYTES = 20 * 2**20
+MAX_BYTES = IMAGE_BYTES
 """Limit of a file, decoded from base64."""
 
 MAX_PIXELS = 64_000_000
@@ -29,7 +30,6 @@ BACKGROUND = (255, 255, 255)
 """Transparent parts are shown on this colour."""
 
 _DATA_URL = re.compile(rb"\s*data:([^,]{0,200}),", re.IGNORECASE)
-_ADDRESS = re.compile(rb"\s*(https?|ftp|file|blob|upload):", re.IGNORECASE)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_\s-]*+={0,2}\s*+")
 _COMPRESSION = 1
 
@@ -49,8 +49,8 @@ def decode(content: bytes) -> tuple[Image.Image, list[str]]:
 
 def _file(content: bytes) -> bytes:
     """Return the bytes of an image file from what a client sent."""
-    if _ADDRESS.match(content):
-        raise RefusedInputError("must be the image itself, in base64 or as a data URL: addresses are not fetched")
+    if is_reference(content[:MAX_CHARS].decode("latin-1")):
+        raise RefusedInputError(f"must be an image, or a URL of at most {MAX_CHARS} characters")
     if match := _DATA_URL.match(content):
         if not match[1].lower().endswith(b";base64"):
             raise RefusedInputError("must be in base64 if it is a data URL: data:image/png;base64,…")

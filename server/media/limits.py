@@ -17,6 +17,9 @@ CPU_SECONDS = 30
 FILE_BYTES = 2**28
 DESCRIPTORS = 64
 
+IMAGE_BYTES = 20 * 2**20
+"""Limit of the file of an image."""
+
 REFUSED = 3
 """The exit status of a child that explains in `sentence` why it refuses its input."""
 

@@ -128,7 +128,16 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         )
         dispatcher = Dispatcher(store, files, retention, broker, catalogue, engines, options)
         app.state.service = service = Service(
-            settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, retention, files.inputs
+            settings,
+            catalogue,
+            store.submissions,
+            store.history,
+            dispatcher,
+            broker,
+            disk,
+            retention,
+            files.inputs,
+            store.awaited_inputs,
         )
         watching = asyncio.create_task(authenticator.watch(broker.dismiss))
         stack.callback(watching.cancel)
@@ -141,6 +150,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             stack.callback(warming.cancel)
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
+        service.start()
         stack.push_async_callback(service.suspend)
         stack.callback(service.begin_closing)
         if settings.preload:

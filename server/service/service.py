@@ -24,8 +24,10 @@ from server.core.errors import (
 from server.core.events import Broker, Event, Live
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
+from server.media.fetch.download import Downloader
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
 from server.service.event_stream import EventStream, Position
+from server.service.input_fetcher import InputFetcher
 from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.record_limits import RecordLimits
 from server.service.requests import parameters
@@ -43,6 +45,7 @@ from server.storage.db.records import (
     SearchesBusyError,
     StatementTimeoutError,
 )
+from server.storage.db.statements.awaited_inputs import AwaitedInputs
 from server.storage.db.statements.history import History
 from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
@@ -66,6 +69,8 @@ class Service:
         disk: Disk,
         retention: Retention,
         inputs: Inputs,
+        awaited_inputs: AwaitedInputs,
+        downloader: Downloader | None = None,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
@@ -77,8 +82,10 @@ class Service:
         self._disk = disk
         self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
-        self._builder = GenerationBuilder(
-            settings, InputImages(inputs), submissions.server, shares=submissions.is_shared
+        images = InputImages(inputs)
+        self._builder = GenerationBuilder(settings, images, submissions.server, shares=submissions.is_shared)
+        self._fetcher = InputFetcher(
+            awaited_inputs, images, self._builder, catalogue, broker, scheduler.wake, settings, downloader
         )
         self._limits = RecordLimits(settings)
         broker.observe(self._limits.note)
@@ -86,9 +93,15 @@ class Service:
         self._is_closing = False
         self._on_closing: set[Callable[[], None]] = set()
 
+    def start(self) -> None:
+        """Begin to fetch the images that generations await, also those recorded before a restart."""
+        if not self._submissions.is_shared:
+            self._fetcher.start()
+
     def begin_closing(self) -> None:
         """Refuse new work, and end all waits."""
         self._is_closing = True
+        self._fetcher.stop()
         for callback in [*self._on_closing]:
             callback()
         self._waiting.begin_closing()
@@ -173,6 +186,7 @@ class Service:
                 self._limits.take_back(new)
         if is_new:
             self._scheduler.wake()
+            self._fetcher.wake()
             for generation in recorded:
                 if generation.is_terminal:
                     self._broker.publish(Event(generation))

@@ -14,6 +14,7 @@ from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker, Event
 from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
+from server.media.fetch.download import Downloader
 from server.runtime.app import build_retention
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.service import Service
@@ -71,7 +72,13 @@ async def eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngine, **changes: Any) -> Inside:
+def build(
+    folder: Path,
+    executors: int = 1,
+    engine: type[FakeEngine] = FakeEngine,
+    downloader: Downloader | None = None,
+    **changes: Any,
+) -> Inside:
     """Parts on a data directory; nothing runs yet."""
     settings = Settings(data_dir=folder, **{"max_queued": 50, **changes})
     folder.mkdir(exist_ok=True)
@@ -90,7 +97,17 @@ def build(folder: Path, executors: int = 1, engine: type[FakeEngine] = FakeEngin
     )
     dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
     service = Service(
-        settings, catalogue, store.submissions, store.history, dispatcher, broker, disk, kept, files.inputs
+        settings,
+        catalogue,
+        store.submissions,
+        store.history,
+        dispatcher,
+        broker,
+        disk,
+        kept,
+        files.inputs,
+        store.awaited_inputs,
+        downloader,
     )
     return Inside(folder, settings, store, folders, files, broker, engines, dispatcher, service)
 

@@ -10,7 +10,7 @@ class RequestBody:
     """The JSON object of a request: `content` is empty before it is read, and after `close`.
 
     `inputs` are the files of its inputs, by the names of their parameters: as they were sent, or their base64. In
-    `content` each of these has a text instead that differs from that of any other file.
+    `content` each of these has a text instead that differs from that of any other file, and is no URL.
     """
 
     def __init__(self) -> None:

@@ -20,6 +20,7 @@ from server.api.bodies.json_body import parse_object
 from server.core.errors import InvalidParamsError, PayloadTooLargeError
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
+from server.media.references import MAX_CHARS, is_reference
 from server.service.requests.echo import TARGETS
 from server.service.requests.inputs import IMAGE
 
@@ -95,13 +96,34 @@ async def split_large(body: RequestBody, path: Path, max_body_bytes: int) -> byt
 
 
 async def note_inputs(body: RequestBody) -> None:
-    """Move inputs in the JSON to files, and leave a digest of each file in their place."""
+    """Move inputs in the JSON to files, and leave a digest of each file in their place.
+
+    What names an input instead, such as a URL, stays in the JSON, also if it came in a file.
+    """
     for name in INPUTS:
-        if isinstance(value := body.content.get(name), str):
+        if isinstance(value := body.content.get(name), str) and not _is_reference(value):
             body.inputs[name] = body.folder / name
             await asyncio.to_thread(body.inputs[name].write_text, value, encoding="utf-8", errors="replace")
-    for name, path in body.inputs.items():
-        body.content[name] = f"sha256:{await asyncio.to_thread(_digest, path)}"
+    for name, path in [*body.inputs.items()]:
+        if (reference := await asyncio.to_thread(_reference_in, path)) is not None:
+            body.content[name] = reference
+            del body.inputs[name]
+        else:
+            body.content[name] = f"sha256:{await asyncio.to_thread(_digest, path)}"
+
+
+def _is_reference(text: str) -> bool:
+    return len(text) <= MAX_CHARS and is_reference(text)
+
+
+def _reference_in(path: Path) -> str | None:
+    if path.stat().st_size > 4 * MAX_CHARS:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
+    return text if _is_reference(text) else None
 
 
 def _digest(path: Path) -> str:

@@ -90,7 +90,13 @@ class Row(TypedDict):
         Field(description="What was not done as requested, such as the end of a prompt that is too long for the model"),
     ]
     input_image: NotRequired[
-        Annotated[str, Field(description="Signed URL of the image that the video begins with, if there is one")]
+        Annotated[
+            str,
+            Field(
+                description="Signed URL of the image that the video begins with, if there is one. Until it has been "
+                "fetched, the URL that the request named"
+            ),
+        ]
     ]
 
 

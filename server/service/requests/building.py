@@ -15,6 +15,7 @@ from server.core.settings import Settings
 from server.service.loras import AvailableLora
 from server.service.requests import echo, parameters
 from server.service.requests.inputs import IMAGE, InputImage, InputImages
+from server.service.requests.urls import checked_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class GenerationBuilder:
         self._shares = shares
 
     async def build(self, request: Request) -> list[Generation]:
-        """Build the generations of a request, and keep its image.
+        """Build the generations of a request, and keep its image. They await an image that has to be fetched.
 
         On the sync route invalid parameters raise InvalidParamsError; on the queue they give generations that have
         failed with the same sentence. Raises InvalidParamsError for the number of them, and UnavailableError.
@@ -61,31 +62,48 @@ class GenerationBuilder:
         has_pipeline = family_of(entry.model.pipeline_class).image_pipeline is not None
         return has_pipeline and "image" in entry.api.input and not self._settings.demo
 
-    async def _image(self, request: Request) -> InputImage | None:
-        """Check and keep the image of a request. What takes less time is checked first."""
+    def complete(self, entry: CatalogueEntry, generation: Generation, image: InputImage) -> Generation:
+        """A generation that awaited its image, with the image."""
+        assert generation.params is not None, "a generation without valid parameters awaits nothing"
+        return replace(
+            generation,
+            params=parameters.with_image(entry, generation.parameters, generation.params, image),
+            warnings=generation.warnings + image.warnings,
+            awaited_input=None,
+        )
+
+    async def _image(self, request: Request) -> InputImage | str | None:
+        """Check and keep the image of a request, or check its URL. What takes less time is checked first."""
         if echo.is_absent(given := request.body.get(IMAGE)) or given is False:
             return None
         if not self.takes_image(request.entry):
             raise InvalidParamsError(f"{IMAGE} is not supported by {request.entry.id}")
-        if IMAGE not in request.inputs:
-            raise InvalidParamsError(f"{IMAGE} must be a string: an image in base64, or a data URL")
+        if not isinstance(given, str):
+            raise InvalidParamsError(f"{IMAGE} must be a string: an image in base64, a data URL or a URL")
         if self._shares:
             raise InvalidParamsError(f"{IMAGE} is not supported by servers that share their database yet")
         self._params(request, request.body, None)
-        return await self._images.keep(request.tenant, request.inputs)
+        if IMAGE in request.inputs:
+            return await self._images.keep(request.tenant, request.inputs)
+        return checked_url(given, self._settings)
 
     def _generation(
-        self, request: Request, body: parameters.Body, kept: Mapping[str, object], image: InputImage | None
+        self, request: Request, body: parameters.Body, kept: Mapping[str, object], image: InputImage | str | None
     ) -> Generation:
         generation = self._new(request, body, kept)
+        known = image if isinstance(image, InputImage) else None
         try:
-            params = self._params(request, body, image)
+            params = self._params(request, body, known)
         except InvalidParamsError as error:
             if request.origin is Origin.SYNC:
                 raise
             return self._failed(generation, error)
-        warnings = generation.warnings + (() if image is None else image.warnings)
-        return replace(generation, params=params, warnings=warnings)
+        if isinstance(image, str):
+            # kept whatever else of the request is not: the size is decided by them when the image is known
+            needed = {name: body[name] for name in parameters.SIZES if not echo.is_absent(body.get(name))}
+            shown = {**generation.parameters, **needed, IMAGE: image}
+            return replace(generation, params=params, parameters=shown, awaited_input=image)
+        return replace(generation, params=params, warnings=generation.warnings + (known.warnings if known else ()))
 
     def _params(self, request: Request, body: parameters.Body, image: InputImage | None) -> VideoParams:
         settings = self._settings

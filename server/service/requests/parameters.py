@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -17,6 +18,9 @@ from server.service.requests.sizes import SIDES, frames_of, sides_of, sides_of_i
 
 Body = Mapping[str, Any]
 V = TypeVar("V", bound=StrEnum)
+
+SIZES = (*SIDES, "aspect_ratio", "resolution")
+"""The parameters that `with_image` reads."""
 
 RESPONSE_FORMATS = ("url", "b64_json")
 _UPSTREAM = "Getting model response error: 422 - Value error, "
@@ -76,6 +80,16 @@ def resolve(
         loras=choose_loras(given.get("loras", []), entry.id, loras or {}),
         image=None if image is None else image.digest,
     )
+
+
+def with_image(entry: CatalogueEntry, body: Body, params: VideoParams, image: InputImage) -> VideoParams:
+    """The parameters that a body resolves to with an image, from those that it resolved to without one."""
+    given = {name: value for name, value in body.items() if not is_absent(value)}
+    sides: dict[str, int] = {name: getattr(params, name) for name in SIDES if name in given}
+    if len(sides) == len(SIDES) or "aspect_ratio" in given:
+        return replace(params, image=image.digest)
+    chosen = sides_of_image(entry, given, sides, (image.width, image.height))
+    return replace(params, image=image.digest, width=chosen["width"], height=chosen["height"])
 
 
 def _one_of(kind: type[V], name: str, given: Body) -> V | None:

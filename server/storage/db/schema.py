@@ -100,6 +100,7 @@ generations = Table(
     Column("deferred_behind", Integer),
     Column("warnings", JSON),
     Column("event_number", Integer),
+    Column("awaited_input", _Text),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
@@ -195,15 +196,21 @@ Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO
 # is not the status itself: PostgreSQL would then not look rows up by it, and SQLite would prefer an index by status
 # alone.
 _IS_ACTIVE = generations.c.completed_at.is_(None)
-_deferred_behind = generations.c.deferred_behind
-_IN_TURN, _DEFERRED = and_(_IS_ACTIVE, _deferred_behind.is_(None)), and_(_IS_ACTIVE, _deferred_behind.is_not(None))
-IS_QUEUED = and_(generations.c.status == "queued", _IS_ACTIVE)
-IS_IN_TURN = and_(IS_QUEUED, _deferred_behind.is_(None))
+_deferred_behind, _awaited_input = generations.c.deferred_behind, generations.c.awaited_input
+_IN_TURN = and_(_IS_ACTIVE, _deferred_behind.is_(None), _awaited_input.is_(None))
+_DEFERRED = and_(_IS_ACTIVE, _deferred_behind.is_not(None))
+_AWAITING = and_(_IS_ACTIVE, _awaited_input.is_not(None))
+_IS_QUEUED = and_(generations.c.status == "queued", _IS_ACTIVE)
+IS_CLAIMABLE = and_(_IS_QUEUED, _awaited_input.is_(None))
+IS_IN_TURN = and_(IS_CLAIMABLE, _deferred_behind.is_(None))
 """It waits, and not at the end of the queue."""
-IS_DEFERRED = and_(IS_QUEUED, _deferred_behind.is_not(None))
+IS_DEFERRED = and_(IS_CLAIMABLE, _deferred_behind.is_not(None))
 """It waits at the end of the queue."""
+IS_AWAITING = and_(_IS_QUEUED, _awaited_input.is_not(None))
+"""It waits, and its input has to be fetched before it may be claimed."""
 WAS_CLAIMED = generations.c.attempt > literal_column("0")
-# what each tenant has waiting, of all models, of each, and of each variant; what waits at the end; what was taken
+# what each tenant has waiting, of all models, of each, and of each variant; what waits at the end, or for its input;
+# what was taken
 _rows = generations.c
 Index("queue_by_tenant", _rows.status, _rows.tenant, _rows.seq, sqlite_where=_IN_TURN, postgresql_where=_IN_TURN)
 Index(
@@ -219,4 +226,5 @@ Index(
     postgresql_where=_IN_TURN,
 )
 Index("queue_deferred", _rows.deferred_behind, _rows.seq, sqlite_where=_DEFERRED, postgresql_where=_DEFERRED)
+Index("queue_awaiting", _rows.seq, sqlite_where=_AWAITING, postgresql_where=_AWAITING)
 Index("claims_by_tenant", _rows.tenant, _rows.seq, sqlite_where=WAS_CLAIMED, postgresql_where=WAS_CLAIMED)

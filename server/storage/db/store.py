@@ -6,6 +6,7 @@ from sqlalchemy import Engine
 
 from server.storage.db.session import Clock, Session
 from server.storage.db.statements.attempts import Attempts
+from server.storage.db.statements.awaited_inputs import AwaitedInputs
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.statements.history import History
 from server.storage.db.statements.submissions import Submissions
@@ -27,6 +28,7 @@ class Store:
         self.attempts = Attempts(self._session, max_overtakes)
         self.history = History(self._session, max_overtakes)
         self.expiry = Expiry(self._session)
+        self.awaited_inputs = AwaitedInputs(self._session)
 
     @property
     def is_shared(self) -> bool:

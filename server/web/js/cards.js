@@ -1,6 +1,6 @@
 /** A generation as a card: how it is doing while it runs, then its video, and what can be done with it. */
 
-import { ownAddress, picture } from "./api.js";
+import { inputImage, ownAddress, picture } from "./api.js";
 import { h, say } from "./dom.js";
 import { isActive } from "./generations.js";
 import { facts, settingsOf } from "./settings.js";
@@ -73,8 +73,9 @@ export class Card {
     this.warnings.hidden = !row.warnings?.length;
     say(this.prompt, row.prompt ?? "");
     this.element.setAttribute("aria-label", row.prompt ?? "");
-    if (row.input_image && this.image.hidden) {
-      this.image.src = ownAddress(row.input_image);
+    const image = inputImage(row);
+    if (image && this.image.hidden) {
+      this.image.src = image;
       this.image.hidden = false;
     }
     const words = facts(row, schema);

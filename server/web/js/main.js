@@ -1,6 +1,6 @@
 /** The Workbench: puts the parts together. */
 
-import { key, ownAddress, request, stored, whenKeyIsNeeded } from "./api.js";
+import { inputImage, key, ownAddress, request, stored, whenKeyIsNeeded } from "./api.js";
 import { ApiTab } from "./apitab.js";
 import { CardList } from "./cardlist.js";
 import { Compare } from "./compare.js";
@@ -211,12 +211,13 @@ class Workbench {
         this.#fill(settingsOf(row, this.model.request_schema));
         this.open("create");
         $("field-prompt").focus();
-        await this.image.fetch(row.input_image ? ownAddress(row.input_image) : null);
+        await this.image.fetch(inputImage(row));
       }),
       again: told(async (row) => {
         const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row.model_name));
         this.open("create");
-        const image = row.input_image && { input_image: await dataUrlOf(ownAddress(row.input_image)) };
+        const own = inputImage(row);
+        const image = row.input_image && { input_image: own ? await dataUrlOf(own) : row.input_image };
         await this.#submit({ model: row.model_name, ...settings, ...image });
       }),
       takesImage: (id) => this.#takesImage(id),

@@ -200,7 +200,7 @@ def bomb(width: int, height: int) -> bytes:
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
 NO_IMAGE = "must be a JPEG, PNG, WebP, BMP or GIF file"
-AN_ADDRESS = "must be the image itself, in base64 or as a data URL: addresses are not fetched"
+A_URL = "must be an image, or a URL of at most 4096 characters"
 DAMAGED = "is damaged or not complete"
 
 
@@ -217,9 +217,9 @@ DAMAGED = "is damaged or not complete"
         (b"data:image/svg+xml;base64," + base64.b64encode(SVG), NO_IMAGE),
         (b"data:image/svg+xml," + SVG, "must be in base64 if it is a data URL: data:image/png;base64,…"),
         (b"%PDF-1.7\n" + encoded(halves()), NO_IMAGE),
-        (b"https://example.com/ox.png", AN_ADDRESS),
-        (b" HTTP://169.254.169.254/latest", AN_ADDRESS),
-        (b"file:///etc/passwd", AN_ADDRESS),
+        (b"https://example.com/ox.png", A_URL),
+        (b" HTTP://169.254.169.254/latest", A_URL),
+        (b"file:///etc/passwd", A_URL),
         (b"", NO_IMAGE),
         (b"data:image/png;base64,", NO_IMAGE),
         (b"data:image/png;base64,!!!", "is not valid base64"),

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from server.core.fair_queue import Weights
 from server.core.generation import Generation, Outcome, Status
 from server.core.retry import NextStep, RetryDecision
-from server.storage.db.schema import IS_QUEUED, attempts, generations
+from server.storage.db.schema import IS_CLAIMABLE, attempts, generations
 from server.storage.db.session import Repository, Session, in_thread
 from server.storage.db.statements import fair_queue
 from server.storage.db.statements.rows import from_row
@@ -64,7 +64,7 @@ class Attempts(Repository):
         row = (
             tx.execute(
                 update(generations)
-                .where(generations.c.seq == seq, IS_QUEUED)
+                .where(generations.c.seq == seq, IS_CLAIMABLE)
                 .values(
                     status=Status.PROCESSING,
                     owner=owner,

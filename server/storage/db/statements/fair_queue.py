@@ -5,7 +5,7 @@ A claim does not read the whole queue. A place does, where several models or var
 Statements are built once, at the end of this module: building one takes longer than executing it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 
 from sqlalchemy import (
     ColumnElement,
@@ -24,7 +24,7 @@ from sqlalchemy.sql.selectable import CTE
 
 from server.core.fair_queue import Deferred, FairQueue, Taken, Turn, Waiting, Weights, place, predicted_order
 from server.core.generation import Status
-from server.storage.db.schema import IS_DEFERRED, IS_IN_TURN, WAS_CLAIMED, generations, turns
+from server.storage.db.schema import IS_AWAITING, IS_DEFERRED, IS_IN_TURN, WAS_CLAIMED, generations, turns
 
 
 def next_taken(tx: Connection, holding: Weights | None, max_overtakes: int) -> Taken | None:
@@ -51,9 +51,26 @@ def give_back(tx: Connection, tenant: str) -> None:
 
 
 def places(
-    tx: Connection, tenant: str, wanted: Collection[int], holding: Sequence[Weights | None], max_overtakes: int
+    tx: Connection, tenant: str, wanted: Set[int], holding: Sequence[Weights | None], max_overtakes: int
 ) -> dict[int, int]:
-    """The places (1 is next) of a tenant's queued generations, by their numbers, given what each device holds."""
+    """The places (1 is next) of a tenant's queued generations, by their numbers, given what each device holds.
+
+    Those that await an input come after all others: nobody knows when they may be claimed.
+    """
+    awaiting = list(tx.scalars(_AWAITING))
+    found: dict[int, int] = {}
+    if not wanted.isdisjoint(awaiting):
+        ready = tx.scalar(_READY) or 0
+        found = {seq: at for at, seq in enumerate(awaiting, ready + 1) if seq in wanted}
+    wanted = wanted - found.keys()
+    if wanted:
+        found |= _places_in_turn(tx, tenant, wanted, holding, max_overtakes)
+    return found
+
+
+def _places_in_turn(
+    tx: Connection, tenant: str, wanted: Set[int], holding: Sequence[Weights | None], max_overtakes: int
+) -> dict[int, int]:
     first_model, last_model, first_variant, last_variant = tx.execute(_RANGE).one()
     is_alike = (first_model, first_variant) == (last_model, last_variant)
     deferred = _deferred(tx)
@@ -168,6 +185,10 @@ _DEFERRED = (
     select(generations.c.deferred_behind, _seq, _tenant, _model, _variant)
     .where(IS_DEFERRED)
     .order_by(generations.c.deferred_behind, _seq)
+)
+_AWAITING = select(_seq).where(IS_AWAITING).order_by(_seq)
+_READY = select(
+    select(func.count()).where(IS_IN_TURN).scalar_subquery() + select(func.count()).where(IS_DEFERRED).scalar_subquery()
 )
 _BETWEEN = select(_seq).where(_own, _seq.between(bindparam("first"), bindparam("last"))).order_by(_seq)
 _HEADS, _STARTED, _TURNS = _select_heads(), _select_started(), select(turns)

@@ -231,7 +231,7 @@ class History(Repository):
         return sorted(tx.scalars(wanted), reverse=True)
 
 
-_CONTENT = ("parameters", "params", "fingerprint", "warnings")
+_CONTENT = ("parameters", "params", "fingerprint", "warnings", "awaited_input")
 _SUMMARY = [column for column in generations.c if column.name not in _CONTENT]
 _BATCH = (
     select(

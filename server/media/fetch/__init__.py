@@ -1,0 +1,1 @@
+"""Fetches images by URLs that clients choose, from public addresses only."""

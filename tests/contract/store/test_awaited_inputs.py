@@ -1,0 +1,125 @@
+"""Generations that await an image: queued, but not claimed before it is there."""
+
+from dataclasses import replace
+
+import pytest
+
+from server.core.generation import Generation, Status
+from server.storage.db.records import QueueLimitError, QueueLimits
+from server.storage.db.schema import generations
+from tests.contract.store.examples import PARAMS, Clock, new, positions, queued, read
+from tests.support.records import StandaloneStore as Store
+
+URL = "https://images.example/ox.png"
+DIGEST = "a" * 64
+
+
+async def awaiting(store: Store, count: int = 1, **changes: object) -> list[Generation]:
+    return await queued(store, count, **{"awaited_input": URL, **changes})
+
+
+def complete(generation: Generation) -> Generation:
+    return replace(
+        generation, params=replace(PARAMS, image=DIGEST, width=32), warnings=("changed",), awaited_input=None
+    )
+
+
+async def test_what_awaits_an_image_is_claimed_only_once_it_is_there(store: Store) -> None:
+    (first,) = await awaiting(store)
+    (second,) = await queued(store)
+
+    assert (await read(store, first.id)).awaited_input == URL
+    next_one = await store.attempts.next(None)
+    assert next_one is not None
+    assert next_one.id == second.id
+    claimed = await store.attempts.claim("me", 60)
+    assert claimed is not None
+    assert claimed.id == second.id
+    assert await store.attempts.claim("me", 60) is None
+
+    assert await store.awaited_inputs.arrived([complete(first)]) == [first.id]
+
+    now = await read(store, first.id)
+    assert replace(now, seq=0) == complete(first)
+    with store.engine.connect() as connection:
+        assert DIGEST in connection.scalars(generations.select().with_only_columns(generations.c.image)).all()
+    claimed = await store.attempts.claim("me", 60)
+    assert claimed is not None
+    assert claimed.id == first.id
+
+
+async def test_they_are_found_in_their_order_with_what_they_await(store: Store) -> None:
+    (first,) = await awaiting(store)
+    await queued(store)
+    (second,) = await awaiting(store, tenant="you", awaited_input="https://other.example/")
+
+    assert await store.awaited_inputs.awaited() == [
+        ("", URL, first.id),
+        ("you", "https://other.example/", second.id),
+    ]
+    found = await store.awaited_inputs.awaiting([second.id, first.id, "none"])
+    assert [each.id for each in found] == [first.id, second.id]
+
+
+async def test_their_places_are_behind_all_that_may_be_claimed(store: Store) -> None:
+    await awaiting(store, tenant="a")
+    await queued(store, 2, tenant="b")
+    await awaiting(store, tenant="b")
+    await queued(store, 1, tenant="a")
+    await queued(store, 1, tenant="c", model="other")
+
+    for holding in ([None], ["other"]):
+        assert [seq for _, seq in sorted((await positions(store, "abc", holding)).items())][-2:] == [1, 4]
+
+
+async def test_a_tenant_with_nothing_else_has_a_place(store: Store) -> None:
+    (generation,) = await awaiting(store)
+
+    placed = await store.history.get(generation.id, "")
+
+    assert placed is not None
+    assert placed.queue_position == 1
+
+
+async def test_they_count_in_the_limits_of_the_queue(store: Store) -> None:
+    await awaiting(store, 2)
+
+    with pytest.raises(QueueLimitError):
+        await store.submissions.insert([new()], QueueLimits(2))
+
+
+async def test_a_cancelled_one_awaits_nothing(store: Store) -> None:
+    first, second = await awaiting(store, 2)
+    assert await store.submissions.cancel(first.id, "") is not None
+
+    assert [id_ for _, _, id_ in await store.awaited_inputs.awaited()] == [second.id]
+    assert await store.awaited_inputs.awaiting([first.id]) == []
+    assert await store.awaited_inputs.arrived([complete(first), complete(second)]) == [second.id]
+    assert await store.awaited_inputs.failed("", [first.id], "no") == []
+    assert (await read(store, first.id)).status is Status.CANCELLED
+    assert await store.awaited_inputs.arrived([complete(second)]) == []
+
+
+async def test_failures_are_numbered_like_other_completions(store: Store, clock: Clock) -> None:
+    first, second, third = await awaiting(store, 3, tenant="me")
+    await store.submissions.cancel(second.id, "me")
+    clock.now += 5
+
+    failed = await store.awaited_inputs.failed("me", [third.id, second.id, first.id], "input_image is gone.")
+
+    assert [(each.id, each.event_number, each.error_message) for each in failed] == [
+        (first.id, 1, "input_image is gone."),
+        (third.id, 2, "input_image is gone."),
+    ]
+    assert {each.status for each in failed} == {Status.FAILED}
+    assert {each.completed_at for each in failed} == {clock.now}
+    assert await store.attempts.claim("me", 60) is None
+    assert await store.awaited_inputs.awaited() == []
+    assert [each.id for each in await store.history.completed_after(0, "me")] == [first.id, third.id]
+
+
+async def test_sync_ones_are_cancelled_at_a_start_as_others_are(store: Store) -> None:
+    (generation,) = await awaiting(store, origin="sync", accepted_by="me")
+
+    assert await store.submissions.cancel_waiting_sync() == 1
+    assert (await read(store, generation.id)).status is Status.CANCELLED

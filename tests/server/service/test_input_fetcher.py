@@ -1,0 +1,295 @@
+"""Images that a request names by their URLs: fetched after it is recorded, and before it is claimed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.core.errors import InvalidParamsError, QueueFullError
+from server.core.generation import Generation, Origin, Status
+from server.media.fetch.download import Downloader, TemporaryError
+from server.service import input_fetcher as module
+from tests.contract.test_image_input import drawn, encoded
+from tests.server.conftest import Inside, build, eventually, listen
+from tests.support.image_host import PUBLIC, ImageHost, Internet, content, held, image_host, status
+from tests.support.models.serving import TI2V
+
+URL = "http://images.example/ox.png"
+NO_SIZE: dict[str, Any] = {"width": None, "height": None}
+
+
+@pytest.fixture
+def host() -> Iterator[ImageHost]:
+    with image_host() as host:
+        host.answers["/ox.png"] = content(encoded(drawn((60, 30))))
+        yield host
+
+
+@asynccontextmanager
+async def running(folder: Path, host: ImageHost, **settings: Any) -> AsyncIterator[Inside]:
+    """The parts of a server that reaches the host, running."""
+    internet = Internet({PUBLIC: host.port}, {"images.example": [[PUBLIC]]})
+    inside = build(folder, downloader=Downloader(internet.resolve, internet), **settings)
+    listening = asyncio.create_task(listen(inside))
+    await inside.dispatcher.start()
+    inside.service.start()
+    try:
+        yield inside
+    finally:
+        inside.service.begin_closing()
+        await inside.dispatcher.stop()
+        await listening
+        inside.store.close()
+
+
+@pytest.fixture
+async def inside(tmp_path: Path, host: ImageHost) -> AsyncIterator[Inside]:
+    async with running(tmp_path / "data", host) as inside:
+        yield inside
+
+
+async def enqueue(inside: Inside, url: Any = URL, count: int = 1, **changes: Any) -> list[Generation]:
+    return await inside.enqueue(count, model=TI2V, **{"input_image": url, **changes})
+
+
+async def until_asked(host: ImageHost) -> None:
+    await eventually(lambda: host.paths)
+
+
+async def test_the_image_is_fetched_before_the_claim_and_decides_the_size(inside: Inside, host: ImageHost) -> None:
+    host.answers["/ox.png"] = held(host, host.answers["/ox.png"])
+    (recorded,) = await enqueue(inside, **NO_SIZE)
+    await until_asked(host)
+
+    placed = await inside.service.get("", recorded.id)
+    assert (placed.generation.status, placed.queue_position) == (Status.QUEUED, 1)
+    assert placed.generation.parameters["input_image"] == URL
+    assert inside.engine.runs == []
+    # others do not wait for it
+    (other,) = await inside.enqueue()
+    await inside.until(other, Status.SUCCEEDED)
+    host.may_go_on.set()
+
+    done = await inside.until(recorded)
+
+    assert done.status is Status.SUCCEEDED, done.error_message
+    assert done.params is not None
+    assert done.params.image is not None
+    assert done.params.width == 2 * done.params.height
+    assert inside.engine.runs[-1].image is not None
+    assert done.awaited_input is None
+
+
+async def test_sizes_are_those_of_a_request_that_brings_the_image(
+    inside: Inside, host: ImageHost, tmp_path: Path
+) -> None:
+    path = tmp_path / "ox.png"
+    await asyncio.to_thread(path.write_bytes, encoded(drawn((60, 30))))
+    cases: list[dict[str, Any]] = [
+        NO_SIZE,
+        {"width": 60, "height": None},
+        {"width": None, "height": 60},
+        {"width": 60, "height": 60},
+        {**NO_SIZE, "aspect_ratio": "1:1"},
+        {**NO_SIZE, "resolution": "480P"},
+        # so long that nothing else of the request is kept
+        {"width": 60, "height": None, "target_repo": "\U0001f402" * 1024, "target_directory": "\U0001f402" * 1024},
+    ]
+    for case in cases:
+        (by_url,) = await enqueue(inside, **case)
+        body = {"model": TI2V, "prompt": "an ox", "num_frames": 5, "num_inference_steps": 2, **case}
+        (brought,) = await inside.service.submit(
+            "", {**body, "input_image": "sha256:0"}, Origin.QUEUE, inputs={"input_image": path}
+        )
+        found = (await inside.until(by_url)).params
+        assert found is not None
+        assert brought.params is not None
+        assert (found.width, found.height, found.image) == (
+            brought.params.width,
+            brought.params.height,
+            brought.params.image,
+        ), case
+
+
+async def test_several_videos_share_one_fetch(inside: Inside, host: ImageHost) -> None:
+    recorded = await enqueue(inside, count=3)
+
+    ended = [await inside.until(each) for each in recorded]
+
+    assert [each.status for each in ended] == [Status.SUCCEEDED] * 3
+    assert len({each.params.seed for each in ended if each.params}) == 3
+    assert host.paths == ["/ox.png"]
+
+
+async def test_what_is_fetched_but_no_image_fails_with_the_sentence(inside: Inside, host: ImageHost) -> None:
+    host.answers["/page"] = content(b"<html>")
+    (recorded,) = await enqueue(inside, "http://images.example/page")
+
+    failed = await inside.until(recorded)
+
+    assert failed.status is Status.FAILED
+    assert failed.error_message == "input_image must be a JPEG, PNG, WebP, BMP or GIF file."
+    assert (failed.attempt, failed.event_number) == (0, 1)
+    await eventually(lambda: [each.generation.id for each in inside.events] == [failed.id])
+    assert inside.engine.runs == []
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://127.0.0.1/ox.png", "http://169.254.169.254/"])
+async def test_what_is_never_fetched_is_refused_at_once(url: str, inside: Inside) -> None:
+    (failed,) = await enqueue(inside, url)
+    assert failed.status is Status.FAILED
+    assert str(failed.error_message).startswith("input_image must be a URL")
+
+    with pytest.raises(InvalidParamsError, match="input_image must be a URL"):
+        await enqueue(inside, url, origin=Origin.SYNC)
+
+
+async def test_other_faults_are_told_at_once(inside: Inside, host: ImageHost) -> None:
+    (failed,) = await enqueue(inside, num_frames=1000)
+
+    assert "num_frames" in str(failed.error_message)
+    assert host.paths == []
+
+
+async def test_urls_may_be_turned_off_also_for_what_waits(tmp_path: Path, host: ImageHost) -> None:
+    stopped = build(tmp_path / "data")
+    (waiting,) = await stopped.enqueue(model=TI2V, input_image=URL)
+    stopped.store.close()
+
+    async with running(tmp_path / "data", host, fetch_urls="off") as inside:
+        (refused,) = await enqueue(inside)
+        failed = await inside.until(waiting)
+
+    sentence = "input_image must be the image itself, in base64 or as a data URL: this server does not fetch URLs."
+    assert refused.error_message == failed.error_message == sentence
+    assert host.paths == []
+
+
+async def test_what_was_recorded_before_a_restart_is_fetched_after_it(tmp_path: Path, host: ImageHost) -> None:
+    stopped = build(tmp_path / "data")
+    (waiting,) = await stopped.enqueue(model=TI2V, input_image=URL)
+    stopped.store.close()
+
+    async with running(tmp_path / "data", host) as inside:
+        done = await inside.until(waiting)
+
+    assert done.status is Status.SUCCEEDED, done.error_message
+
+
+async def test_a_stop_leaves_what_is_being_fetched_for_the_next_start(tmp_path: Path, host: ImageHost) -> None:
+    whole = host.answers["/ox.png"]
+    host.answers["/ox.png"] = held(host, whole)
+    async with running(tmp_path / "data", host) as inside:
+        (waiting,) = await enqueue(inside)
+        await until_asked(host)
+    host.answers["/ox.png"] = whole
+
+    async with running(tmp_path / "data", host) as inside:
+        done = await inside.until(waiting)
+
+    assert done.status is Status.SUCCEEDED, done.error_message
+
+
+async def test_a_cancelled_one_is_not_fetched_on(inside: Inside, host: ImageHost) -> None:
+    host.answers["/ox.png"] = held(host, host.answers["/ox.png"])
+    first, second = await enqueue(inside, count=2)
+    await until_asked(host)
+    fetcher = inside.service._fetcher
+    job = fetcher._jobs[first.id]
+
+    await inside.service.cancel("", first.id)
+    assert job.task is not None
+    assert not job.task.cancelling()
+    await inside.service.cancel("", second.id)
+
+    await eventually(lambda: not fetcher._jobs)
+    assert job.task.cancelled()
+    host.may_go_on.set()
+    (third,) = await enqueue(inside)
+    assert (await inside.until(third)).status is Status.SUCCEEDED
+    assert (await inside.read(first)).status is (await inside.read(second)).status is Status.CANCELLED
+
+
+async def test_what_may_pass_is_tried_again_a_few_times(
+    inside: Inside, host: ImageHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", (0.0, 0.0))
+    whole = host.answers["/ox.png"]
+
+    def busy_twice(request: Any) -> None:
+        (whole if len(host.paths) == 3 else status(503))(request)
+
+    host.answers |= {"/ox.png": busy_twice, "/busy": status(503), "/none": status(404)}
+
+    (recorded,) = await enqueue(inside)
+    assert (await inside.until(recorded)).status is Status.SUCCEEDED
+    assert len(host.paths) == 3
+    for path, times in (("/busy", 3), ("/none", 1)):
+        (recorded,) = await enqueue(inside, f"http://images.example{path}")
+        failed = await inside.until(recorded)
+        assert "is a URL that answers with HTTP status" in str(failed.error_message)
+        assert host.paths.count(path) == times
+
+
+async def test_few_are_fetched_at_once_and_a_tenant_leaves_room_for_others(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    go_on = asyncio.Event()
+
+    async def wait(url: str, _: Path) -> None:
+        begun.append(url)
+        await go_on.wait()
+        raise TemporaryError("is over")
+
+    monkeypatch.setattr(module, "RETRY_SECONDS", ())
+    monkeypatch.setattr(inside.service._fetcher._downloader, "download", wait)
+    for tenant in "abcde":
+        for number in range(4):
+            body = {"model": TI2V, "prompt": "an ox", "input_image": f"http://{tenant}.example/{number}"}
+            await inside.service.submit(tenant, body, Origin.QUEUE)
+    await eventually(lambda: len(inside.service._fetcher._jobs) == 20)
+    await eventually(lambda: len(begun) == 8)
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    assert len(begun) == 8
+    assert max(sum(f"//{tenant}." in url for url in begun) for tenant in "abcde") == 2
+    go_on.set()
+    await eventually(lambda: not inside.service._fetcher._jobs)
+    assert len(begun) == 20
+
+
+async def test_the_queue_is_as_full_as_it_may_be(tmp_path: Path, host: ImageHost) -> None:
+    async with running(tmp_path / "data", host, max_queued=2) as inside:
+        host.answers["/ox.png"] = held(host, host.answers["/ox.png"])
+        await enqueue(inside, count=2)
+        with pytest.raises(QueueFullError):
+            await enqueue(inside)
+
+
+async def test_a_repeat_with_the_same_url_is_the_same_request(inside: Inside, host: ImageHost) -> None:
+    body = {"model": TI2V, "prompt": "an ox", "num_frames": 5, "num_inference_steps": 2, "input_image": URL}
+
+    first = await inside.service.submit("", body, Origin.QUEUE, "a-key")
+    again = await inside.service.submit("", body, Origin.QUEUE, "a-key")
+
+    assert [each.id for each in first] == [each.id for each in again]
+    await inside.until(first[0])
+    assert host.paths == ["/ox.png"]
+
+
+async def test_a_disk_that_cannot_be_written_to_is_not_the_urls_fault(
+    inside: Inside, host: ImageHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", ())
+    (inside.folder / "inputs").rmdir()
+
+    (recorded,) = await enqueue(inside)
+
+    assert (
+        await inside.until(recorded)
+    ).error_message == "The server cannot keep the image: No such file or directory."
