@@ -98,6 +98,9 @@ class Generation(_Response):
     status: str
     """`queued`, `processing`, `succeeded`, `failed` or `cancelled`."""
     model: str | None = Field(default=None, alias="model_name")
+    """The one that the request named."""
+    answered_by: str | None = None
+    """The model that makes the video, if it is another one."""
     prompt: str | None = None
     seed: int | None = None
     result_url: str | None = None

@@ -5,7 +5,18 @@ temporal scale * k + 1 frames. So the next larger video is generated, cropped eq
 """
 
 from dataclasses import dataclass
-from math import ceil, lcm
+from math import ceil, lcm, sqrt
+from typing import Literal
+
+Resolution = Literal["480p", "720p"]
+"""The sizes that Wan's settings are published for."""
+
+_PIXELS = {"480p": 832 * 480, "720p": 1280 * 720}
+
+
+def nearest_resolution(width: int, height: int) -> Resolution:
+    """Return which of the two a size in pixels is nearer to, by the ratio of pixels."""
+    return "480p" if width * height < sqrt(_PIXELS["480p"] * _PIXELS["720p"]) else "720p"
 
 
 @dataclass(frozen=True, slots=True)

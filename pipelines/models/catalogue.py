@@ -8,9 +8,10 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipelines.core.errors import CatalogueError
+from pipelines.core.geometry import Resolution
 from pipelines.core.model import ModelSpec
 from pipelines.models.api_table import ApiSpec
 from pipelines.models.model_table import ModelTable
@@ -24,10 +25,15 @@ BUILT_IN = Path(__file__).resolve().parents[2] / "configs" / "models"
 
 
 class CatalogueEntry(Table):
-    """One model: what clients see and what is loaded."""
+    """One model: what clients see and what is loaded.
+
+    `image_model` has the ids of the models that answer its requests with an image, by their resolution; None if it
+    takes images itself, or none.
+    """
 
     api: ApiSpec
     model: ModelSpec
+    image_model: dict[Resolution, str] | None = None
 
     @property
     def id(self) -> str:
@@ -52,6 +58,7 @@ class CatalogueEntry(Table):
 class _File(Table):
     api: ApiSpec
     model: ModelTable
+    image_model: dict[Resolution, str] | None = Field(default=None, min_length=2)
 
     @model_validator(mode="after")
     def _fast_has_a_parameter(self) -> "_File":
@@ -82,14 +89,14 @@ def read_entry(path: Path) -> CatalogueEntry:
         key = ".".join(str(part) for part in first["loc"])
         raise CatalogueError(f"{path}: {key}: {first['msg']}") from error
     sizes = (table.api.size("maximum"), table.api.size("default"))
-    return CatalogueEntry(api=table.api, model=table.model.spec(table.api.id, sizes))
+    return CatalogueEntry(api=table.api, model=table.model.spec(table.api.id, sizes), image_model=table.image_model)
 
 
 def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, CatalogueEntry]:
     """All models of the folders by id, featured ones first, then by file name. Later folders override earlier ones.
 
-    Raises CatalogueError if a folder is missing, a file is malformed, two files of one folder share an id, or there is
-    no model.
+    Raises CatalogueError if a folder is missing, a file is malformed, two files of one folder share an id, a file names
+    an image model that takes no image, or there is no model.
     """
     entries: dict[str, CatalogueEntry] = {}
     for folder in folders:
@@ -108,6 +115,9 @@ def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, Catalogue
                 alias == other.id or (other is not entry and alias in other.api.aliases) for other in entries.values()
             ):
                 raise CatalogueError(f"{entry.id}: another model has the name {alias}, too")
+        for answering in (entry.image_model or {}).values():
+            if answering not in entries or "image" not in entries[answering].api.input:
+                raise CatalogueError(f"{entry.id}: image_model: no model {answering} takes an image")
     if not entries:
         raise CatalogueError("no model file (*.toml) in " + ", ".join(str(folder) for folder in folders))
     return dict(sorted(entries.items(), key=lambda item: not item[1].api.featured))

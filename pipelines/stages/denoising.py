@@ -2,14 +2,13 @@
 
 import gc
 from collections.abc import Callable, Iterable, Mapping
-from math import sqrt
 from typing import Any
 
 import torch
 from PIL import Image
 
 from pipelines.core.errors import NonFiniteOutputError
-from pipelines.core.geometry import Geometry
+from pipelines.core.geometry import Geometry, nearest_resolution
 from pipelines.core.model import Attention
 from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import attention_context
@@ -25,8 +24,6 @@ Capture = Callable[[float], DenoisingState]
 
 Predict = Callable[[], torch.Tensor | None]
 """Returns a step's prediction of the finished latents, normalised, (1, channels, t, h, w); None if there is none."""
-
-_PIXELS = {"480p": 832 * 480, "720p": 1280 * 720}
 
 
 def denoise(
@@ -110,11 +107,8 @@ def _finite(latents: torch.Tensor) -> torch.Tensor:
 
 
 def flow_shift_at(geometry: Geometry, known: Mapping[str, float] | None) -> float | None:
-    """Return the flow shift for a video's size: that of 480p or 720p, whichever is nearer by the ratio of pixels."""
-    if known is None:
-        return None
-    between = sqrt(_PIXELS["480p"] * _PIXELS["720p"])
-    return known["480p" if geometry.width * geometry.height < between else "720p"]
+    """Return the flow shift for a video's size: that of 480p or 720p, whichever is nearer."""
+    return None if known is None else known[nearest_resolution(geometry.width, geometry.height)]
 
 
 def clean_latents(scheduler: Any, latents: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor | None:

@@ -35,7 +35,7 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
     image = links.image(generation)
     fields: Row = {
         "generation_id": generation.id,
-        "model_name": generation.model,
+        "model_name": generation.model_name,
         "prompt": _text(generation.parameters.get("prompt")),
         "media_type": cast(MediaType, generation.media_type),
         "status": generation.status.value,
@@ -53,7 +53,11 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         "preview_url": links.preview(generation.id, live),
         "warnings": list(generation.warnings),
     }
-    return fields if image is None else {**fields, "input_image": image}
+    if image is not None:
+        fields["input_image"] = image
+    if generation.asked_model is not None:
+        fields["answered_by"] = generation.model
+    return fields
 
 
 def history_row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
@@ -143,7 +147,7 @@ def completion(generation: Generation, links: Links) -> dict[str, Any]:
     }
     if generation.artifact is None:
         return {**common, "error": generation.error_message}
-    return {**common, "model": generation.model, "url": links.video(generation.artifact)}
+    return {**common, "model": generation.model_name, "url": links.video(generation.artifact)}
 
 
 def progress(generation: Generation, live: Live, links: Links) -> dict[str, Any]:

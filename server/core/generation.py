@@ -64,6 +64,7 @@ class Generation:
     Times are in Unix seconds, progress is 0 … 1.
     - `seq` orders generations by their submission.
     - `tenant` is the tenant of the API key, empty without keys; `accepted_by` names the server that took the request.
+    - `model` makes it. `asked_model` is set if that is another one than the request named: it answers for it.
     - `parameters` is what the request contained, echoed in rows; `params` is the video these resolve to, None if they
       are invalid.
     - `attempt` counts the claims so far; `owner` holds the current one until `lease_until`.
@@ -84,6 +85,7 @@ class Generation:
     origin: Origin
     enqueued_at: float
     accepted_by: str | None = None
+    asked_model: str | None = None
     tenant: str = ""
     media_type: str = "video"
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -108,6 +110,11 @@ class Generation:
     awaited_input: str | None = None
     warnings: tuple[str, ...] = ()
     seq: int = 0
+
+    @property
+    def model_name(self) -> str:
+        """The model that the request named."""
+        return self.asked_model or self.model
 
     @property
     def variant(self) -> str:

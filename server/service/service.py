@@ -32,6 +32,7 @@ from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.record_limits import RecordLimits
 from server.service.requests import parameters
 from server.service.requests.building import GenerationBuilder, Request
+from server.service.requests.image_models import ImageModels
 from server.service.requests.inputs import InputImages
 from server.service.waiting import Waiting
 from server.storage.db.records import (
@@ -83,7 +84,10 @@ class Service:
         self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
         images = InputImages(inputs)
-        self._builder = GenerationBuilder(settings, images, submissions.server, shares=submissions.is_shared)
+        self._image_models = ImageModels(catalogue)
+        self._builder = GenerationBuilder(
+            settings, images, self._image_models, submissions.server, shares=submissions.is_shared
+        )
         self._fetcher = InputFetcher(
             awaited_inputs, images, self._builder, catalogue, broker, scheduler.wake, settings, downloader
         )
@@ -161,10 +165,11 @@ class Service:
         ConflictError if the key belongs to a different request.
         """
         self.check_open()
-        entry = self.entry(body.get("model"))
+        asked = self.entry(body.get("model"))
+        entry = asked if self.settings.demo else self._image_models.answering(asked, body)
         loras = await asyncio.to_thread(self._loras.of, entry.id) if body.get("loras") else {}
         await self.check_room()
-        new = await self._builder.build(Request(tenant, entry, body, origin, inputs or {}, loras))
+        new = await self._builder.build(Request(tenant, entry, asked, body, origin, inputs or {}, loras))
         limits = QueueLimits(self.settings.max_queued, self.settings.max_queued_per_key)
         request = None if key is None else IdempotentRequest(key, _digest(body, origin))
         self._limits.add(new)

@@ -233,8 +233,8 @@ def test_status_shows_models_and_queue(tenant: ServerProcess, key: str, typed: T
     lines = narrow.splitlines()
     assert max(map(len, lines)) <= 80
     # one line for each generation, whatever its prompt
-    assert [line.split()[:2] for line in lines[-2:]] == [[running, "processing,"], [waiting, "queued,"]]
-    assert lines[-1].endswith("a lake")
+    assert [line.split()[:2] for line in lines[-2:]] == [[running, "processing"], [waiting, "queued"]]
+    assert lines[-1].rstrip().endswith("a lake")
 
     assert typed("cancel", running, **env).stdout.strip() == "cancelled"
     assert server.row(running)["status"] == "cancelled"

@@ -66,7 +66,7 @@ async def generate(
         _check(generation)
     warn(response, finished)
     answer = {
-        "model": submitted[0].model,
+        "model": submitted[0].model_name,
         "created": int(time.time()),
         "video_url": links.video(finished[0].artifact),
     }

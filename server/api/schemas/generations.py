@@ -98,6 +98,9 @@ class Row(TypedDict):
             ),
         ]
     ]
+    answered_by: NotRequired[
+        Annotated[str, Field(description="The model that makes the video, if it is another one than `model_name`")]
+    ]
 
 
 @with_config(_row(HISTORY_EXAMPLE))

@@ -1,10 +1,14 @@
 """`paddock status`."""
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
-from paddock import Generation
 from server.cli.options import LOCAL, ApiKey, Url, connected, console
 from server.cli.terminal import plain
+
+if TYPE_CHECKING:
+    from paddock import Generation
 
 _PROMPT_CHARS = 60
 
@@ -21,24 +25,20 @@ def status(url: Url = LOCAL, api_key: ApiKey = None) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     # never shortened: `paddock cancel` needs all of it
     table.add_column("generation", no_wrap=True, min_width=36)
-    table.add_column("status", no_wrap=True)
+    table.add_column("status, time left", no_wrap=True)
     table.add_column("prompt", no_wrap=True, overflow="ellipsis")
     for generation in reversed(active):
         table.add_row(plain(generation.id), plain(_state(generation)), plain((generation.prompt or "")[:_PROMPT_CHARS]))
     console.print(table if active else "No generations are queued or running.")
 
 
-def _state(generation: Generation) -> str:
-    """What a generation is doing, such as "queued, position 3" or "processing, 45 %, 12 s left"."""
-    parts = [generation.status]
+def _state(generation: "Generation") -> str:
+    """What a generation is doing and the time until its end: "queued at 3, 5 min" or "processing 45 %, 12 s"."""
+    state = generation.status
     if generation.queue_position:
-        parts.append(f"position {generation.queue_position}")
+        state += f" at {generation.queue_position}"
     elif generation.progress:
-        parts.append(f"{100 * generation.progress:.0f} %")
-    if generation.eta_seconds is not None:
-        parts.append(f"{_rough(generation.eta_seconds)} left")
-    return ", ".join(parts)
-
-
-def _rough(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < _MINUTES_FROM else f"{seconds / 60:.0f} min"
+        state += f" {100 * generation.progress:.0f} %"
+    if (left := generation.eta_seconds) is not None:
+        state += f", {left:.0f} s" if left < _MINUTES_FROM else f", {left / 60:.0f} min"
+    return state

@@ -14,16 +14,21 @@ from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.service.loras import AvailableLora
 from server.service.requests import echo, parameters
+from server.service.requests.image_models import ImageModels
 from server.service.requests.inputs import IMAGE, InputImage, InputImages
 from server.service.requests.urls import checked_url
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client sent: the body, the files it brought by their parameters, and the LoRAs that it may name."""
+    """What a client sent: the body, the files it brought by their parameters, and the LoRAs that it may name.
+
+    `entry` is the model that makes the video, `asked` the one that the body names.
+    """
 
     tenant: str
     entry: CatalogueEntry
+    asked: CatalogueEntry
     body: parameters.Body
     origin: Origin
     inputs: Mapping[str, Path]
@@ -33,8 +38,17 @@ class Request:
 class GenerationBuilder:
     """Builds generations. `accepted_by` is the name of this server, `shares` whether it shares its records."""
 
-    def __init__(self, settings: Settings, images: InputImages, accepted_by: str | None, *, shares: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        images: InputImages,
+        image_models: ImageModels,
+        accepted_by: str | None,
+        *,
+        shares: bool,
+    ) -> None:
         self._settings = settings
+        self._image_models = image_models
         self._images = images
         self._accepted_by = accepted_by
         self._shares = shares
@@ -58,9 +72,14 @@ class GenerationBuilder:
         return [self._generation(request, body, kept, image) for body in bodies]
 
     def takes_image(self, entry: CatalogueEntry) -> bool:
-        """Whether requests for a model may have an image. The demo's weights take none."""
+        """Whether requests for a model may have an image, also if another model answers these.
+
+        The demo's weights take none.
+        """
+        if self._settings.demo:
+            return False
         has_pipeline = family_of(entry.model.pipeline_class).image_pipeline is not None
-        return has_pipeline and "image" in entry.api.input and not self._settings.demo
+        return entry.image_model is not None or (has_pipeline and "image" in entry.api.input)
 
     def complete(self, entry: CatalogueEntry, generation: Generation, image: InputImage) -> Generation:
         """A generation that awaited its image, with the image."""
@@ -77,12 +96,14 @@ class GenerationBuilder:
         if echo.is_absent(given := request.body.get(IMAGE)) or given is False:
             return None
         if not self.takes_image(request.entry):
-            raise InvalidParamsError(f"{IMAGE} is not supported by {request.entry.id}")
+            raise InvalidParamsError(f"{IMAGE} is not supported by {request.asked.id}")
         if not isinstance(given, str):
             raise InvalidParamsError(f"{IMAGE} must be a string: an image in base64, a data URL or a URL")
         if self._shares:
             raise InvalidParamsError(f"{IMAGE} is not supported by servers that share their database yet")
         self._params(request, request.body, None)
+        if request.entry is not request.asked:
+            await self._image_models.check_installed(request.entry)
         if IMAGE in request.inputs:
             return await self._images.keep(request.tenant, request.inputs)
         return checked_url(given, self._settings)
@@ -118,6 +139,7 @@ class GenerationBuilder:
             tenant=request.tenant,
             origin=request.origin,
             model=request.entry.id,
+            asked_model=None if request.entry is request.asked else request.asked.id,
             status=Status.QUEUED,
             parameters={name: body["seed"] if name == "seed" else value for name, value in kept.items()},
             enqueued_at=time.time(),

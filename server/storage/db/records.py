@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, and_
+from sqlalchemy import ColumnElement, and_, func
 
 from server.core.generation import Generation, Status
 from server.storage.db.schema import generations
@@ -83,12 +83,14 @@ class Filters:
         columns = generations.c
         wanted = {
             columns.target_namespace: self.namespace,
-            columns.model: self.model,
             columns.media_type: self.media_type,
             columns.target_repo: self.repo,
             columns.target_directory: self.folder,
         }
         parts = [columns.tenant == self.tenant, *(c == v for c, v in wanted.items() if v is not None)]
+        if self.model is not None:
+            # as rows tell it
+            parts.append(func.coalesce(columns.asked_model, columns.model) == self.model)
         if self.statuses is not None:
             parts.append(columns.status.in_(self.statuses))
         if self.search and not self.search.isspace():

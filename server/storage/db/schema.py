@@ -101,6 +101,7 @@ generations = Table(
     Column("warnings", JSON),
     Column("event_number", Integer),
     Column("awaited_input", _Text),
+    Column("asked_model", _Text),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),

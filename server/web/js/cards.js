@@ -27,7 +27,7 @@ function status(row) {
 }
 
 /**
- * `page` is what the card asks for when a button is pressed: `schemaOf(model)`, `use(row)`, `again(row)`, `cancel(id)`,
+ * `page` is what the card asks for when a button is pressed: `schemaOf(row)`, `use(row)`, `again(row)`, `cancel(id)`,
  * `remove(id)`, `compare(id, on)`, `isCompared(id)`, `refresh(id)`, `takesImage(model)`, `continueFrom(row)`.
  */
 export class Card {
@@ -57,7 +57,7 @@ export class Card {
   update(row) {
     // one of many that are drawn because another changed
     if (row === this.row) return;
-    const schema = this.#page.schemaOf(row.model_name);
+    const schema = this.#page.schemaOf(row);
     if (schema === undefined) return;
     this.row = row;
     const { width, height } = settingsOf(row, schema);

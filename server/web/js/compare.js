@@ -109,14 +109,14 @@ export class Compare {
   #tabulate() {
     const rows = this.rows;
     const settings = rows.map((row) => {
-      const { loras, ...others } = settingsOf(row, this.#schemaOf(row.model_name));
+      const { loras, ...others } = settingsOf(row, this.#schemaOf(row));
       return { model: row.model_name, ...others, ...(loras && { loras: toText(loras) }) };
     });
     const names = [...new Set(settings.flatMap((one) => Object.keys(one)))];
     const differs = (name) => new Set(settings.map((one) => one[name])).size > 1;
     const shown = $("compare-only").checked ? names.filter(differs) : names;
     say($("compare-same"), names.some(differs) || rows.length < 2 ? "" : t("same"));
-    const properties = (name) => this.#schemaOf(rows[0].model_name).properties[name] ?? {};
+    const properties = (name) => this.#schemaOf(rows[0]).properties[name] ?? {};
     const heading = (name) => (name === "model" ? t("model") : title(name, properties(name)));
     $("compare-table").replaceChildren(
       h("tr", {}, h("th", { scope: "col" }, t("parameter")), rows.map((_, n) => h("th", { scope: "col" }, String.fromCharCode(65 + n)))),

@@ -205,16 +205,16 @@ class Workbench {
   #page() {
     const told = (action) => (...given) => action(...given).catch((error) => banner("trouble", error.message));
     return {
-      schemaOf: (id) => this.models.get(id)?.request_schema,
+      schemaOf: (row) => this.models.get(row.answered_by ?? row.model_name)?.request_schema,
       use: told(async (row) => {
         this.#choose(row.model_name);
-        this.#fill(settingsOf(row, this.model.request_schema));
+        this.#fill(settingsOf(row, this.page.schemaOf(row)));
         this.open("create");
         $("field-prompt").focus();
         await this.image.fetch(inputImage(row));
       }),
       again: told(async (row) => {
-        const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row.model_name));
+        const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row));
         this.open("create");
         const own = inputImage(row);
         const image = row.input_image && { input_image: own ? await dataUrlOf(own) : row.input_image };
@@ -224,7 +224,7 @@ class Workbench {
       continueFrom: told(async (row) => {
         const frame = await lastFrame(ownAddress(row.result_url));
         this.#choose(row.model_name);
-        this.#fill(settingsOf(row, this.model.request_schema));
+        this.#fill(settingsOf(row, this.page.schemaOf(row)));
         this.image.set(frame);
         this.open("create");
         $("field-prompt").focus();

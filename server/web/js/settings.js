@@ -41,5 +41,6 @@ export function facts(row, schema) {
     rest.sampler,
     toText(rest.loras),
     rest.seed !== undefined && t("seed", { seed: rest.seed }),
+    row.answered_by && t("answeredBy", { model: row.answered_by }),
   ].filter(Boolean);
 }

@@ -46,6 +46,14 @@ def test_the_built_in_catalogue_has_the_14b_model() -> None:
     assert entry.api.by_name["num_frames"].maximum == 120
 
 
+@pytest.mark.parametrize("named", ["nobody", "wan-ai-wan2-1-t2v-1-3b-diffusers"])
+def test_an_image_model_must_take_images(named: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(f'{MINIMAL}[image_model]\n480p = "{named}"\n720p = "{named}"\n')
+
+    with pytest.raises(CatalogueError, match=f"^mine: image_model: no model {named} takes an image$"):
+        read_catalogue([BUILT_IN, tmp_path])
+
+
 def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: Path) -> None:
     before = read_catalogue()
     built_in = next(iter(before))
