@@ -15,6 +15,7 @@ from server.core.settings import Settings
 from server.service.loras import AvailableLora
 from server.service.requests import echo, parameters
 from server.service.requests.inputs import IMAGE, InputImage, InputImages
+from server.service.requests.uploads import PREFIX, Uploads
 from server.service.requests.urls import checked_url
 
 
@@ -33,9 +34,12 @@ class Request:
 class GenerationBuilder:
     """Builds generations. `accepted_by` is the name of this server, `shares` whether it shares its records."""
 
-    def __init__(self, settings: Settings, images: InputImages, accepted_by: str | None, *, shares: bool) -> None:
+    def __init__(
+        self, settings: Settings, images: InputImages, uploads: Uploads, accepted_by: str | None, *, shares: bool
+    ) -> None:
         self._settings = settings
         self._images = images
+        self._uploads = uploads
         self._accepted_by = accepted_by
         self._shares = shares
 
@@ -79,12 +83,14 @@ class GenerationBuilder:
         if not self.takes_image(request.entry):
             raise InvalidParamsError(f"{IMAGE} is not supported by {request.entry.id}")
         if not isinstance(given, str):
-            raise InvalidParamsError(f"{IMAGE} must be a string: an image in base64, a data URL or a URL")
+            raise InvalidParamsError(f"{IMAGE} must be a string: an image in base64, a data URL, a URL or an upload")
         if self._shares:
             raise InvalidParamsError(f"{IMAGE} is not supported by servers that share their database yet")
         self._params(request, request.body, None)
         if IMAGE in request.inputs:
             return await self._images.keep(request.tenant, request.inputs)
+        if (reference := given.strip()).startswith(PREFIX):
+            return await self._uploads.find(request.tenant, reference)
         return checked_url(given, self._settings)
 
     def _generation(
