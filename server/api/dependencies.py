@@ -117,6 +117,20 @@ async def read_request_body(request: Request, service: ServiceDep, tenant: Tenan
 BodyDep = Annotated[RequestBody, Depends(read_request_body)]
 
 
+async def read_upload_body(request: Request, service: ServiceDep, tenant: TenantDep) -> AsyncIterator[RequestBody]:
+    """Return the body of an upload within the size limits. It is not read before authentication.
+
+    Raises UnsupportedMediaTypeError, PayloadTooLargeError or InvalidParamsError.
+    """
+    state = request.app.state
+    with closing(RequestBody()) as body:
+        await BodyReader(request, service, state.large_bodies, state.input_turns, tenant).read_upload(body)
+        yield body
+
+
+UploadDep = Annotated[RequestBody, Depends(read_upload_body)]
+
+
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -25,6 +25,7 @@ from server.api.routes import (
     models,
     queue,
     reference,
+    uploads,
     videos,
     workbench,
 )
@@ -64,7 +65,14 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         docs_url=None,
         redoc_url=None,
     )
-    for router in (queue.router, videos.router, generations.router, models.router, loras.router):
+    for router in (
+        queue.router,
+        videos.router,
+        uploads.router,
+        generations.router,
+        models.router,
+        loras.router,
+    ):
         app.include_router(router, prefix="/api/ai")
         app.include_router(router, include_in_schema=False)
     for router in (events.router, files.router, models.evaluations):

@@ -34,6 +34,7 @@ from server.service.requests import parameters
 from server.service.requests.building import GenerationBuilder, Request
 from server.service.requests.image_models import ImageModels
 from server.service.requests.inputs import InputImages
+from server.service.requests.uploads import Upload, Uploads
 from server.service.waiting import Waiting
 from server.storage.db.records import (
     Filters,
@@ -84,9 +85,10 @@ class Service:
         self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
         images = InputImages(inputs)
+        self._uploads = Uploads(inputs, images)
         self._image_models = ImageModels(catalogue)
         self._builder = GenerationBuilder(
-            settings, images, self._image_models, submissions.server, shares=submissions.is_shared
+            settings, images, self._image_models, self._uploads, submissions.server, shares=submissions.is_shared
         )
         self._fetcher = InputFetcher(
             awaited_inputs, images, self._builder, catalogue, broker, scheduler.wake, settings, downloader
@@ -196,6 +198,14 @@ class Service:
                 if generation.is_terminal:
                     self._broker.publish(Event(generation))
         return recorded
+
+    async def upload(self, tenant: str, file: Path) -> Upload:
+        """Keep an image that requests may name. Raises InvalidParamsError, QueueFullError or UnavailableError."""
+        self.check_open()
+        if self._submissions.is_shared:
+            raise InvalidParamsError("Uploads are not supported by servers that share their database yet.")
+        await self.check_room()
+        return await self._uploads.keep(tenant, file)
 
     async def check_room(self) -> None:
         """Raise UnavailableError while the disk has too little space for more work."""

@@ -11,13 +11,10 @@ from collections.abc import Callable
 
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
-from server.storage.files.inputs import Inputs, named_by
+from server.storage.files.inputs import UNUSED_SECONDS, Inputs, named_by
 from server.storage.files.videos import Videos
 
 log = logging.getLogger("paddock.retention")
-
-UNUSED_SECONDS = 3600.0
-"""An image is kept for so long although no row names it: its request may be about to be recorded."""
 
 BATCH = 500
 """How many rows or files one call handles at most."""

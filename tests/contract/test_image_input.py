@@ -144,8 +144,8 @@ def test_without_a_size_the_video_has_the_ratio_of_the_image(server: ServerProce
     [
         ("no image!", "input_image must be a JPEG, PNG, WebP, BMP or GIF file."),
         ("", "input_image must be a JPEG, PNG, WebP, BMP or GIF file."),
-        (7, "input_image must be a string: an image in base64, a data URL or a URL"),
-        ({"url": "x"}, "input_image must be a string: an image in base64, a data URL or a URL"),
+        (7, "input_image must be a string: an image in base64, a data URL, a URL or an upload"),
+        ({"url": "x"}, "input_image must be a string: an image in base64, a data URL, a URL or an upload"),
         ("sha256:" + "0" * 64, "input_image must be a JPEG, PNG, WebP, BMP or GIF file."),
     ],
 )

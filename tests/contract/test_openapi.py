@@ -35,6 +35,10 @@ CONFIG = {
         # no server error is expected here: the documented 503 is that of a stopping server
         "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx"]},
     },
+    # the document cannot describe what makes an image
+    "operations": [
+        {"include-path": "/api/ai/uploads", "checks": {"positive_data_acceptance": {"enabled": False}}},
+    ],
 }
 SIZES = {name: value for name, value in SMALL.items() if name not in ("model", "prompt")}
 
@@ -68,7 +72,7 @@ def test_every_response_is_documented(case: Case, api_server: ServerProcess) -> 
 
 def limit_size(case: Case) -> None:
     """Make most bodies name a real model, and no valid body request a video that takes minutes or an unknown LoRA."""
-    if not isinstance(case.body, dict):
+    if not isinstance(case.body, dict) or case.operation.path == "/api/ai/uploads":
         return
     if isinstance(case.body.get("model"), str) and len(case.body) % 4:
         case.body["model"] = MODEL
@@ -98,6 +102,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
     assert routes == {
         ("post", "/api/ai/videos/generate"),
         ("post", "/api/ai/queue"),
+        ("post", "/api/ai/uploads"),
         ("get", "/api/ai/queue"),
         ("get", "/api/ai/queue/{generation_id}"),
         ("delete", "/api/ai/queue/{generation_id}"),
@@ -123,9 +128,10 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
     for method, path in routes:
         operation = document["paths"][path][method]
         assert operation["summary"], path
-        if "requestBody" in operation:
+        if "application/json" in operation.get("requestBody", {}).get("content", {}):
             assert operation["requestBody"]["content"]["application/json"]["example"], path
-        answer = operation["responses"]["200"]["content"].get("application/json")
+        success = operation["responses"].get("200") or operation["responses"]["201"]
+        answer = success["content"].get("application/json")
         if answer is not None:
             name = answer["schema"]["$ref"].rsplit("/", 1)[1]
             assert document["components"]["schemas"][name]["example"], path

@@ -15,8 +15,9 @@ from server.runtime.app import create_app
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
 from server.storage.files.inputs import Inputs, input_key
-from server.storage.files.stores import LocalFolders, link_signer
+from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from tests.contract.test_http import LONG
+from tests.contract.test_image_input import drawn, encoded
 from tests.support.server_process import MODEL, SMALL, ServerProcess, eventually
 
 DOCUMENT = create_app(Settings(demo=True)).openapi()
@@ -159,6 +160,7 @@ def succeed(asker: Asker, server: ServerProcess) -> None:
     asker.ask("generateVideo", json={**SMALL, "response_format": "b64_json"})
     download(asker, "downloadVideo", made.json()["videos"][0]["url"].rpartition("/")[2])
     download(asker, "downloadInput", image_in(server.data_dir))
+    asker.ask("uploadImage", content=encoded(drawn()), headers={"Content-Type": "image/png"})
     running = enqueue(asker, **{**LONG, "mood": "calm"})
     wait_for(asker, running, "preview_url")
     asker.ask("getPreview", running)
@@ -183,7 +185,7 @@ def image_in(data_dir: Path) -> str:
     folder = LocalFolders.of(data_dir).inputs
     key = input_key("", "0" * 64)
     (folder.folder / key).write_bytes(bytes(100))
-    return Inputs(folder, link_signer(data_dir, 60, "input")).links.sign(key)
+    return Inputs(folder, link_signer(data_dir, 60, "input"), upload_signer(data_dir)).links.sign(key)
 
 
 def download(asker: Asker, name: str, token: str) -> None:
@@ -213,6 +215,13 @@ def refuse(asker: Asker, server: ServerProcess) -> None:
     for name in ("listQueue", "listGenerations"):
         assert asker.ask(name, params={"status": "unknown"}).status_code == 400
     assert asker.ask("searchModels").status_code == 400
+    for content, media_type, status in (
+        (bytes(21 * 2**20), "image/png", 413),
+        (b"no image", "image/png", 400),
+        (b"{}", "application/json", 415),
+    ):
+        answer = asker.ask("uploadImage", content=content, headers={"Content-Type": media_type})
+        assert answer.status_code == status
     for name in ("enqueueGenerations", "generateVideo"):
         refuse_bodies(asker, name)
     with opened(f"sqlite:///{server.data_dir / 'paddock.db'}") as engine:
@@ -233,8 +242,9 @@ def refuse_bodies(asker: Asker, name: str) -> None:
 
 
 def break_records(asker: Asker, folder: Path) -> None:
-    """Damage the database of a running server, and remove its LoRAs."""
+    """Damage the database of a running server, and remove its folders of LoRAs and images."""
     (folder / "loras").rmdir()
+    (folder / "broken" / "inputs").rmdir()
     for suffix in ("", "-wal", "-shm"):
         path = folder / "broken" / f"paddock.db{suffix}"
         with path.open("r+b") as file:
@@ -243,5 +253,7 @@ def break_records(asker: Asker, folder: Path) -> None:
             file.write(b"\xff" * (path.stat().st_size - start))
     for name, (method, _, operation) in OPERATIONS.items():
         if "503" in operation["responses"]:
-            body = {"json": SMALL} if method == "post" else {}
+            body: dict[str, Any] = {"json": SMALL} if method == "post" else {}
+            if name == "uploadImage":
+                body = {"files": {"file": encoded(drawn())}}
             assert asker.ask(name, UNKNOWN, **body).status_code == 503, name

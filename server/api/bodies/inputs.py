@@ -5,7 +5,7 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -141,15 +141,22 @@ class _Parser(MultiPartParser):
         super().on_end()
 
 
-async def read_multipart(request: Request, body: RequestBody, chunks: AsyncIterator[bytes], max_fields: int) -> None:
+async def read_multipart(
+    request: Request,
+    body: RequestBody,
+    chunks: AsyncIterator[bytes],
+    max_fields: int,
+    files: Sequence[str] = INPUTS,
+) -> None:
     """Read a multipart body: files become inputs, fields become texts, numbers, booleans or LoRAs.
 
-    All fields together have at most `max_fields` bytes. Raises PayloadTooLargeError or InvalidParamsError.
+    `files` are the fields that may be files. All others together have at most `max_fields` bytes. Raises
+    PayloadTooLargeError or InvalidParamsError.
     """
     parser = _Parser(
         request.headers,
         chunks,  # type: ignore[arg-type]
-        max_files=len(INPUTS),
+        max_files=len(files),
         max_fields=MAX_FIELDS,
         max_part_size=MAX_FIELD_BYTES,
     )
@@ -167,8 +174,8 @@ async def read_multipart(request: Request, body: RequestBody, chunks: AsyncItera
                 if not value.filename and not value.size:
                     # a form whose field for a file was left empty
                     continue
-                if name not in INPUTS:
-                    raise InvalidParamsError(f"{_shown(name)} must not be a file; {', '.join(INPUTS)} may be one.")
+                if name not in files:
+                    raise InvalidParamsError(f"{_shown(name)} must not be a file; {', '.join(files)} may be one.")
                 body.inputs[name] = body.folder / name
                 await asyncio.to_thread(_copy, value, body.inputs[name])
             elif value or name not in INPUTS:

@@ -1,9 +1,9 @@
-"""Reads the body of a request that asks for videos."""
+"""Reads the body of a request that asks for videos, or that uploads an image."""
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from fastapi import Request
@@ -18,11 +18,16 @@ from server.core.errors import (
     UnavailableError,
     UnsupportedMediaTypeError,
 )
+from server.media.limits import IMAGE_BYTES
 from server.service.service import Service
 
 RATE_BYTES = 2**20
 """A body with inputs has as much time as any other, and as much again for each RATE_BYTES that have come."""
 
+UPLOADED = "file"
+"""The name of the file of an upload."""
+
+_MULTIPART = "multipart/form-data"
 _RETRY_SECONDS = 5
 
 
@@ -46,20 +51,48 @@ class BodyReader:
 
         Raises UnsupportedMediaTypeError, PayloadTooLargeError, InvalidParamsError, QueueFullError or UnavailableError.
         """
-        media_type = self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        is_multipart = media_type == "multipart/form-data"
-        if not is_multipart and media_type != "application/json" and not media_type.endswith("+json"):
+        media_type = self._media_type
+        if media_type not in (_MULTIPART, "application/json") and not media_type.endswith("+json"):
             raise UnsupportedMediaTypeError(
                 "Send the body as JSON with the header Content-Type: application/json, or as multipart/form-data."
             )
+        async with self._within_limits():
+            if media_type == _MULTIPART:
+                await self._read_multipart(body)
+            else:
+                body.content = parse_object(await self._read_json(body))
+            await note_inputs(body)
+
+    async def read_upload(self, body: RequestBody) -> None:
+        """Read a body that is a file, or a form with a file, which becomes the input UPLOADED.
+
+        Raises UnsupportedMediaTypeError, PayloadTooLargeError, InvalidParamsError, QueueFullError or UnavailableError.
+        """
+        media_type = self._media_type
+        if media_type not in (_MULTIPART, "application/octet-stream") and not media_type.startswith("image/"):
+            raise UnsupportedMediaTypeError(
+                "Send the file with its media type, such as Content-Type: image/png, or as multipart/form-data."
+            )
+        async with self._within_limits():
+            if media_type == _MULTIPART:
+                limit = self._service.settings.max_body_bytes
+                await read_multipart(self._request, body, self._chunks(), limit, (UPLOADED,))
+            else:
+                await self._read_file(body)
+        if UPLOADED not in body.inputs:
+            raise InvalidParamsError(f"The form must have a file as its field {UPLOADED}.")
+
+    @property
+    def _media_type(self) -> str:
+        return self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @asynccontextmanager
+    async def _within_limits(self) -> AsyncIterator[None]:
+        """A context for reading, within the time that the body has."""
         try:
             async with asyncio.timeout(self._seconds) as self._deadline, self._stack:
                 self._stack.enter_context(self._service.when_closing(partial(_end, self._deadline)))
-                if is_multipart:
-                    await self._read_multipart(body)
-                else:
-                    body.content = parse_object(await self._read_json(body))
-                await note_inputs(body)
+                yield
         except TimeoutError:
             self._service.check_open()
             # a client that sends a byte an hour must not hold a connection
@@ -76,6 +109,18 @@ class BodyReader:
         body.content = checked_object(body.content)
         if sum(len(str(value)) for value in body.content.values()) > LARGE_BYTES:
             await self._large_bodies.admit(self._tenant, body)
+
+    async def _read_file(self, body: RequestBody) -> None:
+        size, spool = 0, Spool(body.folder / UPLOADED)
+        try:
+            async for chunk in self._chunks():
+                size += len(chunk)
+                if size > IMAGE_BYTES:
+                    raise PayloadTooLargeError(f"The file must have at most {IMAGE_BYTES // 2**20} MB.")
+                await spool.write(chunk)
+        finally:
+            await spool.close()
+        body.inputs[UPLOADED] = spool.path
 
     async def _read_json(self, body: RequestBody) -> bytes:
         """Return the JSON of a body, without the inputs of a large one."""

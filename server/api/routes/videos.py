@@ -23,8 +23,16 @@ from server.api.dependencies import (
 from server.api.schemas.requests import EXAMPLE, GENERATE
 from server.api.schemas.videos import VideosGenerated
 from server.api.serializers import WITH_WARNINGS, videos_response, warn
-from server.core.errors import ConflictError, InvalidParamsError, PaddockError, UnauthenticatedError
+from server.core.errors import (
+    RETRY_AFTER,
+    ConflictError,
+    InvalidParamsError,
+    PaddockError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from server.core.generation import Generation, Origin, Status
+from server.service.requests.inputs import IMAGE
 from server.service.requests.parameters import response_format
 from server.service.service import Service
 
@@ -100,7 +108,10 @@ def _check(generation: Generation) -> None:
     if generation.status is Status.CANCELLED:
         raise ConflictError(f"Generation {generation.id} was cancelled.")
     if generation.status is Status.FAILED and generation.attempt == 0:
-        # its image could not be fetched
-        raise InvalidParamsError(str(generation.error_message))
+        # its image could not be fetched: the URL is to blame where the sentence is about the parameter
+        sentence = str(generation.error_message)
+        if sentence.startswith(IMAGE):
+            raise InvalidParamsError(sentence)
+        raise UnavailableError(sentence, RETRY_AFTER)
     if generation.artifact is None:
         raise PaddockError(f"Getting model response error: {generation.error_message}")

@@ -72,7 +72,8 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "type": "string",
         "maxLength": MAX_BYTES,
         "description": "The image that the video begins with, for models that take one: JPEG, PNG, WebP, BMP or GIF "
-        "of at most 20 MB, as base64, as a data URL or as a URL that is fetched. In a multipart body it is a file",
+        "of at most 20 MB, as base64, as a data URL, as a URL that is fetched, or as the id of an upload. In a "
+        "multipart body it is a file",
     },
 }
 """The schemas of this server's own parameters, which no model's `request_schema` has."""

@@ -16,6 +16,7 @@ from server.service.loras import AvailableLora
 from server.service.requests import echo, parameters
 from server.service.requests.image_models import ImageModels
 from server.service.requests.inputs import IMAGE, InputImage, InputImages
+from server.service.requests.uploads import PREFIX, Uploads
 from server.service.requests.urls import checked_url
 
 
@@ -43,6 +44,7 @@ class GenerationBuilder:
         settings: Settings,
         images: InputImages,
         image_models: ImageModels,
+        uploads: Uploads,
         accepted_by: str | None,
         *,
         shares: bool,
@@ -50,6 +52,7 @@ class GenerationBuilder:
         self._settings = settings
         self._image_models = image_models
         self._images = images
+        self._uploads = uploads
         self._accepted_by = accepted_by
         self._shares = shares
 
@@ -98,7 +101,7 @@ class GenerationBuilder:
         if not self.takes_image(request.entry):
             raise InvalidParamsError(f"{IMAGE} is not supported by {request.asked.id}")
         if not isinstance(given, str):
-            raise InvalidParamsError(f"{IMAGE} must be a string: an image in base64, a data URL or a URL")
+            raise InvalidParamsError(f"{IMAGE} must be a string: an image in base64, a data URL, a URL or an upload")
         if self._shares:
             raise InvalidParamsError(f"{IMAGE} is not supported by servers that share their database yet")
         self._params(request, request.body, None)
@@ -106,6 +109,8 @@ class GenerationBuilder:
             await self._image_models.check_installed(request.entry)
         if IMAGE in request.inputs:
             return await self._images.keep(request.tenant, request.inputs)
+        if (reference := given.strip()).startswith(PREFIX):
+            return await self._uploads.find(request.tenant, reference)
         return checked_url(given, self._settings)
 
     def _generation(

@@ -4,9 +4,15 @@ import asyncio
 import re
 
 from server.storage.files.interface import FileStorage
-from server.storage.files.signing import LinkSigner, SignedLinks
+from server.storage.files.signing import LinkSigner, SignedLinks, TenantSigner
 
 SUFFIX = ".png"
+
+UNUSED_SECONDS = 3600.0
+"""An image is kept for so long although no row names it: its request may be about to be recorded."""
+
+UPLOAD_SECONDS = UNUSED_SECONDS
+"""So long the id of an upload is valid."""
 
 _KEY = re.compile(r"([0-9a-f]+)\.([0-9a-f]{64})\.png")
 _OPEN = "0"
@@ -25,10 +31,11 @@ def named_by(key: str) -> tuple[str, str] | None:
 
 
 class Inputs:
-    """The images, and the signed tokens that stand for them in links."""
+    """The images, the signed tokens that stand for them in links, and those that are the ids of uploads."""
 
-    def __init__(self, storage: FileStorage, signer: LinkSigner) -> None:
+    def __init__(self, storage: FileStorage, signer: LinkSigner, uploads: TenantSigner) -> None:
         self.storage = storage
+        self.uploads = uploads
         self.links = SignedLinks(storage, signer, SUFFIX)
         self.changing = asyncio.Lock()
         """Held while an image is written, or looked at and removed: a new one must not go for the age of an old one."""

@@ -3,6 +3,7 @@
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
@@ -32,6 +33,33 @@ class LinkSigner:
         if time.time() - signed_at.timestamp() > self._ttl:
             raise ResourceNotFoundError("This link has expired; read the generation again for a new one.")
         return str(name)
+
+
+class TenantSigner:
+    """Signs values for one tenant each: for another one its token is as invalid as a forged one.
+
+    Tokens last `ttl` seconds. The key is in the file of `LinkSigner`.
+    """
+
+    def __init__(self, key_file: Path, ttl: float, salt: str) -> None:
+        self._key = _signing_key(key_file)
+        self._ttl = ttl
+        self._salt = salt
+
+    def sign(self, tenant: str, value: Any) -> str:
+        """A token for a value that JSON can hold."""
+        return self._serializer(tenant).dumps(value)
+
+    def verify(self, tenant: str, token: str) -> Any:
+        """The value that a token stands for; None if it is forged, another tenant's, or has expired."""
+        try:
+            value, signed_at = self._serializer(tenant).loads(token, return_timestamp=True)
+        except BadSignature:
+            return None
+        return None if time.time() - signed_at.timestamp() > self._ttl else value
+
+    def _serializer(self, tenant: str) -> URLSafeTimedSerializer:
+        return URLSafeTimedSerializer(self._key, salt=f"{self._salt}:{tenant}")
 
 
 class SignedLinks:

@@ -7,10 +7,12 @@ from server.storage.files import checkpoints, inputs, previews, videos
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
 from server.storage.files.folder import FolderStorage
-from server.storage.files.inputs import Inputs
+from server.storage.files.inputs import UPLOAD_SECONDS, Inputs
 from server.storage.files.previews import Previews
-from server.storage.files.signing import LinkSigner
+from server.storage.files.signing import LinkSigner, TenantSigner
 from server.storage.files.videos import Videos
+
+_KEY_FILE = "signing.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,16 @@ class FileStores:
             Videos(folders.videos, link_signer(data_dir, ttl)),
             Checkpoints(folders.checkpoints),
             Previews(folders.previews),
-            Inputs(folders.inputs, link_signer(data_dir, ttl, "input")),
+            Inputs(folders.inputs, link_signer(data_dir, ttl, "input"), upload_signer(data_dir)),
             disk,
         )
 
 
 def link_signer(data_dir: Path, ttl: float, kind: str = "video") -> LinkSigner:
     """The signer of links to one kind of files, whose key is in the data directory; raises OSError."""
-    return LinkSigner(data_dir / "signing.key", ttl, salt=kind)
+    return LinkSigner(data_dir / _KEY_FILE, ttl, salt=kind)
+
+
+def upload_signer(data_dir: Path) -> TenantSigner:
+    """The signer of the ids of uploads; raises OSError."""
+    return TenantSigner(data_dir / _KEY_FILE, UPLOAD_SECONDS, salt="upload")

@@ -17,7 +17,7 @@ from server.core.generation import TERMINAL, Generation, Status
 from server.storage.db.records import Filters, QueueLimits
 from server.storage.files.generation_files import generation_of
 from server.storage.files.inputs import Inputs, input_key
-from server.storage.files.stores import LocalFolders, link_signer
+from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from server.storage.files.videos import Videos, video_key
 from server.storage.retention import Retention
 from tests.contract.store.examples import new
@@ -58,7 +58,7 @@ class Place:
         self.retention = Retention(
             self.store.expiry,
             self.videos,
-            Inputs(self.images, link_signer(folder, ttl=60, kind="input")),
+            Inputs(self.images, link_signer(folder, ttl=60, kind="input"), upload_signer(folder)),
             days=rules.get("days", 0),
             max_bytes=int(rules.get("max_bytes", 0)),
             grace=rules.get("grace", 60),

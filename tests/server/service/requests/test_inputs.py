@@ -12,13 +12,15 @@ from server.service.requests import inputs as module
 from server.service.requests.inputs import IMAGE, MAX_WAITING, InputImages
 from server.storage.files.folder import FolderStorage
 from server.storage.files.inputs import Inputs, input_key
-from server.storage.files.stores import link_signer
+from server.storage.files.stores import link_signer, upload_signer
 from tests.contract.test_image_input import drawn, encoded
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    return Inputs(FolderStorage(tmp_path / "inputs", ".png"), link_signer(tmp_path, 60, "input"))
+    return Inputs(
+        FolderStorage(tmp_path / "inputs", ".png"), link_signer(tmp_path, 60, "input"), upload_signer(tmp_path)
+    )
 
 
 def sent(tmp_path: Path, seed: int) -> dict[str, Path]:

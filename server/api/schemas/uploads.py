@@ -1,0 +1,50 @@
+"""Schemas of uploads."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from server.api.bodies.reading import UPLOADED
+from server.api.schemas.example import example
+from server.api.schemas.fields import Bytes, UnixSeconds
+
+
+class Uploaded(BaseModel):
+    """An image that requests may name."""
+
+    id: str = Field(description="The value for input_image")
+    object: Literal["upload"]
+    bytes: Bytes
+    width: int = Field(description="Pixels, of the image turned upright")
+    height: int
+    warnings: list[str] = Field(description="What was changed in the image")
+    expires: UnixSeconds
+
+    model_config = example(
+        {
+            "id": "upload:WyI5ZjI0Il0.token",
+            "object": "upload",
+            "bytes": 183204,
+            "width": 1280,
+            "height": 720,
+            "warnings": [],
+            "expires": 1790003600,
+        }
+    )
+
+
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {
+    "schema": {
+        "type": "object",
+        "required": [UPLOADED],
+        "properties": {UPLOADED: {"type": "string", "format": "binary", "description": "The file"}},
+    }
+}
+UPLOAD_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": _FORM, "application/octet-stream": _FILE},
+    }
+}
+"""The OpenAPI documentation of the body. Generators of clients know no ranges such as image/*, which is taken, too."""
