@@ -7,6 +7,9 @@ from typing import Any
 from pipelines.core.precision import Accuracy, PrecisionSetting
 from pipelines.core.request import Sampler, StepCaching
 
+TEXT_PIPELINE = "WanPipeline"
+"""The class of diffusers' pipeline for a model whose file names none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lora:
@@ -148,7 +151,7 @@ class ModelSpec:
     repo: str
     fps: int
     revision: str | None = None
-    pipeline_class: str = "WanPipeline"
+    pipeline_class: str = TEXT_PIPELINE
     max_sequence_length: int = 512
     sizes: tuple[tuple[int, int, int], ...] = ((1280, 720, 120), (832, 480, 81))
     shape: dict[str, dict[str, Any]] | None = None
@@ -185,9 +188,10 @@ class ModelSpec:
         return frozenset(file.part for file in self.files)
 
     def for_other_weights(self) -> "ModelSpec":
-        """A copy for other weights, without the settings that were made for the model's own."""
+        """A copy for other weights that need only text, without the settings that were made for the model's own."""
         return replace(
             self,
+            pipeline_class=TEXT_PIPELINE,
             files=(),
             loras=(),
             optional_loras=(),

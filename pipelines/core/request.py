@@ -55,6 +55,9 @@ _LORA_NAME = re.compile(r"\w[\w .,+=()\[\]-]{0,127}")
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
+IMAGES = ("image", "last_image")
+"""The fields of a video that name images."""
+
 REQUEST_LORAS = "request_loras"
 """The fact of a video's fingerprint that names its own LoRAs, with the digests of their files."""
 
@@ -92,8 +95,8 @@ class VideoParams:
 
     The defaults are those of Wan2.1 14B in the hosted API. `run_fast` selects a model's distillation to few steps;
     models without one ignore it. `step_cache` sets how many steps may be skipped. `sampler` is None for the model's
-    own. `loras` are merged into the weights for this video. `image` names the image that it begins with, by
-    `pipelines.stages.conditioning.images.image_digest`.
+    own. `loras` are merged into the weights for this video. `image` names the image that it begins with, `last_image`
+    the one that it ends with, by `pipelines.stages.conditioning.images.image_digest`.
     Raises VideoParamsError that names the parameter and its limits.
     """
 
@@ -110,6 +113,7 @@ class VideoParams:
     sampler: Sampler | None = None
     loras: tuple[RequestLora, ...] = ()
     image: str | None = None
+    last_image: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -130,17 +134,16 @@ class VideoParams:
         if self.sampler is not None:
             object.__setattr__(self, "sampler", _named(Sampler, "sampler", self.sampler))
         object.__setattr__(self, "loras", _loras(self.loras))
-        if self.image is not None and (not isinstance(self.image, str) or _DIGEST.fullmatch(self.image) is None):
-            raise VideoParamsError(f"image must be the digest of an image, not {_described(self.image)}.")
+        for name in IMAGES:
+            digest = getattr(self, name)
+            if digest is not None and (not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None):
+                raise VideoParamsError(f"{name} must be the digest of an image, not {_described(digest)}.")
 
     @property
     def facts(self) -> dict[str, Any]:
         """Its fields, as far as the video depends on them."""
-        fields = asdict(self)
-        # checkpoints are older than this field
-        if self.image is None:
-            del fields["image"]
-        return fields
+        # checkpoints are older than the images
+        return {name: value for name, value in asdict(self).items() if name not in IMAGES or value is not None}
 
     @property
     def is_guided(self) -> bool:

@@ -44,7 +44,7 @@ def check(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> 
         config = read_config(folder / part.name)
         if part.name not in replaced:
             _check_weights(folder / part.name, part, config)
-    for name in sorted(family.settings):
+    for name in family.used_settings(index):
         _check_settings(folder / name)
     family.read_shape(folder)
 
@@ -103,6 +103,8 @@ def _check_settings(component: Path) -> None:
             read_bytes(path, MAX_VOCABULARY_BYTES)
     if component.name.startswith("scheduler"):
         read_json(component / "scheduler_config.json")
+    if component.name == "image_processor":
+        read_json(component / "preprocessor_config.json")
     if component.name.startswith("tokenizer") and not (component / "tokenizer.json").exists():
         raise WeightsNotFoundError(f"The weights are incomplete: {component / 'tokenizer.json'} is missing.")
 
@@ -137,7 +139,7 @@ def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) ->
             facts.update(_config_facts(component))
         else:
             facts.update(part_digest(component, part.library).encode())
-    for name in sorted(family.settings):
+    for name in family.used_settings(index):
         for path in _settings(folder / name):
             is_small = path.stat().st_size < _SMALL
             facts.update(f"{name}/{path.name if is_small else _named_facts(path)}\n".encode())

@@ -31,11 +31,12 @@ from pipelines.loading.progress import byte_counter, iter_parts
 from pipelines.loading.request_loras import LoadedPart, RequestLoras
 from pipelines.loading.single_file import SingleFile
 from pipelines.loading.weight_format import WeightFormat
-from pipelines.models.family import ModelFamily, Part, PartKind
+from pipelines.models.family import InputUse, ModelFamily, Part, PartKind
 from pipelines.models.registry import family_of
 from pipelines.offload.placement import is_mapped, place_module, place_tensor, residence
 from pipelines.planning.layout import Decoding, Layout, Residence
 from pipelines.planning.shapes import ModelShape
+from pipelines.stages.conditioning.image_encoding import read_image_processor
 from pipelines.stages.conditioning.tokenizer import read_tokenizer, tokenizer_digest
 from pipelines.stages.preview.latent_rgb import read_latent_rgb
 from pipelines.stages.resumable import resumable
@@ -58,10 +59,10 @@ def silence_progress_bars() -> None:
 class LoadedPipeline:
     """A diffusers pipeline that is ready to run, its family and shape, and the facts its output depends on.
 
-    `image_pipe` is the one for requests with an image, on the same parts; None if the weights take none. `samplers`
-    make the scheduler of each generation. `layout` is None on a CPU, which has only one memory.
-    `loras` merges those of requests into the weights. `latent_rgb` is the map for previews from the folder of the
-    weights, if there is one; `text_encoder_digest` is a fingerprint of its text encoder.
+    `image_pipe` is the one for requests with an image, on the same parts; None if the weights take none, and `pipe`
+    itself if they need one. `samplers` make the scheduler of each generation. `layout` is None on a CPU, which has only
+    one memory. `loras` merges those of requests into the weights. `latent_rgb` is the map for previews from the folder
+    of the weights, if there is one; `text_encoder_digest` is a fingerprint of its text encoder.
     """
 
     family: ModelFamily
@@ -84,7 +85,7 @@ class LoadedPipeline:
     @property
     def pipes(self) -> list[Any]:
         """The pipelines that share the parts."""
-        return [pipe for pipe in (self.pipe, self.image_pipe) if pipe is not None]
+        return list(dict.fromkeys(pipe for pipe in (self.pipe, self.image_pipe) if pipe is not None))
 
     @property
     def vae(self) -> Any:
@@ -129,7 +130,7 @@ def load_pipeline(
     sources = weights.locate_files(spec.files)
     skeletons = _check(family, folder, sources, spec)
     samplers = Samplers.read(folder, spec.sampler, spec.schedule, set((spec.flow_shift or {}).values()))
-    tokenizer = read_tokenizer(folder / "tokenizer", skeletons[family.text_encoder.name].config)
+    settings = _settings(folder, family, skeletons)
     shape = family.read_shape(folder)
     target = torch.device(device)
     dtype = torch.bfloat16 if target.type == "cuda" or _cpu_has_bf16() else torch.float32
@@ -150,16 +151,16 @@ def load_pipeline(
     if dtype is torch.float32:
         use_onednn(models[family.vae.name])
     pipe = resumable(resolve_name(family.pipeline)).from_pretrained(
-        folder, local_files_only=True, scheduler=samplers.make(), tokenizer=tokenizer, **models
+        folder, local_files_only=True, scheduler=samplers.make(), **settings, **models
     )
     pipe.set_progress_bar_config(disable=True)
-    image_pipe = _image_pipe(family, pipe) if family.takes_image(shape) else None
+    takes_image = family.images(shape).first is not InputUse.NONE
     on_progress("ready", 1.0)
     return LoadedPipeline(
         family=family,
         shape=shape,
         pipe=pipe,
-        image_pipe=image_pipe,
+        image_pipe=_image_pipe(family, pipe) if takes_image else None,
         samplers=samplers,
         device=target,
         layout=layout,
@@ -170,9 +171,19 @@ def load_pipeline(
     )
 
 
+def _settings(folder: Path, family: ModelFamily, skeletons: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the components without weights that the libraries would read in another way."""
+    settings = {"tokenizer": read_tokenizer(folder / "tokenizer", skeletons[family.text_encoder.name].config)}
+    if "image_processor" in family.read_index(folder).components:
+        settings["image_processor"] = read_image_processor(folder / "image_processor")
+    return settings
+
+
 def _image_pipe(family: ModelFamily, pipe: Any) -> Any:
     """Return the family's pipeline for images on the parts, and with the settings, of that for text."""
     assert family.image_pipeline is not None
+    if family.image_pipeline == family.pipeline:
+        return pipe
     settings = {name: pipe.config[name] for name in ("boundary_ratio", "expand_timesteps")}
     image_pipe = resumable(resolve_name(family.image_pipeline))(**pipe.components, **settings)
     image_pipe.set_progress_bar_config(disable=True)

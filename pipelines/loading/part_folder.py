@@ -44,12 +44,13 @@ class PartFolder:
         """Yield the names and tensors. They are memory-mapped, unless scales are multiplied in."""
         located = self._located()
         owned = (scale_of(name, located) for name in located)
-        scales = {name: _read_one(located[name][0], name) for name in owned if name is not None}
+        scales = {name: self._read_one(located[name][0], name) for name in owned if name is not None}
         for path in self.files:
             with open_safetensors(path) as file:
-                for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                for stored_name in file.keys():  # noqa: SIM118 - it is no dictionary
+                    name = self._name(stored_name)
                     if not is_beside_weights(name):
-                        tensor, scale = read_tensor(path, file, name), scale_of(name, scales)
+                        tensor, scale = read_tensor(path, file, stored_name), scale_of(name, scales)
                         yield name, tensor if scale is None else apply_scale(path, name, tensor, scales[scale])
 
     def headers(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -90,11 +91,20 @@ class PartFolder:
         """Return the tensors of all files by name, each with its file."""
         located: dict[str, tuple[Path, StoredTensor]] = {}
         for path in self.files:
-            for name, stored in read_header(path).items():
+            for stored_name, stored in read_header(path).items():
+                name = self._name(stored_name)
                 if name in located:
                     raise UnsupportedModelError(f"{located[name][0]} and {path.name} both have {name}.")
                 located[name] = path, stored
         return located
+
+    def _name(self, stored_name: str) -> str:
+        return stored_name.removeprefix(self.part.stored_prefix)
+
+    def _read_one(self, path: Path, name: str) -> torch.Tensor:
+        stored_name = name if name in read_header(path) else f"{self.part.stored_prefix}{name}"
+        with open_safetensors(path) as file:
+            return read_tensor(path, file, stored_name)
 
 
 def open_safetensors(path: Path) -> Any:
@@ -112,11 +122,6 @@ def read_tensor(path: Path, file: Any, name: str) -> torch.Tensor:
     except (OSError, SafetensorError) as error:
         raise WeightsNotFoundError(f"{path}: {name} cannot be read: {error}.") from error
     return tensor
-
-
-def _read_one(path: Path, name: str) -> torch.Tensor:
-    with open_safetensors(path) as file:
-        return read_tensor(path, file, name)
 
 
 def _on_meta(path: Path, name: str, stored: StoredTensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 
 import gguf
 import torch
-from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
+from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES, convert_wan_transformer_to_diffusers
 from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES, GGUFParameter
 from safetensors import SafetensorError, safe_open
 
@@ -151,6 +151,14 @@ class SingleFile:
     def _foreign(self, names: Collection[str]) -> UnsupportedModelError:
         example = f": it has {min(names)}" if names else ", nor anything else"
         return UnsupportedModelError(f"{self.path} has no weights of a {self._layout.description}{example}.")
+
+
+def convert_wan_transformer(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a Wan transformer by diffusers' names, from those of the original repository."""
+    # diffusers' own conversion leaves out the positions of two images
+    positions = {"img_emb.emb_pos": "condition_embedder.image_embedder.pos_embed"}
+    renamed = {positions.get(name, name): tensor for name, tensor in state.items()}
+    return dict(convert_wan_transformer_to_diffusers(renamed))
 
 
 def _shape(tensor: torch.Tensor) -> torch.Size:

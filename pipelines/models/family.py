@@ -31,7 +31,24 @@ class PartKind(StrEnum):
     DENOISER = "denoiser"
     """A transformer that a denoising step calls. Its blocks are its attribute `blocks`."""
     TEXT_ENCODER = "text encoder"
+    IMAGE_ENCODER = "image encoder"
     VAE = "VAE"
+
+
+class InputUse(StrEnum):
+    """Whether requests may or must have an input."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInputs:
+    """Which images requests have: the one that a video begins with, and the one that it ends with."""
+
+    first: InputUse = InputUse.NONE
+    last: InputUse = InputUse.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +107,8 @@ class Part:
     """A part of a pipeline that has weights.
 
     `name` is the pipeline's attribute and the folder of the weights; `model_class` builds the part. `single_file` is
-    the layout of single files with its weights, `lora` that of LoRA files; None if it takes none.
+    the layout of single files with its weights, `lora` that of LoRA files; None if it takes none. The names of tensors
+    in a folder may begin with `stored_prefix`, which those of the class have lost.
     """
 
     name: str
@@ -99,6 +117,7 @@ class Part:
     is_optional: bool = False
     single_file: SingleFileLayout | None = None
     lora: LoraLayout | None = None
+    stored_prefix: str = ""
 
     @property
     def takes_loras(self) -> bool:
@@ -108,7 +127,7 @@ class Part:
     @property
     def library(self) -> str:
         """The library that its weight files are named for."""
-        return "transformers" if self.kind is PartKind.TEXT_ENCODER else "diffusers"
+        return "transformers" if self.kind in (PartKind.TEXT_ENCODER, PartKind.IMAGE_ENCODER) else "diffusers"
 
     @property
     def class_name(self) -> str:
@@ -126,15 +145,15 @@ class ModelFamily(ABC):
 
     `pipeline_class` is its name in a model's file, `folder_classes` are the names that its folders may have in
     model_index.json, and `pipeline` is diffusers' class. `parts` are in the order in which they are loaded; `settings`
-    are the components without weights. `image_pipeline` is the class that runs requests with an image, on the same
-    parts; None if no weights of the family take one. The sides of a video are multiples of `side_multiple` pixels,
-    whatever the VAE.
+    are the components without weights, of which a folder may lack the `optional_settings`. `image_pipeline` is the
+    class that runs requests with an image, on the same parts; None if no weights of the family take one. The sides of a
+    video are multiples of `side_multiple` pixels, whatever the VAE.
 
     The pipeline's denoising loop carries `loop_tensors` from step to step, by its own names: a checkpoint must save
-    them, and the pipeline accepts each as an argument. A batch of guidance's two passes repeats `repeated_inputs` of
-    the transformer and has both prompts' embeddings as `text_input`. The pipeline cleans a prompt by the function
-    `prompt_cleaner` before it is tokenized. The function `activations` sets the accuracy and the slices of a
-    transformer.
+    them, and the pipeline accepts each as an argument. A batch of guidance's two passes repeats those of the
+    transformer's `repeated_inputs` that it has, and has both prompts' embeddings as `text_input`. The pipeline cleans a
+    prompt by the function `prompt_cleaner` before it is tokenized. The function `activations` sets the accuracy and the
+    slices of a transformer.
     """
 
     pipeline_class: str
@@ -142,6 +161,7 @@ class ModelFamily(ABC):
     pipeline: str
     parts: tuple[Part, ...]
     settings: frozenset[str]
+    optional_settings: frozenset[str] = frozenset()
     image_pipeline: str | None
     side_multiple: int
     loop_tensors: tuple[str, ...]
@@ -163,12 +183,12 @@ class ModelFamily(ABC):
 
     def inputs(self, configs: Configs | None) -> frozenset[str]:
         """Return the kinds of input that requests may have, for weights with these configurations or (None) any."""
-        takes_image = self.image_pipeline is not None and (configs is None or self.takes_image(self.shape(configs)))
-        return frozenset({"text", "image"} if takes_image else {"text"})
+        images = self.images(None if configs is None else self.shape(configs))
+        return frozenset({"text"} if images.first is InputUse.NONE else {"text", "image"})
 
     @abstractmethod
-    def takes_image(self, shape: ModelShape) -> bool:
-        """Return whether the weights of a model with these sizes can continue an image."""
+    def images(self, shape: ModelShape | None) -> ImageInputs:
+        """Return which images requests may or must have, for weights of these sizes or (None) for any of the family."""
 
     def part(self, name: str) -> Part:
         """Return the part of that name. Raises UnsupportedModelError if the family has none."""
@@ -180,7 +200,7 @@ class ModelFamily(ABC):
     @property
     def components(self) -> frozenset[str]:
         """The names of all components that the pipeline uses. A folder may have others."""
-        return self.settings | {part.name for part in self.parts}
+        return self.settings | self.optional_settings | {part.name for part in self.parts}
 
     @property
     def denoisers(self) -> tuple[Part, ...]:
@@ -221,6 +241,10 @@ class ModelFamily(ABC):
             raise UnsupportedModelError(f"{index.path} does not list {missing}, which {self.pipeline_class} needs.")
         check_boundary(index, len(self.used(index, self.denoisers)))
         return index
+
+    def used_settings(self, index: ModelIndex) -> list[str]:
+        """Return the components without weights that a folder's pipeline uses, by name."""
+        return sorted(name for name in self.settings | self.optional_settings if name in index.components)
 
     def used(self, index: ModelIndex, parts: Iterable[Part] | None = None) -> list[Part]:
         """Return the parts, of all or of `parts`, that a folder's pipeline uses, in their order."""

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.model import (
+    TEXT_PIPELINE,
     Fast,
     LatentRgb,
     Lora,
@@ -106,7 +107,7 @@ class ModelTable(Table):
     repo: str
     fps: int = Field(ge=1, le=120)
     revision: str | None = None
-    pipeline_class: str = "WanPipeline"
+    pipeline_class: str = TEXT_PIPELINE
     max_sequence_length: int = Field(default=512, ge=1)
     shape: dict[str, dict[str, Any]] | None = None
     flow_shift: dict[Literal["480p", "720p"], float] | None = Field(default=None, min_length=2)

@@ -3,8 +3,9 @@
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.models.family import ModelFamily
 from pipelines.models.wan import WanTextToVideo
+from pipelines.models.wan_image import WanImageToVideo
 
-FAMILIES: dict[str, ModelFamily] = {family.pipeline_class: family for family in (WanTextToVideo(),)}
+FAMILIES: dict[str, ModelFamily] = {family.pipeline_class: family for family in (WanTextToVideo(), WanImageToVideo())}
 """All families. A new one is added here."""
 
 

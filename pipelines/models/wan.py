@@ -1,19 +1,31 @@
-"""Wan's text-to-video models: 2.1 14B and 1.3B, 2.2 A14B with two transformers, and 2.2 TI2V 5B, also with an image."""
+"""Wan's models that make videos from text: 2.1 14B and 1.3B, 2.2 A14B with two transformers, and 2.2 TI2V 5B.
+
+The latter also takes an image.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pipelines.core.errors import UnsupportedModelError
 from pipelines.core.geometry import Geometry
-from pipelines.models.family import Configs, LoraLayout, ModelFamily, Part, PartKind, SingleFileLayout
-from pipelines.planning.shapes import ModelShape, TextEncoderShape, TransformerShape, VaeShape
+from pipelines.models.family import (
+    Configs,
+    ImageInputs,
+    InputUse,
+    LoraLayout,
+    ModelFamily,
+    Part,
+    PartKind,
+    SingleFileLayout,
+)
+from pipelines.planning.shapes import ImageEncoderShape, ModelShape, TextEncoderShape, TransformerShape, VaeShape
 
 _TRANSFORMER = "diffusers:WanTransformer3DModel"
 
 _SINGLE_FILE = SingleFileLayout(
     prefixes=("model.diffusion_model.", "diffusion_model.", "transformer."),
     checkpoint="wan",
-    converter="diffusers.loaders.single_file_utils:convert_wan_transformer_to_diffusers",
+    converter="pipelines.loading.single_file:convert_wan_transformer",
     typical="blocks.0.attn1.",
     description="Wan transformer",
 )
@@ -66,7 +78,7 @@ class WanTextToVideo(ModelFamily):
     pipeline_class = "WanPipeline"
     folder_classes = frozenset({"WanPipeline"})
     pipeline = "diffusers:WanPipeline"
-    parts = (
+    parts: tuple[Part, ...] = (
         Part("transformer", PartKind.DENOISER, _TRANSFORMER, single_file=_SINGLE_FILE, lora=_LORA),
         Part(
             "transformer_2",
@@ -84,7 +96,7 @@ class WanTextToVideo(ModelFamily):
     # WanPipeline.check_inputs
     side_multiple = 16
     loop_tensors = ("latents",)
-    repeated_inputs = ("hidden_states", "timestep")
+    repeated_inputs = ("hidden_states", "timestep", "encoder_hidden_states_image")
     text_input = "encoder_hidden_states"
     prompt_cleaner = "diffusers.pipelines.wan.pipeline_wan:prompt_clean"
     activations = "pipelines.layers.wan.transformer:use_activations"
@@ -92,37 +104,53 @@ class WanTextToVideo(ModelFamily):
     def shape(self, configs: Configs) -> ModelShape:
         try:
             vae = {**_VAE_DEFAULTS, **configs["vae"]}
+            stages = {"base_dim": vae.get("decoder_base_dim") or vae["base_dim"], "encoder_base_dim": vae["base_dim"]}
             transformers = [
                 _transformer(configs[part.name], part.name) for part in self.denoisers if part.name in configs
             ]
+            expand_timesteps = bool(configs.get("pipeline", {}).get("expand_timesteps"))
             if not transformers or len(set(transformers)) > 1:
                 raise UnsupportedModelError("The model's two transformers differ in shape, which is not supported.")
             return ModelShape(
                 transformer=transformers[0],
                 text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"], "text_encoder")),
-                vae=VaeShape(
-                    **_pick(VaeShape, {**vae, "base_dim": vae.get("decoder_base_dim") or vae["base_dim"]}, "vae")
-                ),
+                vae=VaeShape(**_pick(VaeShape, {**vae, **stages}, "vae")),
+                image_encoder=_image_encoder(configs.get("image_encoder")),
+                encoded_frames=self._encoded_frames(transformers[0], vae, expand_timesteps),
                 experts=len(transformers),
-                expand_timesteps=bool(configs.get("pipeline", {}).get("expand_timesteps")),
+                expand_timesteps=expand_timesteps,
                 side_multiple=self.side_multiple,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UnsupportedModelError(f"The configurations of the model's parts are incomplete: {error}.") from error
 
-    def takes_image(self, shape: ModelShape) -> bool:
+    def images(self, shape: ModelShape | None) -> ImageInputs:
         # the image's tokens have the timestep 0
-        return shape.expand_timesteps
+        takes_image = shape is None or shape.expand_timesteps
+        return ImageInputs(InputUse.OPTIONAL if takes_image else InputUse.NONE)
+
+    def _encoded_frames(self, transformer: TransformerShape, vae: Mapping[str, Any], expand_timesteps: bool) -> int:
+        # with a timestep for each token, the image alone is encoded
+        return 1 if expand_timesteps else 0
 
     def forward_inputs(self, shape: ModelShape, geometry: Geometry, text_tokens: int) -> dict[str, tuple[int, ...]]:
         scale = shape.vae.scale_factor_spatial
         frames = (geometry.full_num_frames - 1) // shape.vae.scale_factor_temporal + 1
         sides = (geometry.full_height // scale, geometry.full_width // scale)
-        return {
+        inputs: dict[str, tuple[int, ...]] = {
             "hidden_states": (1, shape.transformer.in_channels, frames, *sides),
             "timestep": (1, shape.tokens(geometry)) if shape.expand_timesteps else (1,),
             "encoder_hidden_states": (1, text_tokens, shape.transformer.text_dim),
         }
+        if shape.image_encoder is not None:
+            images = 2 if shape.transformer.pos_embed_seq_len else 1
+            encoder = shape.image_encoder
+            inputs["encoder_hidden_states_image"] = (images, encoder.tokens, encoder.hidden_size)
+        return inputs
+
+
+def _image_encoder(config: Mapping[str, Any] | None) -> ImageEncoderShape | None:
+    return None if config is None else ImageEncoderShape(**_pick(ImageEncoderShape, config, "image_encoder"))
 
 
 def _transformer(config: Mapping[str, Any], part: str) -> TransformerShape:

@@ -18,7 +18,7 @@ def residence(part: Part, layout: Layout) -> Residence:
     match part.kind:
         case PartKind.DENOISER:
             return layout.transformer
-        case PartKind.TEXT_ENCODER:
+        case PartKind.TEXT_ENCODER | PartKind.IMAGE_ENCODER:
             return layout.text_encoder
         case PartKind.VAE:
             return Residence.RESIDENT

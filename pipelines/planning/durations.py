@@ -69,7 +69,7 @@ def _may_be_compiled(layout: Layout) -> bool:
 
 def _rest_seconds(shape: ModelShape, video: Geometry, layout: Layout, card: Card) -> float:
     pixels = video.full_width * video.full_height * video.full_num_frames
-    encoder = shape.text_encoder.parameters * BF16
+    encoder = shape.encoder_parameters * BF16
     copying = {
         Residence.RESIDENT: 0.0,
         Residence.STREAMED: encoder / HOST_TO_DEVICE,

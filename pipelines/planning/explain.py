@@ -31,6 +31,7 @@ def choices(chosen: MemoryPlan, shape: ModelShape, machine: Machine) -> dict[str
         "activations": _slices_choice(chosen.layout),
         "guidance": guidance,
         "text encoder": _text_encoder_choice(chosen.layout, shape, machine),
+        **_image_encoder_choice(chosen.layout, shape),
         "VAE": _vae_choice(chosen.layout, machine),
     }
 
@@ -97,6 +98,17 @@ def _transformer_choice(layout: Layout, shape: ModelShape) -> Choice:
         choice,
         f"its {whole} do not fit in GPU memory beside the activations: {resident} blocks stay there, {streamed}",
     )
+
+
+def _image_encoder_choice(layout: Layout, shape: ModelShape) -> dict[str, Choice]:
+    if shape.image_encoder is None:
+        return {}
+    size = format_gib(shape.image_encoder.parameters * BF16)
+    return {
+        "image encoder": Choice(
+            layout.text_encoder, f"its {size} are placed as the text encoder: both are used briefly"
+        )
+    }
 
 
 def _text_encoder_choice(layout: Layout, shape: ModelShape, machine: Machine) -> Choice:

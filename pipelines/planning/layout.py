@@ -53,7 +53,7 @@ class Layout:
 
     `resident_blocks` is how many blocks of a streamed transformer stay in GPU memory. With `batched` both passes of
     guidance run as one batch. The transformer computes `slice_tokens` tokens at a time where it can, 0: all of them.
-    With `fp32_decoding` the VAE is in fp32 instead of bf16.
+    With `fp32_decoding` the VAE is in fp32 instead of bf16. An image encoder is placed as the text encoder is.
     """
 
     precision: Precision = Precision.BF16

@@ -33,12 +33,14 @@ def stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[st
     idle, active = transformer_device_bytes(shape, layout)
     encoder = shape.text_encoder
     encoder_active = (encoder.other_parameters + 2 * encoder.d_model * encoder.d_ff) * BF16
-    encoder_idle = encoder.parameters * BF16 if layout.text_encoder is Residence.RESIDENT else 0
+    encoder_idle = shape.encoder_parameters * BF16 if layout.text_encoder is Residence.RESIDENT else 0
     vae_itemsize = FP32 if layout.fp32_decoding else BF16
     always = shape.vae.parameters * vae_itemsize
     decoding = decode_bytes(shape, largest, layout.decoding, vae_itemsize)
+    image = _image_bytes(shape, largest, layout, vae_itemsize)
     stages = {
         "encoding the prompt": idle + (encoder_idle or encoder_active) + encoder.activation_bytes(),
+        **({"encoding the image": idle + encoder_idle + image} if image else {}),
         "denoising": encoder_idle
         + active
         + dequantized_bytes(shape, layout.precision)
@@ -46,6 +48,18 @@ def stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[st
         "decoding": idle + encoder_idle + decoding * (1 + CONVOLUTION_WORKSPACE),
     }
     return {name: round((always + tensors) * (1 + FRAGMENTATION)) + CONTEXT_BYTES for name, tensors in stages.items()}
+
+
+def _image_bytes(shape: ModelShape, largest: Geometry, layout: Layout, itemsize: int) -> float:
+    """Bytes that encoding images takes beside weights that stay: in the VAE, or in the image encoder before it."""
+    sides = largest.full_width, largest.full_height
+    in_vae = shape.vae.encode_bytes(*sides, shape.encoded_frames, itemsize) * (1 + CONVOLUTION_WORKSPACE)
+    encoder = shape.image_encoder
+    if encoder is None:
+        return in_vae
+    streamed = encoder.other_parameters + 2 * encoder.hidden_size * encoder.intermediate_size
+    weights = 0 if layout.text_encoder is Residence.RESIDENT else streamed * BF16
+    return max(in_vae, weights + encoder.activation_bytes(images=2))
 
 
 def block_bytes(shape: ModelShape, precision: Precision) -> int:
@@ -128,7 +142,7 @@ def host_peak(shape: ModelShape, largest: Geometry, layout: Layout) -> int:
     embedding = encoder.vocab_size * encoder.d_model * BF16
     encoder_bytes = {
         Residence.RESIDENT: 0,
-        Residence.STREAMED: encoder.parameters * BF16,
+        Residence.STREAMED: shape.encoder_parameters * BF16,
         # one layer at a time through torch's pinned memory, whose blocks are powers of two
         Residence.DISK: 1 << (embedding - 1).bit_length(),
     }[layout.text_encoder]
@@ -144,7 +158,7 @@ def converted_bytes(shape: ModelShape, layout: Layout) -> int:
     ):
         transformer = transformer_bytes(shape, layout.precision)
     if layout.text_encoder is Residence.DISK:
-        encoder = shape.text_encoder.parameters * BF16
+        encoder = shape.encoder_parameters * BF16
     return transformer + encoder
 
 

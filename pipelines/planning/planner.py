@@ -9,8 +9,8 @@ Pure arithmetic: it runs on any machine, for any GPU. `pipelines.offload.placeme
 - the accuracy: the residual stream of the transformer in fp32 or bf16, and the VAE in fp32 or bf16;
 - activations: all tokens of a video at once, or in slices, which need less memory;
 - guidance: two passes one after the other or, with streamed blocks, one batch, so that each block is copied once;
-- the text encoder: resident, or streamed layer by layer from host memory or from disk;
-- the VAE: always resident, decodes whole frames or tiles.
+- the text encoder: resident, or streamed layer by layer from host memory or from disk; an image encoder likewise;
+- the VAE: always resident, decodes whole frames or tiles. It encodes whole frames: tiles would give another video.
 
 The text encoder stays in bf16: when streamed it leaves GPU memory between prompts, so a smaller format would gain
 nothing. Int8 is not offered for storage alone: fp8 needs the same memory and no scales.

@@ -32,7 +32,10 @@ class StoredBytes:
 
 @dataclass(frozen=True, slots=True)
 class TransformerShape:
-    """A `WanTransformer3DModel`; the fields are those of its configuration."""
+    """A `WanTransformer3DModel`; the fields are those of its configuration.
+
+    With `image_dim` it attends to the image encoder's tokens, with `pos_embed_seq_len` to those of two images.
+    """
 
     num_layers: int
     num_attention_heads: int
@@ -43,6 +46,9 @@ class TransformerShape:
     out_channels: int
     patch_size: tuple[int, int, int]
     freq_dim: int = 256
+    image_dim: int | None = None
+    added_kv_proj_dim: int | None = None
+    pos_embed_seq_len: int | None = None
 
     @property
     def width(self) -> int:
@@ -51,26 +57,39 @@ class TransformerShape:
 
     @property
     def block_parameters(self) -> int:
-        """Parameters of one block: two attentions with their norms, the norm between them, the MLP, the modulation."""
+        """Parameters of one block: two attentions with their norms, the norm between them, the MLP, the modulation.
+
+        Attention to an image has keys, values and a norm of its own.
+        """
         attention = 4 * _linear(self.width, self.width) + 2 * self.width
         mlp = _linear(self.width, self.ffn_dim) + _linear(self.ffn_dim, self.width)
-        return 2 * attention + mlp + (2 + 6) * self.width
+        image = 2 * _linear(self.added_kv_proj_dim, self.width) + self.width if self.added_kv_proj_dim else 0
+        return 2 * attention + mlp + (2 + 6) * self.width + image
 
     @property
     def block_matrix_parameters(self) -> int:
         """Those of them in matrices, of two attentions and the MLP: without biases and norms."""
-        return 8 * self.width**2 + 2 * self.width * self.ffn_dim
+        image = 2 * (self.added_kv_proj_dim or 0) * self.width
+        return 8 * self.width**2 + 2 * self.width * self.ffn_dim + image
 
     @property
     def other_parameters(self) -> int:
-        """Parameters outside the blocks: the embeddings of patches, time and text, and the output layer."""
+        """Parameters outside the blocks: the embeddings of patches, time, text and image, and the output layer."""
         pixels = prod(self.patch_size)
         time = (
             _linear(self.freq_dim, self.width) + _linear(self.width, self.width) + _linear(self.width, 6 * self.width)
         )
         text = _linear(self.text_dim, self.width) + _linear(self.width, self.width)
         ends = _linear(self.in_channels * pixels, self.width) + _linear(self.width, self.out_channels * pixels)
-        return ends + time + text + 2 * self.width
+        return ends + time + text + self._image_embedding_parameters + 2 * self.width
+
+    @property
+    def _image_embedding_parameters(self) -> int:
+        """Parameters of two norms, two linear layers, and the embedding of positions that two images need."""
+        if not self.image_dim:
+            return 0
+        layers = _linear(self.image_dim, self.image_dim) + _linear(self.image_dim, self.width)
+        return 2 * (self.image_dim + self.width) + layers + (self.pos_embed_seq_len or 0) * self.image_dim
 
     @property
     def in_bf16(self) -> StoredBytes:
@@ -85,7 +104,7 @@ class TransformerShape:
     @property
     def block_matrix_rows(self) -> int:
         """Rows of those matrices: their output values per token."""
-        return 9 * self.width + self.ffn_dim
+        return (11 if self.added_kv_proj_dim else 9) * self.width + self.ffn_dim
 
     def linear_flops(self, tokens: int) -> int:
         """Floating-point operations of one forward pass in the blocks' matrices, without the few for the text."""
@@ -136,8 +155,46 @@ class TextEncoderShape:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageEncoderShape:
+    """A `CLIPVisionModel`; the fields are those of its configuration."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    image_size: int
+    patch_size: int
+    num_channels: int = 3
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an image: one for each patch, and one for the whole."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        width, mlp = self.hidden_size, self.intermediate_size
+        block = 4 * _linear(width, width) + _linear(width, mlp) + _linear(mlp, width) + 4 * width
+        return self.num_hidden_layers * block + self.other_parameters
+
+    @property
+    def other_parameters(self) -> int:
+        """Parameters outside the blocks: the embeddings of patches and positions, that of the whole, and two norms."""
+        patches = self.num_channels * self.patch_size**2 + self.tokens
+        return (patches + 1 + 4) * self.hidden_size
+
+    def activation_bytes(self, images: int) -> int:
+        """Peak bytes of bf16 inference: the hidden states of all blocks, and what the last block computes with."""
+        states = (self.num_hidden_layers + 6) * self.hidden_size + 2 * self.intermediate_size
+        return images * self.tokens * states * BF16
+
+
+@dataclass(frozen=True, slots=True)
 class VaeShape:
-    """An `AutoencoderKLWan`: its parameters, the channels of its last stage, its spatial and temporal scale."""
+    """An `AutoencoderKLWan`: its parameters, the channels of its last stage, its spatial and temporal scale.
+
+    `encoder_base_dim` are the channels of the encoder's first stage.
+    """
 
     parameters: int
     base_dim: int
@@ -145,6 +202,7 @@ class VaeShape:
     scale_factor_temporal: int
     patch_size: int = 1
     is_residual: bool = False
+    encoder_base_dim: int = 96
 
     def decode_bytes(self, width: int, height: int, itemsize: int) -> int:
         """Peak bytes of decoding one group of frames of that size in pixels, including the feature cache.
@@ -155,6 +213,15 @@ class VaeShape:
         """
         tensors = 19.5 if self.is_residual else 12.2
         return round(width * height * (tensors * 4 * self.base_dim * itemsize / self.patch_size**2 + 800))
+
+    def encode_bytes(self, width: int, height: int, frames: int, itemsize: int) -> int:
+        """Peak bytes of encoding a group of frames of that size in pixels, including the feature cache.
+
+        Counts the first stage, in tensors of a group with `encoder_base_dim` channels: those that a residual block
+        keeps alive, and their copies with a margin for the convolution.
+        """
+        tensors = 12.0 if self.is_residual else 9.8
+        return round(width * height * tensors * frames * self.encoder_base_dim * itemsize / self.patch_size**2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +243,24 @@ class ModelShape:
     Wan2.2 A14B has two transformers of the same shape, its `experts`: one for the noisier steps and one for the others.
     Wan2.2 5B has a timestep per token (`expand_timesteps`). `files` are single files with transformers' weights.
     `guidance` says whether a step has two passes. The pipeline accepts sides in multiples of `side_multiple` pixels.
+    The VAE encodes the images of a request in groups of `encoded_frames`; 0 if requests have none.
     """
 
     transformer: TransformerShape
     text_encoder: TextEncoderShape
     vae: VaeShape
+    image_encoder: ImageEncoderShape | None = None
+    encoded_frames: int = 0
     experts: int = 1
     expand_timesteps: bool = False
     files: tuple[FileShape, ...] = ()
     guidance: bool = True
     side_multiple: int = 1
+
+    @property
+    def encoder_parameters(self) -> int:
+        """Parameters of the encoders, of text and image, which are placed alike."""
+        return self.text_encoder.parameters + (self.image_encoder.parameters if self.image_encoder else 0)
 
     @property
     def quantized(self) -> tuple[StoredBytes, ...]:

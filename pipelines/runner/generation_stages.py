@@ -1,4 +1,4 @@
-"""The stages of one generation with a loaded model: the image, the prompts, denoising, decoding and the file."""
+"""The stages of one generation with a loaded model: prompts, images, denoising, decoding and the file."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.core.errors import InputImageError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.core.progress import GenerationStats, Stage
@@ -19,7 +18,8 @@ from pipelines.planning.layout import Residence
 from pipelines.runner.progress import GenerationProgress
 from pipelines.runner.result import RenderedFrames, RenderedVideo
 from pipelines.stages.checkpoint import DenoisingState
-from pipelines.stages.conditioning.images import check_image, fitted
+from pipelines.stages.conditioning.image_encoding import ImageCondition, ImageEncoder, condition_tensors
+from pipelines.stages.conditioning.images import Images, check_images, fitted
 from pipelines.stages.conditioning.text_encoding import PromptEncoder
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at
@@ -37,31 +37,41 @@ class GenerationStages:
         self._loaded = loaded
         self._prompts = prompts
         self._attention = attention
+        self._images = ImageEncoder(loaded.image_pipe, loaded.device)
         self._latent_rgb = matching(loaded.latent_rgb or spec.latent_rgb, loaded.vae)
 
     def geometry(self, params: VideoParams) -> Geometry:
         """The size that is delivered, and the one that is generated."""
         return Geometry.fit(params.width, params.height, params.num_frames, self._loaded.grid)
 
-    def condition(self, params: VideoParams, geometry: Geometry, image: Image.Image | None) -> Image.Image | None:
-        """Return the first frame, in the size that is generated."""
-        check_image(image, params.image)
-        if image is not None and self._loaded.image_pipe is None:
-            raise InputImageError("This model makes videos from text only, without an image.")
-        return None if image is None else fitted(image, geometry)
+    def fit_images(self, params: VideoParams, geometry: Geometry, images: Images) -> Images:
+        """Return a request's images in the size that is generated. Raises InputImageError."""
+        check_images(images, params, self._loaded.family.images(self._loaded.shape))
+        first, last = (None if image is None else fitted(image, geometry) for image in (images.first, images.last))
+        return Images(first, last)
+
+    def condition(
+        self, geometry: Geometry, images: Images, after_group: Callable[[], None] = lambda: None
+    ) -> ImageCondition | None:
+        """Encode images of the size that is generated; None if there are none."""
+        if images.first is None:
+            return None
+        embeds = self._images.encode(images)
+        return ImageCondition(images, condition_tensors(self._loaded.image_pipe, images, geometry, after_group), embeds)
 
     def denoise(
-        self, params: VideoParams, geometry: Geometry, progress: GenerationProgress, image: Image.Image | None
+        self, params: VideoParams, geometry: Geometry, progress: GenerationProgress, images: Images
     ) -> tuple[torch.Tensor, GenerationStats]:
         """Return the normalised latents of a video, from its first step or its checkpoint on, and the work it took.
 
-        `image` is its first frame, in the size that is generated.
+        `images` have the size that is generated.
         """
         progress.report(Stage.PROMPT, 0, 1)
         if warnings := self._warnings(params):
             progress.callbacks.on_warnings(warnings)
         prompt = self._prompts.encode(params.prompt)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
+        condition = self.condition(geometry, images, progress.raise_if_cancelled)
         progress.report(Stage.DENOISE, progress.steps_before, params.num_inference_steps)
 
         def after_step(step: int, capture: Capture, predict: Predict) -> None:
@@ -70,7 +80,7 @@ class GenerationStages:
         encoded, cached = self._prompts.take_counts()
         guidance = self._guidance(params, negative, after_pass=lambda: self._prefetch_prompts(progress))
         latents = self._latents(
-            prompt, negative, params, geometry, guidance, image, progress.denoising_state, after_step
+            prompt, negative, params, geometry, guidance, condition, progress.denoising_state, after_step
         )
         return latents, GenerationStats(encoded, cached, guidance.steps_computed, guidance.steps_skipped)
 
@@ -91,13 +101,13 @@ class GenerationStages:
         params: VideoParams,
         geometry: Geometry,
         guidance: Guidance,
-        image: Image.Image | None,
+        condition: ImageCondition | None,
         denoising_state: DenoisingState | None = None,
         on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
     ) -> torch.Tensor:
         return denoise(
             self._loaded.family,
-            self._loaded.pipe if image is None else self._loaded.image_pipe,
+            self._loaded.pipe if condition is None else self._loaded.image_pipe,
             prompt,
             negative,
             params,
@@ -105,7 +115,7 @@ class GenerationStages:
             guidance,
             scheduler=self._loaded.samplers.make(params.sampler, flow_shift_at(geometry, self.spec.flow_shift)),
             attention=self._attention,
-            image=image,
+            condition=condition,
             denoising_state=denoising_state,
             on_step=on_step,
         )
@@ -158,12 +168,13 @@ class GenerationStages:
             on_error.pop_all()
         return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
 
-    def frames(self, params: VideoParams, image: Image.Image | None, tolerance: float | None) -> RenderedFrames:
+    def frames(self, params: VideoParams, images: Images, tolerance: float | None) -> RenderedFrames:
         """Return the frames of a video, and how long denoising took. `tolerance` replaces the step cache's."""
         geometry = self.geometry(params)
-        condition = self.condition(params, geometry, image)
+        images = self.fit_images(params, geometry, images)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
         prompt = self._prompts.encode(params.prompt)
+        condition = self.condition(geometry, images)
         guidance = self._guidance(params, negative, tolerance)
         started = time.perf_counter()
         latents = self._latents(prompt, negative, params, geometry, guidance, condition)

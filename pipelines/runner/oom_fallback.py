@@ -34,6 +34,7 @@ from pipelines.planning.shapes import ModelShape
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.result import RenderedVideo
 from pipelines.runner.runner import Runner
+from pipelines.stages.conditioning.images import Images
 from pipelines.stages.denoising import release_memory
 
 log = logging.getLogger("paddock.fallback")
@@ -99,6 +100,7 @@ class OutOfMemoryFallback:
         path: Path,
         callbacks: Callbacks = NO_CALLBACKS,
         image: Image.Image | None = None,
+        last_image: Image.Image | None = None,
     ) -> RenderedVideo:
         """Make one video as `Runner.render` does. Raises DeviceMemoryError as well, when no plan has enough memory.
 
@@ -107,19 +109,17 @@ class OutOfMemoryFallback:
         """
         before = self._plan
         try:
-            return self._render(params, path, callbacks, image)
+            return self._render(params, path, callbacks, Images(image, last_image))
         except (DeviceMemoryError, MachineBusyError):
             self.close()
             self._plan = before
             raise
 
-    def _render(
-        self, params: VideoParams, path: Path, callbacks: Callbacks, image: Image.Image | None
-    ) -> RenderedVideo:
+    def _render(self, params: VideoParams, path: Path, callbacks: Callbacks, images: Images) -> RenderedVideo:
         while True:
             runner = self._loaded()
             try:
-                return runner.render(params, path, callbacks, image)
+                return runner.render(params, path, callbacks, images.first, images.last)
             except TorchDynamoException as error:
                 # for example, with a size that is new to the compiler
                 runner.disable_compilation(error)

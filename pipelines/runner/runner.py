@@ -36,7 +36,7 @@ from pipelines.runner.exclusive import Exclusive, exclusive
 from pipelines.runner.generation_stages import GenerationStages
 from pipelines.runner.progress import GenerationProgress
 from pipelines.runner.result import RenderedFrames, RenderedVideo
-from pipelines.stages.conditioning.images import image_digest
+from pipelines.stages.conditioning.images import Images, named
 from pipelines.stages.conditioning.text_encoding import EmbeddingStore, PromptEncoder
 from pipelines.stages.denoising import release_memory, reset
 from pipelines.stages.video_writer import check_output
@@ -161,17 +161,20 @@ class Runner(Exclusive):
         path: AnyPath,
         callbacks: Callbacks = NO_CALLBACKS,
         image: Image.Image | None = None,
+        last_image: Image.Image | None = None,
     ) -> VideoFile:
         """Make one video and write it to `path`, complete or not at all. Continue from its checkpoint if it has one.
 
-        `image` is the RGB image that the video begins with. It is cropped to the video's ratio.
+        `image` is the RGB image that the video begins with, `last_image` the one that it ends with. They are cropped to
+        the video's ratio.
 
         Raises GenerationCancelled within one denoising step, or one group of frames, after `cancelled` returned True;
         GenerationSuspended when the checkpoint is suspended; InputImageError, NonFiniteOutputError or EncodingError.
         After any of these the runner is ready for the next video. Raises RunnerError while another thread uses it, and
         once it is closed.
         """
-        return self.render(_named(params, image), path, callbacks, image).finish()
+        params = named(params, Images(image, last_image))
+        return self.render(params, path, callbacks, image, last_image).finish()
 
     @exclusive
     @torch.no_grad()
@@ -181,10 +184,11 @@ class Runner(Exclusive):
         path: AnyPath,
         callbacks: Callbacks = NO_CALLBACKS,
         image: Image.Image | None = None,
+        last_image: Image.Image | None = None,
     ) -> RenderedVideo:
         """Do as `run` does, but return when the device is free, before the file is finished.
 
-        `image` is the one that `params` names.
+        The images are those that `params` names.
         """
         path = expanded(path)
         check_output(path)
@@ -194,9 +198,9 @@ class Runner(Exclusive):
         geometry = self._stages.geometry(params)
         try:
             with _naming(loras):
-                condition = self._stages.condition(params, geometry, image)
+                images = self._stages.fit_images(params, geometry, Images(image, last_image))
                 self._loaded.loras.merge(loras, progress.after_tensor)
-                latents, stats = self._stages.denoise(params, geometry, progress, condition)
+                latents, stats = self._stages.denoise(params, geometry, progress, images)
                 return self._stages.write(latents, path, geometry, progress, stats)
         except BaseException:
             reset(self._loaded.pipes)
@@ -208,14 +212,20 @@ class Runner(Exclusive):
     @exclusive
     @torch.no_grad()
     def frames(
-        self, params: VideoParams, image: Image.Image | None = None, *, tolerance: float | None = None
+        self,
+        params: VideoParams,
+        image: Image.Image | None = None,
+        last_image: Image.Image | None = None,
+        *,
+        tolerance: float | None = None,
     ) -> RenderedFrames:
         """Return the frames that `run` would write, for measuring. `tolerance` replaces the step cache's."""
-        params = self._effective(_named(params, image))
+        images = Images(image, last_image)
+        params = self._effective(named(params, images))
         loras = self._loaded.loras.locate(params.loras)
         self._loaded.loras.merge(loras)
         with _naming(loras):
-            return self._stages.frames(params, image, tolerance)
+            return self._stages.frames(params, images, tolerance)
 
     def _effective(self, params: VideoParams) -> VideoParams:
         """Return the request with the sampler that is used, and without guidance if the weights need none."""
@@ -226,11 +236,6 @@ class Runner(Exclusive):
         # placement and decoding may change between attempts: the latents stay the same
         fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
         return {"params": params.facts, "fingerprint": {**fingerprint, REQUEST_LORAS: identity(loras)}}
-
-
-def _named(params: VideoParams, image: Image.Image | None) -> VideoParams:
-    """Return a request that names its image."""
-    return params if image is None or params.image is not None else replace(params, image=image_digest(image))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from PIL import Image
 
 from pipelines.core.errors import NonFiniteOutputError
 from pipelines.core.geometry import Geometry, nearest_resolution
@@ -14,6 +13,7 @@ from pipelines.core.request import VideoParams
 from pipelines.layers.attention.backends import attention_context
 from pipelines.models.family import ModelFamily
 from pipelines.stages.checkpoint import DenoisingState
+from pipelines.stages.conditioning.image_encoding import ImageCondition
 from pipelines.stages.guidance import Guidance
 
 # public only since torch 2.12
@@ -37,7 +37,7 @@ def denoise(
     *,
     scheduler: Any,
     attention: Attention = Attention.NATIVE,
-    image: Image.Image | None = None,
+    condition: ImageCondition | None = None,
     denoising_state: DenoisingState | None = None,
     on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
 ) -> torch.Tensor:
@@ -46,9 +46,9 @@ def denoise(
     Return normalised latents (1, channels, t, h, w).
 
     The embeddings are (1, tokens, dim). `scheduler` has the sampler and the noise levels, and is used for this loop
-    only. `attention` selects the kernel. `image` is that of the first frame, in the size that is generated, for an
-    image pipeline. `on_step` is called after each step with the number of finished steps; it may
-    raise to end the loop. The noise is drawn on the CPU, so that a seed gives the same noise on every device. Raises
+    only. `attention` selects the kernel. `condition` is what images were encoded to, for an image pipeline. `on_step`
+    is called after each step with the number of finished steps; it may raise to end the loop. The noise is drawn on the
+    CPU, so that a seed gives the same noise on every device. Raises
     NonFiniteOutputError if the latents contain NaN or infinity.
     """
     generator = torch.Generator("cpu").manual_seed(params.seed)
@@ -67,7 +67,7 @@ def denoise(
         return tensors
 
     pipe.scheduler = scheduler
-    if denoising_state is not None and denoising_state.step == params.num_inference_steps and image is None:
+    if denoising_state is not None and denoising_state.step == params.num_inference_steps and condition is None:
         return _finite(denoising_state.latents.to(prompt_embeds.device))
     if denoising_state is not None:
         generator.set_state(denoising_state.generator)
@@ -85,16 +85,16 @@ def denoise(
         "callback_on_step_end": after_step,
         "callback_on_step_end_tensor_inputs": list(family.loop_tensors),
     }
-    if image is not None:
-        arguments["image"] = image
+    if condition is not None:
+        pipe.condition_on(condition)
+        arguments |= {"image": condition.images.first, "last_image": condition.images.last}
     if denoising_state is not None:
         carried = {name: tensor.to(prompt_embeds.device) for name, tensor in denoising_state.tensors.items()}
         arguments |= {"latents": denoising_state.latents, **carried}
     with guidance.attached_to(pipe), attention_context(attention, prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(**arguments).frames
-    if denoising_state is not None:
-        # it is still to be resumed if no step was left
-        pipe.reset()
+    # it is still to be resumed if no step was left, and keeps its condition
+    pipe.reset()
     return _finite(latents)
 
 

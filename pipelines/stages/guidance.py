@@ -137,7 +137,8 @@ class Guidance:
         return output
 
     def _both_passes(self, compute: Forward, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        doubled = {name: torch.cat([inputs[name]] * 2) for name in self._family.repeated_inputs}
+        given = (name for name in self._family.repeated_inputs if inputs.get(name) is not None)
+        doubled = {name: torch.cat([inputs[name]] * 2) for name in given}
         name, negative = self._family.text_input, self._negative
         assert negative is not None
         texts = torch.cat([inputs[name], negative.to(inputs[name])])

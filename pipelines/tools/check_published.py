@@ -33,9 +33,6 @@ from pipelines.stages.sampling.samplers import Samplers
 TOKEN_IDS = Path(__file__).with_name("umt5_token_ids.json")
 """Texts with the ids that UMT5's published tokenizer gives them."""
 
-BOUNDARY_RATIO = 0.875
-"""The noise level at which the second expert of Wan2.2 A14B takes over (`boundary` in the authors' configuration)."""
-
 SCHEDULER = {
     "_class_name": "UniPCMultistepScheduler",
     "prediction_type": "flow_prediction",
@@ -55,6 +52,9 @@ TEXT_ENCODER = {
     "eos_token_id": 1,
 }
 """What the published text encoder says besides its sizes."""
+
+IMAGE_ENCODER = {"hidden_act": "gelu", "layer_norm_eps": 1e-5}
+"""What the published image encoder says besides its sizes."""
 
 WAN22_VAE = {"z_dim": 48, "in_channels": 12, "out_channels": 12}
 """Where the VAE of Wan2.2 5B differs from the class's defaults, besides its sizes."""
@@ -146,9 +146,9 @@ def _index(index: ModelIndex, family: ModelFamily, stated: Mapping[str, Any]) ->
             part.model_class if is_expected else "not used",
             "not used" if found is None else ":".join(found),
         )
-    experts = sum(part.name in stated for part in family.denoisers)
-    pipeline = {"expand_timesteps": stated.get("pipeline", {}).get("expand_timesteps") or None}
-    yield from _compare(about, {"boundary_ratio": BOUNDARY_RATIO if experts > 1 else None, **pipeline}, index.settings)
+    pipeline = stated.get("pipeline", {})
+    names = ("boundary_ratio", "expand_timesteps")
+    yield from _compare(about, {name: pipeline.get(name) or None for name in names}, index.settings)
 
 
 def _scheduler(folder: Path, spec: ModelSpec) -> Iterator[Finding]:
@@ -172,10 +172,11 @@ def _part(component: Path, part: Part, stated: Mapping[str, Any]) -> Iterator[Fi
     except PipelineError as error:
         yield Finding(f"{part.name}/config.json", "a configuration", str(error))
         return
-    found = module.config.to_dict() if part.kind is PartKind.TEXT_ENCODER else dict(module.config)
+    found = module.config.to_dict() if part.library == "transformers" else dict(module.config)
     sizes = {name: value for name, value in stated.items() if name != "parameters"}
     yield from _compare(f"{part.name}/config.json", sizes, found)
-    others = TEXT_ENCODER if part.kind is PartKind.TEXT_ENCODER else _defaults(part, found, sizes)
+    known = {PartKind.TEXT_ENCODER: TEXT_ENCODER, PartKind.IMAGE_ENCODER: IMAGE_ENCODER}
+    others = known[part.kind] if part.kind in known else _defaults(part, found, sizes)
     yield from _compare(f"{part.name}/config.json", {n: v for n, v in others.items() if n not in sizes}, found)
     yield from _attempt(
         f"{part.name}: names and shapes of all tensors", lambda: WeightSource(component, part).check(module)
@@ -226,6 +227,8 @@ def _predicted(part: Part, shape: ModelShape) -> int | None:
     """Return the number of parameters by which a plan measures a part; None for the VAE, whose files are counted."""
     if part.is_denoiser:
         return shape.transformer.num_layers * shape.transformer.block_parameters + shape.transformer.other_parameters
+    if part.kind is PartKind.IMAGE_ENCODER:
+        return None if shape.image_encoder is None else shape.image_encoder.parameters
     return shape.text_encoder.parameters if part.kind is PartKind.TEXT_ENCODER else None
 
 

@@ -121,11 +121,12 @@ class LoraCatalogue:
 
     def _model_width(self, entry: CatalogueEntry) -> int | None:
         """Return the number of features between a model's transformer blocks; None if the model's file has no shape."""
-        family = family_of(entry.model.pipeline_class)
+        spec = entry.model if self._weights_folder is None else entry.model.for_other_weights()
+        family = family_of(spec.pipeline_class)
         try:
             if self._weights_folder is not None:
                 return family.read_shape(self._weights_folder).transformer.width
-            return None if entry.model.shape is None else family.shape(entry.model.shape).transformer.width
+            return None if spec.shape is None else family.shape(spec.shape).transformer.width
         except PipelineError:
             return None
 

@@ -324,6 +324,14 @@ SIBLINGS = {
 }
 
 
+IMAGE_MODELS = (
+    "wan-ai-wan2-1-i2v-14b-480p-diffusers",
+    "wan-ai-wan2-1-i2v-14b-720p-diffusers",
+    "wan-ai-wan2-1-flf2v-14b-720p-diffusers",
+    "wan-ai-wan2-2-i2v-a14b-diffusers",
+)
+
+
 @pytest.mark.parametrize("model", SIBLINGS)
 def test_sibling_models_have_the_limits_of_the_hosted_api(model: str, server: ServerProcess) -> None:
     schema = server.http.get(f"/models/{model}").json()["request_schema"]["properties"]
@@ -422,7 +430,7 @@ def test_models_are_listed_searched_and_shown(server: ServerProcess) -> None:
     assert listed["object"] == "list"
     ids = [model["id"] for model in listed["data"]]
     assert ids[0] == MODEL
-    assert set(ids) == {MODEL, *SIBLINGS}
+    assert set(ids) == {MODEL, *SIBLINGS, *IMAGE_MODELS}
     shown = http.get(f"/models/{MODEL}").json()
     assert shown["object"] == "model"
     assert shown["endpoint"] == "/videos/generate"
@@ -432,8 +440,8 @@ def test_models_are_listed_searched_and_shown(server: ServerProcess) -> None:
     def found(**params: str) -> int:
         return len(http.get("/models/search", params=params).json()["data"])
 
-    assert (found(search="wan text video"), found(search="WAN2.1"), found(search="flux")) == (4, 3, 0)
-    assert len(http.get("/models", params={"developer_name": "wan-ai"}).json()["data"]) == 4
+    assert (found(search="wan text video"), found(search="WAN2.1"), found(search="flux")) == (4, 6, 0)
+    assert len(http.get("/models", params={"developer_name": "wan-ai"}).json()["data"]) == 8
     assert http.get("/models", params={"developer_name": "other"}).json()["data"] == []
 
 

@@ -24,6 +24,14 @@ from tests.support.models.serving import ti2v_models, ti2v_server
 from tests.support.server_process import SMALL, ServerProcess, eventually
 from tests.support.video import read_video
 
+NEED = (
+    "wan-ai-wan2-1-i2v-14b-480p-diffusers",
+    "wan-ai-wan2-1-i2v-14b-720p-diffusers",
+    "wan-ai-wan2-1-flf2v-14b-720p-diffusers",
+    "wan-ai-wan2-2-i2v-a14b-diffusers",
+)
+"""The models that need an image."""
+
 REQUEST: dict[str, Any] = {**SMALL, "model": MODEL, "seed": 7}
 KEYS = ("a-key-of-one", "a-key-of-another")
 
@@ -190,11 +198,24 @@ def test_a_model_without_images_refuses_one(server: ServerProcess) -> None:
     assert refused.json()["error"]["message"] == sentence
 
 
+@pytest.mark.parametrize("model", NEED)
+def test_a_model_that_needs_an_image_says_so_on_both_routes(model: str, server: ServerProcess) -> None:
+    refused = server.http.post("/videos/generate", json={**REQUEST, "model": model})
+    queued = server.http.post("/queue", json={**REQUEST, "model": model})
+
+    sentence = f"input_image is required: {model} makes videos that begin with an image"
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == sentence
+    assert queued.status_code == 200
+    row = newest(server)
+    assert (row["status"], row["error_message"]) == ("failed", sentence)
+
+
 def test_models_say_whether_they_take_an_image(server: ServerProcess) -> None:
     found = {model["id"]: model for model in server.http.get("/models").json()["data"]}
 
     takes = {id_ for id_, model in found.items() if "input_image" in model["x-paddock-parameters"]}
-    assert takes == {id_ for id_, model in found.items() if "image" in model["capabilities"]["input"]} == {MODEL}
+    assert takes == {id_ for id_, model in found.items() if "image" in model["capabilities"]["input"]} == {MODEL, *NEED}
     assert all("input_image" not in model["request_schema"]["properties"] for model in found.values())
 
 

@@ -1,1 +1,1 @@
-"""Conditioning: a prompt → what the transformer is conditioned on."""
+"""Conditioning: a prompt and images → what the transformer is conditioned on."""

@@ -1,12 +1,28 @@
-"""Images that a video begins with: their identity, and how they are fitted to a video's size."""
+"""Images that a video begins and ends with: their identity, and how they are fitted to a video's size."""
 
 import hashlib
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from pipelines.core.errors import InputImageError
 from pipelines.core.geometry import Geometry
+from pipelines.core.request import VideoParams
+from pipelines.models.family import ImageInputs, InputUse
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The RGB images that a video begins and ends with, each None if a request has none."""
+
+    first: Image.Image | None = None
+    last: Image.Image | None = None
+
+    @property
+    def given(self) -> list[Image.Image]:
+        """Those that there are, in this order."""
+        return [image for image in (self.first, self.last) if image is not None]
 
 
 def image_digest(image: Image.Image) -> str:
@@ -15,16 +31,41 @@ def image_digest(image: Image.Image) -> str:
     return hashlib.sha256(b"%dx%d " % (width, height) + image.tobytes()).hexdigest()
 
 
-def check_image(image: Image.Image | None, digest: str | None) -> None:
-    """Raise InputImageError unless an image is there exactly if a request names one, and is that image."""
+def named(params: VideoParams, images: Images) -> VideoParams:
+    """Return a request that names its images."""
+    first, last = (None if image is None else image_digest(image) for image in (images.first, images.last))
+    return replace(params, image=params.image or first, last_image=params.last_image or last)
+
+
+def check_images(images: Images, params: VideoParams, inputs: ImageInputs) -> None:
+    """Raise InputImageError unless the images are those that a request names, and those that a model takes."""
+    _check_image(images.first, params.image, "image")
+    _check_image(images.last, params.last_image, "last image")
+    if images.first is not None and inputs.first is InputUse.NONE:
+        raise InputImageError("This model makes videos from text only, without an image.")
+    if images.first is None and inputs.first is InputUse.REQUIRED:
+        raise InputImageError("This model needs an image: it makes videos that begin with one.")
+    if images.last is not None and inputs.last is InputUse.NONE:
+        raise InputImageError("This model takes no last image: it cannot make videos that end with one.")
+    if images.last is None and inputs.last is InputUse.REQUIRED:
+        raise InputImageError("This model needs a last image: it makes videos between two images.")
+    if images.last is None:
+        return
+    if images.first is None:
+        raise InputImageError("A video with a last image needs a first one.")
+    if params.num_frames < 2:
+        raise InputImageError("A video with a first and a last image has at least 2 frames.")
+
+
+def _check_image(image: Image.Image | None, digest: str | None, name: str) -> None:
     if image is None and digest is None:
         return
     if image is None or digest is None:
-        raise InputImageError("The request's image is missing." if image is None else "The request has no image.")
+        raise InputImageError(f"The request's {name} is missing." if image is None else f"The request has no {name}.")
     if image.mode != "RGB":
-        raise InputImageError(f"The image must be RGB, not {image.mode}.")
+        raise InputImageError(f"The {name} must be RGB, not {image.mode}.")
     if image_digest(image) != digest:
-        raise InputImageError("The image is not the request's: its file may be damaged.")
+        raise InputImageError(f"The {name} is not the request's: its file may be damaged.")
 
 
 def fitted(image: Image.Image, geometry: Geometry) -> Image.Image:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
+from pipelines.models.family import InputUse
 from pipelines.models.registry import family_of
 from server.core.errors import InvalidParamsError
 from server.core.generation import Generation, Origin, Status
@@ -84,6 +85,11 @@ class GenerationBuilder:
         has_pipeline = family_of(entry.model.pipeline_class).image_pipeline is not None
         return entry.image_model is not None or (has_pipeline and "image" in entry.api.input)
 
+    def needs_image(self, entry: CatalogueEntry) -> bool:
+        """Whether requests for a model must have an image."""
+        family = family_of(entry.model.pipeline_class)
+        return self.takes_image(entry) and family.images(None).first is InputUse.REQUIRED
+
     def complete(self, entry: CatalogueEntry, generation: Generation, image: InputImage) -> Generation:
         """A generation that awaited its image, with the image."""
         assert generation.params is not None, "a generation without valid parameters awaits nothing"
@@ -97,6 +103,10 @@ class GenerationBuilder:
     async def _image(self, request: Request) -> InputImage | str | None:
         """Check and keep the image of a request, or check its URL. What takes less time is checked first."""
         if echo.is_absent(given := request.body.get(IMAGE)) or given is False:
+            if self.needs_image(request.entry):
+                raise InvalidParamsError(
+                    f"{IMAGE} is required: {request.entry.id} makes videos that begin with an image"
+                )
             return None
         if not self.takes_image(request.entry):
             raise InvalidParamsError(f"{IMAGE} is not supported by {request.asked.id}")

@@ -134,7 +134,7 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
         (
             "fps = 16",
             'fps = 16\npipeline_class = "FluxPipeline"',
-            r"model\.pipeline_class: .*must be one of WanPipeline, not 'FluxPipeline'",
+            r"model\.pipeline_class: .*must be one of WanImageToVideoPipeline, WanPipeline, not 'FluxPipeline'",
         ),
         ("fps = 16", "fps = 16\nstep_cache = { balanced = 0.1 }", r"model\.step_cache\.fast: .*required"),
         ("fps = 16", "fps = 16\nstep_cache = { balanced = -1, fast = 1 }", r"model\.step_cache\.balanced: .*greater"),
@@ -240,6 +240,20 @@ def test_the_built_in_models_sample_as_their_authors_do() -> None:
         "wan-ai-wan2-1-t2v-1-3b-diffusers": (8.0, 8.0),
         "wan-ai-wan2-2-t2v-a14b-diffusers": (12.0, 12.0),
         "wan-ai-wan2-2-ti2v-5b-diffusers": (5.0, 5.0),
+        "wan-ai-wan2-1-i2v-14b-480p-diffusers": (3.0, 5.0),
+        "wan-ai-wan2-1-i2v-14b-720p-diffusers": (3.0, 5.0),
+        "wan-ai-wan2-1-flf2v-14b-720p-diffusers": (16.0, 16.0),
+        "wan-ai-wan2-2-i2v-a14b-diffusers": (5.0, 5.0),
+    }
+    assert {
+        id_: tuple(entry.api.by_name[name].default for name in ("num_inference_steps", "guidance_scale", "num_frames"))
+        for id_, entry in read_catalogue().items()
+        if entry.model.pipeline_class == "WanImageToVideoPipeline"
+    } == {
+        "wan-ai-wan2-1-i2v-14b-480p-diffusers": (40, 5.0, 81),
+        "wan-ai-wan2-1-i2v-14b-720p-diffusers": (40, 5.0, 81),
+        "wan-ai-wan2-1-flf2v-14b-720p-diffusers": (50, 5.0, 81),
+        "wan-ai-wan2-2-i2v-a14b-diffusers": (40, 3.5, 81),
     }
     fast = models["wan-ai-wan2-2-t2v-a14b-diffusers"].variant(fast=True)
     assert fast.flow_shift == {"480p": 5.0, "720p": 5.0}
@@ -253,7 +267,7 @@ def test_models_with_the_same_vae_share_a_latent_rgb_map(tmp_path: Path) -> None
 
     channels = {id_: latent_rgb and len(latent_rgb.factors) for id_, latent_rgb in maps.items()}
     shapes = {id_: entry.model.shape for id_, entry in read_catalogue().items()}
-    assert channels == {id_: shape and shape["transformer"]["in_channels"] for id_, shape in shapes.items()}
+    assert channels == {id_: shape and shape["transformer"]["out_channels"] for id_, shape in shapes.items()}
     of_the_14b = maps["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert of_the_14b is not None
     assert of_the_14b.factors[2] == (0.3568, 0.2548, 0.1747)

@@ -17,23 +17,30 @@ from pipelines.core.errors import GenerationSuspended, UnsupportedModelError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Lora, ModelSpec, WeightFile
 from pipelines.core.precision import Precision
+from pipelines.core.progress import Frames, VideoFile
 from pipelines.core.request import VideoParams
 from pipelines.hub.folder import check
 from pipelines.loading.load import load_pipeline
 from pipelines.loading.modules import skeleton
 from pipelines.loading.single_file import SingleFile
-from pipelines.models.family import ModelFamily, PartKind
+from pipelines.models.family import InputUse, ModelFamily, PartKind
 from pipelines.models.registry import FAMILIES, family_of
 from pipelines.planning.layout import GIB, Layout, Machine, Residence
 from pipelines.planning.planner import plan
-from pipelines.runner.callbacks import Callbacks
+from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint
+from pipelines.stages.conditioning.images import Images
+from tests.pipelines.stages.conditioning.test_images import gradient
 from tests.support.models.wan21 import wan21_folder
 from tests.support.models.wan22 import a14b_folder, ti2v_5b_folder
+from tests.support.models.wan_image import flf2v_folder, i2v_a14b_folder, i2v_folder
 from tests.support.video import psnr
 
-SAMPLES: dict[str, tuple[Callable[[Path], Path], ...]] = {"WanPipeline": (wan21_folder, a14b_folder, ti2v_5b_folder)}
+SAMPLES: dict[str, tuple[Callable[[Path], Path], ...]] = {
+    "WanPipeline": (wan21_folder, a14b_folder, ti2v_5b_folder),
+    "WanImageToVideoPipeline": (i2v_folder, flf2v_folder, i2v_a14b_folder),
+}
 """Functions that write small weights of each family, one for each kind of model that it has."""
 
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
@@ -52,6 +59,19 @@ class Sample:
         """The smallest video with more than one row, column and group of frames."""
         grid = self.shape.grid
         return VideoParams("an ox", "blurry", 2 * grid.height, 2 * grid.width, grid.temporal + 1, 3, 5.0, 7)
+
+    @property
+    def images(self) -> Images:
+        """The images that a request must have."""
+        inputs, size = self.family.images(self.shape), (self.params.width, self.params.height)
+        first, last = (gradient(*size) if use is InputUse.REQUIRED else None for use in (inputs.first, inputs.last))
+        return Images(first, last)
+
+    def frames(self, runner: Runner) -> Frames:
+        return runner.frames(self.params, self.images.first, self.images.last).frames
+
+    def run(self, runner: Runner, path: Path, callbacks: Callbacks = NO_CALLBACKS) -> VideoFile:
+        return runner.run(self.params, path, callbacks, self.images.first, self.images.last)
 
 
 @pytest.fixture(scope="module", params=[(name, make) for name in SAMPLES for make in SAMPLES[name]])
@@ -88,6 +108,8 @@ def test_its_classes_exist_and_its_parts_are_the_pipelines(family: ModelFamily) 
     assert family.folder_classes
     assert "text" in family.inputs(None)
     assert (family.image_pipeline is not None) == ("image" in family.inputs(None))
+    # a pipeline that makes videos only from images is the one for images
+    assert (family.images(None).first is InputUse.REQUIRED) == (family.image_pipeline == family.pipeline)
 
 
 @families
@@ -140,6 +162,9 @@ def test_its_shapes_are_those_of_the_real_modules(sample: Sample, runner: Runner
         assert len(model.blocks) == transformer.num_layers
         assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert sum(parameter.numel() for parameter in loaded.vae.parameters()) == sample.shape.vae.parameters
+    encoders = [getattr(loaded.pipe, part.name, None) for part in sample.family.parts if part.library == "transformers"]
+    found = sum(parameter.numel() for each in encoders if each is not None for parameter in each.parameters())
+    assert found == sample.shape.encoder_parameters
 
 
 @torch.no_grad()
@@ -155,7 +180,7 @@ def test_a_transformer_takes_inputs_of_the_shapes_it_states(sample: Sample, runn
         inputs = {name: torch.zeros(shape, dtype=model.dtype) for name, shape in shapes.items()}
         assert torch.isfinite(model(**inputs, return_dict=False)[0]).all()
     hooks = [model.register_forward_pre_hook(note, with_kwargs=True) for model in runner._loaded.denoisers]
-    runner.frames(sample.params)
+    sample.frames(runner)
     for hook in hooks:
         hook.remove()
 
@@ -178,7 +203,7 @@ def test_it_has_a_plan(sample: Sample) -> None:
 
 
 def test_a_video_has_the_size_and_length_of_its_grid(sample: Sample, runner: Runner) -> None:
-    frames = runner.frames(sample.params).frames
+    frames = sample.frames(runner)
 
     assert frames.shape == (sample.params.num_frames, sample.params.height, sample.params.width, 3)
 
@@ -187,25 +212,25 @@ def test_streamed_parts_make_the_same_video(sample: Sample, runner: Runner, tmp_
     layout = Layout(transformer=Residence.STREAMED, text_encoder=Residence.STREAMED, resident_blocks=1)
     streamed = Runner.load(sample.spec, sample.folder, "cpu", layout=layout, cache=tmp_path)
 
-    assert (streamed.frames(sample.params).frames == runner.frames(sample.params).frames).all()
+    assert (sample.frames(streamed) == sample.frames(runner)).all()
 
 
 def test_batched_guidance_makes_nearly_the_same_video(sample: Sample, runner: Runner, tmp_path: Path) -> None:
     layout = Layout(Precision.BF16, batched=True)
     batched = Runner.load(sample.spec, sample.folder, "cpu", layout=layout, cache=tmp_path)
 
-    one, other = (each.run(sample.params, tmp_path / "video.mp4").path.read_bytes() for each in (runner, batched))
+    one, other = (sample.run(each, tmp_path / "video.mp4").path.read_bytes() for each in (runner, batched))
     assert psnr(one, other) > 40
 
 
 def test_a_suspended_generation_ends_in_the_same_video(sample: Sample, runner: Runner, tmp_path: Path) -> None:
-    whole = runner.run(sample.params, tmp_path / "whole.mp4").path.read_bytes()
+    whole = sample.run(runner, tmp_path / "whole.mp4").path.read_bytes()
     path = tmp_path / "half.ckpt"
 
     with pytest.raises(GenerationSuspended):
         suspending = Checkpoint(path, 1000.0, suspended=lambda: True)
-        runner.run(sample.params, tmp_path / "video.mp4", Callbacks(checkpoint=suspending))
-    resumed = runner.run(sample.params, tmp_path / "video.mp4", Callbacks(checkpoint=Checkpoint(path, 1000.0)))
+        sample.run(runner, tmp_path / "video.mp4", Callbacks(checkpoint=suspending))
+    resumed = sample.run(runner, tmp_path / "video.mp4", Callbacks(checkpoint=Checkpoint(path, 1000.0)))
 
     assert resumed.stats.steps_computed == sample.params.num_inference_steps - 1
     assert resumed.path.read_bytes() == whole

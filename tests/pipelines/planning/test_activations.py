@@ -25,6 +25,9 @@ MODELS = {
     "14B": "wan-ai-wan2-1-t2v-14b-diffusers",
     "1.3B": "wan-ai-wan2-1-t2v-1-3b-diffusers",
     "5B": "wan-ai-wan2-2-ti2v-5b-diffusers",
+    "I2V 14B": "wan-ai-wan2-1-i2v-14b-480p-diffusers",
+    "FLF2V 14B": "wan-ai-wan2-1-flf2v-14b-720p-diffusers",
+    "I2V A14B": "wan-ai-wan2-2-i2v-a14b-diffusers",
 }
 
 WAYS = [Layout(accuracy=accuracy, slice_tokens=tokens) for accuracy, tokens in product(Accuracy, (0, SLICE_TOKENS))]
@@ -32,9 +35,9 @@ WAYS = [Layout(accuracy=accuracy, slice_tokens=tokens) for accuracy, tokens in p
 
 def published(name: str) -> ModelShape:
     """The shapes that a model's file states."""
-    stated = read_catalogue()[MODELS[name]].model.shape
-    assert stated is not None
-    return family_of("WanPipeline").shape(stated)
+    spec = read_catalogue()[MODELS[name]].model
+    assert spec.shape is not None
+    return family_of(spec.pipeline_class).shape(spec.shape)
 
 
 def config(transformer: TransformerShape) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def traced_peak(shape: ModelShape, geometry: Geometry, layout: Layout, batch: in
         model: Any = WanTransformer3DModel(**{**config(shape.transformer), "num_layers": 2})
         keep_in_fp32(model)
         torch.set_default_dtype(torch.float32)
-        inputs = {name: torch.empty(batch, *size[1:], dtype=torch.bfloat16) for name, size in sizes.items()}
+        inputs = {name: torch.empty(batch * size[0], *size[1:], dtype=torch.bfloat16) for name, size in sizes.items()}
         use_activations(model, layout.accuracy, layout.slice_tokens)
         with PeakBytes([*model.parameters(), *model.buffers(), *inputs.values()]) as traced:
             model(**inputs, return_dict=False)
@@ -64,6 +67,10 @@ def traced_peak(shape: ModelShape, geometry: Geometry, layout: Layout, batch: in
         ("1.3B", (832, 480, 81), 1),
         ("5B", (640, 352, 41), 1),
         ("5B", (1280, 704, 121), 1),
+        ("I2V 14B", (832, 480, 81), 1),
+        ("I2V 14B", (1280, 720, 81), 2),
+        ("FLF2V 14B", (1280, 720, 81), 1),
+        ("I2V A14B", (832, 480, 41), 1),
     ],
 )
 def test_the_transformers_activations(name: str, video: tuple[int, int, int], batch: int, layout: Layout) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from pipelines.core.errors import WeightsNotFoundError
 from pipelines.core.geometry import Geometry, Grid
@@ -16,8 +16,16 @@ from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import Decoding
 from pipelines.planning.memory_model import decode_bytes
-from pipelines.planning.shapes import BF16, FP32, ModelShape, TextEncoderShape, TransformerShape
+from pipelines.planning.shapes import (
+    BF16,
+    FP32,
+    ImageEncoderShape,
+    ModelShape,
+    TextEncoderShape,
+    TransformerShape,
+)
 from pipelines.runner.runner import Runner
+from pipelines.stages.conditioning.image_encoding import encode_frames
 from pipelines.stages.decoding.decoding import decode_frames
 from tests.support.models.trace import PeakBytes, fake
 from tests.support.models.wan22 import WAN22_VAE
@@ -33,6 +41,18 @@ def wan_14b() -> ModelShape:
     entry = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
     assert entry.model.shape is not None
     return WAN.shape(entry.model.shape)
+
+
+def published(model: str) -> ModelShape:
+    """The shapes that a model's file states."""
+    spec = read_catalogue()[model].model
+    assert spec.shape is not None
+    return family_of(spec.pipeline_class).shape(spec.shape)
+
+
+def clip(shape: ImageEncoderShape) -> CLIPVisionModel:
+    sizes = {name: getattr(shape, name) for name in ImageEncoderShape.__dataclass_fields__}
+    return CLIPVisionModel(CLIPVisionConfig(**sizes, num_attention_heads=16, hidden_act="gelu"))
 
 
 def count(module: nn.Module) -> int:
@@ -58,6 +78,37 @@ def test_the_real_model_has_exactly_these_parameters(wan_14b: ModelShape) -> Non
         encoder = UMT5EncoderModel(encoder_config(wan_14b.text_encoder))
         assert wan_14b.text_encoder.parameters == count(encoder) == 5_680_910_336
         assert parameters_of(WAN_1_3B) == count(WanTransformer3DModel(**transformer_config(WAN_1_3B)))
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "encoder_parameters"),
+    [
+        ("wan-ai-wan2-1-i2v-14b-480p-diffusers", 16_394_878_784, 630_766_080),
+        ("wan-ai-wan2-1-i2v-14b-720p-diffusers", 16_394_878_784, 630_766_080),
+        ("wan-ai-wan2-1-flf2v-14b-720p-diffusers", 16_395_536_704, 630_766_080),
+        ("wan-ai-wan2-2-i2v-a14b-diffusers", 14_288_901_184, None),
+    ],
+)
+def test_the_image_models_have_exactly_these_parameters(
+    model: str, parameters: int, encoder_parameters: int | None
+) -> None:
+    shape = published(model)
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel(**transformer_config(shape.transformer))
+        assert parameters_of(shape.transformer) == count(transformer) == parameters
+    assert count(transformer.blocks[0]) == shape.transformer.block_parameters
+    matrices = [layer.weight for layer in transformer.blocks[0].modules() if isinstance(layer, nn.Linear)]
+    assert sum(matrix.numel() for matrix in matrices) == shape.transformer.block_matrix_parameters
+    assert sum(len(matrix) for matrix in matrices) == shape.transformer.block_matrix_rows
+    assert shape.vae.parameters == 126_892_531
+    if encoder_parameters is None:
+        assert shape.image_encoder is None
+        assert shape.experts == 2
+    else:
+        assert shape.image_encoder is not None
+        with torch.device("meta"):
+            assert shape.image_encoder.parameters == count(clip(shape.image_encoder)) == encoder_parameters
+        assert shape.encoder_parameters == 5_680_910_336 + encoder_parameters
 
 
 @pytest.mark.parametrize("layout", ["wan21", "weights_folder"])
@@ -138,6 +189,38 @@ def test_the_memory_of_wan22s_decoder(decoding: Decoding, size: tuple[int, int])
             run_decoder(vae, latents, decoding)
 
     assert decode_bytes(shape, Geometry.fit(*size, 9, shape.grid), decoding) == pytest.approx(traced.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_image_encoders_activations(images: int) -> None:
+    shape = published("wan-ai-wan2-1-i2v-14b-480p-diffusers").image_encoder
+    assert shape is not None
+    with fake(torch.bfloat16):
+        model = clip(shape).eval()
+        pixels = torch.zeros(images, 3, 224, 224)
+        with PeakBytes([*model.parameters(), *model.buffers(), pixels]) as traced:
+            model(pixel_values=pixels, output_hidden_states=True)
+
+    assert shape.activation_bytes(images) == pytest.approx(traced.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("model", ["wan-ai-wan2-1-i2v-14b-480p-diffusers", "wan-ai-wan2-2-ti2v-5b-diffusers"])
+@pytest.mark.parametrize("frames", [81, 121])
+def test_the_memory_of_encoding_an_image(model: str, frames: int, dtype: torch.dtype) -> None:
+    shape = published(model)
+    width, height = 832, 480
+    # a model with a timestep for each token encodes the image alone
+    others = (frames - 1) // 4 if shape.encoded_frames == 4 else 0
+    with fake(dtype):
+        vae: Any = AutoencoderKLWan(**(WAN22_VAE if shape.vae.is_residual else {})).eval()
+        first = torch.empty(1, 3, 1, height, width, dtype=torch.float32)
+        grey = torch.empty(1, 1, 1, 1, 1, dtype=torch.float32).expand(1, 3, 4, height, width)
+        with PeakBytes([*vae.parameters(), *vae.buffers(), first, grey]) as traced:
+            encode_frames(vae, [first, *[grey] * others])
+
+    predicted = shape.vae.encode_bytes(width, height, shape.encoded_frames, dtype.itemsize)
+    assert predicted == pytest.approx(traced.peak, rel=0.1)
 
 
 def run_decoder(vae: Any, latents: torch.Tensor, decoding: Decoding) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
 from pipelines.core.errors import GenerationCancelled, GenerationSuspended, InputImageError
@@ -16,7 +17,7 @@ from pipelines.planning.layout import Layout, Residence
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint
-from pipelines.stages.conditioning.images import image_digest
+from pipelines.stages.conditioning.images import Images, image_digest
 from tests.pipelines.conftest import both_dtypes
 from tests.pipelines.stages.conditioning.test_images import gradient
 from tests.support.video import psnr
@@ -38,12 +39,15 @@ def video(runner: Runner, folder: Path, callbacks: Callbacks = NO_CALLBACKS, par
 
 
 def test_the_latents_equal_the_librarys(runner: Runner) -> None:
-    pipe, stages = runner._loaded.image_pipe, runner._stages
+    loaded, stages = runner._loaded, runner._stages
+    assert loaded.image_pipe is not None
+    parts = {**loaded.image_pipe.components, "scheduler": loaded.samplers.make()}
+    pipe = WanImageToVideoPipeline(**parts, expand_timesteps=True)
     with torch.no_grad():
         negative, prompt = (stages._prompts.encode(text) for text in (PARAMS.negative_prompt, PARAMS.prompt))
         geometry = stages.geometry(PARAMS)
         guidance = stages._guidance(PARAMS, negative)
-        condition = stages.condition(PARAMS, geometry, IMAGE)
+        condition = stages.condition(geometry, stages.fit_images(PARAMS, geometry, Images(IMAGE)))
         made = stages._latents(prompt, negative, PARAMS, geometry, guidance, condition)
         plain = pipe(
             image=IMAGE,
@@ -153,6 +157,12 @@ def test_a_model_for_text_alone_refuses_an_image(wan21_runner: Runner, tmp_path:
     with pytest.raises(InputImageError, match="makes videos from text only"):
         video(wan21_runner, tmp_path)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_last_image_is_refused(runner: Runner, tmp_path: Path) -> None:
+    # diffusers ignores it
+    with pytest.raises(InputImageError, match="This model takes no last image"):
+        runner.run(PARAMS, tmp_path / "video.mp4", image=IMAGE, last_image=IMAGE)
 
 
 def test_an_image_that_is_not_the_requests_is_refused(runner: Runner, tmp_path: Path) -> None:

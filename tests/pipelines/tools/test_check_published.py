@@ -43,7 +43,7 @@ def stated(folder: Path) -> ModelSpec:
         "vae": {"base_dim": 4, "num_res_blocks": 1, "parameters": parameters},
     }
     if (folder / "transformer_2").is_dir():
-        shape["transformer_2"] = shape["transformer"]
+        shape |= {"transformer_2": shape["transformer"], "pipeline": {"boundary_ratio": 0.875}}
     rgb = LatentRgb(((0.0, 0.0, 0.0),) * 16, (0.0, 0.0, 0.0))
     return ModelSpec("Some/Small", fps=16, shape=shape, flow_shift={"480p": 3.0, "720p": 5.0}, latent_rgb=rgb)
 
@@ -158,6 +158,22 @@ def test_experts_and_their_boundary_are_expected_where_the_models_file_has_them(
 
     assert found["model_index.json transformer_2"].endswith("expected diffusers:WanTransformer3DModel, found not used")
     assert found["model_index.json boundary_ratio"].endswith("expected 0.875, found null")
+
+
+def test_the_image_encoder_is_compared_with_the_models_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = read_catalogue()["wan-ai-wan2-1-i2v-14b-480p-diffusers"].model
+    monkeypatch.setattr(tool, "check_token_ids", lambda _: [])
+    folder = published_folder(tmp_path / "weights", spec)
+
+    for fields in ({"num_hidden_layers": 31}, {"hidden_act": "quick_gelu"}, {"patch_size": 16}):
+        config = folder / "image_encoder" / "config.json"
+        before = config.read_text()
+        changed("image_encoder/config.json", **fields)(folder)
+        found = {finding.about for finding in failed(folder, spec)}
+        assert f"image_encoder/config.json {next(iter(fields))}" in found
+        config.write_text(before)
+    changed("model_index.json", image_processor=[None, None])(folder)
+    assert any("must list both an image_encoder and an image_processor" in str(each) for each in failed(folder, spec))
 
 
 def test_a_long_value_is_shown_where_it_differs() -> None:

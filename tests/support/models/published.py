@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from pipelines.core.model import ModelSpec
 from pipelines.demo.folder import demo_folder
@@ -26,7 +27,7 @@ _CLASSES = {
 def published_folder(folder: Path, spec: ModelSpec) -> Path:
     """A folder as a model's file says that it is; its tokenizer is the demo's."""
     shape = spec.shape or {}
-    index: dict[str, Any] = {"_class_name": "WanPipeline", **_CLASSES, "transformer_2": [None, None]}
+    index: dict[str, Any] = {"_class_name": spec.pipeline_class, **_CLASSES, "transformer_2": [None, None]}
     for part in ("transformer", "transformer_2"):
         if part in shape:
             index[part] = ["diffusers", "WanTransformer3DModel"]
@@ -34,9 +35,16 @@ def published_folder(folder: Path, spec: ModelSpec) -> Path:
                 transformer = WanTransformer3DModel(**{**shape[part], "patch_size": tuple(shape[part]["patch_size"])})
             transformer.save_config(folder / part)
             _write(folder / part, transformer.state_dict(), "diffusion_pytorch_model", torch.float32, shards=12)
-    if "transformer_2" in shape:
-        index["boundary_ratio"] = 0.875
     index |= shape.get("pipeline", {})
+    if "image_encoder" in shape:
+        with init_empty_weights():
+            image_encoder = CLIPVisionModel(CLIPVisionConfig(**shape["image_encoder"], hidden_act="gelu"))
+        image_encoder.config.save_pretrained(folder / "image_encoder")
+        stored = {f"vision_model.{name}": tensor for name, tensor in image_encoder.state_dict().items()}
+        _write(folder / "image_encoder", stored, "model", torch.bfloat16, shards=1)
+        CLIPImageProcessorPil().save_pretrained(folder / "image_processor")
+        index |= {"image_encoder": ["transformers", "CLIPVisionModel"]}
+        index |= {"image_processor": ["transformers", "CLIPImageProcessor"]}
     (folder / "model_index.json").write_text(json.dumps(index))
     with init_empty_weights():
         vae = AutoencoderKLWan(**(WAN22_VAE if shape["vae"].get("is_residual") else {}))

@@ -27,6 +27,10 @@ _OUTSIDE = {
     "condition_embedder.time_embedder.linear_2": "time_embedding.2",
     "condition_embedder.time_proj": "time_projection.1",
     "proj_out": "head.head",
+    "condition_embedder.image_embedder.norm1": "img_emb.proj.0",
+    "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+    "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
+    "condition_embedder.image_embedder.norm2": "img_emb.proj.4",
 }
 _ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "norm_q": "norm_q", "norm_k": "norm_k"}
 _INSIDE = {
@@ -36,6 +40,9 @@ _INSIDE = {
             (("attn1", "self_attn"), ("attn2", "cross_attn")), _ATTENTION.items()
         )
     },
+    "attn2.add_k_proj": "cross_attn.k_img",
+    "attn2.add_v_proj": "cross_attn.v_img",
+    "attn2.norm_added_k": "cross_attn.norm_k_img",
     "norm2": "norm3",
     "ffn.net.0.proj": "ffn.0",
     "ffn.net.2": "ffn.2",
@@ -65,6 +72,8 @@ def original(name: str) -> str:
     """A tensor's name in the original repository, from its name in diffusers."""
     if name == "scale_shift_table":
         return "head.modulation"
+    if name == "condition_embedder.image_embedder.pos_embed":
+        return "img_emb.emb_pos"
     layer, _, leaf = name.rpartition(".")
     if leaf == "scale_shift_table":
         return f"{layer}.modulation"

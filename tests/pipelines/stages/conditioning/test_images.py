@@ -6,7 +6,9 @@ from PIL import Image
 
 from pipelines.core.errors import InputImageError
 from pipelines.core.geometry import Geometry, Grid
-from pipelines.stages.conditioning.images import check_image, fitted, image_digest
+from pipelines.core.request import VideoParams
+from pipelines.models.family import ImageInputs, InputUse
+from pipelines.stages.conditioning.images import Images, check_images, fitted, image_digest, named
 
 GRID = Grid(32, 32, 4)
 
@@ -16,6 +18,10 @@ def gradient(width: int, height: int) -> Image.Image:
     rows, columns = np.mgrid[0:height, 0:width]
     red, green = columns * 255 / max(1, width - 1), rows * 255 / max(1, height - 1)
     return Image.fromarray(np.stack([red, green, np.zeros_like(red)], axis=2).astype(np.uint8))
+
+
+ANY = ImageInputs(InputUse.OPTIONAL, InputUse.OPTIONAL)
+FIRST = gradient(4, 4)
 
 
 def test_equal_images_have_equal_digests_and_no_others() -> None:
@@ -72,10 +78,48 @@ def test_an_image_that_is_not_the_requests_is_refused(
     image: Image.Image | None, digest: str | None, sentence: str
 ) -> None:
     with pytest.raises(InputImageError) as refused:
-        check_image(image, digest)
+        check_images(Images(image), VideoParams("an ox", image=digest), ANY)
+    assert str(refused.value) == sentence
+    with pytest.raises(InputImageError) as refused:
+        params = VideoParams("an ox", image=image_digest(FIRST), last_image=digest)
+        check_images(Images(FIRST, image), params, ANY)
+    assert str(refused.value) == sentence.replace("image", "last image")
+
+
+def test_the_requests_images_or_none_for_none_pass() -> None:
+    for images in (Images(), Images(FIRST), Images(FIRST, gradient(6, 4))):
+        check_images(images, named(VideoParams("an ox"), images), ANY)
+
+
+@pytest.mark.parametrize(
+    ("images", "first", "last", "sentence"),
+    [
+        (Images(FIRST), InputUse.NONE, InputUse.NONE, "This model makes videos from text only, without an image."),
+        (Images(), InputUse.REQUIRED, InputUse.NONE, "This model needs an image: it makes videos that begin with one."),
+        (
+            Images(FIRST, FIRST),
+            InputUse.OPTIONAL,
+            InputUse.NONE,
+            "This model takes no last image: it cannot make videos that end with one.",
+        ),
+        (
+            Images(FIRST),
+            InputUse.REQUIRED,
+            InputUse.REQUIRED,
+            "This model needs a last image: it makes videos between two images.",
+        ),
+        (Images(None, FIRST), InputUse.OPTIONAL, InputUse.OPTIONAL, "A video with a last image needs a first one."),
+    ],
+)
+def test_images_that_the_model_does_not_take_or_lacks_are_refused(
+    images: Images, first: InputUse, last: InputUse, sentence: str
+) -> None:
+    with pytest.raises(InputImageError) as refused:
+        check_images(images, named(VideoParams("an ox"), images), ImageInputs(first, last))
     assert str(refused.value) == sentence
 
 
-def test_the_requests_image_or_none_for_none_passes() -> None:
-    check_image(gradient(4, 4), image_digest(gradient(4, 4)))
-    check_image(None, None)
+def test_a_video_of_one_frame_cannot_have_two_images() -> None:
+    images = Images(FIRST, FIRST)
+    with pytest.raises(InputImageError, match="at least 2 frames"):
+        check_images(images, named(VideoParams("an ox", num_frames=1), images), ANY)
