@@ -55,7 +55,9 @@ class Parameters(TypedDict, total=False):
     sampler: str
     """The solver: "unipc", "dpm++" or "euler"."""
     input_image: str | PathLike[str] | bytes
-    """The image that the video begins with: the path of a file, its content, or a data URL."""
+    """The image that the video begins with: the path of a file, its content, a data URL, a URL or an upload's id."""
+    end_image_url: str | PathLike[str] | bytes
+    """The image that the video ends with, given in the same ways."""
     loras: Sequence[LoraChoice]
     """LoRAs that are merged into the weights for this video, at most 8."""
     target_namespace: str

@@ -11,7 +11,7 @@ from paddock.errors import InvalidArgumentError
 MAX_BYTES = 20 * 2**20
 """The limit of the API."""
 
-_INPUTS = ("input_image",)
+_INPUTS = ("input_image", "end_image_url", "tail_image_url")
 _SENT_AS_IT_IS = ("data:", "http://", "https://", "upload:")
 
 

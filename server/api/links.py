@@ -1,7 +1,6 @@
 """URLs of videos, images and previews."""
 
 from server.core.events import Live
-from server.core.generation import Generation
 from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.videos import Videos
 
@@ -18,12 +17,9 @@ class Links:
         """Return the signed URL of a finished video, None for None."""
         return None if key is None else f"{self.base}/api/files/{self._videos.links.sign(key)}"
 
-    def image(self, generation: Generation) -> str | None:
-        """Return the signed URL of the image that a generation begins with, None if there is none."""
-        if generation.params is None or generation.params.image is None:
-            return None
-        key = input_key(generation.tenant, generation.params.image)
-        return f"{self.base}/api/files/inputs/{self._inputs.links.sign(key)}"
+    def image(self, tenant: str, digest: str) -> str:
+        """Return the signed URL of a tenant's image, by its digest."""
+        return f"{self.base}/api/files/inputs/{self._inputs.links.sign(input_key(tenant, digest))}"
 
     def preview(self, generation_id: str, live: Live | None) -> str | None:
         """Return the URL of a preview, None if there is none. It changes with each preview and needs the key."""

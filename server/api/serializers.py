@@ -32,7 +32,6 @@ def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
 def _row(placed: Placed, live: Live | None, links: Links) -> Row:
     generation = placed.generation
     now = live or Live(progress=generation.progress)
-    image = links.image(generation)
     fields: Row = {
         "generation_id": generation.id,
         "model_name": generation.model_name,
@@ -53,8 +52,11 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         "preview_url": links.preview(generation.id, live),
         "warnings": list(generation.warnings),
     }
-    if image is not None:
-        fields["input_image"] = image
+    if generation.params is not None:
+        if (first := generation.params.image) is not None:
+            fields["input_image"] = links.image(generation.tenant, first)
+        if (last := generation.params.last_image) is not None:
+            fields["end_image_url"] = links.image(generation.tenant, last)
     if generation.asked_model is not None:
         fields["answered_by"] = generation.model
     return fields

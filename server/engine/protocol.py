@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 11
+VERSION = 12
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
@@ -64,10 +64,9 @@ class Load(_Message):
 class Run(_About):
     """Make a video with the loaded model, resuming from its checkpoint if it has one.
 
-    `artifact`, `checkpoint` and `preview` are the storage keys of its files, `image` that of the image it begins with.
-    Answered by Progressed…, Checkpointed…,
-    Previewed… and Warned, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished,
-    by Done or Failed.
+    `artifact`, `checkpoint` and `preview` are the storage keys of its files, `image` and `last_image` those of the
+    images that it begins and ends with. Answered by Progressed…, Checkpointed…, Previewed… and Warned, then by Failed,
+    Cancelled, Suspended or Rendered; after Rendered, when the file is finished, by Done or Failed.
     """
 
     kind: Literal["run"] = "run"
@@ -76,6 +75,7 @@ class Run(_About):
     checkpoint: str
     preview: str
     image: str | None = None
+    last_image: str | None = None
 
 
 class Prepare(_Message):

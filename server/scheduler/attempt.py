@@ -7,7 +7,7 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.core.request import VideoParams
+from pipelines.core.request import IMAGES, VideoParams
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import RecordsUnavailableError, without_paths
 from server.core.generation import Generation, Status
@@ -177,7 +177,11 @@ class AttemptRunner:
             artifact=video_key(id_, attempt),
             checkpoint=checkpoint_key(id_),
             preview=preview_key(id_),
-            image=None if params.image is None else input_key(running.held.tenant, params.image),
+            **{
+                name: input_key(running.held.tenant, digest)
+                for name in IMAGES
+                if (digest := getattr(params, name)) is not None
+            },
         )
         running.forecast = device.estimator.begin(running.fingerprint or {}, params)
         return await device.engine.run(run, note)

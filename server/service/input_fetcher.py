@@ -27,9 +27,9 @@ from server.core.settings import SecuritySettings
 from server.media.fetch.download import Downloader, TemporaryError
 from server.media.limits import RefusedInputError
 from server.service.requests.building import GenerationBuilder
-from server.service.requests.inputs import IMAGE, InputImage, InputImages
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, InputImage, InputImages
 from server.service.requests.urls import checked_url
-from server.storage.db.statements.awaited_inputs import AwaitedInputs
+from server.storage.db.statements.awaited_inputs import AwaitedInput, AwaitedInputs
 
 log = logging.getLogger("paddock.inputs")
 
@@ -46,9 +46,10 @@ _BACKOFF_SECONDS = 2.0
 
 @dataclass(eq=False)
 class _Job:
-    """One URL that generations of a tenant await. `ids` are those that still do."""
+    """One URL that generations of a tenant await as a parameter. `ids` are those that still do."""
 
     tenant: str
+    name: str
     url: str
     ids: set[str]
     task: asyncio.Task[None] | None = field(default=None)
@@ -127,14 +128,15 @@ class InputFetcher:
                 async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
                     await self._wake.wait()
 
-    def _begin(self, awaited: Iterable[tuple[str, str, str]]) -> None:
+    def _begin(self, awaited: Iterable[AwaitedInput]) -> None:
         """Begin to fetch what is not being fetched already, each URL once for all that await it now."""
-        new: dict[tuple[str, str], set[str]] = {}
-        for tenant, url, id_ in awaited:
-            if id_ not in self._jobs:
-                new.setdefault((tenant, url), set()).add(id_)
-        for (tenant, url), ids in new.items():
-            job = _Job(tenant, url, ids)
+        new: dict[tuple[str, str, str], set[str]] = {}
+        for each in awaited:
+            if each.generation_id not in self._jobs:
+                name = LAST_IMAGES[0] if each.is_last else IMAGE
+                new.setdefault((each.tenant, name, each.url), set()).add(each.generation_id)
+        for (tenant, name, url), ids in new.items():
+            job = _Job(tenant, name, url, ids)
             self._jobs |= dict.fromkeys(ids, job)
             job.task = asyncio.create_task(self._see_through(job))
             job.task.add_done_callback(partial(self._end, frozenset(ids)))
@@ -165,10 +167,13 @@ class InputFetcher:
         except Exception:
             # a bug must not leave a generation waiting for ever
             log.exception("an awaited input was not fetched: unexpected error")
-            await self._fail(job, f"The server failed to fetch {IMAGE}. Its log says more.")
+            await self._fail(job, f"The server failed to fetch {job.name}. Its log says more.")
         else:
             if await self._awaited_inputs.arrived(complete):
                 self._on_arrived()
+            if any(generation.awaited_input for generation in complete):
+                # once this job has ended
+                asyncio.get_running_loop().call_soon(self.wake)
 
     async def _fail(self, job: _Job, sentence: str) -> None:
         for failed in await self._awaited_inputs.failed(job.tenant, sorted(job.ids), sentence):
@@ -186,14 +191,14 @@ class InputFetcher:
         for pause in (*RETRY_SECONDS, None):
             try:
                 # the settings may have changed since it was recorded
-                checked_url(job.url, self._settings)
+                checked_url(job.name, job.url, self._settings)
                 async with self._turn(job.tenant):
                     return await self._fetch(job)
             except TemporaryError as error:
                 if pause is None:
-                    raise InvalidParamsError(f"{IMAGE} {error}.") from None
+                    raise InvalidParamsError(f"{job.name} {error}.") from None
             except RefusedInputError as error:
-                raise InvalidParamsError(f"{IMAGE} {error}.") from None
+                raise InvalidParamsError(f"{job.name} {error}.") from None
             except (QueueFullError, UnavailableError):
                 if pause is None:
                     raise
@@ -205,11 +210,9 @@ class InputFetcher:
             with tempfile.TemporaryDirectory(prefix="fetched-", ignore_cleanup_errors=True) as folder:
                 target = Path(folder) / "image"
                 await self._downloader.download(job.url, target)
-                image = await self._images.keep(job.tenant, {IMAGE: target})
+                return await self._images.keep(job.tenant, job.name, target)
         except OSError as error:
             raise UnavailableError(f"The server cannot keep the image: {os.strerror(error.errno or 0)}.", 5) from error
-        assert image is not None
-        return image
 
     @asynccontextmanager
     async def _turn(self, tenant: str) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.demo.folder import demo_folder
 from pipelines.models.catalogue import CatalogueEntry
+from pipelines.models.family import ImageInputs, InputUse
 from server.core.errors import (
     RETRY_AFTER,
     ConflictError,
@@ -31,9 +32,11 @@ from server.service.input_fetcher import InputFetcher
 from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.record_limits import RecordLimits
 from server.service.requests import parameters
-from server.service.requests.building import GenerationBuilder, Request
+from server.service.requests.building import GenerationBuilder
 from server.service.requests.image_models import ImageModels
+from server.service.requests.image_sources import ImageSources
 from server.service.requests.inputs import InputImages
+from server.service.requests.request import Request
 from server.service.requests.uploads import Upload, Uploads
 from server.service.waiting import Waiting
 from server.storage.db.records import (
@@ -87,9 +90,8 @@ class Service:
         images = InputImages(inputs)
         self._uploads = Uploads(inputs, images)
         self._image_models = ImageModels(catalogue)
-        self._builder = GenerationBuilder(
-            settings, images, self._image_models, self._uploads, submissions.server, shares=submissions.is_shared
-        )
+        self._sources = ImageSources(settings, images, self._uploads, shares=submissions.is_shared)
+        self._builder = GenerationBuilder(settings, self._sources, self._image_models, submissions.server)
         self._fetcher = InputFetcher(
             awaited_inputs, images, self._builder, catalogue, broker, scheduler.wake, settings, downloader
         )
@@ -255,9 +257,11 @@ class Service:
 
     # models and devices
 
-    def takes_image(self, entry: CatalogueEntry) -> bool:
-        """Whether requests for a model may have an image."""
-        return self._builder.takes_image(entry)
+    def images(self, entry: CatalogueEntry) -> ImageInputs:
+        """Which images requests for a model may or must have, also if another model answers these."""
+        if entry.image_model is None or self.settings.demo:
+            return self._sources.allowed(entry)
+        return ImageInputs(InputUse.OPTIONAL)
 
     def deployment(self, model_id: str) -> Deployment:
         """The state of a model between disk and device."""

@@ -22,9 +22,9 @@ from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.media.references import MAX_CHARS, is_reference
 from server.service.requests.echo import TARGETS
-from server.service.requests.inputs import IMAGE
+from server.service.requests.inputs import IMAGE, LAST_IMAGES
 
-INPUTS = (IMAGE,)
+INPUTS = (IMAGE, *LAST_IMAGES)
 """The parameters whose values are files."""
 
 MAX_BYTES = 28 * 2**20

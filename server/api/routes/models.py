@@ -5,10 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from pipelines.models.catalogue import CatalogueEntry
+from pipelines.models.family import InputUse
 from server.api.dependencies import AdminDep, ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
 from server.api.schemas.requests import OWN_PARAMETERS
-from server.service.requests.inputs import IMAGE
+from server.service.requests.inputs import IMAGE, LAST_IMAGES
 from server.service.service import Service
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -166,7 +167,9 @@ def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
 
 
 def _own_parameters(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
-    return {name: schema for name, schema in OWN_PARAMETERS.items() if name != IMAGE or service.takes_image(entry)}
+    images = service.images(entry)
+    uses = {IMAGE: images.first} | dict.fromkeys(LAST_IMAGES, images.last)
+    return {name: schema for name, schema in OWN_PARAMETERS.items() if uses.get(name) is not InputUse.NONE}
 
 
 def _capabilities(entry: CatalogueEntry) -> dict[str, list[str]]:

@@ -32,7 +32,7 @@ from server.core.errors import (
     UnavailableError,
 )
 from server.core.generation import Generation, Origin, Status
-from server.service.requests.inputs import IMAGE
+from server.service.requests.inputs import IMAGE, LAST_IMAGES
 from server.service.requests.parameters import response_format
 from server.service.service import Service
 
@@ -110,7 +110,7 @@ def _check(generation: Generation) -> None:
     if generation.status is Status.FAILED and generation.attempt == 0:
         # its image could not be fetched: the URL is to blame where the sentence is about the parameter
         sentence = str(generation.error_message)
-        if sentence.startswith(IMAGE):
+        if sentence.startswith((IMAGE, *LAST_IMAGES)):
             raise InvalidParamsError(sentence)
         raise UnavailableError(sentence, RETRY_AFTER)
     if generation.artifact is None:

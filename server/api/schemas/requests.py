@@ -16,7 +16,7 @@ from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
 from server.core.settings import QueueSettings
 from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS
-from server.service.requests.inputs import IMAGE
+from server.service.requests.inputs import IMAGE, LAST_IMAGES
 from server.service.requests.numbers import limits_of
 from server.service.requests.parameters import RESPONSE_FORMATS
 from server.service.requests.sizes import RESOLUTIONS
@@ -56,6 +56,12 @@ _LORAS = {
     "description": "LoRAs merged into the weights for this video, an extension of the hosted API",
 }
 
+_IMAGE: dict[str, Any] = {"type": "string", "maxLength": MAX_BYTES}
+_IMAGE_KINDS = (
+    "JPEG, PNG, WebP, BMP or GIF of at most 20 MB, as base64, as a data URL, as a URL that is fetched, or as the id of "
+    "an upload. In a multipart body it is a file"
+)
+
 OWN_PARAMETERS: dict[str, dict[str, Any]] = {
     "step_cache": {
         "type": "string",
@@ -68,13 +74,12 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "The solver, an extension of the hosted API; the model's own is the default",
     },
     "loras": _LORAS,
-    IMAGE: {
-        "type": "string",
-        "maxLength": MAX_BYTES,
-        "description": "The image that the video begins with, for models that take one: JPEG, PNG, WebP, BMP or GIF "
-        "of at most 20 MB, as base64, as a data URL, as a URL that is fetched, or as the id of an upload. In a "
-        "multipart body it is a file",
+    IMAGE: {**_IMAGE, "description": f"The image that the video begins with, for models that take one: {_IMAGE_KINDS}"},
+    LAST_IMAGES[0]: {
+        **_IMAGE,
+        "description": f"The image that the video ends with, for models that take one: {_IMAGE_KINDS}",
     },
+    LAST_IMAGES[1]: {**_IMAGE, "description": f"Another name of {LAST_IMAGES[0]}"},
 }
 """The schemas of this server's own parameters, which no model's `request_schema` has."""
 

@@ -31,6 +31,9 @@ def generate(
     image: Annotated[
         Path | None, typer.Option(help="The image that the video begins with, for models that take one.")
     ] = None,
+    end_image: Annotated[
+        Path | None, typer.Option(help="The image that the video ends with, for models that take one.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
     aspect: Annotated[str | None, typer.Option(help="Aspect ratio, such as 16:9, instead of width and height.")] = None,
@@ -59,6 +62,7 @@ def generate(
         refuse("--duration replaces --frames: give one or the other.")
     parameters = {
         "input_image": image,
+        "end_image_url": end_image,
         "width": width,
         "height": height,
         "aspect_ratio": aspect,

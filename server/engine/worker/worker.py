@@ -153,7 +153,11 @@ class Worker:
         assert self._loaded is not None, "the server loads a model before it runs one"
         try:
             video = self._loaded[1].render(
-                order.params, Path(self._options.artifacts) / order.artifact, self._callbacks(order), self._image(order)
+                order.params,
+                Path(self._options.artifacts) / order.artifact,
+                self._callbacks(order),
+                self._image(order, order.image),
+                self._image(order, order.last_image),
             )
         except GenerationCancelled:
             return Cancelled(**_about(order))
@@ -174,13 +178,13 @@ class Worker:
         self._files.submit(self._finish, order, video, self._loaded[1].video_fingerprint)
         return None
 
-    def _image(self, order: Run) -> "Image.Image | None":
+    def _image(self, order: Run, key: str | None) -> "Image.Image | None":
         from PIL import Image, UnidentifiedImageError
 
-        if order.image is None:
+        if key is None:
             return None
         try:
-            with Image.open(Path(self._options.inputs) / order.image, formats=("PNG",)) as image:
+            with Image.open(Path(self._options.inputs) / key, formats=("PNG",)) as image:
                 image.load()
                 return image
         except (OSError, UnidentifiedImageError, SyntaxError) as error:

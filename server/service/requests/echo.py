@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.models.catalogue import CatalogueEntry
-from server.service.requests.inputs import IMAGE
+from server.service.requests.inputs import IMAGE, LAST_IMAGES
 
 MAX_ECHO_BYTES = 16_384
 """Limit of everything that a row keeps of a body, as JSON; the prompts have a limit of their own."""
@@ -17,7 +17,7 @@ TARGETS = ("target_namespace", "target_repo", "target_directory")
 """Where a client wants to file its video: kept, echoed and used as filters."""
 
 _PROMPTS = ("prompt", "negative_prompt")
-_CONTROL = ("model", "num_generations", IMAGE)
+_CONTROL = ("model", "num_generations", IMAGE, *LAST_IMAGES)
 _GENERAL = (
     "multi_prompt",
     "duration",
@@ -35,7 +35,7 @@ _RESERVED = (
 """Names of this server's own in a row, some of them for later versions. No parameter is echoed under one."""
 
 UNSUPPORTED = (
-    *("input_images", "image_url", "end_image_url", "tail_image_url", "last_frame_image"),
+    *("input_images", "image_url", "last_frame_image"),
     *("input_video", "generate_audio", "input_audio", "audio_url", "prompt_extend", "target_fps", "webhook_url"),
 )
 """Parameters of the host's other models. A request that uses one would wait for something that never comes."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -19,6 +19,9 @@ from server.storage.files.interface import CHUNK_BYTES
 
 IMAGE = "input_image"
 """The parameter for the image that a video begins with."""
+
+LAST_IMAGES = ("end_image_url", "tail_image_url")
+"""The names of the parameter for the image that a video ends with. Rows tell the first."""
 
 MAX_WAITING = 16
 """So many requests of a tenant may wait for their images to be decoded."""
@@ -47,15 +50,12 @@ class InputImages:
         self._waiting: Counter[str] = Counter()
         self._kept = HourlyLimit(MAX_BYTES_PER_HOUR)
 
-    async def keep(self, tenant: str, files: Mapping[str, Path]) -> InputImage | None:
-        """Keep the image of a request, and return it; None if the request has none.
+    async def keep(self, tenant: str, name: str, source: Path) -> InputImage:
+        """Keep an image, the parameter `name` of a request, and return it.
 
         The image lasts as long as a row names it, and an hour without one. Raises InvalidParamsError, QueueFullError
         or UnavailableError.
         """
-        source = files.get(IMAGE)
-        if source is None:
-            return None
         if self._waiting[tenant] >= MAX_WAITING:
             raise QueueFullError(f"{MAX_WAITING} requests with images of this key are being read already.", 5)
         turn = self._turns.setdefault(tenant, asyncio.Lock())
@@ -63,21 +63,21 @@ class InputImages:
         try:
             # of one tenant one at a time waits for its turn among all
             async with turn, self._one:
-                return await self._decode(tenant, source)
+                return await self._decode(tenant, name, source)
         except OSError as error:
             raise UnavailableError(f"The server cannot keep the image: {os.strerror(error.errno or 0)}.", 5) from error
         finally:
             self._waiting[tenant] -= 1
             self._waiting += Counter()
 
-    async def _decode(self, tenant: str, source: Path) -> InputImage:
+    async def _decode(self, tenant: str, name: str, source: Path) -> InputImage:
         with tempfile.TemporaryDirectory(prefix="image-", ignore_cleanup_errors=True) as folder:
             target = Path(folder) / "image.png"
             try:
                 found = await run_child("server.media.decode_image", str(source), str(target))
             except RefusedInputError as error:
-                raise InvalidParamsError(f"{IMAGE} {error}.") from None
-            warnings = tuple(f"{IMAGE} {warning}." for warning in found["warnings"])
+                raise InvalidParamsError(f"{name} {error}.") from None
+            warnings = tuple(f"{name} {warning}." for warning in found["warnings"])
             image = InputImage(found["digest"], found["width"], found["height"], warnings)
             key, storage = input_key(tenant, image.digest), self._inputs.storage
             async with self._inputs.changing:

@@ -12,7 +12,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.loras import AvailableLora, choose_loras
 from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS, UNSUPPORTED, is_absent
-from server.service.requests.inputs import InputImage
+from server.service.requests.inputs import LAST_IMAGES, InputImage
 from server.service.requests.numbers import as_integer, as_number, limits_of
 from server.service.requests.sizes import SIDES, frames_of, sides_of, sides_of_image
 
@@ -33,11 +33,12 @@ def resolve(
     step_cache: StepCaching = StepCaching.EXACT,
     loras: Mapping[str, AvailableLora] | None = None,
     image: InputImage | None = None,
+    last_image: InputImage | None = None,
 ) -> VideoParams:
     """The parameters of the video that a body requests. A null and an empty array count as absent.
 
     Without a seed one is drawn. `step_cache` holds for a body that names none. `loras` are those that it may name.
-    `image` is the one that it brought: without another size the video has its ratio.
+    `image` and `last_image` are those that it brought: without another size the video has the first one's ratio.
     Raises InvalidParamsError for the first parameter that is out of its limits, or that the model does not support.
     """
     given = {name: value for name, value in body.items() if not is_absent(value)}
@@ -65,6 +66,9 @@ def resolve(
             values |= sides_of_image(entry, given, sides, (image.width, image.height))
     defaults = {parameter.name: parameter.default for parameter in entry.api.parameters}
     chosen = {**defaults, "seed": random_seed(), **values}
+    ending = [name for name in LAST_IMAGES if given.get(name, False) is not False]
+    if ending and chosen["num_frames"] < 2:
+        raise InvalidParamsError(f"num_frames must be at least 2 with {ending[0]}")
     return VideoParams(
         prompt=chosen["prompt"],
         negative_prompt=chosen["negative_prompt"],
@@ -79,6 +83,7 @@ def resolve(
         sampler=_one_of(Sampler, "sampler", given),
         loras=choose_loras(given.get("loras", []), entry.id, loras or {}),
         image=None if image is None else image.digest,
+        last_image=None if last_image is None else last_image.digest,
     )
 
 

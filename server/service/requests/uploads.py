@@ -17,7 +17,7 @@ PREFIX = "upload:"
 MAX_BYTES_PER_HOUR = 500 * 2**20
 """Limit of what a tenant uploads: no upload lasts longer without a request that names it."""
 
-_NOT_FOUND = f"{IMAGE}: there is no such upload, or it has expired: upload the image again."
+_NOT_FOUND = "there is no such upload, or it has expired: upload the image again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +49,26 @@ class Uploads:
         self._came.add(tenant, size)
         began = time.time()
         try:
-            image = await self._images.keep(tenant, {IMAGE: file})
+            image = await self._images.keep(tenant, IMAGE, file)
         except BaseException:
             self._came.add(tenant, -size)
             raise
-        assert image is not None
         token = self._inputs.uploads.sign(tenant, [image.digest, image.width, image.height, *image.warnings])
         return Upload(PREFIX + token, image, size, began + UPLOAD_SECONDS)
 
-    async def find(self, tenant: str, upload: str) -> InputImage:
-        """The image of an upload; from now it lasts as long as one that comes with a request.
+    async def find(self, tenant: str, name: str, upload: str) -> InputImage:
+        """The image of an upload, which the parameter `name` names. From now it lasts as long as one of a request.
 
         Raises InvalidParamsError, in the same words for an unknown id, one of another tenant and one that has expired.
         """
         value = self._inputs.uploads.verify(tenant, upload.removeprefix(PREFIX))
         if value is None:
-            raise InvalidParamsError(_NOT_FOUND)
+            raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
         digest, width, height, *warnings = value
         key, storage = input_key(tenant, digest), self._inputs.storage
         async with self._inputs.changing:
             if not await storage.stat([key]):
-                raise InvalidParamsError(_NOT_FOUND)
+                raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
             # as new, or it could be removed before the request is recorded
             await storage.put(key, storage.open(key))
         return InputImage(digest, width, height, tuple(warnings))

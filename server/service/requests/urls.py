@@ -4,17 +4,19 @@ from server.core.errors import InvalidParamsError
 from server.core.settings import SecuritySettings
 from server.media.fetch import addresses
 from server.media.limits import RefusedInputError
-from server.service.requests.inputs import IMAGE
 
 
-def checked_url(url: str, settings: SecuritySettings) -> str:
-    """A URL without the spaces around it. Raises InvalidParamsError if it is not, as far as the URL itself tells."""
+def checked_url(name: str, url: str, settings: SecuritySettings) -> str:
+    """A URL, the parameter `name`, without the spaces around it.
+
+    Raises InvalidParamsError if the server does not fetch it, as far as the URL itself tells.
+    """
     if settings.fetch_urls == "off":
         raise InvalidParamsError(
-            f"{IMAGE} must be the image itself, in base64 or as a data URL: this server does not fetch URLs."
+            f"{name} must be the image itself, in base64 or as a data URL: this server does not fetch URLs."
         )
     try:
         addresses.checked_url(url)
     except RefusedInputError as error:
-        raise InvalidParamsError(f"{IMAGE} {error}.") from None
+        raise InvalidParamsError(f"{name} {error}.") from None
     return url.strip()

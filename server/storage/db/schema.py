@@ -102,6 +102,7 @@ generations = Table(
     Column("event_number", Integer),
     Column("awaited_input", _Text),
     Column("asked_model", _Text),
+    Column("last_image", _Text(64)),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
@@ -187,6 +188,14 @@ Index(
     *(generations.c.image, generations.c.tenant),
     sqlite_where=_HAS_IMAGE,
     postgresql_where=_HAS_IMAGE,
+)
+
+_HAS_LAST_IMAGE = generations.c.last_image.is_not(None)
+Index(
+    "generations_by_last_image",
+    *(generations.c.last_image, generations.c.tenant),
+    sqlite_where=_HAS_LAST_IMAGE,
+    postgresql_where=_HAS_LAST_IMAGE,
 )
 
 HAS_VIDEO = generations.c.artifact.is_not(None)

@@ -1,17 +1,29 @@
 """Generations that cannot be claimed before their image has been fetched."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import select, update
 
+from pipelines.core.request import IMAGES
 from server.core.generation import Generation, Status
 from server.storage.db.schema import IS_AWAITING, generations
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import from_row, is_among, to_row
 from server.storage.db.statements.transitions import next_event_number
 
-_FILLED_IN = ("params", "image", "warnings")
-"""What an image decides of a row, besides that it is no longer awaited."""
+_FILLED_IN = ("params", *IMAGES, "warnings", "awaited_input")
+"""What an image decides of a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitedInput:
+    """A URL that a generation of a tenant awaits, of its last image or of its first."""
+
+    tenant: str
+    url: str
+    is_last: bool
+    generation_id: str
 
 
 class AwaitedInputs(Repository):
@@ -21,12 +33,14 @@ class AwaitedInputs(Repository):
     """
 
     @in_thread
-    def awaited(self) -> list[tuple[str, str, str]]:
-        """The tenant, the URL and the id of each generation that awaits an image, in their order."""
-        columns = generations.c.tenant, generations.c.awaited_input, generations.c.id
+    def awaited(self) -> list[AwaitedInput]:
+        """What each generation that awaits an image awaits, in their order."""
+        # the first image comes first
+        is_last = generations.c.image.is_not(None)
+        columns = generations.c.tenant, generations.c.awaited_input, is_last, generations.c.id
         with self._session.read() as tx:
             found = tx.execute(select(*columns).where(IS_AWAITING).order_by(generations.c.seq))
-            return [(row.tenant, row.awaited_input, row.id) for row in found]
+            return [AwaitedInput(tenant, url, bool(is_last), id_) for tenant, url, is_last, id_ in found]
 
     @in_thread
     def awaiting(self, ids: Collection[str]) -> list[Generation]:
@@ -37,9 +51,9 @@ class AwaitedInputs(Repository):
 
     @in_thread
     def arrived(self, complete: Sequence[Generation]) -> list[str]:
-        """Let generations be claimed, with the parameters and warnings that they have now that their image is known.
+        """Record the parameters and warnings that generations have now that their image is known.
 
-        Returns the ids of those that may be claimed now.
+        They may be claimed, unless they await another one. Returns the ids of those that still awaited it.
         """
         arrived = []
         with self._session.write() as tx:
@@ -47,7 +61,7 @@ class AwaitedInputs(Repository):
                 row = to_row(generation)
                 values = {name: row[name] for name in _FILLED_IN}
                 changed = update(generations).where(generations.c.id == generation.id, IS_AWAITING)
-                if tx.execute(changed.values(awaited_input=None, **values)).rowcount:
+                if tx.execute(changed.values(**values)).rowcount:
                     arrived.append(generation.id)
         return arrived
 

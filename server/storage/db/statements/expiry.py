@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, delete, select, update
 
+from pipelines.core.request import IMAGES
 from server.core.generation import TERMINAL, Generation
 from server.storage.db import search
 from server.storage.db.schema import HAS_VIDEO, attempts, generations
@@ -43,14 +44,12 @@ class Expiry(Repository):
     def unused_images(self, images: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Of images, each by its tenant and its digest, those that no generation names."""
         digests = list({digest for _, digest in images})
+        unused = set(images)
         with self._session.read() as tx:
-            used = {
-                (tenant, digest)
-                for tenant, digest in tx.execute(
-                    select(generations.c.tenant, generations.c.image).where(generations.c.image.in_(digests)).distinct()
-                )
-            }
-        return set(images) - used
+            for column in (generations.c[name] for name in IMAGES):
+                found = tx.execute(select(generations.c.tenant, column).where(column.in_(digests)).distinct())
+                unused -= {(tenant, digest) for tenant, digest in found}
+        return unused
 
     @in_thread
     def forget(self, before: float, limit: int) -> list[Generation]:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, select
 
-from pipelines.core.request import VideoParams
+from pipelines.core.request import IMAGES, VideoParams
 from server.core.generation import Generation, Origin, Status
 from server.storage.db.schema import generations
 
@@ -20,8 +20,8 @@ _ONE = select(generations).where(generations.c.id == bindparam("wanted"), genera
 
 def to_row(generation: Generation) -> dict[str, Any]:
     """The row of a new generation; the database gives it its `seq`."""
-    image = None if generation.params is None else generation.params.image
-    row = asdict(generation) | {"variant": generation.variant, "image": image}
+    images = {name: None if generation.params is None else getattr(generation.params, name) for name in IMAGES}
+    row = asdict(generation) | {"variant": generation.variant, **images}
     del row["seq"]
     return row
 
@@ -31,7 +31,7 @@ def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
     params = row.get("params")
     return Generation(
         **{
-            **{name: value for name, value in row.items() if name not in ("variant", "image")},
+            **{name: value for name, value in row.items() if name not in ("variant", *IMAGES)},
             "status": Status(row["status"]),
             "origin": Origin(row["origin"]),
             "warnings": tuple(row.get("warnings") or ()),
