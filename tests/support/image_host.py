@@ -123,6 +123,8 @@ class Internet(httpcore.AsyncNetworkBackend):
         self.asked: list[str] = []
         self.connected: list[tuple[str, int]] = []
         self.tls_names: list[str | None] = []
+        self.has_tls = False
+        """Whether TLS is spoken, and not only noted."""
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
         """The addresses of a name; an address is its own."""
@@ -142,7 +144,7 @@ class Internet(httpcore.AsyncNetworkBackend):
         if host not in self.hosts:
             raise httpcore.ConnectError("refused")
         stream = await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", self.hosts[host], *more, **named)
-        return _Stream(stream, self)
+        return stream if self.has_tls else _Stream(stream, self)
 
     async def sleep(self, seconds: float) -> None:
         raise NotImplementedError

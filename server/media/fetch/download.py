@@ -93,7 +93,7 @@ class Downloader:
         except httpcore.TimeoutException as error:
             raise TemporaryError("is a URL that does not answer") from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            if _is_about_certificate(error):
                 raise RefusedInputError("is a URL of a host without a valid certificate") from error
             raise TemporaryError("is a URL that cannot be fetched: the connection failed or ended early") from error
         except httpcore.UnsupportedProtocol as error:
@@ -117,6 +117,15 @@ class Downloader:
             ) as response,
         ):
             yield response
+
+
+def _is_about_certificate(error: BaseException | None) -> bool:
+    """Whether an error comes from a certificate that was not accepted, under errors of the libraries."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _check(response: httpcore.Response) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import gzip
 import socket
+import ssl
+import subprocess
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
@@ -14,6 +16,7 @@ from server.media.fetch import connection, download
 from server.media.fetch.download import Downloader, TemporaryError
 from server.media.limits import IMAGE_BYTES, RefusedInputError
 from tests.support.image_host import OTHER_PUBLIC, PUBLIC, ImageHost, Internet, content, held, image_host, parts, status
+from tests.support.server_process import needs
 
 NAME = "images.example"
 NOT_PUBLIC = "must be a URL of a public address"
@@ -73,6 +76,36 @@ async def test_tls_is_with_the_name_of_the_url(host: ImageHost, target: Path) ->
 
     assert net.tls_names == [NAME]
     assert net.connected == [(PUBLIC, 443)]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for NAME that signs itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    signed, key = folder / "signed.pem", folder / "key.pem"
+    subject = ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
+    made = [needs("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*made, "-keyout", key, "-out", signed], check=True, capture_output=True)
+    return signed, key
+
+
+async def test_a_certificate_must_be_trusted_and_for_the_name(
+    host: ImageHost, target: Path, certificate: tuple[Path, Path]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    # in the thread of each connection
+    host.server.socket = context.wrap_socket(host.server.socket, server_side=True, do_handshake_on_connect=False)
+    trusting = ssl.create_default_context(cafile=certificate[0])
+    net = internet(host, other=[PUBLIC])
+    net.has_tls = True
+
+    await Downloader(net.resolve, net, trusting).download(f"https://{NAME}/ox", target)
+    assert written(target) == b"an ox"
+    for url, tls in ((f"https://{NAME}/ox", None), ("https://other/ox", trusting)):
+        with pytest.raises(RefusedInputError, match="a host without a valid certificate") as caught:
+            await Downloader(net.resolve, net, tls).download(url, target)
+        assert not isinstance(caught.value, TemporaryError)
 
 
 async def test_no_proxy_of_the_environment_is_used(
