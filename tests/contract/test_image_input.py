@@ -17,7 +17,9 @@ import pytest
 from PIL import Image
 
 from paddock import Client, InvalidArgumentError
+from pipelines.models.catalogue import DEFAULT_MODEL
 from pipelines.stages.conditioning.images import image_digest
+from server.service.requests.inputs import LAST_IMAGES
 from tests.support.command_line import Typed
 from tests.support.models.serving import TI2V as MODEL
 from tests.support.models.serving import ti2v_models, ti2v_server
@@ -32,6 +34,7 @@ NEED = (
 )
 """The models that need an image."""
 
+TEXT = "wan-ai-wan2-1-t2v-1-3b-diffusers"
 REQUEST: dict[str, Any] = {**SMALL, "model": MODEL, "seed": 7}
 KEYS = ("a-key-of-one", "a-key-of-another")
 
@@ -189,13 +192,13 @@ def test_other_faults_of_a_request_are_told_first(server: ServerProcess) -> None
 
 
 def test_a_model_without_images_refuses_one(server: ServerProcess) -> None:
-    body = {**REQUEST, "model": "wan-ai-wan2-1-t2v-14b-diffusers", "input_image": in_base64(drawn())}
+    for name, model in (("input_image", TEXT), *((last, TEXT) for last in LAST_IMAGES), (LAST_IMAGES[0], MODEL)):
+        body = {**REQUEST, "model": model, name: in_base64(drawn())}
 
-    refused = server.http.post("/videos/generate", json=body)
+        refused = server.http.post("/videos/generate", json=body)
 
-    assert refused.status_code == 400
-    sentence = "input_image is not supported by wan-ai-wan2-1-t2v-14b-diffusers"
-    assert refused.json()["error"]["message"] == sentence
+        assert refused.status_code == 400
+        assert refused.json()["error"]["message"] == f"{name} is not supported by {model}"
 
 
 @pytest.mark.parametrize("model", NEED)
@@ -214,8 +217,14 @@ def test_a_model_that_needs_an_image_says_so_on_both_routes(model: str, server: 
 def test_models_say_whether_they_take_an_image(server: ServerProcess) -> None:
     found = {model["id"]: model for model in server.http.get("/models").json()["data"]}
 
-    takes = {id_ for id_, model in found.items() if "input_image" in model["x-paddock-parameters"]}
-    assert takes == {id_ for id_, model in found.items() if "image" in model["capabilities"]["input"]} == {MODEL, *NEED}
+    def takes(name: str) -> set[str]:
+        return {id_ for id_, model in found.items() if name in model["x-paddock-parameters"]}
+
+    assert {id_ for id_, model in found.items() if "image" in model["capabilities"]["input"]} == {MODEL, *NEED}
+    # of the others some let another model answer
+    assert takes("input_image") == {MODEL, *NEED, DEFAULT_MODEL, "wan-ai-wan2-2-t2v-a14b-diffusers"}
+    ends = {"wan-ai-wan2-1-flf2v-14b-720p-diffusers", "wan-ai-wan2-2-i2v-a14b-diffusers"}
+    assert all(takes(name) == ends for name in LAST_IMAGES)
     assert all("input_image" not in model["request_schema"]["properties"] for model in found.values())
 
 

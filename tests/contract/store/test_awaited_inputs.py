@@ -7,6 +7,7 @@ import pytest
 from server.core.generation import Generation, Status
 from server.storage.db.records import QueueLimitError, QueueLimits
 from server.storage.db.schema import generations
+from server.storage.db.statements.awaited_inputs import AwaitedInput
 from tests.contract.store.examples import PARAMS, Clock, new, positions, queued, read
 from tests.support.records import StandaloneStore as Store
 
@@ -48,14 +49,30 @@ async def test_what_awaits_an_image_is_claimed_only_once_it_is_there(store: Stor
     assert claimed.id == first.id
 
 
+async def test_the_last_image_is_awaited_after_the_first(store: Store) -> None:
+    (generation,) = await awaiting(store)
+    halfway = replace(complete(generation), awaited_input="https://other.example/")
+
+    assert await store.awaited_inputs.arrived([halfway]) == [generation.id]
+    assert await store.awaited_inputs.awaited() == [AwaitedInput("", "https://other.example/", True, generation.id)]
+    assert await store.attempts.claim("me", 60) is None
+
+    params = replace(PARAMS, image=DIGEST, last_image="b" * 64)
+    assert await store.awaited_inputs.arrived([replace(complete(generation), params=params)]) == [generation.id]
+    assert (await read(store, generation.id)).params == params
+    with store.engine.connect() as connection:
+        assert connection.scalars(generations.select().with_only_columns(generations.c.last_image)).all() == ["b" * 64]
+    assert await store.attempts.claim("me", 60) is not None
+
+
 async def test_they_are_found_in_their_order_with_what_they_await(store: Store) -> None:
     (first,) = await awaiting(store)
     await queued(store)
     (second,) = await awaiting(store, tenant="you", awaited_input="https://other.example/")
 
     assert await store.awaited_inputs.awaited() == [
-        ("", URL, first.id),
-        ("you", "https://other.example/", second.id),
+        AwaitedInput("", URL, False, first.id),
+        AwaitedInput("you", "https://other.example/", False, second.id),
     ]
     found = await store.awaited_inputs.awaiting([second.id, first.id, "none"])
     assert [each.id for each in found] == [first.id, second.id]
@@ -92,7 +109,7 @@ async def test_a_cancelled_one_awaits_nothing(store: Store) -> None:
     first, second = await awaiting(store, 2)
     assert await store.submissions.cancel(first.id, "") is not None
 
-    assert [id_ for _, _, id_ in await store.awaited_inputs.awaited()] == [second.id]
+    assert [each.generation_id for each in await store.awaited_inputs.awaited()] == [second.id]
     assert await store.awaited_inputs.awaiting([first.id]) == []
     assert await store.awaited_inputs.arrived([complete(first), complete(second)]) == [second.id]
     assert await store.awaited_inputs.failed("", [first.id], "no") == []

@@ -12,12 +12,14 @@ from server.core.errors import InvalidParamsError, QueueFullError
 from server.core.generation import Generation, Origin, Status
 from server.media.fetch.download import Downloader, TemporaryError
 from server.service import input_fetcher as module
+from server.service.requests.inputs import LAST_IMAGES
 from tests.contract.test_image_input import drawn, encoded
 from tests.server.conftest import Inside, build, eventually, listen
 from tests.support.image_host import PUBLIC, ImageHost, Internet, content, held, image_host, status
 from tests.support.models.serving import TI2V
 
 URL = "http://images.example/ox.png"
+A14B = "wan-ai-wan2-2-i2v-a14b-diffusers"
 NO_SIZE: dict[str, Any] = {"width": None, "height": None}
 
 
@@ -52,7 +54,7 @@ async def inside(tmp_path: Path, host: ImageHost) -> AsyncIterator[Inside]:
 
 
 async def enqueue(inside: Inside, url: Any = URL, count: int = 1, **changes: Any) -> list[Generation]:
-    return await inside.enqueue(count, model=TI2V, **{"input_image": url, **changes})
+    return await inside.enqueue(count, **{"model": TI2V, "input_image": url, **changes})
 
 
 async def until_asked(host: ImageHost) -> None:
@@ -112,6 +114,35 @@ async def test_sizes_are_those_of_a_request_that_brings_the_image(
             brought.params.height,
             brought.params.image,
         ), case
+
+
+@pytest.mark.parametrize("name", LAST_IMAGES)
+async def test_both_images_are_fetched_one_after_the_other(inside: Inside, host: ImageHost, name: str) -> None:
+    host.answers["/shore.png"] = content(encoded(drawn((40, 40), seed=1)))
+    last = URL.replace("ox", "shore")
+
+    (recorded,) = await enqueue(inside, model=A14B, **NO_SIZE, **{name: last})
+    assert recorded.parameters["end_image_url"] == last
+    done = await inside.until(recorded, Status.SUCCEEDED)
+
+    assert host.paths == ["/ox.png", "/shore.png"]
+    assert done.params is not None
+    assert done.params.width == 2 * done.params.height
+    run = inside.engine.runs[-1]
+    assert run.image is not None
+    assert run.image.endswith(f"{done.params.image}.png")
+    assert run.last_image is not None
+    assert run.last_image.endswith(f"{done.params.last_image}.png")
+    assert done.params.image != done.params.last_image
+
+
+async def test_a_fault_names_the_image_that_has_it(inside: Inside, host: ImageHost) -> None:
+    host.answers["/shore.png"] = content(b"no image")
+
+    (recorded,) = await enqueue(inside, model=A14B, end_image_url=URL.replace("ox", "shore"))
+    done = await inside.until(recorded, Status.FAILED)
+
+    assert done.error_message == "end_image_url must be a JPEG, PNG, WebP, BMP or GIF file."
 
 
 async def test_several_videos_share_one_fetch(inside: Inside, host: ImageHost) -> None:

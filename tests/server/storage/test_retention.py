@@ -273,6 +273,7 @@ async def test_images_go_an_hour_after_the_last_row_that_named_them(tmp_path: Pa
     named, of_another, gone, young = (char * 64 for char in "abcd")
     rows = [
         new(tenant="1", status=Status.QUEUED, params=VideoParams("an ox", image=named)),
+        new(tenant="3", status=Status.QUEUED, params=VideoParams("an ox", image=gone, last_image=of_another)),
         new(tenant="2", status=Status.QUEUED, params=VideoParams("an ox", image=of_another)),
         new(tenant="1", status=Status.FAILED, params=VideoParams("an ox", image=gone)),
     ]

@@ -1,22 +1,35 @@
 """Folders of models for a server, with small random weights under a published model's id."""
 
+import re
 from pathlib import Path
 
 from tests.support.models.wan22 import ti2v_5b_folder
+from tests.support.models.wan_image import flf2v_folder
 from tests.support.server_process import ServerProcess
 
 TI2V = "wan-ai-wan2-2-ti2v-5b-diffusers"
 
 
+FLF2V = "wan-ai-wan2-1-flf2v-14b-720p-diffusers"
+
+
 def ti2v_models(folder: Path) -> Path:
     """A folder of models in which the 5B model has small random weights. They take an image."""
-    text = (Path(__file__).parents[3] / "configs" / "models" / "wan2.2-ti2v-5b.toml").read_text(encoding="utf-8")
-    weights = ti2v_5b_folder(folder / "weights")
+    return _models(folder, "wan2.2-ti2v-5b", ti2v_5b_folder(folder / "weights"))
+
+
+def flf2v_models(folder: Path) -> Path:
+    """A folder of models in which the model between two images has small random weights."""
+    return _models(folder, "wan2.1-flf2v-14b-720p", flf2v_folder(folder / "weights"))
+
+
+def _models(folder: Path, name: str, weights: Path) -> Path:
+    text = (Path(__file__).parents[3] / "configs" / "models" / f"{name}.toml").read_text(encoding="utf-8")
+    repo = re.search(r'^repo = "(.*)"', text, re.MULTILINE)
+    assert repo is not None
     models = folder / "models"
     models.mkdir()
-    (models / "mine.toml").write_text(
-        text.replace('"Wan-AI/Wan2.2-TI2V-5B-Diffusers"', f'"{weights}"'), encoding="utf-8"
-    )
+    (models / "mine.toml").write_text(text.replace(f'"{repo[1]}"', f'"{weights}"'), encoding="utf-8")
     return models
 
 

@@ -23,10 +23,10 @@ def inputs(tmp_path: Path) -> Inputs:
     )
 
 
-def sent(tmp_path: Path, seed: int) -> dict[str, Path]:
+def sent(tmp_path: Path, seed: int) -> Path:
     path = tmp_path / f"sent {seed}"
     path.write_bytes(encoded(drawn(seed=seed)))
-    return {IMAGE: path}
+    return path
 
 
 async def test_new_images_of_a_tenant_have_a_limit_by_the_hour(
@@ -35,12 +35,12 @@ async def test_new_images_of_a_tenant_have_a_limit_by_the_hour(
     monkeypatch.setattr(module, "MAX_BYTES_PER_HOUR", 1)
     images = InputImages(inputs)
 
-    first = await images.keep("1", sent(tmp_path, 0))
+    first = await images.keep("1", IMAGE, sent(tmp_path, 0))
     # the first may be of any size, and the same again is no new one
-    assert await images.keep("1", sent(tmp_path, 0)) == first
+    assert await images.keep("1", IMAGE, sent(tmp_path, 0)) == first
     with pytest.raises(QueueFullError, match="1 bytes in all"):
-        await images.keep("1", sent(tmp_path, 1))
-    assert await images.keep("2", sent(tmp_path, 1))
+        await images.keep("1", IMAGE, sent(tmp_path, 1))
+    assert await images.keep("2", IMAGE, sent(tmp_path, 1))
     assert len([*inputs.storage.folder.iterdir()]) == 2  # type: ignore[attr-defined]
 
 
@@ -58,12 +58,12 @@ async def test_few_of_a_tenant_wait_and_those_of_others_do_not_wait_behind_all_o
 
     monkeypatch.setattr(module, "run_child", decode)
     images = InputImages(inputs)
-    many = [asyncio.create_task(images.keep("1", sent(tmp_path, number))) for number in range(MAX_WAITING)]
+    many = [asyncio.create_task(images.keep("1", IMAGE, sent(tmp_path, number))) for number in range(MAX_WAITING)]
     await asyncio.sleep(0)
-    other = asyncio.create_task(images.keep("2", sent(tmp_path, 99)))
+    other = asyncio.create_task(images.keep("2", IMAGE, sent(tmp_path, 99)))
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError, match="are being read already"):
-        await images.keep("1", sent(tmp_path, 50))
+        await images.keep("1", IMAGE, sent(tmp_path, 50))
     assert begun == ["sent 0"]
 
     many[1].cancel()
@@ -72,7 +72,7 @@ async def test_few_of_a_tenant_wait_and_those_of_others_do_not_wait_behind_all_o
     await asyncio.gather(*many, return_exceptions=True)
     assert begun.index("sent 99") == 1
     assert not images._waiting
-    kept = await images.keep("1", sent(tmp_path, 50))
+    kept = await images.keep("1", IMAGE, sent(tmp_path, 50))
     assert kept is not None
     assert kept.warnings == ("input_image is odd.",)
 
@@ -81,16 +81,16 @@ async def test_a_folder_that_cannot_be_written_to_is_the_servers_fault(inputs: I
     (tmp_path / "inputs").rmdir()
 
     with pytest.raises(UnavailableError, match="cannot keep the image: No such file"):
-        await InputImages(inputs).keep("1", sent(tmp_path, 0))
+        await InputImages(inputs).keep("1", IMAGE, sent(tmp_path, 0))
 
 
 async def test_an_image_that_comes_again_is_as_young_as_a_new_one(inputs: Inputs, tmp_path: Path) -> None:
     images = InputImages(inputs)
-    kept = await images.keep("1", sent(tmp_path, 0))
+    kept = await images.keep("1", IMAGE, sent(tmp_path, 0))
     assert kept is not None
     path = tmp_path / "inputs" / input_key("1", kept.digest)
     os.utime(path, (0, 0))
 
-    await images.keep("1", sent(tmp_path, 0))
+    await images.keep("1", IMAGE, sent(tmp_path, 0))
 
     assert path.stat().st_mtime > 1e9

@@ -13,7 +13,7 @@ from server.service.requests import parameters
 from server.service.requests.inputs import InputImage
 
 MEDIA = (
-    *("input_images", "image_url", "end_image_url", "tail_image_url", "last_frame_image"),
+    *("input_images", "image_url", "last_frame_image"),
     *("input_video", "input_audio", "audio_url", "webhook_url"),
 )
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]

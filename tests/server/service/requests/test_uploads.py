@@ -8,7 +8,7 @@ import pytest
 
 from server.core.errors import InvalidParamsError, QueueFullError
 from server.service.requests import uploads as module
-from server.service.requests.inputs import InputImages
+from server.service.requests.inputs import IMAGE, InputImages
 from server.service.requests.uploads import Uploads
 from server.storage.files import signing
 from server.storage.files.folder import FolderStorage
@@ -37,10 +37,10 @@ def sent(tmp_path: Path, seed: int = 0) -> Path:
 async def test_an_upload_is_its_tenants_alone(uploads: Uploads, tmp_path: Path) -> None:
     upload = await uploads.keep("1", sent(tmp_path))
 
-    assert await uploads.find("1", upload.id) == upload.image
+    assert await uploads.find("1", IMAGE, upload.id) == upload.image
     for tenant in ("2", "", "11"):
         with pytest.raises(InvalidParamsError, match="no such upload"):
-            await uploads.find(tenant, upload.id)
+            await uploads.find(tenant, IMAGE, upload.id)
 
 
 async def test_an_upload_ends_after_an_hour(uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ async def test_an_upload_ends_after_an_hour(uploads: Uploads, tmp_path: Path, mo
 
     monkeypatch.setattr(signing.time, "time", lambda: now + UPLOAD_SECONDS + 2)
     with pytest.raises(InvalidParamsError, match="it has expired"):
-        await uploads.find("1", upload.id)
+        await uploads.find("1", IMAGE, upload.id)
 
 
 async def test_an_image_that_is_named_is_as_young_as_a_new_one(uploads: Uploads, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ async def test_an_image_that_is_named_is_as_young_as_a_new_one(uploads: Uploads,
     content = path.read_bytes()
     os.utime(path, (0, 0))
 
-    await uploads.find("1", upload.id)
+    await uploads.find("1", IMAGE, upload.id)
 
     assert path.stat().st_mtime > 1e9
     assert path.read_bytes() == content
