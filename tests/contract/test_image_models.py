@@ -1,12 +1,20 @@
+<<<<<<< HEAD
 """A text model's requests with an image are answered by the model that its file names."""
 
 import json
 from collections.abc import Iterator
+=======
+"""Models that need images, through a server with small weights of theirs, and with the demo's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+>>>>>>> models
 from typing import Any
 
 import httpx
 import pytest
 
+<<<<<<< HEAD
 from pipelines.models.catalogue import BUILT_IN
 from tests.contract.test_http import error_of
 from tests.contract.test_image_input import drawn, in_base64, made, newest
@@ -17,10 +25,26 @@ STEPS = 3
 LARGE = "mine-720p"
 REQUEST: dict[str, Any] = {name: value for name, value in SMALL.items() if name != "num_inference_steps"}
 REQUEST |= {"model": MODEL, "seed": 7, "input_image": in_base64(drawn())}
+=======
+from tests.contract.test_image_input import drawn, in_base64
+from tests.support.models.serving import FLF2V, I2V, image_models, ti2v_server
+from tests.support.server_process import ServerProcess
+from tests.support.video import read_video
+
+REQUEST: dict[str, Any] = {
+    "prompt": "an ox",
+    "width": 64,
+    "height": 64,
+    "num_frames": 5,
+    "num_inference_steps": 2,
+    "seed": 7,
+}
+>>>>>>> models
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+<<<<<<< HEAD
     """A server on which a text model's images are answered by one that is installed, those of 720p by one that is not.
 
     It has no weights for text alone.
@@ -35,11 +59,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     answering = f'\n[image_model]\n480p = "{TI2V}"\n720p = "{LARGE}"\n'
     (models / "text.toml").write_text(text + answering, encoding="utf-8")
     process = ti2v_server(folder / "data", models)
+=======
+    folder = tmp_path_factory.mktemp("images")
+    process = ti2v_server(folder / "data", image_models(folder))
+>>>>>>> models
     process.start()
     yield process
     process.close()
 
 
+<<<<<<< HEAD
 def test_the_image_model_answers_with_its_own_settings(server: ServerProcess) -> None:
     answer = server.http.post("/videos/generate", json=REQUEST)
 
@@ -99,3 +128,51 @@ def test_the_model_says_that_it_takes_an_image_beside_its_pages_schema(server: S
     assert "input_image" in model["x-paddock-parameters"]
     assert "input_image" not in model["request_schema"]["properties"]
     assert model["capabilities"]["input"] == ["text"]
+=======
+def video(server: ServerProcess, **body: Any) -> bytes:
+    answer = server.http.post("/videos/generate", json={**REQUEST, "model": I2V, **body})
+    assert answer.status_code == 200, answer.text
+    return httpx.get(answer.json()["video_url"]).content
+
+
+def test_the_image_decides_the_video(server: ServerProcess) -> None:
+    one, other = (in_base64(drawn(seed=seed)) for seed in (1, 2))
+
+    made = video(server, input_image=one)
+
+    assert read_video(made).shape == (5, 64, 64, 3)
+    assert video(server, input_image=one) == made
+    assert video(server, input_image=other) != made
+
+
+def test_a_request_without_an_image_is_refused(server: ServerProcess) -> None:
+    refused = server.http.post("/videos/generate", json={**REQUEST, "model": I2V})
+
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == (
+        f"input_image is required: {I2V} makes videos that begin with an image"
+    )
+
+
+def test_a_model_between_two_images_says_what_it_lacks(server: ServerProcess, tmp_path: Path) -> None:
+    body = {**REQUEST, "model": FLF2V, "input_image": in_base64(drawn())}
+
+    answer = server.http.post("/videos/generate", json=body)
+
+    assert answer.status_code >= 400
+    assert "This model needs a last image: it makes videos between two images." in answer.text
+
+
+def test_the_demo_makes_videos_from_text_under_every_id(tmp_path: Path) -> None:
+    process = ServerProcess(tmp_path / "data")
+    process.start()
+    try:
+        answer = process.http.post("/videos/generate", json={**REQUEST, "model": I2V})
+        assert answer.status_code == 200, answer.text
+        refused = process.http.post(
+            "/videos/generate", json={**REQUEST, "model": I2V, "input_image": in_base64(drawn())}
+        )
+        assert refused.json()["error"]["message"] == f"input_image is not supported by {I2V}"
+    finally:
+        process.close()
+>>>>>>> models

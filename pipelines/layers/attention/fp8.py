@@ -30,8 +30,8 @@ WEIGHT_SCALE = 256.0
 TILE = 256
 """Keys in a tile of cuDNN's kernel: the larger of its two sizes."""
 
-MIN_KEYS = 513
-"""Attention over fewer keys, as over a prompt, stays exact: fp8 would save no time."""
+MIN_KEYS = 515
+"""Attention over fewer keys, as over a prompt or two images, stays exact: fp8 would save no time."""
 
 CPU_QUERIES = 1024
 """Queries that a CPU computes at a time."""

@@ -28,6 +28,7 @@ from pipelines.hub.download import download
 from pipelines.hub.lookup import look_up, look_up_files
 from pipelines.loading.load import load_pipeline
 from tests.support.hub import Hub, Request
+from tests.support.models.wan_image import flf2v_folder
 from tests.support.server_process import free_port
 
 SPEC = ModelSpec(repo=Hub.repo, fps=16, id="some-model")
@@ -87,6 +88,20 @@ def test_a_complete_download_is_found_and_loads(hub: Hub) -> None:
         file.name for file in listing.files
     }
     load_pipeline(ModelSpec("wan21", fps=16), folder, "cpu")
+
+
+def test_an_image_encoder_and_its_settings_are_downloaded_where_the_pipeline_has_them(hub: Hub, tmp_path: Path) -> None:
+    hub.folder = flf2v_folder(tmp_path / "flf2v")
+    (hub.folder / "README.md").write_text("not needed")
+    spec = replace(SPEC, pipeline_class="WanImageToVideoPipeline")
+
+    folder = download(look_up(spec, hub.url))
+
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == (
+        set(hub.files()) - {"README.md"}
+    )
+    assert weights.locate(spec) == folder
+    assert load_pipeline(spec, folder, "cpu").pipe.image_encoder is not None
 
 
 def test_huggingface_hub_finds_it(hub: Hub) -> None:
