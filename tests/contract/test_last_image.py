@@ -13,7 +13,7 @@ from pipelines.stages.conditioning.images import image_digest
 from tests.contract.test_http import error_of
 from tests.contract.test_image_input import drawn, encoded, images_of, in_base64, made, newest
 from tests.support.command_line import Typed
-from tests.support.models.serving import FLF2V, flf2v_models, ti2v_server
+from tests.support.models.serving import FLF2V, image_models, ti2v_server
 from tests.support.server_process import SMALL, ServerProcess, eventually
 
 FIRST, LAST = drawn(seed=1), drawn((80, 64), seed=2)
@@ -24,7 +24,7 @@ BOTH: dict[str, Any] = {"input_image": in_base64(FIRST), "end_image_url": in_bas
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("between")
-    process = ti2v_server(folder / "data", flf2v_models(folder))
+    process = ti2v_server(folder / "data", image_models(folder))
     process.start()
     yield process
     process.close()

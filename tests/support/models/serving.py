@@ -1,18 +1,11 @@
 """Folders of models for a server, with small random weights under a published model's id."""
 
 import re
-<<<<<<< HEAD
-from pathlib import Path
-
-from tests.support.models.wan22 import ti2v_5b_folder
-from tests.support.models.wan_image import flf2v_folder
-=======
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.models.wan22 import ti2v_5b_folder
 from tests.support.models.wan_image import flf2v_folder, i2v_folder
->>>>>>> models
 from tests.support.server_process import ServerProcess
 
 TI2V = "wan-ai-wan2-2-ti2v-5b-diffusers"
@@ -20,28 +13,8 @@ I2V = "wan-ai-wan2-1-i2v-14b-480p-diffusers"
 FLF2V = "wan-ai-wan2-1-flf2v-14b-720p-diffusers"
 
 
-FLF2V = "wan-ai-wan2-1-flf2v-14b-720p-diffusers"
-
-
 def ti2v_models(folder: Path) -> Path:
     """A folder of models in which the 5B model has small random weights. They take an image."""
-<<<<<<< HEAD
-    return _models(folder, "wan2.2-ti2v-5b", ti2v_5b_folder(folder / "weights"))
-
-
-def flf2v_models(folder: Path) -> Path:
-    """A folder of models in which the model between two images has small random weights."""
-    return _models(folder, "wan2.1-flf2v-14b-720p", flf2v_folder(folder / "weights"))
-
-
-def _models(folder: Path, name: str, weights: Path) -> Path:
-    text = (Path(__file__).parents[3] / "configs" / "models" / f"{name}.toml").read_text(encoding="utf-8")
-    repo = re.search(r'^repo = "(.*)"', text, re.MULTILINE)
-    assert repo is not None
-    models = folder / "models"
-    models.mkdir()
-    (models / "mine.toml").write_text(text.replace(f'"{repo[1]}"', f'"{weights}"'), encoding="utf-8")
-=======
     return _models(folder, {"wan2.2-ti2v-5b": ti2v_5b_folder(folder / "weights")})
 
 
@@ -58,9 +31,7 @@ def _models(folder: Path, weights: Mapping[str, Path]) -> Path:
     for name, path in weights.items():
         text = (Path(__file__).parents[3] / "configs" / "models" / f"{name}.toml").read_text(encoding="utf-8")
         changed = re.sub(r'^repo = ".*"', f'repo = "{path}"', text, flags=re.MULTILINE)
-        # the weights state their own shape
-        (models / f"{name}.toml").write_text(changed.partition("[model.shape")[0], encoding="utf-8")
->>>>>>> models
+        (models / f"{name}.toml").write_text(changed, encoding="utf-8")
     return models
 
 
