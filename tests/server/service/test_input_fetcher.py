@@ -114,6 +114,27 @@ async def test_sizes_are_those_of_a_request_that_brings_the_image(
         ), case
 
 
+async def test_the_records_are_looked_at_only_for_what_awaits_an_image(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[None] = []
+    awaited = inside.store.awaited_inputs.awaited
+
+    async def look() -> Any:
+        looks.append(None)
+        return await awaited()
+
+    monkeypatch.setattr(inside.store.awaited_inputs, "awaited", look)
+    (recorded,) = await enqueue(inside)
+    await inside.until(recorded)
+    assert looks
+    looks.clear()
+
+    for generation in await inside.enqueue(2):
+        await inside.until(generation)
+    assert looks == []
+
+
 async def test_several_videos_share_one_fetch(inside: Inside, host: ImageHost) -> None:
     recorded = await enqueue(inside, count=3)
 
