@@ -22,7 +22,7 @@ from server.core.errors import (
     UnavailableError,
 )
 from server.core.events import Broker, Event
-from server.core.generation import Generation
+from server.core.generation import Generation, Status
 from server.core.settings import SecuritySettings
 from server.media.fetch.download import Downloader, TemporaryError
 from server.media.limits import RefusedInputError
@@ -105,7 +105,7 @@ class InputFetcher:
 
     def _note(self, event: Event) -> None:
         """Stop to fetch what nothing awaits any more."""
-        if not event.generation.is_terminal:
+        if event.generation.status is not Status.CANCELLED:
             return
         job = self._jobs.get(event.generation.id)
         if job is not None:

@@ -195,7 +195,8 @@ class Service:
                 self._limits.take_back(new)
         if is_new:
             self._scheduler.wake()
-            self._fetcher.wake()
+            if any(generation.awaited_input is not None for generation in recorded):
+                self._fetcher.wake()
             for generation in recorded:
                 if generation.is_terminal:
                     self._broker.publish(Event(generation))

@@ -7,11 +7,11 @@ grace time.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
-from server.storage.files.inputs import UNUSED_SECONDS, Inputs, named_by
+from server.storage.files.inputs import UNUSED_SECONDS, Inputs, input_key, named_by
 from server.storage.files.videos import Videos
 
 log = logging.getLogger("paddock.retention")
@@ -25,7 +25,7 @@ Clock = Callable[[], float]
 
 
 class Retention:
-    """Keeps rows and videos for `days`, and `max_bytes` of videos (0: no limit); `grace` is in seconds."""
+    """Keeps rows and videos for `days`, and `max_bytes` of videos and images (0: no limit); `grace` is in seconds."""
 
     def __init__(
         self,
@@ -76,29 +76,47 @@ class Retention:
         return len(forgotten) == BATCH
 
     async def _make_room(self) -> bool:
-        """Remove the oldest videos until the rest is within the limit; their rows stay and give the reason."""
+        """Remove the oldest videos and images until the rest is within the limit; their rows stay and give the reason.
+
+        An image that other rows name, too, stays: the next round removes more instead.
+        """
         if not self._max_bytes:
             return False
-        storage = self._videos.storage
-        excess = await storage.total_size() - self._max_bytes
+        images = await self._old_images()
+        excess = await self._videos.storage.total_size() + sum(images.values()) - self._max_bytes
         if excess <= 0:
             return False
-        oldest = await self._expiry.oldest_videos(self._clock() - self._grace, BATCH)
-        files = await storage.stat(generation.artifact for generation in oldest if generation.artifact)
-        leaving = []
+        oldest = await self._expiry.oldest_with_files(self._clock() - self._grace, BATCH)
+        videos = await self._videos.storage.stat(generation.artifact for generation in oldest if generation.artifact)
+        leaving, named = [], dict[str, tuple[str, str]]()
         for generation in oldest:
+            image = None if generation.params is None else generation.params.image
+            key = "" if image is None else input_key(generation.tenant, image)
             # the videos of another server on the same records are not here
-            if excess > 0 and generation.artifact in files:
+            if excess > 0 and (generation.artifact in videos or key in images):
                 leaving.append(generation)
-                excess -= files[generation.artifact].size
+                excess -= videos[generation.artifact].size if generation.artifact in videos else 0
+                if image is not None and key in images:
+                    excess -= 0 if key in named else images[key]
+                    named[key] = generation.tenant, image
         if not leaving:
             return False
         await self._expiry.withdraw(
             leaving, f"The video was removed to make room: this server keeps {self._max_bytes} bytes, the newest."
         )
         await self._videos.delete(generation.artifact for generation in leaving if generation.artifact)
-        log.info("%d videos were removed to keep within %d bytes", len(leaving), self._max_bytes)
+        await self._delete_unused(named)
+        log.info("the files of %d generations were removed to keep within %d bytes", len(leaving), self._max_bytes)
         return len(leaving) == BATCH
+
+    async def _old_images(self) -> dict[str, int]:
+        """The sizes of the images by key, without those that may be about to be named by a row."""
+        sizes: dict[str, int] = {}
+        page = await self._inputs.storage.list(limit=BATCH)
+        while page:
+            sizes |= {file.key: file.size for file in page if file.modified < self._clock() - UNUSED_SECONDS}
+            page = await self._inputs.storage.list(after=page[-1].key, limit=BATCH)
+        return sizes
 
     async def _sweep(self) -> None:
         """Remove files that no row names, among the next batch in the order of their keys."""
@@ -120,10 +138,17 @@ class Retention:
         files = await self._inputs.storage.list(after=self._inputs_swept_to, limit=BATCH)
         self._inputs_swept_to = files[-1].key if len(files) == BATCH else ""
         newest = self._clock() - UNUSED_SECONDS
-        old = {file.key: image for file in files if file.modified < newest and (image := named_by(file.key))}
-        unused = await self._expiry.unused_images([*old.values()]) if old else set()
+        await self._delete_unused(
+            {file.key: image for file in files if file.modified < newest and (image := named_by(file.key))}
+        )
+        async with self._inputs.changing:
+            await self._inputs.storage.sweep(UNUSED_SECONDS, lambda key: False)
+
+    async def _delete_unused(self, images: Mapping[str, tuple[str, str]]) -> None:
+        """Remove those of some images, by key, that no row names."""
+        newest = self._clock() - UNUSED_SECONDS
+        unused = await self._expiry.unused_images([*images.values()]) if images else set()
         async with self._inputs.changing:
             # another request may have brought one again meanwhile
-            found = await self._inputs.storage.stat([key for key, image in old.items() if image in unused])
+            found = await self._inputs.storage.stat([key for key, image in images.items() if image in unused])
             await self._inputs.storage.delete([key for key, file in found.items() if file.modified < newest])
-            await self._inputs.storage.sweep(UNUSED_SECONDS, lambda key: False)

@@ -78,13 +78,13 @@ async def test_a_withdrawn_video_leaves_its_row_and_a_reason(store: Store, clock
     first, second, third = await ended(store, clock, 3)
     await claimed(store)
 
-    assert await store.expiry.oldest_videos(clock.now, 2) == [first, second]
-    assert await store.expiry.oldest_videos(second.completed_at or 0, 2) == [first]
+    assert await store.expiry.oldest_with_files(clock.now, 2) == [first, second]
+    assert await store.expiry.oldest_with_files(second.completed_at or 0, 2) == [first]
     await store.expiry.withdraw([first, second], "Too much.")
 
     now = await read(store, first.id)
     assert now == replace(first, artifact=None, error_message="Too much.")
-    assert await store.expiry.oldest_videos(clock.now, 2) == [third]
+    assert await store.expiry.oldest_with_files(clock.now, 2) == [third]
     assert await store.expiry.superseded({"0.mp4": first.id, "2.mp4": third.id}) == ["0.mp4"]
 
 

@@ -317,3 +317,83 @@ async def test_an_image_that_comes_again_while_old_ones_are_removed_stays(
 
     assert path.exists()
     place.store.close()
+
+
+async def with_images(place: Place, *pasts: tuple[Status, float, int | None, str]) -> list[Generation]:
+    """Record generations that ended, each with the size of its video and the image that it names."""
+    made = []
+    for status, age, size, image in pasts:
+        generation = place._made(Past(status, age, size))
+        made.append(replace(generation, params=VideoParams("an ox", image=image * 64), error_message=None))
+    await place.store.submissions.insert(made, QueueLimits(10))
+    return made
+
+
+def write_image(place: Place, name: str, size: int, age: float = 2 * DAY) -> Path:
+    path = place.images.folder / input_key("", name * 64)
+    path.write_bytes(bytes(size))
+    os.utime(path, (NOW - age, NOW - age))
+    return path
+
+
+async def test_images_count_and_go_with_the_videos_of_their_rows(tmp_path: Path) -> None:
+    place = Place(tmp_path, max_bytes=45)
+    old_image, new_image = write_image(place, "a", 30), write_image(place, "b", 30)
+    old, new_one = await with_images(place, (Status.SUCCEEDED, 2 * DAY, 10, "a"), (Status.SUCCEEDED, DAY, 10, "b"))
+
+    await place.retention.tidy()
+
+    rows = await place.rows()
+    assert (old_image.exists(), new_image.exists()) == (False, True)
+    assert "removed to make room" in str(rows[old.id].error_message)
+    assert rows[old.id].artifact is None
+    kept = [each.params.image for each in (rows[old.id], rows[new_one.id]) if each.params]
+    assert kept == [None, "b" * 64]
+    assert rows[new_one.id].artifact == new_one.artifact
+    place.store.close()
+
+
+async def test_an_image_of_several_rows_goes_with_the_last(tmp_path: Path) -> None:
+    place = Place(tmp_path, max_bytes=15)
+    image = write_image(place, "a", 20)
+    rows = await with_images(
+        place, *((Status.SUCCEEDED, age * DAY, 10, "a") for age in (3, 2, 1)), (Status.CANCELLED, DAY / 2, None, "a")
+    )
+
+    await place.retention.tidy()
+    assert image.exists()
+    for _ in range(3):
+        await place.retention.tidy()
+
+    assert not image.exists()
+    assert [each.params.image for each in (await place.rows()).values() if each.params] == [None] * len(rows)
+    assert place.total() == 0
+    place.store.close()
+
+
+async def test_the_image_of_what_failed_goes_and_its_reason_stays(tmp_path: Path) -> None:
+    place = Place(tmp_path, max_bytes=25)
+    image = write_image(place, "a", 20)
+    (failed,) = await with_images(place, (Status.FAILED, 2 * DAY, None, "a"))
+    await place.store.submissions.insert([new(status=Status.QUEUED)], QueueLimits(10))
+    (video,) = await place.add(Past(Status.SUCCEEDED, DAY, 10))
+
+    await place.retention.tidy()
+
+    rows = await place.rows()
+    assert not image.exists()
+    assert rows[failed.id].error_message is None
+    assert rows[video.id].artifact == video.artifact
+    place.store.close()
+
+
+async def test_images_that_just_came_do_not_count(tmp_path: Path) -> None:
+    place = Place(tmp_path, max_bytes=25)
+    image = write_image(place, "a", 1000, age=60)
+    (video,) = await place.add(Past(Status.SUCCEEDED, DAY, 10))
+
+    await place.retention.tidy()
+
+    assert image.exists()
+    assert (await place.rows())[video.id].artifact == video.artifact
+    place.store.close()

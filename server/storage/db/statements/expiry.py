@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, select, update
 from pipelines.core.request import IMAGES
 from server.core.generation import TERMINAL, Generation
 from server.storage.db import search
-from server.storage.db.schema import HAS_VIDEO, attempts, generations
+from server.storage.db.schema import HAS_FILES, attempts, generations
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import find, from_row, is_among
 
@@ -81,27 +81,29 @@ class Expiry(Repository):
             return found
 
     @in_thread
-    def oldest_videos(self, before: float, limit: int) -> list[Generation]:
-        """Generations with a video that ended before a moment, oldest first, at most `limit`."""
+    def oldest_with_files(self, before: float, limit: int) -> list[Generation]:
+        """Generations with a video or an image that ended before a moment, oldest first, at most `limit`."""
         with self._session.read() as tx:
             rows = tx.execute(
                 select(generations)
-                .where(HAS_VIDEO, generations.c.completed_at < before)
+                .where(HAS_FILES, generations.c.completed_at < before)
                 .order_by(generations.c.completed_at)
                 .limit(limit)
             ).mappings()
             return [from_row(row) for row in rows]
 
     @in_thread
-    def withdraw(self, videos: Sequence[Generation], why: str) -> None:
-        """Record that the videos of these generations are gone, and why. Remove the files after, not before."""
-        ids = [generation.id for generation in videos]
+    def withdraw(self, ended: Sequence[Generation], why: str) -> None:
+        """Record that the videos of these generations are gone, and why, and that they name their images no more.
+
+        Remove the files after, not before.
+        """
+        gone = update(generations).where(
+            is_among(generation.id for generation in ended), generations.c.status.in_(TERMINAL)
+        )
         with self._session.write() as tx:
-            tx.execute(
-                update(generations)
-                .where(is_among(ids), generations.c.status.in_(TERMINAL))
-                .values(artifact=None, error_message=why)
-            )
+            tx.execute(gone.where(generations.c.artifact.is_not(None)).values(artifact=None, error_message=why))
+            tx.execute(gone.where(generations.c.image.is_not(None)).values(image=None))
 
 
 def _forget(tx: Connection, ended: Sequence[Generation]) -> None:

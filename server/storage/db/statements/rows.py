@@ -1,7 +1,7 @@
 """Generations to rows and back, and the look-ups that every topic needs."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -27,15 +27,21 @@ def to_row(generation: Generation) -> dict[str, Any]:
 
 
 def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
-    """The generation that a row holds. A row without some of the columns gives one without their values."""
-    params = row.get("params")
+    """The generation that a row holds. A row without some of the columns gives one without their values.
+
+    One whose image is not kept any more has none in its parameters.
+    """
+    stored = row.get("params")
+    params = _PARAMS.validate_python(stored) if stored else None
+    if params is not None and params.image is not None and row.get("image") is None:
+        params = replace(params, image=None)
     return Generation(
         **{
             **{name: value for name, value in row.items() if name not in ("variant", *IMAGES)},
             "status": Status(row["status"]),
             "origin": Origin(row["origin"]),
             "warnings": tuple(row.get("warnings") or ()),
-            "params": _PARAMS.validate_python(params) if params else None,
+            "params": params,
         }
     )
 
