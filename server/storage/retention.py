@@ -9,6 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from pipelines.core.request import IMAGES
+from server.core.generation import Generation
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
 from server.storage.files.inputs import UNUSED_SECONDS, Inputs, input_key, named_by
@@ -90,15 +92,13 @@ class Retention:
         videos = await self._videos.storage.stat(generation.artifact for generation in oldest if generation.artifact)
         leaving, named = [], dict[str, tuple[str, str]]()
         for generation in oldest:
-            image = None if generation.params is None else generation.params.image
-            key = "" if image is None else input_key(generation.tenant, image)
+            own = _images_of(generation)
             # the videos of another server on the same records are not here
-            if excess > 0 and (generation.artifact in videos or key in images):
+            if excess > 0 and (generation.artifact in videos or not own.keys().isdisjoint(images)):
                 leaving.append(generation)
                 excess -= videos[generation.artifact].size if generation.artifact in videos else 0
-                if image is not None and key in images:
-                    excess -= 0 if key in named else images[key]
-                    named[key] = generation.tenant, image
+                excess -= sum(images[key] for key in own.keys() & images.keys() - named.keys())
+                named |= {key: image for key, image in own.items() if key in images}
         if not leaving:
             return False
         await self._expiry.withdraw(
@@ -152,3 +152,9 @@ class Retention:
             # another request may have brought one again meanwhile
             found = await self._inputs.storage.stat([key for key, image in images.items() if image in unused])
             await self._inputs.storage.delete([key for key, file in found.items() if file.modified < newest])
+
+
+def _images_of(generation: Generation) -> dict[str, tuple[str, str]]:
+    """The images that a generation names by their storage keys, each by its tenant and its digest."""
+    digests = [] if generation.params is None else [getattr(generation.params, name) for name in IMAGES]
+    return {input_key(generation.tenant, digest): (generation.tenant, digest) for digest in digests if digest}

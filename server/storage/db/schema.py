@@ -191,7 +191,6 @@ Index(
     postgresql_where=_HAS_IMAGE,
 )
 
-<<<<<<< HEAD
 _HAS_LAST_IMAGE = generations.c.last_image.is_not(None)
 Index(
     "generations_by_last_image",
@@ -200,14 +199,9 @@ Index(
     postgresql_where=_HAS_LAST_IMAGE,
 )
 
-HAS_VIDEO = generations.c.artifact.is_not(None)
-# the kept videos, oldest first
-Index("generations_by_video", generations.c.completed_at, sqlite_where=HAS_VIDEO, postgresql_where=HAS_VIDEO)
-=======
 HAS_FILES = or_(generations.c.artifact.is_not(None), generations.c.image.is_not(None))
 # the kept videos and images, oldest first
 Index("generations_by_files", generations.c.completed_at, sqlite_where=HAS_FILES, postgresql_where=HAS_FILES)
->>>>>>> urls
 
 # A partial index is used where the query is seen to imply its condition: this is written out, not bound. The condition
 # is not the status itself: PostgreSQL would then not look rows up by it, and SQLite would prefer an index by status

@@ -116,7 +116,6 @@ async def test_sizes_are_those_of_a_request_that_brings_the_image(
         ), case
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", LAST_IMAGES)
 async def test_both_images_are_fetched_one_after_the_other(inside: Inside, host: ImageHost, name: str) -> None:
     host.answers["/shore.png"] = content(encoded(drawn((40, 40), seed=1)))
@@ -144,7 +143,8 @@ async def test_a_fault_names_the_image_that_has_it(inside: Inside, host: ImageHo
     done = await inside.until(recorded, Status.FAILED)
 
     assert done.error_message == "end_image_url must be a JPEG, PNG, WebP, BMP or GIF file."
-=======
+
+
 async def test_the_records_are_looked_at_only_for_what_awaits_an_image(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +164,6 @@ async def test_the_records_are_looked_at_only_for_what_awaits_an_image(
     for generation in await inside.enqueue(2):
         await inside.until(generation)
     assert looks == []
->>>>>>> urls
 
 
 async def test_several_videos_share_one_fetch(inside: Inside, host: ImageHost) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from pipelines.core.request import VideoParams
+from pipelines.core.request import IMAGES, VideoParams
 from server.core.generation import TERMINAL, Generation, Status
 from server.storage.db.records import Filters, QueueLimits
 from server.storage.files.generation_files import generation_of
@@ -320,11 +320,12 @@ async def test_an_image_that_comes_again_while_old_ones_are_removed_stays(
 
 
 async def with_images(place: Place, *pasts: tuple[Status, float, int | None, str]) -> list[Generation]:
-    """Record generations that ended, each with the size of its video and the image that it names."""
+    """Record generations that ended, each with the size of its video and the image or the two that it names."""
     made = []
-    for status, age, size, image in pasts:
+    for status, age, size, images in pasts:
+        named = dict(zip(IMAGES, (image * 64 for image in images), strict=False))
         generation = place._made(Past(status, age, size))
-        made.append(replace(generation, params=VideoParams("an ox", image=image * 64), error_message=None))
+        made.append(replace(generation, params=VideoParams("an ox", **named), error_message=None))
     await place.store.submissions.insert(made, QueueLimits(10))
     return made
 
@@ -350,6 +351,21 @@ async def test_images_count_and_go_with_the_videos_of_their_rows(tmp_path: Path)
     kept = [each.params.image for each in (rows[old.id], rows[new_one.id]) if each.params]
     assert kept == [None, "b" * 64]
     assert rows[new_one.id].artifact == new_one.artifact
+    place.store.close()
+
+
+async def test_last_images_count_and_go_too(tmp_path: Path) -> None:
+    place = Place(tmp_path, max_bytes=45)
+    images = [write_image(place, name, 20) for name in "ab"]
+    old, _ = await with_images(place, (Status.SUCCEEDED, 2 * DAY, 10, "ab"), (Status.SUCCEEDED, DAY, 10, "a"))
+
+    await place.retention.tidy()
+
+    # the first is another row's, too
+    assert [image.exists() for image in images] == [True, False]
+    params = (await place.rows())[old.id].params
+    assert params is not None
+    assert (params.image, params.last_image) == (None, None)
     place.store.close()
 
 

@@ -103,7 +103,7 @@ class Expiry(Repository):
         )
         with self._session.write() as tx:
             tx.execute(gone.where(generations.c.artifact.is_not(None)).values(artifact=None, error_message=why))
-            tx.execute(gone.where(generations.c.image.is_not(None)).values(image=None))
+            tx.execute(gone.where(generations.c.image.is_not(None)).values(dict.fromkeys(IMAGES)))
 
 
 def _forget(tx: Connection, ended: Sequence[Generation]) -> None:

@@ -29,12 +29,12 @@ def to_row(generation: Generation) -> dict[str, Any]:
 def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
     """The generation that a row holds. A row without some of the columns gives one without their values.
 
-    One whose image is not kept any more has none in its parameters.
+    One whose images are not kept any more has none in its parameters.
     """
     stored = row.get("params")
     params = _PARAMS.validate_python(stored) if stored else None
     if params is not None and params.image is not None and row.get("image") is None:
-        params = replace(params, image=None)
+        params = replace(params, image=None, last_image=None)
     return Generation(
         **{
             **{name: value for name, value in row.items() if name not in ("variant", *IMAGES)},
