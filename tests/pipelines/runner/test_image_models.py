@@ -148,8 +148,10 @@ def test_each_image_decides_the_video(model: Model, tmp_path: Path) -> None:
 def test_streamed_weights_make_the_same_video(where: Residence, model: Model, tmp_path: Path) -> None:
     layout = Layout(transformer=where, text_encoder=where)
     streamed = model.load(layout=layout, cache=tmp_path)
+    encoder = getattr(streamed._loaded.pipe, "image_encoder", None)
 
     assert model.video(tmp_path, runner=streamed) == model.video(tmp_path)
+    assert encoder is None or all(hasattr(layer.mlp.fc1, "_diffusers_hook") for layer in encoder.encoder.layers)
 
 
 def test_batched_guidance_makes_nearly_the_same_video(model: Model, tmp_path: Path) -> None:
@@ -217,9 +219,12 @@ def test_a_cancelled_generation_does_not_affect_the_next(model: Model, asked_bef
         asked += 1
         return asked > asked_before
 
+    stages: list[Stage] = []
     with pytest.raises(GenerationCancelled):
-        model.video(tmp_path, Callbacks(cancelled=cancelled))
+        model.video(tmp_path, Callbacks(lambda progress: stages.append(progress.stage), cancelled))
 
+    # asked after each of three groups of frames that are encoded, and after each step
+    assert (Stage.DENOISE in stages) is (asked_before >= 3)
     assert asked == asked_before + 1
     assert model.video(tmp_path) == expected
 
@@ -236,9 +241,16 @@ def test_images_are_encoded_once(model: Model, tmp_path: Path) -> None:
 
     for seed in (1, 2):
         model.video(tmp_path, params=replace(model.params, seed=seed))
+    images = model.kind.images
+    inverted = Image.eval(images.given[-1], lambda value: 255 - value)
+    other = Images(inverted) if images.last is None else Images(images.first, inverted)
+    first, second = (model.runner._stages._images.encode(each) for each in (images, other))
     hook.remove()
 
-    assert seen == [len(model.kind.images.given)]
+    assert seen == [len(images.given)] * 2
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first, second)
 
 
 def test_a_request_without_its_images_is_refused(model: Model, tmp_path: Path) -> None:
