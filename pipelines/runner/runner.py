@@ -235,6 +235,9 @@ class Runner(Exclusive):
     def _latents_depend_on(self, params: VideoParams, loras: Sequence[LocatedLora] = ()) -> dict[str, Any]:
         # placement and decoding may change between attempts: the latents stay the same
         fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
+        if params.image is not None:
+            # it is encoded in the dtype that the plan gives to the VAE
+            fingerprint["vae"] = str(self._loaded.vae.dtype)
         return {"params": params.facts, "fingerprint": {**fingerprint, REQUEST_LORAS: identity(loras)}}
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -17,13 +18,16 @@ from transformers import CLIPVisionModel
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.model import Lora, ModelSpec, WeightFile
 from pipelines.core.precision import Precision
+from pipelines.core.request import VideoParams
 from pipelines.hub.folder import check, digest
 from pipelines.loading.device_plan import read_model_shape
 from pipelines.loading.load import load_pipeline
 from pipelines.loading.weight_format import WeightFormat
 from pipelines.models.registry import family_of
+from pipelines.planning.layout import Layout
 from pipelines.planning.memory_model import block_bytes
 from pipelines.runner.runner import Runner
+from tests.pipelines.stages.conditioning.test_images import gradient
 from tests.support.models.wan_files import by_original_names, restored, write_gguf
 from tests.support.models.wan_image import IMAGE_TOKENS, change, flf2v_folder, i2v_folder, image_transformer
 
@@ -44,6 +48,18 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def frames(runner: Runner) -> Any:
+    images = [gradient(64, 48), gradient(48, 64).resize((64, 48))]
+    last = images[1] if runner._loaded.shape.transformer.pos_embed_seq_len else None
+    params = VideoParams("an ox by a lake", "blurry", 48, 64, 5, 3, 3.0, 7)
+    return runner.frames(params, images[0], last).frames.astype(float)
+
+
+def decibels(one: Any, other: Any) -> float:
+    """Peak signal-to-noise ratio of frames that are not equal."""
+    return float(10 * np.log10(255**2 / ((one - other) ** 2).mean()))
 
 
 def with_file(path: Path) -> ModelSpec:
@@ -136,6 +152,7 @@ def test_a_quantized_file_keeps_the_image_matrices_as_they_are(folder: Path, tmp
         torch.testing.assert_close(
             dequantize_gguf_tensor(weight).float(), restored(state[name], Type.Q8_0), atol=1e-4, rtol=1e-3
         )
+    assert decibels(frames(runner), frames(Runner.load(SPEC, folder, "cpu"))) > 30
     shape = read_model_shape(with_file(path), folder)
     (stored,) = shape.quantized
     kept = dict(transformer.named_parameters())
@@ -168,6 +185,15 @@ def test_a_lora_of_image_layers_is_merged(folder: Path, tmp_path: Path) -> None:
     assert changed == set(layers.values())
     for name in changed:
         torch.testing.assert_close(merged[name], state[name] + 0.5)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP8, Precision.Q4, Precision.FP8_MATMUL, Precision.INT8_MATMUL])
+def test_quantized_weights_make_nearly_the_same_video(precision: Precision, folder: Path, tmp_path: Path) -> None:
+    plain = frames(Runner.load(SPEC, folder, "cpu"))
+    quantized = Runner.load(SPEC, folder, "cpu", layout=Layout(precision), cache=tmp_path / "cache")
+
+    assert quantized._loaded.pipe.transformer.blocks[0].attn2.add_k_proj.weight.dtype != torch.float32
+    assert 20 < decibels(frames(quantized), plain) < 80
 
 
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.Q4, Precision.FP8_MATMUL, Precision.INT8_MATMUL])

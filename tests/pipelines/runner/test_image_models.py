@@ -12,15 +12,18 @@ from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
 from pipelines.core.errors import GenerationCancelled, GenerationSuspended, InputImageError
+from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import StepCaching, VideoParams
 from pipelines.layers.cpu_conv3d import use_onednn
+from pipelines.models.catalogue import read_catalogue
 from pipelines.planning.layout import Layout, Residence
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.conditioning.images import Images, image_digest, named
+from pipelines.stages.preview.preview import Preview
 from tests.pipelines.conftest import both_dtypes
 from tests.pipelines.stages.conditioning.test_images import gradient
 from tests.support.models.wan_image import flf2v_folder, i2v_a14b_folder, i2v_folder
@@ -148,8 +151,10 @@ def test_each_image_decides_the_video(model: Model, tmp_path: Path) -> None:
 def test_streamed_weights_make_the_same_video(where: Residence, model: Model, tmp_path: Path) -> None:
     layout = Layout(transformer=where, text_encoder=where)
     streamed = model.load(layout=layout, cache=tmp_path)
+    encoder = getattr(streamed._loaded.pipe, "image_encoder", None)
 
     assert model.video(tmp_path, runner=streamed) == model.video(tmp_path)
+    assert encoder is None or all(hasattr(layer.mlp.fc1, "_diffusers_hook") for layer in encoder.encoder.layers)
 
 
 def test_batched_guidance_makes_nearly_the_same_video(model: Model, tmp_path: Path) -> None:
@@ -207,6 +212,28 @@ def test_a_checkpoint_of_other_images_is_not_used(model: Model, tmp_path: Path) 
     assert made.stats.steps_computed == 6
 
 
+def test_a_checkpoint_depends_on_the_dtype_in_which_images_are_encoded(
+    model: Model, processor: str, tmp_path: Path
+) -> None:
+    exact = model.load(layout=Layout(fp32_decoding=True), cache=tmp_path)
+    rounded = model.load(layout=Layout(), cache=tmp_path)
+    params = model.params
+
+    with torch.no_grad():
+        one, other = (runner._stages.condition(*_fitted(runner, params, model)) for runner in (exact, rounded))
+    assert one is not None
+    assert other is not None
+    are_equal = torch.equal(one.tensors[-1], other.tensors[-1])
+
+    assert are_equal is (processor == "float32")
+    assert (exact._latents_depend_on(params) == rounded._latents_depend_on(params)) is are_equal
+
+
+def _fitted(runner: Runner, params: VideoParams, model: Model) -> tuple[Geometry, Images]:
+    geometry = runner._stages.geometry(params)
+    return geometry, runner._stages.fit_images(params, geometry, model.kind.images)
+
+
 @pytest.mark.parametrize("asked_before", [0, 1, 4])
 def test_a_cancelled_generation_does_not_affect_the_next(model: Model, asked_before: int, tmp_path: Path) -> None:
     expected = model.video(tmp_path)
@@ -217,11 +244,28 @@ def test_a_cancelled_generation_does_not_affect_the_next(model: Model, asked_bef
         asked += 1
         return asked > asked_before
 
+    stages: list[Stage] = []
     with pytest.raises(GenerationCancelled):
-        model.video(tmp_path, Callbacks(cancelled=cancelled))
+        model.video(tmp_path, Callbacks(lambda progress: stages.append(progress.stage), cancelled))
 
+    # asked after each of three groups of frames that are encoded, and after each step
+    assert (Stage.DENOISE in stages) is (asked_before >= 3)
     assert asked == asked_before + 1
     assert model.video(tmp_path) == expected
+
+
+def test_previews_are_drawn(model: Model, tmp_path: Path) -> None:
+    latent_rgb = read_catalogue()["wan-ai-wan2-1-i2v-14b-480p-diffusers"].model.latent_rgb
+    runner = Runner(replace(model.spec, latent_rgb=latent_rgb), model.runner._loaded, tmp_path)
+    shown: list[int] = []
+
+    preview = Preview(tmp_path / "preview.jpg", 1e-9, shown.append)
+    video = model.video(tmp_path, Callbacks(preview=preview), runner=runner)
+
+    assert shown == [1, 2, 3, 4, 5, 6]
+    with Image.open(tmp_path / "preview.jpg") as picture:
+        assert picture.format == "JPEG"
+    assert video == model.video(tmp_path)
 
 
 def test_images_are_encoded_once(model: Model, tmp_path: Path) -> None:
@@ -236,9 +280,16 @@ def test_images_are_encoded_once(model: Model, tmp_path: Path) -> None:
 
     for seed in (1, 2):
         model.video(tmp_path, params=replace(model.params, seed=seed))
+    images = model.kind.images
+    inverted = Image.eval(images.given[-1], lambda value: 255 - value)
+    other = Images(inverted) if images.last is None else Images(images.first, inverted)
+    first, second = (model.runner._stages._images.encode(each) for each in (images, other))
     hook.remove()
 
-    assert seen == [len(model.kind.images.given)]
+    assert seen == [len(images.given)] * 2
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first, second)
 
 
 def test_a_request_without_its_images_is_refused(model: Model, tmp_path: Path) -> None:
