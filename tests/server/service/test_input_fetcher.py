@@ -345,3 +345,16 @@ async def test_a_disk_that_cannot_be_written_to_is_not_the_urls_fault(
     assert (
         await inside.until(recorded)
     ).error_message == "The server cannot keep the image: No such file or directory."
+
+
+async def test_servers_that_share_their_database_take_neither_urls_nor_uploads(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    inside = build(tmp_path / "data", database_url=postgres_url)
+
+    (failed,) = await enqueue(inside)
+    with pytest.raises(InvalidParamsError, match="Uploads are not supported by servers that share their database"):
+        await inside.service.upload("", tmp_path / "ox.png")
+
+    assert failed.error_message == "input_image is not supported by servers that share their database yet"
+    inside.store.close()

@@ -39,6 +39,8 @@ async def test_an_upload_is_its_tenants_alone(uploads: Uploads, tmp_path: Path) 
 
     assert await uploads.find("1", IMAGE, upload.id) == upload.image
     for tenant in ("2", "", "11"):
+        # also one that has the same image
+        await uploads.keep(tenant, sent(tmp_path))
         with pytest.raises(InvalidParamsError, match="no such upload"):
             await uploads.find(tenant, IMAGE, upload.id)
 
