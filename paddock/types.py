@@ -58,6 +58,8 @@ class Parameters(TypedDict, total=False):
     """The image that the video begins with: the path of a file, its content, a data URL, a URL or an upload's id."""
     end_image_url: str | PathLike[str] | bytes
     """The image that the video ends with, given in the same ways."""
+    tail_image_url: str | PathLike[str] | bytes
+    """Another name of `end_image_url`."""
     loras: Sequence[LoraChoice]
     """LoRAs that are merged into the weights for this video, at most 8."""
     target_namespace: str

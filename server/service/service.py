@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.demo.folder import demo_folder
 from pipelines.models.catalogue import CatalogueEntry
-from pipelines.models.family import ImageInputs, InputUse
+from pipelines.models.family import ImageInputs
 from server.core.errors import (
     RETRY_AFTER,
     ConflictError,
@@ -89,7 +89,7 @@ class Service:
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
         images = InputImages(inputs)
         self._uploads = Uploads(inputs, images)
-        self._image_models = ImageModels(catalogue)
+        self._image_models = ImageModels({} if settings.demo else catalogue)
         self._sources = ImageSources(settings, images, self._uploads, shares=submissions.is_shared)
         self._builder = GenerationBuilder(settings, self._sources, self._image_models, submissions.server)
         self._fetcher = InputFetcher(
@@ -170,7 +170,7 @@ class Service:
         """
         self.check_open()
         asked = self.entry(body.get("model"))
-        entry = asked if self.settings.demo else self._image_models.answering(asked, body)
+        entry = self._image_models.answering(asked, body)
         loras = await asyncio.to_thread(self._loras.of, entry.id) if body.get("loras") else {}
         await self.check_room()
         new = await self._builder.build(Request(tenant, entry, asked, body, origin, inputs or {}, loras))
@@ -259,10 +259,8 @@ class Service:
     # models and devices
 
     def images(self, entry: CatalogueEntry) -> ImageInputs:
-        """Which images requests for a model may or must have, also if another model answers these."""
-        if entry.image_model is None or self.settings.demo:
-            return self._sources.allowed(entry)
-        return ImageInputs(InputUse.OPTIONAL)
+        """Which images requests for a model may or must have."""
+        return self._sources.allowed(entry)
 
     def deployment(self, model_id: str) -> Deployment:
         """The state of a model between disk and device."""

@@ -316,8 +316,12 @@ def test_a_body_that_does_not_come_keeps_no_others_from_being_read(server: Serve
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ({"prompt": ("a.txt", b"an ox")}, "'prompt' must not be a file; input_image may be one."),
-        ([("input_image", b"a"), ("input_image", b"b")], "The multipart body cannot be read: Too many files"),
+        (
+            {"prompt": ("a.txt", b"an ox")},
+            "'prompt' must not be a file; input_image, end_image_url, ",
+        ),
+        ([("input_image", b"a"), ("input_image", b"b")], "input_image is in the multipart body twice."),
+        ([("input_image", b"a")] * 4, "The multipart body cannot be read: Too many files"),
     ],
 )
 def test_a_multipart_body_has_its_limits(files: Any, sentence: str, server: ServerProcess) -> None:

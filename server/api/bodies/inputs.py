@@ -176,6 +176,8 @@ async def read_multipart(
                     continue
                 if name not in files:
                     raise InvalidParamsError(f"{_shown(name)} must not be a file; {', '.join(files)} may be one.")
+                if name in body.inputs:
+                    raise InvalidParamsError(f"{name} is in the multipart body twice.")
                 body.inputs[name] = body.folder / name
                 await asyncio.to_thread(_copy, value, body.inputs[name])
             elif value or name not in INPUTS:

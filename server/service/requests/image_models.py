@@ -16,7 +16,7 @@ from server.service.requests.sizes import SIDES, sides_of
 
 
 class ImageModels:
-    """The models that answer for others if a request has an image."""
+    """The models that answer for others if a request has an image: those in the catalogue, which may be empty."""
 
     def __init__(self, catalogue: Mapping[str, CatalogueEntry]) -> None:
         self._catalogue = catalogue
@@ -28,7 +28,7 @@ class ImageModels:
         """
         if asked.image_model is None or is_absent(given := body.get(IMAGE)) or given is False:
             return asked
-        return self._catalogue[asked.image_model[_resolution(asked, body)]]
+        return self._catalogue.get(asked.image_model[_resolution(asked, body)], asked)
 
     async def check_installed(self, entry: CatalogueEntry) -> None:
         """Raise InvalidParamsError, which says how to bring them, unless a model's weights are on this machine."""

@@ -27,8 +27,15 @@ class ImageSources:
         self._shares = shares
 
     def allowed(self, entry: CatalogueEntry) -> ImageInputs:
-        """Which images requests for a model may or must have. The demo's weights take none."""
-        if self._settings.demo or "image" not in entry.api.input:
+        """Which images requests for a model may or must have, also if another model answers these.
+
+        The demo's weights take none.
+        """
+        if self._settings.demo:
+            return ImageInputs()
+        if entry.image_model is not None:
+            return ImageInputs(InputUse.OPTIONAL)
+        if "image" not in entry.api.input:
             return ImageInputs()
         return images_of(entry)
 
