@@ -175,7 +175,8 @@ def _settings(folder: Path, family: ModelFamily, skeletons: Mapping[str, Any]) -
     """Return the components without weights that the libraries would read in another way."""
     settings = {"tokenizer": read_tokenizer(folder / "tokenizer", skeletons[family.text_encoder.name].config)}
     if "image_processor" in family.read_index(folder).components:
-        settings["image_processor"] = read_image_processor(folder / "image_processor")
+        side = skeletons["image_encoder"].config.image_size
+        settings["image_processor"] = read_image_processor(folder / "image_processor", side)
     return settings
 
 

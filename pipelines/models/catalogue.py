@@ -14,6 +14,7 @@ from pipelines.core.errors import CatalogueError
 from pipelines.core.geometry import Resolution
 from pipelines.core.model import ModelSpec
 from pipelines.models.api_table import ApiSpec
+from pipelines.models.family import InputUse
 from pipelines.models.model_table import ModelTable
 from pipelines.models.registry import family_of
 from pipelines.models.table import Table
@@ -69,12 +70,15 @@ class _File(Table):
 
     @model_validator(mode="after")
     def _inputs_are_supported(self) -> "_File":
-        supported = family_of(self.model.pipeline_class).inputs(self.model.shape)
+        family = family_of(self.model.pipeline_class)
+        supported = family.inputs(self.model.shape)
         if unsupported := set(self.api.input) - supported:
             raise ValueError(
                 f"api.input: these weights of {self.model.pipeline_class} take {', '.join(sorted(supported))}, "
                 f"not {', '.join(sorted(unsupported))}"
             )
+        if family.images(None).first is InputUse.REQUIRED and "image" not in self.api.input:
+            raise ValueError(f"api.input: must have image, which {self.model.pipeline_class} needs")
         return self
 
 

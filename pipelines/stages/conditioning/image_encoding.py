@@ -16,7 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from pipelines.core.errors import WeightsNotFoundError
+from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry
 from pipelines.stages.conditioning.images import Images, image_digest
 
@@ -65,17 +65,23 @@ class ImageEncoder:
         return embeddings
 
 
-def read_image_processor(folder: Path) -> Any:
-    """Return the image processor in a folder, which resizes and normalises images for the image encoder.
+def read_image_processor(folder: Path, side: int) -> Any:
+    """Return the image processor in a folder, which resizes and normalises images to `side` pixels for the encoder.
 
     The library has two that differ by a rounding, and chooses by whether torchvision is installed. This is always the
-    one without. Raises WeightsNotFoundError.
+    one without. Raises WeightsNotFoundError if it cannot be read, UnsupportedModelError for another side.
     """
+    path = folder / "preprocessor_config.json"
     try:
-        return CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        sides = [set(dict(size).values()) for size in (processor.size, processor.crop_size)]
     # the library raises errors of many classes for a malformed file
     except Exception as error:
-        raise WeightsNotFoundError(f"{folder / 'preprocessor_config.json'} cannot be read: {error}") from error
+        raise WeightsNotFoundError(f"{path} cannot be read: {error}") from error
+    if sides != [{side}, {side}]:
+        found = " and ".join(str(length)[:20] for each in sides for length in each)
+        raise UnsupportedModelError(f"{path} makes images of {found} pixels, and the image encoder takes {side}.")
+    return processor
 
 
 def condition_tensors(

@@ -136,6 +136,11 @@ def test_a_users_folder_adds_models_and_replaces_those_of_the_same_id(tmp_path: 
             'fps = 16\npipeline_class = "FluxPipeline"',
             r"model\.pipeline_class: .*must be one of WanImageToVideoPipeline, WanPipeline, not 'FluxPipeline'",
         ),
+        (
+            "fps = 16",
+            'fps = 16\npipeline_class = "WanImageToVideoPipeline"',
+            "api.input: must have image, which WanImageToVideoPipeline needs",
+        ),
         ("fps = 16", "fps = 16\nstep_cache = { balanced = 0.1 }", r"model\.step_cache\.fast: .*required"),
         ("fps = 16", "fps = 16\nstep_cache = { balanced = -1, fast = 1 }", r"model\.step_cache\.balanced: .*greater"),
         ("fps = 16", 'fps = 16\nlatent_rgb = "wan3"', r"model: .*latent_rgb must be one of wan2\.1, wan2\.2"),

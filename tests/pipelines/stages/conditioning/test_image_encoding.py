@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.core.errors import WeightsNotFoundError
+from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.runner.runner import Runner
@@ -14,7 +14,7 @@ from pipelines.stages.conditioning.image_encoding import condition_tensors, enco
 from pipelines.stages.conditioning.images import Images
 from tests.pipelines.conftest import both_dtypes
 from tests.pipelines.stages.conditioning.test_images import gradient
-from tests.support.models.wan_image import SIDE, i2v_a14b_folder, i2v_folder
+from tests.support.models.wan_image import SIDE, change, i2v_a14b_folder, i2v_folder
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,13 @@ def test_the_delivered_video_ends_with_the_last_image(frames: int, of_the_last: 
 
 def test_a_damaged_image_processor_is_refused_by_name(tmp_path: Path) -> None:
     folder = i2v_folder(tmp_path / "weights") / "image_processor"
-    assert read_image_processor(folder).crop_size["height"] == SIDE
+    assert read_image_processor(folder, SIDE).crop_size["height"] == SIDE
+    with pytest.raises(UnsupportedModelError, match="makes images of 28 and 28 pixels, and the image encoder takes 42"):
+        read_image_processor(folder, 42)
+    change(folder / "preprocessor_config.json", size={"shortest_edge": 10**9})
+    with pytest.raises(UnsupportedModelError, match="makes images of 1000000000 and 28 pixels"):
+        read_image_processor(folder, SIDE)
 
     (folder / "preprocessor_config.json").write_text("[")
     with pytest.raises(WeightsNotFoundError, match=r"image_processor/preprocessor_config\.json cannot be read"):
-        read_image_processor(folder)
+        read_image_processor(folder, SIDE)
