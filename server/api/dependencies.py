@@ -17,7 +17,6 @@ from server.api.bodies.reading import BodyReader
 from server.api.links import Links
 from server.api.schemas.errors import ErrorBody
 from server.api.schemas.generations import StatusName
-from server.api.schemas.requests import FORMS
 from server.core.errors import (
     BY_STATUS,
     PaddockError,
@@ -205,15 +204,7 @@ def _error_response(kind: type[PaddockError]) -> dict[str, Any]:
     }
 
 
-def request_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
-    """Return the OpenAPI documentation of a body that `read_request_body` reads. `schema` is its name in FORMS."""
-    content = {
-        # the first one is what some generators of clients choose
-        "application/json": {"schema": _ref(schema), "example": example},
-        "multipart/form-data": {"schema": _ref(FORMS[schema]), "example": example},
-    }
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _ref(schema: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{schema}"}
+def json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI documentation of a body that `read_request_body` reads. `schema` is the name of its schema."""
+    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}

@@ -15,7 +15,7 @@ from server.api.dependencies import (
     ServiceDep,
     TenantDep,
     error_responses,
-    request_body,
+    json_body,
 )
 from server.api.schemas.generations import QueueCreated, QueueDeleted, QueueList, Row
 from server.api.schemas.requests import ENQUEUE, EXAMPLE
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/queue", tags=["queue"])
     summary="Enqueue generations",
     response_model=QueueCreated,
     responses={200: WITH_WARNINGS, **error_responses(404, 409, 413, 415, 503)},
-    openapi_extra=request_body(ENQUEUE, EXAMPLE),
+    openapi_extra=json_body(ENQUEUE, EXAMPLE),
 )
 async def create(
     body: BodyDep,

@@ -18,7 +18,7 @@ from server.api.dependencies import (
     TenantDep,
     VideosDep,
     error_responses,
-    request_body,
+    json_body,
 )
 from server.api.schemas.requests import EXAMPLE, GENERATE
 from server.api.schemas.videos import VideosGenerated
@@ -48,7 +48,7 @@ _POLL_SECONDS = 0.5
     response_model=VideosGenerated,
     response_model_exclude_unset=True,
     responses={200: WITH_WARNINGS, **error_responses(404, 409, 413, 415, 500, 503)},
-    openapi_extra=request_body(GENERATE, EXAMPLE),
+    openapi_extra=json_body(GENERATE, EXAMPLE),
 )
 async def generate(
     request: Request,

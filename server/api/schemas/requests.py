@@ -23,8 +23,6 @@ from server.service.requests.sizes import RESOLUTIONS
 
 GENERATE = "GenerateRequest"
 ENQUEUE = "EnqueueRequest"
-FORMS = {GENERATE: "GenerateForm", ENQUEUE: "EnqueueForm"}
-"""The names of the schemas of multipart bodies, by those of the same bodies in JSON."""
 
 EXAMPLE = {
     "model": DEFAULT_MODEL,
@@ -87,10 +85,7 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
 
 
 def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSettings) -> dict[str, dict[str, Any]]:
-    """Return the schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue route.
-
-    And those of the same bodies as forms.
-    """
+    """Return the schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue route."""
     text = {"type": "string", "maxLength": settings.max_prompt_chars}
     optional = {
         **_model_parameters(list(catalogue.values()), text),
@@ -128,16 +123,7 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
     }
     targets = {name: _nullable({"type": "string", "maxLength": MAX_TARGET_CHARS}) for name in TARGETS}
     enqueue = {**generate, "title": ENQUEUE, "properties": {**generate["properties"], **targets}}
-    bodies = {GENERATE: generate, ENQUEUE: enqueue}
-    return bodies | {name: _form(name, bodies[of]) for of, name in FORMS.items()}
-
-
-def _form(title: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a multipart body: a field that is not sent is null, and files are sent as they are."""
-    fields = {name: schema.get("anyOf", [schema])[0] for name, schema in body["properties"].items()}
-    image = {"type": "string", "format": "binary", "description": fields[IMAGE]["description"]}
-    loras = {"type": "string", "description": f"{_LORAS['description']}: the list in JSON"}
-    return {**body, "title": title, "properties": {**fields, IMAGE: image, "loras": loras}}
+    return {GENERATE: generate, ENQUEUE: enqueue}
 
 
 def _model_parameters(entries: Sequence[CatalogueEntry], text: dict[str, Any]) -> dict[str, dict[str, Any]]:
