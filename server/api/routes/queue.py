@@ -43,7 +43,8 @@ async def create(
 ) -> dict[str, Any]:
     """Returns as soon as the generations are recorded. With num_generations above 1 the n-th generation, counted from
     0, uses seed + n. A parameter outside its limits gives a generation that has failed with an error message. Unknown
-    parameters are ignored, and listed in the header `Paddock-Warnings`.
+    parameters are ignored, and listed in the header `Paddock-Warnings`. The body may also be `multipart/form-data`,
+    with images as files.
     """
     submitted = await service.submit(tenant, body.content, Origin.QUEUE, idempotency_key, body.inputs)
     warn(response, submitted)

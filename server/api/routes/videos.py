@@ -63,7 +63,8 @@ async def generate(
 ) -> dict[str, Any] | StreamingResponse:
     """Responds when the videos are ready. If the client disconnects or its key is revoked, generations that have not
     started are cancelled; the others continue. With an `Idempotency-Key` they wait some seconds for the client to send
-    the request again. Unknown parameters are ignored, and listed in the header `Paddock-Warnings`.
+    the request again. Unknown parameters are ignored, and listed in the header `Paddock-Warnings`. The body may also be
+    `multipart/form-data`, with images as files.
     """
     submitted = await service.submit(tenant, body.content, Origin.SYNC, idempotency_key, body.inputs)
     in_base64 = response_format(body.content) == "b64_json"
