@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from pipelines.core.errors import PipelineError
-from pipelines.core.geometry import Resolution, nearest_resolution
+from pipelines.core.geometry import nearest_resolution
 from pipelines.hub import local
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
@@ -24,11 +24,15 @@ class ImageModels:
     def answering(self, asked: CatalogueEntry, body: Body) -> CatalogueEntry:
         """The model that makes what a body asks of another one, or that one itself.
 
-        Of two it is the one for the body's resolution; a side that is out of its limits says nothing.
+        Of two it is the one whose resolution is nearer to the body's size, among those that can make it.
         """
         if asked.image_model is None or is_absent(given := body.get(IMAGE)) or given is False:
             return asked
-        return self._catalogue.get(asked.image_model[_resolution(asked, body)], asked)
+        size = _size(asked, body)
+        nearer = nearest_resolution(*size)
+        ids = [asked.image_model[nearer], *asked.image_model.values()]
+        found = [entry for id_ in ids if (entry := self._catalogue.get(id_)) is not None]
+        return next((entry for entry in found if _can_make(entry, size)), found[0] if found else asked)
 
     async def check_installed(self, entry: CatalogueEntry) -> None:
         """Raise InvalidParamsError, which says how to bring them, unless a model's weights are on this machine."""
@@ -42,7 +46,12 @@ class ImageModels:
             ) from None
 
 
-def _resolution(asked: CatalogueEntry, body: Body) -> Resolution:
+def _can_make(entry: CatalogueEntry, size: tuple[int, int]) -> bool:
+    return all(side <= (entry.api.by_name[name].maximum or 0) for name, side in zip(SIDES, size, strict=True))
+
+
+def _size(asked: CatalogueEntry, body: Body) -> tuple[int, int]:
+    """The width and height that a body asks for, or else the model's default ones, whatever the ratio of its image."""
     given = {name: value for name, value in body.items() if not is_absent(value)}
     sides = {name: side for name in SIDES if (side := as_integer(given.get(name))) is not None}
     defaults = {name: int(asked.api.by_name[name].default or 0) for name in SIDES}
@@ -51,4 +60,4 @@ def _resolution(asked: CatalogueEntry, body: Body) -> Resolution:
     except InvalidParamsError:
         # the model that answers refuses it, in the same words
         chosen = defaults
-    return nearest_resolution(chosen["width"], chosen["height"])
+    return chosen["width"], chosen["height"]
