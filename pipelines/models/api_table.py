@@ -67,7 +67,8 @@ class Developer(Table):
 class ApiSpec(Table):
     """What clients see of a model.
 
-    `aliases` are other names of it in requests. `created` is in Unix seconds, `released_at` is a date.
+    `aliases` are other names of it in requests. `created` is in Unix seconds, `released_at` is a date. `max_pixels`
+    limits width times height, for models that make videos of both orientations; None if their limits alone count.
     """
 
     id: str = Field(min_length=1, max_length=200)
@@ -84,6 +85,7 @@ class ApiSpec(Table):
     output: list[str] = Field(default=["video"])
     developer: Developer
     parameters: list[Parameter]
+    max_pixels: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _describes_a_whole_video(self) -> "ApiSpec":
@@ -100,6 +102,8 @@ class ApiSpec(Table):
             for limit in (parameter.minimum, parameter.maximum):
                 if limit is not None and not low <= limit <= high:
                     raise ValueError(f"parameters: the limits of {name} must be from {low} to {high:g}")
+        if self.max_pixels is not None and math.prod(self.size("default")[:2]) > self.max_pixels:
+            raise ValueError("max_pixels: the default size has more")
         return self
 
     @cached_property
@@ -110,6 +114,9 @@ class ApiSpec(Table):
     def size(self, which: Literal["default", "maximum"]) -> tuple[int, int, int]:
         """Width and height in pixels and length in frames of the default or the largest video."""
         width, height, frames = (getattr(self.by_name[name], which) for name in ("width", "height", "num_frames"))
+        if which == "maximum" and self.max_pixels is not None:
+            # the widest one: it has as many tokens as the highest one
+            height = min(height, max(1, self.max_pixels // width))
         return width, height, frames
 
     @cached_property
@@ -120,4 +127,5 @@ class ApiSpec(Table):
             "properties": {p.name: p.json_schema(order) for order, p in enumerate(self.parameters)},
             "required": [p.name for p in self.parameters if p.required],
             "basic": [p.name for p in self.parameters if p.basic],
+            **({} if self.max_pixels is None else {"x-max-pixels": self.max_pixels}),
         }

@@ -105,18 +105,21 @@ def in_range(entry: CatalogueEntry, size: str | None, frames: int, steps: int | 
     Raises PlanRefusedError for what the model does not accept.
     """
     width, height, most_frames = entry.api.size("maximum")
+    sides = {name: int(entry.api.by_name[name].maximum or 0) for name in ("width", "height")}
     most_steps = entry.api.by_name["num_inference_steps"]
     size = f"{width}x{height}" if size is None else _NAMED_SIZES.get(size.lower(), size.lower().replace("×", "x"))
     steps = int(most_steps.default or 1) if steps is None else steps
     asked = sides_of(size)
     for name, value, most in (
-        ("width", asked[0], width),
-        ("height", asked[1], height),
+        ("width", asked[0], sides["width"]),
+        ("height", asked[1], sides["height"]),
         ("frames", frames, most_frames),
         ("steps", steps, int(most_steps.maximum or steps)),
     ):
         if not 1 <= value <= most:
             raise PlanRefusedError(f"{name} must be from 1 to {most} for {entry.id}, not {value}")
+    if entry.api.max_pixels is not None and asked[0] * asked[1] > entry.api.max_pixels:
+        raise PlanRefusedError(f"size must have at most {entry.api.max_pixels} pixels for {entry.id}, not {size}")
     return size, steps
 
 

@@ -12,7 +12,7 @@ from server.service.requests.echo import is_absent
 from server.service.requests.inputs import IMAGE
 from server.service.requests.numbers import as_integer
 from server.service.requests.parameters import Body
-from server.service.requests.sizes import SIDES, sides_of
+from server.service.requests.sizes import SIDES, check_pixels, sides_of
 
 
 class ImageModels:
@@ -26,13 +26,14 @@ class ImageModels:
 
         Of two it is the one whose resolution is nearer to the body's size, among those that can make it.
         """
-        if asked.image_model is None or is_absent(given := body.get(IMAGE)) or given is False:
+        if asked.image_model is None or is_absent(image := body.get(IMAGE)) or image is False:
             return asked
-        size = _size(asked, body)
-        nearer = nearest_resolution(*size)
+        given = {name: value for name, value in body.items() if not is_absent(value)}
+        nearer = nearest_resolution(*(_size(asked, given) or asked.api.size("default")[:2]))
         ids = [asked.image_model[nearer], *asked.image_model.values()]
         found = [entry for id_ in ids if (entry := self._catalogue.get(id_)) is not None]
-        return next((entry for entry in found if _can_make(entry, size)), found[0] if found else asked)
+        # what none can make is refused by the nearer one
+        return next((entry for entry in found if _size(entry, given) is not None), found[0] if found else asked)
 
     async def check_installed(self, entry: CatalogueEntry) -> None:
         """Raise InvalidParamsError, which says how to bring them, unless a model's weights are on this machine."""
@@ -46,18 +47,14 @@ class ImageModels:
             ) from None
 
 
-def _can_make(entry: CatalogueEntry, size: tuple[int, int]) -> bool:
-    return all(side <= (entry.api.by_name[name].maximum or 0) for name, side in zip(SIDES, size, strict=True))
-
-
-def _size(asked: CatalogueEntry, body: Body) -> tuple[int, int]:
-    """The width and height that a body asks for, or else the model's default ones, whatever the ratio of its image."""
-    given = {name: value for name, value in body.items() if not is_absent(value)}
+def _size(entry: CatalogueEntry, given: Body) -> tuple[int, int] | None:
+    """The width and height that parameters ask of a model, whatever the ratio of the image; None beyond its limits."""
     sides = {name: side for name in SIDES if (side := as_integer(given.get(name))) is not None}
-    defaults = {name: int(asked.api.by_name[name].default or 0) for name in SIDES}
+    width, height, _ = entry.api.size("default")
     try:
-        chosen = {**defaults, **sides_of(asked, given, sides), **sides}
+        size = {"width": width, "height": height, **sides_of(entry, given, sides), **sides}
+        check_pixels(entry, size["width"], size["height"])
     except InvalidParamsError:
-        # the model that answers refuses it, in the same words
-        chosen = defaults
-    return chosen["width"], chosen["height"]
+        return None
+    is_within = all(1 <= size[name] <= (entry.api.by_name[name].maximum or 0) for name in SIDES)
+    return (size["width"], size["height"]) if is_within else None

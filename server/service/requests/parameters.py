@@ -14,7 +14,7 @@ from server.service.loras import AvailableLora, choose_loras
 from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS, UNSUPPORTED, is_absent
 from server.service.requests.inputs import LAST_IMAGES, InputImage
 from server.service.requests.numbers import as_integer, as_number, limits_of
-from server.service.requests.sizes import SIDES, frames_of, sides_of, sides_of_image
+from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
 
 Body = Mapping[str, Any]
 V = TypeVar("V", bound=StrEnum)
@@ -66,6 +66,7 @@ def resolve(
             values |= sides_of_image(entry, given, sides, (image.width, image.height))
     defaults = {parameter.name: parameter.default for parameter in entry.api.parameters}
     chosen = {**defaults, "seed": random_seed(), **values}
+    check_pixels(entry, chosen["width"], chosen["height"])
     ending = [name for name in LAST_IMAGES if given.get(name, False) is not False]
     if ending and chosen["num_frames"] < 2:
         raise InvalidParamsError(f"num_frames must be at least 2 with {ending[0]}")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pipelines.models.catalogue import CatalogueEntry
@@ -16,6 +16,8 @@ SIDES = ("width", "height")
 """The parameters for the sides of a video, in pixels."""
 
 _WIDE = 16 / 9
+# of floating-point arithmetic
+_TOLERANCE = 1 + 1e-9
 _RATIO = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
 
 
@@ -41,15 +43,23 @@ def sides_of_image(
     most = int(width.maximum or 0), int(height.maximum or 0)
     ratio = min(4.0, max(0.25, image[0] / image[1]))
     pixels = float(frame[0] * frame[1]) if frame else float(int(width.default or 0) * int(height.default or 0))
+    limit = entry.api.max_pixels or most[0] * most[1]
     if "width" in sides:
-        exact = (float(sides["width"]), sides["width"] / ratio)
+        exact = (float(sides["width"]), min(sides["width"] / ratio, limit / sides["width"]))
     elif "height" in sides:
-        exact = (sides["height"] * ratio, float(sides["height"]))
+        exact = (min(sides["height"] * ratio, limit / sides["height"]), float(sides["height"]))
     else:
-        tall = min(math.sqrt(pixels / ratio), most[1], most[0] / ratio)
+        tall = min(math.sqrt(min(pixels, limit) / ratio), most[1], most[0] / ratio)
         exact = (tall * ratio, tall)
-    fitting = (min(_even(side), limit) for side, limit in zip(exact, most, strict=True))
+    fitting = (min(side, largest) for side, largest in zip(_rounded(exact, limit, sides), most, strict=True))
     return dict(zip(SIDES, fitting, strict=True)) | dict(sides)
+
+
+def check_pixels(entry: CatalogueEntry, width: int, height: int) -> None:
+    """Raise InvalidParamsError if a size has more pixels than a model makes."""
+    most = entry.api.max_pixels
+    if most is not None and width * height > most:
+        raise InvalidParamsError(f"width times height must be at most {most} for {entry.id}, not {width}x{height}")
 
 
 def sides_of(entry: CatalogueEntry, given: Mapping[str, Any], sides: Mapping[str, int]) -> dict[str, int]:
@@ -83,13 +93,15 @@ def sides_of(entry: CatalogueEntry, given: Mapping[str, Any], sides: Mapping[str
             pixels = width.default * height.default
             tall = min(math.sqrt(pixels / wanted), height.maximum, width.maximum / wanted)
             exact = (tall * wanted, tall)
-        chosen = {"width": _even(exact[0]), "height": _even(exact[1])} | dict(sides)
+        limit = entry.api.max_pixels or width.maximum * height.maximum
+        chosen = dict(zip(SIDES, _rounded(exact, limit, sides), strict=True)) | dict(sides)
     if not (1 <= chosen["width"] <= width.maximum and 1 <= chosen["height"] <= height.maximum):
         asked = " and ".join(f"{name} {given[name]}" for name in ("resolution", "aspect_ratio") if name in given)
         raise InvalidParamsError(
             f"{asked} needs a size of {chosen['width']}x{chosen['height']}, "
             f"beyond width 1 to {width.maximum} and height 1 to {height.maximum}"
         )
+    check_pixels(entry, chosen["width"], chosen["height"])
     return chosen
 
 
@@ -107,5 +119,11 @@ def _frame_of(resolution: Any) -> tuple[int, int]:
     return frame
 
 
-def _even(side: float) -> int:
-    return max(2, 2 * round(side / 2))
+def _rounded(exact: tuple[float, float], most: float, fixed: Collection[str]) -> list[int]:
+    """Sides rounded to even numbers. Where rounding makes more than `most` pixels, one that is not fixed is smaller."""
+    sides = [max(2, 2 * round(side / 2)) for side in exact]
+    free = [index for index, name in enumerate(SIDES) if name not in fixed]
+    while free and exact[0] * exact[1] <= most * _TOLERANCE < sides[0] * sides[1] * _TOLERANCE:
+        longer = max(free, key=lambda index: sides[index])
+        sides[longer] -= 2
+    return sides

@@ -26,7 +26,8 @@ export class Form extends EventTarget {
       (schema.basic.includes(name) ? basic : more).append(field.element);
     }
     const { width, height } = schema.properties;
-    this.#sizes = width && height ? new Sizes(width.maximum, height.maximum, (size) => this.fill(size)) : null;
+    const limits = { maxWidth: width?.maximum, maxHeight: height?.maximum, maxPixels: schema["x-max-pixels"] };
+    this.#sizes = width && height ? new Sizes(limits, (size) => this.fill(size)) : null;
     if (this.#sizes) this.#fields.get("prompt").element.after(this.#sizes.element);
     this.#changed();
   }
@@ -172,11 +173,11 @@ class Sizes {
   #ratio = "16:9";
   #resolution = "480p";
 
-  constructor(maxWidth, maxHeight, choose) {
-    this.limits = [maxWidth, maxHeight];
+  constructor(limits, choose) {
+    this.limits = limits;
     const pick = (change) => () => {
       const { ratio, resolution } = { ratio: this.#ratio, resolution: this.#resolution, ...change };
-      const [width, height] = sizeOf(resolution, ratio, maxWidth, maxHeight);
+      const [width, height] = sizeOf(resolution, ratio, limits);
       choose({ width, height });
     };
     const group = (label, names, change) =>
@@ -193,7 +194,7 @@ class Sizes {
 
   /** Shows which buttons the size is of. */
   mark(width, height) {
-    const { ratio, resolution, exact } = nearest(width, height, ...this.limits);
+    const { ratio, resolution, exact } = nearest(width, height, this.limits);
     [this.#ratio, this.#resolution] = [ratio, resolution];
     for (const [group, name] of [[this.ratios, ratio], [this.resolutions, resolution]]) {
       for (const button of group.querySelectorAll("button")) {

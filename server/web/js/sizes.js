@@ -11,20 +11,20 @@ const MULTIPLE = 16;
 export const RESOLUTIONS = Object.keys(SIZES);
 export const RATIOS = Object.keys(SIZES["480p"]);
 
-/** The size for a shape at a resolution, within a model's largest sides. */
-export function sizeOf(resolution, ratio, maxWidth, maxHeight) {
+/** The size for a shape at a resolution, within a model's largest sides and number of pixels. */
+export function sizeOf(resolution, ratio, { maxWidth, maxHeight, maxPixels = Infinity }) {
   const [width, height] = SIZES[resolution][ratio];
-  const scale = Math.min(1, maxWidth / width, maxHeight / height);
+  const scale = Math.min(1, maxWidth / width, maxHeight / height, Math.sqrt(maxPixels / (width * height)));
   const side = (length) => Math.max(MULTIPLE, Math.floor((length * scale) / MULTIPLE) * MULTIPLE);
   return scale === 1 ? [width, height] : [side(width), side(height)];
 }
 
 /** The shape and resolution that a size is, or is nearest to. */
-export function nearest(width, height, maxWidth, maxHeight) {
+export function nearest(width, height, limits) {
   let best = null;
   for (const resolution of RESOLUTIONS) {
     for (const ratio of RATIOS) {
-      const [w, h] = sizeOf(resolution, ratio, maxWidth, maxHeight);
+      const [w, h] = sizeOf(resolution, ratio, limits);
       const distance = Math.abs(Math.log(w / width)) + Math.abs(Math.log(h / height));
       // where shrinking makes two alike, the smaller is meant
       if (best === null || distance < best.distance) best = { resolution, ratio, distance };

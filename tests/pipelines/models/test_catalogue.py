@@ -46,6 +46,22 @@ def test_the_built_in_catalogue_has_the_14b_model() -> None:
     assert entry.api.by_name["num_frames"].maximum == 120
 
 
+def test_the_largest_video_keeps_to_the_pixels_of_a_model() -> None:
+    entry = read_catalogue()["wan-ai-wan2-1-i2v-14b-720p-diffusers"]
+
+    assert entry.api.size("maximum")[:2] == (1280, 720)
+    assert entry.api.by_name["height"].maximum == 1280
+    assert entry.api.request_schema["x-max-pixels"] == 1280 * 720
+
+
+def test_the_default_size_is_within_the_pixels_of_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL.replace('id = "mine"', 'id = "mine"\nmax_pixels = 399359'))
+
+    with pytest.raises(CatalogueError, match="max_pixels: the default size has more"):
+        read_entry(path)
+
+
 @pytest.mark.parametrize("named", ["nobody", "wan-ai-wan2-1-t2v-1-3b-diffusers"])
 def test_an_image_model_must_take_images(named: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(f'{MINIMAL}[image_model]\n480p = "{named}"\n720p = "{named}"\n')

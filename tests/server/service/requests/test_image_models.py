@@ -24,7 +24,7 @@ SMALL, LARGE = (f"wan-ai-wan2-1-i2v-14b-{name}-diffusers" for name in ("480p", "
         ({"width": 960, "height": 540}, LARGE),
         # what none can make is refused by the nearer one
         ({"width": 5000, "height": 5}, SMALL),
-        ({"width": 5000, "height": 5000}, LARGE),
+        ({"width": 720, "height": 1280}, LARGE),
         ({"width": "wide", "resolution": 480}, SMALL),
     ],
 )

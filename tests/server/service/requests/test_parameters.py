@@ -17,6 +17,7 @@ MEDIA = (
     *("input_video", "input_audio", "audio_url", "webhook_url"),
 )
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+UPRIGHT = read_catalogue()["wan-ai-wan2-1-i2v-14b-480p-diffusers"]
 
 
 def resolve(**body: Any) -> VideoParams:
@@ -241,3 +242,44 @@ def test_with_an_image_a_video_has_its_ratio_within_the_limits(
 
     assert (params.width, params.height) == size
     assert params.image == kept.digest
+
+
+@pytest.mark.parametrize(
+    ("image", "given", "size"),
+    [
+        ((1600, 900), {}, (832, 468)),
+        ((900, 1600), {}, (468, 832)),
+        ((1000, 1000), {}, (630, 632)),
+        ((1000, 1000), {"width": 700}, (700, 570)),
+        ((1000, 1000), {"resolution": "720p"}, (630, 632)),
+        ((1000, 1000), {"width": 480, "height": 832}, (480, 832)),
+        (None, {"aspect_ratio": "9:16"}, (468, 832)),
+        (None, {"aspect_ratio": "1:1"}, (630, 632)),
+        (None, {"resolution": "480p", "aspect_ratio": "9:16"}, (480, 832)),
+    ],
+)
+def test_a_model_of_both_orientations_keeps_to_its_pixels(
+    image: tuple[int, int] | None, given: dict[str, Any], size: tuple[int, int]
+) -> None:
+    kept = None if image is None else InputImage("0" * 64, *image)
+
+    params = parameters.resolve(UPRIGHT, {"prompt": "an ox", **given}, max_prompt_chars=100, image=kept)
+
+    assert (params.width, params.height) == size
+    assert params.width * params.height <= 832 * 480
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ({"width": 832, "height": 832}, "832x832"),
+        ({"width": 832}, "832x482"),
+        ({"aspect_ratio": "1:1", "width": 700}, "700x700"),
+    ],
+)
+def test_more_pixels_than_a_model_makes_are_refused(given: dict[str, Any], size: str) -> None:
+    given = {"height": 482} | given if "aspect_ratio" not in given else given
+    sentence = f"width times height must be at most 399360 for {UPRIGHT.id}, not {size}"
+
+    with pytest.raises(InvalidParamsError, match=f"^{sentence}$"):
+        parameters.resolve(UPRIGHT, {"prompt": "an ox", **given}, max_prompt_chars=100)
