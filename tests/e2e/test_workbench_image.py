@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.contract.test_image_input import drawn, encoded
 from tests.support.browser import BrowserPage, chromium
-from tests.support.models.serving import TI2V, ti2v_models, ti2v_server
+from tests.support.models.serving import FLF2V, TI2V, image_models, ti2v_server
 from tests.support.server_process import ServerProcess
 from tests.support.video import read_video
 
@@ -32,7 +32,7 @@ DROP = """([text, name]) => {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("moving")
-    process = ti2v_server(folder / "data", ti2v_models(folder))
+    process = ti2v_server(folder / "data", image_models(folder))
     process.start()
     yield process
     process.close()
@@ -67,8 +67,8 @@ def generated(page: Page, server: ServerProcess) -> dict[str, object]:
     return dict(server.http.get("/generations", params={"page_size": 1}).json()["generations"][0])
 
 
-def shown(row: dict[str, object]) -> Image.Image:
-    return Image.open(io.BytesIO(httpx.get(str(row["input_image"])).content))
+def shown(row: dict[str, object], name: str = "input_image") -> Image.Image:
+    return Image.open(io.BytesIO(httpx.get(str(row[name])).content))
 
 
 @pytest.mark.parametrize("way", ["drop", "paste", "file"])
@@ -114,8 +114,35 @@ def test_an_image_can_be_taken_back_and_used_again(page: Page, server: ServerPro
     assert shown(generated(page, server)).tobytes() == image.tobytes()
 
 
+def test_a_last_image_is_taken_shown_and_used_again(page: Page, server: ServerProcess) -> None:
+    page.get_by_role("combobox", name="Model").select_option(FLF2V)
+    page.get_by_label("Prompt", exact=True).fill("an ox")
+    for label, value in SIZES.items():
+        page.get_by_role("spinbutton", name=label).fill(str(value))
+    first, last = drawn(seed=22), drawn(seed=23)
+    page.evaluate(DROP, [base64.b64encode(encoded(first)).decode(), "drop"])
+    dropped = DROP.replace('getElementById("form")', 'getElementById("last-image-field")')
+    page.evaluate(dropped, [base64.b64encode(encoded(last)).decode(), "drop"])
+    expect(page.locator("#last-image-shown")).to_be_visible()
+
+    row = generated(page, server)
+
+    assert shown(row).tobytes() == first.tobytes()
+    assert shown(row, "end_image_url").tobytes() == last.tobytes()
+    expect(page.locator("#results .card").first.locator(".input:visible")).to_have_count(2)
+    page.get_by_role("button", name="Remove last frame").click()
+    expect(page.locator("#last-image-shown")).to_be_hidden()
+    expect(page.locator("#image-shown")).to_be_visible()
+    page.locator("#results .card").first.get_by_role("button", name="Use these settings").click()
+    expect(page.locator("#last-image-shown")).to_be_visible()
+    again = generated(page, server)
+    assert shown(again, "end_image_url").tobytes() == last.tobytes()
+    page.get_by_role("combobox", name="Model").select_option(TI2V)
+    expect(page.get_by_label("Last frame", exact=True)).to_be_hidden()
+
+
 def test_a_model_for_text_alone_offers_no_image(page: Page) -> None:
-    page.get_by_role("combobox", name="Model").select_option("wan-ai-wan2-1-t2v-14b-diffusers")
+    page.get_by_role("combobox", name="Model").select_option("wan-ai-wan2-1-t2v-1-3b-diffusers")
     expect(page.get_by_label("First frame", exact=True)).to_be_hidden()
     page.evaluate(DROP, [base64.b64encode(encoded(drawn())).decode(), "paste"])
     expect(page.locator("#image-shown")).to_be_hidden()

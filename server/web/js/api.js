@@ -86,8 +86,8 @@ export async function follow({ onOpen, onEvent, signal }) {
 }
 
 /** The address of a row's image, null while the server has none: a row that still awaits it names another host. */
-export function inputImage(row) {
-  return row.input_image?.includes("api/files/inputs/") ? ownAddress(row.input_image) : null;
+export function inputImage(row, name) {
+  return row[name]?.includes("api/files/inputs/") ? ownAddress(row[name]) : null;
 }
 
 /** The address at which the page reaches what a link names: links have the address that others see the server by. */

@@ -3,6 +3,7 @@
 import { inputImage, ownAddress, picture } from "./api.js";
 import { h, say } from "./dom.js";
 import { isActive } from "./generations.js";
+import { IMAGES } from "./image.js";
 import { facts, settingsOf } from "./settings.js";
 import { t, time } from "./strings.js";
 
@@ -46,10 +47,10 @@ export class Card {
     this.error = h("p", { class: "error" });
     this.warnings = h("p", { class: "warning" });
     this.prompt = h("p", { class: "prompt", dir: "auto" });
-    this.image = h("img", { class: "input", alt: t("title.input_image"), loading: "lazy", hidden: true });
+    this.images = new Map(IMAGES.map((name) => [name, h("img", { class: "input", alt: t(`title.${name}`), loading: "lazy", hidden: true })]));
     this.facts = h("ul", { class: "facts" });
     this.actions = h("div", { class: "actions" });
-    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, this.image, this.facts, this.actions);
+    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, ...this.images.values(), this.facts, this.actions);
     this.element = h("article", { class: "card", "data-id": this.id }, this.stage, words);
     this.update(row);
   }
@@ -73,10 +74,12 @@ export class Card {
     this.warnings.hidden = !row.warnings?.length;
     say(this.prompt, row.prompt ?? "");
     this.element.setAttribute("aria-label", row.prompt ?? "");
-    const image = inputImage(row);
-    if (image && this.image.hidden) {
-      this.image.src = image;
-      this.image.hidden = false;
+    for (const [name, image] of this.images) {
+      const address = inputImage(row, name);
+      if (address && image.hidden) {
+        image.src = address;
+        image.hidden = false;
+      }
     }
     const words = facts(row, schema);
     if (words.join() !== [...this.facts.children].map((item) => item.textContent).join()) {

@@ -1,44 +1,61 @@
-/** The image that a video begins with: chosen, dropped, pasted, or the last frame of another video. */
+/** The images that a video begins and ends with: chosen, dropped, pasted, or the last frame of another video. */
 
 import { $, say } from "./dom.js";
 import { t } from "./strings.js";
+
+/** The parameters that are images, the first frame first. */
+export const IMAGES = ["input_image", "end_image_url"];
 
 const MAX_BYTES = 20 * 2 ** 20;
 
 /** What stands for the image in the calls of the API tab: its base64 would fill pages. */
 export const PLACEHOLDER = "data:image/png;base64,…";
 
-/** Fires "change" when there is another image, or none any more. */
+/**
+ * One image of the form. `name` is the parameter, `id` what the ids of its elements begin with. The first frame's field
+ * also takes what is pasted, and what is dropped on the form beside another such field.
+ *
+ * Fires "change" when there is another image, or none any more.
+ */
 export class ImageField extends EventTarget {
+  #id;
   #value = null;
   // counts the choices: one that took long to read must not replace a newer one
   #choice = 0;
 
-  constructor() {
+  constructor(name, id) {
     super();
+    this.name = name;
+    this.#id = id;
     const { element, file } = this;
+    const isFirst = name === IMAGES[0];
+    const isHere = ({ target }) => (target.closest(".image-field") ?? (isFirst ? element : null)) === element;
     file.addEventListener("change", () => file.files[0] && this.#read(file.files[0]));
-    $("image-remove").addEventListener("click", () => {
+    this.#part("remove").addEventListener("click", () => {
       this.set(null);
       file.focus();
     });
-    document.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
-    for (const name of ["dragover", "drop"]) {
-      $("form").addEventListener(name, (event) => {
-        if (this.isOffered && [...event.dataTransfer.types].includes("Files")) event.preventDefault();
+    if (isFirst) document.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
+    for (const each of ["dragover", "drop"]) {
+      $("form").addEventListener(each, (event) => {
+        if (this.isOffered && isHere(event) && [...event.dataTransfer.types].includes("Files")) event.preventDefault();
       });
     }
-    $("form").addEventListener("drop", (event) => this.#take(event, event.dataTransfer));
+    $("form").addEventListener("drop", (event) => isHere(event) && this.#take(event, event.dataTransfer));
     element.addEventListener("dragenter", () => element.classList.add("over"));
-    for (const name of ["dragleave", "drop"]) element.addEventListener(name, () => element.classList.remove("over"));
+    for (const each of ["dragleave", "drop"]) element.addEventListener(each, () => element.classList.remove("over"));
+  }
+
+  #part(name) {
+    return $(`${this.#id}-${name}`);
   }
 
   get element() {
-    return $("image-field");
+    return this.#part("field");
   }
 
   get file() {
-    return $("image-file");
+    return this.#part("file");
   }
 
   get isOffered() {
@@ -60,11 +77,11 @@ export class ImageField extends EventTarget {
     this.#choice += 1;
     if (url === this.#value) return;
     this.#value = url;
-    say($("image-error"), "");
+    say(this.#part("error"), "");
     this.file.value = "";
-    $("image-chosen").hidden = url === null;
-    if (url === null) $("image-shown").removeAttribute("src");
-    else $("image-shown").src = url;
+    this.#part("chosen").hidden = url === null;
+    if (url === null) this.#part("shown").removeAttribute("src");
+    else this.#part("shown").src = url;
     this.dispatchEvent(new Event("change"));
   }
 
@@ -82,7 +99,7 @@ export class ImageField extends EventTarget {
   }
 
   async #read(file) {
-    if (file.size > MAX_BYTES) return say($("image-error"), t("image.large"));
+    if (file.size > MAX_BYTES) return say(this.#part("error"), t("image.large"));
     await this.#setLater(dataUrl(file));
   }
 

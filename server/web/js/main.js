@@ -8,7 +8,7 @@ import { $, h, say } from "./dom.js";
 import { Form } from "./form.js";
 import { Generations, isActive } from "./generations.js";
 import { History } from "./history.js";
-import { dataUrlOf, ImageField, lastFrame, PLACEHOLDER } from "./image.js";
+import { dataUrlOf, ImageField, IMAGES, lastFrame, PLACEHOLDER } from "./image.js";
 import { askForKey } from "./key.js";
 import { Machine } from "./machine.js";
 import { offerLoras } from "./loras.js";
@@ -49,7 +49,7 @@ class Workbench {
     this.feed = new CardList($("results"), this.page);
     this.compare = new Compare(this.generations, this.page.schemaOf);
     this.history = new History(this.generations, this.page);
-    this.image = new ImageField();
+    this.images = [new ImageField(IMAGES[0], "image"), new ImageField(IMAGES[1], "last-image")];
     this.#drawForm(models);
     this.api = new ApiTab(() => ({ model: this.model.id, values: this.values, schema: this.form.schema }));
     this.api.explainKey(key.get() !== "");
@@ -87,22 +87,22 @@ class Workbench {
     });
     $("reset").addEventListener("click", () => {
       this.#fillOwn({});
-      this.image.set(null);
+      for (const image of this.images) image.set(null);
       this.form.reset();
     });
     for (const id of Object.keys(OWN_PARAMETERS)) $(id).addEventListener("change", () => this.#changed());
-    this.image.addEventListener("change", () => this.#changed());
+    for (const image of this.images) image.addEventListener("change", () => this.#changed());
   }
 
   /** What the form asks for: the schema's parameters, and those of this server's own that are chosen. */
   get values() {
     const own = Object.entries(OWN_PARAMETERS).map(([id, name]) => [name, ofField(name, $(id).value)]);
-    const image = this.image.value && { input_image: PLACEHOLDER };
-    return { ...this.form.values, ...Object.fromEntries(own.filter(([, value]) => value)), ...image };
+    const given = this.images.filter((image) => image.value).map(({ name }) => [name, PLACEHOLDER]);
+    return { ...this.form.values, ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
   }
 
-  #takesImage(model) {
-    return "input_image" in (this.models.get(model)?.["x-paddock-parameters"] ?? {});
+  #takesImage(model, name = IMAGES[0]) {
+    return name in (this.models.get(model)?.["x-paddock-parameters"] ?? {});
   }
 
   #fill(values) {
@@ -121,7 +121,7 @@ class Workbench {
 
   #drawFields() {
     offerLoras(this.model.id);
-    this.image.offer(this.#takesImage(this.model.id));
+    for (const image of this.images) image.offer(this.#takesImage(this.model.id, image.name));
     this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
     this.#fillSmall();
   }
@@ -133,8 +133,8 @@ class Workbench {
   }
 
   #changed() {
-    // an image is too large to be kept
-    const { input_image: _, ...values } = this.values;
+    // images are too large to be kept
+    const { input_image: _, end_image_url: __, ...values } = this.values;
     visit.set(DRAFT, JSON.stringify({ model: this.model.id, values }));
     say($("form-error"), "");
     this.api?.draw();
@@ -183,8 +183,8 @@ class Workbench {
   async #generate() {
     if (!this.form.check()) return say($("form-error"), t("error.form"));
     const count = Number($("count").value);
-    const image = this.image.value && { input_image: this.image.value };
-    await this.#submit({ model: this.model.id, ...this.values, ...image, ...(count > 1 && { num_generations: count }) });
+    const given = Object.fromEntries(this.images.filter(({ value }) => value).map(({ name, value }) => [name, value]));
+    await this.#submit({ model: this.model.id, ...this.values, ...given, ...(count > 1 && { num_generations: count }) });
   }
 
   async #submit(body) {
@@ -211,21 +211,24 @@ class Workbench {
         this.#fill(settingsOf(row, this.page.schemaOf(row)));
         this.open("create");
         $("field-prompt").focus();
-        await this.image.fetch(inputImage(row));
+        await Promise.all(this.images.map((image) => image.fetch(inputImage(row, image.name))));
       }),
       again: told(async (row) => {
         const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row));
         this.open("create");
-        const own = inputImage(row);
-        const image = row.input_image && { input_image: own ? await dataUrlOf(own) : row.input_image };
-        await this.#submit({ model: row.model_name, ...settings, ...image });
+        const given = {};
+        for (const { name } of this.images.filter(({ name }) => row[name])) {
+          const own = inputImage(row, name);
+          given[name] = own ? await dataUrlOf(own) : row[name];
+        }
+        await this.#submit({ model: row.model_name, ...settings, ...given });
       }),
       takesImage: (id) => this.#takesImage(id),
       continueFrom: told(async (row) => {
         const frame = await lastFrame(ownAddress(row.result_url));
         this.#choose(row.model_name);
         this.#fill(settingsOf(row, this.page.schemaOf(row)));
-        this.image.set(frame);
+        this.images[0].set(frame);
         this.open("create");
         $("field-prompt").focus();
       }),

@@ -19,8 +19,12 @@ def ti2v_models(folder: Path) -> Path:
 
 
 def image_models(folder: Path) -> Path:
-    """A folder of models in which those for one and for two images have small random weights."""
-    weights = {"wan2.1-i2v-14b-480p": i2v_folder, "wan2.1-flf2v-14b-720p": flf2v_folder}
+    """A folder of models in which those that take one or two images have small random weights."""
+    weights = {
+        "wan2.1-i2v-14b-480p": i2v_folder,
+        "wan2.1-flf2v-14b-720p": flf2v_folder,
+        "wan2.2-ti2v-5b": ti2v_5b_folder,
+    }
     return _models(folder, {name: write(folder / name) for name, write in weights.items()})
 
 
