@@ -291,9 +291,10 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources by precedence: options, environment, file. An empty variable counts as not set."""
+        """Return the sources by precedence: options, environment, file. Empty ones and Kubernetes' do not count."""
         values = {name: value.strip() if isinstance(value, str) else value for name, value in env_settings().items()}
-        environment = {name: value for name, value in values.items() if value != ""}
+        is_link = str(values.get("port")).startswith(("tcp://", "udp://"))
+        environment = {name: each for name, each in values.items() if each != "" and not (is_link and name == "port")}
         return tuple(InitSettingsSource(settings_cls, each) for each in (init_settings(), environment, dict(cls._file)))
 
 

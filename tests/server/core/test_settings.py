@@ -54,6 +54,27 @@ def test_an_empty_key_does_not_open_the_server(tmp_path: Path, key: str) -> None
         Settings.load(tmp_path / "server.toml")
 
 
+@pytest.mark.parametrize("link", ["tcp://10.96.0.1:8000", " udp://[fd00::1]:8000 "])
+def test_what_kubernetes_says_of_a_service_named_paddock_is_no_port(
+    link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "server.toml").write_text("[server]\nport = 9001\n")
+    for name, value in {
+        "PORT": link,
+        "SERVICE_HOST": "10.96.0.1",
+        "SERVICE_PORT": "8000",
+        "PORT_8000_TCP": link,
+    }.items():
+        monkeypatch.setenv(f"PADDOCK_{name}", value)
+
+    assert Settings.load().port == 8000
+    assert Settings.load(tmp_path / "server.toml").port == 9001
+    assert Settings.load(port=9002).port == 9002
+    monkeypatch.setenv("PADDOCK_PORT", "http://10.96.0.1")
+    with pytest.raises(ValidationError):
+        Settings.load()
+
+
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
 def test_an_empty_variable_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
     config = tmp_path / "server.toml"
