@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from demo_training.clips import combinations, is_held_out, render, sample_scene, single_shape
+from demo_training.clips import combinations, is_held_out, render, sample_from_anywhere, sample_scene, single_shape
 from demo_training.held_out import describe_held_out
 from demo_training.judge import judge
 from pipelines.demo.grammar import describe
-from pipelines.demo.scenes import ShapeScene
+from pipelines.demo.scenes import ShapeScene, Thing
 from pipelines.demo.words import LANGUAGES
 
 PAGE_PROMPT = (
@@ -53,6 +53,24 @@ def test_the_judge_is_right_on_true_renders(size: tuple[int, int, int]) -> None:
         seen = judge(render(scene, *size))
         wrong += (seen.shape, seen.colour, seen.background, seen.motion) != (shape, colour, background, motion)
     assert wrong <= len(chosen) // 25
+
+
+def test_the_judge_is_right_on_clips_that_start_anywhere() -> None:
+    rng = np.random.default_rng(4)
+    scenes = [sample_from_anywhere(rng) for _ in range(60)]
+
+    wrong = 0
+    for scene in scenes:
+        thing, seen = scene.things[0], judge(render(scene, 416, 240, 33))
+        wrong += (seen.shape, seen.colour, seen.background) != (thing.shape, thing.colour, scene.background)
+        wrong += seen.motion not in (scene.motion, None)
+        assert not is_held_out(thing.shape, thing.colour, scene.background, str(scene.motion))
+    assert wrong <= 3
+    # the first frame has the object where the scene says, and the last where such a motion ends
+    right = ShapeScene((Thing("square", "red", 0.2),), "black", "right", (0.0, 0.0, 0.0), (0.4, 0.5))
+    frames = render(right, 416, 240, 33)
+    reds = [np.nonzero(frame[..., 0] > 150)[1].mean() / 416 for frame in frames[[0, -1]]]
+    assert reds == pytest.approx([0.4, 0.78], abs=0.01)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -8,9 +8,9 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import AutoTokenizer
 
 from pipelines.demo.folder import demo_folder
-from pipelines.demo.grammar import ATTRIBUTES, describe
+from pipelines.demo.grammar import ATTRIBUTES, Caption, describe, describe_continuation
 from pipelines.demo.scenes import Landscape, Scene, ShapeScene, Thing
-from pipelines.demo.words import LANGUAGES
+from pipelines.demo.words import LANGUAGES, SHAPE_WORDS
 
 SCENES: tuple[Scene, ...] = (
     ShapeScene((Thing("circle", "red", 0.2),), "blue", "left", (0.0, 0.0, 0.0)),
@@ -35,6 +35,25 @@ def test_the_demo_knows_every_word_of_a_caption(language: str) -> None:
     texts = [prompt_clean(describe(scene, language, rng).text) for _ in range(200) for scene in SCENES]
 
     assert not [text for text in texts if tokenizer.unk_token_id in tokenizer(text).input_ids]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_continuation_says_what_happens_and_may_leave_out_what_is_seen(language: str) -> None:
+    rng = np.random.default_rng(7)
+    scene = SCENES[0]
+    assert isinstance(scene, ShapeScene)
+
+    captions: list[Caption] = [describe_continuation(scene, language, rng) for _ in range(400)]
+
+    bare = [caption for caption in captions if not caption.labels.keys() & {"shape", "colour", "background"}]
+    assert len(bare) > 40
+    assert {caption.labels.get("motion") for caption in captions} <= {"left", None}
+    words = SHAPE_WORDS[language]["circle"]
+    for caption in captions:
+        assert "{" not in caption.text
+        if "shape" in caption.labels:
+            assert any(word in caption.text.lower() for word in words)
+    assert all(describe_continuation(each, language, rng).text for each in SCENES)
 
 
 def test_a_caption_is_labelled_with_what_its_scene_shows() -> None:
