@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from pipelines.models.catalogue import DEFAULT_MODEL
 from tests.contract.test_image_input import drawn, encoded
 from tests.support.browser import BrowserPage, chromium
-from tests.support.models.serving import FLF2V, TI2V, image_models, ti2v_server
+from tests.support.models.serving import FLF2V, I2V, TI2V, image_models, ti2v_server
 from tests.support.server_process import ServerProcess
 from tests.support.video import read_video
 
@@ -139,6 +140,21 @@ def test_a_last_image_is_taken_shown_and_used_again(page: Page, server: ServerPr
     assert shown(again, "end_image_url").tobytes() == last.tobytes()
     page.get_by_role("combobox", name="Model").select_option(TI2V)
     expect(page.get_by_label("Last frame", exact=True)).to_be_hidden()
+
+
+def test_a_text_models_image_is_answered_with_the_other_models_defaults(page: Page, server: ServerProcess) -> None:
+    page.get_by_role("combobox", name="Model").select_option(DEFAULT_MODEL)
+    page.get_by_label("Prompt", exact=True).fill("an ox")
+    for label, value in SIZES.items():
+        page.get_by_role("spinbutton", name=label).fill(str(value))
+    page.evaluate(DROP, [base64.b64encode(encoded(drawn(seed=24))).decode(), "drop"])
+
+    row = generated(page, server)
+
+    assert (row["model_name"], row["answered_by"]) == (DEFAULT_MODEL, I2V)
+    assert row["num_inference_steps"] == SIZES["Num Inference Steps"]
+    assert "guidance_scale" not in row
+    expect(page.locator("#results .card").first.locator(".facts")).to_contain_text(f"made by {I2V}")
 
 
 def test_a_model_for_text_alone_offers_no_image(page: Page) -> None:

@@ -38,6 +38,13 @@ export class Form extends EventTarget {
     return Object.fromEntries(values.filter(([, value]) => value !== undefined));
   }
 
+  /** The same without what is the schema's default, but for what is required. */
+  get changed() {
+    const { properties, required } = this.schema;
+    const isOwn = ([name, value]) => required.includes(name) || value !== properties[name].default;
+    return Object.fromEntries(Object.entries(this.values).filter(isOwn));
+  }
+
   /** Sets the fields that are named; names the schema does not have are left out. */
   fill(values) {
     for (const [name, value] of Object.entries(values)) this.#fields.get(name)?.set(value);

@@ -98,7 +98,13 @@ class Workbench {
   get values() {
     const own = Object.entries(OWN_PARAMETERS).map(([id, name]) => [name, ofField(name, $(id).value)]);
     const given = this.images.filter((image) => image.value).map(({ name }) => [name, PLACEHOLDER]);
-    return { ...this.form.values, ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
+    const named = given.length > 0 && this.#isAnswered() ? this.form.changed : this.form.values;
+    return { ...named, ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
+  }
+
+  /** Whether another model, which has defaults of its own, answers what has an image. */
+  #isAnswered() {
+    return !this.model.capabilities.input.includes("image");
   }
 
   #takesImage(model, name = IMAGES[0]) {
