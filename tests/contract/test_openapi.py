@@ -209,7 +209,7 @@ def test_the_limits_of_requests_come_from_the_catalogue_and_the_settings() -> No
             assert shown[limit]["minimum"] == min(each.minimum or 0 for each in parameters), limit
             assert shown[limit]["maximum"] == max(each.maximum or 0 for each in parameters), limit
         assert (shown["height"]["maximum"], shown["width"]["maximum"], shown["num_frames"]["maximum"]) == (
-            720,
+            1280,
             1280,
             120,
         )

@@ -36,7 +36,7 @@ def test_a_sync_request_of_a_revoked_key_ends(start_server: Callable[..., Server
 
             error_of(ended.result(60), 401)
             assert not kept.done()
-            for generation in theirs.http.get("/queue").json()["queue"]:
+            for generation in theirs.http.get("/queue").json()["generations"]:
                 theirs.http.delete(f"/queue/{generation['generation_id']}")
             assert kept.result(60).status_code in (200, 409)
         with engine.connect() as connection:

@@ -38,7 +38,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "configs" / "models" / "wan2.1-t2v-14b.toml").read_text()
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine.toml").write_text(
-        text.replace('"Wan-AI/Wan2.1-T2V-14B-Diffusers"', f'"{Hub.repo}"').replace('"wan-ai-wan2-1', '"my-wan2-1')
+        text.replace('"Wan-AI/Wan2.1-T2V-14B-Diffusers"', f'"{Hub.repo}"').replace(
+            '"wan-ai-wan2-1-t2v', '"my-wan2-1-t2v'
+        )
     )
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PADDOCK_MODELS_DIR", str(tmp_path / "models"))
