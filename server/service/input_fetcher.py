@@ -27,6 +27,7 @@ from server.core.settings import SecuritySettings
 from server.media.fetch.download import Downloader, TemporaryError
 from server.media.limits import RefusedInputError
 from server.service.requests.building import GenerationBuilder
+from server.service.requests.image_models import as_asked
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, InputImage, InputImages
 from server.service.requests.urls import checked_url
 from server.storage.db.statements.awaited_inputs import AwaitedInput, AwaitedInputs
@@ -184,6 +185,8 @@ class InputFetcher:
         entry = self._catalogue.get(generation.model)
         if entry is None:
             raise InvalidParamsError(f"Model not found: {generation.model}")
+        if (asked := self._catalogue.get(generation.asked_model or "")) is not None:
+            entry = as_asked(entry, asked)
         return self._builder.complete(entry, generation, image)
 
     async def _image(self, job: _Job) -> InputImage:

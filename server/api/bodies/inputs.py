@@ -176,7 +176,7 @@ async def read_multipart(
                     continue
                 if name not in files:
                     raise InvalidParamsError(f"{_shown(name)} must not be a file; {', '.join(files)} may be one.")
-                if name in body.inputs:
+                if name in body.inputs or name in body.content:
                     raise InvalidParamsError(f"{name} is in the multipart body twice.")
                 body.inputs[name] = body.folder / name
                 await asyncio.to_thread(_copy, value, body.inputs[name])
@@ -184,6 +184,8 @@ async def read_multipart(
                 size += len(name) + len(value)
                 if size > max_fields:
                     raise PayloadTooLargeError(f"The fields of the body must be at most {max_fields} bytes in all.")
+                if name in INPUTS and (name in body.inputs or name in body.content):
+                    raise InvalidParamsError(f"{name} is in the multipart body twice.")
                 body.content[name] = value if name in _TEXTS or name in INPUTS else _value(name, value)
     finally:
         await form.close()

@@ -2,7 +2,7 @@
 
 import re
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpx
 
@@ -18,6 +18,9 @@ Address = IPv4Address | IPv6Address
 _NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}", re.IGNORECASE)
 _LAST_IS_NUMBER = re.compile(r"(?:.*\.)?(?:0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
 _LOCAL_NAMES = re.compile(r"(?:.*\.)?(?:localhost|local|internal|home\.arpa)", re.IGNORECASE)
+
+# for services of the host's own network: Azure's platform, and protocols of which Python knows only from later versions
+_OF_THE_NETWORK = (IPv4Network("168.63.129.16/32"), IPv4Network("192.0.0.0/24"))
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 # for the NAT64 of one network, and the tunnels of Teredo, whose other end nobody can tell
@@ -59,7 +62,7 @@ def is_public(address: Address) -> bool:
     An IPv6 address that stands for an IPv4 address is as public as that is.
     """
     if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast
+        return address.is_global and not (address.is_multicast or any(address in each for each in _OF_THE_NETWORK))
     if address.scope_id is not None:
         return False
     if address in _NAT64:

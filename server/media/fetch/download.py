@@ -96,6 +96,9 @@ class Downloader:
             if _is_about_certificate(error):
                 raise RefusedInputError("is a URL of a host without a valid certificate") from error
             raise TemporaryError("is a URL that cannot be fetched: the connection failed or ended early") from error
+        except ssl.SSLError as error:
+            # an alert after the handshake, which the library does not turn into an error of its own
+            raise TemporaryError("is a URL that cannot be fetched: the connection failed or ended early") from error
         except httpcore.UnsupportedProtocol as error:
             raise RefusedInputError("is not a valid URL") from error
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pipelines.core.errors import PipelineError
 from pipelines.core.geometry import nearest_resolution
 from pipelines.hub import local
+from pipelines.models.api_table import ApiSpec
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.requests.echo import is_absent
 from server.service.requests.inputs import IMAGE
 from server.service.requests.numbers import as_integer
 from server.service.requests.parameters import Body
-from server.service.requests.sizes import SIDES, check_pixels, sides_of
+from server.service.requests.sizes import SIDES, check_pixels, sides_of, sides_of_image
 
 
 class ImageModels:
@@ -33,7 +34,8 @@ class ImageModels:
         ids = [asked.image_model[nearer], *asked.image_model.values()]
         found = [entry for id_ in ids if (entry := self._catalogue.get(id_)) is not None]
         # what none can make is refused by the nearer one
-        return next((entry for entry in found if _size(entry, given) is not None), found[0] if found else asked)
+        chosen = next((entry for entry in found if _size(entry, given) is not None), found[0] if found else None)
+        return asked if chosen is None else as_asked(chosen, asked)
 
     async def check_installed(self, entry: CatalogueEntry) -> None:
         """Raise InvalidParamsError, which says how to bring them, unless a model's weights are on this machine."""
@@ -47,14 +49,36 @@ class ImageModels:
             ) from None
 
 
+def as_asked(entry: CatalogueEntry, asked: CatalogueEntry) -> CatalogueEntry:
+    """The model that answers, with the size and the length that the one that was asked makes by default."""
+    usual, largest = asked.api.size("default"), entry.api.size("maximum")
+    defaults = {
+        name: default
+        for name, default, most in zip((*SIDES, "num_frames"), usual, largest, strict=True)
+        if default <= most
+    }
+    parameters = [
+        each.model_copy(update={"default": defaults[each.name]}) if each.name in defaults else each
+        for each in entry.api.parameters
+    ]
+    # not a copy: the table keeps what it has computed of its parameters
+    fields = {name: getattr(entry.api, name) for name in ApiSpec.model_fields}
+    return entry.model_copy(update={"api": ApiSpec(**fields | {"parameters": parameters})})
+
+
 def _size(entry: CatalogueEntry, given: Body) -> tuple[int, int] | None:
     """The width and height that parameters ask of a model, whatever the ratio of the image; None beyond its limits."""
     sides = {name: side for name in SIDES if (side := as_integer(given.get(name))) is not None}
+    if any(not 1 <= side <= (entry.api.by_name[name].maximum or 0) for name, side in sides.items()):
+        return None
     width, height, _ = entry.api.size("default")
     try:
-        size = {"width": width, "height": height, **sides_of(entry, given, sides), **sides}
+        if "aspect_ratio" in given:
+            found = sides_of(entry, given, sides)
+        else:
+            found = sides_of_image(entry, given, sides, (width, height))
+        size = {"width": width, "height": height, **found, **sides}
         check_pixels(entry, size["width"], size["height"])
     except InvalidParamsError:
         return None
-    is_within = all(1 <= size[name] <= (entry.api.by_name[name].maximum or 0) for name in SIDES)
-    return (size["width"], size["height"]) if is_within else None
+    return size["width"], size["height"]

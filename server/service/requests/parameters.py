@@ -12,7 +12,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.loras import AvailableLora, choose_loras
 from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS, UNSUPPORTED, is_absent
-from server.service.requests.inputs import LAST_IMAGES, InputImage
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, InputImage
 from server.service.requests.numbers import as_integer, as_number, limits_of
 from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
 
@@ -60,10 +60,13 @@ def resolve(
         values["num_frames"] = frames_of(given["duration"], entry)
     sides: dict[str, int] = {name: values[name] for name in SIDES if name in values}
     if len(sides) < len(SIDES):
-        if image is None or "aspect_ratio" in given:
+        has_image = image is not None or given.get(IMAGE, False) is not False
+        if "aspect_ratio" in given or not has_image:
             values |= sides_of(entry, given, sides)
         else:
-            values |= sides_of_image(entry, given, sides, (image.width, image.height))
+            # until the image is known it could have any ratio
+            size = entry.api.size("default")[:2] if image is None else (image.width, image.height)
+            values |= sides_of_image(entry, given, sides, size)
     defaults = {parameter.name: parameter.default for parameter in entry.api.parameters}
     chosen = {**defaults, "seed": random_seed(), **values}
     check_pixels(entry, chosen["width"], chosen["height"])
@@ -95,6 +98,7 @@ def with_image(entry: CatalogueEntry, body: Body, params: VideoParams, image: In
     if len(sides) == len(SIDES) or "aspect_ratio" in given:
         return replace(params, image=image.digest)
     chosen = sides_of_image(entry, given, sides, (image.width, image.height))
+    check_pixels(entry, chosen["width"], chosen["height"])
     return replace(params, image=image.digest, width=chosen["width"], height=chosen["height"])
 
 

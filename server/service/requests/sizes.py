@@ -121,7 +121,9 @@ def _frame_of(resolution: Any) -> tuple[int, int]:
 
 def _rounded(exact: tuple[float, float], most: float, fixed: Collection[str]) -> list[int]:
     """Sides rounded to even numbers. Where rounding makes more than `most` pixels, one that is not fixed is smaller."""
-    sides = [max(2, 2 * round(side / 2)) for side in exact]
+    sides = [
+        int(side) if name in fixed else max(2, 2 * round(side / 2)) for name, side in zip(SIDES, exact, strict=True)
+    ]
     free = [index for index, name in enumerate(SIDES) if name not in fixed]
     while free and exact[0] * exact[1] <= most * _TOLERANCE < sides[0] * sides[1] * _TOLERANCE:
         longer = max(free, key=lambda index: sides[index])

@@ -1,12 +1,13 @@
 """Images that are sent in advance, for requests to name by the ids that the uploads get."""
 
 import asyncio
+import os
 import time
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from server.core.errors import InvalidParamsError, QueueFullError
+from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError
 from server.service.record_limits import HourlyLimit
 from server.service.requests.inputs import IMAGE, InputImage, InputImages
 from server.storage.files.inputs import UPLOAD_SECONDS, Inputs, input_key
@@ -66,9 +67,12 @@ class Uploads:
             raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
         digest, width, height, *warnings = value
         key, storage = input_key(tenant, digest), self._inputs.storage
-        async with self._inputs.changing:
-            if not await storage.stat([key]):
-                raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
-            # as new, or it could be removed before the request is recorded
-            await storage.put(key, storage.open(key))
+        try:
+            async with self._inputs.changing:
+                if not await storage.stat([key]):
+                    raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
+                # as new, or it could be removed before the request is recorded
+                await storage.put(key, storage.open(key))
+        except OSError as error:
+            raise UnavailableError(f"The server cannot keep the image: {os.strerror(error.errno or 0)}.", 5) from error
         return InputImage(digest, width, height, tuple(warnings))

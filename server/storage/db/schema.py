@@ -199,7 +199,8 @@ Index(
     postgresql_where=_HAS_LAST_IMAGE,
 )
 
-HAS_FILES = or_(generations.c.artifact.is_not(None), generations.c.image.is_not(None))
+HAS_IMAGES = or_(*(generations.c[name].is_not(None) for name in ("image", "last_image")))
+HAS_FILES = or_(*(generations.c[name].is_not(None) for name in ("artifact", "image", "last_image")))
 # the kept videos and images, oldest first
 Index("generations_by_files", generations.c.completed_at, sqlite_where=HAS_FILES, postgresql_where=HAS_FILES)
 

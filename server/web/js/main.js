@@ -222,6 +222,8 @@ class Workbench {
       again: told(async (row) => {
         const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row));
         this.open("create");
+        // without it the model that was asked would answer
+        if (row.answered_by && !row.input_image) throw new Error(t("image.gone"));
         const given = {};
         for (const { name } of this.images.filter(({ name }) => row[name])) {
           const own = inputImage(row, name);
@@ -235,6 +237,7 @@ class Workbench {
         this.#choose(row.model_name);
         this.#fill(settingsOf(row, this.page.schemaOf(row)));
         this.images[0].set(frame);
+        this.images[1].set(null);
         this.open("create");
         $("field-prompt").focus();
       }),

@@ -369,6 +369,24 @@ async def test_last_images_count_and_go_too(tmp_path: Path) -> None:
     place.store.close()
 
 
+async def test_a_last_image_without_a_first_one_counts_and_goes(tmp_path: Path) -> None:
+    place = Place(tmp_path, max_bytes=25)
+    image = write_image(place, "a", 20)
+    # its first image could not be fetched
+    params = VideoParams("an ox", last_image="a" * 64)
+    failed = replace(place._made(Past(Status.FAILED, 2 * DAY, None)), params=params)
+    await place.store.submissions.insert([failed], QueueLimits(10))
+    (video,) = await place.add(Past(Status.SUCCEEDED, DAY, 10))
+
+    await place.retention.tidy()
+
+    rows = await place.rows()
+    assert not image.exists()
+    assert rows[video.id].artifact == video.artifact
+    assert rows[failed.id].params == replace(params, last_image=None)
+    place.store.close()
+
+
 async def test_an_image_of_several_rows_goes_with_the_last(tmp_path: Path) -> None:
     place = Place(tmp_path, max_bytes=15)
     image = write_image(place, "a", 20)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, select, update
 from pipelines.core.request import IMAGES
 from server.core.generation import TERMINAL, Generation
 from server.storage.db import search
-from server.storage.db.schema import HAS_FILES, attempts, generations
+from server.storage.db.schema import HAS_FILES, HAS_IMAGES, attempts, generations
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import find, from_row, is_among
 
@@ -103,7 +103,7 @@ class Expiry(Repository):
         )
         with self._session.write() as tx:
             tx.execute(gone.where(generations.c.artifact.is_not(None)).values(artifact=None, error_message=why))
-            tx.execute(gone.where(generations.c.image.is_not(None)).values(dict.fromkeys(IMAGES)))
+            tx.execute(gone.where(HAS_IMAGES).values(dict.fromkeys(IMAGES)))
 
 
 def _forget(tx: Connection, ended: Sequence[Generation]) -> None:

@@ -33,8 +33,9 @@ def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
     """
     stored = row.get("params")
     params = _PARAMS.validate_python(stored) if stored else None
-    if params is not None and params.image is not None and row.get("image") is None:
-        params = replace(params, image=None, last_image=None)
+    if params is not None:
+        image, last_image = (getattr(params, name) and row.get(name) for name in IMAGES)
+        params = replace(params, image=image, last_image=last_image)
     return Generation(
         **{
             **{name: value for name, value in row.items() if name not in ("variant", *IMAGES)},

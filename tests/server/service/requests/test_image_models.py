@@ -6,6 +6,8 @@ import pytest
 
 from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
 from server.service.requests.image_models import ImageModels
+from server.service.requests.inputs import InputImage
+from server.service.requests.parameters import resolve
 
 CATALOGUE = read_catalogue()
 SMALL, LARGE = (f"wan-ai-wan2-1-i2v-14b-{name}-diffusers" for name in ("480p", "720p"))
@@ -26,12 +28,28 @@ SMALL, LARGE = (f"wan-ai-wan2-1-i2v-14b-{name}-diffusers" for name in ("480p", "
         ({"width": 5000, "height": 5}, SMALL),
         ({"width": 720, "height": 1280}, LARGE),
         ({"width": "wide", "resolution": 480}, SMALL),
+        ({"height": 832}, SMALL),
+        ({"resolution": "480p", "height": 832}, SMALL),
+        ({"width": 10**400, "aspect_ratio": "16:9"}, SMALL),
+        ({"height": 10**400, "resolution": "480p"}, SMALL),
     ],
 )
 def test_the_one_that_can_make_the_size_answers(body: dict[str, Any], answering: str) -> None:
     asked = CATALOGUE[DEFAULT_MODEL]
 
     assert ImageModels(CATALOGUE).answering(asked, {**body, "input_image": "sha256:0"}).id == answering
+
+
+def test_size_and_length_are_those_of_the_model_that_was_asked() -> None:
+    asked = CATALOGUE["wan-ai-wan2-2-t2v-a14b-diffusers"]
+
+    answering = ImageModels(CATALOGUE).answering(asked, {"input_image": "sha256:0"})
+
+    assert answering.id == "wan-ai-wan2-2-i2v-a14b-diffusers"
+    assert answering.api.size("default") == asked.api.size("default") == (832, 480, 41)
+    assert answering.api.by_name["num_inference_steps"].default == 40
+    params = resolve(answering, {"prompt": "an ox"}, 100, image=InputImage("0" * 64, 900, 1600))
+    assert (params.width, params.height, params.num_frames) == (474, 842, 41)
 
 
 @pytest.mark.parametrize("image", [None, [], False])

@@ -17,6 +17,8 @@ MEDIA = (
     *("input_video", "input_audio", "audio_url", "webhook_url"),
 )
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
+UNKNOWN = (0, 0)
+"""The sides of an image that has yet to be fetched."""
 UPRIGHT = read_catalogue()["wan-ai-wan2-1-i2v-14b-480p-diffusers"]
 
 
@@ -253,6 +255,10 @@ def test_with_an_image_a_video_has_its_ratio_within_the_limits(
         ((1000, 1000), {"width": 700}, (700, 570)),
         ((1000, 1000), {"resolution": "720p"}, (630, 632)),
         ((1000, 1000), {"width": 480, "height": 832}, (480, 832)),
+        ((1000, 1700), {"height": 832}, (480, 832)),
+        ((1000, 700), {"width": 701}, (701, 490)),
+        (UNKNOWN, {"height": 832}, (480, 832)),
+        (UNKNOWN, {"resolution": "480p", "height": 832}, (480, 832)),
         (None, {"aspect_ratio": "9:16"}, (468, 832)),
         (None, {"aspect_ratio": "1:1"}, (630, 632)),
         (None, {"resolution": "480p", "aspect_ratio": "9:16"}, (480, 832)),
@@ -261,7 +267,8 @@ def test_with_an_image_a_video_has_its_ratio_within_the_limits(
 def test_a_model_of_both_orientations_keeps_to_its_pixels(
     image: tuple[int, int] | None, given: dict[str, Any], size: tuple[int, int]
 ) -> None:
-    kept = None if image is None else InputImage("0" * 64, *image)
+    kept = None if image in (None, UNKNOWN) else InputImage("0" * 64, *image)
+    given = given if image is None else {"input_image": "sha256:0", **given}
 
     params = parameters.resolve(UPRIGHT, {"prompt": "an ox", **given}, max_prompt_chars=100, image=kept)
 

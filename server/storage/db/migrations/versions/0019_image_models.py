@@ -19,3 +19,8 @@ def upgrade() -> None:
         sqlite_where=has_image,
         postgresql_where=has_image,
     )
+    op.drop_index("generations_by_files", "generations")
+    has_files = sa.text("artifact IS NOT NULL OR image IS NOT NULL OR last_image IS NOT NULL")
+    op.create_index(
+        "generations_by_files", "generations", ["completed_at"], sqlite_where=has_files, postgresql_where=has_files
+    )
