@@ -18,6 +18,7 @@ from schemathesis.config import SchemathesisConfig
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
 from server.runtime.app import create_app
+from server.service.requests.inputs import IMAGE, LAST_IMAGES
 from tests.support.server_process import MODEL, SMALL, ServerProcess
 
 HUB = json.loads((Path(__file__).parents[1] / "data" / "hub-openapi.json").read_text())
@@ -83,8 +84,9 @@ def limit_size(case: Case) -> None:
         if jsonschema_rs.is_valid(limits[name], case.body.get(name)):
             case.body[name] = small
     # the document cannot describe what makes an image, and the demo's weights take none
-    if isinstance(case.body.get("input_image"), str):
-        del case.body["input_image"]
+    for name in (IMAGE, *LAST_IMAGES):
+        if isinstance(case.body.get(name), str):
+            del case.body[name]
     # the document cannot list the names of LoRAs, and this server has none
     if case.body.get("loras") and jsonschema_rs.is_valid(limits["loras"], case.body["loras"]):
         case.body["loras"] = []
