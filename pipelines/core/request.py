@@ -23,6 +23,9 @@ LIMITS = {
 
 MAX_GUIDANCE_SCALE = 1000.0
 
+DEFAULT_STRENGTH = 0.8
+"""How much of an input video is made anew, unless a request says otherwise."""
+
 V = TypeVar("V", bound=StrEnum)
 
 
@@ -57,6 +60,9 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 IMAGES = ("image", "last_image")
 """The fields of a video that name images."""
+
+INPUTS = (*IMAGES, "video")
+"""The fields of a video that name inputs."""
 
 REQUEST_LORAS = "request_loras"
 """The fact of a video's fingerprint that names its own LoRAs, with the digests of their files."""
@@ -114,6 +120,8 @@ class VideoParams:
     loras: tuple[RequestLora, ...] = ()
     image: str | None = None
     last_image: str | None = None
+    video: str | None = None
+    strength: float = DEFAULT_STRENGTH
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):

@@ -1,12 +1,13 @@
-"""URLs of videos, images and previews."""
+"""URLs of videos, inputs and previews."""
 
 from server.core.events import Live
-from server.storage.files.inputs import Inputs, input_key
+from server.core.generation import Generation
+from server.storage.files.inputs import Inputs, input_keys
 from server.storage.files.videos import Videos
 
 
 class Links:
-    """Builds the URLs of videos, images and previews on a base URL without a trailing slash."""
+    """Builds the URLs of videos, inputs and previews on a base URL without a trailing slash."""
 
     def __init__(self, base: str, videos: Videos, inputs: Inputs) -> None:
         self.base = base
@@ -17,9 +18,10 @@ class Links:
         """Return the signed URL of a finished video, None for None."""
         return None if key is None else f"{self.base}/api/files/{self._videos.links.sign(key)}"
 
-    def image(self, tenant: str, digest: str) -> str:
-        """Return the signed URL of a tenant's image, by its digest."""
-        return f"{self.base}/api/files/inputs/{self._inputs.links.sign(input_key(tenant, digest))}"
+    def inputs(self, generation: Generation) -> dict[str, str]:
+        """Return the signed URLs of a generation's inputs, by the fields of its parameters that name them."""
+        keys = input_keys(generation.tenant, generation.params)
+        return {name: f"{self.base}/api/files/inputs/{self._inputs.links.sign(key)}" for name, key in keys.items()}
 
     def preview(self, generation_id: str, live: Live | None) -> str | None:
         """Return the URL of a preview, None if there is none. It changes with each preview and needs the key."""

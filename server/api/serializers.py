@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -22,6 +22,13 @@ WITH_WARNINGS: dict[str, Any] = {
     "headers": {WARNINGS_HEADER: {"description": "What was not done as requested", "schema": {"type": "string"}}}
 }
 """The OpenAPI documentation of a response that `warn` may have changed."""
+
+_INPUT_FIELDS: dict[str, Literal["input_image", "end_image_url", "input_video"]] = {
+    "image": "input_image",
+    "last_image": "end_image_url",
+    "video": "input_video",
+}
+"""The fields of a row that link to a generation's inputs."""
 
 
 def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
@@ -52,11 +59,8 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         "preview_url": links.preview(generation.id, live),
         "warnings": list(generation.warnings),
     }
-    if generation.params is not None:
-        if (first := generation.params.image) is not None:
-            fields["input_image"] = links.image(generation.tenant, first)
-        if (last := generation.params.last_image) is not None:
-            fields["end_image_url"] = links.image(generation.tenant, last)
+    for name, link in links.inputs(generation).items():
+        fields[_INPUT_FIELDS[name]] = link
     if generation.asked_model is not None:
         fields["answered_by"] = generation.model
     return fields

@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 12
+VERSION = 13
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
@@ -65,8 +65,9 @@ class Run(_About):
     """Make a video with the loaded model, resuming from its checkpoint if it has one.
 
     `artifact`, `checkpoint` and `preview` are the storage keys of its files, `image` and `last_image` those of the
-    images that it begins and ends with. Answered by Progressed…, Checkpointed…, Previewed… and Warned, then by Failed,
-    Cancelled, Suspended or Rendered; after Rendered, when the file is finished, by Done or Failed.
+    images that it begins and ends with, `video` that of the video it is made of. Answered by Progressed…, Checkpointed…,
+    Previewed… and Warned, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished,
+    by Done or Failed.
     """
 
     kind: Literal["run"] = "run"
@@ -76,6 +77,7 @@ class Run(_About):
     preview: str
     image: str | None = None
     last_image: str | None = None
+    video: str | None = None
 
 
 class Prepare(_Message):

@@ -5,10 +5,7 @@ python -P -m server.media.decode_image INPUT OUTPUT   # prints digest, width, he
 INPUT has the file itself, or its base64, which may be a data URL. OUTPUT becomes a PNG file.
 """
 
-import base64
-import binascii
 import io
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from pipelines.stages.conditioning.images import image_digest
+from server.media.content import file_in
 from server.media.limits import IMAGE_BYTES, RefusedInputError, run
-from server.media.references import MAX_CHARS, is_reference
 
 MAX_BYTES = IMAGE_BYTES
 """Limit of a file, decoded from base64."""
@@ -29,8 +26,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 BACKGROUND = (255, 255, 255)
 """Transparent parts are shown on this colour."""
 
-_DATA_URL = re.compile(rb"\s*data:([^,]{0,200}),", re.IGNORECASE)
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_\s-]*+={0,2}\s*+")
 _COMPRESSION = 1
 
 
@@ -39,35 +34,12 @@ def decode(content: bytes) -> tuple[Image.Image, list[str]]:
 
     Raises RefusedInputError.
     """
-    image, warnings = _opened(_file(content))
+    image, warnings = _opened(file_in(content, "an image", MAX_BYTES))
     try:
         upright = ImageOps.exif_transpose(image)
         return _rgb(upright, warnings), warnings
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise RefusedInputError("is damaged or not complete") from error
-
-
-def _file(content: bytes) -> bytes:
-    """Return the bytes of an image file from what a client sent."""
-    if is_reference(content[:MAX_CHARS].decode("latin-1")):
-        raise RefusedInputError(f"must be an image, or a URL of at most {MAX_CHARS} characters")
-    if match := _DATA_URL.match(content):
-        if not match[1].lower().endswith(b";base64"):
-            raise RefusedInputError("must be in base64 if it is a data URL: data:image/png;base64,…")
-        content = _from_base64(content[match.end() :])
-    elif _BASE64.fullmatch(content):
-        content = _from_base64(content)
-    if len(content) > MAX_BYTES:
-        raise RefusedInputError(f"must have at most {MAX_BYTES // 2**20} MB")
-    return content
-
-
-def _from_base64(text: bytes) -> bytes:
-    plain = b"".join(text.split()).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
-    try:
-        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
-    except binascii.Error as error:
-        raise RefusedInputError("is not valid base64") from error
 
 
 def _opened(content: bytes) -> tuple[Image.Image, list[str]]:

@@ -20,6 +20,12 @@ DESCRIPTORS = 64
 IMAGE_BYTES = 20 * 2**20
 """Limit of the file of an image."""
 
+VIDEO_BYTES = 100 * 2**20
+"""Limit of the file of a video."""
+
+MAX_SECONDS = 10
+"""So much of a video is read from its beginning: no model makes a longer one at once."""
+
 REFUSED = 3
 """The exit status of a child that explains in `sentence` why it refuses its input."""
 
@@ -34,9 +40,12 @@ class RefusedInputError(Exception):
     """An input that cannot be used; `str()` is a sentence about it, without its name and a full stop."""
 
 
-def run(work: Callable[[], Mapping[str, Any]]) -> None:
-    """Do the work of a child process within the limits, print the result as a line of JSON, and exit."""
-    _limit()
+def run(work: Callable[[], Mapping[str, Any]], cpu_seconds: int = CPU_SECONDS) -> None:
+    """Do the work of a child process within the limits, print the result as a line of JSON, and exit.
+
+    What it starts has the same limits, each process for itself.
+    """
+    _limit(cpu_seconds)
     try:
         result, status = dict(work()), 0
     except RefusedInputError as error:
@@ -50,13 +59,13 @@ def run(work: Callable[[], Mapping[str, Any]]) -> None:
     raise SystemExit(status)
 
 
-def _limit() -> None:
+def _limit(cpu_seconds: int) -> None:
     if resource is None:
         return
     os.nice(NICENESS)
     for kind, most in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_FSIZE, FILE_BYTES),
         (resource.RLIMIT_NOFILE, DESCRIPTORS),
         (resource.RLIMIT_CORE, 0),

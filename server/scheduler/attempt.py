@@ -7,7 +7,7 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.core.request import IMAGES, VideoParams
+from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import RecordsUnavailableError, without_paths
 from server.core.generation import Generation, Status
@@ -30,7 +30,7 @@ from server.scheduler.prefetch import PromptPrefetcher
 from server.scheduler.running import RunningAttempt
 from server.storage.db.records import StaleAttemptError
 from server.storage.files.checkpoints import checkpoint_key
-from server.storage.files.inputs import input_key
+from server.storage.files.inputs import input_keys
 from server.storage.files.previews import preview_key
 from server.storage.files.videos import video_key
 
@@ -177,11 +177,7 @@ class AttemptRunner:
             artifact=video_key(id_, attempt),
             checkpoint=checkpoint_key(id_),
             preview=preview_key(id_),
-            **{
-                name: input_key(running.held.tenant, digest)
-                for name in IMAGES
-                if (digest := getattr(params, name)) is not None
-            },
+            **input_keys(running.held.tenant, params),
         )
         running.forecast = device.estimator.begin(running.fingerprint or {}, params)
         return await device.engine.run(run, note)

@@ -1,4 +1,4 @@
-"""Fetches the images that recorded generations await, and lets these be claimed."""
+"""Fetches the inputs that recorded generations await, and lets these be claimed."""
 
 import asyncio
 import logging
@@ -24,11 +24,11 @@ from server.core.errors import (
 from server.core.events import Broker, Event
 from server.core.generation import Generation, Status
 from server.core.settings import SecuritySettings
-from server.media.fetch.download import Downloader, TemporaryError
+from server.media.fetch.download import IMAGE_FILE, VIDEO_FILE, Downloader, TemporaryError
 from server.media.limits import RefusedInputError
 from server.service.requests.building import GenerationBuilder
 from server.service.requests.image_models import as_asked
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, InputImage, InputImages
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, Input, InputFiles
 from server.service.requests.urls import checked_url
 from server.storage.db.statements.awaited_inputs import AwaitedInput, AwaitedInputs
 
@@ -36,10 +36,13 @@ log = logging.getLogger("paddock.inputs")
 
 MAX_AT_ONCE = 8
 MAX_AT_ONCE_OF_TENANT = 2
-"""So many images are fetched at once, in all and for one tenant."""
+"""So many inputs are fetched at once, in all and for one tenant."""
 
 RETRY_SECONDS = (2.0, 10.0)
-"""The pauses before an image is asked for again, if it could not be had for a reason that may pass."""
+"""The pauses before an input is asked for again, if it could not be had for a reason that may pass."""
+
+_PARAMETERS = {"image": IMAGE, "last_image": LAST_IMAGES[0], "video": VIDEO}
+"""The parameters by the fields that name their inputs."""
 
 _LOOK_AGAIN_SECONDS = 60.0
 _BACKOFF_SECONDS = 2.0
@@ -65,7 +68,7 @@ class InputFetcher:
     def __init__(
         self,
         awaited_inputs: AwaitedInputs,
-        images: InputImages,
+        files: InputFiles,
         builder: GenerationBuilder,
         catalogue: Mapping[str, CatalogueEntry],
         broker: Broker,
@@ -74,7 +77,7 @@ class InputFetcher:
         downloader: Downloader | None = None,
     ) -> None:
         self._awaited_inputs = awaited_inputs
-        self._images = images
+        self._files = files
         self._builder = builder
         self._catalogue = catalogue
         self._broker = broker
@@ -101,7 +104,7 @@ class InputFetcher:
                 task.cancel()
 
     def wake(self) -> None:
-        """Look at the records: a generation was added that awaits an image."""
+        """Look at the records: a generation was added that awaits an input."""
         self._wake.set()
 
     def _note(self, event: Event) -> None:
@@ -134,7 +137,7 @@ class InputFetcher:
         new: dict[tuple[str, str, str], set[str]] = {}
         for each in awaited:
             if each.generation_id not in self._jobs:
-                name = LAST_IMAGES[0] if each.is_last else IMAGE
+                name = _PARAMETERS[each.field]
                 new.setdefault((each.tenant, name, each.url), set()).add(each.generation_id)
         for (tenant, name, url), ids in new.items():
             job = _Job(tenant, name, url, ids)
@@ -156,9 +159,9 @@ class InputFetcher:
 
     async def _carry_out(self, job: _Job) -> None:
         try:
-            image = await self._image(job)
+            kept = await self._input(job)
             waiting = await self._awaited_inputs.awaiting(sorted(job.ids))
-            complete = [self._complete(generation, image) for generation in waiting]
+            complete = [self._complete(generation, kept) for generation in waiting]
         except PaddockError as error:
             if isinstance(error, RecordsUnavailableError):
                 raise
@@ -181,16 +184,16 @@ class InputFetcher:
             log.info("generation %s failed: %s", failed.id, sentence)
             self._broker.publish(Event(failed))
 
-    def _complete(self, generation: Generation, image: InputImage) -> Generation:
+    def _complete(self, generation: Generation, kept: Input) -> Generation:
         entry = self._catalogue.get(generation.model)
         if entry is None:
             raise InvalidParamsError(f"Model not found: {generation.model}")
         if (asked := self._catalogue.get(generation.asked_model or "")) is not None:
             entry = as_asked(entry, asked)
-        return self._builder.complete(entry, generation, image)
+        return self._builder.complete(entry, generation, kept)
 
-    async def _image(self, job: _Job) -> InputImage:
-        """Fetch and keep an image. Raises InvalidParamsError, QueueFullError or UnavailableError."""
+    async def _input(self, job: _Job) -> Input:
+        """Fetch and keep an input. Raises InvalidParamsError, QueueFullError or UnavailableError."""
         for pause in (*RETRY_SECONDS, None):
             try:
                 # the settings may have changed since it was recorded
@@ -208,14 +211,14 @@ class InputFetcher:
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _fetch(self, job: _Job) -> InputImage:
+    async def _fetch(self, job: _Job) -> Input:
         try:
             with tempfile.TemporaryDirectory(prefix="fetched-", ignore_cleanup_errors=True) as folder:
-                target = Path(folder) / "image"
-                await self._downloader.download(job.url, target)
-                return await self._images.keep(job.tenant, job.name, target)
+                target = Path(folder) / "input"
+                await self._downloader.download(job.url, target, VIDEO_FILE if job.name == VIDEO else IMAGE_FILE)
+                return await self._files.keep(job.tenant, job.name, target)
         except OSError as error:
-            raise UnavailableError(f"The server cannot keep the image: {os.strerror(error.errno or 0)}.", 5) from error
+            raise UnavailableError(f"The server cannot keep the input: {os.strerror(error.errno or 0)}.", 5) from error
 
     @asynccontextmanager
     async def _turn(self, tenant: str) -> AsyncIterator[None]:

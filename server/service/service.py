@@ -12,7 +12,6 @@ from typing import Any
 
 from pipelines.demo.folder import demo_folder
 from pipelines.models.catalogue import CatalogueEntry
-from pipelines.models.family import ImageInputs
 from server.core.errors import (
     RETRY_AFTER,
     ConflictError,
@@ -34,8 +33,8 @@ from server.service.record_limits import RecordLimits
 from server.service.requests import parameters
 from server.service.requests.building import GenerationBuilder
 from server.service.requests.image_models import ImageModels
-from server.service.requests.image_sources import ImageSources
-from server.service.requests.inputs import InputImages
+from server.service.requests.input_sources import InputSources
+from server.service.requests.inputs import InputFiles
 from server.service.requests.request import Request
 from server.service.requests.uploads import Upload, Uploads
 from server.service.waiting import Waiting
@@ -87,13 +86,13 @@ class Service:
         self._disk = disk
         self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
-        images = InputImages(inputs)
-        self._uploads = Uploads(inputs, images)
+        files = InputFiles(inputs)
+        self._uploads = Uploads(inputs, files)
         self._image_models = ImageModels({} if settings.demo else catalogue)
-        self._sources = ImageSources(settings, images, self._uploads, shares=submissions.is_shared)
-        self._builder = GenerationBuilder(settings, self._sources, self._image_models, submissions.server)
+        self.input_sources = InputSources(settings, files, self._uploads, shares=submissions.is_shared)
+        self._builder = GenerationBuilder(settings, self.input_sources, self._image_models, submissions.server)
         self._fetcher = InputFetcher(
-            awaited_inputs, images, self._builder, catalogue, broker, scheduler.wake, settings, downloader
+            awaited_inputs, files, self._builder, catalogue, broker, scheduler.wake, settings, downloader
         )
         self._limits = RecordLimits(settings)
         broker.observe(self._limits.note)
@@ -102,7 +101,7 @@ class Service:
         self._on_closing: set[Callable[[], None]] = set()
 
     def start(self) -> None:
-        """Begin to fetch the images that generations await, also those recorded before a restart."""
+        """Begin to fetch the inputs that generations await, also those recorded before a restart."""
         if not self._submissions.is_shared:
             self._fetcher.start()
 
@@ -203,7 +202,7 @@ class Service:
         return recorded
 
     async def upload(self, tenant: str, file: Path) -> Upload:
-        """Keep an image that requests may name. Raises InvalidParamsError, QueueFullError or UnavailableError."""
+        """Keep an input that requests may name. Raises InvalidParamsError, QueueFullError or UnavailableError."""
         self.check_open()
         if self._submissions.is_shared:
             raise InvalidParamsError("Uploads are not supported by servers that share their database yet.")
@@ -257,10 +256,6 @@ class Service:
         self._broker.publish(Event(replace(before, status=Status.CANCELLED)))
 
     # models and devices
-
-    def images(self, entry: CatalogueEntry) -> ImageInputs:
-        """Which images requests for a model may or must have."""
-        return self._sources.allowed(entry)
 
     def deployment(self, model_id: str) -> Deployment:
         """The state of a model between disk and device."""

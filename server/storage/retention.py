@@ -9,11 +9,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from pipelines.core.request import IMAGES
 from server.core.generation import Generation
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
-from server.storage.files.inputs import UNUSED_SECONDS, Inputs, input_key, named_by
+from server.storage.files.inputs import UNUSED_SECONDS, Inputs, input_keys, named_by
 from server.storage.files.videos import Videos
 
 log = logging.getLogger("paddock.retention")
@@ -27,7 +26,7 @@ Clock = Callable[[], float]
 
 
 class Retention:
-    """Keeps rows and videos for `days`, and `max_bytes` of videos and images (0: no limit); `grace` is in seconds."""
+    """Keeps rows and videos for `days`, and `max_bytes` of videos and inputs (0: no limit); `grace` is in seconds."""
 
     def __init__(
         self,
@@ -78,27 +77,27 @@ class Retention:
         return len(forgotten) == BATCH
 
     async def _make_room(self) -> bool:
-        """Remove the oldest videos and images until the rest is within the limit; their rows stay and give the reason.
+        """Remove the oldest videos and inputs until the rest is within the limit; their rows stay and give the reason.
 
-        An image that other rows name, too, stays: the next round removes more instead.
+        An input that other rows name, too, stays: the next round removes more instead.
         """
         if not self._max_bytes:
             return False
-        images = await self._old_images()
-        excess = await self._videos.storage.total_size() + sum(images.values()) - self._max_bytes
+        inputs = await self._old_inputs()
+        excess = await self._videos.storage.total_size() + sum(inputs.values()) - self._max_bytes
         if excess <= 0:
             return False
         oldest = await self._expiry.oldest_with_files(self._clock() - self._grace, BATCH)
         videos = await self._videos.storage.stat(generation.artifact for generation in oldest if generation.artifact)
         leaving, named = [], dict[str, tuple[str, str]]()
         for generation in oldest:
-            own = _images_of(generation)
+            own = _inputs_of(generation)
             # the videos of another server on the same records are not here
-            if excess > 0 and (generation.artifact in videos or not own.keys().isdisjoint(images)):
+            if excess > 0 and (generation.artifact in videos or not own.keys().isdisjoint(inputs)):
                 leaving.append(generation)
                 excess -= videos[generation.artifact].size if generation.artifact in videos else 0
-                excess -= sum(images[key] for key in own.keys() & images.keys() - named.keys())
-                named |= {key: image for key, image in own.items() if key in images}
+                excess -= sum(inputs[key] for key in own.keys() & inputs.keys() - named.keys())
+                named |= {key: each for key, each in own.items() if key in inputs}
         if not leaving:
             return False
         await self._expiry.withdraw(
@@ -109,8 +108,8 @@ class Retention:
         log.info("the files of %d generations were removed to keep within %d bytes", len(leaving), self._max_bytes)
         return len(leaving) == BATCH
 
-    async def _old_images(self) -> dict[str, int]:
-        """The sizes of the images by key, without those that may be about to be named by a row."""
+    async def _old_inputs(self) -> dict[str, int]:
+        """The sizes of the inputs by key, without those that may be about to be named by a row."""
         sizes: dict[str, int] = {}
         page = await self._inputs.storage.list(limit=BATCH)
         while page:
@@ -134,27 +133,27 @@ class Retention:
         await self._videos.delete(leaving)
 
     async def _sweep_inputs(self) -> None:
-        """Remove images that no row names, among the next batch in the order of their keys."""
+        """Remove inputs that no row names, among the next batch in the order of their keys."""
         files = await self._inputs.storage.list(after=self._inputs_swept_to, limit=BATCH)
         self._inputs_swept_to = files[-1].key if len(files) == BATCH else ""
         newest = self._clock() - UNUSED_SECONDS
         await self._delete_unused(
-            {file.key: image for file in files if file.modified < newest and (image := named_by(file.key))}
+            {file.key: named for file in files if file.modified < newest and (named := named_by(file.key))}
         )
         async with self._inputs.changing:
             await self._inputs.storage.sweep(UNUSED_SECONDS, lambda key: False)
 
-    async def _delete_unused(self, images: Mapping[str, tuple[str, str]]) -> None:
-        """Remove those of some images, by key, that no row names."""
+    async def _delete_unused(self, inputs: Mapping[str, tuple[str, str]]) -> None:
+        """Remove those of some inputs, by key, that no row names."""
         newest = self._clock() - UNUSED_SECONDS
-        unused = await self._expiry.unused_images([*images.values()]) if images else set()
+        unused = await self._expiry.unused_inputs([*inputs.values()]) if inputs else set()
         async with self._inputs.changing:
             # another request may have brought one again meanwhile
-            found = await self._inputs.storage.stat([key for key, image in images.items() if image in unused])
+            found = await self._inputs.storage.stat([key for key, each in inputs.items() if each in unused])
             await self._inputs.storage.delete([key for key, file in found.items() if file.modified < newest])
 
 
-def _images_of(generation: Generation) -> dict[str, tuple[str, str]]:
-    """The images that a generation names by their storage keys, each by its tenant and its digest."""
-    digests = [] if generation.params is None else [getattr(generation.params, name) for name in IMAGES]
-    return {input_key(generation.tenant, digest): (generation.tenant, digest) for digest in digests if digest}
+def _inputs_of(generation: Generation) -> dict[str, tuple[str, str]]:
+    """The inputs that a generation names by their storage keys, each by its tenant and its digest."""
+    keys = input_keys(generation.tenant, generation.params).values()
+    return {key: named for key in keys if (named := named_by(key)) is not None}

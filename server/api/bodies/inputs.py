@@ -22,10 +22,7 @@ from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.media.references import MAX_CHARS, is_reference
 from server.service.requests.echo import TARGETS
-from server.service.requests.inputs import IMAGE, LAST_IMAGES
-
-INPUTS = (IMAGE, *LAST_IMAGES)
-"""The parameters whose values are files."""
+from server.service.requests.inputs import INPUTS
 
 MAX_BYTES = 28 * 2**20
 """Limit of a body with inputs: 20 MiB in base64, and the rest."""

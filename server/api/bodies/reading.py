@@ -1,4 +1,4 @@
-"""Reads the body of a request that asks for videos, or that uploads an image."""
+"""Reads the body of a request that asks for videos, or that uploads an input."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from server.core.errors import (
     UnavailableError,
     UnsupportedMediaTypeError,
 )
-from server.media.limits import IMAGE_BYTES
+from server.media.limits import IMAGE_BYTES, VIDEO_BYTES
 from server.service.service import Service
 
 RATE_BYTES = 2**20
@@ -45,6 +45,7 @@ class BodyReader:
         self._seconds = service.settings.body_timeout
         self._stack = AsyncExitStack()
         self._has_turn = False
+        self._max_bytes = MAX_BYTES
 
     async def read(self, body: RequestBody) -> None:
         """Read a body in JSON or multipart.
@@ -69,15 +70,20 @@ class BodyReader:
         Raises UnsupportedMediaTypeError, PayloadTooLargeError, InvalidParamsError, QueueFullError or UnavailableError.
         """
         media_type = self._media_type
-        if media_type not in (_MULTIPART, "application/octet-stream") and not media_type.startswith("image/"):
+        if media_type not in (_MULTIPART, "application/octet-stream") and not media_type.startswith(
+            ("image/", "video/")
+        ):
             raise UnsupportedMediaTypeError(
                 "Send the file with its media type, such as Content-Type: image/png, or as multipart/form-data."
             )
         async with self._within_limits():
             if media_type == _MULTIPART:
                 limit = self._service.settings.max_body_bytes
+                # the rest of a form is small
+                self._max_bytes = VIDEO_BYTES + limit
                 await read_multipart(self._request, body, self._chunks(), limit, (UPLOADED,))
             else:
+                self._max_bytes = IMAGE_BYTES if media_type.startswith("image/") else VIDEO_BYTES
                 await self._read_file(body)
         if UPLOADED not in body.inputs:
             raise InvalidParamsError(f"The form must have a file as its field {UPLOADED}.")
@@ -111,12 +117,9 @@ class BodyReader:
             await self._large_bodies.admit(self._tenant, body)
 
     async def _read_file(self, body: RequestBody) -> None:
-        size, spool = 0, Spool(body.folder / UPLOADED)
+        spool = Spool(body.folder / UPLOADED)
         try:
             async for chunk in self._chunks():
-                size += len(chunk)
-                if size > IMAGE_BYTES:
-                    raise PayloadTooLargeError(f"The file must have at most {IMAGE_BYTES // 2**20} MB.")
                 await spool.write(chunk)
         finally:
             await spool.close()
@@ -150,8 +153,8 @@ class BodyReader:
         size, began = 0, asyncio.get_running_loop().time()
         async for chunk in self._request.stream():
             size += len(chunk)
-            if size > MAX_BYTES:
-                raise PayloadTooLargeError(f"The body must be at most {MAX_BYTES} bytes.")
+            if size > self._max_bytes:
+                raise PayloadTooLargeError(f"The body must be at most {self._max_bytes} bytes.")
             if size > self._service.settings.max_body_bytes:
                 if not self._has_turn:
                     waited = await self._take_turn()

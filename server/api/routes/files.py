@@ -1,21 +1,24 @@
-"""GET /files/TOKEN: a finished video or the image of a request, by its signed link."""
+"""GET /files/TOKEN: a finished video or an input of a request, by its signed link."""
 
+from pathlib import PurePath
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from server.api.dependencies import InputsDep, VideosDep, error_responses
 from server.api.stored_file import file_response
+from server.storage.files.inputs import IMAGE_SUFFIX, VIDEO_SUFFIX
 
 router = APIRouter(prefix="/files", tags=["files"])
 
 _TEXT = {"schema": {"type": "string"}}
+_INPUT_TYPES = {IMAGE_SUFFIX: "image/png", VIDEO_SUFFIX: "video/mp4"}
 
 
-def _responses(what: str, media_type: str) -> dict[int | str, dict[str, Any]]:
+def _responses(what: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI documentation of the responses with a file."""
     version = {"ETag": _TEXT, "Last-Modified": _TEXT}
-    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}
     return {
         200: {"description": f"The {what}", "content": content, "headers": version},
         206: {
@@ -44,11 +47,14 @@ async def show(request: Request, token: str, videos: VideosDep) -> Response:
 @router.get(
     "/inputs/{token}",
     operation_id="downloadInput",
-    summary="Download the image of a request",
+    summary="Download an input of a request",
     response_class=Response,
-    responses=_responses("image", "image/png"),
+    responses=_responses("input", *_INPUT_TYPES.values()),
 )
 @router.head("/inputs/{token}", include_in_schema=False)
 async def show_input(request: Request, token: str, inputs: InputsDep) -> Response:
-    """Returns a PNG file: the image as it was read, upright and in RGB. The link needs no key and expires."""
-    return file_response(request, inputs.storage, await inputs.links.find(token), "image/png")
+    """Returns an image as a PNG file, upright and in RGB, or a video as an MP4 file without sound, as they were read.
+    The link needs no key and expires.
+    """
+    file = await inputs.links.find(token)
+    return file_response(request, inputs.storage, file, _INPUT_TYPES[PurePath(file.key).suffix])

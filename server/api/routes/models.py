@@ -9,7 +9,8 @@ from pipelines.models.family import InputUse
 from server.api.dependencies import AdminDep, ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
 from server.api.schemas.requests import OWN_PARAMETERS
-from server.service.requests.inputs import IMAGE, LAST_IMAGES
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
+from server.service.requests.parameters import STRENGTH
 from server.service.service import Service
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -167,9 +168,12 @@ def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
 
 
 def _own_parameters(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
-    images = service.images(entry)
+    images = service.input_sources.images(entry)
     uses = {IMAGE: images.first} | dict.fromkeys(LAST_IMAGES, images.last)
-    return {name: schema for name, schema in OWN_PARAMETERS.items() if uses.get(name) is not InputUse.NONE}
+    lacks = {name for name, use in uses.items() if use is InputUse.NONE}
+    if not service.input_sources.takes_video(entry):
+        lacks |= {VIDEO, STRENGTH}
+    return {name: schema for name, schema in OWN_PARAMETERS.items() if name not in lacks}
 
 
 def _capabilities(entry: CatalogueEntry) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""POST /uploads: send an image in advance."""
+"""POST /uploads: send an input in advance."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from server.api.bodies.reading import UPLOADED
 from server.api.dependencies import ServiceDep, TenantDep, UploadDep, error_responses
 from server.api.schemas.uploads import UPLOAD_BODY, Uploaded
+from server.service.requests.inputs import InputVideo
 
 router = APIRouter(prefix="/uploads", tags=["queue"])
 
@@ -14,23 +15,27 @@ router = APIRouter(prefix="/uploads", tags=["queue"])
 @router.post(
     "",
     status_code=201,
-    operation_id="uploadImage",
-    summary="Upload an image in advance",
+    operation_id="uploadInput",
+    summary="Upload an image or a video in advance",
     response_model=Uploaded,
+    response_model_exclude_unset=True,
     responses=error_responses(413, 415, 503),
     openapi_extra=UPLOAD_BODY,
 )
 async def create(body: UploadDep, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
-    """Keeps an image for an hour, for requests with the same key to name as their `input_image`. The body is the file,
-    as application/octet-stream or as the type of the image, or a form whose field `file` is the file.
+    """Keeps an image or a video for an hour, for requests with the same key to name, for example as `input_image`. The
+    body is the file, as application/octet-stream or as its own type, or a form whose field `file` is the file.
     """
     upload = await service.upload(tenant, body.inputs[UPLOADED])
+    kept = upload.input
+    length = {"num_frames": kept.num_frames, "fps": kept.fps} if isinstance(kept, InputVideo) else {}
     return {
         "id": upload.id,
         "object": "upload",
         "bytes": upload.size,
-        "width": upload.image.width,
-        "height": upload.image.height,
-        "warnings": list(upload.image.warnings),
+        "width": kept.width,
+        "height": kept.height,
+        **length,
+        "warnings": list(kept.warnings),
         "expires": int(upload.expires),
     }

@@ -32,7 +32,7 @@ from server.core.errors import (
     UnavailableError,
 )
 from server.core.generation import Generation, Origin, Status
-from server.service.requests.inputs import IMAGE, LAST_IMAGES
+from server.service.requests.inputs import INPUTS
 from server.service.requests.parameters import response_format
 from server.service.service import Service
 
@@ -64,7 +64,7 @@ async def generate(
     """Responds when the videos are ready. If the client disconnects or its key is revoked, generations that have not
     started are cancelled; the others continue. With an `Idempotency-Key` they wait some seconds for the client to send
     the request again. Unknown parameters are ignored, and listed in the header `Paddock-Warnings`. The body may also be
-    `multipart/form-data`, with images as files.
+    `multipart/form-data`, with its inputs as files.
     """
     submitted = await service.submit(tenant, body.content, Origin.SYNC, idempotency_key, body.inputs)
     in_base64 = response_format(body.content) == "b64_json"
@@ -109,9 +109,9 @@ def _check(generation: Generation) -> None:
     if generation.status is Status.CANCELLED:
         raise ConflictError(f"Generation {generation.id} was cancelled.")
     if generation.status is Status.FAILED and generation.attempt == 0:
-        # its image could not be fetched: the URL is to blame where the sentence is about the parameter
+        # its input could not be fetched: the URL is to blame where the sentence is about the parameter
         sentence = str(generation.error_message)
-        if sentence.startswith((IMAGE, *LAST_IMAGES)):
+        if sentence.startswith(INPUTS):
             raise InvalidParamsError(sentence)
         raise UnavailableError(sentence, RETRY_AFTER)
     if generation.artifact is None:

@@ -101,6 +101,9 @@ class Row(TypedDict):
     end_image_url: NotRequired[
         Annotated[str, Field(description="The same of the image that the video ends with, if there is one")]
     ]
+    input_video: NotRequired[
+        Annotated[str, Field(description="The same of the video that this one is made of, if there is one")]
+    ]
     answered_by: NotRequired[
         Annotated[str, Field(description="The model that makes the video, if it is another one than `model_name`")]
     ]

@@ -15,10 +15,11 @@ from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
 from server.core.settings import QueueSettings
+from server.media.limits import MAX_SECONDS, VIDEO_BYTES
 from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS
-from server.service.requests.inputs import IMAGE, LAST_IMAGES
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
 from server.service.requests.numbers import limits_of
-from server.service.requests.parameters import RESPONSE_FORMATS
+from server.service.requests.parameters import RESPONSE_FORMATS, STRENGTH
 from server.service.requests.sizes import RESOLUTIONS
 
 GENERATE = "GenerateRequest"
@@ -80,6 +81,17 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": f"The image that the video ends with, for models that take one: {_IMAGE_KINDS}",
     },
     LAST_IMAGES[1]: {**_IMAGE, "description": f"Another name of {LAST_IMAGES[0]}"},
+    VIDEO: {
+        **_IMAGE,
+        "description": "The video that this one is made of, instead of an image: MP4, MOV, WebM or Matroska of at most "
+        f"{VIDEO_BYTES // 2**20} MB, its first {MAX_SECONDS} seconds, in the ways of an image",
+    },
+    STRENGTH: {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "maximum": 1,
+        "description": f"How much of {VIDEO} is made anew: so much of the denoising steps runs",
+    },
 }
 """The schemas of this server's own parameters, which no model's `request_schema` has."""
 

@@ -10,14 +10,16 @@ from server.api.schemas.fields import Bytes, UnixSeconds
 
 
 class Uploaded(BaseModel):
-    """An image that requests may name."""
+    """An image or a video that requests may name."""
 
-    id: str = Field(description="The value for input_image")
+    id: str = Field(description="The value for input_image, end_image_url or input_video")
     object: Literal["upload"]
     bytes: Bytes
-    width: int = Field(description="Pixels, of the image turned upright")
+    width: int = Field(description="Pixels, turned upright")
     height: int
-    warnings: list[str] = Field(description="What was changed in the image")
+    num_frames: int | None = Field(None, description="The length of a video; absent for an image")
+    fps: float | None = Field(None, description="The rate of a video in frames a second; absent for an image")
+    warnings: list[str] = Field(description="What was changed")
     expires: UnixSeconds
 
     model_config = example(

@@ -158,6 +158,7 @@ class Worker:
                 self._callbacks(order),
                 self._image(order, order.image),
                 self._image(order, order.last_image),
+                video=None if order.video is None else Path(self._options.inputs) / order.video,
             )
         except GenerationCancelled:
             return Cancelled(**_about(order))

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,7 @@ import httpx
 from server import __version__
 from server.media.fetch.addresses import checked_url
 from server.media.fetch.connection import PinnedBackend, Resolve, resolve
-from server.media.limits import IMAGE_BYTES, RefusedInputError
-
-SECONDS = 30.0
-"""Limit of a download with its redirects."""
+from server.media.limits import IMAGE_BYTES, VIDEO_BYTES, RefusedInputError
 
 CONNECT_SECONDS = 5.0
 """Limit of a connection to one address, and of the silence of a server."""
@@ -28,12 +26,25 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 _TIMEOUTS = {"connect": CONNECT_SECONDS, "read": 2 * CONNECT_SECONDS, "write": CONNECT_SECONDS, "pool": CONNECT_SECONDS}
 _HEADERS: dict[str | bytes, str | bytes] = {
-    "Accept": "image/*",
     # what is compressed could become larger than it may
     "Accept-Encoding": "identity",
     "Connection": "close",
     "User-Agent": f"Paddock/{__version__}",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """What a URL should have: its name in sentences, its media types, and the limits of bytes and seconds."""
+
+    name: str
+    accept: str
+    max_bytes: int
+    seconds: float
+
+
+IMAGE_FILE = FileKind("an image", "image/*", IMAGE_BYTES, 30.0)
+VIDEO_FILE = FileKind("a video", "video/*", VIDEO_BYTES, 120.0)
 
 
 class TemporaryError(RefusedInputError):
@@ -52,22 +63,22 @@ class Downloader:
         self._backend = PinnedBackend(resolve, httpcore.AnyIOBackend() if network is None else network)
         self._tls = tls
 
-    async def download(self, text: str, target: Path) -> None:
+    async def download(self, text: str, target: Path, kind: FileKind = IMAGE_FILE) -> None:
         """Write what a URL has to a file.
 
         Raises RefusedInputError, TemporaryError where a later attempt may succeed, and OSError if the file cannot be
         written.
         """
         try:
-            async with asyncio.timeout(SECONDS):
-                await self._follow(text, target)
+            async with asyncio.timeout(kind.seconds):
+                await self._follow(text, target, kind)
         except TimeoutError:
-            raise RefusedInputError(f"is a URL that did not give an image within {SECONDS:g} seconds") from None
+            raise RefusedInputError(f"is a URL that did not give {kind.name} within {kind.seconds:g} seconds") from None
 
-    async def _follow(self, text: str, target: Path) -> None:
+    async def _follow(self, text: str, target: Path, kind: FileKind) -> None:
         url = checked_url(text)
         for _ in range(MAX_REDIRECTS + 1):
-            following = await self._request(url, target)
+            following = await self._request(url, target, kind)
             if following is None:
                 return
             try:
@@ -80,15 +91,15 @@ class Downloader:
                 raise RefusedInputError(f"redirects to a URL that cannot be used: it {error}") from None
         raise RefusedInputError(f"is a URL that redirects more than {MAX_REDIRECTS} times")
 
-    async def _request(self, url: httpx.URL, target: Path) -> str | None:
+    async def _request(self, url: httpx.URL, target: Path, kind: FileKind) -> str | None:
         """Write what a URL has to a file, or return where it redirects to."""
         try:
-            async with self._response(url) as response:
+            async with self._response(url, kind) as response:
                 location = _header(response, b"location")
                 if response.status in _REDIRECTS and location:
                     return location
-                _check(response)
-                await _write(response.aiter_stream(), target)
+                _check(response, kind)
+                await _write(response.aiter_stream(), target, kind)
                 return None
         except httpcore.TimeoutException as error:
             raise TemporaryError("is a URL that does not answer") from error
@@ -103,7 +114,7 @@ class Downloader:
             raise RefusedInputError("is not a valid URL") from error
 
     @asynccontextmanager
-    async def _response(self, url: httpx.URL) -> AsyncIterator[httpcore.Response]:
+    async def _response(self, url: httpx.URL, kind: FileKind) -> AsyncIterator[httpcore.Response]:
         if self._tls is None and url.scheme == "https":
             # it reads hundreds of certificates
             self._tls = await asyncio.to_thread(httpx.create_ssl_context)
@@ -115,7 +126,7 @@ class Downloader:
             pool.stream(
                 "GET",
                 httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers={"Host": url.netloc.decode("ascii"), **_HEADERS},
+                headers={"Host": url.netloc.decode("ascii"), "Accept": kind.accept, **_HEADERS},
                 extensions={"timeout": _TIMEOUTS},
             ) as response,
         ):
@@ -131,30 +142,30 @@ def _is_about_certificate(error: BaseException | None) -> bool:
     return False
 
 
-def _check(response: httpcore.Response) -> None:
-    """Raise RefusedInputError unless a response may be an image within the limit."""
+def _check(response: httpcore.Response, kind: FileKind) -> None:
+    """Raise RefusedInputError unless a response may be a file within the limit."""
     if response.status != HTTPStatus.OK:
-        kind = TemporaryError if response.status in _TEMPORARY else RefusedInputError
-        raise kind(f"is a URL that answers with HTTP status {response.status}")
+        error = TemporaryError if response.status in _TEMPORARY else RefusedInputError
+        raise error(f"is a URL that answers with HTTP status {response.status}")
     if (encoding := _header(response, b"content-encoding") or "identity").lower() != "identity":
         raise RefusedInputError(f"is a URL that answers with compressed content ({encoding[:20]!a})")
     length = _header(response, b"content-length") or "0"
-    if length.isdecimal() and int(length) > IMAGE_BYTES:
-        raise _too_large()
+    if length.isdecimal() and int(length) > kind.max_bytes:
+        raise _too_large(kind)
 
 
-async def _write(content: AsyncIterable[bytes], target: Path) -> None:
+async def _write(content: AsyncIterable[bytes], target: Path, kind: FileKind) -> None:
     size = 0
     with await asyncio.to_thread(target.open, "wb") as file:
         async for chunk in content:
             size += len(chunk)
-            if size > IMAGE_BYTES:
-                raise _too_large()
+            if size > kind.max_bytes:
+                raise _too_large(kind)
             await asyncio.to_thread(file.write, chunk)
 
 
-def _too_large() -> RefusedInputError:
-    return RefusedInputError(f"must have at most {IMAGE_BYTES // 2**20} MB")
+def _too_large(kind: FileKind) -> RefusedInputError:
+    return RefusedInputError(f"must have at most {kind.max_bytes // 2**20} MB")
 
 
 def _header(response: httpcore.Response, name: bytes) -> str | None:

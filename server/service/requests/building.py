@@ -1,7 +1,7 @@
 """Builds the generations that a request asks for, before they are recorded."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -12,24 +12,24 @@ from server.core.generation import Generation, Origin, Status
 from server.core.settings import Settings
 from server.service.requests import echo, parameters
 from server.service.requests.image_models import ImageModels
-from server.service.requests.image_sources import ImageSources
-from server.service.requests.inputs import LAST_IMAGES, InputImage
-from server.service.requests.request import GivenImages, Request
+from server.service.requests.input_sources import InputSources
+from server.service.requests.inputs import LAST_IMAGES, GivenInputs, Input, InputVideo
+from server.service.requests.request import Request
 
 
 class GenerationBuilder:
     """Builds generations. `accepted_by` is the name of this server."""
 
     def __init__(
-        self, settings: Settings, images: ImageSources, image_models: ImageModels, accepted_by: str | None
+        self, settings: Settings, sources: InputSources, image_models: ImageModels, accepted_by: str | None
     ) -> None:
         self._settings = settings
-        self._images = images
+        self._sources = sources
         self._image_models = image_models
         self._accepted_by = accepted_by
 
     async def build(self, request: Request) -> list[Generation]:
-        """Build the generations of a request, and keep its images. They await those that have to be fetched.
+        """Build the generations of a request, and keep its inputs. They await those that have to be fetched.
 
         On the sync route invalid parameters raise InvalidParamsError; on the queue they give generations that have
         failed with the same sentence. Raises InvalidParamsError for the number of them, and UnavailableError.
@@ -39,57 +39,57 @@ class GenerationBuilder:
         bodies = [parameters.with_seed(request.body, base, offset) for offset in range(count)]
         kept = echo.echo(request.entry, bodies[0], self._settings.max_prompt_chars)
         try:
-            images = await self._given_images(request)
+            inputs = await self._given_inputs(request)
         except InvalidParamsError as error:
             if request.origin is Origin.SYNC:
                 raise
             return [self._failed(self._new(request, body, kept), error) for body in bodies]
-        return [self._generation(request, body, kept, images) for body in bodies]
+        return [self._generation(request, body, kept, inputs) for body in bodies]
 
-    def complete(self, entry: CatalogueEntry, generation: Generation, image: InputImage) -> Generation:
-        """A generation that awaited an image, with the image. It may await the last one next."""
+    def complete(self, entry: CatalogueEntry, generation: Generation, kept: Input) -> Generation:
+        """A generation that awaited an input, with the input. It may await the last image next."""
         assert generation.params is not None, "a generation without valid parameters awaits nothing"
-        warned = replace(generation, warnings=generation.warnings + image.warnings)
         if generation.params.image is not None:
-            return replace(warned, params=replace(generation.params, last_image=image.digest), awaited_input=None)
-        params = parameters.with_image(entry, generation.parameters, generation.params, image)
+            params = replace(generation.params, last_image=kept.digest)
+            return replace(_warned(generation, kept.warnings), params=params, awaited_input=None)
+        params = parameters.with_first_input(entry, generation.parameters, generation.params, kept)
+        warned = _warned(generation, _warnings(entry, generation.parameters, params, [kept]))
         last = generation.parameters.get(LAST_IMAGES[0])
         return replace(warned, params=params, awaited_input=last if params.last_image is None else None)
 
-    async def _given_images(self, request: Request) -> GivenImages:
-        """Check and keep the images of a request. What takes less time is checked first."""
-        self._images.check(request)
-        if not request.images:
-            return GivenImages()
-        self._params(request, request.body, GivenImages())
+    async def _given_inputs(self, request: Request) -> GivenInputs:
+        """Check and keep the inputs of a request. What takes less time is checked first."""
+        self._sources.check(request)
+        if not request.inputs:
+            return GivenInputs()
+        self._params(request, request.body, GivenInputs())
         if request.entry is not request.asked:
             await self._image_models.check_installed(request.entry)
-        return await self._images.take(request)
+        return await self._sources.take(request)
 
     def _generation(
-        self, request: Request, body: parameters.Body, kept: Mapping[str, object], images: GivenImages
+        self, request: Request, body: parameters.Body, kept: Mapping[str, object], inputs: GivenInputs
     ) -> Generation:
         generation = self._new(request, body, kept)
         try:
-            params = self._params(request, body, images)
+            params = self._params(request, body, inputs)
         except InvalidParamsError as error:
             if request.origin is Origin.SYNC:
                 raise
             return self._failed(generation, error)
-        warnings = generation.warnings + tuple(warning for image in images.kept for warning in image.warnings)
-        generation = replace(generation, params=params, warnings=warnings)
-        if not (urls := images.urls):
+        warnings = _warnings(request.entry, body, params, inputs.kept)
+        generation = replace(_warned(generation, warnings), params=params)
+        if not (urls := inputs.urls):
             return generation
-        # kept whatever else of the request is not: the size is decided by them when the image is known
+        # kept whatever else of the request is not: the size is decided by them when the input is known
         needed = {name: body[name] for name in parameters.SIZES if not echo.is_absent(body.get(name))}
         shown = {**generation.parameters, **needed, **urls}
         return replace(generation, parameters=shown, awaited_input=next(iter(urls.values())))
 
-    def _params(self, request: Request, body: parameters.Body, images: GivenImages) -> VideoParams:
+    def _params(self, request: Request, body: parameters.Body, inputs: GivenInputs) -> VideoParams:
         settings = self._settings
-        first, last = (image if isinstance(image, InputImage) else None for image in (images.first, images.last))
         return parameters.resolve(
-            request.entry, body, settings.max_prompt_chars, settings.step_cache, request.loras, first, last
+            request.entry, body, settings.max_prompt_chars, settings.step_cache, request.loras, inputs
         )
 
     def _new(self, request: Request, body: parameters.Body, kept: Mapping[str, object]) -> Generation:
@@ -113,3 +113,18 @@ class GenerationBuilder:
     @staticmethod
     def _failed(generation: Generation, error: InvalidParamsError) -> Generation:
         return replace(generation, status=Status.FAILED, error_message=str(error), completed_at=generation.enqueued_at)
+
+
+def _warned(generation: Generation, warnings: tuple[str, ...]) -> Generation:
+    return replace(generation, warnings=generation.warnings + warnings)
+
+
+def _warnings(
+    entry: CatalogueEntry, body: parameters.Body, params: VideoParams, kept: Sequence[Input]
+) -> tuple[str, ...]:
+    """What the sender of inputs should know about them."""
+    about = [warning for each in kept for warning in each.warnings]
+    for each in kept:
+        if isinstance(each, InputVideo):
+            about += parameters.about_length(entry, body, params, each)
+    return tuple(about)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.models.catalogue import CatalogueEntry
-from server.service.requests.inputs import IMAGE, LAST_IMAGES
+from server.service.requests.inputs import INPUTS
 
 MAX_ECHO_BYTES = 16_384
 """Limit of everything that a row keeps of a body, as JSON; the prompts have a limit of their own."""
@@ -17,7 +17,7 @@ TARGETS = ("target_namespace", "target_repo", "target_directory")
 """Where a client wants to file its video: kept, echoed and used as filters."""
 
 _PROMPTS = ("prompt", "negative_prompt")
-_CONTROL = ("model", "num_generations", IMAGE, *LAST_IMAGES)
+_CONTROL = ("model", "num_generations", *INPUTS)
 _GENERAL = (
     "multi_prompt",
     "duration",
@@ -27,6 +27,7 @@ _GENERAL = (
     "step_cache",
     "sampler",
     "loras",
+    "strength",
 )
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "warnings"),
@@ -36,7 +37,7 @@ _RESERVED = (
 
 UNSUPPORTED = (
     *("input_images", "image_url", "last_frame_image"),
-    *("input_video", "generate_audio", "input_audio", "audio_url", "prompt_extend", "target_fps", "webhook_url"),
+    *("generate_audio", "input_audio", "audio_url", "prompt_extend", "target_fps", "webhook_url"),
 )
 """Parameters of the host's other models. A request that uses one would wait for something that never comes."""
 

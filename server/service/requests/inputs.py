@@ -1,4 +1,4 @@
-"""The images that requests bring: decoded one at a time, and kept under the digest of their pixels."""
+"""The images and videos that requests bring: decoded one at a time, and kept under the digests of their content."""
 
 import asyncio
 import os
@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.service.record_limits import HourlyLimit
-from server.storage.files.inputs import Inputs, input_key
+from server.storage.files.inputs import IMAGE_SUFFIX, VIDEO_SUFFIX, Inputs, input_key
 from server.storage.files.interface import CHUNK_BYTES
 
 IMAGE = "input_image"
@@ -23,11 +24,20 @@ IMAGE = "input_image"
 LAST_IMAGES = ("end_image_url", "tail_image_url")
 """The names of the parameter for the image that a video ends with. Rows tell the first."""
 
+VIDEO = "input_video"
+"""The parameter for the video that another one is made of."""
+
+INPUTS = (IMAGE, *LAST_IMAGES, VIDEO)
+"""The parameters whose values are files."""
+
 MAX_WAITING = 16
-"""So many requests of a tenant may wait for their images to be decoded."""
+"""So many requests of a tenant may wait for their inputs to be decoded."""
 
 MAX_BYTES_PER_HOUR = 2**31
-"""Limit of the new images that are kept for a tenant. They last an hour even if their request is refused."""
+"""Limit of the new inputs that are kept for a tenant. They last an hour even if their request is refused."""
+
+_VIDEO_SECONDS = 180.0
+_VIDEO_FIELDS = ("digest", "width", "height", "num_frames", "fps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,58 +50,131 @@ class InputImage:
     warnings: tuple[str, ...] = ()
 
 
-class InputImages:
-    """Decodes the images of requests, and keeps them."""
+@dataclass(frozen=True, slots=True)
+class InputVideo:
+    """A video that is kept: the digest of its file, its sides in pixels, its length and rate, and its warnings."""
+
+    digest: str
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.num_frames / self.fps
+
+    def frames_at(self, fps: float) -> int:
+        """How many frames it has at another rate, at least."""
+        return max(1, int(self.num_frames * fps / self.fps))
+
+
+Input: TypeAlias = InputImage | InputVideo
+"""What is kept of a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenInputs:
+    """What a request's video begins and ends with, or is made of: kept inputs, or URLs that have yet to be fetched."""
+
+    first: Input | str | None = None
+    last: Input | str | None = None
+    video: Input | str | None = None
+
+    @property
+    def kept_first(self) -> Input | None:
+        """The image that the video begins with or the video it is made of, if it is kept."""
+        return next((each for each in (self.first, self.video) if not isinstance(each, str | None)), None)
+
+    @property
+    def kept(self) -> list[Input]:
+        """Those that are kept."""
+        return [each for each in (self.first, self.last, self.video) if not isinstance(each, str | None)]
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Those that have yet to be fetched, by their parameters, in the order in which they are."""
+        given = {IMAGE: self.first, LAST_IMAGES[0]: self.last, VIDEO: self.video}
+        return {name: each for name, each in given.items() if isinstance(each, str)}
+
+
+class InputFiles:
+    """Decodes the inputs of requests, and keeps them."""
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
-        self._one = asyncio.Lock()
+        # a video takes longer
+        self._one = {False: asyncio.Lock(), True: asyncio.Lock()}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiting: Counter[str] = Counter()
         self._kept = HourlyLimit(MAX_BYTES_PER_HOUR)
 
-    async def keep(self, tenant: str, name: str, source: Path) -> InputImage:
+    async def keep_image(self, tenant: str, name: str, source: Path) -> InputImage:
         """Keep an image, the parameter `name` of a request, and return it.
 
-        The image lasts as long as a row names it, and an hour without one. Raises InvalidParamsError, QueueFullError
-        or UnavailableError.
+        It lasts as long as a row names it, and an hour without one. Raises InvalidParamsError, QueueFullError or
+        UnavailableError.
         """
+        found, warnings = await self._keep(tenant, name, source, is_video=False)
+        return InputImage(found["digest"], found["width"], found["height"], warnings)
+
+    async def keep_video(self, tenant: str, name: str, source: Path) -> InputVideo:
+        """Keep a video, as an image is kept."""
+        found, warnings = await self._keep(tenant, name, source, is_video=True)
+        return InputVideo(**{name: found[name] for name in _VIDEO_FIELDS}, warnings=warnings)
+
+    async def keep(self, tenant: str, name: str, source: Path) -> Input:
+        """Keep what the parameter `name` of a request is."""
+        return await (self.keep_video if name == VIDEO else self.keep_image)(tenant, name, source)
+
+    async def _keep(
+        self, tenant: str, name: str, source: Path, *, is_video: bool
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
         if self._waiting[tenant] >= MAX_WAITING:
-            raise QueueFullError(f"{MAX_WAITING} requests with images of this key are being read already.", 5)
+            raise QueueFullError(f"{MAX_WAITING} requests with inputs of this key are being read already.", 5)
         turn = self._turns.setdefault(tenant, asyncio.Lock())
         self._waiting[tenant] += 1
         try:
             # of one tenant one at a time waits for its turn among all
-            async with turn, self._one:
-                return await self._decode(tenant, name, source)
+            async with turn, self._one[is_video]:
+                return await self._decode(tenant, name, source, is_video=is_video)
         except OSError as error:
-            raise UnavailableError(f"The server cannot keep the image: {os.strerror(error.errno or 0)}.", 5) from error
+            raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error
         finally:
             self._waiting[tenant] -= 1
             self._waiting += Counter()
 
-    async def _decode(self, tenant: str, name: str, source: Path) -> InputImage:
-        with tempfile.TemporaryDirectory(prefix="image-", ignore_cleanup_errors=True) as folder:
-            target = Path(folder) / "image.png"
+    async def _decode(
+        self, tenant: str, name: str, source: Path, *, is_video: bool
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        with tempfile.TemporaryDirectory(prefix="input-", ignore_cleanup_errors=True) as folder:
+            target = Path(folder) / "decoded"
             try:
-                found = await run_child("server.media.decode_image", str(source), str(target))
+                if is_video:
+                    child = run_child("server.media.decode_video", str(source), str(target), seconds=_VIDEO_SECONDS)
+                else:
+                    child = run_child("server.media.decode_image", str(source), str(target))
+                found = await child
             except RefusedInputError as error:
                 raise InvalidParamsError(f"{name} {error}.") from None
-            warnings = tuple(f"{name} {warning}." for warning in found["warnings"])
-            image = InputImage(found["digest"], found["width"], found["height"], warnings)
-            key, storage = input_key(tenant, image.digest), self._inputs.storage
+            key = input_key(tenant, found["digest"], VIDEO_SUFFIX if is_video else IMAGE_SUFFIX)
             async with self._inputs.changing:
-                if not await storage.stat([key]):
-                    size = (await asyncio.to_thread(target.stat)).st_size
-                    if (wait := self._kept.wait(tenant, size)) is not None:
-                        raise QueueFullError(
-                            f"Images of {MAX_BYTES_PER_HOUR} bytes in all came within an hour: this is the limit.",
-                            ceil(wait),
-                        )
-                    self._kept.add(tenant, size)
-                # also if it is there already: from now it is as young as a new one
-                await storage.put(key, _content(target))
-        return image
+                # from now it is as young as a new one
+                if not await self._inputs.storage.touch(key):
+                    await self._count(tenant, target)
+                    await self._inputs.storage.put(key, _content(target))
+        return found, tuple(f"{name} {warning}." for warning in found["warnings"])
+
+    async def _count(self, tenant: str, file: Path) -> None:
+        """Count a new input of a tenant. Raises QueueFullError."""
+        size = (await asyncio.to_thread(file.stat)).st_size
+        if (wait := self._kept.wait(tenant, size)) is not None:
+            raise QueueFullError(
+                f"Inputs of {MAX_BYTES_PER_HOUR} bytes in all came within an hour: this is the limit.", ceil(wait)
+            )
+        self._kept.add(tenant, size)
 
 
 async def _content(path: Path) -> AsyncIterator[bytes]:

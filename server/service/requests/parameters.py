@@ -6,13 +6,13 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from pipelines.core.request import MAX_SEED, Sampler, StepCaching, VideoParams
+from pipelines.core.request import DEFAULT_STRENGTH, MAX_SEED, Sampler, StepCaching, VideoParams
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.loras import AvailableLora, choose_loras
 from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS, UNSUPPORTED, is_absent
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, InputImage
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, GivenInputs, Input, InputVideo
 from server.service.requests.numbers import as_integer, as_number, limits_of
 from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
 
@@ -20,7 +20,10 @@ Body = Mapping[str, Any]
 V = TypeVar("V", bound=StrEnum)
 
 SIZES = (*SIDES, "aspect_ratio", "resolution")
-"""The parameters that `with_image` reads."""
+"""The parameters that `with_first_input` reads."""
+
+STRENGTH = "strength"
+"""The parameter that says how much of an input video is made anew."""
 
 RESPONSE_FORMATS = ("url", "b64_json")
 _UPSTREAM = "Getting model response error: 422 - Value error, "
@@ -32,16 +35,16 @@ def resolve(
     max_prompt_chars: int,
     step_cache: StepCaching = StepCaching.EXACT,
     loras: Mapping[str, AvailableLora] | None = None,
-    image: InputImage | None = None,
-    last_image: InputImage | None = None,
+    inputs: GivenInputs | None = None,
 ) -> VideoParams:
     """The parameters of the video that a body requests. A null and an empty array count as absent.
 
     Without a seed one is drawn. `step_cache` holds for a body that names none. `loras` are those that it may name.
-    `image` and `last_image` are those that it brought: without another size the video has the first one's ratio.
+    `inputs` are those that it brought: without another size the video has the ratio of the first one.
     Raises InvalidParamsError for the first parameter that is out of its limits, or that the model does not support.
     """
     given = {name: value for name, value in body.items() if not is_absent(value)}
+    inputs = inputs or GivenInputs()
     _check_prompts(given)
     _refuse_what_the_model_lacks(entry, given)
     response_format(given)
@@ -60,12 +63,12 @@ def resolve(
         values["num_frames"] = frames_of(given["duration"], entry)
     sides: dict[str, int] = {name: values[name] for name in SIDES if name in values}
     if len(sides) < len(SIDES):
-        has_image = image is not None or given.get(IMAGE, False) is not False
-        if "aspect_ratio" in given or not has_image:
+        shown = inputs.kept_first
+        if "aspect_ratio" in given or all(given.get(name, False) is False for name in (IMAGE, VIDEO)):
             values |= sides_of(entry, given, sides)
         else:
-            # until the image is known it could have any ratio
-            size = entry.api.size("default")[:2] if image is None else (image.width, image.height)
+            # until the input is known it could have any ratio
+            size = entry.api.size("default")[:2] if shown is None else (shown.width, shown.height)
             values |= sides_of_image(entry, given, sides, size)
     defaults = {parameter.name: parameter.default for parameter in entry.api.parameters}
     chosen = {**defaults, "seed": random_seed(), **values}
@@ -73,7 +76,7 @@ def resolve(
     ending = [name for name in LAST_IMAGES if given.get(name, False) is not False]
     if ending and chosen["num_frames"] < 2:
         raise InvalidParamsError(f"num_frames must be at least 2 with {ending[0]}")
-    return VideoParams(
+    params = VideoParams(
         prompt=chosen["prompt"],
         negative_prompt=chosen["negative_prompt"],
         height=chosen["height"],
@@ -86,20 +89,52 @@ def resolve(
         step_cache=_one_of(StepCaching, "step_cache", given) or step_cache,
         sampler=_one_of(Sampler, "sampler", given),
         loras=choose_loras(given.get("loras", []), entry.id, loras or {}),
-        image=None if image is None else image.digest,
-        last_image=None if last_image is None else last_image.digest,
+        last_image=None if isinstance(inputs.last, str | None) else inputs.last.digest,
+        strength=_strength(given, chosen["num_inference_steps"]),
     )
+    return params if (first := inputs.kept_first) is None else with_first_input(entry, given, params, first)
 
 
-def with_image(entry: CatalogueEntry, body: Body, params: VideoParams, image: InputImage) -> VideoParams:
-    """The parameters that a body resolves to with an image, from those that it resolved to without one."""
+def with_first_input(entry: CatalogueEntry, body: Body, params: VideoParams, kept: Input) -> VideoParams:
+    """The parameters that a body resolves to with an image or a video, from those that it resolved to without one."""
+    if isinstance(kept, InputVideo):
+        length = min(params.num_frames, kept.frames_at(entry.model.fps))
+        params = replace(params, video=kept.digest, num_frames=length)
+    else:
+        params = replace(params, image=kept.digest)
     given = {name: value for name, value in body.items() if not is_absent(value)}
     sides: dict[str, int] = {name: getattr(params, name) for name in SIDES if name in given}
     if len(sides) == len(SIDES) or "aspect_ratio" in given:
-        return replace(params, image=image.digest)
-    chosen = sides_of_image(entry, given, sides, (image.width, image.height))
+        return params
+    chosen = sides_of_image(entry, given, sides, (kept.width, kept.height))
     check_pixels(entry, chosen["width"], chosen["height"])
-    return replace(params, image=image.digest, width=chosen["width"], height=chosen["height"])
+    return replace(params, width=chosen["width"], height=chosen["height"])
+
+
+def about_length(entry: CatalogueEntry, body: Body, params: VideoParams, video: InputVideo) -> tuple[str, ...]:
+    """A sentence if a video is not as long as its input, or not as long as a body asks."""
+    fps, has = entry.model.fps, video.frames_at(entry.model.fps)
+    if has > params.num_frames:
+        return (f"{VIDEO} has {has} frames at {fps} a second: only its first {params.num_frames} are used.",)
+    asked = as_integer(body.get("num_frames"))
+    if asked is None and not is_absent(duration := body.get("duration")):
+        asked = frames_of(duration, entry)
+    if asked is not None and asked > has:
+        return (f"{VIDEO} has only {has} frames at {fps} a second: the video has as many.",)
+    return ()
+
+
+def _strength(given: Body, steps: int) -> float:
+    if STRENGTH not in given:
+        return DEFAULT_STRENGTH
+    if given.get(VIDEO, False) is False:
+        raise InvalidParamsError(f"{STRENGTH} needs {VIDEO}: it says how much of that is made anew")
+    number = as_number(given[STRENGTH])
+    if number is None or not 0 < number <= 1:
+        raise InvalidParamsError(f"{STRENGTH} must be a number above 0 and at most 1")
+    if int(steps * number) < 1:
+        raise InvalidParamsError(f"{STRENGTH} must be at least {1 / steps:.3g} with num_inference_steps {steps}")
+    return float(number)
 
 
 def _one_of(kind: type[V], name: str, given: Body) -> V | None:

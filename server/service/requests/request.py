@@ -1,4 +1,4 @@
-"""What a client sent, and what of it is an image."""
+"""What a client sent, and what of it is an input."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.generation import Origin
 from server.service.loras import AvailableLora
 from server.service.requests.echo import is_absent
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, InputImage
+from server.service.requests.inputs import INPUTS
 from server.service.requests.parameters import Body
 
 
@@ -24,7 +24,7 @@ class Request:
     asked: CatalogueEntry
     body: Body
     origin: Origin
-    inputs: Mapping[str, Path]
+    files: Mapping[str, Path]
     loras: Mapping[str, AvailableLora]
 
     def named(self, *names: str) -> list[str]:
@@ -32,25 +32,6 @@ class Request:
         return [name for name in names if not is_absent(value := self.body.get(name)) and value is not False]
 
     @property
-    def images(self) -> list[str]:
-        """The parameters of the body that are images, the one that the video begins with first."""
-        return self.named(IMAGE, *LAST_IMAGES)
-
-
-@dataclass(frozen=True, slots=True)
-class GivenImages:
-    """The images that a request's video begins and ends with: kept ones, or URLs that have yet to be fetched."""
-
-    first: InputImage | str | None = None
-    last: InputImage | str | None = None
-
-    @property
-    def kept(self) -> list[InputImage]:
-        """Those that are kept."""
-        return [image for image in (self.first, self.last) if isinstance(image, InputImage)]
-
-    @property
-    def urls(self) -> dict[str, str]:
-        """Those that have yet to be fetched, by their parameters, in the order in which they are."""
-        given = {IMAGE: self.first, LAST_IMAGES[0]: self.last}
-        return {name: image for name, image in given.items() if isinstance(image, str)}
+    def inputs(self) -> list[str]:
+        """The parameters of the body that are inputs, the image that the video begins with first."""
+        return self.named(*INPUTS)

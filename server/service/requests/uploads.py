@@ -1,16 +1,17 @@
-"""Images that are sent in advance, for requests to name by the ids that the uploads get."""
+"""Images and videos that are sent in advance, for requests to name by the ids that the uploads get."""
 
 import asyncio
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 
 from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError
+from server.media.containers import is_video
 from server.service.record_limits import HourlyLimit
-from server.service.requests.inputs import IMAGE, InputImage, InputImages
-from server.storage.files.inputs import UPLOAD_SECONDS, Inputs, input_key
+from server.service.requests.inputs import IMAGE, VIDEO, Input, InputFiles, InputImage, InputVideo
+from server.storage.files.inputs import IMAGE_SUFFIX, UPLOAD_SECONDS, VIDEO_SUFFIX, Inputs, input_key
 
 PREFIX = "upload:"
 """What the id of an upload begins with."""
@@ -18,29 +19,29 @@ PREFIX = "upload:"
 MAX_BYTES_PER_HOUR = 500 * 2**20
 """Limit of what a tenant uploads: no upload lasts longer without a request that names it."""
 
-_NOT_FOUND = "there is no such upload, or it has expired: upload the image again."
+_NOT_FOUND = "there is no such upload, or it has expired: upload the file again."
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An image that was sent in advance. `size` is that of its file in bytes, `expires` in Unix seconds."""
+    """An input that was sent in advance. `size` is that of its file in bytes, `expires` in Unix seconds."""
 
     id: str
-    image: InputImage
+    input: Input
     size: int
     expires: float
 
 
 class Uploads:
-    """Keeps images for their tenants. The id of an upload says which image it is, and is signed for its tenant."""
+    """Keeps inputs for their tenants. The id of an upload says which one it is, and is signed for its tenant."""
 
-    def __init__(self, inputs: Inputs, images: InputImages) -> None:
+    def __init__(self, inputs: Inputs, files: InputFiles) -> None:
         self._inputs = inputs
-        self._images = images
+        self._files = files
         self._came = HourlyLimit(MAX_BYTES_PER_HOUR)
 
     async def keep(self, tenant: str, file: Path) -> Upload:
-        """Decode and keep an image. Raises InvalidParamsError, QueueFullError or UnavailableError."""
+        """Decode and keep an image or a video. Raises InvalidParamsError, QueueFullError or UnavailableError."""
         size = (await asyncio.to_thread(file.stat)).st_size
         if (wait := self._came.wait(tenant, size)) is not None:
             raise QueueFullError(
@@ -50,29 +51,32 @@ class Uploads:
         self._came.add(tenant, size)
         began = time.time()
         try:
-            image = await self._images.keep(tenant, IMAGE, file)
+            kept = await self._files.keep(tenant, VIDEO if await asyncio.to_thread(is_video, file) else IMAGE, file)
         except BaseException:
             self._came.add(tenant, -size)
             raise
-        token = self._inputs.uploads.sign(tenant, [image.digest, image.width, image.height, *image.warnings])
-        return Upload(PREFIX + token, image, size, began + UPLOAD_SECONDS)
+        token = self._inputs.uploads.sign(tenant, asdict(kept))
+        return Upload(PREFIX + token, kept, size, began + UPLOAD_SECONDS)
 
-    async def find(self, tenant: str, name: str, upload: str) -> InputImage:
-        """The image of an upload, which the parameter `name` names. From now it lasts as long as one of a request.
+    async def find(self, tenant: str, name: str, upload: str) -> Input:
+        """The input of an upload, which the parameter `name` names. From now it lasts as long as one of a request.
 
         Raises InvalidParamsError, in the same words for an unknown id, one of another tenant and one that has expired.
         """
         value = self._inputs.uploads.verify(tenant, upload.removeprefix(PREFIX))
-        if value is None:
+        if not isinstance(value, dict):
             raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
-        digest, width, height, *warnings = value
-        key, storage = input_key(tenant, digest), self._inputs.storage
+        kind = InputVideo if "fps" in value else InputImage
+        if (kind is InputVideo) != (name == VIDEO):
+            raise InvalidParamsError(f"{name}: the upload is {'a video' if kind is InputVideo else 'an image'}.")
+        kept = kind(**value | {"warnings": tuple(value["warnings"])})
+        suffix = VIDEO_SUFFIX if kind is InputVideo else IMAGE_SUFFIX
+        key, storage = input_key(tenant, kept.digest, suffix), self._inputs.storage
         try:
             async with self._inputs.changing:
-                if not await storage.stat([key]):
-                    raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
                 # as new, or it could be removed before the request is recorded
-                await storage.put(key, storage.open(key))
+                if not await storage.touch(key):
+                    raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
         except OSError as error:
-            raise UnavailableError(f"The server cannot keep the image: {os.strerror(error.errno or 0)}.", 5) from error
-        return InputImage(digest, width, height, tuple(warnings))
+            raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error
+        return kept

@@ -104,6 +104,7 @@ generations = Table(
     Column("awaited_input", _Text),
     Column("asked_model", _Text),
     Column("last_image", _Text(64)),
+    Column("video", _Text(64)),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
@@ -199,9 +200,17 @@ Index(
     postgresql_where=_HAS_LAST_IMAGE,
 )
 
-HAS_IMAGES = or_(*(generations.c[name].is_not(None) for name in ("image", "last_image")))
-HAS_FILES = or_(*(generations.c[name].is_not(None) for name in ("artifact", "image", "last_image")))
-# the kept videos and images, oldest first
+_HAS_VIDEO = generations.c.video.is_not(None)
+Index(
+    "generations_by_video",
+    *(generations.c.video, generations.c.tenant),
+    sqlite_where=_HAS_VIDEO,
+    postgresql_where=_HAS_VIDEO,
+)
+
+HAS_INPUTS = or_(*(generations.c[name].is_not(None) for name in ("image", "last_image", "video")))
+HAS_FILES = or_(*(generations.c[name].is_not(None) for name in ("artifact", "image", "last_image", "video")))
+# the kept videos and inputs, oldest first
 Index("generations_by_files", generations.c.completed_at, sqlite_where=HAS_FILES, postgresql_where=HAS_FILES)
 
 # A partial index is used where the query is seen to imply its condition: this is written out, not bound. The condition

@@ -15,14 +15,14 @@ _PART_SUFFIX = ".part"
 
 
 class FolderStorage:
-    """A `FileStorage` in a folder, which is made. All its keys have the same suffix; other files are left alone.
+    """A `FileStorage` in a folder, which is made. All its keys have one of the suffixes; other files are left alone.
 
     A half-written file has the name of `part_path`. Every access to the disk is made in a thread, as a disk may hang.
     """
 
-    def __init__(self, folder: Path, suffix: str) -> None:
+    def __init__(self, folder: Path, *suffixes: str) -> None:
         self.folder = folder
-        self.suffix = suffix
+        self.suffixes = suffixes
         folder.mkdir(parents=True, exist_ok=True)
 
     async def put(self, key: str, content: AsyncIterable[bytes]) -> None:
@@ -40,6 +40,14 @@ class FolderStorage:
         except BaseException:
             await asyncio.to_thread(part.unlink, missing_ok=True)
             raise
+
+    async def touch(self, key: str) -> bool:
+        """Let a file count as written now; False if there is none."""
+        try:
+            await asyncio.to_thread(os.utime, self._path(key))
+        except FileNotFoundError:
+            return False
+        return True
 
     async def stat(self, keys: Iterable[str]) -> dict[str, StoredFile]:
         """Those of the files that exist, by key."""
@@ -84,11 +92,11 @@ class FolderStorage:
         """Remove half-written files that were not written to for some seconds, except those of the spared keys."""
 
         def remove() -> None:
-            for part in self.folder.glob(f".*{self.suffix}{_PART_SUFFIX}"):
+            for part in self.folder.glob(f".*{_PART_SUFFIX}"):
                 # its worker may finish or remove it meanwhile
                 with suppress(FileNotFoundError):
                     key = part.name[1:].removesuffix(_PART_SUFFIX)
-                    if spare(key):
+                    if not self._is_key(key) or spare(key):
                         continue
                     # not only by the time: a clock may have been set back
                     if untouched_for == 0 or time.time() - part.stat().st_mtime >= untouched_for:
@@ -102,7 +110,7 @@ class FolderStorage:
         return self.folder / key
 
     def _is_key(self, name: str) -> bool:
-        return name.endswith(self.suffix) and not name.startswith(".") and not {"/", "\0"} & set(name)
+        return name.endswith(self.suffixes) and not name.startswith(".") and not {"/", "\0"} & set(name)
 
     def _keys(self, after: str = "") -> Iterator[str]:
         with os.scandir(self.folder) as entries:

@@ -27,6 +27,9 @@ class FileStorage(Protocol):
     async def put(self, key: str, content: AsyncIterable[bytes]) -> None:
         """Write a file, in place of the one that had the key. Writers of one key must exclude each other."""
 
+    async def touch(self, key: str) -> bool:
+        """Let a file count as written now; False if there is none."""
+
     async def stat(self, keys: Iterable[str]) -> dict[str, StoredFile]:
         """Those of the files that exist, by key."""
 

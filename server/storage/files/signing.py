@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +64,29 @@ class TenantSigner:
 
 
 class SignedLinks:
-    """Tokens that stand for the files of one storage in links. They end as the files do, with `suffix`."""
+    """Tokens that stand for the files of one storage in links. They end as the files do, with one of `suffixes`."""
 
-    def __init__(self, storage: FileStorage, signer: LinkSigner, suffix: str) -> None:
+    def __init__(self, storage: FileStorage, signer: LinkSigner, suffixes: Sequence[str]) -> None:
         self._storage = storage
         self._signer = signer
-        self._suffix = suffix
+        self._suffixes = suffixes
 
     def sign(self, key: str) -> str:
         """A token that stands for a file in a link."""
-        return self._signer.sign(key.removesuffix(self._suffix)) + self._suffix
+        suffix = self._suffix_of(key)
+        return self._signer.sign(key.removesuffix(suffix)) + suffix
 
     async def find(self, token: str) -> StoredFile:
         """The file that a token stands for; raises ResourceNotFoundError if it is forged, expired, or its file gone."""
-        key = self._signer.verify(token.removesuffix(self._suffix)) + self._suffix
+        suffix = self._suffix_of(token)
+        key = self._signer.verify(token.removesuffix(suffix)) + suffix
         found = await self._storage.stat([key])
         if key not in found:
             raise ResourceNotFoundError("There is no such file.")
         return found[key]
+
+    def _suffix_of(self, name: str) -> str:
+        return next((suffix for suffix in self._suffixes if name.endswith(suffix)), self._suffixes[0])
 
 
 def _signing_key(path: Path) -> str:

@@ -31,7 +31,7 @@ class LocalFolders:
             FolderStorage(data_dir / "videos", videos.SUFFIX),
             FolderStorage(data_dir / "checkpoints", checkpoints.SUFFIX),
             FolderStorage(data_dir / "previews", previews.SUFFIX),
-            FolderStorage(data_dir / "inputs", inputs.SUFFIX),
+            FolderStorage(data_dir / "inputs", *inputs.SUFFIXES),
         )
 
 

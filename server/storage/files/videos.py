@@ -18,7 +18,7 @@ class Videos(GenerationFiles):
 
     def __init__(self, storage: FileStorage, signer: LinkSigner) -> None:
         super().__init__(storage)
-        self.links = SignedLinks(storage, signer, SUFFIX)
+        self.links = SignedLinks(storage, signer, (SUFFIX,))
 
     async def finished(self, generation: Generation) -> str | None:
         """The key of the file that the last successful attempt at a generation left, None if there is none."""

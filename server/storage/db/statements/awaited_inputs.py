@@ -1,57 +1,62 @@
-"""Generations that cannot be claimed before their image has been fetched."""
+"""Generations that cannot be claimed before their input has been fetched."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import case, select, update
 
-from pipelines.core.request import IMAGES
+from pipelines.core.request import INPUTS
 from server.core.generation import Generation, Status
 from server.storage.db.schema import IS_AWAITING, generations
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import from_row, is_among, to_row
 from server.storage.db.statements.transitions import next_event_number
 
-_FILLED_IN = ("params", *IMAGES, "warnings", "awaited_input")
-"""What an image decides of a row."""
+_FILLED_IN = ("params", *INPUTS, "warnings", "awaited_input")
+"""What an input decides of a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitedInput:
-    """A URL that a generation of a tenant awaits, of its last image or of its first."""
+    """A URL that a generation of a tenant awaits; `field` is the one of its parameters that names the input."""
 
     tenant: str
     url: str
-    is_last: bool
+    field: str
     generation_id: str
 
 
 class AwaitedInputs(Repository):
-    """Finds the generations that await an image, and records that it came, or why it does not come.
+    """Finds the generations that await an input, and records that it came, or why it does not come.
 
     One that was cancelled meanwhile awaits none any more, and is left as it is.
     """
 
     @in_thread
     def awaited(self) -> list[AwaitedInput]:
-        """What each generation that awaits an image awaits, in their order."""
-        # the first image comes first
-        is_last = generations.c.image.is_not(None)
-        columns = generations.c.tenant, generations.c.awaited_input, is_last, generations.c.id
+        """What each generation that awaits an input awaits, in their order."""
+        shown = generations.c.parameters["input_video"].as_string()
+        field = case(
+            (shown == generations.c.awaited_input, "video"),
+            # the first image comes first
+            (generations.c.image.is_not(None), "last_image"),
+            else_="image",
+        )
+        columns = generations.c.tenant, generations.c.awaited_input, field, generations.c.id
         with self._session.read() as tx:
             found = tx.execute(select(*columns).where(IS_AWAITING).order_by(generations.c.seq))
-            return [AwaitedInput(tenant, url, bool(is_last), id_) for tenant, url, is_last, id_ in found]
+            return [AwaitedInput(*row) for row in found]
 
     @in_thread
     def awaiting(self, ids: Collection[str]) -> list[Generation]:
-        """Those of the generations that await an image, in their order."""
+        """Those of the generations that await an input, in their order."""
         with self._session.read() as tx:
             rows = tx.execute(select(generations).where(is_among(ids), IS_AWAITING).order_by(generations.c.seq))
             return [from_row(row) for row in rows.mappings()]
 
     @in_thread
     def arrived(self, complete: Sequence[Generation]) -> list[str]:
-        """Record the parameters and warnings that generations have now that their image is known.
+        """Record the parameters and warnings that generations have now that their input is known.
 
         They may be claimed, unless they await another one. Returns the ids of those that still awaited it.
         """
@@ -67,7 +72,7 @@ class AwaitedInputs(Repository):
 
     @in_thread
     def failed(self, tenant: str, ids: Collection[str], message: str) -> list[Generation]:
-        """Record that the image of a tenant's generations cannot be had. Returns those that have failed now."""
+        """Record that the input of a tenant's generations cannot be had. Returns those that have failed now."""
         with self._session.write() as tx:
             # the counter first, as everywhere: in other orders two transactions could deadlock
             next_event_number(tx, tenant, 0)

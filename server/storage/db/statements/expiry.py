@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, delete, select, update
 
-from pipelines.core.request import IMAGES
+from pipelines.core.request import INPUTS
 from server.core.generation import TERMINAL, Generation
 from server.storage.db import search
-from server.storage.db.schema import HAS_FILES, HAS_IMAGES, attempts, generations
+from server.storage.db.schema import HAS_FILES, HAS_INPUTS, attempts, generations
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import find, from_row, is_among
 
@@ -41,12 +41,12 @@ class Expiry(Repository):
         return [key for key, about in files.items() if about not in known]
 
     @in_thread
-    def unused_images(self, images: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Of images, each by its tenant and its digest, those that no generation names."""
-        digests = list({digest for _, digest in images})
-        unused = set(images)
+    def unused_inputs(self, inputs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Of inputs, each by its tenant and its digest, those that no generation names."""
+        digests = list({digest for _, digest in inputs})
+        unused = set(inputs)
         with self._session.read() as tx:
-            for column in (generations.c[name] for name in IMAGES):
+            for column in (generations.c[name] for name in INPUTS):
                 found = tx.execute(select(generations.c.tenant, column).where(column.in_(digests)).distinct())
                 unused -= {(tenant, digest) for tenant, digest in found}
         return unused
@@ -82,7 +82,7 @@ class Expiry(Repository):
 
     @in_thread
     def oldest_with_files(self, before: float, limit: int) -> list[Generation]:
-        """Generations with a video or an image that ended before a moment, oldest first, at most `limit`."""
+        """Generations with a video or an input that ended before a moment, oldest first, at most `limit`."""
         with self._session.read() as tx:
             rows = tx.execute(
                 select(generations)
@@ -94,7 +94,7 @@ class Expiry(Repository):
 
     @in_thread
     def withdraw(self, ended: Sequence[Generation], why: str) -> None:
-        """Record that the videos of these generations are gone, and why, and that they name their images no more.
+        """Record that the videos of these generations are gone, and why, and that they name their inputs no more.
 
         Remove the files after, not before.
         """
@@ -103,7 +103,7 @@ class Expiry(Repository):
         )
         with self._session.write() as tx:
             tx.execute(gone.where(generations.c.artifact.is_not(None)).values(artifact=None, error_message=why))
-            tx.execute(gone.where(HAS_IMAGES).values(dict.fromkeys(IMAGES)))
+            tx.execute(gone.where(HAS_INPUTS).values(dict.fromkeys(INPUTS)))
 
 
 def _forget(tx: Connection, ended: Sequence[Generation]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, select
 
-from pipelines.core.request import IMAGES, VideoParams
+from pipelines.core.request import INPUTS, VideoParams
 from server.core.generation import Generation, Origin, Status
 from server.storage.db.schema import generations
 
@@ -20,8 +20,8 @@ _ONE = select(generations).where(generations.c.id == bindparam("wanted"), genera
 
 def to_row(generation: Generation) -> dict[str, Any]:
     """The row of a new generation; the database gives it its `seq`."""
-    images = {name: None if generation.params is None else getattr(generation.params, name) for name in IMAGES}
-    row = asdict(generation) | {"variant": generation.variant, **images}
+    inputs = {name: None if generation.params is None else getattr(generation.params, name) for name in INPUTS}
+    row = asdict(generation) | {"variant": generation.variant, **inputs}
     del row["seq"]
     return row
 
@@ -29,16 +29,16 @@ def to_row(generation: Generation) -> dict[str, Any]:
 def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
     """The generation that a row holds. A row without some of the columns gives one without their values.
 
-    One whose images are not kept any more has none in its parameters.
+    One whose inputs are not kept any more has none in its parameters.
     """
     stored = row.get("params")
     params = _PARAMS.validate_python(stored) if stored else None
     if params is not None:
-        image, last_image = (getattr(params, name) and row.get(name) for name in IMAGES)
-        params = replace(params, image=image, last_image=last_image)
+        kept: dict[str, Any] = {name: getattr(params, name) and row.get(name) for name in INPUTS}
+        params = replace(params, **kept)
     return Generation(
         **{
-            **{name: value for name, value in row.items() if name not in ("variant", *IMAGES)},
+            **{name: value for name, value in row.items() if name not in ("variant", *INPUTS)},
             "status": Status(row["status"]),
             "origin": Origin(row["origin"]),
             "warnings": tuple(row.get("warnings") or ()),

@@ -1,0 +1,164 @@
+"""Turns the video of a client into one that this server made itself, in a process of its own.
+
+python -P -m server.media.decode_video INPUT OUTPUT   # prints digest, sides, length and warnings as JSON
+
+INPUT has the file itself, or its base64, which may be a data URL. OUTPUT becomes an MP4 file with H.264 and without
+sound: upright, with square pixels, and no larger and no longer than a model could use. ffmpeg reads INPUT through a
+descriptor and may open no other file or address, by the demuxer of the container that the first bytes say.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import imageio_ffmpeg
+
+from server.media.containers import HEAD_BYTES, container_of
+from server.media.content import file_in
+from server.media.limits import MAX_SECONDS, VIDEO_BYTES, RefusedInputError, run
+
+MAX_RATE = 60
+"""Frames a second that are kept, at most."""
+
+MAX_PIXELS = 4096 * 2304
+"""Limit of a frame, checked before it is decoded."""
+
+KEPT_PIXELS = 1280 * 720
+"""Larger frames are made smaller: no model makes more pixels."""
+
+MAX_RATIO = 8
+"""Limit of the longer side by the shorter one."""
+
+CPU_SECONDS = 150
+"""Limit for the child and for ffmpeg each, in processor time."""
+
+_CODECS = "h264,hevc,mpeg4,vp8,vp9,libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,mjpeg,prores,prores_raw"
+_THREADS = "2"
+_CRF = "8"
+"""Nothing of it is seen; without any loss the file would be five times as large."""
+
+_SAID_BYTES = 65_536
+_HDR = re.compile(r"bt2020|smpte2084|arib-std-b67")
+_STREAM = re.compile(r"Stream #0:\d+.*?: Video: .*?, (\d{1,6})x(\d{1,6})")
+_DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+\.\d+)")
+
+
+def decode(content: IO[bytes], container: str, target: Path) -> dict[str, Any]:
+    """Make a video of the file `content`, and return what is known of it. Raises RefusedInputError."""
+    # of the frame as it is shown: turned, and with square pixels
+    width, height = "iw*sar", "ih"
+    share = f"min(1\\,sqrt({KEPT_PIXELS}/({width}*{height})))"
+    sides = ":".join(f"{name}=max(2\\,trunc({side}*{share}/2)*2)" for name, side in (("w", width), ("h", height)))
+    said, status = _run(
+        [
+            *(imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-loglevel", "info", "-y"),
+            *("-protocol_whitelist", "fd", "-format_whitelist", container, "-codec_whitelist", _CODECS),
+            *("-max_pixels", str(MAX_PIXELS), "-threads", _THREADS, "-f", container, "-fd", "0", "-i", "fd:"),
+            *("-map", "0:v:0", "-t", str(MAX_SECONDS), "-frames:v", str(MAX_SECONDS * MAX_RATE)),
+            "-vf",
+            f"fps=fps=min(source_fps\\,{MAX_RATE}),scale={sides}:out_color_matrix=bt709:out_range=tv,setsar=1,"
+            "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv,format=yuv420p",
+            *("-c:v", "libx264", "-preset", "veryfast", "-crf", _CRF, "-threads", _THREADS),
+            *("-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact"),
+            *("-movflags", "+faststart", "-f", "mp4", str(target)),
+        ],
+        content,
+    )
+    if status != 0 or not target.is_file():
+        raise RefusedInputError(_reason(said, status))
+    return _described(said, target)
+
+
+def _run(command: list[str], content: IO[bytes]) -> tuple[str, int]:
+    """Return the first of what a command says, and its exit status."""
+    with subprocess.Popen(command, stdin=content, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        said = process.stderr.read(_SAID_BYTES)
+        # of a damaged file it may say very much
+        while process.stderr.read(_SAID_BYTES):
+            pass
+    return said.decode("utf-8", "replace"), process.returncode
+
+
+def _reason(said: str, status: int) -> str:
+    """Return why ffmpeg made no video, from what it said."""
+    if status < 0:
+        return "needs too much memory or time to be read"
+    if "Option fd not found" in said or "Unrecognized option 'fd'" in said or "Protocol not found" in said:
+        return "cannot be read: this server's ffmpeg is older than version 6"
+    if (stream := _STREAM.search(said)) and int(stream[1]) * int(stream[2]) > MAX_PIXELS:
+        return f"must have at most {MAX_PIXELS / 10**6:.1f} megapixels, not {stream[1]}x{stream[2]}"
+    if "Input #0" in said and "Video:" not in said:
+        return "has no picture that can be read"
+    return "is damaged or not complete, or has a codec that is not read"
+
+
+def _described(said: str, target: Path) -> dict[str, Any]:
+    """Return the facts of a video that was made, and what its sender should know about it."""
+    frames = imageio_ffmpeg.read_frames(str(target))
+    try:
+        known = next(frames)
+    except (OSError, StopIteration) as error:
+        # an empty video
+        raise RefusedInputError("has no picture that can be read") from error
+    finally:
+        frames.close()
+    width, height = known["size"]
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise RefusedInputError(f"must have sides of a ratio of at most {MAX_RATIO}:1, not {width}x{height}")
+    counted, _ = imageio_ffmpeg.count_frames_and_secs(str(target))
+    before, *_ = said.partition("Output #0")
+    warnings = []
+    if (found := _DURATION.search(before)) and _seconds(found) > MAX_SECONDS + 1 / MAX_RATE:
+        warnings.append(f"is longer than {MAX_SECONDS} seconds: only its first {MAX_SECONDS} are used")
+    if _HDR.search(before):
+        warnings.append("has HDR colours, which are read as those of SDR: they may look pale")
+    return {
+        "digest": _digest(target),
+        "width": width,
+        "height": height,
+        "num_frames": counted,
+        "fps": known["fps"],
+        "warnings": warnings,
+    }
+
+
+def _seconds(found: re.Match[str]) -> float:
+    hours, minutes, seconds = found.groups()
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> None:
+    """Decode one file."""
+    source, target = map(Path, sys.argv[1:3])
+
+    def work() -> dict[str, Any]:
+        path = source
+        with source.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        if container_of(head) is None:
+            path = target.with_suffix(".sent")
+            path.write_bytes(file_in(source.read_bytes(), "a video", VIDEO_BYTES))
+        if path.stat().st_size > VIDEO_BYTES:
+            raise RefusedInputError(f"must have at most {VIDEO_BYTES // 2**20} MB")
+        # ffmpeg shares the position of the descriptor, which a buffer would be ahead of
+        with path.open("rb", buffering=0) as file:
+            container = container_of(file.read(HEAD_BYTES))
+            if container is None:
+                raise RefusedInputError("must be an MP4, MOV, WebM or Matroska file")
+            file.seek(0)
+            return decode(file, container, target)
+
+    run(work, CPU_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

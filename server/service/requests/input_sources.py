@@ -1,0 +1,94 @@
+"""The inputs of a request: whether its model takes them, and where they come from."""
+
+from pipelines.models.catalogue import CatalogueEntry
+from pipelines.models.family import ImageInputs, InputUse
+from pipelines.models.registry import family_of
+from server.core.errors import InvalidParamsError
+from server.core.settings import Settings
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, GivenInputs, Input, InputFiles
+from server.service.requests.request import Request
+from server.service.requests.uploads import PREFIX, Uploads
+from server.service.requests.urls import checked_url
+
+
+def images_of(entry: CatalogueEntry) -> ImageInputs:
+    """Which images requests for a model may or must have. A file that describes no weights may have any."""
+    family = family_of(entry.model.pipeline_class)
+    return family.images(None if entry.model.shape is None else family.shape(entry.model.shape))
+
+
+class InputSources:
+    """Checks and keeps the inputs of requests. `shares` is whether the server shares its records."""
+
+    def __init__(self, settings: Settings, files: InputFiles, uploads: Uploads, *, shares: bool) -> None:
+        self._settings = settings
+        self._files = files
+        self._uploads = uploads
+        self._shares = shares
+
+    def images(self, entry: CatalogueEntry) -> ImageInputs:
+        """Which images requests for a model may or must have, also if another model answers these.
+
+        The demo's weights take none.
+        """
+        if self._settings.demo:
+            return ImageInputs()
+        if entry.image_model is not None:
+            return ImageInputs(InputUse.OPTIONAL)
+        if "image" not in entry.api.input:
+            return ImageInputs()
+        return images_of(entry)
+
+    def takes_video(self, entry: CatalogueEntry) -> bool:
+        """Whether requests for a model may have a video. The demo's weights take one."""
+        family = family_of(entry.model.pipeline_class)
+        if self._settings.demo:
+            return True
+        return family.takes_video(None if entry.model.shape is None else family.shape(entry.model.shape))
+
+    def check(self, request: Request) -> None:
+        """Raise InvalidParamsError unless a request has the inputs that its model needs, and no others."""
+        if request.named(VIDEO) and not self.takes_video(request.entry):
+            raise InvalidParamsError(f"{VIDEO} is not supported by {request.asked.id}")
+        if request.named(VIDEO) and (images := request.named(IMAGE, *LAST_IMAGES)):
+            raise InvalidParamsError(f"{VIDEO} and {images[0]} exclude each other: give one of them")
+        self._check_images(request)
+        for name in request.inputs:
+            if not isinstance(request.body[name], str):
+                kind = "a video" if name == VIDEO else "an image"
+                raise InvalidParamsError(f"{name} must be a string: {kind} in base64, a data URL, a URL or an upload")
+            if self._shares:
+                raise InvalidParamsError(f"{name} is not supported by servers that share their database yet")
+
+    def _check_images(self, request: Request) -> None:
+        allowed = self.images(request.entry)
+        last = request.named(*LAST_IMAGES)
+        if len(last) > 1:
+            raise InvalidParamsError(f"{' and '.join(last)} are the same parameter: give one of them")
+        for names, use, what in ((request.named(IMAGE), allowed.first, "begin"), (last, allowed.last, "end")):
+            if names and use is InputUse.NONE:
+                raise InvalidParamsError(f"{names[0]} is not supported by {request.asked.id}")
+            if not names and use is InputUse.REQUIRED:
+                name = IMAGE if what == "begin" else LAST_IMAGES[0]
+                raise InvalidParamsError(
+                    f"{name} is required: {request.asked.id} makes videos that {what} with an image"
+                )
+        if last and not request.named(IMAGE):
+            raise InvalidParamsError(f"{last[0]} needs {IMAGE}: a video that ends with an image begins with one")
+
+    async def take(self, request: Request) -> GivenInputs:
+        """Keep the inputs of a checked request, or check their URLs.
+
+        Raises InvalidParamsError, QueueFullError or UnavailableError.
+        """
+        if request.named(VIDEO):
+            return GivenInputs(video=await self._take(request, VIDEO))
+        return GivenInputs(*[await self._take(request, name) for name in request.inputs])
+
+    async def _take(self, request: Request, name: str) -> Input | str:
+        if name in request.files:
+            return await self._files.keep(request.tenant, name, request.files[name])
+        reference = str(request.body[name]).strip()
+        if reference.startswith(PREFIX):
+            return await self._uploads.find(request.tenant, name, reference)
+        return checked_url(name, reference, self._settings)
