@@ -65,7 +65,7 @@ class Run(_About):
     """Make a video with the loaded model, resuming from its checkpoint if it has one.
 
     `artifact`, `checkpoint` and `preview` are the storage keys of its files, `image` and `last_image` those of the
-    images that it begins and ends with, `video` that of the video it is made of. Answered by Progressed…, Checkpointed…,
+    images that it begins and ends with, `video` that of the one it is made of. Answered by Progressed…, Checkpointed…,
     Previewed… and Warned, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished,
     by Done or Failed.
     """

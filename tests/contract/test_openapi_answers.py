@@ -160,7 +160,7 @@ def succeed(asker: Asker, server: ServerProcess) -> None:
     asker.ask("generateVideo", json={**SMALL, "response_format": "b64_json"})
     download(asker, "downloadVideo", made.json()["videos"][0]["url"].rpartition("/")[2])
     download(asker, "downloadInput", image_in(server.data_dir))
-    asker.ask("uploadImage", content=encoded(drawn()), headers={"Content-Type": "image/png"})
+    asker.ask("uploadInput", content=encoded(drawn()), headers={"Content-Type": "image/png"})
     running = enqueue(asker, **{**LONG, "mood": "calm"})
     wait_for(asker, running, "preview_url")
     asker.ask("getPreview", running)
@@ -220,7 +220,7 @@ def refuse(asker: Asker, server: ServerProcess) -> None:
         (b"no image", "image/png", 400),
         (b"{}", "application/json", 415),
     ):
-        answer = asker.ask("uploadImage", content=content, headers={"Content-Type": media_type})
+        answer = asker.ask("uploadInput", content=content, headers={"Content-Type": media_type})
         assert answer.status_code == status
     for name in ("enqueueGenerations", "generateVideo"):
         refuse_bodies(asker, name)
@@ -254,6 +254,6 @@ def break_records(asker: Asker, folder: Path) -> None:
     for name, (method, _, operation) in OPERATIONS.items():
         if "503" in operation["responses"]:
             body: dict[str, Any] = {"json": SMALL} if method == "post" else {}
-            if name == "uploadImage":
+            if name == "uploadInput":
                 body = {"files": {"file": encoded(drawn())}}
             assert asker.ask(name, UNKNOWN, **body).status_code == 503, name

@@ -36,7 +36,8 @@ def frame_rate(source: Path | bytes) -> float:
 
 def _decode(source: Path | bytes, *output: str) -> bytes:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-xerror"]
-    given = source if isinstance(source, bytes) else source.read_bytes()
+    # from a pipe a file cannot be read whose index is at its end
+    named, given = ("pipe:0", source) if isinstance(source, bytes) else (str(source), b"")
     return subprocess.run(
-        [*command, "-i", "pipe:0", *output, "pipe:1"], input=given, stdout=subprocess.PIPE, check=True
+        [*command, "-i", named, *output, "pipe:1"], input=given, stdout=subprocess.PIPE, check=True
     ).stdout

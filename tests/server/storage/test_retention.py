@@ -305,14 +305,14 @@ async def test_an_image_that_comes_again_while_old_ones_are_removed_stays(
     path = place.images.folder / input_key("1", "a" * 64)
     path.write_bytes(b"PNG")
     os.utime(path, (NOW - 9000, NOW - 9000))
-    unused = place.store.expiry.unused_images
+    unused = place.store.expiry.unused_inputs
 
     async def meanwhile(images: Any) -> Any:
         found = await unused(images)
         os.utime(path, (NOW, NOW))
         return found
 
-    monkeypatch.setattr(place.store.expiry, "unused_images", meanwhile)
+    monkeypatch.setattr(place.store.expiry, "unused_inputs", meanwhile)
     await place.retention.tidy()
 
     assert path.exists()

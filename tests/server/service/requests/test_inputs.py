@@ -9,7 +9,7 @@ import pytest
 
 from server.core.errors import QueueFullError, UnavailableError
 from server.service.requests import inputs as module
-from server.service.requests.inputs import IMAGE, MAX_WAITING, InputImages
+from server.service.requests.inputs import IMAGE, MAX_WAITING, InputFiles
 from server.storage.files.folder import FolderStorage
 from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.stores import link_signer, upload_signer
@@ -19,7 +19,7 @@ from tests.contract.test_image_input import drawn, encoded
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
     return Inputs(
-        FolderStorage(tmp_path / "inputs", ".png"), link_signer(tmp_path, 60, "input"), upload_signer(tmp_path)
+        FolderStorage(tmp_path / "inputs", ".png", ".mp4"), link_signer(tmp_path, 60, "input"), upload_signer(tmp_path)
     )
 
 
@@ -33,7 +33,7 @@ async def test_new_images_of_a_tenant_have_a_limit_by_the_hour(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_BYTES_PER_HOUR", 1)
-    images = InputImages(inputs)
+    images = InputFiles(inputs)
 
     first = await images.keep("1", IMAGE, sent(tmp_path, 0))
     # the first may be of any size, and the same again is no new one
@@ -57,7 +57,7 @@ async def test_few_of_a_tenant_wait_and_those_of_others_do_not_wait_behind_all_o
         return {"digest": "0" * 64, "width": 4, "height": 4, "warnings": ["is odd"]}
 
     monkeypatch.setattr(module, "run_child", decode)
-    images = InputImages(inputs)
+    images = InputFiles(inputs)
     many = [asyncio.create_task(images.keep("1", IMAGE, sent(tmp_path, number))) for number in range(MAX_WAITING)]
     await asyncio.sleep(0)
     other = asyncio.create_task(images.keep("2", IMAGE, sent(tmp_path, 99)))
@@ -80,12 +80,12 @@ async def test_few_of_a_tenant_wait_and_those_of_others_do_not_wait_behind_all_o
 async def test_a_folder_that_cannot_be_written_to_is_the_servers_fault(inputs: Inputs, tmp_path: Path) -> None:
     (tmp_path / "inputs").rmdir()
 
-    with pytest.raises(UnavailableError, match="cannot keep the image: No such file"):
-        await InputImages(inputs).keep("1", IMAGE, sent(tmp_path, 0))
+    with pytest.raises(UnavailableError, match="cannot keep inputs: No such file"):
+        await InputFiles(inputs).keep("1", IMAGE, sent(tmp_path, 0))
 
 
 async def test_an_image_that_comes_again_is_as_young_as_a_new_one(inputs: Inputs, tmp_path: Path) -> None:
-    images = InputImages(inputs)
+    images = InputFiles(inputs)
     kept = await images.keep("1", IMAGE, sent(tmp_path, 0))
     assert kept is not None
     path = tmp_path / "inputs" / input_key("1", kept.digest)

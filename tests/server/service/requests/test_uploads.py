@@ -8,7 +8,7 @@ import pytest
 
 from server.core.errors import InvalidParamsError, QueueFullError
 from server.service.requests import uploads as module
-from server.service.requests.inputs import IMAGE, InputImages
+from server.service.requests.inputs import IMAGE, InputFiles
 from server.service.requests.uploads import Uploads
 from server.storage.files import signing
 from server.storage.files.folder import FolderStorage
@@ -19,13 +19,13 @@ from tests.contract.test_image_input import drawn, encoded
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    folder = FolderStorage(tmp_path / "inputs", ".png")
+    folder = FolderStorage(tmp_path / "inputs", ".png", ".mp4")
     return Inputs(folder, link_signer(tmp_path, 60, "input"), upload_signer(tmp_path))
 
 
 @pytest.fixture
 def uploads(inputs: Inputs) -> Uploads:
-    return Uploads(inputs, InputImages(inputs))
+    return Uploads(inputs, InputFiles(inputs))
 
 
 def sent(tmp_path: Path, seed: int = 0) -> Path:
@@ -37,7 +37,7 @@ def sent(tmp_path: Path, seed: int = 0) -> Path:
 async def test_an_upload_is_its_tenants_alone(uploads: Uploads, tmp_path: Path) -> None:
     upload = await uploads.keep("1", sent(tmp_path))
 
-    assert await uploads.find("1", IMAGE, upload.id) == upload.image
+    assert await uploads.find("1", IMAGE, upload.id) == upload.input
     for tenant in ("2", "", "11"):
         # also one that has the same image
         await uploads.keep(tenant, sent(tmp_path))
@@ -57,7 +57,7 @@ async def test_an_upload_ends_after_an_hour(uploads: Uploads, tmp_path: Path, mo
 
 async def test_an_image_that_is_named_is_as_young_as_a_new_one(uploads: Uploads, tmp_path: Path) -> None:
     upload = await uploads.keep("1", sent(tmp_path))
-    path = tmp_path / "inputs" / input_key("1", upload.image.digest)
+    path = tmp_path / "inputs" / input_key("1", upload.input.digest)
     content = path.read_bytes()
     os.utime(path, (0, 0))
 
@@ -74,7 +74,7 @@ async def test_uploads_of_a_tenant_have_a_limit_by_the_hour(
     refused.write_bytes(bytes(1000))
     size = len(encoded(drawn()))
     monkeypatch.setattr(module, "MAX_BYTES_PER_HOUR", size + 1)
-    uploads = Uploads(uploads._inputs, uploads._images)
+    uploads = Uploads(uploads._inputs, uploads._files)
 
     # what is refused does not count
     with pytest.raises(InvalidParamsError):
