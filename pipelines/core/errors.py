@@ -57,6 +57,10 @@ class InputImageError(PipelineError):
     """The image of a request is missing, cannot be used by the model, or is not the one that the request names."""
 
 
+class InputVideoError(PipelineError):
+    """The video of a request is missing, cannot be read or used, is too short, or is not the one that it names."""
+
+
 class RunnerError(PipelineError):
     """A runner is closed, or is making another video."""
 

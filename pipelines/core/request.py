@@ -64,6 +64,9 @@ IMAGES = ("image", "last_image")
 INPUTS = (*IMAGES, "video")
 """The fields of a video that name inputs."""
 
+_FROM_VIDEO = ("video", "strength")
+"""The fields that count only if a video is made from another one."""
+
 REQUEST_LORAS = "request_loras"
 """The fact of a video's fingerprint that names its own LoRAs, with the digests of their files."""
 
@@ -102,7 +105,8 @@ class VideoParams:
     The defaults are those of Wan2.1 14B in the hosted API. `run_fast` selects a model's distillation to few steps;
     models without one ignore it. `step_cache` sets how many steps may be skipped. `sampler` is None for the model's
     own. `loras` are merged into the weights for this video. `image` names the image that it begins with, `last_image`
-    the one that it ends with, by `pipelines.stages.conditioning.images.image_digest`.
+    the one that it ends with, by `pipelines.stages.conditioning.images.image_digest`. `video` names the video that it
+    is made from, by the SHA-256 of its file; the greater `strength` is, the less is left of that one.
     Raises VideoParamsError that names the parameter and its limits.
     """
 
@@ -132,8 +136,7 @@ class VideoParams:
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise VideoParamsError(f"{name} must be an integer from {low} to {high}, not {_described(value)}.")
         scale = self.guidance_scale
-        is_number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
-        if not is_number or not 0 <= scale <= MAX_GUIDANCE_SCALE:
+        if not _is_number(scale) or not 0 <= scale <= MAX_GUIDANCE_SCALE:
             raise VideoParamsError(
                 f"guidance_scale must be a number from 0 to {MAX_GUIDANCE_SCALE:g}, not {_described(scale)}."
             )
@@ -146,17 +149,52 @@ class VideoParams:
             digest = getattr(self, name)
             if digest is not None and (not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None):
                 raise VideoParamsError(f"{name} must be the digest of an image, not {_described(digest)}.")
+        self._check_video()
 
     @property
     def facts(self) -> dict[str, Any]:
         """Its fields, as far as the video depends on them."""
-        # checkpoints are older than the images
-        return {name: value for name, value in asdict(self).items() if name not in IMAGES or value is not None}
+        # checkpoints are older than the images and the video
+        absent = {name for name in IMAGES if getattr(self, name) is None}
+        absent |= set(_FROM_VIDEO) if self.video is None else set()
+        return {name: value for name, value in asdict(self).items() if name not in absent}
+
+    @property
+    def first_step(self) -> int:
+        """How many of the denoising steps are left out: those at noise levels above that of the video's `strength`.
+
+        It is 0 without a video. Source: `get_timesteps` of `WanVideoToVideoPipeline` in diffusers.
+        """
+        if self.video is None:
+            return 0
+        return self.num_inference_steps - int(self.num_inference_steps * self.strength)
 
     @property
     def is_guided(self) -> bool:
         """Whether the pass on the negative prompt runs: diffusers omits it at a guidance scale of 1 or below."""
         return self.guidance_scale > 1
+
+    def _check_video(self) -> None:
+        if not _is_number(self.strength) or not 0 < self.strength <= 1:
+            raise VideoParamsError(f"strength must be a number above 0 and at most 1, not {_described(self.strength)}.")
+        if self.video is None:
+            return
+        if not isinstance(self.video, str) or _DIGEST.fullmatch(self.video) is None:
+            raise VideoParamsError(f"video must be the digest of a video, not {_described(self.video)}.")
+        if excluded := next((name for name in IMAGES if getattr(self, name) is not None), None):
+            raise VideoParamsError(f"video must not be given together with {excluded}.")
+        steps = self.num_inference_steps
+        if self.first_step == steps:
+            # rounded up: of this strength a step is left
+            least = math.ceil(10_000 / steps) / 10_000
+            raise VideoParamsError(
+                f"strength must be at least {least:g} where num_inference_steps is {steps}, so that one step is made, "
+                f"not {_described(self.strength)}."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _named(kind: type[V], name: str, value: Any) -> V:

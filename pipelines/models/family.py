@@ -190,9 +190,9 @@ class ModelFamily(ABC):
     def images(self, shape: ModelShape | None) -> ImageInputs:
         """Return which images requests may or must have, for weights of these sizes or (None) for any of the family."""
 
+    @abstractmethod
     def takes_video(self, shape: ModelShape | None) -> bool:
-        """Whether requests may have a video to begin with, for weights of these sizes or (None) for any."""
-        return self.images(shape).first is not InputUse.REQUIRED
+        """Return whether requests may have a video that theirs is made from, for weights as in `images`."""
 
     def part(self, name: str) -> Part:
         """Return the part of that name. Raises UnsupportedModelError if the family has none."""

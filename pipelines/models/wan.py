@@ -129,6 +129,9 @@ class WanTextToVideo(ModelFamily):
         takes_image = shape is None or shape.expand_timesteps
         return ImageInputs(InputUse.OPTIONAL if takes_image else InputUse.NONE)
 
+    def takes_video(self, shape: ModelShape | None) -> bool:
+        return True
+
     def _encoded_frames(self, transformer: TransformerShape, vae: Mapping[str, Any], expand_timesteps: bool) -> int:
         # with a timestep for each token, the image alone is encoded
         return 1 if expand_timesteps else 0

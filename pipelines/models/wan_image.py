@@ -44,6 +44,10 @@ class WanImageToVideo(WanTextToVideo):
             last = InputUse.NONE if shape.image_encoder or shape.expand_timesteps else InputUse.OPTIONAL
         return ImageInputs(InputUse.REQUIRED, last)
 
+    def takes_video(self, shape: ModelShape | None) -> bool:
+        # the transformer would see the frames of the image beside those of the video
+        return False
+
     def shape(self, configs: Configs) -> ModelShape:
         shape = super().shape(configs)
         transformer, encoder = shape.transformer, shape.image_encoder

@@ -1,8 +1,9 @@
-"""The stages of one generation with a loaded model: prompts, images, denoising, decoding and the file."""
+"""The stages of one generation with a loaded model: prompts, images or a video, denoising, decoding and the file."""
 
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,23 @@ from pipelines.runner.result import RenderedFrames, RenderedVideo
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.conditioning.image_encoding import ImageCondition, ImageEncoder, condition_tensors
 from pipelines.stages.conditioning.images import Images, check_images, fitted
+from pipelines.stages.conditioning.known_latents import KnownVideo, encode_video
 from pipelines.stages.conditioning.text_encoding import PromptEncoder
+from pipelines.stages.conditioning.video_frames import check_video
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at
 from pipelines.stages.guidance import Guidance
 from pipelines.stages.preview.latent_rgb import matching
 from pipelines.stages.preview.preview import draw
 from pipelines.stages.video_writer import Mp4Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a request has besides its prompts: images, or the file of the video that its own is made from."""
+
+    images: Images
+    video: Path | None = None
 
 
 class GenerationStages:
@@ -50,6 +61,14 @@ class GenerationStages:
         first, last = (None if image is None else fitted(image, geometry) for image in (images.first, images.last))
         return Images(first, last)
 
+    def fit_inputs(self, params: VideoParams, geometry: Geometry, inputs: Inputs) -> Inputs:
+        """Return what a request has, its images in the size that is generated.
+
+        Raises InputImageError, and InputVideoError for a video that is not the request's or that the model cannot take.
+        """
+        check_video(inputs.video, params, is_taken=self._loaded.family.takes_video(self._loaded.shape))
+        return Inputs(self.fit_images(params, geometry, inputs.images), inputs.video)
+
     def condition(
         self, geometry: Geometry, images: Images, after_group: Callable[[], None] = lambda: None
     ) -> ImageCondition | None:
@@ -59,19 +78,35 @@ class GenerationStages:
         embeds = self._images.encode(images)
         return ImageCondition(images, condition_tensors(self._loaded.image_pipe, images, geometry, after_group), embeds)
 
+    def known(
+        self,
+        params: VideoParams,
+        geometry: Geometry,
+        video: Path | None,
+        after_group: Callable[[], None] = lambda: None,
+    ) -> KnownVideo | None:
+        """Encode the video that a request's own is made from; None if there is none."""
+        if video is None:
+            return None
+        latents = encode_video(self._loaded.pipe, video, geometry, self.spec.fps, after_group)
+        return KnownVideo(latents, params.first_step)
+
     def denoise(
-        self, params: VideoParams, geometry: Geometry, progress: GenerationProgress, images: Images
+        self, params: VideoParams, geometry: Geometry, progress: GenerationProgress, inputs: Inputs
     ) -> tuple[torch.Tensor, GenerationStats]:
         """Return the normalised latents of a video, from its first step or its checkpoint on, and the work it took.
 
-        `images` have the size that is generated.
+        The images of `inputs` have the size that is generated.
         """
         progress.report(Stage.PROMPT, 0, 1)
         if warnings := self._warnings(params):
             progress.callbacks.on_warnings(warnings)
         prompt = self._prompts.encode(params.prompt)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
-        condition = self.condition(geometry, images, progress.raise_if_cancelled)
+        condition = self.condition(geometry, inputs.images, progress.raise_if_cancelled)
+        # the latents of a checkpoint have the video in them
+        video = inputs.video if progress.denoising_state is None else None
+        known = self.known(params, geometry, video, progress.raise_if_cancelled)
         progress.report(Stage.DENOISE, progress.steps_before, params.num_inference_steps)
 
         def after_step(step: int, capture: Capture, predict: Predict) -> None:
@@ -80,7 +115,7 @@ class GenerationStages:
         encoded, cached = self._prompts.take_counts()
         guidance = self._guidance(params, negative, after_pass=lambda: self._prefetch_prompts(progress))
         latents = self._latents(
-            prompt, negative, params, geometry, guidance, condition, progress.denoising_state, after_step
+            prompt, negative, params, geometry, guidance, condition, known, progress.denoising_state, after_step
         )
         return latents, GenerationStats(encoded, cached, guidance.steps_computed, guidance.steps_skipped)
 
@@ -102,6 +137,7 @@ class GenerationStages:
         geometry: Geometry,
         guidance: Guidance,
         condition: ImageCondition | None,
+        known: KnownVideo | None = None,
         denoising_state: DenoisingState | None = None,
         on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
     ) -> torch.Tensor:
@@ -116,6 +152,7 @@ class GenerationStages:
             scheduler=self._loaded.samplers.make(params.sampler, flow_shift_at(geometry, self.spec.flow_shift)),
             attention=self._attention,
             condition=condition,
+            known=known,
             denoising_state=denoising_state,
             on_step=on_step,
         )
@@ -168,16 +205,17 @@ class GenerationStages:
             on_error.pop_all()
         return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
 
-    def frames(self, params: VideoParams, images: Images, tolerance: float | None) -> RenderedFrames:
+    def frames(self, params: VideoParams, inputs: Inputs, tolerance: float | None) -> RenderedFrames:
         """Return the frames of a video, and how long denoising took. `tolerance` replaces the step cache's."""
         geometry = self.geometry(params)
-        images = self.fit_images(params, geometry, images)
+        inputs = self.fit_inputs(params, geometry, inputs)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
         prompt = self._prompts.encode(params.prompt)
-        condition = self.condition(geometry, images)
+        condition = self.condition(geometry, inputs.images)
+        known = self.known(params, geometry, inputs.video)
         guidance = self._guidance(params, negative, tolerance)
         started = time.perf_counter()
-        latents = self._latents(prompt, negative, params, geometry, guidance, condition)
+        latents = self._latents(prompt, negative, params, geometry, guidance, condition, known)
         # the check for NaN has waited for the device
         seconds = time.perf_counter() - started
         frames = np.concatenate(list(decode_frames(self._loaded.vae, latents, self._loaded.decoding)))

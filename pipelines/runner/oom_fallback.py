@@ -32,6 +32,7 @@ from pipelines.planning.learned_limits import LearnedLimits
 from pipelines.planning.planner import NEXT_PEAK_SHARE, evaluate, next_plan, plan
 from pipelines.planning.shapes import ModelShape
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
+from pipelines.runner.generation_stages import Inputs
 from pipelines.runner.result import RenderedVideo
 from pipelines.runner.runner import Runner
 from pipelines.stages.conditioning.images import Images
@@ -101,6 +102,8 @@ class OutOfMemoryFallback:
         callbacks: Callbacks = NO_CALLBACKS,
         image: Image.Image | None = None,
         last_image: Image.Image | None = None,
+        *,
+        video: Path | None = None,
     ) -> RenderedVideo:
         """Make one video as `Runner.render` does. Raises DeviceMemoryError as well, when no plan has enough memory.
 
@@ -109,17 +112,18 @@ class OutOfMemoryFallback:
         """
         before = self._plan
         try:
-            return self._render(params, path, callbacks, Images(image, last_image))
+            return self._render(params, path, callbacks, Inputs(Images(image, last_image), video))
         except (DeviceMemoryError, MachineBusyError):
             self.close()
             self._plan = before
             raise
 
-    def _render(self, params: VideoParams, path: Path, callbacks: Callbacks, images: Images) -> RenderedVideo:
+    def _render(self, params: VideoParams, path: Path, callbacks: Callbacks, inputs: Inputs) -> RenderedVideo:
+        images = inputs.images
         while True:
             runner = self._loaded()
             try:
-                return runner.render(params, path, callbacks, images.first, images.last)
+                return runner.render(params, path, callbacks, images.first, images.last, video=inputs.video)
             except TorchDynamoException as error:
                 # for example, with a size that is new to the compiler
                 runner.disable_compilation(error)

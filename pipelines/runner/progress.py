@@ -29,11 +29,11 @@ class GenerationProgress:
         self._depends_on = depends_on
         checkpoint = callbacks.checkpoint
         self.denoising_state: DenoisingState | None = None if checkpoint is None else checkpoint.load(depends_on)
-        self.steps_before = 0 if self.denoising_state is None else self.denoising_state.step
+        self.steps_before = params.first_step if self.denoising_state is None else self.denoising_state.step
         self._started = time.monotonic() - (0.0 if self.denoising_state is None else self.denoising_state.seconds)
 
     def report(self, stage: Stage, step: int, steps: int) -> None:
-        """Report `step` of `steps` in a stage. The fraction never falls below that of the checkpoint."""
+        """Report `step` of `steps` in a stage. The fraction never falls below that of the first one."""
         fraction = _fraction(stage, step, steps)
         if self.steps_before:
             fraction = max(fraction, _fraction(Stage.DENOISE, self.steps_before, self._steps))

@@ -33,11 +33,12 @@ from pipelines.runner.arguments import AnyPath, checked_device, model_and_folder
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.compilation import Block, Compiler, is_wanted
 from pipelines.runner.exclusive import Exclusive, exclusive
-from pipelines.runner.generation_stages import GenerationStages
+from pipelines.runner.generation_stages import GenerationStages, Inputs
 from pipelines.runner.progress import GenerationProgress
 from pipelines.runner.result import RenderedFrames, RenderedVideo
 from pipelines.stages.conditioning.images import Images, named
 from pipelines.stages.conditioning.text_encoding import EmbeddingStore, PromptEncoder
+from pipelines.stages.conditioning.video_frames import video_digest
 from pipelines.stages.denoising import release_memory, reset
 from pipelines.stages.video_writer import check_output
 
@@ -162,19 +163,22 @@ class Runner(Exclusive):
         callbacks: Callbacks = NO_CALLBACKS,
         image: Image.Image | None = None,
         last_image: Image.Image | None = None,
+        *,
+        video: AnyPath | None = None,
     ) -> VideoFile:
         """Make one video and write it to `path`, complete or not at all. Continue from its checkpoint if it has one.
 
-        `image` is the RGB image that the video begins with, `last_image` the one that it ends with. They are cropped to
-        the video's ratio.
+        `image` is the RGB image that the video begins with, `last_image` the one that it ends with. `video` is the file
+        of a video that this one is made from, by `params.strength`. They are cropped to the video's ratio.
 
         Raises GenerationCancelled within one denoising step, or one group of frames, after `cancelled` returned True;
-        GenerationSuspended when the checkpoint is suspended; InputImageError, NonFiniteOutputError or EncodingError.
+        GenerationSuspended when the checkpoint is suspended; VideoParamsError if the parameters and the inputs exclude
+        each other; InputImageError, InputVideoError, NonFiniteOutputError or EncodingError.
         After any of these the runner is ready for the next video. Raises RunnerError while another thread uses it, and
         once it is closed.
         """
-        params = named(params, Images(image, last_image))
-        return self.render(params, path, callbacks, image, last_image).finish()
+        params = _named(params, _inputs(image, last_image, video))
+        return self.render(params, path, callbacks, image, last_image, video=video).finish()
 
     @exclusive
     @torch.no_grad()
@@ -185,10 +189,12 @@ class Runner(Exclusive):
         callbacks: Callbacks = NO_CALLBACKS,
         image: Image.Image | None = None,
         last_image: Image.Image | None = None,
+        *,
+        video: AnyPath | None = None,
     ) -> RenderedVideo:
         """Do as `run` does, but return when the device is free, before the file is finished.
 
-        The images are those that `params` names.
+        The images and the video are those that `params` names.
         """
         path = expanded(path)
         check_output(path)
@@ -198,9 +204,9 @@ class Runner(Exclusive):
         geometry = self._stages.geometry(params)
         try:
             with _naming(loras):
-                images = self._stages.fit_images(params, geometry, Images(image, last_image))
+                inputs = self._stages.fit_inputs(params, geometry, _inputs(image, last_image, video))
                 self._loaded.loras.merge(loras, progress.after_tensor)
-                latents, stats = self._stages.denoise(params, geometry, progress, images)
+                latents, stats = self._stages.denoise(params, geometry, progress, inputs)
                 return self._stages.write(latents, path, geometry, progress, stats)
         except BaseException:
             reset(self._loaded.pipes)
@@ -217,15 +223,16 @@ class Runner(Exclusive):
         image: Image.Image | None = None,
         last_image: Image.Image | None = None,
         *,
+        video: AnyPath | None = None,
         tolerance: float | None = None,
     ) -> RenderedFrames:
         """Return the frames that `run` would write, for measuring. `tolerance` replaces the step cache's."""
-        images = Images(image, last_image)
-        params = self._effective(named(params, images))
+        inputs = _inputs(image, last_image, video)
+        params = self._effective(_named(params, inputs))
         loras = self._loaded.loras.locate(params.loras)
         self._loaded.loras.merge(loras)
         with _naming(loras):
-            return self._stages.frames(params, images, tolerance)
+            return self._stages.frames(params, inputs, tolerance)
 
     def _effective(self, params: VideoParams) -> VideoParams:
         """Return the request with the sampler that is used, and without guidance if the weights need none."""
@@ -235,10 +242,21 @@ class Runner(Exclusive):
     def _latents_depend_on(self, params: VideoParams, loras: Sequence[LocatedLora] = ()) -> dict[str, Any]:
         # placement and decoding may change between attempts: the latents stay the same
         fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
-        if params.image is not None:
+        if params.image is not None or params.video is not None:
             # it is encoded in the dtype that the plan gives to the VAE
             fingerprint["vae"] = str(self._loaded.vae.dtype)
         return {"params": params.facts, "fingerprint": {**fingerprint, REQUEST_LORAS: identity(loras)}}
+
+
+def _inputs(image: Image.Image | None, last_image: Image.Image | None, video: AnyPath | None) -> Inputs:
+    return Inputs(Images(image, last_image), None if video is None else expanded(video, "video"))
+
+
+def _named(params: VideoParams, inputs: Inputs) -> VideoParams:
+    """Return a request that names its inputs."""
+    params = named(params, inputs.images)
+    digest = None if inputs.video is None else video_digest(inputs.video)
+    return replace(params, video=params.video or digest)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pipelines.layers.attention.backends import attention_context
 from pipelines.models.family import ModelFamily
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.conditioning.image_encoding import ImageCondition
+from pipelines.stages.conditioning.known_latents import KnownVideo
 from pipelines.stages.guidance import Guidance
 
 # public only since torch 2.12
@@ -38,18 +39,19 @@ def denoise(
     scheduler: Any,
     attention: Attention = Attention.NATIVE,
     condition: ImageCondition | None = None,
+    known: KnownVideo | None = None,
     denoising_state: DenoisingState | None = None,
     on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
 ) -> torch.Tensor:
-    """Run all denoising steps of a family's pipeline, or those after `denoising_state`.
+    """Run all denoising steps of a family's pipeline, or those after `denoising_state`, or those from `known` on.
 
     Return normalised latents (1, channels, t, h, w).
 
     The embeddings are (1, tokens, dim). `scheduler` has the sampler and the noise levels, and is used for this loop
-    only. `attention` selects the kernel. `condition` is what images were encoded to, for an image pipeline. `on_step`
-    is called after each step with the number of finished steps; it may raise to end the loop. The noise is drawn on the
-    CPU, so that a seed gives the same noise on every device. Raises
-    NonFiniteOutputError if the latents contain NaN or infinity.
+    only. `attention` selects the kernel. `condition` is what images were encoded to, for an image pipeline. `known` is
+    the video that this one is made from; with `denoising_state` it is not needed. `on_step` is called after each step
+    with the number of finished steps; it may raise to end the loop. The noise is drawn on the CPU, so that a seed gives
+    the same noise on every device. Raises NonFiniteOutputError if the latents contain NaN or infinity.
     """
     generator = torch.Generator("cpu").manual_seed(params.seed)
     before: torch.Tensor | None = None
@@ -72,6 +74,8 @@ def denoise(
     if denoising_state is not None:
         generator.set_state(denoising_state.generator)
         pipe.resume_from(denoising_state, guidance)
+    elif known is not None:
+        pipe.begin_with(known)
     arguments: dict[str, Any] = {
         "prompt_embeds": prompt_embeds,
         "negative_prompt_embeds": negative_prompt_embeds,
@@ -93,9 +97,8 @@ def denoise(
         arguments |= {"latents": denoising_state.latents, **carried}
     with guidance.attached_to(pipe), attention_context(attention, prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(**arguments).frames
-    if denoising_state is not None or condition is not None:
-        # it is still to be resumed if no step was left, and keeps its condition
-        pipe.reset()
+    # it is still to be resumed if no step was left, and keeps what it was conditioned on
+    pipe.reset()
     return _finite(latents)
 
 

@@ -1,5 +1,6 @@
-"""diffusers' pipelines, able to continue in the middle of their loop, and with images that are encoded already."""
+"""diffusers' pipelines, able to begin in the middle of their loop, and with images that are encoded already."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -8,38 +9,54 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.conditioning.image_encoding import ImageCondition
+from pipelines.stages.conditioning.known_latents import KnownVideo
 from pipelines.stages.guidance import Guidance
 
 
 class _Resumable:
-    """Skips the steps that a checkpoint holds, in the way diffusers skips those of an interrupted call."""
+    """Skips the first steps, in the way diffusers skips those of an interrupted call.
+
+    These are the steps that a checkpoint holds, or those before the one at which known latents begin.
+    """
 
     _interrupt: bool
     _execution_device: Any
     scheduler: Any
-    _resume_from: tuple[DenoisingState, Guidance] | None = None
-    _steps_seen = 0
+    _begin: Callable[[], None] | None = None
+    _steps_to_skip = 0
+    _known: KnownVideo | None = None
 
     def resume_from(self, state: DenoisingState, guidance: Guidance) -> None:
         """Let the next call continue from `state`. It must get the same arguments, and `state.latents`."""
-        self._resume_from, self._steps_seen = (state, guidance), 0
+        self._steps_to_skip = state.step
+        self._begin = lambda: state.restore(self.scheduler, guidance, self._execution_device)
+
+    def begin_with(self, known: KnownVideo) -> None:
+        """Let the next call begin with known latents, at their step. It must get no latents."""
+        self._known, self._steps_to_skip = known, known.first_step
+        self._begin = lambda: self.scheduler.set_begin_index(known.first_step)
 
     def reset(self) -> None:
-        """Let the next call start at the first step, without images."""
-        self._resume_from = None
+        """Let the next call start at the first step, without known latents or images."""
+        self._begin, self._known = None, None
 
     @property
     def interrupt(self) -> bool:
         """Whether to skip the step that begins. The loop reads it once a step, after it has set the timesteps."""
-        if self._resume_from is None:
+        if self._begin is None:
             return self._interrupt
-        state, guidance = self._resume_from
-        if self._steps_seen < state.step:
-            self._steps_seen += 1
+        if self._steps_to_skip > 0:
+            self._steps_to_skip -= 1
             return True
-        state.restore(self.scheduler, guidance, self._execution_device)
-        self._resume_from = None
+        self._begin()
+        self._begin = None
         return self._interrupt
+
+    def prepare_latents(self, *arguments: Any) -> Any:
+        """Return the latents that the loop begins with, (1, channels, t, h, w)."""
+        # the loop has set the timesteps, and passes the latents that it was given, or draws noise
+        latents = super().prepare_latents(*arguments)  # type: ignore[misc]
+        return latents if self._known is None else self._known.begin(latents, self.scheduler.sigmas)
 
 
 class _Conditioned(_Resumable):
@@ -87,6 +104,6 @@ class _Conditioned(_Resumable):
 
 @cache
 def resumable(pipeline_class: Any) -> Any:
-    """Return a subclass of a diffusers pipeline that has `resume_from` and `reset`, and for images `condition_on`."""
+    """Return a subclass of a diffusers pipeline that has the methods above, for images also `condition_on`."""
     mixin = _Conditioned if hasattr(pipeline_class, "encode_image") else _Resumable
     return type(f"Resumable{pipeline_class.__name__}", (mixin, pipeline_class), {})

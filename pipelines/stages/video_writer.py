@@ -2,20 +2,17 @@
 
 import errno
 import os
-import shutil
 import subprocess
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
-import imageio_ffmpeg
 import numpy as np
 
 from pipelines.core.errors import EncodingError
 from pipelines.core.files import durable_rename, part_path
 from pipelines.core.progress import Frames, VideoFile
+from pipelines.stages.ffmpeg import QUIET, find_ffmpeg, log_file, read_log
 
 # the bytes that x264 writes depend on its number of threads: with a fixed number, equal frames give equal files
 X264_THREADS = 2
@@ -46,20 +43,7 @@ def check_output(path: Path) -> None:
         raise _error(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
         raise _error(f"{str(path)!r} is not the name of a file") from error
-    _find_ffmpeg()
-
-
-def _find_ffmpeg() -> str:
-    """Return the path of ffmpeg. Raises EncodingError if there is none."""
-    try:
-        found = shutil.which(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError:
-        found = None
-    if found is None:
-        raise EncodingError(
-            "ffmpeg was not found. Reinstall the package imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to ffmpeg's path."
-        )
-    return found
+    find_ffmpeg()
 
 
 class Mp4Writer:
@@ -76,7 +60,7 @@ class Mp4Writer:
         self._width, self._height, self._fps = width, height, fps
         self._num_frames = 0
         try:
-            self._log = _log_file()
+            self._log = log_file()
         except OSError as error:
             raise _error(str(error)) from error
         self._ffmpeg = subprocess.Popen(
@@ -86,7 +70,7 @@ class Mp4Writer:
     def _command(self) -> list[str]:
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{self._width}x{self._height}"]
         return [
-            *(_find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+            *(find_ffmpeg(), *QUIET, "-y"),
             *(*source, "-r", str(self._fps), "-i", "pipe:0"),
             *("-vf", f"{_BT709},format=yuv420p"),
             *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", str(X264_THREADS)),
@@ -128,8 +112,7 @@ class Mp4Writer:
 
     def _failure(self) -> EncodingError:
         self._ffmpeg.wait()
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        lines = read_log(self._log)
         # messages about the consequences may follow the cause
         causes = [line for line in lines if line.endswith(_NO_SPACE)] or lines
         reason = causes[-1].replace(str(self._part), "the file") if lines else f"exit status {self._ffmpeg.returncode}"
@@ -149,12 +132,6 @@ class Mp4Writer:
             self._ffmpeg.stdin.close()
         self._log.close()
         self._part.unlink(missing_ok=True)
-
-
-def _log_file() -> IO[bytes]:
-    """A file for what ffmpeg says: in memory where the system can, for the disk may be full."""
-    memory = getattr(os, "memfd_create", None)
-    return tempfile.TemporaryFile() if memory is None else os.fdopen(memory("ffmpeg"), "w+b")
 
 
 def _error(reason: str) -> EncodingError:

@@ -1,1 +1,1 @@
-"""Conditioning: a prompt and images → what the transformer is conditioned on."""
+"""Conditioning: a prompt, images and a video → what the transformer is conditioned on."""

@@ -1,24 +1,23 @@
 """The image encoding stage: images → what the transformer is conditioned on besides the prompt.
 
 diffusers encodes a video in which the given images are the first and the last frame, and all others are grey, as one
-tensor: 0.8 GB at 720p and 81 frames. The VAE's encoder is causal in time and keeps what later frames need in a feature
-cache. Calling it for one group of frames at a time therefore gives the same tensor.
+tensor. Here the grey frames need not exist at once (`vae_encoding`).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry
 from pipelines.stages.conditioning.images import Images, image_digest
+from pipelines.stages.conditioning.vae_encoding import encode_frames, normalise, to_pixels
 
 MAX_IMAGES = 32
 """Limit of requests' images whose embeddings stay in memory: 0.7 MB for each image."""
@@ -97,47 +96,21 @@ def condition_tensors(
     vae = pipe.vae
     scale = vae.config.scale_factor_temporal
     length = (geometry.full_num_frames - 1) // scale + 1
-    first, last = (None if image is None else _pixels(pipe, image, geometry) for image in (images.first, images.last))
+    first, last = (None if image is None else to_pixels(pipe, image, geometry) for image in (images.first, images.last))
     assert first is not None, "a request with a condition has an image"
     if pipe.config.expand_timesteps:
-        latents = _normalised(vae, encode_frames(vae, [first.unsqueeze(2)], after_group))
+        latents = normalise(vae, encode_frames(vae, [first.unsqueeze(2)], after_group))
         mask = latents.new_ones(1, 1, length, *latents.shape[-2:])
         mask[:, :, 0] = 0
         return latents, mask
     # frames that are cut off at the end are the last image as well, so that the delivered video ends with it
     ends = 0 if last is None else geometry.full_num_frames - geometry.num_frames + 1
     groups = _groups(first, last, length, scale, ends)
-    latents = _normalised(vae, encode_frames(vae, groups, after_group))
+    latents = normalise(vae, encode_frames(vae, groups, after_group))
     mask = latents.new_zeros(1, scale, length, *latents.shape[-2:])
     mask[:, :, 0] = 1
     mask[:, scale - ends :, -1] = 1
     return (torch.cat([mask, latents], dim=1),)
-
-
-def encode_frames(
-    vae: Any, groups: Iterable[torch.Tensor], after_group: Callable[[], None] = lambda: None
-) -> torch.Tensor:
-    """Encode groups of frames (1, 3, n, H, W) in -1 … 1 to latents (1, channels, t, h, w), the most likely ones.
-
-    The first group has one frame, each later one as many as the VAE's temporal scale.
-    """
-    parameter = next(vae.parameters())
-    vae.clear_cache()
-    encoded = []
-    try:
-        for group in groups:
-            frames = group.to(parameter.device, parameter.dtype)
-            if vae.config.patch_size is not None:
-                frames = patchify(frames, patch_size=vae.config.patch_size)
-            # each call goes through the feature cache from its first entry
-            vae._enc_conv_idx = [0]
-            encoded.append(vae.encoder(frames, feat_cache=vae._enc_feat_map, feat_idx=vae._enc_conv_idx))
-            after_group()
-    finally:
-        vae.clear_cache()
-    moments: torch.Tensor = vae.quant_conv(torch.cat(encoded, dim=2))
-    # a normal distribution is most likely at its mean, which the first half of the channels is
-    return moments.chunk(2, dim=1)[0]
 
 
 def _groups(
@@ -154,19 +127,3 @@ def _groups(
             final = grey.clone()
             final[:, :, scale - ends :] = last.unsqueeze(2)
         yield final
-
-
-def _pixels(pipe: Any, image: Image.Image, geometry: Geometry) -> torch.Tensor:
-    """Return an image as (1, 3, H, W) in -1 … 1, in fp32."""
-    pixels: torch.Tensor = pipe.video_processor.preprocess(image, geometry.full_height, geometry.full_width).float()
-    return pixels
-
-
-def _normalised(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Convert latents (1, channels, t, h, w) from the VAE's scale to the transformer's, in fp32."""
-    latents = latents.float()
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents)
-    # the pipeline multiplies by the inverse as well: a division rounds differently
-    inverse_std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents)
-    return (latents - mean) * inverse_std

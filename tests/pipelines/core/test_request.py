@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -74,6 +74,55 @@ def test_a_loras_name_cannot_lead_out_of_a_folder(name: Any) -> None:
 def test_a_loras_strength_is_bounded(strength: Any) -> None:
     with pytest.raises(VideoParamsError, match=r"^loras: the strength of film must be a number from -4 to 4 and not 0"):
         RequestLora("film", strength)
+
+
+DIGEST = "0a" * 32
+
+
+@pytest.mark.parametrize("strength", [0, -0.1, 1.01, math.nan, math.inf, "0.5", None, True])
+def test_the_strength_is_above_0_and_at_most_1(strength: Any) -> None:
+    with pytest.raises(VideoParamsError, match=r"^strength must be a number above 0 and at most 1, not "):
+        VideoParams("an ox", strength=strength)
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "first"), [(16, 0.8, 4), (50, 0.8, 10), (4, 0.5, 2), (10, 1, 0), (10, 0.99, 1), (1, 1.0, 0)]
+)
+def test_a_video_leaves_out_the_first_steps(steps: int, strength: float, first: int) -> None:
+    params = VideoParams("an ox", num_inference_steps=steps, strength=strength)
+
+    assert params.first_step == 0
+    assert replace(params, video=DIGEST).first_step == first
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 16, 50, 999, 1000])
+def test_a_strength_of_which_no_step_is_left_is_refused(steps: int) -> None:
+    with pytest.raises(VideoParamsError, match=r"^strength must be at least [\d.]+ where num_infer") as refused:
+        VideoParams("an ox", num_inference_steps=steps, strength=0.0009, video=DIGEST)
+
+    least = float(str(refused.value).split()[5])
+    assert VideoParams("an ox", num_inference_steps=steps, strength=least, video=DIGEST).first_step < steps
+    # it counts only with a video
+    assert VideoParams("an ox", num_inference_steps=steps, strength=0.0009).first_step == 0
+
+
+@pytest.mark.parametrize("video", ["", "0A" * 32, "0a" * 31, b"0a" * 32, 3])
+def test_a_video_is_named_by_its_digest(video: Any) -> None:
+    with pytest.raises(VideoParamsError, match=r"^video must be the digest of a video, not "):
+        VideoParams("an ox", video=video)
+
+
+@pytest.mark.parametrize("name", ["image", "last_image"])
+def test_a_video_excludes_images(name: str) -> None:
+    with pytest.raises(VideoParamsError, match=rf"^video must not be given together with {name}\.$"):
+        VideoParams("an ox", video=DIGEST, **{name: DIGEST})  # type: ignore[arg-type]
+
+
+def test_the_strength_is_a_fact_only_with_a_video() -> None:
+    text = VideoParams("an ox", strength=0.5)
+
+    assert not {"video", "strength"} & text.facts.keys()
+    assert replace(text, video=DIGEST).facts == {**text.facts, "video": DIGEST, "strength": 0.5}
 
 
 def test_a_record_has_the_same_parameters() -> None:

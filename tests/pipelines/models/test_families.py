@@ -110,6 +110,7 @@ def test_its_classes_exist_and_its_parts_are_the_pipelines(family: ModelFamily) 
     assert (family.image_pipeline is not None) == ("image" in family.inputs(None))
     # a pipeline that makes videos only from images is the one for images
     assert (family.images(None).first is InputUse.REQUIRED) == (family.image_pipeline == family.pipeline)
+    assert family.takes_video(None) == (family.images(None).first is not InputUse.REQUIRED)
 
 
 @families

@@ -25,7 +25,7 @@ from pipelines.planning.shapes import (
     TransformerShape,
 )
 from pipelines.runner.runner import Runner
-from pipelines.stages.conditioning.image_encoding import encode_frames
+from pipelines.stages.conditioning.vae_encoding import encode_frames
 from pipelines.stages.decoding.decoding import decode_frames
 from tests.support.models.trace import PeakBytes, fake
 from tests.support.models.wan22 import WAN22_VAE

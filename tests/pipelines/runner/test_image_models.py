@@ -11,7 +11,7 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
-from pipelines.core.errors import GenerationCancelled, GenerationSuspended, InputImageError
+from pipelines.core.errors import GenerationCancelled, GenerationSuspended, InputImageError, InputVideoError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress, Stage
@@ -26,6 +26,7 @@ from pipelines.stages.conditioning.images import Images, image_digest, named
 from pipelines.stages.preview.preview import Preview
 from tests.pipelines.conftest import both_dtypes
 from tests.pipelines.stages.conditioning.test_images import gradient
+from tests.support.clips import write_clip
 from tests.support.models.wan_image import flf2v_folder, i2v_a14b_folder, i2v_folder
 
 pytestmark = both_dtypes
@@ -323,6 +324,13 @@ def test_a_last_image_is_refused_or_required_as_the_model_has_it(model: Model, t
             for each in (one, two)
         }
         assert len(videos) == 2
+
+
+def test_a_video_is_refused(model: Model, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 9)
+
+    with pytest.raises(InputVideoError, match=r"^This model takes no video: it cannot make one from another\.$"):
+        model.runner.run(TEXT, tmp_path / "video.mp4", video=clip)
 
 
 def test_the_last_image_is_a_fact_of_the_video() -> None:

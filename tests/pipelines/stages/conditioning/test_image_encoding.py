@@ -10,8 +10,9 @@ from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import ModelSpec
 from pipelines.runner.runner import Runner
-from pipelines.stages.conditioning.image_encoding import condition_tensors, encode_frames, read_image_processor
+from pipelines.stages.conditioning.image_encoding import condition_tensors, read_image_processor
 from pipelines.stages.conditioning.images import Images
+from pipelines.stages.conditioning.vae_encoding import encode_frames
 from tests.pipelines.conftest import both_dtypes
 from tests.pipelines.stages.conditioning.test_images import gradient
 from tests.support.models.wan_image import SIDE, change, i2v_a14b_folder, i2v_folder
