@@ -216,6 +216,11 @@ def request_kind(params: VideoParams) -> RequestKind:
     return params.step_cache, params.is_guided
 
 
+def steps_of(params: VideoParams) -> int:
+    """The denoising steps that are made."""
+    return params.num_inference_steps - params.first_step
+
+
 def pixels_of(params: VideoParams) -> int:
     """The pixels of all frames."""
     return params.width * params.height * params.num_frames

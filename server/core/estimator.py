@@ -12,7 +12,7 @@ from statistics import fmean, linear_regression
 
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import StepCaching, VideoParams
-from server.core.durations import Durations, RunDurations, StepTimes, pixels_of
+from server.core.durations import Durations, RunDurations, StepTimes, pixels_of, steps_of
 
 EXPECTED = 1
 """The time expected of a step weighs as much as so many steps of this run."""
@@ -43,7 +43,7 @@ class Estimator:
         """Seconds of a generation that has not begun; those of a typical one if nothing is known of its kind."""
         runs = self._durations.runs_of_model(model, params)
         step, rest = (law(tuple(runs), pixels_of(params)) for law in (step_seconds, rest_seconds))
-        return self.typical if step is None or rest is None else params.num_inference_steps * step + rest
+        return self.typical if step is None or rest is None else steps_of(params) * step + rest
 
 
 class Forecast:
@@ -52,7 +52,7 @@ class Forecast:
     def __init__(self, runs: Sequence[RunDurations], params: VideoParams) -> None:
         self._runs = runs
         self._pixels = pixels_of(params)
-        self._steps = params.num_inference_steps
+        self._steps = steps_of(params)
         self._is_even = params.step_cache is StepCaching.EXACT
         self._step = step_seconds(runs, self._pixels)
         self._rest = rest_seconds(runs, self._pixels)

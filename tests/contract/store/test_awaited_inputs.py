@@ -54,7 +54,9 @@ async def test_the_last_image_is_awaited_after_the_first(store: Store) -> None:
     halfway = replace(complete(generation), awaited_input="https://other.example/")
 
     assert await store.awaited_inputs.arrived([halfway]) == [generation.id]
-    assert await store.awaited_inputs.awaited() == [AwaitedInput("", "https://other.example/", True, generation.id)]
+    assert await store.awaited_inputs.awaited() == [
+        AwaitedInput("", "https://other.example/", "last_image", generation.id)
+    ]
     assert await store.attempts.claim("me", 60) is None
 
     params = replace(PARAMS, image=DIGEST, last_image="b" * 64)
@@ -71,8 +73,8 @@ async def test_they_are_found_in_their_order_with_what_they_await(store: Store) 
     (second,) = await awaiting(store, tenant="you", awaited_input="https://other.example/")
 
     assert await store.awaited_inputs.awaited() == [
-        AwaitedInput("", URL, False, first.id),
-        AwaitedInput("you", "https://other.example/", False, second.id),
+        AwaitedInput("", URL, "image", first.id),
+        AwaitedInput("you", "https://other.example/", "image", second.id),
     ]
     found = await store.awaited_inputs.awaiting([second.id, first.id, "none"])
     assert [each.id for each in found] == [first.id, second.id]

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from pipelines.models.catalogue import DEFAULT_MODEL
 from server.core.errors import InvalidParamsError, QueueFullError
 from server.core.generation import Generation, Origin, Status
 from server.media.fetch.download import Downloader, TemporaryError
 from server.service import input_fetcher as module
 from server.service.requests.inputs import LAST_IMAGES
+from server.storage.files.inputs import VIDEO_SUFFIX, input_key
 from tests.contract.test_image_input import drawn, encoded
 from tests.server.conftest import Inside, build, eventually, listen
+from tests.support.clips import clip
 from tests.support.image_host import PUBLIC, ImageHost, Internet, content, held, image_host, status
 from tests.support.models.serving import TI2V
 
@@ -114,6 +117,30 @@ async def test_sizes_are_those_of_a_request_that_brings_the_image(
             brought.params.height,
             brought.params.image,
         ), case
+
+
+async def test_a_video_is_fetched_and_decides_size_and_length(inside: Inside, host: ImageHost) -> None:
+    host.answers["/ox.webm"] = content(clip(60, 30, 40, 20, "ox.webm"))
+    url = URL.replace("png", "webm")
+    (recorded,) = await enqueue(inside, None, model=DEFAULT_MODEL, input_video=url, num_frames=81, **NO_SIZE)
+
+    done = await inside.until(recorded, Status.SUCCEEDED)
+
+    assert dict(host.seen)["/ox.webm"]["accept"] == "video/*"
+    assert done.params is not None
+    assert done.params.width == pytest.approx(2 * done.params.height, rel=0.01)
+    assert done.params.num_frames == 32
+    assert done.warnings == ("input_video has only 32 frames at 16 a second: the video has as many.",)
+    assert inside.engine.runs[-1].video == input_key("", str(done.params.video), VIDEO_SUFFIX)
+    assert (recorded.parameters["input_video"], done.awaited_input) == (url, None)
+
+
+async def test_a_url_without_a_video_is_told(inside: Inside) -> None:
+    (recorded,) = await enqueue(inside, None, model=DEFAULT_MODEL, input_video=URL, **NO_SIZE)
+
+    done = await inside.until(recorded, Status.FAILED)
+
+    assert done.error_message == "input_video must be an MP4, MOV, WebM or Matroska file."
 
 
 @pytest.mark.parametrize("name", LAST_IMAGES)
@@ -292,7 +319,7 @@ async def test_few_are_fetched_at_once_and_a_tenant_leaves_room_for_others(
     begun: list[str] = []
     go_on = asyncio.Event()
 
-    async def wait(url: str, _: Path) -> None:
+    async def wait(url: str, *_: Any) -> None:
         begun.append(url)
         await go_on.wait()
         raise TemporaryError("is over")
@@ -344,7 +371,7 @@ async def test_a_disk_that_cannot_be_written_to_is_not_the_urls_fault(
 
     assert (
         await inside.until(recorded)
-    ).error_message == "The server cannot keep the image: No such file or directory."
+    ).error_message == "The server cannot keep the input: No such file or directory."
 
 
 async def test_servers_that_share_their_database_take_neither_urls_nor_uploads(

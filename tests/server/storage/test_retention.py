@@ -16,7 +16,7 @@ from pipelines.core.request import IMAGES, VideoParams
 from server.core.generation import TERMINAL, Generation, Status
 from server.storage.db.records import Filters, QueueLimits
 from server.storage.files.generation_files import generation_of
-from server.storage.files.inputs import Inputs, input_key
+from server.storage.files.inputs import IMAGE_SUFFIX, VIDEO_SUFFIX, Inputs, input_key
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from server.storage.files.videos import Videos, video_key
 from server.storage.retention import Retention
@@ -330,8 +330,8 @@ async def with_images(place: Place, *pasts: tuple[Status, float, int | None, str
     return made
 
 
-def write_image(place: Place, name: str, size: int, age: float = 2 * DAY) -> Path:
-    path = place.images.folder / input_key("", name * 64)
+def write_image(place: Place, name: str, size: int, age: float = 2 * DAY, suffix: str = IMAGE_SUFFIX) -> Path:
+    path = place.images.folder / input_key("", name * 64, suffix)
     path.write_bytes(bytes(size))
     os.utime(path, (NOW - age, NOW - age))
     return path
@@ -366,6 +366,28 @@ async def test_last_images_count_and_go_too(tmp_path: Path) -> None:
     params = (await place.rows())[old.id].params
     assert params is not None
     assert (params.image, params.last_image) == (None, None)
+    place.store.close()
+
+
+async def test_input_videos_count_and_go_too(tmp_path: Path) -> None:
+    place = Place(tmp_path, max_bytes=45)
+    old_file, new_file, unused = (write_image(place, name, 20, suffix=VIDEO_SUFFIX) for name in "abc")
+    old, new_one = (
+        replace(place._made(Past(Status.FAILED, age, None)), params=VideoParams("an ox", video=name * 64))
+        for name, age in (("a", 2 * DAY), ("b", DAY))
+    )
+    await place.store.submissions.insert([old, new_one], QueueLimits(10))
+
+    await place.retention.tidy()
+    assert [path.exists() for path in (old_file, new_file, unused)] == [True, True, False]
+    write_image(place, "d", 20, suffix=VIDEO_SUFFIX, age=60)
+    (video,) = await place.add(Past(Status.SUCCEEDED, DAY / 2, 10))
+    await place.retention.tidy()
+
+    rows = await place.rows()
+    assert [path.exists() for path in (old_file, new_file)] == [False, True]
+    assert rows[video.id].artifact == video.artifact
+    assert [each.params.video for each in (rows[old.id], rows[new_one.id]) if each.params] == [None, "b" * 64]
     place.store.close()
 
 

@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from server.media.fetch import connection, download
-from server.media.fetch.download import Downloader, TemporaryError
+from server.media.fetch.download import IMAGE_FILE, VIDEO_FILE, Downloader, FileKind, TemporaryError
 from server.media.limits import IMAGE_BYTES, RefusedInputError
 from tests.support.image_host import OTHER_PUBLIC, PUBLIC, ImageHost, Internet, content, held, image_host, parts, status
 from tests.support.server_process import needs
@@ -36,8 +37,8 @@ def internet(host: ImageHost, *answers: list[str], **more: list[str]) -> Interne
     return Internet({PUBLIC: host.port, OTHER_PUBLIC: host.port}, names | {key: [more[key]] for key in more})
 
 
-async def get(net: Internet, target: Path, url: str = f"http://{NAME}/ox") -> bytes:
-    await Downloader(net.resolve, net).download(url, target)
+async def get(net: Internet, target: Path, url: str = f"http://{NAME}/ox", kind: FileKind = IMAGE_FILE) -> bytes:
+    await Downloader(net.resolve, net).download(url, target, kind)
     return written(target)
 
 
@@ -45,9 +46,9 @@ def written(target: Path) -> bytes:
     return target.read_bytes() if target.exists() else b""
 
 
-async def refusal(net: Internet, target: Path, path: str = "/ox") -> str:
+async def refusal(net: Internet, target: Path, path: str = "/ox", kind: FileKind = IMAGE_FILE) -> str:
     with pytest.raises(RefusedInputError) as caught:
-        await get(net, target, f"http://{NAME}{path}")
+        await get(net, target, f"http://{NAME}{path}", kind)
     return str(caught.value)
 
 
@@ -223,7 +224,7 @@ async def test_what_is_compressed_is_not_read(encoding: str, host: ImageHost, ta
 async def test_a_slow_body_ends_with_the_time_of_the_download(
     host: ImageHost, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "SECONDS", 0.3)
+    kind = replace(VIDEO_FILE, seconds=0.3)
 
     def drops(request: Any) -> None:
         request.send_response(200)
@@ -233,7 +234,8 @@ async def test_a_slow_body_ends_with_the_time_of_the_download(
 
     host.answers["/slow"] = drops
 
-    assert await refusal(internet(host), target, "/slow") == "is a URL that did not give an image within 0.3 seconds"
+    said = await refusal(internet(host), target, "/slow", kind)
+    assert said == "is a URL that did not give a video within 0.3 seconds"
 
 
 async def test_what_may_pass_is_told_from_what_will_not(

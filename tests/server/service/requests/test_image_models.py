@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
 from server.service.requests.image_models import ImageModels
-from server.service.requests.inputs import InputImage
+from server.service.requests.inputs import GivenInputs, InputImage
 from server.service.requests.parameters import resolve
 
 CATALOGUE = read_catalogue()
@@ -48,7 +48,7 @@ def test_size_and_length_are_those_of_the_model_that_was_asked() -> None:
     assert answering.id == "wan-ai-wan2-2-i2v-a14b-diffusers"
     assert answering.api.size("default") == asked.api.size("default") == (832, 480, 41)
     assert answering.api.by_name["num_inference_steps"].default == 40
-    params = resolve(answering, {"prompt": "an ox"}, 100, image=InputImage("0" * 64, 900, 1600))
+    params = resolve(answering, {"prompt": "an ox"}, 100, inputs=GivenInputs(InputImage("0" * 64, 900, 1600)))
     assert (params.width, params.height, params.num_frames) == (474, 842, 41)
 
 

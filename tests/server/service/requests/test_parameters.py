@@ -10,11 +10,11 @@ from pipelines.core.request import Sampler, StepCaching, VideoParams
 from pipelines.models.catalogue import read_catalogue
 from server.core.errors import InvalidParamsError
 from server.service.requests import parameters
-from server.service.requests.inputs import InputImage
+from server.service.requests.inputs import GivenInputs, InputImage
 
 MEDIA = (
     *("input_images", "image_url", "last_frame_image"),
-    *("input_video", "input_audio", "audio_url", "webhook_url"),
+    *("input_audio", "audio_url", "webhook_url"),
 )
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
 UNKNOWN = (0, 0)
@@ -240,7 +240,7 @@ def test_with_an_image_a_video_has_its_ratio_within_the_limits(
     image: tuple[int, int], given: dict[str, Any], size: tuple[int, int]
 ) -> None:
     kept = InputImage("0" * 64, *image)
-    params = parameters.resolve(ENTRY, {"prompt": "an ox", **given}, max_prompt_chars=100, image=kept)
+    params = parameters.resolve(ENTRY, {"prompt": "an ox", **given}, max_prompt_chars=100, inputs=GivenInputs(kept))
 
     assert (params.width, params.height) == size
     assert params.image == kept.digest
@@ -270,7 +270,7 @@ def test_a_model_of_both_orientations_keeps_to_its_pixels(
     kept = None if image in (None, UNKNOWN) else InputImage("0" * 64, *image)
     given = given if image is None else {"input_image": "sha256:0", **given}
 
-    params = parameters.resolve(UPRIGHT, {"prompt": "an ox", **given}, max_prompt_chars=100, image=kept)
+    params = parameters.resolve(UPRIGHT, {"prompt": "an ox", **given}, max_prompt_chars=100, inputs=GivenInputs(kept))
 
     assert (params.width, params.height) == size
     assert params.width * params.height <= 832 * 480
