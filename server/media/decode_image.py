@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from pipelines.stages.conditioning.images import image_digest
 from server.media.content import file_in
-from server.media.limits import IMAGE_BYTES, RefusedInputError, run
+from server.media.limits import IMAGE_BYTES, IMAGE_FORMATS, RefusedInputError, run
 
 MAX_BYTES = IMAGE_BYTES
 """Limit of a file, decoded from base64."""
@@ -49,7 +49,7 @@ def _opened(content: bytes) -> tuple[Image.Image, list[str]]:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise RefusedInputError("must be a JPEG, PNG, WebP, BMP or GIF file") from error
+        raise RefusedInputError(f"must be {IMAGE_FORMATS}") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise RefusedInputError(f"must have at most {MAX_PIXELS // 10**6} megapixels, not {width}x{height}")

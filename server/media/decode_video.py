@@ -18,7 +18,7 @@ import imageio_ffmpeg
 
 from server.media.containers import HEAD_BYTES, container_of
 from server.media.content import file_in
-from server.media.limits import MAX_SECONDS, VIDEO_BYTES, RefusedInputError, run
+from server.media.limits import MAX_SECONDS, VIDEO_BYTES, VIDEO_FORMATS, RefusedInputError, run
 
 MAX_RATE = 60
 """Frames a second that are kept, at most."""
@@ -153,7 +153,7 @@ def main() -> None:
         with path.open("rb", buffering=0) as file:
             container = container_of(file.read(HEAD_BYTES))
             if container is None:
-                raise RefusedInputError("must be an MP4, MOV, WebM or Matroska file")
+                raise RefusedInputError(f"must be {VIDEO_FORMATS}")
             file.seek(0)
             return decode(file, container, target)
 

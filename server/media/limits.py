@@ -20,6 +20,9 @@ DESCRIPTORS = 64
 IMAGE_BYTES = 20 * 2**20
 """Limit of the file of an image."""
 
+IMAGE_FORMATS = "a JPEG, PNG, WebP, BMP or GIF file"
+VIDEO_FORMATS = "an MP4, MOV, WebM or Matroska file"
+
 VIDEO_BYTES = 100 * 2**20
 """Limit of the file of a video."""
 

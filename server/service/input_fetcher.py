@@ -218,7 +218,7 @@ class InputFetcher:
                 await self._downloader.download(job.url, target, VIDEO_FILE if job.name == VIDEO else IMAGE_FILE)
                 return await self._files.keep(job.tenant, job.name, target)
         except OSError as error:
-            raise UnavailableError(f"The server cannot keep the input: {os.strerror(error.errno or 0)}.", 5) from error
+            raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error
 
     @asynccontextmanager
     async def _turn(self, tenant: str) -> AsyncIterator[None]:

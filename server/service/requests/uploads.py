@@ -9,6 +9,7 @@ from pathlib import Path
 
 from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError
 from server.media.containers import is_video
+from server.media.limits import IMAGE_FORMATS, VIDEO_FORMATS
 from server.service.record_limits import HourlyLimit
 from server.service.requests.inputs import IMAGE, VIDEO, Input, InputFiles, InputImage, InputVideo
 from server.storage.files.inputs import IMAGE_SUFFIX, UPLOAD_SECONDS, VIDEO_SUFFIX, Inputs, input_key
@@ -50,8 +51,14 @@ class Uploads:
         # before it is kept: others come meanwhile
         self._came.add(tenant, size)
         began = time.time()
+        name = VIDEO if await asyncio.to_thread(is_video, file) else IMAGE
         try:
-            kept = await self._files.keep(tenant, VIDEO if await asyncio.to_thread(is_video, file) else IMAGE, file)
+            kept = await self._files.keep(tenant, name, file)
+        except InvalidParamsError as error:
+            self._came.add(tenant, -size)
+            if str(error) == f"{IMAGE} must be {IMAGE_FORMATS}.":
+                raise InvalidParamsError(f"The file must be {IMAGE_FORMATS}, or {VIDEO_FORMATS}.") from None
+            raise
         except BaseException:
             self._came.add(tenant, -size)
             raise

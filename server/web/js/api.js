@@ -85,8 +85,8 @@ export async function follow({ onOpen, onEvent, signal }) {
   }
 }
 
-/** The address of a row's image, null while the server has none: a row that still awaits it names another host. */
-export function inputImage(row, name) {
+/** The address of a row's input, null while the server has none: a row that still awaits it names another host. */
+export function inputAddress(row, name) {
   return row[name]?.includes("api/files/inputs/") ? ownAddress(row[name]) : null;
 }
 

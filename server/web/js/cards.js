@@ -1,9 +1,9 @@
 /** A generation as a card: how it is doing while it runs, then its video, and what can be done with it. */
 
-import { inputImage, ownAddress, picture } from "./api.js";
+import { inputAddress, ownAddress, picture } from "./api.js";
 import { h, say } from "./dom.js";
 import { isActive } from "./generations.js";
-import { IMAGES } from "./image.js";
+import { emptyInput, INPUTS, VIDEO } from "./inputs.js";
 import { facts, settingsOf } from "./settings.js";
 import { t, time } from "./strings.js";
 
@@ -47,10 +47,10 @@ export class Card {
     this.error = h("p", { class: "error" });
     this.warnings = h("p", { class: "warning" });
     this.prompt = h("p", { class: "prompt", dir: "auto" });
-    this.images = new Map(IMAGES.map((name) => [name, h("img", { class: "input", alt: t(`title.${name}`), loading: "lazy", hidden: true })]));
+    this.inputs = new Map(INPUTS.map((name) => [name, emptyInput(name)]));
     this.facts = h("ul", { class: "facts" });
     this.actions = h("div", { class: "actions" });
-    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, ...this.images.values(), this.facts, this.actions);
+    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, ...this.inputs.values(), this.facts, this.actions);
     this.element = h("article", { class: "card", "data-id": this.id }, this.stage, words);
     this.update(row);
   }
@@ -74,11 +74,11 @@ export class Card {
     this.warnings.hidden = !row.warnings?.length;
     say(this.prompt, row.prompt ?? "");
     this.element.setAttribute("aria-label", row.prompt ?? "");
-    for (const [name, image] of this.images) {
-      const address = inputImage(row, name);
-      if (address && image.hidden) {
-        image.src = address;
-        image.hidden = false;
+    for (const [name, shown] of this.inputs) {
+      const address = inputAddress(row, name);
+      if (address && shown.hidden) {
+        shown.src = address;
+        shown.hidden = false;
       }
     }
     const words = facts(row, schema);
@@ -100,6 +100,7 @@ export class Card {
   close() {
     this.#forgetPreview();
     this.#video?.removeAttribute("src");
+    this.inputs.get(VIDEO).removeAttribute("src");
     this.element.remove();
   }
 

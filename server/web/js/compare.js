@@ -2,6 +2,7 @@
 
 import { ownAddress } from "./api.js";
 import { $, h, say } from "./dom.js";
+import { inputsOf } from "./inputs.js";
 import { toText } from "./loras.js";
 import { settingsOf, title } from "./settings.js";
 import { t } from "./strings.js";
@@ -48,7 +49,7 @@ export class Compare {
     this.#videos = rows.map((row) => shown.get(row.generation_id) ?? this.#player(row));
     $("compare-videos").replaceChildren(
       ...this.#videos.map((video, n) =>
-        h("figure", {}, video, h("figcaption", {}, h("b", {}, String.fromCharCode(65 + n)), " ", rows[n].prompt)),
+        h("figure", {}, video, h("figcaption", {}, h("b", {}, String.fromCharCode(65 + n)), " ", rows[n].prompt), ...inputsOf(rows[n])),
       ),
     );
     for (const video of this.#videos) video.pause();

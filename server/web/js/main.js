@@ -1,6 +1,6 @@
 /** The Workbench: puts the parts together. */
 
-import { inputImage, key, ownAddress, request, stored, whenKeyIsNeeded } from "./api.js";
+import { inputAddress, key, ownAddress, request, stored, whenKeyIsNeeded } from "./api.js";
 import { ApiTab } from "./apitab.js";
 import { CardList } from "./cardlist.js";
 import { Compare } from "./compare.js";
@@ -8,7 +8,7 @@ import { $, h, say } from "./dom.js";
 import { Form } from "./form.js";
 import { Generations, isActive } from "./generations.js";
 import { History } from "./history.js";
-import { dataUrlOf, ImageField, IMAGES, lastFrame, PLACEHOLDER } from "./image.js";
+import { fileAt, InputField, IMAGES, lastFrame, sent, VIDEO } from "./inputs.js";
 import { askForKey } from "./key.js";
 import { Machine } from "./machine.js";
 import { offerLoras } from "./loras.js";
@@ -49,7 +49,9 @@ class Workbench {
     this.feed = new CardList($("results"), this.page);
     this.compare = new Compare(this.generations, this.page.schemaOf);
     this.history = new History(this.generations, this.page);
-    this.images = [new ImageField(IMAGES[0], "image"), new ImageField(IMAGES[1], "last-image")];
+    this.video = new InputField(VIDEO, "video");
+    this.images = [new InputField(IMAGES[0], "image"), new InputField(IMAGES[1], "last-image")];
+    this.inputs = [...this.images, this.video];
     this.#drawForm(models);
     this.api = new ApiTab(() => ({ model: this.model.id, values: this.values, schema: this.form.schema }));
     this.api.explainKey(key.get() !== "");
@@ -87,18 +89,27 @@ class Workbench {
     });
     $("reset").addEventListener("click", () => {
       this.#fillOwn({});
-      for (const image of this.images) image.set(null);
+      for (const input of this.inputs) input.set(null);
       this.form.reset();
     });
     for (const id of Object.keys(OWN_PARAMETERS)) $(id).addEventListener("change", () => this.#changed());
-    for (const image of this.images) image.addEventListener("change", () => this.#changed());
+    for (const input of this.inputs) {
+      input.addEventListener("change", () => {
+        // a video is made of images or of another video
+        if (input.value) for (const other of input === this.video ? this.images : [this.video]) other.set(null);
+        $("strength-field").hidden = !this.video.value;
+        this.#changed();
+      });
+    }
   }
 
   /** What the form asks for: the schema's parameters, and those of this server's own that are chosen. */
   get values() {
-    const own = Object.entries(OWN_PARAMETERS).map(([id, name]) => [name, ofField(name, $(id).value)]);
-    const given = this.images.filter((image) => image.value).map(({ name }) => [name, PLACEHOLDER]);
-    const named = given.length > 0 && this.#isAnswered() ? this.form.changed : this.form.values;
+    const own = Object.entries(OWN_PARAMETERS)
+      .filter(([id]) => id !== "strength" || this.video.value)
+      .map(([id, name]) => [name, ofField(name, $(id).value)]);
+    const given = this.inputs.filter(({ value }) => value).map(({ name, placeholder }) => [name, placeholder]);
+    const named = this.images[0].value && this.#isAnswered() ? this.form.changed : this.form.values;
     return { ...named, ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
   }
 
@@ -107,7 +118,7 @@ class Workbench {
     return !this.model.capabilities.input.includes("image");
   }
 
-  #takesImage(model, name = IMAGES[0]) {
+  #takes(model, name = IMAGES[0]) {
     return name in (this.models.get(model)?.["x-paddock-parameters"] ?? {});
   }
 
@@ -127,7 +138,7 @@ class Workbench {
 
   #drawFields() {
     offerLoras(this.model.id);
-    for (const image of this.images) image.offer(this.#takesImage(this.model.id, image.name));
+    for (const input of this.inputs) input.offer(this.#takes(this.model.id, input.name));
     this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
     this.#fillSmall();
   }
@@ -139,8 +150,8 @@ class Workbench {
   }
 
   #changed() {
-    // images are too large to be kept
-    const { input_image: _, end_image_url: __, ...values } = this.values;
+    // files are too large to be kept
+    const { input_image: _, end_image_url: __, input_video: ___, ...values } = this.values;
     visit.set(DRAFT, JSON.stringify({ model: this.model.id, values }));
     say($("form-error"), "");
     this.api?.draw();
@@ -189,15 +200,17 @@ class Workbench {
   async #generate() {
     if (!this.form.check()) return say($("form-error"), t("error.form"));
     const count = Number($("count").value);
-    const given = Object.fromEntries(this.images.filter(({ value }) => value).map(({ name, value }) => [name, value]));
-    await this.#submit({ model: this.model.id, ...this.values, ...given, ...(count > 1 && { num_generations: count }) });
+    const given = Object.fromEntries(this.inputs.filter(({ value }) => value).map(({ name, value }) => [name, value]));
+    await this.#submit({ model: this.model.id, ...this.values, ...(count > 1 && { num_generations: count }) }, given);
   }
 
-  async #submit(body) {
+  /** Asks for a generation; `inputs` are its files and URLs by their parameters. */
+  async #submit(body, inputs) {
     $("generate").disabled = true;
     say($("generate"), t("generating"));
     try {
-      await this.generations.create(body);
+      const named = Object.entries(inputs).map(async ([name, value]) => [name, typeof value === "string" ? value : await sent(value)]);
+      await this.generations.create({ ...body, ...Object.fromEntries(await Promise.all(named)) });
       say($("form-error"), "");
     } catch (error) {
       say($("form-error"), error.message);
@@ -217,7 +230,7 @@ class Workbench {
         this.#fill(settingsOf(row, this.page.schemaOf(row)));
         this.open("create");
         $("field-prompt").focus();
-        await Promise.all(this.images.map((image) => image.fetch(inputImage(row, image.name))));
+        await Promise.all(this.inputs.map((input) => input.fetch(inputAddress(row, input.name))));
       }),
       again: told(async (row) => {
         const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row));
@@ -225,13 +238,13 @@ class Workbench {
         // without it the model that was asked would answer
         if (row.answered_by && !row.input_image) throw new Error(t("image.gone"));
         const given = {};
-        for (const { name } of this.images.filter(({ name }) => row[name])) {
-          const own = inputImage(row, name);
-          given[name] = own ? await dataUrlOf(own) : row[name];
+        for (const { name } of this.inputs.filter(({ name }) => row[name])) {
+          const own = inputAddress(row, name);
+          given[name] = own ? await fileAt(own) : row[name];
         }
-        await this.#submit({ model: row.model_name, ...settings, ...given });
+        await this.#submit({ model: row.model_name, ...settings }, given);
       }),
-      takesImage: (id) => this.#takesImage(id),
+      takesImage: (id) => this.#takes(id),
       continueFrom: told(async (row) => {
         const frame = await lastFrame(ownAddress(row.result_url));
         this.#choose(row.model_name);

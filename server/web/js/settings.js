@@ -9,10 +9,10 @@ export function parameters(schema) {
 }
 
 /** Parameters of this server that no model's schema has, by the id of their form field. */
-export const OWN_PARAMETERS = { "step-cache": "step_cache", sampler: "sampler", loras: "loras" };
+export const OWN_PARAMETERS = { "step-cache": "step_cache", sampler: "sampler", loras: "loras", strength: "strength" };
 
 /** The value of such a parameter by the text of its field, and the other way round. */
-export const ofField = (name, text) => (name === "loras" ? fromText(text) : text);
+export const ofField = (name, text) => (name === "loras" ? fromText(text) : name === "strength" && text ? Number(text) : text);
 export const forField = (name, value) => (name === "loras" ? toText(value) : (value ?? ""));
 
 export function title(name, property) {
@@ -39,6 +39,7 @@ export function facts(row, schema) {
     rest.run_fast && t("title.run_fast"),
     rest.step_cache && t(`cache.${rest.step_cache}`),
     rest.sampler,
+    rest.strength && t("strength", { strength: rest.strength }),
     toText(rest.loras),
     rest.seed !== undefined && t("seed", { seed: rest.seed }),
     row.answered_by && t("answeredBy", { model: row.answered_by }),

@@ -369,9 +369,7 @@ async def test_a_disk_that_cannot_be_written_to_is_not_the_urls_fault(
 
     (recorded,) = await enqueue(inside)
 
-    assert (
-        await inside.until(recorded)
-    ).error_message == "The server cannot keep the input: No such file or directory."
+    assert (await inside.until(recorded)).error_message == "The server cannot keep inputs: No such file or directory."
 
 
 async def test_servers_that_share_their_database_take_neither_urls_nor_uploads(

@@ -1,0 +1,182 @@
+/** What a video begins and ends with or is made of: chosen, dropped, pasted, or taken from another generation. */
+
+import { inputAddress, request } from "./api.js";
+import { $, h, say } from "./dom.js";
+import { t } from "./strings.js";
+
+/** The parameters that are images, the first frame first. */
+export const IMAGES = ["input_image", "end_image_url"];
+
+/** The parameter that is a video. */
+export const VIDEO = "input_video";
+
+/** The parameters that are inputs. */
+export const INPUTS = [...IMAGES, VIDEO];
+
+const MAX_MB = { image: 20, video: 100 };
+
+/** What stands for an input in the calls of the API tab: its base64 would fill pages. */
+const PLACEHOLDERS = { image: "data:image/png;base64,…", video: "upload:…" };
+
+/**
+ * One input of the form. `name` is the parameter, `id` what the ids of its elements begin with. The first frame's field
+ * also takes what is pasted, and with that of the video what is dropped on the form beside another such field.
+ *
+ * Fires "change" when there is another file, or none any more.
+ */
+export class InputField extends EventTarget {
+  #id;
+  #kind;
+  #value = null;
+  #shown = null;
+  // counts the choices: one that took long to read must not replace a newer one
+  #choice = 0;
+
+  constructor(name, id) {
+    super();
+    this.name = name;
+    this.#id = id;
+    this.#kind = name === VIDEO ? "video" : "image";
+    const { element, file } = this;
+    const isFirst = name === IMAGES[0];
+    const isMain = isFirst || name === VIDEO;
+    const isHere = ({ target }) => (target.closest(".image-field") ?? (isMain ? element : null)) === element;
+    file.addEventListener("change", () => file.files[0] && this.#read(file.files[0]));
+    this.#part("remove").addEventListener("click", () => {
+      this.set(null);
+      file.focus();
+    });
+    if (isFirst) document.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
+    for (const each of ["dragover", "drop"]) {
+      $("form").addEventListener(each, (event) => {
+        if (this.isOffered && isHere(event) && [...event.dataTransfer.types].includes("Files")) event.preventDefault();
+      });
+    }
+    $("form").addEventListener("drop", (event) => isHere(event) && this.#take(event, event.dataTransfer));
+    element.addEventListener("dragenter", () => element.classList.add("over"));
+    for (const each of ["dragleave", "drop"]) element.addEventListener(each, () => element.classList.remove("over"));
+  }
+
+  #part(name) {
+    return $(`${this.#id}-${name}`);
+  }
+
+  get element() {
+    return this.#part("field");
+  }
+
+  get file() {
+    return this.#part("file");
+  }
+
+  get isOffered() {
+    return !this.element.hidden;
+  }
+
+  /** Shows the field for a model that takes such an input, and takes it away for others. */
+  offer(isTaken) {
+    this.element.hidden = !isTaken;
+    if (!isTaken) this.set(null);
+  }
+
+  /** The file; undefined without one. */
+  get value() {
+    return this.#value ?? undefined;
+  }
+
+  /** What stands for the file in a call that is only shown. */
+  get placeholder() {
+    return PLACEHOLDERS[this.#kind];
+  }
+
+  set(file) {
+    this.#choice += 1;
+    if (file === this.#value) return;
+    this.#value = file;
+    say(this.#part("error"), "");
+    this.file.value = "";
+    this.#part("chosen").hidden = file === null;
+    if (this.#shown) URL.revokeObjectURL(this.#shown);
+    this.#shown = file === null ? null : URL.createObjectURL(file);
+    if (file === null) this.#part("shown").removeAttribute("src");
+    else this.#part("shown").src = this.#shown;
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** The file at an address of this server, or (null) none. */
+  async fetch(address) {
+    if (address === null) return this.set(null);
+    const choice = ++this.#choice;
+    const file = await fileAt(address);
+    if (choice === this.#choice && this.isOffered) this.set(file);
+  }
+
+  #take(event, transfer) {
+    const file = [...(transfer?.files ?? [])].find((each) => each.type.startsWith(`${this.#kind}/`));
+    if (!file || !this.isOffered) return;
+    event.preventDefault();
+    this.#read(file);
+  }
+
+  #read(file) {
+    const limit = MAX_MB[this.#kind];
+    if (file.size > limit * 2 ** 20) return say(this.#part("error"), t("input.large", { limit }));
+    this.set(file);
+  }
+}
+
+/** What shows an input, hidden until there is one. */
+export function emptyInput(name) {
+  if (name !== VIDEO) return h("img", { class: "input", alt: t(`title.${name}`), loading: "lazy", hidden: true });
+  const about = { "aria-label": t(`title.${name}`), preload: "metadata", controls: true, playsinline: true, hidden: true };
+  const video = h("video", { class: "input", ...about });
+  video.muted = true;
+  return video;
+}
+
+/** What shows the inputs of a row. */
+export function inputsOf(row) {
+  return INPUTS.filter((name) => inputAddress(row, name)).map((name) => {
+    const shown = emptyInput(name);
+    shown.src = inputAddress(row, name);
+    shown.hidden = false;
+    return shown;
+  });
+}
+
+/** The file at an address of this server. */
+export async function fileAt(address) {
+  const response = await fetch(address);
+  if (!response.ok) throw new Error(t("image.gone"));
+  return response.blob();
+}
+
+/** What names a file in a request. */
+export async function sent(file) {
+  const headers = { "Content-Type": file.type || "application/octet-stream" };
+  const { id } = await request("api/ai/uploads", { method: "POST", body: file, headers });
+  return id;
+}
+
+/** The last frame of a video at an address of this server, as an image file. */
+export async function lastFrame(address) {
+  const video = document.createElement("video");
+  const reached = (name) => new Promise((resolve, reject) => {
+    video.addEventListener(name, resolve, { once: true });
+    video.addEventListener("error", () => reject(new Error(t("image.frame"))), { once: true });
+  });
+  video.muted = true;
+  video.preload = "auto";
+  const loaded = reached("loadeddata");
+  video.src = address;
+  await loaded;
+  const seeked = reached("seeked");
+  video.currentTime = Math.max(0, video.duration - 0.001);
+  await seeked;
+  const canvas = document.createElement("canvas");
+  canvas.width = video.videoWidth;
+  canvas.height = video.videoHeight;
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  video.removeAttribute("src");
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
