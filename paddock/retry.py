@@ -20,9 +20,9 @@ class RetryPolicy:
     """How often a request is sent, and how long the client waits in between. All times are in seconds.
 
     A request is sent again after a broken connection, a time-out, and the statuses 429, 502, 503 and 504, and only if a
-    repetition cannot do its work twice: it is a GET or DELETE, or carries an idempotency key (all requests of
-    `Client` do). The pauses double from `backoff` up to `max_pause`, with jitter. A server that states Retry-After is
-    asked again no earlier; if it states more than `max_pause`, its error is raised at once.
+    repetition cannot do its work twice: it is a GET or DELETE, an upload, or carries an idempotency key (all other
+    requests of `Client` do). The pauses double from `backoff` up to `max_pause`, with jitter. A server that states
+    Retry-After is asked again no earlier; if it states more than `max_pause`, its error is raised at once.
     """
 
     attempts: int = 5
@@ -63,4 +63,6 @@ NEVER = RetryPolicy(attempts=1)
 
 def is_repeatable(request: httpx.Request) -> bool:
     """Whether a request that is sent twice has the effect of one."""
-    return request.method in _SAFE_METHODS or "Idempotency-Key" in request.headers
+    # a file that is uploaded twice is kept once
+    is_upload = request.url.path.endswith("/uploads")
+    return request.method in _SAFE_METHODS or "Idempotency-Key" in request.headers or is_upload

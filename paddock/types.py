@@ -60,6 +60,10 @@ class Parameters(TypedDict, total=False):
     """The image that the video ends with, given in the same ways."""
     tail_image_url: str | PathLike[str] | bytes
     """Another name of `end_image_url`."""
+    input_video: str | PathLike[str] | bytes
+    """The video that this one is made of, instead of an image, given in the same ways; its first 10 seconds."""
+    strength: float
+    """How much of `input_video` is made anew, above 0 and at most 1."""
     loras: Sequence[LoraChoice]
     """LoRAs that are merged into the weights for this video, at most 8."""
     target_namespace: str

@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel
 
 from paddock._core.flows import Emit, Flow, Pause, read_chunk, send
-from paddock._core.inputs import with_inputs
+from paddock._core.inputs import VIDEO, video_content, with_inputs
 from paddock._core.protocol import MAX_RESPONSE_BYTES, Protocol, Response, segment
 from paddock.errors import (
     GenerationFailedError,
@@ -49,6 +49,10 @@ class _Models(BaseModel):
 
 class _Loras(BaseModel):
     data: list[Lora]
+
+
+class _Uploaded(BaseModel):
+    id: str
 
 
 class _Deleted(BaseModel):
@@ -113,6 +117,9 @@ class Operations:
         if not (base.isascii() and base.isprintable() and len(base) <= _MAX_KEY_CHARS - len(f"-{MAX_PROMPTS}")):
             raise InvalidArgumentError("idempotency_key must have at most 250 printable ASCII characters")
         parameters = with_inputs(parameters)
+        if (video := video_content(parameters.get(VIDEO))) is not None:
+            # too large for the body of a request
+            parameters[VIDEO] = yield from self.upload(video)
         enqueued: list[Generation] = []
         for number, prompt in enumerate(prompts):
             body = {"model": model, "prompt": prompt, "num_generations": num_generations, **parameters}
@@ -126,6 +133,10 @@ class Operations:
             about = {"model": model, "prompt": prompt}
             enqueued += [generation.model_copy(update=about) for generation in created.generations]
         return enqueued
+
+    def upload(self, content: bytes) -> Flow[str]:
+        """Upload an input, and return the id by which requests name it."""
+        return (yield from self.call(self.protocol.upload("/ai/uploads", content), _Uploaded)).id
 
     def get(self, generation_id: str, retry: RetryPolicy | None = None) -> Flow[Generation]:
         """One generation."""

@@ -69,6 +69,11 @@ class Protocol:
             return self._request(method, url, chosen, None, silence)
         return self._request(method, url, {**chosen, "Content-Type": "application/json"}, _encode(body), silence)
 
+    def upload(self, path: str, content: bytes) -> httpx.Request:
+        """A request whose body is a file."""
+        headers = {"Accept": "application/json", "Content-Type": "application/octet-stream"}
+        return self._request("POST", httpx.URL(f"{self.url}/api{path}"), headers, content, None)
+
     def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> httpx.Request:
         """A request for a file, at an address that the server names. It may be on another host."""
         try:

@@ -1,8 +1,6 @@
 """The use cases that routes call: submit, wait, cancel, look up. All rules of the contract that are not about HTTP."""
 
 import asyncio
-import hashlib
-import json
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -172,9 +170,28 @@ class Service:
         entry = self._image_models.answering(asked, body)
         loras = await asyncio.to_thread(self._loras.of, entry.id) if body.get("loras") else {}
         await self.check_room()
-        new = await self._builder.build(Request(tenant, entry, asked, body, origin, inputs or {}, loras))
+        request = Request(tenant, entry, asked, body, origin, inputs or {}, loras)
+        repeatable = None if key is None else IdempotentRequest(key, request.digest)
+        try:
+            # its uploads may have expired meanwhile
+            if repeatable and request.inputs and (before := await self._submissions.before(tenant, repeatable)):
+                return before
+            new = await self._builder.build(request)
+            recorded = await self._record(new, repeatable)
+        except IdempotencyKeyReusedError:
+            raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
+        if recorded[0].id == new[0].id:
+            self._scheduler.wake()
+            if any(generation.awaited_input is not None for generation in recorded):
+                self._fetcher.wake()
+            for generation in recorded:
+                if generation.is_terminal:
+                    self._broker.publish(Event(generation))
+        return recorded
+
+    async def _record(self, new: Sequence[Generation], request: IdempotentRequest | None) -> Sequence[Generation]:
+        """Record new generations, or find those of the same request before. Raises QueueFullError."""
         limits = QueueLimits(self.settings.max_queued, self.settings.max_queued_per_key)
-        request = None if key is None else IdempotentRequest(key, _digest(body, origin))
         self._limits.add(new)
         is_new = False
         try:
@@ -187,18 +204,9 @@ class Service:
                 f"The queue is full: {error.limit} {whose} are waiting.",
                 RETRY_AFTER if free_in is None else max(1, ceil(free_in)),
             ) from None
-        except IdempotencyKeyReusedError:
-            raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
         finally:
             if not is_new:
                 self._limits.take_back(new)
-        if is_new:
-            self._scheduler.wake()
-            if any(generation.awaited_input is not None for generation in recorded):
-                self._fetcher.wake()
-            for generation in recorded:
-                if generation.is_terminal:
-                    self._broker.publish(Event(generation))
         return recorded
 
     async def upload(self, tenant: str, file: Path) -> Upload:
@@ -338,8 +346,3 @@ class Service:
         if placed is None:
             raise GenerationNotFoundError
         return placed
-
-
-def _digest(body: parameters.Body, origin: Origin) -> str:
-    """Two requests with the same digest are the same request."""
-    return hashlib.sha256(json.dumps([origin, body], sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,10 @@
 
 import base64
 import hashlib
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from paddock import Client, InvalidArgumentError
 from tests.support.clips import clip, write_clip
 from tests.support.server_process import SMALL, ServerProcess
 from tests.support.video import psnr, read_video
@@ -185,3 +190,56 @@ def test_a_video_that_is_not_kept_any_more_fails_with_a_sentence(server: ServerP
 
     assert row["status"] == "failed"
     assert row["error_message"].startswith("The input video cannot be read")
+
+
+def test_client_and_command_line_take_a_path(server: ServerProcess, content: bytes, tmp_path: Path) -> None:
+    expected = made(server.http.post("/videos/generate", json={**REQUEST, "input_video": text(content)}))
+    source, target = tmp_path / "clip.mp4", tmp_path / "new.mp4"
+    source.write_bytes(content)
+    named = {name: value for name, value in REQUEST.items() if name not in ("prompt", "model")}
+
+    with Client(server.url, api_key=KEYS[0]) as client:
+        for value in (source, str(source), content):
+            generation = client.generate(REQUEST["prompt"], model=REQUEST["model"], input_video=value, **named)
+            assert client.download(generation, target).read_bytes() == expected
+        with pytest.raises(InvalidArgumentError, match=r"input_video: .*none\.mp4 cannot be read"):
+            client.enqueue("an ox", model=REQUEST["model"], input_video=tmp_path / "none.mp4")
+
+    options = [
+        *("--width", "64", "--height", "64", "--frames", "5", "--steps", "4", "--seed", "7"),
+        *("--video", str(source), "--strength", "0.5", "--model", REQUEST["model"]),
+    ]
+    command = [sys.executable, "-P", "-m", "server.cli", "generate", REQUEST["prompt"], *options]
+    command += ["--output", str(tmp_path / "by-command.mp4"), "--url", server.url]
+    subprocess.run(command, check=True, env={**os.environ, "PADDOCK_API_KEY": KEYS[0]}, timeout=120)
+    assert (tmp_path / "by-command.mp4").read_bytes() == expected
+
+
+def test_a_request_that_is_sent_again_needs_its_upload_no_more(server: ServerProcess, content: bytes) -> None:
+    def uploaded() -> str:
+        return str(server.http.post("/uploads", content=content, headers={"Content-Type": "video/mp4"}).json()["id"])
+
+    def asked(upload: str) -> httpx.Response:
+        headers = {"Idempotency-Key": "a-video-again"}
+        return server.http.post("/videos/generate", json={**REQUEST, "input_video": upload}, headers=headers)
+
+    upload = uploaded()
+    first = asked(upload)
+    assert first.status_code == 200, first.text
+    time.sleep(1.1)
+    # of another second, so it has another id
+    again = uploaded()
+    assert again != upload
+    for path in (server.data_dir / "inputs").iterdir():
+        path.unlink()
+
+    same = [asked(each) for each in (upload, again)]
+
+    links = {answer.json()["video_url"].rpartition("/")[2].partition(".")[0] for answer in (first, *same)}
+    assert len(links) == 1
+    other = server.http.post(
+        "/videos/generate",
+        json={**REQUEST, "strength": 1, "input_video": again},
+        headers={"Idempotency-Key": "a-video-again"},
+    )
+    assert other.status_code == 409

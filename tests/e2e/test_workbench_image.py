@@ -62,9 +62,9 @@ def page(visitor: BrowserPage) -> Iterator[Page]:
 
 def generated(page: Page, server: ServerProcess) -> dict[str, object]:
     """Press Generate, and return the row once its video is there."""
-    before = page.locator("#results video").count()
+    before = page.locator("#results .stage video").count()
     page.get_by_role("button", name="Generate", exact=True).click()
-    expect(page.locator("#results video")).to_have_count(before + 1)
+    expect(page.locator("#results .stage video")).to_have_count(before + 1)
     return dict(server.http.get("/generations", params={"page_size": 1}).json()["generations"][0])
 
 

@@ -102,9 +102,12 @@ def test_a_video_can_be_taken_back_used_again_and_compared(page: Page, server: S
     expect(page.locator("#compare-videos video.input")).to_have_count(2)
 
 
-def test_a_file_that_is_no_video_is_told(page: Page, tmp_path: Path) -> None:
+def test_a_file_that_is_no_video_is_told(visitor: BrowserPage, page: Page, tmp_path: Path) -> None:
     (tmp_path / "ox.mp4").write_bytes(b"no video")
     page.locator("#video-file").set_input_files(tmp_path / "ox.mp4")
     page.get_by_role("button", name="Generate", exact=True).click()
 
     expect(page.locator("#form-error")).to_contain_text("or an MP4, MOV, WebM or Matroska file")
+    # the browser's own words about the answer
+    assert [error for error in visitor.errors if "400" not in error] == []
+    visitor.errors.clear()

@@ -13,14 +13,14 @@ from fastapi.staticfiles import StaticFiles
 WEB = Path(__file__).parents[2] / "web"
 
 
-def page_headers(images: str) -> dict[str, str]:
-    """Return the headers of a page, which may show its own images and those of the scheme `images`."""
+def page_headers(images: str, videos: str = "") -> dict[str, str]:
+    """Return the headers of a page, which may show its own media and those of the schemes `images` and `videos`."""
     policy = {
         "default-src": "'none'",
         "script-src": "'self'",
         "style-src": "'self'",
         "img-src": f"'self' {images}",
-        "media-src": "'self'",
+        "media-src": f"'self' {videos}".strip(),
         "connect-src": "'self'",
         "base-uri": "'none'",
         "form-action": "'none'",
@@ -37,7 +37,7 @@ def page_headers(images: str) -> dict[str, str]:
 
 
 # previews need a key in a header, so the page fetches them and shows them as blobs
-HEADERS = page_headers(images="blob: data:")
+HEADERS = page_headers(images="blob:", videos="blob:")
 
 router = APIRouter(include_in_schema=False)
 

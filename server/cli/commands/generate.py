@@ -34,6 +34,12 @@ def generate(
     end_image: Annotated[
         Path | None, typer.Option(help="The image that the video ends with, for models that take one.")
     ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="The video that this one is made of, for models that take one.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much of that video is made anew, above 0 and at most 1.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
     aspect: Annotated[str | None, typer.Option(help="Aspect ratio, such as 16:9, instead of width and height.")] = None,
@@ -63,6 +69,8 @@ def generate(
     parameters = {
         "input_image": image,
         "end_image_url": end_image,
+        "input_video": video,
+        "strength": strength,
         "width": width,
         "height": height,
         "aspect_ratio": aspect,

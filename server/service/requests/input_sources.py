@@ -5,9 +5,9 @@ from pipelines.models.family import ImageInputs, InputUse
 from pipelines.models.registry import family_of
 from server.core.errors import InvalidParamsError
 from server.core.settings import Settings
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, GivenInputs, Input, InputFiles
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, UPLOAD_PREFIX, VIDEO, GivenInputs, Input, InputFiles
 from server.service.requests.request import Request
-from server.service.requests.uploads import PREFIX, Uploads
+from server.service.requests.uploads import Uploads
 from server.service.requests.urls import checked_url
 
 
@@ -89,6 +89,6 @@ class InputSources:
         if name in request.files:
             return await self._files.keep(request.tenant, name, request.files[name])
         reference = str(request.body[name]).strip()
-        if reference.startswith(PREFIX):
+        if reference.startswith(UPLOAD_PREFIX):
             return await self._uploads.find(request.tenant, name, reference)
         return checked_url(name, reference, self._settings)

@@ -30,6 +30,9 @@ VIDEO = "input_video"
 INPUTS = (IMAGE, *LAST_IMAGES, VIDEO)
 """The parameters whose values are files."""
 
+UPLOAD_PREFIX = "upload:"
+"""What the id of an upload begins with."""
+
 MAX_WAITING = 16
 """So many requests of a tenant may wait for their inputs to be decoded."""
 

@@ -11,11 +11,8 @@ from server.core.errors import InvalidParamsError, QueueFullError, UnavailableEr
 from server.media.containers import is_video
 from server.media.limits import IMAGE_FORMATS, VIDEO_FORMATS
 from server.service.record_limits import HourlyLimit
-from server.service.requests.inputs import IMAGE, VIDEO, Input, InputFiles, InputImage, InputVideo
+from server.service.requests.inputs import IMAGE, UPLOAD_PREFIX, VIDEO, Input, InputFiles, InputImage, InputVideo
 from server.storage.files.inputs import IMAGE_SUFFIX, UPLOAD_SECONDS, VIDEO_SUFFIX, Inputs, input_key
-
-PREFIX = "upload:"
-"""What the id of an upload begins with."""
 
 MAX_BYTES_PER_HOUR = 500 * 2**20
 """Limit of what a tenant uploads: no upload lasts longer without a request that names it."""
@@ -63,14 +60,14 @@ class Uploads:
             self._came.add(tenant, -size)
             raise
         token = self._inputs.uploads.sign(tenant, asdict(kept))
-        return Upload(PREFIX + token, kept, size, began + UPLOAD_SECONDS)
+        return Upload(UPLOAD_PREFIX + token, kept, size, began + UPLOAD_SECONDS)
 
     async def find(self, tenant: str, name: str, upload: str) -> Input:
         """The input of an upload, which the parameter `name` names. From now it lasts as long as one of a request.
 
         Raises InvalidParamsError, in the same words for an unknown id, one of another tenant and one that has expired.
         """
-        value = self._inputs.uploads.verify(tenant, upload.removeprefix(PREFIX))
+        value = self._inputs.uploads.verify(tenant, upload.removeprefix(UPLOAD_PREFIX))
         if not isinstance(value, dict):
             raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
         kind = InputVideo if "fps" in value else InputImage

@@ -37,6 +37,19 @@ class Submissions(Repository):
         async with self.turn(new[0].tenant):
             return await self._insert(new, await self._words(new), limits, request)
 
+    async def before(self, tenant: str, request: IdempotentRequest) -> Sequence[Generation]:
+        """The generations that were recorded for a request before; none if it is new.
+
+        Raises IdempotencyKeyReusedError.
+        """
+        async with self.turn(tenant):
+            return await self._before(tenant, request)
+
+    @in_thread
+    def _before(self, tenant: str, request: IdempotentRequest) -> Sequence[Generation]:
+        with self._session.write() as tx:
+            return self._recorded_before(tx, tenant, request)
+
     @in_thread_of(Pool.READS)
     def _words(self, new: Sequence[Generation]) -> list[dict[str, Any]]:
         """What to find them by; the thread that writes is everybody's."""
