@@ -23,7 +23,7 @@ from tests.contract.test_image_input import (
 from tests.support.models.serving import ti2v_models, ti2v_server
 from tests.support.server_process import ServerProcess
 
-NOT_FOUND = "input_image: there is no such upload, or it has expired: upload the image again."
+NOT_FOUND = "input_image: there is no such upload, or it has expired: upload the file again."
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +118,10 @@ def test_an_upload_whose_image_was_removed_has_expired(server: ServerProcess) ->
         ({"content": b"{}", "headers": {"content-type": "application/json"}}, 415, "with its media type"),
         ({"content": b"ox", "headers": {"content-type": "text/plain"}}, 415, "with its media type"),
         ({"content": b"ox"}, 415, "with its media type"),
-        ({"content": b"ox", "headers": {"content-type": "image/png"}}, 400, "must be a JPEG, PNG, WebP, BMP or GIF"),
+        ({"content": b"ox", "headers": {"content-type": "image/png"}}, 400, "must be a JPEG, PNG, WebP, BMP or GIF file, or an MP4"),
         ({"content": bytes(21 * 2**20), "headers": {"content-type": "image/png"}}, 413, "at most 20 MB"),
-        ({"files": {"file": bytes(29 * 2**20)}}, 413, "at most"),
+        ({"content": bytes(101 * 2**20), "headers": {"content-type": "video/mp4"}}, 413, "at most 100 MB"),
+        ({"files": {"file": bytes(102 * 2**20)}}, 413, "at most 100 MB"),
         ({"files": {"file": bytes(20 * 2**20 + 1)}}, 400, "at most 20 MB"),
         ({"files": {"image": b"ox"}}, 400, "'image' must not be a file; file may be one."),
         ({"files": {"file": (None, "ox")}}, 400, "The form must have a file as its field file."),

@@ -46,6 +46,7 @@ class BodyReader:
         self._stack = AsyncExitStack()
         self._has_turn = False
         self._max_bytes = MAX_BYTES
+        self._too_large = f"The body must be at most {MAX_BYTES} bytes."
 
     async def read(self, body: RequestBody) -> None:
         """Read a body in JSON or multipart.
@@ -76,14 +77,15 @@ class BodyReader:
             raise UnsupportedMediaTypeError(
                 "Send the file with its media type, such as Content-Type: image/png, or as multipart/form-data."
             )
+        most = IMAGE_BYTES if media_type.startswith("image/") else VIDEO_BYTES
+        self._max_bytes, self._too_large = most, f"The file must have at most {most // 2**20} MB."
         async with self._within_limits():
             if media_type == _MULTIPART:
                 limit = self._service.settings.max_body_bytes
                 # the rest of a form is small
-                self._max_bytes = VIDEO_BYTES + limit
+                self._max_bytes += limit
                 await read_multipart(self._request, body, self._chunks(), limit, (UPLOADED,))
             else:
-                self._max_bytes = IMAGE_BYTES if media_type.startswith("image/") else VIDEO_BYTES
                 await self._read_file(body)
         if UPLOADED not in body.inputs:
             raise InvalidParamsError(f"The form must have a file as its field {UPLOADED}.")
@@ -154,7 +156,7 @@ class BodyReader:
         async for chunk in self._request.stream():
             size += len(chunk)
             if size > self._max_bytes:
-                raise PayloadTooLargeError(f"The body must be at most {self._max_bytes} bytes.")
+                raise PayloadTooLargeError(self._too_large)
             if size > self._service.settings.max_body_bytes:
                 if not self._has_turn:
                     waited = await self._take_turn()
