@@ -76,7 +76,9 @@ class GenerationStages:
         if images.first is None:
             return None
         embeds = self._images.encode(images)
-        return ImageCondition(images, condition_tensors(self._loaded.image_pipe, images, geometry, after_group), embeds)
+        tile = self._loaded.decoding.tile
+        tensors = condition_tensors(self._loaded.image_pipe, images, geometry, after_group, tile)
+        return ImageCondition(images, tensors, embeds)
 
     def known(
         self,
@@ -88,7 +90,8 @@ class GenerationStages:
         """Encode the video that a request's own is made from; None if there is none."""
         if video is None:
             return None
-        latents = encode_video(self._loaded.pipe, video, geometry, self.spec.fps, after_group)
+        tile = self._loaded.decoding.tile
+        latents = encode_video(self._loaded.pipe, video, geometry, self.spec.fps, after_group, tile)
         return KnownVideo(latents, params.first_step)
 
     def denoise(

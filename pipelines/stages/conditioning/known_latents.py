@@ -4,7 +4,7 @@ A pipeline for text begins with noise alone. To begin with known latents it gets
 step at which it begins has. Source: `add_noise` and `scale_noise` of diffusers' schedulers for flow matching.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pipelines.core.geometry import Geometry
-from pipelines.stages.conditioning.vae_encoding import encode_frames, in_groups, normalise, to_pixels
+from pipelines.stages.conditioning.vae_encoding import encode, in_groups, to_pixels
 from pipelines.stages.conditioning.video_frames import read_frames
 
 
@@ -39,14 +39,24 @@ def at_noise_level(clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor
 
 
 def encode_video(
-    pipe: Any, path: Path, geometry: Geometry, fps: int, after_group: Callable[[], None] = lambda: None
+    pipe: Any,
+    path: Path,
+    geometry: Geometry,
+    fps: int,
+    after_group: Callable[[], None] = lambda: None,
+    tile: int | None = None,
 ) -> torch.Tensor:
     """Return the normalised latents (1, channels, t, h, w) in fp32 of a video file's frames at `fps` a second.
 
-    `after_group` is called after each group of frames is encoded; it may raise to end the encoding. Raises
-    InputVideoError if the file cannot be read or is too short.
+    `tile` is the longest side of tiles in pixels, None for whole frames. `after_group` is called after each group of
+    frames is encoded; it may raise to end the encoding. Raises InputVideoError if the file cannot be read or is too
+    short.
     """
-    with closing(read_frames(path, geometry, fps)) as frames:
-        pixels = (to_pixels(pipe, frame, geometry) for frame in frames)
-        groups = in_groups(pixels, pipe.vae.config.scale_factor_temporal)
-        return normalise(pipe.vae, encode_frames(pipe.vae, groups, after_group))
+
+    def groups() -> Generator[torch.Tensor, None, None]:
+        # the file is read again for each tile: its frames would take as much memory as it is long
+        with closing(read_frames(path, geometry, fps)) as frames:
+            pixels = (to_pixels(pipe, frame, geometry) for frame in frames)
+            yield from in_groups(pixels, pipe.vae.config.scale_factor_temporal)
+
+    return encode(pipe.vae, groups, geometry, tile, after_group)

@@ -21,7 +21,7 @@ from pipelines.core.model import LatentRgb, ModelSpec
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import Sampler, StepCaching, VideoParams
 from pipelines.demo.folder import demo_folder
-from pipelines.planning.layout import Layout, Residence
+from pipelines.planning.layout import Decoding, Layout, Residence
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
 from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner
@@ -359,6 +359,39 @@ def test_a_smaller_plan_makes_the_same_request(model: Model, tmp_path: Path) -> 
     made = fallback.render(model.params, tmp_path / "made.mp4", video=model.clip).finish()
 
     assert made.path.read_bytes() == model.video(tmp_path)
+
+
+def test_a_plan_in_tiles_encodes_in_tiles(model: Model, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "wide.mp4", 9, width=320)
+    params = replace(TEXT, width=320, guidance_scale=1.0, video=video_digest(clip))
+    layouts = Layout(), Layout(decoding=Decoding.TILES_256)
+    whole, tiled = (model.load(layout=layout, cache=tmp_path) for layout in layouts)
+    path, asked = tmp_path / "half.ckpt", 0
+
+    def count() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    made = [
+        runner.render(params, tmp_path / "video.mp4", Callbacks(cancelled=count), video=clip).finish().path.read_bytes()
+        for runner in (whole, tiled)
+    ]
+    with pytest.raises(GenerationSuspended):
+        suspending = Callbacks(checkpoint=Checkpoint(path, 1000.0, lambda: True))
+        tiled.render(params, tmp_path / "video.mp4", suspending, video=clip)
+    resumed = tiled.render(
+        params, tmp_path / "video.mp4", Callbacks(checkpoint=Checkpoint(path, 1000.0)), video=clip
+    ).finish()
+
+    # three groups of frames, three steps and three groups of latents, and twice as many groups with two tiles
+    assert asked == 9 + 15
+    assert psnr(made[0], made[1]) > 25
+    assert resumed.path.read_bytes() == made[1]
+    assert resumed.stats.steps_computed == 2
+    # the latents are others, unless only frames are decoded in tiles
+    assert whole._latents_depend_on(params) != tiled._latents_depend_on(params)
+    assert whole._latents_depend_on(TEXT) == tiled._latents_depend_on(TEXT)
 
 
 @torch.no_grad()
