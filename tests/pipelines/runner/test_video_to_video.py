@@ -23,9 +23,11 @@ from pipelines.core.request import Sampler, StepCaching, VideoParams
 from pipelines.demo.folder import demo_folder
 from pipelines.planning.layout import Decoding, Layout, Residence
 from pipelines.runner.callbacks import NO_CALLBACKS, Callbacks
+from pipelines.runner.generation_stages import Inputs
 from pipelines.runner.oom_fallback import OutOfMemoryFallback
 from pipelines.runner.runner import Runner
 from pipelines.stages.checkpoint import Checkpoint
+from pipelines.stages.conditioning.images import Images
 from pipelines.stages.conditioning.known_latents import encode_video
 from pipelines.stages.conditioning.vae_encoding import normalise
 from pipelines.stages.conditioning.video_frames import read_frames, video_digest
@@ -34,7 +36,6 @@ from pipelines.stages.video_writer import Mp4Writer
 from tests.pipelines.conftest import both_dtypes
 from tests.pipelines.stages.conditioning.test_images import gradient
 from tests.support.clips import write_clip
-from tests.support.models.wan22 import CHANNELS_5B
 from tests.support.video import psnr, read_video
 
 pytestmark = both_dtypes
@@ -75,7 +76,7 @@ class Model:
         stages = self.runner._stages
         negative, prompt = (stages._prompts.encode(text) for text in (params.negative_prompt, params.prompt))
         geometry, guidance = stages.geometry(params), stages._guidance(params, negative)
-        known = stages.known(params, geometry, self.clip)
+        known = stages.known(params, geometry, Inputs(Images(), self.clip))
         made = stages._latents(prompt, negative, params, geometry, guidance, None, known)
         assert guidance.steps_computed == params.num_inference_steps - params.first_step
         return made
@@ -334,7 +335,6 @@ def test_previews_are_drawn(model: Model, sampler: Sampler, tmp_path: Path) -> N
     with Image.open(tmp_path / "preview.jpg") as picture:
         assert picture.format == "JPEG"
     assert made == model.video(tmp_path, params=params)
-    assert channels in (16, CHANNELS_5B)
 
 
 def test_a_video_that_is_not_the_requests_is_refused(model: Model, tmp_path: Path) -> None:
