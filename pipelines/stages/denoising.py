@@ -100,8 +100,9 @@ def denoise(
         arguments |= {"latents": denoising_state.latents, **carried}
     with guidance.attached_to(pipe), attention_context(attention, prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(**arguments).frames
-    # it is still to be resumed if no step was left, and keeps what it was conditioned on
-    pipe.reset()
+    if denoising_state is not None or condition is not None or known is not None:
+        # it is still to be resumed if no step was left, and keeps what it was conditioned on
+        pipe.reset()
     return _finite(latents)
 
 
