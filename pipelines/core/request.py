@@ -45,6 +45,15 @@ class Sampler(StrEnum):
     EULER = "euler"
 
 
+class ImageMode(StrEnum):
+    """How weights that were trained for text alone begin a video with an image.
+
+    `first_frame` replaces the first latent frame in each step. The video may cut to something else behind it.
+    """
+
+    FIRST_FRAME = "first_frame"
+
+
 MAX_LORAS = 8
 """So many LoRAs a request may have."""
 
@@ -106,7 +115,8 @@ class VideoParams:
     models without one ignore it. `step_cache` sets how many steps may be skipped. `sampler` is None for the model's
     own. `loras` are merged into the weights for this video. `image` names the image that it begins with, `last_image`
     the one that it ends with, by `pipelines.stages.conditioning.images.image_digest`. `video` names the video that it
-    is made from, by the SHA-256 of its file; the greater `strength` is, the less is left of that one.
+    is made from, by the SHA-256 of its file; the greater `strength` is, the less is left of that one. `image_mode` is
+    for an image with weights that were trained for text alone, and None for all others.
     Raises VideoParamsError that names the parameter and its limits.
     """
 
@@ -126,6 +136,7 @@ class VideoParams:
     last_image: str | None = None
     video: str | None = None
     strength: float = DEFAULT_STRENGTH
+    image_mode: ImageMode | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -144,6 +155,8 @@ class VideoParams:
         object.__setattr__(self, "step_cache", _named(StepCaching, "step_cache", self.step_cache))
         if self.sampler is not None:
             object.__setattr__(self, "sampler", _named(Sampler, "sampler", self.sampler))
+        if self.image_mode is not None:
+            object.__setattr__(self, "image_mode", _named(ImageMode, "image_mode", self.image_mode))
         object.__setattr__(self, "loras", _loras(self.loras))
         for name in IMAGES:
             digest = getattr(self, name)
@@ -155,7 +168,7 @@ class VideoParams:
     def facts(self) -> dict[str, Any]:
         """Its fields, as far as the video depends on them."""
         # checkpoints are older than the images and the video
-        absent = {name for name in IMAGES if getattr(self, name) is None}
+        absent = {name for name in (*IMAGES, "image_mode") if getattr(self, name) is None}
         absent |= set(_FROM_VIDEO) if self.video is None else set()
         return {name: value for name, value in asdict(self).items() if name not in absent}
 

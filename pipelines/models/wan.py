@@ -4,6 +4,7 @@ The latter also takes an image.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipelines.core.errors import UnsupportedModelError
@@ -111,7 +112,7 @@ class WanTextToVideo(ModelFamily):
             expand_timesteps = bool(configs.get("pipeline", {}).get("expand_timesteps"))
             if not transformers or len(set(transformers)) > 1:
                 raise UnsupportedModelError("The model's two transformers differ in shape, which is not supported.")
-            return ModelShape(
+            shape = ModelShape(
                 transformer=transformers[0],
                 text_encoder=TextEncoderShape(**_pick(TextEncoderShape, configs["text_encoder"], "text_encoder")),
                 vae=VaeShape(**_pick(VaeShape, {**vae, **stages}, "vae")),
@@ -121,6 +122,7 @@ class WanTextToVideo(ModelFamily):
                 expand_timesteps=expand_timesteps,
                 side_multiple=self.side_multiple,
             )
+            return replace(shape, video_frames=vae["scale_factor_temporal"] if self.takes_video(shape) else 0)
         except (KeyError, TypeError, ValueError) as error:
             raise UnsupportedModelError(f"The configurations of the model's parts are incomplete: {error}.") from error
 

@@ -20,7 +20,10 @@ class Residence(StrEnum):
 
 
 class Decoding(StrEnum):
-    """How the VAE decodes a frame: at once, or in tiles. With smaller tiles a larger share is decoded twice."""
+    """How the VAE decodes a frame, and encodes one: at once, or in tiles.
+
+    With smaller tiles a larger share is computed twice.
+    """
 
     WHOLE = "whole frames"
     TILES_512 = "tiles of 512 pixels"

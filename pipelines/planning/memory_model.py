@@ -28,6 +28,10 @@ BLOCKS_IN_FLIGHT = 2
 """Streamed blocks in GPU memory at a time: the one that computes and the next. Of a text encoder, two layers."""
 
 
+TILED_STAGES = ("encoding the image", "encoding the video", "decoding")
+"""The stages that need less memory with smaller tiles."""
+
+
 def stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[str, int]:
     """Peak bytes of GPU memory by stage: weights that stay there, and what the stage itself needs."""
     idle, active = transformer_device_bytes(shape, layout)
@@ -38,9 +42,11 @@ def stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[st
     always = shape.vae.parameters * vae_itemsize
     decoding = decode_bytes(shape, largest, layout.decoding, vae_itemsize)
     image = _image_bytes(shape, largest, layout, vae_itemsize)
+    video = encode_bytes(shape, largest, layout.decoding, shape.video_frames, vae_itemsize)
     stages = {
         "encoding the prompt": idle + (encoder_idle or encoder_active) + encoder.activation_bytes(),
         **({"encoding the image": idle + encoder_idle + image} if image else {}),
+        **({"encoding the video": idle + encoder_idle + video * (1 + CONVOLUTION_WORKSPACE)} if video else {}),
         "denoising": encoder_idle
         + active
         + dequantized_bytes(shape, layout.precision)
@@ -52,8 +58,8 @@ def stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[st
 
 def _image_bytes(shape: ModelShape, largest: Geometry, layout: Layout, itemsize: int) -> float:
     """Bytes that encoding images takes beside weights that stay: in the VAE, or in the image encoder before it."""
-    sides = largest.full_width, largest.full_height
-    in_vae = shape.vae.encode_bytes(*sides, shape.encoded_frames, itemsize) * (1 + CONVOLUTION_WORKSPACE)
+    encoding = encode_bytes(shape, largest, layout.decoding, shape.encoded_frames, itemsize)
+    in_vae = encoding * (1 + CONVOLUTION_WORKSPACE)
     encoder = shape.image_encoder
     if encoder is None:
         return in_vae
@@ -117,16 +123,21 @@ def dequantized_bytes(shape: ModelShape, precision: Precision) -> int:
 
 def decode_bytes(shape: ModelShape, largest: Geometry, decoding: Decoding, itemsize: int = BF16) -> int:
     """Bytes of decoding a video by a VAE whose numbers have so many bytes, without its weights."""
+    return shape.vae.decode_bytes(*_tile(shape, largest, decoding), itemsize)
+
+
+def encode_bytes(shape: ModelShape, largest: Geometry, decoding: Decoding, group: int, itemsize: int = BF16) -> int:
+    """The same of encoding a video in groups of so many frames, in the tiles in which it is decoded."""
+    return shape.vae.encode_bytes(*_tile(shape, largest, decoding), group, itemsize)
+
+
+def _tile(shape: ModelShape, largest: Geometry, decoding: Decoding) -> tuple[int, int]:
+    """Width and height of a frame's tiles in pixels, or of the frame."""
     if decoding.tile is None:
-        return shape.vae.decode_bytes(largest.full_width, largest.full_height, itemsize)
-    return shape.vae.decode_bytes(*_tile(shape, largest, decoding.tile), itemsize)
-
-
-def _tile(shape: ModelShape, largest: Geometry, side: int) -> tuple[int, int]:
-    """Width and height of a frame's tiles in pixels."""
+        return largest.full_width, largest.full_height
     scale = shape.vae.scale_factor_spatial
     width, height = (
-        spans(length // scale, side // scale, OVERLAP // scale)[0][1] * scale
+        spans(length // scale, decoding.tile // scale, OVERLAP // scale)[0][1] * scale
         for length in (largest.full_width, largest.full_height)
     )
     return width, height

@@ -10,7 +10,7 @@ Pure arithmetic: it runs on any machine, for any GPU. `pipelines.offload.placeme
 - activations: all tokens of a video at once, or in slices, which need less memory;
 - guidance: two passes one after the other or, with streamed blocks, one batch, so that each block is copied once;
 - the text encoder: resident, or streamed layer by layer from host memory or from disk; an image encoder likewise;
-- the VAE: always resident, decodes whole frames or tiles. It encodes whole frames: tiles would give another video.
+- the VAE: always resident, decodes whole frames or tiles, and encodes images and videos in the same ones.
 
 The text encoder stays in bf16: when streamed it leaves GPU memory between prompts, so a smaller format would gain
 nothing. Int8 is not offered for storage alone: fp8 needs the same memory and no scales.
@@ -32,7 +32,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.precision import SLICE_TOKENS, Accuracy, Precision, PrecisionSetting
 from pipelines.planning.cost_model import relative_seconds
 from pipelines.planning.layout import Decoding, Layout, Machine, MemoryPlan, Residence
-from pipelines.planning.memory_model import FRAGMENTATION, blocks_bytes, host_peak, stage_peaks
+from pipelines.planning.memory_model import FRAGMENTATION, TILED_STAGES, blocks_bytes, host_peak, stage_peaks
 from pipelines.planning.shapes import ModelShape
 
 NEXT_PEAK_SHARE = 0.9
@@ -117,7 +117,7 @@ def _candidates(shape: ModelShape, largest: Geometry, machine: Machine) -> Itera
             )
             found = list(_with_resident_blocks(shape, largest, machine, layout))
             yield from found
-            if found[0].stage_peaks["decoding"] < found[0].device_peak:
+            if max(found[0].stage_peaks.get(stage, 0) for stage in TILED_STAGES) < found[0].device_peak:
                 # smaller tiles would not lower the peak
                 break
 

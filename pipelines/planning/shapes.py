@@ -243,7 +243,8 @@ class ModelShape:
     Wan2.2 A14B has two transformers of the same shape, its `experts`: one for the noisier steps and one for the others.
     Wan2.2 5B has a timestep per token (`expand_timesteps`). `files` are single files with transformers' weights.
     `guidance` says whether a step has two passes. The pipeline accepts sides in multiples of `side_multiple` pixels.
-    The VAE encodes the images of a request in groups of `encoded_frames`; 0 if requests have none.
+    The VAE encodes the images of a request in groups of `encoded_frames`, and the video that another is made from in
+    groups of `video_frames`; 0 if requests have none.
     """
 
     transformer: TransformerShape
@@ -251,6 +252,7 @@ class ModelShape:
     vae: VaeShape
     image_encoder: ImageEncoderShape | None = None
     encoded_frames: int = 0
+    video_frames: int = 0
     experts: int = 1
     expand_timesteps: bool = False
     files: tuple[FileShape, ...] = ()

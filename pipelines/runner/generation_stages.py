@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.core.progress import GenerationStats, Stage
-from pipelines.core.request import VideoParams
+from pipelines.core.request import ImageMode, VideoParams
 from pipelines.loading.load import LoadedPipeline
 from pipelines.planning.layout import Residence
 from pipelines.runner.progress import GenerationProgress
@@ -21,7 +21,13 @@ from pipelines.runner.result import RenderedFrames, RenderedVideo
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.conditioning.image_encoding import ImageCondition, ImageEncoder, condition_tensors
 from pipelines.stages.conditioning.images import Images, check_images, fitted
-from pipelines.stages.conditioning.known_latents import KnownVideo, encode_video
+from pipelines.stages.conditioning.known_latents import (
+    KnownFirstFrame,
+    KnownLatents,
+    KnownVideo,
+    encode_first_frame,
+    encode_video,
+)
 from pipelines.stages.conditioning.text_encoding import PromptEncoder
 from pipelines.stages.conditioning.video_frames import check_video
 from pipelines.stages.decoding.decoding import decode_frames
@@ -72,24 +78,35 @@ class GenerationStages:
     def condition(
         self, geometry: Geometry, images: Images, after_group: Callable[[], None] = lambda: None
     ) -> ImageCondition | None:
-        """Encode images of the size that is generated; None if there are none."""
+        """Encode images of the size that is generated, for weights that are trained for them; None without images."""
         if images.first is None:
             return None
         embeds = self._images.encode(images)
-        return ImageCondition(images, condition_tensors(self._loaded.image_pipe, images, geometry, after_group), embeds)
+        tile = self._loaded.decoding.tile
+        tensors = condition_tensors(self._loaded.image_pipe, images, geometry, after_group, tile)
+        return ImageCondition(images, tensors, embeds)
 
     def known(
         self,
         params: VideoParams,
         geometry: Geometry,
-        video: Path | None,
+        inputs: Inputs,
         after_group: Callable[[], None] = lambda: None,
-    ) -> KnownVideo | None:
-        """Encode the video that a request's own is made from; None if there is none."""
-        if video is None:
+        *,
+        is_resumed: bool = False,
+    ) -> KnownLatents | None:
+        """Encode what a video is made from without weights that are trained for it; None if there is nothing.
+
+        The image has the size that is generated. A generation that is resumed has a video in its latents already.
+        """
+        pipe, tile = self._loaded.pipe, self._loaded.decoding.tile
+        if params.image_mode is ImageMode.FIRST_FRAME and inputs.images.first is not None:
+            image = encode_first_frame(pipe, inputs.images.first, geometry, after_group, tile)
+            return KnownFirstFrame(image, params.seed)
+        if inputs.video is None or is_resumed:
             return None
-        latents = encode_video(self._loaded.pipe, video, geometry, self.spec.fps, after_group)
-        return KnownVideo(latents, params.first_step)
+        video = encode_video(pipe, inputs.video, geometry, self.spec.fps, after_group, tile)
+        return KnownVideo(video, params.first_step)
 
     def denoise(
         self, params: VideoParams, geometry: Geometry, progress: GenerationProgress, inputs: Inputs
@@ -103,10 +120,9 @@ class GenerationStages:
             progress.callbacks.on_warnings(warnings)
         prompt = self._prompts.encode(params.prompt)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
-        condition = self.condition(geometry, inputs.images, progress.raise_if_cancelled)
-        # the latents of a checkpoint have the video in them
-        video = inputs.video if progress.denoising_state is None else None
-        known = self.known(params, geometry, video, progress.raise_if_cancelled)
+        state, after_group = progress.denoising_state, progress.raise_if_cancelled
+        known = self.known(params, geometry, inputs, after_group, is_resumed=state is not None)
+        condition = self.condition(geometry, inputs.images, after_group) if params.image_mode is None else None
         progress.report(Stage.DENOISE, progress.steps_before, params.num_inference_steps)
 
         def after_step(step: int, capture: Capture, predict: Predict) -> None:
@@ -114,9 +130,7 @@ class GenerationStages:
 
         encoded, cached = self._prompts.take_counts()
         guidance = self._guidance(params, negative, after_pass=lambda: self._prefetch_prompts(progress))
-        latents = self._latents(
-            prompt, negative, params, geometry, guidance, condition, known, progress.denoising_state, after_step
-        )
+        latents = self._latents(prompt, negative, params, geometry, guidance, condition, known, state, after_step)
         return latents, GenerationStats(encoded, cached, guidance.steps_computed, guidance.steps_skipped)
 
     def _warnings(self, params: VideoParams) -> tuple[str, ...]:
@@ -137,7 +151,7 @@ class GenerationStages:
         geometry: Geometry,
         guidance: Guidance,
         condition: ImageCondition | None,
-        known: KnownVideo | None = None,
+        known: KnownLatents | None = None,
         denoising_state: DenoisingState | None = None,
         on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
     ) -> torch.Tensor:
@@ -211,8 +225,8 @@ class GenerationStages:
         inputs = self.fit_inputs(params, geometry, inputs)
         negative = self._prompts.encode(params.negative_prompt) if params.is_guided else None
         prompt = self._prompts.encode(params.prompt)
-        condition = self.condition(geometry, inputs.images)
-        known = self.known(params, geometry, inputs.video)
+        condition = self.condition(geometry, inputs.images) if params.image_mode is None else None
+        known = self.known(params, geometry, inputs)
         guidance = self._guidance(params, negative, tolerance)
         started = time.perf_counter()
         latents = self._latents(prompt, negative, params, geometry, guidance, condition, known)

@@ -243,8 +243,11 @@ class Runner(Exclusive):
         # placement and decoding may change between attempts: the latents stay the same
         fingerprint = {name: value for name, value in self.fingerprint.items() if name != "plan"}
         if params.image is not None or params.video is not None:
-            # it is encoded in the dtype that the plan gives to the VAE
+            # it is encoded in the dtype that the plan gives to the VAE, and in its tiles
             fingerprint["vae"] = str(self._loaded.vae.dtype)
+            if self._loaded.decoding.tile is not None:
+                # checkpoints are older than tiled encoding
+                fingerprint["encoding"] = str(self._loaded.decoding)
         return {"params": params.facts, "fingerprint": {**fingerprint, REQUEST_LORAS: identity(loras)}}
 
 

@@ -14,7 +14,7 @@ from pipelines.layers.attention.backends import attention_context
 from pipelines.models.family import ModelFamily
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.conditioning.image_encoding import ImageCondition
-from pipelines.stages.conditioning.known_latents import KnownVideo
+from pipelines.stages.conditioning.known_latents import KnownLatents
 from pipelines.stages.guidance import Guidance
 
 # public only since torch 2.12
@@ -39,7 +39,7 @@ def denoise(
     scheduler: Any,
     attention: Attention = Attention.NATIVE,
     condition: ImageCondition | None = None,
-    known: KnownVideo | None = None,
+    known: KnownLatents | None = None,
     denoising_state: DenoisingState | None = None,
     on_step: Callable[[int, Capture, Predict], None] = lambda *_: None,
 ) -> torch.Tensor:
@@ -49,14 +49,17 @@ def denoise(
 
     The embeddings are (1, tokens, dim). `scheduler` has the sampler and the noise levels, and is used for this loop
     only. `attention` selects the kernel. `condition` is what images were encoded to, for an image pipeline. `known` is
-    the video that this one is made from; with `denoising_state` it is not needed. `on_step` is called after each step
-    with the number of finished steps; it may raise to end the loop. The noise is drawn on the CPU, so that a seed gives
-    the same noise on every device. Raises NonFiniteOutputError if the latents contain NaN or infinity.
+    what the video is made from; with `denoising_state` a `KnownVideo` is not needed. `on_step` is called after each
+    step with the number of finished steps; it may raise to end the loop. The noise is drawn on the CPU, so that a seed
+    gives the same noise on every device. Raises NonFiniteOutputError if the latents contain NaN or infinity.
     """
     generator = torch.Generator("cpu").manual_seed(params.seed)
     before: torch.Tensor | None = None
 
     def after_step(pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if known is not None:
+            tensors = {**tensors, "latents": known.after_step(tensors["latents"], pipe.scheduler.sigmas[index + 1])}
+
         def capture(seconds: float) -> DenoisingState:
             return DenoisingState.capture(pipe.scheduler, index + 1, tensors, generator, guidance, seconds)
 
@@ -97,8 +100,9 @@ def denoise(
         arguments |= {"latents": denoising_state.latents, **carried}
     with guidance.attached_to(pipe), attention_context(attention, prompt_embeds.device, prompt_embeds.dtype):
         latents = pipe(**arguments).frames
-    # it is still to be resumed if no step was left, and keeps what it was conditioned on
-    pipe.reset()
+    if denoising_state is not None or condition is not None or known is not None:
+        # it is still to be resumed if no step was left, and keeps what it was conditioned on
+        pipe.reset()
     return _finite(latents)
 
 

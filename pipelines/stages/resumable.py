@@ -9,7 +9,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.conditioning.image_encoding import ImageCondition
-from pipelines.stages.conditioning.known_latents import KnownVideo
+from pipelines.stages.conditioning.known_latents import KnownLatents
 from pipelines.stages.guidance import Guidance
 
 
@@ -24,14 +24,14 @@ class _Resumable:
     scheduler: Any
     _begin: Callable[[], None] | None = None
     _steps_to_skip = 0
-    _known: KnownVideo | None = None
+    _known: KnownLatents | None = None
 
     def resume_from(self, state: DenoisingState, guidance: Guidance) -> None:
         """Let the next call continue from `state`. It must get the same arguments, and `state.latents`."""
         self._steps_to_skip = state.step
         self._begin = lambda: state.restore(self.scheduler, guidance, self._execution_device)
 
-    def begin_with(self, known: KnownVideo) -> None:
+    def begin_with(self, known: KnownLatents) -> None:
         """Let the next call begin with known latents, at their step. It must get no latents."""
         self._known, self._steps_to_skip = known, known.first_step
         self._begin = lambda: self.scheduler.set_begin_index(known.first_step)

@@ -118,7 +118,11 @@ def test_an_upload_whose_image_was_removed_has_expired(server: ServerProcess) ->
         ({"content": b"{}", "headers": {"content-type": "application/json"}}, 415, "with its media type"),
         ({"content": b"ox", "headers": {"content-type": "text/plain"}}, 415, "with its media type"),
         ({"content": b"ox"}, 415, "with its media type"),
-        ({"content": b"ox", "headers": {"content-type": "image/png"}}, 400, "must be a JPEG, PNG, WebP, BMP or GIF file, or an MP4"),
+        (
+            {"content": b"ox", "headers": {"content-type": "image/png"}},
+            400,
+            "must be a JPEG, PNG, WebP, BMP or GIF file, or an MP4",
+        ),
         ({"content": bytes(21 * 2**20), "headers": {"content-type": "image/png"}}, 413, "at most 20 MB"),
         ({"content": bytes(101 * 2**20), "headers": {"content-type": "video/mp4"}}, 413, "at most 100 MB"),
         ({"files": {"file": bytes(102 * 2**20)}}, 413, "at most 100 MB"),

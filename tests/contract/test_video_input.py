@@ -150,7 +150,6 @@ def test_another_rate_is_read_at_the_models(server: ServerProcess) -> None:
         ({"input_video": 5}, "input_video must be a string: a video in base64, a data URL, a URL or an upload"),
         ({"input_video": "upload:x"}, "input_video: there is no such upload"),
         ({"input_video": "http://169.254.169.254/a.mp4"}, "input_video"),
-        ({"input_video": None}, "strength needs input_video"),
         ({"strength": 0}, "strength must be a number above 0 and at most 1"),
         ({"strength": 1.5}, "strength must be a number above 0 and at most 1"),
         ({"strength": "much"}, "strength must be a number above 0 and at most 1"),
@@ -243,3 +242,10 @@ def test_a_request_that_is_sent_again_needs_its_upload_no_more(server: ServerPro
         headers={"Idempotency-Key": "a-video-again"},
     )
     assert other.status_code == 409
+
+
+def test_a_strength_without_a_video_is_said_to_be_ignored(server: ServerProcess) -> None:
+    row = enqueued(server, **REQUEST)
+
+    assert row["warnings"] == ["strength has no effect without input_video: it was ignored."]
+    assert row["status"] == "succeeded"

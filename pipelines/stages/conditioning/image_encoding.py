@@ -5,7 +5,7 @@ tensor. Here the grey frames need not exist at once (`vae_encoding`).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry
 from pipelines.stages.conditioning.images import Images, image_digest
-from pipelines.stages.conditioning.vae_encoding import encode_frames, normalise, to_pixels
+from pipelines.stages.conditioning.vae_encoding import encode, in_groups, to_pixels
 
 MAX_IMAGES = 32
 """Limit of requests' images whose embeddings stay in memory: 0.7 MB for each image."""
@@ -84,14 +84,19 @@ def read_image_processor(folder: Path, side: int) -> Any:
 
 
 def condition_tensors(
-    pipe: Any, images: Images, geometry: Geometry, after_group: Callable[[], None] = lambda: None
+    pipe: Any,
+    images: Images,
+    geometry: Geometry,
+    after_group: Callable[[], None] = lambda: None,
+    tile: int | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """Return what `WanImageToVideoPipeline.prepare_latents` returns besides the noise, for images of the full size.
 
     With a timestep for each token these are the image's normalised latents, (1, channels, 1, h, w), and a mask that is
     0 for the first latent frame, (1, 1, t, h, w). Otherwise it is one tensor: a mask of the given frames, which has a
-    channel for each frame of a group, followed by the latents of all frames. `after_group` is called after each group
-    of frames is encoded; it may raise to end the encoding.
+    channel for each frame of a group, followed by the latents of all frames. `tile` is the longest side of tiles in
+    pixels, None for whole frames. `after_group` is called after each group of frames is encoded; it may raise to end
+    the encoding.
     """
     vae = pipe.vae
     scale = vae.config.scale_factor_temporal
@@ -99,14 +104,13 @@ def condition_tensors(
     first, last = (None if image is None else to_pixels(pipe, image, geometry) for image in (images.first, images.last))
     assert first is not None, "a request with a condition has an image"
     if pipe.config.expand_timesteps:
-        latents = normalise(vae, encode_frames(vae, [first.unsqueeze(2)], after_group))
+        latents = encode(vae, lambda: in_groups([first], scale), geometry, tile, after_group)
         mask = latents.new_ones(1, 1, length, *latents.shape[-2:])
         mask[:, :, 0] = 0
         return latents, mask
     # frames that are cut off at the end are the last image as well, so that the delivered video ends with it
     ends = 0 if last is None else geometry.full_num_frames - geometry.num_frames + 1
-    groups = _groups(first, last, length, scale, ends)
-    latents = normalise(vae, encode_frames(vae, groups, after_group))
+    latents = encode(vae, lambda: _groups(first, last, length, scale, ends), geometry, tile, after_group)
     mask = latents.new_zeros(1, scale, length, *latents.shape[-2:])
     mask[:, :, 0] = 1
     mask[:, scale - ends :, -1] = 1
@@ -115,7 +119,7 @@ def condition_tensors(
 
 def _groups(
     first: torch.Tensor, last: torch.Tensor | None, length: int, scale: int, ends: int
-) -> Iterator[torch.Tensor]:
+) -> Generator[torch.Tensor, None, None]:
     """Yield a video in groups of frames: `first`, grey ones, and `ends` times `last`. The images are (1, 3, H, W)."""
     yield first.unsqueeze(2)
     grey = first.new_zeros(1, 1, 1, 1, 1).expand(*first.shape[:2], scale, *first.shape[2:])

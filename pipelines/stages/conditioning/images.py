@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from pipelines.core.errors import InputImageError
 from pipelines.core.geometry import Geometry
-from pipelines.core.request import VideoParams
+from pipelines.core.request import ImageMode, VideoParams
 from pipelines.models.family import ImageInputs, InputUse
 
 
@@ -41,8 +41,7 @@ def check_images(images: Images, params: VideoParams, inputs: ImageInputs) -> No
     """Raise InputImageError unless the images are those that a request names, and those that a model takes."""
     _check_image(images.first, params.image, "image")
     _check_image(images.last, params.last_image, "last image")
-    if images.first is not None and inputs.first is InputUse.NONE:
-        raise InputImageError("This model makes videos from text only, without an image.")
+    _check_mode(images, params.image_mode, inputs)
     if images.first is None and inputs.first is InputUse.REQUIRED:
         raise InputImageError("This model needs an image: it makes videos that begin with one.")
     if images.last is not None and inputs.last is InputUse.NONE:
@@ -55,6 +54,18 @@ def check_images(images: Images, params: VideoParams, inputs: ImageInputs) -> No
         raise InputImageError("A video with a last image needs a first one.")
     if params.num_frames < 2:
         raise InputImageError("A video with a first and a last image has at least 2 frames.")
+
+
+def _check_mode(images: Images, mode: ImageMode | None, inputs: ImageInputs) -> None:
+    if mode is not None and inputs.first is not InputUse.NONE:
+        raise InputImageError("image_mode must be left out: this model is trained for images and needs none.")
+    if mode is not None and images.first is None:
+        raise InputImageError("image_mode needs an image, and the request has none.")
+    if mode is None and images.first is not None and inputs.first is InputUse.NONE:
+        raise InputImageError(
+            "This model makes videos from text only, without an image. "
+            f"With image_mode {ImageMode.FIRST_FRAME} it can still begin with one, though it was not trained to."
+        )
 
 
 def _check_image(image: Image.Image | None, digest: str | None, name: str) -> None:

@@ -1,11 +1,17 @@
-"""Encodes frames to latents, one group of frames at a time.
+"""Encodes frames to latents, one group of frames at a time, whole or in tiles.
 
 `AutoencoderKLWan.encode` takes the frames of a video as one tensor: 0.8 GB at 720p and 81 frames. Its encoder is causal
 in time and keeps what later frames need in a feature cache. Calling it for one group of frames at a time therefore
 gives the same latents.
+
+Tiles are those in which frames are decoded. They are encoded one after another, each over the whole length of the
+video, because each needs that cache for itself, and blended where they overlap, as diffusers does it. The memory on the
+device does not depend on the video's length. Tiled latents differ a little from those of whole frames: a tile does not
+see what is beside it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -13,6 +19,39 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 from PIL import Image
 
 from pipelines.core.geometry import Geometry
+from pipelines.planning.tiles import OVERLAP, spans
+from pipelines.stages.decoding.tile_blending import TileBlender
+
+Groups = Callable[[], Generator[torch.Tensor, None, None]]
+"""Yields the frames of a video in groups (1, 3, n, H, W) in -1 … 1, from its first one at each call."""
+
+
+def encode(
+    vae: Any, groups: Groups, geometry: Geometry, tile: int | None, after_group: Callable[[], None] = lambda: None
+) -> torch.Tensor:
+    """Encode a video to normalised latents (1, channels, t, h, w) in fp32, the most likely ones.
+
+    `groups` are those of `encode_frames`, of the size that is generated. The sides of tiles are `tile` pixels at most;
+    with None whole frames are encoded. `after_group` is called after each group of each tile; it may raise to end the
+    encoding.
+    """
+    if tile is None:
+        with closing(groups()) as whole:
+            return normalise(vae, encode_frames(vae, whole, after_group))
+    scale = vae.config.scale_factor_spatial
+    sides = geometry.full_height // scale, geometry.full_width // scale
+    rows, columns = (spans(side, tile // scale, OVERLAP // scale) for side in sides)
+    blender = TileBlender(rows, columns)
+    strips = []
+    for row, (top, bottom) in enumerate(rows):
+        parts = []
+        for column, (left, right) in enumerate(columns):
+            area = slice(top * scale, bottom * scale), slice(left * scale, right * scale)
+            with closing(groups()) as whole:
+                latents = encode_frames(vae, (group[..., *area] for group in whole), after_group)
+            parts.append(blender.blend(latents, row, column, 0))
+        strips.append(torch.cat(parts, dim=-1))
+    return normalise(vae, torch.cat(strips, dim=-2))
 
 
 def encode_frames(
@@ -42,7 +81,7 @@ def encode_frames(
     return moments.chunk(2, dim=1)[0]
 
 
-def in_groups(frames: Iterable[torch.Tensor], scale: int) -> Iterator[torch.Tensor]:
+def in_groups(frames: Iterable[torch.Tensor], scale: int) -> Generator[torch.Tensor, None, None]:
     """Yield frames (1, 3, H, W) as groups (1, 3, n, H, W): the first has one, each later one `scale`."""
     group: list[torch.Tensor] = []
     size = 1

@@ -4,6 +4,7 @@ The file comes from a client. ffmpeg may open nothing besides it: no network, no
 """
 
 import hashlib
+import signal
 import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +24,9 @@ FORMATS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "gif")
 
 MAX_PIXELS = 8192 * 4320
 """Limit of the pixels in a frame of the file: one frame at a time is in memory."""
+
+MAX_CPU_SECONDS = 300
+"""Limit of the time for which a processor decodes one file: a small one may have very many frames."""
 
 _SCALER = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
 """How colours are converted: to the same bytes on every processor."""
@@ -113,6 +117,7 @@ def _ffmpeg(path: Path, filters: str, most: int, *output: str) -> Iterator[IO[by
     command = [
         *(find_ffmpeg(), *QUIET),
         *("-protocol_whitelist", "file,pipe", "-format_whitelist", ",".join(FORMATS), "-max_pixels", str(MAX_PIXELS)),
+        *("-timelimit", str(MAX_CPU_SECONDS)),
         *("-i", f"file:{path.absolute()}", "-map", "0:V:0", "-frames:v", str(most), "-vf", filters),
         *("-fps_mode", "passthrough", *output),
     ]
@@ -133,5 +138,10 @@ def _ffmpeg(path: Path, filters: str, most: int, *output: str) -> Iterator[IO[by
 def _failure(path: Path, lines: list[str], status: int) -> InputVideoError:
     if any("matches no streams" in line for line in lines):
         return InputVideoError("The input video's file has no video in it.")
-    reason = lines[-1].replace(str(path.absolute()), "the file") if lines else f"exit status {status}"
+    # at the limit of its time ffmpeg ends without a word, and the system kills it if that takes a second
+    if status == -signal.SIGKILL or not lines:
+        return InputVideoError(
+            "The input video takes too much time or memory to decode. Give one with fewer or smaller frames."
+        )
+    reason = lines[-1].replace(str(path.absolute()), "the file")
     return InputVideoError(f"The input video cannot be read: {reason}")

@@ -9,8 +9,8 @@ from pipelines.models.family import InputUse
 from server.api.dependencies import AdminDep, ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
 from server.api.schemas.requests import OWN_PARAMETERS
+from server.service.requests.echo import STRENGTH
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
-from server.service.requests.parameters import STRENGTH
 from server.service.service import Service
 
 router = APIRouter(prefix="/models", tags=["models"])

@@ -16,10 +16,10 @@ from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
 from server.core.settings import QueueSettings
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES
-from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS
+from server.service.requests.echo import MAX_TARGET_CHARS, STRENGTH, TARGETS
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
 from server.service.requests.numbers import limits_of
-from server.service.requests.parameters import RESPONSE_FORMATS, STRENGTH
+from server.service.requests.parameters import RESPONSE_FORMATS
 from server.service.requests.sizes import RESOLUTIONS
 
 GENERATE = "GenerateRequest"

@@ -5,13 +5,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.models.catalogue import CatalogueEntry
-from server.service.requests.inputs import INPUTS
+from server.service.requests.inputs import INPUTS, VIDEO
 
 MAX_ECHO_BYTES = 16_384
 """Limit of everything that a row keeps of a body, as JSON; the prompts have a limit of their own."""
 
 MAX_TARGET_CHARS = 1024
 """Limit of each of TARGETS."""
+
+STRENGTH = "strength"
+"""The parameter that says how much of an input video is made anew."""
 
 TARGETS = ("target_namespace", "target_repo", "target_directory")
 """Where a client wants to file its video: kept, echoed and used as filters."""
@@ -27,7 +30,7 @@ _GENERAL = (
     "step_cache",
     "sampler",
     "loras",
-    "strength",
+    STRENGTH,
 )
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "warnings"),
@@ -86,9 +89,12 @@ def text(body: Mapping[str, Any], name: str) -> str | None:
 
 
 def warnings_about(entry: CatalogueEntry, body: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each name in a body that no model knows, such as a misspelled one. They are printable ASCII."""
+    """A sentence for each parameter of a body that has no effect, such as a misspelled one. They are printable ASCII."""
     known = {*_known(entry), *_CONTROL, *TARGETS, *_RESERVED, *UNSUPPORTED}
-    return _ignored([name for name, value in body.items() if name not in known and not is_absent(value)], entry.id)
+    unknown = _ignored([name for name, value in body.items() if name not in known and not is_absent(value)], entry.id)
+    if is_absent(body.get(STRENGTH)) or (not is_absent(video := body.get(VIDEO)) and video is not False):
+        return unknown
+    return (*unknown, f"{STRENGTH} has no effect without {VIDEO}: it was ignored.")
 
 
 def _ignored(names: list[str], model: str) -> tuple[str, ...]:

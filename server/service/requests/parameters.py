@@ -11,7 +11,7 @@ from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.loras import AvailableLora, choose_loras
-from server.service.requests.echo import MAX_TARGET_CHARS, TARGETS, UNSUPPORTED, is_absent
+from server.service.requests.echo import MAX_TARGET_CHARS, STRENGTH, TARGETS, UNSUPPORTED, is_absent
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, GivenInputs, Input, InputVideo
 from server.service.requests.numbers import as_integer, as_number, limits_of
 from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
@@ -21,9 +21,6 @@ V = TypeVar("V", bound=StrEnum)
 
 SIZES = (*SIDES, "aspect_ratio", "resolution")
 """The parameters that `with_first_input` reads."""
-
-STRENGTH = "strength"
-"""The parameter that says how much of an input video is made anew."""
 
 RESPONSE_FORMATS = ("url", "b64_json")
 _UPSTREAM = "Getting model response error: 422 - Value error, "
@@ -127,11 +124,11 @@ def about_length(entry: CatalogueEntry, body: Body, params: VideoParams, video: 
 def _strength(given: Body, steps: int) -> float:
     if STRENGTH not in given:
         return DEFAULT_STRENGTH
-    if given.get(VIDEO, False) is False:
-        raise InvalidParamsError(f"{STRENGTH} needs {VIDEO}: it says how much of that is made anew")
     number = as_number(given[STRENGTH])
     if number is None or not 0 < number <= 1:
         raise InvalidParamsError(f"{STRENGTH} must be a number above 0 and at most 1")
+    if given.get(VIDEO, False) is False:
+        return DEFAULT_STRENGTH
     if int(steps * number) < 1:
         raise InvalidParamsError(f"{STRENGTH} must be at least {1 / steps:.3g} with num_inference_steps {steps}")
     return float(number)

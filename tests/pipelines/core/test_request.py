@@ -9,7 +9,16 @@ import pytest
 from pydantic import TypeAdapter
 
 from pipelines.core.errors import VideoParamsError
-from pipelines.core.request import LIMITS, MAX_LORAS, MAX_SEED, RequestLora, Sampler, StepCaching, VideoParams
+from pipelines.core.request import (
+    LIMITS,
+    MAX_LORAS,
+    MAX_SEED,
+    ImageMode,
+    RequestLora,
+    Sampler,
+    StepCaching,
+    VideoParams,
+)
 from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
 
 
@@ -123,6 +132,17 @@ def test_the_strength_is_a_fact_only_with_a_video() -> None:
 
     assert not {"video", "strength"} & text.facts.keys()
     assert replace(text, video=DIGEST).facts == {**text.facts, "video": DIGEST, "strength": 0.5}
+
+
+def test_the_image_mode_is_a_name_and_a_fact_only_if_there_is_one() -> None:
+    text = VideoParams("an ox")
+    params = replace(text, image_mode="first_frame")  # type: ignore[arg-type]
+
+    assert params.image_mode is ImageMode.FIRST_FRAME
+    assert "image_mode" not in text.facts
+    assert params.facts == {**text.facts, "image_mode": "first_frame"}
+    with pytest.raises(VideoParamsError, match=r"^image_mode must be one of first_frame, not 'last_frame'"):
+        replace(text, image_mode="last_frame")  # type: ignore[arg-type]
 
 
 def test_a_record_has_the_same_parameters() -> None:

@@ -15,7 +15,7 @@ from pipelines.core.geometry import Geometry, Grid
 from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
 from pipelines.planning.layout import Decoding
-from pipelines.planning.memory_model import decode_bytes
+from pipelines.planning.memory_model import decode_bytes, encode_bytes
 from pipelines.planning.shapes import (
     BF16,
     FP32,
@@ -25,7 +25,7 @@ from pipelines.planning.shapes import (
     TransformerShape,
 )
 from pipelines.runner.runner import Runner
-from pipelines.stages.conditioning.vae_encoding import encode_frames
+from pipelines.stages.conditioning.vae_encoding import encode, encode_frames
 from pipelines.stages.decoding.decoding import decode_frames
 from tests.support.models.trace import PeakBytes, fake
 from tests.support.models.wan22 import WAN22_VAE
@@ -221,6 +221,23 @@ def test_the_memory_of_encoding_an_image(model: str, frames: int, dtype: torch.d
 
     predicted = shape.vae.encode_bytes(width, height, shape.encoded_frames, dtype.itemsize)
     assert predicted == pytest.approx(traced.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("decoding", [Decoding.WHOLE, Decoding.TILES_384])
+@pytest.mark.parametrize("model", ["wan-ai-wan2-1-t2v-14b-diffusers", "wan-ai-wan2-2-ti2v-5b-diffusers"])
+@pytest.mark.parametrize("frames", [9, 21])
+def test_the_memory_of_encoding_a_video(model: str, frames: int, decoding: Decoding) -> None:
+    shape = published(model)
+    geometry = Geometry.fit(832, 480, frames, shape.grid)
+    with fake(torch.bfloat16):
+        vae: Any = AutoencoderKLWan(**(WAN22_VAE if shape.vae.is_residual else {})).eval()
+        first, others = (torch.empty(1, 3, count, 480, 832, dtype=torch.float32) for count in (1, 4))
+        groups = [first, *[others] * ((frames - 1) // 4)]
+        with PeakBytes([*vae.parameters(), *vae.buffers(), first, others]) as traced:
+            encode(vae, lambda: (group for group in groups), geometry, decoding.tile)
+
+    assert shape.video_frames == 4
+    assert encode_bytes(shape, geometry, decoding, shape.video_frames) == pytest.approx(traced.peak, rel=0.1)
 
 
 def run_decoder(vae: Any, latents: torch.Tensor, decoding: Decoding) -> None:

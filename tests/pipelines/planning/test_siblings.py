@@ -13,9 +13,9 @@ from pipelines.core.geometry import Geometry, Grid
 from pipelines.core.precision import Precision
 from pipelines.models.catalogue import read_catalogue
 from pipelines.models.registry import family_of
-from pipelines.planning.layout import GIB, Layout, Machine, Residence
-from pipelines.planning.memory_model import transformer_bytes
-from pipelines.planning.planner import plan
+from pipelines.planning.layout import GIB, Decoding, Layout, Machine, Residence
+from pipelines.planning.memory_model import stage_peaks, transformer_bytes
+from pipelines.planning.planner import evaluate, plan
 from tests.support.models.runners import SMALL_VIDEO, small_runner, video_bytes
 from tests.support.models.wan22 import WAN22_VAE
 from tests.support.video import psnr, read_video
@@ -65,13 +65,44 @@ def test_every_model_has_a_plan_for_its_usual_video(model: str, card: int, host:
     assert spec.shape is not None
     shape = family_of(spec.pipeline_class).shape(spec.shape)
     machine = Machine((card - 1) * GIB, round(0.9 * host * GIB), (8, 9))
-    # whole frames are encoded, which takes 7 GiB at 720p
-    size = (832, 480, 81) if shape.encoded_frames > 1 and card == 8 else spec.sizes[-1]
 
-    chosen = plan(shape, Geometry.fit(*size, shape.grid), machine)
+    chosen = plan(shape, Geometry.fit(*spec.sizes[-1], shape.grid), machine)
 
-    # the VAE of the 5B takes 9 GiB at 720p where it decodes whole frames
+    # where the VAE encodes and decodes whole frames, it takes 7 to 9 GiB at 720p
     assert chosen.fits(machine), chosen.shortfall(machine)
+
+
+@pytest.mark.parametrize("decoding", Decoding)
+@pytest.mark.parametrize("fp32_decoding", [False, True])
+@pytest.mark.parametrize("model", CATALOGUE)
+def test_a_plan_never_needs_more_for_the_sake_of_a_video(model: str, decoding: Decoding, fp32_decoding: bool) -> None:
+    spec = CATALOGUE[model].model
+    assert spec.shape is not None
+    family = family_of(spec.pipeline_class)
+    shape = family.shape(spec.shape)
+    layout = Layout(decoding=decoding, fp32_decoding=fp32_decoding)
+
+    peaks = stage_peaks(shape, Geometry.fit(*spec.sizes[-1], shape.grid), layout)
+
+    assert ("encoding the video" in peaks) is family.takes_video(shape)
+    assert peaks.get("encoding the video", 0) < peaks["decoding"]
+
+
+@pytest.mark.parametrize(
+    "model", [name for name, entry in CATALOGUE.items() if entry.model.pipeline_class == "WanImageToVideoPipeline"]
+)
+def test_images_are_encoded_in_tiles_where_whole_frames_do_not_fit(model: str) -> None:
+    spec = CATALOGUE[model].model
+    assert spec.shape is not None
+    shape = family_of(spec.pipeline_class).shape(spec.shape)
+    geometry, machine = Geometry.fit(1280, 720, 81, shape.grid), Machine(7 * GIB, round(0.9 * 32 * GIB), (8, 9))
+
+    chosen = plan(shape, geometry, machine)
+
+    assert chosen.fits(machine), chosen.shortfall(machine)
+    assert chosen.layout.decoding is not Decoding.WHOLE
+    whole = evaluate(shape, geometry, machine, replace(chosen.layout, decoding=Decoding.WHOLE))
+    assert whole.stage_peaks["encoding the image"] > machine.device_memory
 
 
 # two experts

@@ -1,10 +1,11 @@
-"""Images are encoded group by group to what the library makes of the whole video."""
+"""Images become what a model is conditioned on, whole or in tiles."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.core.geometry import Geometry
@@ -12,8 +13,6 @@ from pipelines.core.model import ModelSpec
 from pipelines.runner.runner import Runner
 from pipelines.stages.conditioning.image_encoding import condition_tensors, read_image_processor
 from pipelines.stages.conditioning.images import Images
-from pipelines.stages.conditioning.vae_encoding import encode_frames
-from tests.pipelines.conftest import both_dtypes
 from tests.pipelines.stages.conditioning.test_images import gradient
 from tests.support.models.wan_image import SIDE, change, i2v_a14b_folder, i2v_folder
 
@@ -22,42 +21,6 @@ from tests.support.models.wan_image import SIDE, change, i2v_a14b_folder, i2v_fo
 def a14b_runner(processor: str, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     spec = ModelSpec("a14b", fps=16, pipeline_class="WanImageToVideoPipeline")
     return Runner.load(spec, i2v_a14b_folder(tmp_path_factory.mktemp("a14b") / "weights"), "cpu")
-
-
-@both_dtypes
-@pytest.mark.parametrize("layout", ["wan21", "ti2v_5b"])
-@pytest.mark.parametrize("frames", [1, 5, 13])
-@torch.no_grad()
-def test_streamed_encoding_equals_the_whole(
-    layout: str, frames: int, processor: str, request: pytest.FixtureRequest
-) -> None:
-    vae = Runner.load(ModelSpec("small", fps=16), request.getfixturevalue(layout), "cpu")._loaded.vae
-    video = torch.rand(1, 3, frames, 64, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    whole = vae.encode(video.to(vae.dtype)).latent_dist.mode()
-    groups: list[int] = []
-
-    streamed = encode_frames(vae, video.split([1] + [4] * (frames // 4), dim=2), lambda: groups.append(1))
-
-    assert torch.equal(streamed, whole)
-    assert len(groups) == 1 + (frames - 1) // 4
-    # the cache of frames is empty again
-    assert torch.equal(vae.encode(video.to(vae.dtype)).latent_dist.mode(), whole)
-
-
-@torch.no_grad()
-def test_an_interrupted_encoding_leaves_nothing_behind(a14b_runner: Runner) -> None:
-    vae: Any = a14b_runner._loaded.vae
-    video = torch.rand(1, 3, 9, 64, 96, generator=torch.Generator().manual_seed(1))
-    groups = [video[:, :, :1], video[:, :, 1:5], video[:, :, 5:]]
-    whole = encode_frames(vae, groups)
-
-    def fail() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        encode_frames(vae, groups, fail)
-
-    assert torch.equal(encode_frames(vae, groups), whole)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +41,23 @@ def test_the_delivered_video_ends_with_the_last_image(frames: int, of_the_last: 
     assert torch.equal(tensor[0, :4, :, 0, 0], expected)
     assert torch.equal(tensor[:, :, 0], alone[:, :, 0])
     assert not torch.equal(tensor[:, 4:, -1], alone[:, 4:, -1])
+
+
+@pytest.mark.parametrize("last", [None, gradient(64, 96).resize((320, 64))])
+@torch.no_grad()
+def test_a_condition_in_tiles_has_the_same_mask_and_nearly_the_same_latents(
+    last: Image.Image | None, a14b_runner: Runner
+) -> None:
+    pipe, geometry = a14b_runner._loaded.image_pipe, Geometry.fit(320, 64, 9, a14b_runner._loaded.grid)
+    images, groups = Images(gradient(320, 64), last), Counter[str]()
+
+    (whole,) = condition_tensors(pipe, images, geometry, lambda: groups.update(whole=1))
+    (tiled,) = condition_tensors(pipe, images, geometry, lambda: groups.update(tiled=1), tile=256)
+
+    assert torch.equal(tiled[:, :4], whole[:, :4])
+    assert 0 < (tiled[:, 4:] - whole[:, 4:]).norm() / whole[:, 4:].norm() < 0.1
+    # two tiles side by side
+    assert groups == {"whole": 3, "tiled": 6}
 
 
 def test_a_damaged_image_processor_is_refused_by_name(tmp_path: Path) -> None:

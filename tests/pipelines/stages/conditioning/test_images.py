@@ -94,7 +94,13 @@ def test_the_requests_images_or_none_for_none_pass() -> None:
 @pytest.mark.parametrize(
     ("images", "first", "last", "sentence"),
     [
-        (Images(FIRST), InputUse.NONE, InputUse.NONE, "This model makes videos from text only, without an image."),
+        (
+            Images(FIRST),
+            InputUse.NONE,
+            InputUse.NONE,
+            "This model makes videos from text only, without an image. "
+            "With image_mode first_frame it can still begin with one, though it was not trained to.",
+        ),
         (Images(), InputUse.REQUIRED, InputUse.NONE, "This model needs an image: it makes videos that begin with one."),
         (
             Images(FIRST, FIRST),

@@ -1,6 +1,7 @@
 """A video file is read frame by frame, at the model's rate and in the generated size, and nothing else is opened."""
 
 import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,21 @@ def test_a_frame_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(video_frames, "MAX_PIXELS", 96 * 64 - 1)
 
     assert refused(path).startswith("The input video cannot be read: ")
+
+
+def test_a_file_that_takes_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 60)
+    monkeypatch.setattr(video_frames, "MAX_CPU_SECONDS", 1)
+
+    assert count_frames(path, 16, 100) == 60
+    with pytest.raises(InputVideoError, match="takes too much time or memory to decode"):
+        count_frames(path, 10**7, 10**9)
+
+
+def test_the_server_can_import_it() -> None:
+    code = "import sys, pipelines.stages.conditioning.video_frames; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_damaged_end_makes_a_video_shorter(tmp_path: Path) -> None:
