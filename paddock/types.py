@@ -60,6 +60,8 @@ class Parameters(TypedDict, total=False):
     """The image that the video ends with, given in the same ways."""
     tail_image_url: str | PathLike[str] | bytes
     """Another name of `end_image_url`."""
+    image_mode: str
+    """"first_frame": a text model begins with `input_image` by a method without training, which is approximate."""
     input_video: str | PathLike[str] | bytes
     """The video that this one is made of, instead of an image, given in the same ways; its first 10 seconds."""
     strength: float

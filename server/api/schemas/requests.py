@@ -9,14 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, MIN_LORA_STRENGTH, Sampler, StepCaching
+from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, MIN_LORA_STRENGTH, ImageMode, Sampler, StepCaching
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
 from server.core.settings import QueueSettings
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES
-from server.service.requests.echo import MAX_TARGET_CHARS, STRENGTH, TARGETS
+from server.service.requests.echo import IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
 from server.service.requests.numbers import limits_of
 from server.service.requests.parameters import RESPONSE_FORMATS
@@ -81,6 +81,11 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": f"The image that the video ends with, for models that take one: {_IMAGE_KINDS}",
     },
     LAST_IMAGES[1]: {**_IMAGE, "description": f"Another name of {LAST_IMAGES[0]}"},
+    IMAGE_MODE: {
+        "type": "string",
+        "enum": [str(mode) for mode in ImageMode],
+        "description": f"Begin the video of a text model with {IMAGE} by a method without training. It is approximate",
+    },
     VIDEO: {
         **_IMAGE,
         "description": "The video that this one is made of, instead of an image: MP4, MOV, WebM or Matroska of at most "

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.core.request import Sampler, StepCaching
+from pipelines.core.request import ImageMode, Sampler, StepCaching
 from server.cli.options import LOCAL, ApiKey, Force, ModelId, Url, connected, console, error_console, refuse
 
 
@@ -30,6 +30,10 @@ def generate(
     ] = 1,
     image: Annotated[
         Path | None, typer.Option(help="The image that the video begins with, for models that take one.")
+    ] = None,
+    image_mode: Annotated[
+        ImageMode | None,
+        typer.Option(help="first_frame: begin a text model's video with the image, although it is not trained for it."),
     ] = None,
     end_image: Annotated[
         Path | None, typer.Option(help="The image that the video ends with, for models that take one.")
@@ -68,6 +72,7 @@ def generate(
         refuse("--duration replaces --frames: give one or the other.")
     parameters = {
         "input_image": image,
+        "image_mode": image_mode,
         "end_image_url": end_image,
         "input_video": video,
         "strength": strength,

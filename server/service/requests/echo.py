@@ -13,6 +13,9 @@ MAX_ECHO_BYTES = 16_384
 MAX_TARGET_CHARS = 1024
 """Limit of each of TARGETS."""
 
+IMAGE_MODE = "image_mode"
+"""The parameter by which a model that was not trained for images begins with one."""
+
 STRENGTH = "strength"
 """The parameter that says how much of an input video is made anew."""
 
@@ -31,6 +34,7 @@ _GENERAL = (
     "sampler",
     "loras",
     STRENGTH,
+    IMAGE_MODE,
 )
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "warnings"),
@@ -89,7 +93,7 @@ def text(body: Mapping[str, Any], name: str) -> str | None:
 
 
 def warnings_about(entry: CatalogueEntry, body: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each parameter of a body that has no effect, such as a misspelled one. They are printable ASCII."""
+    """A sentence for each name in a body that has no effect, such as a misspelled one. They are printable ASCII."""
     known = {*_known(entry), *_CONTROL, *TARGETS, *_RESERVED, *UNSUPPORTED}
     unknown = _ignored([name for name, value in body.items() if name not in known and not is_absent(value)], entry.id)
     if is_absent(body.get(STRENGTH)) or (not is_absent(video := body.get(VIDEO)) and video is not False):

@@ -9,7 +9,7 @@ from pipelines.hub import local
 from pipelines.models.api_table import ApiSpec
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
-from server.service.requests.echo import is_absent
+from server.service.requests.echo import IMAGE_MODE, is_absent
 from server.service.requests.inputs import IMAGE
 from server.service.requests.numbers import as_integer
 from server.service.requests.parameters import Body
@@ -23,11 +23,13 @@ class ImageModels:
         self._catalogue = catalogue
 
     def answering(self, asked: CatalogueEntry, body: Body) -> CatalogueEntry:
-        """The model that makes what a body asks of another one, or that one itself.
+        """The model that makes what a body asks of another one, or that one itself: so `image_mode` asks.
 
         Of two it is the one whose resolution is nearer to the body's size, among those that can make it.
         """
         if asked.image_model is None or is_absent(image := body.get(IMAGE)) or image is False:
+            return asked
+        if not is_absent(body.get(IMAGE_MODE)):
             return asked
         given = {name: value for name, value in body.items() if not is_absent(value)}
         nearer = nearest_resolution(*(_size(asked, given) or asked.api.size("default")[:2]))

@@ -5,6 +5,7 @@ from pipelines.models.family import ImageInputs, InputUse
 from pipelines.models.registry import family_of
 from server.core.errors import InvalidParamsError
 from server.core.settings import Settings
+from server.service.requests.echo import IMAGE_MODE
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, UPLOAD_PREFIX, VIDEO, GivenInputs, Input, InputFiles
 from server.service.requests.request import Request
 from server.service.requests.uploads import Uploads
@@ -29,10 +30,10 @@ class InputSources:
     def images(self, entry: CatalogueEntry) -> ImageInputs:
         """Which images requests for a model may or must have, also if another model answers these.
 
-        The demo's weights take none.
+        Those for the demo's weights may begin with one.
         """
         if self._settings.demo:
-            return ImageInputs()
+            return ImageInputs(InputUse.OPTIONAL)
         if entry.image_model is not None:
             return ImageInputs(InputUse.OPTIONAL)
         if "image" not in entry.api.input:
@@ -45,6 +46,10 @@ class InputSources:
         if self._settings.demo:
             return True
         return family.takes_video(None if entry.model.shape is None else family.shape(entry.model.shape))
+
+    def takes_image_mode(self, entry: CatalogueEntry) -> bool:
+        """Whether requests for a model may have an `image_mode`. One that is trained to take an image needs none."""
+        return not self._settings.demo and images_of(entry).first is InputUse.NONE
 
     def check(self, request: Request) -> None:
         """Raise InvalidParamsError unless a request has the inputs that its model needs, and no others."""
@@ -62,6 +67,14 @@ class InputSources:
 
     def _check_images(self, request: Request) -> None:
         allowed = self.images(request.entry)
+        if request.named(IMAGE_MODE):
+            if not self.takes_image_mode(request.entry):
+                raise InvalidParamsError(
+                    f"{IMAGE_MODE} must be left out: {request.asked.id} is trained to take an image"
+                )
+            if not request.named(IMAGE):
+                raise InvalidParamsError(f"{IMAGE_MODE} needs {IMAGE}")
+            allowed = ImageInputs(InputUse.OPTIONAL)
         last = request.named(*LAST_IMAGES)
         if len(last) > 1:
             raise InvalidParamsError(f"{' and '.join(last)} are the same parameter: give one of them")

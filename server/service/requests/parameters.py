@@ -6,12 +6,12 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from pipelines.core.request import DEFAULT_STRENGTH, MAX_SEED, Sampler, StepCaching, VideoParams
+from pipelines.core.request import DEFAULT_STRENGTH, MAX_SEED, ImageMode, Sampler, StepCaching, VideoParams
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.loras import AvailableLora, choose_loras
-from server.service.requests.echo import MAX_TARGET_CHARS, STRENGTH, TARGETS, UNSUPPORTED, is_absent
+from server.service.requests.echo import IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS, UNSUPPORTED, is_absent
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, GivenInputs, Input, InputVideo
 from server.service.requests.numbers import as_integer, as_number, limits_of
 from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
@@ -88,6 +88,7 @@ def resolve(
         loras=choose_loras(given.get("loras", []), entry.id, loras or {}),
         last_image=None if isinstance(inputs.last, str | None) else inputs.last.digest,
         strength=_strength(given, chosen["num_inference_steps"]),
+        image_mode=_one_of(ImageMode, IMAGE_MODE, given),
     )
     return params if (first := inputs.kept_first) is None else with_first_input(entry, given, params, first)
 
