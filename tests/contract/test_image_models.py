@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pipelines.models.catalogue import DEFAULT_MODEL
 from tests.contract.test_image_input import drawn, in_base64
 from tests.support.models.serving import I2V, image_models, ti2v_server
 from tests.support.server_process import ServerProcess
@@ -56,15 +57,22 @@ def test_a_request_without_an_image_is_refused(server: ServerProcess) -> None:
     )
 
 
-def test_the_demo_makes_videos_from_text_under_every_id(tmp_path: Path) -> None:
+def test_the_demo_makes_videos_from_text_and_from_an_image_under_every_id(tmp_path: Path) -> None:
     process = ServerProcess(tmp_path / "data")
     process.start()
     try:
         answer = process.http.post("/videos/generate", json={**REQUEST, "model": I2V})
         assert answer.status_code == 200, answer.text
-        refused = process.http.post(
-            "/videos/generate", json={**REQUEST, "model": I2V, "input_image": in_base64(drawn())}
-        )
-        assert refused.json()["error"]["message"] == f"input_image is not supported by {I2V}"
+        image = in_base64(drawn())
+        videos = set()
+        for model in (I2V, DEFAULT_MODEL):
+            moved = process.http.post("/videos/generate", json={**REQUEST, "model": model, "input_image": image})
+            assert moved.status_code == 200, moved.text
+            assert moved.json()["model"] == model
+            videos.add(httpx.get(moved.json()["video_url"]).content)
+        assert len(videos) == 1
+        for changes in ({"end_image_url": image}, {"image_mode": "first_frame"}):
+            body = {**REQUEST, "model": I2V, "input_image": image, **changes}
+            assert process.http.post("/videos/generate", json=body).status_code == 400
     finally:
         process.close()

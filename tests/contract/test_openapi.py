@@ -18,7 +18,8 @@ from schemathesis.config import SchemathesisConfig
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
 from server.runtime.app import create_app
-from server.service.requests.inputs import IMAGE, LAST_IMAGES
+from server.service.requests.echo import IMAGE_MODE
+from server.service.requests.inputs import INPUTS
 from tests.support.server_process import MODEL, SMALL, ServerProcess
 
 HUB = json.loads((Path(__file__).parents[1] / "data" / "hub-openapi.json").read_text())
@@ -83,8 +84,8 @@ def limit_size(case: Case) -> None:
     for name, small in SIZES.items():
         if jsonschema_rs.is_valid(limits[name], case.body.get(name)):
             case.body[name] = small
-    # the document cannot describe what makes an image, and the demo's weights take none
-    for name in (IMAGE, *LAST_IMAGES):
+    # the document cannot describe what makes an image or a video, nor which of them a model takes
+    for name in (*INPUTS, IMAGE_MODE):
         if isinstance(case.body.get(name), str):
             del case.body[name]
     # the document cannot list the names of LoRAs, and this server has none

@@ -181,7 +181,7 @@ def wait_for(asker: Asker, generation_id: str, field: str) -> None:
 
 
 def image_in(data_dir: Path) -> str:
-    """The token of an image in a data directory: the demo's weights take none."""
+    """The token of an image that is put into a data directory."""
     folder = LocalFolders.of(data_dir).inputs
     key = input_key("", "0" * 64)
     (folder.folder / key).write_bytes(bytes(100))
