@@ -62,6 +62,8 @@ class Parameters(TypedDict, total=False):
     """Another name of `end_image_url`."""
     image_mode: str
     """"first_frame": a text model begins with `input_image` by a method without training, which is approximate."""
+    extend_from: str
+    """The id of a generation whose video is continued; both are joined into one file."""
     input_video: str | PathLike[str] | bytes
     """The video that this one is made of, instead of an image, given in the same ways; its first 10 seconds."""
     strength: float

@@ -70,8 +70,10 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 IMAGES = ("image", "last_image")
 """The fields of a video that name images."""
 
-INPUTS = (*IMAGES, "video")
+INPUTS = (*IMAGES, "video", "extends")
 """The fields of a video that name inputs."""
+
+_LEAST_EXTENDING = 2
 
 _FROM_VIDEO = ("video", "strength")
 """The fields that count only if a video is made from another one."""
@@ -114,9 +116,10 @@ class VideoParams:
     The defaults are those of Wan2.1 14B in the hosted API. `run_fast` selects a model's distillation to few steps;
     models without one ignore it. `step_cache` sets how many steps may be skipped. `sampler` is None for the model's
     own. `loras` are merged into the weights for this video. `image` names the image that it begins with, `last_image`
-    the one that it ends with, by `pipelines.stages.conditioning.images.image_digest`. `video` names the video that it
-    is made from, by the SHA-256 of its file; the greater `strength` is, the less is left of that one. `image_mode` is
-    for an image with weights that were trained for text alone, and None for all others.
+    the one that it ends with, by `pipelines.stages.conditioning.images.image_digest`. `image_mode` is for weights that
+    are not trained to begin with one. `video` names the video that it is made from, by the SHA-256 of its file; the
+    greater `strength` is, the less is left of that one. `extends` names the video that this one continues, in the same
+    way: it begins with that one's last frame, and both become one file.
     Raises VideoParamsError that names the parameter and its limits.
     """
 
@@ -137,6 +140,7 @@ class VideoParams:
     video: str | None = None
     strength: float = DEFAULT_STRENGTH
     image_mode: ImageMode | None = None
+    extends: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -163,12 +167,13 @@ class VideoParams:
             if digest is not None and (not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None):
                 raise VideoParamsError(f"{name} must be the digest of an image, not {_described(digest)}.")
         self._check_video()
+        self._check_extends()
 
     @property
     def facts(self) -> dict[str, Any]:
         """Its fields, as far as the video depends on them."""
         # checkpoints are older than the images and the video
-        absent = {name for name in (*IMAGES, "image_mode") if getattr(self, name) is None}
+        absent = {name for name in (*IMAGES, "image_mode", "extends") if getattr(self, name) is None}
         absent |= set(_FROM_VIDEO) if self.video is None else set()
         return {name: value for name, value in asdict(self).items() if name not in absent}
 
@@ -203,6 +208,18 @@ class VideoParams:
             raise VideoParamsError(
                 f"strength must be at least {least:g} where num_inference_steps is {steps}, so that one step is made, "
                 f"not {_described(self.strength)}."
+            )
+
+    def _check_extends(self) -> None:
+        if self.extends is None:
+            return
+        if not isinstance(self.extends, str) or _DIGEST.fullmatch(self.extends) is None:
+            raise VideoParamsError(f"extends must be the digest of a video, not {_described(self.extends)}.")
+        if self.video is not None:
+            raise VideoParamsError("extends must not be given together with video.")
+        if self.num_frames < _LEAST_EXTENDING:
+            raise VideoParamsError(
+                f"num_frames must be at least {_LEAST_EXTENDING} where a video is extended: the first repeats its last."
             )
 
 

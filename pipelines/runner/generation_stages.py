@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from pipelines.core.errors import InputVideoError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.core.progress import GenerationStats, Stage
@@ -29,7 +30,7 @@ from pipelines.stages.conditioning.known_latents import (
     encode_video,
 )
 from pipelines.stages.conditioning.text_encoding import PromptEncoder
-from pipelines.stages.conditioning.video_frames import check_video
+from pipelines.stages.conditioning.video_frames import check_extended, check_video, last_frame
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at
 from pipelines.stages.guidance import Guidance
@@ -40,10 +41,11 @@ from pipelines.stages.video_writer import Mp4Writer
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a request has besides its prompts: images, or the file of the video that its own is made from."""
+    """What a request has besides its prompts: images, or the file of the video that its own is made from or extends."""
 
     images: Images
     video: Path | None = None
+    extends: Path | None = None
 
 
 class GenerationStages:
@@ -67,13 +69,29 @@ class GenerationStages:
         first, last = (None if image is None else fitted(image, geometry) for image in (images.first, images.last))
         return Images(first, last)
 
+    def with_last_frame(self, params: VideoParams, inputs: Inputs, extended: Path) -> Inputs:
+        """Return inputs that begin with the last frame of the video that they extend.
+
+        Raises InputVideoError if it has another size, or if there is an image as well.
+        """
+        if inputs.images.first is not None:
+            raise InputVideoError("A video that extends another one begins with its last frame: give no image.")
+        frame, geometry = last_frame(extended, self.spec.fps), self.geometry(params)
+        if frame.size != (geometry.width, geometry.height):
+            raise InputVideoError(
+                f"The video to extend has {frame.width}x{frame.height} pixels, and the new one {geometry.width}x"
+                f"{geometry.height}: both must have the same size."
+            )
+        return replace(inputs, images=replace(inputs.images, first=frame))
+
     def fit_inputs(self, params: VideoParams, geometry: Geometry, inputs: Inputs) -> Inputs:
         """Return what a request has, its images in the size that is generated.
 
         Raises InputImageError, and InputVideoError for a video that is not the request's or that the model cannot take.
         """
         check_video(inputs.video, params, is_taken=self._loaded.family.takes_video(self._loaded.shape))
-        return Inputs(self.fit_images(params, geometry, inputs.images), inputs.video)
+        check_extended(inputs.extends, params)
+        return replace(inputs, images=self.fit_images(params, geometry, inputs.images))
 
     def condition(
         self, geometry: Geometry, images: Images, after_group: Callable[[], None] = lambda: None
@@ -206,15 +224,21 @@ class GenerationStages:
         geometry: Geometry,
         progress: GenerationProgress,
         stats: GenerationStats,
+        extends: Path | None = None,
     ) -> RenderedVideo:
-        """Decode latents and write them to a file. The last of it is done by the result's `finish`."""
+        """Decode latents and write them to a file, after the frames of a video that they extend.
+
+        The last of it is done by the result's `finish`.
+        """
         with ExitStack() as on_error:
-            writer = on_error.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps))
+            writer = on_error.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps, extends))
             missing = geometry.num_frames
             decoded = decode_frames(self._loaded.vae, latents, self._loaded.decoding, progress.after_part)
             with closing(decoded) as groups:
-                for frames in groups:
-                    writer.write(frames[:missing, *geometry.crop])
+                for number, frames in enumerate(groups):
+                    # the first one is the last of a video that is extended
+                    if extends is None or number > 0:
+                        writer.write(frames[:missing, *geometry.crop])
                     missing -= min(missing, len(frames))
             on_error.pop_all()
         return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))

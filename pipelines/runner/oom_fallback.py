@@ -104,6 +104,7 @@ class OutOfMemoryFallback:
         last_image: Image.Image | None = None,
         *,
         video: Path | None = None,
+        extends: Path | None = None,
     ) -> RenderedVideo:
         """Make one video as `Runner.render` does. Raises DeviceMemoryError as well, when no plan has enough memory.
 
@@ -112,7 +113,7 @@ class OutOfMemoryFallback:
         """
         before = self._plan
         try:
-            return self._render(params, path, callbacks, Inputs(Images(image, last_image), video))
+            return self._render(params, path, callbacks, Inputs(Images(image, last_image), video, extends))
         except (DeviceMemoryError, MachineBusyError):
             self.close()
             self._plan = before
@@ -123,7 +124,9 @@ class OutOfMemoryFallback:
         while True:
             runner = self._loaded()
             try:
-                return runner.render(params, path, callbacks, images.first, images.last, video=inputs.video)
+                return runner.render(
+                    *(params, path, callbacks, images.first, images.last), video=inputs.video, extends=inputs.extends
+                )
             except TorchDynamoException as error:
                 # for example, with a size that is new to the compiler
                 runner.disable_compilation(error)

@@ -165,11 +165,14 @@ class Runner(Exclusive):
         last_image: Image.Image | None = None,
         *,
         video: AnyPath | None = None,
+        extends: AnyPath | None = None,
     ) -> VideoFile:
         """Make one video and write it to `path`, complete or not at all. Continue from its checkpoint if it has one.
 
         `image` is the RGB image that the video begins with, `last_image` the one that it ends with. `video` is the file
-        of a video that this one is made from, by `params.strength`. They are cropped to the video's ratio.
+        of a video that this one is made from, by `params.strength`. They are cropped to the video's ratio. `extends` is
+        the file of a video of the same size that this one continues: it begins with its last frame, which is not
+        repeated, and the file at `path` has the frames of both.
 
         Raises GenerationCancelled within one denoising step, or one group of frames, after `cancelled` returned True;
         GenerationSuspended when the checkpoint is suspended; VideoParamsError if the parameters and the inputs exclude
@@ -177,8 +180,8 @@ class Runner(Exclusive):
         After any of these the runner is ready for the next video. Raises RunnerError while another thread uses it, and
         once it is closed.
         """
-        params = _named(params, _inputs(image, last_image, video))
-        return self.render(params, path, callbacks, image, last_image, video=video).finish()
+        params = _named(params, _inputs(image, last_image, video, extends))
+        return self.render(params, path, callbacks, image, last_image, video=video, extends=extends).finish()
 
     @exclusive
     @torch.no_grad()
@@ -191,6 +194,7 @@ class Runner(Exclusive):
         last_image: Image.Image | None = None,
         *,
         video: AnyPath | None = None,
+        extends: AnyPath | None = None,
     ) -> RenderedVideo:
         """Do as `run` does, but return when the device is free, before the file is finished.
 
@@ -198,16 +202,20 @@ class Runner(Exclusive):
         """
         path = expanded(path)
         check_output(path)
+        inputs = _inputs(image, last_image, video, extends)
+        if inputs.extends is not None:
+            inputs = self._stages.with_last_frame(params, inputs, inputs.extends)
+            params = named(params, inputs.images)
         params = self._effective(params)
         loras = self._loaded.loras.locate(params.loras)
         progress = GenerationProgress(params, self._latents_depend_on(params, loras), callbacks)
         geometry = self._stages.geometry(params)
         try:
             with _naming(loras):
-                inputs = self._stages.fit_inputs(params, geometry, _inputs(image, last_image, video))
+                inputs = self._stages.fit_inputs(params, geometry, inputs)
                 self._loaded.loras.merge(loras, progress.after_tensor)
                 latents, stats = self._stages.denoise(params, geometry, progress, inputs)
-                return self._stages.write(latents, path, geometry, progress, stats)
+                return self._stages.write(latents, path, geometry, progress, stats, inputs.extends)
         except BaseException:
             reset(self._loaded.pipes)
             raise
@@ -251,15 +259,21 @@ class Runner(Exclusive):
         return {"params": params.facts, "fingerprint": {**fingerprint, REQUEST_LORAS: identity(loras)}}
 
 
-def _inputs(image: Image.Image | None, last_image: Image.Image | None, video: AnyPath | None) -> Inputs:
-    return Inputs(Images(image, last_image), None if video is None else expanded(video, "video"))
+def _inputs(
+    image: Image.Image | None,
+    last_image: Image.Image | None,
+    video: AnyPath | None,
+    extends: AnyPath | None = None,
+) -> Inputs:
+    files = (None if each is None else expanded(each, name) for name, each in (("video", video), ("extends", extends)))
+    return Inputs(Images(image, last_image), *files)
 
 
 def _named(params: VideoParams, inputs: Inputs) -> VideoParams:
     """Return a request that names its inputs."""
     params = named(params, inputs.images)
-    digest = None if inputs.video is None else video_digest(inputs.video)
-    return replace(params, video=params.video or digest)
+    digests = [None if path is None else video_digest(path) for path in (inputs.video, inputs.extends)]
+    return replace(params, video=params.video or digests[0], extends=params.extends or digests[1])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pipelines.core.errors import EncodingError
 from pipelines.core.files import durable_rename, part_path
 from pipelines.core.progress import Frames, VideoFile
 from pipelines.stages.ffmpeg import QUIET, find_ffmpeg, log_file, read_log
+from pipelines.stages.joining import join
 
 # the bytes that x264 writes depend on its number of threads: with a fixed number, equal frames give equal files
 X264_THREADS = 2
@@ -21,6 +22,24 @@ X264_THREADS = 2
 _BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+
+_ENCODING = (
+    "-c:v",
+    "libx264",
+    "-preset",
+    "veryfast",
+    "-crf",
+    "18",
+    "-threads",
+    str(X264_THREADS),
+    "-pix_fmt",
+    "yuv420p",
+)
+_MUXING = (
+    # no version strings and no dates in the file
+    *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"),
+    *("-movflags", "+faststart", "-f", "mp4"),
 )
 
 _NO_SPACE = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
@@ -50,11 +69,13 @@ class Mp4Writer:
     """A context that takes frames and leaves a complete H.264 file at `path`, or nothing.
 
     The file is yuv420p, tagged as BT.709, with its index first ("faststart"), so that browsers play it in the right
-    colours. `width` and `height` are in pixels and must be even; `fps` is in frames a second. Its methods raise
-    EncodingError with ffmpeg's last message, or with a sentence about the full disk.
+    colours. `width` and `height` are in pixels and must be even; `fps` is in frames a second. The frames of the video
+    `before`, if there is one, precede those that are written. Its methods raise EncodingError with ffmpeg's last
+    message, or with a sentence about the full disk.
     """
 
-    def __init__(self, path: Path, width: int, height: int, fps: int) -> None:
+    def __init__(self, path: Path, width: int, height: int, fps: int, before: Path | None = None) -> None:
+        self._before = before
         self._path = path
         self._part = part_path(path)
         self._width, self._height, self._fps = width, height, fps
@@ -72,11 +93,7 @@ class Mp4Writer:
         return [
             *(find_ffmpeg(), *QUIET, "-y"),
             *(*source, "-r", str(self._fps), "-i", "pipe:0"),
-            *("-vf", f"{_BT709},format=yuv420p"),
-            *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", str(X264_THREADS)),
-            # no version strings and no dates in the file
-            *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"),
-            *("-movflags", "+faststart", "-f", "mp4", str(self._part)),
+            *("-vf", f"{_BT709},format=yuv420p", *_ENCODING, *_MUXING, str(self._part)),
         ]
 
     def write(self, frames: Frames) -> None:
@@ -95,6 +112,8 @@ class Mp4Writer:
             self._ffmpeg.stdin.close()
         if self._ffmpeg.wait() != 0:
             raise self._failure()
+        if self._before is not None:
+            self._join(self._before)
         try:
             durable_rename(self._part, self._path)
         except OSError as error:
@@ -109,6 +128,16 @@ class Mp4Writer:
             fps=self._fps,
             size=self._path.stat().st_size,
         )
+
+    def _join(self, before: Path) -> None:
+        whole = part_path(self._part)
+        try:
+            self._num_frames = join(before, self._part, whole, self._fps, _ENCODING, _MUXING)
+            whole.replace(self._part)
+        except OSError as error:
+            raise _error(error.strerror or str(error)) from error
+        finally:
+            whole.unlink(missing_ok=True)
 
     def _failure(self) -> EncodingError:
         self._ffmpeg.wait()

@@ -59,8 +59,9 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         "preview_url": links.preview(generation.id, live),
         "warnings": list(generation.warnings),
     }
-    for name, link in links.inputs(generation).items():
-        fields[_INPUT_FIELDS[name]] = link
+    linked = links.inputs(generation)
+    for name in linked.keys() & _INPUT_FIELDS.keys():
+        fields[_INPUT_FIELDS[name]] = linked[name]
     if generation.asked_model is not None:
         fields["answered_by"] = generation.model
     return fields

@@ -65,9 +65,9 @@ class Run(_About):
     """Make a video with the loaded model, resuming from its checkpoint if it has one.
 
     `artifact`, `checkpoint` and `preview` are the storage keys of its files, `image` and `last_image` those of the
-    images that it begins and ends with, `video` that of the one it is made of. Answered by Progressed…, Checkpointed…,
-    Previewed… and Warned, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished,
-    by Done or Failed.
+    images that it begins and ends with, `video` and `extends` those of the videos that it is made of and that it
+    extends. Answered by Progressed…, Checkpointed…, Previewed… and Warned, then by Failed, Cancelled, Suspended or
+    Rendered; after Rendered, when the file is finished, by Done or Failed.
     """
 
     kind: Literal["run"] = "run"
@@ -78,6 +78,7 @@ class Run(_About):
     image: str | None = None
     last_image: str | None = None
     video: str | None = None
+    extends: str | None = None
 
 
 class Prepare(_Message):

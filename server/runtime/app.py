@@ -144,6 +144,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             broker,
             disk,
             retention,
+            files.videos,
             files.inputs,
             store.awaited_inputs,
         )

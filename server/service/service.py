@@ -30,6 +30,7 @@ from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.record_limits import RecordLimits
 from server.service.requests import parameters
 from server.service.requests.building import GenerationBuilder
+from server.service.requests.finished import FinishedVideos
 from server.service.requests.image_models import ImageModels
 from server.service.requests.input_sources import InputSources
 from server.service.requests.inputs import InputFiles
@@ -52,6 +53,7 @@ from server.storage.db.statements.history import History
 from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
 from server.storage.files.inputs import Inputs
+from server.storage.files.videos import Videos
 from server.storage.retention import Retention
 
 _STOPPING = "The server is stopping. Send this request again in a minute."
@@ -70,6 +72,7 @@ class Service:
         broker: Broker,
         disk: Disk,
         retention: Retention,
+        videos: Videos,
         inputs: Inputs,
         awaited_inputs: AwaitedInputs,
         downloader: Downloader | None = None,
@@ -87,7 +90,8 @@ class Service:
         files = InputFiles(inputs)
         self._uploads = Uploads(inputs, files)
         self._image_models = ImageModels({} if settings.demo else catalogue)
-        self.input_sources = InputSources(settings, files, self._uploads, shares=submissions.is_shared)
+        finished = FinishedVideos(self._generation_of, videos, files, catalogue)
+        self.input_sources = InputSources(settings, files, self._uploads, finished, shares=submissions.is_shared)
         self._builder = GenerationBuilder(settings, self.input_sources, self._image_models, submissions.server)
         self._fetcher = InputFetcher(
             awaited_inputs, files, self._builder, catalogue, broker, scheduler.wake, settings, downloader
@@ -148,8 +152,6 @@ class Service:
             raise ModelNotFoundError(model)
         return entry
 
-    # submission
-
     async def submit(
         self,
         tenant: str,
@@ -174,7 +176,7 @@ class Service:
         repeatable = None if key is None else IdempotentRequest(key, request.digest)
         try:
             # its uploads may have expired meanwhile
-            if repeatable and request.inputs and (before := await self._submissions.before(tenant, repeatable)):
+            if repeatable and request.has_inputs and (before := await self._submissions.before(tenant, repeatable)):
                 return before
             new = await self._builder.build(request)
             recorded = await self._record(new, repeatable)
@@ -231,8 +233,6 @@ class Service:
         """Wait until all of these have ended; raises UnavailableError if the server stops before."""
         return await self._waiting.results(tenant, ids)
 
-    # cancellation
-
     async def cancel(self, tenant: str, generation_id: str) -> None:
         """Cancel a generation, unless it has ended: its record says so at once, the device stops within a step."""
         before = await self._submissions.cancel(generation_id, tenant)
@@ -263,8 +263,6 @@ class Service:
     def _publish_cancelled(self, before: Generation) -> None:
         self._broker.publish(Event(replace(before, status=Status.CANCELLED)))
 
-    # models and devices
-
     def deployment(self, model_id: str) -> Deployment:
         """The state of a model between disk and device."""
         return self._scheduler.deployment(model_id)
@@ -290,8 +288,6 @@ class Service:
     def devices(self) -> Sequence[DeviceStatus]:
         """A snapshot of the devices."""
         return self._scheduler.devices()
-
-    # looking up
 
     async def get(self, tenant: str, generation_id: str) -> Placed:
         """One generation; raises GenerationNotFoundError for an unknown id, and for another tenant's."""

@@ -47,7 +47,7 @@ def test_the_schema_reproduces_the_pages_tables(demo: bool, tmp_path: Path) -> N
     assert schema == model["request_schema"] == model["json_request_schema"]
     own = model["x-paddock-parameters"]
     # the demo's weights are trained to begin with an image
-    common = {"step_cache", "sampler", "loras", "input_image", "input_video", "strength"}
+    common = {"step_cache", "sampler", "loras", "input_image", "extend_from", "input_video", "strength"}
     assert own.keys() == common | (set() if demo else {"image_mode"})
     assert not own.keys() & schema["properties"].keys()
     assert schema["basic"] == ["prompt", "height", "width"]

@@ -18,7 +18,7 @@ from schemathesis.config import SchemathesisConfig
 from server.core.catalogue import load_catalogue
 from server.core.settings import Settings
 from server.runtime.app import create_app
-from server.service.requests.echo import IMAGE_MODE
+from server.service.requests.echo import EXTEND, IMAGE_MODE
 from server.service.requests.inputs import INPUTS
 from tests.support.server_process import MODEL, SMALL, ServerProcess
 
@@ -85,7 +85,7 @@ def limit_size(case: Case) -> None:
         if jsonschema_rs.is_valid(limits[name], case.body.get(name)):
             case.body[name] = small
     # the document cannot describe what makes an image or a video, nor which of them a model takes
-    for name in (*INPUTS, IMAGE_MODE):
+    for name in (*INPUTS, IMAGE_MODE, EXTEND):
         if isinstance(case.body.get(name), str):
             del case.body[name]
     # the document cannot list the names of LoRAs, and this server has none

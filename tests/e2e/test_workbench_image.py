@@ -101,6 +101,26 @@ def test_a_video_is_continued_from_its_last_frame(page: Page, server: ServerProc
     assert np.abs(np.asarray(shown(second)).astype(int) - last).mean() < 3
 
 
+def test_a_video_is_joined_to_the_one_it_continues(page: Page, server: ServerProcess) -> None:
+    first = generated(page, server)
+    expect(page.get_by_label("Join to the video")).to_be_hidden()
+    page.get_by_role("button", name="Continue").first.click()
+    page.get_by_label("Join to the video").check()
+
+    joined = generated(page, server)
+
+    assert joined["extend_from"] == first["generation_id"]
+    assert "input_image" not in joined
+    frames = read_video(httpx.get(str(joined["result_url"])).content)
+    assert np.array_equal(frames[:5], read_video(httpx.get(str(first["result_url"])).content))
+    assert len(frames) == 9
+    page.get_by_role("tab", name="API").click()
+    expect(page.locator("#api-code")).to_contain_text(f'"extend_from": "{first["generation_id"]}"')
+    page.get_by_role("tab", name="Create").click()
+    page.get_by_role("button", name="Remove image").click()
+    expect(page.get_by_label("Join to the video")).to_be_hidden()
+
+
 def test_an_image_can_be_taken_back_and_used_again(page: Page, server: ServerProcess) -> None:
     image = drawn(seed=21)
     page.evaluate(DROP, [base64.b64encode(encoded(image)).decode(), "drop"])

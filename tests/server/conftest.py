@@ -105,6 +105,7 @@ def build(
         broker,
         disk,
         kept,
+        files.videos,
         files.inputs,
         store.awaited_inputs,
         downloader,

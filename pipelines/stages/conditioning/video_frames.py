@@ -6,6 +6,7 @@ The file comes from a client. ffmpeg may open nothing besides it: no network, no
 import hashlib
 import signal
 import subprocess
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ from pipelines.stages.ffmpeg import QUIET, find_ffmpeg, log_file, read_log
 
 FORMATS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "gif")
 """ffmpeg's names of the file formats that are read. "mov" is MP4 as well, "matroska" WebM."""
+
+MAX_FRAMES = 10_000
+"""So many frames are read of a video whose last one is asked for."""
 
 MAX_PIXELS = 8192 * 4320
 """Limit of the pixels in a frame of the file: one frame at a time is in memory."""
@@ -41,6 +45,18 @@ def video_digest(path: Path) -> str:
         raise InputVideoError(f"The input video cannot be read: {error.strerror or error}.") from error
 
 
+def check_extended(path: Path | None, params: VideoParams) -> None:
+    """Raise InputVideoError unless a file is that of the video that a request extends."""
+    if path is None and params.extends is None:
+        return
+    if path is None or params.extends is None:
+        raise InputVideoError(
+            "The video to extend is missing." if path is None else "The request extends no video, and one is given."
+        )
+    if video_digest(path) != params.extends:
+        raise InputVideoError("The video to extend is not the request's: its file may be damaged.")
+
+
 def check_video(path: Path | None, params: VideoParams, *, is_taken: bool) -> None:
     """Raise InputVideoError unless a video file is the one that a request names, and the model takes one."""
     if path is None and params.video is None:
@@ -51,6 +67,15 @@ def check_video(path: Path | None, params: VideoParams, *, is_taken: bool) -> No
         raise InputVideoError("This model takes no video: it cannot make one from another.")
     if video_digest(path) != params.video:
         raise InputVideoError("The video is not the request's: its file may be damaged.")
+
+
+def last_frame(path: Path, fps: int) -> Image.Image:
+    """Return the last frame of a video that has `fps` frames a second. Raises InputVideoError."""
+    with closing(_decoded(path, fps, MAX_FRAMES)) as decoded:
+        last = deque(decoded, maxlen=1)
+    if not last:
+        raise InputVideoError("The video to extend has no frames.")
+    return last[0]
 
 
 def count_frames(path: Path, fps: int, most: int) -> int:

@@ -9,7 +9,7 @@ from pipelines.models.family import InputUse
 from server.api.dependencies import AdminDep, ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
 from server.api.schemas.requests import OWN_PARAMETERS
-from server.service.requests.echo import IMAGE_MODE, STRENGTH
+from server.service.requests.echo import EXTEND, IMAGE_MODE, STRENGTH
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
 from server.service.service import Service
 
@@ -169,7 +169,7 @@ def _model(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
 
 def _own_parameters(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
     images = service.input_sources.images(entry)
-    uses = {IMAGE: images.first} | dict.fromkeys(LAST_IMAGES, images.last)
+    uses = {IMAGE: images.first, EXTEND: images.first} | dict.fromkeys(LAST_IMAGES, images.last)
     lacks = {name for name, use in uses.items() if use is InputUse.NONE}
     if not service.input_sources.takes_video(entry):
         lacks |= {VIDEO, STRENGTH}

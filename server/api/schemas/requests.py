@@ -16,9 +16,9 @@ from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
 from server.core.settings import QueueSettings
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES
-from server.service.requests.echo import IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS
+from server.service.numbers import limits_of
+from server.service.requests.echo import EXTEND, IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
-from server.service.requests.numbers import limits_of
 from server.service.requests.parameters import RESPONSE_FORMATS
 from server.service.requests.sizes import RESOLUTIONS
 
@@ -81,6 +81,12 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": f"The image that the video ends with, for models that take one: {_IMAGE_KINDS}",
     },
     LAST_IMAGES[1]: {**_IMAGE, "description": f"Another name of {LAST_IMAGES[0]}"},
+    EXTEND: {
+        "type": "string",
+        "maxLength": 100,
+        "description": "The id of a generation whose video is continued, for models that take an image: the new one "
+        "begins with its last frame, and both are joined into one file",
+    },
     IMAGE_MODE: {
         "type": "string",
         "enum": [str(mode) for mode in ImageMode],

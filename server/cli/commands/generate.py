@@ -38,6 +38,12 @@ def generate(
     end_image: Annotated[
         Path | None, typer.Option(help="The image that the video ends with, for models that take one.")
     ] = None,
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="A generation whose video is continued and joined, for models that take an image."
+        ),
+    ] = None,
     video: Annotated[
         Path | None, typer.Option(help="The video that this one is made of, for models that take one.")
     ] = None,
@@ -74,6 +80,7 @@ def generate(
         "input_image": image,
         "image_mode": image_mode,
         "end_image_url": end_image,
+        "extend_from": extend,
         "input_video": video,
         "strength": strength,
         "width": width,

@@ -158,7 +158,8 @@ class Worker:
                 self._callbacks(order),
                 self._image(order, order.image),
                 self._image(order, order.last_image),
-                video=None if order.video is None else Path(self._options.inputs) / order.video,
+                video=self._input(order.video),
+                extends=self._input(order.extends),
             )
         except GenerationCancelled:
             return Cancelled(**_about(order))
@@ -179,13 +180,16 @@ class Worker:
         self._files.submit(self._finish, order, video, self._loaded[1].video_fingerprint)
         return None
 
+    def _input(self, key: str | None) -> Path | None:
+        return None if key is None else Path(self._options.inputs) / key
+
     def _image(self, order: Run, key: str | None) -> "Image.Image | None":
         from PIL import Image, UnidentifiedImageError
 
         if key is None:
             return None
         try:
-            with Image.open(Path(self._options.inputs) / key, formats=("PNG",)) as image:
+            with Image.open(Path(self._options.inputs, key), formats=("PNG",)) as image:
                 image.load()
                 return image
         except (OSError, UnidentifiedImageError, SyntaxError) as error:

@@ -60,7 +60,7 @@ class GenerationBuilder:
     async def _given_inputs(self, request: Request) -> GivenInputs:
         """Check and keep the inputs of a request. What takes less time is checked first."""
         self._sources.check(request)
-        if not request.inputs:
+        if not request.has_inputs:
             return GivenInputs()
         self._params(request, request.body, GivenInputs())
         if request.entry is not request.asked:

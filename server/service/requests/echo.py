@@ -13,6 +13,9 @@ MAX_ECHO_BYTES = 16_384
 MAX_TARGET_CHARS = 1024
 """Limit of each of TARGETS."""
 
+EXTEND = "extend_from"
+"""The parameter for the generation whose video is continued."""
+
 IMAGE_MODE = "image_mode"
 """The parameter by which a model that was not trained for images begins with one."""
 
@@ -35,6 +38,7 @@ _GENERAL = (
     "loras",
     STRENGTH,
     IMAGE_MODE,
+    EXTEND,
 )
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "warnings"),

@@ -9,9 +9,9 @@ from pipelines.hub import local
 from pipelines.models.api_table import ApiSpec
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
-from server.service.requests.echo import IMAGE_MODE, is_absent
+from server.service.numbers import as_integer
+from server.service.requests.echo import EXTEND, IMAGE_MODE, is_absent
 from server.service.requests.inputs import IMAGE
-from server.service.requests.numbers import as_integer
 from server.service.requests.parameters import Body
 from server.service.requests.sizes import SIDES, check_pixels, sides_of, sides_of_image
 
@@ -27,7 +27,8 @@ class ImageModels:
 
         Of two it is the one whose resolution is nearer to the body's size, among those that can make it.
         """
-        if asked.image_model is None or is_absent(image := body.get(IMAGE)) or image is False:
+        pictures = [value for name in (IMAGE, EXTEND) if not is_absent(value := body.get(name)) and value is not False]
+        if asked.image_model is None or not pictures:
             return asked
         if not is_absent(body.get(IMAGE_MODE)):
             return asked

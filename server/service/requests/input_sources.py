@@ -5,8 +5,18 @@ from pipelines.models.family import ImageInputs, InputUse
 from pipelines.models.registry import family_of
 from server.core.errors import InvalidParamsError
 from server.core.settings import Settings
-from server.service.requests.echo import IMAGE_MODE
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, UPLOAD_PREFIX, VIDEO, GivenInputs, Input, InputFiles
+from server.service.requests.echo import EXTEND, IMAGE_MODE
+from server.service.requests.finished import FinishedVideos
+from server.service.requests.inputs import (
+    IMAGE,
+    INPUTS,
+    LAST_IMAGES,
+    UPLOAD_PREFIX,
+    VIDEO,
+    GivenInputs,
+    Input,
+    InputFiles,
+)
 from server.service.requests.request import Request
 from server.service.requests.uploads import Uploads
 from server.service.requests.urls import checked_url
@@ -21,7 +31,10 @@ def images_of(entry: CatalogueEntry) -> ImageInputs:
 class InputSources:
     """Checks and keeps the inputs of requests. `shares` is whether the server shares its records."""
 
-    def __init__(self, settings: Settings, files: InputFiles, uploads: Uploads, *, shares: bool) -> None:
+    def __init__(
+        self, settings: Settings, files: InputFiles, uploads: Uploads, finished: FinishedVideos, *, shares: bool
+    ) -> None:
+        self._finished = finished
         self._settings = settings
         self._files = files
         self._uploads = uploads
@@ -57,13 +70,25 @@ class InputSources:
             raise InvalidParamsError(f"{VIDEO} is not supported by {request.asked.id}")
         if request.named(VIDEO) and (images := request.named(IMAGE, *LAST_IMAGES)):
             raise InvalidParamsError(f"{VIDEO} and {images[0]} exclude each other: give one of them")
+        if request.named(EXTEND):
+            self._check_extension(request)
         self._check_images(request)
-        for name in request.inputs:
+        for name in request.named(*INPUTS, EXTEND):
             if not isinstance(request.body[name], str):
+                if name == EXTEND:
+                    raise InvalidParamsError(f"{name} must be a string: the id of a generation")
                 kind = "a video" if name == VIDEO else "an image"
                 raise InvalidParamsError(f"{name} must be a string: {kind} in base64, a data URL, a URL or an upload")
             if self._shares:
                 raise InvalidParamsError(f"{name} is not supported by servers that share their database yet")
+
+    def _check_extension(self, request: Request) -> None:
+        if excluded := request.named(IMAGE, VIDEO):
+            raise InvalidParamsError(
+                f"{EXTEND} and {excluded[0]} exclude each other: the video begins with a last frame"
+            )
+        if sizes := request.named("aspect_ratio", "resolution"):
+            raise InvalidParamsError(f"{EXTEND} and {sizes[0]} exclude each other: the size is that of the video")
 
     def _check_images(self, request: Request) -> None:
         allowed = self.images(request.entry)
@@ -72,13 +97,13 @@ class InputSources:
                 raise InvalidParamsError(
                     f"{IMAGE_MODE} must be left out: {request.asked.id} is trained to take an image"
                 )
-            if not request.named(IMAGE):
+            if not request.named(IMAGE, EXTEND):
                 raise InvalidParamsError(f"{IMAGE_MODE} needs {IMAGE}")
             allowed = ImageInputs(InputUse.OPTIONAL)
         last = request.named(*LAST_IMAGES)
         if len(last) > 1:
             raise InvalidParamsError(f"{' and '.join(last)} are the same parameter: give one of them")
-        for names, use, what in ((request.named(IMAGE), allowed.first, "begin"), (last, allowed.last, "end")):
+        for names, use, what in ((request.named(IMAGE, EXTEND), allowed.first, "begin"), (last, allowed.last, "end")):
             if names and use is InputUse.NONE:
                 raise InvalidParamsError(f"{names[0]} is not supported by {request.asked.id}")
             if not names and use is InputUse.REQUIRED:
@@ -86,7 +111,7 @@ class InputSources:
                 raise InvalidParamsError(
                     f"{name} is required: {request.asked.id} makes videos that {what} with an image"
                 )
-        if last and not request.named(IMAGE):
+        if last and not request.named(IMAGE, EXTEND):
             raise InvalidParamsError(f"{last[0]} needs {IMAGE}: a video that ends with an image begins with one")
 
     async def take(self, request: Request) -> GivenInputs:
@@ -96,7 +121,12 @@ class InputSources:
         """
         if request.named(VIDEO):
             return GivenInputs(video=await self._take(request, VIDEO))
-        return GivenInputs(*[await self._take(request, name) for name in request.inputs])
+        if request.named(EXTEND):
+            extended = await self._finished.keep(request.tenant, str(request.body[EXTEND]), request.entry.model.fps)
+            last = [await self._take(request, name) for name in request.inputs]
+            return GivenInputs(last=last[0] if last else None, extended=extended)
+        first, *last = [await self._take(request, name) for name in request.inputs]
+        return GivenInputs(first, last[0] if last else None)
 
     async def _take(self, request: Request, name: str) -> Input | str:
         if name in request.files:

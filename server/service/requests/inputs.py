@@ -80,11 +80,15 @@ Input: TypeAlias = InputImage | InputVideo
 
 @dataclass(frozen=True, slots=True)
 class GivenInputs:
-    """What a request's video begins and ends with, or is made of: kept inputs, or URLs that have yet to be fetched."""
+    """What a request's video begins and ends with, or is made of: kept inputs, or URLs that have yet to be fetched.
+
+    `extended` is the video that it continues.
+    """
 
     first: Input | str | None = None
     last: Input | str | None = None
     video: Input | str | None = None
+    extended: InputVideo | None = None
 
     @property
     def kept_first(self) -> Input | None:
@@ -128,6 +132,17 @@ class InputFiles:
         found, warnings = await self._keep(tenant, name, source, is_video=True)
         return InputVideo(**{name: found[name] for name in _VIDEO_FIELDS}, warnings=warnings)
 
+    async def keep_file(self, tenant: str, digest: str, content: AsyncIterator[bytes], size: int) -> None:
+        """Keep a video of this server by the digest of its file. Raises QueueFullError or UnavailableError."""
+        key = input_key(tenant, digest, VIDEO_SUFFIX)
+        try:
+            async with self._inputs.changing:
+                if not await self._inputs.storage.touch(key):
+                    self._count(tenant, size)
+                    await self._inputs.storage.put(key, content)
+        except OSError as error:
+            raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error
+
     async def keep(self, tenant: str, name: str, source: Path) -> Input:
         """Keep what the parameter `name` of a request is."""
         return await (self.keep_video if name == VIDEO else self.keep_image)(tenant, name, source)
@@ -166,13 +181,12 @@ class InputFiles:
             async with self._inputs.changing:
                 # from now it is as young as a new one
                 if not await self._inputs.storage.touch(key):
-                    await self._count(tenant, target)
+                    self._count(tenant, (await asyncio.to_thread(target.stat)).st_size)
                     await self._inputs.storage.put(key, _content(target))
         return found, tuple(f"{name} {warning}." for warning in found["warnings"])
 
-    async def _count(self, tenant: str, file: Path) -> None:
-        """Count a new input of a tenant. Raises QueueFullError."""
-        size = (await asyncio.to_thread(file.stat)).st_size
+    def _count(self, tenant: str, size: int) -> None:
+        """Count a new input of a tenant of so many bytes. Raises QueueFullError."""
         if (wait := self._kept.wait(tenant, size)) is not None:
             raise QueueFullError(
                 f"Inputs of {MAX_BYTES_PER_HOUR} bytes in all came within an hour: this is the limit.", ceil(wait)

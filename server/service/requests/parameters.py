@@ -11,9 +11,9 @@ from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.loras import AvailableLora, choose_loras
-from server.service.requests.echo import IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS, UNSUPPORTED, is_absent
+from server.service.numbers import as_integer, as_number, limits_of
+from server.service.requests.echo import EXTEND, IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS, UNSUPPORTED, is_absent
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, GivenInputs, Input, InputVideo
-from server.service.requests.numbers import as_integer, as_number, limits_of
 from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
 
 Body = Mapping[str, Any]
@@ -61,7 +61,7 @@ def resolve(
     sides: dict[str, int] = {name: values[name] for name in SIDES if name in values}
     if len(sides) < len(SIDES):
         shown = inputs.kept_first
-        if "aspect_ratio" in given or all(given.get(name, False) is False for name in (IMAGE, VIDEO)):
+        if "aspect_ratio" in given or all(given.get(name, False) is False for name in (IMAGE, VIDEO, EXTEND)):
             values |= sides_of(entry, given, sides)
         else:
             # until the input is known it could have any ratio
@@ -71,6 +71,7 @@ def resolve(
     chosen = {**defaults, "seed": random_seed(), **values}
     check_pixels(entry, chosen["width"], chosen["height"])
     ending = [name for name in LAST_IMAGES if given.get(name, False) is not False]
+    ending += [EXTEND] if given.get(EXTEND, False) is not False else []
     if ending and chosen["num_frames"] < 2:
         raise InvalidParamsError(f"num_frames must be at least 2 with {ending[0]}")
     params = VideoParams(
@@ -90,6 +91,8 @@ def resolve(
         strength=_strength(given, chosen["num_inference_steps"]),
         image_mode=_one_of(ImageMode, IMAGE_MODE, given),
     )
+    if inputs.extended is not None:
+        return _extending(entry, given, params, inputs.extended)
     return params if (first := inputs.kept_first) is None else with_first_input(entry, given, params, first)
 
 
@@ -107,6 +110,19 @@ def with_first_input(entry: CatalogueEntry, body: Body, params: VideoParams, kep
     chosen = sides_of_image(entry, given, sides, (kept.width, kept.height))
     check_pixels(entry, chosen["width"], chosen["height"])
     return replace(params, width=chosen["width"], height=chosen["height"])
+
+
+def _extending(entry: CatalogueEntry, given: Body, params: VideoParams, video: InputVideo) -> VideoParams:
+    size = f"{video.width}x{video.height}, as the video that {EXTEND} names"
+    sides = {"width": video.width, "height": video.height}
+    for name, side in sides.items():
+        # an odd side is generated as the next even one
+        if name in given and getattr(params, name) not in (side, side - 1):
+            raise InvalidParamsError(f"{name} must be that of {size}")
+        if side > (entry.api.by_name[name].maximum or side) + 1:
+            raise InvalidParamsError(f"{entry.id} makes no videos of {size}")
+    check_pixels(entry, video.width, video.height)
+    return replace(params, width=video.width, height=video.height, extends=video.digest)
 
 
 def about_length(entry: CatalogueEntry, body: Body, params: VideoParams, video: InputVideo) -> tuple[str, ...]:

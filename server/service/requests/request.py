@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.generation import Origin
 from server.service.loras import AvailableLora
-from server.service.requests.echo import is_absent
+from server.service.requests.echo import EXTEND, is_absent
 from server.service.requests.inputs import INPUTS, UPLOAD_PREFIX
 from server.service.requests.parameters import Body
 
@@ -39,6 +39,11 @@ class Request:
     def named(self, *names: str) -> list[str]:
         """Which of these parameters the body has. Null, an empty array and false count as absent."""
         return [name for name in names if not is_absent(value := self.body.get(name)) and value is not False]
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the video begins with or is made of anything but words."""
+        return bool(self.named(*INPUTS, EXTEND))
 
     @property
     def inputs(self) -> list[str]:

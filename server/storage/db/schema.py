@@ -25,6 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from sqlalchemy.types import TypeEngine
 
+from pipelines.core.request import INPUTS
+
 
 class _Text(TypeDecorator[str]):
     """Any text that a client sends. PostgreSQL's text cannot hold NUL: U+FFFD, the replacement character, is kept."""
@@ -105,6 +107,7 @@ generations = Table(
     Column("asked_model", _Text),
     Column("last_image", _Text(64)),
     Column("video", _Text(64)),
+    Column("extends", _Text(64)),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
@@ -200,16 +203,22 @@ Index(
     postgresql_where=_HAS_LAST_IMAGE,
 )
 
-_HAS_VIDEO = generations.c.video.is_not(None)
+_HAS_VIDEO, _HAS_EXTENDED = (generations.c[name].is_not(None) for name in ("video", "extends"))
 Index(
     "generations_by_video",
     *(generations.c.video, generations.c.tenant),
     sqlite_where=_HAS_VIDEO,
     postgresql_where=_HAS_VIDEO,
 )
+Index(
+    "generations_by_extended",
+    *(generations.c.extends, generations.c.tenant),
+    sqlite_where=_HAS_EXTENDED,
+    postgresql_where=_HAS_EXTENDED,
+)
 
-HAS_INPUTS = or_(*(generations.c[name].is_not(None) for name in ("image", "last_image", "video")))
-HAS_FILES = or_(*(generations.c[name].is_not(None) for name in ("artifact", "image", "last_image", "video")))
+HAS_INPUTS = or_(*(generations.c[name].is_not(None) for name in INPUTS))
+HAS_FILES = or_(*(generations.c[name].is_not(None) for name in ("artifact", *INPUTS)))
 # the kept videos and inputs, oldest first
 Index("generations_by_files", generations.c.completed_at, sqlite_where=HAS_FILES, postgresql_where=HAS_FILES)
 

@@ -3,7 +3,7 @@
 import asyncio
 import re
 
-from pipelines.core.request import INPUTS, VideoParams
+from pipelines.core.request import IMAGES, INPUTS, VideoParams
 from server.storage.files.interface import FileStorage
 from server.storage.files.signing import LinkSigner, SignedLinks, TenantSigner
 
@@ -31,7 +31,7 @@ def input_keys(tenant: str, params: VideoParams | None) -> dict[str, str]:
     """The storage keys of the inputs that a tenant's video has, by the fields that name them."""
     digests = {name: getattr(params, name, None) for name in INPUTS}
     return {
-        name: input_key(tenant, digest, VIDEO_SUFFIX if name == "video" else IMAGE_SUFFIX)
+        name: input_key(tenant, digest, IMAGE_SUFFIX if name in IMAGES else VIDEO_SUFFIX)
         for name, digest in digests.items()
         if digest is not None
     }

@@ -52,6 +52,7 @@ class Workbench {
     this.video = new InputField(VIDEO, "video");
     this.images = [new InputField(IMAGES[0], "image"), new InputField(IMAGES[1], "last-image")];
     this.inputs = [...this.images, this.video];
+    this.continued = null;
     this.#drawForm(models);
     this.api = new ApiTab(() => ({ model: this.model.id, values: this.values, schema: this.form.schema }));
     this.api.explainKey(key.get() !== "");
@@ -93,8 +94,10 @@ class Workbench {
       this.form.reset();
     });
     for (const id of Object.keys(OWN_PARAMETERS)) $(id).addEventListener("change", () => this.#changed());
+    $("join").addEventListener("change", () => this.#changed());
     for (const input of this.inputs) {
       input.addEventListener("change", () => {
+        if (input === this.images[0]) this.#continue(null);
         // a video is made of images or of another video
         if (input.value) for (const other of input === this.video ? this.images : [this.video]) other.set(null);
         $("strength-field").hidden = !this.video.value;
@@ -108,9 +111,23 @@ class Workbench {
     const own = Object.entries(OWN_PARAMETERS)
       .filter(([id]) => id !== "strength" || this.video.value)
       .map(([id, name]) => [name, ofField(name, $(id).value)]);
-    const given = this.inputs.filter(({ value }) => value).map(({ name, placeholder }) => [name, placeholder]);
+    const given = this.#given((input) => input.placeholder);
     const named = this.images[0].value && this.#isAnswered() ? this.form.changed : this.form.values;
     return { ...named, ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
+  }
+
+  /** What of the inputs a request has, each as `valueOf` makes it. */
+  #given(valueOf) {
+    const isJoined = this.continued !== null && $("join").checked;
+    const given = this.inputs.filter(({ name, value }) => value && !(isJoined && name === IMAGES[0]));
+    return [...given.map((input) => [input.name, valueOf(input)]), ...(isJoined ? [["extend_from", this.continued]] : [])];
+  }
+
+  /** The generation whose last frame is the first one, null for none. */
+  #continue(id) {
+    this.continued = id;
+    $("join-field").hidden = id === null;
+    $("join").checked = false;
   }
 
   /** Whether another model, which has defaults of its own, answers what has an image. */
@@ -151,7 +168,7 @@ class Workbench {
 
   #changed() {
     // files are too large to be kept
-    const { input_image: _, end_image_url: __, input_video: ___, ...values } = this.values;
+    const { input_image: _, end_image_url: __, input_video: ___, extend_from: ____, ...values } = this.values;
     visit.set(DRAFT, JSON.stringify({ model: this.model.id, values }));
     say($("form-error"), "");
     this.api?.draw();
@@ -200,7 +217,7 @@ class Workbench {
   async #generate() {
     if (!this.form.check()) return say($("form-error"), t("error.form"));
     const count = Number($("count").value);
-    const given = Object.fromEntries(this.inputs.filter(({ value }) => value).map(({ name, value }) => [name, value]));
+    const given = Object.fromEntries(this.#given((input) => input.value));
     await this.#submit({ model: this.model.id, ...this.values, ...(count > 1 && { num_generations: count }) }, given);
   }
 
@@ -236,8 +253,8 @@ class Workbench {
         const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row));
         this.open("create");
         // without it the model that was asked would answer
-        if (row.answered_by && !row.input_image) throw new Error(t("image.gone"));
-        const given = {};
+        if (row.answered_by && !row.input_image && !row.extend_from) throw new Error(t("image.gone"));
+        const given = row.extend_from ? { extend_from: row.extend_from } : {};
         for (const { name } of this.inputs.filter(({ name }) => row[name])) {
           const own = inputAddress(row, name);
           given[name] = own ? await fileAt(own) : row[name];
@@ -251,6 +268,8 @@ class Workbench {
         this.#fill(settingsOf(row, this.page.schemaOf(row)));
         this.images[0].set(frame);
         this.images[1].set(null);
+        this.#continue(row.generation_id);
+        this.#changed();
         this.open("create");
         $("field-prompt").focus();
       }),
