@@ -169,10 +169,11 @@ class Runner(Exclusive):
     ) -> VideoFile:
         """Make one video and write it to `path`, complete or not at all. Continue from its checkpoint if it has one.
 
-        `image` is the RGB image that the video begins with, `last_image` the one that it ends with. `video` is the file
-        of a video that this one is made from, by `params.strength`. They are cropped to the video's ratio. `extends` is
-        the file of a video of the same size that this one continues: it begins with its last frame, which is not
-        repeated, and the file at `path` has the frames of both.
+        `image` is the RGB image that the video begins with, `last_image` the one that it ends with. Weights that were
+        trained for text alone need `params.image_mode` for an image. `video` is the file of a video that this one is
+        made from, by `params.strength`. They are cropped to the video's ratio. `extends` is the file of a video of the
+        same size that this one continues: it begins with its last frame, which is not repeated, and the file at `path`
+        has the frames of both.
 
         Raises GenerationCancelled within one denoising step, or one group of frames, after `cancelled` returned True;
         GenerationSuspended when the checkpoint is suspended; VideoParamsError if the parameters and the inputs exclude
