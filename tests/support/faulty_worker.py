@@ -58,7 +58,7 @@ class FakeModel:
         fail(os.environ.get("FAULTY_LOAD", ""), "load")
         return cls()
 
-    def render(self, params: VideoParams, path: Path, callbacks: Any, *images: Any) -> "FakeVideo":
+    def render(self, params: VideoParams, path: Path, callbacks: Any, *images: Any, **files: Any) -> "FakeVideo":
         for progress in STEPS:
             callbacks.on_progress(progress)
             fail(params.prompt, progress.stage.name.lower())
