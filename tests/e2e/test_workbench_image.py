@@ -15,7 +15,7 @@ from pipelines.models.catalogue import DEFAULT_MODEL
 from tests.contract.test_image_input import drawn, encoded
 from tests.support.browser import BrowserPage, chromium
 from tests.support.models.serving import FLF2V, I2V, TI2V, image_models, ti2v_server
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, eventually
 from tests.support.video import read_video
 
 SIZES = {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}
@@ -62,10 +62,17 @@ def page(visitor: BrowserPage) -> Iterator[Page]:
 
 def generated(page: Page, server: ServerProcess) -> dict[str, object]:
     """Press Generate, and return the row once its video is there."""
-    before = page.locator("#results .stage video").count()
+    before = newest(server)
     page.get_by_role("button", name="Generate", exact=True).click()
-    expect(page.locator("#results .stage video")).to_have_count(before + 1)
+    eventually(lambda: newest(server) != before)
+    card = page.locator(f'#results .card[data-id="{newest(server)}"]')
+    expect(card.locator(".stage video")).to_be_visible()
     return dict(server.http.get("/generations", params={"page_size": 1}).json()["generations"][0])
+
+
+def newest(server: ServerProcess) -> str | None:
+    rows = server.http.get("/generations", params={"page_size": 1}).json()["generations"]
+    return rows[0]["generation_id"] if rows else None
 
 
 def shown(row: dict[str, object], name: str = "input_image") -> Image.Image:
