@@ -128,9 +128,12 @@ export class InputField extends EventTarget {
 /** What shows an input, hidden until there is one. */
 export function emptyInput(name) {
   if (name !== VIDEO) return h("img", { class: "input", alt: t(`title.${name}`), loading: "lazy", hidden: true });
-  const about = { "aria-label": t(`title.${name}`), preload: "metadata", controls: true, playsinline: true, hidden: true };
+  // at this size its controls would hide the picture: it plays while it is pointed at or has the focus
+  const about = { "aria-label": t(`title.${name}`), preload: "metadata", loop: true, playsinline: true, tabindex: 0, hidden: true };
   const video = h("video", { class: "input", ...about });
   video.muted = true;
+  for (const each of ["mouseenter", "focus"]) video.addEventListener(each, () => video.play().catch(() => {}));
+  for (const each of ["mouseleave", "blur"]) video.addEventListener(each, () => video.pause());
   return video;
 }
 
