@@ -37,6 +37,7 @@ export class InputField extends EventTarget {
     this.name = name;
     this.#id = id;
     this.#kind = name === VIDEO ? "video" : "image";
+    if (name === VIDEO) playing(this.#part("shown"));
     const { element, file } = this;
     const isFirst = name === IMAGES[0];
     const isMain = isFirst || name === VIDEO;
@@ -128,9 +129,12 @@ export class InputField extends EventTarget {
 /** What shows an input, hidden until there is one. */
 export function emptyInput(name) {
   if (name !== VIDEO) return h("img", { class: "input", alt: t(`title.${name}`), loading: "lazy", hidden: true });
-  // at this size its controls would hide the picture: it plays while it is pointed at or has the focus
   const about = { "aria-label": t(`title.${name}`), preload: "metadata", loop: true, playsinline: true, tabindex: 0, hidden: true };
-  const video = h("video", { class: "input", ...about });
+  return playing(h("video", { class: "input", ...about }));
+}
+
+/** Lets a small video play while it is pointed at or has the focus: its controls would hide the picture. */
+function playing(video) {
   video.muted = true;
   for (const each of ["mouseenter", "focus"]) video.addEventListener(each, () => video.play().catch(() => {}));
   for (const each of ["mouseleave", "blur"]) video.addEventListener(each, () => video.pause());
