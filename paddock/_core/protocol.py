@@ -17,6 +17,9 @@ from paddock.errors import InvalidArgumentError, UnexpectedResponseError, api_er
 LOCAL = "http://127.0.0.1:8000"
 MAX_RESPONSE_BYTES = 64 * 2**20
 
+UPLOAD_SECONDS = 600.0
+"""So long the server may decode a video, and others before it."""
+
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # a proxy for the world outside cannot reach this machine's own addresses
 UNPROXIED: Mapping[str, None] = {f"all://{host}": None for host in _LOOPBACK}
@@ -70,9 +73,10 @@ class Protocol:
         return self._request(method, url, {**chosen, "Content-Type": "application/json"}, _encode(body), silence)
 
     def upload(self, path: str, content: bytes) -> httpx.Request:
-        """A request whose body is a file."""
+        """A request whose body is a file. The server answers once it has decoded it."""
         headers = {"Accept": "application/json", "Content-Type": "application/octet-stream"}
-        return self._request("POST", httpx.URL(f"{self.url}/api{path}"), headers, content, None)
+        silence = max(self._timeout, UPLOAD_SECONDS)
+        return self._request("POST", httpx.URL(f"{self.url}/api{path}"), headers, content, silence)
 
     def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> httpx.Request:
         """A request for a file, at an address that the server names. It may be on another host."""

@@ -76,7 +76,7 @@ class GenerationStages:
         """
         if inputs.images.first is not None:
             raise InputVideoError("A video that extends another one begins with its last frame: give no image.")
-        frame, geometry = last_frame(extended, self.spec.fps), self.geometry(params)
+        frame, geometry = last_frame(extended), self.geometry(params)
         if frame.size != (geometry.width, geometry.height):
             raise InputVideoError(
                 f"The video to extend has {frame.width}x{frame.height} pixels, and the new one {geometry.width}x"

@@ -130,7 +130,8 @@ class Mp4Writer:
         )
 
     def _join(self, before: Path) -> None:
-        whole = part_path(self._part)
+        # named as other unfinished files, which are removed after a crash
+        whole = part_path(self._path.with_name(f"{self._path.stem}.joined{self._path.suffix}"))
         try:
             self._num_frames = join(before, self._part, whole, self._fps, _ENCODING, _MUXING)
             whole.replace(self._part)

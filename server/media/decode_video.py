@@ -1,13 +1,16 @@
 """Turns the video of a client into one that this server made itself, in a process of its own.
 
 python -P -m server.media.decode_video INPUT OUTPUT   # prints digest, sides, length and warnings as JSON
+python -P -m server.media.decode_video INPUT           # the same of a video that this server made
 
 INPUT has the file itself, or its base64, which may be a data URL. OUTPUT becomes an MP4 file with H.264 and without
 sound: upright, with square pixels, and no larger and no longer than a model could use. ffmpeg reads INPUT through a
 descriptor and may open no other file or address, by the demuxer of the container that the first bytes say.
 """
 
+import errno
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +19,8 @@ from typing import IO, Any
 
 import imageio_ffmpeg
 
+from pipelines.core.errors import EncodingError
+from pipelines.stages.ffmpeg import QUIET, find_ffmpeg
 from server.media.containers import HEAD_BYTES, container_of
 from server.media.content import file_in
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES, VIDEO_FORMATS, RefusedInputError, run
@@ -40,6 +45,7 @@ _THREADS = "2"
 _CRF = "8"
 """Nothing of it is seen; without any loss the file would be five times as large."""
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SAID_BYTES = 65_536
 _HDR = re.compile(r"bt2020|smpte2084|arib-std-b67")
 _STREAM = re.compile(r"Stream #0:\d+.*?: Video: .*?, (\d{1,6})x(\d{1,6})")
@@ -54,7 +60,7 @@ def decode(content: IO[bytes], container: str, target: Path) -> dict[str, Any]:
     sides = ":".join(f"{name}=max(2\\,trunc({side}*{share}/2)*2)" for name, side in (("w", width), ("h", height)))
     said, status = _run(
         [
-            *(imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-loglevel", "info", "-y"),
+            *(_ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "info", "-y"),
             *("-protocol_whitelist", "fd", "-format_whitelist", container, "-codec_whitelist", _CODECS),
             *("-max_pixels", str(MAX_PIXELS), "-threads", _THREADS, "-f", container, "-fd", "0", "-i", "fd:"),
             *("-map", "0:v:0", "-t", str(MAX_SECONDS), "-frames:v", str(MAX_SECONDS * MAX_RATE)),
@@ -68,19 +74,29 @@ def decode(content: IO[bytes], container: str, target: Path) -> dict[str, Any]:
         content,
     )
     if status != 0 or not target.is_file():
+        for number in _NO_SPACE:
+            if os.strerror(number) in said:
+                raise OSError(number, os.strerror(number))
         raise RefusedInputError(_reason(said, status))
     return _described(said, target)
 
 
+def _ffmpeg() -> str:
+    try:
+        return find_ffmpeg()
+    except EncodingError as error:
+        raise OSError(errno.ENOENT, str(error)) from error
+
+
 def _run(command: list[str], content: IO[bytes]) -> tuple[str, int]:
-    """Return the first of what a command says, and its exit status."""
+    """Return the beginning and the end of what a command says, and its exit status."""
     with subprocess.Popen(command, stdin=content, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
-        said = process.stderr.read(_SAID_BYTES)
+        said, end = process.stderr.read(_SAID_BYTES), b""
         # of a damaged file it may say very much
-        while process.stderr.read(_SAID_BYTES):
-            pass
-    return said.decode("utf-8", "replace"), process.returncode
+        while more := process.stderr.read(_SAID_BYTES):
+            end = (end + more)[-_SAID_BYTES:]
+    return (said + end).decode("utf-8", "replace"), process.returncode
 
 
 def _reason(said: str, status: int) -> str:
@@ -121,9 +137,17 @@ def _described(said: str, target: Path) -> dict[str, Any]:
         "width": width,
         "height": height,
         "num_frames": counted,
-        "fps": known["fps"],
+        "fps": _rate(target),
         "warnings": warnings,
     }
+
+
+def _rate(path: Path) -> float:
+    """Return the frames a second of a video; ffmpeg's messages have it with two decimals."""
+    command = [_ffmpeg(), *QUIET, "-i", str(path), "-frames:v", "1", "-f", "yuv4mpegpipe", "-"]
+    header = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split(b"\n", 1)[0]
+    frames, seconds = next(field[1:] for field in header.split() if field.startswith(b"F")).split(b":")
+    return int(frames) / int(seconds)
 
 
 def _seconds(found: re.Match[str]) -> float:
@@ -138,10 +162,12 @@ def _digest(path: Path) -> str:
 
 def main() -> None:
     """Decode one file."""
-    source, target = map(Path, sys.argv[1:3])
+    source, *targets = map(Path, sys.argv[1:3])
 
     def work() -> dict[str, Any]:
-        path = source
+        if not targets:
+            return _described("", source)
+        path, target = source, targets[0]
         with source.open("rb") as file:
             head = file.read(HEAD_BYTES)
         if container_of(head) is None:

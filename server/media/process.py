@@ -13,7 +13,7 @@ from server.media.limits import REFUSED, UNAVAILABLE, RefusedInputError
 
 SECONDS = 60.0
 _MAX_ANSWER = 2**23
-_KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+_KEPT = ("IMAGEIO_FFMPEG_EXE", "PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 
 
 async def run_child(module: str, *arguments: str, seconds: float = SECONDS) -> dict[str, Any]:
@@ -39,9 +39,9 @@ async def run_child(module: str, *arguments: str, seconds: float = SECONDS) -> d
     except (TimeoutError, ValueError):
         raise RefusedInputError("takes too long to be read") from None
     finally:
-        if process.returncode is None:
-            _kill(process)
-            await process.wait()
+        # what it has started may live longer than itself
+        _kill(process)
+        await process.wait()
     if status not in (0, REFUSED, UNAVAILABLE) or not line:
         # the system ended it: it used more memory or time than it may
         raise RefusedInputError("needs too much memory or time to be read")

@@ -1,4 +1,4 @@
-"""Texts that name an image instead of containing it."""
+"""Texts that name an input instead of containing it."""
 
 import re
 

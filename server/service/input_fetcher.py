@@ -198,8 +198,7 @@ class InputFetcher:
             try:
                 # the settings may have changed since it was recorded
                 checked_url(job.name, job.url, self._settings)
-                async with self._turn(job.tenant):
-                    return await self._fetch(job)
+                return await self._fetch(job)
             except TemporaryError as error:
                 if pause is None:
                     raise InvalidParamsError(f"{job.name} {error}.") from None
@@ -215,7 +214,9 @@ class InputFetcher:
         try:
             with tempfile.TemporaryDirectory(prefix="fetched-", ignore_cleanup_errors=True) as folder:
                 target = Path(folder) / "input"
-                await self._downloader.download(job.url, target, VIDEO_FILE if job.name == VIDEO else IMAGE_FILE)
+                # not while it is decoded: a video takes long, and others may be fetched meanwhile
+                async with self._turn(job.tenant):
+                    await self._downloader.download(job.url, target, VIDEO_FILE if job.name == VIDEO else IMAGE_FILE)
                 return await self._files.keep(job.tenant, job.name, target)
         except OSError as error:
             raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error

@@ -14,7 +14,7 @@ from tests.support.models.serving import ti2v_models, ti2v_server
 from tests.support.server_process import ServerProcess, eventually
 
 URL = "http://images.example/ox.png"
-OFF = "input_image must be the image itself, in base64 or as a data URL: this server does not fetch URLs."
+OFF = "input_image must be the file itself, in base64 or as a data URL: this server does not fetch URLs."
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import hashlib
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
@@ -23,8 +23,9 @@ from pipelines.stages.ffmpeg import QUIET, find_ffmpeg, log_file, read_log
 FORMATS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "gif")
 """ffmpeg's names of the file formats that are read. "mov" is MP4 as well, "matroska" WebM."""
 
-MAX_FRAMES = 10_000
-"""So many frames are read of a video whose last one is asked for."""
+_TAIL_SECONDS = 1
+_TAIL_FRAMES = 1000
+"""So much is read of a video whose last frame is asked for."""
 
 MAX_PIXELS = 8192 * 4320
 """Limit of the pixels in a frame of the file: one frame at a time is in memory."""
@@ -69,13 +70,14 @@ def check_video(path: Path | None, params: VideoParams, *, is_taken: bool) -> No
         raise InputVideoError("The video is not the request's: its file may be damaged.")
 
 
-def last_frame(path: Path, fps: int) -> Image.Image:
-    """Return the last frame of a video that has `fps` frames a second. Raises InputVideoError."""
-    with closing(_decoded(path, fps, MAX_FRAMES)) as decoded:
-        last = deque(decoded, maxlen=1)
-    if not last:
-        raise InputVideoError("The video to extend has no frames.")
-    return last[0]
+def last_frame(path: Path) -> Image.Image:
+    """Return the last frame of a video. Raises InputVideoError."""
+    # the whole of a long video would take long
+    for begin in (("-sseof", f"-{_TAIL_SECONDS}"), ()):
+        with closing(_decoded(path, None, _TAIL_FRAMES, begin)) as decoded:
+            if last := deque(decoded, maxlen=1):
+                return last[0]
+    raise InputVideoError("The video to extend has no frames.")
 
 
 def count_frames(path: Path, fps: int, most: int) -> int:
@@ -118,11 +120,15 @@ def check_length(count: int, fps: int, num_frames: int) -> None:
         )
 
 
-def _decoded(path: Path, fps: int, most: int) -> Generator[Image.Image, None, None]:
-    """Yield the first `most` frames in the file's own size, with square pixels, and upright."""
+def _decoded(path: Path, fps: int | None, most: int, begin: Sequence[str] = ()) -> Generator[Image.Image, None, None]:
+    """Yield the first `most` frames in the file's own size, with square pixels, and upright.
+
+    They are at a rate of `fps`, or (None) the file's own. `begin` are ffmpeg's arguments for where to begin.
+    """
+    rate = "" if fps is None else f"fps={fps},"
     # a pixel may be wider than high (a file can claim any ratio): a frame is as wide as it is shown
-    filters = f"fps={fps},scale=trunc(iw*clip(sar\\,1/4\\,4)+0.5):ih:{_SCALER},setsar=1,format=rgb24"
-    with _ffmpeg(path, filters, most, "-f", "image2pipe", "-c:v", "ppm", "-") as output:
+    filters = f"{rate}scale=trunc(iw*clip(sar\\,1/4\\,4)+0.5):ih:{_SCALER},setsar=1,format=rgb24"
+    with _ffmpeg(path, filters, most, "-f", "image2pipe", "-c:v", "ppm", "-", begin=begin) as output:
         # the head of each picture is b"P6\n<width> <height>\n255\n"
         while output.readline():
             width, height = map(int, output.readline().split())
@@ -134,7 +140,7 @@ def _decoded(path: Path, fps: int, most: int) -> Generator[Image.Image, None, No
 
 
 @contextmanager
-def _ffmpeg(path: Path, filters: str, most: int, *output: str) -> Iterator[IO[bytes]]:
+def _ffmpeg(path: Path, filters: str, most: int, *output: str, begin: Sequence[str] = ()) -> Iterator[IO[bytes]]:
     """Run ffmpeg on a video and give its output; end it at the end of the context, whatever it does.
 
     Raises InputVideoError if it fails by itself.
@@ -143,7 +149,7 @@ def _ffmpeg(path: Path, filters: str, most: int, *output: str) -> Iterator[IO[by
         *(find_ffmpeg(), *QUIET),
         *("-protocol_whitelist", "file,pipe", "-format_whitelist", ",".join(FORMATS), "-max_pixels", str(MAX_PIXELS)),
         *("-timelimit", str(MAX_CPU_SECONDS)),
-        *("-i", f"file:{path.absolute()}", "-map", "0:V:0", "-frames:v", str(most), "-vf", filters),
+        *(*begin, "-i", f"file:{path.absolute()}", "-map", "0:V:0", "-frames:v", str(most), "-vf", filters),
         *("-fps_mode", "passthrough", *output),
     ]
     with (

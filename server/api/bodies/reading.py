@@ -24,6 +24,9 @@ from server.service.service import Service
 RATE_BYTES = 2**20
 """A body with inputs has as much time as any other, and as much again for each RATE_BYTES that have come."""
 
+_UPLOAD_RATE_BYTES = 4 * RATE_BYTES
+"""The same for uploads, which may be four times as large and hold others up for no longer."""
+
 UPLOADED = "file"
 """The name of the file of an upload."""
 
@@ -45,7 +48,7 @@ class BodyReader:
         self._seconds = service.settings.body_timeout
         self._stack = AsyncExitStack()
         self._has_turn = False
-        self._max_bytes = MAX_BYTES
+        self._max_bytes, self._rate = MAX_BYTES, RATE_BYTES
         self._too_large = f"The body must be at most {MAX_BYTES} bytes."
 
     async def read(self, body: RequestBody) -> None:
@@ -78,6 +81,7 @@ class BodyReader:
                 "Send the file with its media type, such as Content-Type: image/png, or as multipart/form-data."
             )
         most = IMAGE_BYTES if media_type.startswith("image/") else VIDEO_BYTES
+        self._rate = _UPLOAD_RATE_BYTES
         self._max_bytes, self._too_large = most, f"The file must have at most {most // 2**20} MB."
         async with self._within_limits():
             if media_type == _MULTIPART:
@@ -161,7 +165,7 @@ class BodyReader:
                 if not self._has_turn:
                     waited = await self._take_turn()
                     began += waited
-                self._reschedule(began + self._seconds * (1 + size / RATE_BYTES))
+                self._reschedule(began + self._seconds * (1 + size / self._rate))
             yield chunk
 
     async def _take_turn(self) -> float:

@@ -90,7 +90,8 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
     IMAGE_MODE: {
         "type": "string",
         "enum": [str(mode) for mode in ImageMode],
-        "description": f"Begin the video of a text model with {IMAGE} by a method without training. It is approximate",
+        "description": f"Begin the video of a text model with {IMAGE} or {EXTEND} by a method without training. It is "
+        "approximate. Models without any other way to do so take these two only with it",
     },
     VIDEO: {
         **_IMAGE,

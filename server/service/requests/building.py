@@ -13,7 +13,7 @@ from server.core.settings import Settings
 from server.service.requests import echo, parameters
 from server.service.requests.image_models import ImageModels
 from server.service.requests.input_sources import InputSources
-from server.service.requests.inputs import LAST_IMAGES, GivenInputs, Input, InputVideo
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, GivenInputs, Input, InputVideo
 from server.service.requests.request import Request
 
 
@@ -49,7 +49,7 @@ class GenerationBuilder:
     def complete(self, entry: CatalogueEntry, generation: Generation, kept: Input) -> Generation:
         """A generation that awaited an input, with the input. It may await the last image next."""
         assert generation.params is not None, "a generation without valid parameters awaits nothing"
-        if generation.params.image is not None:
+        if generation.params.image is not None or generation.params.extends is not None:
             params = replace(generation.params, last_image=kept.digest)
             return replace(_warned(generation, kept.warnings), params=params, awaited_input=None)
         params = parameters.with_first_input(entry, generation.parameters, generation.params, kept)
@@ -64,7 +64,7 @@ class GenerationBuilder:
             return GivenInputs()
         self._params(request, request.body, GivenInputs())
         if request.entry is not request.asked:
-            await self._image_models.check_installed(request.entry)
+            await self._image_models.check_installed(request.entry, request.named(IMAGE, echo.EXTEND)[0])
         return await self._sources.take(request)
 
     def _generation(

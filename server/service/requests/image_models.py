@@ -40,14 +40,17 @@ class ImageModels:
         chosen = next((entry for entry in found if _size(entry, given) is not None), found[0] if found else None)
         return asked if chosen is None else as_asked(chosen, asked)
 
-    async def check_installed(self, entry: CatalogueEntry) -> None:
-        """Raise InvalidParamsError, which says how to bring them, unless a model's weights are on this machine."""
+    async def check_installed(self, entry: CatalogueEntry, name: str) -> None:
+        """Raise InvalidParamsError, which says how to bring them, unless a model's weights are on this machine.
+
+        The parameter `name` needs that model.
+        """
         try:
             await asyncio.to_thread(local.locate, entry.model)
         except PipelineError:
             # not the error's own words: they have the server's paths
             raise InvalidParamsError(
-                f"{IMAGE} needs the model {entry.id}, which is not installed on this server. Its operator brings it "
+                f"{name} needs the model {entry.id}, which is not installed on this server. Its operator brings it "
                 f"with `paddock pull --model {entry.id}`"
             ) from None
 

@@ -98,7 +98,7 @@ class InputSources:
                     f"{IMAGE_MODE} must be left out: {request.asked.id} is trained to take an image"
                 )
             if not request.named(IMAGE, EXTEND):
-                raise InvalidParamsError(f"{IMAGE_MODE} needs {IMAGE}")
+                raise InvalidParamsError(f"{IMAGE_MODE} needs {IMAGE} or {EXTEND}")
             allowed = ImageInputs(InputUse.OPTIONAL)
         last = request.named(*LAST_IMAGES)
         if len(last) > 1:

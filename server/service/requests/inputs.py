@@ -1,6 +1,7 @@
 """The images and videos that requests bring: decoded one at a time, and kept under the digests of their content."""
 
 import asyncio
+import hashlib
 import os
 import tempfile
 from collections import Counter
@@ -70,8 +71,8 @@ class InputVideo:
         return self.num_frames / self.fps
 
     def frames_at(self, fps: float) -> int:
-        """How many frames it has at another rate, at least."""
-        return max(1, int(self.num_frames * fps / self.fps))
+        """How many frames ffmpeg makes of it at another rate; where that is between two numbers, the lower one."""
+        return max(1, int(self.num_frames * fps / self.fps + 0.499))
 
 
 Input: TypeAlias = InputImage | InputVideo
@@ -170,6 +171,9 @@ class InputFiles:
         with tempfile.TemporaryDirectory(prefix="input-", ignore_cleanup_errors=True) as folder:
             target = Path(folder) / "decoded"
             try:
+                if is_video and await self._is_kept(tenant, source):
+                    # a copy of it would be another video
+                    return await run_child("server.media.decode_video", str(source)), ()
                 if is_video:
                     child = run_child("server.media.decode_video", str(source), str(target), seconds=_VIDEO_SECONDS)
                 else:
@@ -185,6 +189,12 @@ class InputFiles:
                     await self._inputs.storage.put(key, _content(target))
         return found, tuple(f"{name} {warning}." for warning in found["warnings"])
 
+    async def _is_kept(self, tenant: str, file: Path) -> bool:
+        """Whether a file is one that is kept for a tenant already. From now it is as young as a new one."""
+        key = input_key(tenant, await asyncio.to_thread(_digest, file), VIDEO_SUFFIX)
+        async with self._inputs.changing:
+            return await self._inputs.storage.touch(key)
+
     def _count(self, tenant: str, size: int) -> None:
         """Count a new input of a tenant of so many bytes. Raises QueueFullError."""
         if (wait := self._kept.wait(tenant, size)) is not None:
@@ -192,6 +202,11 @@ class InputFiles:
                 f"Inputs of {MAX_BYTES_PER_HOUR} bytes in all came within an hour: this is the limit.", ceil(wait)
             )
         self._kept.add(tenant, size)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _content(path: Path) -> AsyncIterator[bytes]:

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
+from math import ceil
 from typing import Any, TypeVar
 
 from pipelines.core.request import DEFAULT_STRENGTH, MAX_SEED, ImageMode, Sampler, StepCaching, VideoParams
@@ -147,7 +148,9 @@ def _strength(given: Body, steps: int) -> float:
     if given.get(VIDEO, False) is False:
         return DEFAULT_STRENGTH
     if int(steps * number) < 1:
-        raise InvalidParamsError(f"{STRENGTH} must be at least {1 / steps:.3g} with num_inference_steps {steps}")
+        raise InvalidParamsError(
+            f"{STRENGTH} must be at least {ceil(10_000 / steps) / 10_000:g} with num_inference_steps {steps}"
+        )
     return float(number)
 
 

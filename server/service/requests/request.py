@@ -53,7 +53,7 @@ class Request:
 
 def _named(value: Any) -> Any:
     """What an input's value stands for: an upload of the same file has another id each time."""
-    if isinstance(value, str) and value.startswith(UPLOAD_PREFIX):
+    if isinstance(value, str) and value.strip().startswith(UPLOAD_PREFIX):
         # without the time and the signature
-        return value.rsplit(".", 2)[0]
+        return value.strip().rsplit(".", 2)[0]
     return value

@@ -1,4 +1,4 @@
-"""URLs in the place of images: whether the server fetches them."""
+"""URLs in the place of inputs: whether the server fetches them."""
 
 from server.core.errors import InvalidParamsError
 from server.core.settings import SecuritySettings
@@ -13,7 +13,7 @@ def checked_url(name: str, url: str, settings: SecuritySettings) -> str:
     """
     if settings.fetch_urls == "off":
         raise InvalidParamsError(
-            f"{name} must be the image itself, in base64 or as a data URL: this server does not fetch URLs."
+            f"{name} must be the file itself, in base64 or as a data URL: this server does not fetch URLs."
         )
     try:
         addresses.checked_url(url)

@@ -112,22 +112,28 @@ class Workbench {
       .filter(([id]) => id !== "strength" || this.video.value)
       .map(([id, name]) => [name, ofField(name, $(id).value)]);
     const given = this.#given((input) => input.placeholder);
-    const named = this.images[0].value && this.#isAnswered() ? this.form.changed : this.form.values;
+    const { width, height, ...others } = this.images[0].value && this.#isAnswered() ? this.form.changed : this.form.values;
+    // what is joined has the size of the video before it
+    const sides = this.#isJoined ? {} : Object.fromEntries(Object.entries({ width, height }).filter(([, side]) => side !== undefined));
+    const named = { ...others, ...sides };
     return { ...named, ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
   }
 
   /** What of the inputs a request has, each as `valueOf` makes it. */
   #given(valueOf) {
-    const isJoined = this.continued !== null && $("join").checked;
-    const given = this.inputs.filter(({ name, value }) => value && !(isJoined && name === IMAGES[0]));
-    return [...given.map((input) => [input.name, valueOf(input)]), ...(isJoined ? [["extend_from", this.continued]] : [])];
+    const given = this.inputs.filter(({ name, value }) => value && !(this.#isJoined && name === IMAGES[0]));
+    return [...given.map((input) => [input.name, valueOf(input)]), ...(this.#isJoined ? [["extend_from", this.continued]] : [])];
+  }
+
+  get #isJoined() {
+    return this.continued !== null && $("join").checked;
   }
 
   /** The generation whose last frame is the first one, null for none. */
-  #continue(id) {
+  #continue(id, isJoined = false) {
     this.continued = id;
     $("join-field").hidden = id === null;
-    $("join").checked = false;
+    $("join").checked = isJoined;
   }
 
   /** Whether another model, which has defaults of its own, answers what has an image. */
@@ -248,9 +254,12 @@ class Workbench {
         this.open("create");
         $("field-prompt").focus();
         await Promise.all(this.inputs.map((input) => input.fetch(inputAddress(row, input.name))));
+        if (row.extend_from) this.#continue(row.extend_from, true);
+        this.#changed();
       }),
       again: told(async (row) => {
-        const { seed: _, ...settings } = settingsOf(row, this.page.schemaOf(row));
+        const { seed: _, width, height, ...others } = settingsOf(row, this.page.schemaOf(row));
+        const settings = { ...others, ...(!row.extend_from && { width, height }), ...(row.image_mode && { image_mode: row.image_mode }) };
         this.open("create");
         // without it the model that was asked would answer
         if (row.answered_by && !row.input_image && !row.extend_from) throw new Error(t("image.gone"));
@@ -263,7 +272,10 @@ class Workbench {
       }),
       takesImage: (id) => this.#takes(id),
       continueFrom: told(async (row) => {
+        const asked = (this.asked = Symbol("continue"));
         const frame = await lastFrame(ownAddress(row.result_url));
+        // another card was asked meanwhile
+        if (asked !== this.asked) return;
         this.#choose(row.model_name);
         this.#fill(settingsOf(row, this.page.schemaOf(row)));
         this.images[0].set(frame);

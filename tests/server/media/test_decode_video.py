@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.stages.conditioning.video_frames import count_frames
 from server.media.decode_video import KEPT_PIXELS, MAX_PIXELS
-from server.media.limits import MAX_SECONDS, REFUSED
+from server.media.limits import MAX_SECONDS, REFUSED, UNAVAILABLE
+from server.service.requests.inputs import InputVideo
 from tests.support.clips import clip, ffmpeg
 from tests.support.video import psnr, read_video
 
@@ -22,16 +24,21 @@ def decoded(folder: Path, content: bytes) -> tuple[dict[str, Any], Path]:
     """What the child says about content, and the file it makes."""
     source, target = folder / "sent", folder / "decoded"
     source.write_bytes(content)
-    child = subprocess.run(
-        [sys.executable, "-P", "-m", "server.media.decode_video", str(source), str(target)],
+    status, found = child(str(source), str(target))
+    assert (status == REFUSED) == ("sentence" in found)
+    return found, target
+
+
+def child(*arguments: str) -> tuple[int, dict[str, Any]]:
+    """The exit status of the child, and what it says."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "server.media.decode_video", *arguments],
         stdout=subprocess.PIPE,
         timeout=120,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
-    found = json.loads(child.stdout)
-    assert (child.returncode == REFUSED) == ("sentence" in found)
-    return found, target
+    return done.returncode, json.loads(done.stdout)
 
 
 def sentence(folder: Path, content: bytes) -> str:
@@ -143,3 +150,38 @@ def test_changed_files_end_in_a_sentence_or_a_video(tmp_path: Path) -> None:
                 changed[at] = rng.integers(256)
             found, _ = decoded(tmp_path, bytes(changed))
             assert "sentence" in found or found["num_frames"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "frames"),
+    [("24", 48), ("25", 50), ("30000/1001", 82), ("24000/1001", 30), ("0.6249", 4), ("60", 7), ("16", 9), ("10", 1)],
+)
+def test_its_length_at_another_rate_is_known(rate: str, frames: int, tmp_path: Path) -> None:
+    source = tmp_path / "sent.mp4"
+    ffmpeg("-r", rate, "-f", "lavfi", "-i", "testsrc2=size=32x32", "-r", rate, "-frames:v", str(frames), str(source))
+    found, kept = decoded(tmp_path, source.read_bytes())
+    video = InputVideo(**{name: value for name, value in found.items() if name != "warnings"})
+
+    for fps in (16, 24):
+        assert video.frames_at(fps) <= count_frames(kept, fps, 1000) <= video.frames_at(fps) + 1
+
+
+def test_a_video_of_this_server_is_described_as_it_is(tmp_path: Path) -> None:
+    found, kept = decoded(tmp_path, clip())
+
+    assert child(str(kept)) == (0, found)
+
+
+def test_a_full_disk_is_not_the_senders_fault(tmp_path: Path) -> None:
+    (tmp_path / "sent").write_bytes(clip())
+
+    status, found = child(str(tmp_path / "sent"), "/dev/full")
+
+    assert (status, found) == (UNAVAILABLE, {"sentence": "No space left on device"})
+
+
+def test_an_ffmpeg_that_is_missing_is_not_the_senders_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
+    (tmp_path / "sent").write_bytes(clip())
+
+    assert child(str(tmp_path / "sent"), str(tmp_path / "decoded"))[0] == UNAVAILABLE

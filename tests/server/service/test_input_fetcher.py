@@ -135,6 +135,21 @@ async def test_a_video_is_fetched_and_decides_size_and_length(inside: Inside, ho
     assert (recorded.parameters["input_video"], done.awaited_input) == (url, None)
 
 
+async def test_the_last_image_of_an_extension_is_fetched_as_such(inside: Inside, host: ImageHost) -> None:
+    (made,) = await inside.enqueue(model=A14B, input_image=URL)
+    await inside.until(made, Status.SUCCEEDED)
+    body = {"model": A14B, "input_image": None, "extend_from": made.id, "end_image_url": URL}
+    (recorded,) = await inside.enqueue(**body)
+
+    done = await inside.until(recorded, Status.SUCCEEDED)
+
+    assert done.params is not None
+    assert done.params.image is None
+    assert None not in (done.params.last_image, done.params.extends)
+    run = inside.engine.runs[-1]
+    assert (run.image, run.last_image is None, run.extends is None) == (None, False, False)
+
+
 async def test_a_url_without_a_video_is_told(inside: Inside) -> None:
     (recorded,) = await enqueue(inside, None, model=DEFAULT_MODEL, input_video=URL, **NO_SIZE)
 
@@ -242,7 +257,7 @@ async def test_urls_may_be_turned_off_also_for_what_waits(tmp_path: Path, host: 
         (refused,) = await enqueue(inside)
         failed = await inside.until(waiting)
 
-    sentence = "input_image must be the image itself, in base64 or as a data URL: this server does not fetch URLs."
+    sentence = "input_image must be the file itself, in base64 or as a data URL: this server does not fetch URLs."
     assert refused.error_message == failed.error_message == sentence
     assert host.paths == []
 

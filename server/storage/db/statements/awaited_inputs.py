@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import case, select, update
+from sqlalchemy import case, or_, select, update
 
 from pipelines.core.request import INPUTS
 from server.core.generation import Generation, Status
@@ -38,8 +38,8 @@ class AwaitedInputs(Repository):
         shown = generations.c.parameters["input_video"].as_string()
         field = case(
             (shown == generations.c.awaited_input, "video"),
-            # the first image comes first
-            (generations.c.image.is_not(None), "last_image"),
+            # the first image comes first, and so does the video that is extended
+            (or_(generations.c.image.is_not(None), generations.c.extends.is_not(None)), "last_image"),
             else_="image",
         )
         columns = generations.c.tenant, generations.c.awaited_input, field, generations.c.id
