@@ -112,11 +112,10 @@ class Workbench {
       .filter(([id]) => id !== "strength" || this.video.value)
       .map(([id, name]) => [name, ofField(name, $(id).value)]);
     const given = this.#given((input) => input.placeholder);
-    const { width, height, ...others } = this.images[0].value && this.#isAnswered() ? this.form.changed : this.form.values;
+    const all = this.images[0].value && this.#isAnswered() ? this.form.changed : this.form.values;
     // what is joined has the size of the video before it
-    const sides = this.#isJoined ? {} : Object.fromEntries(Object.entries({ width, height }).filter(([, side]) => side !== undefined));
-    const named = { ...others, ...sides };
-    return { ...named, ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
+    const named = Object.entries(all).filter(([name]) => !(this.#isJoined && ["width", "height"].includes(name)));
+    return { ...Object.fromEntries(named), ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
   }
 
   /** What of the inputs a request has, each as `valueOf` makes it. */
