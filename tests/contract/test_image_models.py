@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from pipelines.models.catalogue import DEFAULT_MODEL
@@ -57,7 +58,7 @@ def test_a_request_without_an_image_is_refused(server: ServerProcess) -> None:
     )
 
 
-def test_the_demo_makes_videos_from_text_and_from_an_image_under_every_id(tmp_path: Path) -> None:
+def test_the_demo_makes_videos_from_text_and_approximately_from_an_image(tmp_path: Path) -> None:
     process = ServerProcess(tmp_path / "data")
     process.start()
     try:
@@ -66,13 +67,15 @@ def test_the_demo_makes_videos_from_text_and_from_an_image_under_every_id(tmp_pa
         image = in_base64(drawn())
         videos = set()
         for model in (I2V, DEFAULT_MODEL):
-            moved = process.http.post("/videos/generate", json={**REQUEST, "model": model, "input_image": image})
+            body = {**REQUEST, "model": model, "input_image": image}
+            refused = process.http.post("/videos/generate", json=body)
+            assert refused.json()["error"]["message"] == f"input_image is not supported by {model}"
+            moved = process.http.post("/videos/generate", json={**body, "image_mode": "first_frame"})
             assert moved.status_code == 200, moved.text
             assert moved.json()["model"] == model
             videos.add(httpx.get(moved.json()["video_url"]).content)
         assert len(videos) == 1
-        for changes in ({"end_image_url": image}, {"image_mode": "first_frame"}):
-            body = {**REQUEST, "model": I2V, "input_image": image, **changes}
-            assert process.http.post("/videos/generate", json=body).status_code == 400
+        first = read_video(videos.pop())[0]
+        assert np.abs(first.astype(int) - drawn().resize(first.shape[1::-1])).mean() < 12
     finally:
         process.close()

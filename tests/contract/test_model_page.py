@@ -46,9 +46,9 @@ def test_the_schema_reproduces_the_pages_tables(demo: bool, tmp_path: Path) -> N
     assert rendered(schema) == tables()
     assert schema == model["request_schema"] == model["json_request_schema"]
     own = model["x-paddock-parameters"]
-    # the demo's weights are trained to begin with an image
-    common = {"step_cache", "sampler", "loras", "input_image", "extend_from", "input_video", "strength"}
-    assert own.keys() == common | (set() if demo else {"image_mode"})
+    common = {"step_cache", "sampler", "loras", "image_mode", "input_video", "strength"}
+    # another model answers what has an image, and the demo's weights are for text
+    assert own.keys() == common | (set() if demo else {"input_image", "extend_from"})
     assert not own.keys() & schema["properties"].keys()
     assert schema["basic"] == ["prompt", "height", "width"]
     assert [one["x-order"] for one in schema["properties"].values()] == list(range(8))

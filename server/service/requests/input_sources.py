@@ -43,10 +43,10 @@ class InputSources:
     def images(self, entry: CatalogueEntry) -> ImageInputs:
         """Which images requests for a model may or must have, also if another model answers these.
 
-        Those for the demo's weights may begin with one.
+        The demo's weights are for text.
         """
         if self._settings.demo:
-            return ImageInputs(InputUse.OPTIONAL)
+            return ImageInputs()
         if entry.image_model is not None:
             return ImageInputs(InputUse.OPTIONAL)
         if "image" not in entry.api.input:
@@ -62,7 +62,7 @@ class InputSources:
 
     def takes_image_mode(self, entry: CatalogueEntry) -> bool:
         """Whether requests for a model may have an `image_mode`. One that is trained to take an image needs none."""
-        return not self._settings.demo and images_of(entry).first is InputUse.NONE
+        return self._settings.demo or images_of(entry).first is InputUse.NONE
 
     def check(self, request: Request) -> None:
         """Raise InvalidParamsError unless a request has the inputs that its model needs, and no others."""
