@@ -43,16 +43,16 @@ class CanvasSchedule:
 
 
 SCHEDULES = (
-    CanvasSchedule(Canvas(256, 160, 17, 1500), 0.80, 0.45, 0.25),
+    CanvasSchedule(Canvas(256, 160, 17, 3000), 0.80, 0.45, 0.25),
     CanvasSchedule(Canvas(192, 192, 17, 160), 0.08, 0.06, 0.04),
     CanvasSchedule(Canvas(160, 256, 17, 160), 0.08, 0.06, 0.04),
     CanvasSchedule(Canvas(416, 256, 1, 1500), 0.04, 0.15, 0.08),
     CanvasSchedule(Canvas(416, 256, 17, 320), 0.04, 0.20, 0.15),
-    CanvasSchedule(Canvas(416, 256, 33, 480), 0.0, 0.23, 0.45),
+    CanvasSchedule(Canvas(416, 256, 33, 1200), 0.0, 0.23, 0.45),
     CanvasSchedule(Canvas(832, 480, 17, 40), 0.0, 0.0, 0.05),
     CanvasSchedule(Canvas(832, 480, 81, 16), 0.0, 0.0, 0.02),
-    CanvasSchedule(Canvas(256, 160, 17, 800, is_free=True), 0.0, 0.15, 0.15),
-    CanvasSchedule(Canvas(416, 256, 33, 240, is_free=True), 0.0, 0.05, 0.25),
+    CanvasSchedule(Canvas(256, 160, 17, 1200, is_free=True), 0.0, 0.15, 0.15),
+    CanvasSchedule(Canvas(416, 256, 33, 400, is_free=True), 0.0, 0.05, 0.25),
 )
 TOKENS_PER_STEP = 4800
 
