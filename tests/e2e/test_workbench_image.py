@@ -108,6 +108,22 @@ def test_a_video_is_continued_from_its_last_frame(page: Page, server: ServerProc
     assert np.abs(np.asarray(shown(second)).astype(int) - last).mean() < 3
 
 
+def test_a_frame_of_a_video_is_used_as_the_first_one(page: Page, server: ServerProcess) -> None:
+    first = generated(page, server)
+    card = page.locator(f'#results .card[data-id="{first["generation_id"]}"]')
+    # in the middle of the third of five frames at 24 a second
+    card.locator(".stage video").evaluate("(video) => { video.pause(); video.currentTime = 2.5 / 24; }")
+    card.get_by_role("button", name="Use this frame").click()
+    expect(page.locator("#image-shown")).to_be_visible()
+    expect(page.get_by_label("Join to the video")).to_be_hidden()
+
+    second = generated(page, server)
+
+    frames = read_video(httpx.get(str(first["result_url"])).content).astype(int)
+    errors = [np.abs(np.asarray(shown(second)) - frame).mean() for frame in frames]
+    assert errors.index(min(errors)) == 2
+
+
 def test_a_video_is_joined_to_the_one_it_continues(page: Page, server: ServerProcess) -> None:
     first = generated(page, server)
     expect(page.get_by_label("Join to the video")).to_be_hidden()

@@ -29,7 +29,7 @@ function status(row) {
 
 /**
  * `page` is what the card asks for when a button is pressed: `schemaOf(row)`, `use(row)`, `again(row)`, `cancel(id)`,
- * `remove(id)`, `compare(id, on)`, `isCompared(id)`, `refresh(id)`, `takesImage(model)`, `continueFrom(row)`.
+ * `remove(id)`, `compare(id, on)`, `isCompared(id)`, `refresh(id)`, `takesImage(model)`, `continueFrom(row, seconds)`.
  */
 export class Card {
   #page;
@@ -176,10 +176,12 @@ export class Card {
     box.checked = this.#page.isCompared(this.id);
     const download = `paddock-${this.id.slice(0, 8)}.mp4`;
     const goOn = h("button", { type: "button", onclick: () => this.#page.continueFrom(this.row) }, t("continue"));
+    const ofFrame = () => this.#page.continueFrom(this.row, this.#video.currentTime);
+    const useFrame = h("button", { type: "button", onclick: ofFrame }, t("useFrame"));
     return [
       h("label", { class: "check" }, box, t("compare")),
       h("a", { class: "button", href: ownAddress(row.result_url), download }, t("download")),
-      ...(this.#page.takesImage(row.model_name) ? [goOn] : []),
+      ...(this.#page.takesImage(row.model_name) ? [goOn, useFrame] : []),
     ];
   }
 

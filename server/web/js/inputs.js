@@ -165,8 +165,8 @@ export async function sent(file) {
   return id;
 }
 
-/** The last frame of a video at an address of this server, as an image file. */
-export async function lastFrame(address) {
+/** The frame of a video at an address of this server at a time, or its last one, as an image file. */
+export async function frameAt(address, seconds = Infinity) {
   const video = document.createElement("video");
   const reached = (name) => new Promise((resolve, reject) => {
     video.addEventListener(name, resolve, { once: true });
@@ -178,7 +178,7 @@ export async function lastFrame(address) {
   video.src = address;
   await loaded;
   const seeked = reached("seeked");
-  video.currentTime = Math.max(0, video.duration - 0.001);
+  video.currentTime = Math.max(0, Math.min(seconds, video.duration - 0.001));
   await seeked;
   const canvas = document.createElement("canvas");
   canvas.width = video.videoWidth;

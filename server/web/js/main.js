@@ -8,7 +8,7 @@ import { $, h, say } from "./dom.js";
 import { Form } from "./form.js";
 import { Generations, isActive } from "./generations.js";
 import { History } from "./history.js";
-import { fileAt, InputField, IMAGES, lastFrame, sent, VIDEO } from "./inputs.js";
+import { fileAt, frameAt, InputField, IMAGES, sent, VIDEO } from "./inputs.js";
 import { askForKey } from "./key.js";
 import { Machine } from "./machine.js";
 import { offerLoras } from "./loras.js";
@@ -270,16 +270,17 @@ class Workbench {
         await this.#submit({ model: row.model_name, ...settings }, given);
       }),
       takesImage: (id) => this.#takes(id),
-      continueFrom: told(async (row) => {
+      continueFrom: told(async (row, seconds) => {
         const asked = (this.asked = Symbol("continue"));
-        const frame = await lastFrame(ownAddress(row.result_url));
+        const frame = await frameAt(ownAddress(row.result_url), seconds);
         // another card was asked meanwhile
         if (asked !== this.asked) return;
         this.#choose(row.model_name);
         this.#fill(settingsOf(row, this.page.schemaOf(row)));
         this.images[0].set(frame);
         this.images[1].set(null);
-        this.#continue(row.generation_id);
+        // only what begins with the last frame can be joined
+        if (seconds === undefined) this.#continue(row.generation_id);
         this.#changed();
         this.open("create");
         $("field-prompt").focus();
