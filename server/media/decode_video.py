@@ -43,7 +43,7 @@ CPU_SECONDS = 150
 _CODECS = "h264,hevc,mpeg4,vp8,vp9,libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,mjpeg,prores,prores_raw"
 _THREADS = "2"
 _CRF = "8"
-"""Nothing of it is seen; without any loss the file would be five times as large."""
+"""The quality of the file that is kept: no loss is seen."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SAID_BYTES = 65_536

@@ -321,7 +321,7 @@ def test_a_body_that_does_not_come_keeps_no_others_from_being_read(server: Serve
             "'prompt' must not be a file; input_image, end_image_url, ",
         ),
         ([("input_image", b"a"), ("input_image", b"b")], "input_image is in the multipart body twice."),
-        ([("input_image", b"a")] * 4, "The multipart body cannot be read: Too many files"),
+        ([("input_image", b"a")] * 5, "The multipart body cannot be read: Too many files"),
     ],
 )
 def test_a_multipart_body_has_its_limits(files: Any, sentence: str, server: ServerProcess) -> None:

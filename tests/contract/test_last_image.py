@@ -97,7 +97,7 @@ def test_every_way_gives_the_same_video(
             {"tail_image_url": in_base64(LAST)},
             "end_image_url and tail_image_url are the same parameter: give one of them",
         ),
-        ({"end_image_url": "upload:x"}, "end_image_url: there is no such upload, or it has expired: upload the image"),
+        ({"end_image_url": "upload:x"}, "end_image_url: there is no such upload, or it has expired: upload the file"),
         ({"end_image_url": "http://127.0.0.1/x.png"}, "end_image_url must"),
     ],
 )

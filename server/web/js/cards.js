@@ -1,9 +1,9 @@
 /** A generation as a card: how it is doing while it runs, then its video, and what can be done with it. */
 
-import { inputAddress, ownAddress, picture } from "./api.js";
+import { ownAddress, picture } from "./api.js";
 import { h, say } from "./dom.js";
 import { isActive } from "./generations.js";
-import { emptyInput, INPUTS, VIDEO } from "./inputs.js";
+import { inputsOf } from "./inputs.js";
 import { facts, settingsOf } from "./settings.js";
 import { t, time } from "./strings.js";
 
@@ -47,10 +47,10 @@ export class Card {
     this.error = h("p", { class: "error" });
     this.warnings = h("p", { class: "warning" });
     this.prompt = h("p", { class: "prompt", dir: "auto" });
-    this.inputs = new Map(INPUTS.map((name) => [name, emptyInput(name)]));
+    this.inputs = h("div", { class: "inputs" });
     this.facts = h("ul", { class: "facts" });
     this.actions = h("div", { class: "actions" });
-    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, ...this.inputs.values(), this.facts, this.actions);
+    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, this.inputs, this.facts, this.actions);
     this.element = h("article", { class: "card", "data-id": this.id }, this.stage, words);
     this.update(row);
   }
@@ -74,13 +74,7 @@ export class Card {
     this.warnings.hidden = !row.warnings?.length;
     say(this.prompt, row.prompt ?? "");
     this.element.setAttribute("aria-label", row.prompt ?? "");
-    for (const [name, shown] of this.inputs) {
-      const address = inputAddress(row, name);
-      if (address && shown.hidden) {
-        shown.src = address;
-        shown.hidden = false;
-      }
-    }
+    this.inputs.append(...inputsOf(row, this.inputs));
     const words = facts(row, schema);
     if (words.join() !== [...this.facts.children].map((item) => item.textContent).join()) {
       this.facts.replaceChildren(...words.map((fact) => h("li", {}, fact)));
@@ -100,7 +94,7 @@ export class Card {
   close() {
     this.#forgetPreview();
     this.#video?.removeAttribute("src");
-    this.inputs.get(VIDEO).removeAttribute("src");
+    for (const input of this.inputs.children) input.removeAttribute("src");
     this.element.remove();
   }
 

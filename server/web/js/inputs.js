@@ -126,11 +126,11 @@ export class InputField extends EventTarget {
   }
 }
 
-/** What shows an input, hidden until there is one. */
-export function emptyInput(name) {
-  if (name !== VIDEO) return h("img", { class: "input", alt: t(`title.${name}`), loading: "lazy", hidden: true });
-  const about = { "aria-label": t(`title.${name}`), preload: "metadata", loop: true, playsinline: true, tabindex: 0, hidden: true };
-  return playing(h("video", { class: "input", ...about }));
+/** What shows an input by its address. */
+function shownInput(name, src) {
+  if (name !== VIDEO) return h("img", { class: "input", src, alt: t(`title.${name}`), loading: "lazy", "data-name": name });
+  const about = { "aria-label": t(`title.${name}`), preload: "metadata", loop: true, playsinline: true, tabindex: 0, "data-name": name };
+  return playing(h("video", { class: "input", src, ...about }));
 }
 
 /** Lets a small video play while it is pointed at or has the focus: its controls would hide the picture. */
@@ -141,14 +141,10 @@ function playing(video) {
   return video;
 }
 
-/** What shows the inputs of a row. */
-export function inputsOf(row) {
-  return INPUTS.filter((name) => inputAddress(row, name)).map((name) => {
-    const shown = emptyInput(name);
-    shown.src = inputAddress(row, name);
-    shown.hidden = false;
-    return shown;
-  });
+/** What shows the inputs of a row, without those that `holder` shows already. */
+export function inputsOf(row, holder = null) {
+  const isNew = (name) => inputAddress(row, name) && !holder?.querySelector(`[data-name=${name}]`);
+  return INPUTS.filter(isNew).map((name) => shownInput(name, inputAddress(row, name)));
 }
 
 /** The file at an address of this server. */
