@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.files import atomic_write, sync
+from pipelines.core.files import atomic_write, sha256_of, sync
 
 MANIFEST = "entry.json"
 
@@ -225,7 +225,7 @@ class CacheFolder:
             if self.is_fixed(name):
                 sync(file)
                 status = file.stat()
-                files[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": _hash(file)}
+                files[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(file)}
         sync(path)
         atomic_write(path / MANIFEST, json.dumps({"made_from": facts, "files": files}, indent=1))
         sync(path.parent)
@@ -240,7 +240,7 @@ class CacheFolder:
             file = path / name
             status = file.stat()
             is_trusted = status.st_size > ALWAYS_HASHED_BYTES and status.st_mtime_ns == stated["mtime_ns"]
-            if status.st_size != stated["size"] or not (is_trusted or _hash(file) == stated["sha256"]):
+            if status.st_size != stated["size"] or not (is_trusted or sha256_of(file) == stated["sha256"]):
                 raise ValueError(f"{name} has changed")
             files.append(file)
         return tuple(files)
@@ -265,11 +265,6 @@ def _read_json(path: Path) -> Any:
     if len(content) > _MAX_MANIFEST_BYTES:
         raise ValueError(f"{path.name} is too large")
     return json.loads(content)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _used_at(path: Path) -> int:

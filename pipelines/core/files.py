@@ -1,5 +1,6 @@
 """Files that are complete or absent, also after a power failure."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, as hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def part_path(path: Path) -> Path:

@@ -9,7 +9,6 @@ descriptor and may open no other file or address, by the demuxer of the containe
 """
 
 import errno
-import hashlib
 import os
 import re
 import subprocess
@@ -20,6 +19,7 @@ from typing import IO, Any
 import imageio_ffmpeg
 
 from pipelines.core.errors import EncodingError
+from pipelines.core.files import sha256_of
 from pipelines.stages.ffmpeg import QUIET, find_ffmpeg
 from server.media.containers import HEAD_BYTES, container_of
 from server.media.content import file_in
@@ -114,15 +114,7 @@ def _reason(said: str, status: int) -> str:
 
 def _described(said: str, target: Path) -> dict[str, Any]:
     """Return the facts of a video that was made, and what its sender should know about it."""
-    frames = imageio_ffmpeg.read_frames(str(target))
-    try:
-        known = next(frames)
-    except (OSError, StopIteration) as error:
-        # an empty video
-        raise RefusedInputError("has no picture that can be read") from error
-    finally:
-        frames.close()
-    width, height = known["size"]
+    width, height, rate = _shape(target)
     if max(width, height) > MAX_RATIO * min(width, height):
         raise RefusedInputError(f"must have sides of a ratio of at most {MAX_RATIO}:1, not {width}x{height}")
     counted, _ = imageio_ffmpeg.count_frames_and_secs(str(target))
@@ -133,31 +125,30 @@ def _described(said: str, target: Path) -> dict[str, Any]:
     if _HDR.search(before):
         warnings.append("has HDR colours, which are read as those of SDR: they may look pale")
     return {
-        "digest": _digest(target),
+        "digest": sha256_of(target),
         "width": width,
         "height": height,
         "num_frames": counted,
-        "fps": _rate(target),
+        "fps": rate,
         "warnings": warnings,
     }
 
 
-def _rate(path: Path) -> float:
-    """Return the frames a second of a video; ffmpeg's messages have it with two decimals."""
+def _shape(path: Path) -> tuple[int, int, float]:
+    """Return the width, the height and the frames a second of a video; ffmpeg's messages round the latter."""
     command = [_ffmpeg(), *QUIET, "-i", str(path), "-frames:v", "1", "-f", "yuv4mpegpipe", "-"]
-    header = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split(b"\n", 1)[0]
-    frames, seconds = next(field[1:] for field in header.split() if field.startswith(b"F")).split(b":")
-    return int(frames) / int(seconds)
+    made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
+    fields = {field[:1]: field[1:] for field in made.split(b"\n", 1)[0].split()[1:]}
+    if not {b"W", b"H", b"F"} <= fields.keys():
+        # an empty video
+        raise RefusedInputError("has no picture that can be read")
+    frames, seconds = fields[b"F"].split(b":")
+    return int(fields[b"W"]), int(fields[b"H"]), int(frames) / int(seconds)
 
 
 def _seconds(found: re.Match[str]) -> float:
     hours, minutes, seconds = found.groups()
     return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 The file comes from a client. ffmpeg may open nothing besides it: no network, no playlist that names other files.
 """
 
-import hashlib
 import signal
 import subprocess
 from collections import deque
@@ -15,6 +14,7 @@ from typing import IO
 from PIL import Image
 
 from pipelines.core.errors import InputVideoError
+from pipelines.core.files import sha256_of
 from pipelines.core.geometry import Geometry
 from pipelines.core.request import VideoParams
 from pipelines.stages.conditioning.images import fitted
@@ -40,8 +40,7 @@ _SCALER = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
 def video_digest(path: Path) -> str:
     """Return what identifies a video: the SHA-256 of its file, as hexadecimal digits. Raises InputVideoError."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise InputVideoError(f"The input video cannot be read: {error.strerror or error}.") from error
 

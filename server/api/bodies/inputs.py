@@ -1,7 +1,6 @@
 """Bodies that bring images: larger than others, so they are written to files while they arrive, few at a time."""
 
 import asyncio
-import hashlib
 import math
 import re
 import shutil
@@ -15,6 +14,7 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from pipelines.core.files import sha256_of
 from server.api.bodies.body import RequestBody
 from server.api.bodies.json_body import parse_object
 from server.core.errors import InvalidParamsError, PayloadTooLargeError
@@ -106,7 +106,7 @@ async def note_inputs(body: RequestBody) -> None:
             body.content[name] = reference
             del body.inputs[name]
         else:
-            body.content[name] = f"sha256:{await asyncio.to_thread(_digest, path)}"
+            body.content[name] = f"sha256:{await asyncio.to_thread(sha256_of, path)}"
 
 
 def _is_reference(text: str) -> bool:
@@ -121,11 +121,6 @@ def _reference_in(path: Path) -> str | None:
     except UnicodeDecodeError:
         return None
     return text if _is_reference(text) else None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Parser(MultiPartParser):

@@ -1,7 +1,6 @@
 """The images and videos that requests bring: decoded one at a time, and kept under the digests of their content."""
 
 import asyncio
-import hashlib
 import os
 import tempfile
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
+from pipelines.core.files import sha256_of
 from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
@@ -191,7 +191,7 @@ class InputFiles:
 
     async def _is_kept(self, tenant: str, file: Path) -> bool:
         """Whether a file is one that is kept for a tenant already. From now it is as young as a new one."""
-        key = input_key(tenant, await asyncio.to_thread(_digest, file), VIDEO_SUFFIX)
+        key = input_key(tenant, await asyncio.to_thread(sha256_of, file), VIDEO_SUFFIX)
         async with self._inputs.changing:
             return await self._inputs.storage.touch(key)
 
@@ -202,11 +202,6 @@ class InputFiles:
                 f"Inputs of {MAX_BYTES_PER_HOUR} bytes in all came within an hour: this is the limit.", ceil(wait)
             )
         self._kept.add(tenant, size)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _content(path: Path) -> AsyncIterator[bytes]:

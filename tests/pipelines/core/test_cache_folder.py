@@ -102,8 +102,8 @@ def test_a_large_file_is_hashed_only_if_its_time_has_changed(tmp_path: Path, mon
     monkeypatch.setattr(cache_folder, "ALWAYS_HASHED_BYTES", KIB)
     entry, _ = make(folder(tmp_path))
     hashed: list[str] = []
-    hash_ = cache_folder._hash
-    monkeypatch.setattr(cache_folder, "_hash", lambda path: hashed.append(path.name) or hash_(path))
+    hash_ = cache_folder.sha256_of
+    monkeypatch.setattr(cache_folder, "sha256_of", lambda path: hashed.append(path.name) or hash_(path))
 
     make(folder(tmp_path))
     assert hashed == ["small"]
