@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from pipelines.models.catalogue import CatalogueEntry
 from server.api.schemas.requests import body_schemas
-from server.core.settings import QueueSettings
+from server.core.settings.sections import QueueSettings
 
 
 def complete_openapi(

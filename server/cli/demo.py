@@ -17,7 +17,7 @@ from rich.console import Console
 from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
 from server.cli.generate import DEMO_SIZE, choose_outputs, generate
 from server.cli.options import LOCAL, CommandError, connected
-from server.core.settings import ENV_PREFIX
+from server.core.settings.settings import ENV_PREFIX
 
 START_SECONDS = 60
 PORTS_TRIED = 100

@@ -29,7 +29,7 @@ from pipelines.planning.layout import GIB
 from server.cli.disk import Need, rooms, to_convert, to_download
 from server.cli.plan import Json, PlanRefusedError, for_model, machine
 from server.core.catalogue import load_catalogue
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.http.listeners import try_to_listen
 from server.runtime.preflight import StartRefusedError, check_keys, choose_devices, find_devices
 from server.runtime.probe import ProbeError, cuda_devices

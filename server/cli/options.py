@@ -12,7 +12,7 @@ from server.cli.terminal import printable
 
 if TYPE_CHECKING:
     from paddock import Client
-    from server.core.settings import Settings
+    from server.core.settings.settings import Settings
 
 REFUSED = 2
 """The exit status of a command that was given wrong arguments or settings."""
@@ -76,8 +76,8 @@ def load_settings(config: Path | None, **options: Any) -> "Settings":
 
     from pipelines.core.errors import NoHomeError
     from pipelines.core.processes import leave_deleted_folder
-    from server.core.config_file import ConfigFileError
-    from server.core.settings import Settings
+    from server.core.settings.config_file import ConfigFileError
+    from server.core.settings.settings import Settings
     from server.runtime.environment import use_data_dir
 
     try:

@@ -20,7 +20,7 @@ from pipelines.hub.lookup import look_up, look_up_files
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.cli.terminal import printable
 from server.core.catalogue import load_catalogue
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 
 LINE_SECONDS = 30.0
 """The time between two lines of progress where the output is no terminal."""

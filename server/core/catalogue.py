@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pipelines.core.model import ModelSpec
 from pipelines.models.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
-from server.core.settings import ModelSettings
+from server.core.settings.sections import ModelSettings
 
 
 def _configured(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:

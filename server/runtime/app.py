@@ -32,7 +32,7 @@ from server.api.routes import (
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.data_dir import locked
 from server.runtime.engines import make_engine, worker_template
 from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import psutil
 
-from server.core.settings import Settings, WarmWorkers
+from server.core.settings.sections import WarmWorkers
+from server.core.settings.settings import Settings
 from server.engine.interface import WorkerOptions
 from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.subprocess.environment import worker_environment

@@ -11,7 +11,8 @@ from pipelines.core.errors import CatalogueError, LoraError, UnsupportedModelErr
 from pipelines.hub.loras import list_files
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.catalogue import load_catalogue
-from server.core.settings import Settings, StorageSettings
+from server.core.settings.sections import StorageSettings
+from server.core.settings.settings import Settings
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.runtime.environment import empty_temporary
 from server.runtime.probe import ProbeError, cuda_devices

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.core.logging import configure
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.app import create_app
 from server.runtime.http.connections import ConnectionLimits, raise_descriptor_limit
 from server.runtime.http.forwarded import TrustedProxies

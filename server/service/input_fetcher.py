@@ -23,7 +23,7 @@ from server.core.errors import (
 )
 from server.core.events import Broker, Event
 from server.core.generation import Generation, Status
-from server.core.settings import SecuritySettings
+from server.core.settings.sections import SecuritySettings
 from server.media.fetch.download import IMAGE_FILE, VIDEO_FILE, Downloader, TemporaryError
 from server.media.limits import RefusedInputError
 from server.service.requests.building import GenerationBuilder

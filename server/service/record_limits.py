@@ -9,7 +9,7 @@ from math import ceil
 from server.core.errors import QueueFullError
 from server.core.events import Event
 from server.core.generation import Generation
-from server.core.settings import QueueSettings
+from server.core.settings.sections import QueueSettings
 
 HOUR = 3600.0
 

@@ -21,7 +21,7 @@ from server.core.errors import (
 )
 from server.core.events import Broker, Event, Live
 from server.core.generation import Generation, Origin, Status
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
 from server.service.event_stream import EventStream, Position

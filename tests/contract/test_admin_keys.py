@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.app import create_app
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened

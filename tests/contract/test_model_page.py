@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.app import create_app
 from tests.contract.model_page import HOST, PAGE, Client, clients, tables
 from tests.support.models.random_weights import random_folder

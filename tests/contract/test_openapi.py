@@ -16,7 +16,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 
 from server.core.catalogue import load_catalogue
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.app import create_app
 from server.service.requests.echo import EXTEND, IMAGE_MODE
 from server.service.requests.inputs import INPUTS

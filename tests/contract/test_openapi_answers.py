@@ -10,7 +10,7 @@ import httpx
 import jsonschema_rs
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.app import create_app
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.server import serve as serve_as
 from tests.support.command_line import Typed
 from tests.support.server_process import PATIENCE, ServerProcess, eventually, free_port, model_on

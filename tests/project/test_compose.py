@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.core.settings import ENV_PREFIX, Settings
+from server.core.settings.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 FILES = ("compose.yaml", "compose.public.yaml")

@@ -13,7 +13,7 @@ from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker, Event
 from server.core.generation import Generation, Origin, Status
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
 from server.runtime.app import build_retention
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions

@@ -14,7 +14,7 @@ from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
-from server.core.settings import QueueSettings
+from server.core.settings.sections import QueueSettings
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES
 from server.service.numbers import limits_of
 from server.service.requests.echo import EXTEND, IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.middleware import host_name
-from server.core.settings import PATH_PREFIX
+from server.core.settings.sections import PATH_PREFIX
 
 _MAX_CHARS = 255
 """Limit of a host and of a prefix."""

@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 
-from server.core.settings import ServerSettings
+from server.core.settings.sections import ServerSettings
 from server.runtime.preflight import StartRefusedError
 
 _BACKLOG = 2048

@@ -9,7 +9,7 @@ from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.core.generation import Generation, Origin, Status
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.service.requests import echo, parameters
 from server.service.requests.image_models import ImageModels
 from server.service.requests.input_sources import InputSources

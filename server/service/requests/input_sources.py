@@ -4,7 +4,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from pipelines.models.family import ImageInputs, InputUse
 from pipelines.models.registry import family_of
 from server.core.errors import InvalidParamsError
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.service.requests.echo import EXTEND, IMAGE_MODE
 from server.service.requests.finished import FinishedVideos
 from server.service.requests.inputs import (

@@ -1,7 +1,7 @@
 """URLs in the place of inputs: whether the server fetches them."""
 
 from server.core.errors import InvalidParamsError
-from server.core.settings import SecuritySettings
+from server.core.settings.sections import SecuritySettings
 from server.media.fetch import addresses
 from server.media.limits import RefusedInputError
 

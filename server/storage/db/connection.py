@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from server.core.settings import StorageSettings
+from server.core.settings.sections import StorageSettings
 from server.storage.db.errors import explain
 from server.storage.db.migrations.upgrade import NewerDatabaseError, is_current, upgrade
 

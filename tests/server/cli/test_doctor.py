@@ -16,7 +16,7 @@ from pipelines.models.catalogue import DEFAULT_MODEL
 from pipelines.planning.layout import GIB
 from server.cli import doctor, plan
 from server.cli.doctor import Finding, Verdict, examine
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime import preflight
 from tests.support.server_process import ServerProcess, free_port, model_on
 

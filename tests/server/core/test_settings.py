@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from pipelines.core.precision import Accuracy, PrecisionSetting
 from server.core.catalogue import load_catalogue
-from server.core.config_file import ConfigFileError
-from server.core.settings import TABLES, Settings
+from server.core.settings.config_file import ConfigFileError
+from server.core.settings.settings import TABLES, Settings
 
 FILE = Path(__file__).parents[3] / "configs" / "server.toml"
 

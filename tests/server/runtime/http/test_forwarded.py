@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.app import create_app
 from server.runtime.http.forwarded import TrustedProxies, counted_as, plain_address
 from tests.support.server_process import SMALL

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.runtime.http.listeners import listen
 from server.runtime.preflight import StartRefusedError
 

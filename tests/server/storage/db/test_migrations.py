@@ -17,7 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, delete, func, insert, null, select, text
 
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import DatabaseUnusableError, database_of, open_database, unopened
 from server.storage.db.migrations import backup as copies

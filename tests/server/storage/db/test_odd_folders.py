@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.storage.db.api_keys import KeyRing, are_there_any
 from server.storage.db.connection import database_of, opened
 from tests.support.server_process import ServerProcess

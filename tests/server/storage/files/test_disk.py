@@ -13,7 +13,7 @@ import pytest
 
 from server.core.errors import RecordsUnavailableError, UnavailableError
 from server.core.generation import Outcome, Status
-from server.core.settings import Settings
+from server.core.settings.settings import Settings
 from server.engine.interface import GenerationFailedError
 from server.engine.protocol import Done, Run
 from server.runtime.preflight import StartRefusedError, check_data_dir, check_records
