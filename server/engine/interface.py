@@ -103,7 +103,7 @@ class EngineState:
 
 
 Finish = Callable[[], Awaitable[Done]]
-"""Waits for the file of a rendered video; raises GenerationFailedError or WorkerDiedError."""
+"""Waits for the file of a rendered video; raises GenerationFailedError, WorkerDiedError or DeviceUnavailableError."""
 
 
 class Engine(Protocol):

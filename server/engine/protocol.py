@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 13
+VERSION = 14
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
@@ -246,6 +246,26 @@ class DeviceFailed(_Message):
     message: str
 
 
+class WorkerEnded(_Message):
+    """The worker's process has ended, says who stands between it and the server; `message` is why.
+
+    The last message.
+    """
+
+    kind: Literal["worker_ended"] = "worker_ended"
+    message: str
+
+
+class HostLost(_Message):
+    """The worker's host cannot be reached, says who stands between it and the server; `message` is a sentence.
+
+    The last message. The same may succeed later, or on another host.
+    """
+
+    kind: Literal["host_lost"] = "host_lost"
+    message: str
+
+
 class Cancelled(_About):
     """The attempt has stopped, and the device is free."""
 
@@ -274,6 +294,8 @@ Report = Annotated[
     | Done
     | Failed
     | DeviceFailed
+    | WorkerEnded
+    | HostLost
     | Cancelled
     | Suspended,
     Field(discriminator="kind"),

@@ -6,12 +6,14 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
 from pipelines.core.processes import leave_deleted_folder
 from server.engine.interface import (
+    DeviceUnavailableError,
+    EngineError,
     GenerationFailedError,
     WorkerDiedError,
     WorkerOptions,
@@ -25,11 +27,13 @@ from server.engine.protocol import (
     Done,
     Failed,
     Heartbeat,
+    HostLost,
     Order,
     Progressed,
     Rendered,
     Report,
     Run,
+    WorkerEnded,
 )
 from server.engine.subprocess.environment import worker_environment
 from server.engine.subprocess.template import TemplateFailedError, WorkerTemplate
@@ -66,9 +70,17 @@ class WorkerProcess(Protocol):
         """Send SIGKILL; raises ProcessLookupError if it has ended."""
 
 
-async def _start(
-    worker: str, options: WorkerOptions, theirs: socket.socket, template: WorkerTemplate | None
+async def start_worker(
+    worker: str,
+    options: WorkerOptions,
+    theirs: socket.socket,
+    template: WorkerTemplate | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> WorkerProcess:
+    """Start a process that runs the module `worker` on an end of a socket pair; raises OSError.
+
+    `environment` is the process's whole environment, by default the usual one of a worker.
+    """
     leave_deleted_folder()
     if template is not None:
         try:
@@ -78,7 +90,7 @@ async def _start(
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", worker, str(theirs.fileno())),
         options.model_dump_json(),
-        env=worker_environment(options.device),
+        env=worker_environment(options.device) if environment is None else environment,
         stdin=DEVNULL,
         pass_fds=[theirs.fileno()],
         # Ctrl-C is for the server, which then ends the worker
@@ -103,12 +115,18 @@ class Connection:
         self.heartbeat = Heartbeat()
         """The last one."""
         self._fault: str | None = None
+        self._end_reported: EngineError | None = None
         self._is_killed = False
         self._pump = asyncio.create_task(self._read())
 
     @classmethod
     async def open(
-        cls, worker: str, options: WorkerOptions, clock: AwakeClock, template: WorkerTemplate | None = None
+        cls,
+        worker: str,
+        options: WorkerOptions,
+        clock: AwakeClock,
+        template: WorkerTemplate | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> "Connection":
         """Start a process that runs the module `worker`, by a template if there is one that can.
 
@@ -117,7 +135,7 @@ class Connection:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = await _start(worker, options, theirs, template)
+                process = await start_worker(worker, options, theirs, template, environment)
             reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         except BaseException:
             ours.close()
@@ -135,6 +153,9 @@ class Connection:
                 report = REPORT.validate_json(line)
                 if isinstance(report, Heartbeat):
                     self.heartbeat = report
+                elif (end := _reported_end(report)) is not None:
+                    self._end_reported = end
+                    break
                 else:
                     await self._inbox(report).put(report)
         except OSError as error:
@@ -166,7 +187,10 @@ class Connection:
     async def finish(
         self, about: Attempt, silence: float, watch: Watch, on_report: Callable[[Progressed], None]
     ) -> Done:
-        """Wait for the file of a video that was rendered here; raises GenerationFailedError or WorkerDiedError."""
+        """Wait for the file of a video that was rendered here.
+
+        Raises GenerationFailedError, WorkerDiedError or DeviceUnavailableError.
+        """
         inbox = self._files[about]
         try:
             while True:
@@ -193,7 +217,8 @@ class Connection:
         """The next report in an inbox, by default the one for all reports but those about files.
 
         The worker is killed if it sends nothing for `silence` seconds, and if `watch` finds that it makes no progress.
-        Raises WorkerDiedError if no report will come, WorkerStuckError if it made no progress.
+        Raises WorkerDiedError if no report will come, WorkerStuckError if it made no progress, and
+        DeviceUnavailableError if its host is lost.
         """
         while True:
             # the last report has been handled by now: it may have been progress
@@ -205,14 +230,11 @@ class Connection:
             if stuck is not None:
                 raise WorkerStuckError(stuck)
             report = await self._wait(inbox or self._reports)
-            if isinstance(report, DeviceFailed):
-                self.kill()
-                raise WorkerDiedError(report.message)
             if report is not None:
                 return report
 
     async def _wait(self, inbox: _Inbox) -> Report | None:
-        """A report, or None if none came within a tick; raises WorkerDiedError after the last one."""
+        """A report, or None if none came within a tick; raises an EngineError after the last one."""
         try:
             async with asyncio.timeout(TICK):
                 report = await inbox.get()
@@ -220,6 +242,9 @@ class Connection:
             if not self._pump.done():
                 return None
             report = None if inbox.empty() else inbox.get_nowait()
+        if report is None and self._end_reported is not None:
+            self.kill()
+            raise self._end_reported
         if report is None:
             raise WorkerDiedError(await self._exit_reason())
         return report
@@ -272,3 +297,13 @@ class Connection:
     def is_alive(self) -> bool:
         """Whether the process runs, as far as is known, and its reports are being read."""
         return not self._is_killed and self.process.returncode is None and not self._pump.done()
+
+
+def _reported_end(report: Report) -> EngineError | None:
+    """The error for the last report of a worker, None for any other report."""
+    match report:
+        case DeviceFailed(message=message) | WorkerEnded(message=message):
+            return WorkerDiedError(message)
+        case HostLost(message=message):
+            return DeviceUnavailableError(message)
+    return None

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -61,8 +61,8 @@ class SubprocessEngine:
 
     `name` is the device's name in states, logs and metrics, unique among all engines of a server; `options.device` is
     the torch device that the worker computes on. A cancelled run is killed after `cancel_grace` seconds, a worker that
-    sends nothing after `silence` seconds. `worker` is the module that the child process runs; `template` forks it, if
-    there is one.
+    sends nothing after `silence` seconds. `worker` is the module that the child process runs, `environment` its whole
+    environment if it is not the usual one; `template` forks it, if there is one.
     """
 
     def __init__(
@@ -75,11 +75,13 @@ class SubprocessEngine:
         patience: Patience | None = None,
         worker: str = WORKER,
         template: WorkerTemplate | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._name = name
         self._options = options
         self._worker = worker
         self._template = template
+        self._environment = environment
         self._cancel_grace = cancel_grace
         self._silence = silence
         self._clock = AwakeClock()
@@ -248,7 +250,7 @@ class SubprocessEngine:
             return
         await self._connection.send(Unload())
         watch = self._watchdog.watch_unload()
-        with suppress(WorkerDiedError):
+        with suppress(WorkerDiedError, DeviceUnavailableError):
             while not isinstance(await self._connection.next_report(self._silence, watch), Unloaded):
                 pass
         self._state = replace(self._state, model_id=None, plan=None, loading=None)
@@ -275,7 +277,9 @@ class SubprocessEngine:
             self._connection = None
         if self._connection is None:
             try:
-                self._connection = await Connection.open(self._worker, self._options, self._clock, self._template)
+                self._connection = await Connection.open(
+                    self._worker, self._options, self._clock, self._template, self._environment
+                )
             except OSError as error:
                 raise self._not_started(error.strerror or type(error).__name__) from error
             self._starts += 1

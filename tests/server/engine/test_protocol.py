@@ -38,6 +38,8 @@ REPORTS = [
     m.Failed(**ABOUT, message="no"),
     m.Failed(**ABOUT, message="not now", temporary=True),
     m.DeviceFailed(message="no"),
+    m.WorkerEnded(message="it ended"),
+    m.HostLost(message="It is gone."),
     m.Cancelled(**ABOUT),
     m.Suspended(**ABOUT),
 ]
