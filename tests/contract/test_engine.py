@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from server.engine.interface import (
     WorkerStartError,
 )
 from server.engine.protocol import Done, Previewed, Progressed, Run, RunReport
+from server.engine.ray.options import BRIDGE, BridgeOptions, bridge_environment
 from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.subprocess.environment import worker_environment
 from server.engine.subprocess.template import WorkerTemplate
 from tests.server.conftest import eventually
+from tests.support.ray_cluster import ray_cluster
 from tests.support.video import read_video
 from tests.support.worker_template import shared_template
 
@@ -37,10 +40,13 @@ LONG = replace(PARAMS, num_inference_steps=100, width=256, height=256)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+_RAY_DEVICES = 8
+"""One for each engine of a module's tests."""
+
 EngineFactory = Callable[..., SubprocessEngine]
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["started", "forked"])
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["started", "forked", "ray"])
 async def make_engine(
     tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[EngineFactory]:
@@ -48,6 +54,10 @@ async def make_engine(
     folder = tmp_path_factory.mktemp("engine")
     engines = []
     template = WorkerTemplate(worker_environment("cpu"), shared_template()) if request.param == "forked" else None
+    stack = ExitStack()
+    cluster = None
+    if request.param == "ray":
+        cluster = stack.enter_context(ray_cluster(tmp_path_factory.mktemp("hosts"), devices=_RAY_DEVICES))
 
     def make(*, demo: bool = True, cancel_grace: float = 20, silence: float = 60, **options: Any) -> SubprocessEngine:
         worker = WorkerOptions(
@@ -63,7 +73,12 @@ async def make_engine(
         )
         for name in ("videos", "checkpoints", "previews"):
             (folder / name).mkdir(exist_ok=True)
-        limits = {"cancel_grace": cancel_grace, "silence": silence}
+        limits: dict[str, Any] = {"cancel_grace": cancel_grace, "silence": silence}
+        if cluster is not None:
+            ((host, node_id),) = cluster.nodes.items()
+            at = {"address": cluster.address, "host": host, "node_id": node_id, "index": len(engines)}
+            worker = BridgeOptions(**worker.model_dump(), **at)
+            limits |= {"worker": BRIDGE, "environment": bridge_environment(cluster.address, None)}
         engines.append(SubprocessEngine("this machine", worker, template=template, **limits))
         return engines[-1]
 
@@ -72,6 +87,7 @@ async def make_engine(
         await engine.close()
     if template is not None:
         await template.close()
+    stack.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,88 @@
+"""The hosts of a cluster and their devices, as the nodes of Ray describe them."""
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from server import __version__
+from server.engine.protocol import VERSION
+from server.engine.ray.options import device_resource
+
+_HOST, _KIND, _PROTOCOL, _VERSION = "paddock-host", "paddock-kind", "paddock-protocol", "paddock-version"
+_RESOURCE = re.compile(re.escape(device_resource(0)).removesuffix("0") + "([0-9]+)")
+
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+"""What Ray takes as the value of a label."""
+
+
+class DeviceKind(StrEnum):
+    """What the devices of a host are: GPUs, or CPU devices for demo weights."""
+
+    CUDA = "cuda"
+    DEMO = "demo"
+
+
+class ClusterHost(BaseModel):
+    """A host that has joined a cluster. `devices` are the numbers of its devices, `protocol` that of its workers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    node_id: str
+    address: str
+    is_alive: bool
+    is_head: bool
+    kind: DeviceKind
+    devices: tuple[int, ...]
+    protocol: int
+    version: str
+
+    def torch_device(self, index: int) -> str:
+        """The torch name of one of its devices."""
+        return f"cuda:{index}" if self.kind is DeviceKind.CUDA else "cpu"
+
+
+class ClusterView(BaseModel):
+    """The hosts of a cluster at a moment, or why they are not known: a sentence."""
+
+    model_config = ConfigDict(frozen=True)
+
+    hosts: tuple[ClusterHost, ...] = ()
+    error: str | None = None
+
+
+def host_labels(name: str, kind: str) -> dict[str, str]:
+    """The labels of the Ray node of a host."""
+    return {_HOST: name, _KIND: kind, _PROTOCOL: str(VERSION), _VERSION: __version__}
+
+
+def hosts_of(nodes: Iterable[Mapping[str, Any]]) -> list[ClusterHost]:
+    """The hosts among the nodes of a cluster, by name: the nodes that Paddock has started.
+
+    Of hosts with the same name all but one get a part of their node's id added to it.
+    """
+    hosts: dict[str, ClusterHost] = {}
+    # the living first, so that one of them keeps the name
+    for node in sorted(nodes, key=lambda node: (not node["Alive"], node["NodeID"])):
+        labels = node.get("Labels") or {}
+        if _HOST not in labels:
+            continue
+        resources = node.get("Resources") or {}
+        name = labels[_HOST]
+        if name in hosts:
+            name = f"{name}-{node['NodeID'][:6]}"
+        hosts[name] = ClusterHost(
+            name=name,
+            node_id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            is_alive=node["Alive"],
+            is_head="node:__internal_head__" in resources,
+            kind=DeviceKind(labels[_KIND]),
+            devices=tuple(sorted(int(match[1]) for each in resources if (match := _RESOURCE.fullmatch(each)))),
+            protocol=int(labels[_PROTOCOL]),
+            version=labels[_VERSION],
+        )
+    return [hosts[name] for name in sorted(hosts)]

@@ -1,0 +1,78 @@
+"""How the processes between the server and a Ray cluster are started."""
+
+import ipaddress
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from server.engine.interface import WorkerOptions
+
+BRIDGE = "server.engine.ray.bridge"
+"""The module of the process that stands in a worker's place."""
+
+PORT = 6379
+"""The default port of a cluster's head."""
+
+TOKEN_FILE = "cluster-token"  # noqa: S105 - a file's name
+"""In a data directory: the token of the cluster that it belongs to."""
+
+_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # a worker loads more than Ray would let it have
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_niceness": "0",
+    # Ray's own device variables would hide the GPUs that a worker is told to use
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+    # a frozen or lost host is known after some seconds, by default after 15 to 30
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Has Ray keep 127.0.0.1 instead of replacing it by the address of a network card."""
+
+
+class BridgeOptions(WorkerOptions):
+    """How a bridge is started: the folders are the server's, `device` is the torch device on the worker's host.
+
+    `address` is the cluster's, `host` the name of the host whose Ray node is `node_id`, `index` the number of the
+    device there. A worker has `start_seconds` to start, and ends when it has not heard of its bridge for
+    `lost_seconds`.
+    """
+
+    address: str
+    host: str
+    node_id: str
+    index: int
+    start_seconds: float = 60.0
+    lost_seconds: float = 30.0
+
+
+def bridge_environment(address: str, token_file: Path | None) -> dict[str, str]:
+    """The whole environment of a bridge or a monitor."""
+    return {**os.environ, **ray_environment(address, token_file)}
+
+
+def device_resource(index: int) -> str:
+    """The name of the Ray resource that stands for one device of a host, of which there is one."""
+    return f"paddock-device-{index}"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a cluster's address (`host:port`) is reachable from its own machine only."""
+    host = urlsplit(f"//{address}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def ray_environment(address: str | None, token_file: Path | None) -> dict[str, str]:
+    """The environment variables of a process that uses Ray, for a cluster's address (None: this machine's head).
+
+    With a token only processes that have it can use the cluster.
+    """
+    token = {} if token_file is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
+    return _RAY | token | (_LOOPBACK if address is not None and is_loopback(address) else {})
