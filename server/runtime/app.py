@@ -33,8 +33,13 @@ from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker
 from server.core.settings.settings import Settings
+from server.engine.interface import Engine
+from server.engine.ray.nodes import ClusterHost
+from server.engine.ray.options import bridge_environment
+from server.engine.ray.watch import cluster_views
+from server.runtime.cluster import ClusterDevices
 from server.runtime.data_dir import locked
-from server.runtime.engines import make_engine, worker_template
+from server.runtime.engines import make_cluster_engine, make_engine, token_file, worker_template
 from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.metrics import Metrics
@@ -51,7 +56,10 @@ log = logging.getLogger("paddock")
 
 
 def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI:
-    """Build the application for `devices` (torch device names). Nothing is opened or started before its lifespan."""
+    """Build the application for `devices` (torch device names), none if they are a cluster's.
+
+    Nothing is opened or started before its lifespan.
+    """
     app = FastAPI(
         title="Paddock",
         summary="Text-to-video on your own GPU, behind the API you already call",
@@ -126,7 +134,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         app.state.videos, app.state.previews, app.state.inputs = files.videos, files.previews, files.inputs
         broker = Broker()
         catalogue = load_catalogue(settings)
-        template = worker_template(settings, devices)
+        template = worker_template(settings, devices) if devices else None
         engines = [make_engine(settings, device, folders, template) for device in devices]
         retention = build_retention(settings, store.expiry, files)
         options = SchedulerOptions(
@@ -159,12 +167,25 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             stack.callback(warming.cancel)
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
+        if settings.ray_address is not None:
+            stack.callback(_follow_cluster(settings, dispatcher, folders).cancel)
         service.start()
         stack.push_async_callback(service.suspend)
         stack.callback(service.begin_closing)
         if settings.preload:
             service.activate(service.entry(settings.preload))
         yield
+
+
+def _follow_cluster(settings: Settings, dispatcher: Dispatcher, folders: LocalFolders) -> "asyncio.Task[None]":
+    assert settings.ray_address is not None
+
+    def engine(host: ClusterHost, index: int) -> Engine:
+        return make_cluster_engine(settings, host, index, folders)
+
+    devices = ClusterDevices(dispatcher, engine, demo=settings.demo)
+    environment = bridge_environment(settings.ray_address, token_file(settings))
+    return asyncio.create_task(devices.follow(cluster_views(settings.ray_address, environment)))
 
 
 def build_retention(settings: Settings, expiry: Expiry, files: FileStores) -> Retention:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.core.errors import CatalogueError, LoraError, UnsupportedModelError, WeightsNotFoundError
@@ -13,7 +14,9 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.catalogue import load_catalogue
 from server.core.settings.sections import StorageSettings
 from server.core.settings.settings import Settings
+from server.engine.ray.options import TOKEN_FILE, is_loopback
 from server.runtime.data_dir import DataDirInUseError, locked
+from server.runtime.engines import token_file
 from server.runtime.environment import empty_temporary
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
@@ -52,9 +55,10 @@ class Problems:
 
 
 def run_checks(settings: Settings, try_to_listen: Callable[[], None]) -> list[str]:
-    """Run all checks and return the devices to use, as torch names. Raises StartRefusedError with every problem.
+    """Run all checks and return the devices to use: torch names, none with a cluster.
 
-    `try_to_listen` raises StartRefusedError unless the server's address and port can be used.
+    Raises StartRefusedError with every problem. `try_to_listen` raises it unless the
+    server's address and port can be used.
     """
     problems, devices, catalogue = Problems(), list[str](), dict[str, CatalogueEntry]()
     with problems.collected():
@@ -65,17 +69,22 @@ def run_checks(settings: Settings, try_to_listen: Callable[[], None]) -> list[st
         try_to_listen()
     with problems.collected():
         catalogue = read_models(settings)
+    is_clustered = settings.ray_address is not None
     if catalogue:
         with problems.collected():
             check_preload(settings, catalogue)
         with problems.collected():
-            if not settings.demo:
+            # a cluster's hosts have weights of their own
+            if not settings.demo and not is_clustered:
                 check_weights(list(catalogue.values()))
     if settings.loras_dir is not None:
         with problems.collected():
             check_loras(settings.loras_dir)
     with problems.collected():
-        devices = choose_devices(settings)
+        if is_clustered:
+            check_cluster(settings)
+        else:
+            devices = choose_devices(settings)
     with problems.collected():
         check_readable_records(settings)
     problems.refuse()
@@ -112,6 +121,21 @@ def check_keys(settings: Settings) -> None:
         "`paddock key add NAME` or set PADDOCK_API_KEYS. If something else controls access, set "
         "PADDOCK_ALLOW_ANONYMOUS=true."
     )
+
+
+def check_cluster(settings: Settings) -> None:
+    """Raise StartRefusedError unless Ray is installed, and the cluster has a token where others can reach it."""
+    if find_spec("ray") is None:
+        raise StartRefusedError("ray_address needs Ray: pip install 'paddock[cluster]'")
+    assert settings.ray_address is not None
+    token = token_file(settings)
+    if token is None and not is_loopback(settings.ray_address):
+        raise StartRefusedError(
+            f"The cluster's token is missing: whoever reaches a Ray cluster without one can run programs on it. Copy "
+            f"it from its head to {settings.data_dir / TOKEN_FILE}, or set PADDOCK_RAY_TOKEN_FILE."
+        )
+    if token is not None and not token.is_file():
+        raise StartRefusedError(f"ray_token_file: {token} does not exist.")
 
 
 def choose_devices(settings: Settings) -> list[str]:

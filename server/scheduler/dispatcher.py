@@ -48,9 +48,14 @@ class Dispatcher:
     ) -> None:
         self._files = files
         self._suspending: asyncio.Future[list[None]] | None = None
-        claims = Claims(store.attempts, files, broker, options.lease, self.wake)
-        self._devices = [Device(engine, options.tolerance) for engine in engines]
-        self.executors = [DeviceExecutor(device, claims, catalogue, options.idle_unload) for device in self._devices]
+        self._catalogue = catalogue
+        self._options = options
+        self._claims = claims = Claims(store.attempts, files, broker, options.lease, self.wake)
+        self._has_started = False
+        self._awaited: dict[str, LoadRequest] = {}
+        self.executors: list[DeviceExecutor] = []
+        for engine in engines:
+            self.add(engine)
         self.maintenance = Maintenance(
             store, files, retention, claims, options.lease, Devices(self._held_ids, self.wake)
         )
@@ -60,9 +65,28 @@ class Dispatcher:
     async def start(self) -> None:
         """Settle what this server left before, then let the devices work. Call with the data directory locked."""
         await self.maintenance.recover()
+        self._has_started = True
         for executor in self.executors:
             executor.start()
         self.maintenance.start()
+
+    def add(self, engine: Engine) -> None:
+        """Let one more device work, whose name no other one has."""
+        device = Device(engine, self._options.tolerance)
+        executor = DeviceExecutor(device, self._claims, self._catalogue, self._options.idle_unload)
+        self.executors.append(executor)
+        while self._awaited:
+            executor.request(self._awaited.popitem()[1])
+        if self._has_started and self._suspending is None:
+            executor.start()
+
+    async def remove(self, name: str) -> None:
+        """Stop a device at once, and forget it; what was running there returns to the queue."""
+        executor = next(executor for executor in self.executors if executor.device.name == name)
+        try:
+            await executor.stop()
+        finally:
+            self.executors.remove(executor)
 
     async def suspend(self, grace: float) -> None:
         """Start nothing more; save what runs and return it to the queue, within `grace` seconds of the first call."""
@@ -82,6 +106,10 @@ class Dispatcher:
         return {running.held.id for device in self._devices for running in device.held}
 
     # what the service asks
+
+    @property
+    def _devices(self) -> list[Device]:
+        return [executor.device for executor in self.executors]
 
     def devices(self) -> Sequence[DeviceStatus]:
         """A snapshot of all devices, in the order of the engines."""
@@ -136,8 +164,10 @@ class Dispatcher:
         return next((status for status in order if status in found), Deployment.INACTIVE)
 
     def activate(self, entry: CatalogueEntry) -> None:
-        """Load a model on some device, unless one has it."""
-        if self.deployment(entry.id) not in (Deployment.ACTIVE, Deployment.DEPLOYING):
+        """Load a model on some device, unless one has it; while there is none, on the next that is added."""
+        if not self.executors:
+            self._awaited[entry.id] = LoadRequest(entry)
+        elif self.deployment(entry.id) not in (Deployment.ACTIVE, Deployment.DEPLOYING):
             # an idle device first, and of those an empty one: the others' models may be needed again
             best = min(
                 self.executors,
@@ -151,6 +181,7 @@ class Dispatcher:
 
     def deactivate(self, entry: CatalogueEntry) -> None:
         """Unload a model wherever it is, after what runs with it."""
+        self._awaited.pop(entry.id, None)
         for executor in self.executors:
             executor.device.load_errors.pop(entry.id, None)
             if executor.device.deployment(entry.id) in (Deployment.ACTIVE, Deployment.DEPLOYING):

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from server.engine.ray.options import ray_environment
 
 _LOOPBACK = "127.0.0.1"
@@ -19,10 +21,16 @@ _STORE_BYTES = 80_000_000
 
 @dataclass(frozen=True, slots=True)
 class RayCluster:
-    """A running cluster: its address (`host:port`), and the node ids of its hosts by their names."""
+    """A running cluster: its address (`host:port`), and by the names of its hosts their node ids and Ray processes."""
 
     address: str
     nodes: dict[str, str]
+    raylets: dict[str, int]
+
+    def processes(self, host: str) -> list[psutil.Process]:
+        """All processes of a host, its workers among them."""
+        raylet = psutil.Process(self.raylets[host])
+        return [raylet, *raylet.children(recursive=True)]
 
 
 @contextmanager
@@ -68,7 +76,7 @@ def main() -> None:
     from server.engine.ray.options import device_resource
 
     cluster = Cluster()
-    nodes = {}
+    nodes, raylets = {}, {}
     for number in range(hosts):
         name = f"host-{number}"
         node = cluster.add_node(
@@ -82,7 +90,8 @@ def main() -> None:
             labels=host_labels(name, "demo"),
         )
         nodes[name] = node.node_id
-    print(json.dumps({"address": cluster.address, "nodes": nodes}), file=answer, flush=True)
+        raylets[name] = node.all_processes["raylet"][0].process.pid
+    print(json.dumps({"address": cluster.address, "nodes": nodes, "raylets": raylets}), file=answer, flush=True)
     sys.stdin.read()
     cluster.shutdown()
 

@@ -47,6 +47,8 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
     await service.check_room()
     # a half-open device counts as ready: without requests from the load balancer it would never recover
     devices = service.devices()
+    if not devices:
+        raise UnavailableError("No device has joined the cluster. Generations are accepted, and wait in the queue.")
     if all(device.health is Health.UNHEALTHY for device in devices):
         raise UnavailableError(" ".join(map(_failure, devices)))
     host = psutil.virtual_memory()

@@ -144,6 +144,23 @@ class DeviceSettings(BaseModel):
     cancel_grace: float = Field(default=30.0, gt=0)
 
 
+class ClusterSettings(BaseModel):
+    """The Ray cluster whose devices are used instead of this machine's; `ray_checkpoint_interval` in seconds."""
+
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^(auto|[A-Za-z0-9._-]+:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5})$",
+        description="be auto, for the cluster that this machine has joined, or host:port of its head",
+    )
+    ray_token_file: Path | None = None
+    ray_checkpoint_interval: float = Field(default=15.0, ge=0)
+
+    @field_validator("ray_token_file")
+    @classmethod
+    def _expand_file(cls, path: Path | None) -> Path | None:
+        return as_folder(path, "write the whole path") if path else path
+
+
 class QueueSettings(BaseModel):
     """Limits of requests and of the queue, and its order."""
 

@@ -24,6 +24,7 @@ from pipelines.core.home import expanded
 from server.core.settings.config_file import read_tables
 from server.core.settings.sections import (
     AdvancedSettings,
+    ClusterSettings,
     DeviceSettings,
     LoggingSettings,
     ModelSettings,
@@ -41,6 +42,7 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "storage": StorageSettings,
     "models": ModelSettings,
     "devices": DeviceSettings,
+    "cluster": ClusterSettings,
     "queue": QueueSettings,
     "logging": LoggingSettings,
     "advanced": AdvancedSettings,
@@ -54,6 +56,7 @@ class Settings(
     StorageSettings,
     ModelSettings,
     DeviceSettings,
+    ClusterSettings,
     QueueSettings,
     LoggingSettings,
     AdvancedSettings,

@@ -17,13 +17,10 @@ from server.core.logging import configure
 from server.engine.interface import WorkerOptions
 from server.engine.protocol import MAX_LINE_BYTES, WorkerEnded
 from server.engine.ray.files import Folder, WorkerFolders
-from server.engine.ray.options import BridgeOptions
+from server.engine.ray.options import HOST_THREADS, BridgeOptions
 from server.engine.subprocess.connection import WorkerProcess, start_worker
 from server.engine.subprocess.engine import WORKER
 from server.engine.subprocess.environment import environment
-
-HOST_THREADS = "PADDOCK_HOST_OMP_NUM_THREADS"
-"""OMP_NUM_THREADS as the host was started with, which Ray replaces by a value of its own."""
 
 _EXIT_SECONDS = 2.0
 _LOCK_SECONDS = 45.0

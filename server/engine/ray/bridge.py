@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.core.processes import die_with_parent
@@ -46,6 +46,9 @@ log = logging.getLogger("paddock.bridge")
 
 _PING_SECONDS = 5.0
 _LOOK_SECONDS = 2.0
+_UNCLEAR_SECONDS = 20.0
+"""So long it may take until it is known whether a worker's host is gone, or only its actor."""
+
 _HEAD_SECONDS = 40.0
 """So long the head may not answer. After a minute Ray would end this process."""
 
@@ -103,14 +106,30 @@ class Bridge:
         await self._writer.drain()
 
     async def why(self, error: RayError) -> Report:
-        """The report for the end of the actor: its own, or that of its host."""
-        try:
-            found = await asyncio.wait_for(asyncio.to_thread(nodes), _LOOK_SECONDS)
-        except (RayError, TimeoutError):
-            return HostLost(message=self._lost())
-        if self._is_alive(found) and isinstance(error, RayActorError):
-            return WorkerEnded(message=f"its actor on {self._options.host} has ended")
+        """The report for the end of the actor: its own, or that of its host.
+
+        Ray knows at once that an actor's process has ended; whether its host has, it knows after some seconds.
+        """
+        until = time.monotonic() + _UNCLEAR_SECONDS
+        while time.monotonic() < until:
+            if isinstance(error, ActorDiedError) and await self._has_host():
+                return WorkerEnded(message=f"its actor on {self._options.host} has ended")
+            if not await self._has_host():
+                break
+            await asyncio.sleep(0.5)
+            try:
+                await asyncio.wait_for(self._actor.ping.remote(), _LOOK_SECONDS)
+            except RayError as now:
+                error = now
+            except TimeoutError:
+                pass
         return HostLost(message=self._lost())
+
+    async def _has_host(self) -> bool:
+        try:
+            return self._is_alive(await asyncio.wait_for(asyncio.to_thread(nodes), _LOOK_SECONDS))
+        except (RayError, TimeoutError):
+            return False
 
     async def _pass_orders(self) -> None:
         async for line in self._reader:

@@ -1,5 +1,6 @@
 """Connects this process, as a Ray driver, to a cluster."""
 
+import logging
 import threading
 from typing import Any
 
@@ -17,6 +18,8 @@ def connect(address: str) -> None:
 
     The environment of the process is `ray_environment`'s.
     """
+    # they would be in the server's log, once from each of its processes
+    logging.getLogger("ray").setLevel(logging.ERROR)
     failure: list[BaseException] = []
 
     def init() -> None:

@@ -10,6 +10,9 @@ from server.engine.interface import WorkerOptions
 BRIDGE = "server.engine.ray.bridge"
 """The module of the process that stands in a worker's place."""
 
+HOST_THREADS = "PADDOCK_HOST_OMP_NUM_THREADS"
+"""OMP_NUM_THREADS as the host was started with, which Ray replaces by a value of its own."""
+
 PORT = 6379
 """The default port of a cluster's head."""
 

@@ -1,0 +1,187 @@
+"""`paddock cluster`: run the head of a cluster, join one, and show its hosts."""
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from server.cli.options import Config, DataDir, console, error_console, fail, load_settings, refuse
+from server.cli.terminal import plain, takes_text
+
+if TYPE_CHECKING:
+    from server.core.settings.settings import Settings
+    from server.engine.ray.node import NodeOptions
+    from server.engine.ray.nodes import ClusterView
+
+app = typer.Typer(help="Use the GPUs of several machines.", no_args_is_help=True, rich_markup_mode=None)
+
+DemoDevices = Annotated[
+    int | None, typer.Option("--demo-devices", min=1, max=64, help="CPU devices for demo weights instead of GPUs.")
+]
+NoDevices = Annotated[
+    bool, typer.Option("--no-devices", help="Join without devices: for a machine that only runs the server.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="The host's name in the cluster [its host name].")]
+NodePort = Annotated[
+    int, typer.Option("--port", min=1024, max=65000, help="The first of the machine's 133 ports.", show_default=True)
+]
+Ip = Annotated[str | None, typer.Option("--ip", help="This machine's IP address in the cluster [found by Ray].")]
+Token = Annotated[
+    Path | None, typer.Option("--token-file", help="The cluster's token [cluster-token in the data directory].")
+]
+Address = Annotated[str, typer.Argument(help="The head's address, host:port.")]
+
+
+@app.command()
+@takes_text
+def head(
+    demo_devices: DemoDevices = None,
+    no_devices: NoDevices = False,
+    name: Name = None,
+    port: NodePort = 6379,
+    ip: Ip = None,
+    token_file: Token = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Run the head of a cluster on this machine until Ctrl-C, with the machine's GPUs. Start it before the server."""
+    settings = _settings(config, data_dir, token_file)
+    options = _options(settings, None, demo_devices, no_devices, name, port, ip)
+    from server.engine.ray.node import make_token
+
+    try:
+        is_new = make_token(options.token_file)
+    except OSError as error:
+        refuse(f"The cluster's token {options.token_file} cannot be written: {error.strerror}.")
+    if is_new:
+        error_console.print(
+            f"The cluster's token is in {options.token_file}. Copy the file to each machine that joins.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    _run(options)
+
+
+@app.command()
+@takes_text
+def join(
+    address: Address,
+    demo_devices: DemoDevices = None,
+    no_devices: NoDevices = False,
+    name: Name = None,
+    port: NodePort = 6379,
+    ip: Ip = None,
+    token_file: Token = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Join a cluster with this machine's GPUs until Ctrl-C. If its head is restarted, join again."""
+    settings = _settings(config, data_dir, token_file)
+    options = _options(settings, address, demo_devices, no_devices, name, port, ip)
+    if not options.token_file.is_file():
+        refuse(
+            f"The cluster's token {options.token_file} is missing. Copy the file cluster-token from the head's data "
+            "directory, or name it with --token-file."
+        )
+    _run(options)
+
+
+@app.command()
+@takes_text
+def status(
+    address: Annotated[str | None, typer.Argument(help="The head's address, host:port [ray_address].")] = None,
+    token_file: Token = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Show the hosts of a cluster that this machine has joined."""
+    settings = _settings(config, data_dir, token_file)
+    where = address or settings.ray_address or "auto"
+    view = asyncio.run(_look(settings, where))
+    if view.error is not None:
+        fail(view.error)
+    table = Table("host", "address", "devices", "state", "version")
+    for host in view.hosts:
+        kind = f"{len(host.devices)} {'GPU' if host.kind == 'cuda' else 'demo'}" if host.devices else "none"
+        state = "lost" if not host.is_alive else "head" if host.is_head else "joined"
+        table.add_row(plain(host.name), plain(host.address), kind, state, plain(host.version))
+    console.print(table)
+
+
+def _settings(config: Path | None, data_dir: Path | None, token_file: Path | None) -> "Settings":
+    from importlib.util import find_spec
+
+    settings = load_settings(config, data_dir=data_dir, ray_token_file=token_file)
+    if find_spec("ray") is None:
+        refuse("A cluster needs Ray: pip install 'paddock[cluster]'")
+    return settings
+
+
+def _options(
+    settings: "Settings",
+    address: str | None,
+    demo_devices: int | None,
+    no_devices: bool,
+    name: str | None,
+    port: int,
+    ip: str | None,
+) -> "NodeOptions":
+    from server.engine.ray.node import NodeOptions
+    from server.engine.ray.nodes import HOST_NAME, DeviceKind
+    from server.engine.ray.options import TOKEN_FILE
+    from server.runtime.probe import ProbeError, cuda_devices
+
+    if no_devices and demo_devices is not None:
+        refuse("--no-devices and --demo-devices exclude each other.")
+    name = name or socket.gethostname().partition(".")[0]
+    if HOST_NAME.fullmatch(name) is None:
+        refuse("--name must be 1 to 63 letters, digits, hyphens, dots and underscores.")
+    kind, devices = DeviceKind.CUDA, tuple[int, ...]()
+    if demo_devices is not None:
+        kind, devices = DeviceKind.DEMO, tuple(range(demo_devices))
+    elif not no_devices:
+        try:
+            devices = tuple(range(len(cuda_devices())))
+        except ProbeError as error:
+            refuse(str(error))
+        if not devices:
+            refuse(
+                "No CUDA device was found. To join only with the server, add --no-devices; to try a cluster without "
+                "GPUs, add --demo-devices 1."
+            )
+    token = settings.ray_token_file or settings.data_dir / TOKEN_FILE
+    return NodeOptions(address, name, port, kind, devices, settings.data_dir, token, settings.loras_dir, ip)
+
+
+def _run(options: "NodeOptions") -> None:
+    """Run a node until a signal, and say when it is in the cluster."""
+    from server.core.logging import LogFormat, configure
+    from server.engine.ray.node import NodeProcess
+
+    configure("info", LogFormat.TEXT)
+
+    async def run() -> None:
+        node = NodeProcess(options)
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(each, node.stop)
+        await node.run()
+
+    asyncio.run(run())
+
+
+async def _look(settings: "Settings", address: str) -> "ClusterView":
+    from server.engine.ray.options import bridge_environment
+    from server.engine.ray.watch import cluster_views
+    from server.runtime.engines import token_file
+
+    views = cluster_views(address, bridge_environment(address, token_file(settings)))
+    try:
+        return await anext(views)
+    finally:
+        await views.aclose()

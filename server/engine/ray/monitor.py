@@ -1,0 +1,43 @@
+"""A child process that prints the hosts of a Ray cluster, as ClusterView in JSON, one line whenever they change.
+
+`python -P -m server.engine.ray.monitor ADDRESS`. It ends with its parent, and when the head is gone for good.
+"""
+
+import os
+import sys
+import time
+
+from ray.exceptions import RayError
+
+from pipelines.core.processes import die_with_parent
+from server.engine.ray.connect import ClusterError, connect, nodes
+from server.engine.ray.nodes import ClusterView, hosts_of
+
+_SECONDS = 2.0
+
+
+def main() -> None:
+    """Print views until the parent ends."""
+    die_with_parent()
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    # libraries print to stdout
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        connect(sys.argv[1])
+    except ClusterError as error:
+        print(ClusterView(error=str(error)).model_dump_json(), file=output, flush=True)
+        return
+    last = None
+    while True:
+        try:
+            view = ClusterView(hosts=tuple(hosts_of(nodes())))
+        except RayError as error:
+            view = ClusterView(error=f"The head of the Ray cluster does not answer: {' '.join(str(error).split())}")
+        if view != last:
+            print(view.model_dump_json(), file=output, flush=True)
+            last = view
+        time.sleep(_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The devices of a Ray cluster, which come and go while the server runs."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from server.engine.interface import Engine
+from server.engine.protocol import VERSION
+from server.engine.ray.nodes import ClusterHost, ClusterView, DeviceKind
+from server.runtime.engines import device_name
+from server.scheduler.dispatcher import Dispatcher
+
+log = logging.getLogger("paddock.cluster")
+
+EngineOf = Callable[[ClusterHost, int], Engine]
+
+
+class ClusterDevices:
+    """Keeps the devices of a dispatcher in step with a cluster. `demo`: the server serves demo weights."""
+
+    def __init__(self, dispatcher: Dispatcher, make_engine: EngineOf, *, demo: bool) -> None:
+        self._dispatcher = dispatcher
+        self._make_engine = make_engine
+        self._demo = demo
+        self._nodes: dict[str, str] = {}
+        """The node id of each device's host, by the device's name."""
+        self._told: set[tuple[str, str]] = set()
+
+    async def follow(self, views: AsyncIterator[ClusterView]) -> None:
+        """Add and remove devices as the views of the cluster say, for as long as there are any."""
+        error = None
+        async for view in views:
+            if view.error is None:
+                await self.use(view)
+            elif view.error != error:
+                # the devices stay: each finds out for itself whether its host is there
+                log.error("%s Trying again.", view.error)
+            error = view.error
+
+    async def use(self, view: ClusterView) -> None:
+        """Have exactly the devices of a view."""
+        wanted = {
+            device_name(host, index): (host, index)
+            for host in view.hosts
+            if host.is_alive and self._fits(host)
+            for index in host.devices
+        }
+        leaving = [name for name, node in self._nodes.items() if name not in wanted or wanted[name][0].node_id != node]
+        for name in leaving:
+            log.warning("%s: its host has left the cluster", name)
+        await asyncio.gather(*map(self._remove, leaving))
+        for name, (host, index) in wanted.items():
+            if name not in self._nodes:
+                log.info("%s has joined", name)
+                self._dispatcher.add(self._make_engine(host, index))
+                self._nodes[name] = host.node_id
+
+    async def _remove(self, name: str) -> None:
+        try:
+            await self._dispatcher.remove(name)
+        except Exception:
+            # it is gone all the same, and the others must be followed
+            log.exception("%s did not stop cleanly", name)
+        del self._nodes[name]
+
+    def _fits(self, host: ClusterHost) -> bool:
+        """Whether the server can use a host; if not, the log says why, once."""
+        why = None
+        if host.protocol != VERSION:
+            why = f"it runs Paddock {host.version} with protocol {host.protocol}, the server has {VERSION}"
+        elif host.kind is DeviceKind.DEMO and not self._demo:
+            why = "its devices are for demo weights"
+        if why is not None and (host.node_id, why) not in self._told:
+            self._told.add((host.node_id, why))
+            log.warning("the host %s is not used: %s", host.name, why)
+        return why is None
