@@ -102,7 +102,9 @@ def status(
     """Show the hosts of a cluster that this machine has joined."""
     settings = _settings(config, data_dir, token_file)
     where = address or settings.ray_address or "auto"
-    view = asyncio.run(_look(settings, where))
+    from server.runtime.engines import token_file as token_of
+
+    view = asyncio.run(_look(where, token_of(settings)))
     if view.error is not None:
         fail(view.error)
     table = Table("host", "address", "devices", "state", "version")
@@ -161,26 +163,65 @@ def _options(
 def _run(options: "NodeOptions") -> None:
     """Run a node until a signal, and say when it is in the cluster."""
     from server.core.logging import LogFormat, configure
+    from server.engine.ray.failures import ClusterError
     from server.engine.ray.node import NodeProcess
 
     configure("info", LogFormat.TEXT)
+    refused = []
 
     async def run() -> None:
-        node = NodeProcess(options)
+        checks = set[asyncio.Task[None]]()
+
+        def greet(address: str) -> None:
+            if options.head is None:
+                at = f"{address}:{options.port}"
+                console.print(
+                    f"The head runs at {at}. On other machines: paddock cluster join {at}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            else:
+                checks.add(asyncio.create_task(check(options.head)))
+
+        async def check(head: str) -> None:
+            view = await _look(head, options.token_file)
+            if (why := _mismatch(view)) is not None:
+                refused.append(why)
+                node.stop()
+            elif view.error is None:
+                console.print(f"{options.name} has joined the cluster at {head}.", highlight=False)
+
+        node = NodeProcess(options, greet)
         loop = asyncio.get_running_loop()
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(each, node.stop)
-        await node.run()
+        try:
+            await node.run()
+        except ClusterError as error:
+            refused.append(str(error))
 
     asyncio.run(run())
+    if refused:
+        fail(refused[0])
 
 
-async def _look(settings: "Settings", address: str) -> "ClusterView":
+def _mismatch(view: "ClusterView") -> str | None:
+    from server.engine.protocol import VERSION
+
+    head = next((host for host in view.hosts if host.is_head), None)
+    if head is None or head.protocol == VERSION:
+        return None
+    return (
+        f"The head of the cluster runs Paddock {head.version}, which speaks protocol {head.protocol}; this machine "
+        f"speaks {VERSION}. Install the same version on both."
+    )
+
+
+async def _look(address: str, token: Path | None) -> "ClusterView":
     from server.engine.ray.options import bridge_environment
     from server.engine.ray.watch import cluster_views
-    from server.runtime.engines import token_file
 
-    views = cluster_views(address, bridge_environment(address, token_file(settings)))
+    views = cluster_views(address, bridge_environment(address, token))
     try:
         return await anext(views)
     finally:

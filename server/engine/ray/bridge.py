@@ -38,7 +38,8 @@ from server.engine.protocol import (
     WorkerEnded,
 )
 from server.engine.ray.actor import HostedWorker
-from server.engine.ray.connect import ClusterError, connect, nodes
+from server.engine.ray.connect import connect, nodes
+from server.engine.ray.failures import ClusterError
 from server.engine.ray.files import Folder, WorkerFolders, read_by, written_by
 from server.engine.ray.options import BridgeOptions, device_resource
 

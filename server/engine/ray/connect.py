@@ -6,11 +6,9 @@ from typing import Any
 
 import ray
 
+from server.engine.ray.failures import explain
+
 _SECONDS = 30.0
-
-
-class ClusterError(Exception):
-    """The cluster cannot be used; `str()` is a sentence."""
 
 
 def connect(address: str) -> None:
@@ -33,19 +31,7 @@ def connect(address: str) -> None:
     connecting.start()
     connecting.join(_SECONDS)
     if connecting.is_alive() or failure:
-        raise ClusterError(_sentence(address, failure[0] if failure else None))
-
-
-def _sentence(address: str, error: BaseException | None) -> str:
-    said = "" if error is None else " ".join(str(error).split())
-    if "authentic" in said.lower() or "token" in said.lower():
-        return f"The Ray cluster at {address} refuses this machine's token."
-    if "version mismatch" in said.lower():
-        return f"The Ray cluster at {address} runs other versions: {said[:300]}"
-    return (
-        f"The Ray cluster at {address} does not answer, or this machine has not joined it with `paddock cluster join`."
-        + (f" Ray says: {said[:300]}" if said else "")
-    )
+        raise explain(address, f"{type(failure[0]).__name__}: {failure[0]}" if failure else "")
 
 
 def nodes() -> list[dict[str, Any]]:

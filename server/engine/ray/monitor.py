@@ -10,7 +10,8 @@ import time
 from ray.exceptions import RayError
 
 from pipelines.core.processes import die_with_parent
-from server.engine.ray.connect import ClusterError, connect, nodes
+from server.engine.ray.connect import connect, nodes
+from server.engine.ray.failures import ClusterError
 from server.engine.ray.nodes import ClusterView, hosts_of
 
 _SECONDS = 2.0

@@ -4,16 +4,18 @@ import asyncio
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.engine.ray.failures import explain
 from server.engine.ray.nodes import DeviceKind, host_labels
 from server.engine.ray.options import HOST_THREADS, device_resource, ray_environment
 
@@ -26,7 +28,11 @@ _WORKER_PORTS = 128
 _TOKEN_BYTES = 32
 _STOP_SECONDS = 15.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
-_SAID_LINES = 12
+_SAID_LINES = 40
+
+# what `ray start` prints
+_OWN_ADDRESS = re.compile(r"Local node IP: (\S+)")
+_STARTED = "Ray runtime started."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +100,19 @@ def make_token(path: Path) -> bool:
 
 
 class NodeProcess:
-    """Keeps the node running until it is stopped: a node ends when the head is gone, and the head may come back."""
+    """Keeps the node running until it is stopped: a node ends when the head is gone, and the head may come back.
 
-    def __init__(self, options: NodeOptions) -> None:
+    `on_started` is called with the machine's IP address whenever the node has started.
+    """
+
+    def __init__(self, options: NodeOptions, on_started: Callable[[str], None]) -> None:
         self._options = options
-        self._process: Process | None = None
+        self._on_started = on_started
         self._stopping = asyncio.Event()
+        self._has_started = False
 
     async def run(self) -> None:
-        """Run the node until `stop` is called."""
+        """Run the node until `stop` is called; raises ClusterError if it cannot start with these options."""
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
             began = asyncio.get_running_loop().time()
@@ -111,7 +121,10 @@ class NodeProcess:
                 return
             if asyncio.get_running_loop().time() - began > _LONGEST_PAUSE:
                 pause = _FIRST_PAUSE
-            log.warning("Ray has ended; starting it again in %g s. It said:\n%s", pause, said)
+            error = explain(self._options.head or f"port {self._options.port}", said)
+            if error.is_permanent and not self._has_started:
+                raise error
+            log.warning("%s Trying again in %g s.", error, pause)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
@@ -131,16 +144,8 @@ class NodeProcess:
             # Ctrl-C is for this process
             start_new_session=True,
         )
-        assert process.stdout is not None
         said: deque[str] = deque(maxlen=_SAID_LINES)
-
-        async def read() -> None:
-            assert process.stdout is not None
-            with suppress(ValueError):
-                async for line in process.stdout:
-                    said.append(line.decode(errors="replace").rstrip())
-
-        reading = asyncio.create_task(read())
+        reading = asyncio.create_task(self._read(process, said))
         stopping = asyncio.create_task(self._stopping.wait())
         ending = asyncio.create_task(process.wait())
         await asyncio.wait({stopping, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -148,6 +153,20 @@ class NodeProcess:
         await _end(process)
         reading.cancel()
         return "\n".join(said)
+
+    async def _read(self, process: Process, said: deque[str]) -> None:
+        assert process.stdout is not None
+        address = ""
+        # ValueError: a line may be too long
+        with suppress(ValueError):
+            async for read in process.stdout:
+                line = read.decode(errors="replace").rstrip()
+                said.append(line)
+                if (match := _OWN_ADDRESS.search(line)) is not None:
+                    address = match[1]
+                elif _STARTED in line:
+                    self._has_started = True
+                    self._on_started(address)
 
 
 async def _end(process: Process) -> None:

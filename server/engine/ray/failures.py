@@ -1,0 +1,31 @@
+"""Sentences for what Ray says when a cluster cannot be used."""
+
+_SAID_CHARS = 300
+
+
+class ClusterError(Exception):
+    """The cluster cannot be used; `str()` is a sentence. `is_permanent`: nothing but a change of this machine helps."""
+
+    def __init__(self, sentence: str, *, is_permanent: bool = False) -> None:
+        super().__init__(sentence)
+        self.is_permanent = is_permanent
+
+
+def explain(address: str, said: str) -> ClusterError:
+    """The error for the words of Ray, which may be many lines."""
+    words = " ".join(said.split())
+    if "AuthenticationError" in words or "Unauthenticated" in words or "InvalidAuthToken" in words:
+        return ClusterError(f"The cluster at {address} refuses this machine's token.", is_permanent=True)
+    if "ersion mismatch" in words:
+        found = words[words.index("ersion mismatch") - 1 :][:_SAID_CHARS]
+        return ClusterError(f"The cluster at {address} runs other versions. {found}", is_permanent=True)
+    if "ddress already in use" in words or "is not available" in words:
+        return ClusterError(
+            "A port of the cluster is used by another program on this machine. Choose others with --port.",
+            is_permanent=True,
+        )
+    if not words or "onnect" in words:
+        return ClusterError(
+            f"The cluster at {address} does not answer, or this machine has not joined it with `paddock cluster join`."
+        )
+    return ClusterError(f"The cluster at {address} cannot be used: {words[-_SAID_CHARS:]}")
