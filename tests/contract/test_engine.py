@@ -15,7 +15,6 @@ import pytest_asyncio
 from PIL import Image
 
 from pipelines.core.progress import Stage
-from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry, read_catalogue
 from server.engine.interface import (
     LoadFailedError,
@@ -24,20 +23,18 @@ from server.engine.interface import (
     WorkerOptions,
     WorkerStartError,
 )
-from server.engine.protocol import Done, Previewed, Progressed, Run, RunReport
+from server.engine.protocol import Previewed, Progressed, RunReport
 from server.engine.ray.options import BRIDGE, BridgeOptions, bridge_environment
 from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.subprocess.environment import worker_environment
 from server.engine.subprocess.template import WorkerTemplate
 from tests.server.conftest import eventually
 from tests.support.ray_cluster import ray_cluster
+from tests.support.runs import LONG, PARAMS, job, make, run, start
 from tests.support.video import read_video
 from tests.support.worker_template import shared_template
 
 ENTRY = next(iter(read_catalogue().values()))
-PARAMS = VideoParams("an ox", " ", 64, 64, 5, 3, 5.0, 7)
-LONG = replace(PARAMS, num_inference_steps=100, width=256, height=256)
-
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _RAY_DEVICES = 8
@@ -116,47 +113,6 @@ def videos(shared: SubprocessEngine) -> Path:
     for file in folder.iterdir():
         file.unlink()
     return folder
-
-
-def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1) -> Run:
-    return Run(
-        generation_id=generation_id,
-        attempt=attempt,
-        params=params,
-        artifact=f"{generation_id}.{attempt}.mp4",
-        checkpoint=f"{generation_id}.ckpt",
-        preview=f"{generation_id}.jpg",
-    )
-
-
-async def make(engine: SubprocessEngine, wanted: Run, on_report: Callable[[RunReport], None]) -> Done:
-    """Make a video, with its file."""
-    finish = await engine.run(wanted, on_report)
-    return await finish()
-
-
-async def run(engine: SubprocessEngine, wanted: Run) -> list[Progressed]:
-    reports: list[RunReport] = []
-    await make(engine, wanted, reports.append)
-    return [report for report in reports if isinstance(report, Progressed)]
-
-
-async def start(engine: SubprocessEngine, wanted: Run) -> tuple["asyncio.Task[object]", list[Progressed]]:
-    """Begin a run and return once it denoises."""
-    reports: list[Progressed] = []
-    denoising = asyncio.Event()
-
-    def note(report: RunReport) -> None:
-        if not isinstance(report, Progressed):
-            return
-        reports.append(report)
-        if report.stage is Stage.DENOISE and report.step >= 1:
-            denoising.set()
-
-    running = asyncio.create_task(make(engine, wanted, note))
-    async with asyncio.timeout(60):
-        await denoising.wait()
-    return running, reports
 
 
 async def test_loading_starts_a_worker_and_tells_how_far_it_is(shared: SubprocessEngine) -> None:

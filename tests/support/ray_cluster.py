@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from server.engine.ray.options import ray_environment
+from server.engine.ray.options import HOST_THREADS, ray_environment
 
 _LOOPBACK = "127.0.0.1"
 _STORE_BYTES = 80_000_000
@@ -37,6 +37,8 @@ class RayCluster:
 def ray_cluster(data_dir: Path, *, hosts: int = 1, devices: int = 1, token: Path | None = None) -> Iterator[RayCluster]:
     """A cluster of some hosts, each with some CPU devices; all of them are processes of this machine."""
     environment = {**os.environ, **ray_environment(f"{_LOOPBACK}:0", token), "PADDOCK_DATA_DIR": str(data_dir)}
+    if "OMP_NUM_THREADS" in environment:
+        environment[HOST_THREADS] = environment["OMP_NUM_THREADS"]
     # a socket's path must be short
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     process = subprocess.Popen(

@@ -239,7 +239,7 @@ class Bridge:
 async def _main(connection: socket.socket, options: BridgeOptions) -> None:
     reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
     try:
-        connect(options.address)
+        connect(options.address, options.connect_seconds)
     except ClusterError as error:
         writer.write(HostLost(message=str(error)).line())
         await writer.drain()

@@ -8,12 +8,11 @@ import ray
 
 from server.engine.ray.failures import explain
 
-_SECONDS = 30.0
 
-
-def connect(address: str) -> None:
+def connect(address: str, seconds: float) -> None:
     """Connect to a cluster (`host:port`, or `auto` for the one that this machine has joined); raises ClusterError.
 
+    It has some seconds to answer.
     The environment of the process is `ray_environment`'s.
     """
     # they would be in the server's log, once from each of its processes
@@ -26,10 +25,9 @@ def connect(address: str) -> None:
         except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that waits
             failure.append(error)
 
-    # Ray waits for minutes for a cluster that does not answer
     connecting = threading.Thread(target=init, name="connect", daemon=True)
     connecting.start()
-    connecting.join(_SECONDS)
+    connecting.join(seconds)
     if connecting.is_alive() or failure:
         raise explain(address, f"{type(failure[0]).__name__}: {failure[0]}" if failure else "")
 

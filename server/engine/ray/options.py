@@ -16,6 +16,9 @@ HOST_THREADS = "PADDOCK_HOST_OMP_NUM_THREADS"
 PORT = 6379
 """The default port of a cluster's head."""
 
+CONNECT_SECONDS = 30.0
+"""How long a cluster may take to answer; Ray itself would wait for minutes."""
+
 TOKEN_FILE = "cluster-token"  # noqa: S105 - a file's name
 """In a data directory: the token of the cluster that it belongs to."""
 
@@ -40,15 +43,16 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 class BridgeOptions(WorkerOptions):
     """How a bridge is started: the folders are the server's, `device` is the torch device on the worker's host.
 
-    `address` is the cluster's, `host` the name of the host whose Ray node is `node_id`, `index` the number of the
-    device there. A worker has `start_seconds` to start, and ends when it has not heard of its bridge for
-    `lost_seconds`.
+    `address` is the cluster's, which has `connect_seconds` to answer; `host` is the name of the host whose Ray node is
+    `node_id`, `index` the number of the device there. A worker has `start_seconds` to start, and ends when it has not
+    heard of its bridge for `lost_seconds`.
     """
 
     address: str
     host: str
     node_id: str
     index: int
+    connect_seconds: float = CONNECT_SECONDS
     start_seconds: float = 60.0
     lost_seconds: float = 30.0
 

@@ -1,0 +1,193 @@
+"""What an engine on a Ray cluster promises besides: every way in which a worker, its host or the bridge can be lost."""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from pipelines.core.progress import Stage
+from pipelines.models.catalogue import read_catalogue
+from server.engine.interface import DeviceUnavailableError, WorkerDiedError, WorkerOptions
+from server.engine.ray.options import BRIDGE, BridgeOptions, bridge_environment
+from server.engine.subprocess.engine import SubprocessEngine
+from tests.server.conftest import eventually
+from tests.support.ray_cluster import RayCluster, ray_cluster
+from tests.support.runs import LONG, job, run, start
+
+ENTRY = next(iter(read_catalogue().values()))
+
+MakeEngine = Callable[..., SubprocessEngine]
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hosts")
+
+
+@pytest.fixture(scope="module")
+def cluster(hosts: Path) -> Iterator[RayCluster]:
+    """Three hosts of two devices each; a test may lose the last."""
+    with ray_cluster(hosts, hosts=3, devices=2) as started:
+        yield started
+
+
+@pytest_asyncio.fixture
+async def make_engine(tmp_path: Path, weights_folder: Path, cluster: RayCluster) -> AsyncIterator[MakeEngine]:
+    """Make engines on a host's first device; they are closed with the test."""
+    engines = []
+
+    def make(host: str = "host-0", index: int = 0, token: Path | None = None, **options: Any) -> SubprocessEngine:
+        folders = {name: str(tmp_path / name) for name in ("artifacts", "checkpoints", "previews", "inputs")}
+        for folder in folders.values():
+            Path(folder).mkdir(exist_ok=True)
+        given = {
+            "device": "cpu",
+            "cache": str(weights_folder.parent),
+            "temporary": "",
+            "demo": True,
+            "address": cluster.address,
+            "host": host,
+            "node_id": cluster.nodes[host],
+            "index": index,
+            "checkpoint_interval": 1e-9,
+        }
+        engines.append(
+            SubprocessEngine(
+                f"{host}/{index}",
+                BridgeOptions.model_validate({**given, **folders, **options}),
+                cancel_grace=20,
+                silence=60,
+                worker=BRIDGE,
+                environment=bridge_environment(cluster.address, token),
+            )
+        )
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        await engine.close()
+
+
+def workers(cluster: RayCluster, host: str) -> list[psutil.Process]:
+    """The worker processes of a host, each below its actor."""
+    return [each for each in cluster.processes(host) if "server.engine.worker" in " ".join(each.cmdline())]
+
+
+async def test_a_killed_worker_is_told_by_its_signal(make_engine: MakeEngine, cluster: RayCluster) -> None:
+    engine = make_engine()
+    await engine.load(ENTRY)
+    running, _ = await start(engine, job(LONG))
+    (worker,) = workers(cluster, "host-0")
+
+    worker.kill()
+
+    with pytest.raises(WorkerDiedError, match=r"^it was killed by SIGKILL$"):
+        await running
+    # and the next one starts
+    await engine.load(ENTRY)
+    await run(engine, job())
+
+
+async def test_a_killed_actor_is_no_lost_host(make_engine: MakeEngine, cluster: RayCluster) -> None:
+    engine = make_engine()
+    await engine.load(ENTRY)
+    running, _ = await start(engine, job(LONG))
+    (worker,) = workers(cluster, "host-0")
+    actor = worker.parent()
+    assert actor is not None
+
+    actor.kill()
+
+    with pytest.raises(WorkerDiedError, match="its actor on host-0 has ended"):
+        await running
+    await eventually(lambda: not worker.is_running())
+
+
+async def test_the_end_of_the_bridge_ends_the_worker(make_engine: MakeEngine, cluster: RayCluster) -> None:
+    engine = make_engine()
+    await engine.load(ENTRY)
+    running, _ = await start(engine, job(LONG))
+    (worker,) = workers(cluster, "host-0")
+    assert engine.state.pid is not None
+
+    os.kill(engine.state.pid, signal.SIGKILL)
+
+    with pytest.raises(WorkerDiedError):
+        await running
+    await eventually(lambda: not worker.is_running())
+
+
+async def test_files_go_with_the_run_and_none_stays_on_the_host(
+    make_engine: MakeEngine, hosts: Path, tmp_path: Path
+) -> None:
+    first, second = make_engine("host-0"), make_engine("host-1")
+    params = replace(LONG, num_inference_steps=30)
+    for engine in (first, second):
+        await engine.load(ENTRY)
+    await run(first, job(params, generation_id="whole"))
+    running, _ = await start(first, job(params))
+    await eventually((tmp_path / "checkpoints" / "g.ckpt").is_file)
+    await first.close()
+    with pytest.raises(WorkerDiedError):
+        await running
+
+    steps = [each.step for each in await run(second, job(params, attempt=2)) if each.stage is Stage.DENOISE]
+
+    assert steps[0] > 0
+    made = tmp_path / "artifacts"
+    assert (made / "g.2.mp4").read_bytes() == (made / "whole.1.mp4").read_bytes()
+    scratch = hosts / "hosts" / "host-1" / "0"
+    await eventually(
+        lambda: not [each for name in ("artifacts", "checkpoints", "inputs") for each in (scratch / name).iterdir()]
+    )
+
+
+async def test_a_device_that_is_in_use_is_a_sentence(make_engine: MakeEngine) -> None:
+    await make_engine(index=1).load(ENTRY)
+
+    with pytest.raises(DeviceUnavailableError, match=r"No worker started on host-0 within 3 s: its device 1 may be"):
+        await make_engine(index=1, start_seconds=3).load(ENTRY)
+
+
+async def test_a_cluster_that_is_not_there_is_a_sentence(make_engine: MakeEngine) -> None:
+    engine = make_engine(address="127.0.0.1:9", connect_seconds=3)
+
+    with pytest.raises(DeviceUnavailableError, match=r"^The cluster at 127\.0\.0\.1:9 does not answer"):
+        await engine.load(ENTRY)
+
+
+async def test_a_lost_host_is_not_held_against_the_work(make_engine: MakeEngine, cluster: RayCluster) -> None:
+    engine = make_engine("host-2")
+    await engine.load(ENTRY)
+    running, _ = await start(engine, job(LONG))
+
+    for process in cluster.processes("host-2"):
+        process.kill()
+
+    with pytest.raises(DeviceUnavailableError, match="host host-2 is not reachable"):
+        await running
+    with pytest.raises(DeviceUnavailableError):
+        await engine.load(ENTRY)
+
+
+async def test_a_video_has_the_bytes_of_one_made_on_this_machine(make_engine: MakeEngine, tmp_path: Path) -> None:
+    there = make_engine()
+    given = {name: value for name, value in there._options.model_dump().items() if name in WorkerOptions.model_fields}
+    options = WorkerOptions.model_validate(given | {"temporary": str(tmp_path / "tmp")})
+    here = SubprocessEngine("here", options, cancel_grace=20, silence=60)
+    fingerprints = [(await engine.load(ENTRY)).fingerprint for engine in (there, here)]
+    try:
+        await run(there, job(generation_id="there"))
+        await run(here, job(generation_id="here"))
+    finally:
+        await here.close()
+
+    assert fingerprints[0] == fingerprints[1]
+    made = tmp_path / "artifacts"
+    assert (made / "there.1.mp4").read_bytes() == (made / "here.1.mp4").read_bytes()
