@@ -191,3 +191,40 @@ async def test_a_video_has_the_bytes_of_one_made_on_this_machine(make_engine: Ma
     assert fingerprints[0] == fingerprints[1]
     made = tmp_path / "artifacts"
     assert (made / "there.1.mp4").read_bytes() == (made / "here.1.mp4").read_bytes()
+
+
+async def test_a_wrong_token_is_a_sentence(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, weights_folder: Path
+) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text("a" * 40)
+    wrong.write_text("b" * 40)
+    with ray_cluster(tmp_path_factory.mktemp("hosts"), token=right) as cluster:
+        ((host, node_id),) = cluster.nodes.items()
+        for token, refused in ((wrong, True), (None, True), (right, False)):
+            options = BridgeOptions(
+                device="cpu",
+                **{name: str(tmp_path) for name in ("artifacts", "checkpoints", "previews", "inputs", "cache")},
+                temporary="",
+                demo=True,
+                address=cluster.address,
+                host=host,
+                node_id=node_id,
+                index=0,
+            )
+            engine = SubprocessEngine(
+                host,
+                options,
+                cancel_grace=20,
+                silence=60,
+                worker=BRIDGE,
+                environment=bridge_environment(cluster.address, token),
+            )
+            try:
+                if refused:
+                    with pytest.raises(DeviceUnavailableError, match="refuses this machine's token"):
+                        await engine.load(ENTRY)
+                else:
+                    await engine.load(ENTRY)
+            finally:
+                await engine.close()

@@ -1,6 +1,9 @@
-"""A real server whose devices are those of a Ray cluster on loopback."""
+"""A real server whose devices are those of a Ray cluster on loopback, and the commands that start one."""
 
-import time
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,10 @@ import psutil
 import pytest
 
 from tests.support.ray_cluster import RayCluster, ray_cluster
-from tests.support.server_process import SMALL, ServerProcess, eventually
+from tests.support.server_process import SMALL, ServerProcess, eventually, needs
+from tests.support.video import read_video
 
-LONG: dict[str, Any] = {**SMALL, "width": 256, "height": 256, "num_frames": 9, "num_inference_steps": 60, "seed": 5}
+LONG: dict[str, Any] = {**SMALL, "width": 256, "height": 256, "num_frames": 9, "num_inference_steps": 40, "seed": 5}
 
 
 @pytest.fixture
@@ -31,25 +35,122 @@ def server(tmp_path: Path, cluster: RayCluster) -> Iterator[ServerProcess]:
         server.close()
 
 
-def devices(server: ServerProcess) -> list[dict[str, Any]]:
+def devices(server: ServerProcess) -> dict[str, dict[str, Any]]:
+    """The devices by their names; none while the server is not ready."""
     answer = httpx.get(f"{server.url}/readyz")
-    return answer.json()["devices"] if answer.status_code == 200 else []
+    return {each["device"]: each for each in answer.json()["devices"]} if answer.status_code == 200 else {}
 
 
-def test_a_lost_host_moves_its_generation_to_another_one(server: ServerProcess, cluster: RayCluster) -> None:
+def test_a_lost_host_moves_its_generation_to_another_one(
+    server: ServerProcess, cluster: RayCluster, tmp_path: Path
+) -> None:
     eventually(lambda: len(devices(server)) == 2, server)
-    assert sorted(device["device"] for device in devices(server)) == ["host-0/0", "host-1/0"]
+    assert set(devices(server)) == {"host-0/0", "host-1/0"}
+    whole = server.video(server.enqueue(**LONG))
     id_ = server.enqueue(**LONG)
-    busy = eventually(lambda: [each["device"] for each in devices(server) if each["busy"]], server)[0]
     eventually(lambda: server.row(id_)["progress"] > 0.2, server)
-    host = busy.partition("/")[0]
-    lost = cluster.processes(host)
+    (busy,) = [name for name, device in devices(server).items() if device["busy"]]
+    lost = cluster.processes(busy.partition("/")[0])
+
     for process in lost:
         process.kill()
-    killed = time.monotonic()
-    eventually(lambda: [each["device"] for each in devices(server)] != [busy] and len(devices(server)) == 1, server)
-    print("gone from the list after", time.monotonic() - killed)
-    row = server.wait_for(id_)
+
+    assert server.video(id_) == whole
+    row = server.row(id_)
     assert row["status"] == "succeeded"
-    print(server.log_text()[-3000:])
-    psutil.wait_procs(lost, timeout=10)
+    (other,) = eventually(lambda: found if len(found := devices(server)) == 1 else None, server)
+    assert other != busy
+    said = server.log_text()
+    assert f"{busy}: its host has left the cluster" in said
+    assert "the worker died" not in said
+    assert not [process for process in lost if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not list((tmp_path / "data" / "checkpoints").iterdir())
+
+
+def test_a_server_without_a_cluster_accepts_work_and_says_that_it_waits(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "data", ray_address="127.0.0.1:9")
+    server.start()
+    try:
+        id_ = server.enqueue()
+        answer = httpx.get(f"{server.url}/readyz")
+
+        assert answer.status_code == 503
+        assert "No device has joined the cluster." in answer.text
+        assert server.row(id_)["status"] == "queued"
+    finally:
+        server.close()
+
+
+def test_a_cluster_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "server.cli", "serve", "--demo", "--data-dir", str(tmp_path / "data")]
+    environment = {**os.environ, "PADDOCK_RAY_ADDRESS": "10.0.0.5:6379"}
+
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert refused.returncode == 2
+    assert "The cluster's token is missing" in refused.stderr
+
+
+SCRIPT = """
+set -e
+ip link set lo up
+head() { paddock cluster head --demo-devices 1 --name one --data-dir one; }
+join() { paddock cluster join 127.0.0.1:6379 --demo-devices 2 --name two --port 7000 --data-dir two; }
+head > head.log 2>&1 &
+HEAD=$!
+until grep -q "The head runs at" head.log; do sleep 0.2; kill -0 $HEAD; done
+join > early.log 2>&1 || true
+mkdir -p two && echo 00000000000000000000000000000000 > two/cluster-token
+join > wrong.log 2>&1 || true
+cp one/cluster-token two/
+join > join.log 2>&1 &
+JOIN=$!
+until grep -q "has joined" join.log; do sleep 0.2; kill -0 $JOIN; done
+paddock cluster status 127.0.0.1:6379 --data-dir one > status.log 2>&1
+mkdir data && cp one/cluster-token data/
+paddock serve --demo --data-dir data --port 8123 > server.log 2>&1 &
+SERVER=$!
+until grep -q "two/1 has joined" server.log; do sleep 0.2; kill -0 $SERVER; done
+paddock generate "a red circle" --url http://127.0.0.1:8123 --width 64 --height 64 --frames 5 --steps 2 -o video.mp4 \
+    > generate.log 2>&1
+kill -TERM $JOIN; wait $JOIN
+until grep -q "two/0: its host has left" server.log; do sleep 0.2; kill -0 $SERVER; done
+kill -TERM $SERVER; wait $SERVER || true
+kill -TERM $HEAD; wait $HEAD
+ss -ltn > open.log
+"""
+
+
+@pytest.mark.heavy
+def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> None:
+    """In a network of its own, since `ray start` listens on the network card's address where there is one."""
+    unshare = needs("unshare")
+    # a socket's path must be short
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PADDOCK_RAY_ADDRESS": "127.0.0.1:6379",
+        "PADDOCK_RAY_TOKEN_FILE": "",
+    }
+    assert shutil.which("paddock", path=environment["PATH"])
+
+    script = subprocess.run(
+        [unshare, "--net", "--map-root-user", "bash", "-c", SCRIPT],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    logs = {path.stem: path.read_text() for path in tmp_path.glob("*.log")}
+    assert script.returncode == 0, (script.stderr, logs)
+    assert "Copy the file to each machine" in logs["head"]
+    assert "Copy the file cluster-token" in logs["early"]
+    assert "refuses this machine's token" in logs["wrong"]
+    assert [line.split()[1] for line in logs["status"].splitlines() if line.startswith("│")] == ["one", "two"]
+    assert read_video(tmp_path / "video.mp4").shape == (5, 64, 64, 3)
+    assert len(logs["open"].splitlines()) == 1
+    token = (tmp_path / "one" / "cluster-token").read_text()
+    assert not [name for name, text in logs.items() if token in text]

@@ -11,8 +11,8 @@ class ClusterError(Exception):
         self.is_permanent = is_permanent
 
 
-def explain(address: str, said: str) -> ClusterError:
-    """The error for the words of Ray, which may be many lines."""
+def explain(address: str | None, said: str) -> ClusterError:
+    """The error for the words of Ray, which may be many lines, about a cluster's address; None: this machine's head."""
     words = " ".join(said.split())
     if "AuthenticationError" in words or "Unauthenticated" in words or "InvalidAuthToken" in words:
         return ClusterError(f"The cluster at {address} refuses this machine's token.", is_permanent=True)
@@ -24,6 +24,8 @@ def explain(address: str, said: str) -> ClusterError:
             "A port of the cluster is used by another program on this machine. Choose others with --port.",
             is_permanent=True,
         )
+    if address is None:
+        return ClusterError(f"The head of the cluster has ended: {words[-_SAID_CHARS:]}")
     if not words or "onnect" in words:
         return ClusterError(
             f"The cluster at {address} does not answer, or this machine has not joined it with `paddock cluster join`."

@@ -121,7 +121,7 @@ class NodeProcess:
                 return
             if asyncio.get_running_loop().time() - began > _LONGEST_PAUSE:
                 pause = _FIRST_PAUSE
-            error = explain(self._options.head or f"port {self._options.port}", said)
+            error = explain(self._options.head, said)
             if error.is_permanent and not self._has_started:
                 raise error
             log.warning("%s Trying again in %g s.", error, pause)

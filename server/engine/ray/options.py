@@ -23,6 +23,8 @@ TOKEN_FILE = "cluster-token"  # noqa: S105 - a file's name
 """In a data directory: the token of the cluster that it belongs to."""
 
 _RAY = {
+    # the paths of its sockets must be short, and `auto` is found by it
+    "RAY_TMPDIR": "/tmp",  # noqa: S108 - Ray makes a folder of the user's own there
     "RAY_USAGE_STATS_ENABLED": "0",
     # a worker loads more than Ray would let it have
     "RAY_memory_monitor_refresh_ms": "0",

@@ -1,0 +1,120 @@
+"""Devices come and go with the hosts of a cluster."""
+
+import logging
+from typing import Any, cast
+
+import pytest
+
+from server.engine.interface import Engine
+from server.engine.protocol import VERSION
+from server.engine.ray.nodes import ClusterHost, ClusterView, DeviceKind
+from server.runtime.cluster import ClusterDevices
+from server.scheduler.dispatcher import Dispatcher
+
+
+class FakeDispatcher:
+    """Remembers which devices it has; `broken` cannot be removed cleanly."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.log: list[str] = []
+        self.broken: set[str] = set()
+
+    def add(self, engine: Any) -> None:
+        self.names.append(engine)
+        self.log.append(f"+{engine}")
+
+    async def remove(self, name: str) -> None:
+        self.names.remove(name)
+        self.log.append(f"-{name}")
+        if name in self.broken:
+            raise RuntimeError("its worker does not end")
+
+
+def host(name: str, node_id: str = "1", devices: int = 1, **changes: Any) -> ClusterHost:
+    given = {"address": "10.0.0.1", "is_alive": True, "is_head": False, "kind": DeviceKind.CUDA}
+    known = {"protocol": VERSION, "version": "1", "devices": tuple(range(devices))}
+    return ClusterHost(name=name, node_id=node_id, **{**given, **known, **changes})
+
+
+@pytest.fixture
+def dispatcher() -> FakeDispatcher:
+    return FakeDispatcher()
+
+
+def devices_of(dispatcher: FakeDispatcher, *, demo: bool = False) -> ClusterDevices:
+    def engine(host: ClusterHost, index: int) -> Engine:
+        return cast("Engine", f"{host.name}/{index}")
+
+    return ClusterDevices(cast("Dispatcher", dispatcher), engine, demo=demo)
+
+
+async def test_the_devices_are_those_of_the_living_hosts(dispatcher: FakeDispatcher) -> None:
+    devices = devices_of(dispatcher)
+
+    await devices.use(ClusterView(hosts=(host("a", devices=2), host("b"))))
+    assert dispatcher.names == ["a/0", "a/1", "b/0"]
+    await devices.use(ClusterView(hosts=(host("a", devices=2, is_alive=False), host("b"), host("c"))))
+    assert dispatcher.names == ["b/0", "c/0"]
+    await devices.use(ClusterView())
+    assert dispatcher.names == []
+
+
+async def test_a_host_that_was_restarted_has_new_devices(dispatcher: FakeDispatcher) -> None:
+    devices = devices_of(dispatcher)
+    await devices.use(ClusterView(hosts=(host("a", "old"),)))
+
+    await devices.use(ClusterView(hosts=(host("a", "new"),)))
+    await devices.use(ClusterView(hosts=(host("a", "new"),)))
+
+    assert dispatcher.log == ["+a/0", "-a/0", "+a/0"]
+
+
+async def test_a_device_that_does_not_stop_cleanly_is_gone_all_the_same(dispatcher: FakeDispatcher) -> None:
+    devices = devices_of(dispatcher)
+    await devices.use(ClusterView(hosts=(host("a"), host("b"))))
+    dispatcher.broken.add("a/0")
+
+    await devices.use(ClusterView(hosts=(host("c"),)))
+
+    assert dispatcher.names == ["c/0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"protocol": VERSION + 1, "version": "9"}, f"it runs Paddock 9 with protocol {VERSION + 1}"),
+        ({"kind": DeviceKind.DEMO}, "its devices are for demo weights"),
+    ],
+)
+async def test_a_host_that_does_not_fit_is_passed_over_and_the_log_says_so_once(
+    dispatcher: FakeDispatcher, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], why: str
+) -> None:
+    devices = devices_of(dispatcher)
+
+    for _ in range(2):
+        await devices.use(ClusterView(hosts=(host("a", **changes),)))
+
+    assert dispatcher.names == []
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith(f"the host a is not used: {why}")
+
+
+async def test_demo_weights_run_on_every_host(dispatcher: FakeDispatcher) -> None:
+    await devices_of(dispatcher, demo=True).use(ClusterView(hosts=(host("a", kind=DeviceKind.DEMO), host("b"))))
+
+    assert dispatcher.names == ["a/0", "b/0"]
+
+
+async def test_without_a_view_the_devices_stay(dispatcher: FakeDispatcher, caplog: pytest.LogCaptureFixture) -> None:
+    async def views() -> Any:
+        yield ClusterView(hosts=(host("a"),))
+        yield ClusterView(error="The head does not answer.")
+        yield ClusterView(error="The head does not answer.")
+
+    await devices_of(dispatcher).follow(views())
+
+    assert dispatcher.names == ["a/0"]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "The head does not answer. Trying again."
+    ]
