@@ -94,16 +94,16 @@ def test_a_cluster_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
 SCRIPT = """
 set -e
 ip link set lo up
-head() { paddock cluster head --demo-devices 1 --name one --data-dir one; }
-join() { paddock cluster join 127.0.0.1:6379 --demo-devices 2 --name two --port 7000 --data-dir two; }
-head > head.log 2>&1 &
+head="paddock cluster head --demo-devices 1 --name one --data-dir one"
+join="paddock cluster join 127.0.0.1:6379 --demo-devices 2 --name two --port 7000 --data-dir two"
+$head > head.log 2>&1 &
 HEAD=$!
 until grep -q "The head runs at" head.log; do sleep 0.2; kill -0 $HEAD; done
-join > early.log 2>&1 || true
+$join > early.log 2>&1 || true
 mkdir -p two && echo 00000000000000000000000000000000 > two/cluster-token
-join > wrong.log 2>&1 || true
+$join > wrong.log 2>&1 || true
 cp one/cluster-token two/
-join > join.log 2>&1 &
+$join > join.log 2>&1 &
 JOIN=$!
 until grep -q "has joined" join.log; do sleep 0.2; kill -0 $JOIN; done
 paddock cluster status 127.0.0.1:6379 --data-dir one > status.log 2>&1
