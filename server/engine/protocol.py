@@ -156,12 +156,14 @@ class LoadFailed(_Message):
 
     `temporary`: the model is not the cause but the state of the machine, for example the memory that other programs
     hold. The same may succeed later, best in another worker.
+    `is_missing`: its weights are not on the worker's machine.
     """
 
     kind: Literal["load_failed"] = "load_failed"
     model_id: str
     message: str
     temporary: bool = False
+    is_missing: bool = False
 
 
 class Unloaded(_Message):

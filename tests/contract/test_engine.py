@@ -240,6 +240,8 @@ async def test_a_suspended_run_goes_on_as_another_attempt(engine: SubprocessEngi
 
 async def test_weights_that_are_not_there_are_a_sentence_and_the_worker_lives(other_weights: SubprocessEngine) -> None:
     engine = other_weights
+    if isinstance(engine._options, BridgeOptions):
+        pytest.skip("on a cluster another host may have them: test_ray_engine")
     missing = CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, repo="/nowhere/at/all"))
 
     for _ in range(2):

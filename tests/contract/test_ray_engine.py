@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from pipelines.core.progress import Stage
-from pipelines.models.catalogue import read_catalogue
+from pipelines.models.catalogue import CatalogueEntry, read_catalogue
 from server.engine.interface import DeviceUnavailableError, WorkerDiedError, WorkerOptions
 from server.engine.ray.options import BRIDGE, BridgeOptions, bridge_environment
 from server.engine.subprocess.engine import SubprocessEngine
@@ -191,6 +191,14 @@ async def test_a_video_has_the_bytes_of_one_made_on_this_machine(make_engine: Ma
     assert fingerprints[0] == fingerprints[1]
     made = tmp_path / "artifacts"
     assert (made / "there.1.mp4").read_bytes() == (made / "here.1.mp4").read_bytes()
+
+
+async def test_weights_that_a_host_lacks_are_no_fault_of_the_work(make_engine: MakeEngine) -> None:
+    engine = make_engine(demo=False)
+    missing = CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, repo="/nowhere/at/all"))
+
+    with pytest.raises(DeviceUnavailableError, match=r"^On host-0: No weights of /nowhere/at/all on this machine"):
+        await engine.load(missing)
 
 
 async def test_a_wrong_token_is_a_sentence(

@@ -31,6 +31,7 @@ from server.engine.protocol import (
     Done,
     Failed,
     HostLost,
+    LoadFailed,
     Previewed,
     Report,
     Run,
@@ -145,6 +146,10 @@ class Bridge:
     async def _pass_reports(self) -> None:
         async for line in self._lines():
             report = REPORT.validate_json(line)
+            if isinstance(report, LoadFailed) and report.is_missing:
+                # another host may have them
+                message = f"On {self._options.host}: {report.message}"
+                report = report.model_copy(update={"message": message, "temporary": True})
             await self.say(await self._with_files(report))
             if isinstance(report, WorkerEnded):
                 return

@@ -16,6 +16,7 @@ from pipelines.core.errors import (
     InputImageError,
     MachineBusyError,
     PipelineError,
+    WeightsNotFoundError,
 )
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress
@@ -119,7 +120,8 @@ class Worker:
                 self._unload()
                 return LoadFailed(model_id=model_id, message=f"A worker cannot go on: {lack}.", temporary=True)
             if isinstance(error, PipelineError):
-                return LoadFailed(model_id=model_id, message=str(error))
+                is_missing = isinstance(error, WeightsNotFoundError)
+                return LoadFailed(model_id=model_id, message=str(error), is_missing=is_missing)
             log.exception("loading %s failed", model_id)
             self._exit_if_device_failed()
             return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_describe(error)}")
