@@ -111,8 +111,8 @@ class Maintenance:
     async def _drop_checkpoints(self) -> None:
         """Remove the checkpoints of generations that are over."""
         async for page in self._files.checkpoints.pages():
-            for id_ in await self._store.expiry.ended([generation_of(file.key) for file in page]):
-                await self._files.checkpoints.discard(id_)
+            ended = set(await self._store.expiry.ended([generation_of(file.key) for file in page]))
+            await self._files.checkpoints.delete([file.key for file in page if generation_of(file.key) in ended])
 
     async def _drop_part_files(self) -> None:
         """Remove half-written videos, also those that a dead worker's encoder began after they had been given up."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +19,7 @@ from server.core.errors import (
     QueueFullError,
     RecordsUnavailableError,
     UnavailableError,
+    reason,
 )
 from server.core.events import Broker, Event
 from server.core.generation import Generation, Status
@@ -219,7 +219,7 @@ class InputFetcher:
                     await self._downloader.download(job.url, target, VIDEO_FILE if job.name == VIDEO else IMAGE_FILE)
                 return await self._files.keep(job.tenant, job.name, target)
         except OSError as error:
-            raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error
+            raise UnavailableError(f"The server cannot keep inputs: {reason(error)}.", 5) from error
 
     @asynccontextmanager
     async def _turn(self, tenant: str) -> AsyncIterator[None]:

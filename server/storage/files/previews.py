@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from contextlib import suppress
 
-from server.core.errors import PreviewNotFoundError
+from server.core.errors import PreviewNotFoundError, UnavailableError, reason
 from server.storage.files.generation_files import GenerationFiles, generation_of
 
 SUFFIX = ".jpg"
@@ -18,11 +18,13 @@ class Previews(GenerationFiles):
     """The previews. Workers write them; the server reads and removes them."""
 
     async def preview(self, generation_id: str) -> bytes:
-        """The current preview of a generation; raises PreviewNotFoundError when there is none."""
+        """The current preview of a generation; raises PreviewNotFoundError when there is none, or UnavailableError."""
         try:
             return await self.read(preview_key(generation_id))
         except FileNotFoundError:
             raise PreviewNotFoundError from None
+        except OSError as error:
+            raise UnavailableError(f"The preview cannot be read now: {reason(error)}.", 5) from error
 
     async def discard(self, generation_id: str) -> None:
         """Remove a generation's preview; on a disk that refuses it stays."""
