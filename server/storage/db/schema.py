@@ -1,5 +1,6 @@
 """The tables of the records, as `server.storage.db.migrations` makes them: generations, attempts at them, the words
-they are found by, API keys, the turns of tenants, the numbers of their events, idempotent requests, and the keys that sign links.
+they are found by, API keys, the turns of tenants, the numbers of their events, idempotent requests, and the keys that
+sign links.
 """
 
 from collections.abc import Sequence

@@ -23,7 +23,8 @@ def keys_that_sign(engine: Engine, imported: str | None = None) -> list[str]:
             _add(tx, hashlib.sha256(imported.encode()).hexdigest(), imported)
         # each as it is committed: another server may have been first
         rows = tx.execute(select(signing_keys.c.name, signing_keys.c.value)).all()
-    return [value for _, value in sorted(rows, key=lambda row: (row.name != _FIRST, row.name))]
+    first = sorted(rows, key=lambda row: (row.name != _FIRST, row.name))
+    return [*dict.fromkeys(row.value for row in first)]
 
 
 def _add(tx: Connection, name: str, value: str) -> None:
