@@ -192,6 +192,8 @@ class Claims:
 
     async def _adopt(self, held: Generation) -> Generation | None:
         key = await self._videos.finished(held)
+        if key is None and self._files.scratch is not None:
+            key = await self._files.scratch.rescue(held)
         if key is None:
             return None
         said = ids(held.id, held.attempt)

@@ -26,7 +26,10 @@ Clock = Callable[[], float]
 
 
 class Retention:
-    """Keeps rows and videos for `days`, and `max_bytes` of videos and inputs (0: no limit); `grace` is in seconds."""
+    """Keeps rows and videos for `days`, and `max_bytes` of videos and inputs (0: no limit); `grace` is in seconds.
+
+    To count their bytes, all files are listed, at most every `count_every` seconds.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Retention:
         days: float,
         max_bytes: int,
         grace: float,
+        count_every: float = 0,
         clock: Clock = time.time,
     ) -> None:
         self._expiry = expiry
@@ -46,6 +50,8 @@ class Retention:
         self._max_bytes = max_bytes
         self._grace = grace
         self._clock = clock
+        self._count_every = count_every
+        self._counted_at: float | None = None
         self._swept_to = self._inputs_swept_to = ""
 
     async def tidy(self) -> bool:
@@ -81,11 +87,15 @@ class Retention:
 
         An input that other rows name, too, stays: the next round removes more instead.
         """
-        if not self._max_bytes:
+        now = self._clock()
+        # a clock may be set back
+        is_counted = self._counted_at is not None and 0 <= now - self._counted_at < self._count_every
+        if not self._max_bytes or is_counted:
             return False
         inputs = await self._old_inputs()
         excess = await self._videos.storage.total_size() + sum(inputs.values()) - self._max_bytes
         if excess <= 0:
+            self._counted_at = now
             return False
         oldest = await self._expiry.oldest_with_files(self._clock() - self._grace, BATCH)
         videos = await self._videos.storage.stat(generation.artifact for generation in oldest if generation.artifact)
@@ -99,6 +109,7 @@ class Retention:
                 excess -= sum(inputs[key] for key in own.keys() & inputs.keys() - named.keys())
                 named |= {key: each for key, each in own.items() if key in inputs}
         if not leaving:
+            self._counted_at = now
             return False
         await self._expiry.withdraw(
             leaving, f"The video was removed to make room: this server keeps {self._max_bytes} bytes, the newest."

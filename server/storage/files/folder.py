@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from contextlib import suppress
 from heapq import nsmallest
 from pathlib import Path
@@ -53,7 +53,7 @@ class FolderStorage:
         """Those of the files that exist, by key."""
         return await asyncio.to_thread(lambda: {file.key: file for file in self._stat(keys)})
 
-    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` up to `end` (None: the last), in chunks; raises FileNotFoundError at the first."""
         file = await asyncio.to_thread(self._path(key).open, "rb")
         try:

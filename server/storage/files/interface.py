@@ -1,6 +1,6 @@
 """The seam for where files are kept: a folder of the data directory, or an object store."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +44,7 @@ class FileStorage(Protocol):
     async def stat(self, keys: Iterable[str]) -> dict[str, StoredFile]:
         """Those of the files that exist, by key."""
 
-    def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` up to `end` (None: the last), in chunks; raises FileNotFoundError at the first."""
 
     async def delete(self, keys: Iterable[str]) -> None:

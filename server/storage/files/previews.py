@@ -1,10 +1,9 @@
 """Previews of running generations: one small JPEG each, removed when its attempt ends."""
 
-from collections.abc import Collection
 from contextlib import suppress
 
 from server.core.errors import PreviewNotFoundError, UnavailableError, reason
-from server.storage.files.generation_files import GenerationFiles, generation_of
+from server.storage.files.generation_files import GenerationFiles
 
 SUFFIX = ".jpg"
 
@@ -31,11 +30,3 @@ class Previews(GenerationFiles):
         # a preview that stays must not stand in the way of its video
         with suppress(OSError):
             await self.delete([preview_key(generation_id)])
-
-    async def discard_others(self, held: Collection[str]) -> None:
-        """Remove all previews, half-written ones too, but those of the generations `held`, by their ids."""
-        async for page in self.pages():
-            for file in page:
-                if (id_ := generation_of(file.key)) not in held:
-                    await self.discard(id_)
-        await self.sweep(held=held)

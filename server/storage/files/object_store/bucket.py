@@ -11,11 +11,13 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
+
+    Client = AzureStore | GCSStore | S3Store
 
 log = logging.getLogger("paddock.files")
 
@@ -47,7 +49,7 @@ class ObjectStoreUnusableError(Exception):
 class Bucket:
     """A bucket, or what begins with a prefix in one; `client` is obstore's. A call may take `patience` seconds."""
 
-    def __init__(self, url: str, client: "ObjectStore", patience: float = CALL_SECONDS) -> None:
+    def __init__(self, url: str, client: "Client", patience: float = CALL_SECONDS) -> None:
         self.url = url
         self.client = client
         self.patience = patience
@@ -64,7 +66,8 @@ class Bucket:
                 f"files_url needs obstore ({error}). Install it: pip install 'paddock[object-store]'."
             ) from error
         try:
-            return cls(url, from_url(url, client_options=_client_options(os.environ), retry_config=_retries()))
+            client = from_url(url, client_options=_client_options(os.environ), retry_config=_retries())
+            return cls(url, cast("Client", client))
         except (BaseError, ValueError) as error:
             raise ObjectStoreUnusableError(
                 f"files_url {url} cannot be used: {_detail(error)}. docs/storage.md lists the environment variables "
@@ -103,8 +106,11 @@ class Bucket:
             async with asyncio.timeout(self.patience) as limit:
                 yield limit
 
-    def try_out(self) -> None:
-        """Write, read, find and remove a test object; raises ObjectStoreUnusableError. It waits for the network."""
+    def try_out(self, *, signs: bool = False) -> None:
+        """Write, read, find and remove a test object, and sign a URL; it waits for the network.
+
+        Raises ObjectStoreUnusableError.
+        """
         import obstore
 
         path = f"test/{uuid4().hex}.txt"
@@ -113,6 +119,8 @@ class Bucket:
                 obstore.put(self.client, path, _TEST)
                 found = bytes(obstore.get(self.client, path).bytes())
                 listed = [each["path"] for page in obstore.list(self.client, "test") for each in page]
+                if signs:
+                    obstore.sign(self.client, "GET", path, timedelta(seconds=1))
                 obstore.delete(self.client, path)
         except FileNotFoundError as error:
             raise ObjectStoreUnusableError(
