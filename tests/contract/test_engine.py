@@ -108,7 +108,7 @@ def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1
         attempt=attempt,
         params=params,
         artifact=f"{generation_id}.{attempt}.mp4",
-        checkpoint=f"{generation_id}.ckpt",
+        checkpoint=f"{generation_id}.{attempt}.ckpt",
         preview=f"{generation_id}.jpg",
     )
 

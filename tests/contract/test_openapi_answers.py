@@ -14,6 +14,7 @@ from server.core.settings.settings import Settings
 from server.runtime.app import create_app
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
+from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from tests.contract.test_http import LONG
@@ -185,7 +186,9 @@ def image_in(data_dir: Path) -> str:
     folder = LocalFolders.of(data_dir).inputs
     key = input_key("", "0" * 64)
     (folder.folder / key).write_bytes(bytes(100))
-    return Inputs(folder, link_signer(data_dir, 60, "input"), upload_signer(data_dir)).links.sign(key)
+    with opened(f"sqlite:///{data_dir / 'paddock.db'}") as engine:
+        keys = keys_that_sign(engine)
+    return Inputs(folder, link_signer(keys, 60, "input"), upload_signer(keys)).links.sign(key)
 
 
 def download(asker: Asker, name: str, token: str) -> None:
