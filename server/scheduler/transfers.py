@@ -6,6 +6,7 @@ video that is not stored returns its generation to the queue.
 """
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -110,7 +111,8 @@ class TransferringEngine:
             try:
                 await self._scratch.videos.send(run.artifact)
             except OSError as error:
-                if time.monotonic() + pause > deadline:
+                is_lost = error.errno == errno.ENOENT
+                if is_lost or time.monotonic() + pause > deadline:
                     raise DeviceUnavailableError(f"The video could not be stored: {reason(error)}.") from error
                 said = ids(run.generation_id, run.attempt)
                 log.warning(
