@@ -160,7 +160,7 @@ class InputFetcher:
     async def _carry_out(self, job: _Job) -> None:
         try:
             kept = await self._input(job)
-            waiting = await self._awaited_inputs.awaiting(sorted(job.ids))
+            waiting = await self._awaited_inputs.awaiting(job.url, sorted(job.ids))
             complete = [self._complete(generation, kept) for generation in waiting]
         except PaddockError as error:
             if isinstance(error, RecordsUnavailableError):
@@ -173,14 +173,14 @@ class InputFetcher:
             log.exception("an awaited input was not fetched: unexpected error")
             await self._fail(job, f"The server failed to fetch {job.name}. Its log says more.")
         else:
-            if await self._awaited_inputs.arrived(complete):
+            if await self._awaited_inputs.arrived(job.url, complete):
                 self._on_arrived()
             if any(generation.awaited_input for generation in complete):
                 # once this job has ended
                 asyncio.get_running_loop().call_soon(self.wake)
 
     async def _fail(self, job: _Job, sentence: str) -> None:
-        for failed in await self._awaited_inputs.failed(job.tenant, sorted(job.ids), sentence):
+        for failed in await self._awaited_inputs.failed(job.tenant, job.url, sorted(job.ids), sentence):
             log.info("generation %s failed: %s", failed.id, sentence)
             self._broker.publish(Event(failed))
 

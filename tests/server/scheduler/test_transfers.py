@@ -36,9 +36,11 @@ def elsewhere(inside: Inside, bucket_url: str) -> Inside:
     """The parts on another data directory, with the same records and the same store."""
     folder = inside.folder.with_name("elsewhere")
     folder.mkdir()
-    with closing(sqlite3.connect(inside.folder / "paddock.db")) as records:
-        with closing(sqlite3.connect(folder / "paddock.db")) as copy:
-            records.backup(copy)
+    with (
+        closing(sqlite3.connect(inside.folder / "paddock.db")) as records,
+        closing(sqlite3.connect(folder / "paddock.db")) as copy,
+    ):
+        records.backup(copy)
     return build(folder, files_url=bucket_url)
 
 
