@@ -357,3 +357,32 @@ async def test_old_copies_are_swept_but_not_those_of_what_runs(inside: Inside, m
     await scratch.sweep({"held"})
 
     assert local(inside) == {"held.1.mp4", "held.1.ckpt"}
+
+
+async def test_servers_on_the_same_store_leave_each_other_their_previews(
+    tmp_path: Path, bucket_url: str, postgres_url: str
+) -> None:
+    shared = {"files_url": bucket_url, "database_url": postgres_url}
+    runs, other = build(tmp_path / "runs", **shared), build(tmp_path / "other", **shared)
+    runs.engine.script.append(runs.engine.until_cancelled)
+    await runs.dispatcher.start()
+    (generation,) = await runs.enqueue()
+    await eventually(lambda: runs.engine.runs)
+
+    async def shown() -> set[str]:
+        return set(await stored(runs, "previews"))
+
+    async with asyncio.timeout(30):
+        while await shown() != {f"{generation.id}.jpg"}:  # noqa: ASYNC110 - a store has no event
+            await asyncio.sleep(0.01)
+    (runs.folders.previews.folder / "gone.jpg").write_bytes(b"left")
+    assert runs.files.scratch is not None
+    await runs.files.scratch.previews.send("gone.jpg")
+
+    await other.dispatcher.maintenance.recover()
+    assert await shown() == {f"{generation.id}.jpg"}
+
+    await runs.service.cancel("", generation.id)
+    await runs.dispatcher.stop()
+    runs.store.close()
+    other.store.close()
