@@ -60,6 +60,13 @@ class AttemptRunner:
             except RecordsUnavailableError:
                 # the store has logged it
                 pass
+            except OSError as error:
+                said = ids(running.held.id, running.held.attempt)
+                log.warning(
+                    *("%s: files cannot be reached; trying again in %g s: %s", self._device.name, BACKOFF_SECONDS),
+                    reason(error),
+                    extra=said,
+                )
             except Exception:
                 log.exception("%s: unexpected error; trying again in %g s", self._device.name, BACKOFF_SECONDS)
             await asyncio.sleep(BACKOFF_SECONDS)

@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from server.core.errors import UnavailableError, reason
 from server.core.generation import Generation
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
 from server.storage.files.inputs import UNUSED_SECONDS, Inputs, input_keys, named_by
-from server.storage.files.videos import Videos
+from server.storage.files.videos import Videos, video_key
 
 log = logging.getLogger("paddock.retention")
 
@@ -64,7 +65,14 @@ class Retention:
         return any([await self._forget_old(), await self._make_room()])
 
     async def remove(self, generation_id: str, tenant: str) -> bool:
-        """Remove the row and the video of a generation that is over; False if there is none."""
+        """Remove the row and the video of a generation that is over; False if there is none.
+
+        Raises UnavailableError, and changes nothing, while the videos cannot be reached.
+        """
+        try:
+            await self._videos.storage.stat([video_key(generation_id, 1)])
+        except OSError as error:
+            raise UnavailableError(f"The video cannot be removed now: {reason(error)}.", 5) from error
         removed = await self._expiry.remove(generation_id, tenant)
         if removed is None:
             return False

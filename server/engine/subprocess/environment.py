@@ -23,6 +23,10 @@ NUMPY = {"OPENBLAS_NUM_THREADS": "1"}
 process with threads cannot be forked."""
 
 
+CREDENTIALS = ("AWS_", "AZURE_", "GOOGLE_")
+"""What the names of variables begin with that give access to an object store."""
+
+
 FEW_PROCESSORS = 2
 """With so few processors a thread seldom waits for another, and waking it costs more than sleeping saves."""
 
@@ -35,5 +39,6 @@ def environment(device: str, processors: int | None) -> dict[str, str]:
 
 
 def worker_environment(device: str) -> dict[str, str]:
-    """The whole environment of a worker for a torch device."""
-    return {**environment(device, os.cpu_count()), **os.environ}
+    """The whole environment of a worker for a torch device. What opens an object store is the server's alone."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)}
+    return {**environment(device, os.cpu_count()), **own}

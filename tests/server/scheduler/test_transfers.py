@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.core.request import VideoParams
+from server.core.errors import UnavailableError
 from server.core.generation import Status
 from server.engine.protocol import Done, Run
 from server.scheduler import transfers
@@ -106,7 +107,8 @@ async def test_a_preview_is_told_of_when_every_server_can_show_it(inside: Inside
     await eventually(is_told)
     assert await inside.files.previews.preview(generation.id) == b"picture"
     await inside.service.cancel("", generation.id)
-    await eventually(lambda: not local(inside))
+    await eventually(lambda: not inside.dispatcher._held_ids())
+    assert local(inside) == set()
     assert await stored(inside, "previews") == {}
 
 
@@ -131,7 +133,8 @@ async def test_another_server_goes_on_from_the_checkpoint(inside: Inside, bucket
 
     assert (await other.until(generation)).artifact == f"{generation.id}.2.mp4"
     assert there == [b"half"]
-    await eventually(lambda: not local(other))
+    await eventually(lambda: not other.dispatcher._held_ids())
+    assert local(other) == set()
     assert await stored(other, "checkpoints") == {}
     await other.dispatcher.stop()
     other.store.close()
@@ -161,7 +164,7 @@ async def test_a_checkpoint_counts_only_once_it_is_stored(inside: Inside, outage
     inside.engine.save(run, 0.6)
     await recorded(0.6)
     await inside.service.cancel("", generation.id)
-    await eventually(lambda: not inside.dispatcher.devices()[0].is_busy)
+    await eventually(lambda: not inside.dispatcher._held_ids())
     assert await stored(inside, "checkpoints") == {}
     assert local(inside) == set()
 
@@ -386,3 +389,49 @@ async def test_servers_on_the_same_store_leave_each_other_their_previews(
     await runs.dispatcher.stop()
     runs.store.close()
     other.store.close()
+
+
+async def test_a_row_stays_while_its_video_cannot_be_removed(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    (generation,) = await inside.enqueue()
+    await inside.until(generation)
+
+    async def refuse(*_: Any) -> dict[str, Any]:
+        raise ObjectStoreError("the object store does not answer")
+
+    with monkeypatch.context() as patch, pytest.raises(UnavailableError, match="the object store does not answer"):
+        patch.setattr(ObjectStorage, "stat", refuse)
+        await inside.service.remove("", generation.id)
+    assert (await inside.read(generation)).artifact is not None
+
+    await inside.service.remove("", generation.id)
+    assert await stored(inside, "videos") == {}
+
+
+async def test_a_device_waits_for_a_store_that_tells_no_checkpoints(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> list[Any]:
+        raise ObjectStoreError("the object store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStorage, "list", refuse)
+        (generation,) = await inside.enqueue()
+        await eventually(lambda: "Checkpoints cannot be read" in (inside.dispatcher.devices()[0].error or ""))
+        assert inside.engine.runs == []
+        assert (await inside.until(generation, Status.QUEUED)).error_message is None
+    assert (await inside.until(generation)).status is Status.SUCCEEDED
+
+
+async def test_a_result_is_told_although_its_checkpoints_cannot_be_removed(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> None:
+        raise ObjectStoreError("the object store does not answer")
+
+    monkeypatch.setattr(inside.files.checkpoints, "discard", refuse)
+    told: list[Status] = []
+    inside.broker.observe(lambda event: told.append(event.generation.status))
+    (generation,) = await inside.enqueue()
+
+    assert (await inside.until(generation)).status is Status.SUCCEEDED
+    await eventually(lambda: Status.SUCCEEDED in told)
