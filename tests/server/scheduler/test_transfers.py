@@ -261,6 +261,8 @@ def run_of(**changes: Any) -> Run:
 
 @pytest.fixture
 def around(inside: Inside) -> TransferringEngine:
+    """The engine on its own: nothing else sweeps its folders."""
+    inside.dispatcher.maintenance.stop()
     engine = inside.dispatcher.executors[0].device.engine
     assert isinstance(engine, TransferringEngine)
     return engine
@@ -340,6 +342,7 @@ async def test_a_run_can_be_stopped_while_its_files_are_brought(
     assert local(inside) == set()
 
 
+@pytest.mark.usefixtures("around")
 async def test_old_copies_are_swept_but_not_those_of_what_runs(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = inside.files.scratch
     assert scratch is not None
