@@ -70,7 +70,8 @@ class Retention:
         Raises UnavailableError, and changes nothing, while the videos cannot be reached.
         """
         try:
-            await self._videos.storage.stat([video_key(generation_id, 1)])
+            # of any file: it is asked only whether it answers
+            await self._videos.storage.stat([video_key("any", 1)])
         except OSError as error:
             raise UnavailableError(f"The video cannot be removed now: {reason(error)}.", 5) from error
         removed = await self._expiry.remove(generation_id, tenant)

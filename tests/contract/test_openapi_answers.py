@@ -121,7 +121,7 @@ def test_every_example_is_valid() -> None:
 
 
 def test_every_documented_answer_is_given_and_every_answer_is_documented(
-    start_server: Callable[..., ServerProcess], tmp_path: Path
+    start_server: Callable[..., ServerProcess], tmp_path: Path, bucket_url: str
 ) -> None:
     seen: set[tuple[str, str]] = set()
     server = start_server(
@@ -139,6 +139,11 @@ def test_every_documented_answer_is_given_and_every_answer_is_documented(
     break_records(Asker(start_server(api_keys="one", name="broken", loras_dir=str(broken)), seen), tmp_path)
     faulty = start_server(api_keys="one", name="faulty", module="tests.support.faulty_server")
     Asker(faulty, seen).ask("generateVideo", json={**SMALL, "prompt": "nan at denoise"})
+    redirecting = start_server(api_keys="one", name="redirecting", files_url=bucket_url, redirect_links="true")
+    sends_on = Asker(redirecting, seen)
+    wait_for(sends_on, id_ := enqueue(sends_on, **SMALL), "result_url")
+    link = sends_on.ask("getQueuedGeneration", id_).json()["result_url"]
+    sends_on.ask("downloadVideo", link.rsplit("/", 1)[1], key=None)
 
     documented = {(name, status) for name, (_, _, operation) in OPERATIONS.items() for status in operation["responses"]}
     assert documented - seen == set()
