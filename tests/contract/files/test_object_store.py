@@ -13,7 +13,7 @@ import pytest
 
 from server.storage.files.interface import FileStorage
 from server.storage.files.object_store import storage as module
-from server.storage.files.object_store.bucket import Bucket, ObjectStoreError, ObjectStoreUnusableError
+from server.storage.files.object_store.bucket import Bucket, ObjectStoreError, ObjectStoreUnusableError, _detail
 from server.storage.files.object_store.storage import ObjectStorage
 from tests.support.object_store import BUCKET, ObjectStoreServer, nowhere
 
@@ -127,6 +127,7 @@ async def test_a_large_file_is_never_in_memory(bucket_url: str, monkeypatch: pyt
                 assert asked * 2**20 - taken <= 2**20
                 yield part
 
+        assert options["use_multipart"]
         assert options["chunk_size"] * options["max_concurrency"] <= 16 * 2**20
         return await put_async(client, path, counted(), **options)
 
@@ -177,6 +178,68 @@ async def test_many_are_found_at_once(bucket_url: str) -> None:
     assert await storage.stat([]) == {}
     await storage.delete(keys)
     assert await storage.list() == []
+
+
+async def test_an_upload_may_take_long_as_long_as_it_goes_on(bucket_url: str) -> None:
+    bucket = Bucket.of(bucket_url)
+    storage = ObjectStorage(bucket, "files", ".bin")
+    bucket.patience = 1.5
+
+    async def slow() -> AsyncIterator[bytes]:
+        for _ in range(14):
+            yield bytes(2**20)
+            await asyncio.sleep(0.25)
+
+    began = time.monotonic()
+    await storage.put("a.bin", slow())
+
+    assert time.monotonic() - began > 2 * bucket.patience
+    assert (await storage.stat(["a.bin"]))["a.bin"].size == 14 * 2**20
+
+
+async def test_other_objects_of_the_folder_are_no_files_of_ours(bucket_url: str, s3: ObjectStoreServer) -> None:
+    storage = ObjectStorage(Bucket.of(bucket_url), "files", ".bin")
+    for name in ("1.bin", "2.bin", "3.bin", "4.bin"):
+        await storage.put(name, content(b"x"))
+    for name in ("1.txt", "2.bin/deeper.bin"):
+        key = f"{bucket_url.removeprefix(f's3://{BUCKET}/')}/files/{name}"
+        s3.client().put_object(Bucket=BUCKET, Key=key, Body=b"theirs")
+
+    assert [file.key for file in await storage.list(limit=3)] == ["1.bin", "2.bin", "3.bin"]
+    assert [file.key for file in await storage.list(after="3.bin", limit=3)] == ["4.bin"]
+    assert await storage.total_size() == 4
+
+
+async def test_a_touch_leaves_nothing_and_a_file_says_what_it_is(
+    bucket_url: str, s3: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FRESH_SECONDS", 0.0)
+    storage = ObjectStorage(Bucket.of(bucket_url), "inputs", ".mp4", ".png")
+    prefix = bucket_url.rsplit("/", maxsplit=1)[-1]
+    for key, media_type in (("a.mp4", "video/mp4"), ("a.png", "image/png")):
+        await storage.put(key, content(b"x"))
+        assert await storage.touch(key)
+        head = s3.client().head_object(Bucket=BUCKET, Key=f"{prefix}/inputs/{key}")
+        assert head["ContentType"] == media_type
+
+    assert {key for key in objects(s3) if key.startswith(prefix)} == {
+        f"{prefix}/inputs/a.mp4",
+        f"{prefix}/inputs/a.png",
+    }
+
+
+def test_what_is_logged_of_an_error_holds_no_signature() -> None:
+    said = _detail(OSError("GET https://host/a.mp4?sig=SECRET, after 3 tries\n\nDebug: ?sig=SECRET"))
+
+    assert said == "GET https://host/a.mp4, after 3 tries"
+    assert len(_detail(OSError("x" * 1000))) == 300
+
+
+def test_a_bucket_that_loses_what_is_written_is_refused(bucket_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("obstore.list", lambda *_: [])
+
+    with pytest.raises(ObjectStoreUnusableError, match="lost a test object"):
+        Bucket.of(bucket_url).try_out()
 
 
 def test_a_bucket_is_tried_out_before_it_is_used(bucket_url: str, s3: ObjectStoreServer) -> None:

@@ -438,3 +438,45 @@ async def test_a_result_is_told_although_its_checkpoints_cannot_be_removed(
 
     assert (await inside.until(generation)).status is Status.SUCCEEDED
     await eventually(lambda: Status.SUCCEEDED in told)
+
+
+async def test_the_newest_checkpoint_is_resumed_from_wherever_it_is(inside: Inside, around: TransferringEngine) -> None:
+    scratch = inside.files.scratch
+    assert around.state.device == "fake:0"
+    assert scratch is not None
+    for key in ("g.2.ckpt", "g.4.ckpt", "g0.9.ckpt"):
+        (inside.folders.checkpoints.folder / key).write_bytes(b"here")
+    for key in ("g.1.ckpt", "g.3.ckpt"):
+        await inside.files.checkpoints.storage.put(key, content())
+
+    assert await scratch.checkpoint_for("g", 3, "g.1.ckpt") == "g.2.ckpt"
+    assert await scratch.checkpoint_for("g", 3, None) == "g.2.ckpt"
+    assert await scratch.checkpoint_for("g", 4, "g.3.ckpt") == "g.3.ckpt"
+    assert (inside.folders.checkpoints.folder / "g.3.ckpt").read_bytes() == b"pixels"
+    assert await scratch.checkpoint_for("g", 9, "g.8.ckpt") is None
+    assert await scratch.checkpoint_for("h", 9, None) is None
+
+
+async def test_no_preview_is_stored_after_the_run(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    put = ObjectStorage.put
+
+    async def slow(storage: ObjectStorage, key: str, chunks: AsyncIterable[bytes]) -> None:
+        if storage.folder == "previews":
+            begun.set()
+            await go_on.wait()
+        await put(storage, key, chunks)
+
+    async def render(run: Run) -> Any:
+        await begun.wait()
+        return inside.engine.render(run)
+
+    monkeypatch.setattr(ObjectStorage, "put", slow)
+    inside.engine.script.append(render)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.dispatcher.executors[0].device.finishing)
+    go_on.set()
+    await asyncio.sleep(0.3)
+    assert await stored(inside, "previews") == {}
+    inside.engine.end_files(inside.engine.finish)
+    assert (await inside.until(generation)).status is Status.SUCCEEDED
