@@ -128,7 +128,7 @@ class Bucket:
             ) from error
         except ObjectStoreError as error:
             raise ObjectStoreUnusableError(
-                f"The files cannot be kept in {self.url}: {error}. {error.detail}."
+                f"The files cannot be kept in {self.url}: {error}. {error.detail}. docs/storage.md lists what it needs."
             ) from error
         if found != _TEST or path not in listed:
             raise ObjectStoreUnusableError(f"The files cannot be kept in {self.url}: it lost a test object.")
