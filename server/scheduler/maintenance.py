@@ -53,7 +53,9 @@ class Maintenance:
             try:
                 await self._claims.settle(generation)
             except OSError as error:
-                log.warning("generation %s is settled later: %s", generation.id, reason(error))
+                # the others would have to wait for the same
+                log.warning("interrupted generations are settled later: %s", reason(error))
+                break
         if dropped := await self._store.submissions.cancel_waiting_sync():
             log.info("%d synchronous generations were cancelled, since their clients are gone", dropped)
         try:
@@ -127,8 +129,8 @@ class Maintenance:
         held = self._devices.held()
         async for page in self._files.previews.pages():
             others = [id_ for file in page if (id_ := generation_of(file.key)) not in held]
-            # other servers may keep theirs in the same place
-            running = set(await self._store.expiry.running(others)) if self._store.is_shared and others else set()
+            # other servers may keep theirs in the same place, and a run may have begun meanwhile
+            running = set(await self._store.expiry.running(others)) if others else set()
             for id_ in others:
                 if id_ not in running:
                     await self._files.previews.discard(id_)

@@ -77,7 +77,11 @@ class Retention:
         removed = await self._expiry.remove(generation_id, tenant)
         if removed is None:
             return False
-        await self._videos.delete([removed.artifact] if removed.artifact else [])
+        try:
+            await self._videos.delete([removed.artifact] if removed.artifact else [])
+        except OSError as error:
+            log.warning("%s was not removed, but its row: %s", removed.artifact, reason(error))
+            raise UnavailableError(f"The generation was removed, but not its video: {reason(error)}.") from error
         return True
 
     async def _forget_old(self) -> bool:
