@@ -138,9 +138,10 @@ class TransferringEngine:
             if self._stop is None or (this is not None and this.cancelling()):
                 bringing.cancel()
                 raise
-        except FileNotFoundError as error:
-            raise GenerationFailedError("An input of the request cannot be read any more.") from error
         except OSError as error:
+            # only the error of a folder has a number: the scratch itself may be gone
+            if isinstance(error, FileNotFoundError) and error.errno is None:
+                raise GenerationFailedError("An input of the request cannot be read any more.") from error
             raise DeviceUnavailableError(f"The files of a generation could not be read: {reason(error)}.") from error
         finally:
             self._bringing = None

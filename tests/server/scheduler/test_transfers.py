@@ -295,6 +295,15 @@ async def test_an_input_that_is_gone_fails_its_generation_with_a_sentence(around
         await around.run(run_of(image=input_key("", DIGEST)), lambda _: None)
 
 
+async def test_a_scratch_that_is_gone_costs_no_generation(inside: Inside, around: TransferringEngine) -> None:
+    key = input_key("", DIGEST)
+    await inside.files.inputs.storage.put(key, content())
+    inside.folders.inputs.folder.rmdir()
+
+    with pytest.raises(transfers.DeviceUnavailableError, match="No such file or directory"):
+        await around.run(run_of(image=key), lambda _: None)
+
+
 async def test_inputs_that_cannot_be_read_now_cost_no_generation(
     around: TransferringEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
