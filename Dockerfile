@@ -20,7 +20,7 @@ COPY configs configs
 COPY paddock paddock
 COPY pipelines pipelines
 COPY server server
-RUN pip install --no-cache-dir --constraint constraints.txt '.[postgres,fp8-attention]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[postgres,object-store,fp8-attention]'
 
 USER paddock
 # a place where every user may be, and may write even if the rest is read-only

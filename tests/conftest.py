@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from tests.support.command_line import CommandRunner, Typed
+from tests.support.object_store import ObjectStoreServer
 from tests.support.postgres import PostgresServer
 from tests.support.server_process import CLEAN_ENDS, ServerProcess, SmallDisk
 from tests.support.worker_template import shared_template
@@ -89,6 +90,20 @@ def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
     process.start()
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[ObjectStoreServer]:
+    """An S3 server with an empty bucket."""
+    server = ObjectStoreServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket_url(s3: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty prefix in it, which this process and those that it starts may use."""
+    return s3.use(monkeypatch)
 
 
 @pytest.fixture(scope="session")

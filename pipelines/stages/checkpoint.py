@@ -96,8 +96,9 @@ class DenoisingState:
 
 
 class Checkpoint:
-    """The checkpoint file of one generation, written in the background every `interval` seconds.
+    """The checkpoint file of one run of a generation, written in the background every `interval` seconds.
 
+    The run continues from that file, or while there is none from the one at `resume_from`, which an earlier run left.
     Once `suspended()` is true, the state is written a last time and the generation ends. `on_saved` is called from
     another thread, with the fraction (0 … 1) of the generation that the file holds. Use one object for one run.
     """
@@ -108,8 +109,10 @@ class Checkpoint:
         interval: float,
         suspended: CancelCheck = lambda: False,
         on_saved: Callable[[float], None] = lambda _: None,
+        resume_from: Path | None = None,
     ) -> None:
         self._path = path
+        self._resume_from = resume_from
         self._interval = interval
         self._suspended = suspended
         self._on_saved = on_saved
@@ -118,21 +121,9 @@ class Checkpoint:
 
     def load(self, depends_on: Mapping[str, Any]) -> DenoisingState | None:
         """Return the saved state; None if there is none, or none of a generation that depends on exactly this."""
-        try:
-            with self._path.open("rb") as file:
-                header = json.loads(file.readline())
-                reason = _mismatch(header, depends_on)
-                payload = b"" if reason else file.read()
-            if reason is None and hashlib.sha256(payload).hexdigest() != header.get("sha256"):
-                reason = "it is damaged"
-            if reason is None:
-                return DenoisingState.from_stored(torch.load(io.BytesIO(payload), weights_only=True))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            reason = f"it cannot be read: {error}"
-        log.warning("a checkpoint is ignored and its generation starts over: %s", reason)
-        return None
+        own = _read_file(self._path, depends_on)
+        # a run that ran out of memory loads again what it has saved itself
+        return own if own is not None or self._resume_from is None else _read_file(self._resume_from, depends_on)
 
     def after_step(
         self, depends_on: Mapping[str, Any], fraction: float, capture: Callable[[], DenoisingState], *, is_last: bool
@@ -167,6 +158,24 @@ class Checkpoint:
             log.warning("no checkpoint was saved: %s", error)
         else:
             self._on_saved(fraction)
+
+
+def _read_file(path: Path, depends_on: Mapping[str, Any]) -> DenoisingState | None:
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.readline())
+            reason = _mismatch(header, depends_on)
+            payload = b"" if reason else file.read()
+        if reason is None and hashlib.sha256(payload).hexdigest() != header.get("sha256"):
+            reason = "it is damaged"
+        if reason is None:
+            return DenoisingState.from_stored(torch.load(io.BytesIO(payload), weights_only=True))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = f"it cannot be read: {error}"
+    log.warning("a checkpoint is ignored and its generation starts over: %s", reason)
+    return None
 
 
 def _write_file(path: Path, depends_on: Mapping[str, Any], state: DenoisingState) -> None:

@@ -31,7 +31,7 @@ from server.cli.plan import Json, PlanRefusedError, for_model, machine
 from server.core.catalogue import load_catalogue
 from server.core.settings.settings import Settings
 from server.runtime.http.listeners import try_to_listen
-from server.runtime.preflight import StartRefusedError, check_keys, choose_devices, find_devices
+from server.runtime.preflight import StartRefusedError, check_files, check_keys, choose_devices, find_devices
 from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import are_there_any
 from server.storage.db.connection import DatabaseUnusableError, database_of
@@ -74,7 +74,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run all checks, and yield each finding when it is known."""
-    checks: list[Check] = [_data_dir, _disk, _port, _access, _ffmpeg, _host_memory, _loras]
+    checks: list[Check] = [_data_dir, _files, _disk, _port, _access, _ffmpeg, _host_memory, _loras]
     checks += [_demo_device] if settings.demo else [_gpus, _fp8_attention, _models]
     checks += [_compilation]
     for check in checks:
@@ -103,6 +103,16 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
         yield _fail(about, f"{folder} is not writable: {error.strerror}. Choose another with --data-dir.")
     else:
         yield _ok(about, f"{folder} is writable." if existing == folder else f"{folder} will be created.")
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    try:
+        check_files(settings)
+    except StartRefusedError as error:
+        yield _fail("files", str(error))
+    else:
+        if settings.files_url is not None:
+            yield _ok("files", f"{settings.files_url} can be written and read.")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:

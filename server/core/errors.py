@@ -1,5 +1,6 @@
 """The errors of the API. Each class defines its type, HTTP status and title; `body` renders any of them."""
 
+import os
 import re
 from typing import Any, ClassVar
 
@@ -161,6 +162,11 @@ BY_STATUS: dict[int, type[PaddockError]] = {
 # what precedes the last name of an absolute path; before the path of a URL, and before a slash in a text, is a letter,
 # but also before that of a compiler's folder
 _FOLDERS = re.compile(r"(?:(?<![\w/.:~-])|(?<=-[IL]))(?:~?/|[A-Za-z]:\\)(?:[^\s'\"/\\]+[/\\])*(?=[^\s'\"/\\])")
+
+
+def reason(error: OSError) -> str:
+    """Say why the system or an object store refused, as the end of a sentence without its full stop."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def without_paths(sentence: str) -> str:

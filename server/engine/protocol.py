@@ -62,12 +62,13 @@ class Load(_Message):
 
 
 class Run(_About):
-    """Make a video with the loaded model, resuming from its checkpoint if it has one.
+    """Make a video with the loaded model.
 
-    `artifact`, `checkpoint` and `preview` are the storage keys of its files, `image` and `last_image` those of the
-    images that it begins and ends with, `video` and `extends` those of the videos that it is made of and that it
-    extends. Answered by Progressed…, Checkpointed…, Previewed… and Warned, then by Failed, Cancelled, Suspended or
-    Rendered; after Rendered, when the file is finished, by Done or Failed.
+    `artifact`, `checkpoint` and `preview` are the storage keys of the files that it writes. `resume_from` is that of
+    the checkpoint to continue from, which an earlier attempt wrote; without one, it begins at the first step. `image`
+    and `last_image` are those of the images that it begins and ends with, `video` and `extends` those of the videos
+    that it is made of and that it extends. Answered by Progressed…, Checkpointed…, Previewed… and Warned, then by
+    Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished, by Done or Failed.
     """
 
     kind: Literal["run"] = "run"
@@ -75,6 +76,7 @@ class Run(_About):
     artifact: str
     checkpoint: str
     preview: str
+    resume_from: str | None = None
     image: str | None = None
     last_image: str | None = None
     video: str | None = None

@@ -32,6 +32,7 @@ from server.api.routes import (
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker
+from server.core.settings.sections import StorageSettings
 from server.core.settings.settings import Settings
 from server.engine.interface import Engine
 from server.engine.ray.nodes import ClusterHost
@@ -42,17 +43,22 @@ from server.runtime.data_dir import locked
 from server.runtime.engines import make_cluster_engine, make_engine, token_file, worker_template
 from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
+from server.scheduler.transfers import TransferringEngine
 from server.service.metrics import Metrics
 from server.service.service import Service
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import database_of, opened
 from server.storage.db.statements.expiry import Expiry
+from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.db.store import Store
 from server.storage.files.disk import Disk
-from server.storage.files.stores import FileStores, LocalFolders
+from server.storage.files.object_store.bucket import Bucket
+from server.storage.files.stores import FileStores, LocalFolders, key_of
 from server.storage.retention import Retention
 
 log = logging.getLogger("paddock")
+
+_COUNT_SECONDS = 600.0
 
 
 def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI:
@@ -128,14 +134,14 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         app.state.large_bodies, app.state.input_turns = LargeBodies(), InputTurns()
         app.state.open_requests = OpenRequests(settings.max_requests_per_key)
         app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
-        folders = LocalFolders.of(settings.data_dir)
+        folders = LocalFolders.of(settings.data_dir, is_scratch=settings.files_url is not None)
         disk = Disk(settings.data_dir, settings.min_free_bytes)
-        files = FileStores.local(folders, settings.data_dir, settings.url_ttl, disk)
+        files = build_files(settings, folders, disk, keys_that_sign(engine, key_of(settings.data_dir)))
         app.state.videos, app.state.previews, app.state.inputs = files.videos, files.previews, files.inputs
         broker = Broker()
         catalogue = load_catalogue(settings)
         template = worker_template(settings, devices) if devices else None
-        engines = [make_engine(settings, device, folders, template) for device in devices]
+        engines = [with_files(make_engine(settings, device, folders, template), files) for device in devices]
         retention = build_retention(settings, store.expiry, files)
         options = SchedulerOptions(
             lease=settings.lease,
@@ -168,7 +174,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         if settings.ray_address is not None:
-            stack.callback(_follow_cluster(settings, dispatcher, folders).cancel)
+            stack.callback(_follow_cluster(settings, dispatcher, folders, files).cancel)
         service.start()
         stack.push_async_callback(service.suspend)
         stack.callback(service.begin_closing)
@@ -177,15 +183,30 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         yield
 
 
-def _follow_cluster(settings: Settings, dispatcher: Dispatcher, folders: LocalFolders) -> "asyncio.Task[None]":
+def _follow_cluster(
+    settings: Settings, dispatcher: Dispatcher, folders: LocalFolders, files: FileStores
+) -> "asyncio.Task[None]":
     assert settings.ray_address is not None
 
     def engine(host: ClusterHost, index: int) -> Engine:
-        return make_cluster_engine(settings, host, index, folders)
+        return with_files(make_cluster_engine(settings, host, index, folders), files)
 
     devices = ClusterDevices(dispatcher, engine, demo=settings.demo)
     environment = bridge_environment(settings.ray_address, token_file(settings))
     return asyncio.create_task(devices.follow(cluster_views(settings.ray_address, environment)))
+
+
+def build_files(settings: StorageSettings, folders: LocalFolders, disk: Disk, keys: Sequence[str]) -> FileStores:
+    """Build the stores of files from the settings. Raises ObjectStoreUnusableError."""
+    if settings.files_url is None:
+        return FileStores.local(folders, keys, settings.url_ttl, disk)
+    bucket = Bucket.of(settings.files_url)
+    return FileStores.in_bucket(bucket, folders, keys, settings.url_ttl, disk, redirects=settings.redirect_links)
+
+
+def with_files(engine: Engine, files: FileStores) -> Engine:
+    """Have an engine's files kept where the settings say; its workers write them to local folders."""
+    return engine if files.scratch is None else TransferringEngine(engine, files.scratch)
 
 
 def build_retention(settings: Settings, expiry: Expiry, files: FileStores) -> Retention:
@@ -197,4 +218,6 @@ def build_retention(settings: Settings, expiry: Expiry, files: FileStores) -> Re
         days=settings.retention_days,
         max_bytes=settings.retention_bytes,
         grace=settings.retention_grace,
+        # an object store is paid for each request
+        count_every=0 if files.scratch is None else _COUNT_SECONDS,
     )

@@ -22,7 +22,8 @@ from server.runtime.probe import ProbeError, cuda_devices
 from server.storage.db.api_keys import FIRST, KeyRing, are_there_any
 from server.storage.db.connection import DatabaseUnusableError, check_database, database_of, opened
 from server.storage.files.disk import try_out
-from server.storage.files.stores import LocalFolders, link_signer
+from server.storage.files.object_store.bucket import Bucket, ObjectStoreUnusableError
+from server.storage.files.stores import LocalFolders, key_of
 
 log = logging.getLogger("paddock")
 
@@ -65,6 +66,8 @@ def run_checks(settings: Settings, try_to_listen: Callable[[], None]) -> list[st
         check_keys(settings)
     with problems.collected():
         check_data_dir(settings)
+    with problems.collected():
+        check_files(settings)
     with problems.collected():
         try_to_listen()
     with problems.collected():
@@ -158,11 +161,29 @@ def check_data_dir(settings: StorageSettings) -> None:
         with locked(settings.data_dir):
             try_out(settings.data_dir)
             empty_temporary(settings.data_dir)
-            LocalFolders.of(settings.data_dir)
-            link_signer(settings.data_dir, settings.url_ttl)
+            LocalFolders.of(settings.data_dir, is_scratch=settings.files_url is not None)
+            key_of(settings.data_dir)
     except OSError as error:
         raise StartRefusedError(unusable(settings.data_dir, error)) from error
     except DataDirInUseError as error:
+        raise StartRefusedError(str(error)) from error
+
+
+def check_files(settings: StorageSettings) -> None:
+    """Write, read and remove a test object in the object store, if there is one. Raises StartRefusedError.
+
+    Later failures, while the server runs, are reported to clients and retried.
+    """
+    if settings.files_url is None:
+        if settings.redirect_links:
+            raise StartRefusedError(
+                "redirect_links needs an object store, since a folder has no URLs to redirect to: set files_url, or "
+                "leave redirect_links out."
+            )
+        return
+    try:
+        Bucket.of(settings.files_url).try_out(signs=settings.redirect_links)
+    except ObjectStoreUnusableError as error:
         raise StartRefusedError(str(error)) from error
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
-from server.core.errors import RecordsUnavailableError, without_paths
+from server.core.errors import RecordsUnavailableError, reason, without_paths
 from server.core.generation import Generation, Status
 from server.core.logging import ids
 from server.core.retry import blame_for_worker_death
@@ -60,6 +60,13 @@ class AttemptRunner:
             except RecordsUnavailableError:
                 # the store has logged it
                 pass
+            except OSError as error:
+                said = ids(running.held.id, running.held.attempt)
+                log.warning(
+                    *("%s: files cannot be reached; trying again in %g s: %s", self._device.name, BACKOFF_SECONDS),
+                    reason(error),
+                    extra=said,
+                )
             except Exception:
                 log.exception("%s: unexpected error; trying again in %g s", self._device.name, BACKOFF_SECONDS)
             await asyncio.sleep(BACKOFF_SECONDS)
@@ -169,13 +176,20 @@ class AttemptRunner:
             if running is device.running:
                 self._prefetcher.note_progress(running.held, running.live.progress)
 
+        try:
+            resume_from = await self._claims.newest_checkpoint(running.held)
+        except OSError as error:
+            # without it all that was computed would be computed again
+            raise DeviceUnavailableError(f"Checkpoints cannot be read: {reason(error)}.") from error
+        self._check(running)
         id_, attempt = running.held.id, running.held.attempt
         run = Run(
             generation_id=id_,
             attempt=attempt,
             params=params,
             artifact=video_key(id_, attempt),
-            checkpoint=checkpoint_key(id_),
+            checkpoint=checkpoint_key(id_, attempt),
+            resume_from=resume_from,
             preview=preview_key(id_),
             **input_keys(running.held.tenant, params),
         )

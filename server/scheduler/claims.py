@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.core.errors import RecordsUnavailableError
+from server.core.errors import RecordsUnavailableError, reason
 from server.core.events import Broker, Event
 from server.core.fair_queue import Weights
 from server.core.generation import Generation
@@ -38,6 +38,7 @@ class Claims:
         on_queued: Callable[[], None],
     ) -> None:
         self.attempts = attempts
+        self._files = files
         self._videos = files.videos
         self._checkpoints = files.checkpoints
         self._previews = files.previews
@@ -73,6 +74,7 @@ class Claims:
                     await running.has_saved.wait()
             try:
                 await self.renew(running)
+                await self._supersede(running)
             except RecordsUnavailableError:
                 log.warning("the claim on generation %s was not renewed; trying again", held.id, extra=said)
             except SQLAlchemyError:
@@ -83,11 +85,25 @@ class Claims:
                     await on_lost(held)
                 return
 
+    async def _supersede(self, running: RunningAttempt) -> None:
+        """Remove the checkpoints of earlier attempts once the records say that this one has its own."""
+        if running.has_checkpoint and not running.has_saved.is_set() and not running.has_superseded:
+            try:
+                await self._checkpoints.supersede(running.held)
+                running.has_superseded = True
+            except OSError as error:
+                log.warning("old checkpoints of generation %s were not removed: %s", running.held.id, reason(error))
+
+    async def newest_checkpoint(self, held: Generation) -> str | None:
+        """The key of the checkpoint that an attempt resumes from, if there is one; raises OSError."""
+        return await self._checkpoints.newest(held)
+
     def on_report(self, running: RunningAttempt, report: RunReport) -> None:
         """Take in the report of a worker, and publish progress to subscribers."""
         match report:
             case Checkpointed():
                 running.saved = report.fraction
+                running.has_checkpoint = True
                 running.has_saved.set()
             case Previewed():
                 # the progress of the same step comes next, and is published with it
@@ -112,9 +128,13 @@ class Claims:
             self._broker.publish(Event(running.held, running.live))
 
     async def announce(self, generation: Generation) -> None:
-        """Publish the result of a generation, and remove its checkpoint; wake the devices if it waits again."""
+        """Publish the result of a generation, and remove its checkpoints; wake the devices if it waits again."""
         if generation.is_terminal:
-            await self._checkpoints.discard(generation.id)
+            try:
+                await self._checkpoints.discard(generation)
+            except OSError as error:
+                # the maintenance removes them later, and the result is not to wait for that
+                log.warning("the checkpoints of generation %s were not removed: %s", generation.id, reason(error))
             self._broker.publish(Event(generation))
         else:
             self._on_queued()
@@ -144,11 +164,11 @@ class Claims:
                 await self.announce(await self._adopt(running.held) or await self.release(running))
 
     async def discard(self, running: RunningAttempt) -> None:
-        """Remove what an attempt that counts no more has written. Another attempt may own its checkpoint now."""
+        """Remove what an attempt that counts no more has written. Another attempt may resume from its checkpoint."""
         held = running.held
         await self._videos.delete([video_key(held.id, held.attempt)])
         if running.is_cancelled:
-            await self._checkpoints.discard(held.id)
+            await self._checkpoints.discard(held)
 
     async def settle(self, abandoned: Generation) -> None:
         """Adopt the file of a generation whose lease has expired, or decide what becomes of it."""
@@ -172,6 +192,8 @@ class Claims:
 
     async def _adopt(self, held: Generation) -> Generation | None:
         key = await self._videos.finished(held)
+        if key is None and self._files.scratch is not None:
+            key = await self._files.scratch.rescue(held)
         if key is None:
             return None
         said = ids(held.id, held.attempt)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import Tolerance
+from server.core.errors import reason
 from server.core.events import Broker, Live
 from server.core.fair_queue import Weights
 from server.core.generation import Generation, Status
@@ -153,7 +154,11 @@ class Dispatcher:
         One that waited leaves no checkpoint.
         """
         if generation.status is Status.QUEUED:
-            await self._files.checkpoints.discard(generation.id)
+            try:
+                await self._files.checkpoints.discard(generation)
+            except OSError as error:
+                # the maintenance removes them later
+                log.warning("the checkpoints of generation %s were not removed: %s", generation.id, reason(error))
         for executor in self.executors:
             await executor.cancel(generation)
 

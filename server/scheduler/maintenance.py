@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.core.errors import RecordsUnavailableError
+from server.core.errors import RecordsUnavailableError, reason
 from server.scheduler.claims import Claims
 from server.storage.db.store import Store
 from server.storage.files.generation_files import generation_of
@@ -50,12 +50,20 @@ class Maintenance:
         """Settle what this server left behind when it ended. No device may work yet."""
         await self._store.attempts.expire_leases()
         for generation in await self._store.attempts.abandoned():
-            await self._claims.settle(generation)
+            try:
+                await self._claims.settle(generation)
+            except OSError as error:
+                # the others would have to wait for the same
+                log.warning("interrupted generations are settled later: %s", reason(error))
+                break
         if dropped := await self._store.submissions.cancel_waiting_sync():
             log.info("%d synchronous generations were cancelled, since their clients are gone", dropped)
-        await self._drop_part_files()
-        await self._files.checkpoints.sweep()
-        await self._files.previews.discard_others(held=())
+        try:
+            await self._drop_part_files()
+            await self._files.checkpoints.sweep()
+            await self._drop_previews()
+        except OSError as error:
+            log.warning("cleaning up failed; trying again later: %s", reason(error))
 
     def start(self) -> None:
         """Begin to work."""
@@ -74,8 +82,10 @@ class Maintenance:
             try:
                 await self._drop_checkpoints()
                 # what a worker wrote in its last moment, when its generation had been given up
-                await self._files.previews.discard_others(self._devices.held())
+                await self._drop_previews()
                 await self._drop_part_files()
+                if self._files.scratch is not None:
+                    await self._files.scratch.sweep(self._devices.held())
                 is_behind = await self._retention.tidy()
                 await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
                 for generation in await self._store.attempts.abandoned():
@@ -111,8 +121,20 @@ class Maintenance:
     async def _drop_checkpoints(self) -> None:
         """Remove the checkpoints of generations that are over."""
         async for page in self._files.checkpoints.pages():
-            for id_ in await self._store.expiry.ended([generation_of(file.key) for file in page]):
-                await self._files.checkpoints.discard(id_)
+            ended = set(await self._store.expiry.ended([generation_of(file.key) for file in page]))
+            await self._files.checkpoints.delete([file.key for file in page if generation_of(file.key) in ended])
+
+    async def _drop_previews(self) -> None:
+        """Remove the previews of generations that nobody runs, and half-written ones."""
+        held = self._devices.held()
+        async for page in self._files.previews.pages():
+            others = [id_ for file in page if (id_ := generation_of(file.key)) not in held]
+            # other servers may keep theirs in the same place, and a run may have begun meanwhile
+            running = set(await self._store.expiry.running(others)) if others else set()
+            for id_ in others:
+                if id_ not in running:
+                    await self._files.previews.discard(id_)
+        await self._files.previews.sweep(held=held)
 
     async def _drop_part_files(self) -> None:
         """Remove half-written videos, also those that a dead worker's encoder began after they had been given up."""

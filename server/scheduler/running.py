@@ -22,6 +22,10 @@ class RunningAttempt:
     forecast: Forecast | None = None
     warnings: tuple[str, ...] = ()
     is_cancelled: bool = False
+    has_checkpoint: bool = False
+    """Whether this attempt has written a checkpoint, so that those of earlier ones are not needed any more."""
+    has_superseded: bool = False
+    """Whether those have been removed."""
     has_saved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a checkpoint was written that the records do not know of yet."""
     has_left: asyncio.Event = field(default_factory=asyncio.Event)

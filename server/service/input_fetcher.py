@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +19,7 @@ from server.core.errors import (
     QueueFullError,
     RecordsUnavailableError,
     UnavailableError,
+    reason,
 )
 from server.core.events import Broker, Event
 from server.core.generation import Generation, Status
@@ -160,7 +160,7 @@ class InputFetcher:
     async def _carry_out(self, job: _Job) -> None:
         try:
             kept = await self._input(job)
-            waiting = await self._awaited_inputs.awaiting(sorted(job.ids))
+            waiting = await self._awaited_inputs.awaiting(job.url, sorted(job.ids))
             complete = [self._complete(generation, kept) for generation in waiting]
         except PaddockError as error:
             if isinstance(error, RecordsUnavailableError):
@@ -173,14 +173,14 @@ class InputFetcher:
             log.exception("an awaited input was not fetched: unexpected error")
             await self._fail(job, f"The server failed to fetch {job.name}. Its log says more.")
         else:
-            if await self._awaited_inputs.arrived(complete):
+            if await self._awaited_inputs.arrived(job.url, complete):
                 self._on_arrived()
             if any(generation.awaited_input for generation in complete):
                 # once this job has ended
                 asyncio.get_running_loop().call_soon(self.wake)
 
     async def _fail(self, job: _Job, sentence: str) -> None:
-        for failed in await self._awaited_inputs.failed(job.tenant, sorted(job.ids), sentence):
+        for failed in await self._awaited_inputs.failed(job.tenant, job.url, sorted(job.ids), sentence):
             log.info("generation %s failed: %s", failed.id, sentence)
             self._broker.publish(Event(failed))
 
@@ -219,7 +219,7 @@ class InputFetcher:
                     await self._downloader.download(job.url, target, VIDEO_FILE if job.name == VIDEO else IMAGE_FILE)
                 return await self._files.keep(job.tenant, job.name, target)
         except OSError as error:
-            raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error
+            raise UnavailableError(f"The server cannot keep inputs: {reason(error)}.", 5) from error
 
     @asynccontextmanager
     async def _turn(self, tenant: str) -> AsyncIterator[None]:

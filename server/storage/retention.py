@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from server.core.errors import UnavailableError, reason
 from server.core.generation import Generation
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
 from server.storage.files.inputs import UNUSED_SECONDS, Inputs, input_keys, named_by
-from server.storage.files.videos import Videos
+from server.storage.files.videos import Videos, video_key
 
 log = logging.getLogger("paddock.retention")
 
@@ -26,7 +27,10 @@ Clock = Callable[[], float]
 
 
 class Retention:
-    """Keeps rows and videos for `days`, and `max_bytes` of videos and inputs (0: no limit); `grace` is in seconds."""
+    """Keeps rows and videos for `days`, and `max_bytes` of videos and inputs (0: no limit); `grace` is in seconds.
+
+    To count their bytes, all files are listed, at most every `count_every` seconds.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Retention:
         days: float,
         max_bytes: int,
         grace: float,
+        count_every: float = 0,
         clock: Clock = time.time,
     ) -> None:
         self._expiry = expiry
@@ -46,6 +51,8 @@ class Retention:
         self._max_bytes = max_bytes
         self._grace = grace
         self._clock = clock
+        self._count_every = count_every
+        self._counted_at: float | None = None
         self._swept_to = self._inputs_swept_to = ""
 
     async def tidy(self) -> bool:
@@ -58,11 +65,23 @@ class Retention:
         return any([await self._forget_old(), await self._make_room()])
 
     async def remove(self, generation_id: str, tenant: str) -> bool:
-        """Remove the row and the video of a generation that is over; False if there is none."""
+        """Remove the row and the video of a generation that is over; False if there is none.
+
+        Raises UnavailableError, and changes nothing, while the videos cannot be reached.
+        """
+        try:
+            # of any file: it is asked only whether it answers
+            await self._videos.storage.stat([video_key("any", 1)])
+        except OSError as error:
+            raise UnavailableError(f"The video cannot be removed now: {reason(error)}.", 5) from error
         removed = await self._expiry.remove(generation_id, tenant)
         if removed is None:
             return False
-        await self._videos.delete([removed.artifact] if removed.artifact else [])
+        try:
+            await self._videos.delete([removed.artifact] if removed.artifact else [])
+        except OSError as error:
+            log.warning("%s was not removed, but its row: %s", removed.artifact, reason(error))
+            raise UnavailableError(f"The generation was removed, but not its video: {reason(error)}.") from error
         return True
 
     async def _forget_old(self) -> bool:
@@ -81,11 +100,15 @@ class Retention:
 
         An input that other rows name, too, stays: the next round removes more instead.
         """
-        if not self._max_bytes:
+        now = self._clock()
+        # a clock may be set back
+        is_counted = self._counted_at is not None and 0 <= now - self._counted_at < self._count_every
+        if not self._max_bytes or is_counted:
             return False
         inputs = await self._old_inputs()
         excess = await self._videos.storage.total_size() + sum(inputs.values()) - self._max_bytes
         if excess <= 0:
+            self._counted_at = now
             return False
         oldest = await self._expiry.oldest_with_files(self._clock() - self._grace, BATCH)
         videos = await self._videos.storage.stat(generation.artifact for generation in oldest if generation.artifact)
@@ -99,6 +122,7 @@ class Retention:
                 excess -= sum(inputs[key] for key in own.keys() & inputs.keys() - named.keys())
                 named |= {key: each for key, each in own.items() if key in inputs}
         if not leaving:
+            self._counted_at = now
             return False
         await self._expiry.withdraw(
             leaving, f"The video was removed to make room: this server keeps {self._max_bytes} bytes, the newest."

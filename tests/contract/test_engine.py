@@ -108,10 +108,11 @@ async def engine(shared: SubprocessEngine) -> SubprocessEngine:
 
 @pytest.fixture
 def videos(shared: SubprocessEngine) -> Path:
-    """Where its videos are; there is none yet."""
+    """Where its videos are; there is none yet, and no checkpoint."""
     folder = Path(shared._options.artifacts)
-    for file in folder.iterdir():
-        file.unlink()
+    for each in (folder, shared._options.checkpoints):
+        for file in Path(each).iterdir():
+            file.unlink()
     return folder
 
 
@@ -227,7 +228,7 @@ async def test_a_suspended_run_goes_on_as_another_attempt(engine: SubprocessEngi
     await engine.suspend("g", 1)
     with pytest.raises(RunSuspendedError):
         await running
-    reports = await run(engine, job(params, attempt=2))
+    reports = await run(engine, job(params, attempt=2, resume_from="g.1.ckpt"))
 
     steps = [report.step for report in reports if report.stage is Stage.DENOISE]
     assert steps == list(range(steps[0], params.num_inference_steps + 1))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+from itsdangerous import URLSafeTimedSerializer
 
 from tests.contract.test_http import error_of
 from tests.support.server_process import ServerProcess, eventually
@@ -76,6 +77,25 @@ def test_links_are_made_for_the_address_that_was_asked(server: ServerProcess) ->
     row = server.http.get(f"/queue/{id_}", headers={"Host": "192.168.0.7:9000"}).json()
 
     assert row["result_url"].startswith("http://192.168.0.7:9000/api/files/")
+
+
+def test_links_of_the_version_before_stay_good(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "data" / "v0.1.0", tmp_path / "data")
+    (tmp_path / "data" / "signing.key").write_text("of the version before")
+    server = start_server()
+    for waiting in server.http.get("/queue").json()["generations"]:
+        server.http.delete(f"/queue/{waiting['generation_id']}")
+    (row,) = server.http.get("/generations", params={"status": "succeeded"}).json()["generations"]
+    video = httpx.get(row["result_url"]).content
+
+    old = URLSafeTimedSerializer("of the version before", salt="video")
+    (file,) = (server.data_dir / "videos").glob(f"{row['generation_id']}.*.mp4")
+    assert httpx.get(f"{server.url}/api/files/{old.dumps(file.stem)}.mp4").content == video
+    # and those of now are signed by the records, wherever the file has gone
+    (server.data_dir / "signing.key").unlink()
+    server.stop()
+    server.start()
+    assert httpx.get(row["result_url"]).content == video
 
 
 def test_a_public_url_and_a_links_end(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:

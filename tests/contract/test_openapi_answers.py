@@ -14,6 +14,7 @@ from server.core.settings.settings import Settings
 from server.runtime.app import create_app
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
+from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from tests.contract.test_http import LONG
@@ -120,7 +121,7 @@ def test_every_example_is_valid() -> None:
 
 
 def test_every_documented_answer_is_given_and_every_answer_is_documented(
-    start_server: Callable[..., ServerProcess], tmp_path: Path
+    start_server: Callable[..., ServerProcess], tmp_path: Path, bucket_url: str
 ) -> None:
     seen: set[tuple[str, str]] = set()
     server = start_server(
@@ -138,6 +139,11 @@ def test_every_documented_answer_is_given_and_every_answer_is_documented(
     break_records(Asker(start_server(api_keys="one", name="broken", loras_dir=str(broken)), seen), tmp_path)
     faulty = start_server(api_keys="one", name="faulty", module="tests.support.faulty_server")
     Asker(faulty, seen).ask("generateVideo", json={**SMALL, "prompt": "nan at denoise"})
+    redirecting = start_server(api_keys="one", name="redirecting", files_url=bucket_url, redirect_links="true")
+    sends_on = Asker(redirecting, seen)
+    wait_for(sends_on, id_ := enqueue(sends_on, **SMALL), "result_url")
+    link = sends_on.ask("getQueuedGeneration", id_).json()["result_url"]
+    sends_on.ask("downloadVideo", link.rsplit("/", 1)[1], key=None)
 
     documented = {(name, status) for name, (_, _, operation) in OPERATIONS.items() for status in operation["responses"]}
     assert documented - seen == set()
@@ -185,7 +191,9 @@ def image_in(data_dir: Path) -> str:
     folder = LocalFolders.of(data_dir).inputs
     key = input_key("", "0" * 64)
     (folder.folder / key).write_bytes(bytes(100))
-    return Inputs(folder, link_signer(data_dir, 60, "input"), upload_signer(data_dir)).links.sign(key)
+    with opened(f"sqlite:///{data_dir / 'paddock.db'}") as engine:
+        keys = keys_that_sign(engine)
+    return Inputs(folder, link_signer(keys, 60, "input"), upload_signer(keys)).links.sign(key)
 
 
 def download(asker: Asker, name: str, token: str) -> None:

@@ -132,12 +132,16 @@ async def test_files_go_with_the_run_and_none_stays_on_the_host(
         await engine.load(ENTRY)
     await run(first, job(params, generation_id="whole"))
     running, _ = await start(first, job(params))
-    await eventually((tmp_path / "checkpoints" / "g.ckpt").is_file)
+    await eventually((tmp_path / "checkpoints" / "g.1.ckpt").is_file)
     await first.close()
     with pytest.raises(WorkerDiedError):
         await running
 
-    steps = [each.step for each in await run(second, job(params, attempt=2)) if each.stage is Stage.DENOISE]
+    steps = [
+        each.step
+        for each in await run(second, job(params, attempt=2, resume_from="g.1.ckpt"))
+        if each.stage is Stage.DENOISE
+    ]
 
     assert steps[0] > 0
     made = tmp_path / "artifacts"

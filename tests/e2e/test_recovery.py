@@ -151,7 +151,7 @@ def test_a_clean_stop_saves_what_runs_and_refuses_more_meanwhile(start_server: C
     assert server.row(id_)["status"] == "processing"
     assert server.stop() in CLEAN_ENDS
     assert not psutil.pid_exists(worker)
-    assert (server.data_dir / "checkpoints" / f"{id_}.ckpt").exists()
+    assert (server.data_dir / "checkpoints" / f"{id_}.1.ckpt").exists()
     assert attempt_log(server.data_dir)[-1] == (id_, 1, "released")
 
     server.start()

@@ -15,10 +15,11 @@ from server.core.events import Broker, Event
 from server.core.generation import Generation, Origin, Status
 from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
-from server.runtime.app import build_retention
+from server.runtime.app import build_files, build_retention, with_files
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.service.service import Service
 from server.storage.db.connection import database_of
+from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.files.disk import Disk
 from server.storage.files.stores import FileStores, LocalFolders
 from tests.server.fakes import FakeEngine
@@ -83,9 +84,9 @@ def build(
     settings = Settings(data_dir=folder, **{"max_queued": 50, **changes})
     folder.mkdir(exist_ok=True)
     store = Store(database_of(settings), max_overtakes=settings.max_overtakes, server=folder.name)
-    folders = LocalFolders.of(folder)
+    folders = LocalFolders.of(folder, is_scratch=settings.files_url is not None)
     disk = Disk(folder, settings.min_free_bytes)
-    files = FileStores.local(folders, folder, settings.url_ttl, disk)
+    files = build_files(settings, folders, disk, keys_that_sign(store.engine))
     broker = Broker()
     engines = [engine(folders.videos.folder, f"fake:{n}") for n in range(executors)]
     catalogue = load_catalogue(settings)
@@ -95,7 +96,8 @@ def build(
         idle_unload=settings.idle_unload,
         tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
     )
-    dispatcher = Dispatcher(store, files, kept, broker, catalogue, engines, options)
+    around = [with_files(each, files) for each in engines]
+    dispatcher = Dispatcher(store, files, kept, broker, catalogue, around, options)
     service = Service(
         settings,
         catalogue,

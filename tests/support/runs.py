@@ -13,14 +13,18 @@ PARAMS = VideoParams("an ox", " ", 64, 64, 5, 3, 5.0, 7)
 LONG = replace(PARAMS, num_inference_steps=100, width=256, height=256)
 
 
-def job(params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1) -> Run:
+def job(
+    params: VideoParams = PARAMS, generation_id: str = "g", attempt: int = 1, resume_from: str | None = None
+) -> Run:
+    """The order for a run, with the usual storage keys."""
     return Run(
         generation_id=generation_id,
         attempt=attempt,
         params=params,
         artifact=f"{generation_id}.{attempt}.mp4",
-        checkpoint=f"{generation_id}.ckpt",
+        checkpoint=f"{generation_id}.{attempt}.ckpt",
         preview=f"{generation_id}.jpg",
+        resume_from=resume_from,
     )
 
 

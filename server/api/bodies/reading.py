@@ -1,7 +1,6 @@
 """Reads the body of a request that asks for videos, or that uploads an input."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from server.core.errors import (
     QueueFullError,
     UnavailableError,
     UnsupportedMediaTypeError,
+    reason,
 )
 from server.media.limits import IMAGE_BYTES, VIDEO_BYTES
 from server.service.service import Service
@@ -112,8 +112,7 @@ class BodyReader:
                 f"The body did not arrive within {self._seconds:g} seconds.", {"Connection": "close"}
             ) from None
         except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise UnavailableError(f"The server cannot keep the body: {reason}.", _RETRY_SECONDS) from error
+            raise UnavailableError(f"The server cannot keep the body: {reason(error)}.", _RETRY_SECONDS) from error
 
     async def _read_multipart(self, body: RequestBody) -> None:
         limit = self._service.settings.max_body_bytes

@@ -4,6 +4,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
 
 from server.api.dependencies import InputsDep, VideosDep, error_responses
 from server.api.stored_file import file_response
@@ -36,12 +37,21 @@ def _responses(what: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
     operation_id="downloadVideo",
     summary="Download a video",
     response_class=Response,
-    responses=_responses("video", "video/mp4"),
+    responses={
+        **_responses("video", "video/mp4"),
+        302: {"description": "The video is at the URL of the Location header (setting `redirect_links`)"},
+    },
 )
 @router.head("/{token}", include_in_schema=False)
 async def show(request: Request, token: str, videos: VideosDep) -> Response:
     """Returns an MP4 file. The link is signed, needs no key and expires. A generation's row always has a fresh link."""
-    return file_response(request, videos.storage, await videos.links.find(token), "video/mp4")
+    file = await videos.links.find(token)
+    # our own page draws frames of videos, which browsers forbid for those of other sites
+    if request.method == "GET" and request.headers.get("sec-fetch-site") != "same-origin":
+        url = await videos.direct_url(file.key)
+        if url is not None:
+            return RedirectResponse(url, 302, {"Cache-Control": "no-store"})
+    return file_response(request, videos.storage, file, "video/mp4")
 
 
 @router.get(

@@ -30,6 +30,7 @@ from server.core.errors import (
     PaddockError,
     UnauthenticatedError,
     UnavailableError,
+    reason,
 )
 from server.core.generation import Generation, Origin, Status
 from server.service.requests.inputs import INPUTS
@@ -80,7 +81,10 @@ async def generate(
         "video_url": links.video(finished[0].artifact),
     }
     if in_base64:
-        files = await videos.storage.stat(keys := [str(generation.artifact) for generation in finished])
+        try:
+            files = await videos.storage.stat(keys := [str(generation.artifact) for generation in finished])
+        except OSError as error:
+            raise UnavailableError(f"The video cannot be read now: {reason(error)}.", 5) from error
         if len(files) < len(set(keys)):
             raise PaddockError("A video was removed before it could be sent.")
         return videos_response(answer, [files[key] for key in keys], videos.storage, response.headers)

@@ -97,6 +97,13 @@ class StorageSettings(BaseModel):
     database_url: str | None = Field(
         default=None, pattern=r"^postgresql(\+psycopg)?://", description="begin with postgresql://"
     )
+    files_url: str | None = Field(
+        default=None,
+        pattern=r"^(s3|gs|az)://[A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?$",
+        description="be s3://BUCKET, gs://BUCKET or az://CONTAINER, and where needed a path of plain characters; "
+        "credentials come from the environment",
+    )
+    redirect_links: bool = False
     min_free_bytes: int = Field(default=2**30, ge=0)
     retention_days: float = Field(default=0.0, ge=0)
     retention_bytes: int = Field(default=0, ge=0)

@@ -20,7 +20,7 @@ from server.engine.ray.files import Folder, WorkerFolders
 from server.engine.ray.options import HOST_THREADS, BridgeOptions
 from server.engine.subprocess.connection import WorkerProcess, start_worker
 from server.engine.subprocess.engine import WORKER
-from server.engine.subprocess.environment import environment
+from server.engine.subprocess.environment import worker_environment
 
 _EXIT_SECONDS = 2.0
 _LOCK_SECONDS = 45.0
@@ -157,7 +157,7 @@ def host_environment(variables: Mapping[str, str], device: str) -> dict[str, str
     own.pop("OMP_NUM_THREADS", None)
     if threads := own.pop(HOST_THREADS, ""):
         own["OMP_NUM_THREADS"] = threads
-    return {**environment(device, os.cpu_count()), **own}
+    return worker_environment(device, own)
 
 
 def _on_host(given: BridgeOptions, home: Path, variables: Mapping[str, str]) -> WorkerOptions:

@@ -76,7 +76,8 @@ class WorkerFolders:
 def read_by(run: Run) -> list[tuple[Folder, str]]:
     """The files that a worker needs for a run, as far as they exist."""
     inputs = (run.image, run.last_image, run.video, run.extends)
-    return [(Folder.CHECKPOINTS, run.checkpoint), *((Folder.INPUTS, key) for key in inputs if key is not None)]
+    checkpoints = [] if run.resume_from is None else [(Folder.CHECKPOINTS, run.resume_from)]
+    return [*checkpoints, *((Folder.INPUTS, key) for key in inputs if key is not None)]
 
 
 def written_by(run: Run) -> list[tuple[Folder, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from server.engine.interface import WorkerOptions
+from server.engine.subprocess.environment import CREDENTIALS
 
 BRIDGE = "server.engine.ray.bridge"
 """The module of the process that stands in a worker's place."""
@@ -61,7 +62,8 @@ class BridgeOptions(WorkerOptions):
 
 def bridge_environment(address: str, token_file: Path | None) -> dict[str, str]:
     """The whole environment of a bridge or a monitor."""
-    return {**os.environ, **ray_environment(address, token_file)}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)}
+    return {**own, **ray_environment(address, token_file)}
 
 
 def device_resource(index: int) -> str:

@@ -1,6 +1,7 @@
 """The environment variables of a worker process, by its device."""
 
 import os
+from collections.abc import Mapping
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 """For glibc on a CPU: keep the memory of large tensors for the next layer. If it is returned to the system and
@@ -23,6 +24,10 @@ NUMPY = {"OPENBLAS_NUM_THREADS": "1"}
 process with threads cannot be forked."""
 
 
+CREDENTIALS = ("AWS_", "AZURE_", "GOOGLE_")
+"""What the names of variables begin with that give access to an object store."""
+
+
 FEW_PROCESSORS = 2
 """With so few processors a thread seldom waits for another, and waking it costs more than sleeping saves."""
 
@@ -34,6 +39,11 @@ def environment(device: str, processors: int | None) -> dict[str, str]:
     return NUMPY | ALLOCATOR | (WAITING if processors is not None and processors > FEW_PROCESSORS else {})
 
 
-def worker_environment(device: str) -> dict[str, str]:
-    """The whole environment of a worker for a torch device."""
-    return {**environment(device, os.cpu_count()), **os.environ}
+def worker_environment(device: str, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The whole environment of a worker for a torch device. What opens an object store is the server's alone.
+
+    `variables` are those of its machine, by default of this process.
+    """
+    given = os.environ if variables is None else variables
+    own = {name: value for name, value in given.items() if not name.startswith(CREDENTIALS)}
+    return {**environment(device, os.cpu_count()), **own}

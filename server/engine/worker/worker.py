@@ -239,11 +239,13 @@ class Worker:
 
         if self._options.checkpoint_interval == 0:
             return None
+        folder = Path(self._options.checkpoints)
         return Checkpoint(
-            Path(self._options.checkpoints) / order.checkpoint,
+            folder / order.checkpoint,
             self._options.checkpoint_interval,
             suspended=lambda: self._link.is_suspended(order),
             on_saved=lambda fraction: self._link.send(Checkpointed(**_about(order), fraction=fraction)),
+            resume_from=None if order.resume_from is None else folder / order.resume_from,
         )
 
     def _preview(self, order: Run) -> "Preview | None":

@@ -1,12 +1,11 @@
 """The videos of finished generations, which requests may continue."""
 
 import hashlib
-import os
 from collections.abc import Awaitable, Callable, Mapping
 
 from pipelines.core.geometry import Geometry, Grid
 from pipelines.models.catalogue import CatalogueEntry
-from server.core.errors import GenerationNotFoundError, InvalidParamsError, UnavailableError
+from server.core.errors import GenerationNotFoundError, InvalidParamsError, UnavailableError, reason
 from server.core.generation import Generation
 from server.media.limits import VIDEO_BYTES
 from server.service.requests.echo import EXTEND
@@ -41,7 +40,10 @@ class FinishedVideos:
         except GenerationNotFoundError:
             raise InvalidParamsError(f"{EXTEND}: there is no such generation") from None
         params, key = generation.params, generation.artifact
-        found = {} if key is None else await self._videos.storage.stat([key])
+        try:
+            found = {} if key is None else await self._videos.storage.stat([key])
+        except OSError as error:
+            raise UnavailableError(f"The video cannot be read: {reason(error)}.", 5) from error
         if params is None or key is None or key not in found:
             raise InvalidParamsError(f"{EXTEND}: generation {generation.id} is {generation.status} and has no video")
         entry = self._catalogue.get(generation.model)
@@ -55,7 +57,7 @@ class FinishedVideos:
             digest = await self._digest(key)
             await self._files.keep_file(tenant, digest, self._videos.storage.open(key), size)
         except OSError as error:
-            raise UnavailableError(f"The video cannot be read: {os.strerror(error.errno or 0)}.", 5) from error
+            raise UnavailableError(f"The video cannot be read: {reason(error)}.", 5) from error
         made = Geometry.fit(params.width, params.height, params.num_frames, _EVEN)
         return InputVideo(digest, made.width, made.height, params.num_frames, fps)
 

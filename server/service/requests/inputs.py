@@ -1,7 +1,6 @@
 """The images and videos that requests bring: decoded one at a time, and kept under the digests of their content."""
 
 import asyncio
-import os
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -12,7 +11,7 @@ from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from pipelines.core.files import sha256_of
-from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError
+from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError, reason
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.service.record_limits import HourlyLimit
@@ -142,7 +141,7 @@ class InputFiles:
                     self._count(tenant, size)
                     await self._inputs.storage.put(key, content)
         except OSError as error:
-            raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error
+            raise UnavailableError(f"The server cannot keep inputs: {reason(error)}.", 5) from error
 
     async def keep(self, tenant: str, name: str, source: Path) -> Input:
         """Keep what the parameter `name` of a request is."""
@@ -160,7 +159,7 @@ class InputFiles:
             async with turn, self._one[is_video]:
                 return await self._decode(tenant, name, source, is_video=is_video)
         except OSError as error:
-            raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error
+            raise UnavailableError(f"The server cannot keep inputs: {reason(error)}.", 5) from error
         finally:
             self._waiting[tenant] -= 1
             self._waiting += Counter()

@@ -1,13 +1,12 @@
 """Images and videos that are sent in advance, for requests to name by the ids that the uploads get."""
 
 import asyncio
-import os
 import time
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 
-from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError
+from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError, reason
 from server.media.containers import is_video
 from server.media.limits import IMAGE_FORMATS, VIDEO_FORMATS
 from server.service.record_limits import HourlyLimit
@@ -82,5 +81,5 @@ class Uploads:
                 if not await storage.touch(key):
                     raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
         except OSError as error:
-            raise UnavailableError(f"The server cannot keep inputs: {os.strerror(error.errno or 0)}.", 5) from error
+            raise UnavailableError(f"The server cannot keep inputs: {reason(error)}.", 5) from error
         return kept

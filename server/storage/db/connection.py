@@ -1,8 +1,9 @@
 """Opens the database: upgrades its schema, and configures its connections for durability."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_IMODE, S_IRWXO
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -38,6 +39,8 @@ def open_database(url: str | URL) -> Engine:
         # a database that is up to date has only been read so far: find out now if it cannot be written
         with engine.begin():
             pass
+        if engine.dialect.name == "sqlite" and engine.url.database:
+            _keep_from_others(Path(engine.url.database))
     return engine
 
 
@@ -128,6 +131,15 @@ def _refusal(engine: Engine, error: BaseException) -> DatabaseUnusableError | No
                 f"The database {name} cannot be used: {why.rstrip('.')}." + (f" {outage.advice}" if outage else "")
             )
     return None
+
+
+def _keep_from_others(database: Path) -> None:
+    """Take the rights of the machine's other users: the records hold the keys that sign links."""
+    for name in (database.name, f"{database.name}-wal", f"{database.name}-shm"):
+        path = database.with_name(name)
+        # some disks know no rights, and another owner has to see to it
+        with suppress(OSError):
+            path.chmod(S_IMODE(path.stat().st_mode) & ~S_IRWXO)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -1,5 +1,6 @@
 """The tables of the records, as `server.storage.db.migrations` makes them: generations, attempts at them, the words
-they are found by, API keys, the turns of tenants, the numbers of their events, and idempotent requests.
+they are found by, API keys, the turns of tenants, the numbers of their events, idempotent requests, and the keys that
+sign links.
 """
 
 from collections.abc import Sequence
@@ -170,6 +171,13 @@ requests = Table(
     Column("generations", JSON, nullable=False),
     Column("made_at", Float, nullable=False),
     Index("requests_by_age", "made_at"),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("name", _Text, primary_key=True),
+    Column("value", _Text, nullable=False),
 )
 
 _HAS_EVENT = generations.c.event_number.is_not(None)

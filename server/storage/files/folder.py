@@ -3,13 +3,13 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from contextlib import suppress
 from heapq import nsmallest
 from pathlib import Path
 
 from pipelines.core.files import durable_rename, part_path
-from server.storage.files.interface import CHUNK_BYTES, StoredFile
+from server.storage.files.interface import CHUNK_BYTES, StoredFile, check_key, is_key
 
 _PART_SUFFIX = ".part"
 
@@ -53,7 +53,7 @@ class FolderStorage:
         """Those of the files that exist, by key."""
         return await asyncio.to_thread(lambda: {file.key: file for file in self._stat(keys)})
 
-    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` up to `end` (None: the last), in chunks; raises FileNotFoundError at the first."""
         file = await asyncio.to_thread(self._path(key).open, "rb")
         try:
@@ -104,13 +104,16 @@ class FolderStorage:
 
         await asyncio.to_thread(remove)
 
+    async def direct_url(self, key: str, seconds: float) -> str | None:
+        """None: only this server can read the folder."""
+        return None
+
     def _path(self, key: str) -> Path:
-        if not self._is_key(key):
-            raise ValueError(f"not a storage key: {key!r}")
+        check_key(key, self.suffixes)
         return self.folder / key
 
     def _is_key(self, name: str) -> bool:
-        return name.endswith(self.suffixes) and not name.startswith(".") and not {"/", "\0"} & set(name)
+        return is_key(name, self.suffixes)
 
     def _keys(self, after: str = "") -> Iterator[str]:
         with os.scandir(self.folder) as entries:

@@ -1,10 +1,9 @@
 """Previews of running generations: one small JPEG each, removed when its attempt ends."""
 
-from collections.abc import Collection
 from contextlib import suppress
 
-from server.core.errors import PreviewNotFoundError
-from server.storage.files.generation_files import GenerationFiles, generation_of
+from server.core.errors import PreviewNotFoundError, UnavailableError, reason
+from server.storage.files.generation_files import GenerationFiles
 
 SUFFIX = ".jpg"
 
@@ -18,22 +17,16 @@ class Previews(GenerationFiles):
     """The previews. Workers write them; the server reads and removes them."""
 
     async def preview(self, generation_id: str) -> bytes:
-        """The current preview of a generation; raises PreviewNotFoundError when there is none."""
+        """The current preview of a generation; raises PreviewNotFoundError when there is none, or UnavailableError."""
         try:
             return await self.read(preview_key(generation_id))
         except FileNotFoundError:
             raise PreviewNotFoundError from None
+        except OSError as error:
+            raise UnavailableError(f"The preview cannot be read now: {reason(error)}.", 5) from error
 
     async def discard(self, generation_id: str) -> None:
         """Remove a generation's preview; on a disk that refuses it stays."""
         # a preview that stays must not stand in the way of its video
         with suppress(OSError):
             await self.delete([preview_key(generation_id)])
-
-    async def discard_others(self, held: Collection[str]) -> None:
-        """Remove all previews, half-written ones too, but those of the generations `held`, by their ids."""
-        async for page in self.pages():
-            for file in page:
-                if (id_ := generation_of(file.key)) not in held:
-                    await self.discard(id_)
-        await self.sweep(held=held)

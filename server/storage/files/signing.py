@@ -1,6 +1,5 @@
 """Signed tokens that stand for files in links: who has the link may fetch the file, until the token expires."""
 
-import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +7,16 @@ from typing import Any
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from pipelines.core.files import atomic_write
-from server.core.errors import ResourceNotFoundError
+from server.core.errors import ResourceNotFoundError, UnavailableError, reason
 from server.storage.files.interface import FileStorage, StoredFile
 
 
 class LinkSigner:
-    """Signs tokens that last `ttl` seconds, with the key in a file. The key is made if there is none."""
+    """Signs tokens that last `ttl` seconds with the first of the keys, and knows those that any of them signed."""
 
-    def __init__(self, key_file: Path, ttl: float, salt: str) -> None:
+    def __init__(self, keys: Sequence[str], ttl: float, salt: str) -> None:
         self._ttl = ttl
-        self._serializer = URLSafeTimedSerializer(_signing_key(key_file), salt=salt)
+        self._serializer = _serializer(keys, salt)
 
     def sign(self, name: str) -> str:
         """A token for a name."""
@@ -39,11 +37,11 @@ class LinkSigner:
 class TenantSigner:
     """Signs values for one tenant each: for another one its token is as invalid as a forged one.
 
-    Tokens last `ttl` seconds. The key is in the file of `LinkSigner`.
+    Tokens last `ttl` seconds. The keys are used as those of `LinkSigner`.
     """
 
-    def __init__(self, key_file: Path, ttl: float, salt: str) -> None:
-        self._key = _signing_key(key_file)
+    def __init__(self, keys: Sequence[str], ttl: float, salt: str) -> None:
+        self._keys = keys
         self._ttl = ttl
         self._salt = salt
 
@@ -60,7 +58,7 @@ class TenantSigner:
         return None if time.time() - signed_at.timestamp() > self._ttl else value
 
     def _serializer(self, tenant: str) -> URLSafeTimedSerializer:
-        return URLSafeTimedSerializer(self._key, salt=f"{self._salt}:{tenant}")
+        return _serializer(self._keys, f"{self._salt}:{tenant}")
 
 
 class SignedLinks:
@@ -77,10 +75,16 @@ class SignedLinks:
         return self._signer.sign(key.removesuffix(suffix)) + suffix
 
     async def find(self, token: str) -> StoredFile:
-        """The file that a token stands for; raises ResourceNotFoundError if it is forged, expired, or its file gone."""
+        """The file that a token stands for.
+
+        Raises ResourceNotFoundError if it is forged, expired, or its file gone; UnavailableError if that is not known.
+        """
         suffix = self._suffix_of(token)
         key = self._signer.verify(token.removesuffix(suffix)) + suffix
-        found = await self._storage.stat([key])
+        try:
+            found = await self._storage.stat([key])
+        except OSError as error:
+            raise UnavailableError(f"The file cannot be read now: {reason(error)}.", 5) from error
         if key not in found:
             raise ResourceNotFoundError("There is no such file.")
         return found[key]
@@ -89,8 +93,14 @@ class SignedLinks:
         return next((suffix for suffix in self._suffixes if name.endswith(suffix)), self._suffixes[0])
 
 
-def _signing_key(path: Path) -> str:
-    if not path.exists() or not path.read_text():
-        # durable: an empty key after a power failure would break every old link, and make new ones easy to forge
-        atomic_write(path, secrets.token_urlsafe(32), permissions=0o600)
-    return path.read_text()
+def read_key_file(path: Path) -> str | None:
+    """The key that versions before 0.3 kept in a file; None if there is none. Raises OSError."""
+    try:
+        return path.read_text() or None
+    except FileNotFoundError:
+        return None
+
+
+def _serializer(keys: Sequence[str], salt: str) -> URLSafeTimedSerializer:
+    # the library signs with the last one
+    return URLSafeTimedSerializer([*reversed(keys)], salt=salt)

@@ -1,5 +1,6 @@
 """All files that a generation leaves, and the disk they are on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,15 @@ from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
 from server.storage.files.folder import FolderStorage
 from server.storage.files.inputs import UPLOAD_SECONDS, Inputs
+from server.storage.files.object_store.bucket import Bucket
+from server.storage.files.object_store.scratch import Copies, Scratch
+from server.storage.files.object_store.storage import ObjectStorage
 from server.storage.files.previews import Previews
-from server.storage.files.signing import LinkSigner, TenantSigner
+from server.storage.files.signing import LinkSigner, TenantSigner, read_key_file
 from server.storage.files.videos import Videos
 
 _KEY_FILE = "signing.key"
+_SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,43 +30,80 @@ class LocalFolders:
     inputs: FolderStorage
 
     @classmethod
-    def of(cls, data_dir: Path) -> "LocalFolders":
-        """The folders, made if they do not exist; raises OSError."""
+    def of(cls, data_dir: Path, *, is_scratch: bool = False) -> "LocalFolders":
+        """The folders, made if they do not exist; apart from these if they hold only copies. Raises OSError."""
+        folder = data_dir / _SCRATCH if is_scratch else data_dir
         return cls(
-            FolderStorage(data_dir / "videos", videos.SUFFIX),
-            FolderStorage(data_dir / "checkpoints", checkpoints.SUFFIX),
-            FolderStorage(data_dir / "previews", previews.SUFFIX),
-            FolderStorage(data_dir / "inputs", *inputs.SUFFIXES),
+            FolderStorage(folder / "videos", videos.SUFFIX),
+            FolderStorage(folder / "checkpoints", checkpoints.SUFFIX),
+            FolderStorage(folder / "previews", previews.SUFFIX),
+            FolderStorage(folder / "inputs", *inputs.SUFFIXES),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class FileStores:
-    """Where videos, checkpoints, previews and inputs are kept."""
+    """Where videos, checkpoints, previews and inputs are kept. `scratch` has local copies, if it is an object store."""
 
     videos: Videos
     checkpoints: Checkpoints
     previews: Previews
     inputs: Inputs
     disk: Disk
+    scratch: Scratch | None = None
 
     @classmethod
-    def local(cls, folders: LocalFolders, data_dir: Path, ttl: float, disk: Disk) -> "FileStores":
-        """All in folders of one disk. Links last `ttl` seconds; raises OSError."""
+    def local(cls, folders: LocalFolders, keys: Sequence[str], ttl: float, disk: Disk) -> "FileStores":
+        """All in folders of one disk. Links are signed with the first of the keys, and last `ttl` seconds."""
         return cls(
-            Videos(folders.videos, link_signer(data_dir, ttl)),
+            Videos(folders.videos, link_signer(keys, ttl)),
             Checkpoints(folders.checkpoints),
             Previews(folders.previews),
-            Inputs(folders.inputs, link_signer(data_dir, ttl, "input"), upload_signer(data_dir)),
+            Inputs(folders.inputs, link_signer(keys, ttl, "input"), upload_signer(keys)),
             disk,
         )
 
+    @classmethod
+    def in_bucket(
+        cls,
+        bucket: Bucket,
+        folders: LocalFolders,
+        keys: Sequence[str],
+        ttl: float,
+        disk: Disk,
+        *,
+        redirects: bool = False,
+    ) -> "FileStores":
+        """All in an object store, and in local folders only while they are needed. `redirects`: see `Videos`."""
+        copies = {
+            name: Copies(local, ObjectStorage(bucket, name, *local.suffixes))
+            for name, local in (
+                ("videos", folders.videos),
+                ("checkpoints", folders.checkpoints),
+                ("previews", folders.previews),
+                ("inputs", folders.inputs),
+            )
+        }
+        return cls(
+            Videos(copies["videos"].stored, link_signer(keys, ttl), redirects=redirects),
+            Checkpoints(copies["checkpoints"].stored),
+            Previews(copies["previews"].stored),
+            Inputs(copies["inputs"].stored, link_signer(keys, ttl, "input"), upload_signer(keys)),
+            disk,
+            Scratch(**copies),
+        )
 
-def link_signer(data_dir: Path, ttl: float, kind: str = "video") -> LinkSigner:
-    """The signer of links to one kind of files, whose key is in the data directory; raises OSError."""
-    return LinkSigner(data_dir / _KEY_FILE, ttl, salt=kind)
+
+def link_signer(keys: Sequence[str], ttl: float, kind: str = "video") -> LinkSigner:
+    """The signer of links to one kind of files, which last `ttl` seconds."""
+    return LinkSigner(keys, ttl, salt=kind)
 
 
-def upload_signer(data_dir: Path) -> TenantSigner:
-    """The signer of the ids of uploads; raises OSError."""
-    return TenantSigner(data_dir / _KEY_FILE, UPLOAD_SECONDS, salt="upload")
+def upload_signer(keys: Sequence[str]) -> TenantSigner:
+    """The signer of the ids of uploads."""
+    return TenantSigner(keys, UPLOAD_SECONDS, salt="upload")
+
+
+def key_of(data_dir: Path) -> str | None:
+    """The key that an earlier version kept in a data directory, if there is one; raises OSError."""
+    return read_key_file(data_dir / _KEY_FILE)

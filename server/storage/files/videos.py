@@ -1,11 +1,15 @@
 """Finished videos: named by generation and attempt, fetched by clients through signed links."""
 
+from server.core.errors import UnavailableError, reason
 from server.core.generation import Generation
 from server.storage.files.generation_files import GenerationFiles
 from server.storage.files.interface import FileStorage
 from server.storage.files.signing import LinkSigner, SignedLinks
 
 SUFFIX = ".mp4"
+
+DIRECT_SECONDS = 3600.0
+"""So long a URL of the object store works: a player asks for one part of a video after another by the same one."""
 
 
 def video_key(generation_id: str, attempt: int) -> str:
@@ -14,11 +18,24 @@ def video_key(generation_id: str, attempt: int) -> str:
 
 
 class Videos(GenerationFiles):
-    """The videos, and the signed tokens that stand for them in links."""
+    """The videos, and the signed tokens that stand for them in links.
 
-    def __init__(self, storage: FileStorage, signer: LinkSigner) -> None:
+    `redirects`: clients that open a link are sent on to a URL of the object store, where they fetch the video.
+    """
+
+    def __init__(self, storage: FileStorage, signer: LinkSigner, *, redirects: bool = False) -> None:
         super().__init__(storage)
+        self.redirects = redirects
         self.links = SignedLinks(storage, signer, (SUFFIX,))
+
+    async def direct_url(self, key: str) -> str | None:
+        """The URL that a client is sent on to; None if the server serves the video itself. Raises UnavailableError."""
+        if not self.redirects:
+            return None
+        try:
+            return await self.storage.direct_url(key, DIRECT_SECONDS)
+        except OSError as error:
+            raise UnavailableError(f"The video cannot be read now: {reason(error)}.", 5) from error
 
     async def finished(self, generation: Generation) -> str | None:
         """The key of the file that the last successful attempt at a generation left, None if there is none."""

@@ -7,11 +7,12 @@ import pytest
 from server.core.generation import Generation, Status
 from server.storage.db.records import QueueLimitError, QueueLimits
 from server.storage.db.schema import generations
-from server.storage.db.statements.awaited_inputs import AwaitedInput
+from server.storage.db.statements.awaited_inputs import OTHERS_SECONDS, AwaitedInput
 from tests.contract.store.examples import PARAMS, Clock, new, positions, queued, read
 from tests.support.records import StandaloneStore as Store
 
 URL = "https://images.example/ox.png"
+OTHER = "https://other.example/"
 DIGEST = "a" * 64
 
 
@@ -38,7 +39,7 @@ async def test_what_awaits_an_image_is_claimed_only_once_it_is_there(store: Stor
     assert claimed.id == second.id
     assert await store.attempts.claim("me", 60) is None
 
-    assert await store.awaited_inputs.arrived([complete(first)]) == [first.id]
+    assert await store.awaited_inputs.arrived(URL, [complete(first)]) == [first.id]
 
     now = await read(store, first.id)
     assert replace(now, seq=0) == complete(first)
@@ -51,16 +52,14 @@ async def test_what_awaits_an_image_is_claimed_only_once_it_is_there(store: Stor
 
 async def test_the_last_image_is_awaited_after_the_first(store: Store) -> None:
     (generation,) = await awaiting(store)
-    halfway = replace(complete(generation), awaited_input="https://other.example/")
+    halfway = replace(complete(generation), awaited_input=OTHER)
 
-    assert await store.awaited_inputs.arrived([halfway]) == [generation.id]
-    assert await store.awaited_inputs.awaited() == [
-        AwaitedInput("", "https://other.example/", "last_image", generation.id)
-    ]
+    assert await store.awaited_inputs.arrived(URL, [halfway]) == [generation.id]
+    assert await store.awaited_inputs.awaited() == [AwaitedInput("", OTHER, "last_image", generation.id)]
     assert await store.attempts.claim("me", 60) is None
 
     params = replace(PARAMS, image=DIGEST, last_image="b" * 64)
-    assert await store.awaited_inputs.arrived([replace(complete(generation), params=params)]) == [generation.id]
+    assert await store.awaited_inputs.arrived(OTHER, [replace(complete(generation), params=params)]) == [generation.id]
     assert (await read(store, generation.id)).params == params
     with store.engine.connect() as connection:
         assert connection.scalars(generations.select().with_only_columns(generations.c.last_image)).all() == ["b" * 64]
@@ -70,14 +69,15 @@ async def test_the_last_image_is_awaited_after_the_first(store: Store) -> None:
 async def test_they_are_found_in_their_order_with_what_they_await(store: Store) -> None:
     (first,) = await awaiting(store)
     await queued(store)
-    (second,) = await awaiting(store, tenant="you", awaited_input="https://other.example/")
+    (second,) = await awaiting(store, tenant="you", awaited_input=OTHER)
 
     assert await store.awaited_inputs.awaited() == [
         AwaitedInput("", URL, "image", first.id),
-        AwaitedInput("you", "https://other.example/", "image", second.id),
+        AwaitedInput("you", OTHER, "image", second.id),
     ]
-    found = await store.awaited_inputs.awaiting([second.id, first.id, "none"])
-    assert [each.id for each in found] == [first.id, second.id]
+    for url, expected in ((URL, first), (OTHER, second)):
+        found = await store.awaited_inputs.awaiting(url, [second.id, first.id, "none"])
+        assert [each.id for each in found] == [expected.id]
 
 
 async def test_their_places_are_behind_all_that_may_be_claimed(store: Store) -> None:
@@ -112,11 +112,11 @@ async def test_a_cancelled_one_awaits_nothing(store: Store) -> None:
     assert await store.submissions.cancel(first.id, "") is not None
 
     assert [each.generation_id for each in await store.awaited_inputs.awaited()] == [second.id]
-    assert await store.awaited_inputs.awaiting([first.id]) == []
-    assert await store.awaited_inputs.arrived([complete(first), complete(second)]) == [second.id]
-    assert await store.awaited_inputs.failed("", [first.id], "no") == []
+    assert await store.awaited_inputs.awaiting(URL, [first.id]) == []
+    assert await store.awaited_inputs.arrived(URL, [complete(first), complete(second)]) == [second.id]
+    assert await store.awaited_inputs.failed("", URL, [first.id], "no") == []
     assert (await read(store, first.id)).status is Status.CANCELLED
-    assert await store.awaited_inputs.arrived([complete(second)]) == []
+    assert await store.awaited_inputs.arrived(URL, [complete(second)]) == []
 
 
 async def test_failures_are_numbered_like_other_completions(store: Store, clock: Clock) -> None:
@@ -124,7 +124,7 @@ async def test_failures_are_numbered_like_other_completions(store: Store, clock:
     await store.submissions.cancel(second.id, "me")
     clock.now += 5
 
-    failed = await store.awaited_inputs.failed("me", [third.id, second.id, first.id], "input_image is gone.")
+    failed = await store.awaited_inputs.failed("me", URL, [third.id, second.id, first.id], "input_image is gone.")
 
     assert [(each.id, each.event_number, each.error_message) for each in failed] == [
         (first.id, 1, "input_image is gone."),
@@ -142,3 +142,28 @@ async def test_sync_ones_are_cancelled_at_a_start_as_others_are(store: Store) ->
 
     assert await store.submissions.cancel_waiting_sync() == 1
     assert (await read(store, generation.id)).status is Status.CANCELLED
+
+
+async def test_a_server_that_is_late_changes_nothing(store: Store, rival: Store) -> None:
+    (generation,) = await awaiting(store)
+    (late,) = await rival.awaited_inputs.awaiting(URL, [generation.id])
+    await store.awaited_inputs.arrived(URL, [replace(complete(generation), awaited_input=OTHER)])
+    halfway = await read(store, generation.id)
+
+    wrong = replace(PARAMS, image="c" * 64)
+    assert await rival.awaited_inputs.arrived(URL, [replace(complete(late), params=wrong)]) == []
+    assert await rival.awaited_inputs.failed("", URL, [generation.id], "no") == []
+    assert await rival.awaited_inputs.awaiting(URL, [generation.id]) == []
+    assert await read(store, generation.id) == halfway
+
+
+async def test_what_another_server_accepted_is_left_to_it_for_a_while(store: Store, clock: Clock) -> None:
+    own, other = [(await awaiting(store, accepted_by=name))[0] for name in ("me", "you")]
+
+    def found(awaited: list[AwaitedInput]) -> list[str]:
+        return [each.generation_id for each in awaited]
+
+    expected = [own.id] if store.is_shared else [own.id, other.id]
+    assert found(await store.awaited_inputs.awaited()) == expected
+    clock.now += OTHERS_SECONDS + 1
+    assert found(await store.awaited_inputs.awaited()) == [own.id, other.id]

@@ -13,6 +13,15 @@ from tests.contract.store.examples import Clock, claimed, queued, read
 from tests.support.records import StandaloneStore as Store
 
 
+async def test_what_runs_is_told_from_what_waits_and_what_is_over(store: Store) -> None:
+    running = await claimed(store)
+    over = await claimed(store)
+    await store.attempts.fail(over, "no")
+    (waiting,) = await queued(store)
+
+    assert await store.expiry.running([waiting.id, over.id, running.id, "none"]) == [running.id]
+
+
 async def test_files_that_no_row_names_are_told_apart(store: Store) -> None:
     done, cancelled, running = [await claimed(store) for _ in range(3)]
     await store.attempts.succeed(done, "done.2.mp4")

@@ -95,6 +95,26 @@ def test_a_suspended_generation_ends_in_the_same_video(run: Run, step: int) -> N
     assert run.steps_made == list(range(step + 1, 7))
 
 
+def test_a_run_goes_on_from_the_file_of_an_earlier_one_and_leaves_it_alone(run: Run) -> None:
+    whole = run.whole()
+    run.suspended_at(3)
+    earlier = run.path.read_bytes()
+    own = run.folder / "own.ckpt"
+
+    def resume() -> bytes:
+        run.reports = []
+        checkpoint = Checkpoint(own, 1000.0, resume_from=run.path)
+        run.runner.run(run.params, run.folder / "resumed.mp4", Callbacks(run.reports.append, checkpoint=checkpoint))
+        return (run.folder / "resumed.mp4").read_bytes()
+
+    assert resume() == whole
+    assert run.steps_made == [4, 5, 6]
+    assert run.path.read_bytes() == earlier
+    # its own is newer: that of the last step
+    assert resume() == whole
+    assert run.steps_made == []
+
+
 def test_a_generation_killed_at_every_step_ends_in_the_same_video(run: Run) -> None:
     whole = run.whole()
     for step in range(2, 7):

@@ -18,6 +18,7 @@ from server.cli import doctor, plan
 from server.cli.doctor import Finding, Verdict, examine
 from server.core.settings.settings import Settings
 from server.runtime import preflight
+from tests.support.object_store import nowhere
 from tests.support.server_process import ServerProcess, free_port, model_on
 
 GPU = {"name": "cuda:0", "description": "Some GPU", "memory": 24 * GIB, "capability": [8, 9]}
@@ -111,6 +112,17 @@ def test_a_model_that_does_not_fit_is_reported_with_the_shortfall(
     assert found[DEFAULT_MODEL].verdict is Verdict.FAIL
     assert "832x480 does not fit. It needs" in found[DEFAULT_MODEL].sentence
     assert "paddock plan" in found[DEFAULT_MODEL].sentence
+
+
+def test_an_object_store_is_written_and_read(tmp_path: Path, bucket_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "files" not in examined(tmp_path)
+    found = examined(tmp_path, files_url=bucket_url, redirect_links=True)["files"]
+    assert (found.verdict, found.sentence) == (Verdict.OK, f"{bucket_url} can be written and read.")
+
+    away = nowhere(monkeypatch)
+    sentence = failures(examined(tmp_path, files_url=away))["files"]
+    assert sentence.startswith(f"The files cannot be kept in {away}: the object store failed or cannot be reached.")
+    assert "set files_url, or leave redirect_links out" in failures(examined(tmp_path, redirect_links=True))["files"]
 
 
 @pytest.fixture

@@ -265,3 +265,17 @@ def test_addresses_are_kept_in_their_usual_spelling(written: str, kept: str, mon
     assert Settings.load(host=written).host == kept
     monkeypatch.setenv("PADDOCK_HOST", written)
     assert Settings.load().host == kept
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://my.bucket-1/a/b_c=d/", "gs://bucket/paddock", "az://container/p"])
+def test_files_may_be_in_an_object_store(url: str) -> None:
+    assert Settings(files_url=url).files_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["bucket", "s3://", "s3://key:secret@bucket", "s3://bucket//a", "s3://bucket/../a b", "s3://b?x=y", "file:///tmp"],
+)
+def test_the_url_of_an_object_store_holds_no_credentials_and_nothing_odd(url: str) -> None:
+    with pytest.raises(ValidationError, match="files_url"):
+        Settings(files_url=url)

@@ -14,7 +14,7 @@ ABOUT = {"generation_id": "g", "attempt": 1}
 PARAMS = VideoParams("牛\n\u2028", " ", 64, 64, 5, 2, 5.0, 2**53 - 1, loras=(RequestLora("黑", -0.1), RequestLora("b")))
 ORDERS = [
     m.Load(model_id="wan", spec=ModelSpec("a/b", 16)),
-    m.Run(**ABOUT, params=PARAMS, artifact="g.1.mp4", checkpoint="g.ckpt", preview="g.jpg"),
+    m.Run(**ABOUT, params=PARAMS, artifact="g.1.mp4", checkpoint="g.2.ckpt", resume_from="g.1.ckpt", preview="g.jpg"),
     m.Prepare(prompts=("an ox", " ")),
     m.Cancel(**ABOUT),
     m.Suspend(**ABOUT),

@@ -207,7 +207,7 @@ def checkpoints(inside: Inside) -> set[str]:
 async def test_a_clean_stop_saves_what_runs_and_the_next_start_goes_on(inside: Inside) -> None:
     generation = await suspended(inside)
     assert (generation.status, generation.progress) == (Status.QUEUED, 0.4)
-    assert checkpoints(inside) == {f"{generation.id}.ckpt"}
+    assert checkpoints(inside) == {f"{generation.id}.1.ckpt"}
     assert await inside.outcomes() == [Outcome.RELEASED]
     (late,) = await inside.enqueue()
     await asyncio.sleep(0.05)
@@ -224,7 +224,10 @@ async def test_a_clean_stop_saves_what_runs_and_the_next_start_goes_on(inside: I
     again.engine.loading.set()
     await again.until(generation)
     await again.until(late)
-    assert {job.checkpoint for job in again.engine.runs} == {f"{each.id}.ckpt" for each in (generation, late)}
+    assert {(job.checkpoint, job.resume_from) for job in again.engine.runs} == {
+        (f"{generation.id}.2.ckpt", f"{generation.id}.1.ckpt"),
+        (f"{late.id}.1.ckpt", None),
+    }
     assert checkpoints(again) == set()
     await again.dispatcher.stop()
     again.store.close()
@@ -244,7 +247,7 @@ async def test_a_stop_does_not_wait_for_a_load_and_the_generation_keeps_what_was
 
     kept = await again.read(generation)
     assert (kept.status, kept.progress, kept.attempt) == (Status.QUEUED, 0.4, 2)
-    assert checkpoints(again) == {f"{generation.id}.ckpt"}
+    assert checkpoints(again) == {f"{generation.id}.1.ckpt"}
     again.store.close()
 
 
@@ -276,9 +279,51 @@ async def test_a_worker_that_dies_keeps_what_it_had_saved(inside: Inside) -> Non
     await eventually(lambda: len(inside.engine.runs) == 2)
 
     assert (await inside.read(generation)).progress == 0.3
-    assert checkpoints(inside) == {f"{generation.id}.ckpt"}
+    assert checkpoints(inside) == {f"{generation.id}.1.ckpt"}
     await inside.service.cancel("", generation.id)
     await eventually(lambda: not checkpoints(inside))
+
+
+async def test_an_attempt_goes_on_from_the_newest_checkpoint_and_removes_it_when_it_has_its_own(
+    inside: Inside,
+) -> None:
+    def save_and_die(job: Run) -> Done:
+        inside.engine.save(job, 0.3)
+        return inside.engine.die(job)
+
+    inside.engine.script += [save_and_die, inside.engine.until_cancelled]
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: len(inside.engine.runs) == 2)
+    keys = [f"{generation.id}.{attempt}.ckpt" for attempt in (1, 2)]
+    assert [(job.checkpoint, job.resume_from) for job in inside.engine.runs] == [(keys[0], None), (keys[1], keys[0])]
+    assert checkpoints(inside) == {keys[0]}
+
+    inside.engine.save(inside.engine.runs[-1], 0.6)
+    await eventually(lambda: checkpoints(inside) == {keys[1]})
+
+    # an attempt that counts no more writes once again, and overwrites nothing
+    inside.engine.save(inside.engine.runs[0], 0.35)
+    assert checkpoints(inside) == {*keys}
+    await inside.service.cancel("", generation.id)
+    await eventually(lambda: not checkpoints(inside))
+
+
+async def test_a_checkpoint_of_the_version_before_is_gone_on_from(inside: Inside) -> None:
+    generation = await suspended(inside)
+    await inside.dispatcher.stop()
+    folder = inside.folders.checkpoints.folder
+    old = folder / f"{generation.id}.ckpt"
+    (folder / f"{generation.id}.1.ckpt").rename(old)
+
+    again = build(inside.folder)
+    again.engine.script.append(again.engine.until_cancelled)
+    await again.dispatcher.start()
+    await eventually(lambda: again.engine.runs)
+    assert again.engine.runs[0].resume_from == old.name
+    again.engine.save(again.engine.runs[0], 0.6)
+    await eventually(lambda: checkpoints(again) == {f"{generation.id}.2.ckpt"})
+    await again.dispatcher.stop()
+    again.store.close()
 
 
 async def test_a_checkpoint_is_recorded_at_once_for_the_server_may_be_killed(inside: Inside) -> None:
@@ -384,14 +429,14 @@ async def test_a_failed_generation_leaves_no_checkpoint(inside: Inside) -> None:
 async def test_a_start_clears_away_what_no_generation_goes_on_from(inside: Inside) -> None:
     generation = await suspended(inside)
     await inside.dispatcher.stop()
-    for name in ("unknown.ckpt", f".{generation.id}.ckpt.part"):
+    for name in ("unknown.ckpt", "unknown.3.ckpt", f".{generation.id}.1.ckpt.part"):
         (inside.folders.checkpoints.folder / name).write_bytes(b"left")
 
     again = build(inside.folder)
     again.engine.loading.clear()
     await again.dispatcher.start()
 
-    await eventually(lambda: checkpoints(again) == {f"{generation.id}.ckpt"})
+    await eventually(lambda: checkpoints(again) == {f"{generation.id}.1.ckpt"})
     again.engine.loading.set()
     await again.until(generation)
     await again.dispatcher.stop()

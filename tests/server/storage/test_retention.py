@@ -54,11 +54,11 @@ class Place:
         self.store = Store(f"sqlite:///{folder / 'paddock.db'}")
         folders = LocalFolders.of(folder)
         self.folder, self.images = folders.videos, folders.inputs
-        self.videos = Videos(self.folder, link_signer(folder, ttl=60))
+        self.videos = Videos(self.folder, link_signer(["key"], ttl=60))
         self.retention = Retention(
             self.store.expiry,
             self.videos,
-            Inputs(self.images, link_signer(folder, ttl=60, kind="input"), upload_signer(folder)),
+            Inputs(self.images, link_signer(["key"], ttl=60, kind="input"), upload_signer(["key"])),
             days=rules.get("days", 0),
             max_bytes=int(rules.get("max_bytes", 0)),
             grace=rules.get("grace", 60),

@@ -66,7 +66,7 @@ def _write_file(path: Path, about: Mapping[str, Any], state: checkpoint.Denoisin
     def write_half() -> None:
         part_path(path).write_bytes(b"half a checkpoint")
 
-    faults.inject("saving a checkpoint", before=write_half, generation=path.stem)
+    faults.inject("saving a checkpoint", before=write_half, generation=path.name.partition(".")[0])
     write_file(path, about, state)
 
 

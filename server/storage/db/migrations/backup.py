@@ -1,5 +1,6 @@
 """Copies of a SQLite database from before its schema changed: the way back to the version that wrote it."""
 
+import shutil
 import sqlite3
 from contextlib import closing
 from itertools import count
@@ -18,12 +19,12 @@ def keep_copy(database: Path, target: str) -> Path:
     kept = _free_name(database, target)
     try:
         # not a copy of the file: committed content may still be in the log beside it
-        with (
-            atomic_path(kept) as part,
-            closing(sqlite3.connect(database)) as source,
-            closing(sqlite3.connect(part)) as copy,
-        ):
-            source.backup(copy)
+        with atomic_path(kept) as part:
+            part.touch()
+            # nobody may read it who may not read the database
+            shutil.copymode(database, part)
+            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(part)) as copy:
+                source.backup(copy)
     except sqlite3.Error as error:
         raise OSError(f"it could not be copied before its schema changes: {error}") from error
     for old in copies(database)[COPIES_KEPT:]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import case, or_, select, update
+from sqlalchemy import ColumnElement, case, func, or_, select, update
 
 from pipelines.core.request import INPUTS
 from server.core.generation import Generation, Status
@@ -14,6 +14,9 @@ from server.storage.db.statements.transitions import next_event_number
 
 _FILLED_IN = ("params", *INPUTS, "warnings", "awaited_input")
 """What an input decides of a row."""
+
+OTHERS_SECONDS = 120.0
+"""For so long the server that accepted a generation is left to fetch its inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,16 @@ class AwaitedInput:
 class AwaitedInputs(Repository):
     """Finds the generations that await an input, and records that it came, or why it does not come.
 
-    One that was cancelled meanwhile awaits none any more, and is left as it is.
+    One that was cancelled meanwhile awaits none any more, and is left as it is. So is one for which another server has
+    been faster: each change is made only while the generation awaits the URL that was fetched.
     """
 
     @in_thread
     def awaited(self) -> list[AwaitedInput]:
-        """What each generation that awaits an input awaits, in their order."""
+        """What each generation that awaits an input awaits, in their order.
+
+        Those that another server accepted are left to it for a while.
+        """
         shown = generations.c.parameters["input_video"].as_string()
         field = case(
             (shown == generations.c.awaited_input, "video"),
@@ -43,20 +50,24 @@ class AwaitedInputs(Repository):
             else_="image",
         )
         columns = generations.c.tenant, generations.c.awaited_input, field, generations.c.id
+        mine = []
+        if self.is_shared:
+            is_old = generations.c.enqueued_at < self._session.now() - OTHERS_SECONDS
+            mine = [or_(func.coalesce(generations.c.accepted_by, self.server) == self.server, is_old)]
         with self._session.read() as tx:
-            found = tx.execute(select(*columns).where(IS_AWAITING).order_by(generations.c.seq))
+            found = tx.execute(select(*columns).where(IS_AWAITING, *mine).order_by(generations.c.seq))
             return [AwaitedInput(*row) for row in found]
 
     @in_thread
-    def awaiting(self, ids: Collection[str]) -> list[Generation]:
-        """Those of the generations that await an input, in their order."""
+    def awaiting(self, url: str, ids: Collection[str]) -> list[Generation]:
+        """Those of the generations that await a URL, in their order."""
         with self._session.read() as tx:
-            rows = tx.execute(select(generations).where(is_among(ids), IS_AWAITING).order_by(generations.c.seq))
+            rows = tx.execute(select(generations).where(is_among(ids), *_awaits(url)).order_by(generations.c.seq))
             return [from_row(row) for row in rows.mappings()]
 
     @in_thread
-    def arrived(self, complete: Sequence[Generation]) -> list[str]:
-        """Record the parameters and warnings that generations have now that their input is known.
+    def arrived(self, url: str, complete: Sequence[Generation]) -> list[str]:
+        """Record the parameters and warnings that generations have now that the input at a URL is known.
 
         They may be claimed, unless they await another one. Returns the ids of those that still awaited it.
         """
@@ -65,18 +76,18 @@ class AwaitedInputs(Repository):
             for generation in complete:
                 row = to_row(generation)
                 values = {name: row[name] for name in _FILLED_IN}
-                changed = update(generations).where(generations.c.id == generation.id, IS_AWAITING)
+                changed = update(generations).where(generations.c.id == generation.id, *_awaits(url))
                 if tx.execute(changed.values(**values)).rowcount:
                     arrived.append(generation.id)
         return arrived
 
     @in_thread
-    def failed(self, tenant: str, ids: Collection[str], message: str) -> list[Generation]:
-        """Record that the input of a tenant's generations cannot be had. Returns those that have failed now."""
+    def failed(self, tenant: str, url: str, ids: Collection[str], message: str) -> list[Generation]:
+        """Record that the input at a URL cannot be had for a tenant's generations. Returns those that failed now."""
         with self._session.write() as tx:
             # the counter first, as everywhere: in other orders two transactions could deadlock
             next_event_number(tx, tenant, 0)
-            waiting = select(generations.c.id).where(is_among(ids), IS_AWAITING).order_by(generations.c.seq)
+            waiting = select(generations.c.id).where(is_among(ids), *_awaits(url)).order_by(generations.c.seq)
             still = tx.scalars(waiting.with_for_update()).all()
             if not still:
                 return []
@@ -86,3 +97,7 @@ class AwaitedInputs(Repository):
                 changed = update(generations).where(generations.c.id == id_).values(event_number=number, **ended)
                 failed.append(from_row(tx.execute(changed.returning(generations)).mappings().one()))
             return failed
+
+
+def _awaits(url: str) -> tuple[ColumnElement[bool], ...]:
+    return IS_AWAITING, generations.c.awaited_input == url

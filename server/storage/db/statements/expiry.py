@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, delete, select, update
 
 from pipelines.core.request import INPUTS
-from server.core.generation import TERMINAL, Generation
+from server.core.generation import TERMINAL, Generation, Status
 from server.storage.db import search
 from server.storage.db.schema import HAS_FILES, HAS_INPUTS, attempts, generations
 from server.storage.db.session import Repository, in_thread
@@ -32,6 +32,13 @@ class Expiry(Repository):
                 select(generations.c.id).where(generations.c.id.in_(ids), generations.c.status.not_in(TERMINAL))
             ).all()
         return sorted(set(ids) - set(active))
+
+    @in_thread
+    def running(self, ids: Sequence[str]) -> list[str]:
+        """Of these generations those that some server runs."""
+        with self._session.read() as tx:
+            running = generations.c.status == Status.PROCESSING
+            return [*tx.scalars(select(generations.c.id).where(generations.c.id.in_(ids), running))]
 
     @in_thread
     def unknown(self, files: Mapping[str, str]) -> list[str]:

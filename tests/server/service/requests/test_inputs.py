@@ -19,7 +19,7 @@ from tests.contract.test_image_input import drawn, encoded
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
     return Inputs(
-        FolderStorage(tmp_path / "inputs", ".png", ".mp4"), link_signer(tmp_path, 60, "input"), upload_signer(tmp_path)
+        FolderStorage(tmp_path / "inputs", ".png", ".mp4"), link_signer(["key"], 60, "input"), upload_signer(["key"])
     )
 
 

@@ -20,7 +20,7 @@ from tests.contract.test_image_input import drawn, encoded
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
     folder = FolderStorage(tmp_path / "inputs", ".png", ".mp4")
-    return Inputs(folder, link_signer(tmp_path, 60, "input"), upload_signer(tmp_path))
+    return Inputs(folder, link_signer(["key"], 60, "input"), upload_signer(["key"]))
 
 
 @pytest.fixture

@@ -6,20 +6,15 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from server.storage.files.folder import FolderStorage
 from server.storage.files.generation_files import GenerationFiles
 from server.storage.files.interface import CHUNK_BYTES, FileStorage
+from server.storage.files.object_store.storage import ObjectStorage
 
-
-@pytest.fixture(params=["folder"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> FileStorage:
-    """An empty storage of each kind, for keys that end with .bin."""
-    match request.param:
-        case "folder":
-            return FolderStorage(tmp_path / "files", ".bin")
-    raise AssertionError(request.param)
+HOSTILE = ("", ".bin", "../a.bin", "a/b.bin", ".a.bin", "a\0.bin", "a\n.bin", "a\udcff.bin", "a.txt", "/etc/a.bin")
 
 
 async def chunks(*content: bytes) -> AsyncIterator[bytes]:
@@ -71,9 +66,11 @@ async def test_a_large_file_is_read_in_chunks(storage: FileStorage) -> None:
 
 
 async def test_a_reader_may_stop_early(storage: FileStorage) -> None:
-    await storage.put("a.bin", chunks(os.urandom(2 * CHUNK_BYTES)))
+    block = 2**20
+    await storage.put("a.bin", chunks(os.urandom(2 * block)))
     opened = storage.open("a.bin")
-    await anext(opened)
+    for _ in range(block // CHUNK_BYTES):
+        await anext(opened)
     reading = asyncio.ensure_future(anext(opened))
     await asyncio.sleep(0)
     reading.cancel()
@@ -166,7 +163,7 @@ async def test_pages_hold_every_file_once(storage: FileStorage, monkeypatch: pyt
     assert [key for page in pages for key in page] == keys
 
 
-@pytest.mark.parametrize("key", ["", ".bin", "../a.bin", "a/b.bin", ".a.bin", "a\0.bin", "a.txt", "/etc/a.bin"])
+@pytest.mark.parametrize("key", HOSTILE)
 async def test_a_key_is_one_name(storage: FileStorage, key: str) -> None:
     with pytest.raises(ValueError, match="not a storage key"):
         await storage.put(key, chunks(b"x"))
@@ -176,6 +173,106 @@ async def test_a_key_is_one_name(storage: FileStorage, key: str) -> None:
         await storage.delete([key])
     with pytest.raises(ValueError, match="not a storage key"):
         await storage.stat([key])
+    with pytest.raises(ValueError, match="not a storage key"):
+        await storage.touch(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["a b.bin", "ü.bin", "a%2f.bin", "a?x=1#y.bin", "a+b~c.bin", "a\\b.bin", "a..bin", "牛.bin"]
+)
+async def test_any_other_name_is_a_key(storage: FileStorage, key: str) -> None:
+    await storage.put(key, chunks(b"content"))
+
+    assert [file.key for file in await storage.list()] == [key]
+    assert set(await storage.stat([key])) == {key}
+    assert await storage.touch(key)
+    assert await read(storage, key, 1, 3) == b"on"
+    await storage.delete([key])
+    assert await storage.list() == []
+
+
+async def test_files_of_several_parts_are_whole(storage: FileStorage) -> None:
+    content = os.urandom(11 * 2**20)
+    pieces = (content[at : at + 700_001] for at in range(0, len(content), 700_001))
+
+    await storage.put("a.bin", chunks(*pieces))
+
+    assert (await storage.stat(["a.bin"]))["a.bin"].size == len(content)
+    assert await read(storage, "a.bin") == content
+    assert await read(storage, "a.bin", 5 * 2**20 - 3, 5 * 2**20 + 3) == content[5 * 2**20 - 3 : 5 * 2**20 + 3]
+
+
+async def test_a_failed_put_of_several_parts_leaves_nothing(storage: FileStorage) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield bytes(4 * 2**20)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await storage.put("a.bin", broken())
+
+    assert await storage.list() == []
+    if isinstance(storage, ObjectStorage):
+        assert not storage_uploads(storage)
+
+
+async def test_files_that_are_put_at_once_do_not_mix(storage: FileStorage) -> None:
+    async def slow(letter: bytes) -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield letter * 1000
+            await asyncio.sleep(0)
+
+    keys = [f"{number}.bin" for number in range(8)]
+    await asyncio.gather(*(storage.put(key, slow(key[:1].encode())) for key in keys))
+
+    for key in keys:
+        assert await read(storage, key) == key[:1].encode() * 3000
+    assert [file.size for file in await storage.list()] == [3000] * 8
+
+
+async def test_a_touched_file_is_as_young_as_a_new_one(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not await storage.touch("a.bin")
+    await storage.put("a.bin", chunks(b"content"))
+    await age(storage, "a.bin")
+    before = (await storage.stat(["a.bin"]))["a.bin"].modified
+    # so that the age shows in whole seconds
+    await asyncio.sleep(1.1)
+    monkeypatch.setattr("server.storage.files.object_store.storage._FRESH_SECONDS", 0.0)
+
+    assert await storage.touch("a.bin")
+
+    found = (await storage.stat(["a.bin"]))["a.bin"]
+    assert found.modified > before
+    assert found.size == 7
+    assert await read(storage, "a.bin") == b"content"
+    assert [file.key for file in await storage.list()] == ["a.bin"]
+    assert await storage.total_size() == 7
+
+
+async def test_only_an_object_store_has_urls_of_its_own(storage: FileStorage) -> None:
+    await storage.put("a.bin", chunks(b"0123456789"))
+
+    url = await storage.direct_url("a.bin", 60)
+
+    if isinstance(storage, FolderStorage):
+        assert url is None
+    else:
+        assert url is not None
+        answer = await asyncio.to_thread(httpx.get, url, headers={"Range": "bytes=2-4"})
+        assert (answer.status_code, answer.content) == (206, b"234")
+
+
+async def age(storage: FileStorage, key: str) -> None:
+    """Let a file in a folder be old; those of a store cannot be."""
+    if isinstance(storage, FolderStorage):
+        os.utime(storage.folder / key, (1e9 + 1, 1e9 + 1))
+
+
+def storage_uploads(storage: ObjectStorage) -> str:
+    """What the bucket holds of uploads that were not completed."""
+    listed = httpx.get(f"{os.environ['AWS_ENDPOINT_URL']}/{storage.bucket.url.split('/')[2]}?uploads").text
+    assert "ListMultipartUploadsResult" in listed
+    return listed if "<Upload>" in listed else ""
 
 
 async def test_the_event_loop_never_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
