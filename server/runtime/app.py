@@ -193,7 +193,14 @@ def _follow_cluster(
 
     devices = ClusterDevices(dispatcher, engine, demo=settings.demo)
     environment = bridge_environment(settings.ray_address, token_file(settings))
-    return asyncio.create_task(devices.follow(cluster_views(settings.ray_address, environment)))
+    following = asyncio.create_task(devices.follow(cluster_views(settings.ray_address, environment)))
+    following.add_done_callback(_note_end)
+    return following
+
+
+def _note_end(following: "asyncio.Task[None]") -> None:
+    if not following.cancelled():
+        log.error("the cluster is not followed any more; restart the server", exc_info=following.exception())
 
 
 def build_files(settings: StorageSettings, folders: LocalFolders, disk: Disk, keys: Sequence[str]) -> FileStores:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from server.engine.interface import Engine
 from server.engine.protocol import VERSION
@@ -22,7 +22,9 @@ class ClusterDevices:
         self._dispatcher = dispatcher
         self._make_engine = make_engine
         self._demo = demo
-        self._nodes: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        """The name of each host in use, by its node id: a host keeps it while another one of that name joins."""
+        self._devices: dict[str, str] = {}
         """The node id of each device's host, by the device's name."""
         self._told: set[tuple[str, str]] = set()
 
@@ -41,19 +43,30 @@ class ClusterDevices:
         """Have exactly the devices of a view."""
         wanted = {
             device_name(host, index): (host, index)
-            for host in view.hosts
-            if host.is_alive and self._fits(host)
+            for host in self._named([host for host in view.hosts if host.is_alive and self._fits(host)])
             for index in host.devices
         }
-        leaving = [name for name, node in self._nodes.items() if name not in wanted or wanted[name][0].node_id != node]
+        leaving = [
+            name for name, node in self._devices.items() if name not in wanted or wanted[name][0].node_id != node
+        ]
         for name in leaving:
             log.warning("%s: its host has left the cluster", name)
         await asyncio.gather(*map(self._remove, leaving))
         for name, (host, index) in wanted.items():
-            if name not in self._nodes:
+            if name not in self._devices:
                 log.info("%s has joined", name)
                 self._dispatcher.add(self._make_engine(host, index))
-                self._nodes[name] = host.node_id
+                self._devices[name] = host.node_id
+
+    def _named(self, hosts: Sequence[ClusterHost]) -> list[ClusterHost]:
+        """Hosts with names that are all different."""
+        here = {host.node_id for host in hosts}
+        self._names = {node: name for node, name in self._names.items() if node in here}
+        for host in hosts:
+            taken = {*self._names.values()} if host.node_id not in self._names else set[str]()
+            name = f"{host.name}-{host.node_id[:6]}" if host.name in taken else host.name
+            self._names.setdefault(host.node_id, name)
+        return [host.model_copy(update={"name": self._names[host.node_id]}) for host in hosts]
 
     async def _remove(self, name: str) -> None:
         try:
@@ -61,7 +74,7 @@ class ClusterDevices:
         except Exception:
             # it is gone all the same, and the others must be followed
             log.exception("%s did not stop cleanly", name)
-        del self._nodes[name]
+        del self._devices[name]
 
     def _fits(self, host: ClusterHost) -> bool:
         """Whether the server can use a host; if not, the log says why, once."""

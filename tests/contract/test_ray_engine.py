@@ -152,6 +152,23 @@ async def test_files_go_with_the_run_and_none_stays_on_the_host(
     )
 
 
+async def test_a_worker_whose_bridge_is_gone_ends_itself(make_engine: MakeEngine, cluster: RayCluster) -> None:
+    """Ray may leave an actor for minutes whose node has died; here its bridge is frozen, and does not ping it."""
+    engine = make_engine("host-1", index=1, lost_seconds=4)
+    await engine.load(ENTRY)
+    running, _ = await start(engine, job(LONG))
+    (worker,) = workers(cluster, "host-1")
+    assert engine.state.pid is not None
+
+    os.kill(engine.state.pid, signal.SIGSTOP)
+    try:
+        await eventually(lambda: not worker.is_running())
+    finally:
+        os.kill(engine.state.pid, signal.SIGCONT)
+    with pytest.raises(WorkerDiedError):
+        await running
+
+
 async def test_a_device_that_is_in_use_is_a_sentence(make_engine: MakeEngine) -> None:
     await make_engine(index=1).load(ENTRY)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.support.ray_cluster import RayCluster, ray_cluster
@@ -63,7 +62,6 @@ def test_a_lost_host_moves_its_generation_to_another_one(
     said = server.log_text()
     assert f"{busy}: its host has left the cluster" in said
     assert "the worker died" not in said
-    assert not [process for process in lost if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert not list((tmp_path / "data" / "checkpoints").iterdir())
 
 

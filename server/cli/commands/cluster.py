@@ -27,7 +27,7 @@ NoDevices = Annotated[
 ]
 Name = Annotated[str | None, typer.Option("--name", help="The host's name in the cluster [its host name].")]
 NodePort = Annotated[
-    int, typer.Option("--port", min=1024, max=65000, help="The first of the machine's 133 ports.", show_default=True)
+    int, typer.Option("--port", min=1024, max=65000, help="The first of the machine's 134 ports.", show_default=True)
 ]
 Ip = Annotated[str | None, typer.Option("--ip", help="This machine's IP address in the cluster [found by Ray].")]
 Token = Annotated[

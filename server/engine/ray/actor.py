@@ -60,35 +60,41 @@ class HostedWorker:
     async def start(self) -> None:
         """Start the worker; raises HostError."""
         try:
-            await self._hold_device()
+            self._lock = await self._hold_device()
             for name in Folder:
                 shutil.rmtree(getattr(self._options, name), ignore_errors=True)
             self._folders.make()
             ours, theirs = socket.socketpair()
             with theirs:
                 self._worker = await start_worker(
-                    WORKER, self._options, theirs, environment=host_environment(os.environ, self._options.device)
+                    WORKER,
+                    self._options,
+                    theirs,
+                    environment=host_environment(os.environ, self._options.device),
+                    inherited=[self._lock],
                 )
             self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         except OSError as error:
-            raise HostError(f"No worker could be started on {self._given.host}: {error.strerror}.") from error
+            raise HostError(f"No worker could be started: {error.strerror}.") from error
 
-    async def _hold_device(self) -> None:
-        """Wait until no other worker of this device is left: one may have outlived its Ray node for some seconds."""
+    async def _hold_device(self) -> int:
+        """Wait until no other worker of this device is left: one may have outlived its Ray node for some seconds.
+
+        Returns the descriptor of the lock, which is held until this process and the worker have ended.
+        """
         self._home.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         until = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise HostError(
-                        f"Device {self._given.index} of {self._given.host} is still held by another worker."
-                    ) from None
+                    os.close(lock)
+                    raise HostError(f"Device {self._given.index} is still held by another worker.") from None
                 await asyncio.sleep(0.2)
             else:
-                return
+                return lock
 
     async def ping(self) -> None:
         """Say that the bridge is there."""

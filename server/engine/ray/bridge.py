@@ -16,20 +16,21 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.core.processes import die_with_parent
 from server.core.logging import configure, ids
 from server.engine.protocol import (
     MAX_LINE_BYTES,
+    MAX_SENTENCE_CHARS,
     ORDER,
     REPORT,
-    Attempt,
     Cancelled,
     Checkpointed,
     Done,
     Failed,
+    Heartbeat,
     HostLost,
     LoadFailed,
     Previewed,
@@ -41,13 +42,17 @@ from server.engine.protocol import (
 from server.engine.ray.actor import HostedWorker
 from server.engine.ray.connect import connect, nodes
 from server.engine.ray.failures import ClusterError
-from server.engine.ray.files import Folder, WorkerFolders, read_by, written_by
-from server.engine.ray.options import BridgeOptions, device_resource
+from server.engine.ray.files import Folder, WorkerFolders
+from server.engine.ray.options import BridgeOptions, device_resource, make_ray_folder
+from server.engine.ray.relay import FileRelay
 
 log = logging.getLogger("paddock.bridge")
 
 _PING_SECONDS = 5.0
 _LOOK_SECONDS = 2.0
+_CALL_SECONDS = 30.0
+"""How long a call of the actor, or a chunk of a file, may take."""
+
 _UNCLEAR_SECONDS = 20.0
 """So long it may take until it is known whether a worker's host is gone, or only its actor."""
 
@@ -59,16 +64,13 @@ class HostLostError(Exception):
     """The worker's host, or the whole cluster, is out of reach; `str()` is a sentence."""
 
 
-class Bridge:
-    """Passes the orders of a server to one actor, and its reports back."""
+class Actor:
+    """Calls of one actor, each within some seconds; they raise HostLostError."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, options: BridgeOptions) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._options = options
-        self._folders = WorkerFolders(options)
-        self._runs: dict[Attempt, Run] = {}
-        self._actor: Any = (
+    def __init__(self, options: BridgeOptions) -> None:
+        self._host = options.host
+        self._index = options.index
+        self._handle: Any = (
             ray.remote(HostedWorker)
             .options(
                 num_cpus=0,
@@ -80,17 +82,79 @@ class Bridge:
             .remote(options.model_dump_json())
         )
 
-    async def serve(self) -> None:
-        """Serve until the server ends the connection, or the worker has ended; raises HostLostError."""
+    async def start(self, seconds: float) -> None:
+        """Start the worker."""
+        late = f"No worker started on {self._host} within {seconds:g} s: its device {self._index} may be in use."
+        await self._answer(self._handle.start.remote(), seconds, late)
+
+    async def ping(self) -> None:
+        """Say that the bridge is there; raises RayError as well."""
+        await asyncio.wait_for(self._handle.ping.remote(), _CALL_SECONDS)
+
+    async def send(self, line: bytes) -> None:
+        """Pass an order to the worker."""
+        await self._answer(self._handle.send.remote(line))
+
+    async def reports(self) -> AsyncIterator[bytes]:
+        """What the worker sends, and at last how it ended."""
+        async for reference in self._handle.reports.options(num_returns="streaming").remote():
+            yield await reference
+
+    async def read(self, folder: Folder, key: str) -> AsyncIterator[bytes]:
+        """A file of the host, in chunks."""
+        reading = self._handle.read.options(num_returns="streaming", _generator_backpressure_num_objects=4)
+        chunks = reading.remote(folder, key)
+        while True:
+            try:
+                reference = await self._answer(anext(chunks))
+            except StopAsyncIteration:
+                return
+            yield await self._answer(reference)
+
+    async def append(self, folder: Folder, key: str, chunk: bytes, is_first: bool) -> None:
+        """Add a chunk to a file of the host."""
+        await self._answer(self._handle.append.remote(folder, key, chunk, is_first))
+
+    async def complete(self, folder: Folder, key: str) -> None:
+        """Complete a file of the host."""
+        await self._answer(self._handle.complete.remote(folder, key))
+
+    async def remove(self, folder: Folder, key: str) -> None:
+        """Remove a file of the host."""
+        await self._answer(self._handle.remove.remote(folder, key))
+
+    async def _answer(self, call: Any, seconds: float = _CALL_SECONDS, late: str | None = None) -> Any:
         try:
-            await asyncio.wait_for(self._actor.start.remote(), self._options.start_seconds)
-        except (TimeoutError, GetTimeoutError):
+            return await asyncio.wait_for(call, seconds)
+        except TimeoutError:
             raise HostLostError(
-                f"No worker started on {self._options.host} within {self._options.start_seconds:g} s: "
-                f"its device {self._options.index} may be in use."
+                late
+                or f"The host {self._host} did not answer within {seconds:g} s. If this comes again, see whether a "
+                "firewall closes a port of the cluster."
             ) from None
         except RayTaskError as error:
-            raise HostLostError(str(error.cause)) from error
+            # an error on the host, such as a full disk
+            raise HostLostError(f"On {self._host}: {error.cause}") from error
+
+
+class Bridge:
+    """Passes the orders of a server to one actor, and its reports back."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, options: BridgeOptions) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._options = options
+        self._actor = Actor(options)
+        self._files = FileRelay(WorkerFolders(options), self._actor, self._show_life)
+        self._heartbeat = Heartbeat()
+
+    async def serve(self) -> None:
+        """Serve until the server ends the connection, or the worker has ended; raises HostLostError."""
+        pinging = asyncio.create_task(self._ping())
+        try:
+            await self._actor.start(self._options.start_seconds)
+        finally:
+            pinging.cancel()
         parts = (self._pass_orders(), self._pass_reports(), self._ping(), self._watch_cluster())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
@@ -120,7 +184,7 @@ class Bridge:
                 break
             await asyncio.sleep(0.5)
             try:
-                await asyncio.wait_for(self._actor.ping.remote(), _LOOK_SECONDS)
+                await self._actor.ping()
             except RayError as now:
                 error = now
             except TimeoutError:
@@ -137,84 +201,64 @@ class Bridge:
         async for line in self._reader:
             order = ORDER.validate_json(line)
             if isinstance(order, Run):
-                self._runs[order.about] = order
-                for folder, key in read_by(order):
-                    if self._folders.has(folder, key):
-                        await self._put(folder, key)
-            await self._actor.send.remote(line)
+                await self._files.bring(order)
+            await self._actor.send(line)
 
     async def _pass_reports(self) -> None:
         async for line in self._lines():
             report = REPORT.validate_json(line)
-            if isinstance(report, LoadFailed) and report.is_missing:
-                # another host may have them
-                message = f"On {self._options.host}: {report.message}"
-                report = report.model_copy(update={"message": message, "temporary": True})
-            await self.say(await self._with_files(report))
+            match report:
+                case Heartbeat():
+                    self._heartbeat = report
+                case LoadFailed(is_missing=True, message=message):
+                    # another host may have them
+                    message = f"On {self._options.host}: {message}"
+                    report = report.model_copy(update={"message": message, "temporary": True})
+            run = self._files.run_of(report.about)
+            passed = report if run is None else await self._with_file(report, run)
+            if passed is not None:
+                await self.say(passed)
+            if run is not None and isinstance(report, Done | Failed | Cancelled | Suspended):
+                await self._files.end(run)
             if isinstance(report, WorkerEnded):
                 return
 
     async def _lines(self) -> AsyncIterator[bytes]:
         rest = b""
-        async for reference in self._actor.reports.options(num_returns="streaming").remote():
-            *lines, rest = (rest + await reference).split(b"\n")
+        async for data in self._actor.reports():
+            *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 if line:
                     yield line
             if len(rest) > MAX_LINE_BYTES:
                 raise ValueError("the worker sent a line that is too long")
 
-    async def _with_files(self, report: Report) -> Report:
-        """Fetch the files that a report tells of, before it is passed on."""
-        run = None if report.about is None else self._runs.get(report.about)
-        if run is None:
-            return report
+    async def _with_file(self, report: Report, run: Run) -> Report | None:
+        """A report once the file that it tells of is here; None if it is not, and the run can do without."""
         try:
             match report:
                 case Checkpointed():
-                    await self._fetch(Folder.CHECKPOINTS, run.checkpoint)
+                    await self._files.fetch(Folder.CHECKPOINTS, run.checkpoint)
                 case Previewed():
-                    await self._fetch(Folder.PREVIEWS, run.preview)
+                    await self._files.fetch(Folder.PREVIEWS, run.preview)
                 case Done():
-                    await self._fetch(Folder.ARTIFACTS, run.artifact)
+                    await self._files.fetch(Folder.ARTIFACTS, run.artifact)
         except OSError as error:
             said = ids(run.generation_id, run.attempt)
             log.warning("a file of %s was not stored: %s", run.generation_id, error, extra=said)
-            if isinstance(report, Done):
-                message = f"The video could not be stored: {error.strerror or error}."
-                report = Failed(generation_id=run.generation_id, attempt=run.attempt, message=message)
-        if isinstance(report, Done | Failed | Cancelled | Suspended):
-            await self._clear(run)
+            if not isinstance(report, Done):
+                return None
+            message = f"The video could not be stored: {error.strerror or error}."
+            return Failed(generation_id=run.generation_id, attempt=run.attempt, message=message)
         return report
 
-    async def _clear(self, run: Run) -> None:
-        """Remove the host's files of a run that is over, except those that another one needs."""
-        del self._runs[run.about]
-        needed = {each for other in self._runs.values() for each in (*read_by(other), *written_by(other))}
-        for folder, key in {*read_by(run), *written_by(run)} - needed:
-            await self._actor.remove.remote(folder, key)
-
-    async def _put(self, folder: Folder, key: str) -> None:
-        is_first = True
-        async for chunk in self._folders.read(folder, key):
-            await self._actor.append.remote(folder, key, chunk, is_first)
-            is_first = False
-        if not is_first:
-            await self._actor.complete.remote(folder, key)
-
-    async def _fetch(self, folder: Folder, key: str) -> None:
-        is_first = True
-        chunks = self._actor.read.options(num_returns="streaming", _generator_backpressure_num_objects=4)
-        async for reference in chunks.remote(folder, key):
-            await self._folders.append(folder, key, await reference, is_first=is_first)
-            is_first = False
-        if is_first:
-            raise FileNotFoundError(None, f"{self._options.host} has no file {key}")
-        await self._folders.complete(folder, key)
+    async def _show_life(self) -> None:
+        """Repeat the last heartbeat: those of the worker wait while a file is fetched."""
+        await self.say(self._heartbeat)
 
     async def _ping(self) -> None:
         while True:
-            await self._actor.ping.remote()
+            await self._actor.ping()
             await asyncio.sleep(_PING_SECONDS)
 
     async def _watch_cluster(self) -> None:
@@ -244,6 +288,7 @@ class Bridge:
 async def _main(connection: socket.socket, options: BridgeOptions) -> None:
     reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
     try:
+        make_ray_folder()
         connect(options.address, options.connect_seconds)
     except ClusterError as error:
         writer.write(HostLost(message=str(error)).line())
@@ -253,7 +298,9 @@ async def _main(connection: socket.socket, options: BridgeOptions) -> None:
     try:
         await bridge.serve()
     except HostLostError as error:
-        await bridge.say(HostLost(message=str(error)))
+        await bridge.say(HostLost(message=str(error)[:MAX_SENTENCE_CHARS]))
+    except TimeoutError:
+        await bridge.say(HostLost(message=f"The host {options.host} does not answer."))
     except RayError as error:
         log.warning("%s: %s", options.host, " ".join(str(error).split())[:400])
         await bridge.say(await bridge.why(error))
@@ -266,6 +313,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     options = BridgeOptions.model_validate_json(sys.argv[2])
     configure("info", options.log_format)
+    # Ray has actors import from the folder of their driver
+    os.chdir("/")
     # the server may end first
     with suppress(ConnectionError):
         asyncio.run(_main(socket.socket(fileno=int(sys.argv[1])), options))

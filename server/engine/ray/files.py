@@ -59,13 +59,12 @@ class WorkerFolders:
 
     async def remove(self, folder: Folder, key: str) -> None:
         """Remove a file, finished or not, if there is one."""
-        path = self._path(folder, key)
-        for each in (path, part_path(path)):
-            await asyncio.to_thread(each.unlink, missing_ok=True)
+        await asyncio.to_thread(self._path(folder, key).unlink, missing_ok=True)
+        await self.remove_unfinished(folder, key)
 
-    def has(self, folder: Folder, key: str) -> bool:
-        """Whether there is a finished file of that key."""
-        return self._path(folder, key).is_file()
+    async def remove_unfinished(self, folder: Folder, key: str) -> None:
+        """Remove the unfinished file of a key, if there is one."""
+        await asyncio.to_thread(part_path(self._path(folder, key)).unlink, missing_ok=True)
 
     def _path(self, folder: Folder, key: str) -> Path:
         if key != Path(key).name or key.startswith("."):

@@ -13,7 +13,7 @@ from pipelines.core.processes import die_with_parent
 from server.engine.ray.connect import connect, nodes
 from server.engine.ray.failures import ClusterError
 from server.engine.ray.nodes import ClusterView, hosts_of
-from server.engine.ray.options import CONNECT_SECONDS
+from server.engine.ray.options import CONNECT_SECONDS, make_ray_folder
 
 _SECONDS = 2.0
 
@@ -25,6 +25,9 @@ def main() -> None:
     # libraries print to stdout
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
+        make_ray_folder()
+        # Ray has actors import from the folder of their driver
+        os.chdir("/")
         connect(sys.argv[1], CONNECT_SECONDS)
     except ClusterError as error:
         print(ClusterView(error=str(error)).model_dump_json(), file=output, flush=True)

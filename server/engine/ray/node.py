@@ -17,7 +17,7 @@ from pathlib import Path
 
 from server.engine.ray.failures import explain
 from server.engine.ray.nodes import DeviceKind, host_labels
-from server.engine.ray.options import HOST_THREADS, device_resource, ray_environment
+from server.engine.ray.options import HOST_THREADS, device_resource, make_ray_folder, ray_environment
 
 log = logging.getLogger("paddock.cluster")
 
@@ -60,6 +60,8 @@ def start_command(options: NodeOptions) -> list[str]:
     """The command that runs the node until it is stopped."""
     port = options.port
     where = ["--head", "--port", str(port), "--include-dashboard=false"]
+    # it starts where grpcio is installed
+    where += ["--ray-client-server-port", str(port + 5)]
     if options.head is not None:
         where = ["--address", options.head]
     own = [] if options.address is None else ["--node-ip-address", options.address]
@@ -70,7 +72,7 @@ def start_command(options: NodeOptions) -> list[str]:
         *("--num-cpus", "0", "--num-gpus", "0", "--object-store-memory", str(_STORE_BYTES)),
         *("--node-manager-port", str(port + 1), "--object-manager-port", str(port + 2)),
         *("--runtime-env-agent-port", str(port + 3), "--dashboard-agent-grpc-port", str(port + 4)),
-        *("--min-worker-port", str(port + 5), "--max-worker-port", str(port + 4 + _WORKER_PORTS)),
+        *("--min-worker-port", str(port + 6), "--max-worker-port", str(port + 5 + _WORKER_PORTS)),
         *("--resources", json.dumps({device_resource(index): 1 for index in options.devices})),
         *("--labels", ",".join(f"{name}={value}" for name, value in host_labels(options.name, options.kind).items())),
     ]
@@ -113,6 +115,7 @@ class NodeProcess:
 
     async def run(self) -> None:
         """Run the node until `stop` is called; raises ClusterError if it cannot start with these options."""
+        make_ray_folder()
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
             began = asyncio.get_running_loop().time()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
@@ -60,29 +61,26 @@ def host_labels(name: str, kind: str) -> dict[str, str]:
 
 
 def hosts_of(nodes: Iterable[Mapping[str, Any]]) -> list[ClusterHost]:
-    """The hosts among the nodes of a cluster, by name: the nodes that Paddock has started.
-
-    Of hosts with the same name all but one get a part of their node's id added to it.
-    """
-    hosts: dict[str, ClusterHost] = {}
-    # the living first, so that one of them keeps the name
-    for node in sorted(nodes, key=lambda node: (not node["Alive"], node["NodeID"])):
+    """The hosts among the nodes of a cluster: those that Paddock has started. Several may have the same name."""
+    hosts = []
+    for node in nodes:
         labels = node.get("Labels") or {}
-        if _HOST not in labels:
-            continue
         resources = node.get("Resources") or {}
-        name = labels[_HOST]
-        if name in hosts:
-            name = f"{name}-{node['NodeID'][:6]}"
-        hosts[name] = ClusterHost(
-            name=name,
-            node_id=node["NodeID"],
-            address=node["NodeManagerAddress"],
-            is_alive=node["Alive"],
-            is_head="node:__internal_head__" in resources,
-            kind=DeviceKind(labels[_KIND]),
-            devices=tuple(sorted(int(match[1]) for each in resources if (match := _RESOURCE.fullmatch(each)))),
-            protocol=int(labels[_PROTOCOL]),
-            version=labels[_VERSION],
-        )
-    return [hosts[name] for name in sorted(hosts)]
+        # another version may have other labels
+        with suppress(KeyError, ValueError):
+            hosts.append(_host_of(node, labels, resources))
+    return sorted(hosts, key=lambda host: (host.name, not host.is_alive, host.node_id))
+
+
+def _host_of(node: Mapping[str, Any], labels: Mapping[str, str], resources: Mapping[str, float]) -> ClusterHost:
+    return ClusterHost(
+        name=labels[_HOST],
+        node_id=node["NodeID"],
+        address=node["NodeManagerAddress"],
+        is_alive=node["Alive"],
+        is_head="node:__internal_head__" in resources,
+        kind=DeviceKind(labels[_KIND]),
+        devices=tuple(sorted(int(match[1]) for each in resources if (match := _RESOURCE.fullmatch(each)))),
+        protocol=int(labels[_PROTOCOL]),
+        version=labels[_VERSION],
+    )

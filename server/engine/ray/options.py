@@ -2,10 +2,12 @@
 
 import ipaddress
 import os
+import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from server.engine.interface import WorkerOptions
+from server.engine.ray.failures import ClusterError
 from server.engine.subprocess.environment import CREDENTIALS
 
 BRIDGE = "server.engine.ray.bridge"
@@ -23,9 +25,11 @@ CONNECT_SECONDS = 30.0
 TOKEN_FILE = "cluster-token"  # noqa: S105 - a file's name
 """In a data directory: the token of the cluster that it belongs to."""
 
+RAY_FOLDER = Path(f"/tmp/paddock-ray-{os.getuid()}")  # noqa: S108 - the paths of Ray's sockets must be short
+"""For Ray's sockets and logs, and for the address that `auto` stands for: a folder of this user alone."""
+
 _RAY = {
-    # the paths of its sockets must be short, and `auto` is found by it
-    "RAY_TMPDIR": "/tmp",  # noqa: S108 - Ray makes a folder of the user's own there
+    "RAY_TMPDIR": str(RAY_FOLDER),
     "RAY_USAGE_STATS_ENABLED": "0",
     # a worker loads more than Ray would let it have
     "RAY_memory_monitor_refresh_ms": "0",
@@ -64,6 +68,17 @@ def bridge_environment(address: str, token_file: Path | None) -> dict[str, str]:
     """The whole environment of a bridge or a monitor."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)}
     return {**own, **ray_environment(address, token_file)}
+
+
+def make_ray_folder() -> None:
+    """Make RAY_FOLDER; raises ClusterError if there is something else, or if other users can write to it."""
+    try:
+        RAY_FOLDER.mkdir(mode=0o700, exist_ok=True)
+        found = RAY_FOLDER.lstat()
+    except OSError as error:
+        raise ClusterError(f"{RAY_FOLDER} cannot be made: {error.strerror}.", is_permanent=True) from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ClusterError(f"{RAY_FOLDER} must be a folder that only this user can use.", is_permanent=True)
 
 
 def device_resource(index: int) -> str:

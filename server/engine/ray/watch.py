@@ -26,7 +26,12 @@ async def cluster_views(address: str, environment: Mapping[str, str]) -> AsyncGe
     """
     pause = _FIRST_PAUSE
     while True:
-        process = await _start(address, environment)
+        try:
+            process = await _start(address, environment)
+        except OSError as error:
+            yield ClusterView(error=f"The cluster cannot be watched: {error.strerror}.")
+            await asyncio.sleep(_LONGEST_PAUSE)
+            continue
         try:
             async for view in _read(process):
                 yield view

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -76,10 +76,12 @@ async def start_worker(
     theirs: socket.socket,
     template: WorkerTemplate | None = None,
     environment: Mapping[str, str] | None = None,
+    inherited: Sequence[int] = (),
 ) -> WorkerProcess:
     """Start a process that runs the module `worker` on an end of a socket pair; raises OSError.
 
-    `environment` is the process's whole environment, by default the usual one of a worker.
+    `environment` is the process's whole environment, by default the usual one of a worker; `inherited` are further
+    descriptors that it keeps open. Both are for a process without a template.
     """
     leave_deleted_folder()
     if template is not None:
@@ -92,7 +94,7 @@ async def start_worker(
         options.model_dump_json(),
         env=worker_environment(options.device) if environment is None else environment,
         stdin=DEVNULL,
-        pass_fds=[theirs.fileno()],
+        pass_fds=[theirs.fileno(), *inherited],
         # Ctrl-C is for the server, which then ends the worker
         start_new_session=True,
     )

@@ -31,10 +31,10 @@ class FakeDispatcher:
             raise RuntimeError("its worker does not end")
 
 
-def host(name: str, node_id: str = "1", devices: int = 1, **changes: Any) -> ClusterHost:
+def host(name: str, node_id: str | None = None, devices: int = 1, **changes: Any) -> ClusterHost:
     given = {"address": "10.0.0.1", "is_alive": True, "is_head": False, "kind": DeviceKind.CUDA}
     known = {"protocol": VERSION, "version": "1", "devices": tuple(range(devices))}
-    return ClusterHost(name=name, node_id=node_id, **{**given, **known, **changes})
+    return ClusterHost(name=name, node_id=node_id or name, **{**given, **known, **changes})
 
 
 @pytest.fixture
@@ -68,6 +68,16 @@ async def test_a_host_that_was_restarted_has_new_devices(dispatcher: FakeDispatc
     await devices.use(ClusterView(hosts=(host("a", "new"),)))
 
     assert dispatcher.log == ["+a/0", "-a/0", "+a/0"]
+
+
+async def test_a_host_keeps_its_name_and_its_work_when_another_of_that_name_joins(dispatcher: FakeDispatcher) -> None:
+    devices = devices_of(dispatcher)
+    await devices.use(ClusterView(hosts=(host("pc", "bbbbbbbb"),)))
+
+    await devices.use(ClusterView(hosts=(host("pc", "aaaaaaaa"), host("pc", "bbbbbbbb"))))
+    assert dispatcher.log == ["+pc/0", "+pc-aaaaaa/0"]
+    await devices.use(ClusterView(hosts=(host("pc", "aaaaaaaa"),)))
+    assert dispatcher.names == ["pc-aaaaaa/0"]
 
 
 async def test_a_device_that_does_not_stop_cleanly_is_gone_all_the_same(dispatcher: FakeDispatcher) -> None:

@@ -43,7 +43,7 @@ def test_the_ports_of_a_node_follow_each_other() -> None:
     names = ("node-manager-port", "object-manager-port", "runtime-env-agent-port", "dashboard-agent-grpc-port")
 
     assert [int(value(command, f"--{name}")) for name in names] == [7001, 7002, 7003, 7004]
-    assert [int(value(command, f"--{end}-worker-port")) for end in ("min", "max")] == [7005, 7132]
+    assert [int(value(command, f"--{end}-worker-port")) for end in ("min", "max")] == [7006, 7133]
 
 
 def test_the_token_is_named_by_its_file_never_on_the_command_line(tmp_path: Path) -> None:

@@ -44,11 +44,21 @@ def test_nodes_that_paddock_has_not_started_are_no_hosts() -> None:
     assert hosts_of([node("a", None), {**node("b", None), "Labels": None}]) == []
 
 
-def test_hosts_of_one_name_are_told_apart_and_the_living_keeps_it() -> None:
+def test_hosts_of_one_name_are_all_there_the_living_first() -> None:
     hosts = hosts_of([node("aaaaaaaa", "pc", Alive=False, Resources={}), node("bbbbbbbb", "pc")])
 
-    assert {host.name: host.is_alive for host in hosts} == {"pc": True, "pc-aaaaaa": False}
-    assert hosts_of([node("b", "pc"), node("c", "pc")])[0].node_id == "b"
+    assert [(host.name, host.node_id, host.is_alive) for host in hosts] == [
+        ("pc", "bbbbbbbb", True),
+        ("pc", "aaaaaaaa", False),
+    ]
+
+
+@pytest.mark.parametrize("label", ["paddock-kind", "paddock-protocol"])
+def test_labels_of_another_version_are_no_host_and_no_error(label: str) -> None:
+    other = node("a", "pc")
+    other["Labels"][label] = "quantum"
+
+    assert [host.name for host in hosts_of([other, node("b", "other")])] == ["other"]
 
 
 @pytest.mark.parametrize("name", ["pc", "gpu-1.example", "a", "A_b"])
