@@ -154,7 +154,7 @@ async def test_files_go_with_the_run_and_none_stays_on_the_host(
 
 async def test_a_worker_whose_bridge_is_gone_ends_itself(make_engine: MakeEngine, cluster: RayCluster) -> None:
     """Ray may leave an actor for minutes whose node has died; here its bridge is frozen, and does not ping it."""
-    engine = make_engine("host-1", index=1, lost_seconds=4)
+    engine = make_engine("host-1", index=1, lost_seconds=8)
     await engine.load(ENTRY)
     running, _ = await start(engine, job(LONG))
     (worker,) = workers(cluster, "host-1")

@@ -91,6 +91,7 @@ def test_a_cluster_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
 
 SCRIPT = """
 set -e
+trap 'kill $(jobs -p)' EXIT
 ip link set lo up
 head="paddock cluster head --demo-devices 1 --name one --data-dir one"
 join="paddock cluster join 127.0.0.1:6379 --demo-devices 2 --name two --port 7000 --data-dir two"
@@ -138,7 +139,7 @@ def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> Non
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=180,
         check=False,
     )
 

@@ -41,8 +41,10 @@ def ray_cluster(data_dir: Path, *, hosts: int = 1, devices: int = 1, token: Path
         environment[HOST_THREADS] = environment["OMP_NUM_THREADS"]
     # a socket's path must be short
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    Path(folder, "ray").mkdir()
+    environment["RAY_TMPDIR"] = folder
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.ray_cluster", folder, str(hosts), str(devices)],
+        [sys.executable, "-m", "tests.support.ray_cluster", str(hosts), str(devices)],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -69,7 +71,7 @@ def ray_cluster(data_dir: Path, *, hosts: int = 1, devices: int = 1, token: Path
 
 def main() -> None:
     """Start a cluster, print where it is, and stop it when stdin ends."""
-    folder, hosts, devices = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    hosts, devices = int(sys.argv[1]), int(sys.argv[2])
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     from ray.cluster_utils import Cluster
@@ -83,7 +85,6 @@ def main() -> None:
         name = f"host-{number}"
         node = cluster.add_node(
             node_ip_address=_LOOPBACK,
-            temp_dir=folder,
             num_cpus=0,
             num_gpus=0,
             include_dashboard=False,

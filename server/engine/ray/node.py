@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from server.engine.ray.failures import explain
@@ -60,8 +61,9 @@ def start_command(options: NodeOptions) -> list[str]:
     """The command that runs the node until it is stopped."""
     port = options.port
     where = ["--head", "--port", str(port), "--include-dashboard=false"]
-    # it starts where grpcio is installed
-    where += ["--ray-client-server-port", str(port + 5)]
+    if find_spec("grpc") is not None:
+        # Ray then starts its client server, by default on a port elsewhere
+        where += ["--ray-client-server-port", str(port + 5)]
     if options.head is not None:
         where = ["--address", options.head]
     own = [] if options.address is None else ["--node-ip-address", options.address]
@@ -125,7 +127,8 @@ class NodeProcess:
             if asyncio.get_running_loop().time() - began > _LONGEST_PAUSE:
                 pause = _FIRST_PAUSE
             error = explain(self._options.head, said)
-            if error.is_permanent and not self._has_started:
+            # a head waits for nobody
+            if not self._has_started and (error.is_permanent or self._options.head is None):
                 raise error
             log.warning("%s Trying again in %g s.", error, pause)
             with suppress(TimeoutError):
