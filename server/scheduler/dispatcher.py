@@ -87,7 +87,9 @@ class Dispatcher:
         try:
             await executor.stop()
         finally:
-            self.executors.remove(executor)
+            # if only this call was cancelled, `stop` has to wait for it
+            if executor.has_stopped:
+                self.executors.remove(executor)
 
     async def suspend(self, grace: float) -> None:
         """Start nothing more; save what runs and return it to the queue, within `grace` seconds of the first call."""
@@ -159,7 +161,8 @@ class Dispatcher:
             except OSError as error:
                 # the maintenance removes them later
                 log.warning("the checkpoints of generation %s were not removed: %s", generation.id, reason(error))
-        for executor in self.executors:
+        # a copy: devices may come and go meanwhile
+        for executor in [*self.executors]:
             await executor.cancel(generation)
 
     def deployment(self, model_id: str) -> Deployment:
