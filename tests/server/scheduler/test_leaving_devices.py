@@ -10,9 +10,11 @@ import pytest
 
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation, Status
-from tests.server.conftest import Inside, build, listen
+from server.engine.interface import GenerationFailedError, RunSuspendedError
+from server.engine.protocol import Done, Run
+from tests.server.conftest import Inside, build, eventually, listen
 from tests.server.fakes import FakeEngine
-from tests.server.scheduler.test_dispatcher import busy, with_another_model
+from tests.server.scheduler.test_dispatcher import busy, checkpoints, completions, with_another_model
 
 Start = Callable[..., Awaitable[Inside]]
 
@@ -178,3 +180,175 @@ async def test_a_suspension_gets_over_a_device_that_is_removed_meanwhile(start: 
         await suspending
 
     assert (await inside.read(running)).status is Status.QUEUED
+
+
+# results
+
+
+def finish(engine: FakeEngine, job: Run) -> Done:
+    return engine.finish(job)
+
+
+def fail(_engine: FakeEngine, _job: Run) -> Done:
+    raise GenerationFailedError("Not numbers.")
+
+
+def suspend(_engine: FakeEngine, _job: Run) -> Done:
+    raise RunSuspendedError("suspended")
+
+
+def die(engine: FakeEngine, job: Run) -> Done:
+    return engine.die(job)
+
+
+async def ending(inside: Inside, how: Callable[[FakeEngine, Run], Done], hold: Callable[[], None]) -> Any:
+    """A generation that is about to end on some device: returns it, the device's engine, and the event that ends it."""
+    word = asyncio.Event()
+
+    def behaviour(engine: FakeEngine) -> Callable[[Run], object]:
+        async def run(job: Run) -> Done:
+            engine.save(job, 0.4)
+            await word.wait()
+            hold()
+            return how(engine, job)
+
+        return run
+
+    for engine in inside.engines:
+        engine.script.append(behaviour(engine))
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: any(engine.runs for engine in inside.engines))
+    (engine,) = [engine for engine in inside.engines if engine.runs]
+    for other in inside.engines:
+        other.script.clear()
+    # until its claim has been renewed, the records are written now and then
+    async with asyncio.timeout(10):
+        while (await inside.read(generation)).progress != 0.4:  # noqa: ASYNC110 - a record has no event
+            await asyncio.sleep(0.005)
+    return generation, engine, word
+
+
+@pytest.mark.parametrize("how", [finish, fail, suspend, die])
+async def test_a_result_that_is_being_written_when_its_device_is_removed_is_told_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch, how: Callable[[FakeEngine, Run], Done]
+) -> None:
+    inside = await start(executors=2)
+    writes = HeldWrites(inside, monkeypatch)
+    generation, engine, word = await ending(inside, how, writes.hold)
+    word.set()
+    await eventually(writes.reached.is_set)
+
+    removing = asyncio.create_task(inside.dispatcher.remove(name_of(engine)))
+    await turns()
+    await asyncio.sleep(0.05)
+    writes.release()
+    await removing
+
+    status = Status.FAILED if how is fail else Status.SUCCEEDED
+    # what is returned to the queue is taken by the other device, which was idle
+    async with asyncio.timeout(10):
+        assert (await inside.until(generation)).status is status
+    await eventually(lambda: completions(inside))
+    assert completions(inside) == [(generation.id, status)]
+    assert checkpoints(inside) == set()
+    assert sum(len(each.runs) for each in inside.engines) == (2 if how in (suspend, die) else 1)
+
+
+@pytest.mark.parametrize("how", [finish, fail])
+async def test_a_result_that_is_being_told_when_its_device_is_removed_is_told_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch, how: Callable[[FakeEngine, Run], Done]
+) -> None:
+    inside = await start()
+    discard, is_telling, go_on = inside.files.checkpoints.discard, asyncio.Event(), asyncio.Event()
+
+    async def slow(generation: Generation) -> None:
+        is_telling.set()
+        await go_on.wait()
+        await discard(generation)
+
+    monkeypatch.setattr(inside.files.checkpoints, "discard", slow)
+    generation, _, word = await ending(inside, how, lambda: None)
+    word.set()
+    await is_telling.wait()
+
+    removing = asyncio.create_task(inside.dispatcher.remove("fake:0"))
+    await turns()
+    go_on.set()
+    await removing
+
+    await turns()
+    assert [id_ for id_, _ in completions(inside)] == [generation.id]
+    assert checkpoints(inside) == set()
+
+
+async def test_what_is_given_back_for_lack_of_records_when_its_device_is_removed_is_taken_by_another(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends without a result, since its claim could not be renewed."""
+    monkeypatch.setattr("server.scheduler.attempt.BACKOFF_SECONDS", 0.01)
+    inside = await start(executors=2)
+    writes = HeldWrites(inside, monkeypatch)
+    renew = inside.store.attempts.renew
+
+    async def refuse(*_: object) -> None:
+        monkeypatch.setattr(inside.store.attempts, "renew", renew)
+        writes.hold()
+        raise RecordsUnavailableError("The database is locked.", "Unlock it.")
+
+    monkeypatch.setattr(inside.store.attempts, "renew", refuse)
+    (generation,) = await inside.enqueue()
+    await eventually(writes.reached.is_set)
+    (engine,) = [engine for engine in inside.engines if engine.loads]
+
+    removing = asyncio.create_task(inside.dispatcher.remove(name_of(engine)))
+    await asyncio.sleep(0.05)
+    writes.release()
+    await removing
+
+    async with asyncio.timeout(10):
+        assert (await inside.until(generation)).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("the disk is gone"), RecordsUnavailableError("no records", "later")], ids=type
+)
+async def test_an_error_of_a_run_that_is_ended_with_its_device_is_no_fault_of_the_generation(
+    start: Start, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("server.scheduler.attempt.BACKOFF_SECONDS", 60)
+    inside = await start()
+
+    async def end_badly(_job: Run) -> Done:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise error
+
+    inside.engine.script.append(end_badly)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.runs)
+    async with asyncio.timeout(5):
+        await inside.dispatcher.remove("fake:0")
+
+    assert (await inside.read(generation)).status is Status.QUEUED
+
+
+async def test_a_cancellation_reaches_all_devices_although_one_is_removed_meanwhile(start: Start) -> None:
+    inside = await start(executors=2)
+    for engine in inside.engines:
+        engine.script.append(engine.until_cancelled)
+    generations = await inside.enqueue(2)
+    await eventually(lambda: all(engine.runs for engine in inside.engines))
+    first, second = inside.dispatcher.executors
+    cancel = first.cancel
+
+    async def cancel_and_lose(generation: Generation) -> None:
+        await cancel(generation)
+        await inside.dispatcher.remove("fake:0")
+
+    first.cancel = cancel_and_lose  # type: ignore[method-assign]
+    (there,) = [each for each in generations if each.id == inside.engines[1].runs[0].generation_id]
+    await inside.service.cancel("", there.id)
+
+    assert inside.engines[1].cancels == [(there.id, 1)]
+    await eventually(lambda: second.device.running is None)
