@@ -12,9 +12,10 @@ from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation, Status
 from server.engine.interface import GenerationFailedError, RunSuspendedError
 from server.engine.protocol import Done, Run
+from server.scheduler.interface import Deployment
 from tests.server.conftest import Inside, build, eventually, listen
 from tests.server.fakes import FakeEngine
-from tests.server.scheduler.test_dispatcher import busy, checkpoints, completions, with_another_model
+from tests.server.scheduler.test_dispatcher import MODEL, OTHER, busy, checkpoints, completions, with_another_model
 
 Start = Callable[..., Awaitable[Inside]]
 
@@ -352,3 +353,97 @@ async def test_a_cancellation_reaches_all_devices_although_one_is_removed_meanwh
 
     assert inside.engines[1].cancels == [(there.id, 1)]
     await eventually(lambda: second.device.running is None)
+
+
+# requests to load
+
+
+def add(inside: Inside, name: str) -> FakeEngine:
+    engine = FakeEngine(inside.folders.videos.folder, name)
+    inside.engines.append(engine)
+    inside.dispatcher.add(engine)
+    return engine
+
+
+async def deployed(inside: Inside, *models: str) -> None:
+    await eventually(lambda: all(inside.dispatcher.deployment(model) is Deployment.ACTIVE for model in models))
+
+
+async def test_each_device_that_joins_loads_one_of_the_models_that_wait(start: Start) -> None:
+    inside = await start(executors=0)
+    for model in (MODEL, OTHER):
+        inside.dispatcher.activate(inside.service.entry(model))
+
+    engines = [add(inside, "late:0"), add(inside, "late:1")]
+
+    await deployed(inside, MODEL, OTHER)
+    assert [engine.loads for engine in engines] == [[MODEL], [OTHER]]
+
+
+async def test_a_model_that_waits_for_a_device_and_is_loaded_elsewhere_meanwhile_is_loaded_once(start: Start) -> None:
+    inside = await start(executors=0)
+    for model in (MODEL, OTHER):
+        inside.dispatcher.activate(inside.service.entry(model))
+    first = add(inside, "late:0")
+    await deployed(inside, MODEL)
+
+    inside.dispatcher.activate(inside.service.entry(OTHER))
+    await deployed(inside, OTHER)
+    second = add(inside, "late:1")
+    await turns()
+
+    assert (first.loads, second.loads) == ([MODEL, OTHER], [])
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+async def test_a_model_that_a_removed_device_was_to_load_is_loaded_on_another(start: Start, is_alone: bool) -> None:
+    inside = await start(executors=1)
+    lost = inside.engine
+    lost.loading.clear()
+    for model in (MODEL, OTHER):
+        inside.dispatcher.activate(inside.service.entry(model))
+    # one is being loaded, the other one waits
+    await eventually(lambda: lost.loads)
+    others = [] if is_alone else [add(inside, "late:0"), add(inside, "late:1")]
+
+    await inside.dispatcher.remove("fake:0")
+    if is_alone:
+        others = [add(inside, "late:0"), add(inside, "late:1")]
+
+    await deployed(inside, MODEL, OTHER)
+    assert [engine.loads for engine in others] == [[MODEL], [OTHER]]
+
+
+async def test_a_model_that_a_removed_device_was_to_unload_is_not_loaded_elsewhere(start: Start) -> None:
+    inside = await start(executors=1)
+    inside.engine.loading.clear()
+    inside.dispatcher.activate(inside.service.entry(MODEL))
+    await eventually(lambda: inside.engine.loads)
+    inside.dispatcher.deactivate(inside.service.entry(MODEL))
+    other = add(inside, "late:0")
+
+    await inside.dispatcher.remove("fake:0")
+    await turns()
+
+    assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+    assert other.loads == []
+
+
+async def test_a_device_that_is_being_removed_is_asked_for_nothing(start: Start) -> None:
+    inside = await start(executors=1)
+    close, go_on = inside.engine.close, asyncio.Event()
+
+    async def close_slowly() -> None:
+        await go_on.wait()
+        await close()
+
+    inside.engine.close = close_slowly  # type: ignore[method-assign]
+    removing = asyncio.create_task(inside.dispatcher.remove("fake:0"))
+    await turns()
+    inside.dispatcher.activate(inside.service.entry(MODEL))
+    go_on.set()
+    await removing
+
+    assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+    add(inside, "late:0")
+    await deployed(inside, MODEL)
