@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,7 +27,7 @@ from server.engine.protocol import Done, Run, RunReport
 from server.scheduler.claims import Claims
 from server.scheduler.device import Device
 from server.scheduler.prefetch import PromptPrefetcher
-from server.scheduler.running import RunningAttempt
+from server.scheduler.running import End, RunningAttempt, raise_if_cancelled
 from server.storage.db.records import StaleAttemptError
 from server.storage.files.checkpoints import checkpoint_key
 from server.storage.files.inputs import input_keys
@@ -69,6 +69,7 @@ class AttemptRunner:
                 )
             except Exception:
                 log.exception("%s: unexpected error; trying again in %g s", self._device.name, BACKOFF_SECONDS)
+            raise_if_cancelled()
             await asyncio.sleep(BACKOFF_SECONDS)
             # the claim is still held, and has to be given back
             step = self._claims.give_back
@@ -83,39 +84,31 @@ class AttemptRunner:
 
     async def _hold(self, running: RunningAttempt) -> None:
         """Run an attempt while its claim is renewed."""
-        held = running.held
         renewal = asyncio.create_task(self._claims.keep(running, self.cancel))
         try:
             self._claims.announce_progress(running)
-            settled = await self._attempt(running)
+            end = await self._attempt(running)
+            await self._claims.conclude(running, partial(self._record, running.held, end))
         except StaleAttemptError:
             # cancelled, or taken over by another server: a late result counts no more
             await self._claims.discard(running)
-        else:
-            said = ids(held.id, held.attempt)
-            log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status, extra=said)
-            if settled.status is Status.SUCCEEDED:
-                self._device.circuit.succeeded()
-            await self._claims.announce(settled)
         finally:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
 
-    async def _attempt(self, running: RunningAttempt) -> Generation:
-        """Load, run and record; returns the record, raises StaleAttemptError if the attempt counts no more."""
+    async def _attempt(self, running: RunningAttempt) -> End:
+        """Load and run; returns what records the result, raises StaleAttemptError if the attempt counts no more."""
         held, claims = running.held, self._claims
         entry = self._catalogue.get(held.model)
         if entry is None:
-            return await running.settle(partial(claims.attempts.fail, held, f"Model not found: {held.model}"))
+            return partial(claims.attempts.fail, held, f"Model not found: {held.model}")
         assert held.params is not None, "a generation without valid parameters is never queued"
         try:
             done = await self._make(running, entry.variant(held.params.run_fast), held.params)
         except (LoadFailedError, GenerationFailedError) as error:
             said = ids(held.id, held.attempt)
             log.warning("generation %s attempt %d failed: %s", held.id, held.attempt, error, extra=said)
-            return await running.settle(
-                partial(claims.attempts.fail, held, without_paths(str(error)), running.warnings)
-            )
+            return partial(claims.attempts.fail, held, without_paths(str(error)), running.warnings)
         except RunCancelledError as error:
             raise StaleAttemptError(held.id) from error
         except (RunSuspendedError, DeviceUnavailableError) as error:
@@ -123,24 +116,31 @@ class AttemptRunner:
                 said = ids(held.id, held.attempt)
                 log.warning("generation %s attempt %d waits again: %s", held.id, held.attempt, error, extra=said)
                 self._device.note_block(str(error))
-            return await running.settle(partial(claims.release, running))
+            return partial(claims.release, running)
         except WorkerDiedError as error:
             said = ids(held.id, held.attempt)
             log.warning("the worker died on generation %s attempt %d: %s", held.id, held.attempt, error, extra=said)
-            return await running.settle(self._after_death(running, error))
+            return self._after_death(running, error)
         except (StaleAttemptError, RecordsUnavailableError, SQLAlchemyError):
             raise
         except Exception:
+            raise_if_cancelled()
             # a bug must neither stop the device nor come back for ever with the same generation
             said = ids(held.id, held.attempt)
             log.exception("generation %s attempt %d: unexpected error", held.id, held.attempt, extra=said)
             sentence = "The server failed on this generation. Its log says more."
-            return await running.settle(partial(claims.attempts.fail, held, sentence))
-        return await running.settle(
-            partial(claims.attempts.succeed, held, done.artifact, done.fingerprint, running.warnings)
-        )
+            return partial(claims.attempts.fail, held, sentence)
+        return partial(claims.attempts.succeed, held, done.artifact, done.fingerprint, running.warnings)
 
-    def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> Callable[[], Awaitable[Generation]]:
+    async def _record(self, held: Generation, end: End) -> Generation:
+        settled = await end()
+        said = ids(held.id, held.attempt)
+        log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status, extra=said)
+        if settled.status is Status.SUCCEEDED:
+            self._device.circuit.succeeded()
+        return settled
+
+    def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> End:
         on_device = self._device.running
         blame = blame_for_worker_death(
             on_device=running is on_device,

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,7 +16,7 @@ from server.core.generation import Generation
 from server.core.logging import ids
 from server.core.retry import Blame, Interruption, NextStep, decide
 from server.engine.protocol import Checkpointed, Previewed, Progressed, RunReport, Warned
-from server.scheduler.running import RunningAttempt
+from server.scheduler.running import End, RunningAttempt
 from server.storage.db.records import StaleAttemptError
 from server.storage.db.statements.attempts import Attempts
 from server.storage.files.stores import FileStores
@@ -127,6 +128,24 @@ class Claims:
         if not running.is_cancelled:
             self._broker.publish(Event(running.held, running.live))
 
+    async def conclude(self, running: RunningAttempt, end: End) -> None:
+        """Record the result of an attempt by `end`, and announce it, both once.
+
+        Both go on if the caller is cancelled, since the store's thread commits all the same: whoever concludes the
+        attempt again then waits for them. If the records cannot be written now, `running.end` is for another try.
+        """
+        running.end = end
+        if running.ending is None:
+            running.ending = asyncio.create_task(self._conclude(running, end))
+        await asyncio.shield(running.ending)
+
+    async def _conclude(self, running: RunningAttempt, end: End) -> None:
+        try:
+            await self.announce(await end())
+        except BaseException:
+            running.ending = None
+            raise
+
     async def announce(self, generation: Generation) -> None:
         """Publish the result of a generation, and remove its checkpoints; wake the devices if it waits again."""
         if generation.is_terminal:
@@ -158,10 +177,10 @@ class Claims:
         """Record the result of a generation; if that is not known, return it to the queue."""
         await self.end_preview(running)
         with suppress(StaleAttemptError):
-            if running.end is not None:
-                await self.announce(await running.end())
-            else:
-                await self.announce(await self._adopt(running.held) or await self.release(running))
+            await self.conclude(running, running.end or partial(self._adopt_or_release, running))
+
+    async def _adopt_or_release(self, running: RunningAttempt) -> Generation:
+        return await self._adopt(running.held) or await self.release(running)
 
     async def discard(self, running: RunningAttempt) -> None:
         """Remove what an attempt that counts no more has written. Another attempt may resume from its checkpoint."""

@@ -51,6 +51,7 @@ class Device:
         self.stats = GenerationStats()
         """The sum of all videos finished here since the start."""
         self.is_stopping = False
+        """Whether it is to begin nothing more; that is never taken back."""
         self._last: Weights | None = None
         self._has_no_file = asyncio.Event()
         self._has_no_file.set()
@@ -99,6 +100,11 @@ class Device:
                 return Deployment.DEACTIVATING
             return Deployment.ACTIVE if state.is_ready else Deployment.DEPLOYING
         return Deployment.ERROR if model_id in self.load_errors else None
+
+    def awaited_loads(self) -> list[LoadRequest]:
+        """The requests to load, unless a later one asks to unload the same model."""
+        last = {request.entry.id: request for request in self.requests}
+        return [request for request in last.values() if isinstance(request, LoadRequest)]
 
     def status(self) -> DeviceStatus:
         """A snapshot for those above the scheduler."""

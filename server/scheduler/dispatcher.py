@@ -76,18 +76,32 @@ class Dispatcher:
         device = Device(engine, self._options.tolerance)
         executor = DeviceExecutor(device, self._claims, self._catalogue, self._options.idle_unload)
         self.executors.append(executor)
+        # one for each device: on the first they would all be loaded one after the other
         while self._awaited:
-            executor.request(self._awaited.popitem()[1])
+            request = self._awaited.pop(next(iter(self._awaited)))
+            if not _is_deployed(request.entry.id, self._staying):
+                executor.request(request)
+                break
         if self._has_started and self._suspending is None:
             executor.start()
 
     async def remove(self, name: str) -> None:
-        """Stop a device at once, and forget it; what was running there returns to the queue."""
+        """Stop a device at once, and forget it; what was running there returns to the queue.
+
+        The models that it was asked to load are loaded on other devices.
+        """
         executor = next(executor for executor in self.executors if executor.device.name == name)
+        loads = executor.device.awaited_loads()
+        # from here on it is not asked for anything
+        executor.device.is_stopping = True
+        for request in loads:
+            self.activate(request.entry)
         try:
             await executor.stop()
         finally:
-            self.executors.remove(executor)
+            # if only this call was cancelled, `stop` has to wait for it
+            if executor.has_stopped:
+                self.executors.remove(executor)
 
     async def suspend(self, grace: float) -> None:
         """Start nothing more; save what runs and return it to the queue, within `grace` seconds of the first call."""
@@ -111,6 +125,11 @@ class Dispatcher:
     @property
     def _devices(self) -> list[Device]:
         return [executor.device for executor in self.executors]
+
+    @property
+    def _staying(self) -> list[DeviceExecutor]:
+        """Those that may still be asked for something."""
+        return [executor for executor in self.executors if not executor.device.is_stopping]
 
     def devices(self) -> Sequence[DeviceStatus]:
         """A snapshot of all devices, in the order of the engines."""
@@ -159,23 +178,25 @@ class Dispatcher:
             except OSError as error:
                 # the maintenance removes them later
                 log.warning("the checkpoints of generation %s were not removed: %s", generation.id, reason(error))
-        for executor in self.executors:
+        # a copy: devices may come and go meanwhile
+        for executor in [*self.executors]:
             await executor.cancel(generation)
 
     def deployment(self, model_id: str) -> Deployment:
         """The state of a model on the device where it has come furthest."""
-        found = {device.deployment(model_id) for device in self._devices}
-        order = (Deployment.ACTIVE, Deployment.DEPLOYING, Deployment.DEACTIVATING, Deployment.ERROR)
-        return next((status for status in order if status in found), Deployment.INACTIVE)
+        return _deployment(model_id, self.executors)
 
     def activate(self, entry: CatalogueEntry) -> None:
         """Load a model on some device, unless one has it; while there is none, on the next that is added."""
-        if not self.executors:
+        staying = self._staying
+        if not staying:
             self._awaited[entry.id] = LoadRequest(entry)
-        elif self.deployment(entry.id) not in (Deployment.ACTIVE, Deployment.DEPLOYING):
+            return
+        self._awaited.pop(entry.id, None)
+        if not _is_deployed(entry.id, staying):
             # an idle device first, and of those an empty one: the others' models may be needed again
             best = min(
-                self.executors,
+                staying,
                 key=lambda executor: (
                     executor.device.circuit.wait > 0,
                     executor.device.running is not None,
@@ -191,3 +212,13 @@ class Dispatcher:
             executor.device.load_errors.pop(entry.id, None)
             if executor.device.deployment(entry.id) in (Deployment.ACTIVE, Deployment.DEPLOYING):
                 executor.request(UnloadRequest(entry))
+
+
+def _deployment(model_id: str, executors: Sequence[DeviceExecutor]) -> Deployment:
+    found = {executor.device.deployment(model_id) for executor in executors}
+    order = (Deployment.ACTIVE, Deployment.DEPLOYING, Deployment.DEACTIVATING, Deployment.ERROR)
+    return next((status for status in order if status in found), Deployment.INACTIVE)
+
+
+def _is_deployed(model_id: str, executors: Sequence[DeviceExecutor]) -> bool:
+    return _deployment(model_id, executors) in (Deployment.ACTIVE, Deployment.DEPLOYING)

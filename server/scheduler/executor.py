@@ -37,6 +37,7 @@ class DeviceExecutor:
         self._owner = "/".join((server, socket.gethostname(), str(os.getpid()), uuid4().hex[:8], device.name))
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._prefetcher = PromptPrefetcher(claims.attempts, device.engine, self._in_background)
         self._runner = AttemptRunner(device, claims, catalogue, self._prefetcher)
@@ -69,14 +70,31 @@ class DeviceExecutor:
         device = self.device
         device.is_stopping = True
         self.wake()
-        if self._task is None or device.state.loading is not None:
+        task = self._task
+        if task is None or device.state.loading is not None:
             return
         if device.running is not None:
             await device.engine.suspend(device.running.held.id, device.running.held.attempt)
-        await asyncio.wait({self._task}, timeout=grace)
+        # not `self._task`: the device may be stopped meanwhile
+        await asyncio.wait({task}, timeout=grace)
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether `stop` has come to its end, a good one or not."""
+        return self._stopping is not None and self._stopping.done()
 
     async def stop(self) -> None:
-        """Stop working: end the worker, then give back what it was doing."""
+        """Stop working for good: end the worker, then give back what it was doing.
+
+        This goes on if the caller is cancelled; a second caller waits for the same.
+        """
+        # whatever comes of the cancellation, the loop is not to begin anything more
+        self.device.is_stopping = True
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         tasks = [*self._background, *([] if self._task is None else [self._task])]
         for task in tasks:
             task.cancel()
@@ -144,7 +162,9 @@ class DeviceExecutor:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
             # the store's thread goes on to commit: a claim that it makes has to be given back
-            if (held := await claiming) is not None:
+            await asyncio.wait({claiming})
+            # if it failed there is no claim, and its error must not take the place of the cancellation
+            if claiming.exception() is None and (held := claiming.result()) is not None:
                 self.device.running = RunningAttempt(held)
             raise
 

@@ -10,6 +10,16 @@ from server.core.events import Live
 from server.core.generation import Generation
 from server.engine.protocol import Progressed
 
+End = Callable[[], Awaitable[Generation]]
+"""Records the result of an attempt; may be called again if that fails."""
+
+
+def raise_if_cancelled() -> None:
+    """Raise CancelledError if this task was cancelled, in whose place the error of a cleanup may have been raised."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
 
 @dataclass
 class RunningAttempt:
@@ -31,8 +41,10 @@ class RunningAttempt:
     has_left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the device is free of it."""
     _reported_at: float = 0.0
-    end: Callable[[], Awaitable[Generation]] | None = None
+    end: End | None = None
     """Records the result, once that is known."""
+    ending: asyncio.Task[None] | None = None
+    """Records and announces it, or has done so."""
 
     def __post_init__(self) -> None:
         self.saved = self.held.progress
@@ -52,8 +64,3 @@ class RunningAttempt:
         if self.live.eta is None:
             return None
         return max(0.0, self.live.eta - (time.monotonic() - self._reported_at))
-
-    async def settle(self, end: Callable[[], Awaitable[Generation]]) -> Generation:
-        """Record the result: now, or when the attempt is given back, if the records cannot be written now."""
-        self.end = end
-        return await end()

@@ -29,6 +29,7 @@ from server.engine.interface import (
     RunSuspendedError,
 )
 from server.engine.protocol import Attempt, Checkpointed, Done, Previewed, Ready, Run, RunReport
+from server.scheduler.running import raise_if_cancelled
 from server.storage.files.object_store.scratch import Scratch
 
 log = logging.getLogger("paddock.files")
@@ -111,6 +112,7 @@ class TransferringEngine:
             try:
                 await self._scratch.videos.send(run.artifact)
             except OSError as error:
+                raise_if_cancelled()
                 is_lost = error.errno == errno.ENOENT
                 if is_lost or time.monotonic() + pause > deadline:
                     raise DeviceUnavailableError(f"The video could not be stored: {reason(error)}.") from error

@@ -218,6 +218,31 @@ async def test_a_video_that_cannot_be_stored_costs_no_generation(inside: Inside,
     assert set(await stored(inside, "videos")) == {f"{generation.id}.2.mp4"}
 
 
+async def test_a_video_that_is_being_stored_when_its_device_is_removed_is_stored_once_more_and_kept(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put, is_sending = ObjectStorage.put, asyncio.Event()
+
+    async def hang_first(storage: ObjectStorage, key: str, content: AsyncIterable[bytes]) -> None:
+        if storage.folder == "videos" and not is_sending.is_set():
+            is_sending.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                # in place of the cancellation
+                raise ObjectStoreError("the object store failed or cannot be reached")
+        await put(storage, key, content)
+
+    monkeypatch.setattr(ObjectStorage, "put", hang_first)
+    (generation,) = await inside.enqueue()
+    await is_sending.wait()
+    await inside.dispatcher.remove("fake:0")
+
+    assert (await inside.read(generation)).status is Status.SUCCEEDED
+    assert set(await stored(inside, "videos")) == {f"{generation.id}.1.mp4"}
+    assert "trying again" not in caplog.text
+
+
 async def test_a_video_whose_worker_died_after_it_was_finished_is_stored_and_kept(inside: Inside) -> None:
     inside.engine.script.append(inside.engine.finish_and_die)
     (generation,) = await inside.enqueue()
