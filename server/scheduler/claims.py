@@ -82,6 +82,7 @@ class Claims:
                 log.exception("the claim on generation %s was not renewed; trying again", held.id, extra=said)
             except StaleAttemptError:
                 if not running.is_cancelled:
+                    running.is_lost = True
                     # another server cancelled it, or took it over: the device must not go on
                     await on_lost(held)
                 return
@@ -149,12 +150,13 @@ class Claims:
     async def announce(self, generation: Generation) -> None:
         """Publish the result of a generation, and remove its checkpoints; wake the devices if it waits again."""
         if generation.is_terminal:
+            # first: where files are kept may not answer for a minute
+            self._broker.publish(Event(generation))
             try:
                 await self._checkpoints.discard(generation)
             except OSError as error:
-                # the maintenance removes them later, and the result is not to wait for that
+                # the maintenance removes them later
                 log.warning("the checkpoints of generation %s were not removed: %s", generation.id, reason(error))
-            self._broker.publish(Event(generation))
         else:
             self._on_queued()
 
@@ -180,13 +182,23 @@ class Claims:
             await self.conclude(running, running.end or partial(self._adopt_or_release, running))
 
     async def _adopt_or_release(self, running: RunningAttempt) -> Generation:
-        return await self._adopt(running.held) or await self.release(running)
+        try:
+            adopted = await self._adopt(running.held)
+        except OSError as error:
+            # held until its lease ends, it would count as a death of this server
+            log.warning("a finished file of %s was not looked for: %s", running.held.id, reason(error))
+            adopted = None
+        return adopted or await self.release(running)
 
     async def discard(self, running: RunningAttempt) -> None:
-        """Remove what an attempt that counts no more has written. Another attempt may resume from its checkpoint."""
-        held = running.held
-        await self._videos.delete([video_key(held.id, held.attempt)])
-        if running.is_cancelled:
+        """Remove what an attempt has written that was cancelled here.
+
+        Of one that another server has ended nothing is removed: that server may have adopted its video, or resume from
+        its checkpoint. Files that no row names are removed later.
+        """
+        if running.is_cancelled and not running.is_lost:
+            held = running.held
+            await self._videos.delete([video_key(held.id, held.attempt)])
             await self._checkpoints.discard(held)
 
     async def settle(self, abandoned: Generation) -> None:

@@ -84,19 +84,29 @@ class Maintenance:
                 # what a worker wrote in its last moment, when its generation had been given up
                 await self._drop_previews()
                 await self._drop_part_files()
-                if self._files.scratch is not None:
+                # a local copy may be the finished video of one that is not settled
+                if await self._settle_abandoned() and self._files.scratch is not None:
                     await self._files.scratch.sweep(self._devices.held())
                 is_behind = await self._retention.tidy()
                 await asyncio.sleep(_CATCH_UP_SECONDS if is_behind else self._lease)
-                for generation in await self._store.attempts.abandoned():
-                    if generation.id not in self._devices.held():
-                        await self._claims.settle(generation)
             except (RecordsUnavailableError, OSError) as error:
                 log.warning("cleaning up failed; trying again in %g s: %s", self._lease, error)
                 await asyncio.sleep(self._lease)
             except Exception:
                 log.exception("cleaning up failed unexpectedly; trying again in %g s", self._lease)
                 await asyncio.sleep(self._lease)
+
+    async def _settle_abandoned(self) -> bool:
+        """Settle generations whose lease has expired; returns whether all are settled."""
+        is_done = True
+        for generation in await self._store.attempts.abandoned():
+            if generation.id not in self._devices.held():
+                try:
+                    await self._claims.settle(generation)
+                except OSError as error:
+                    log.warning("generation %s is settled later: %s", generation.id, reason(error))
+                    is_done = False
+        return is_done
 
     async def _await_room(self) -> None:
         """Wake the devices once the disk has room again."""

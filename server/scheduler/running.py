@@ -32,6 +32,8 @@ class RunningAttempt:
     forecast: Forecast | None = None
     warnings: tuple[str, ...] = ()
     is_cancelled: bool = False
+    is_lost: bool = False
+    """Whether another server has ended the claim: the generation's files may be that server's by now."""
     has_checkpoint: bool = False
     """Whether this attempt has written a checkpoint, so that those of earlier ones are not needed any more."""
     has_superseded: bool = False

@@ -156,6 +156,9 @@ class InputFetcher:
             log.warning("what came of an awaited input was not recorded; trying again: %s", error)
             await asyncio.sleep(_BACKOFF_SECONDS)
             asyncio.get_running_loop().call_soon(self.wake)
+        except UnavailableError as error:
+            # no fault of the request: it waits, as it would for the records, and is looked at again
+            log.warning("%s of waiting generations is fetched again later: %s", job.name, error)
 
     async def _carry_out(self, job: _Job) -> None:
         try:
@@ -163,7 +166,7 @@ class InputFetcher:
             waiting = await self._awaited_inputs.awaiting(job.url, sorted(job.ids))
             complete = [self._complete(generation, kept) for generation in waiting]
         except PaddockError as error:
-            if isinstance(error, RecordsUnavailableError):
+            if isinstance(error, RecordsUnavailableError | UnavailableError):
                 raise
             await self._fail(job, str(error))
         except SQLAlchemyError:

@@ -11,11 +11,11 @@ IMAGE_SUFFIX = ".png"
 VIDEO_SUFFIX = ".mp4"
 SUFFIXES = (IMAGE_SUFFIX, VIDEO_SUFFIX)
 
-UNUSED_SECONDS = 3600.0
-"""An input is kept for so long although no row names it: its request may be about to be recorded."""
-
-UPLOAD_SECONDS = UNUSED_SECONDS
+UPLOAD_SECONDS = 3600.0
 """So long the id of an upload is valid."""
+
+UNUSED_SECONDS = UPLOAD_SECONDS + 600.0
+"""An input is kept for so long although no row names it: its request may be about to be recorded."""
 
 _KEY = re.compile(r"([0-9a-f]+)\.([0-9a-f]{64})\.(?:png|mp4)")
 _OPEN = "0"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from pipelines.models.catalogue import BUILT_IN
 from server.core.errors import RecordsUnavailableError
@@ -15,6 +16,7 @@ from server.engine.interface import GenerationFailedError, WorkerDiedError
 from server.engine.protocol import Done, Run
 from server.scheduler.interface import Deployment
 from server.storage.db.records import Filters, QueueLimits
+from server.storage.db.schema import generations
 from server.storage.files.videos import video_key
 from tests.contract.store.examples import new
 from tests.server.conftest import Inside, build, eventually, listen
@@ -866,3 +868,76 @@ async def test_an_activation_that_fails_says_so_until_the_next(inside: Inside) -
 
 async def _deployment(inside: Inside, wanted: Deployment) -> None:
     await eventually(lambda: inside.dispatcher.deployment(MODEL) is wanted)
+
+
+async def test_files_of_an_attempt_that_another_server_ended_are_left_to_it(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.until_cancelled)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.runs)
+    files = [
+        inside.folders.videos.folder / f"{generation.id}.1.mp4",
+        inside.folders.checkpoints.folder / f"{generation.id}.1.ckpt",
+    ]
+    for file in files:
+        file.write_bytes(b"of the first attempt")
+    (device,) = inside.dispatcher._devices
+    assert device.running is not None
+    with inside.store.engine.begin() as tx:
+        stolen = update(generations).where(generations.c.id == generation.id)
+        tx.execute(stolen.values(attempt=2, owner="another/server", lease_until=time.time() + 600))
+
+    device.running.has_saved.set()
+    await eventually(lambda: device.running is None)
+
+    assert [file.read_bytes() for file in files] == [b"of the first attempt"] * 2
+    assert (await inside.read(generation)).status is Status.PROCESSING
+
+
+async def test_a_result_is_told_while_files_cannot_be_reached(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = asyncio.Event()
+    monkeypatch.setattr(inside.files.checkpoints, "discard", lambda _: reached.wait())
+
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: any(event.generation.status is Status.SUCCEEDED for event in inside.events))
+
+    assert [event.generation.id for event in inside.events if event.generation.is_terminal] == [generation.id]
+    reached.set()
+
+
+async def test_a_stop_gives_back_what_runs_although_files_cannot_be_reached(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.engine.script.append(inside.engine.until_cancelled)
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.engine.runs)
+
+    async def away(_: object) -> None:
+        raise OSError("the object store does not answer")
+
+    monkeypatch.setattr(inside.files.videos, "finished", away)
+    await inside.dispatcher.remove("fake:0")
+
+    waiting = await inside.read(generation)
+    assert (waiting.status, waiting.server_deaths) == (Status.QUEUED, 0)
+
+
+async def test_one_generation_that_cannot_be_settled_does_not_hold_up_the_others(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await inside.dispatcher.remove("fake:0")
+    left = await inside.enqueue(2)
+    for _ in left:
+        assert await inside.store.attempts.claim("dead/server", 0.0) is not None
+    finished = inside.files.videos.finished
+
+    async def away(held: Generation) -> str | None:
+        if held.id == left[0].id:
+            raise OSError("the object store does not answer")
+        return await finished(held)
+
+    monkeypatch.setattr(inside.files.videos, "finished", away)
+
+    assert not await inside.dispatcher.maintenance._settle_abandoned()
+    assert [(await inside.read(each)).status for each in left] == [Status.PROCESSING, Status.QUEUED]
+    monkeypatch.setattr(inside.files.videos, "finished", finished)
+    assert await inside.dispatcher.maintenance._settle_abandoned()

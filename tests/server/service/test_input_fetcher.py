@@ -376,15 +376,19 @@ async def test_a_repeat_with_the_same_url_is_the_same_request(inside: Inside, ho
     assert host.paths == ["/ox.png"]
 
 
-async def test_a_disk_that_cannot_be_written_to_is_not_the_urls_fault(
-    inside: Inside, host: ImageHost, monkeypatch: pytest.MonkeyPatch
+async def test_a_disk_that_cannot_be_written_to_fails_nothing(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", ())
+    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.2)
     (inside.folder / "inputs").rmdir()
 
     (recorded,) = await enqueue(inside)
+    await eventually(lambda: "is fetched again later: The server cannot keep inputs: No such file" in caplog.text)
+    assert (await inside.read(recorded)).status is Status.QUEUED
+    (inside.folder / "inputs").mkdir()
 
-    assert (await inside.until(recorded)).error_message == "The server cannot keep inputs: No such file or directory."
+    assert (await inside.until(recorded)).status is Status.SUCCEEDED
 
 
 async def test_servers_that_share_their_database_take_neither_urls_nor_uploads(
