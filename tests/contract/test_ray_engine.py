@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,9 @@ import pytest_asyncio
 from pipelines.core.progress import Stage
 from pipelines.models.catalogue import CatalogueEntry, read_catalogue
 from server.engine.interface import DeviceUnavailableError, WorkerDiedError, WorkerOptions
+from server.engine.ray.nodes import ClusterView
 from server.engine.ray.options import BRIDGE, BridgeOptions, bridge_environment
+from server.engine.ray.watch import MONITOR
 from server.engine.subprocess.engine import SubprocessEngine
 from tests.server.conftest import eventually
 from tests.support.ray_cluster import RayCluster, ray_cluster
@@ -77,6 +81,19 @@ async def make_engine(tmp_path: Path, weights_folder: Path, cluster: RayCluster)
 def workers(cluster: RayCluster, host: str) -> list[psutil.Process]:
     """The worker processes of a host, each below its actor."""
     return [each for each in cluster.processes(host) if "server.engine.worker" in " ".join(each.cmdline())]
+
+
+def test_the_process_that_looks_for_hosts_ends_with_its_reader(cluster: RayCluster) -> None:
+    command = [sys.executable, "-P", "-m", MONITOR, cluster.address]
+    environment = bridge_environment(cluster.address, None)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as monitor:
+        assert monitor.stdout is not None
+        view = ClusterView.model_validate_json(monitor.stdout.readline())
+        monitor.stdout.close()
+
+        assert monitor.wait(30) == 0
+    assert [host.name for host in view.hosts] == ["host-0", "host-1", "host-2"]
+    assert view.error is None
 
 
 async def test_a_killed_worker_is_told_by_its_signal(make_engine: MakeEngine, cluster: RayCluster) -> None:

@@ -4,8 +4,8 @@
 """
 
 import os
+import select
 import sys
-import time
 
 from ray.exceptions import RayError
 
@@ -33,6 +33,8 @@ def main() -> None:
         print(ClusterView(error=str(error)).model_dump_json(), file=output, flush=True)
         return
     last = None
+    reader = select.poll()
+    reader.register(output, 0)
     while True:
         try:
             view = ClusterView(hosts=tuple(hosts_of(nodes())))
@@ -41,7 +43,9 @@ def main() -> None:
         if view != last:
             print(view.model_dump_json(), file=output, flush=True)
             last = view
-        time.sleep(_SECONDS)
+        # a parent that died before die_with_parent is known by its end of the pipe
+        if reader.poll(_SECONDS * 1000):
+            return
 
 
 if __name__ == "__main__":
