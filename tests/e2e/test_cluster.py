@@ -124,6 +124,7 @@ ss -ltn > open.log
 def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> None:
     """In a network of its own, since `ray start` listens on the network card's address where there is one."""
     unshare = needs("unshare")
+    needs("ip")
     # a socket's path must be short
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")},
