@@ -22,7 +22,16 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(actor, "_LOCK_SECONDS", 0.5)
     elsewhere = {str(name): "/nowhere/else" for name in Folder}
     options = BridgeOptions(
-        **elsewhere, device="cpu", cache="/nowhere", temporary="", address="a:1", host="pc", node_id="1", index=3
+        **elsewhere,
+        device="cpu",
+        cache="/nowhere",
+        temporary="",
+        address="a:1",
+        host="pc",
+        node_id="1",
+        index=3,
+        # nobody pings it, and its switch would end the test's own process
+        lost_seconds=1e9,
     )
     return options.model_dump_json()
 
