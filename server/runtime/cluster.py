@@ -41,6 +41,8 @@ class ClusterDevices:
 
     async def use(self, view: ClusterView) -> None:
         """Have exactly the devices of a view."""
+        known = {host.node_id for host in view.hosts}
+        self._told = {each for each in self._told if each[0] in known}
         wanted = {
             device_name(host, index): (host, index)
             for host in self._named([host for host in view.hosts if host.is_alive and self._fits(host)])

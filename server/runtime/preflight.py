@@ -58,8 +58,8 @@ class Problems:
 def run_checks(settings: Settings, try_to_listen: Callable[[], None]) -> list[str]:
     """Run all checks and return the devices to use: torch names, none with a cluster.
 
-    Raises StartRefusedError with every problem. `try_to_listen` raises it unless the
-    server's address and port can be used.
+    Raises StartRefusedError with every problem. `try_to_listen` raises it unless the server's address and port can be
+    used.
     """
     problems, devices, catalogue = Problems(), list[str](), dict[str, CatalogueEntry]()
     with problems.collected():

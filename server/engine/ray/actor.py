@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import threading
 import time
@@ -18,7 +17,7 @@ from server.engine.interface import WorkerOptions
 from server.engine.protocol import MAX_LINE_BYTES, WorkerEnded
 from server.engine.ray.files import Folder, WorkerFolders
 from server.engine.ray.options import HOST_THREADS, BridgeOptions
-from server.engine.subprocess.connection import WorkerProcess, start_worker
+from server.engine.subprocess.connection import WorkerProcess, described_exit, start_worker
 from server.engine.subprocess.engine import WORKER
 from server.engine.subprocess.environment import worker_environment
 
@@ -100,10 +99,6 @@ class HostedWorker:
         """Say that the bridge is there."""
         self._heard = time.monotonic()
 
-    async def pids(self) -> tuple[int, int | None]:
-        """The process ids of this actor and of its worker."""
-        return os.getpid(), None if self._worker is None else self._worker.pid
-
     async def send(self, line: bytes) -> None:
         """Pass an order to the worker. To a dead worker nothing is sent: the reader of reports learns of its end."""
         assert self._writer is not None
@@ -128,10 +123,7 @@ class HostedWorker:
                 await self._worker.wait()
         with suppress(ProcessLookupError):
             self._worker.kill()
-        status = await self._worker.wait()
-        if status < 0:
-            return f"it was killed by {signal.Signals(-status).name}"
-        return f"it exited with status {status}"
+        return described_exit(await self._worker.wait())
 
     async def read(self, folder: str, key: str) -> AsyncIterator[bytes]:
         """A file of the worker, in chunks; nothing if there is none."""

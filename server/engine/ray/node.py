@@ -60,12 +60,13 @@ class NodeOptions:
 def start_command(options: NodeOptions) -> list[str]:
     """The command that runs the node until it is stopped."""
     port = options.port
-    where = ["--head", "--port", str(port), "--include-dashboard=false"]
-    if find_spec("grpc") is not None:
-        # Ray then starts its client server, by default on a port elsewhere
-        where += ["--ray-client-server-port", str(port + 5)]
     if options.head is not None:
         where = ["--address", options.head]
+    else:
+        where = ["--head", "--port", str(port), "--include-dashboard=false"]
+        if find_spec("grpc") is not None:
+            # Ray then starts its client server, by default on a port elsewhere
+            where += ["--ray-client-server-port", str(port + 5)]
     own = [] if options.address is None else ["--node-ip-address", options.address]
     return [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", *where, *own, "--block"),

@@ -8,16 +8,13 @@ from urllib.parse import urlsplit
 
 from server.engine.interface import WorkerOptions
 from server.engine.ray.failures import ClusterError
-from server.engine.subprocess.environment import CREDENTIALS
+from server.engine.subprocess.environment import without_credentials
 
 BRIDGE = "server.engine.ray.bridge"
 """The module of the process that stands in a worker's place."""
 
 HOST_THREADS = "PADDOCK_HOST_OMP_NUM_THREADS"
 """OMP_NUM_THREADS as the host was started with, which Ray replaces by a value of its own."""
-
-PORT = 6379
-"""The default port of a cluster's head."""
 
 CONNECT_SECONDS = 30.0
 """How long a cluster may take to answer; Ray itself would wait for minutes."""
@@ -66,8 +63,7 @@ class BridgeOptions(WorkerOptions):
 
 def bridge_environment(address: str, token_file: Path | None) -> dict[str, str]:
     """The whole environment of a bridge or a monitor."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)}
-    return {**own, **ray_environment(address, token_file)}
+    return {**without_credentials(os.environ), **ray_environment(address, token_file)}
 
 
 def make_ray_folder() -> None:

@@ -261,9 +261,7 @@ class Connection:
         status = await self._end()
         if self._fault is not None:
             return self._fault
-        if status < 0:
-            return f"it was killed by {signal.Signals(-status).name}"
-        return f"it exited with status {status}"
+        return described_exit(status)
 
     async def _end(self) -> int:
         """Wait for a killed process; returns its exit status, or raises WorkerDiedError when it does not end."""
@@ -299,6 +297,13 @@ class Connection:
     def is_alive(self) -> bool:
         """Whether the process runs, as far as is known, and its reports are being read."""
         return not self._is_killed and self.process.returncode is None and not self._pump.done()
+
+
+def described_exit(status: int) -> str:
+    """How a process ended, by its exit status, which is negative for a signal: the end of a sentence."""
+    if status < 0:
+        return f"it was killed by {signal.Signals(-status).name}"
+    return f"it exited with status {status}"
 
 
 def _reported_end(report: Report) -> EngineError | None:

@@ -45,5 +45,9 @@ def worker_environment(device: str, variables: Mapping[str, str] | None = None) 
     `variables` are those of its machine, by default of this process.
     """
     given = os.environ if variables is None else variables
-    own = {name: value for name, value in given.items() if not name.startswith(CREDENTIALS)}
-    return {**environment(device, os.cpu_count()), **own}
+    return {**environment(device, os.cpu_count()), **without_credentials(given)}
+
+
+def without_credentials(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a process that does not open the object store."""
+    return {name: value for name, value in variables.items() if not name.startswith(CREDENTIALS)}
