@@ -72,6 +72,11 @@ def images_of(server: ServerProcess) -> list[Path]:
     return sorted((server.data_dir / "inputs").iterdir())
 
 
+def kept_times(server: ServerProcess, image: Image.Image) -> int:
+    """How many files hold this image. Other tests of the module may have brought theirs before."""
+    return sum(image_digest(image) in path.name for path in images_of(server))
+
+
 def newest(server: ServerProcess) -> dict[str, Any]:
     return dict(server.http.get("/generations", params={"page_size": 1}).json()["generations"][0])
 
@@ -82,7 +87,7 @@ def made(server: ServerProcess, answer: httpx.Response) -> bytes:
 
 
 def test_every_way_to_send_an_image_gives_the_same_video(server: ServerProcess) -> None:
-    image = drawn()
+    image = drawn(seed=11)
     content, text = encoded(image), in_base64(image)
     fields = {name: str(value) for name, value in REQUEST.items()}
 
@@ -100,7 +105,7 @@ def test_every_way_to_send_an_image_gives_the_same_video(server: ServerProcess) 
 
     assert len(videos) == 1
     assert made(server, server.http.post("/videos/generate", json=REQUEST)) not in videos
-    assert len(images_of(server)) == 1
+    assert kept_times(server, image) == 1
 
 
 def test_the_row_has_a_signed_link_to_the_image_and_never_its_bytes(server: ServerProcess) -> None:
