@@ -59,6 +59,7 @@ class ClusterDevices:
                 log.info("%s has joined", name)
                 self._dispatcher.add(self._make_engine(host, index))
                 self._devices[name] = host.node_id
+        self._dispatcher.note_taken({name for name, (host, index) in wanted.items() if index in host.in_use})
 
     def _named(self, hosts: Sequence[ClusterHost]) -> list[ClusterHost]:
         """Hosts with names that are all different."""

@@ -52,6 +52,8 @@ class Device:
         """The sum of all videos finished here since the start."""
         self.is_stopping = False
         """Whether it is to begin nothing more; that is never taken back."""
+        self.is_taken = False
+        """Whether another server uses it, so that nothing can be made on it from here."""
         self._last: Weights | None = None
         self._has_no_file = asyncio.Event()
         self._has_no_file.set()
@@ -115,6 +117,7 @@ class Device:
             plan=state.plan,
             loading=state.loading,
             is_busy=self.running is not None,
+            is_taken=self.is_taken,
             error=None if (error := circuit.reason or state.error) is None else without_paths(error),
             health=circuit.health,
             failures=circuit.failures,

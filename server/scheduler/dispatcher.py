@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.models.catalogue import CatalogueEntry
@@ -103,6 +103,15 @@ class Dispatcher:
             if executor.has_stopped:
                 self.executors.remove(executor)
 
+    def note_taken(self, names: Collection[str]) -> None:
+        """Note which devices are in use. Those that no worker of this server holds are left to the server that does."""
+        for executor in self._staying:
+            device = executor.device
+            is_taken = device.name in names and device.state.pid is None
+            if is_taken != device.is_taken:
+                device.is_taken = is_taken
+                executor.wake()
+
     async def suspend(self, grace: float) -> None:
         """Start nothing more; save what runs and return it to the queue, within `grace` seconds of the first call."""
         if self._suspending is None:
@@ -198,7 +207,7 @@ class Dispatcher:
             best = min(
                 staying,
                 key=lambda executor: (
-                    executor.device.circuit.wait > 0,
+                    executor.device.is_taken or executor.device.circuit.wait > 0,
                     executor.device.running is not None,
                     executor.device.next_weights is not None,
                 ),

@@ -119,7 +119,10 @@ class DeviceExecutor:
                     continue
                 # after each request one generation, so that many requests do not keep the queue waiting
                 has_applied = False
-                if (wait := device.circuit.wait) > 0:
+                if device.is_taken:
+                    if not device.requests:
+                        await self._wake.wait()
+                elif (wait := device.circuit.wait) > 0:
                     if not device.requests:
                         await self._pause(wait)
                 elif (held := await self._claim()) is not None:

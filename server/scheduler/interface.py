@@ -31,6 +31,7 @@ class DeviceStatus:
     - `name` is unique among a server's devices.
     - `model` is loaded by `plan`; while it is being loaded, `loading` is the fraction read (0 … 1).
     - `is_busy` is set while the device computes a video.
+    - `is_taken` is set while another server uses the device.
     - `error` is the reason of the last failure, while it still counts.
     - `failures` counts since the start; `retry_in` are the seconds until a failing device gets the next generation.
     - `memory` is the device's, known while a worker uses it.
@@ -43,6 +44,7 @@ class DeviceStatus:
     plan: str | None = None
     loading: float | None = None
     is_busy: bool = False
+    is_taken: bool = False
     error: str | None = None
     health: Health = Health.HEALTHY
     failures: int = 0

@@ -1,5 +1,6 @@
 """What an engine on a Ray cluster promises besides: every way in which a worker, its host or the bridge can be lost."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pipelines.models.catalogue import CatalogueEntry, read_catalogue
 from server.engine.interface import DeviceUnavailableError, WorkerDiedError, WorkerOptions
 from server.engine.ray.nodes import ClusterView
 from server.engine.ray.options import BRIDGE, BridgeOptions, bridge_environment
-from server.engine.ray.watch import MONITOR
+from server.engine.ray.watch import MONITOR, cluster_views
 from server.engine.subprocess.engine import SubprocessEngine
 from tests.server.conftest import eventually
 from tests.support.ray_cluster import RayCluster, ray_cluster
@@ -186,11 +187,35 @@ async def test_a_worker_whose_bridge_is_gone_ends_itself(make_engine: MakeEngine
         await running
 
 
-async def test_a_device_that_is_in_use_is_a_sentence(make_engine: MakeEngine) -> None:
-    await make_engine(index=1).load(ENTRY)
+async def test_a_device_that_another_server_uses_is_a_sentence(make_engine: MakeEngine, cluster: RayCluster) -> None:
+    first = make_engine(index=1)
+    await first.load(ENTRY)
+    second = make_engine(index=1)
 
-    with pytest.raises(DeviceUnavailableError, match=r"No worker started on host-0 within 3 s: its device 1 may be"):
-        await make_engine(index=1, start_seconds=3).load(ENTRY)
+    with pytest.raises(DeviceUnavailableError, match=r"^Another server uses device 1 of host-0\.$"):
+        await second.load(ENTRY)
+
+    assert first.state.is_ready
+    await first.close()
+    await second.load(ENTRY)
+
+
+async def test_the_cluster_says_which_devices_are_in_use(make_engine: MakeEngine, cluster: RayCluster) -> None:
+    views = cluster_views(cluster.address, bridge_environment(cluster.address, None))
+    engine = make_engine(index=1)
+
+    async def until(in_use: bool) -> None:
+        async for view in views:
+            if (1 in next(host for host in view.hosts if host.name == "host-0").in_use) == in_use:
+                return
+
+    async with asyncio.timeout(60):
+        await until(in_use=False)
+        await engine.load(ENTRY)
+        await until(in_use=True)
+        await engine.close()
+        await until(in_use=False)
+    await views.aclose()
 
 
 async def test_a_cluster_that_is_not_there_is_a_sentence(make_engine: MakeEngine) -> None:

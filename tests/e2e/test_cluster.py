@@ -65,6 +65,35 @@ def test_a_lost_host_moves_its_generation_to_another_one(
     assert not list((tmp_path / "data" / "checkpoints").iterdir())
 
 
+@pytest.mark.heavy
+def test_two_servers_share_the_devices_and_one_goes_on_when_the_other_is_killed(
+    cluster: RayCluster, tmp_path: Path, bucket_url: str, postgres_url: str
+) -> None:
+    shared = {"files_url": bucket_url, "database_url": postgres_url, "ray_address": cluster.address, "lease": "3"}
+    first, second = (
+        ServerProcess(tmp_path / name, ray_checkpoint_interval="0.001", **shared) for name in ("first", "second")
+    )
+    try:
+        first.start()
+        eventually(lambda: len(devices(first)) == 2, first)
+        whole = first.video(first.enqueue(**LONG))
+        # the others need a device too
+        first.video(first.enqueue())
+        second.start()
+        eventually(lambda: [each["used_elsewhere"] for each in devices(second).values()].count(True) >= 1, second)
+
+        id_ = second.enqueue(**LONG)
+        eventually(lambda: second.row(id_)["progress"] > 0.2, second)
+        first.kill()
+
+        assert second.video(id_) == whole
+        eventually(lambda: not any(each["used_elsewhere"] for each in devices(second).values()), second)
+        assert "Another server uses" not in second.log_text()
+    finally:
+        first.close()
+        second.close()
+
+
 def test_a_server_without_a_cluster_accepts_work_and_says_that_it_waits(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "data", ray_address="127.0.0.1:9")
     server.start()

@@ -66,6 +66,7 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
                 "plan": device.plan,
                 "loading": device.loading,
                 "busy": device.is_busy,
+                "used_elsewhere": device.is_taken,
                 "error": device.error,
                 "compile_error": device.compile_error,
                 "health": device.health,

@@ -31,8 +31,9 @@ class DeviceState(BaseModel):
 
     `error` is the last error; it is cleared when a generation succeeds. `failures` counts worker deaths since the
     server started. `retry_in` is the time in seconds until a quarantined device is tried again. `memory` is the memory
-    of a GPU, known while a worker uses it. `compile_error` is why the blocks of the loaded model run uncompiled, and
-    therefore slower, if compiling them failed.
+    of a GPU, known while a worker uses it. `used_elsewhere` is set while another server uses the device, which is
+    possible in a cluster only. `compile_error` is why the blocks of the loaded model run uncompiled, and therefore
+    slower, if compiling them failed.
     """
 
     device: str
@@ -40,6 +41,7 @@ class DeviceState(BaseModel):
     plan: str | None
     loading: float | None
     busy: bool
+    used_elsewhere: bool
     error: str | None
     compile_error: str | None
     health: Literal["healthy", "unhealthy", "half_open"]
@@ -74,6 +76,7 @@ class Readiness(BaseModel):
                     "plan": PLAN,
                     "loading": None,
                     "busy": True,
+                    "used_elsewhere": False,
                     "error": None,
                     "compile_error": None,
                     "health": "healthy",

@@ -43,7 +43,7 @@ from server.engine.ray.actor import HostedWorker
 from server.engine.ray.connect import connect, nodes
 from server.engine.ray.failures import ClusterError
 from server.engine.ray.files import Folder, WorkerFolders
-from server.engine.ray.options import BridgeOptions, device_resource, make_ray_folder
+from server.engine.ray.options import BridgeOptions, actor_name, device_resource, make_ray_folder
 from server.engine.ray.relay import FileRelay
 
 log = logging.getLogger("paddock.bridge")
@@ -52,6 +52,9 @@ _PING_SECONDS = 5.0
 _LOOK_SECONDS = 2.0
 _CALL_SECONDS = 30.0
 """How long a call of the actor, or a chunk of a file, may take."""
+
+_TAKEN_SECONDS = 5.0
+"""So long the actor of an ended bridge may still hold the device; after that another server does."""
 
 _UNCLEAR_SECONDS = 20.0
 """So long it may take until it is known whether a worker's host is gone, or only its actor."""
@@ -68,11 +71,13 @@ class Actor:
     """Calls of one actor, each within some seconds; they raise HostLostError."""
 
     def __init__(self, options: BridgeOptions) -> None:
+        """Make the actor; raises ValueError while there is another one for its device."""
         self._host = options.host
         self._index = options.index
         self._handle: Any = (
             ray.remote(HostedWorker)
             .options(
+                name=actor_name(options.node_id, options.index),
                 num_cpus=0,
                 max_restarts=0,
                 max_task_retries=0,
@@ -140,12 +145,14 @@ class Actor:
 class Bridge:
     """Passes the orders of a server to one actor, and its reports back."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, options: BridgeOptions) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, options: BridgeOptions, actor: Actor
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._options = options
-        self._actor = Actor(options)
-        self._files = FileRelay(WorkerFolders(options), self._actor, self._show_life)
+        self._actor = actor
+        self._files = FileRelay(WorkerFolders(options), actor, self._show_life)
         self._heartbeat = Heartbeat()
 
     async def serve(self) -> None:
@@ -290,11 +297,12 @@ async def _main(connection: socket.socket, options: BridgeOptions) -> None:
     try:
         make_ray_folder()
         connect(options.address, options.connect_seconds)
-    except ClusterError as error:
+        actor = await _make_actor(options)
+    except (ClusterError, HostLostError) as error:
         writer.write(HostLost(message=str(error)).line())
         await writer.drain()
         return
-    bridge = Bridge(reader, writer, options)
+    bridge = Bridge(reader, writer, options, actor)
     try:
         await bridge.serve()
     except HostLostError as error:
@@ -304,6 +312,18 @@ async def _main(connection: socket.socket, options: BridgeOptions) -> None:
     except RayError as error:
         log.warning("%s: %s", options.host, " ".join(str(error).split())[:400])
         await bridge.say(await bridge.why(error))
+
+
+async def _make_actor(options: BridgeOptions) -> Actor:
+    """Make the actor of the device; raises HostLostError if another server holds it."""
+    until = time.monotonic() + _TAKEN_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(Actor, options)
+        except ValueError:
+            if time.monotonic() > until:
+                raise HostLostError(f"Another server uses device {options.index} of {options.host}.") from None
+        await asyncio.sleep(0.2)
 
 
 def main() -> None:

@@ -46,6 +46,11 @@ def _check_token(address: str) -> None:
             pass
 
 
+def actor_names() -> set[str]:
+    """The names of the actors that Paddock's servers have in the cluster."""
+    return set(ray.util.list_named_actors())
+
+
 def nodes() -> list[dict[str, Any]]:
     """The nodes of the cluster, as Ray describes them, also those that are dead."""
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]

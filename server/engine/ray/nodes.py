@@ -1,7 +1,7 @@
 """The hosts of a cluster and their devices, as the nodes of Ray describe them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from server import __version__
 from server.engine.protocol import VERSION
-from server.engine.ray.options import device_resource
+from server.engine.ray.options import actor_name, device_resource
 
 _HOST, _KIND, _PROTOCOL, _VERSION = "paddock-host", "paddock-kind", "paddock-protocol", "paddock-version"
 _RESOURCE = re.compile(re.escape(device_resource(0)).removesuffix("0") + "([0-9]+)")
@@ -27,7 +27,10 @@ class DeviceKind(StrEnum):
 
 
 class ClusterHost(BaseModel):
-    """A host that has joined a cluster. `devices` are the numbers of its devices, `protocol` that of its workers."""
+    """A host that has joined a cluster.
+
+    `devices` are the numbers of its devices, `in_use` those that a server holds; `protocol` is that of its workers.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,6 +41,7 @@ class ClusterHost(BaseModel):
     is_head: bool
     kind: DeviceKind
     devices: tuple[int, ...]
+    in_use: tuple[int, ...] = ()
     protocol: int
     version: str
 
@@ -60,19 +64,25 @@ def host_labels(name: str, kind: str) -> dict[str, str]:
     return {_HOST: name, _KIND: kind, _PROTOCOL: str(VERSION), _VERSION: __version__}
 
 
-def hosts_of(nodes: Iterable[Mapping[str, Any]]) -> list[ClusterHost]:
-    """The hosts among the nodes of a cluster: those that Paddock has started. Several may have the same name."""
+def hosts_of(nodes: Iterable[Mapping[str, Any]], actors: Collection[str] = ()) -> list[ClusterHost]:
+    """The hosts among the nodes of a cluster: those that Paddock has started. Several may have the same name.
+
+    `actors` are the names of the cluster's actors.
+    """
     hosts = []
     for node in nodes:
         labels = node.get("Labels") or {}
         resources = node.get("Resources") or {}
         # another version may have other labels
         with suppress(KeyError, ValueError):
-            hosts.append(_host_of(node, labels, resources))
+            hosts.append(_host_of(node, labels, resources, actors))
     return sorted(hosts, key=lambda host: (host.name, not host.is_alive, host.node_id))
 
 
-def _host_of(node: Mapping[str, Any], labels: Mapping[str, str], resources: Mapping[str, float]) -> ClusterHost:
+def _host_of(
+    node: Mapping[str, Any], labels: Mapping[str, str], resources: Mapping[str, float], actors: Collection[str]
+) -> ClusterHost:
+    devices = tuple(sorted(int(match[1]) for each in resources if (match := _RESOURCE.fullmatch(each))))
     return ClusterHost(
         name=labels[_HOST],
         node_id=node["NodeID"],
@@ -80,7 +90,8 @@ def _host_of(node: Mapping[str, Any], labels: Mapping[str, str], resources: Mapp
         is_alive=node["Alive"],
         is_head="node:__internal_head__" in resources,
         kind=DeviceKind(labels[_KIND]),
-        devices=tuple(sorted(int(match[1]) for each in resources if (match := _RESOURCE.fullmatch(each)))),
+        devices=devices,
+        in_use=tuple(index for index in devices if actor_name(node["NodeID"], index) in actors),
         protocol=int(labels[_PROTOCOL]),
         version=labels[_VERSION],
     )

@@ -82,6 +82,11 @@ def device_resource(index: int) -> str:
     return f"paddock-device-{index}"
 
 
+def actor_name(node_id: str, index: int) -> str:
+    """The name of the actor that holds a device of a Ray node. Only one at a time can have it, of whatever server."""
+    return f"{node_id}/{index}"
+
+
 def is_loopback(address: str) -> bool:
     """Whether a cluster's address (`host:port`) is reachable from its own machine only."""
     host = urlsplit(f"//{address}").hostname or ""

@@ -8,6 +8,7 @@ const ASK_MS = 4000;
 
 function state(device) {
   if (device.loading !== null) return t("device.loading", { percent: Math.round(device.loading * 100) });
+  if (device.used_elsewhere) return t("device.elsewhere");
   if (device.health !== "healthy") return t(`device.${device.health}`) ?? device.health;
   if (device.busy) return t("device.busy");
   return t(device.model === null ? "device.empty" : "device.ready");

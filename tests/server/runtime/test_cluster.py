@@ -1,6 +1,7 @@
 """Devices come and go with the hosts of a cluster."""
 
 import logging
+from collections.abc import Collection
 from typing import Any, cast
 
 import pytest
@@ -19,10 +20,14 @@ class FakeDispatcher:
         self.names: list[str] = []
         self.log: list[str] = []
         self.broken: set[str] = set()
+        self.taken: set[str] = set()
 
     def add(self, engine: Any) -> None:
         self.names.append(engine)
         self.log.append(f"+{engine}")
+
+    def note_taken(self, names: Collection[str]) -> None:
+        self.taken = {*names}
 
     async def remove(self, name: str) -> None:
         self.names.remove(name)
@@ -58,6 +63,15 @@ async def test_the_devices_are_those_of_the_living_hosts(dispatcher: FakeDispatc
     assert dispatcher.names == ["b/0", "c/0"]
     await devices.use(ClusterView())
     assert dispatcher.names == []
+
+
+async def test_the_dispatcher_learns_which_devices_are_in_use(dispatcher: FakeDispatcher) -> None:
+    devices = devices_of(dispatcher)
+
+    await devices.use(ClusterView(hosts=(host("a", devices=2, in_use=(1,)), host("b", in_use=(0,), is_alive=False))))
+    assert dispatcher.taken == {"a/1"}
+    await devices.use(ClusterView(hosts=(host("a", devices=2),)))
+    assert dispatcher.taken == set()
 
 
 async def test_a_host_that_was_restarted_has_new_devices(dispatcher: FakeDispatcher) -> None:

@@ -75,6 +75,25 @@ class HeldWrites:
         self._released.set()
 
 
+# taken
+
+
+async def test_a_device_that_another_server_uses_is_left_to_it(start: Start) -> None:
+    inside = await start(executors=2)
+    inside.dispatcher.note_taken({"fake:0", "elsewhere/0"})
+
+    for generation in await inside.enqueue(2):
+        await inside.until(generation, Status.SUCCEEDED)
+
+    assert [device.is_taken for device in inside.dispatcher.devices()] == [True, False]
+    assert not inside.engines[0].runs
+
+    inside.dispatcher.note_taken({"fake:1"})
+    (third,) = await inside.enqueue()
+    await inside.until(third, Status.SUCCEEDED)
+    assert len(inside.engines[0].runs) == 1
+
+
 # claims
 
 

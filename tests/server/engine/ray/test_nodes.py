@@ -7,7 +7,7 @@ import pytest
 from server import __version__
 from server.engine.protocol import VERSION
 from server.engine.ray.nodes import HOST_NAME, DeviceKind, host_labels, hosts_of
-from server.engine.ray.options import device_resource
+from server.engine.ray.options import actor_name, device_resource
 
 
 def node(node_id: str, name: str | None, kind: str = "cuda", devices: int = 1, **changes: Any) -> dict[str, Any]:
@@ -31,6 +31,12 @@ def test_hosts_have_the_devices_that_they_joined_with() -> None:
     assert (server.name, server.devices, server.is_head) == ("server", (), True)
     assert gaming.torch_device(3) == "cuda:3"
     assert (gaming.protocol, gaming.version) == (VERSION, __version__)
+
+
+def test_a_device_is_in_use_while_its_actor_lives() -> None:
+    (host,) = hosts_of([node("a", "pc", devices=3)], {actor_name("a", 1), actor_name("b", 2)})
+
+    assert host.in_use == (1,)
 
 
 def test_demo_devices_compute_on_the_cpu() -> None:
