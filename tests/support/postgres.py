@@ -30,16 +30,28 @@ class PostgresServer:
 
     def start(self) -> None:
         """Create the cluster and start it."""
-        data, as_user = self.folder / "data", _unprivileged(self.folder)
-        made = ("-D", data, "-U", "paddock", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        made = ("-D", self._data, "-U", "paddock", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        as_user = _unprivileged(self.folder)
         subprocess.run([program("initdb"), *made], stdout=subprocess.DEVNULL, check=True, **as_user)
+        self._run()
+
+    def restart(self) -> None:
+        """Stop it, with all its connections, and start it again on the same data."""
+        self._end()
+        self._run()
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    def _run(self) -> None:
         options = [part for setting in QUICK for part in ("-c", setting)]
-        with (self.folder / "log").open("wb") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [program("postgres"), "-D", data, "-k", self.folder, "-h", "", *options],
+                [program("postgres"), "-D", self._data, "-k", self.folder, "-h", "", *options],
                 stdout=log,
                 stderr=log,
-                **as_user,
+                **_unprivileged(self.folder),
             )
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -54,10 +66,13 @@ class PostgresServer:
 
     def stop(self) -> None:
         """Stop it, with all its connections, and remove its files."""
+        self._end()
+        shutil.rmtree(self.folder)
+
+    def _end(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(START_SECONDS)
-        shutil.rmtree(self.folder)
 
     def url(self, database: str) -> str:
         """The URL of a database."""
