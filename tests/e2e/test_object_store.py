@@ -4,7 +4,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -66,7 +66,7 @@ def test_a_server_keeps_its_files_in_the_store_and_serves_them(
 def test_links_redirect_to_the_store_where_that_is_set(
     start_server: Callable[..., ServerProcess], bucket_url: str, s3: ObjectStoreServer
 ) -> None:
-    server = start_server(files_url=bucket_url, redirect_links="true")
+    server = start_server(files_url=bucket_url, redirect_links="true", url_ttl="900")
     link = server.wait_for(server.enqueue(), "succeeded")["result_url"]
 
     sent = httpx.get(link)
@@ -74,6 +74,8 @@ def test_links_redirect_to_the_store_where_that_is_set(
     assert sent.status_code == 302
     assert sent.headers["location"].startswith(f"{s3.url}/{BUCKET}/")
     assert sent.headers["cache-control"] == "no-store"
+    # the store's link lives no longer than ours may
+    assert parse_qs(urlsplit(sent.headers["location"]).query)["X-Amz-Expires"] == ["900"]
     video = httpx.get(sent.headers["location"], headers={"Range": "bytes=4-7"})
     assert (video.status_code, video.content, video.headers["content-type"]) == (206, b"ftyp", "video/mp4")
     assert httpx.head(link).status_code == 200

@@ -38,7 +38,9 @@ class FolderStorage:
                 await asyncio.to_thread(file.close)
             await asyncio.to_thread(durable_rename, part, path)
         except BaseException:
-            await asyncio.to_thread(part.unlink, missing_ok=True)
+            # its error would take the place of the first; a later sweep removes the file
+            with suppress(OSError):
+                await asyncio.to_thread(part.unlink, missing_ok=True)
             raise
 
     async def touch(self, key: str) -> bool:

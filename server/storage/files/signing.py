@@ -15,7 +15,7 @@ class LinkSigner:
     """Signs tokens that last `ttl` seconds with the first of the keys, and knows those that any of them signed."""
 
     def __init__(self, keys: Sequence[str], ttl: float, salt: str) -> None:
-        self._ttl = ttl
+        self.ttl = ttl
         self._serializer = _serializer(keys, salt)
 
     def sign(self, name: str) -> str:
@@ -29,7 +29,7 @@ class LinkSigner:
         except BadSignature as error:
             raise ResourceNotFoundError("There is no such file.") from error
         # the library refuses a token of the future, which a clock that was set back makes of every recent one
-        if time.time() - signed_at.timestamp() > self._ttl:
+        if time.time() - signed_at.timestamp() > self.ttl:
             raise ResourceNotFoundError("This link has expired; read the generation again for a new one.")
         return str(name)
 

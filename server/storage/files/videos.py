@@ -9,7 +9,8 @@ from server.storage.files.signing import LinkSigner, SignedLinks
 SUFFIX = ".mp4"
 
 DIRECT_SECONDS = 3600.0
-"""So long a URL of the object store works: a player asks for one part of a video after another by the same one."""
+"""So long a URL of the object store works, unless links end sooner: a player asks for one part of a video after another
+by the same one."""
 
 
 def video_key(generation_id: str, attempt: int) -> str:
@@ -26,6 +27,7 @@ class Videos(GenerationFiles):
     def __init__(self, storage: FileStorage, signer: LinkSigner, *, redirects: bool = False) -> None:
         super().__init__(storage)
         self.redirects = redirects
+        self._direct_seconds = min(DIRECT_SECONDS, signer.ttl)
         self.links = SignedLinks(storage, signer, (SUFFIX,))
 
     async def direct_url(self, key: str) -> str | None:
@@ -33,7 +35,7 @@ class Videos(GenerationFiles):
         if not self.redirects:
             return None
         try:
-            return await self.storage.direct_url(key, DIRECT_SECONDS)
+            return await self.storage.direct_url(key, self._direct_seconds)
         except OSError as error:
             raise UnavailableError(f"The video cannot be read now: {reason(error)}.", 5) from error
 

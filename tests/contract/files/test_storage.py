@@ -216,6 +216,29 @@ async def test_a_failed_put_of_several_parts_leaves_nothing(storage: FileStorage
         assert not storage_uploads(storage)
 
 
+async def test_a_put_that_is_cancelled_while_the_disk_fails_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = FolderStorage(tmp_path / "files", ".bin")
+    begun = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"half"
+        begun.set()
+        await asyncio.Event().wait()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    putting = asyncio.create_task(storage.put("a.bin", endless()))
+    await begun.wait()
+    monkeypatch.setattr(Path, "unlink", fail)
+    putting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+
+
 async def test_files_that_are_put_at_once_do_not_mix(storage: FileStorage) -> None:
     async def slow(letter: bytes) -> AsyncIterator[bytes]:
         for _ in range(3):
