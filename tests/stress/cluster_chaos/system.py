@@ -47,7 +47,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attempt at a generation. `ended_at` and `outcome` are None while it runs; times are seconds since the epoch."""
+    """An attempt at a generation; times are seconds since the epoch, `ended_at` and `outcome` None while it runs."""
 
     generation_id: str
     attempt: int
