@@ -65,11 +65,14 @@ class Faults:
             if len(system.ids) - system.ended() < 5:
                 # nearly nothing is left to interrupt
                 system.enqueue(10)
-            # old enough to have been saved
-            now = time.time()
-            return [each for each in system.running() if each.device in devices and now - each.started_at > 0.5]
+            return [each for each in system.running() if each.device in devices and self._has_steps(each)]
 
         return self._dice.choice(eventually(found))
+
+    def _has_steps(self, attempt: Attempt) -> bool:
+        row = self._server_of(attempt).row(attempt.generation_id)
+        # not about to end either
+        return row["status"] == "processing" and 0.1 < row["progress"] < 0.8
 
     def _measure(self, broken: list[Attempt], began: float) -> None:
         """Wait until broken attempts have ended and others have begun, and note how long that took."""
