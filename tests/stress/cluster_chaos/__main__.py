@@ -20,6 +20,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from benchmarks.report import show
+from server.engine.ray.options import RAY_FOLDER
 from tests.stress.cluster_chaos.faults import Faults
 from tests.stress.cluster_chaos.leftovers import Leftovers
 from tests.stress.cluster_chaos.system import System
@@ -42,10 +43,15 @@ def main() -> None:
 
 
 def _in_own_network() -> int:
-    """Run this program again where loopback is the only network: `ray start` listens on the network card's address."""
+    """Run this program again where loopback is the only network, and no other cluster's files are.
+
+    `ray start` listens on the network card's address where there is one.
+    """
     as_user = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
-    again = " ".join(["ip link set lo up && exec", sys.executable, "-m", "tests.stress.cluster_chaos", '"$@"'])
-    command = ["unshare", "--net", *as_user, "bash", "-c", again, "chaos", *sys.argv[1:]]
+    RAY_FOLDER.mkdir(mode=0o700, exist_ok=True)
+    apart = f"ip link set lo up && mount -t tmpfs -o mode=700 tmpfs {RAY_FOLDER} && exec"
+    again = " ".join([apart, sys.executable, "-m", "tests.stress.cluster_chaos", '"$@"'])
+    command = ["unshare", "--net", "--mount", *as_user, "bash", "-c", again, "chaos", *sys.argv[1:]]
     return subprocess.run(command, env={**os.environ, _INSIDE: "1"}, check=False).returncode
 
 
