@@ -36,6 +36,8 @@ class Faults:
         self._system = system
         self._dice = dice
         self.times: dict[str, Times] = {}
+        self._victims: set[str] = set()
+        """Generations that lost a worker: a second loss in a row would fail them, and should."""
         self.all: dict[str, Callable[[], None]] = {
             "worker killed": lambda: self._kill_part(_WORKER),
             "actor killed": lambda: self._kill_part(_ACTOR),
@@ -65,14 +67,17 @@ class Faults:
             if len(system.ids) - system.ended() < 5:
                 # nearly nothing is left to interrupt
                 system.enqueue(10)
-            return [each for each in system.running() if each.device in devices and self._has_steps(each)]
+            running = [each for each in system.running() if each.generation_id not in self._victims]
+            return [each for each in running if each.device in devices and self._has_steps(each)]
 
-        return self._dice.choice(eventually(found))
+        victim = self._dice.choice(eventually(found))
+        self._victims.add(victim.generation_id)
+        return victim
 
     def _has_steps(self, attempt: Attempt) -> bool:
         row = self._server_of(attempt).row(attempt.generation_id)
-        # not about to end either
-        return row["status"] == "processing" and 0.1 < row["progress"] < 0.8
+        # what has no estimate is still being loaded, at the progress of the attempt before; nor is it about to end
+        return row["status"] == "processing" and row["eta_seconds"] is not None and 0.1 < row["progress"] < 0.8
 
     def _measure(self, broken: list[Attempt], began: float) -> None:
         """Wait until broken attempts have ended and others have begun, and note how long that took."""
@@ -83,6 +88,7 @@ class Faults:
             for id_, attempt in list(left.items()):
                 now = {each.attempt: each for each in self._system.attempts("generation_id = %s", id_)}
                 mine, following = now[attempt.attempt], now.get(attempt.attempt + 1)
+                assert mine.outcome != "failed", f"{self._name}: generation {id_} failed"
                 if mine.outcome == "succeeded":
                     times.unharmed += 1
                 elif mine.ended_at is not None and following is not None:
