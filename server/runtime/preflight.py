@@ -180,9 +180,11 @@ def check_files(settings: StorageSettings) -> None:
                 "redirect_links needs an object store, since a folder has no URLs to redirect to: set files_url, or "
                 "leave redirect_links out."
             )
+        if settings.files_credentials is not None:
+            raise StartRefusedError("files_credentials opens an object store, and none is set: set files_url, too.")
         return
     try:
-        Bucket.of(settings.files_url).try_out(signs=settings.redirect_links)
+        Bucket.of(settings.files_url, settings.files_credentials).try_out(signs=settings.redirect_links)
     except ObjectStoreUnusableError as error:
         raise StartRefusedError(str(error)) from error
 
