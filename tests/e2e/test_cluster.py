@@ -112,6 +112,7 @@ SERVER=$!
 until grep -q "two/1 has joined" server.log; do sleep 0.2; kill -0 $SERVER; done
 paddock generate "a red circle" --url http://127.0.0.1:8123 --width 64 --height 64 --frames 5 --steps 2 -o video.mp4 \
     > generate.log 2>&1
+ss -ltn > ports.log
 kill -TERM $JOIN; wait $JOIN
 until grep -q "two/0: its host has left" server.log; do sleep 0.2; kill -0 $SERVER; done
 kill -TERM $SERVER; wait $SERVER || true
@@ -152,5 +153,8 @@ def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> Non
     assert [line.split()[1] for line in logs["status"].splitlines() if line.startswith("│")] == ["one", "two"]
     assert read_video(tmp_path / "video.mp4").shape == (5, 64, 64, 3)
     assert len(logs["open"].splitlines()) == 1
+    ports = {int(line.split()[3].rpartition(":")[2]) for line in logs["ports"].splitlines()[1:]}
+    documented = {8123, *range(6379, 6513), *range(7000, 7134)}
+    assert {6379, 6380, 6381, 7001, 7002} <= ports <= documented
     token = (tmp_path / "one" / "cluster-token").read_text()
     assert not [name for name, text in logs.items() if token in text]

@@ -1,5 +1,7 @@
 """Sentences for what Ray says when a cluster cannot be used."""
 
+from importlib.util import find_spec
+
 _SAID_CHARS = 300
 
 
@@ -9,6 +11,12 @@ class ClusterError(Exception):
     def __init__(self, sentence: str, *, is_permanent: bool = False) -> None:
         super().__init__(sentence)
         self.is_permanent = is_permanent
+
+
+def check_installed() -> None:
+    """Raise ClusterError unless Ray is installed."""
+    if find_spec("ray") is None:
+        raise ClusterError("A cluster needs Ray: pip install 'paddock[cluster]'.", is_permanent=True)
 
 
 def explain(address: str | None, said: str) -> ClusterError:
@@ -27,6 +35,11 @@ def explain(address: str | None, said: str) -> ClusterError:
     if address is None:
         return ClusterError(f"The head of the cluster has ended: {words[-_SAID_CHARS:]}")
     if not words or "onnect" in words:
+        if address == "auto":
+            return ClusterError(
+                "This machine is in no cluster, or the cluster's head does not answer. `paddock cluster head` starts one "
+                "here, `paddock cluster join` joins one."
+            )
         return ClusterError(
             f"The cluster at {address} does not answer, or this machine has not joined it with `paddock cluster join`."
         )
