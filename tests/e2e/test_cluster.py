@@ -123,7 +123,10 @@ ss -ltn > open.log
 
 @pytest.mark.heavy
 def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> None:
-    """In a network of its own, since `ray start` listens on the network card's address where there is one."""
+    """In a network of its own, since `ray start` listens on the network card's address where there is one.
+
+    And without the processes of others: it refuses the address of a head that it sees, even of another network.
+    """
     unshare = needs("unshare")
     needs("ip")
     # a socket's path must be short
@@ -136,7 +139,7 @@ def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> Non
     assert shutil.which("paddock", path=environment["PATH"])
 
     script = subprocess.run(
-        [unshare, "--net", "--map-root-user", "bash", "-c", SCRIPT],
+        [unshare, "--net", "--pid", "--fork", "--mount-proc", "--map-root-user", "bash", "-c", SCRIPT],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -54,16 +54,15 @@ def head(
     from server.engine.ray.node import make_token
 
     try:
-        is_new = make_token(options.token_file)
+        make_token(options.token_file)
     except OSError as error:
         refuse(f"The cluster's token {options.token_file} cannot be written: {error.strerror}.")
-    if is_new:
-        error_console.print(
-            f"The cluster's token is in {options.token_file}. Copy the file to each machine that joins.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+    error_console.print(
+        f"The cluster's token is in {options.token_file}. Copy the file to each machine that joins.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     _run(options)
 
 
