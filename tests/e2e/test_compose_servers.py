@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import reduce
 from pathlib import Path
 
 import httpx
@@ -76,11 +77,9 @@ def servers(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) 
             variables = image_environment() | content["services"][name]["environment"]
             bucket = variables["PADDOCK_FILES_URL"].removeprefix("s3://")
             for variable, value in variables.items():
-                for written, here in mapped.items():
-                    value = value.replace(written, here)
                 # the data directory and the weights are the test's
                 if variable not in ("PADDOCK_DATA_DIR", "HF_HOME"):
-                    monkeypatch.setenv(variable, value)
+                    monkeypatch.setenv(variable, reduce(lambda text, each: text.replace(*each), mapped.items(), value))
             if name == "one":
                 store.client().create_bucket(Bucket=bucket)
             stack.callback(server.close)

@@ -17,6 +17,7 @@ FILES = ("compose.yaml", "compose.public.yaml")
 GIVEN = {"PROXY_DOMAIN": "videos.example.org", "POSTGRES_PASSWORD": "a b:c@d/e", "HOME": "/home/someone"}
 CADDYFILE = ROOT / "configs" / "proxy" / "Caddyfile"
 
+
 def services(*files: str, **given: str) -> dict[str, Any]:
     """The services of these files, the environments of one in several files together."""
     found: dict[str, Any] = {}

@@ -43,7 +43,10 @@ import {example}
 
 
 class Proxy(ABC):
-    """A proxy that serves servers at `url`, under a path if `prefix` is given ("/paddock"). `upstream` are their ports."""
+    """A proxy that serves servers at `url`, under a path if `prefix` is given ("/paddock").
+
+    `upstream` is the server's port, or the ports of several.
+    """
 
     def __init__(self, folder: Path, upstream: int | Sequence[int], prefix: str = "") -> None:
         folder.mkdir()

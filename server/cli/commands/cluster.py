@@ -210,8 +210,8 @@ def _of_the_head(address: str) -> str:
 
     if is_loopback(address):
         return (
-            f"The head runs at {address}, where only this machine reaches it. If others are to join, name this machine's "
-            "address in their network: paddock cluster head --ip ADDRESS"
+            f"The head runs at {address}, where only this machine reaches it. If others are to join, name this "
+            "machine's address in their network: paddock cluster head --ip ADDRESS"
         )
     return f"The head runs at {address}. On other machines: paddock cluster join {address}"
 

@@ -4,6 +4,12 @@ from importlib.util import find_spec
 
 _SAID_CHARS = 300
 
+_NO_ANSWER = "The cluster at {address} does not answer, or this machine has not joined it with `paddock cluster join`."
+_NO_CLUSTER = (
+    "This machine is in no cluster, or the cluster's head does not answer. `paddock cluster head` starts one here, "
+    "`paddock cluster join` joins one."
+)
+
 
 class ClusterError(Exception):
     """The cluster cannot be used; `str()` is a sentence. `is_permanent`: nothing but a change of this machine helps."""
@@ -35,12 +41,5 @@ def explain(address: str | None, said: str) -> ClusterError:
     if address is None:
         return ClusterError(f"The head of the cluster has ended: {words[-_SAID_CHARS:]}")
     if not words or "onnect" in words:
-        if address == "auto":
-            return ClusterError(
-                "This machine is in no cluster, or the cluster's head does not answer. `paddock cluster head` starts one "
-                "here, `paddock cluster join` joins one."
-            )
-        return ClusterError(
-            f"The cluster at {address} does not answer, or this machine has not joined it with `paddock cluster join`."
-        )
+        return ClusterError(_NO_CLUSTER if address == "auto" else _NO_ANSWER.format(address=address))
     return ClusterError(f"The cluster at {address} cannot be used: {words[-_SAID_CHARS:]}")

@@ -289,7 +289,9 @@ def test_credentials_come_from_a_file_before_the_environment(
     away = nowhere(monkeypatch).replace("/away", "/from-a-file")
     given = tmp_path / "object-store"
     lines = [f"{name}={value}" for name, value in s3.environment.items()]
-    given.write_text("\n".join(["# of the store", "", f"export {lines[0]}", *lines[1:-1], f'AWS_ENDPOINT_URL="{s3.url}"']))
+    given.write_text(
+        "\n".join(["# of the store", "", f"export {lines[0]}", *lines[1:-1], f'AWS_ENDPOINT_URL="{s3.url}"'])
+    )
 
     Bucket.of(away, given).try_out()
     with pytest.raises(ObjectStoreUnusableError, match="cannot be reached"):

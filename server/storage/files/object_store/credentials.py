@@ -12,8 +12,8 @@ _QUOTED = re.compile(r"""(["'])(.*)\1""")
 def read_credentials(path: Path) -> dict[str, str]:
     """The variables in a file: lines `NAME=value`, empty ones and comments with #. A value may be in quotes.
 
-    The names are those of the variables that a store's own tools read, such as AWS_ACCESS_KEY_ID. Raises ValueError with
-    a sentence, which names a line but shows none of it.
+    The names are those of the variables that a store's own tools read, such as AWS_ACCESS_KEY_ID. Raises ValueError
+    with a sentence, which names a line but shows none of it.
     """
     try:
         with path.open("rb") as file:
