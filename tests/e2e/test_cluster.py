@@ -121,11 +121,11 @@ ss -ltn > open.log
 """
 
 
-@pytest.mark.heavy
-def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> None:
-    """In a network of its own, since `ray start` listens on the network card's address where there is one.
+def alone(script: str, folder: Path) -> dict[str, str]:
+    """Run a script in a folder and return its logs by their names.
 
-    And without the processes of others: it refuses the address of a head that it sees, even of another network.
+    It has a network of its own, since `ray start` listens on the network card's address where there is one, and does
+    not see the processes of others: `ray start` refuses the address of a head that it sees, even of another network.
     """
     unshare = needs("unshare")
     needs("ip")
@@ -138,18 +138,25 @@ def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> Non
     }
     assert shutil.which("paddock", path=environment["PATH"])
 
-    script = subprocess.run(
-        [unshare, "--net", "--pid", "--fork", "--mount-proc", "--map-root-user", "bash", "-c", SCRIPT],
-        cwd=tmp_path,
+    ran = subprocess.run(
+        [unshare, "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--map-root-user", "bash", "-c", script],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=500,
         check=False,
     )
 
-    logs = {path.stem: path.read_text() for path in tmp_path.glob("*.log")}
-    assert script.returncode == 0, (script.stderr, logs)
+    logs = {path.stem: path.read_text() for path in folder.glob("*.log")}
+    assert ran.returncode == 0, (ran.stderr, logs)
+    return logs
+
+
+@pytest.mark.heavy
+def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> None:
+    logs = alone(SCRIPT, tmp_path)
+
     assert "Copy the file to each machine" in logs["head"]
     assert "Copy the file cluster-token" in logs["early"]
     assert "refuses this machine's token" in logs["wrong"]
@@ -161,3 +168,29 @@ def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> Non
     assert {6379, 6380, 6381, 7001, 7002} <= ports <= documented
     token = (tmp_path / "one" / "cluster-token").read_text()
     assert not [name for name, text in logs.items() if token in text]
+
+
+OPEN = """
+set -e
+trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+ip link set lo up
+export RAY_TMPDIR=$(mktemp -d /tmp/ray-XXXX)
+python -m ray.scripts.scripts start --head --port 6379 --node-ip-address 127.0.0.1 --num-cpus 0 --block \
+    --include-dashboard=false --no-monitor --disable-usage-stats --object-store-memory 80000000 > head.log 2>&1 &
+HEAD=$!
+until grep -q "Ray runtime started" head.log; do sleep 0.2; kill -0 $HEAD; done
+mkdir two && echo 00000000000000000000000000000000 > two/cluster-token
+join="paddock cluster join 127.0.0.1:6379 --demo-devices 1 --name two --port 7000 --data-dir two"
+$join > join.log 2>&1 || echo $? > status.log
+kill -TERM $HEAD; wait $HEAD || true
+rm -r $RAY_TMPDIR
+"""
+
+
+@pytest.mark.heavy
+def test_a_machine_does_not_stay_in_a_cluster_that_asks_for_no_token(tmp_path: Path) -> None:
+    logs = alone(OPEN, tmp_path)
+
+    assert "asks for no token" in logs["join"]
+    assert "has joined" not in logs["join"]
+    assert logs["status"].strip() == "1"
