@@ -20,7 +20,9 @@ COPY configs configs
 COPY paddock paddock
 COPY pipelines pipelines
 COPY server server
-RUN pip install --no-cache-dir --constraint constraints.txt '.[postgres,object-store,fp8-attention]'
+# `--build-arg EXTRAS=cluster` adds Ray, for a container that joins a cluster
+ARG EXTRAS=""
+RUN pip install --no-cache-dir --constraint constraints.txt ".[postgres,object-store,fp8-attention${EXTRAS:+,$EXTRAS}]"
 
 USER paddock
 # a place where every user may be, and may write even if the rest is read-only

@@ -207,7 +207,7 @@ def build_files(settings: StorageSettings, folders: LocalFolders, disk: Disk, ke
     """Build the stores of files from the settings. Raises ObjectStoreUnusableError."""
     if settings.files_url is None:
         return FileStores.local(folders, keys, settings.url_ttl, disk)
-    bucket = Bucket.of(settings.files_url)
+    bucket = Bucket.of(settings.files_url, settings.files_credentials)
     return FileStores.in_bucket(bucket, folders, keys, settings.url_ttl, disk, redirects=settings.redirect_links)
 
 

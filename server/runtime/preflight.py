@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.core.errors import CatalogueError, LoraError, UnsupportedModelError, WeightsNotFoundError
@@ -14,6 +13,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.catalogue import load_catalogue
 from server.core.settings.sections import StorageSettings
 from server.core.settings.settings import Settings
+from server.engine.ray.failures import ClusterError, check_installed
 from server.engine.ray.options import TOKEN_FILE, is_loopback
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.runtime.engines import token_file
@@ -128,8 +128,10 @@ def check_keys(settings: Settings) -> None:
 
 def check_cluster(settings: Settings) -> None:
     """Raise StartRefusedError unless Ray is installed, and the cluster has a token where others can reach it."""
-    if find_spec("ray") is None:
-        raise StartRefusedError("ray_address needs Ray: pip install 'paddock[cluster]'")
+    try:
+        check_installed()
+    except ClusterError as error:
+        raise StartRefusedError(f"ray_address: {error}") from error
     assert settings.ray_address is not None
     token = token_file(settings)
     if token is None and not is_loopback(settings.ray_address):
@@ -180,9 +182,11 @@ def check_files(settings: StorageSettings) -> None:
                 "redirect_links needs an object store, since a folder has no URLs to redirect to: set files_url, or "
                 "leave redirect_links out."
             )
+        if settings.files_credentials is not None:
+            raise StartRefusedError("files_credentials opens an object store, and none is set: set files_url, too.")
         return
     try:
-        Bucket.of(settings.files_url).try_out(signs=settings.redirect_links)
+        Bucket.of(settings.files_url, settings.files_credentials).try_out(signs=settings.redirect_links)
     except ObjectStoreUnusableError as error:
         raise StartRefusedError(str(error)) from error
 

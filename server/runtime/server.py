@@ -30,7 +30,7 @@ log = logging.getLogger("paddock")
 
 _GRACE_SECONDS = 5
 
-_STOP_SECONDS = 15.0
+STOP_SECONDS = 15.0
 """After `stop_grace` and so long the server ends by force: a database or a disk that hangs would stop it for ever."""
 
 _OF_CLIENTS = ("Invalid HTTP request received.", "Unsupported upgrade request.")
@@ -71,7 +71,7 @@ def serve(settings: Settings) -> None:
             address, port = listener.getsockname()[:2]
             host = f"[{address}]" if ":" in address else address
             log.info("Paddock listens on http://%s:%d", host, port)
-        server = _Server(config, app, settings.stop_grace + _STOP_SECONDS)
+        server = _Server(config, app, settings.stop_grace + STOP_SECONDS)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             # a terminal that is closed sends it; after nohup it is ignored
             signal.signal(signal.SIGHUP, server.handle_exit)

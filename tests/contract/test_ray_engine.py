@@ -97,6 +97,36 @@ def test_the_process_that_looks_for_hosts_ends_with_its_reader(cluster: RayClust
     assert view.error is None
 
 
+def test_a_cluster_that_asks_for_no_token_is_not_used_by_who_has_one(cluster: RayCluster, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("a" * 40)
+
+    view = looked_at(cluster, token)
+
+    assert view.hosts == ()
+    assert view.error is not None
+    assert view.error.startswith(f"The cluster at {cluster.address} asks for no token: ")
+    assert view.is_permanent
+
+
+def test_a_cluster_with_a_token_shows_its_hosts_to_who_has_it(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a" * 40)
+    with ray_cluster(tmp_path_factory.mktemp("hosts"), token=token) as cluster:
+        assert [host.name for host in looked_at(cluster, token).hosts] == ["host-0"]
+
+
+def looked_at(cluster: RayCluster, token: Path | None) -> ClusterView:
+    """What the process that looks for hosts says first."""
+    command = [sys.executable, "-P", "-m", MONITOR, cluster.address]
+    environment = bridge_environment(cluster.address, token)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as monitor:
+        assert monitor.stdout is not None
+        return ClusterView.model_validate_json(monitor.stdout.readline())
+
+
 async def test_a_killed_worker_is_told_by_its_signal(make_engine: MakeEngine, cluster: RayCluster) -> None:
     engine = make_engine()
     await engine.load(ENTRY)

@@ -141,6 +141,7 @@ SERVER=$!
 until grep -q "two/1 has joined" server.log; do sleep 0.2; kill -0 $SERVER; done
 paddock generate "a red circle" --url http://127.0.0.1:8123 --width 64 --height 64 --frames 5 --steps 2 -o video.mp4 \
     > generate.log 2>&1
+ss -ltn > ports.log
 kill -TERM $JOIN; wait $JOIN
 until grep -q "two/0: its host has left" server.log; do sleep 0.2; kill -0 $SERVER; done
 kill -TERM $SERVER; wait $SERVER || true
@@ -149,9 +150,12 @@ ss -ltn > open.log
 """
 
 
-@pytest.mark.heavy
-def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> None:
-    """In a network of its own, since `ray start` listens on the network card's address where there is one."""
+def alone(script: str, folder: Path) -> dict[str, str]:
+    """Run a script in a folder and return its logs by their names.
+
+    It has a network of its own, since `ray start` listens on the network card's address where there is one, and does
+    not see the processes of others: `ray start` refuses the address of a head that it sees, even of another network.
+    """
     unshare = needs("unshare")
     needs("ip")
     # a socket's path must be short
@@ -163,23 +167,59 @@ def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> Non
     }
     assert shutil.which("paddock", path=environment["PATH"])
 
-    script = subprocess.run(
-        [unshare, "--net", "--map-root-user", "bash", "-c", SCRIPT],
-        cwd=tmp_path,
+    ran = subprocess.run(
+        [unshare, "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--map-root-user", "bash", "-c", script],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=500,
         check=False,
     )
 
-    logs = {path.stem: path.read_text() for path in tmp_path.glob("*.log")}
-    assert script.returncode == 0, (script.stderr, logs)
+    logs = {path.stem: path.read_text() for path in folder.glob("*.log")}
+    assert ran.returncode == 0, (ran.stderr, logs)
+    return logs
+
+
+@pytest.mark.heavy
+def test_two_commands_make_a_cluster_and_a_server_uses_it(tmp_path: Path) -> None:
+    logs = alone(SCRIPT, tmp_path)
+
     assert "Copy the file to each machine" in logs["head"]
     assert "Copy the file cluster-token" in logs["early"]
     assert "refuses this machine's token" in logs["wrong"]
     assert [line.split()[1] for line in logs["status"].splitlines() if line.startswith("│")] == ["one", "two"]
     assert read_video(tmp_path / "video.mp4").shape == (5, 64, 64, 3)
     assert len(logs["open"].splitlines()) == 1
+    ports = {int(line.split()[3].rpartition(":")[2]) for line in logs["ports"].splitlines()[1:]}
+    documented = {8123, *range(6379, 6513), *range(7000, 7134)}
+    assert {6379, 6380, 6381, 7001, 7002} <= ports <= documented
     token = (tmp_path / "one" / "cluster-token").read_text()
     assert not [name for name, text in logs.items() if token in text]
+
+
+OPEN = """
+set -e
+trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+ip link set lo up
+export RAY_TMPDIR=$(mktemp -d /tmp/ray-XXXX)
+python -m ray.scripts.scripts start --head --port 6379 --node-ip-address 127.0.0.1 --num-cpus 0 --block \
+    --include-dashboard=false --no-monitor --disable-usage-stats --object-store-memory 80000000 > head.log 2>&1 &
+HEAD=$!
+until grep -q "Ray runtime started" head.log; do sleep 0.2; kill -0 $HEAD; done
+mkdir two && echo 00000000000000000000000000000000 > two/cluster-token
+join="paddock cluster join 127.0.0.1:6379 --demo-devices 1 --name two --port 7000 --data-dir two"
+$join > join.log 2>&1 || echo $? > status.log
+kill -TERM $HEAD; wait $HEAD || true
+rm -r $RAY_TMPDIR
+"""
+
+
+@pytest.mark.heavy
+def test_a_machine_does_not_stay_in_a_cluster_that_asks_for_no_token(tmp_path: Path) -> None:
+    logs = alone(OPEN, tmp_path)
+
+    assert "asks for no token" in logs["join"]
+    assert "has joined" not in logs["join"]
+    assert logs["status"].strip() == "1"

@@ -31,7 +31,7 @@ def built() -> Iterator[Image]:
     folder = Path(tempfile.mkdtemp(prefix="paddock-image-"))
     image = Image(folder)
     try:
-        image.build()
+        image.build(extras="cluster")
         yield image
     finally:
         image.remove()
@@ -48,12 +48,14 @@ def running(container: Container) -> Iterator[Container]:
 
 def test_the_image_is_built_and_serves_as_any_user_with_a_read_only_root(tmp_path: Path) -> None:
     with built() as image:
-        print(f"the image has {image.size() / 1e9:.2f} GB")
+        (ray,) = image.root.glob("usr/local/lib/python3*/*-packages/ray")
+        print(f"the image has {image.size() / 1e9:.2f} GB, of which Ray has {image.size(str(ray)) / 1e9:.2f}")
         # PyTorch's wheel for GPUs adds several GB, and must not come here by chance
         assert image.size() < 3e9
         old_volume_of_the_images_user(image, tmp_path / "first")
         old_volume_of_another_user(image, tmp_path / "second")
         new_volume_of_another_user(image, tmp_path / "third")
+        a_cluster_in_a_container(image, tmp_path / "fourth")
 
 
 def old_volume_of_the_images_user(image: Image, data: Path) -> None:
@@ -120,6 +122,31 @@ def new_volume_of_another_user(image: Image, data: Path) -> None:
         ours.wait_for(generation, "processing")
         assert container.stop() == 0, container.log_text()
     ours.http.close()
+
+
+CLUSTER = """
+trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+paddock cluster head --demo-devices 1 --name one --ip 127.0.0.1 > head.log 2>&1 &
+HEAD=$!
+until grep -q "The head runs at" head.log; do sleep 0.2; kill -0 $HEAD; done
+paddock serve --demo > server.log 2>&1 &
+SERVER=$!
+until grep -q "one/0 has joined" server.log; do sleep 0.2; kill -0 $SERVER; done
+paddock generate "a red circle" --width 64 --height 64 --frames 5 --steps 2 -o video.mp4
+kill -TERM $SERVER; wait $SERVER || true
+kill -TERM $HEAD; wait $HEAD
+"""
+
+
+def a_cluster_in_a_container(image: Image, data: Path) -> None:
+    """Ray runs as a user without a name, with nothing to write to but /data and /tmp."""
+    data.mkdir()
+    run_chown(data, ANY_USER)
+    container = Container(image, data, ANY_USER, ray_address="127.0.0.1:6379", first_key="false")
+    ran = container.run_alone(CLUSTER, PADDOCK_PORT="8000")
+    logs = {path.name: path.read_text() for path in data.glob("*.log")}
+    assert ran.returncode == 0, (ran.stderr, logs)
+    assert (data / "video.mp4").read_bytes()[4:8] == b"ftyp"
 
 
 def finish_what_was_left(container: ServerProcess) -> None:

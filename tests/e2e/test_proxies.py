@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, expect
 from paddock import Client
 from tests.support.browser import BrowserPage, chromium
 from tests.support.proxies import EXAMPLES, Caddy, Nginx, Proxy
-from tests.support.server_process import ENDLESS, MODEL, PATIENCE, SMALL, ServerProcess, eventually
+from tests.support.server_process import ENDLESS, MODEL, PATIENCE, SMALL, ServerProcess, eventually, free_port
 
 KINDS = [(Nginx, ""), (Nginx, "/paddock"), (Caddy, ""), (Caddy, "/paddock")]
 UNDER_A_PATH = KINDS[1::2]
@@ -331,6 +331,25 @@ def test_connections_to_the_server_are_used_again(tmp_path: Path) -> None:
                     assert client.get(f"{proxy.url}/healthz").status_code == 200
             # a busy machine may let one idle too long
             assert 1 <= Counting.connections - before < 10
+
+
+@pytest.mark.parametrize("kind", [Nginx, Caddy])
+def test_a_request_that_reaches_no_server_is_sent_to_another_one(
+    kind: type[Proxy], server: ServerProcess, tmp_path: Path
+) -> None:
+    proxy = kind(tmp_path / "files", [free_port(), server.port])
+    try:
+        proxy.start()
+        with httpx.Client(verify=proxy.trust, timeout=PATIENCE, base_url=proxy.url) as client:
+            for _ in range(20):
+                assert client.get("/healthz").status_code == 200
+            # no body is sent twice
+            ids = {client.post("/api/ai/queue", json=SMALL).json()["generations"][0]["generation_id"] for _ in range(6)}
+            assert len(ids) == 6
+            for id_ in ids:
+                eventually(lambda id_=id_: client.get(f"/api/ai/queue/{id_}").json()["status"] == "succeeded")
+    finally:
+        proxy.stop()
 
 
 def test_proxies_let_go_of_a_connection_before_the_server_does() -> None:

@@ -5,33 +5,17 @@ import re
 import shutil
 import subprocess
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from server.core.settings.settings import ENV_PREFIX, Settings
+from tests.support.compose import ROOT, filled
 
-ROOT = Path(__file__).parents[2]
 FILES = ("compose.yaml", "compose.public.yaml")
 GIVEN = {"PROXY_DOMAIN": "videos.example.org", "POSTGRES_PASSWORD": "a b:c@d/e", "HOME": "/home/someone"}
 CADDYFILE = ROOT / "configs" / "proxy" / "Caddyfile"
-
-_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>(?:[^${}]|\$\{\w+\})*))?\}")
-
-
-def filled(text: str, given: dict[str, str]) -> str:
-    """A compose file's text with its variables, as compose fills them in. Raises KeyError for one that is required."""
-
-    def value(found: re.Match[str]) -> str:
-        if found["name"] in given:
-            return given[found["name"]]
-        if found["kind"] == "-":
-            return filled(found["rest"], given)
-        raise KeyError(found["name"])
-
-    return _VARIABLE.sub(value, text)
 
 
 def services(*files: str, **given: str) -> dict[str, Any]:
@@ -107,11 +91,12 @@ def test_what_must_be_given_has_no_default() -> None:
             filled(text, {key: value for key, value in GIVEN.items() if key != name})
 
 
-def test_compose_itself_accepts_the_files() -> None:
+@pytest.mark.parametrize("files", [FILES, ("compose.servers.yaml",)], ids="+".join)
+def test_compose_itself_accepts_the_files(files: tuple[str, ...]) -> None:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("docker compose is not installed")
-    options = [part for file in FILES for part in ("-f", file)]
+    options = [part for file in files for part in ("-f", file)]
 
     subprocess.run(
         [docker, "compose", *options, "config", "--quiet"], cwd=ROOT, env={**os.environ, **GIVEN}, check=True

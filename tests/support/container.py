@@ -56,11 +56,15 @@ class Image:
         self._store = ("--root", folder / "store", "--runroot", folder / "run", "--storage-driver", "vfs")
         assert shutil.disk_usage(folder).free > NEEDED_BYTES, f"the image needs {NEEDED_BYTES} bytes in {folder}"
 
-    def build(self) -> None:
-        """Make the base image, then follow the Dockerfile. Of this machine come the package sources and pip's."""
+    def build(self, extras: str) -> None:
+        """Make the base image, then follow the Dockerfile. Of this machine come the package sources and pip's.
+
+        `extras` are further ones of the package, separated by commas.
+        """
         self._make_base()
         volumes = [f"--volume={source}:{target}:ro" for source, target in self._pip_files()]
-        self._buildah("bud", "--isolation=chroot", "--format=docker", "--pull-never", "--tag=paddock", *volumes, ROOT)
+        how = ("--isolation=chroot", "--format=docker", "--pull-never", f"--build-arg=EXTRAS={extras}", *volumes)
+        self._buildah("bud", *how, "--tag=paddock", ROOT)
         self.config = json.loads(self._buildah("inspect", "--type=image", "paddock"))["Docker"]["config"]
         self.root = Path(self._buildah("mount", self._buildah("from", "--pull-never", "paddock")))
 
@@ -101,9 +105,9 @@ class Image:
     def _buildah(self, *args: object) -> str:
         return run(needs("buildah"), *self._store, *args).strip()
 
-    def size(self) -> int:
-        """Bytes of all files."""
-        return int(run("du", "--summarize", "--bytes", "--one-file-system", self.root).split()[0])
+    def size(self, folder: str = ".") -> int:
+        """Bytes of all files, or of those in one of its folders."""
+        return int(run("du", "--summarize", "--bytes", "--one-file-system", self.root / folder).split()[0])
 
     def remove(self) -> None:
         """Remove it, with all that was stored for it."""
@@ -134,10 +138,11 @@ class Container(ServerProcess):
             "PADDOCK_PORT": str(self.port),
         }
 
-    def start(self, wait: float = PATIENCE) -> float:
-        """Start it and wait until /healthz answers."""
+    def _entered(self, *, is_alone: bool = False) -> list[str]:
+        """The beginning of a command that runs in a new container, with this machine's network or alone in one."""
         image = self._image
         mounts = f"""
+            {"ip link set lo up" if is_alone else ""}
             mount --bind {image.root} {image.root}
             mount --rbind /dev {image.root}/dev
             mount --rbind /sys {image.root}/sys
@@ -147,10 +152,15 @@ class Container(ServerProcess):
             mount -o remount,bind,ro {image.root}
             exec chroot --userspec="$0" --groups= {image.root} sh -c 'cd "$0" && exec "$@"' "$@"
         """
-        command = [image.config["WorkingDir"], *image.config["Entrypoint"], *image.config["Cmd"], "--demo"]
+        own = ["--mount", "--pid", *(["--net"] if is_alone else [])]
+        return ["unshare", *own, "--fork", "sh", "-ec", mounts, self._user, image.config["WorkingDir"]]
+
+    def start(self, wait: float = PATIENCE) -> float:
+        """Start it and wait until /healthz answers."""
+        config = self._image.config
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--fork", "sh", "-ec", mounts, self._user, *command],
+                [*self._entered(), *config["Entrypoint"], *config["Cmd"], "--demo"],
                 env=self._env,
                 stdout=log,
                 stderr=log,
@@ -166,6 +176,16 @@ class Container(ServerProcess):
             return httpx.get(f"{self.url}/healthz", timeout=1).status_code == 200
         except httpx.TransportError:
             return False
+
+    def run_alone(self, script: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Run a shell script in a new container without a network, as `docker run --network none` does."""
+        return subprocess.run(
+            [*self._entered(is_alone=True), "bash", "-ec", script],
+            env={**self._env, **env},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
 
     @property
     def first(self) -> psutil.Process:

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.server_process import PATIENCE, free_port, needs
@@ -42,15 +43,19 @@ import {example}
 
 
 class Proxy(ABC):
-    """A proxy that serves a server at `url`, under a path if `prefix` is given ("/paddock")."""
+    """A proxy that serves servers at `url`, under a path if `prefix` is given ("/paddock").
 
-    def __init__(self, folder: Path, upstream: int, prefix: str = "") -> None:
+    `upstream` is the server's port, or the ports of several.
+    """
+
+    def __init__(self, folder: Path, upstream: int | Sequence[int], prefix: str = "") -> None:
         folder.mkdir()
         self.folder = folder
         self.prefix = prefix
         self.port = free_port()
         self.url = f"https://localhost:{self.port}{prefix}"
-        self._upstream = upstream
+        ports = [upstream] if isinstance(upstream, int) else upstream
+        self._upstreams = [f"127.0.0.1:{port}" for port in ports]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -111,7 +116,7 @@ class Nginx(Proxy):
             [needs("openssl"), *made, *about, "-keyout", key, "-out", self.authority], check=True, capture_output=True
         )
         changes = {
-            "server 127.0.0.1:8000;": f"server 127.0.0.1:{self._upstream};",
+            "server 127.0.0.1:8000;": " ".join(f"server {each};" for each in self._upstreams),
             "listen 80;": f"listen 127.0.0.1:{free_port()};",
             "listen 443 ssl http2;": f"listen 127.0.0.1:{self.port} ssl http2;",
             "/etc/ssl/certs/videos.example.org.pem": str(self.authority),
@@ -144,7 +149,7 @@ class Caddy(Proxy):
         environment = {
             "PROXY_DOMAIN": f"https://localhost:{self.port}",
             "PROXY_PREFIX": self.prefix,
-            "PROXY_UPSTREAM": f"127.0.0.1:{self._upstream}",
+            "PROXY_UPSTREAM": " ".join(self._upstreams),
             "XDG_DATA_HOME": str(self.folder),
             "XDG_CONFIG_HOME": str(self.folder),
         }

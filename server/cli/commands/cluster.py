@@ -54,16 +54,15 @@ def head(
     from server.engine.ray.node import make_token
 
     try:
-        is_new = make_token(options.token_file)
+        make_token(options.token_file)
     except OSError as error:
         refuse(f"The cluster's token {options.token_file} cannot be written: {error.strerror}.")
-    if is_new:
-        error_console.print(
-            f"The cluster's token is in {options.token_file}. Copy the file to each machine that joins.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+    error_console.print(
+        f"The cluster's token is in {options.token_file}. Copy the file to each machine that joins.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     _run(options)
 
 
@@ -116,11 +115,13 @@ def status(
 
 
 def _settings(config: Path | None, data_dir: Path | None, token_file: Path | None) -> "Settings":
-    from importlib.util import find_spec
+    from server.engine.ray.failures import ClusterError, check_installed
 
     settings = load_settings(config, data_dir=data_dir, ray_token_file=token_file)
-    if find_spec("ray") is None:
-        refuse("A cluster needs Ray: pip install 'paddock[cluster]'")
+    try:
+        check_installed()
+    except ClusterError as error:
+        refuse(str(error))
     return settings
 
 
@@ -174,21 +175,19 @@ def _run(options: "NodeOptions") -> None:
 
         def greet(address: str) -> None:
             if options.head is None:
-                at = f"{address}:{options.port}"
-                console.print(
-                    f"The head runs at {at}. On other machines: paddock cluster join {at}",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                console.print(_of_the_head(f"{address}:{options.port}"), highlight=False, soft_wrap=True)
             else:
                 checks.add(asyncio.create_task(check(options.head)))
 
         async def check(head: str) -> None:
             view = await _look(head, options.token_file)
-            if (why := _mismatch(view)) is not None:
+            why = view.error if view.is_permanent else _mismatch(view)
+            if why is not None:
                 refused.append(why)
                 node.stop()
-            elif view.error is None:
+            elif view.error is not None:
+                error_console.print(view.error, highlight=False, markup=False, soft_wrap=True)
+            else:
                 console.print(f"{options.name} has joined the cluster at {head}.", highlight=False)
 
         node = NodeProcess(options, greet)
@@ -203,6 +202,18 @@ def _run(options: "NodeOptions") -> None:
     asyncio.run(run())
     if refused:
         fail(refused[0])
+
+
+def _of_the_head(address: str) -> str:
+    """What to tell of a head that has started at an address."""
+    from server.engine.ray.options import is_loopback
+
+    if is_loopback(address):
+        return (
+            f"The head runs at {address}, where only this machine reaches it. If others are to join, name this "
+            "machine's address in their network: paddock cluster head --ip ADDRESS"
+        )
+    return f"The head runs at {address}. On other machines: paddock cluster join {address}"
 
 
 def _mismatch(view: "ClusterView") -> str | None:

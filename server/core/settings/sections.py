@@ -101,13 +101,19 @@ class StorageSettings(BaseModel):
         default=None,
         pattern=r"^(s3|gs|az)://[A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?$",
         description="be s3://BUCKET, gs://BUCKET or az://CONTAINER, and where needed a path of plain characters; "
-        "credentials come from the environment",
+        "credentials come from the environment or files_credentials",
     )
+    files_credentials: Path | None = None
     redirect_links: bool = False
     min_free_bytes: int = Field(default=2**30, ge=0)
     retention_days: float = Field(default=0.0, ge=0)
     retention_bytes: int = Field(default=0, ge=0)
     url_ttl: float = Field(default=24 * 3600, gt=0)
+
+    @field_validator("files_credentials")
+    @classmethod
+    def _expand_file_of_credentials(cls, path: Path | None) -> Path | None:
+        return as_folder(path, "write the whole path") if path else path
 
     @field_validator("data_dir")
     @classmethod

@@ -1,6 +1,9 @@
 """Connects this process, as a Ray driver, to a cluster."""
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -8,7 +11,20 @@ import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
-from server.engine.ray.failures import explain
+from server.engine.ray.failures import ClusterError, explain
+
+_REFUSED = 3
+
+_WITHOUT_TOKEN = f"""
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+
+try:
+    GcsClient(address=sys.argv[1])
+except AuthenticationError:
+    sys.exit({_REFUSED})
+"""
 
 
 def connect(address: str, seconds: float) -> None:
@@ -49,6 +65,36 @@ def _check_token(address: str) -> None:
 def actor_names() -> set[str]:
     """The names of the actors that Paddock's servers have in the cluster."""
     return set(ray.util.list_named_actors())
+
+
+def check_closed(seconds: float) -> None:
+    """Raise ClusterError if the cluster, to which this process is connected with a token, asks nobody for one.
+
+    Ray does not say so: a cluster that was started without a token takes any. Another process asks it without, for
+    some seconds; if it gets no answer in time nothing is raised.
+    """
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return
+    address = ray.get_runtime_context().gcs_address
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-P", "-c", _WITHOUT_TOKEN, address],
+            env={**bare, "RAY_AUTH_MODE": "disabled"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if asked.returncode == 0:
+        raise ClusterError(
+            f"The cluster at {address} asks for no token: whoever reaches it can run programs on its machines. Start "
+            "its head with `paddock cluster head`.",
+            is_permanent=True,
+        )
 
 
 def nodes() -> list[dict[str, Any]]:

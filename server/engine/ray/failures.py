@@ -1,6 +1,14 @@
 """Sentences for what Ray says when a cluster cannot be used."""
 
+from importlib.util import find_spec
+
 _SAID_CHARS = 300
+
+_NO_ANSWER = "The cluster at {address} does not answer, or this machine has not joined it with `paddock cluster join`."
+_NO_CLUSTER = (
+    "This machine is in no cluster, or the cluster's head does not answer. `paddock cluster head` starts one here, "
+    "`paddock cluster join` joins one."
+)
 
 
 class ClusterError(Exception):
@@ -9,6 +17,12 @@ class ClusterError(Exception):
     def __init__(self, sentence: str, *, is_permanent: bool = False) -> None:
         super().__init__(sentence)
         self.is_permanent = is_permanent
+
+
+def check_installed() -> None:
+    """Raise ClusterError unless Ray is installed."""
+    if find_spec("ray") is None:
+        raise ClusterError("A cluster needs Ray: pip install 'paddock[cluster]'.", is_permanent=True)
 
 
 def explain(address: str | None, said: str) -> ClusterError:
@@ -27,7 +41,5 @@ def explain(address: str | None, said: str) -> ClusterError:
     if address is None:
         return ClusterError(f"The head of the cluster has ended: {words[-_SAID_CHARS:]}")
     if not words or "onnect" in words:
-        return ClusterError(
-            f"The cluster at {address} does not answer, or this machine has not joined it with `paddock cluster join`."
-        )
+        return ClusterError(_NO_CLUSTER if address == "auto" else _NO_ANSWER.format(address=address))
     return ClusterError(f"The cluster at {address} cannot be used: {words[-_SAID_CHARS:]}")

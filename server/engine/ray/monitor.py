@@ -10,7 +10,7 @@ import sys
 from ray.exceptions import RayError
 
 from pipelines.core.processes import die_with_parent
-from server.engine.ray.connect import actor_names, connect, nodes
+from server.engine.ray.connect import actor_names, check_closed, connect, nodes
 from server.engine.ray.failures import ClusterError
 from server.engine.ray.nodes import ClusterView, hosts_of
 from server.engine.ray.options import CONNECT_SECONDS, make_ray_folder
@@ -29,8 +29,10 @@ def main() -> None:
         # Ray has actors import from the folder of their driver
         os.chdir("/")
         connect(sys.argv[1], CONNECT_SECONDS)
+        check_closed(CONNECT_SECONDS)
     except ClusterError as error:
-        print(ClusterView(error=str(error)).model_dump_json(), file=output, flush=True)
+        view = ClusterView(error=str(error), is_permanent=error.is_permanent)
+        print(view.model_dump_json(), file=output, flush=True)
         return
     last = None
     reader = select.poll()

@@ -63,7 +63,8 @@ def start_command(options: NodeOptions) -> list[str]:
     if options.head is not None:
         where = ["--address", options.head]
     else:
-        where = ["--head", "--port", str(port), "--include-dashboard=false"]
+        # its monitor would start and stop machines of a cloud, and listens on a port of its own
+        where = ["--head", "--port", str(port), "--include-dashboard=false", "--no-monitor"]
         if find_spec("grpc") is not None:
             # Ray then starts its client server, by default on a port elsewhere
             where += ["--ray-client-server-port", str(port + 5)]

@@ -51,12 +51,16 @@ class ClusterHost(BaseModel):
 
 
 class ClusterView(BaseModel):
-    """The hosts of a cluster at a moment, or why they are not known: a sentence."""
+    """The hosts of a cluster at a moment, or why they are not known: a sentence.
+
+    `is_permanent`: nothing but a change of this machine or of the cluster helps.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     hosts: tuple[ClusterHost, ...] = ()
     error: str | None = None
+    is_permanent: bool = False
 
 
 def host_labels(name: str, kind: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -280,6 +281,44 @@ def test_a_store_without_credentials_that_it_needs_is_refused(monkeypatch: pytes
 
     with pytest.raises(ObjectStoreUnusableError, match=r"az://container cannot be used: .*ccount"):
         Bucket.of("az://container")
+
+
+def test_credentials_come_from_a_file_before_the_environment(
+    s3: ObjectStoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = nowhere(monkeypatch).replace("/away", "/from-a-file")
+    given = tmp_path / "object-store"
+    lines = [f"{name}={value}" for name, value in s3.environment.items()]
+    given.write_text(
+        "\n".join(["# of the store", "", f"export {lines[0]}", *lines[1:-1], f'AWS_ENDPOINT_URL="{s3.url}"'])
+    )
+
+    Bucket.of(away, given).try_out()
+    with pytest.raises(ObjectStoreUnusableError, match="cannot be reached"):
+        Bucket.of(away).try_out()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"AWS_SECRET_ACCESS_KEY: hidden", "line 1, must be NAME=value"),
+        (b"AWS_REGION=here\nPGPASSWORD=hidden", "line 2, must be NAME=value"),
+        (b"\xffhidden", "is not a text in UTF-8"),
+        (b"#" * 65_537, "is larger than 65536 bytes"),
+        (None, "cannot be read: No such file"),
+    ],
+    ids=["no line of it", "of something else", "bytes", "too large", "missing"],
+)
+def test_a_wrong_file_of_credentials_is_refused_without_its_content(
+    tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    given = tmp_path / "object-store"
+    if content is not None:
+        given.write_bytes(content)
+
+    with pytest.raises(ObjectStoreUnusableError, match=f"files_credentials: .*{why}") as raised:
+        Bucket.of("s3://bucket", given)
+    assert "hidden" not in str(raised.value)
 
 
 async def test_the_event_loop_goes_on_meanwhile(bucket_url: str) -> None:

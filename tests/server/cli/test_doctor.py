@@ -123,6 +123,7 @@ def test_an_object_store_is_written_and_read(tmp_path: Path, bucket_url: str, mo
     sentence = failures(examined(tmp_path, files_url=away))["files"]
     assert sentence.startswith(f"The files cannot be kept in {away}: the object store failed or cannot be reached.")
     assert "set files_url, or leave redirect_links out" in failures(examined(tmp_path, redirect_links=True))["files"]
+    assert "set files_url, too" in failures(examined(tmp_path, files_credentials=tmp_path / "keys"))["files"]
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The connection to an object store: opens a URL, limits how long each call takes, and explains its errors.
 
-Credentials, region and endpoint come from the variables that the store's own tools read (AWS_…, GOOGLE_…, AZURE_…).
-They are never logged, nor are URLs with their queries, which may hold a signature.
+Credentials, region and endpoint come from the variables that the store's own tools read (AWS_…, GOOGLE_…, AZURE_…), or
+from a file of them. They are never logged, nor are URLs with their queries, which may hold a signature.
 """
 
 import asyncio
@@ -11,8 +11,11 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
+
+from server.storage.files.object_store.credentials import read_credentials
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
@@ -56,8 +59,11 @@ class Bucket:
         self._outage: str | None = None
 
     @classmethod
-    def of(cls, url: str) -> "Bucket":
-        """Open s3://BUCKET/PREFIX, gs://… or az://…; nothing is asked of it yet. Raises ObjectStoreUnusableError."""
+    def of(cls, url: str, credentials: Path | None = None) -> "Bucket":
+        """Open s3://BUCKET/PREFIX, gs://… or az://…; nothing is asked of it yet. Raises ObjectStoreUnusableError.
+
+        What the file `credentials` sets takes precedence over variables of this process.
+        """
         try:
             from obstore.exceptions import BaseError
             from obstore.store import from_url
@@ -66,11 +72,16 @@ class Bucket:
                 f"files_url needs obstore ({error}). Install it: pip install 'paddock[object-store]'."
             ) from error
         try:
-            client = from_url(url, client_options=_client_options(os.environ), retry_config=_retries())
+            given: Any = {} if credentials is None else read_credentials(credentials)
+        except ValueError as error:
+            raise ObjectStoreUnusableError(f"files_credentials: {error}") from error
+        options = _client_options({**os.environ, **given})
+        try:
+            client = from_url(url, config=given, client_options=options, retry_config=_retries())
             return cls(url, cast("Client", client))
         except (BaseError, ValueError) as error:
             raise ObjectStoreUnusableError(
-                f"files_url {url} cannot be used: {_detail(error)}. docs/storage.md lists the environment variables "
+                f"files_url {url} cannot be used: {_detail(error)}. docs/storage.md lists the variables "
                 "that its credentials come from."
             ) from error
 

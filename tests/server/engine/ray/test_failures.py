@@ -30,3 +30,11 @@ def test_what_ray_says_becomes_a_sentence(said: str, sentence: str, is_permanent
 
     assert sentence in str(error)
     assert error.is_permanent is is_permanent
+
+
+def test_a_machine_in_no_cluster_is_told_what_to_do() -> None:
+    error = explain("auto", "ConnectionError: Could not find any running Ray instance.")
+
+    assert "This machine is in no cluster" in str(error)
+    assert "paddock cluster head" in str(error)
+    assert not error.is_permanent

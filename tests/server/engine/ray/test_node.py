@@ -26,6 +26,8 @@ def test_the_head_listens_on_the_port_and_shows_no_dashboard() -> None:
     assert "--head" in command
     assert value(command, "--port") == "7000"
     assert "--include-dashboard=false" in command
+    # it would listen on port 44217, for everybody
+    assert "--no-monitor" in command
     assert "--block" in command
 
 
