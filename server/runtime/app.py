@@ -45,9 +45,12 @@ from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.scheduler.transfers import TransferringEngine
 from server.service.metrics import Metrics
+from server.service.other_servers import OtherServers
+from server.service.progress_recorder import ProgressRecorder
 from server.service.service import Service
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import database_of, opened
+from server.storage.db.sharing.listener import Listener
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.db.store import Store
@@ -171,6 +174,11 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             stack.push_async_callback(template.close)
             warming = asyncio.create_task(template.start_later())
             stack.callback(warming.cancel)
+        if store.is_shared:
+            recorder = ProgressRecorder(store.live_progress, broker, with_previews=files.scratch is not None)
+            others = OtherServers(Listener(engine, server), store.history, broker, dispatcher)
+            for work in (recorder.run(), others.follow()):
+                stack.callback(asyncio.create_task(work).cancel)
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         if settings.ray_address is not None:

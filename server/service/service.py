@@ -98,7 +98,7 @@ class Service:
         )
         self._limits = RecordLimits(settings)
         broker.observe(self._limits.note)
-        self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted, history.is_shared)
+        self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted)
         self._is_closing = False
         self._on_closing: set[Callable[[], None]] = set()
 
@@ -320,7 +320,7 @@ class Service:
         """The same for many, all of one moment."""
         queue_eta = self._scheduler.queue_eta()
         return [
-            self._scheduler.live(each.generation)
+            self._scheduler.live(each.generation) or each.live
             if each.queue_position is None
             else queue_eta.of(each.generation, each.queue_position)
             for each in placed

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from server.storage.db.connection import reading
 from server.storage.db.errors import explain
 from server.storage.db.records import StatementTimeoutError
+from server.storage.db.sharing.changes import announce
 
 log = logging.getLogger("paddock.store")
 
@@ -131,6 +132,10 @@ class Repository:
     def is_shared(self) -> bool:
         """Whether other servers may work on the same records."""
         return self._session.is_shared
+
+    def tell(self, tx: Connection, ids: Iterable[str]) -> None:
+        """Tell other servers, once a transaction commits, that it has changed these generations."""
+        announce(tx, self.server, ids)
 
 
 Part = TypeVar("Part", bound=Repository)

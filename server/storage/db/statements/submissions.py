@@ -75,6 +75,7 @@ class Submissions(Repository):
             new = _numbered(tx, new)
             tx.execute(insert(generations), [to_row(generation) for generation in new])
             search.add(tx, words)
+            self.tell(tx, [generation.id for generation in new])
             if request is not None:
                 row = {
                     "tenant": tenant,
@@ -135,6 +136,7 @@ class Submissions(Repository):
                 .values(status=Status.CANCELLED, completed_at=now, owner=None, lease_until=None)
             )
             end_attempt(tx, before.id, before.attempt, Outcome.CANCELLED, now)
+            self.tell(tx, [before.id])
             return before
 
     @in_thread
@@ -145,12 +147,15 @@ class Submissions(Repository):
         """
         own = [generations.c.accepted_by == self.server] if self.is_shared else []
         with self._session.write() as tx:
-            return tx.execute(
+            cancelled = tx.scalars(
                 update(generations)
                 .where(generations.c.status == Status.QUEUED, generations.c.origin == Origin.SYNC)
                 .where(generations.c.attempt == 0, *own)
                 .values(status=Status.CANCELLED, completed_at=self._session.now())
-            ).rowcount
+                .returning(generations.c.id)
+            ).all()
+            self.tell(tx, cancelled)
+            return len(cancelled)
 
 
 def _check_limits(tx: Connection, tenant: str, more: int, limits: QueueLimits) -> None:

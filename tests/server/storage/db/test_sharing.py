@@ -4,9 +4,7 @@ import asyncio
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -16,27 +14,7 @@ from server.core.generation import Generation, Origin, Outcome, Status
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.storage.db.connection import DatabaseUnusableError, open_database
 from server.storage.db.schema import metadata
-from tests.server.conftest import Inside, build, eventually
-
-Starter = Callable[..., Inside]
-
-
-@pytest.fixture
-async def start(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Starter]:
-    """Build servers by name; those that were started are stopped."""
-    monkeypatch.setattr("server.scheduler.maintenance._WATCH_SECONDS", 0.05)
-    monkeypatch.setattr("server.service.waiting._ASK_AGAIN_SECONDS", 0.05)
-    built: list[Inside] = []
-
-    def one(name: str, **changes: Any) -> Inside:
-        inside = build(tmp_path / name, database_url=postgres_url, max_queued=1000, **changes)
-        built.append(inside)
-        return inside
-
-    yield one
-    for inside in built:
-        await inside.dispatcher.stop()
-        inside.store.close()
+from tests.server.conftest import Inside, StartShared, eventually
 
 
 async def occupied(inside: Inside) -> Generation:
@@ -47,9 +25,9 @@ async def occupied(inside: Inside) -> Generation:
     return generation
 
 
-async def test_two_servers_race_for_200_generations_and_each_is_done_once(start: Starter) -> None:
-    here, there = start("here", executors=2), start("there", executors=2)
-    await asyncio.gather(here.dispatcher.start(), there.dispatcher.start())
+async def test_two_servers_race_for_200_generations_and_each_is_done_once(start_shared: StartShared) -> None:
+    here, there = start_shared("here", executors=2), start_shared("there", executors=2)
+    await asyncio.gather(here.start(), there.start())
 
     generations = [generation for _ in range(50) for generation in await here.enqueue(4)]
     finished = [await here.until(generation) for generation in generations]
@@ -64,53 +42,53 @@ async def test_two_servers_race_for_200_generations_and_each_is_done_once(start:
     assert len(did[0]) + len(did[1]) == 200
 
 
-async def test_a_start_leaves_alone_what_another_server_holds(start: Starter) -> None:
-    here = start("here")
-    await here.dispatcher.start()
+async def test_a_start_leaves_alone_what_another_server_holds(start_shared: StartShared) -> None:
+    here = start_shared("here")
+    await here.start()
     running = await occupied(here)
     (waiting,) = await here.enqueue(origin=Origin.SYNC)
 
-    there = start("there")
+    there = start_shared("there")
     there.engine.loading.clear()
-    await there.dispatcher.start()
+    await there.start()
 
     assert (await here.read(running)).status is Status.PROCESSING
     assert there.dispatcher.live(await there.read(running)) is None
-    assert await here.files.previews.preview(running.id) == b"picture"
+    assert await here.files.previews.preview(running.id, 1) == b"picture"
     assert (await here.read(waiting)).status is not Status.CANCELLED
     assert Outcome.ABANDONED not in await here.outcomes()
 
 
-async def test_a_start_settles_what_the_same_server_left(start: Starter) -> None:
-    here = start("here")
-    await here.dispatcher.start()
+async def test_a_start_settles_what_the_same_server_left(start_shared: StartShared) -> None:
+    here = start_shared("here")
+    await here.start()
     running = await occupied(here)
     (waiting,) = await here.enqueue(origin=Origin.SYNC)
 
     # as if it had been killed: another process on its data directory, which tells it by the same name
-    again = start("here")
-    await again.dispatcher.start()
+    again = start_shared("here")
+    await again.start()
 
     assert (await again.read(waiting)).status is Status.CANCELLED
     assert (await again.until(running)).attempt == 2
     assert await again.outcomes() == [Outcome.ABANDONED, Outcome.SUCCEEDED]
 
 
-async def test_a_dead_servers_generation_runs_elsewhere_once_its_lease_is_over(start: Starter) -> None:
-    here = start("here", lease=1.1)
+async def test_a_dead_servers_generation_runs_elsewhere_once_its_lease_is_over(start_shared: StartShared) -> None:
+    here = start_shared("here", lease=1.1)
     running = (await here.enqueue())[0]
     assert await here.store.attempts.claim("here/dead", 1.1) is not None
 
-    there = start("there", lease=1.1)
-    await there.dispatcher.start()
+    there = start_shared("there", lease=1.1)
+    await there.start()
 
     assert (await there.until(running)).status is Status.SUCCEEDED
     assert await there.outcomes() == [Outcome.ABANDONED, Outcome.SUCCEEDED]
 
 
-async def test_a_cancel_through_another_server_stops_the_device(start: Starter) -> None:
-    here, there = start("here", lease=1.1), start("there")
-    await here.dispatcher.start()
+async def test_a_cancel_through_another_server_stops_the_device(start_shared: StartShared) -> None:
+    here, there = start_shared("here", lease=1.1), start_shared("there")
+    await here.start()
     running = await occupied(here)
 
     await there.service.cancel("", running.id)
@@ -120,9 +98,9 @@ async def test_a_cancel_through_another_server_stops_the_device(start: Starter) 
     assert (await there.until(next_one)).status is Status.SUCCEEDED
 
 
-async def test_who_waits_is_told_of_what_another_server_did(start: Starter) -> None:
-    here, there = start("here"), start("there")
-    await there.dispatcher.start()
+async def test_who_waits_is_told_of_what_another_server_did(start_shared: StartShared) -> None:
+    here, there = start_shared("here", executors=0), start_shared("there")
+    await asyncio.gather(here.start(), there.start())
     (generation,) = await here.enqueue(origin=Origin.SYNC)
 
     async with asyncio.timeout(60):
