@@ -51,6 +51,7 @@ from server.service.service import Service
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import database_of, opened
 from server.storage.db.sharing.listener import Listener
+from server.storage.db.sharing.locks import Locks
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.db.store import Store
@@ -139,13 +140,13 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
         folders = LocalFolders.of(settings.data_dir, is_scratch=settings.files_url is not None)
         disk = Disk(settings.data_dir, settings.min_free_bytes)
-        files = build_files(settings, folders, disk, keys_that_sign(engine, key_of(settings.data_dir)))
+        files = build_files(settings, folders, disk, keys_that_sign(engine, key_of(settings.data_dir)), store.locks)
         app.state.videos, app.state.previews, app.state.inputs = files.videos, files.previews, files.inputs
         broker = Broker()
         catalogue = load_catalogue(settings)
         template = worker_template(settings, devices) if devices else None
         engines = [with_files(make_engine(settings, device, folders, template), files) for device in devices]
-        retention = build_retention(settings, store.expiry, files)
+        retention = build_retention(settings, store.expiry, files, store.locks)
         options = SchedulerOptions(
             lease=settings.lease,
             idle_unload=settings.idle_unload,
@@ -211,12 +212,14 @@ def _note_end(following: "asyncio.Task[None]") -> None:
         log.error("the cluster is not followed any more; restart the server", exc_info=following.exception())
 
 
-def build_files(settings: StorageSettings, folders: LocalFolders, disk: Disk, keys: Sequence[str]) -> FileStores:
+def build_files(
+    settings: StorageSettings, folders: LocalFolders, disk: Disk, keys: Sequence[str], locks: Locks
+) -> FileStores:
     """Build the stores of files from the settings. Raises ObjectStoreUnusableError."""
     if settings.files_url is None:
-        return FileStores.local(folders, keys, settings.url_ttl, disk)
+        return FileStores.local(folders, keys, settings.url_ttl, disk, locks)
     bucket = Bucket.of(settings.files_url)
-    return FileStores.in_bucket(bucket, folders, keys, settings.url_ttl, disk, redirects=settings.redirect_links)
+    return FileStores.in_bucket(bucket, folders, keys, settings.url_ttl, disk, locks, redirects=settings.redirect_links)
 
 
 def with_files(engine: Engine, files: FileStores) -> Engine:
@@ -224,12 +227,13 @@ def with_files(engine: Engine, files: FileStores) -> Engine:
     return engine if files.scratch is None else TransferringEngine(engine, files.scratch)
 
 
-def build_retention(settings: Settings, expiry: Expiry, files: FileStores) -> Retention:
+def build_retention(settings: Settings, expiry: Expiry, files: FileStores, locks: Locks) -> Retention:
     """Build the retention of rows and videos from the settings."""
     return Retention(
         expiry,
         files.videos,
         files.inputs,
+        locks,
         days=settings.retention_days,
         max_bytes=settings.retention_bytes,
         grace=settings.retention_grace,

@@ -109,11 +109,11 @@ def build(
     store = Store(database_of(settings), max_overtakes=settings.max_overtakes, server=folder.name)
     folders = LocalFolders.of(folder, is_scratch=settings.files_url is not None)
     disk = Disk(folder, settings.min_free_bytes)
-    files = build_files(settings, folders, disk, keys_that_sign(store.engine))
+    files = build_files(settings, folders, disk, keys_that_sign(store.engine), store.locks)
     broker = Broker()
     engines = [engine(folders.videos.folder, f"fake:{n}") for n in range(executors)]
     catalogue = load_catalogue(settings)
-    kept = build_retention(settings, store.expiry, files)
+    kept = build_retention(settings, store.expiry, files, store.locks)
     options = SchedulerOptions(
         lease=settings.lease,
         idle_unload=settings.idle_unload,

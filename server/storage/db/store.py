@@ -5,6 +5,7 @@ import time
 from sqlalchemy import Engine
 
 from server.storage.db.session import Clock, Session
+from server.storage.db.sharing.locks import Locks
 from server.storage.db.statements.attempts import Attempts
 from server.storage.db.statements.awaited_inputs import AwaitedInputs
 from server.storage.db.statements.expiry import Expiry
@@ -31,6 +32,7 @@ class Store:
         self.expiry = Expiry(self._session)
         self.awaited_inputs = AwaitedInputs(self._session)
         self.live_progress = LiveProgress(self._session)
+        self.locks = Locks(self._session)
 
     @property
     def is_shared(self) -> bool:

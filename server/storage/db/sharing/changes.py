@@ -10,14 +10,14 @@ from sqlalchemy import Connection, text
 CHANNEL = "paddock_changes"
 
 _NO_SERVER = "-"
-_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
+_NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
 
 
 def announce(tx: Connection, server: str | None, ids: Iterable[str]) -> None:
     """Tell other servers, once a transaction commits, that it has changed these generations. SQLite has no others."""
     payloads = [f"{server or _NO_SERVER} {id_}" for id_ in ids]
     if payloads and tx.dialect.name == "postgresql":
-        tx.execute(_NOTIFY, {"payloads": payloads})
+        tx.execute(_NOTIFY, {"channel": CHANNEL, "payloads": payloads})
 
 
 def announced(payload: str) -> tuple[str, str]:

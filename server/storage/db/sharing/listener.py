@@ -1,8 +1,8 @@
 """Hears which generations other servers on the same PostgreSQL database have changed.
 
-It takes one connection of its own, and while nothing happens one small transaction every BEAT_SECONDS: a connection that
-does not bring a server's own notifications is as good as lost. Nothing is heard while there is none. So after each
-connection is made, all that was committed before counts as missed.
+It takes one connection of its own and, while nothing happens, one small transaction every BEAT_SECONDS: a connection
+that does not bring a server's own notifications is as good as lost. Nothing is heard while there is none, so that all
+that was committed before a connection was made counts as missed.
 """
 
 import asyncio

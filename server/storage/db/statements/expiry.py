@@ -39,7 +39,7 @@ class Expiry(Repository):
         with self._session.read() as tx:
             running = generations.c.status == Status.PROCESSING
             found = tx.execute(select(generations.c.id, generations.c.attempt).where(is_among(ids), running))
-            return {id_: attempt for id_, attempt in found}
+            return {row.id: row.attempt for row in found}
 
     @in_thread
     def unknown(self, files: Mapping[str, str]) -> list[str]:
