@@ -50,7 +50,6 @@ from server.service.progress_recorder import ProgressRecorder
 from server.service.service import Service
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import database_of, opened
-from server.storage.db.sharing.listener import Listener
 from server.storage.db.sharing.locks import Locks
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.statements.signing_keys import keys_that_sign
@@ -177,7 +176,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             stack.callback(warming.cancel)
         if store.is_shared:
             recorder = ProgressRecorder(store.live_progress, broker, with_previews=files.scratch is not None)
-            others = OtherServers(Listener(engine, server), store.history, broker, dispatcher)
+            others = OtherServers(store.listener, store.history, broker, dispatcher)
             for work in (recorder.run(), others.follow()):
                 stack.callback(asyncio.create_task(work).cancel)
         await dispatcher.start()

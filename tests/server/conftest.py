@@ -21,7 +21,6 @@ from server.service.other_servers import OtherServers
 from server.service.progress_recorder import ProgressRecorder
 from server.service.service import Service
 from server.storage.db.connection import database_of
-from server.storage.db.sharing.listener import Listener
 from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.files.disk import Disk
 from server.storage.files.stores import FileStores, LocalFolders
@@ -52,8 +51,7 @@ class Inside:
             recorder = ProgressRecorder(
                 self.store.live_progress, self.broker, with_previews=self.files.scratch is not None
             )
-            listener = Listener(self.store.engine, self.store.submissions.server)
-            others = OtherServers(listener, self.store.history, self.broker, self.dispatcher)
+            others = OtherServers(self.store.listener, self.store.history, self.broker, self.dispatcher)
             self.sharing = [asyncio.create_task(recorder.run()), asyncio.create_task(others.follow())]
         await self.dispatcher.start()
 

@@ -5,6 +5,7 @@ import time
 from sqlalchemy import Engine
 
 from server.storage.db.session import Clock, Session
+from server.storage.db.sharing.listener import Listener
 from server.storage.db.sharing.locks import Locks
 from server.storage.db.statements.attempts import Attempts
 from server.storage.db.statements.awaited_inputs import AwaitedInputs
@@ -33,6 +34,7 @@ class Store:
         self.awaited_inputs = AwaitedInputs(self._session)
         self.live_progress = LiveProgress(self._session)
         self.locks = Locks(self._session)
+        self.listener = Listener(self._session)
 
     @property
     def is_shared(self) -> bool:

@@ -10,10 +10,11 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.storage.db.sharing.changes import CHANNEL, announce, announced
+from server.core.errors import RecordsUnavailableError
+from server.storage.db.session import Repository, Session, in_thread
+from server.storage.db.sharing.changes import CHANNEL, announced
 
 log = logging.getLogger("paddock.store")
 
@@ -27,12 +28,11 @@ _BEAT = ""
 """The id of no generation."""
 
 
-class Listener:
-    """Listens for one server, of which `server` is the name: its own changes are left out."""
+class Listener(Repository):
+    """Listens for one server. Its own changes are left out."""
 
-    def __init__(self, engine: Engine, server: str | None) -> None:
-        self._engine = engine
-        self._server = server
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
         self._pending: dict[str, None] = {}
         self._has_missed = False
         self._has_news = asyncio.Event()
@@ -65,7 +65,7 @@ class Listener:
         while True:
             try:
                 await self._hear()
-            except (Error, SQLAlchemyError, OSError) as error:
+            except (Error, RecordsUnavailableError, SQLAlchemyError, OSError) as error:
                 self._note_outage(error)
             except Exception:
                 log.exception("what other servers do is not heard; trying again in %g s", RETRY_SECONDS)
@@ -75,12 +75,13 @@ class Listener:
         """Listen until the connection is lost."""
         from psycopg import AsyncConnection
 
-        _, options = self._engine.dialect.create_connect_args(self._engine.url)
+        engine = self._session.engine
+        _, options = engine.dialect.create_connect_args(engine.url)
         arguments: dict[str, Any] = {"connect_timeout": BEAT_SECONDS, **options, "autocommit": True}
         async with await AsyncConnection.connect(**arguments) as connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             self._miss()
-            await asyncio.to_thread(self._beat)
+            await self._beat()
             has_beaten = True
             while True:
                 is_quiet = True
@@ -90,19 +91,20 @@ class Listener:
                 if is_quiet and has_beaten:
                     raise TimeoutError("no notifications arrive. A pooler of connections must pool sessions")
                 if is_quiet:
-                    await asyncio.to_thread(self._beat)
+                    await self._beat()
                 has_beaten = is_quiet
 
+    @in_thread
     def _beat(self) -> None:
-        with self._engine.begin() as tx:
-            announce(tx, self._server, [_BEAT])
+        with self._session.write() as tx:
+            self.tell(tx, [_BEAT])
 
     def _note(self, payload: str) -> None:
         if self._outage is not None:
             log.info("what other servers do is heard again")
             self._outage = None
         server, generation_id = announced(payload)
-        if server == self._server or generation_id == _BEAT:
+        if server == self.server or generation_id == _BEAT:
             return
         if len(self._pending) >= MAX_PENDING:
             self._miss()
