@@ -10,11 +10,13 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from server.core.errors import ConflictError, QueueFullError
 from server.core.generation import Generation, Origin, Outcome, Status
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.storage.db.connection import DatabaseUnusableError, open_database
 from server.storage.db.schema import metadata
 from tests.server.conftest import Inside, StartShared, eventually
+from tests.support.server_process import SMALL
 
 
 async def occupied(inside: Inside) -> Generation:
@@ -107,6 +109,54 @@ async def test_who_waits_is_told_of_what_another_server_did(start_shared: StartS
         (finished,) = await here.service.wait("", [generation.id])
 
     assert finished.status is Status.SUCCEEDED
+
+
+async def test_an_idempotency_key_is_known_to_every_server(start_shared: StartShared) -> None:
+    here, there = start_shared("here", executors=0), start_shared("there", executors=0)
+    await asyncio.gather(here.start(), there.start())
+    first = await here.service.submit("", SMALL, Origin.SYNC, "key")
+
+    again = await there.service.submit("", SMALL, Origin.SYNC, "key")
+    with pytest.raises(ConflictError):
+        await there.service.submit("", {**SMALL, "seed": 8}, Origin.SYNC, "key")
+    assert [each.id for each in again] == [each.id for each in first]
+
+    # its client has come from there to here, and both notice that a connection broke
+    ids = [each.id for each in first]
+    await here.service._cancel_unstarted("", ids[0])
+    assert (await here.read(first[0])).status is Status.QUEUED
+    waiting = asyncio.create_task(here.service.wait("", ids))
+    there.service.hang_up("", ids)
+    async with asyncio.timeout(60):
+        assert (await waiting)[0].status is Status.CANCELLED
+
+
+async def test_the_limits_of_the_queue_are_those_of_all_servers(start_shared: StartShared) -> None:
+    limits = {"executors": 0, "max_queued_per_key": 3}
+    here, there = start_shared("here", **limits), start_shared("there", **limits)
+
+    async def submit(inside: Inside, tenant: str) -> int:
+        try:
+            await inside.service.submit(tenant, SMALL, Origin.QUEUE)
+        except QueueFullError:
+            return 0
+        return 1
+
+    accepted = await asyncio.gather(*(submit(inside, "1") for _ in range(6) for inside in (here, there)))
+    assert sum(accepted) == 3
+    assert await submit(there, "2") == 1
+
+
+async def test_what_starts_elsewhere_counts_no_more_as_unstarted(start_shared: StartShared) -> None:
+    limit = 60_000
+    here = start_shared("here", executors=0, max_unstarted_bytes_per_hour=limit)
+    there = start_shared("there")
+    await asyncio.gather(here.start(), there.start())
+
+    for _ in range(8):
+        (made,) = await here.enqueue(prompt="x" * 9000)
+        async with asyncio.timeout(60):
+            await here.service.wait("", [made.id])
 
 
 def test_the_servers_of_a_data_directory_have_one_name_that_no_other_has(tmp_path: Path) -> None:
