@@ -177,8 +177,10 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         if store.is_shared:
             recorder = ProgressRecorder(store.live_progress, broker, with_previews=files.scratch is not None)
             others = OtherServers(store.listener, store.history, broker, dispatcher)
-            for work in (recorder.run(), others.follow()):
-                stack.callback(asyncio.create_task(work).cancel)
+            for name, work in (("progress", recorder.run()), ("news of other servers", others.follow())):
+                task = asyncio.create_task(work, name=name)
+                task.add_done_callback(_note_end)
+                stack.callback(task.cancel)
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         if settings.ray_address is not None:
@@ -201,14 +203,15 @@ def _follow_cluster(
 
     devices = ClusterDevices(dispatcher, engine, demo=settings.demo)
     environment = bridge_environment(settings.ray_address, token_file(settings))
-    following = asyncio.create_task(devices.follow(cluster_views(settings.ray_address, environment)))
+    views = cluster_views(settings.ray_address, environment)
+    following = asyncio.create_task(devices.follow(views), name="news of the cluster")
     following.add_done_callback(_note_end)
     return following
 
 
-def _note_end(following: "asyncio.Task[None]") -> None:
-    if not following.cancelled():
-        log.error("the cluster is not followed any more; restart the server", exc_info=following.exception())
+def _note_end(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        log.error("what passes on %s has ended; restart the server", task.get_name(), exc_info=task.exception())
 
 
 def build_files(

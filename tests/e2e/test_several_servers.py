@@ -40,7 +40,7 @@ def pair(
     shared: dict[str, Any] = {
         "files_url": bucket_url,
         "database_url": postgres_url,
-        "lease": "3",
+        "lease": "10",
         "checkpoint_interval": "0.1",
         "preview_interval": "0.05",
     }

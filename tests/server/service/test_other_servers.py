@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -74,7 +75,7 @@ def end_listening(inside: Inside) -> None:
 @pytest.fixture
 async def pair(start_shared: StartShared) -> tuple[Inside, Inside]:
     """A server without devices, and one with a device, which runs everything."""
-    here, there = start_shared("here", executors=0), start_shared("there")
+    here, there = start_shared("here", executors=0, lease=3600), start_shared("there", lease=3600)
     await here.start()
     await there.start()
     return here, there
@@ -133,15 +134,13 @@ async def test_a_cancel_elsewhere_stops_the_device_long_before_its_lease_is_rene
     pair: tuple[Inside, Inside],
 ) -> None:
     here, there = pair
-    assert there.settings.lease >= 60
     there.engine.script.append(there.engine.until_cancelled)
     (running,) = await here.enqueue()
     await eventually(lambda: there.engine.runs)
 
-    async with asyncio.timeout(15):
-        await here.service.cancel("", running.id)
-        while there.engine.cancels != [(running.id, 1)]:  # noqa: ASYNC110 - the engine has no event
-            await asyncio.sleep(0.005)
+    await here.service.cancel("", running.id)
+
+    await eventually(lambda: there.engine.cancels == [(running.id, 1)])
 
 
 async def test_what_is_queued_here_wakes_a_device_elsewhere_at_once(
@@ -204,6 +203,23 @@ async def test_a_connection_without_notifications_counts_as_lost(
 
     async with stream(here) as heard:
         await eventually(lambda: "no notifications arrive" in caplog.text)
+        (made,) = await there.enqueue()
+        await eventually(lambda: heard.ends() == [(made.id, Status.SUCCEEDED)])
+
+
+async def test_without_a_connection_to_listen_on_the_records_are_read_all_the_same(
+    pair: tuple[Inside, Inside], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = pair
+    monkeypatch.setattr(listener, "RETRY_SECONDS", 0.1)
+
+    async def refuse(**_: Any) -> psycopg.AsyncConnection[Any]:
+        raise psycopg.OperationalError("too many connections")
+
+    await listens(here)
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", refuse)
+    end_listening(here)
+    async with stream(here) as heard:
         (made,) = await there.enqueue()
         await eventually(lambda: heard.ends() == [(made.id, Status.SUCCEEDED)])
 

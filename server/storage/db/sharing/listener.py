@@ -8,6 +8,7 @@ that was committed before a connection was made counts as missed.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +20,8 @@ from server.storage.db.sharing.changes import CHANNEL, announced
 log = logging.getLogger("paddock.store")
 
 BEAT_SECONDS = 10.0
-RETRY_SECONDS = 1.0
+RETRY_SECONDS = 2.0
+"""While it cannot listen, but the records can be read, all counts as missed so often."""
 
 MAX_PENDING = 1000
 """So many changed generations may wait to be looked at. If there are more, all count as missed."""
@@ -67,6 +69,9 @@ class Listener(Repository):
                 await self._hear()
             except (Error, RecordsUnavailableError, SQLAlchemyError, OSError) as error:
                 self._note_outage(error)
+                with suppress(RecordsUnavailableError, SQLAlchemyError):
+                    await self._beat()
+                    self._miss()
             except Exception:
                 log.exception("what other servers do is not heard; trying again in %g s", RETRY_SECONDS)
             await asyncio.sleep(RETRY_SECONDS)
