@@ -54,6 +54,9 @@ class Event:
     is_last: bool = True
     """Whether no other event is known to follow at once."""
 
+    is_elsewhere: bool = False
+    """Whether another server on the same records did it."""
+
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -152,6 +155,11 @@ class Broker:
             of_tenant.discard(subscription)
             if not of_tenant and kind.get(tenant) is of_tenant and tenant not in self._deliveries:
                 del kind[tenant]
+
+    def fall_behind(self) -> None:
+        """Have all subscribers read the records: there may have been events that nobody published here."""
+        for subscription in [*self._subscriptions()]:
+            subscription.fall_behind()
 
     def dismiss(self, may_stay: Callable[[str], bool]) -> None:
         """End the subscriptions of tenants that are no longer allowed any."""

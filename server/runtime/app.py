@@ -45,9 +45,12 @@ from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.scheduler.transfers import TransferringEngine
 from server.service.metrics import Metrics
+from server.service.other_servers import OtherServers
+from server.service.progress_recorder import ProgressRecorder
 from server.service.service import Service
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import database_of, opened
+from server.storage.db.sharing.locks import Locks
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.db.store import Store
@@ -136,13 +139,13 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
         folders = LocalFolders.of(settings.data_dir, is_scratch=settings.files_url is not None)
         disk = Disk(settings.data_dir, settings.min_free_bytes)
-        files = build_files(settings, folders, disk, keys_that_sign(engine, key_of(settings.data_dir)))
+        files = build_files(settings, folders, disk, keys_that_sign(engine, key_of(settings.data_dir)), store.locks)
         app.state.videos, app.state.previews, app.state.inputs = files.videos, files.previews, files.inputs
         broker = Broker()
         catalogue = load_catalogue(settings)
         template = worker_template(settings, devices) if devices else None
         engines = [with_files(make_engine(settings, device, folders, template), files) for device in devices]
-        retention = build_retention(settings, store.expiry, files)
+        retention = build_retention(settings, store.expiry, files, store.locks)
         options = SchedulerOptions(
             lease=settings.lease,
             idle_unload=settings.idle_unload,
@@ -171,6 +174,13 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             stack.push_async_callback(template.close)
             warming = asyncio.create_task(template.start_later())
             stack.callback(warming.cancel)
+        if store.is_shared:
+            recorder = ProgressRecorder(store.live_progress, broker, with_previews=files.scratch is not None)
+            others = OtherServers(store.listener, store.history, broker, dispatcher)
+            for name, work in (("progress", recorder.run()), ("news of other servers", others.follow())):
+                task = asyncio.create_task(work, name=name)
+                task.add_done_callback(_note_end)
+                stack.callback(task.cancel)
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         if settings.ray_address is not None:
@@ -193,22 +203,25 @@ def _follow_cluster(
 
     devices = ClusterDevices(dispatcher, engine, demo=settings.demo)
     environment = bridge_environment(settings.ray_address, token_file(settings))
-    following = asyncio.create_task(devices.follow(cluster_views(settings.ray_address, environment)))
+    views = cluster_views(settings.ray_address, environment)
+    following = asyncio.create_task(devices.follow(views), name="news of the cluster")
     following.add_done_callback(_note_end)
     return following
 
 
-def _note_end(following: "asyncio.Task[None]") -> None:
-    if not following.cancelled():
-        log.error("the cluster is not followed any more; restart the server", exc_info=following.exception())
+def _note_end(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        log.error("what passes on %s has ended; restart the server", task.get_name(), exc_info=task.exception())
 
 
-def build_files(settings: StorageSettings, folders: LocalFolders, disk: Disk, keys: Sequence[str]) -> FileStores:
+def build_files(
+    settings: StorageSettings, folders: LocalFolders, disk: Disk, keys: Sequence[str], locks: Locks
+) -> FileStores:
     """Build the stores of files from the settings. Raises ObjectStoreUnusableError."""
     if settings.files_url is None:
-        return FileStores.local(folders, keys, settings.url_ttl, disk)
+        return FileStores.local(folders, keys, settings.url_ttl, disk, locks)
     bucket = Bucket.of(settings.files_url, settings.files_credentials)
-    return FileStores.in_bucket(bucket, folders, keys, settings.url_ttl, disk, redirects=settings.redirect_links)
+    return FileStores.in_bucket(bucket, folders, keys, settings.url_ttl, disk, locks, redirects=settings.redirect_links)
 
 
 def with_files(engine: Engine, files: FileStores) -> Engine:
@@ -216,12 +229,13 @@ def with_files(engine: Engine, files: FileStores) -> Engine:
     return engine if files.scratch is None else TransferringEngine(engine, files.scratch)
 
 
-def build_retention(settings: Settings, expiry: Expiry, files: FileStores) -> Retention:
+def build_retention(settings: Settings, expiry: Expiry, files: FileStores, locks: Locks) -> Retention:
     """Build the retention of rows and videos from the settings."""
     return Retention(
         expiry,
         files.videos,
         files.inputs,
+        locks,
         days=settings.retention_days,
         max_bytes=settings.retention_bytes,
         grace=settings.retention_grace,

@@ -190,7 +190,7 @@ class AttemptRunner:
             artifact=video_key(id_, attempt),
             checkpoint=checkpoint_key(id_, attempt),
             resume_from=resume_from,
-            preview=preview_key(id_),
+            preview=preview_key(id_, attempt),
             **input_keys(running.held.tenant, params),
         )
         running.forecast = device.estimator.begin(running.fingerprint or {}, params)

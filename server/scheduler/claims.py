@@ -19,6 +19,7 @@ from server.engine.protocol import Checkpointed, Previewed, Progressed, RunRepor
 from server.scheduler.running import End, RunningAttempt
 from server.storage.db.records import StaleAttemptError
 from server.storage.db.statements.attempts import Attempts
+from server.storage.files.previews import preview_key
 from server.storage.files.stores import FileStores
 from server.storage.files.videos import video_key
 
@@ -59,7 +60,7 @@ class Claims:
 
     async def renew(self, running: RunningAttempt) -> None:
         """Extend a claim, and record the progress that its checkpoint holds, and its warnings."""
-        running.has_saved.clear()
+        running.is_to_renew.clear()
         await self.attempts.renew(running.held, self._lease, running.saved, running.fingerprint, running.warnings)
 
     async def keep(self, running: RunningAttempt, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
@@ -72,7 +73,7 @@ class Claims:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._lease / 3):
-                    await running.has_saved.wait()
+                    await running.is_to_renew.wait()
             try:
                 await self.renew(running)
                 await self._supersede(running)
@@ -89,7 +90,7 @@ class Claims:
 
     async def _supersede(self, running: RunningAttempt) -> None:
         """Remove the checkpoints of earlier attempts once the records say that this one has its own."""
-        if running.has_checkpoint and not running.has_saved.is_set() and not running.has_superseded:
+        if running.has_checkpoint and not running.is_to_renew.is_set() and not running.has_superseded:
             try:
                 await self._checkpoints.supersede(running.held)
                 running.has_superseded = True
@@ -106,7 +107,7 @@ class Claims:
             case Checkpointed():
                 running.saved = report.fraction
                 running.has_checkpoint = True
-                running.has_saved.set()
+                running.is_to_renew.set()
             case Previewed():
                 # the progress of the same step comes next, and is published with it
                 running.live = replace(running.live, preview=report.step)
@@ -114,7 +115,7 @@ class Claims:
                 # an earlier attempt may have given the same
                 running.warnings = tuple(dict.fromkeys((*running.held.warnings, *report.warnings)))
                 # they are recorded with the claim
-                running.has_saved.set()
+                running.is_to_renew.set()
             case Progressed():
                 running.advance(report)
                 self.announce_progress(running)
@@ -122,7 +123,7 @@ class Claims:
     async def end_preview(self, running: RunningAttempt) -> None:
         """Remove the preview of a generation that no worker goes on with."""
         running.live = replace(running.live, preview=None)
-        await self._previews.discard(running.held.id)
+        await self._previews.discard([preview_key(running.held.id, running.held.attempt)])
 
     def announce_progress(self, running: RunningAttempt) -> None:
         """Publish the progress of a generation, unless it is cancelled already."""

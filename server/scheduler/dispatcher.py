@@ -191,6 +191,13 @@ class Dispatcher:
         for executor in [*self.executors]:
             await executor.cancel(generation)
 
+    def check_claims(self, ids: Collection[str] | None = None) -> None:
+        """Find out now whether the claims on these generations still hold (None: all): others may have ended them."""
+        for device in self._devices:
+            for running in device.held:
+                if ids is None or running.held.id in ids:
+                    running.is_to_renew.set()
+
     def deployment(self, model_id: str) -> Deployment:
         """The state of a model on the device where it has come furthest."""
         return _deployment(model_id, self.executors)

@@ -1,6 +1,6 @@
 """What the service may ask of a scheduler, and what a scheduler publishes about its devices."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -76,6 +76,9 @@ class Scheduler(Protocol):
 
     async def cancel(self, generation: Generation) -> None:
         """Stop a generation whose record says cancelled already; `generation` is the record from before that."""
+
+    def check_claims(self, ids: Collection[str] | None = None) -> None:
+        """Find out now whether the claims on these generations still hold (None: all): others may have ended them."""
 
     async def suspend(self, grace: float) -> None:
         """Start nothing more; save what runs and return it to the queue, within `grace` seconds."""

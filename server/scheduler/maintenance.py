@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.core.errors import RecordsUnavailableError, reason
 from server.scheduler.claims import Claims
 from server.storage.db.store import Store
-from server.storage.files.generation_files import generation_of
+from server.storage.files.generation_files import attempt_of, generation_of
 from server.storage.files.stores import FileStores
 from server.storage.retention import Retention
 
@@ -135,15 +135,15 @@ class Maintenance:
             await self._files.checkpoints.delete([file.key for file in page if generation_of(file.key) in ended])
 
     async def _drop_previews(self) -> None:
-        """Remove the previews of generations that nobody runs, and half-written ones."""
+        """Remove the previews of attempts that nobody runs, and half-written ones."""
         held = self._devices.held()
         async for page in self._files.previews.pages():
-            others = [id_ for file in page if (id_ := generation_of(file.key)) not in held]
+            others = [file.key for file in page if generation_of(file.key) not in held]
             # other servers may keep theirs in the same place, and a run may have begun meanwhile
-            running = set(await self._store.expiry.running(others)) if others else set()
-            for id_ in others:
-                if id_ not in running:
-                    await self._files.previews.discard(id_)
+            running = await self._store.expiry.running([*map(generation_of, others)]) if others else {}
+            await self._files.previews.discard(
+                key for key in others if running.get(generation_of(key)) != attempt_of(key)
+            )
         await self._files.previews.sweep(held=held)
 
     async def _drop_part_files(self) -> None:

@@ -38,8 +38,9 @@ class RunningAttempt:
     """Whether this attempt has written a checkpoint, so that those of earlier ones are not needed any more."""
     has_superseded: bool = False
     """Whether those have been removed."""
-    has_saved: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a checkpoint was written that the records do not know of yet."""
+    is_to_renew: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the claim is to be renewed at once: a checkpoint was written that the records do not know of yet, or
+    another server may have ended the claim."""
     has_left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the device is free of it."""
     _reported_at: float = 0.0

@@ -83,6 +83,7 @@ class EventStream:
                     yield event
             elif number is None:
                 # it was cancelled
+                self._told(event.generation)
                 yield event
             elif number == self._number + 1:
                 self._told(event.generation)

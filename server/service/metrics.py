@@ -66,6 +66,9 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _note(self, event: Event) -> None:
+        if event.is_elsewhere:
+            # that server counts it
+            return
         generation = event.generation
         run = generation.id, generation.attempt
         if event.live is not None:

@@ -91,20 +91,22 @@ class Service:
         self._uploads = Uploads(inputs, files)
         self._image_models = ImageModels({} if settings.demo else catalogue)
         finished = FinishedVideos(self._generation_of, videos, files, catalogue)
-        self.input_sources = InputSources(settings, files, self._uploads, finished, shares=submissions.is_shared)
+        # any server may run a generation, and needs its inputs
+        self._keeps_inputs = settings.files_url is not None or not submissions.is_shared
+        self.input_sources = InputSources(settings, files, self._uploads, finished, keeps=self._keeps_inputs)
         self._builder = GenerationBuilder(settings, self.input_sources, self._image_models, submissions.server)
         self._fetcher = InputFetcher(
             awaited_inputs, files, self._builder, catalogue, broker, scheduler.wake, settings, downloader
         )
         self._limits = RecordLimits(settings)
         broker.observe(self._limits.note)
-        self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted, history.is_shared)
+        self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted)
         self._is_closing = False
         self._on_closing: set[Callable[[], None]] = set()
 
     def start(self) -> None:
         """Begin to fetch the inputs that generations await, also those recorded before a restart."""
-        if not self._submissions.is_shared:
+        if self._keeps_inputs:
             self._fetcher.start()
 
     def begin_closing(self) -> None:
@@ -214,8 +216,8 @@ class Service:
     async def upload(self, tenant: str, file: Path) -> Upload:
         """Keep an input that requests may name. Raises InvalidParamsError, QueueFullError or UnavailableError."""
         self.check_open()
-        if self._submissions.is_shared:
-            raise InvalidParamsError("Uploads are not supported by servers that share their database yet.")
+        if not self._keeps_inputs:
+            raise InvalidParamsError("Uploads are not supported by servers that share their database, but not files.")
         await self.check_room()
         return await self._uploads.keep(tenant, file)
 
@@ -320,7 +322,7 @@ class Service:
         """The same for many, all of one moment."""
         queue_eta = self._scheduler.queue_eta()
         return [
-            self._scheduler.live(each.generation)
+            self._scheduler.live(each.generation) or each.live
             if each.queue_position is None
             else queue_eta.of(each.generation, each.queue_position)
             for each in placed

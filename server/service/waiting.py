@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
 
 from server.core.errors import RETRY_AFTER, UnavailableError
 from server.core.events import Broker, Subscription
@@ -12,26 +11,17 @@ from server.core.generation import Generation, Status
 RETURN_SECONDS = 5.0
 """So long a client may take to send a request again, with its idempotency key, after its connection broke."""
 
-_ASK_AGAIN_SECONDS = 2.0
-
 Find = Callable[[str, str], Awaitable[Generation]]
 """Returns a tenant's generation by its id."""
 
 
 class Waiting:
-    """The waits of sync requests.
+    """The waits of sync requests. `find` looks a generation up; `cancel` cancels one that has not started."""
 
-    `find` looks a generation up; `cancel` cancels one that has not started. With `is_shared`, other servers may end
-    generations, of which no event tells here.
-    """
-
-    def __init__(
-        self, broker: Broker, find: Find, cancel: Callable[[str, str], Awaitable[None]], is_shared: bool
-    ) -> None:
+    def __init__(self, broker: Broker, find: Find, cancel: Callable[[str, str], Awaitable[None]]) -> None:
         self._broker = broker
         self._find = find
         self._cancel = cancel
-        self._is_shared = is_shared
         self._is_closing = False
         self._waiters: Counter[str] = Counter()
         self._leaving: dict[str, asyncio.Task[None]] = {}
@@ -79,9 +69,7 @@ class Waiting:
                 raise await self._interrupted(tenant, pending)
             with self._broker.subscribe(tenant, ends_only=True) as subscription:
                 pending -= {id_ for id_ in ids if (await self._find(tenant, id_)).is_terminal}
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_ASK_AGAIN_SECONDS if self._is_shared else None):
-                        await self._drain(subscription, pending)
+                await self._drain(subscription, pending)
 
     async def _interrupted(self, tenant: str, pending: Collection[str]) -> UnavailableError:
         waiting = [id_ for id_ in pending if (await self._find(tenant, id_)).status is Status.QUEUED]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from server.core.errors import UnavailableError, reason
 from server.core.generation import Generation
+from server.storage.db.sharing.locks import Lock, Locks
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
 from server.storage.files.inputs import UNUSED_SECONDS, Inputs, input_keys, named_by
@@ -37,6 +38,7 @@ class Retention:
         expiry: Expiry,
         videos: Videos,
         inputs: Inputs,
+        locks: Locks,
         *,
         days: float,
         max_bytes: int,
@@ -47,6 +49,7 @@ class Retention:
         self._expiry = expiry
         self._videos = videos
         self._inputs = inputs
+        self._locks = locks
         self._days = days
         self._max_bytes = max_bytes
         self._grace = grace
@@ -58,11 +61,15 @@ class Retention:
     async def tidy(self) -> bool:
         """Remove a batch of what is no longer kept; returns whether there is more to remove now.
 
+        Nothing is removed while another server does so: two that count the same excess would remove twice as much.
         Raises RecordsUnavailableError, and OSError when files cannot be removed; the next call continues.
         """
-        await self._sweep()
-        await self._sweep_inputs()
-        return any([await self._forget_old(), await self._make_room()])
+        async with self._locks.tried(Lock.TIDYING) as is_ours:
+            if not is_ours:
+                return False
+            await self._sweep()
+            await self._sweep_inputs()
+            return any([await self._forget_old(), await self._make_room()])
 
     async def remove(self, generation_id: str, tenant: str) -> bool:
         """Remove the row and the video of a generation that is over; False if there is none.
@@ -164,14 +171,17 @@ class Retention:
         await self._delete_unused(
             {file.key: named for file in files if file.modified < newest and (named := named_by(file.key))}
         )
-        async with self._inputs.changing:
-            await self._inputs.storage.sweep(UNUSED_SECONDS, lambda key: False)
+        async with self._inputs.removing() as may_remove:
+            if may_remove:
+                await self._inputs.storage.sweep(UNUSED_SECONDS, lambda key: False)
 
     async def _delete_unused(self, inputs: Mapping[str, tuple[str, str]]) -> None:
-        """Remove those of some inputs, by key, that no row names."""
+        """Remove those of some inputs, by key, that no row names; later if another server writes inputs now."""
         newest = self._clock() - UNUSED_SECONDS
         unused = await self._expiry.unused_inputs([*inputs.values()]) if inputs else set()
-        async with self._inputs.changing:
+        async with self._inputs.removing() as may_remove:
+            if not may_remove:
+                return
             # another request may have brought one again meanwhile
             found = await self._inputs.storage.stat([key for key, each in inputs.items() if each in unused])
             await self._inputs.storage.delete([key for key, file in found.items() if file.modified < newest])

@@ -19,6 +19,7 @@ from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from tests.contract.test_http import LONG
 from tests.contract.test_image_input import drawn, encoded
+from tests.support.records import free_locks
 from tests.support.server_process import MODEL, SMALL, ServerProcess, eventually
 
 DOCUMENT = create_app(Settings(demo=True)).openapi()
@@ -193,7 +194,7 @@ def image_in(data_dir: Path) -> str:
     (folder.folder / key).write_bytes(bytes(100))
     with opened(f"sqlite:///{data_dir / 'paddock.db'}") as engine:
         keys = keys_that_sign(engine)
-    return Inputs(folder, link_signer(keys, 60, "input"), upload_signer(keys)).links.sign(key)
+    return Inputs(folder, link_signer(keys, 60, "input"), upload_signer(keys), free_locks()).links.sign(key)
 
 
 def download(asker: Asker, name: str, token: str) -> None:

@@ -85,7 +85,7 @@ def test_a_killed_server_leaves_no_picture_after_its_next_start(start_server: Ca
     # begun at once, the killed one's generation would have a picture again
     (server.data_dir / "previews" / "0b0f3a8e-5d5c-4c0f-9d4d-0d2a4a0e6a51.jpg").write_bytes(b"left")
     server.kill()
-    assert f"{id_}.jpg" in {path.name for path in (server.data_dir / "previews").iterdir()}
+    assert f"{id_}.1.jpg" in {path.name for path in (server.data_dir / "previews").iterdir()}
 
     server.start()
     server.http.delete(f"/queue/{id_}")

@@ -17,6 +17,8 @@ from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
 from server.runtime.app import build_files, build_retention, with_files
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
+from server.service.other_servers import OtherServers
+from server.service.progress_recorder import ProgressRecorder
 from server.service.service import Service
 from server.storage.db.connection import database_of
 from server.storage.db.statements.signing_keys import keys_that_sign
@@ -41,6 +43,25 @@ class Inside:
     dispatcher: Dispatcher
     service: Service
     events: list[Event] = field(default_factory=list)
+    sharing: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Start the devices, and what shows other servers to this one and this one to them."""
+        if self.store.is_shared:
+            recorder = ProgressRecorder(
+                self.store.live_progress, self.broker, with_previews=self.files.scratch is not None
+            )
+            others = OtherServers(self.store.listener, self.store.history, self.broker, self.dispatcher)
+            self.sharing = [asyncio.create_task(recorder.run()), asyncio.create_task(others.follow())]
+        await self.dispatcher.start()
+
+    async def stop(self) -> None:
+        """Stop everything, and close the store."""
+        await self.dispatcher.stop()
+        for task in self.sharing:
+            task.cancel()
+        await asyncio.gather(*self.sharing, return_exceptions=True)
+        self.store.close()
 
     @property
     def engine(self) -> FakeEngine:
@@ -86,11 +107,11 @@ def build(
     store = Store(database_of(settings), max_overtakes=settings.max_overtakes, server=folder.name)
     folders = LocalFolders.of(folder, is_scratch=settings.files_url is not None)
     disk = Disk(folder, settings.min_free_bytes)
-    files = build_files(settings, folders, disk, keys_that_sign(store.engine))
+    files = build_files(settings, folders, disk, keys_that_sign(store.engine), store.locks)
     broker = Broker()
     engines = [engine(folders.videos.folder, f"fake:{n}") for n in range(executors)]
     catalogue = load_catalogue(settings)
-    kept = build_retention(settings, store.expiry, files)
+    kept = build_retention(settings, store.expiry, files, store.locks)
     options = SchedulerOptions(
         lease=settings.lease,
         idle_unload=settings.idle_unload,
@@ -120,6 +141,27 @@ async def listen(inside: Inside) -> None:
     with inside.broker.subscribe("") as subscription:
         async for event in subscription:
             inside.events.append(event)
+
+
+StartShared = Callable[..., Inside]
+
+
+@pytest.fixture
+async def start_shared(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[StartShared]:
+    """Build servers on one PostgreSQL database by name; those that were started are stopped."""
+    monkeypatch.setattr("server.scheduler.maintenance._WATCH_SECONDS", 0.05)
+    built: list[Inside] = []
+
+    def one(name: str, **changes: Any) -> Inside:
+        inside = build(tmp_path / name, database_url=postgres_url, max_queued=1000, **changes)
+        built.append(inside)
+        return inside
+
+    yield one
+    for inside in built:
+        await inside.stop()
 
 
 @pytest.fixture

@@ -5,15 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import URL, select
+from sqlalchemy import URL, create_engine, select
 
 from server.core.fair_queue import Weights
 from server.core.generation import Generation
 from server.storage.db.connection import open_database
 from server.storage.db.records import Filters, Listing, Placed
 from server.storage.db.schema import attempts
-from server.storage.db.session import Clock
+from server.storage.db.session import Clock, Session
+from server.storage.db.sharing.locks import Locks
 from server.storage.db.store import Store
+
+
+def free_locks() -> Locks:
+    """The locks of a server that shares its records with no other."""
+    return Locks(Session(create_engine("sqlite://")))
 
 
 @dataclass(frozen=True)

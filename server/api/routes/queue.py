@@ -101,7 +101,7 @@ async def preview(generation_id: str, service: ServiceDep, tenant: TenantDep, pr
     live = service.live(placed)
     if live is None or live.preview is None:
         raise PreviewNotFoundError
-    content = await previews.preview(generation_id)
+    content = await previews.preview(generation_id, placed.generation.attempt)
     tag = f'"{placed.generation.attempt}-{live.preview}"'
     return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store", "ETag": tag})
 

@@ -29,16 +29,16 @@ def images_of(entry: CatalogueEntry) -> ImageInputs:
 
 
 class InputSources:
-    """Checks and keeps the inputs of requests. `shares` is whether the server shares its records."""
+    """Checks and keeps the inputs of requests. `keeps`: inputs are kept where they are needed."""
 
     def __init__(
-        self, settings: Settings, files: InputFiles, uploads: Uploads, finished: FinishedVideos, *, shares: bool
+        self, settings: Settings, files: InputFiles, uploads: Uploads, finished: FinishedVideos, *, keeps: bool
     ) -> None:
         self._finished = finished
         self._settings = settings
         self._files = files
         self._uploads = uploads
-        self._shares = shares
+        self._keeps = keeps
 
     def images(self, entry: CatalogueEntry) -> ImageInputs:
         """Which images requests for a model may or must have, also if another model answers these.
@@ -79,8 +79,10 @@ class InputSources:
                     raise InvalidParamsError(f"{name} must be a string: the id of a generation")
                 kind = "a video" if name == VIDEO else "an image"
                 raise InvalidParamsError(f"{name} must be a string: {kind} in base64, a data URL, a URL or an upload")
-            if self._shares:
-                raise InvalidParamsError(f"{name} is not supported by servers that share their database yet")
+            if not self._keeps:
+                raise InvalidParamsError(
+                    f"{name} is not supported by servers that share their database, but not files (setting files_url)"
+                )
 
     def _check_extension(self, request: Request) -> None:
         if excluded := request.named(IMAGE, VIDEO):

@@ -136,7 +136,7 @@ class InputFiles:
         """Keep a video of this server by the digest of its file. Raises QueueFullError or UnavailableError."""
         key = input_key(tenant, digest, VIDEO_SUFFIX)
         try:
-            async with self._inputs.changing:
+            async with self._inputs.changing():
                 if not await self._inputs.storage.touch(key):
                     self._count(tenant, size)
                     await self._inputs.storage.put(key, content)
@@ -181,7 +181,7 @@ class InputFiles:
             except RefusedInputError as error:
                 raise InvalidParamsError(f"{name} {error}.") from None
             key = input_key(tenant, found["digest"], VIDEO_SUFFIX if is_video else IMAGE_SUFFIX)
-            async with self._inputs.changing:
+            async with self._inputs.changing():
                 # from now it is as young as a new one
                 if not await self._inputs.storage.touch(key):
                     self._count(tenant, (await asyncio.to_thread(target.stat)).st_size)
@@ -191,7 +191,7 @@ class InputFiles:
     async def _is_kept(self, tenant: str, file: Path) -> bool:
         """Whether a file is one that is kept for a tenant already. From now it is as young as a new one."""
         key = input_key(tenant, await asyncio.to_thread(sha256_of, file), VIDEO_SUFFIX)
-        async with self._inputs.changing:
+        async with self._inputs.changing():
             return await self._inputs.storage.touch(key)
 
     def _count(self, tenant: str, size: int) -> None:

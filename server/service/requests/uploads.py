@@ -76,7 +76,7 @@ class Uploads:
         suffix = VIDEO_SUFFIX if kind is InputVideo else IMAGE_SUFFIX
         key, storage = input_key(tenant, kept.digest, suffix), self._inputs.storage
         try:
-            async with self._inputs.changing:
+            async with self._inputs.changing():
                 # as new, or it could be removed before the request is recorded
                 if not await storage.touch(key):
                     raise InvalidParamsError(f"{name}: {_NOT_FOUND}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, func
 
+from server.core.events import Live
 from server.core.generation import Generation, Status
 from server.storage.db.schema import generations
 from server.storage.db.search import is_found
@@ -106,10 +107,14 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A generation and its place in the order in which the queue will be taken (1 is next; None unless queued)."""
+    """A generation and its place in the order in which the queue will be taken (1 is next; None unless queued).
+
+    `live` is the progress that another server has recorded of it, if it runs there.
+    """
 
     generation: Generation
     queue_position: int | None
+    live: Live | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,7 @@ class Listing:
 
     Of each, `places` has the `seq` and its place in the queue at the moment of the list. `first` are the first ones as
     they were at that moment; `pending` are the others, still to be read. `total` is how many entries there are in all.
+    `lives` has the progress that other servers have recorded of the first ones, by their ids.
     """
 
     tenant: str
@@ -125,3 +131,4 @@ class Listing:
     first: Sequence[Generation]
     pending: Sequence[int]
     total: int
+    lives: Mapping[str, Live]

@@ -135,6 +135,8 @@ attempts = Table(
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("outcome", _Text),
+    # its progress, for other servers while it runs; null is that of SQL, not of JSON
+    Column("live", JSON(none_as_null=True)),
 )
 
 api_keys = Table(

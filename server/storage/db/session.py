@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from server.storage.db.connection import reading
 from server.storage.db.errors import explain
 from server.storage.db.records import StatementTimeoutError
+from server.storage.db.sharing.changes import announce
 
 log = logging.getLogger("paddock.store")
 
@@ -51,7 +52,7 @@ class Session:
     def __init__(self, engine: Engine, now: Clock = time.time, server: str | None = None) -> None:
         self.server = server
         self.now = now
-        self._engine = engine
+        self.engine = engine
         self.threads = {
             pool: ThreadPoolExecutor(count, thread_name_prefix=f"store-{pool}")
             for pool, count in (_THREADS if self.is_shared else _SQLITE_THREADS).items()
@@ -61,7 +62,7 @@ class Session:
     @property
     def is_shared(self) -> bool:
         """Whether other servers may work on the same records. A SQLite database has one server."""
-        return self._engine.dialect.name == "postgresql"
+        return self.engine.dialect.name == "postgresql"
 
     def close(self) -> None:
         """End the threads; the database stays open."""
@@ -71,7 +72,7 @@ class Session:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that may write; raises RecordsUnavailableError while the database cannot be used."""
-        with self._explained(), self._engine.begin() as tx:
+        with self._explained(), self.engine.begin() as tx:
             yield tx
         if self._outage is not None:
             log.info("the database can be written again")
@@ -80,14 +81,14 @@ class Session:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that reads one moment; raises RecordsUnavailableError while the database cannot be used."""
-        with self._explained(), reading(self._engine) as tx:
+        with self._explained(), reading(self.engine) as tx:
             yield tx
 
     @contextmanager
     def read_within(self, seconds: float) -> Iterator[Connection]:
         """A transaction like that of `read`, in which statements take so long at most; raises StatementTimeoutError."""
         deadline = time.monotonic() + seconds
-        with self._explained(), reading(self._engine) as tx:
+        with self._explained(), reading(self.engine) as tx:
             try:
                 with time_limit(tx, seconds):
                     yield tx
@@ -131,6 +132,10 @@ class Repository:
     def is_shared(self) -> bool:
         """Whether other servers may work on the same records."""
         return self._session.is_shared
+
+    def tell(self, tx: Connection, ids: Iterable[str]) -> None:
+        """Tell other servers, once a transaction commits, that it has changed these generations."""
+        announce(tx, self.server, ids)
 
 
 Part = TypeVar("Part", bound=Repository)

@@ -5,10 +5,13 @@ import time
 from sqlalchemy import Engine
 
 from server.storage.db.session import Clock, Session
+from server.storage.db.sharing.listener import Listener
+from server.storage.db.sharing.locks import Locks
 from server.storage.db.statements.attempts import Attempts
 from server.storage.db.statements.awaited_inputs import AwaitedInputs
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.statements.history import History
+from server.storage.db.statements.live_progress import LiveProgress
 from server.storage.db.statements.submissions import Submissions
 
 
@@ -29,6 +32,9 @@ class Store:
         self.history = History(self._session, max_overtakes)
         self.expiry = Expiry(self._session)
         self.awaited_inputs = AwaitedInputs(self._session)
+        self.live_progress = LiveProgress(self._session)
+        self.locks = Locks(self._session)
+        self.listener = Listener(self._session)
 
     @property
     def is_shared(self) -> bool:

@@ -2,8 +2,11 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from pipelines.core.request import IMAGES, INPUTS, VideoParams
+from server.storage.db.sharing.locks import Lock, Locks
 from server.storage.files.interface import FileStorage
 from server.storage.files.signing import LinkSigner, SignedLinks, TenantSigner
 
@@ -44,11 +47,26 @@ def named_by(key: str) -> tuple[str, str] | None:
 
 
 class Inputs:
-    """The inputs, the signed tokens that stand for them in links, and those that are the ids of uploads."""
+    """The inputs, the signed tokens that stand for them in links, and those that are the ids of uploads.
 
-    def __init__(self, storage: FileStorage, signer: LinkSigner, uploads: TenantSigner) -> None:
+    A new input must not be removed for the age of an old one, nor on another server, of which the `locks` are.
+    """
+
+    def __init__(self, storage: FileStorage, signer: LinkSigner, uploads: TenantSigner, locks: Locks) -> None:
         self.storage = storage
         self.uploads = uploads
         self.links = SignedLinks(storage, signer, SUFFIXES)
-        self.changing = asyncio.Lock()
-        """Held while an input is written, or looked at and removed: a new one must not go for the age of an old one."""
+        self._locks = locks
+        self._one = asyncio.Lock()
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """While this lasts, inputs may be written, and count as new. Raises RecordsUnavailableError."""
+        async with self._one, self._locks.shared(Lock.INPUTS):
+            yield
+
+    @asynccontextmanager
+    async def removing(self) -> AsyncIterator[bool]:
+        """While this lasts, inputs may be looked at and removed, unless it is False: another server is at them."""
+        async with self._one, self._locks.tried(Lock.INPUTS) as is_held:
+            yield is_held

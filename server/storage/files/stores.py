@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.storage.db.sharing.locks import Locks
 from server.storage.files import checkpoints, inputs, previews, videos
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
@@ -53,13 +54,13 @@ class FileStores:
     scratch: Scratch | None = None
 
     @classmethod
-    def local(cls, folders: LocalFolders, keys: Sequence[str], ttl: float, disk: Disk) -> "FileStores":
+    def local(cls, folders: LocalFolders, keys: Sequence[str], ttl: float, disk: Disk, locks: Locks) -> "FileStores":
         """All in folders of one disk. Links are signed with the first of the keys, and last `ttl` seconds."""
         return cls(
             Videos(folders.videos, link_signer(keys, ttl)),
             Checkpoints(folders.checkpoints),
             Previews(folders.previews),
-            Inputs(folders.inputs, link_signer(keys, ttl, "input"), upload_signer(keys)),
+            Inputs(folders.inputs, link_signer(keys, ttl, "input"), upload_signer(keys), locks),
             disk,
         )
 
@@ -71,6 +72,7 @@ class FileStores:
         keys: Sequence[str],
         ttl: float,
         disk: Disk,
+        locks: Locks,
         *,
         redirects: bool = False,
     ) -> "FileStores":
@@ -88,7 +90,7 @@ class FileStores:
             Videos(copies["videos"].stored, link_signer(keys, ttl), redirects=redirects),
             Checkpoints(copies["checkpoints"].stored),
             Previews(copies["previews"].stored),
-            Inputs(copies["inputs"].stored, link_signer(keys, ttl, "input"), upload_signer(keys)),
+            Inputs(copies["inputs"].stored, link_signer(keys, ttl, "input"), upload_signer(keys), locks),
             disk,
             Scratch(**copies),
         )

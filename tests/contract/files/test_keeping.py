@@ -37,6 +37,7 @@ class Place:
             self.store.expiry,
             self.files.videos,
             self.files.inputs,
+            self.store.locks,
             days=days,
             max_bytes=max_bytes,
             grace=60,
@@ -68,8 +69,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     url = request.getfixturevalue("bucket_url") if request.param == "s3" else None
     settings = Settings(data_dir=tmp_path, files_url=url)
     folders = LocalFolders.of(tmp_path, is_scratch=url is not None)
-    files = build_files(settings, folders, Disk(tmp_path, 0), ["key"])
     store = Store(f"sqlite:///{tmp_path / 'paddock.db'}")
+    files = build_files(settings, folders, Disk(tmp_path, 0), ["key"], store.locks)
     yield Place(store, files)
     store.close()
 

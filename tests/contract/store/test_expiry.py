@@ -19,7 +19,7 @@ async def test_what_runs_is_told_from_what_waits_and_what_is_over(store: Store) 
     await store.attempts.fail(over, "no")
     (waiting,) = await queued(store)
 
-    assert await store.expiry.running([waiting.id, over.id, running.id, "none"]) == [running.id]
+    assert await store.expiry.running([waiting.id, over.id, running.id, "none"]) == {running.id: 1}
 
 
 async def test_files_that_no_row_names_are_told_apart(store: Store) -> None:

@@ -886,7 +886,7 @@ async def test_files_of_an_attempt_that_another_server_ended_are_left_to_it(insi
         stolen = update(generations).where(generations.c.id == generation.id)
         tx.execute(stolen.values(attempt=2, owner="another/server", lease_until=time.time() + 600))
 
-    device.running.has_saved.set()
+    device.running.is_to_renew.set()
     await eventually(lambda: device.running is None)
 
     assert [file.read_bytes() for file in files] == [b"of the first attempt"] * 2

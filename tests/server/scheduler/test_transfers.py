@@ -105,7 +105,7 @@ async def test_a_preview_is_told_of_when_every_server_can_show_it(inside: Inside
 
     held = await inside.until(generation, Status.PROCESSING)
     await eventually(is_told)
-    assert await inside.files.previews.preview(generation.id) == b"picture"
+    assert await inside.files.previews.preview(generation.id, 1) == b"picture"
     await inside.service.cancel("", generation.id)
     await eventually(lambda: not inside.dispatcher._held_ids())
     assert local(inside) == set()
@@ -280,7 +280,7 @@ async def content() -> AsyncIterator[bytes]:
 
 def run_of(**changes: Any) -> Run:
     params = VideoParams("an ox", " ", 64, 64, 5, 2, 5.0, 7)
-    keys = {"artifact": "g.2.mp4", "checkpoint": "g.2.ckpt", "preview": "g.jpg"}
+    keys = {"artifact": "g.2.mp4", "checkpoint": "g.2.ckpt", "preview": "g.2.jpg"}
     return Run(generation_id="g", attempt=2, params=params, **{**keys, **changes})
 
 
@@ -413,14 +413,14 @@ async def test_servers_on_the_same_store_leave_each_other_their_previews(
         return set(await stored(runs, "previews"))
 
     async with asyncio.timeout(30):
-        while await shown() != {f"{generation.id}.jpg"}:  # noqa: ASYNC110 - a store has no event
+        while await shown() != {f"{generation.id}.1.jpg"}:  # noqa: ASYNC110 - a store has no event
             await asyncio.sleep(0.01)
     (runs.folders.previews.folder / "gone.jpg").write_bytes(b"left")
     assert runs.files.scratch is not None
     await runs.files.scratch.previews.send("gone.jpg")
 
     await other.dispatcher.maintenance.recover()
-    assert await shown() == {f"{generation.id}.jpg"}
+    assert await shown() == {f"{generation.id}.1.jpg"}
 
     await runs.service.cancel("", generation.id)
     await runs.dispatcher.stop()

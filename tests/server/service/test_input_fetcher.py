@@ -391,14 +391,15 @@ async def test_a_disk_that_cannot_be_written_to_fails_nothing(
     assert (await inside.until(recorded)).status is Status.SUCCEEDED
 
 
-async def test_servers_that_share_their_database_take_neither_urls_nor_uploads(
+async def test_servers_that_share_their_database_but_not_files_take_neither_urls_nor_uploads(
     tmp_path: Path, postgres_url: str
 ) -> None:
     inside = build(tmp_path / "data", database_url=postgres_url)
 
     (failed,) = await enqueue(inside)
-    with pytest.raises(InvalidParamsError, match="Uploads are not supported by servers that share their database"):
+    with pytest.raises(InvalidParamsError, match="Uploads are not supported by servers that share their database, but"):
         await inside.service.upload("", tmp_path / "ox.png")
 
-    assert failed.error_message == "input_image is not supported by servers that share their database yet"
+    sentence = "input_image is not supported by servers that share their database, but not files (setting files_url)"
+    assert failed.error_message == sentence
     inside.store.close()

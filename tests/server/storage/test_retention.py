@@ -58,7 +58,8 @@ class Place:
         self.retention = Retention(
             self.store.expiry,
             self.videos,
-            Inputs(self.images, link_signer(["key"], ttl=60, kind="input"), upload_signer(["key"])),
+            Inputs(self.images, link_signer(["key"], ttl=60, kind="input"), upload_signer(["key"]), self.store.locks),
+            self.store.locks,
             days=rules.get("days", 0),
             max_bytes=int(rules.get("max_bytes", 0)),
             grace=rules.get("grace", 60),

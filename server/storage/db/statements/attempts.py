@@ -113,6 +113,7 @@ class Attempts(Repository):
         changed = _said(warnings) | ({} if fingerprint is None else {"fingerprint": fingerprint})
         with self._session.write() as tx:
             now, succeeded = self._session.now(), Status.SUCCEEDED
+            self.tell(tx, [held.id])
             return finish(tx, held, succeeded, Outcome.SUCCEEDED, now, artifact=artifact, progress=1.0, **changed)
 
     @in_thread
@@ -120,6 +121,7 @@ class Attempts(Repository):
         """Record that a generation failed, with the sentence for its user."""
         said = _said(warnings)
         with self._session.write() as tx:
+            self.tell(tx, [held.id])
             return finish(tx, held, Status.FAILED, Outcome.FAILED, self._session.now(), error_message=message, **said)
 
     @in_thread
@@ -134,6 +136,7 @@ class Attempts(Repository):
             "furthest": decision.furthest,
         }
         with self._session.write() as tx:
+            self.tell(tx, [held.id])
             if decision.next_step is NextStep.FAIL:
                 message = decision.error_message
                 return finish(tx, held, Status.FAILED, outcome, now, *conditions, error_message=message, **counts)

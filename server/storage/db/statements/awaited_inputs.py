@@ -79,6 +79,7 @@ class AwaitedInputs(Repository):
                 changed = update(generations).where(generations.c.id == generation.id, *_awaits(url))
                 if tx.execute(changed.values(**values)).rowcount:
                     arrived.append(generation.id)
+            self.tell(tx, arrived)
         return arrived
 
     @in_thread
@@ -96,6 +97,7 @@ class AwaitedInputs(Repository):
                 ended = {"status": Status.FAILED, "error_message": message, "completed_at": self._session.now()}
                 changed = update(generations).where(generations.c.id == id_).values(event_number=number, **ended)
                 failed.append(from_row(tx.execute(changed.returning(generations)).mappings().one()))
+            self.tell(tx, still)
             return failed
 
 

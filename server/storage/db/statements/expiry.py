@@ -34,11 +34,12 @@ class Expiry(Repository):
         return sorted(set(ids) - set(active))
 
     @in_thread
-    def running(self, ids: Sequence[str]) -> list[str]:
-        """Of these generations those that some server runs."""
+    def running(self, ids: Sequence[str]) -> dict[str, int]:
+        """Of these generations those that some server runs, each with the number of its attempt."""
         with self._session.read() as tx:
             running = generations.c.status == Status.PROCESSING
-            return [*tx.scalars(select(generations.c.id).where(generations.c.id.in_(ids), running))]
+            found = tx.execute(select(generations.c.id, generations.c.attempt).where(is_among(ids), running))
+            return {row.id: row.attempt for row in found}
 
     @in_thread
     def unknown(self, files: Mapping[str, str]) -> list[str]:

@@ -3,18 +3,20 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import Connection, Text, and_, bindparam, cast, func, select
 
+from server.core.events import Live
 from server.core.fair_queue import Weights
 from server.core.generation import Generation, Status
 from server.storage.db.records import Filters, Listing, Placed, SearchesBusyError
 from server.storage.db.schema import event_counters, generations
 from server.storage.db.session import Pool, Repository, Session, in_thread_of
 from server.storage.db.statements import fair_queue
-from server.storage.db.statements.rows import count_queued, find, from_row
+from server.storage.db.statements.live_progress import lives_of
+from server.storage.db.statements.rows import count_queued, find, from_row, is_among
 
 LIST_LIMIT = 1000
 
@@ -54,7 +56,8 @@ class History(Repository):
             if generation is None:
                 return None
             queued = [generation.seq] if generation.status is Status.QUEUED else []
-            return Placed(generation, self._places(tx, tenant, queued, holding).get(generation.seq))
+            place = self._places(tx, tenant, queued, holding).get(generation.seq)
+            return Placed(generation, place, self._lives(tx, [generation]).get(generation.id))
 
     async def page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None] = ()) -> Listing:
         """List page `number` (from 1) of `size` generations, newest first.
@@ -101,17 +104,22 @@ class History(Repository):
         Those that were removed in the meantime are left out.
         """
         batch, pending = listing.first, listing.pending
+        lives = listing.lives
         while True:
-            yield [Placed(each, listing.places[each.seq] if each.status is Status.QUEUED else None) for each in batch]
+            yield [
+                Placed(each, listing.places[each.seq] if each.status is Status.QUEUED else None, lives.get(each.id))
+                for each in batch
+            ]
             if not pending:
                 return
             async with self.turn(listing.tenant):
-                batch, pending = await self._batch(listing.tenant, pending)
+                batch, pending, lives = await self._batch(listing.tenant, pending)
 
     @in_thread_of(Pool.READS)
-    def _batch(self, tenant: str, pending: Sequence[int]) -> tuple[list[Generation], Sequence[int]]:
+    def _batch(self, tenant: str, pending: Sequence[int]) -> tuple[list[Generation], Sequence[int], Mapping[str, Live]]:
         with self._session.read() as tx:
-            return self._read_batch(tx, tenant, pending)
+            batch, pending = self._read_batch(tx, tenant, pending)
+            return batch, pending, self._lives(tx, batch)
 
     def _read_batch(
         self, tx: Connection, tenant: str, pending: Sequence[int]
@@ -165,6 +173,19 @@ class History(Repository):
             ).mappings()
             return [from_row(row) for row in rows]
 
+    @in_thread_of(Pool.READS)
+    def changed(self, ids: Collection[str]) -> list[tuple[Generation, Live | None]]:
+        """Generations of all tenants by their ids, with the progress of those that run, in the order of their events.
+
+        They are without what their requests contained. Those that were removed are left out.
+        """
+        in_order = generations.c.event_number.asc().nulls_first(), generations.c.seq
+        with self._session.read() as tx:
+            rows = tx.execute(select(*_SUMMARY).where(is_among(ids)).order_by(*in_order)).mappings()
+            found = [from_row(row) for row in rows]
+            lives = lives_of(tx, found)
+            return [(each, lives.get(each.id)) for each in found]
+
     async def event_numbers(self, since: float, until: float, tenant: str) -> tuple[int, int]:
         """The event number before a tenant's first completion between two moments, and its newest event number."""
         async with self.turn(tenant):
@@ -202,7 +223,12 @@ class History(Repository):
             queued = set(tx.scalars(select(generations.c.seq).where(is_queued, between))) & set(found)
         places = self._places(tx, filters.tenant, queued, holding)
         first, pending = self._read_batch(tx, filters.tenant, found)
-        return Listing(filters.tenant, {seq: places.get(seq) for seq in found}, first, pending, total)
+        lives = self._lives(tx, first)
+        return Listing(filters.tenant, {seq: places.get(seq) for seq in found}, first, pending, total, lives)
+
+    def _lives(self, tx: Connection, found: Sequence[Generation]) -> dict[str, Live]:
+        """The progress that other servers have recorded, by the ids of the generations."""
+        return lives_of(tx, found) if self.is_shared else {}
 
     def _places(
         self, tx: Connection, tenant: str, queued: Collection[int], holding: Sequence[Weights | None]

@@ -75,6 +75,7 @@ class Submissions(Repository):
             new = _numbered(tx, new)
             tx.execute(insert(generations), [to_row(generation) for generation in new])
             search.add(tx, words)
+            self.tell(tx, [generation.id for generation in new])
             if request is not None:
                 row = {
                     "tenant": tenant,
@@ -107,12 +108,20 @@ class Submissions(Repository):
         looked_up = [find(tx, id_, tenant) for id_ in row["generations"]]
         found = [each for each in looked_up if each is not None and not _was_hung_up(each)]
         if len(found) == len(looked_up):
+            self._take_over(tx, found)
             return found
         tx.execute(delete(requests).where(same))
         return []
 
+    def _take_over(self, tx: Connection, found: Sequence[Generation]) -> None:
+        """Let only this server cancel generations whose client leaves: it has come here from another server."""
+        for each in found:
+            is_elsewhere = self.is_shared and each.accepted_by not in (None, self.server)
+            if is_elsewhere and each.origin is Origin.SYNC and each.status is Status.QUEUED:
+                tx.execute(update(generations).where(generations.c.id == each.id).values(accepted_by=self.server))
+
     async def cancel(self, generation_id: str, tenant: str, *, unless_started: bool = False) -> Generation | None:
-        """Cancel a generation (`unless_started`: only if it was never attempted).
+        """Cancel a generation (`unless_started`: only if it was never attempted, and its client is at no other server).
 
         Returns the generation as it was before, None if nothing changed.
         """
@@ -126,7 +135,8 @@ class Submissions(Repository):
             before = find(tx, generation_id, tenant, for_update=True)
             if before is None or before.status not in sources(Status.CANCELLED):
                 return None
-            if unless_started and before.attempt > 0:
+            is_elsewhere = self.is_shared and before.accepted_by not in (None, self.server)
+            if unless_started and (before.attempt > 0 or is_elsewhere):
                 return None
             now = self._session.now()
             tx.execute(
@@ -135,6 +145,7 @@ class Submissions(Repository):
                 .values(status=Status.CANCELLED, completed_at=now, owner=None, lease_until=None)
             )
             end_attempt(tx, before.id, before.attempt, Outcome.CANCELLED, now)
+            self.tell(tx, [before.id])
             return before
 
     @in_thread
@@ -145,12 +156,15 @@ class Submissions(Repository):
         """
         own = [generations.c.accepted_by == self.server] if self.is_shared else []
         with self._session.write() as tx:
-            return tx.execute(
+            cancelled = tx.scalars(
                 update(generations)
                 .where(generations.c.status == Status.QUEUED, generations.c.origin == Origin.SYNC)
                 .where(generations.c.attempt == 0, *own)
                 .values(status=Status.CANCELLED, completed_at=self._session.now())
-            ).rowcount
+                .returning(generations.c.id)
+            ).all()
+            self.tell(tx, cancelled)
+            return len(cancelled)
 
 
 def _check_limits(tx: Connection, tenant: str, more: int, limits: QueueLimits) -> None:

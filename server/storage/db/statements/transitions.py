@@ -84,5 +84,5 @@ def end_attempt(tx: Connection, generation_id: str, attempt: int, outcome: Outco
         update(attempts)
         .where(attempts.c.generation_id == generation_id, attempts.c.attempt == attempt)
         .where(attempts.c.outcome.is_(None))
-        .values(ended_at=now, outcome=outcome)
+        .values(ended_at=now, outcome=outcome, live=None)
     )

@@ -15,12 +15,13 @@ from server.storage.files.folder import FolderStorage
 from server.storage.files.inputs import UPLOAD_SECONDS, Inputs, input_key
 from server.storage.files.stores import link_signer, upload_signer
 from tests.contract.test_image_input import drawn, encoded
+from tests.support.records import free_locks
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
     folder = FolderStorage(tmp_path / "inputs", ".png", ".mp4")
-    return Inputs(folder, link_signer(["key"], 60, "input"), upload_signer(["key"]))
+    return Inputs(folder, link_signer(["key"], 60, "input"), upload_signer(["key"]), free_locks())
 
 
 @pytest.fixture

@@ -4,39 +4,19 @@ import asyncio
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from server.core.errors import ConflictError, QueueFullError
 from server.core.generation import Generation, Origin, Outcome, Status
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.storage.db.connection import DatabaseUnusableError, open_database
 from server.storage.db.schema import metadata
-from tests.server.conftest import Inside, build, eventually
-
-Starter = Callable[..., Inside]
-
-
-@pytest.fixture
-async def start(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Starter]:
-    """Build servers by name; those that were started are stopped."""
-    monkeypatch.setattr("server.scheduler.maintenance._WATCH_SECONDS", 0.05)
-    monkeypatch.setattr("server.service.waiting._ASK_AGAIN_SECONDS", 0.05)
-    built: list[Inside] = []
-
-    def one(name: str, **changes: Any) -> Inside:
-        inside = build(tmp_path / name, database_url=postgres_url, max_queued=1000, **changes)
-        built.append(inside)
-        return inside
-
-    yield one
-    for inside in built:
-        await inside.dispatcher.stop()
-        inside.store.close()
+from tests.server.conftest import Inside, StartShared, eventually
+from tests.support.server_process import SMALL
 
 
 async def occupied(inside: Inside) -> Generation:
@@ -47,9 +27,9 @@ async def occupied(inside: Inside) -> Generation:
     return generation
 
 
-async def test_two_servers_race_for_200_generations_and_each_is_done_once(start: Starter) -> None:
-    here, there = start("here", executors=2), start("there", executors=2)
-    await asyncio.gather(here.dispatcher.start(), there.dispatcher.start())
+async def test_two_servers_race_for_200_generations_and_each_is_done_once(start_shared: StartShared) -> None:
+    here, there = start_shared("here", executors=2), start_shared("there", executors=2)
+    await asyncio.gather(here.start(), there.start())
 
     generations = [generation for _ in range(50) for generation in await here.enqueue(4)]
     finished = [await here.until(generation) for generation in generations]
@@ -64,53 +44,53 @@ async def test_two_servers_race_for_200_generations_and_each_is_done_once(start:
     assert len(did[0]) + len(did[1]) == 200
 
 
-async def test_a_start_leaves_alone_what_another_server_holds(start: Starter) -> None:
-    here = start("here")
-    await here.dispatcher.start()
+async def test_a_start_leaves_alone_what_another_server_holds(start_shared: StartShared) -> None:
+    here = start_shared("here")
+    await here.start()
     running = await occupied(here)
     (waiting,) = await here.enqueue(origin=Origin.SYNC)
 
-    there = start("there")
+    there = start_shared("there")
     there.engine.loading.clear()
-    await there.dispatcher.start()
+    await there.start()
 
     assert (await here.read(running)).status is Status.PROCESSING
     assert there.dispatcher.live(await there.read(running)) is None
-    assert await here.files.previews.preview(running.id) == b"picture"
+    assert await here.files.previews.preview(running.id, 1) == b"picture"
     assert (await here.read(waiting)).status is not Status.CANCELLED
     assert Outcome.ABANDONED not in await here.outcomes()
 
 
-async def test_a_start_settles_what_the_same_server_left(start: Starter) -> None:
-    here = start("here")
-    await here.dispatcher.start()
+async def test_a_start_settles_what_the_same_server_left(start_shared: StartShared) -> None:
+    here = start_shared("here")
+    await here.start()
     running = await occupied(here)
     (waiting,) = await here.enqueue(origin=Origin.SYNC)
 
     # as if it had been killed: another process on its data directory, which tells it by the same name
-    again = start("here")
-    await again.dispatcher.start()
+    again = start_shared("here")
+    await again.start()
 
     assert (await again.read(waiting)).status is Status.CANCELLED
     assert (await again.until(running)).attempt == 2
     assert await again.outcomes() == [Outcome.ABANDONED, Outcome.SUCCEEDED]
 
 
-async def test_a_dead_servers_generation_runs_elsewhere_once_its_lease_is_over(start: Starter) -> None:
-    here = start("here", lease=1.1)
+async def test_a_dead_servers_generation_runs_elsewhere_once_its_lease_is_over(start_shared: StartShared) -> None:
+    here = start_shared("here", lease=1.1)
     running = (await here.enqueue())[0]
     assert await here.store.attempts.claim("here/dead", 1.1) is not None
 
-    there = start("there", lease=1.1)
-    await there.dispatcher.start()
+    there = start_shared("there", lease=1.1)
+    await there.start()
 
     assert (await there.until(running)).status is Status.SUCCEEDED
     assert await there.outcomes() == [Outcome.ABANDONED, Outcome.SUCCEEDED]
 
 
-async def test_a_cancel_through_another_server_stops_the_device(start: Starter) -> None:
-    here, there = start("here", lease=1.1), start("there")
-    await here.dispatcher.start()
+async def test_a_cancel_through_another_server_stops_the_device(start_shared: StartShared) -> None:
+    here, there = start_shared("here", lease=1.1), start_shared("there")
+    await here.start()
     running = await occupied(here)
 
     await there.service.cancel("", running.id)
@@ -120,15 +100,63 @@ async def test_a_cancel_through_another_server_stops_the_device(start: Starter) 
     assert (await there.until(next_one)).status is Status.SUCCEEDED
 
 
-async def test_who_waits_is_told_of_what_another_server_did(start: Starter) -> None:
-    here, there = start("here"), start("there")
-    await there.dispatcher.start()
+async def test_who_waits_is_told_of_what_another_server_did(start_shared: StartShared) -> None:
+    here, there = start_shared("here", executors=0), start_shared("there")
+    await asyncio.gather(here.start(), there.start())
     (generation,) = await here.enqueue(origin=Origin.SYNC)
 
     async with asyncio.timeout(60):
         (finished,) = await here.service.wait("", [generation.id])
 
     assert finished.status is Status.SUCCEEDED
+
+
+async def test_an_idempotency_key_is_known_to_every_server(start_shared: StartShared) -> None:
+    here, there = start_shared("here", executors=0), start_shared("there", executors=0)
+    await asyncio.gather(here.start(), there.start())
+    first = await here.service.submit("", SMALL, Origin.SYNC, "key")
+
+    again = await there.service.submit("", SMALL, Origin.SYNC, "key")
+    with pytest.raises(ConflictError):
+        await there.service.submit("", {**SMALL, "seed": 8}, Origin.SYNC, "key")
+    assert [each.id for each in again] == [each.id for each in first]
+
+    # its client has come from there to here, and both notice that a connection broke
+    ids = [each.id for each in first]
+    await here.service._cancel_unstarted("", ids[0])
+    assert (await here.read(first[0])).status is Status.QUEUED
+    waiting = asyncio.create_task(here.service.wait("", ids))
+    there.service.hang_up("", ids)
+    async with asyncio.timeout(60):
+        assert (await waiting)[0].status is Status.CANCELLED
+
+
+async def test_the_limits_of_the_queue_are_those_of_all_servers(start_shared: StartShared) -> None:
+    limits = {"executors": 0, "max_queued_per_key": 3}
+    here, there = start_shared("here", **limits), start_shared("there", **limits)
+
+    async def submit(inside: Inside, tenant: str) -> int:
+        try:
+            await inside.service.submit(tenant, SMALL, Origin.QUEUE)
+        except QueueFullError:
+            return 0
+        return 1
+
+    accepted = await asyncio.gather(*(submit(inside, "1") for _ in range(6) for inside in (here, there)))
+    assert sum(accepted) == 3
+    assert await submit(there, "2") == 1
+
+
+async def test_what_starts_elsewhere_counts_no_more_as_unstarted(start_shared: StartShared) -> None:
+    limit = 60_000
+    here = start_shared("here", executors=0, max_unstarted_bytes_per_hour=limit)
+    there = start_shared("there")
+    await asyncio.gather(here.start(), there.start())
+
+    for _ in range(8):
+        (made,) = await here.enqueue(prompt="x" * 9000)
+        async with asyncio.timeout(60):
+            await here.service.wait("", [made.id])
 
 
 def test_the_servers_of_a_data_directory_have_one_name_that_no_other_has(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ async def test_a_picture_is_told_of_with_the_progress_of_its_step(inside: Inside
 
     assert live is not None
     assert live.preview == 1
-    assert await inside.files.previews.preview(generation.id) == b"picture"
+    assert await inside.files.previews.preview(generation.id, 1) == b"picture"
     assert [event.live.preview for event in inside.events if event.live] == [None, 1]
     await inside.service.cancel("", generation.id)
     assert inside.dispatcher.live(await inside.read(generation)) is None
@@ -77,7 +77,7 @@ async def test_no_end_of_a_run_leaves_a_picture(inside: Inside, end: str | Calla
     assert (await inside.until(generation)).is_terminal
 
     await eventually(lambda: inside.dispatcher.executors[0].device.running is None)
-    assert seen[0] == {preview_key(generation.id)}
+    assert seen[0] == {preview_key(generation.id, 1)}
     assert pictures(inside) == set()
 
 
@@ -88,7 +88,7 @@ async def test_a_cancelled_generations_picture_goes_when_its_worker_has_stopped(
 
     await eventually(lambda: not pictures(inside))
     with pytest.raises(PreviewNotFoundError):
-        await inside.files.previews.preview(generation.id)
+        await inside.files.previews.preview(generation.id, 1)
 
 
 async def test_a_stop_leaves_no_picture_whether_it_saves_or_not(inside: Inside) -> None:
@@ -152,7 +152,7 @@ async def test_previews_without_a_running_generation_are_removed_at_the_start_an
     for name in ("late.jpg", ".later.jpg.part"):
         (previews.folder / name).write_bytes(b"left")
 
-    await eventually(lambda: pictures(inside) == {preview_key(generation.id)})
+    await eventually(lambda: pictures(inside) == {preview_key(generation.id, 1)})
     await inside.dispatcher.stop()
     inside.store.close()
 

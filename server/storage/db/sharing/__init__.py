@@ -1,0 +1,1 @@
+"""What several servers on one PostgreSQL database need: news of each other's changes, and locks between them."""
