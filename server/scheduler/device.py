@@ -12,8 +12,9 @@ from server.core.errors import without_paths
 from server.core.estimator import Estimator
 from server.core.fair_queue import Weights
 from server.engine.interface import DeviceUnavailableError, Engine, EngineState, LoadFailedError, WorkerDiedError
-from server.scheduler.interface import Deployment, DeviceStatus
+from server.scheduler.interface import Deployment, DeviceStatus, Drain
 from server.scheduler.running import RunningAttempt
+from server.scheduler.suitability import Fingerprints, Lacks
 
 log = logging.getLogger("paddock.scheduler")
 
@@ -43,6 +44,8 @@ class Device:
         """The oldest first, one for each model besides `applying`."""
         self.applying: LoadRequest | UnloadRequest | None = None
         """The first of them while it is carried out; it stays there until it is done."""
+        self.lacks = Lacks()
+        self.fingerprints = Fingerprints()
         self.load_errors: dict[str, str] = {}
         """By model: why its last load failed."""
         self.running: RunningAttempt | None = None
@@ -52,6 +55,7 @@ class Device:
         """The sum of all videos finished here since the start."""
         self.is_stopping = False
         """Whether it is to begin nothing more; that is never taken back."""
+        self.drain: Drain | None = None
         self._last: Weights | None = None
         self._has_no_file = asyncio.Event()
         self._has_no_file.set()
@@ -65,6 +69,12 @@ class Device:
     def state(self) -> EngineState:
         """What its engine holds."""
         return self.engine.state
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it would take a generation now, or as soon as the result of one is recorded."""
+        is_free = self.running is None or self.running.ending is not None
+        return is_free and not self.requests and not self.is_stopping and self.circuit.wait <= 0
 
     @property
     def held(self) -> list[RunningAttempt]:
@@ -119,6 +129,7 @@ class Device:
             health=circuit.health,
             failures=circuit.failures,
             retry_in=circuit.wait or None,
+            drain=self.drain,
             memory=state.memory,
             compile_error=state.compile_error and without_paths(state.compile_error),
             worker_starts=state.starts,
@@ -136,15 +147,23 @@ class Device:
         self.circuit.blocked(why)
         log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
 
+    def note_lack(self, what: str | Weights, why: str) -> None:
+        """Note that files for a model (its id) or a variant are not on the machine; others may have them."""
+        pause = self.lacks.note(what, why)
+        log.warning("%s leaves %s to other devices for %g s: %s", self.name, what, pause, why)
+
     async def load(self, entry: CatalogueEntry) -> dict[str, str]:
         """Load a model; returns its fingerprint, raises LoadFailedError, WorkerDiedError or DeviceUnavailableError."""
         self.load_errors.pop(entry.id, None)
         try:
-            return (await self.engine.load(entry)).fingerprint
+            fingerprint = (await self.engine.load(entry)).fingerprint
         except (LoadFailedError, WorkerDiedError, DeviceUnavailableError) as error:
             log.warning("loading %s on %s: %s", entry.id, self.name, error)
             self.load_errors[entry.id] = str(error)
             raise
+        self.lacks.forget(entry.id)
+        self.fingerprints.note(fingerprint)
+        return fingerprint
 
     async def start_finishing(self, running: RunningAttempt) -> None:
         """Free the device for the next generation, while the file of this one is finished.

@@ -41,6 +41,7 @@ from server.engine.protocol import (
 )
 from server.engine.ray.actor import HostedWorker
 from server.engine.ray.connect import connect, nodes
+from server.engine.ray.drain import marked_nodes
 from server.engine.ray.failures import ClusterError
 from server.engine.ray.files import Folder, WorkerFolders
 from server.engine.ray.options import BridgeOptions, device_resource, make_ray_folder
@@ -153,6 +154,7 @@ class Bridge:
         pinging = asyncio.create_task(self._ping())
         try:
             await self._actor.start(self._options.start_seconds)
+            await self._check_not_draining()
         finally:
             pinging.cancel()
         parts = (self._pass_orders(), self._pass_reports(), self._ping(), self._watch_cluster())
@@ -165,6 +167,14 @@ class Bridge:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _check_not_draining(self) -> None:
+        """Raise HostLostError if the host is to be drained, which this server may not have seen.
+
+        The actor holds its device by now: who has marked the host waits until it is free.
+        """
+        if self._options.node_id in await asyncio.wait_for(asyncio.to_thread(marked_nodes), _PING_SECONDS):
+            raise HostLostError(f"The host {self._options.host} is drained.")
 
     async def say(self, report: Report) -> None:
         """Send the server a report of this process."""
@@ -210,7 +220,7 @@ class Bridge:
             match report:
                 case Heartbeat():
                     self._heartbeat = report
-                case LoadFailed(is_missing=True, message=message):
+                case LoadFailed(is_missing=True, message=message) | Failed(is_missing=True, message=message):
                     # another host may have them
                     message = f"On {self._options.host}: {message}"
                     report = report.model_copy(update={"message": message, "temporary": True})
