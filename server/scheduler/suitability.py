@@ -52,10 +52,6 @@ class Lacks:
         """The files of a model, or of a variant, are there."""
         self._found.pop(what, None)
 
-    def clear(self) -> None:
-        """Try everything again."""
-        self._found.clear()
-
     def __bool__(self) -> bool:
         """Whether anything is known to be missing."""
         return bool(self._found)

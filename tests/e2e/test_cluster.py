@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.ray_cluster import RayCluster, ray_cluster
@@ -115,24 +117,23 @@ def test_a_host_that_is_not_drained_in_time_or_not_there_is_a_sentence(
     eventually(lambda: len(devices(server)) == 2, server)
     server.enqueue(**ENDLESS)
     (host,) = eventually(lambda: [name for name in cluster.nodes if cluster.workers(name)], server)
+    unknown = paddock("drain", "nowhere", cluster.address, data_dir=tmp_path)
     (worker,) = cluster.workers(host)
     # its bridge lives on, and so does the claim
     worker.suspend()
 
     try:
         late = paddock("drain", host, cluster.address, "--timeout", "6", data_dir=tmp_path)
-        unknown = paddock("drain", "nowhere", cluster.address, data_dir=tmp_path)
-        nobody = paddock("drain", host, "127.0.0.1:9", data_dir=tmp_path)
     finally:
-        worker.resume()
+        # the server may have ended it
+        with suppress(psutil.NoSuchProcess):
+            worker.resume()
 
     assert late.returncode == 1, late
     assert late.stdout == f"Waiting for {host}. A worker has its device 0.\n"
     assert f"{host} is not drained after 6 s. A worker has its device 0. It takes no new work." in late.stderr
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert "No host of the cluster is named nowhere. Its hosts: host-0, host-1." in unknown.stderr
-    assert nobody.returncode == 1
-    assert "The cluster at 127.0.0.1:9 does not answer" in nobody.stderr
 
 
 def test_a_server_without_a_cluster_accepts_work_and_says_that_it_waits(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ const ASK_MS = 4000;
 
 function state(device) {
   if (device.loading !== null) return t("device.loading", { percent: Math.round(device.loading * 100) });
-  if (device.drain !== null) return t(`device.${device.drain}`) ?? device.drain;
+  if (device.drain) return t(`device.${device.drain}`) ?? device.drain;
   if (device.health !== "healthy") return t(`device.${device.health}`) ?? device.health;
   if (device.busy) return t("device.busy");
   return t(device.model === null ? "device.empty" : "device.ready");
@@ -47,7 +47,7 @@ export class Machine extends EventTarget {
   #draw(ready) {
     const [first] = ready.devices;
     say($("machine-button"), [first.device, state(first), t("queueLength", { count: ready.queued })].join(" · "));
-    $("machine-button").dataset.state = first.health !== "healthy" || first.drain !== null ? "bad" : first.busy || first.loading !== null ? "busy" : "ok";
+    $("machine-button").dataset.state = first.health !== "healthy" || first.drain ? "bad" : first.busy || first.loading !== null ? "busy" : "ok";
     const line = (name, value) => value && [h("dt", {}, name), h("dd", {}, value)];
     const lines = [
       ...ready.devices.flatMap((device) => [
