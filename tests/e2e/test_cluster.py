@@ -115,15 +115,16 @@ def test_a_host_that_is_not_drained_in_time_or_not_there_is_a_sentence(
     server: ServerProcess, cluster: RayCluster, tmp_path: Path
 ) -> None:
     eventually(lambda: len(devices(server)) == 2, server)
-    server.enqueue(**ENDLESS)
-    (host,) = eventually(lambda: [name for name in cluster.nodes if cluster.workers(name)], server)
+    id_ = server.enqueue(**ENDLESS)
+    eventually(lambda: server.row(id_)["progress"] > 0, server)
+    (host,) = [name for name in cluster.nodes if cluster.workers(name)]
     unknown = paddock("drain", "nowhere", cluster.address, data_dir=tmp_path)
     (worker,) = cluster.workers(host)
     # its bridge lives on, and so does the claim
     worker.suspend()
 
     try:
-        late = paddock("drain", host, cluster.address, "--timeout", "6", data_dir=tmp_path)
+        late = paddock("drain", host, cluster.address, "--timeout", "20", data_dir=tmp_path)
     finally:
         # the server may have ended it
         with suppress(psutil.NoSuchProcess):
@@ -131,7 +132,7 @@ def test_a_host_that_is_not_drained_in_time_or_not_there_is_a_sentence(
 
     assert late.returncode == 1, late
     assert late.stdout == f"Waiting for {host}. A worker has its device 0.\n"
-    assert f"{host} is not drained after 6 s. A worker has its device 0. It takes no new work." in late.stderr
+    assert f"{host} is not drained after 20 s. A worker has its device 0. It takes no new work." in late.stderr
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert "No host of the cluster is named nowhere. Its hosts: host-0, host-1." in unknown.stderr
 
