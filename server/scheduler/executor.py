@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
@@ -45,6 +46,7 @@ class DeviceExecutor:
         self._idle_unload = idle_unload
         server = claims.attempts.server or ""
         self._owner = "/".join((server, socket.gethostname(), str(os.getpid()), uuid4().hex[:8], device.name))
+        self._used_at = time.monotonic()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -150,17 +152,22 @@ class DeviceExecutor:
     async def _wait_for_work(self) -> None:
         """Wait until something is to be done. An idle device is freed after a while, since others may need it."""
         device = self.device
-        patience = self._idle_unload if device.state.model_id is not None else 0
-        next_try = device.lacks.next_try
-        waits = [seconds for seconds in (patience or None, next_try) if seconds is not None]
+        if device.finishing is not None:
+            # the worker is not idle
+            self._used_at = time.monotonic()
+        patience, next_try = None, device.lacks.next_try
+        if self._idle_unload > 0 and device.state.model_id is not None:
+            # what wakes a device without giving it work does not count
+            patience = max(0.0, self._used_at + self._idle_unload - time.monotonic())
+        waits = [seconds for seconds in (patience, next_try) if seconds is not None]
         try:
             async with asyncio.timeout(min(waits, default=None)):
                 await self._wake.wait()
         except TimeoutError:
-            if device.finishing is not None or next_try == min(waits):
-                # the worker is not idle, or something is to be tried again
+            if device.finishing is not None or patience != min(waits):
+                # it is not idle, or something is to be tried again
                 return
-            log.info("%s was idle for %g s; its model is unloaded", device.name, patience)
+            log.info("%s was idle for %g s; its model is unloaded", device.name, self._idle_unload)
             # the worker ends, since a CUDA context holds memory even without weights
             await device.engine.close()
 
@@ -208,6 +215,7 @@ class DeviceExecutor:
         except WorkerDiedError as error:
             device.note_failure(entry.id, str(error))
         finally:
+            self._used_at = time.monotonic()
             device.applying = None
             device.requests.popleft()
 
@@ -217,6 +225,9 @@ class DeviceExecutor:
         self._prefetcher.begin()
         self._in_background(self._runner.see_through(running))
         await running.has_left.wait()
+        if running.fingerprint is not None:
+            # the model was in use; what cannot be made here does not keep it loaded
+            self._used_at = time.monotonic()
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -13,6 +13,9 @@ import httpx
 import psutil
 import pytest
 
+from pipelines.demo.folder import demo_folder
+from pipelines.models.registry import family_of
+from tests.support.models.loras import write_lora
 from tests.support.ray_cluster import RayCluster, ray_cluster
 from tests.support.server_process import ENDLESS, PATIENCE, SMALL, ServerProcess, eventually, needs
 from tests.support.video import read_video
@@ -135,6 +138,38 @@ def test_a_host_that_is_not_drained_in_time_or_not_there_is_a_sentence(
     assert f"{host} is not drained after 20 s. A worker has its device 0. It takes no new work." in late.stderr
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert "No host of the cluster is named nowhere. Its hosts: host-0, host-1." in unknown.stderr
+
+
+@pytest.mark.heavy
+def test_a_lora_that_no_host_has_is_waited_for_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its file has come to the hosts it is tried again by itself, which takes up to half a minute."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    width = family_of("WanPipeline").read_shape(demo_folder()).transformer.width
+    write_lora(here / "night.safetensors", width, ("blocks.0.attn1.to_q",))
+    monkeypatch.setenv("PADDOCK_LORAS_DIR", str(there))
+    with ray_cluster(tmp_path / "hosts", hosts=2) as cluster:
+        server = ServerProcess(tmp_path / "data", ray_address=cluster.address, loras_dir=str(here))
+        server.start()
+        try:
+            eventually(lambda: len(devices(server)) == 2, server)
+            id_ = server.enqueue(loras=[{"name": "night", "strength": 1.0}])
+            (said,) = eventually(lambda: server.row(id_)["warnings"], server)
+            assert said == (
+                "It waits, since every machine lacks files. On host-0: The LoRA night is not on this machine, or not "
+                "any more. On host-1: The LoRA night is not on this machine, or not any more."
+            )
+            assert server.row(id_)["status"] == "queued"
+            assert server.row(id_)["eta_seconds"] is None
+            assert server.video(server.enqueue())
+
+            (here / "night.safetensors").rename(there / "night.safetensors")
+
+            assert server.video(id_)
+            assert server.row(id_)["warnings"] == []
+        finally:
+            server.close()
 
 
 def test_a_server_without_a_cluster_accepts_work_and_says_that_it_waits(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
+from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import Health
 from server.core.fair_queue import Exclusions, Weights
 from server.core.generation import Generation, Status
 from server.engine.interface import WeightsMissingError
-from server.engine.protocol import Done, Run
+from server.engine.protocol import Done, Ready, Run
 from server.scheduler.interface import Deployment
 from server.scheduler.suitability import Lacks
 from tests.server.conftest import Inside, eventually
@@ -180,3 +181,25 @@ async def test_a_load_that_was_asked_for_fails_and_the_next_goes_to_a_machine_th
 
     assert inside.dispatcher.deployment(MODEL) is Deployment.ACTIVE
     assert inside.dispatcher.devices()[0].health is Health.HEALTHY
+
+
+async def test_what_a_device_cannot_make_does_not_keep_its_model_loaded(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.scheduler.suitability._FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("server.scheduler.suitability._LONGEST_SECONDS", 0.05)
+    inside = await start(idle_unload=0.5)
+    await inside.until((await inside.enqueue())[0])
+    load = inside.engine.load
+
+    async def lack_other(entry: CatalogueEntry) -> Ready:
+        if entry.id == OTHER:
+            raise missing(inside.engine)
+        return await load(entry)
+
+    monkeypatch.setattr(inside.engine, "load", lack_other)
+    (waiting,) = await inside.enqueue(model=OTHER)
+
+    await eventually(lambda: inside.engine.is_closed)
+
+    assert (await inside.read(waiting)).status in (Status.QUEUED, Status.PROCESSING)
