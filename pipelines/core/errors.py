@@ -45,6 +45,10 @@ class LoraError(PipelineError):
     """A LoRA that a request names is not on this machine, or cannot be applied to the loaded weights."""
 
 
+class LoraNotFoundError(LoraError):
+    """A file of a LoRA is not on this machine."""
+
+
 class AttentionUnavailableError(PipelineError):
     """The requested attention kernel does not run on this device."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.core.errors import LoraError, WeightsNotFoundError
+from pipelines.core.errors import LoraError, LoraNotFoundError, WeightsNotFoundError
 from pipelines.core.model import ModelSpec, OptionalLora
 from pipelines.core.request import RequestLora, is_lora_name
 from pipelines.hub import local as weights
@@ -128,14 +128,14 @@ def _files(name: str, entries: Sequence[OptionalLora]) -> list[tuple[Path, str |
     try:
         return [(weights.locate_file(entry.repo, entry.file, entry.revision), entry.part) for entry in entries]
     except WeightsNotFoundError as error:
-        raise LoraError(f"The LoRA {name} cannot be used: {error}") from error
+        raise LoraNotFoundError(f"The LoRA {name} cannot be used: {error}") from error
 
 
 def _file_in(folder: Path | None, name: str, parts: Sequence[str]) -> tuple[Path, str | None]:
     """Return a file of the folder of LoRAs with its part."""
     file = None if folder is None else _file(folder, name)
     if file is None:
-        raise LoraError(f"The LoRA {name} is not on this machine, or not any more.")
+        raise LoraNotFoundError(f"The LoRA {name} is not on this machine, or not any more.")
     return file.path, expert_of(name, parts)
 
 
@@ -144,7 +144,7 @@ def _digest(name: str, path: Path) -> str:
         # the time of its last change: a file may be replaced by one of the same size and time of writing
         return f"{weights.file_digest(path)}.{path.stat().st_ctime_ns:x}"
     except OSError as error:
-        raise LoraError(f"The LoRA {name} is not on this machine, or not any more.") from error
+        raise LoraNotFoundError(f"The LoRA {name} is not on this machine, or not any more.") from error
 
 
 def _file(folder: Path, name: str) -> LoraFile | None:

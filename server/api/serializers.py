@@ -57,7 +57,7 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         "eta_seconds": None if now.eta is None else round(now.eta, 1),
         "queue_position": placed.queue_position,
         "preview_url": links.preview(generation.id, live),
-        "warnings": list(generation.warnings),
+        "warnings": [*generation.warnings, *([] if now.waits_for is None else [now.waits_for])],
     }
     linked = links.inputs(generation)
     for name in linked.keys() & _INPUT_FIELDS.keys():

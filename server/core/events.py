@@ -31,7 +31,8 @@ subscription that would lose the end of a generation is ended."""
 class Live:
     """The state of a running generation: `progress` 0 … 1 of the whole, `eta` in seconds to its completion.
 
-    `preview` is the number of steps after which its preview was drawn; None while there is no preview.
+    `preview` is the number of steps after which its preview was drawn; None while there is no preview. `waits_for` is a
+    sentence about what a generation waits for that no device can make.
     """
 
     progress: float
@@ -40,6 +41,7 @@ class Live:
     step: int | None = None
     steps: int | None = None
     preview: int | None = None
+    waits_for: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,20 @@ class Weights(NamedTuple):
     variant: str = ""
 
 
+class Exclusions(NamedTuple):
+    """What a device cannot take: all generations of some models, and those for some weights."""
+
+    models: frozenset[str] = frozenset()
+    weights: frozenset[Weights] = frozenset()
+
+    def cover(self, weights: Weights) -> bool:
+        """Whether generations that need these weights are excluded."""
+        return weights.model in self.models or weights in self.weights
+
+
+NOTHING = Exclusions()
+
+
 class Waiting(NamedTuple):
     """A queued generation: its sequence number, its tenant, and the weights it needs."""
 

@@ -23,6 +23,14 @@ class DeviceUnavailableError(EngineError):
     """
 
 
+class WeightsMissingError(DeviceUnavailableError):
+    """The device's machine lacks weights, or a LoRA, that the work needs. Other devices may be able to do it."""
+
+
+class DeviceTakenError(DeviceUnavailableError):
+    """Another server uses the device."""
+
+
 class WorkerStartError(DeviceUnavailableError):
     """No worker process could be started: the machine has no memory, processes or file descriptors left."""
 

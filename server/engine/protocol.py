@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 14
+VERSION = 15
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
@@ -158,7 +158,7 @@ class LoadFailed(_Message):
 
     `temporary`: the model is not the cause but the state of the machine, for example the memory that other programs
     hold. The same may succeed later, best in another worker.
-    `is_missing`: its weights are not on the worker's machine.
+    `is_missing`: its weights are not on the worker's machine. `has_kept`: what was loaded before still is.
     """
 
     kind: Literal["load_failed"] = "load_failed"
@@ -166,6 +166,7 @@ class LoadFailed(_Message):
     message: str
     temporary: bool = False
     is_missing: bool = False
+    has_kept: bool = False
 
 
 class Unloaded(_Message):
@@ -235,12 +236,14 @@ class Done(_About):
 class Failed(_About):
     """The attempt has failed; `message` is a sentence for the user. The worker goes on.
 
-    `temporary`: the same may succeed later, as in LoadFailed.
+    `temporary`: the same may succeed later, as in LoadFailed. `is_missing`: a LoRA is not on the worker's machine; the
+    model stays loaded.
     """
 
     kind: Literal["failed"] = "failed"
     message: str
     temporary: bool = False
+    is_missing: bool = False
 
 
 class DeviceFailed(_Message):
@@ -263,11 +266,12 @@ class WorkerEnded(_Message):
 class HostLost(_Message):
     """The worker's host cannot be reached, says who stands between it and the server; `message` is a sentence.
 
-    The last message. The same may succeed later, or on another host.
+    The last message. The same may succeed later, or on another host. `is_taken`: another server uses the device.
     """
 
     kind: Literal["host_lost"] = "host_lost"
     message: str
+    is_taken: bool = False
 
 
 class Cancelled(_About):

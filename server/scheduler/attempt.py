@@ -14,12 +14,14 @@ from server.core.generation import Generation, Status
 from server.core.logging import ids
 from server.core.retry import blame_for_worker_death
 from server.engine.interface import (
+    DeviceTakenError,
     DeviceUnavailableError,
     Finish,
     GenerationFailedError,
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
+    WeightsMissingError,
     WorkerDiedError,
     WorkerStuckError,
 )
@@ -28,6 +30,7 @@ from server.scheduler.claims import Claims
 from server.scheduler.device import Device
 from server.scheduler.prefetch import PromptPrefetcher
 from server.scheduler.running import End, RunningAttempt, raise_if_cancelled
+from server.scheduler.suitability import differences
 from server.storage.db.records import StaleAttemptError
 from server.storage.files.checkpoints import checkpoint_key
 from server.storage.files.inputs import input_keys
@@ -115,7 +118,7 @@ class AttemptRunner:
             if isinstance(error, DeviceUnavailableError):
                 said = ids(held.id, held.attempt)
                 log.warning("generation %s attempt %d waits again: %s", held.id, held.attempt, error, extra=said)
-                self._device.note_block(str(error))
+                self._note_unavailable(running, held.params, error)
             return partial(claims.release, running)
         except WorkerDiedError as error:
             said = ids(held.id, held.attempt)
@@ -132,12 +135,24 @@ class AttemptRunner:
             return partial(claims.attempts.fail, held, sentence)
         return partial(claims.attempts.succeed, held, done.artifact, done.fingerprint, running.warnings)
 
+    def _note_unavailable(self, running: RunningAttempt, params: VideoParams, error: DeviceUnavailableError) -> None:
+        if isinstance(error, DeviceTakenError):
+            self._device.note_taken()
+            return
+        if not isinstance(error, WeightsMissingError):
+            self._device.note_block(str(error))
+            return
+        # a model that was loaded lacks a LoRA; one that was not may lack only what it needs for `run_fast`
+        is_variant = running.fingerprint is not None or params.run_fast
+        self._device.note_lack(running.held.weights if is_variant else running.held.model, str(error))
+
     async def _record(self, held: Generation, end: End) -> Generation:
         settled = await end()
         said = ids(held.id, held.attempt)
         log.info("generation %s attempt %d: %s", held.id, held.attempt, settled.status, extra=said)
         if settled.status is Status.SUCCEEDED:
             self._device.circuit.succeeded()
+            self._device.lacks.forget(held.weights)
         return settled
 
     def _after_death(self, running: RunningAttempt, error: WorkerDiedError) -> End:
@@ -158,6 +173,7 @@ class AttemptRunner:
         try:
             self._check(running)
             running.fingerprint = await device.load(entry)
+            self._tell_of_restart(running.held, running.fingerprint)
             await self._claims.renew(running)
             self._check(running)
             finish = await self._run(running, params)
@@ -167,6 +183,14 @@ class AttemptRunner:
             await self._claims.end_preview(running)
         device.stats += done.stats
         return done
+
+    def _tell_of_restart(self, held: Generation, fingerprint: Mapping[str, str]) -> None:
+        if held.progress > 0 and held.fingerprint is not None and (found := differences(held.fingerprint, fingerprint)):
+            log.warning(
+                "generation %s attempt %d starts over on %s, which does not fit its checkpoint: %s differ",
+                *(held.id, held.attempt, self._device.name, ", ".join(found)),
+                extra=ids(held.id, held.attempt),
+            )
 
     async def _run(self, running: RunningAttempt, params: VideoParams) -> Finish:
         device = self._device
@@ -201,4 +225,4 @@ class AttemptRunner:
         if running.is_cancelled:
             raise StaleAttemptError(running.held.id)
         if self._device.is_stopping:
-            raise RunSuspendedError("the server is stopping")
+            raise RunSuspendedError("the device is stopping")

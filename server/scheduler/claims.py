@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.core.errors import RecordsUnavailableError, reason
 from server.core.events import Broker, Event
-from server.core.fair_queue import Weights
+from server.core.fair_queue import NOTHING, Exclusions, Weights
 from server.core.generation import Generation
 from server.core.logging import ids
 from server.core.retry import Blame, Interruption, NextStep, decide
@@ -51,12 +51,15 @@ class Claims:
         self.waits_for_room = asyncio.Event()
         """Set when a generation was not claimed, since the disk has too little space."""
 
-    async def claim(self, owner: str, holding: Weights | None) -> Generation | None:
-        """Claim the next generation for a device that holds these weights; None while the disk has too little space."""
+    async def claim(self, owner: str, holding: Weights | None, exclusions: Exclusions = NOTHING) -> Generation | None:
+        """Claim the next generation for a device that holds these weights, and can make all but some.
+
+        None while the disk has too little space.
+        """
         if await self._disk.shortage() is not None:
             self.waits_for_room.set()
             return None
-        return await self.attempts.claim(owner, self._lease, holding)
+        return await self.attempts.claim(owner, self._lease, holding, exclusions)
 
     async def renew(self, running: RunningAttempt) -> None:
         """Extend a claim, and record the progress that its checkpoint holds, and its warnings."""

@@ -12,8 +12,9 @@ from server.core.errors import without_paths
 from server.core.estimator import Estimator
 from server.core.fair_queue import Weights
 from server.engine.interface import DeviceUnavailableError, Engine, EngineState, LoadFailedError, WorkerDiedError
-from server.scheduler.interface import Deployment, DeviceStatus
+from server.scheduler.interface import Deployment, DeviceStatus, Drain
 from server.scheduler.running import RunningAttempt
+from server.scheduler.suitability import Fingerprints, Lacks
 
 log = logging.getLogger("paddock.scheduler")
 
@@ -43,6 +44,8 @@ class Device:
         """The oldest first, one for each model besides `applying`."""
         self.applying: LoadRequest | UnloadRequest | None = None
         """The first of them while it is carried out; it stays there until it is done."""
+        self.lacks = Lacks()
+        self.fingerprints = Fingerprints()
         self.load_errors: dict[str, str] = {}
         """By model: why its last load failed."""
         self.running: RunningAttempt | None = None
@@ -52,8 +55,9 @@ class Device:
         """The sum of all videos finished here since the start."""
         self.is_stopping = False
         """Whether it is to begin nothing more; that is never taken back."""
-        self.is_taken = False
-        """Whether another server uses it, so that nothing can be made on it from here."""
+        self.is_held = False
+        """Whether some server has a worker on it, as far as known: this one, or another one of a cluster."""
+        self.drain: Drain | None = None
         self._last: Weights | None = None
         self._has_no_file = asyncio.Event()
         self._has_no_file.set()
@@ -64,9 +68,20 @@ class Device:
         return self.engine.state.device
 
     @property
+    def is_taken(self) -> bool:
+        """Whether another server uses it, so that nothing can be made on it from here."""
+        return self.is_held and self.state.pid is None
+
+    @property
     def state(self) -> EngineState:
         """What its engine holds."""
         return self.engine.state
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it would take a generation now, or as soon as the result of one is recorded."""
+        is_free = self.running is None or self.running.ending is not None
+        return is_free and not self.requests and not self.is_stopping and self.circuit.wait <= 0
 
     @property
     def held(self) -> list[RunningAttempt]:
@@ -122,6 +137,7 @@ class Device:
             health=circuit.health,
             failures=circuit.failures,
             retry_in=circuit.wait or None,
+            drain=self.drain,
             memory=state.memory,
             compile_error=state.compile_error and without_paths(state.compile_error),
             worker_starts=state.starts,
@@ -130,24 +146,40 @@ class Device:
 
     def note_failure(self, about: str, why: str) -> None:
         """Count a failure of the device at a piece of work named `about`: a generation's id, or a model's."""
+        # the worker that held it was this server's
+        self.is_held = False
         self.circuit.failed(about, why)
         if self.circuit.health is Health.UNHEALTHY:
             log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
 
     def note_block(self, why: str) -> None:
         """Count that nothing can be made on the device now, which is no fault of any work."""
+        self.is_held = False
         self.circuit.blocked(why)
         log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
+
+    def note_taken(self) -> None:
+        """Note that another server uses the device."""
+        self.is_held = True
+        log.info("%s is used by another server", self.name)
+
+    def note_lack(self, what: str | Weights, why: str) -> None:
+        """Note that files for a model (its id) or a variant are not on the machine; others may have them."""
+        pause = self.lacks.note(what, why)
+        log.warning("%s leaves %s to other devices for %g s: %s", self.name, what, pause, why)
 
     async def load(self, entry: CatalogueEntry) -> dict[str, str]:
         """Load a model; returns its fingerprint, raises LoadFailedError, WorkerDiedError or DeviceUnavailableError."""
         self.load_errors.pop(entry.id, None)
         try:
-            return (await self.engine.load(entry)).fingerprint
+            fingerprint = (await self.engine.load(entry)).fingerprint
         except (LoadFailedError, WorkerDiedError, DeviceUnavailableError) as error:
             log.warning("loading %s on %s: %s", entry.id, self.name, error)
             self.load_errors[entry.id] = str(error)
             raise
+        self.lacks.forget(entry.id)
+        self.fingerprints.note(fingerprint)
+        return fingerprint
 
     async def start_finishing(self, running: RunningAttempt) -> None:
         """Free the device for the next generation, while the file of this one is finished.

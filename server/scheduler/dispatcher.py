@@ -16,8 +16,9 @@ from server.scheduler.claims import Claims
 from server.scheduler.device import Device, LoadRequest, UnloadRequest
 from server.scheduler.eta import QueueEta
 from server.scheduler.executor import DeviceExecutor
-from server.scheduler.interface import Deployment, DeviceStatus
+from server.scheduler.interface import Deployment, DeviceStatus, Drain
 from server.scheduler.maintenance import Devices, Maintenance
+from server.scheduler.suitability import Resuming
 from server.storage.db.store import Store
 from server.storage.files.stores import FileStores
 from server.storage.retention import Retention
@@ -52,6 +53,7 @@ class Dispatcher:
         self._catalogue = catalogue
         self._options = options
         self._claims = claims = Claims(store.attempts, files, broker, options.lease, self.wake)
+        self._resuming = Resuming(lambda: self._devices)
         self._has_started = False
         self._awaited: dict[str, LoadRequest] = {}
         self.executors: list[DeviceExecutor] = []
@@ -71,11 +73,14 @@ class Dispatcher:
             executor.start()
         self.maintenance.start()
 
-    def add(self, engine: Engine) -> None:
-        """Let one more device work, whose name no other one has."""
+    def add(self, engine: Engine, *, is_drained: bool = False) -> None:
+        """Let one more device work, whose name no other one has; `is_drained`: have it, but let it take nothing."""
         device = Device(engine, self._options.tolerance)
-        executor = DeviceExecutor(device, self._claims, self._catalogue, self._options.idle_unload)
+        executor = DeviceExecutor(device, self._claims, self._catalogue, self._options.idle_unload, self._resuming)
         self.executors.append(executor)
+        if is_drained:
+            device.is_stopping, device.drain = True, Drain.DRAINED
+            return
         # one for each device: on the first they would all be loaded one after the other
         while self._awaited:
             request = self._awaited.pop(next(iter(self._awaited)))
@@ -90,12 +95,8 @@ class Dispatcher:
 
         The models that it was asked to load are loaded on other devices.
         """
-        executor = next(executor for executor in self.executors if executor.device.name == name)
-        loads = executor.device.awaited_loads()
-        # from here on it is not asked for anything
-        executor.device.is_stopping = True
-        for request in loads:
-            self.activate(request.entry)
+        executor = self._named(name)
+        self._hand_over_loads(executor)
         try:
             await executor.stop()
         finally:
@@ -103,14 +104,41 @@ class Dispatcher:
             if executor.has_stopped:
                 self.executors.remove(executor)
 
-    def note_taken(self, names: Collection[str]) -> None:
-        """Note which devices are in use. Those that no worker of this server holds are left to the server that does."""
+    def note_held(self, names: Collection[str]) -> None:
+        """Note which devices a worker holds. Those that none of this server holds are left to the server that does."""
         for executor in self._staying:
             device = executor.device
-            is_taken = device.name in names and device.state.pid is None
-            if is_taken != device.is_taken:
-                device.is_taken = is_taken
+            was_taken, device.is_held = device.is_taken, device.name in names
+            if was_taken and not device.is_taken:
                 executor.wake()
+
+    async def drain(self, name: str, grace: float) -> None:
+        """Have a device save what it makes and return it to the queue, within `grace` seconds; then end its worker.
+
+        It stays, and takes nothing more until it is removed and added again. The models that it was asked to load are
+        loaded on other devices.
+        """
+        executor = self._named(name)
+        device = executor.device
+        device.drain = Drain.DRAINING
+        self._hand_over_loads(executor)
+        try:
+            await executor.suspend(grace)
+            await executor.stop()
+        finally:
+            if executor.has_stopped:
+                device.load_errors.clear()
+                device.drain = Drain.DRAINED
+
+    def _named(self, name: str) -> DeviceExecutor:
+        return next(executor for executor in self.executors if executor.device.name == name)
+
+    def _hand_over_loads(self, executor: DeviceExecutor) -> None:
+        """Have the models that a device was asked to load loaded on others; it is not asked for anything any more."""
+        loads = [] if executor.device.is_stopping else executor.device.awaited_loads()
+        executor.device.is_stopping = True
+        for request in loads:
+            self.activate(request.entry)
 
     async def suspend(self, grace: float) -> None:
         """Start nothing more; save what runs and return it to the queue, within `grace` seconds of the first call."""
@@ -134,6 +162,11 @@ class Dispatcher:
     @property
     def _devices(self) -> list[Device]:
         return [executor.device for executor in self.executors]
+
+    @property
+    def _taking(self) -> list[Device]:
+        """Those that take generations, or are to when the server runs again."""
+        return [device for device in self._devices if device.drain is None]
 
     @property
     def _staying(self) -> list[DeviceExecutor]:
@@ -161,20 +194,21 @@ class Dispatcher:
 
     def queue_eta(self) -> QueueEta:
         """Estimates for the generations that wait, from the state of the devices now."""
-        return QueueEta([device for device in self._devices if device.circuit.wait <= 0])
+        ready = [device for device in self._taking if device.circuit.wait <= 0]
+        return QueueEta(ready, [device for device in self._taking if device.circuit.wait > 0])
 
     @property
     def free_in(self) -> float | None:
         """Seconds until some device takes the next generation; None if that cannot be estimated."""
         known = [
-            max(seconds, device.circuit.wait) for device in self._devices if (seconds := device.free_in) is not None
+            max(seconds, device.circuit.wait) for device in self._taking if (seconds := device.free_in) is not None
         ]
         return min(known, default=None)
 
     @property
     def next_weights(self) -> Sequence[Weights | None]:
         """For each device the weights it will hold when it takes its next generation."""
-        return [device.next_weights for device in self._devices]
+        return [device.next_weights for device in self._taking]
 
     async def cancel(self, generation: Generation) -> None:
         """Stop a generation wherever it runs; `generation` is the record from before it was cancelled.
@@ -214,6 +248,7 @@ class Dispatcher:
             best = min(
                 staying,
                 key=lambda executor: (
+                    executor.device.lacks.of(Weights(entry.id)) is not None,
                     executor.device.is_taken or executor.device.circuit.wait > 0,
                     executor.device.running is not None,
                     executor.device.next_weights is not None,

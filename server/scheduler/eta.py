@@ -5,19 +5,23 @@ from dataclasses import replace
 from statistics import fmean
 
 from pipelines.core.request import VideoParams
+from server.core.errors import without_paths
 from server.core.events import Live
 from server.core.generation import Generation
 from server.scheduler.device import Device
 
+_MOST_REASONS = 8
+
 
 class QueueEta:
-    """Estimates of one moment, for the devices that take generations then.
+    """Estimates of one moment, for the devices that take generations then; `others` may do so later.
 
     A long queue is mostly of a few kinds of videos, and the time of each kind is computed once.
     """
 
-    def __init__(self, devices: Sequence[Device]) -> None:
+    def __init__(self, devices: Sequence[Device], others: Sequence[Device] = ()) -> None:
         self._devices = devices
+        self._all = [*devices, *others]
         free = [device.free_in for device in devices]
         typical = [device.estimator.typical for device in devices]
         self._free = sorted(seconds for seconds in free if seconds is not None)
@@ -28,8 +32,11 @@ class QueueEta:
     def of(self, generation: Generation, place: int) -> Live | None:
         """When a generation at a place of the queue (1 is next) may be done; None if that cannot be estimated.
 
-        Those before it are taken to be like the last ones made, each on the device that is free first.
+        Those before it are taken to be like the last ones made, each on the device that is free first. If no device can
+        make it, this says why.
         """
+        if (why := self._lacking(generation)) is not None:
+            return Live(generation.progress, waits_for=why)
         if generation.params is None or self._typical is None:
             return None
         rounds, turn = divmod(place - 1, len(self._devices))
@@ -37,6 +44,18 @@ class QueueEta:
         return Live(
             generation.progress, wait + (1 - generation.progress) * self._total(generation.model, generation.params)
         )
+
+    def _lacking(self, generation: Generation) -> str | None:
+        """What each machine lacks for a generation; None if some device may be able to make it."""
+        if not any(device.lacks for device in self._all):
+            return None
+        weights = generation.weights
+        reasons = [device.lacks.of(weights) for device in self._all]
+        found = dict.fromkeys(without_paths(reason) for reason in reasons if reason is not None)
+        if None in reasons:
+            return None
+        several = f" So do {len(found) - _MOST_REASONS} more." if len(found) > _MOST_REASONS else ""
+        return f"It waits, since every machine lacks files. {' '.join([*found][:_MOST_REASONS])}{several}"
 
     def _total(self, model: str, params: VideoParams) -> float:
         kind = model, replace(params, prompt="", negative_prompt="", seed=0)

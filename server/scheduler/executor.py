@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
@@ -12,34 +13,51 @@ from uuid import uuid4
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation
-from server.engine.interface import DeviceUnavailableError, LoadFailedError, WorkerDiedError
+from server.engine.interface import (
+    DeviceTakenError,
+    DeviceUnavailableError,
+    LoadFailedError,
+    WeightsMissingError,
+    WorkerDiedError,
+)
 from server.scheduler.attempt import AttemptRunner
 from server.scheduler.claims import Claims
 from server.scheduler.device import Device, LoadRequest, UnloadRequest
 from server.scheduler.prefetch import PromptPrefetcher
 from server.scheduler.running import RunningAttempt
+from server.scheduler.suitability import Resuming
 
 log = logging.getLogger("paddock.scheduler")
 
 BACKOFF_SECONDS = 2.0
+
+_LOOK_SECONDS = 0.25
+"""After so long a device that leaves a generation to another one looks whether that has taken it."""
 
 
 class DeviceExecutor:
     """Works for one device. An idle model is unloaded after `idle_unload` seconds; 0: never."""
 
     def __init__(
-        self, device: Device, claims: Claims, catalogue: Mapping[str, CatalogueEntry], idle_unload: float
+        self,
+        device: Device,
+        claims: Claims,
+        catalogue: Mapping[str, CatalogueEntry],
+        idle_unload: float,
+        resuming: Resuming,
     ) -> None:
         self.device = device
+        self._resuming = resuming
         self._claims = claims
         self._idle_unload = idle_unload
         server = claims.attempts.server or ""
         self._owner = "/".join((server, socket.gethostname(), str(os.getpid()), uuid4().hex[:8], device.name))
+        self._used_at = time.monotonic()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._prefetcher = PromptPrefetcher(claims.attempts, device.engine, self._in_background)
+        self._prefetcher = PromptPrefetcher(claims.attempts, device, self._in_background)
         self._runner = AttemptRunner(device, claims, catalogue, self._prefetcher)
 
     def start(self) -> None:
@@ -125,6 +143,8 @@ class DeviceExecutor:
                 elif (wait := device.circuit.wait) > 0:
                     if not device.requests:
                         await self._pause(wait)
+                elif (wait := await self._seconds_for_others()) > 0:
+                    await self._pause(min(wait, _LOOK_SECONDS))
                 elif (held := await self._claim()) is not None:
                     await self._carry_out(held)
                 elif not device.requests:
@@ -141,15 +161,22 @@ class DeviceExecutor:
     async def _wait_for_work(self) -> None:
         """Wait until something is to be done. An idle device is freed after a while, since others may need it."""
         device = self.device
-        patience = self._idle_unload if device.state.model_id is not None else 0
+        if device.finishing is not None:
+            # the worker is not idle
+            self._used_at = time.monotonic()
+        patience, next_try = None, device.lacks.next_try
+        if self._idle_unload > 0 and device.state.model_id is not None:
+            # what wakes a device without giving it work does not count
+            patience = max(0.0, self._used_at + self._idle_unload - time.monotonic())
+        waits = [seconds for seconds in (patience, next_try) if seconds is not None]
         try:
-            async with asyncio.timeout(patience or None):
+            async with asyncio.timeout(min(waits, default=None)):
                 await self._wake.wait()
         except TimeoutError:
-            if device.finishing is not None:
-                # the worker is not idle
+            if device.finishing is not None or patience != min(waits):
+                # it is not idle, or something is to be tried again
                 return
-            log.info("%s was idle for %g s; its model is unloaded", device.name, patience)
+            log.info("%s was idle for %g s; its model is unloaded", device.name, self._idle_unload)
             # the worker ends, since a CUDA context holds memory even without weights
             await device.engine.close()
 
@@ -159,8 +186,17 @@ class DeviceExecutor:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
+    async def _seconds_for_others(self) -> float:
+        """For how long the next generation is left to an idle device that can resume it, while this one cannot."""
+        device = self.device
+        if not self._resuming.others(device):
+            return 0.0
+        following = await self._claims.attempts.next(device.next_weights, device.lacks.exclusions)
+        return 0.0 if following is None else self._resuming.seconds_left(following, device)
+
     async def _claim(self) -> Generation | None:
-        claiming = asyncio.ensure_future(self._claims.claim(self._owner, self.device.next_weights))
+        device = self.device
+        claiming = asyncio.ensure_future(self._claims.claim(self._owner, device.next_weights, device.lacks.exclusions))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -181,11 +217,16 @@ class DeviceExecutor:
                     await device.load(entry.variant())
             elif device.state.model_id == entry.id:
                 await device.engine.unload()
+        except WeightsMissingError as error:
+            device.note_lack(entry.id, str(error))
+        except DeviceTakenError:
+            device.note_taken()
         except DeviceUnavailableError as error:
             device.note_block(str(error))
         except WorkerDiedError as error:
             device.note_failure(entry.id, str(error))
         finally:
+            self._used_at = time.monotonic()
             device.applying = None
             device.requests.popleft()
 
@@ -195,6 +236,9 @@ class DeviceExecutor:
         self._prefetcher.begin()
         self._in_background(self._runner.see_through(running))
         await running.has_left.wait()
+        if running.fingerprint is not None:
+            # the model was in use; what cannot be made here does not keep it loaded
+            self._used_at = time.monotonic()
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

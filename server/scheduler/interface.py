@@ -24,6 +24,14 @@ class Deployment(StrEnum):
     ERROR = "error"
 
 
+class Drain(StrEnum):
+    """How far a device is drained, which takes nothing more."""
+
+    DRAINING = "draining"
+    DRAINED = "drained"
+    """It has given back what it made, and has no worker any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceStatus:
     """A snapshot of one device.
@@ -34,6 +42,7 @@ class DeviceStatus:
     - `is_taken` is set while another server uses the device.
     - `error` is the reason of the last failure, while it still counts.
     - `failures` counts since the start; `retry_in` are the seconds until a failing device gets the next generation.
+    - `drain` is how far it is drained, None for a device that takes work.
     - `memory` is the device's, known while a worker uses it.
     - `compile_error` is why the loaded model's blocks run uncompiled, if compiling them failed.
     - `worker_starts` counts the workers, `stats` sums up the finished videos, both since the start of the server.
@@ -49,6 +58,7 @@ class DeviceStatus:
     health: Health = Health.HEALTHY
     failures: int = 0
     retry_in: float | None = None
+    drain: Drain | None = None
     memory: DeviceMemory | None = None
     compile_error: str | None = None
     worker_starts: int = 0

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipelines.core.request import VideoParams
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation
-from server.engine.interface import Engine
+from server.scheduler.device import Device
 from server.storage.db.statements.attempts import Attempts
 
 log = logging.getLogger("paddock.prefetch")
@@ -25,10 +25,10 @@ class PromptPrefetcher:
     """
 
     def __init__(
-        self, attempts: Attempts, engine: Engine, in_background: Callable[[Coroutine[None, None, None]], None]
+        self, attempts: Attempts, device: Device, in_background: Callable[[Coroutine[None, None, None]], None]
     ) -> None:
         self._attempts = attempts
-        self._engine = engine
+        self._device = device
         self._in_background = in_background
         self._has_news = False
         self._is_settled = False
@@ -53,11 +53,11 @@ class PromptPrefetcher:
         if following is None or following.params is None or running.params is None:
             self._is_settled = False
         elif (following.model, following.params.run_fast) == (running.model, running.params.run_fast):
-            await self._engine.prepare(_prompts(following.params))
+            await self._device.engine.prepare(_prompts(following.params))
 
     async def _following(self, running: Generation) -> Generation | None:
         try:
-            return await self._attempts.next(running.weights)
+            return await self._attempts.next(running.weights, self._device.lacks.exclusions)
         except (RecordsUnavailableError, SQLAlchemyError) as error:
             log.info("prompts are not prefetched, since the queue cannot be read: %s", error)
             return None

@@ -126,6 +126,12 @@ class _Now(Collector):
             devices,
             lambda device: device.health is not Health.UNHEALTHY,
         )
+        yield _by_device(
+            "paddock_device_draining",
+            "1 while the device's host is drained, or is being drained",
+            devices,
+            lambda device: device.drain is not None,
+        )
         memory = GaugeMetricFamily(
             "paddock_device_memory_bytes", "Memory of the device, free and in total", labels=("device", "kind")
         )

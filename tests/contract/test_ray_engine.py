@@ -10,20 +10,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import pytest_asyncio
 
 from pipelines.core.progress import Stage
+from pipelines.core.request import RequestLora
+from pipelines.demo.folder import demo_folder
 from pipelines.models.catalogue import CatalogueEntry, read_catalogue
-from server.engine.interface import DeviceUnavailableError, WorkerDiedError, WorkerOptions
+from server.engine.interface import (
+    DeviceTakenError,
+    DeviceUnavailableError,
+    WeightsMissingError,
+    WorkerDiedError,
+    WorkerOptions,
+)
 from server.engine.ray.nodes import ClusterView
 from server.engine.ray.options import BRIDGE, BridgeOptions, bridge_environment
 from server.engine.ray.watch import MONITOR, cluster_views
 from server.engine.subprocess.engine import SubprocessEngine
+from server.runtime.draining import HostDrain
 from tests.server.conftest import eventually
 from tests.support.ray_cluster import RayCluster, ray_cluster
-from tests.support.runs import LONG, job, run, start
+from tests.support.runs import LONG, PARAMS, job, run, start
 
 ENTRY = next(iter(read_catalogue().values()))
 
@@ -79,11 +87,6 @@ async def make_engine(tmp_path: Path, weights_folder: Path, cluster: RayCluster)
         await engine.close()
 
 
-def workers(cluster: RayCluster, host: str) -> list[psutil.Process]:
-    """The worker processes of a host, each below its actor."""
-    return [each for each in cluster.processes(host) if "server.engine.worker" in " ".join(each.cmdline())]
-
-
 def test_the_process_that_looks_for_hosts_ends_with_its_reader(cluster: RayCluster) -> None:
     command = [sys.executable, "-P", "-m", MONITOR, cluster.address]
     environment = bridge_environment(cluster.address, None)
@@ -131,7 +134,7 @@ async def test_a_killed_worker_is_told_by_its_signal(make_engine: MakeEngine, cl
     engine = make_engine()
     await engine.load(ENTRY)
     running, _ = await start(engine, job(LONG))
-    (worker,) = workers(cluster, "host-0")
+    (worker,) = cluster.workers("host-0")
 
     worker.kill()
 
@@ -146,7 +149,7 @@ async def test_a_killed_actor_is_no_lost_host(make_engine: MakeEngine, cluster: 
     engine = make_engine()
     await engine.load(ENTRY)
     running, _ = await start(engine, job(LONG))
-    (worker,) = workers(cluster, "host-0")
+    (worker,) = cluster.workers("host-0")
     actor = worker.parent()
     assert actor is not None
 
@@ -161,7 +164,7 @@ async def test_the_end_of_the_bridge_ends_the_worker(make_engine: MakeEngine, cl
     engine = make_engine()
     await engine.load(ENTRY)
     running, _ = await start(engine, job(LONG))
-    (worker,) = workers(cluster, "host-0")
+    (worker,) = cluster.workers("host-0")
     assert engine.state.pid is not None
 
     os.kill(engine.state.pid, signal.SIGKILL)
@@ -205,7 +208,7 @@ async def test_a_worker_whose_bridge_is_gone_ends_itself(make_engine: MakeEngine
     engine = make_engine("host-1", index=1, lost_seconds=8)
     await engine.load(ENTRY)
     running, _ = await start(engine, job(LONG))
-    (worker,) = workers(cluster, "host-1")
+    (worker,) = cluster.workers("host-1")
     assert engine.state.pid is not None
 
     os.kill(engine.state.pid, signal.SIGSTOP)
@@ -222,7 +225,7 @@ async def test_a_device_that_another_server_uses_is_a_sentence(make_engine: Make
     await first.load(ENTRY)
     second = make_engine(index=1)
 
-    with pytest.raises(DeviceUnavailableError, match=r"^Another server uses device 1 of host-0\.$"):
+    with pytest.raises(DeviceTakenError, match=r"^Another server uses device 1 of host-0\.$"):
         await second.load(ENTRY)
 
     assert first.state.is_ready
@@ -236,7 +239,7 @@ async def test_the_cluster_says_which_devices_are_in_use(make_engine: MakeEngine
 
     async def until(in_use: bool) -> None:
         async for view in views:
-            if (1 in next(host for host in view.hosts if host.name == "host-0").in_use) == in_use:
+            if (1 in next(host for host in view.hosts if host.name == "host-0").held) == in_use:
                 return
 
     async with asyncio.timeout(60):
@@ -286,12 +289,61 @@ async def test_a_video_has_the_bytes_of_one_made_on_this_machine(make_engine: Ma
     assert (made / "there.1.mp4").read_bytes() == (made / "here.1.mp4").read_bytes()
 
 
-async def test_weights_that_a_host_lacks_are_no_fault_of_the_work(make_engine: MakeEngine) -> None:
+async def test_weights_that_a_host_lacks_are_no_fault_of_the_work_and_leave_what_is_loaded(
+    make_engine: MakeEngine, cluster: RayCluster
+) -> None:
     engine = make_engine(demo=False)
-    missing = CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, repo="/nowhere/at/all"))
-
-    with pytest.raises(DeviceUnavailableError, match=r"^On host-0: No weights of /nowhere/at/all on this machine"):
+    spec = replace(ENTRY.model.for_other_weights(), repo=str(demo_folder()), revision=None)
+    there = CatalogueEntry(api=ENTRY.api, model=spec)
+    missing = CatalogueEntry(api=ENTRY.api, model=replace(ENTRY.model, id="missing", repo="/nowhere/at/all"))
+    with pytest.raises(WeightsMissingError, match=r"^On host-0: No weights of /nowhere/at/all on this machine"):
         await engine.load(missing)
+    assert engine.state.model_id is None
+    await engine.load(there)
+    worker, plan = cluster.workers("host-0"), engine.state.plan
+
+    with pytest.raises(WeightsMissingError, match=r"^On host-0: No weights of /nowhere/at/all on this machine"):
+        await engine.load(missing)
+
+    assert (engine.state.model_id, engine.state.plan) == (there.id, plan)
+    assert (engine.state.error or "").startswith("On host-0: No weights")
+    await run(engine, job())
+    assert cluster.workers("host-0") == worker
+
+
+async def test_a_lora_that_a_host_lacks_is_no_fault_of_the_work(make_engine: MakeEngine, cluster: RayCluster) -> None:
+    engine = make_engine()
+    await engine.load(ENTRY)
+    (worker,) = cluster.workers("host-0")
+
+    with pytest.raises(WeightsMissingError, match=r"^On host-0: The LoRA night is not on this machine"):
+        await run(engine, job(replace(PARAMS, loras=(RequestLora("night"),))))
+
+    assert engine.state.is_ready
+    await run(engine, job(generation_id="next"))
+    assert cluster.workers("host-0") == [worker]
+
+
+async def test_a_host_that_is_drained_starts_no_worker_also_for_a_server_that_has_not_seen_it(
+    make_engine: MakeEngine, cluster: RayCluster
+) -> None:
+    said: list[str] = []
+    drain = HostDrain(cluster.address, bridge_environment(cluster.address, None), said.append)
+    await drain.drain("host-1", 120)
+    engine = make_engine("host-1")
+
+    with pytest.raises(DeviceUnavailableError, match=r"^The host host-1 is drained\.$"):
+        await engine.load(ENTRY)
+
+    await eventually(lambda: not cluster.workers("host-1"))
+    await drain.undrain("host-1")
+    await drain.undrain("host-1")
+    assert said == [
+        "host-1 is drained: no worker has a device of it, and it takes no new work.",
+        "host-1 takes work again.",
+        "host-1 was not drained.",
+    ]
+    await engine.load(ENTRY)
 
 
 async def test_a_wrong_token_is_a_sentence(

@@ -5,14 +5,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from pipelines.demo.folder import demo_folder
+from pipelines.models.registry import family_of
+from tests.support.models.loras import write_lora
 from tests.support.ray_cluster import RayCluster, ray_cluster
-from tests.support.server_process import SMALL, ServerProcess, eventually, needs
+from tests.support.server_process import ENDLESS, PATIENCE, SMALL, ServerProcess, eventually, needs
 from tests.support.video import read_video
 
 LONG: dict[str, Any] = {**SMALL, "width": 256, "height": 256, "num_frames": 9, "num_inference_steps": 40, "seed": 5}
@@ -92,6 +97,108 @@ def test_two_servers_share_the_devices_and_one_goes_on_when_the_other_is_killed(
     finally:
         first.close()
         second.close()
+
+
+def paddock(*arguments: str, data_dir: Path) -> "subprocess.CompletedProcess[str]":
+    """A command of the cluster, as typed on a machine that has joined it."""
+    command = [sys.executable, "-P", "-m", "server.cli", "cluster", *arguments, "--data-dir", str(data_dir)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+
+def is_denoising(server: ServerProcess, id_: str) -> bool:
+    return float(server.row(id_)["progress"]) > 0.2
+
+
+def test_a_drained_host_saves_its_generation_and_takes_nothing_until_it_is_let_back(
+    server: ServerProcess, cluster: RayCluster, tmp_path: Path
+) -> None:
+    eventually(lambda: len(devices(server)) == 2, server)
+    whole = server.video(server.enqueue(**LONG))
+    id_ = server.enqueue(**LONG)
+    eventually(lambda: is_denoising(server, id_), server)
+    (busy,) = [name for name, device in devices(server).items() if device["busy"]]
+    host = busy.partition("/")[0]
+    (other,) = {"host-0", "host-1"} - {host}
+    data = tmp_path / "elsewhere"
+
+    drained = paddock("drain", host, cluster.address, data_dir=data)
+
+    assert drained.returncode == 0, (drained, server.log_text())
+    assert drained.stdout.endswith(f"{host} is drained: no worker has a device of it, and it takes no new work.\n")
+    assert cluster.workers(host) == []
+    assert devices(server)[busy]["drain"] == "drained"
+    assert f'paddock_device_draining{{device="{busy}"}} 1.0' in httpx.get(f"{server.url}/metrics").text
+    listed = paddock("status", cluster.address, data_dir=data).stdout
+    assert [line for line in listed.splitlines() if host in line and "drained" in line]
+    assert server.video(id_) == whole
+    assert "the worker died" not in server.log_text()
+
+    assert server.video(server.enqueue(**SMALL))
+    assert cluster.workers(host) == []
+    assert paddock("undrain", host, cluster.address, data_dir=data).stdout == f"{host} takes work again.\n"
+    eventually(lambda: devices(server)[busy]["drain"] is None, server)
+    assert paddock("drain", other, cluster.address, data_dir=data).returncode == 0
+    assert server.video(server.enqueue(**SMALL))
+    assert cluster.workers(host)
+
+
+def test_a_host_that_is_not_drained_in_time_or_not_there_is_a_sentence(
+    server: ServerProcess, cluster: RayCluster, tmp_path: Path
+) -> None:
+    eventually(lambda: len(devices(server)) == 2, server)
+    id_ = server.enqueue(**ENDLESS)
+    eventually(lambda: server.row(id_)["progress"] > 0, server)
+    (host,) = [name for name in cluster.nodes if cluster.workers(name)]
+    unknown = paddock("drain", "nowhere", cluster.address, data_dir=tmp_path)
+    (worker,) = cluster.workers(host)
+    # its bridge lives on, and so does the claim
+    worker.suspend()
+
+    try:
+        late = paddock("drain", host, cluster.address, "--timeout", "20", data_dir=tmp_path)
+    finally:
+        # the server may have ended it
+        with suppress(psutil.NoSuchProcess):
+            worker.resume()
+
+    assert late.returncode == 1, late
+    assert late.stdout == f"Waiting for {host}. A worker has its device 0.\n"
+    assert f"{host} is not drained after 20 s. A worker has its device 0. It takes no new work." in late.stderr
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "No host of the cluster is named nowhere. Its hosts: host-0, host-1." in unknown.stderr
+
+
+@pytest.mark.heavy
+def test_a_lora_that_no_host_has_is_waited_for_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its file has come to the hosts it is tried again by itself, which takes up to half a minute."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    width = family_of("WanPipeline").read_shape(demo_folder()).transformer.width
+    write_lora(here / "night.safetensors", width, ("blocks.0.attn1.to_q",))
+    monkeypatch.setenv("PADDOCK_LORAS_DIR", str(there))
+    with ray_cluster(tmp_path / "hosts", hosts=2) as cluster:
+        server = ServerProcess(tmp_path / "data", ray_address=cluster.address, loras_dir=str(here))
+        server.start()
+        try:
+            eventually(lambda: len(devices(server)) == 2, server)
+            id_ = server.enqueue(loras=[{"name": "night", "strength": 1.0}])
+            (said,) = eventually(lambda: server.row(id_)["warnings"], server)
+            assert said == (
+                "It waits, since every machine lacks files. On host-0: The LoRA night is not on this machine, or not "
+                "any more. On host-1: The LoRA night is not on this machine, or not any more."
+            )
+            assert server.row(id_)["status"] == "queued"
+            assert server.row(id_)["eta_seconds"] is None
+            assert server.video(server.enqueue())
+
+            (here / "night.safetensors").rename(there / "night.safetensors")
+
+            assert server.video(id_)
+            assert server.row(id_)["warnings"] == []
+        finally:
+            server.close()
 
 
 def test_a_server_without_a_cluster_accepts_work_and_says_that_it_waits(tmp_path: Path) -> None:

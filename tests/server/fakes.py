@@ -30,6 +30,7 @@ class FakeEngine:
         self.state = EngineState(device=device)
         self.durations = Durations()
         self.folder = folder
+        self.fingerprint = {"engine": "fake"}
         self.loads: list[str] = []
         self.runs: list[Run] = []
         self.prepared: list[list[str]] = []
@@ -54,7 +55,7 @@ class FakeEngine:
             self.state = replace(self.state, model_id=None, loading=None, error=str(error))
             raise error
         self.state = replace(self.state, loading=None)
-        return Ready(model_id=entry.id, fingerprint={"engine": "fake"})
+        return Ready(model_id=entry.id, fingerprint=self.fingerprint)
 
     async def run(self, job: Run, on_report: Callable[[RunReport], None]) -> Finish:
         self.runs.append(job)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,16 @@ class RayCluster:
         """All processes of a host, its workers among them."""
         raylet = psutil.Process(self.raylets[host])
         return [raylet, *raylet.children(recursive=True)]
+
+    def workers(self, host: str) -> list[psutil.Process]:
+        """The worker processes of a host, each below its actor."""
+        found = []
+        for process in self.processes(host):
+            # it may end just now
+            with suppress(psutil.NoSuchProcess):
+                if "server.engine.worker" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
 
 @contextmanager

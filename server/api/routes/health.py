@@ -12,7 +12,9 @@ from server.api.schemas import health as schemas
 from server.api.schemas.health import Readiness
 from server.core.circuit_breaker import Health
 from server.core.errors import UnavailableError
-from server.scheduler.interface import DeviceStatus
+from server.scheduler.interface import DeviceStatus, Drain
+
+_DRAIN = {Drain.DRAINING: "being drained", Drain.DRAINED: "drained"}
 
 router = APIRouter(tags=["health"])
 
@@ -39,8 +41,8 @@ async def health() -> dict[str, Any]:
 async def readiness(service: ServiceDep) -> dict[str, Any]:
     """The server is ready while it accepts generations, even before a model is loaded: the first request loads it.
 
-    It is not ready while all devices are quarantined after repeated failures, or cannot be used because other programs
-    hold their memory. Generations are still accepted then, and wait in the queue.
+    It is not ready while all devices are drained, quarantined after repeated failures, or cannot be used because other
+    programs hold their memory. Generations are still accepted then, and wait in the queue.
     """
     if service.is_closing:
         raise UnavailableError("The server is stopping.")
@@ -49,7 +51,7 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
     devices = service.devices()
     if not devices:
         raise UnavailableError("No device has joined the cluster. Generations are accepted, and wait in the queue.")
-    if all(device.health is Health.UNHEALTHY for device in devices):
+    if all(device.drain is not None or device.health is Health.UNHEALTHY for device in devices):
         raise UnavailableError(" ".join(map(_failure, devices)))
     host = psutil.virtual_memory()
     return {
@@ -72,6 +74,7 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
                 "health": device.health,
                 "failures": device.failures,
                 "retry_in": device.retry_in,
+                "drain": device.drain,
                 "memory": device.memory and device.memory.model_dump(),
             }
             for device in devices
@@ -80,6 +83,8 @@ async def readiness(service: ServiceDep) -> dict[str, Any]:
 
 
 def _failure(device: DeviceStatus) -> str:
+    if device.drain is not None:
+        return f"The device {device.name} is {_DRAIN[device.drain]}: `paddock cluster undrain` lets its host back."
     retry_in = ceil(device.retry_in or 0)
     why = (device.error or "").removesuffix(".")
     return f"The device {device.name} takes no generations: {why}. It is tried again in {retry_in} seconds."

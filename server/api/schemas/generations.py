@@ -87,7 +87,10 @@ class Row(TypedDict):
     ]
     warnings: Annotated[
         list[str],
-        Field(description="What was not done as requested, such as the end of a prompt that is too long for the model"),
+        Field(
+            description="What was not done as requested, such as the end of a prompt that is too long for the model; "
+            "and what a generation waits for that no machine of a cluster can make yet"
+        ),
     ]
     input_image: NotRequired[
         Annotated[

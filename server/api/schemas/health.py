@@ -30,10 +30,10 @@ class DeviceState(BaseModel):
     """A device, the model it holds and the plan of its weights. `loading` is the fraction (0 to 1) that is loaded.
 
     `error` is the last error; it is cleared when a generation succeeds. `failures` counts worker deaths since the
-    server started. `retry_in` is the time in seconds until a quarantined device is tried again. `memory` is the memory
-    of a GPU, known while a worker uses it. `used_elsewhere` is set while another server uses the device, which is
-    possible in a cluster only. `compile_error` is why the blocks of the loaded model run uncompiled, and therefore
-    slower, if compiling them failed.
+    server started. `retry_in` is the time in seconds until a quarantined device is tried again. `drain` is set for a
+    device whose host is drained: it takes nothing more. `used_elsewhere` is set while another server uses the device,
+    which is possible in a cluster only. `memory` is the memory of a GPU, known while a worker uses it. `compile_error`
+    is why the blocks of the loaded model run uncompiled, and so slower, if compiling them failed.
     """
 
     device: str
@@ -47,6 +47,7 @@ class DeviceState(BaseModel):
     health: Literal["healthy", "unhealthy", "half_open"]
     failures: int
     retry_in: float | None
+    drain: Literal["draining", "drained"] | None
     memory: Memory | None
 
 
@@ -82,6 +83,7 @@ class Readiness(BaseModel):
                     "health": "healthy",
                     "failures": 0,
                     "retry_in": None,
+                    "drain": None,
                     "memory": {"free": 2_000_000_000, "total": 25_000_000_000},
                 }
             ],

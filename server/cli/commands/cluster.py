@@ -3,19 +3,21 @@
 import asyncio
 import signal
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from server.cli.options import Config, DataDir, console, error_console, fail, load_settings, refuse
-from server.cli.terminal import plain, takes_text
+from server.cli.options import INTERRUPTED, Config, DataDir, console, error_console, fail, load_settings, refuse
+from server.cli.terminal import plain, printable, takes_text
 
 if TYPE_CHECKING:
     from server.core.settings.settings import Settings
     from server.engine.ray.node import NodeOptions
-    from server.engine.ray.nodes import ClusterView
+    from server.engine.ray.nodes import ClusterHost, ClusterView
+    from server.runtime.draining import HostDrain
 
 app = typer.Typer(help="Use the GPUs of several machines.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,6 +36,8 @@ Token = Annotated[
     Path | None, typer.Option("--token-file", help="The cluster's token [cluster-token in the data directory].")
 ]
 Address = Annotated[str, typer.Argument(help="The head's address, host:port.")]
+HeadAddress = Annotated[str | None, typer.Argument(help="The head's address, host:port [ray_address].")]
+Host = Annotated[str, typer.Argument(help="The host's name, as `paddock cluster status` shows it.")]
 
 
 @app.command()
@@ -93,7 +97,7 @@ def join(
 @app.command()
 @takes_text
 def status(
-    address: Annotated[str | None, typer.Argument(help="The head's address, host:port [ray_address].")] = None,
+    address: HeadAddress = None,
     token_file: Token = None,
     data_dir: DataDir = None,
     config: Config = None,
@@ -106,12 +110,78 @@ def status(
     view = asyncio.run(_look(where, token_of(settings)))
     if view.error is not None:
         fail(view.error)
-    table = Table("host", "address", "devices", "state", "version")
+    table = Table("host", "address", "devices", "in use", "state", "version")
     for host in view.hosts:
         kind = f"{len(host.devices)} {'GPU' if host.kind == 'cuda' else 'demo'}" if host.devices else "none"
-        state = "lost" if not host.is_alive else "head" if host.is_head else "joined"
-        table.add_row(plain(host.name), plain(host.address), kind, state, plain(host.version))
+        cells = plain(host.address), kind, str(len(host.held)), _state(host), plain(host.version)
+        table.add_row(plain(host.name), *cells)
     console.print(table)
+
+
+@app.command()
+@takes_text
+def drain(
+    host: Host,
+    address: HeadAddress = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="How long to wait, in seconds.", show_default=True)
+    ] = 900.0,
+    token_file: Token = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Take a host out of use without losing work, and wait until its devices are free.
+
+    What it makes is saved at the next step and goes on elsewhere. The host takes nothing more until `paddock cluster
+    undrain`, or until it joins again.
+    """
+    settings = _settings(config, data_dir, token_file)
+    _carry_out(settings, address, lambda draining: draining.drain(host, timeout))
+
+
+@app.command()
+@takes_text
+def undrain(
+    host: Host, address: HeadAddress = None, token_file: Token = None, data_dir: DataDir = None, config: Config = None
+) -> None:
+    """Let a drained host take work again."""
+    settings = _settings(config, data_dir, token_file)
+    _carry_out(settings, address, lambda draining: draining.undrain(host))
+
+
+def _carry_out(settings: "Settings", address: str | None, work: "Callable[[HostDrain], Awaitable[None]]") -> None:
+    from server.engine.ray.failures import ClusterError
+    from server.engine.ray.nodes import UnknownHostError
+    from server.engine.ray.options import bridge_environment
+    from server.runtime.draining import HostDrain, NotDrainedError
+    from server.runtime.engines import token_file
+
+    def tell(sentence: str) -> None:
+        console.print(printable(sentence), highlight=False, markup=False, soft_wrap=True)
+
+    where = address or settings.ray_address or "auto"
+    draining = HostDrain(where, bridge_environment(where, token_file(settings)), tell)
+
+    async def run() -> None:
+        await work(draining)
+
+    try:
+        asyncio.run(run())
+    except UnknownHostError as error:
+        refuse(str(error))
+    except (ClusterError, NotDrainedError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        error_console.print("Stopped waiting. The host's state stays as it is.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _state(host: "ClusterHost") -> str:
+    if not host.is_alive:
+        return "lost"
+    if host.is_draining:
+        return "drained" if host.is_drained else "draining"
+    return "head" if host.is_head else "joined"
 
 
 def _settings(config: Path | None, data_dir: Path | None, token_file: Path | None) -> "Settings":

@@ -1,1 +1,1 @@
-"""Workers on the hosts of a Ray cluster. Only `actor`, `bridge` and `monitor` run in processes that import Ray."""
+"""Workers on hosts of a Ray cluster. Only `actor`, `bridge`, `drain` and `monitor` import Ray, each in a process."""

@@ -41,6 +41,7 @@ from server.engine.protocol import (
 )
 from server.engine.ray.actor import HostedWorker
 from server.engine.ray.connect import connect, nodes
+from server.engine.ray.drain import marked_nodes
 from server.engine.ray.failures import ClusterError
 from server.engine.ray.files import Folder, WorkerFolders
 from server.engine.ray.options import BridgeOptions, actor_name, device_resource, make_ray_folder
@@ -65,6 +66,10 @@ _HEAD_SECONDS = 40.0
 
 class HostLostError(Exception):
     """The worker's host, or the whole cluster, is out of reach; `str()` is a sentence."""
+
+
+class DeviceInUseError(Exception):
+    """Another server uses the device; `str()` is a sentence."""
 
 
 class Actor:
@@ -160,6 +165,7 @@ class Bridge:
         pinging = asyncio.create_task(self._ping())
         try:
             await self._actor.start(self._options.start_seconds)
+            await self._check_not_draining()
         finally:
             pinging.cancel()
         parts = (self._pass_orders(), self._pass_reports(), self._ping(), self._watch_cluster())
@@ -172,6 +178,14 @@ class Bridge:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _check_not_draining(self) -> None:
+        """Raise HostLostError if the host is to be drained, which this server may not have seen.
+
+        The actor holds its device by now: who has marked the host waits until it is free.
+        """
+        if self._options.node_id in await asyncio.wait_for(asyncio.to_thread(marked_nodes), _PING_SECONDS):
+            raise HostLostError(f"The host {self._options.host} is drained.")
 
     async def say(self, report: Report) -> None:
         """Send the server a report of this process."""
@@ -217,7 +231,7 @@ class Bridge:
             match report:
                 case Heartbeat():
                     self._heartbeat = report
-                case LoadFailed(is_missing=True, message=message):
+                case LoadFailed(is_missing=True, message=message) | Failed(is_missing=True, message=message):
                     # another host may have them
                     message = f"On {self._options.host}: {message}"
                     report = report.model_copy(update={"message": message, "temporary": True})
@@ -298,8 +312,8 @@ async def _main(connection: socket.socket, options: BridgeOptions) -> None:
         make_ray_folder()
         connect(options.address, options.connect_seconds)
         actor = await _make_actor(options)
-    except (ClusterError, HostLostError) as error:
-        writer.write(HostLost(message=str(error)).line())
+    except (ClusterError, DeviceInUseError) as error:
+        writer.write(HostLost(message=str(error), is_taken=isinstance(error, DeviceInUseError)).line())
         await writer.drain()
         return
     bridge = Bridge(reader, writer, options, actor)
@@ -315,14 +329,14 @@ async def _main(connection: socket.socket, options: BridgeOptions) -> None:
 
 
 async def _make_actor(options: BridgeOptions) -> Actor:
-    """Make the actor of the device; raises HostLostError if another server holds it."""
+    """Make the actor of the device; raises DeviceInUseError if another server holds it."""
     until = time.monotonic() + _TAKEN_SECONDS
     while True:
         try:
             return await asyncio.to_thread(Actor, options)
         except ValueError:
             if time.monotonic() > until:
-                raise HostLostError(f"Another server uses device {options.index} of {options.host}.") from None
+                raise DeviceInUseError(f"Another server uses device {options.index} of {options.host}.") from None
         await asyncio.sleep(0.2)
 
 

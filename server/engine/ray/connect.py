@@ -62,11 +62,6 @@ def _check_token(address: str) -> None:
             pass
 
 
-def actor_names() -> set[str]:
-    """The names of the actors that Paddock's servers have in the cluster."""
-    return set(ray.util.list_named_actors())
-
-
 def check_closed(seconds: float) -> None:
     """Raise ClusterError if the cluster, to which this process is connected with a token, asks nobody for one.
 

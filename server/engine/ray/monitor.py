@@ -10,7 +10,8 @@ import sys
 from ray.exceptions import RayError
 
 from pipelines.core.processes import die_with_parent
-from server.engine.ray.connect import actor_names, check_closed, connect, nodes
+from server.engine.ray.connect import check_closed, connect, nodes
+from server.engine.ray.drain import free_devices, marked_nodes
 from server.engine.ray.failures import ClusterError
 from server.engine.ray.nodes import ClusterView, hosts_of
 from server.engine.ray.options import CONNECT_SECONDS, make_ray_folder
@@ -39,7 +40,7 @@ def main() -> None:
     reader.register(output, 0)
     while True:
         try:
-            view = ClusterView(hosts=tuple(hosts_of(nodes(), actor_names())))
+            view = ClusterView(hosts=tuple(hosts_of(nodes(), free_devices(), marked_nodes())))
         except RayError as error:
             view = ClusterView(error=f"The head of the Ray cluster does not answer: {' '.join(str(error).split())}")
         if view != last:

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from server import __version__
 from server.engine.protocol import VERSION
-from server.engine.ray.options import actor_name, device_resource
+from server.engine.ray.options import device_resource
 
 _HOST, _KIND, _PROTOCOL, _VERSION = "paddock-host", "paddock-kind", "paddock-protocol", "paddock-version"
+_MOST_LISTED = 50
 _RESOURCE = re.compile(re.escape(device_resource(0)).removesuffix("0") + "([0-9]+)")
 
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -27,9 +28,9 @@ class DeviceKind(StrEnum):
 
 
 class ClusterHost(BaseModel):
-    """A host that has joined a cluster.
+    """A host that has joined a cluster. `devices` are the numbers of its devices, `protocol` that of its workers.
 
-    `devices` are the numbers of its devices, `in_use` those that a server holds; `protocol` is that of its workers.
+    `held` are the numbers of the devices that a worker has now. `is_draining`: it is to give back what it makes.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,9 +42,15 @@ class ClusterHost(BaseModel):
     is_head: bool
     kind: DeviceKind
     devices: tuple[int, ...]
-    in_use: tuple[int, ...] = ()
     protocol: int
     version: str
+    held: tuple[int, ...] = ()
+    is_draining: bool = False
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it is to be drained, and no worker has a device of it any more."""
+        return self.is_draining and not self.held
 
     def torch_device(self, index: int) -> str:
         """The torch name of one of its devices."""
@@ -62,16 +69,45 @@ class ClusterView(BaseModel):
     error: str | None = None
     is_permanent: bool = False
 
+    def find(self, name: str) -> ClusterHost:
+        """The living host of that name, or with the name that tells it apart; raises UnknownHostError."""
+        alive = [host for host in self.hosts if host.is_alive]
+        own = [host for host in alive if distinct_name(host) == name]
+        found = own or [host for host in alive if host.name == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownHostError(f"Several hosts are named {name}: {_listed(map(distinct_name, found))}. Name one.")
+        known = _listed(host.name for host in alive) or "none"
+        raise UnknownHostError(f"No host of the cluster is named {name}. Its hosts: {known}.")
+
+
+class UnknownHostError(Exception):
+    """No host is meant, or several; `str()` is a sentence that lists them."""
+
+
+def distinct_name(host: ClusterHost) -> str:
+    """A name that no other host has: that of a host whose name was taken when it joined."""
+    return f"{host.name}-{host.node_id[:6]}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    more = len(listed) - _MOST_LISTED
+    return ", ".join(listed[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
 
 def host_labels(name: str, kind: str) -> dict[str, str]:
     """The labels of the Ray node of a host."""
     return {_HOST: name, _KIND: kind, _PROTOCOL: str(VERSION), _VERSION: __version__}
 
 
-def hosts_of(nodes: Iterable[Mapping[str, Any]], actors: Collection[str] = ()) -> list[ClusterHost]:
+def hosts_of(
+    nodes: Iterable[Mapping[str, Any]], free: Mapping[str, Collection[str]], draining: Collection[str] = ()
+) -> list[ClusterHost]:
     """The hosts among the nodes of a cluster: those that Paddock has started. Several may have the same name.
 
-    `actors` are the names of the cluster's actors.
+    `free` are by node id the resources that nobody holds, `draining` the ids of the nodes that are to be drained.
     """
     hosts = []
     for node in nodes:
@@ -79,14 +115,14 @@ def hosts_of(nodes: Iterable[Mapping[str, Any]], actors: Collection[str] = ()) -
         resources = node.get("Resources") or {}
         # another version may have other labels
         with suppress(KeyError, ValueError):
-            hosts.append(_host_of(node, labels, resources, actors))
+            host = _host_of(node, labels, resources)
+            unused = free.get(host.node_id, resources)
+            held = tuple(index for index in host.devices if device_resource(index) not in unused)
+            hosts.append(host.model_copy(update={"held": held, "is_draining": host.node_id in draining}))
     return sorted(hosts, key=lambda host: (host.name, not host.is_alive, host.node_id))
 
 
-def _host_of(
-    node: Mapping[str, Any], labels: Mapping[str, str], resources: Mapping[str, float], actors: Collection[str]
-) -> ClusterHost:
-    devices = tuple(sorted(int(match[1]) for each in resources if (match := _RESOURCE.fullmatch(each))))
+def _host_of(node: Mapping[str, Any], labels: Mapping[str, str], resources: Mapping[str, float]) -> ClusterHost:
     return ClusterHost(
         name=labels[_HOST],
         node_id=node["NodeID"],
@@ -94,8 +130,7 @@ def _host_of(
         is_alive=node["Alive"],
         is_head="node:__internal_head__" in resources,
         kind=DeviceKind(labels[_KIND]),
-        devices=devices,
-        in_use=tuple(index for index in devices if actor_name(node["NodeID"], index) in actors),
+        devices=tuple(sorted(int(match[1]) for each in resources if (match := _RESOURCE.fullmatch(each)))),
         protocol=int(labels[_PROTOCOL]),
         version=labels[_VERSION],
     )

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pipelines.core.processes import leave_deleted_folder
 from server.engine.interface import (
+    DeviceTakenError,
     DeviceUnavailableError,
     EngineError,
     GenerationFailedError,
@@ -311,6 +312,6 @@ def _reported_end(report: Report) -> EngineError | None:
     match report:
         case DeviceFailed(message=message) | WorkerEnded(message=message):
             return WorkerDiedError(message)
-        case HostLost(message=message):
-            return DeviceUnavailableError(message)
+        case HostLost(message=message, is_taken=is_taken):
+            return DeviceTakenError(message) if is_taken else DeviceUnavailableError(message)
     return None

@@ -16,6 +16,7 @@ from server.engine.interface import (
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
+    WeightsMissingError,
     WorkerDiedError,
     WorkerOptions,
     WorkerStartError,
@@ -54,6 +55,18 @@ log = logging.getLogger("paddock.engine")
 
 WORKER = "server.engine.worker"
 """The module of the worker process."""
+
+
+class _KeptError(WeightsMissingError):
+    """Weights are missing, and the worker has what it had before."""
+
+
+def _load_error(failed: LoadFailed) -> LoadFailedError | DeviceUnavailableError:
+    if not failed.temporary:
+        return LoadFailedError(failed.message)
+    if not failed.is_missing:
+        return DeviceUnavailableError(failed.message)
+    return (_KeptError if failed.has_kept else WeightsMissingError)(failed.message)
 
 
 class SubprocessEngine:
@@ -108,12 +121,16 @@ class SubprocessEngine:
     async def load(self, entry: CatalogueEntry) -> Ready:
         """Load a model, in a new worker if there is none."""
         connection = await self._connect()
+        before = self._state
         if self._state.model_id != entry.id:
             self._state = replace(self._state, model_id=entry.id, plan=None, loading=0.0, error=None)
         await connection.send(Load(model_id=entry.id, spec=entry.model))
         try:
             return await self._until_ready(connection, entry.id)
         except (LoadFailedError, WorkerDiedError, DeviceUnavailableError) as error:
+            if isinstance(error, _KeptError) and before.is_ready:
+                self._state = replace(before, error=str(error))
+                raise
             self._state = replace(self._state, model_id=None, plan=None, loading=None, error=str(error))
             if isinstance(error, DeviceUnavailableError):
                 self._make_room(connection)
@@ -137,8 +154,8 @@ class SubprocessEngine:
                     self._fingerprint = ready.fingerprint
                     self._state = replace(self._state, plan=ready.fingerprint.get("plan"), loading=None)
                     return ready
-                case LoadFailed(message=message, model_id=about, temporary=temporary) if about == model_id:
-                    raise DeviceUnavailableError(message) if temporary else LoadFailedError(message)
+                case LoadFailed(model_id=about) as failed if about == model_id:
+                    raise _load_error(failed)
                 case _:
                     pass
 
@@ -168,8 +185,9 @@ class SubprocessEngine:
             await connection.begin(run)
             await self._until_rendered(connection, about, watch, on_report)
         except DeviceUnavailableError as error:
-            self._state = replace(self._state, model_id=None, plan=None, error=str(error))
-            self._make_room(connection)
+            if not isinstance(error, WeightsMissingError):
+                self._state = replace(self._state, model_id=None, plan=None, error=str(error))
+                self._make_room(connection)
             raise
         finally:
             watch.end()
@@ -210,8 +228,10 @@ class SubprocessEngine:
                 case Rendered():
                     watch.note_done()
                     return
-                case Failed(message=message, temporary=temporary):
-                    raise DeviceUnavailableError(message) if temporary else GenerationFailedError(message)
+                case Failed(message=message, temporary=True, is_missing=is_missing):
+                    raise WeightsMissingError(message) if is_missing else DeviceUnavailableError(message)
+                case Failed(message=message):
+                    raise GenerationFailedError(message)
                 case Cancelled():
                     raise RunCancelledError("it was cancelled")
                 case Suspended():

@@ -14,6 +14,7 @@ from pipelines.core.errors import (
     GenerationCancelled,
     GenerationSuspended,
     InputImageError,
+    LoraNotFoundError,
     MachineBusyError,
     PipelineError,
     WeightsNotFoundError,
@@ -107,8 +108,16 @@ class Worker:
         model_id = order.model_id
         try:
             if self._loaded is None or self._loaded[0] != order:
+                try:
+                    folder, spec = self._locate(order.spec)
+                except WeightsNotFoundError as error:
+                    # what is loaded is not in the way, and may be needed next
+                    return LoadFailed(model_id=model_id, message=str(error), is_missing=True, has_kept=True)
+                except Exception:
+                    self._unload()
+                    raise
                 self._unload()
-                self._loaded = (order, self._read(model_id, order.spec))
+                self._loaded = (order, self._read(model_id, folder, spec))
             # a fallback that ran out of memory has unloaded the model, and loads it again here
             return Ready(model_id=model_id, fingerprint=self._loaded[1].fingerprint)
         except MachineBusyError as error:
@@ -126,23 +135,26 @@ class Worker:
             self._exit_if_device_failed()
             return LoadFailed(model_id=model_id, message=f"Loading {model_id} failed: {_describe(error)}")
 
-    def _read(self, model_id: str, spec: ModelSpec) -> "OutOfMemoryFallback":
+    def _locate(self, spec: ModelSpec) -> tuple[Path, ModelSpec]:
+        """The folder with the weights, and their specification; raises WeightsNotFoundError."""
+        from pipelines.demo.folder import demo_folder
+        from pipelines.hub import local as weights
+
+        if self._options.demo:
+            return demo_folder(), spec.for_other_weights()
+        return weights.locate(spec), spec
+
+    def _read(self, model_id: str, folder: Path, spec: ModelSpec) -> "OutOfMemoryFallback":
         def report(component: str, fraction: float) -> None:
             self._link.send(Loading(model_id=model_id, component=component, fraction=fraction))
 
         report("libraries", 0.0)
         import_libraries()
-        from pipelines.demo.folder import demo_folder
-        from pipelines.hub import local as weights
         from pipelines.loading.load import silence_progress_bars
         from pipelines.runner.oom_fallback import OutOfMemoryFallback
 
         silence_progress_bars()
         cache, loras = Path(self._options.cache), self._options.loras
-        if self._options.demo:
-            folder, spec = demo_folder(), spec.for_other_weights()
-        else:
-            folder = weights.locate(spec)
         loras_dir = None if loras is None else Path(loras)
         return OutOfMemoryFallback.load(spec, folder, self._options.device, report, cache, loras_dir)
 
@@ -172,7 +184,8 @@ class Worker:
             self._unload()
             return Failed(**_about(order), message=str(error), temporary=True)
         except PipelineError as error:
-            return Failed(**_about(order), message=str(error))
+            is_missing = isinstance(error, LoraNotFoundError)
+            return Failed(**_about(order), message=str(error), is_missing=is_missing)
         except Exception as error:
             log.exception("generation %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
             self._exit_if_device_failed()

@@ -8,6 +8,7 @@ const ASK_MS = 4000;
 
 function state(device) {
   if (device.loading !== null) return t("device.loading", { percent: Math.round(device.loading * 100) });
+  if (device.drain) return t(`device.${device.drain}`) ?? device.drain;
   if (device.used_elsewhere) return t("device.elsewhere");
   if (device.health !== "healthy") return t(`device.${device.health}`) ?? device.health;
   if (device.busy) return t("device.busy");
@@ -47,7 +48,7 @@ export class Machine extends EventTarget {
   #draw(ready) {
     const [first] = ready.devices;
     say($("machine-button"), [first.device, state(first), t("queueLength", { count: ready.queued })].join(" · "));
-    $("machine-button").dataset.state = first.health !== "healthy" ? "bad" : first.busy || first.loading !== null ? "busy" : "ok";
+    $("machine-button").dataset.state = first.health !== "healthy" || first.drain ? "bad" : first.busy || first.loading !== null ? "busy" : "ok";
     const line = (name, value) => value && [h("dt", {}, name), h("dd", {}, value)];
     const lines = [
       ...ready.devices.flatMap((device) => [

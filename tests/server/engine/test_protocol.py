@@ -29,6 +29,7 @@ REPORTS = [
     m.Ready(model_id="wan", fingerprint={"a": "b"}),
     m.LoadFailed(model_id="wan", message="no"),
     m.LoadFailed(model_id="wan", message="not now", temporary=True),
+    m.LoadFailed(model_id="wan", message="not here", temporary=True, is_missing=True, has_kept=True),
     m.Unloaded(),
     m.Progressed(**ABOUT, stage=Stage.DENOISE, step=1, steps=2, fraction=0.5, seconds=1.5),
     m.Checkpointed(**ABOUT, fraction=0.5),

@@ -6,17 +6,21 @@ import queue
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from pipelines.core.errors import WeightFormatError
+from pipelines.core.errors import LoraError, LoraNotFoundError, WeightFormatError
+from pipelines.models.catalogue import read_catalogue
 from server.engine.interface import WorkerOptions
-from server.engine.protocol import DeviceMemory
+from server.engine.protocol import DeviceMemory, Load, Run
 from server.engine.subprocess.environment import ALLOCATOR, CARD_ALLOCATOR, NUMPY, WAITING, environment
 from server.engine.worker import memory, worker
 from server.engine.worker.folders import use_folders
+from tests.support.runs import job
 
 
 def wait_for_memory(link: SimpleNamespace) -> None:
@@ -112,6 +116,57 @@ def test_a_worker_without_orders_takes_up_what_was_made_for_it(monkeypatch: pyte
 
     assert len(improved) == 3
     assert link.compile_error == "no compiler"
+
+
+class Model:
+    """A loaded model whose videos fail."""
+
+    compile_error = None
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.is_closed = False
+        self._error = error
+
+    def render(self, *_: object, **__: object) -> None:
+        assert self._error is not None
+        raise self._error
+
+    def release(self) -> None:
+        """Hold nothing."""
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def carried_out(order: Load | Run, model: Model) -> list[Any]:
+    """What a worker that holds a model reports of an order."""
+    sent: list[Any] = []
+    link = SimpleNamespace(send=sent.append, forget_stops=lambda: None, upcoming=lambda: ())
+    options = SimpleNamespace(demo=False, artifacts="", checkpoint_interval=0, preview_interval=0, cache="", loras=None)
+    holding = worker.Worker(link, options)  # type: ignore[arg-type]
+    holding._loaded = (SimpleNamespace(), model)  # type: ignore[assignment]
+    holding._carry_out(order)
+    return sent
+
+
+def test_weights_that_are_missing_leave_what_is_loaded() -> None:
+    model = Model()
+    spec = replace(next(iter(read_catalogue().values())).model, repo="/nowhere/at/all")
+
+    (answer,) = carried_out(Load(model_id="other", spec=spec), model)
+
+    assert (answer.kind, answer.is_missing, answer.has_kept) == ("load_failed", True, True)
+    assert not model.is_closed
+
+
+@pytest.mark.parametrize(
+    ("error", "is_missing"),
+    [(LoraNotFoundError("It is not on this machine."), True), (LoraError("It does not fit."), False)],
+)
+def test_only_a_lora_that_is_not_there_may_be_elsewhere(error: Exception, is_missing: bool) -> None:
+    (answer,) = carried_out(job(), Model(error))
+
+    assert (answer.kind, answer.message, answer.is_missing) == ("failed", str(error), is_missing)
 
 
 def test_threads_sleep_where_there_are_many_of_them() -> None:

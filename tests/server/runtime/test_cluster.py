@@ -1,5 +1,6 @@
 """Devices come and go with the hosts of a cluster."""
 
+import asyncio
 import logging
 from collections.abc import Collection
 from typing import Any, cast
@@ -11,23 +12,33 @@ from server.engine.protocol import VERSION
 from server.engine.ray.nodes import ClusterHost, ClusterView, DeviceKind
 from server.runtime.cluster import ClusterDevices
 from server.scheduler.dispatcher import Dispatcher
+from tests.server.conftest import eventually
 
 
 class FakeDispatcher:
-    """Remembers which devices it has; `broken` cannot be removed cleanly."""
+    """Remembers which devices it has; `broken` cannot be removed cleanly, draining waits for `may_drain`."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.log: list[str] = []
         self.broken: set[str] = set()
-        self.taken: set[str] = set()
+        self.held: set[str] = set()
+        self.may_drain = asyncio.Event()
+        self.may_drain.set()
 
-    def add(self, engine: Any) -> None:
+    def add(self, engine: Any, *, is_drained: bool) -> None:
         self.names.append(engine)
-        self.log.append(f"+{engine}")
+        self.log.append(f"+{engine}{' (drained)' if is_drained else ''}")
 
-    def note_taken(self, names: Collection[str]) -> None:
-        self.taken = {*names}
+    async def drain(self, name: str, grace: float) -> None:
+        self.log.append(f"~{name} {grace:g}")
+        await self.may_drain.wait()
+        if name in self.broken:
+            raise RuntimeError("its records are out of reach")
+        self.log.append(f"={name}")
+
+    def note_held(self, names: Collection[str]) -> None:
+        self.held = {*names}
 
     async def remove(self, name: str) -> None:
         self.names.remove(name)
@@ -51,7 +62,7 @@ def devices_of(dispatcher: FakeDispatcher, *, demo: bool = False) -> ClusterDevi
     def engine(host: ClusterHost, index: int) -> Engine:
         return cast("Engine", f"{host.name}/{index}")
 
-    return ClusterDevices(cast("Dispatcher", dispatcher), engine, demo=demo)
+    return ClusterDevices(cast("Dispatcher", dispatcher), engine, demo=demo, drain_seconds=7)
 
 
 async def test_the_devices_are_those_of_the_living_hosts(dispatcher: FakeDispatcher) -> None:
@@ -65,13 +76,13 @@ async def test_the_devices_are_those_of_the_living_hosts(dispatcher: FakeDispatc
     assert dispatcher.names == []
 
 
-async def test_the_dispatcher_learns_which_devices_are_in_use(dispatcher: FakeDispatcher) -> None:
+async def test_the_dispatcher_learns_which_devices_are_held(dispatcher: FakeDispatcher) -> None:
     devices = devices_of(dispatcher)
 
-    await devices.use(ClusterView(hosts=(host("a", devices=2, in_use=(1,)), host("b", in_use=(0,), is_alive=False))))
-    assert dispatcher.taken == {"a/1"}
+    await devices.use(ClusterView(hosts=(host("a", devices=2, held=(1,)), host("b", held=(0,), is_alive=False))))
+    assert dispatcher.held == {"a/1"}
     await devices.use(ClusterView(hosts=(host("a", devices=2),)))
-    assert dispatcher.taken == set()
+    assert dispatcher.held == set()
 
 
 async def test_a_host_that_was_restarted_has_new_devices(dispatcher: FakeDispatcher) -> None:
@@ -142,3 +153,73 @@ async def test_without_a_view_the_devices_stay(dispatcher: FakeDispatcher, caplo
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
         "The head does not answer. Trying again."
     ]
+
+
+async def test_the_devices_of_a_marked_host_are_drained_once_and_come_back(dispatcher: FakeDispatcher) -> None:
+    devices = devices_of(dispatcher)
+    await devices.use(ClusterView(hosts=(host("a", devices=2), host("b"))))
+    dispatcher.log.clear()
+
+    for held in ((0, 1), (1,), ()):
+        await devices.use(ClusterView(hosts=(host("a", devices=2, is_draining=True, held=held), host("b"))))
+    await eventually(lambda: len(dispatcher.log) == 4)
+    assert sorted(dispatcher.log) == ["=a/0", "=a/1", "~a/0 7", "~a/1 7"]
+    dispatcher.log.clear()
+    await devices.use(ClusterView(hosts=(host("a", devices=2), host("b"))))
+
+    assert sorted(dispatcher.log) == ["+a/0", "+a/1", "-a/0", "-a/1"]
+
+
+async def test_a_host_that_is_let_back_too_soon_comes_back_once_its_devices_are_free(
+    dispatcher: FakeDispatcher,
+) -> None:
+    devices = devices_of(dispatcher)
+    await devices.use(ClusterView(hosts=(host("a"),)))
+    dispatcher.may_drain.clear()
+
+    await devices.use(ClusterView(hosts=(host("a", is_draining=True),)))
+    await devices.use(ClusterView(hosts=(host("a"),)))
+    await eventually(lambda: dispatcher.log == ["+a/0", "~a/0 7"])
+    dispatcher.may_drain.set()
+
+    await eventually(lambda: dispatcher.log == ["+a/0", "~a/0 7", "=a/0", "-a/0", "+a/0"])
+
+
+async def test_a_host_that_leaves_while_it_is_drained_is_gone(dispatcher: FakeDispatcher) -> None:
+    devices = devices_of(dispatcher)
+    await devices.use(ClusterView(hosts=(host("a"),)))
+    dispatcher.may_drain.clear()
+    await devices.use(ClusterView(hosts=(host("a", is_draining=True),)))
+
+    await devices.use(ClusterView(hosts=(host("a", "new"),)))
+    dispatcher.may_drain.set()
+
+    assert [each for each in dispatcher.log if each[0] in "+-"] == ["+a/0", "-a/0", "+a/0"]
+    await eventually(lambda: "=a/0" in dispatcher.log)
+    assert dispatcher.names == ["a/0"]
+
+
+async def test_a_host_that_was_drained_before_the_server_began_is_there_and_takes_nothing(
+    dispatcher: FakeDispatcher,
+) -> None:
+    devices = devices_of(dispatcher)
+
+    await devices.use(ClusterView(hosts=(host("a", is_draining=True),)))
+    assert dispatcher.log == ["+a/0 (drained)"]
+    await devices.use(ClusterView(hosts=(host("a"),)))
+
+    assert dispatcher.log == ["+a/0 (drained)", "-a/0", "+a/0"]
+
+
+async def test_a_device_that_cannot_be_drained_cleanly_comes_back_all_the_same(
+    dispatcher: FakeDispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    devices = devices_of(dispatcher)
+    await devices.use(ClusterView(hosts=(host("a"),)))
+    dispatcher.broken.add("a/0")
+
+    await devices.use(ClusterView(hosts=(host("a", is_draining=True),)))
+    await eventually(lambda: "a/0 did not stop cleanly" in caplog.text)
+    await devices.use(ClusterView(hosts=(host("a"),)))
+
+    assert dispatcher.log[-1] == "+a/0"

@@ -13,7 +13,7 @@ from server.core.circuit_breaker import Health
 from server.core.errors import UnavailableError
 from server.core.events import Broker
 from server.engine.protocol import DeviceMemory
-from server.scheduler.interface import DeviceStatus, Scheduler
+from server.scheduler.interface import DeviceStatus, Drain, Scheduler
 from server.service.metrics import Metrics
 from tests.server.conftest import Inside, eventually
 from tests.server.fakes import load_failure
@@ -37,6 +37,8 @@ FAILING = DeviceStatus(
     failures=7,
     retry_in=30.2,
 )
+
+DRAINED = DeviceStatus(name="host-c/0", drain=Drain.DRAINED)
 
 
 class OtherScheduler:
@@ -98,6 +100,7 @@ async def test_readiness_and_plans_come_from_the_snapshots_of_any_scheduler(insi
         "retry_in": 30.2,
         "error": "it fell off the bus",
     }
+    assert (well["drain"], failing["drain"]) == (None, None)
     assert inside.service.plan(MODEL) == "streamed"
     assert inside.service.plan("another") is None
     schedule_by(inside, FAILING)
@@ -105,8 +108,22 @@ async def test_readiness_and_plans_come_from_the_snapshots_of_any_scheduler(insi
         await readiness(inside.service)
 
 
+async def test_a_drained_device_is_told_and_does_not_count_as_ready(inside: Inside) -> None:
+    schedule_by(inside, WELL, DRAINED)
+    assert [device["drain"] for device in (await readiness(inside.service))["devices"]] == [None, "drained"]
+
+    schedule_by(inside, DRAINED, DeviceStatus(name="host-d/0", drain=Drain.DRAINING), FAILING)
+    with pytest.raises(UnavailableError) as refused:
+        await readiness(inside.service)
+
+    said = str(refused.value)
+    assert "The device host-c/0 is drained: `paddock cluster undrain` lets its host back." in said
+    assert "The device host-d/0 is being drained" in said
+    assert "it fell off the bus" in said
+
+
 def test_metrics_tell_devices_apart_by_their_names() -> None:
-    metrics = Metrics(Broker(), lambda: [WELL, FAILING])
+    metrics = Metrics(Broker(), lambda: [WELL, FAILING, DRAINED])
 
     families = text_string_to_metric_families(metrics.render(0, None).decode())
 
@@ -118,12 +135,18 @@ def test_metrics_tell_devices_apart_by_their_names() -> None:
     assert found == {
         ("paddock_device_busy", "host-a/cuda:0"): 1,
         ("paddock_device_busy", "host-b/cuda:0"): 0,
+        ("paddock_device_busy", "host-c/0"): 0,
         ("paddock_device_healthy", "host-a/cuda:0"): 1,
         ("paddock_device_healthy", "host-b/cuda:0"): 0,
+        ("paddock_device_healthy", "host-c/0"): 1,
+        ("paddock_device_draining", "host-a/cuda:0"): 0,
+        ("paddock_device_draining", "host-b/cuda:0"): 0,
+        ("paddock_device_draining", "host-c/0"): 1,
         ("paddock_device_memory_bytes", "free", "host-a/cuda:0"): 3,
         ("paddock_device_memory_bytes", "host-a/cuda:0", "total"): 80,
         ("paddock_worker_starts_total", "host-a/cuda:0"): 2,
         ("paddock_worker_starts_total", "host-b/cuda:0"): 0,
+        ("paddock_worker_starts_total", "host-c/0"): 0,
         ("paddock_prompt_cache_requests_total", "hit", "host-a/cuda:0"): 2,
         ("paddock_prompt_cache_requests_total", "host-a/cuda:0", "miss"): 1,
         ("paddock_prompt_cache_requests_total", "hit", "host-b/cuda:0"): 0,
@@ -132,4 +155,8 @@ def test_metrics_tell_devices_apart_by_their_names() -> None:
         ("paddock_denoising_steps_total", "host-a/cuda:0", "skipped"): 4,
         ("paddock_denoising_steps_total", "computed", "host-b/cuda:0"): 0,
         ("paddock_denoising_steps_total", "host-b/cuda:0", "skipped"): 0,
+        ("paddock_prompt_cache_requests_total", "hit", "host-c/0"): 0,
+        ("paddock_prompt_cache_requests_total", "host-c/0", "miss"): 0,
+        ("paddock_denoising_steps_total", "computed", "host-c/0"): 0,
+        ("paddock_denoising_steps_total", "host-c/0", "skipped"): 0,
     }

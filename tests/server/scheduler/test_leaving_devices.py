@@ -3,45 +3,20 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation, Status
-from server.engine.interface import GenerationFailedError, RunSuspendedError
+from server.engine.interface import DeviceTakenError, GenerationFailedError, RunSuspendedError, WorkerDiedError
 from server.engine.protocol import Done, Run
-from server.scheduler.interface import Deployment
-from tests.server.conftest import Inside, build, eventually, listen
+from server.scheduler.interface import Deployment, Drain
+from tests.server.conftest import Inside, eventually
 from tests.server.fakes import FakeEngine
-from tests.server.scheduler.test_dispatcher import MODEL, OTHER, busy, checkpoints, completions, with_another_model
-
-Start = Callable[..., Awaitable[Inside]]
-
-
-@pytest.fixture
-async def start(tmp_path: Any) -> AsyncIterator[Start]:
-    """Starts the parts of a server: `await start(executors=2, setting=value)`."""
-    started: list[tuple[Inside, asyncio.Task[None]]] = []
-
-    async def start(**changes: Any) -> Inside:
-        inside = build(tmp_path / "data", models_dir=with_another_model(tmp_path / "models"), **changes)
-        started.append((inside, asyncio.create_task(listen(inside))))
-        await inside.dispatcher.start()
-        return inside
-
-    yield start
-    for inside, listening in started:
-        await inside.dispatcher.stop()
-        listening.cancel()
-        inside.store.close()
-
-
-async def turns() -> None:
-    """Let the loop go on as far as it can without waiting for a thread."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+from tests.server.scheduler.conftest import Start, turns
+from tests.server.scheduler.test_dispatcher import MODEL, OTHER, busy, checkpoints, completions
 
 
 def name_of(engine: FakeEngine) -> str:
@@ -80,7 +55,7 @@ class HeldWrites:
 
 async def test_a_device_that_another_server_uses_is_left_to_it(start: Start) -> None:
     inside = await start(executors=2)
-    inside.dispatcher.note_taken({"fake:0", "elsewhere/0"})
+    inside.dispatcher.note_held({"fake:0", "elsewhere/0"})
 
     for generation in await inside.enqueue(2):
         await inside.until(generation, Status.SUCCEEDED)
@@ -88,10 +63,43 @@ async def test_a_device_that_another_server_uses_is_left_to_it(start: Start) -> 
     assert [device.is_taken for device in inside.dispatcher.devices()] == [True, False]
     assert not inside.engines[0].runs
 
-    inside.dispatcher.note_taken({"fake:1"})
+    inside.dispatcher.note_held({"fake:1"})
     (third,) = await inside.enqueue()
     await inside.until(third, Status.SUCCEEDED)
     assert len(inside.engines[0].runs) == 1
+
+
+@pytest.mark.parametrize("is_asked_to_load", [False, True])
+async def test_a_device_that_another_server_took_first_is_no_failing_one(start: Start, is_asked_to_load: bool) -> None:
+    inside = await start()
+    inside.engine.load_errors.append(DeviceTakenError("Another server uses device 0 of pc."))
+
+    if is_asked_to_load:
+        inside.dispatcher.activate(inside.service.entry(MODEL))
+    (generation,) = await inside.enqueue()
+    await eventually(lambda: inside.dispatcher.devices()[0].is_taken)
+
+    (device,) = inside.dispatcher.devices()
+    assert (device.health, device.failures, device.retry_in) == ("healthy", 0, None)
+    assert len(inside.engine.loads) == 1
+    inside.dispatcher.note_held({"fake:0"})
+    await turns()
+    assert len(inside.engine.loads) == 1
+    inside.dispatcher.note_held(set())
+    await inside.until(generation, Status.SUCCEEDED)
+
+
+async def test_a_device_whose_own_worker_died_is_not_taken_for_anothers(start: Start) -> None:
+    inside = await start()
+
+    def die(job: Run) -> Done:
+        # what is known of the cluster is some seconds old
+        inside.dispatcher.note_held({"fake:0"})
+        raise WorkerDiedError("it was killed by SIGKILL")
+
+    inside.engine.script.append(die)
+    (generation,) = await inside.enqueue()
+    await inside.until(generation, Status.SUCCEEDED)
 
 
 # claims
@@ -466,3 +474,124 @@ async def test_a_device_that_is_being_removed_is_asked_for_nothing(start: Start)
     assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
     add(inside, "late:0")
     await deployed(inside, MODEL)
+
+
+# drained
+
+
+def drain_of(inside: Inside, name: str) -> Drain | None:
+    (device,) = [device for device in inside.dispatcher.devices() if device.name == name]
+    return device.drain
+
+
+async def all_run(inside: Inside) -> None:
+    """Wait until every device makes a video."""
+    await eventually(lambda: all(engine.runs for engine in inside.engines))
+
+
+async def test_a_drained_device_saves_its_generation_which_another_one_goes_on_with(start: Start) -> None:
+    inside = await start(executors=2)
+    first, second = inside.engines
+    first.script, second.script = [first.until_suspended], [second.until_cancelled]
+    both = {each.id: each for each in await inside.enqueue(2)}
+    await all_run(inside)
+    saved, beside = (both[engine.runs[0].generation_id] for engine in inside.engines)
+
+    await inside.dispatcher.drain("fake:0", 30)
+
+    waiting = await inside.read(saved)
+    assert (waiting.status, waiting.progress) == (Status.QUEUED, 0.4)
+    assert [drain_of(inside, name) for name in ("fake:0", "fake:1")] == [Drain.DRAINED, None]
+    assert first.is_closed
+    assert not first.cancels
+    await inside.service.cancel("", beside.id)
+    assert (await inside.until(saved)).status is Status.SUCCEEDED
+    assert second.runs[-1].resume_from == first.runs[0].checkpoint
+    assert sorted(outcome or "" for outcome in await inside.outcomes()) == ["cancelled", "released", "succeeded"]
+
+
+async def test_a_device_is_draining_until_its_generation_is_saved(start: Start) -> None:
+    inside = await start()
+    inside.engine.script = [inside.engine.until_killed]
+    await inside.enqueue()
+    await all_run(inside)
+
+    draining = asyncio.create_task(inside.dispatcher.drain("fake:0", 30))
+    await turns()
+    assert drain_of(inside, "fake:0") is Drain.DRAINING
+    assert not inside.engine.is_closed
+    inside.engine.kill()
+    await draining
+
+    assert drain_of(inside, "fake:0") is Drain.DRAINED
+
+
+async def test_a_drained_device_takes_nothing_until_it_is_there_anew(start: Start) -> None:
+    inside = await start()
+    await inside.dispatcher.drain("fake:0", 30)
+    inside.dispatcher.activate(inside.service.entry(MODEL))
+
+    (waiting,) = await inside.enqueue()
+    await turns()
+    assert inside.engine.runs == inside.engine.loads == []
+    assert inside.dispatcher.next_weights == []
+    assert inside.dispatcher.free_in is None
+    assert inside.dispatcher.deployment(MODEL) is Deployment.INACTIVE
+    await inside.dispatcher.remove("fake:0")
+    inside.dispatcher.add(inside.engine)
+
+    assert (await inside.until(waiting)).status is Status.SUCCEEDED
+    assert drain_of(inside, "fake:0") is None
+
+
+async def test_what_does_not_save_itself_in_time_is_given_back_without(start: Start) -> None:
+    inside = await start()
+    inside.engine.script = [inside.engine.until_killed]
+    (stuck,) = await inside.enqueue()
+    await all_run(inside)
+
+    await inside.dispatcher.drain("fake:0", 0.01)
+
+    assert (await inside.read(stuck)).status is Status.QUEUED
+    assert inside.engine.is_closed
+    assert await inside.outcomes() == ["released"]
+
+
+async def test_the_model_that_a_drained_device_was_to_load_is_loaded_elsewhere(start: Start) -> None:
+    inside = await start(executors=2)
+    first, second = inside.engines
+    first.loading.clear()
+    inside.dispatcher.activate(inside.service.entry(MODEL))
+    await eventually(lambda: first.loads)
+
+    await inside.dispatcher.drain("fake:0", 30)
+
+    await eventually(lambda: second.state.is_ready)
+    assert second.loads == [MODEL]
+
+
+async def test_a_device_that_is_added_as_drained_starts_no_work(start: Start) -> None:
+    inside = await start()
+    await inside.dispatcher.remove("fake:0")
+
+    inside.dispatcher.add(inside.engine, is_drained=True)
+    (waiting,) = await inside.enqueue()
+    await turns()
+
+    assert drain_of(inside, "fake:0") is Drain.DRAINED
+    assert (await inside.read(waiting)).status is Status.QUEUED
+
+
+async def test_a_server_that_stops_while_it_drains_a_device_saves_the_others(start: Start) -> None:
+    inside = await start(executors=2)
+    for engine in inside.engines:
+        engine.script = [engine.until_suspended]
+    both = await inside.enqueue(2)
+    await all_run(inside)
+
+    draining = asyncio.create_task(inside.dispatcher.drain("fake:0", 30))
+    await inside.dispatcher.suspend(30)
+    await draining
+
+    assert [(await inside.read(each)).progress for each in both] == [0.4, 0.4]
+    assert [drain_of(inside, name) for name in ("fake:0", "fake:1")] == [Drain.DRAINED, None]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from server.core.circuit_breaker import Health
+from server.core.circuit_breaker import Health, Tolerance
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation, Outcome, Status
 from server.engine.interface import GenerationFailedError, WorkerStuckError
 from server.engine.protocol import Done, Run
+from server.scheduler.device import Device
 from server.scheduler.prefetch import PromptPrefetcher
 from server.storage.files.videos import video_key
 from tests.server.conftest import Inside, build, eventually
@@ -245,7 +246,7 @@ async def test_what_is_for_the_model_with_other_weights_is_not_prepared(inside: 
     assert running.params is not None
     # another engine than the device's own, whose prefetcher may look at the queue meanwhile
     engine = FakeEngine(inside.folder)
-    prefetcher = PromptPrefetcher(inside.store.attempts, engine, lambda _: None)
+    prefetcher = PromptPrefetcher(inside.store.attempts, Device(engine, Tolerance()), lambda _: None)
 
     await prefetcher.look(replace(running, params=replace(running.params, run_fast=True)))
     assert engine.prepared == []

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from server.core.fair_queue import Weights
+from server.core.fair_queue import NOTHING, Exclusions, Weights
 from server.core.generation import Generation, Outcome, Status
 from server.core.retry import NextStep, RetryDecision
 from server.storage.db.schema import IS_CLAIMABLE, attempts, generations
@@ -32,16 +32,18 @@ class Attempts(Repository):
         self._max_overtakes = max_overtakes
 
     @in_thread
-    def claim(self, owner: str, lease: float, holding: Weights | None = None) -> Generation | None:
+    def claim(
+        self, owner: str, lease: float, holding: Weights | None = None, exclusions: Exclusions = NOTHING
+    ) -> Generation | None:
         """Claim the next generation for a device that holds the weights `holding`, for `lease` seconds.
 
-        `server.core.fair_queue` says which generation is next.
+        `server.core.fair_queue` says which generation is next, of those that are not excluded.
         """
         with self._session.write() as tx:
             if self.is_shared:
                 # one after the other, as in SQLite: two concurrent claims would both take the same tenant's turn
                 tx.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
-            while (taken := fair_queue.next_taken(tx, holding, self._max_overtakes)) is not None:
+            while (taken := fair_queue.next_taken(tx, holding, self._max_overtakes, exclusions)) is not None:
                 claimed = self._claim(tx, taken.generation.seq, owner, lease)
                 if claimed is not None:
                     fair_queue.note(tx, taken)
@@ -49,10 +51,10 @@ class Attempts(Repository):
             return None
 
     @in_thread
-    def next(self, holding: Weights | None) -> Generation | None:
+    def next(self, holding: Weights | None, exclusions: Exclusions = NOTHING) -> Generation | None:
         """The generation that a claim would take now; None when nothing waits."""
         with self._session.read() as tx:
-            taken = fair_queue.next_taken(tx, holding, self._max_overtakes)
+            taken = fair_queue.next_taken(tx, holding, self._max_overtakes, exclusions)
             if taken is None:
                 return None
             row = tx.execute(select(generations).where(generations.c.seq == taken.generation.seq)).mappings().one()

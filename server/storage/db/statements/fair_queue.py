@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence, Set
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     ScalarSelect,
     Select,
     and_,
@@ -17,19 +18,38 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    not_,
     select,
+    true,
+    tuple_,
     update,
 )
 from sqlalchemy.sql.selectable import CTE
 
-from server.core.fair_queue import Deferred, FairQueue, Taken, Turn, Waiting, Weights, place, predicted_order
+from server.core.fair_queue import (
+    NOTHING,
+    Deferred,
+    Exclusions,
+    FairQueue,
+    Taken,
+    Turn,
+    Waiting,
+    Weights,
+    place,
+    predicted_order,
+)
 from server.core.generation import Status
 from server.storage.db.schema import IS_AWAITING, IS_DEFERRED, IS_IN_TURN, WAS_CLAIMED, generations, turns
 
+MOST_LOOKED_AT = 256
+"""A device that cannot make some variants of a model looks past so many of a tenant's that wait, not past all."""
 
-def next_taken(tx: Connection, holding: Weights | None, max_overtakes: int) -> Taken | None:
-    """The next generation for a device that holds these weights; None when nothing waits."""
-    return _heads(tx, holding, max_overtakes).take(holding)
+
+def next_taken(
+    tx: Connection, holding: Weights | None, max_overtakes: int, exclusions: Exclusions = NOTHING
+) -> Taken | None:
+    """The next generation for a device that holds these weights; None when nothing waits that it can take."""
+    return _heads(tx, holding, max_overtakes, exclusions).take(holding)
 
 
 def note(tx: Connection, taken: Taken) -> None:
@@ -110,22 +130,51 @@ def _in_turn(tx: Connection, tenant: str, wanted: Collection[int]) -> Iterator[t
     return ((number, place(lengths, mine, rank)) for rank, number in enumerate(tx.scalars(_BETWEEN, own), older))
 
 
-def _heads(tx: Connection, holding: Weights | None, max_overtakes: int) -> FairQueue:
+def _heads(tx: Connection, holding: Weights | None, max_overtakes: int, exclusions: Exclusions = NOTHING) -> FairQueue:
     """As much of the queue as the next claim depends on."""
     held = Weights(_NONE, _NONE) if holding is None else holding
-    found = tx.execute(_HEADS, held._asdict()).all()
+    if exclusions == NOTHING:
+        found = [(tenant, [*oldest]) for tenant, *oldest in tx.execute(_HEADS, held._asdict())]
+    else:
+        found = _heads_without(tx, held, exclusions)
     waiting: list[Waiting] = []
-    for tenant, *oldest in found:
+    for tenant, oldest in found:
         # which others they are makes no difference
         weights = dict(zip(oldest, (_OTHERS, Weights(held.model, _NONE), held), strict=True))
         waiting += [Waiting(seq, tenant, *weights[seq]) for seq in sorted(seq for seq in weights if seq is not None)]
-    started = _started(tx) if len(waiting) > len(found) else []
-    return FairQueue(waiting, started, _turns(tx), max_overtakes, _deferred(tx))
+    started = []
+    if len(waiting) > len(found):
+        # what is left out may wait for days: all that its tenant has made since is no concern of this claim
+        first = None if exclusions == NOTHING else min(each.seq for each in waiting)
+        started = _started(tx, first)
+        tenants = {each.tenant for each in waiting}
+        started = [each for each in started if each[1] in tenants]
+    deferred = [each for each in _deferred(tx) if not exclusions.cover(each.generation.weights)]
+    return FairQueue(waiting, started, _turns(tx), max_overtakes, deferred)
 
 
-def _started(tx: Connection) -> list[tuple[int, str]]:
-    """The generations that have gone before an older one of their tenant that still waits."""
-    return [(row.seq, row.tenant) for row in tx.execute(_STARTED)]
+def _heads_without(tx: Connection, held: Weights, exclusions: Exclusions) -> list[tuple[str, list[int | None]]]:
+    """What `_HEADS` selects of the queue without some models and weights."""
+    partly = {weights.model for weights in exclusions.weights} - exclusions.models
+    whole = {"excluded": [*exclusions.models, *partly], "variant": held.variant}
+    rows = tx.execute(_HEADS_WITHOUT_MODELS, whole).all()
+    if partly:
+        rest = {"models": [*partly], "excluded": [*exclusions.weights], "most": MOST_LOOKED_AT, "variant": held.variant}
+        rows = [*rows, *tx.execute(_HEADS_WITHOUT_WEIGHTS, rest)]
+    heads: dict[str, list[int | None]] = {}
+    for tenant, model, oldest, of_variant in rows:
+        if oldest is not None:
+            head = heads.setdefault(tenant, [oldest, None, None])
+            head[0] = min(head[0] or oldest, oldest)
+            if model == held.model:
+                head[1:] = [oldest, None if held in exclusions.weights else of_variant]
+    return [*heads.items()]
+
+
+def _started(tx: Connection, after: int | None = None) -> list[tuple[int, str]]:
+    """The generations that have gone before an older one of their tenant that still waits, or before that number."""
+    rows = tx.execute(_STARTED) if after is None else tx.execute(_STARTED_AFTER, {"after": after})
+    return [(row.seq, row.tenant) for row in rows]
 
 
 def _deferred(tx: Connection) -> list[Deferred]:
@@ -142,11 +191,18 @@ def _turns(tx: Connection) -> dict[str, Turn]:
 
 def _waiting_tenants() -> CTE:
     """The tenants that have something waiting, found one by one, and at last NULL."""
-    tenants = select(func.min(_tenant).label("tenant")).where(IS_IN_TURN).cte("waiting_tenants", recursive=True)
-    following = (
-        select(func.min(_tenant)).where(IS_IN_TURN, _tenant > tenants.c.tenant).correlate(tenants).scalar_subquery()
-    )
-    return tenants.union_all(select(following).where(tenants.c.tenant.is_not(None)))
+    return _distinct(_tenant, "tenant", "waiting_tenants")
+
+
+def _waiting_models() -> CTE:
+    """The models that something waits for, found one by one, and at last NULL."""
+    return _distinct(_model, "model", "waiting_models")
+
+
+def _distinct(column: ColumnElement[str], name: str, table: str) -> CTE:
+    found = select(func.min(column).label(name)).where(IS_IN_TURN).cte(table, recursive=True)
+    following = select(func.min(column)).where(IS_IN_TURN, column > found.c[name]).correlate(found).scalar_subquery()
+    return found.union_all(select(following).where(found.c[name].is_not(None)))
 
 
 def _oldest(tenants: CTE, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
@@ -163,11 +219,48 @@ def _select_heads() -> "Select[str, int, int | None, int | None]":
     return select(tenants.c.tenant, *oldest).where(tenants.c.tenant.is_not(None))
 
 
-def _select_started() -> "Select[int, str]":
+def _select_heads_without_models() -> "Select[str, str, int | None, int | None]":
+    """For each tenant and each model that waits, except some, its oldest and its oldest of a variant.
+
+    Each is looked up by itself: what is left out may be most of the queue.
+    """
+    tenants, models = _waiting_tenants(), _waiting_models()
+    own = and_(IS_IN_TURN, _model == models.c.model, _tenant == tenants.c.tenant)
+    oldest = select(func.min(_seq)).where(own)
+    allowed = models.c.model.not_in(bindparam("excluded", expanding=True))
+    return _by_model(tenants, models, oldest, own).where(allowed)
+
+
+def _select_heads_without_weights() -> "Select[str, str, int | None, int | None]":
+    """The same for some models without some weights, of the oldest `most` of each tenant and model."""
+    tenants, models = _waiting_tenants(), _waiting_models()
+    own = and_(IS_IN_TURN, _model == models.c.model, _tenant == tenants.c.tenant)
+    first = select(_seq, _model, _variant).where(own).order_by(_seq).limit(bindparam("most", type_=Integer))
+    looked_at = first.correlate(tenants, models).subquery()
+    is_excluded = tuple_(looked_at.c.model, looked_at.c.variant).in_(bindparam("excluded", expanding=True))
+    oldest = select(func.min(looked_at.c.seq)).where(not_(is_excluded))
+    wanted = models.c.model.in_(bindparam("models", expanding=True))
+    return _by_model(tenants, models, oldest, own).where(wanted)
+
+
+def _by_model(
+    tenants: CTE, models: CTE, oldest: "Select[int]", own: ColumnElement[bool]
+) -> "Select[str, str, int | None, int | None]":
+    of_variant = select(func.min(_seq)).where(own, _variant == bindparam("variant"))
+    found = (each.correlate(tenants, models).scalar_subquery() for each in (oldest, of_variant))
+    return (
+        select(tenants.c.tenant, models.c.model, *found)
+        .select_from(tenants.join(models, true()))
+        .where(tenants.c.tenant.is_not(None), models.c.model.is_not(None))
+    )
+
+
+def _select_started(after: ColumnElement[int] | None = None) -> "Select[int, str]":
     tenants = _waiting_tenants()
     # what was given back waits again; what failed or was cancelled before its start overtook nothing
     has_started = and_(WAS_CLAIMED, generations.c.status != Status.QUEUED)
-    return select(_seq, _tenant).join(tenants, _tenant == tenants.c.tenant).where(has_started, _seq > _oldest(tenants))
+    is_later = _seq > (_oldest(tenants) if after is None else after)
+    return select(_seq, _tenant).join(tenants, _tenant == tenants.c.tenant).where(has_started, is_later)
 
 
 # no generation has these
@@ -192,3 +285,5 @@ _READY = select(
 )
 _BETWEEN = select(_seq).where(_own, _seq.between(bindparam("first"), bindparam("last"))).order_by(_seq)
 _HEADS, _STARTED, _TURNS = _select_heads(), _select_started(), select(turns)
+_STARTED_AFTER = _select_started(bindparam("after"))
+_HEADS_WITHOUT_MODELS, _HEADS_WITHOUT_WEIGHTS = _select_heads_without_models(), _select_heads_without_weights()
