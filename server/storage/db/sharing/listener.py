@@ -26,6 +26,15 @@ RETRY_SECONDS = 2.0
 MAX_PENDING = 1000
 """So many changed generations may wait to be looked at. If there are more, all count as missed."""
 
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,
+}
+"""For libpq, which by itself waits for hours for a host that is gone: seconds, and milliseconds for the last."""
+
 _BEAT = ""
 """The id of no generation."""
 
@@ -82,7 +91,7 @@ class Listener(Repository):
 
         engine = self._session.engine
         _, options = engine.dialect.create_connect_args(engine.url)
-        arguments: dict[str, Any] = {"connect_timeout": BEAT_SECONDS, **options, "autocommit": True}
+        arguments: dict[str, Any] = {**_PATIENCE, **options, "autocommit": True}
         async with await AsyncConnection.connect(**arguments) as connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             self._miss()

@@ -1,7 +1,7 @@
 """The progress of running attempts, which their servers record for the others on the same database."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from sqlalchemy import Connection, bindparam, select, text, tuple_, update
 
@@ -9,6 +9,8 @@ from server.core.events import Live
 from server.core.generation import Generation, Status
 from server.storage.db.schema import attempts
 from server.storage.db.session import Repository, in_thread
+
+_FIELDS = {field.name for field in fields(Live)}
 
 _RECORD = (
     update(attempts)
@@ -44,4 +46,9 @@ def lives_of(tx: Connection, generations: Iterable[Generation]) -> dict[str, Liv
     found = select(attempts.c.generation_id, attempts.c.live).where(
         tuple_(attempts.c.generation_id, attempts.c.attempt).in_(running), attempts.c.live.is_not(None)
     )
-    return {id_: Live(**live) for id_, live in tx.execute(found)}
+    # that of a server of another version, which was killed, may have other fields
+    return {
+        id_: Live(**{name: live[name] for name in _FIELDS & live.keys()})
+        for id_, live in tx.execute(found)
+        if "progress" in live
+    }
