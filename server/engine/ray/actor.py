@@ -15,7 +15,7 @@ from pipelines.core.home import expanded
 from server.core.logging import configure
 from server.engine.interface import WorkerOptions
 from server.engine.protocol import MAX_LINE_BYTES, WorkerEnded
-from server.engine.ray.files import Folder, WorkerFolders
+from server.engine.ray.files.folders import Folder, WorkerFolders
 from server.engine.ray.options import HOST_THREADS, BridgeOptions
 from server.engine.subprocess.connection import WorkerProcess, described_exit, start_worker
 from server.engine.subprocess.engine import WORKER

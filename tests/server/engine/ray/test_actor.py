@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from server.engine.ray import actor
 from server.engine.ray.actor import HostedWorker, HostError
-from server.engine.ray.files import Folder
+from server.engine.ray.files.folders import Folder
 from server.engine.ray.options import BridgeOptions
 
 

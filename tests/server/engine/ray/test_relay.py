@@ -9,8 +9,8 @@ import pytest
 from pipelines.core.request import VideoParams
 from server.engine.interface import WorkerOptions
 from server.engine.protocol import Run
-from server.engine.ray.files import CHUNK_BYTES, Folder, WorkerFolders
-from server.engine.ray.relay import FileRelay
+from server.engine.ray.files.folders import CHUNK_BYTES, Folder, WorkerFolders
+from server.engine.ray.files.relay import FileRelay
 
 PARAMS = VideoParams("an ox", " ", 64, 64, 5, 3, 5.0, 7)
 IMAGE = Folder.INPUTS, "0.abc.png"

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from server.engine.protocol import Attempt, Run
-from server.engine.ray.files import Folder, WorkerFolders, read_by, written_by
+from server.engine.ray.files.folders import Folder, WorkerFolders, read_by, written_by
 
 
 class HostFiles(Protocol):
