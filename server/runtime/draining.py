@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from server.engine.ray.failures import ClusterError
 from server.engine.ray.nodes import ClusterHost, ClusterView
-from server.engine.ray.watch import cluster_views
+from server.engine.ray.watch import cluster_views, first_view
 
 _MARKER = "server.engine.ray.drain"
 
@@ -63,11 +63,7 @@ class HostDrain:
         self._tell(f"{name} takes work again." if host.is_draining else f"{name} was not drained.")
 
     async def _look(self) -> ClusterView:
-        views = cluster_views(self._address, self._environment)
-        try:
-            view = await anext(views)
-        finally:
-            await views.aclose()
+        view = await first_view(self._address, self._environment)
         if view.error is not None:
             raise ClusterError(view.error)
         return view

@@ -14,14 +14,12 @@ from server.core.generation import Generation, Status
 from server.core.logging import ids
 from server.core.retry import blame_for_worker_death
 from server.engine.interface import (
-    DeviceTakenError,
     DeviceUnavailableError,
     Finish,
     GenerationFailedError,
     LoadFailedError,
     RunCancelledError,
     RunSuspendedError,
-    WeightsMissingError,
     WorkerDiedError,
     WorkerStuckError,
 )
@@ -118,7 +116,9 @@ class AttemptRunner:
             if isinstance(error, DeviceUnavailableError):
                 said = ids(held.id, held.attempt)
                 log.warning("generation %s attempt %d waits again: %s", held.id, held.attempt, error, extra=said)
-                self._note_unavailable(running, held.params, error)
+                # a model that was loaded lacks a LoRA; one that was not may lack only what it needs for `run_fast`
+                is_variant = running.fingerprint is not None or held.params.run_fast
+                self._device.note_unavailable(held.weights if is_variant else held.model, error)
             return partial(claims.release, running)
         except WorkerDiedError as error:
             said = ids(held.id, held.attempt)
@@ -134,17 +134,6 @@ class AttemptRunner:
             sentence = "The server failed on this generation. Its log says more."
             return partial(claims.attempts.fail, held, sentence)
         return partial(claims.attempts.succeed, held, done.artifact, done.fingerprint, running.warnings)
-
-    def _note_unavailable(self, running: RunningAttempt, params: VideoParams, error: DeviceUnavailableError) -> None:
-        if isinstance(error, DeviceTakenError):
-            self._device.note_taken()
-            return
-        if not isinstance(error, WeightsMissingError):
-            self._device.note_block(str(error))
-            return
-        # a model that was loaded lacks a LoRA; one that was not may lack only what it needs for `run_fast`
-        is_variant = running.fingerprint is not None or params.run_fast
-        self._device.note_lack(running.held.weights if is_variant else running.held.model, str(error))
 
     async def _record(self, held: Generation, end: End) -> Generation:
         settled = await end()

@@ -11,7 +11,15 @@ from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 from server.core.errors import without_paths
 from server.core.estimator import Estimator
 from server.core.fair_queue import Weights
-from server.engine.interface import DeviceUnavailableError, Engine, EngineState, LoadFailedError, WorkerDiedError
+from server.engine.interface import (
+    DeviceTakenError,
+    DeviceUnavailableError,
+    Engine,
+    EngineState,
+    LoadFailedError,
+    WeightsMissingError,
+    WorkerDiedError,
+)
 from server.scheduler.interface import Deployment, DeviceStatus, Drain
 from server.scheduler.running import RunningAttempt
 from server.scheduler.suitability import Fingerprints, Lacks
@@ -81,7 +89,8 @@ class Device:
     def is_idle(self) -> bool:
         """Whether it would take a generation now, or as soon as the result of one is recorded."""
         is_free = self.running is None or self.running.ending is not None
-        return is_free and not self.requests and not self.is_stopping and self.circuit.wait <= 0
+        may_take = not self.requests and not self.is_stopping and not self.is_taken
+        return is_free and may_take and self.circuit.wait <= 0
 
     @property
     def held(self) -> list[RunningAttempt]:
@@ -152,21 +161,19 @@ class Device:
         if self.circuit.health is Health.UNHEALTHY:
             log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
 
-    def note_block(self, why: str) -> None:
-        """Count that nothing can be made on the device now, which is no fault of any work."""
-        self.is_held = False
-        self.circuit.blocked(why)
-        log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, why)
-
-    def note_taken(self) -> None:
-        """Note that another server uses the device."""
-        self.is_held = True
-        log.info("%s is used by another server", self.name)
-
-    def note_lack(self, what: str | Weights, why: str) -> None:
-        """Note that files for a model (its id) or a variant are not on the machine; others may have them."""
-        pause = self.lacks.note(what, why)
-        log.warning("%s leaves %s to other devices for %g s: %s", self.name, what, pause, why)
+    def note_unavailable(self, what: str | Weights, error: DeviceUnavailableError) -> None:
+        """Note why a model (its id) or a variant could not be used on the device, which is no fault of any work."""
+        match error:
+            case DeviceTakenError():
+                self.is_held = True
+                log.info("%s is used by another server", self.name)
+            case WeightsMissingError():
+                pause = self.lacks.note(what, str(error))
+                log.warning("%s leaves %s to other devices for %g s: %s", self.name, what, pause, error)
+            case _:
+                self.is_held = False
+                self.circuit.blocked(str(error))
+                log.error("%s is unhealthy; next try in %g s: %s", self.name, self.circuit.wait, error)
 
     async def load(self, entry: CatalogueEntry) -> dict[str, str]:
         """Load a model; returns its fingerprint, raises LoadFailedError, WorkerDiedError or DeviceUnavailableError."""

@@ -13,13 +13,7 @@ from uuid import uuid4
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Generation
-from server.engine.interface import (
-    DeviceTakenError,
-    DeviceUnavailableError,
-    LoadFailedError,
-    WeightsMissingError,
-    WorkerDiedError,
-)
+from server.engine.interface import DeviceUnavailableError, LoadFailedError, WorkerDiedError
 from server.scheduler.attempt import AttemptRunner
 from server.scheduler.claims import Claims
 from server.scheduler.device import Device, LoadRequest, UnloadRequest
@@ -217,12 +211,8 @@ class DeviceExecutor:
                     await device.load(entry.variant())
             elif device.state.model_id == entry.id:
                 await device.engine.unload()
-        except WeightsMissingError as error:
-            device.note_lack(entry.id, str(error))
-        except DeviceTakenError:
-            device.note_taken()
         except DeviceUnavailableError as error:
-            device.note_block(str(error))
+            device.note_unavailable(entry.id, error)
         except WorkerDiedError as error:
             device.note_failure(entry.id, str(error))
         finally:

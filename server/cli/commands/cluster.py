@@ -300,10 +300,6 @@ def _mismatch(view: "ClusterView") -> str | None:
 
 async def _look(address: str, token: Path | None) -> "ClusterView":
     from server.engine.ray.options import bridge_environment
-    from server.engine.ray.watch import cluster_views
+    from server.engine.ray.watch import first_view
 
-    views = cluster_views(address, bridge_environment(address, token))
-    try:
-        return await anext(views)
-    finally:
-        await views.aclose()
+    return await first_view(address, bridge_environment(address, token))

@@ -43,7 +43,7 @@ from server.engine.ray.drain import marked_nodes
 from server.engine.ray.failures import ClusterError
 from server.engine.ray.files.folders import Folder, WorkerFolders
 from server.engine.ray.files.relay import FileRelay
-from server.engine.ray.options import BridgeOptions, make_ray_folder
+from server.engine.ray.options import BridgeOptions
 
 log = logging.getLogger("paddock.bridge")
 
@@ -218,7 +218,6 @@ class Bridge:
 async def _main(connection: socket.socket, options: BridgeOptions) -> None:
     reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
     try:
-        make_ray_folder()
         connect(options.address, options.connect_seconds)
         actor = await make_actor(options)
     except (ClusterError, DeviceInUseError) as error:
@@ -244,8 +243,6 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     options = BridgeOptions.model_validate_json(sys.argv[2])
     configure("info", options.log_format)
-    # Ray has actors import from the folder of their driver
-    os.chdir("/")
     # the server may end first
     with suppress(ConnectionError):
         asyncio.run(_main(socket.socket(fileno=int(sys.argv[1])), options))

@@ -12,6 +12,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 from server.engine.ray.failures import ClusterError, explain
+from server.engine.ray.options import make_ray_folder
 
 _REFUSED = 3
 
@@ -30,8 +31,11 @@ except AuthenticationError:
 def connect(address: str, seconds: float) -> None:
     """Connect to a cluster (`host:port`, or `auto` for the one that this machine has joined); raises ClusterError.
 
-    It has some seconds to answer. The environment of the process is `ray_environment`'s.
+    It has some seconds to answer. The environment of the process is `ray_environment`'s, and it works in / from now on:
+    Ray has actors import from the folder of their driver.
     """
+    make_ray_folder()
+    os.chdir("/")
     # they would be in the server's log, once from each of its processes
     logging.getLogger("ray").setLevel(logging.ERROR)
     failure: list[BaseException] = []

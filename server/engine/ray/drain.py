@@ -18,8 +18,8 @@ from ray.experimental import internal_kv
 
 from pipelines.core.processes import die_with_parent
 from server.engine.ray.connect import connect, nodes
-from server.engine.ray.failures import ClusterError
-from server.engine.ray.options import CONNECT_SECONDS, make_ray_folder
+from server.engine.ray.failures import ClusterError, no_answer
+from server.engine.ray.options import CONNECT_SECONDS
 
 _NAMESPACE = b"paddock"
 _PREFIX = b"drain/"
@@ -58,16 +58,12 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     address, what, node_id = sys.argv[1:]
     try:
-        make_ray_folder()
-        # Ray has actors import from the folder of their driver
-        os.chdir("/")
         connect(address, CONNECT_SECONDS)
         {"drain": mark, "undrain": unmark}[what](node_id)
     except ClusterError as error:
         print(error, file=output, flush=True)
     except RayError as error:
-        said = " ".join(str(error).split())
-        print(f"The head of the Ray cluster does not answer: {said}", file=output, flush=True)
+        print(no_answer(error), file=output, flush=True)
     # Ray's own end takes seconds
     os._exit(0)
 

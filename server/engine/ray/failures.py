@@ -25,6 +25,11 @@ def check_installed() -> None:
         raise ClusterError("A cluster needs Ray: pip install 'paddock[cluster]'.", is_permanent=True)
 
 
+def no_answer(error: Exception) -> str:
+    """The sentence for a call of Ray's that failed after the cluster was connected."""
+    return f"The head of the Ray cluster does not answer: {' '.join(str(error).split())}"
+
+
 def explain(address: str | None, said: str) -> ClusterError:
     """The error for the words of Ray, which may be many lines, about a cluster's address; None: this machine's head."""
     words = " ".join(said.split())

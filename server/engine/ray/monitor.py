@@ -12,9 +12,9 @@ from ray.exceptions import RayError
 from pipelines.core.processes import die_with_parent
 from server.engine.ray.connect import check_closed, connect, nodes
 from server.engine.ray.drain import free_devices, marked_nodes
-from server.engine.ray.failures import ClusterError
+from server.engine.ray.failures import ClusterError, no_answer
 from server.engine.ray.nodes import ClusterView, hosts_of
-from server.engine.ray.options import CONNECT_SECONDS, make_ray_folder
+from server.engine.ray.options import CONNECT_SECONDS
 
 _SECONDS = 2.0
 
@@ -26,9 +26,6 @@ def main() -> None:
     # libraries print to stdout
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        make_ray_folder()
-        # Ray has actors import from the folder of their driver
-        os.chdir("/")
         connect(sys.argv[1], CONNECT_SECONDS)
         check_closed(CONNECT_SECONDS)
     except ClusterError as error:
@@ -42,7 +39,7 @@ def main() -> None:
         try:
             view = ClusterView(hosts=tuple(hosts_of(nodes(), free_devices(), marked_nodes())))
         except RayError as error:
-            view = ClusterView(error=f"The head of the Ray cluster does not answer: {' '.join(str(error).split())}")
+            view = ClusterView(error=no_answer(error))
         if view != last:
             print(view.model_dump_json(), file=output, flush=True)
             last = view

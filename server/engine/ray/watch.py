@@ -45,6 +45,15 @@ async def cluster_views(address: str, environment: Mapping[str, str]) -> AsyncGe
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+async def first_view(address: str, environment: Mapping[str, str]) -> ClusterView:
+    """A cluster as it is now, or why it is not known."""
+    views = cluster_views(address, environment)
+    try:
+        return await anext(views)
+    finally:
+        await views.aclose()
+
+
 async def _start(address: str, environment: Mapping[str, str]) -> Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", MONITOR, address),

@@ -46,8 +46,8 @@ class Faults:
             "host killed": self._kill_host,
             "host frozen": self._freeze_host,
             "head killed": self._kill_head,
-            "server killed": self._kill_server,
-            "server stopped": self._stop_server,
+            "server killed": lambda: self._end_server(ServerProcess.kill),
+            "server stopped": lambda: self._end_server(ServerProcess.stop),
             "database restarted": self._restart_database,
         }
 
@@ -149,21 +149,12 @@ class Faults:
         _kill(self._system.head.find("gcs_server"))
         self._measure(running, began)
 
-    def _kill_server(self) -> None:
+    def _end_server(self, end: Callable[[ServerProcess], object]) -> None:
         attempt = self._victim()
         server = self._server_of(attempt)
         broken = [each for each in self._system.running() if self._server_of(each) is server]
         began = time.time()
-        server.kill()
-        self._measure(broken, began)
-        server.start()
-
-    def _stop_server(self) -> None:
-        attempt = self._victim()
-        server = self._server_of(attempt)
-        broken = [each for each in self._system.running() if self._server_of(each) is server]
-        began = time.time()
-        server.stop()
+        end(server)
         self._measure(broken, began)
         server.start()
 
