@@ -10,7 +10,7 @@ from server.core.settings.sections import WarmWorkers
 from server.core.settings.settings import Settings
 from server.engine.interface import WorkerOptions
 from server.engine.ray.nodes import ClusterHost
-from server.engine.ray.options import BRIDGE, TOKEN_FILE, BridgeOptions, bridge_environment
+from server.engine.ray.options import BRIDGE, BRIDGE_EXITS, TOKEN_FILE, BridgeOptions, bridge_environment
 from server.engine.subprocess.engine import SubprocessEngine
 from server.engine.subprocess.environment import worker_environment
 from server.engine.subprocess.template import WorkerTemplate
@@ -58,7 +58,7 @@ def make_cluster_engine(settings: Settings, host: ClusterHost, index: int, folde
         index=index,
     )
     environment = bridge_environment(settings.ray_address, token_file(settings))
-    return _engine(settings, name, bridge, worker=BRIDGE, environment=environment)
+    return _engine(settings, name, bridge, worker=BRIDGE, environment=environment, blameless=BRIDGE_EXITS)
 
 
 def device_name(host: ClusterHost, index: int) -> str:

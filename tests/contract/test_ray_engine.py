@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -25,7 +26,7 @@ from server.engine.interface import (
     WorkerOptions,
 )
 from server.engine.ray.nodes import ClusterView
-from server.engine.ray.options import BRIDGE, BridgeOptions, bridge_environment
+from server.engine.ray.options import BRIDGE, BRIDGE_EXITS, BridgeOptions, bridge_environment
 from server.engine.ray.watch import MONITOR, cluster_views
 from server.engine.subprocess.engine import SubprocessEngine
 from server.runtime.draining import HostDrain
@@ -78,6 +79,7 @@ async def make_engine(tmp_path: Path, weights_folder: Path, cluster: RayCluster)
                 silence=60,
                 worker=BRIDGE,
                 environment=bridge_environment(cluster.address, token),
+                blameless=BRIDGE_EXITS,
             )
         )
         return engines[-1]
@@ -270,6 +272,21 @@ async def test_a_lost_host_is_not_held_against_the_work(make_engine: MakeEngine,
         await running
     with pytest.raises(DeviceUnavailableError):
         await engine.load(ENTRY)
+
+
+async def test_the_end_of_the_servers_own_node_is_not_held_against_the_work(
+    make_engine: MakeEngine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Ray ends a process whose node has ended, and says nothing. On one address all processes are the first node's."""
+    with ray_cluster(tmp_path_factory.mktemp("hosts"), hosts=2) as cluster:
+        engine = make_engine("host-1", address=cluster.address, node_id=cluster.nodes["host-1"])
+        await engine.load(ENTRY)
+        running, _ = await start(engine, job(LONG))
+
+        psutil.Process(cluster.raylets["host-0"]).kill()
+
+        with pytest.raises(DeviceUnavailableError, match=r"^The Ray node on this machine has ended"):
+            await running
 
 
 async def test_a_video_has_the_bytes_of_one_made_on_this_machine(make_engine: MakeEngine, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_a_lost_host_moves_its_generation_to_another_one(
     assert other != busy
     said = server.log_text()
     assert f"{busy}: its host has left the cluster" in said
+    assert "the worker died" not in said
     assert not list((tmp_path / "data" / "checkpoints").iterdir())
 
 

@@ -243,9 +243,14 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     options = BridgeOptions.model_validate_json(sys.argv[2])
     configure("info", options.log_format)
-    # the server may end first
-    with suppress(ConnectionError):
-        asyncio.run(_main(socket.socket(fileno=int(sys.argv[1])), options))
+    try:
+        # the server may end first
+        with suppress(ConnectionError):
+            asyncio.run(_main(socket.socket(fileno=int(sys.argv[1])), options))
+    except Exception:
+        log.exception("%s: unexpected error", options.host)
+        # apart from the status of BRIDGE_EXITS
+        os._exit(2)
     # Ray's own end takes seconds, and leaves nothing that the death of its driver would not end
     os._exit(0)
 

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import stat
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from server.engine.interface import WorkerOptions
@@ -12,6 +13,9 @@ from server.engine.subprocess.environment import without_credentials
 
 BRIDGE = "server.engine.ray.bridge"
 """The module of the process that stands in a worker's place."""
+
+BRIDGE_EXITS = MappingProxyType({1: "The Ray node on this machine has ended, and with it the way to the worker."})
+"""The status with which Ray ends its processes when their node is gone; they can say nothing before."""
 
 HOST_THREADS = "PADDOCK_HOST_OMP_NUM_THREADS"
 """OMP_NUM_THREADS as the host was started with, which Ray replaces by a value of its own."""

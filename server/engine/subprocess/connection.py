@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import DEVNULL
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Protocol
 
 from pipelines.core.processes import leave_deleted_folder
@@ -102,11 +103,20 @@ async def start_worker(
 
 
 class Connection:
-    """One live worker process and the socket to it."""
+    """One live worker process and the socket to it.
+
+    `blameless` has a sentence for each exit status that is the fault of nothing that the process was doing.
+    """
 
     def __init__(
-        self, process: WorkerProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: AwakeClock
+        self,
+        process: WorkerProcess,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        clock: AwakeClock,
+        blameless: Mapping[int, str],
     ) -> None:
+        self._blameless = blameless
         self.process = process
         self._reader = reader
         self._writer = writer
@@ -130,6 +140,7 @@ class Connection:
         clock: AwakeClock,
         template: WorkerTemplate | None = None,
         environment: Mapping[str, str] | None = None,
+        blameless: Mapping[int, str] = MappingProxyType({}),
     ) -> "Connection":
         """Start a process that runs the module `worker`, by a template if there is one that can.
 
@@ -143,7 +154,7 @@ class Connection:
         except BaseException:
             ours.close()
             raise
-        return cls(process, reader, writer, clock)
+        return cls(process, reader, writer, clock, blameless)
 
     async def _read(self) -> None:
         """Read all the time, even if no report is waited for: an idle worker's heartbeats must not fill the socket."""
@@ -249,10 +260,10 @@ class Connection:
             self.kill()
             raise self._end_reported
         if report is None:
-            raise WorkerDiedError(await self._exit_reason())
+            raise await self._exit_error()
         return report
 
-    async def _exit_reason(self) -> str:
+    async def _exit_error(self) -> EngineError:
         if self._fault is None:
             # let a process that is just ending do so: a kill would replace its exit status
             with suppress(TimeoutError):
@@ -261,8 +272,10 @@ class Connection:
         self.kill()
         status = await self._end()
         if self._fault is not None:
-            return self._fault
-        return described_exit(status)
+            return WorkerDiedError(self._fault)
+        if status in self._blameless:
+            return DeviceUnavailableError(self._blameless[status])
+        return WorkerDiedError(described_exit(status))
 
     async def _end(self) -> int:
         """Wait for a killed process; returns its exit status, or raises WorkerDiedError when it does not end."""

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from types import MappingProxyType
 
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.durations import Durations, RunTimer
@@ -75,7 +76,8 @@ class SubprocessEngine:
     `name` is the device's name in states, logs and metrics, unique among all engines of a server; `options.device` is
     the torch device that the worker computes on. A cancelled run is killed after `cancel_grace` seconds, a worker that
     sends nothing after `silence` seconds. `worker` is the module that the child process runs, `environment` its whole
-    environment if it is not the usual one; `template` forks it, if there is one.
+    environment if it is not the usual one; `template` forks it, if there is one. `blameless` has a sentence for each
+    exit status of that process which is not held against its work.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class SubprocessEngine:
         worker: str = WORKER,
         template: WorkerTemplate | None = None,
         environment: Mapping[str, str] | None = None,
+        blameless: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
+        self._blameless = blameless
         self._name = name
         self._options = options
         self._worker = worker
@@ -298,7 +302,7 @@ class SubprocessEngine:
         if self._connection is None:
             try:
                 self._connection = await Connection.open(
-                    self._worker, self._options, self._clock, self._template, self._environment
+                    *(self._worker, self._options, self._clock, self._template, self._environment, self._blameless)
                 )
             except OSError as error:
                 raise self._not_started(error.strerror or type(error).__name__) from error
