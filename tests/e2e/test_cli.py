@@ -283,6 +283,35 @@ def test_ctrl_c_at_any_moment_is_a_sentence_at_most(tmp_path: Path, args: list[s
     assert "KeyboardInterrupt" not in printed
 
 
+INTERRUPTED_IN_A_CALLBACK = """
+import signal, sys, time
+from server.cli.__main__ import run
+
+class Callback:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "server.cli.terminal":
+            sys.meta_path.remove(self)
+            Callback()
+            time.sleep(60)
+
+sys.meta_path.insert(0, Interrupted())
+run()
+"""
+"""The command line, where Python drops an interrupt: imports have such callbacks."""
+
+
+def test_ctrl_c_within_a_callback_is_not_lost(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", INTERRUPTED_IN_A_CALLBACK, "status"]
+
+    ended = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+
+    assert (ended.returncode, ended.stderr) == (130, "Interrupted.\n")
+
+
 @pytest.mark.parametrize("option", ["-V", "--version"])
 def test_version(typed: Typed, option: str) -> None:
     assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+.*", typed(option).stdout.strip())
