@@ -3,7 +3,8 @@
 python -m benchmarks.scaling.claim [--queued 100000] [--tenants 1 10 100 1000] [--claims 200] [--plans]
 
 A device claims one generation after another, once with no model loaded and once going on with the weights of its last
-generation. Milliseconds are of the whole call: on its thread, in its transaction, with its commit on the disk.
+generation. Milliseconds are of the whole call: on its thread, in its transaction, with its commit on the disk. CPU time
+is told, too: unlike the rest it hardly depends on what else the machine does.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, event
 
 from benchmarks.report import percentile, show
-from benchmarks.scaling.database import DURABLE
+from benchmarks.scaling.database import DURABLE, Meter
 from benchmarks.scaling.workload import Workload, fill
 from server.core.fair_queue import Weights
 from server.core.generation import Generation
@@ -48,22 +49,28 @@ class Statements:
         self.sent[text] = parameters
 
 
-async def take(store: StandaloneStore, claims: int, *, goes_on: bool) -> dict[str, Any]:
+async def take(store: StandaloneStore, claims: int, meter: Meter, *, goes_on: bool) -> dict[str, Any]:
     """The figures of so many claims, one after another."""
     statements = Statements(store.engine)
     held: Generation | None = await store.attempts.claim("bench/0", LEASE)
     statements.count, statements.seconds, taken = 0, 0.0, []
+    meter.start()
+    own = time.process_time()
     for _ in range(claims):
         weights: Weights | None = held.weights if goes_on and held is not None else None
         began = time.perf_counter()
         held = await store.attempts.claim("bench/0", LEASE, weights)
         taken.append(time.perf_counter() - began)
         assert held is not None, "there are more queued than claims"
+    own = time.process_time() - own
+    load = meter.stop()
     return {
         "p50_ms": round(statistics.median(taken) * 1000, 2),
         "p99_ms": round(percentile(taken, 99) * 1000, 2),
         "statements": round(statements.count / claims, 1),
         "database_ms": round(statements.seconds / claims * 1000, 2),
+        "database_cpu_ms": round(load.cpu / claims * 1000, 2),
+        "server_cpu_ms": round(own / claims * 1000, 2),
         "sent": statements.sent,
     }
 
@@ -86,7 +93,7 @@ def measure(server: PostgresServer, workload: Workload, claims: int, *, plans: b
     figures: dict[str, Any] = {}
     for way, goes_on in (("no model", False), ("going on", True)):
         store = StandaloneStore(server.url(name), max_overtakes=OVERTAKES, server="bench")
-        found = asyncio.run(take(store, claims, goes_on=goes_on))
+        found = asyncio.run(take(store, claims, Meter(server, name), goes_on=goes_on))
         sent = found.pop("sent")
         if plans:
             print(f"== {workload.tenants} tenants, {way}", *explained(store, sent), sep="\n")
@@ -118,7 +125,7 @@ def main() -> None:
         (
             f"{tenants} tenants, {way}",
             f"{each['p50_ms']} ms, p99 {each['p99_ms']} ms",
-            f"{each['statements']} statements, {each['database_ms']} ms in them",
+            f"{each['statements']} statements; CPU {each['database_cpu_ms']} ms database, {each['server_cpu_ms']} ms server",
         )
         for tenants, figures in found.items()
         for way, each in figures.items()

@@ -36,7 +36,7 @@ KINDS = (
 
 @dataclass
 class Load:
-    """What the database did in `seconds`: statements and commits, CPU seconds, and milliseconds of execution by kind."""
+    """What the database did in `seconds`: statements, commits, CPU seconds, and milliseconds of execution by kind."""
 
     seconds: float = 0.0
     statements: float = 0.0

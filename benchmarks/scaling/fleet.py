@@ -127,8 +127,10 @@ def _start(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _measured(samples: Sequence[dict[str, Any]], since: float, until: float) -> dict[str, Any]:
-    names = [name for name in samples[0]["calls"]]
-    calls = {name: _within((call for each in samples for call in each["calls"][name]), since, until) for name in names}
+    calls = {
+        name: _within((call for each in samples for call in each["calls"][name]), since, until)
+        for name in samples[0]["calls"]
+    }
     waits = _within((wait for each in samples for wait in each["waits"]), since, until)
     runs = {id_: at for each in samples for id_, at in each["runs"].items()}
     enqueued = {id_: at for each in samples for id_, at in each["enqueued"].items() if since <= at <= until}

@@ -48,7 +48,7 @@ class Orders:
 
 @dataclass
 class Samples:
-    """What a server measured: calls of the store by name, each with its end in Unix seconds and its length in seconds."""
+    """What a server measured: calls of the store by name, each with its end in Unix seconds and its seconds."""
 
     calls: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     first: list[float] = field(default_factory=list)
@@ -82,7 +82,6 @@ async def simulate(orders: Orders, store: Store, go: asyncio.Event, stop: asynci
         (store.attempts, "renew", "renew"),
         (store.attempts, "succeed", "finish"),
         (store.submissions, "insert", "enqueue"),
-        (store.history, "queued", "count"),
     ):
         samples.watch(part, method, label)
     settings = Settings(data_dir=Path(orders.data_dir))
@@ -106,9 +105,7 @@ async def simulate(orders: Orders, store: Store, go: asyncio.Event, stop: asynci
     return samples
 
 
-async def _enqueue(
-    orders: Orders, store: Store, dispatcher: Dispatcher, samples: Samples, dice: random.Random
-) -> None:
+async def _enqueue(orders: Orders, store: Store, dispatcher: Dispatcher, samples: Samples, dice: random.Random) -> None:
     """Enqueue at the rate, at random moments, as clients do: none waits for another."""
     requests, under_way = Requests(orders.workload, orders.seed), set[asyncio.Task[None]]()
 

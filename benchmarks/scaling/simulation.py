@@ -1,4 +1,4 @@
-"""A simulation of 1 to 512 devices that take from a queue of 100,000, on PostgreSQL with several servers, and on SQLite.
+"""A simulation of 1 to 512 devices and a queue of 100,000, on PostgreSQL with several servers, and on SQLite.
 
 python -m benchmarks.scaling.simulation [--devices 1 8 64 512] [--generation 60 10] [--servers 4] [--queued 100000]
     [--tenants 1000] [--seconds 40] [--idle] [--sqlite]
@@ -84,8 +84,9 @@ def _cases(options: Namespace, workload: Workload) -> Iterator[tuple[Fleet, Work
 def row(figures: dict[str, Any], first: dict[str, Any]) -> tuple[str, ...]:
     """A row of the table; times are also told as multiples of the baseline's."""
     calls, database = figures["calls"], figures["database"] or {}
+    case = f"{figures['devices']} × {figures['generation_s']:g} s, {figures['servers']} servers"
     return (
-        f"{figures['devices']} × {figures['generation_s']:g} s, {figures['servers']} servers, {figures['queued']} queued",
+        f"{case}, {figures['queued']} queued",
         f"{figures['claims_per_second']:g}, {figures['runs_per_second']:g}",
         _times(calls["claim"], first["calls"]["claim"]),
         _times(calls["enqueue"], first["calls"]["enqueue"]),

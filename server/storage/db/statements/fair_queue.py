@@ -1,48 +1,93 @@
 """The order of `server.core.fair_queue`, on the records: which generation is next, and the places of those that wait.
 
-A claim does not read the whole queue. A place does, where several models or variants wait: it depends on all before it.
+A claim does not read the whole queue, nor all tenants: it reads the first FEW in turn, and all only if the generation
+that is next is none of theirs. A place does, where several models or variants wait: it depends on all before it.
 
 Statements are built once, at the end of this module: building one takes longer than executing it.
 """
 
 from collections.abc import Collection, Iterator, Sequence, Set
+from functools import cache
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     ScalarSelect,
     Select,
+    Subquery,
     and_,
     bindparam,
+    case,
     func,
-    insert,
     literal,
+    literal_column,
     select,
+    tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.selectable import CTE
 
 from server.core.fair_queue import Deferred, FairQueue, Taken, Turn, Waiting, Weights, place, predicted_order
 from server.core.generation import Status
 from server.storage.db.schema import IS_AWAITING, IS_DEFERRED, IS_IN_TURN, WAS_CLAIMED, generations, turns
 
+FEW = 32
+"""So many tenants are read at first."""
+
+_ALL = _LAST = 2**31 - 1
+
+
+class Heads:
+    """The beginning of the queue in one transaction that holds the lock of claims.
+
+    Several devices that hold the same weights take from what was read once.
+    """
+
+    def __init__(self, tx: Connection, max_overtakes: int) -> None:
+        self._tx = tx
+        self._max_overtakes = max_overtakes
+        self._read_for: Weights | None = None
+        self._few: FairQueue | None = None
+
+    def take(self, holding: Weights | None) -> Taken | None:
+        """The next generation for a device that holds these weights; None when nothing waits."""
+        if self._few is not None and holding == self._read_for:
+            taken = self._few.take(holding)
+            if taken is not None and (holding is None or taken.generation.weights == holding):
+                return taken
+        return self._read(holding)
+
+    def forget(self) -> None:
+        """Read again: what was taken has gone another way."""
+        self._few = None
+
+    def _read(self, holding: Weights | None) -> Taken | None:
+        self.forget()
+        deferred = _deferred(self._tx)
+        if not deferred:
+            queue, is_whole = _heads(self._tx, holding, self._max_overtakes, FEW)
+            taken = queue.take(holding)
+            if taken is not None and (holding is None or taken.generation.weights == holding):
+                self._few, self._read_for = queue, holding
+                return taken
+            if is_whole:
+                return taken
+        queue, _ = _heads(self._tx, holding, self._max_overtakes, _ALL, deferred)
+        return queue.take(holding)
+
 
 def next_taken(tx: Connection, holding: Weights | None, max_overtakes: int) -> Taken | None:
     """The next generation for a device that holds these weights; None when nothing waits."""
-    return _heads(tx, holding, max_overtakes).take(holding)
+    return Heads(tx, max_overtakes).take(holding)
 
 
 def note(tx: Connection, taken: Taken) -> None:
     """Record that a tenant has had its turn, and which tenants were skipped for it."""
-    number = select(func.coalesce(func.max(turns.c.number), 0) + 1).scalar_subquery()
-    tenant = taken.generation.tenant
-    had = update(turns).where(turns.c.tenant == tenant).values(number=number, passed=0)
-    if tx.execute(had).rowcount == 0:
-        _add(tx, tenant, number)
-    skipped = update(turns).values(passed=turns.c.passed + 1)
-    for each in taken.skipped:
-        if tx.execute(skipped.where(turns.c.tenant == each)).rowcount == 0:
-            _add(tx, each, literal(0), skipped=1)
+    tx.execute(_HAD[tx.dialect.name], {"tenant": taken.generation.tenant})
+    if taken.skipped:
+        tx.execute(_SKIPPED[tx.dialect.name], [{"tenant": each} for each in taken.skipped])
 
 
 def give_back(tx: Connection, tenant: str) -> None:
@@ -87,45 +132,58 @@ def _places_in_turn(
     return found
 
 
-def _add(tx: Connection, tenant: str, number: ColumnElement[int], skipped: int = 0) -> None:
-    tx.execute(insert(turns).values(tenant=tenant, number=number, passed=skipped))
-
-
 def _simulated(
     tx: Connection, deferred: Sequence[Deferred], holding: Sequence[Weights | None], max_overtakes: int
 ) -> Iterator[tuple[int, int]]:
     """All that waits, with its places."""
-    waiting = (Waiting(row.seq, row.tenant, row.model, row.variant) for row in tx.execute(_ALL_WAITING))
-    queue = FairQueue(waiting, _started(tx), _turns(tx), max_overtakes, deferred)
+    waiting = [Waiting(row.seq, row.tenant, row.model, row.variant) for row in tx.execute(_ALL_WAITING)]
+    queue = FairQueue(waiting, _started(tx, waiting), _turns(tx), max_overtakes, deferred)
     return ((seq, at) for at, seq in enumerate(predicted_order(queue, holding), 1))
 
 
 def _in_turn(tx: Connection, tenant: str, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
     """A tenant's own from the first to the last that is wanted, with their places, where models do not matter."""
     many = {row.tenant: row.waiting for row in tx.execute(_WAITING_BY_TENANT)}
-    order = _heads(tx, None, 0).tenants
+    order = _heads(tx, None, 0, _ALL)[0].tenants
     own = {"tenant": tenant, "first": min(wanted), "last": max(wanted)}
     older = tx.scalar(_OLDER, own) or 0
     lengths, mine = [many[each] for each in order], order.index(tenant)
     return ((number, place(lengths, mine, rank)) for rank, number in enumerate(tx.scalars(_BETWEEN, own), older))
 
 
-def _heads(tx: Connection, holding: Weights | None, max_overtakes: int) -> FairQueue:
-    """As much of the queue as the next claim depends on."""
+def _heads(
+    tx: Connection, holding: Weights | None, max_overtakes: int, most: int, deferred: Sequence[Deferred] = ()
+) -> tuple[FairQueue, bool]:
+    """As much of the queue as the next claim depends on, of at most so many tenants; and whether these are all."""
     held = Weights(_NONE, _NONE) if holding is None else holding
-    found = tx.execute(_HEADS, held._asdict()).all()
+    found = tx.execute(_select_heads(most, max_overtakes), held._asdict()).all()
+    is_whole = len(found) < most
+    if not is_whole and found[0].most_passed >= max_overtakes:
+        # some tenant may be skipped no more, whether it is among these or not: the first one is next
+        found, is_whole = found[:1], True
     waiting: list[Waiting] = []
-    for tenant, *oldest in found:
+    started: list[tuple[int, str]] = []
+    for row in found:
         # which others they are makes no difference
-        weights = dict(zip(oldest, (_OTHERS, Weights(held.model, _NONE), held), strict=True))
-        waiting += [Waiting(seq, tenant, *weights[seq]) for seq in sorted(seq for seq in weights if seq is not None)]
-    started = _started(tx) if len(waiting) > len(found) else []
-    return FairQueue(waiting, started, _turns(tx), max_overtakes, _deferred(tx))
+        weights = dict(
+            zip((row.oldest, row.of_model, row.of_variant), (_OTHERS, Weights(held.model, _NONE), held), strict=True)
+        )
+        known = sorted(seq for seq in weights if seq is not None)
+        waiting += [Waiting(seq, row.tenant, *weights[seq]) for seq in known]
+        started += [(row.oldest + 1, row.tenant)] * row.overtaken
+    # tenants of deferred ones may have nothing else
+    had = _turns(tx) if deferred else {row.tenant: Turn(row.number, row.passed) for row in found}
+    return FairQueue(waiting, started, had, max_overtakes, deferred), is_whole
 
 
-def _started(tx: Connection) -> list[tuple[int, str]]:
+def _started(tx: Connection, waiting: Sequence[Waiting]) -> list[tuple[int, str]]:
     """The generations that have gone before an older one of their tenant that still waits."""
-    return [(row.seq, row.tenant) for row in tx.execute(_STARTED)]
+    oldest: dict[str, int] = {}
+    for each in waiting:
+        oldest.setdefault(each.tenant, each.seq)
+    # not by tenant: of tenants that are not known yet, PostgreSQL would read the whole history
+    found = tx.execute(_STARTED, {"oldest": min(oldest.values(), default=0)})
+    return [(row.seq, row.tenant) for row in found if row.seq > oldest.get(row.tenant, row.seq)]
 
 
 def _deferred(tx: Connection) -> list[Deferred]:
@@ -149,25 +207,64 @@ def _waiting_tenants() -> CTE:
     return tenants.union_all(select(following).where(tenants.c.tenant.is_not(None)))
 
 
-def _oldest(tenants: CTE, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+def _oldest(tenants: CTE | Subquery, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
     own = and_(IS_IN_TURN, _tenant == tenants.c.tenant, *conditions)
     return select(func.min(_seq)).where(own).correlate(tenants).scalar_subquery()
 
 
-def _select_heads() -> "Select[str, int, int | None, int | None]":
-    """Each tenant with its oldest that waits, its oldest of a model, and its oldest of a variant of that."""
+def _in_order_of_turns(most: int) -> Subquery:
+    """The first `most` tenants in turn that have something waiting, and the most that any of all was skipped."""
     tenants = _waiting_tenants()
+    number, passed = (func.coalesce(column, 0) for column in (turns.c.number, turns.c.passed))
+    # the numbers of turns are different: only those who had none come in the order of their oldest
+    age = case((number == 0, _oldest(tenants)), else_=0)
+    most_passed = func.max(passed).over().label("most_passed")
+    return (
+        select(tenants.c.tenant, number.label("number"), passed.label("passed"), most_passed)
+        .select_from(tenants.outerjoin(turns, turns.c.tenant == tenants.c.tenant))
+        .where(tenants.c.tenant.is_not(None))
+        .order_by(number, age)
+        .limit(literal_column(str(most)))
+        .subquery("in_turn")
+    )
+
+
+@cache
+def _select_heads(most: int, overtakes: int) -> "Select[Any]":
+    """Tenants in the order of their turns, each with its oldest that waits, its oldest of a model, and its oldest of a
+    variant of that; and how many went before its oldest, of which no more than the bound count.
+
+    The limits are written out: with limits that it does not know, PostgreSQL would plan the statement each time.
+    """
+    tenants = _in_order_of_turns(most)
     of_model = _model == bindparam("model")
     of_variant = and_(of_model, _variant == bindparam("variant"))
-    oldest = _oldest(tenants), _oldest(tenants, of_model), _oldest(tenants, of_variant)
-    return select(tenants.c.tenant, *oldest).where(tenants.c.tenant.is_not(None))
+    heads = select(
+        tenants,
+        _oldest(tenants).label("oldest"),
+        _oldest(tenants, of_model).label("of_model"),
+        _oldest(tenants, of_variant).label("of_variant"),
+    ).subquery("heads")
+    # pairs, and not the tenant by itself: PostgreSQL would go through all younger ones instead of the tenant's own
+    is_later = and_(_pair > tuple_(heads.c.tenant, heads.c.oldest), _pair <= tuple_(heads.c.tenant, literal(_LAST)))
+    later = select(_seq).where(_HAS_STARTED, is_later).order_by(_tenant, _seq)
+    first = later.limit(literal_column(str(overtakes))).correlate(heads).subquery()
+    overtaken = select(func.count()).select_from(first).scalar_subquery()
+    return select(heads, overtaken.label("overtaken")).order_by(heads.c.number)
 
 
-def _select_started() -> "Select[int, str]":
-    tenants = _waiting_tenants()
-    # what was given back waits again; what failed or was cancelled before its start overtook nothing
-    has_started = and_(WAS_CLAIMED, generations.c.status != Status.QUEUED)
-    return select(_seq, _tenant).join(tenants, _tenant == tenants.c.tenant).where(has_started, _seq > _oldest(tenants))
+def _had_turn(dialect: Any) -> Any:
+    """A tenant has had its turn; `dialect` is the module with the database's own INSERT."""
+    number = select(func.coalesce(func.max(turns.c.number), 0) + 1).scalar_subquery()
+    added = dialect.insert(turns).values(tenant=bindparam("tenant"), number=number, passed=0)
+    changes = {"number": added.excluded.number, "passed": 0}
+    return added.on_conflict_do_update(index_elements=[turns.c.tenant], set_=changes)
+
+
+def _was_skipped(dialect: Any) -> Any:
+    """A tenant was skipped once more."""
+    added = dialect.insert(turns).values(tenant=bindparam("tenant"), number=0, passed=1)
+    return added.on_conflict_do_update(index_elements=[turns.c.tenant], set_={"passed": turns.c.passed + 1})
 
 
 # no generation has these
@@ -175,6 +272,9 @@ _NONE = "\x7f"
 _OTHERS = Weights(_NONE, _NONE)
 
 _seq, _tenant, _model, _variant = (generations.c[name] for name in ("seq", "tenant", "model", "variant"))
+# what was given back waits again; what failed or was cancelled before its start overtook nothing
+_HAS_STARTED = and_(WAS_CLAIMED, generations.c.status != Status.QUEUED)
+_pair = tuple_(_tenant, _seq)
 _own = and_(IS_IN_TURN, _tenant == bindparam("tenant"))
 _ENDS = (end(column) for column in (_model, _variant) for end in (func.min, func.max))
 _RANGE = select(*(select(end).where(IS_IN_TURN).scalar_subquery() for end in _ENDS))
@@ -191,4 +291,8 @@ _READY = select(
     select(func.count()).where(IS_IN_TURN).scalar_subquery() + select(func.count()).where(IS_DEFERRED).scalar_subquery()
 )
 _BETWEEN = select(_seq).where(_own, _seq.between(bindparam("first"), bindparam("last"))).order_by(_seq)
-_HEADS, _STARTED, _TURNS = _select_heads(), _select_started(), select(turns)
+_STARTED = select(_seq, _tenant).where(_HAS_STARTED, _seq > bindparam("oldest"))
+_TURNS = select(turns)
+_DIALECTS: dict[str, Any] = {"postgresql": postgresql, "sqlite": sqlite}
+_HAD = {name: _had_turn(each) for name, each in _DIALECTS.items()}
+_SKIPPED = {name: _was_skipped(each) for name, each in _DIALECTS.items()}
