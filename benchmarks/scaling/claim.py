@@ -1,6 +1,7 @@
 """What one claim costs by the number of tenants, alone on the database, and PostgreSQL's plan of its statements.
 
-python -m benchmarks.scaling.claim [--queued 100000] [--tenants 1 10 100 1000] [--claims 200] [--plans]
+python -m benchmarks.scaling.claim [--queued 100000] [--tenants 1 10 100 1000] [--claims 200]
+    [--history 20000] [--plans]
 
 A device claims one generation after another, once with no model loaded and once going on with the weights of its last
 generation. Milliseconds are of the whole call: on its thread, in its transaction, with its commit on the disk. CPU time
@@ -110,13 +111,16 @@ def main() -> None:
     parser.add_argument("--queued", type=int, default=100_000)
     parser.add_argument("--tenants", type=int, nargs="+", default=[1, 10, 100, 1_000])
     parser.add_argument("--claims", type=int, default=200)
+    parser.add_argument("--history", type=int, default=20_000)
     parser.add_argument("--plans", action="store_true")
     options = parser.parse_args()
     server = PostgresServer(DURABLE)
     server.start()
     try:
         found = {
-            tenants: measure(server, Workload(options.queued, tenants), options.claims, plans=options.plans)
+            tenants: measure(
+                server, Workload(options.queued, tenants, history=options.history), options.claims, plans=options.plans
+            )
             for tenants in options.tenants
         }
     finally:
@@ -125,13 +129,14 @@ def main() -> None:
         (
             f"{tenants} tenants, {way}",
             f"{each['p50_ms']} ms, p99 {each['p99_ms']} ms",
-            f"{each['statements']} statements; CPU {each['database_cpu_ms']} ms database, {each['server_cpu_ms']} ms server",
+            f"{each['statements']} statements, CPU {each['database_cpu_ms']} + {each['server_cpu_ms']} ms",
         )
         for tenants, figures in found.items()
         for way, each in figures.items()
     ]
     called = shlex.join(["python", "-m", "benchmarks.scaling.claim", *sys.argv[1:]])
-    show("claim", table, {"command": called, "queued": options.queued, "claims": options.claims, "tenants": found})
+    columns = ("what", "figure", "note: CPU of the database and of the server")
+    show("claim", table, {**vars(options), "command": called, "tenants": found}, columns)
 
 
 if __name__ == "__main__":

@@ -66,11 +66,12 @@ class Heads:
     def _read(self, holding: Weights | None) -> Taken | None:
         self.forget()
         deferred = _deferred(self._tx)
-        if not deferred:
+        if not deferred or self._tx.scalar(_BEFORE, {"behind": deferred[0].behind}) is not None:
             queue, is_whole = _heads(self._tx, holding, self._max_overtakes, FEW)
             taken = queue.take(holding)
             if taken is not None and (holding is None or taken.generation.weights == holding):
-                self._few, self._read_for = queue, holding
+                # with it the deferred may have become due
+                self._few, self._read_for = None if deferred else queue, holding
                 return taken
             if is_whole:
                 return taken
@@ -274,7 +275,7 @@ _OTHERS = Weights(_NONE, _NONE)
 _seq, _tenant, _model, _variant = (generations.c[name] for name in ("seq", "tenant", "model", "variant"))
 # what was given back waits again; what failed or was cancelled before its start overtook nothing
 _HAS_STARTED = and_(WAS_CLAIMED, generations.c.status != Status.QUEUED)
-_pair = tuple_(_tenant, _seq)
+_pair, _place = tuple_(_tenant, _seq), tuple_(generations.c.status, _seq)
 _own = and_(IS_IN_TURN, _tenant == bindparam("tenant"))
 _ENDS = (end(column) for column in (_model, _variant) for end in (func.min, func.max))
 _RANGE = select(*(select(end).where(IS_IN_TURN).scalar_subquery() for end in _ENDS))
@@ -292,6 +293,17 @@ _READY = select(
 )
 _BETWEEN = select(_seq).where(_own, _seq.between(bindparam("first"), bindparam("last"))).order_by(_seq)
 _STARTED = select(_seq, _tenant).where(_HAS_STARTED, _seq > bindparam("oldest"))
+# pairs here, too: the history is before what waits, and PostgreSQL would go through it
+_BEFORE = (
+    select(_seq)
+    .where(
+        _place > tuple_(literal(Status.QUEUED), literal(0)),
+        _place <= tuple_(literal(Status.QUEUED), bindparam("behind")),
+    )
+    .where(*(generations.c[name].is_(None) for name in ("completed_at", "deferred_behind", "awaited_input")))
+    .order_by(generations.c.status, _seq)
+    .limit(1)
+)
 _TURNS = select(turns)
 _DIALECTS: dict[str, Any] = {"postgresql": postgresql, "sqlite": sqlite}
 _HAD = {name: _had_turn(each) for name, each in _DIALECTS.items()}
