@@ -20,7 +20,7 @@ DURABLE = (
 
 KINDS = (
     ("lock of claims", r"pg_advisory_xact_lock"),
-    ("heads of the queue", r"waiting_tenants"),
+    ("heads of the queue", r"waiting_tenants|FROM turns ORDER BY|most_passed"),
     ("count of the queue", r"SELECT count\(\*\)"),
     ("turns", r"\bturns\b"),
     ("generation, change", r"UPDATE generations"),

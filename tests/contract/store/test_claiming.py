@@ -12,7 +12,8 @@ from sqlalchemy import event
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import Status
 from server.storage.db.records import QueueLimits
-from server.storage.db.statements import claiming, fair_queue
+from server.storage.db.statements import fair_queue
+from server.storage.db.statements.queue import claiming
 from tests.contract.store.examples import need, new, of_tenants, queued, released
 from tests.support.records import StandaloneStore as Store
 

@@ -15,7 +15,8 @@ from server.storage.db.records import (
     Filters,
     QueueLimits,
 )
-from server.storage.db.statements import claiming, fair_queue
+from server.storage.db.statements import fair_queue
+from server.storage.db.statements.queue import claiming, heads
 from tests.contract.store.examples import (
     Clock,
     emptied,
@@ -379,3 +380,38 @@ def test_claims_in_one_transaction_are_those_of_devices_that_ask_one_after_anoth
 
     with patch.object(fair_queue, "FEW", few), patch.object(claiming, "MOST_AT_ONCE", most):
         assert asyncio.run(play(together=True)) == asyncio.run(play(together=False))
+
+
+@given(
+    entries=st.lists(st.tuples(st.sampled_from("uvwxyz"), MODELS), min_size=1, max_size=14),
+    before=st.lists(st.none() | MODELS, max_size=5),
+    holding=st.lists(st.none() | MODELS, min_size=1, max_size=8),
+    bound=st.integers(0, 3),
+    few=st.integers(1, 7),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_same_is_taken_where_the_first_in_turn_are_found_from_the_turns(
+    entries: list[tuple[str, str]],
+    before: list[str | None],
+    holding: list[str | None],
+    bound: int,
+    few: int,
+    url: str,
+) -> None:
+    async def play(many: int) -> list[int | None]:
+        store = emptied(url, max_overtakes=bound)
+        await of_tenants(store, *zip(*entries, strict=True))
+        offset = min([one.seq for one in await everything_of(store, "uvwxyz")])
+        with patch.object(heads, "MANY", many), patch.object(heads, "CENSUS_SECONDS", 1e9):
+            early = [held for model in before if (held := await store.attempts.claim("me", 60, need(model)))]
+            for given_back in early[::3]:
+                await released(store, given_back)
+            for deadly in early[1::3]:
+                await released(store, replace(deadly, server_deaths=3))
+            told = [await store.attempts.next(need(model)) for model in holding[:1]]
+            taken = [await store.attempts.claim("me", 60, need(model)) for model in holding]
+        store.close()
+        return [one and one.seq - offset for one in (*told, *taken)]
+
+    with patch.object(fair_queue, "FEW", few):
+        assert asyncio.run(play(many=1)) == asyncio.run(play(many=10**9))

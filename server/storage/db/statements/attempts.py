@@ -10,7 +10,7 @@ from server.core.retry import NextStep, RetryDecision
 from server.storage.db.schema import generations
 from server.storage.db.session import in_thread
 from server.storage.db.statements import fair_queue
-from server.storage.db.statements.claiming import Claiming
+from server.storage.db.statements.queue.claiming import Claiming
 from server.storage.db.statements.rows import from_row
 from server.storage.db.statements.transitions import change, finish, requeue
 

@@ -1,53 +1,48 @@
 """The order of `server.core.fair_queue`, on the records: which generation is next, and the places of those that wait.
 
 A claim does not read the whole queue, nor all tenants: it reads the first FEW in turn, and all only if the generation
-that is next is none of theirs. A place does, where several models or variants wait: it depends on all before it.
+that is next is none of theirs. Which these are `statements.queue.heads` finds. A place depends on
+all before it, where several models or variants wait.
 
 Statements are built once, at the end of this module: building one takes longer than executing it.
 """
 
 from collections.abc import Collection, Iterator, Sequence, Set
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    ScalarSelect,
-    Select,
-    Subquery,
     and_,
     bindparam,
-    case,
     func,
     literal,
-    literal_column,
     select,
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.selectable import CTE
 
 from server.core.fair_queue import Deferred, FairQueue, Taken, Turn, Waiting, Weights, place, predicted_order
 from server.core.generation import Status
-from server.storage.db.schema import IS_AWAITING, IS_DEFERRED, IS_IN_TURN, WAS_CLAIMED, generations, turns
+from server.storage.db.schema import IS_AWAITING, IS_DEFERRED, IS_IN_TURN, generations, turns
+from server.storage.db.statements.queue.heads import DIALECTS, HAS_STARTED, Census, select_heads
 
 FEW = 32
 """So many tenants are read at first."""
 
-_ALL = _LAST = 2**31 - 1
+_ALL = 2**31 - 1
 
 
 class Heads:
-    """The beginning of the queue in one transaction that holds the lock of claims.
+    """The beginning of the queue in one transaction. With `counts` it has the lock of claims, and may take the census.
 
     Several devices that hold the same weights take from what was read once.
     """
 
-    def __init__(self, tx: Connection, max_overtakes: int) -> None:
+    def __init__(self, tx: Connection, max_overtakes: int, census: Census, *, counts: bool) -> None:
         self._tx = tx
         self._max_overtakes = max_overtakes
+        self._census = census
+        self._counts = counts
         self._read_for: Weights | None = None
         self._few: FairQueue | None = None
 
@@ -67,7 +62,7 @@ class Heads:
         self.forget()
         deferred = _deferred(self._tx)
         if not deferred or self._tx.scalar(_BEFORE, {"behind": deferred[0].behind}) is not None:
-            queue, is_whole = _heads(self._tx, holding, self._max_overtakes, FEW)
+            queue, is_whole = self._first_few(holding)
             taken = queue.take(holding)
             if taken is not None and (holding is None or taken.generation.weights == holding):
                 # with it the deferred may have become due
@@ -78,10 +73,13 @@ class Heads:
         queue, _ = _heads(self._tx, holding, self._max_overtakes, _ALL, deferred)
         return queue.take(holding)
 
-
-def next_taken(tx: Connection, holding: Weights | None, max_overtakes: int) -> Taken | None:
-    """The next generation for a device that holds these weights; None when nothing waits."""
-    return Heads(tx, max_overtakes).take(holding)
+    def _first_few(self, holding: Weights | None) -> tuple[FairQueue, bool]:
+        if self._census.is_crowded:
+            queue, is_whole = _heads(self._tx, holding, self._max_overtakes, FEW, crowded=True)
+            if not is_whole:
+                return queue, False
+        census = self._census if self._counts and self._census.is_due else None
+        return _heads(self._tx, holding, self._max_overtakes, FEW, census=census)
 
 
 def note(tx: Connection, taken: Taken) -> None:
@@ -153,11 +151,20 @@ def _in_turn(tx: Connection, tenant: str, wanted: Collection[int]) -> Iterator[t
 
 
 def _heads(
-    tx: Connection, holding: Weights | None, max_overtakes: int, most: int, deferred: Sequence[Deferred] = ()
+    tx: Connection,
+    holding: Weights | None,
+    max_overtakes: int,
+    most: int,
+    deferred: Sequence[Deferred] = (),
+    *,
+    crowded: bool = False,
+    census: Census | None = None,
 ) -> tuple[FairQueue, bool]:
     """As much of the queue as the next claim depends on, of at most so many tenants; and whether these are all."""
     held = Weights(_NONE, _NONE) if holding is None else holding
-    found = tx.execute(_select_heads(most, max_overtakes), held._asdict()).all()
+    found = tx.execute(select_heads(most, max_overtakes, crowded=crowded), held._asdict()).all()
+    if census is not None and found:
+        census.count(tx, found[0].waiting)
     is_whole = len(found) < most
     if not is_whole and found[0].most_passed >= max_overtakes:
         # some tenant may be skipped no more, whether it is among these or not: the first one is next
@@ -199,61 +206,6 @@ def _turns(tx: Connection) -> dict[str, Turn]:
     return {row.tenant: Turn(row.number, row.passed) for row in tx.execute(_TURNS)}
 
 
-def _waiting_tenants() -> CTE:
-    """The tenants that have something waiting, found one by one, and at last NULL."""
-    tenants = select(func.min(_tenant).label("tenant")).where(IS_IN_TURN).cte("waiting_tenants", recursive=True)
-    following = (
-        select(func.min(_tenant)).where(IS_IN_TURN, _tenant > tenants.c.tenant).correlate(tenants).scalar_subquery()
-    )
-    return tenants.union_all(select(following).where(tenants.c.tenant.is_not(None)))
-
-
-def _oldest(tenants: CTE | Subquery, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
-    own = and_(IS_IN_TURN, _tenant == tenants.c.tenant, *conditions)
-    return select(func.min(_seq)).where(own).correlate(tenants).scalar_subquery()
-
-
-def _in_order_of_turns(most: int) -> Subquery:
-    """The first `most` tenants in turn that have something waiting, and the most that any of all was skipped."""
-    tenants = _waiting_tenants()
-    number, passed = (func.coalesce(column, 0) for column in (turns.c.number, turns.c.passed))
-    # the numbers of turns are different: only those who had none come in the order of their oldest
-    age = case((number == 0, _oldest(tenants)), else_=0)
-    most_passed = func.max(passed).over().label("most_passed")
-    return (
-        select(tenants.c.tenant, number.label("number"), passed.label("passed"), most_passed)
-        .select_from(tenants.outerjoin(turns, turns.c.tenant == tenants.c.tenant))
-        .where(tenants.c.tenant.is_not(None))
-        .order_by(number, age)
-        .limit(literal_column(str(most)))
-        .subquery("in_turn")
-    )
-
-
-@cache
-def _select_heads(most: int, overtakes: int) -> "Select[Any]":
-    """Tenants in the order of their turns, each with its oldest that waits, its oldest of a model, and its oldest of a
-    variant of that; and how many went before its oldest, of which no more than the bound count.
-
-    The limits are written out: with limits that it does not know, PostgreSQL would plan the statement each time.
-    """
-    tenants = _in_order_of_turns(most)
-    of_model = _model == bindparam("model")
-    of_variant = and_(of_model, _variant == bindparam("variant"))
-    heads = select(
-        tenants,
-        _oldest(tenants).label("oldest"),
-        _oldest(tenants, of_model).label("of_model"),
-        _oldest(tenants, of_variant).label("of_variant"),
-    ).subquery("heads")
-    # pairs, and not the tenant by itself: PostgreSQL would go through all younger ones instead of the tenant's own
-    is_later = and_(_pair > tuple_(heads.c.tenant, heads.c.oldest), _pair <= tuple_(heads.c.tenant, literal(_LAST)))
-    later = select(_seq).where(_HAS_STARTED, is_later).order_by(_tenant, _seq)
-    first = later.limit(literal_column(str(overtakes))).correlate(heads).subquery()
-    overtaken = select(func.count()).select_from(first).scalar_subquery()
-    return select(heads, overtaken.label("overtaken")).order_by(heads.c.number)
-
-
 def _had_turn(dialect: Any) -> Any:
     """A tenant has had its turn; `dialect` is the module with the database's own INSERT."""
     number = select(func.coalesce(func.max(turns.c.number), 0) + 1).scalar_subquery()
@@ -273,9 +225,7 @@ _NONE = "\x7f"
 _OTHERS = Weights(_NONE, _NONE)
 
 _seq, _tenant, _model, _variant = (generations.c[name] for name in ("seq", "tenant", "model", "variant"))
-# what was given back waits again; what failed or was cancelled before its start overtook nothing
-_HAS_STARTED = and_(WAS_CLAIMED, generations.c.status != Status.QUEUED)
-_pair, _place = tuple_(_tenant, _seq), tuple_(generations.c.status, _seq)
+_place = tuple_(generations.c.status, _seq)
 _own = and_(IS_IN_TURN, _tenant == bindparam("tenant"))
 _ENDS = (end(column) for column in (_model, _variant) for end in (func.min, func.max))
 _RANGE = select(*(select(end).where(IS_IN_TURN).scalar_subquery() for end in _ENDS))
@@ -292,7 +242,7 @@ _READY = select(
     select(func.count()).where(IS_IN_TURN).scalar_subquery() + select(func.count()).where(IS_DEFERRED).scalar_subquery()
 )
 _BETWEEN = select(_seq).where(_own, _seq.between(bindparam("first"), bindparam("last"))).order_by(_seq)
-_STARTED = select(_seq, _tenant).where(_HAS_STARTED, _seq > bindparam("oldest"))
+_STARTED = select(_seq, _tenant).where(HAS_STARTED, _seq > bindparam("oldest"))
 # pairs here, too: the history is before what waits, and PostgreSQL would go through it
 _BEFORE = (
     select(_seq)
@@ -305,6 +255,5 @@ _BEFORE = (
     .limit(1)
 )
 _TURNS = select(turns)
-_DIALECTS: dict[str, Any] = {"postgresql": postgresql, "sqlite": sqlite}
-_HAD = {name: _had_turn(each) for name, each in _DIALECTS.items()}
-_SKIPPED = {name: _was_skipped(each) for name, each in _DIALECTS.items()}
+_HAD = {name: _had_turn(each) for name, each in DIALECTS.items()}
+_SKIPPED = {name: _was_skipped(each) for name, each in DIALECTS.items()}

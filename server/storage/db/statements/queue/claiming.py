@@ -11,6 +11,7 @@ from server.core.generation import Generation, Status
 from server.storage.db.schema import IS_CLAIMABLE, IS_DEFERRED, IS_IN_TURN, attempts, generations
 from server.storage.db.session import Pool, Repository, Session, in_thread, in_thread_of
 from server.storage.db.statements import fair_queue
+from server.storage.db.statements.queue.heads import Census
 from server.storage.db.statements.rows import from_row
 
 MOST_AT_ONCE = 16
@@ -39,6 +40,7 @@ class Claiming(Repository):
     def __init__(self, session: Session, max_overtakes: int) -> None:
         super().__init__(session)
         self._max_overtakes = max_overtakes
+        self._census = Census()
         self._asking: list[_Ask] = []
         self._answering: asyncio.Task[None] | None = None
 
@@ -89,7 +91,7 @@ class Claiming(Repository):
             if self.is_shared:
                 # one after the other, as in SQLite: two concurrent claims would both take the same tenant's turn
                 tx.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
-            heads = fair_queue.Heads(tx, self._max_overtakes)
+            heads = fair_queue.Heads(tx, self._max_overtakes, self._census, counts=True)
             for ask in (ask for group in alike.values() for ask in group):
                 taken = self._claim_next(tx, heads, ask)
                 if taken is None:
@@ -141,7 +143,7 @@ class Claiming(Repository):
     def next(self, holding: Weights | None) -> Generation | None:
         """The generation that a claim would take now; None when nothing waits."""
         with self._session.read() as tx:
-            taken = fair_queue.next_taken(tx, holding, self._max_overtakes)
+            taken = fair_queue.Heads(tx, self._max_overtakes, self._census, counts=False).take(holding)
             if taken is None:
                 return None
             row = tx.execute(select(generations).where(generations.c.seq == taken.generation.seq)).mappings().one()
