@@ -45,8 +45,8 @@ def fleets(options: Namespace) -> Iterator[Fleet]:
 
 
 def baseline(options: Namespace) -> Fleet:
-    """One device on one server."""
-    return Fleet(1, 1, Pace(options.generation[0]), LEAST_RATE)
+    """One device on one server, with short generations, so that there are some to measure."""
+    return Fleet(1, 1, Pace(min(1.0, *options.generation)), LEAST_RATE)
 
 
 def on_postgresql(options: Namespace, workload: Workload, window: Window) -> Iterator[dict[str, Any]]:

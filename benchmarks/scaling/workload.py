@@ -14,7 +14,7 @@ from server.core.catalogue import load_catalogue
 from server.core.generation import Generation, Origin, Status
 from server.core.settings.sections import ModelSettings
 from server.storage.db.connection import open_database
-from server.storage.db.schema import generations
+from server.storage.db.schema import generations, turns
 from server.storage.db.statements.rows import to_row
 
 SEED = 20261130
@@ -40,7 +40,7 @@ class Requests:
 
     def __init__(self, workload: Workload, seed: int = SEED) -> None:
         self._dice = random.Random(seed)
-        self._tenants = [f"tenant-{number:05}" for number in range(workload.tenants)]
+        self.tenants = [f"tenant-{number:05}" for number in range(workload.tenants)]
         self._models = list(load_catalogue(ModelSettings()))[: workload.models]
         self._shares = SHARES[: workload.models]
 
@@ -50,7 +50,7 @@ class Requests:
         return Generation(
             id=str(UUID(int=self._dice.getrandbits(128), version=4)),
             model=self._dice.choices(self._models, self._shares)[0],
-            tenant=self._dice.choice(self._tenants),
+            tenant=self._dice.choice(self.tenants),
             status=Status.QUEUED,
             origin=Origin.QUEUE,
             enqueued_at=time.time(),
@@ -67,6 +67,11 @@ def fill(url: str | URL, workload: Workload) -> None:
     engine = open_database(url)
     for rows in (ended, waiting):
         _record(engine, rows)
+    if workload.history:
+        with engine.begin() as tx:
+            # those who have a history have had turns
+            numbered = enumerate(requests.tenants, start=1)
+            tx.execute(insert(turns), [{"tenant": each, "number": number, "passed": 0} for number, each in numbered])
     if engine.dialect.name == "postgresql":
         # as its autovacuum does within a minute
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as tx:

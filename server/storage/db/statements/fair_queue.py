@@ -164,7 +164,7 @@ def _heads(
     held = Weights(_NONE, _NONE) if holding is None else holding
     found = tx.execute(select_heads(most, max_overtakes, crowded=crowded), held._asdict()).all()
     if census is not None and found:
-        census.count(tx, found[0].waiting)
+        census.count(tx, found[0].waiting, found[0].had_turns)
     is_whole = len(found) < most
     if not is_whole and found[0].most_passed >= max_overtakes:
         # some tenant may be skipped no more, whether it is among these or not: the first one is next

@@ -35,7 +35,7 @@ from server.storage.db.schema import IS_IN_TURN, WAS_CLAIMED, generations, turns
 MANY = 128
 """From so many waiting tenants on, the first in turn are found from the turns."""
 
-CENSUS_SECONDS = 2.0
+CENSUS_SECONDS = 10.0
 """So long after it came, a tenant that never had a turn may be overlooked where so many wait."""
 
 _LAST = 2**31 - 1
@@ -61,11 +61,12 @@ class Census:
         """Whether most tenants waited when they were counted last, and that was not long ago."""
         return self._were_many and not self.is_due
 
-    def count(self, tx: Connection, waiting: int) -> None:
-        """So many tenants wait: if they are many, let each have a row in the turns, and compare with all of these."""
+    def count(self, tx: Connection, waiting: int, had_turns: int) -> None:
+        """So many tenants wait, and so many of them have a row in the turns: if they are many, let each have one."""
         self._counted_at, self._were_many = time.monotonic(), False
         if waiting >= MANY:
-            tx.execute(_ADDED[tx.dialect.name])
+            if had_turns < waiting:
+                tx.execute(_ADDED[tx.dialect.name])
             self._were_many = (tx.scalar(select(func.count()).select_from(turns)) or 0) <= 2 * waiting
 
 
@@ -84,14 +85,18 @@ def _oldest(tenants: CTE | Subquery | Table, *conditions: ColumnElement[bool]) -
 
 
 def _in_order_of_turns(most: int) -> Subquery:
-    """The first `most` tenants in turn that have something waiting; how many these are without the limit, and the most
-    that any of them was skipped.
+    """The first `most` tenants in turn that have something waiting; without the limit, the most that any of these was
+    skipped, how many they are, and how many of them have a row in the turns.
     """
     tenants = _waiting_tenants()
     number, passed = (func.coalesce(column, 0) for column in (turns.c.number, turns.c.passed))
     # the numbers of turns are different: only those who had none come in the order of their oldest
     age = case((number == 0, _oldest(tenants)), else_=0)
-    of_all = func.max(passed).over().label("most_passed"), func.count().over().label("waiting")
+    of_all = (
+        func.max(passed).over().label("most_passed"),
+        func.count().over().label("waiting"),
+        func.count(turns.c.tenant).over().label("had_turns"),
+    )
     return (
         select(tenants.c.tenant, number.label("number"), passed.label("passed"), age.label("age"), *of_all)
         .select_from(tenants.outerjoin(turns, turns.c.tenant == tenants.c.tenant))
