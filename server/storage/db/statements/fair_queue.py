@@ -1,8 +1,8 @@
 """The order of `server.core.fair_queue`, on the records: which generation is next, and the places of those that wait.
 
 A claim does not read the whole queue, nor all tenants: it reads the first FEW in turn, and all only if the generation
-that is next is none of theirs. Which these are `statements.queue.heads` finds. A place depends on
-all before it, where several models or variants wait.
+that is next is none of theirs. `queue.heads` finds these. A place depends on all before it, where several models or
+variants wait.
 
 Statements are built once, at the end of this module: building one takes longer than executing it.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Select,
     and_,
     bindparam,
     func,
@@ -61,7 +62,7 @@ class Heads:
     def _read(self, holding: Weights | None) -> Taken | None:
         self.forget()
         deferred = _deferred(self._tx)
-        if not deferred or self._tx.scalar(_BEFORE, {"behind": deferred[0].behind}) is not None:
+        if not deferred or self._tx.scalar(_BEFORE[_by_pairs(self._tx)], {"behind": deferred[0].behind}) is not None:
             queue, is_whole = self._first_few(holding)
             taken = queue.take(holding)
             if taken is not None and (holding is None or taken.generation.weights == holding):
@@ -162,7 +163,7 @@ def _heads(
 ) -> tuple[FairQueue, bool]:
     """As much of the queue as the next claim depends on, of at most so many tenants; and whether these are all."""
     held = Weights(_NONE, _NONE) if holding is None else holding
-    found = tx.execute(select_heads(most, max_overtakes, crowded=crowded), held._asdict()).all()
+    found = tx.execute(select_heads(most, max_overtakes, by_pairs=_by_pairs(tx), crowded=crowded), held._asdict()).all()
     if census is not None and found:
         census.count(tx, found[0].waiting, found[0].had_turns)
     is_whole = len(found) < most
@@ -206,6 +207,23 @@ def _turns(tx: Connection) -> dict[str, Turn]:
     return {row.tenant: Turn(row.number, row.passed) for row in tx.execute(_TURNS)}
 
 
+def _by_pairs(tx: Connection) -> bool:
+    """Whether pairs are compared where an index has both columns, so that no other index is thought to be better."""
+    return tx.dialect.name == "postgresql"
+
+
+def _select_before(*, by_pairs: bool) -> "Select[int]":
+    """One that waits in turn and is not younger than some number."""
+    if by_pairs:
+        # the history is before what waits, and PostgreSQL would go through it
+        first, last = tuple_(literal(Status.QUEUED), literal(0)), tuple_(literal(Status.QUEUED), bindparam("behind"))
+        is_before = and_(_place > first, _place <= last)
+    else:
+        is_before = and_(generations.c.status == Status.QUEUED, _seq <= bindparam("behind"))
+    is_in_turn = (generations.c[name].is_(None) for name in ("completed_at", "deferred_behind", "awaited_input"))
+    return select(_seq).where(is_before, *is_in_turn).order_by(generations.c.status, _seq).limit(1)
+
+
 def _had_turn(dialect: Any) -> Any:
     """A tenant has had its turn; `dialect` is the module with the database's own INSERT."""
     number = select(func.coalesce(func.max(turns.c.number), 0) + 1).scalar_subquery()
@@ -243,17 +261,7 @@ _READY = select(
 )
 _BETWEEN = select(_seq).where(_own, _seq.between(bindparam("first"), bindparam("last"))).order_by(_seq)
 _STARTED = select(_seq, _tenant).where(HAS_STARTED, _seq > bindparam("oldest"))
-# pairs here, too: the history is before what waits, and PostgreSQL would go through it
-_BEFORE = (
-    select(_seq)
-    .where(
-        _place > tuple_(literal(Status.QUEUED), literal(0)),
-        _place <= tuple_(literal(Status.QUEUED), bindparam("behind")),
-    )
-    .where(*(generations.c[name].is_(None) for name in ("completed_at", "deferred_behind", "awaited_input")))
-    .order_by(generations.c.status, _seq)
-    .limit(1)
-)
+_BEFORE = {by_pairs: _select_before(by_pairs=by_pairs) for by_pairs in (False, True)}
 _TURNS = select(turns)
 _HAD = {name: _had_turn(each) for name, each in DIALECTS.items()}
 _SKIPPED = {name: _was_skipped(each) for name, each in DIALECTS.items()}

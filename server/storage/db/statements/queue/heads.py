@@ -123,7 +123,7 @@ def _in_order_of_turns_of_a_crowd(most: int, overtakes: int) -> Subquery:
 
 
 @cache
-def select_heads(most: int, overtakes: int, *, crowded: bool = False) -> "Select[Any]":
+def select_heads(most: int, overtakes: int, *, by_pairs: bool, crowded: bool = False) -> "Select[Any]":
     """Tenants in the order of their turns, each with its oldest that waits, its oldest of a model, and its oldest of a
     variant of that; and how many went before its oldest, of which no more than the bound count.
 
@@ -138,8 +138,12 @@ def select_heads(most: int, overtakes: int, *, crowded: bool = False) -> "Select
         _oldest(tenants, of_model).label("of_model"),
         _oldest(tenants, of_variant).label("of_variant"),
     ).subquery("heads")
-    # pairs, and not the tenant by itself: PostgreSQL would go through all younger ones instead of the tenant's own
-    is_later = and_(_pair > tuple_(heads.c.tenant, heads.c.oldest), _pair <= tuple_(heads.c.tenant, literal(_LAST)))
+    if by_pairs:
+        # PostgreSQL would go through all younger generations for the tenant's own
+        is_later = and_(_pair > tuple_(heads.c.tenant, heads.c.oldest), _pair <= tuple_(heads.c.tenant, literal(_LAST)))
+    else:
+        # SQLite would go through all of the tenant's own
+        is_later = and_(_tenant == heads.c.tenant, _seq > heads.c.oldest)
     later = select(_seq).where(HAS_STARTED, is_later).order_by(_tenant, _seq)
     first = later.limit(literal_column(str(overtakes))).correlate(heads).subquery()
     overtaken = select(func.count()).select_from(first).scalar_subquery()
