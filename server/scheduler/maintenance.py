@@ -123,7 +123,7 @@ class Maintenance:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
-                if await self._store.history.queued():
+                if await self._store.attempts.has_work():
                     self._devices.wake()
             except (RecordsUnavailableError, SQLAlchemyError) as error:
                 log.warning("the queue cannot be read: %s", error)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_wal
 
 
 class PostgresServer:
-    """A cluster of databases, removed by `stop`."""
+    """A cluster of databases, removed by `stop`; `settings` are in PostgreSQL's words, `name=value`."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Sequence[str] = QUICK) -> None:
+        self._settings = settings
         # not pytest's folder: PostgreSQL's user cannot read it, and its path is too long for a socket
         self.folder = Path(tempfile.mkdtemp(prefix="paddock-pg-"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -45,7 +47,7 @@ class PostgresServer:
         return self.folder / "data"
 
     def _run(self) -> None:
-        options = [part for setting in QUICK for part in ("-c", setting)]
+        options = [part for setting in self._settings for part in ("-c", setting)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [program("postgres"), "-D", self._data, "-k", self.folder, "-h", "", *options],
@@ -78,10 +80,16 @@ class PostgresServer:
         """The URL of a database."""
         return f"postgresql://paddock@/{database}?host={self.folder}"
 
-    def create(self) -> str:
-        """Create an empty database and return its name."""
+    @property
+    def pid(self) -> int:
+        """The number of its first process, the parent of all others."""
+        assert self._process is not None, "it is started"
+        return self._process.pid
+
+    def create(self, template: str = "template1") -> str:
+        """Create a database, empty or a copy of another one that nobody uses, and return its name."""
         name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
     def drop(self, name: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.core.fair_queue import Exclusions, FairQueue, Waiting, predicted_order
 from server.core.generation import Generation
-from server.storage.db.statements import fair_queue
+from server.storage.db.statements.queue import exclusions as excluded_heads
 from tests.contract.store.examples import emptied, need, of_tenants, released
 from tests.support.records import StandaloneStore as Store
 
@@ -57,7 +57,7 @@ async def test_a_variant_is_left_and_its_model_is_not(store: Store) -> None:
 async def test_a_device_looks_past_so_many_variants_that_it_cannot_make(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fair_queue, "MOST_LOOKED_AT", 3)
+    monkeypatch.setattr(excluded_heads, "MOST_LOOKED_AT", 3)
     queued = await of_tenants(store, "xxxxyx", ["a1", "a1", "a1", "a", "a", "b"])
 
     assert names(queued, await taken_by(store, None, without("a1"))) == [4, 5]

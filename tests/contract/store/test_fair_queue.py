@@ -4,15 +4,18 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from server.core.fair_queue import Weights
 from server.core.generation import Generation, Status
 from server.storage.db.records import (
     Filters,
     QueueLimits,
 )
+from server.storage.db.statements.queue import claiming, fair_queue, heads
 from tests.contract.store.examples import (
     Clock,
     emptied,
@@ -278,6 +281,7 @@ async def test_a_device_goes_on_with_its_model_past_anothers_turn_within_the_bou
     holding=st.lists(st.none() | MODELS, min_size=1, max_size=2),
     bound=st.integers(0, 3),
     late=st.lists(st.tuples(st.sampled_from("xyz"), MODELS), max_size=4),
+    few=st.integers(1, 4),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_tenants_and_models_are_taken_in_the_predicted_order_and_none_waits_beyond_its_turn(
@@ -286,6 +290,7 @@ def test_tenants_and_models_are_taken_in_the_predicted_order_and_none_waits_beyo
     holding: list[str | None],
     bound: int,
     late: list[tuple[str, str]],
+    few: int,
     url: str,
 ) -> None:
     async def play() -> None:
@@ -320,4 +325,92 @@ def test_tenants_and_models_are_taken_in_the_predicted_order_and_none_waits_beyo
             for place, seq in enumerate(seqs):
                 assert sum(earlier > seq for earlier in seqs[:place]) <= bound
 
-    asyncio.run(play())
+    # as if there were too many tenants to read all for each claim
+    with patch.object(fair_queue, "FEW", few):
+        asyncio.run(play())
+
+
+Ask = tuple[str, float, Weights | None]
+
+
+def in_transactions(asks: Sequence[Ask], most: int) -> list[Ask]:
+    """Asks in the order in which they are answered, so many in a transaction, those for the same weights together."""
+    in_order: list[Ask] = []
+    while left := [ask for ask in asks if ask not in in_order]:
+        held = list(dict.fromkeys(holding for _, _, holding in left))
+        in_order += sorted(left, key=lambda ask: held.index(ask[2]))[:most]
+    return in_order
+
+
+@given(
+    entries=st.lists(st.tuples(st.sampled_from("uvwxyz"), MODELS), min_size=1, max_size=14),
+    before=st.lists(st.none() | MODELS, max_size=4),
+    holding=st.lists(st.none() | MODELS, min_size=1, max_size=6),
+    bound=st.integers(0, 3),
+    few=st.integers(1, 7),
+    most=st.integers(1, 4),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_claims_in_one_transaction_are_those_of_devices_that_ask_one_after_another(
+    entries: list[tuple[str, str]],
+    before: list[str | None],
+    holding: list[str | None],
+    bound: int,
+    few: int,
+    most: int,
+    url: str,
+) -> None:
+    async def play(*, together: bool) -> list[int | None]:
+        store = emptied(url, max_overtakes=bound)
+        first = (await of_tenants(store, *zip(*entries, strict=True)))[0]
+        for model in before:
+            await store.attempts.claim("me", 60, need(model))
+        asks = [(f"me/{number}", 60, need(model)) for number, model in enumerate(holding)]
+        if together:
+            found = await asyncio.gather(*(store.attempts.claim(*ask) for ask in asks))
+        else:
+            taken = {ask: await store.attempts.claim(*ask) for ask in in_transactions(asks, most)}
+            found = [taken[ask] for ask in asks]
+        offset = (await everything_of(store, first.tenant))[-1].seq
+        log = {(entry["generation_id"], entry["owner"]) for entry in await store.attempt_log()}
+        store.close()
+        assert {(one.id, one.owner) for one in found if one is not None} <= log
+        return [None if one is None else one.seq - offset for one in found]
+
+    with patch.object(fair_queue, "FEW", few), patch.object(claiming, "MOST_AT_ONCE", most):
+        assert asyncio.run(play(together=True)) == asyncio.run(play(together=False))
+
+
+@given(
+    entries=st.lists(st.tuples(st.sampled_from("uvwxyz"), MODELS), min_size=1, max_size=14),
+    before=st.lists(st.none() | MODELS, max_size=5),
+    holding=st.lists(st.none() | MODELS, min_size=1, max_size=8),
+    bound=st.integers(0, 3),
+    few=st.integers(1, 7),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_same_is_taken_where_the_first_in_turn_are_found_from_the_turns(
+    entries: list[tuple[str, str]],
+    before: list[str | None],
+    holding: list[str | None],
+    bound: int,
+    few: int,
+    url: str,
+) -> None:
+    async def play(many: int) -> list[int | None]:
+        store = emptied(url, max_overtakes=bound)
+        await of_tenants(store, *zip(*entries, strict=True))
+        offset = min([one.seq for one in await everything_of(store, "uvwxyz")])
+        with patch.object(heads, "MANY", many), patch.object(heads, "CENSUS_SECONDS", 1e9):
+            early = [held for model in before if (held := await store.attempts.claim("me", 60, need(model)))]
+            for given_back in early[::3]:
+                await released(store, given_back)
+            for deadly in early[1::3]:
+                await released(store, replace(deadly, server_deaths=3))
+            told = [await store.attempts.next(need(model)) for model in holding[:1]]
+            taken = [await store.attempts.claim("me", 60, need(model)) for model in holding]
+        store.close()
+        return [one and one.seq - offset for one in (*told, *taken)]
+
+    with patch.object(fair_queue, "FEW", few):
+        assert asyncio.run(play(many=1)) == asyncio.run(play(many=10**9))

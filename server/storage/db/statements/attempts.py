@@ -1,92 +1,28 @@
-"""Claims on generations, and the results of the attempts that hold them."""
+"""The results of attempts, and the claims that they hold."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import func, select, update
 
-from server.core.fair_queue import NOTHING, Exclusions, Weights
 from server.core.generation import Generation, Outcome, Status
 from server.core.retry import NextStep, RetryDecision
-from server.storage.db.schema import IS_CLAIMABLE, attempts, generations
-from server.storage.db.session import Repository, Session, in_thread
-from server.storage.db.statements import fair_queue
+from server.storage.db.schema import generations
+from server.storage.db.session import in_thread
+from server.storage.db.statements.queue import fair_queue
+from server.storage.db.statements.queue.claiming import Claiming
 from server.storage.db.statements.rows import from_row
 from server.storage.db.statements.transitions import change, finish, requeue
 
-_CLAIMING = 0x5041_0003
 # begins the name of no owner
 _NO_SERVER = "-/"
 
 
-class Attempts(Repository):
+class Attempts(Claiming):
     """Claims generations for devices, and records how the attempts go.
 
-    `max_overtakes` bounds how many generations may go before an older one that needs other weights, and before
-    another tenant's turn (`server.core.fair_queue`). A method that takes the `held` generation raises
-    StaleAttemptError if that attempt no longer holds it.
+    A method that takes the `held` generation raises StaleAttemptError if that attempt no longer holds it.
     """
-
-    def __init__(self, session: Session, max_overtakes: int) -> None:
-        super().__init__(session)
-        self._max_overtakes = max_overtakes
-
-    @in_thread
-    def claim(
-        self, owner: str, lease: float, holding: Weights | None = None, exclusions: Exclusions = NOTHING
-    ) -> Generation | None:
-        """Claim the next generation for a device that holds the weights `holding`, for `lease` seconds.
-
-        `server.core.fair_queue` says which generation is next, of those that are not excluded.
-        """
-        with self._session.write() as tx:
-            if self.is_shared:
-                # one after the other, as in SQLite: two concurrent claims would both take the same tenant's turn
-                tx.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
-            while (taken := fair_queue.next_taken(tx, holding, self._max_overtakes, exclusions)) is not None:
-                claimed = self._claim(tx, taken.generation.seq, owner, lease)
-                if claimed is not None:
-                    fair_queue.note(tx, taken)
-                    return claimed
-            return None
-
-    @in_thread
-    def next(self, holding: Weights | None, exclusions: Exclusions = NOTHING) -> Generation | None:
-        """The generation that a claim would take now; None when nothing waits."""
-        with self._session.read() as tx:
-            taken = fair_queue.next_taken(tx, holding, self._max_overtakes, exclusions)
-            if taken is None:
-                return None
-            row = tx.execute(select(generations).where(generations.c.seq == taken.generation.seq)).mappings().one()
-            return from_row(row)
-
-    def _claim(self, tx: Connection, seq: int, owner: str, lease: float) -> Generation | None:
-        """Claim a queued generation; None when it has just been cancelled."""
-        now = self._session.now()
-        row = (
-            tx.execute(
-                update(generations)
-                .where(generations.c.seq == seq, IS_CLAIMABLE)
-                .values(
-                    status=Status.PROCESSING,
-                    owner=owner,
-                    attempt=generations.c.attempt + 1,
-                    lease_until=now + lease,
-                    started_at=now,
-                    deferred_behind=None,
-                )
-                .returning(generations)
-            )
-            .mappings()
-            .one_or_none()
-        )
-        if row is None:
-            return None
-        claimed = from_row(row)
-        tx.execute(
-            insert(attempts).values(generation_id=claimed.id, attempt=claimed.attempt, owner=owner, started_at=now)
-        )
-        return claimed
 
     @in_thread
     def renew(

@@ -14,8 +14,8 @@ from server.core.generation import Generation, Status
 from server.storage.db.records import Filters, Listing, Placed, SearchesBusyError
 from server.storage.db.schema import event_counters, generations
 from server.storage.db.session import Pool, Repository, Session, in_thread_of
-from server.storage.db.statements import fair_queue
 from server.storage.db.statements.live_progress import lives_of
+from server.storage.db.statements.queue import fair_queue
 from server.storage.db.statements.rows import count_queued, find, from_row, is_among
 
 LIST_LIMIT = 1000
