@@ -213,7 +213,7 @@ class Cog(Rival):
 def running(folder: Path, packages: Path) -> Iterator[dict[str, tuple[Rival, float]]]:
     """All servers by name, started one after another, with the seconds to the first video."""
     with ExitStack() as stack:
-        found = {}
+        found: dict[str, tuple[Rival, float]] = {}
         for kind in (Paddock, LitServe, Cog):
             rival = kind(folder, packages)
             stack.callback(rival.stop)

@@ -92,7 +92,8 @@ def main() -> None:
 
     records = Records(options.records)
     runner = Runner.load(ModelSpec("demo", fps=16), options.folder, "cpu")
-    setting = Setting(*options.size, options.steps, options.guidance)
+    width, height, num_frames = options.size
+    setting = Setting(width, height, num_frames, options.steps, options.guidance)
     answers, rows = [], []
     for index, question in enumerate(questions(options.images)):
         image = image_of(question, setting.width, setting.height)

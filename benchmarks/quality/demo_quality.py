@@ -214,8 +214,10 @@ def main() -> None:
         print(f"judge {name:10}  " + "  ".join(f"{what} {share:6.1%}" for what, share in figures.items()))
     records = Records(options.records)
     runner = Runner.load(ModelSpec("demo", fps=16), options.folder, "cpu")
+    width, height, num_frames = options.size
     settings = [
-        Setting(*options.size, options.steps, guidance, step_cache=options.step_cache) for guidance in options.guidance
+        Setting(width, height, num_frames, options.steps, guidance, step_cache=options.step_cache)
+        for guidance in options.guidance
     ]
     result["quality"] = {}
     for setting in settings:

@@ -39,7 +39,8 @@ def main() -> None:
     options = parser.parse_args()
 
     runner = Runner.load(ModelSpec("demo", fps=16), options.folder, "cpu")
-    setting = Setting(*options.size, options.steps, options.guidance)
+    width, height, num_frames = options.size
+    setting = Setting(width, height, num_frames, options.steps, options.guidance)
     rows, seconds = [], []
     for prompt in options.prompt:
         begun = time.monotonic()

@@ -58,7 +58,7 @@ class Moments:
         stage, step = event.get("stage"), event.get("step")
         if event["status"] in TERMINAL:
             self.done = at
-        elif stage == Stage.DECODE and step > 1:
+        elif stage == Stage.DECODE and (step or 0) > 1:
             self.decoded = at
         elif stage == Stage.PROMPT:
             self.received = at

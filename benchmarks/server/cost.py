@@ -72,7 +72,9 @@ GRID = [
 def grid() -> tuple[list[RunDurations], list[tuple[str, ...]], list[dict[str, Any]]]:
     """Make every video of the grid; returns the durations, the table and the figures."""
     runner = Runner.load(ModelSpec("demo", fps=16), demo_folder(), "cpu")
-    runs, rows, figures = [], [], []
+    runs: list[RunDurations] = []
+    rows: list[tuple[str, ...]] = []
+    figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for size in sorted(GRID, key=lambda size: size.pixels):
             reports: list[Progress] = []

@@ -35,7 +35,7 @@ from server.storage.db.records import QueueLimits
 from tests.support.records import StandaloneStore
 from tests.support.server_process import MODEL, SMALL, ServerProcess
 
-MANY = {"max_connections_per_address": "4096"}
+MANY: dict[str, Any] = {"max_connections_per_address": "4096"}
 PARAMS = VideoParams("an ox by a lake", " ", 240, 416, 33, 16, 5.0, 1)
 BATCH = 5000
 PAUSE_SECONDS = 0.02

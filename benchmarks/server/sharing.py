@@ -64,7 +64,8 @@ async def _measure(url: str, rounds: int) -> dict[str, float]:
                 seconds["without"].append(await _timed(lambda: silent.submissions.insert([_new()], QueueLimits(10**6))))
                 began = time.perf_counter()
                 seconds["with"].append(await _timed(lambda: here.submissions.insert([_new()], QueueLimits(10**6))))
-                await there.history.changed(await anext(changes) or ())
+                ids = await anext(changes)
+                await there.history.changed(ids or ())
                 seconds["heard"].append(time.perf_counter() - began - seconds["with"][-1])
         held = [each for _ in range(DEVICES) if (each := await here.attempts.claim("here/device", 60)) is not None]
         lives = {(each.id, each.attempt): Live(0.5, 60.0, "denoising", 8, 16, 8) for each in held}
