@@ -200,8 +200,53 @@ def test_a_text_models_image_is_answered_with_the_other_models_defaults(page: Pa
     expect(page.locator("#results .card").first.locator(".facts")).to_contain_text(f"made by {I2V}")
 
 
-def test_a_model_for_text_alone_offers_no_image(page: Page) -> None:
+def test_a_text_model_begins_with_an_image_by_its_own_weights(page: Page, server: ServerProcess) -> None:
+    page.get_by_role("combobox", name="Model").select_option(DEFAULT_MODEL)
+    page.get_by_label("Prompt", exact=True).fill("an ox")
+    for label, value in SIZES.items():
+        page.get_by_role("spinbutton", name=label).fill(str(value))
+    approximate = page.get_by_label("approximate")
+    expect(approximate).to_be_hidden()
+    page.evaluate(DROP, [base64.b64encode(encoded(drawn(seed=25))).decode(), "drop"])
+    expect(approximate).not_to_be_checked()
+    approximate.check()
+
+    row = generated(page, server)
+
+    assert (row["image_mode"], row["model_name"]) == ("first_frame", DEFAULT_MODEL)
+    assert "answered_by" not in row
+    card = page.locator("#results .card").first
+    expect(card.locator(".facts")).to_contain_text("image by text weights")
+    approximate.uncheck()
+    page.get_by_role("button", name="Remove image").click()
+    card.get_by_role("button", name="Use these settings").click()
+    expect(approximate).to_be_checked()
+    page.get_by_role("tab", name="API").click()
+    expect(page.locator("#api-code")).to_contain_text('"image_mode": "first_frame"')
+
+
+def test_a_model_for_text_alone_takes_an_image_by_its_own_weights_only(page: Page) -> None:
     page.get_by_role("combobox", name="Model").select_option("wan-ai-wan2-1-t2v-1-3b-diffusers")
-    expect(page.get_by_label("First frame", exact=True)).to_be_hidden()
     page.evaluate(DROP, [base64.b64encode(encoded(drawn())).decode(), "paste"])
-    expect(page.locator("#image-shown")).to_be_hidden()
+    expect(page.locator("#image-shown")).to_be_visible()
+    expect(page.get_by_label("approximate")).to_be_checked()
+    expect(page.get_by_label("approximate")).to_be_disabled()
+
+
+@pytest.mark.parametrize(("sides", "shape"), [((120, 200), "9:16"), ((200, 160), "4:3"), ((90, 100), "1:1")])
+def test_the_size_follows_the_shape_of_the_image(sides: tuple[int, int], shape: str, page: Page) -> None:
+    page.get_by_role("button", name="16:9").click()
+    page.get_by_role("button", name="240p").click()
+    image = Image.new("RGB", sides, "teal")
+    page.evaluate(DROP, [base64.b64encode(encoded(image)).decode(), "drop"])
+    expect(page.get_by_role("button", name=shape)).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="240p")).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_size_of_the_images_shape_stays(page: Page) -> None:
+    page.get_by_role("spinbutton", name="Width").fill("96")
+    page.get_by_role("spinbutton", name="Height").fill("160")
+    page.evaluate(DROP, [base64.b64encode(encoded(Image.new("RGB", (100, 180), "teal"))).decode(), "drop"])
+    expect(page.locator("#image-shown")).to_be_visible()
+    page.wait_for_timeout(300)
+    expect(page.get_by_role("spinbutton", name="Width")).to_have_value("96")

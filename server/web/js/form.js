@@ -2,7 +2,7 @@
 
 import { h, say } from "./dom.js";
 import { parameters, title } from "./settings.js";
-import { nearest, RATIOS, RESOLUTIONS, sizeOf } from "./sizes.js";
+import { nearest, RATIOS, RESOLUTIONS, shapeOf, sizeOf } from "./sizes.js";
 import { t } from "./strings.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
@@ -49,6 +49,11 @@ export class Form extends EventTarget {
   fill(values) {
     for (const [name, value] of Object.entries(values)) this.#fields.get(name)?.set(value);
     this.#changed();
+  }
+
+  /** Takes the shape of an input with these sides, unless it has that shape. */
+  fit(width, height) {
+    this.#sizes?.fit(width, height);
   }
 
   /** Every field at its default. */
@@ -179,14 +184,12 @@ class Field {
 class Sizes {
   #ratio = "16:9";
   #resolution = "480p";
+  #shape = "16:9";
 
   constructor(limits, choose) {
     this.limits = limits;
-    const pick = (change) => () => {
-      const { ratio, resolution } = { ratio: this.#ratio, resolution: this.#resolution, ...change };
-      const [width, height] = sizeOf(resolution, ratio, limits);
-      choose({ width, height });
-    };
+    this.choose = choose;
+    const pick = (change) => () => this.#pick(change);
     const group = (label, names, change) =>
       h(
         "div",
@@ -199,10 +202,21 @@ class Sizes {
     this.element = h("div", { class: "sizes" }, this.ratios, this.resolutions);
   }
 
+  #pick(change) {
+    const { ratio, resolution } = { ratio: this.#ratio, resolution: this.#resolution, ...change };
+    const [width, height] = sizeOf(resolution, ratio, this.limits);
+    this.choose({ width, height });
+  }
+
+  fit(width, height) {
+    const ratio = shapeOf(width, height);
+    if (ratio !== this.#shape) this.#pick({ ratio });
+  }
+
   /** Shows which buttons the size is of. */
   mark(width, height) {
     const { ratio, resolution, exact } = nearest(width, height, this.limits);
-    [this.#ratio, this.#resolution] = [ratio, resolution];
+    [this.#ratio, this.#resolution, this.#shape] = [ratio, resolution, shapeOf(width, height)];
     for (const [group, name] of [[this.ratios, ratio], [this.resolutions, resolution]]) {
       for (const button of group.querySelectorAll("button")) {
         button.setAttribute("aria-pressed", String(exact && button.dataset.name === name));

@@ -22,7 +22,7 @@ const PLACEHOLDERS = { image: "data:image/png;base64,…", video: "upload:…" }
  * One input of the form. `name` is the parameter, `id` what the ids of its elements begin with. The first frame's field
  * also takes what is pasted, and with that of the video what is dropped on the form beside another such field.
  *
- * Fires "change" when there is another file, or none any more.
+ * Fires "change" when there is another file, or none any more; and "chosen" when a person has chosen one.
  */
 export class InputField extends EventTarget {
   #id;
@@ -90,6 +90,20 @@ export class InputField extends EventTarget {
     return PLACEHOLDERS[this.#kind];
   }
 
+  /** Its width and height as soon as they are known; null if it cannot be shown. */
+  async sides() {
+    const shown = this.#part("shown");
+    if (this.#kind === "image") {
+      await shown.decode().catch(() => {});
+    } else if (!shown.videoWidth) {
+      await new Promise((resolve) => {
+        for (const each of ["loadedmetadata", "error"]) shown.addEventListener(each, resolve, { once: true });
+      });
+    }
+    const [width, height] = this.#kind === "image" ? [shown.naturalWidth, shown.naturalHeight] : [shown.videoWidth, shown.videoHeight];
+    return width && height ? [width, height] : null;
+  }
+
   set(file) {
     this.#choice += 1;
     if (file === this.#value) return;
@@ -123,6 +137,7 @@ export class InputField extends EventTarget {
     const limit = MAX_MB[this.#kind];
     if (file.size > limit * 2 ** 20) return say(this.#part("error"), t("input.large", { limit }));
     this.set(file);
+    this.dispatchEvent(new Event("chosen"));
   }
 }
 

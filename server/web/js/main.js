@@ -98,12 +98,21 @@ class Workbench {
     for (const input of this.inputs) {
       input.addEventListener("change", () => {
         if (input === this.images[0]) this.#continue(null);
+        this.#offerImageMode();
         // a video is made of images or of another video
         if (input.value) for (const other of input === this.video ? this.images : [this.video]) other.set(null);
         $("strength-field").hidden = !this.video.value;
         this.#changed();
       });
     }
+    for (const input of [this.images[0], this.video]) {
+      input.addEventListener("chosen", async () => {
+        const file = input.value;
+        const sides = await input.sides();
+        if (sides && input.value === file) this.form.fit(...sides);
+      });
+    }
+    $("image-mode").addEventListener("change", () => this.#changed());
   }
 
   /** What the form asks for: the schema's parameters, and those of this server's own that are chosen. */
@@ -112,16 +121,24 @@ class Workbench {
       .filter(([id]) => id !== "strength" || this.video.value)
       .map(([id, name]) => [name, ofField(name, $(id).value)]);
     const given = this.#given((input) => input.placeholder);
-    const all = this.images[0].value && this.#isAnswered() ? this.form.changed : this.form.values;
+    const all = this.images[0].value && this.#isAnswered() && !this.#isApproximate ? this.form.changed : this.form.values;
     // what is joined has the size of the video before it
     const named = Object.entries(all).filter(([name]) => !(this.#isJoined && ["width", "height"].includes(name)));
     return { ...Object.fromEntries(named), ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
   }
 
-  /** What of the inputs a request has, each as `valueOf` makes it. */
+  /** What of the inputs a request has, each as `valueOf` makes it, and how it begins with them. */
   #given(valueOf) {
     const given = this.inputs.filter(({ name, value }) => value && !(this.#isJoined && name === IMAGES[0]));
-    return [...given.map((input) => [input.name, valueOf(input)]), ...(this.#isJoined ? [["extend_from", this.continued]] : [])];
+    const named = given.map((input) => [input.name, valueOf(input)]);
+    if (this.#isJoined) named.push(["extend_from", this.continued]);
+    if (this.images[0].value && this.#isApproximate) named.push(["image_mode", "first_frame"]);
+    return named;
+  }
+
+  /** Whether the model's weights for text begin with the image, instead of ones that are trained to. */
+  get #isApproximate() {
+    return !$("image-mode-field").hidden && $("image-mode").checked;
   }
 
   get #isJoined() {
@@ -140,8 +157,14 @@ class Workbench {
     return !this.model.capabilities.input.includes("image");
   }
 
+  /** This server's own parameters that the model takes. */
+  get #own() {
+    return this.model["x-paddock-parameters"] ?? {};
+  }
+
   #takes(model, name = IMAGES[0]) {
-    return name in (this.models.get(model)?.["x-paddock-parameters"] ?? {});
+    const own = this.models.get(model)?.["x-paddock-parameters"] ?? {};
+    return name in own || (name === IMAGES[0] && "image_mode" in own);
   }
 
   #fill(values) {
@@ -150,6 +173,7 @@ class Workbench {
   }
 
   #fillOwn(values) {
+    if (!$("image-mode").disabled) $("image-mode").checked = Boolean(values.image_mode);
     for (const [id, name] of Object.entries(OWN_PARAMETERS)) $(id).value = forField(name, values[name]);
   }
 
@@ -161,8 +185,16 @@ class Workbench {
   #drawFields() {
     offerLoras(this.model.id);
     for (const input of this.inputs) input.offer(this.#takes(this.model.id, input.name));
+    // some take an image in no other way
+    $("image-mode").disabled = !(IMAGES[0] in this.#own);
+    $("image-mode").checked = $("image-mode").disabled;
+    this.#offerImageMode();
     this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
     this.#fillSmall();
+  }
+
+  #offerImageMode() {
+    $("image-mode-field").hidden = !this.images[0].value || !("image_mode" in this.#own);
   }
 
   #choose(model) {
@@ -173,7 +205,7 @@ class Workbench {
 
   #changed() {
     // files are too large to be kept
-    const { input_image: _, end_image_url: __, input_video: ___, extend_from: ____, ...values } = this.values;
+    const { input_image: _, end_image_url: __, input_video: ___, extend_from: ____, image_mode: _____, ...values } = this.values;
     visit.set(DRAFT, JSON.stringify({ model: this.model.id, values }));
     say($("form-error"), "");
     this.api?.draw();
@@ -258,7 +290,7 @@ class Workbench {
       }),
       again: told(async (row) => {
         const { seed: _, width, height, ...others } = settingsOf(row, this.page.schemaOf(row));
-        const settings = { ...others, ...(!row.extend_from && { width, height }), ...(row.image_mode && { image_mode: row.image_mode }) };
+        const settings = { ...others, ...(!row.extend_from && { width, height }) };
         this.open("create");
         // without it the model that was asked would answer
         if (row.answered_by && !row.input_image && !row.extend_from) throw new Error(t("image.gone"));

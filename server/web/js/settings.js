@@ -22,7 +22,7 @@ export function title(name, property) {
 /** Every parameter of a row, with the default where its request named none; this server's own parameters if named. */
 export function settingsOf(row, schema) {
   return Object.fromEntries(
-    [...parameters(schema), ...Object.values(OWN_PARAMETERS).map((name) => [name, {}])]
+    [...parameters(schema), ...[...Object.values(OWN_PARAMETERS), "image_mode"].map((name) => [name, {}])]
       .map(([name, { default: standard }]) => [name, row[name] ?? standard])
       .filter(([, value]) => value !== undefined),
   );
@@ -39,6 +39,7 @@ export function facts(row, schema) {
     rest.run_fast && t("title.run_fast"),
     rest.step_cache && t(`cache.${rest.step_cache}`),
     rest.sampler,
+    rest.image_mode && t("imageMode"),
     rest.strength && t("strength", { strength: rest.strength }),
     toText(rest.loras),
     rest.seed !== undefined && t("seed", { seed: rest.seed }),

@@ -19,6 +19,15 @@ export function sizeOf(resolution, ratio, { maxWidth, maxHeight, maxPixels = Inf
   return scale === 1 ? [width, height] : [side(width), side(height)];
 }
 
+/** The shape that is nearest to that of some sides. */
+export function shapeOf(width, height) {
+  const distance = (ratio) => {
+    const [w, h] = SIZES["480p"][ratio];
+    return Math.abs(Math.log((w / h) * (height / width)));
+  };
+  return RATIOS.reduce((best, ratio) => (distance(ratio) < distance(best) ? ratio : best));
+}
+
 /** The shape and resolution that a size is, or is nearest to. */
 export function nearest(width, height, limits) {
   let best = null;

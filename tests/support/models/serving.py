@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support.models.wan21 import wan21_folder
 from tests.support.models.wan22 import ti2v_5b_folder
 from tests.support.models.wan_image import flf2v_folder, i2v_folder
 from tests.support.server_process import ServerProcess
@@ -19,8 +20,11 @@ def ti2v_models(folder: Path) -> Path:
 
 
 def image_models(folder: Path) -> Path:
-    """A folder of models in which those that take one or two images have small random weights."""
+    """A folder of models in which those that take one or two images, and the one for text that these answer for, have
+    small random weights.
+    """
     weights = {
+        "wan2.1-t2v-14b": wan21_folder,
         "wan2.1-i2v-14b-480p": i2v_folder,
         "wan2.1-flf2v-14b-720p": flf2v_folder,
         "wan2.2-ti2v-5b": ti2v_5b_folder,
