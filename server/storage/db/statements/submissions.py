@@ -8,10 +8,11 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, tuple_, u
 
 from server.core.generation import Generation, Origin, Outcome, Status, sources
 from server.storage.db import search
-from server.storage.db.records import IdempotencyKeyReusedError, IdempotentRequest, QueueLimitError, QueueLimits
+from server.storage.db.records import IdempotencyKeyReusedError, IdempotentRequest, QueueLimits
 from server.storage.db.schema import generations, requests
-from server.storage.db.session import Pool, Repository, in_thread, in_thread_of
-from server.storage.db.statements.rows import count_queued, find, to_row
+from server.storage.db.session import Pool, Repository, Session, in_thread, in_thread_of
+from server.storage.db.statements.queue.limits import LimitCheck
+from server.storage.db.statements.rows import find, to_row
 from server.storage.db.statements.transitions import end_attempt, next_event_number
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
@@ -25,6 +26,10 @@ _SUBMITTING = 0x5041_0002
 
 class Submissions(Repository):
     """Records new generations, and cancels them."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._limits = LimitCheck()
 
     async def insert(
         self, new: Sequence[Generation], limits: QueueLimits, request: IdempotentRequest | None = None
@@ -71,7 +76,7 @@ class Submissions(Repository):
             tenant = new[0].tenant
             if request is not None and (before := self._recorded_before(tx, tenant, request)):
                 return before
-            _check_limits(tx, tenant, sum(generation.status is Status.QUEUED for generation in new), limits)
+            self._limits.check(tx, tenant, sum(generation.status is Status.QUEUED for generation in new), limits)
             new = _numbered(tx, new)
             tx.execute(insert(generations), [to_row(generation) for generation in new])
             search.add(tx, words)
@@ -165,17 +170,6 @@ class Submissions(Repository):
             ).all()
             self.tell(tx, cancelled)
             return len(cancelled)
-
-
-def _check_limits(tx: Connection, tenant: str, more: int, limits: QueueLimits) -> None:
-    """Raise QueueLimitError if a tenant may not have so many more waiting."""
-    waiting = count_queued(tx)
-    if waiting + more > limits.total:
-        raise QueueLimitError(limits.total, is_per_tenant=False)
-    own = count_queued(tx, tenant)
-    most = limits.of(tenant, waiting - own)
-    if own + more > most:
-        raise QueueLimitError(most, is_per_tenant=True)
 
 
 def _numbered(tx: Connection, new: Sequence[Generation]) -> Sequence[Generation]:

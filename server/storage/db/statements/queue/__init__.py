@@ -1,1 +1,1 @@
-"""Claims of what waits, and the beginning of the queue that they read."""
+"""Claims of what waits, the beginning of the queue that they read, and its limits."""
