@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -556,6 +557,33 @@ def test_a_phone_has_room_for_it(visitor: VisitorFactory) -> None:
     assert box is not None
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= 390
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "state"),
+    [
+        ([{"busy": True}, {}], "2 devices · 1 working · 0 waiting", "busy"),
+        ([{}, {"drain": "drained"}, {"health": "unhealthy"}], "3 devices · 0 working · 2 not in use · 0 waiting", "ok"),
+        ([{"drain": "draining", "busy": True}] * 2, "2 devices · 2 working · 2 not in use · 0 waiting", "bad"),
+        ([], "0 devices · 0 working · 0 waiting", "bad"),
+    ],
+)
+def test_several_devices_are_summed_up(
+    visitor: VisitorFactory, server: ServerProcess, changes: list[dict[str, Any]], said: str, state: str
+) -> None:
+    ready = httpx.get(f"{server.url}/readyz").json()
+    devices = [
+        {**ready["devices"][0], "busy": False, "loading": None, **each, "device": f"host-{n}/0"}
+        for n, each in enumerate(changes)
+    ]
+    page = visitor().open()
+    page.route("**/readyz", lambda route: route.fulfill(json={**ready, "queued": 0, "devices": devices}))
+
+    expect(page.locator("#machine-button")).to_have_text(said)
+    expect(page.locator("#machine-button")).to_have_attribute("data-state", state)
+    page.locator("#machine-button").click()
+    for device in devices:
+        expect(page.locator("#machine-facts")).to_contain_text(f"{device['device']}: ")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -15,6 +15,20 @@ function state(device) {
   return t(device.model === null ? "device.empty" : "device.ready");
 }
 
+const isUsable = (device) => device.health === "healthy" && !device.drain;
+const isBusy = (device) => device.busy || device.loading !== null;
+
+/** One device by its name and state; several by how many they are, work, and are not to be used. */
+function summary(devices) {
+  if (devices.length === 1) return [devices[0].device, state(devices[0])];
+  const [busy, unusable] = [devices.filter(isBusy).length, devices.filter((device) => !isUsable(device)).length];
+  return [
+    t("devices", { count: devices.length }),
+    t("devicesBusy", { count: busy }),
+    unusable > 0 && t("devicesUnusable", { count: unusable }),
+  ].filter(Boolean);
+}
+
 const free = (memory) => (memory ? t("free", { free: gib(memory.free), total: gib(memory.total) }) : null);
 
 /** Fires "ready" (detail: what /readyz told) and "trouble" (detail: a sentence). */
@@ -46,9 +60,9 @@ export class Machine extends EventTarget {
   }
 
   #draw(ready) {
-    const [first] = ready.devices;
-    say($("machine-button"), [first.device, state(first), t("queueLength", { count: ready.queued })].join(" · "));
-    $("machine-button").dataset.state = first.health !== "healthy" || first.drain ? "bad" : first.busy || first.loading !== null ? "busy" : "ok";
+    const { devices } = ready;
+    say($("machine-button"), [...summary(devices), t("queueLength", { count: ready.queued })].join(" · "));
+    $("machine-button").dataset.state = !devices.some(isUsable) ? "bad" : devices.some(isBusy) ? "busy" : "ok";
     const line = (name, value) => value && [h("dt", {}, name), h("dd", {}, value)];
     const lines = [
       ...ready.devices.flatMap((device) => [
