@@ -29,10 +29,10 @@ _Key = tuple[str, str, str, str, int, str | None]
 
 @dataclass(frozen=True, slots=True)
 class SeenImage:
-    """An image that the model may see: its digest, and what makes a small JPEG file of it."""
+    """An image that the model may see: its digest, and what makes a small JPEG file of it, or None if it cannot."""
 
     digest: str
-    read: Callable[[], Awaitable[bytes]]
+    read: Callable[[], Awaitable[bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
