@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from paddock import Client
 from tests.contract.test_image_input import drawn, in_base64
 from tests.support.chat_server import KEY, MODEL, ChatServer, chat_server, held, saying, sending
+from tests.support.command_line import Typed
 from tests.support.models.serving import TI2V, ti2v_models, ti2v_server
 from tests.support.server_process import ENDLESS, SMALL, ServerProcess, eventually
 from tests.support.video import read_video
@@ -220,7 +222,8 @@ def test_or_the_original_is_used_and_only_so_many_are_rewritten(lenient: ServerP
     (id_,) = enqueue(lenient)
     row = lenient.wait_for(id_, "succeeded")
     assert row["warnings"] == [
-        "The prompt was not enhanced: the language model's endpoint answers with HTTP status 500: it was used as it is."
+        "The prompt was not enhanced: the language model's endpoint answers with HTTP status 500. "
+        "The original was used."
     ]
     assert "enhanced_prompt" not in row
 
@@ -305,6 +308,18 @@ def test_what_the_route_refuses(server: ServerProcess, body: dict[str, Any], sta
     answer = server.http.post("/prompts/enhance", json=body)
 
     assert (answer.status_code, answer.json()["error"]["message"]) == (status, sentence)
+
+
+def test_the_command_line_and_the_client(server: ServerProcess, chat: ChatServer, typed: Typed, tmp_path: Path) -> None:
+    size = ["--width", "64", "--height", "64", "--frames", "5", "--steps", "2"]
+    ended = typed("generate", "an ox", *size, "--enhance", "-o", str(tmp_path / "ox.mp4"), PADDOCK_URL=server.url)
+    assert ended.returncode == 0, ended.stderr
+    assert "Made of: an ox in soft morning light, take 1." in ended.stdout
+    assert (tmp_path / "ox.mp4").exists()
+
+    with Client(server.url) as client:
+        made = client.generate("a cow", width=64, height=64, num_frames=5, num_inference_steps=2, enhance_prompt=True)
+    assert (made.prompt, made.enhanced_prompt) == ("a cow", "a cow in soft morning light, take 2.")
 
 
 def test_the_model_page_offers_it_where_there_is_a_language_model(server: ServerProcess) -> None:

@@ -82,7 +82,7 @@ class Prompts:
         except UnavailableError as error:
             if self._settings.enhance_if_down is IfDown.FAIL:
                 raise CannotEnhanceError(str(error)) from error
-            warning = f"{str(error).removesuffix('.')}: it was used as it is."
+            warning = f"{error} The original was used."
             return [replace(each, awaited_input=None, warnings=(*each.warnings, warning)) for each in generations]
         return [_with(each, made) for each in generations]
 
