@@ -26,6 +26,8 @@ _QUOTED = re.compile(
 _LETTERS_OF_A_TOKEN = 3
 _IN_WORDS = re.compile(r"[^\W\d_]+|\d|\S")
 _TOKENS_OF_A_SIGN = 2
+_MARGIN = 8
+"""One token more for so many, as some words and signs have more tokens than others."""
 
 
 def is_chinese(text: str) -> bool:
@@ -49,13 +51,14 @@ def quotations(text: str) -> list[str]:
 
 
 def estimated_tokens(text: str) -> int:
-    """About how many tokens a text has, rather too many than too few.
+    """About how many tokens a text has with its end, rather too many than too few.
 
     The tokenizers need libraries that only workers hold, so this counts characters: UMT5's has a token for three or
-    more letters of an alphabet, for one or more of Chinese, Japanese and Korean, and up to four for a sign that it does
-    not know. A worker counts exactly, and warns if a prompt is longer than its model reads.
+    more letters of an alphabet, for one or more of Chinese, Japanese and Korean, and several for what it does not know.
+    A worker counts exactly, and warns if a prompt is longer than its model reads.
     """
-    count = 0
+    # where it begins, and its end
+    count = 2
     for part in _IN_WORDS.findall(text):
         syllables = len(_HAN.findall(part)) + len(_KANA.findall(part)) + len(_HANGUL.findall(part))
         if part.isascii() and not part.isalpha():
@@ -63,5 +66,5 @@ def estimated_tokens(text: str) -> int:
         elif part.isalpha():
             count += syllables - (syllables - len(part)) // _LETTERS_OF_A_TOKEN
         else:
-            count += 1 if part in "，。、；：？！“”‘’（）《》…—–" else _TOKENS_OF_A_SIGN
-    return count
+            count += 1 if part in "，。、；：？！“”‘’（）《》—–" else _TOKENS_OF_A_SIGN
+    return count + count // _MARGIN

@@ -1,6 +1,7 @@
 """Rewrites prompts: asks the language model, judges its answer, asks once more if need be, and remembers."""
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import OrderedDict
@@ -23,8 +24,6 @@ MAX_REMEMBERED = 1000
 """So many rewritten prompts are remembered, each of a few kilobytes."""
 
 _PAUSE_SECONDS = 1.0
-
-_Key = tuple[str, str, str, str, int, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +63,17 @@ class Rewriter:
         self._prompts = prompts
         self._all = asyncio.Semaphore(MAX_AT_ONCE)
         self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._asking: WeakValueDictionary[_Key, asyncio.Lock] = WeakValueDictionary()
-        self._known: OrderedDict[_Key, Rewrite] = OrderedDict()
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._known: OrderedDict[str, Rewrite] = OrderedDict()
 
     async def rewrite(self, wish: Wish) -> Rewrite:
         """Rewrite a prompt, or recall how it was rewritten before. Raises EndpointDownError."""
         system = self._prompts.of(wish.task, wish.prompt)
         seen = None if wish.image is None else wish.image.digest
         # of its tenant only: how long it takes would tell what others asked
-        key = (wish.tenant, self._endpoint.model, system, wish.prompt, wish.seed, seen)
+        facts = (wish.tenant, self._endpoint.model, system, wish.prompt, wish.seed, seen)
+        # prompts may be long
+        key = hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()
         lock = self._asking.setdefault(key, asyncio.Lock())
         async with lock:
             if (known := self._known.get(key)) is not None:

@@ -1,6 +1,9 @@
 """What becomes of a language model's answers before they are prompts."""
 
+import json
 import unicodedata
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -211,8 +214,14 @@ def test_what_is_quoted_is_in_each_prompt_that_is_accepted(quoted: str) -> None:
         assert " ".join(each.split()) in prompt
 
 
-@given(st.text(max_size=300))
-def test_an_estimate_is_no_less_than_that_of_each_part(text: str) -> None:
-    half = len(text) // 2
+TOKEN_IDS = Path(__file__).parents[3] / "pipelines" / "tools" / "umt5_token_ids.json"
 
-    assert 0 <= estimated_tokens(text[:half]) <= estimated_tokens(text) + 1
+
+@pytest.mark.parametrize("known", json.loads(TOKEN_IDS.read_text()), ids=lambda known: known["text"])
+def test_an_estimate_is_no_less_than_what_the_published_tokenizer_counts(known: dict[str, Any]) -> None:
+    assert len(known["ids"]) <= estimated_tokens(known["text"]) <= 4 * len(known["ids"])
+
+
+def test_descriptions_of_usual_length_are_within_the_limit() -> None:
+    assert estimated_tokens(" ".join([RICH] * 10)) < MAX_TOKENS
+    assert estimated_tokens(RICH_ZH * 8) < MAX_TOKENS
