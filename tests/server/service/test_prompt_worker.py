@@ -14,7 +14,7 @@ from server.core.generation import ENHANCED_PROMPT, Generation, Status
 from server.media.fetch.download import Downloader
 from server.service.enhancing import worker as module
 from tests.contract.test_image_input import drawn, encoded
-from tests.server.conftest import Inside, build, eventually, listen
+from tests.server.conftest import Inside, StartShared, build, eventually, listen
 from tests.support.chat_server import MODEL, ChatServer, chat_server, held, sending
 from tests.support.image_host import PUBLIC, Internet, content, image_host
 from tests.support.image_host import held as held_image
@@ -161,3 +161,27 @@ async def test_a_refused_request_counts_for_none(tmp_path: Path, chat: ChatServe
 
 def _body(inside: Inside) -> dict[str, Any]:
     return {"model": next(iter(inside.service.catalogue)), "prompt": "An ox", "num_inference_steps": 2}
+
+
+async def test_a_dead_servers_prompt_is_rewritten_by_another_that_has_a_model(
+    start_shared: StartShared, chat: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.05)
+    endpoint = {"enhance_url": chat.url, "enhance_model": MODEL}
+    here, there, without = start_shared("here", **endpoint), start_shared("there", **endpoint), start_shared("without")
+    for each in (there, without):
+        await each.start()
+        each.service.start()
+    # nothing works here
+    (recorded,) = await enqueue(here)
+    await asyncio.sleep(0.3)
+    assert chat.asked == []
+
+    monkeypatch.setattr("server.storage.db.statements.awaited_inputs.OTHERS_SECONDS", 0.0)
+    done = await there.until(recorded, Status.SUCCEEDED)
+
+    assert done.enhancement is not None
+    assert done.enhancement.prompt is not None
+    assert len(chat.asked) == 1
+    for each in (there, without):
+        each.service.begin_closing()
