@@ -7,7 +7,7 @@ and is shown, so all that is not plain words is removed here.
 import re
 import unicodedata
 
-from server.enhance.language import MAX_TOKENS, estimated_tokens, is_chinese, quotations
+from server.enhance.language import is_chinese, quotations
 
 MAX_ROUNDS = 8
 """So often special tokens are looked for: removing one may make another of what is around it."""
@@ -72,7 +72,7 @@ _MARKS = {'"': '"', "'": "'", "“": "”", "‘": "’", "„": "“", "«": "�
 
 
 def checked(original: str, answer: str) -> str:
-    """The prompt that a model's answer to a prompt has. Raises UnfitAnswerError."""
+    """The prompt, of any length, that a model's answer to a prompt has. Raises UnfitAnswerError."""
     found = cleaned(answer, original)
     if not found:
         raise UnfitAnswerError("is empty")
@@ -82,8 +82,6 @@ def checked(original: str, answer: str) -> str:
         raise UnfitAnswerError("is in another language")
     if any(_spaced(_visible(quoted)) not in found for quoted in quotations(original)):
         raise UnfitAnswerError("changes what the prompt quotes")
-    if estimated_tokens(found) > MAX_TOKENS:
-        raise UnfitAnswerError(f"has more than the {MAX_TOKENS} tokens that the models read")
     return found
 
 

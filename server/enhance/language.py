@@ -53,9 +53,8 @@ def quotations(text: str) -> list[str]:
 def estimated_tokens(text: str) -> int:
     """About how many tokens a text has with its end, rather too many than too few.
 
-    The tokenizers need libraries that only workers hold, so this counts characters: UMT5's has a token for three or
-    more letters of an alphabet, for one or more of Chinese, Japanese and Korean, and several for what it does not know.
-    A worker counts exactly, and warns if a prompt is longer than its model reads.
+    It stands in for a tokenizer that is not on this machine, by characters: UMT5's has a token for three or more
+    letters of an alphabet, for one or more of Chinese, Japanese and Korean, and several for what it does not know.
     """
     # where it begins, and its end
     count = 2

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from server.enhance.endpoint import ChatEndpoint, EndpointDownError, Question
 from server.enhance.guards import UnfitAnswerError, checked
+from server.enhance.language import MAX_TOKENS, estimated_tokens
 from server.enhance.system_prompts import SystemPrompts, Task
 
 log = logging.getLogger("paddock.enhance")
@@ -26,6 +27,10 @@ MAX_REMEMBERED = 1000
 _PAUSE_SECONDS = 1.0
 
 
+Count = Callable[[str], Awaitable[int | None]]
+"""Counts the tokens of a prompt; None if it cannot."""
+
+
 @dataclass(frozen=True, slots=True)
 class SeenImage:
     """An image that the model may see: its digest, and what makes a small JPEG file of it, or None if it cannot."""
@@ -36,13 +41,17 @@ class SeenImage:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A prompt that a tenant wants to have rewritten. Another seed may give other words."""
+    """A prompt that a tenant wants to have rewritten. Another seed may give other words.
+
+    `count` counts tokens as the model does that the prompt is for; without it they are estimated.
+    """
 
     tenant: str
     prompt: str
     seed: int
     task: Task = Task.TEXT
     image: SeenImage | None = None
+    count: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,7 @@ class Rewriter:
             question = Question(system, wish.prompt, wish.seed + attempt, image)
             try:
                 prompt = checked(wish.prompt, await self._endpoint.ask(question))
+                await _check_length(prompt, wish.count)
             except UnfitAnswerError as error:
                 reason = str(error)
                 log.info("an answer of %s %s", self._endpoint.model, reason)
@@ -114,3 +124,9 @@ class Rewriter:
         own = self._own.setdefault(tenant, asyncio.Semaphore(MAX_AT_ONCE_OF_TENANT))
         async with own, self._all:
             yield
+
+
+async def _check_length(prompt: str, count: Count | None) -> None:
+    tokens = None if count is None else await count(prompt)
+    if (estimated_tokens(prompt) if tokens is None else tokens) > MAX_TOKENS:
+        raise UnfitAnswerError(f"has more than the {MAX_TOKENS} tokens that the models read")

@@ -24,6 +24,7 @@ from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
 from server.service.enhancing.prompts import Prompts
+from server.service.enhancing.tokens import TokenCounter
 from server.service.enhancing.worker import PromptWorker
 from server.service.event_stream import EventStream, Position
 from server.service.input_fetcher import InputFetcher
@@ -93,7 +94,8 @@ class Service:
         # any server may run a generation, and needs its inputs
         self._keeps_inputs = settings.files_url is not None or not submissions.is_shared
         self.input_sources = InputSources(settings, files, self._uploads, finished, keeps=self._keeps_inputs)
-        self.prompts = Prompts(settings, settings.max_prompt_chars, inputs)
+        tokens = TokenCounter(catalogue, demo_folder() if settings.demo else None)
+        self.prompts = Prompts(settings, settings.max_prompt_chars, inputs, tokens)
         self._builder = GenerationBuilder(
             *(settings, self.input_sources, self._image_models, submissions.server),
             can_enhance=self.prompts.is_configured,

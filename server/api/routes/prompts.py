@@ -28,9 +28,11 @@ async def enhance(body: BodyDep, service: ServiceDep, tenant: TenantDep) -> dict
     model refuses the request.
     """
     service.check_open()
-    if body.content.get("model") is not None:
-        service.entry(body.content["model"])
-    work: asyncio.Task[EnhancedPrompt] = asyncio.ensure_future(service.prompts.enhance(tenant, body.content))
+    named = body.content.get("model")
+    # most models have the same tokenizer
+    entry = next(iter(service.catalogue.values())) if named is None else service.entry(named)
+    asking = service.prompts.enhance(tenant, body.content, entry.id)
+    work: asyncio.Task[EnhancedPrompt] = asyncio.ensure_future(asking)
     body.close()
     with service.when_closing(work.cancel):
         try:

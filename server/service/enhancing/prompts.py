@@ -19,6 +19,7 @@ from server.enhance.rewriter import Rewrite, SeenImage, Wish
 from server.enhance.system_prompts import Task
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
+from server.service.enhancing.tokens import TokenCounter
 from server.service.numbers import as_integer
 from server.service.record_limits import RewriteLimit
 from server.service.requests.parameters import random_seed
@@ -49,9 +50,10 @@ class CannotEnhanceError(Exception):
 class Prompts:
     """Has prompts rewritten as the settings say. `limit` counts what is asked of it."""
 
-    def __init__(self, settings: EnhanceSettings, max_chars: int, inputs: Inputs) -> None:
+    def __init__(self, settings: EnhanceSettings, max_chars: int, inputs: Inputs, tokens: TokenCounter) -> None:
         self._settings = settings
         self._max_chars = max_chars
+        self._tokens = tokens
         self._inputs = inputs
         self._rewriter = configured_rewriter(settings)
         self.limit = RewriteLimit(settings.enhance_per_hour)
@@ -76,6 +78,7 @@ class Prompts:
             seed=first.enhancement.seed,
             task=Task.IMAGE if begins else Task.TEXT,
             image=self._seen(first.tenant, first.params.image),
+            count=self._tokens.of(first.model),
         )
         try:
             made = await self._rewritten(wish)
@@ -86,11 +89,11 @@ class Prompts:
             return [replace(each, awaited_input=None, warnings=(*each.warnings, warning)) for each in generations]
         return [_with(each, made) for each in generations]
 
-    async def enhance(self, tenant: str, body: Mapping[str, Any]) -> EnhancedPrompt:
-        """Rewrite the prompt of a body. Raises InvalidParamsError, QueueFullError or UnavailableError."""
+    async def enhance(self, tenant: str, body: Mapping[str, Any], model: str) -> EnhancedPrompt:
+        """Rewrite the prompt of a body for a model. Raises InvalidParamsError, QueueFullError or UnavailableError."""
         prompt, seed = self._checked(body)
         self.limit.add(tenant)
-        made = await self._rewritten(Wish(tenant, prompt, seed))
+        made = await self._rewritten(Wish(tenant, prompt, seed, count=self._tokens.of(model)))
         warnings = () if made.prompt is not None else (_warning(made),)
         return EnhancedPrompt(prompt, made.prompt or prompt, made.model, round(made.seconds, 3), warnings)
 

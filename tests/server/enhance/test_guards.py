@@ -87,8 +87,6 @@ def test_a_chinese_answer_becomes_the_prompt_that_it_has(answer: str) -> None:
         ('A sign that reads "OPEN 24h"', RICH, "changes what the prompt quotes"),
         ('A sign that reads "OPEN 24h"', f"{RICH} A sign reads “Open 24h”.", "changes what the prompt quotes"),
         ("一块写着“今日休息”的牌子", RICH_ZH, "changes what the prompt quotes"),
-        (OX, "ox " * 600, "has more than the 512 tokens that the models read"),
-        (ZH, "牛" * 600, "has more than the 512 tokens that the models read"),
         (OX, "<|" * 40 + "x" + "|>" * 40 + RICH, "has special tokens"),
     ],
 )
@@ -153,7 +151,6 @@ def test_whatever_is_answered_is_clean_or_refused(answer: str) -> None:
         return
     assert prompt == prompt.strip()
     assert prompt
-    assert estimated_tokens(prompt) <= MAX_TOKENS
     assert not any(unicodedata.category(each) in ("Cc", "Cs", "Co") for each in prompt)
     prompt.encode()
 

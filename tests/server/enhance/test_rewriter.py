@@ -118,6 +118,23 @@ async def test_an_unfit_answer_is_asked_for_once_more(chat: ChatServer, answer: 
 
 
 @pytest.mark.parametrize(
+    ("count", "is_fit"), [(None, False), (512, True), (513, False)], ids=["estimated", "short", "long"]
+)
+async def test_a_prompt_is_as_long_as_its_model_counts_it(chat: ChatServer, count: int | None, is_fit: bool) -> None:
+    long = "牛" * 600
+    chat.answer = saying(long)
+
+    async def counted(prompt: str) -> int | None:
+        assert prompt == long
+        return count
+
+    made = await rewriter(chat).rewrite(wish("湖边的牛", count=counted))
+
+    assert (made.prompt == long) is is_fit
+    assert made.reason == (None if is_fit else "has more than the 512 tokens that the models read")
+
+
+@pytest.mark.parametrize(
     ("answer", "why", "times"),
     [
         (sending(b"", 500), "answers with HTTP status 500", 2),

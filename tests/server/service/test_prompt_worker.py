@@ -15,7 +15,7 @@ from server.media.fetch.download import Downloader
 from server.service.enhancing import worker as module
 from tests.contract.test_image_input import drawn, encoded
 from tests.server.conftest import Inside, StartShared, build, eventually, listen
-from tests.support.chat_server import MODEL, ChatServer, chat_server, held, sending
+from tests.support.chat_server import MODEL, ChatServer, chat_server, held, saying, sending
 from tests.support.image_host import PUBLIC, Internet, content, image_host
 from tests.support.image_host import held as held_image
 from tests.support.models.serving import TI2V
@@ -58,6 +58,19 @@ async def test_the_device_gets_the_rewritten_prompt(tmp_path: Path, chat: ChatSe
         assert inside.engine.runs[-1].params.prompt == done.enhancement.prompt
         assert done.enhancement.prompt != done.parameters["prompt"]
         assert (done.enhancement.model, done.awaited_input) == (MODEL, None)
+
+
+async def test_tokens_are_counted_by_the_models_own_tokenizer(tmp_path: Path, chat: ChatServer) -> None:
+    # 112 words: too many tokens for the demo's tokenizer only, which has letters for most of them
+    chat.answer = saying(" ".join(["A majestic rhinoceros wanders slowly through glittering undergrowth."] * 14))
+    async with running(tmp_path / "data", chat, demo=True) as inside:
+        (recorded,) = await enqueue(inside)
+        done = await inside.until(recorded, Status.SUCCEEDED)
+
+        assert done.warnings[0].startswith("The prompt was not enhanced: the language model's answer has more than the")
+    async with running(tmp_path / "other", chat) as inside:
+        (recorded,) = await enqueue(inside)
+        assert (await inside.until(recorded, Status.SUCCEEDED)).warnings == ()
 
 
 async def test_an_image_is_fetched_before_the_prompt_is_rewritten(tmp_path: Path, chat: ChatServer) -> None:
