@@ -34,7 +34,11 @@ async def enhance(body: BodyDep, service: ServiceDep, tenant: TenantDep) -> dict
     asking = service.prompts.enhance(tenant, body.content, entry.id)
     work: asyncio.Task[EnhancedPrompt] = asyncio.ensure_future(asking)
     body.close()
-    with service.when_closing(work.cancel):
+
+    def stop() -> None:
+        work.cancel()
+
+    with service.when_closing(stop):
         try:
             done = await work
         except asyncio.CancelledError:
