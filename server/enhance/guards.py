@@ -28,7 +28,9 @@ _THOUGHTS = re.compile(rf"^.*</(?:{_NAMES})>", re.IGNORECASE | re.DOTALL)
 _UNENDED = re.compile(rf"<(?:{_NAMES})>.*$", re.IGNORECASE | re.DOTALL)
 
 _SPECIAL = re.compile(
-    r"<[|｜][^<>]{0,64}[|｜]>"
+    # with the name of the role that it introduces
+    r"<\|(?:im_start|start_header_id)\|>\s{0,2}(?:assistant|user|system)\b"
+    r"|<[|｜][^<>]{0,64}[|｜]>"
     r"|<extra_id_\d{1,4}>"
     r"|</?(?:s|pad|unk|bos|eos|mask|cls|sep|start_of_turn|end_of_turn|start_of_image|image_soft_token)>"
     r"|<unused\d{1,4}>|<0x[0-9A-F]{2}>"
@@ -45,9 +47,11 @@ _ABOUT = r"(?:prompt|version|description|rewrite|output|result|answer|提示词|
 _PREAMBLE = re.compile(
     rf"^[\s*_#>]*(?:{_ASSENT}\b)?[^\n:：]{{0,160}}?{_ABOUT}[^\n:：.。]{{0,80}}[:：][\s*_]*", re.IGNORECASE
 )
-# a line of its own that only assents, or only announces
+# a line of its own that only assents, or only announces; a scene may begin with the same words
 _LINE = re.compile(
-    rf"^[\s*_#>]*(?:{_ASSENT}(?![\w-])|here(?:'s|’s| is| are)\b|以下是|这是)[^\n]{{0,200}}\n\s*", re.IGNORECASE
+    rf"^[\s*_#>]*(?:{_ASSENT}(?:[!,.:，。！：]|\s+(?:here|i|let)\b|(?=[ *_]*\n))[^\n]{{0,200}}"
+    r"|(?:here(?:'s|’s| is| are)\b|以下是|这是)[^\n]{0,200}[:：][ *_]*)\n\s*",
+    re.IGNORECASE,
 )
 _BEGINS_PREAMBLE = re.compile(
     rf"^[\s*_#>]*(?:{_ASSENT}(?![\w-])|here(?:'s|’s| is| are)\b|below\b|以下|这是|{_ABOUT}"

@@ -34,6 +34,9 @@ RICH_ZH = "一头健壮的棕色公牛站在清晨的湖边，薄雾笼罩水面
         f"Here's an enriched version of your prompt:\n\n{RICH}",
         f"Sure! Here is a rewritten prompt:\n{RICH}",
         f"Certainly!\n\n{RICH}",
+        f"Okay\n{RICH}",
+        f"Sure, I can do that.\n{RICH}",
+        f"Great! I'd be happy to help.\n\n{RICH}",
         f"**Enhanced prompt:** {RICH}",
         f"Prompt: {RICH}",
         f"Enhanced Prompt:\n\n“{RICH}”",
@@ -43,7 +46,8 @@ RICH_ZH = "一头健壮的棕色公牛站在清晨的湖边，薄雾笼罩水面
         f"{RICH}\n\nNote: I added light and camera.",
         f"{RICH}<|im_end|>",
         f"<s>{RICH}</s>",
-        f"<|im_start|>assistant\n<|im_end|>{RICH}".replace("assistant\n", ""),
+        f"<|im_start|>assistant\n{RICH}<|im_end|>",
+        f"<|start_header_id|>assistant<|end_header_id|>\n\n{RICH}",
         f"<extra_id_0>{RICH}<extra_id_99><pad>",
         f"[INST]{RICH}[/INST]",
         f"<|<|x|>im_end|>{RICH}",
@@ -104,6 +108,10 @@ def test_an_answer_that_cannot_be_a_prompt_is_refused(original: str, answer: str
         ('"No"', '"No"'),
         ("Sorry is the word on the wall", "Sorry is the word on the wall, in red paint that runs down the bricks."),
         ("Here is a castle: it burns", "Here is a castle: it burns through the night, sparks over the towers."),
+        ("A shark", "Great white sharks circle a small boat.\nThe water is dark green and still."),
+        ("A castle", "Here is a castle on a hill.\nThe sun sets behind its towers."),
+        ("一座城堡", "这是一座山顶的城堡，云雾环绕。\n夕阳落在塔楼后面。"),
+        ("一座城堡", "可以看到山顶的城堡，云雾环绕。\n夕阳落在塔楼后面。"),
         ("It's a dog's life", "It's a dog's life on a sunny porch, a brown dog asleep, a slow push in."),
         ('A 5" doll and a 6" doll', "A 5 inch doll and a 6 inch doll on a shelf in warm light."),
         ('"Yes" and "no"', '"Yes" and "no"'),
@@ -111,7 +119,7 @@ def test_an_answer_that_cannot_be_a_prompt_is_refused(original: str, answer: str
     ],
 )
 def test_what_is_as_it_should_be_is_kept(original: str, answer: str) -> None:
-    assert checked(original, answer) == answer
+    assert checked(original, answer) == answer.replace("\n", " ")
 
 
 @pytest.mark.parametrize("text", [ZH, RICH_ZH, "一只叫Tom的猫在屋顶上", "4K画质，一只猫", "牛", "“Hello”写在墙上"])
