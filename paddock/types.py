@@ -30,6 +30,10 @@ class Parameters(TypedDict, total=False):
 
     negative_prompt: str
     """What the video does not show."""
+    enhance_prompt: bool
+    """Whether the server's language model rewrites the prompt first (`Generation.enhanced_prompt`)."""
+    prompt_extend: bool
+    """Another name of `enhance_prompt`."""
     width: int
     """In pixels."""
     height: int
@@ -114,6 +118,8 @@ class Generation(_Response):
     answered_by: str | None = None
     """The model that makes the video, if it is another one."""
     prompt: str | None = None
+    enhanced_prompt: str | None = None
+    """What the video is made of instead, as a language model rewrote the prompt; None if none did."""
     seed: int | None = None
     result_url: str | None = None
     """The address of the finished video. It is signed, needs no API key, and expires; `Client.download` renews it."""

@@ -69,6 +69,7 @@ class ApiSpec(Table):
 
     `aliases` are other names of it in requests. `created` is in Unix seconds, `released_at` is a date. `max_pixels`
     limits width times height, for models that make videos of both orientations; None if their limits alone count.
+    `enhance_prompt` has the prompts of requests rewritten that say nothing about it.
     """
 
     id: str = Field(min_length=1, max_length=200)
@@ -86,6 +87,7 @@ class ApiSpec(Table):
     developer: Developer
     parameters: list[Parameter]
     max_pixels: int | None = Field(default=None, ge=1)
+    enhance_prompt: bool = False
 
     @model_validator(mode="after")
     def _describes_a_whole_video(self) -> "ApiSpec":

@@ -62,6 +62,11 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
     linked = links.inputs(generation)
     for name in linked.keys() & _INPUT_FIELDS.keys():
         fields[_INPUT_FIELDS[name]] = linked[name]
+    enhancement = generation.enhancement
+    if enhancement is not None and enhancement.prompt is not None:
+        fields["enhanced_prompt"] = enhancement.prompt
+        fields["enhance_model"] = enhancement.model or ""
+        fields["enhance_seconds"] = enhancement.seconds or 0.0
     if generation.asked_model is not None:
         fields["answered_by"] = generation.model
     return fields

@@ -47,6 +47,8 @@ def generate(
         console.print("Cancelled." if len(enqueued) == 1 else "All are cancelled.", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
     made = [generation for generation in finished if generation.status == "succeeded"]
+    for enhanced in dict.fromkeys(generation.enhanced_prompt for generation in made if generation.enhanced_prompt):
+        console.print(f"Made of: {plain(enhanced)}", soft_wrap=True)
     for warning in dict.fromkeys(warning for generation in made for warning in generation.warnings):
         console.print(f"[yellow]Warning:[/] {plain(warning)}", soft_wrap=True)
     paths = []

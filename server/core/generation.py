@@ -57,6 +57,26 @@ class Outcome(StrEnum):
     """Its server died, or lost its lease."""
 
 
+ENHANCED_PROMPT = "enhanced_prompt"
+"""What a generation awaits whose prompt is to be rewritten. No URL is like it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enhancement:
+    """How the prompt of a generation is, or was, rewritten by a language model.
+
+    - `request` is the id of the first generation of its request: all of them share one rewrite, made with `seed`.
+    - `prompt` is the rewritten one, None as long as there is none, or if the original had to do.
+    - `model` wrote it, in `seconds`.
+    """
+
+    request: str
+    seed: int
+    prompt: str | None = None
+    model: str | None = None
+    seconds: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One requested video, as the store keeps it.
@@ -66,7 +86,7 @@ class Generation:
     - `tenant` is the tenant of the API key, empty without keys; `accepted_by` names the server that took the request.
     - `model` makes it. `asked_model` is set if that is another one than the request named: it answers for it.
     - `parameters` is what the request contained, echoed in rows; `params` is the video these resolve to, None if they
-      are invalid.
+      are invalid. Its prompt is the rewritten one, as soon as there is one.
     - `attempt` counts the claims so far; `owner` holds the current one until `lease_until`.
     - `progress` is what a checkpoint holds, 1 after success.
     - `artifact` is the storage key of the finished file.
@@ -74,7 +94,9 @@ class Generation:
       any attempt (`server.core.retry`).
     - `event_number` numbers the tenant's generations that succeeded or failed, from 1 in the order of their commits.
     - `warnings` are sentences about what was not done as requested.
-    - `awaited_input` is set until its image has been fetched: the URL of it. Until then it cannot be claimed.
+    - `awaited_input` is set until it may be claimed: the URL of the input that has yet to be fetched, and after all
+      inputs ENHANCED_PROMPT if its prompt has yet to be rewritten.
+    - `enhancement` is set if its prompt is to be rewritten.
     - `deferred_behind` is set while it waits at the end of the queue: the `seq` of the youngest generation when it was
       moved there. It is taken once no generation up to that one waits any more.
     """
@@ -108,6 +130,7 @@ class Generation:
     deferred_behind: int | None = None
     event_number: int | None = None
     awaited_input: str | None = None
+    enhancement: Enhancement | None = None
     warnings: tuple[str, ...] = ()
     seq: int = 0
 

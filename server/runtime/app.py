@@ -23,12 +23,12 @@ from server.api.routes import (
     loras,
     metrics,
     models,
+    prompts,
     queue,
-    reference,
     uploads,
     videos,
-    workbench,
 )
+from server.api.routes.pages import reference, workbench
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker
@@ -77,7 +77,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         lifespan=partial(_lifespan, settings=settings, devices=devices),
         # Starlette's redirects repeat the request's Host; error_handlers has relative ones
         redirect_slashes=False,
-        # routes.reference has these: FastAPI's pages load scripts from another host
+        # routes.pages.reference has these: FastAPI's pages load scripts from another host
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -85,6 +85,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     for router in (
         queue.router,
         videos.router,
+        prompts.router,
         uploads.router,
         generations.router,
         models.router,

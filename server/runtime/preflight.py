@@ -15,6 +15,7 @@ from server.core.settings.sections import StorageSettings
 from server.core.settings.settings import Settings
 from server.engine.ray.failures import ClusterError, check_installed
 from server.engine.ray.options import TOKEN_FILE, is_loopback
+from server.enhance.configured import EnhanceSettingsError, configured_rewriter
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.runtime.engines import token_file
 from server.runtime.environment import empty_temporary
@@ -80,6 +81,8 @@ def run_checks(settings: Settings, try_to_listen: Callable[[], None]) -> list[st
             # a cluster's hosts have weights of their own
             if not settings.demo and not is_clustered:
                 check_weights(list(catalogue.values()))
+    with problems.collected():
+        check_enhancement(settings)
     if settings.loras_dir is not None:
         with problems.collected():
             check_loras(settings.loras_dir)
@@ -108,6 +111,14 @@ def check_preload(settings: Settings, catalogue: Mapping[str, CatalogueEntry]) -
     """Raise StartRefusedError if `preload` names no model."""
     if settings.preload and settings.preload not in catalogue:
         raise StartRefusedError(f"preload: Model not found: {settings.preload}")
+
+
+def check_enhancement(settings: Settings) -> None:
+    """Raise StartRefusedError if the settings of the language model do not fit together, or name an unusable file."""
+    try:
+        configured_rewriter(settings)
+    except EnhanceSettingsError as error:
+        raise StartRefusedError(str(error)) from error
 
 
 def check_keys(settings: Settings) -> None:

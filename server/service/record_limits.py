@@ -1,4 +1,4 @@
-"""Bounds the records of requests that no device worked on: the limits of the queue do not count them, as none waits."""
+"""Records the generations of requests within limits: of the queue, and of what no device works on."""
 
 import json
 import time
@@ -6,10 +6,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from math import ceil
 
-from server.core.errors import QueueFullError
+from server.core.errors import RETRY_AFTER, QueueFullError
 from server.core.events import Event
 from server.core.generation import Generation
 from server.core.settings.sections import QueueSettings
+from server.scheduler.interface import Scheduler
+from server.storage.db.records import IdempotentRequest, QueueLimitError, QueueLimits
+from server.storage.db.statements.submissions import Submissions
 
 HOUR = 3600.0
 
@@ -61,14 +64,36 @@ class HourlyLimit:
         return amounts
 
 
+class RewriteLimit:
+    """How many prompts of a tenant are rewritten by a language model within an hour."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._asked = HourlyLimit(limit)
+
+    def add(self, tenant: str) -> None:
+        """Count one more. Raises QueueFullError, and then counts none."""
+        if (wait := self._asked.wait(tenant, 1)) is not None:
+            raise QueueFullError(
+                f"{self._limit} prompts were enhanced within an hour: this is the limit.",
+                ceil(wait),
+            )
+        self._asked.add(tenant, 1)
+
+    def take_back(self, tenant: str) -> None:
+        """Count one less."""
+        self._asked.add(tenant, -1)
+
+
 class RecordLimits:
     """How many generations of a tenant may fail as they are submitted, and how large those may be that do not start.
 
     The latter are those that wait, too: they may be cancelled. What starts does not count any more.
     """
 
-    def __init__(self, settings: QueueSettings) -> None:
+    def __init__(self, settings: QueueSettings, rewrites: RewriteLimit) -> None:
         self._settings = settings
+        self._rewrites = rewrites
         self._failed = HourlyLimit(settings.max_failed_per_hour)
         self._unstarted = HourlyLimit(settings.max_unstarted_bytes_per_hour)
         self._waiting: dict[str, int] = {}
@@ -90,6 +115,8 @@ class RecordLimits:
                 "recorded within an hour: this is the limit.",
                 ceil(wait),
             )
+        if _is_rewritten(new):
+            self._rewrites.add(tenant)
         # before they are recorded: others are submitted meanwhile
         self._failed.add(tenant, failed)
         self._unstarted.add(tenant, sum(sizes.values()))
@@ -99,6 +126,8 @@ class RecordLimits:
         """Count generations no more, as they were not recorded."""
         self._failed.add(new[0].tenant, -_failed(new))
         self._unstarted.add(new[0].tenant, -sum(map(_size, new)))
+        if _is_rewritten(new):
+            self._rewrites.take_back(new[0].tenant)
         for each in new:
             self._waiting.pop(each.id, None)
 
@@ -112,8 +141,44 @@ class RecordLimits:
             self._unstarted.add(generation.tenant, -size)
 
 
+class Recorder:
+    """Records the generations of requests within the limits."""
+
+    def __init__(
+        self, submissions: Submissions, limits: RecordLimits, settings: QueueSettings, scheduler: Scheduler
+    ) -> None:
+        self._submissions = submissions
+        self._limits = limits
+        self._settings = settings
+        self._scheduler = scheduler
+
+    async def record(self, new: Sequence[Generation], request: IdempotentRequest | None) -> Sequence[Generation]:
+        """Record new generations, or find those of the same request before. Raises QueueFullError."""
+        limits = QueueLimits(self._settings.max_queued, self._settings.max_queued_per_key)
+        self._limits.add(new)
+        is_new = False
+        try:
+            recorded = await self._submissions.insert(new, limits, request)
+            is_new = recorded[0].id == new[0].id
+        except QueueLimitError as error:
+            whose = "generations with this key" if error.is_per_tenant else "generations"
+            free_in = self._scheduler.free_in
+            raise QueueFullError(
+                f"The queue is full: {error.limit} {whose} are waiting.",
+                RETRY_AFTER if free_in is None else max(1, ceil(free_in)),
+            ) from None
+        finally:
+            if not is_new:
+                self._limits.take_back(new)
+        return recorded
+
+
 def _failed(new: Sequence[Generation]) -> int:
     return sum(each.is_terminal for each in new)
+
+
+def _is_rewritten(new: Sequence[Generation]) -> bool:
+    return any(each.enhancement is not None for each in new)
 
 
 def _size(generation: Generation) -> int:

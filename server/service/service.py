@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,13 @@ from server.core.generation import Generation, Origin, Status
 from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
+from server.service.enhancing.prompts import Prompts
+from server.service.enhancing.tokens import TokenCounter
+from server.service.enhancing.worker import PromptWorker
 from server.service.event_stream import EventStream, Position
 from server.service.input_fetcher import InputFetcher
 from server.service.loras import AvailableLora, LoraCatalogue
-from server.service.record_limits import RecordLimits
+from server.service.record_limits import Recorder, RecordLimits
 from server.service.requests import parameters
 from server.service.requests.building import GenerationBuilder
 from server.service.requests.finished import FinishedVideos
@@ -43,8 +45,6 @@ from server.storage.db.records import (
     IdempotentRequest,
     Listing,
     Placed,
-    QueueLimitError,
-    QueueLimits,
     SearchesBusyError,
     StatementTimeoutError,
 )
@@ -94,18 +94,26 @@ class Service:
         # any server may run a generation, and needs its inputs
         self._keeps_inputs = settings.files_url is not None or not submissions.is_shared
         self.input_sources = InputSources(settings, files, self._uploads, finished, keeps=self._keeps_inputs)
-        self._builder = GenerationBuilder(settings, self.input_sources, self._image_models, submissions.server)
-        self._fetcher = InputFetcher(
-            awaited_inputs, files, self._builder, catalogue, broker, scheduler.wake, settings, downloader
+        tokens = TokenCounter(catalogue, demo_folder() if settings.demo else None)
+        self.prompts = Prompts(settings, settings.max_prompt_chars, inputs, tokens)
+        self._builder = GenerationBuilder(
+            *(settings, self.input_sources, self._image_models, submissions.server),
+            can_enhance=self.prompts.is_configured,
         )
-        self._limits = RecordLimits(settings)
-        broker.observe(self._limits.note)
+        self._prompt_worker = PromptWorker(awaited_inputs, self.prompts, broker, scheduler.wake)
+        self._fetcher = InputFetcher(
+            awaited_inputs, files, self._builder, catalogue, broker, self._wake, settings, downloader
+        )
+        limits = RecordLimits(settings, self.prompts.limit)
+        broker.observe(limits.note)
+        self._recorder = Recorder(submissions, limits, settings, scheduler)
         self._waiting = Waiting(broker, self._generation_of, self._cancel_unstarted)
         self._is_closing = False
         self._on_closing: set[Callable[[], None]] = set()
 
     def start(self) -> None:
-        """Begin to fetch the inputs that generations await, also those recorded before a restart."""
+        """Begin to work on what generations await, inputs and prompts, also those recorded before a restart."""
+        self._prompt_worker.start()
         if self._keeps_inputs:
             self._fetcher.start()
 
@@ -113,6 +121,7 @@ class Service:
         """Refuse new work, and end all waits."""
         self._is_closing = True
         self._fetcher.stop()
+        self._prompt_worker.stop()
         for callback in [*self._on_closing]:
             callback()
         self._waiting.begin_closing()
@@ -181,37 +190,22 @@ class Service:
             if repeatable and request.has_inputs and (before := await self._submissions.before(tenant, repeatable)):
                 return before
             new = await self._builder.build(request)
-            recorded = await self._record(new, repeatable)
+            recorded = await self._recorder.record(new, repeatable)
         except IdempotencyKeyReusedError:
             raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
         if recorded[0].id == new[0].id:
             self._scheduler.wake()
             if any(generation.awaited_input is not None for generation in recorded):
                 self._fetcher.wake()
+                self._prompt_worker.wake()
             for generation in recorded:
                 if generation.is_terminal:
                     self._broker.publish(Event(generation))
         return recorded
 
-    async def _record(self, new: Sequence[Generation], request: IdempotentRequest | None) -> Sequence[Generation]:
-        """Record new generations, or find those of the same request before. Raises QueueFullError."""
-        limits = QueueLimits(self.settings.max_queued, self.settings.max_queued_per_key)
-        self._limits.add(new)
-        is_new = False
-        try:
-            recorded = await self._submissions.insert(new, limits, request)
-            is_new = recorded[0].id == new[0].id
-        except QueueLimitError as error:
-            whose = "generations with this key" if error.is_per_tenant else "generations"
-            free_in = self._scheduler.free_in
-            raise QueueFullError(
-                f"The queue is full: {error.limit} {whose} are waiting.",
-                RETRY_AFTER if free_in is None else max(1, ceil(free_in)),
-            ) from None
-        finally:
-            if not is_new:
-                self._limits.take_back(new)
-        return recorded
+    def _wake(self) -> None:
+        self._scheduler.wake()
+        self._prompt_worker.wake()
 
     async def upload(self, tenant: str, file: Path) -> Upload:
         """Keep an input that requests may name. Raises InvalidParamsError, QueueFullError or UnavailableError."""

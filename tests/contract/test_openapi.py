@@ -18,7 +18,7 @@ from schemathesis.config import SchemathesisConfig
 from server.core.catalogue import load_catalogue
 from server.core.settings.settings import Settings
 from server.runtime.app import create_app
-from server.service.requests.echo import EXTEND, IMAGE_MODE
+from server.service.requests.echo import ENHANCE_NAMES, EXTEND, IMAGE_MODE
 from server.service.requests.inputs import INPUTS
 from tests.support.server_process import MODEL, SMALL, ServerProcess
 
@@ -40,6 +40,8 @@ CONFIG = {
     # the document cannot describe what makes an image
     "operations": [
         {"include-path": "/api/ai/uploads", "checks": {"positive_data_acceptance": {"enabled": False}}},
+        # nor that this server has no language model
+        {"include-path": "/api/ai/prompts/enhance", "checks": {"positive_data_acceptance": {"enabled": False}}},
     ],
 }
 SIZES = {name: value for name, value in SMALL.items() if name not in ("model", "prompt")}
@@ -74,7 +76,7 @@ def test_every_response_is_documented(case: Case, api_server: ServerProcess) -> 
 
 def limit_size(case: Case) -> None:
     """Make most bodies name a real model, and no valid body request a video that takes minutes or an unknown LoRA."""
-    if not isinstance(case.body, dict) or case.operation.path == "/api/ai/uploads":
+    if not isinstance(case.body, dict) or case.operation.path in ("/api/ai/uploads", "/api/ai/prompts/enhance"):
         return
     if isinstance(case.body.get("model"), str) and len(case.body) % 4:
         case.body["model"] = MODEL
@@ -87,6 +89,10 @@ def limit_size(case: Case) -> None:
     # the document cannot describe what makes an image or a video, nor which of them a model takes
     for name in (*INPUTS, IMAGE_MODE, EXTEND):
         if isinstance(case.body.get(name), str):
+            del case.body[name]
+    # nor that this server has no language model
+    for name in ENHANCE_NAMES:
+        if case.body.get(name) is True:
             del case.body[name]
     # the document cannot list the names of LoRAs, and this server has none
     if case.body.get("loras") and jsonschema_rs.is_valid(limits["loras"], case.body["loras"]):
@@ -106,6 +112,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         ("post", "/api/ai/videos/generate"),
         ("post", "/api/ai/queue"),
         ("post", "/api/ai/uploads"),
+        ("post", "/api/ai/prompts/enhance"),
         ("get", "/api/ai/queue"),
         ("get", "/api/ai/queue/{generation_id}"),
         ("delete", "/api/ai/queue/{generation_id}"),

@@ -107,6 +107,17 @@ class Row(TypedDict):
     input_video: NotRequired[
         Annotated[str, Field(description="The same of the video that this one is made of, if there is one")]
     ]
+    enhanced_prompt: NotRequired[
+        Annotated[
+            str,
+            Field(
+                description="What the video is made of instead of `prompt`, as a language model rewrote that. As the "
+                "prompt of a request it gives the same video. Absent until it is there, and if `warnings` say why not"
+            ),
+        ]
+    ]
+    enhance_model: NotRequired[Annotated[str, Field(description="The language model that wrote `enhanced_prompt`")]]
+    enhance_seconds: NotRequired[Annotated[float, Field(description="How long that took")]]
     answered_by: NotRequired[
         Annotated[str, Field(description="The model that makes the video, if it is another one than `model_name`")]
     ]

@@ -9,7 +9,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.core.request import MAX_LORA_STRENGTH, MAX_LORAS, MIN_LORA_STRENGTH, ImageMode, Sampler, StepCaching
+from pipelines.core.request import (
+    MAX_LORA_STRENGTH,
+    MAX_LORAS,
+    MAX_SEED,
+    MIN_LORA_STRENGTH,
+    ImageMode,
+    Sampler,
+    StepCaching,
+)
 from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.api.bodies.inputs import MAX_BYTES
@@ -17,13 +25,14 @@ from server.api.schemas.fields import LONG
 from server.core.settings.sections import QueueSettings
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES
 from server.service.numbers import limits_of
-from server.service.requests.echo import EXTEND, IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS
+from server.service.requests.echo import ENHANCE, ENHANCE_NAMES, EXTEND, IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
 from server.service.requests.parameters import RESPONSE_FORMATS
 from server.service.requests.sizes import RESOLUTIONS
 
 GENERATE = "GenerateRequest"
 ENQUEUE = "EnqueueRequest"
+ENHANCE_PROMPT = "EnhancePromptRequest"
 
 EXAMPLE = {
     "model": DEFAULT_MODEL,
@@ -75,6 +84,12 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "The solver, an extension of the hosted API; the model's own is the default",
     },
     "loras": _LORAS,
+    ENHANCE_NAMES[0]: {
+        "type": "boolean",
+        "description": "Have the server's language model rewrite the prompt before the video is made of it, where the "
+        "server has one. The row has `enhanced_prompt`",
+    },
+    ENHANCE_NAMES[1]: {"type": "boolean", "description": f"Another name of {ENHANCE}"},
     IMAGE: {**_IMAGE, "description": f"The image that the video begins with, for models that take one: {_IMAGE_KINDS}"},
     LAST_IMAGES[0]: {
         **_IMAGE,
@@ -109,7 +124,9 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
 
 
 def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSettings) -> dict[str, dict[str, Any]]:
-    """Return the schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue route."""
+    """Return the schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue route, and
+    ENHANCE_PROMPT for the route that rewrites a prompt.
+    """
     text = {"type": "string", "maxLength": settings.max_prompt_chars}
     optional = {
         **_model_parameters(list(catalogue.values()), text),
@@ -147,7 +164,18 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
     }
     targets = {name: _nullable({"type": "string", "maxLength": MAX_TARGET_CHARS}) for name in TARGETS}
     enqueue = {**generate, "title": ENQUEUE, "properties": {**generate["properties"], **targets}}
-    return {GENERATE: generate, ENQUEUE: enqueue}
+    enhance = {
+        "type": "object",
+        "title": ENHANCE_PROMPT,
+        "required": ["prompt"],
+        "properties": {
+            "prompt": generate["properties"]["prompt"],
+            "model": _nullable({"type": "string", "description": "The id of the model that the prompt is for"}),
+            "seed": _nullable({"type": "integer", "minimum": 0, "maximum": MAX_SEED, **LONG}),
+        },
+        "additionalProperties": False,
+    }
+    return {GENERATE: generate, ENQUEUE: enqueue, ENHANCE_PROMPT: enhance}
 
 
 def _model_parameters(entries: Sequence[CatalogueEntry], text: dict[str, Any]) -> dict[str, dict[str, Any]]:

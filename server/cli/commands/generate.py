@@ -58,6 +58,9 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Number of denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What the video does not show.")] = None,
+    enhance: Annotated[
+        bool, typer.Option("--enhance", help="Have the server's language model rewrite the prompt first, and show it.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="The same request with the same seed gives the same video.")] = None,
     step_cache: Annotated[StepCaching | None, typer.Option(help="Step caching: exact, balanced or fast.")] = None,
     sampler: Annotated[Sampler | None, typer.Option(help="The solver: unipc, dpm++ or euler.")] = None,
@@ -91,6 +94,7 @@ def generate(
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "negative_prompt": negative_prompt,
+        "enhance_prompt": enhance or None,
         "seed": seed,
         "step_cache": step_cache,
         "sampler": sampler,

@@ -6,7 +6,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, IPvAnyNetwork, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from pipelines.core.model import Attention, Compile
@@ -25,6 +25,13 @@ class WarmWorkers(StrEnum):
     AUTO = "auto"
     ON = "on"
     OFF = "off"
+
+
+class IfDown(StrEnum):
+    """What becomes of a prompt whose language model is down: its generation fails, or is made of the original."""
+
+    FAIL = "fail"
+    ORIGINAL = "original"
 
 
 class ServerSettings(BaseModel):
@@ -187,6 +194,30 @@ class QueueSettings(BaseModel):
     max_body_bytes: int = Field(default=1_000_000, ge=1024)
     max_connections_per_address: int = Field(default=512, ge=1)
     max_requests_per_key: int = Field(default=512, ge=1)
+
+
+class EnhanceSettings(BaseModel):
+    """The language model that rewrites prompts, behind an OpenAI-compatible endpoint; `enhance_timeout` in seconds."""
+
+    enhance_url: str | None = Field(
+        default=None,
+        pattern=rf"^https?://[^\s/?#@\\]+{PATH_PREFIX}$",
+        description="be http:// or https://, a host, and where needed a port and a path of plain characters, such as "
+        "http://localhost:11434/v1",
+    )
+    enhance_model: str | None = Field(default=None, min_length=1, max_length=256)
+    enhance_key: SecretStr | None = None
+    enhance_key_file: Path | None = None
+    enhance_timeout: float = Field(default=60.0, gt=0, le=600)
+    enhance_sees_image: bool = False
+    enhance_if_down: IfDown = IfDown.FAIL
+    enhance_per_hour: int = Field(default=100, ge=1)
+    enhance_prompts_dir: Path | None = None
+
+    @field_validator("enhance_key_file", "enhance_prompts_dir")
+    @classmethod
+    def _expand_path(cls, path: Path | None) -> Path | None:
+        return as_folder(path, "write the whole path") if path else path
 
 
 class LoggingSettings(BaseModel):

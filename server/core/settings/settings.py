@@ -26,6 +26,7 @@ from server.core.settings.sections import (
     AdvancedSettings,
     ClusterSettings,
     DeviceSettings,
+    EnhanceSettings,
     LoggingSettings,
     ModelSettings,
     QueueSettings,
@@ -44,6 +45,7 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "devices": DeviceSettings,
     "cluster": ClusterSettings,
     "queue": QueueSettings,
+    "enhance": EnhanceSettings,
     "logging": LoggingSettings,
     "advanced": AdvancedSettings,
 }
@@ -58,6 +60,7 @@ class Settings(
     DeviceSettings,
     ClusterSettings,
     QueueSettings,
+    EnhanceSettings,
     LoggingSettings,
     AdvancedSettings,
     BaseSettings,

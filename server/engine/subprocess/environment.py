@@ -24,8 +24,8 @@ NUMPY = {"OPENBLAS_NUM_THREADS": "1"}
 process with threads cannot be forked."""
 
 
-CREDENTIALS = ("AWS_", "AZURE_", "GOOGLE_")
-"""What the names of variables begin with that give access to an object store."""
+CREDENTIALS = ("AWS_", "AZURE_", "GOOGLE_", "PADDOCK_ENHANCE_KEY")
+"""What the names of variables begin with that give access to an object store, or to a language model."""
 
 
 FEW_PROCESSORS = 2
@@ -40,7 +40,8 @@ def environment(device: str, processors: int | None) -> dict[str, str]:
 
 
 def worker_environment(device: str, variables: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The whole environment of a worker for a torch device. What opens an object store is the server's alone.
+    """The whole environment of a worker for a torch device. What opens an object store or a
+    language model is the server's alone.
 
     `variables` are those of its machine, by default of this process.
     """
@@ -49,5 +50,5 @@ def worker_environment(device: str, variables: Mapping[str, str] | None = None) 
 
 
 def without_credentials(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a process that does not open the object store."""
+    """The variables of a process that opens neither the object store nor the language model."""
     return {name: value for name, value in variables.items() if not name.startswith(CREDENTIALS)}

@@ -8,7 +8,7 @@ from uuid import uuid4
 from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
-from server.core.generation import Generation, Origin, Status
+from server.core.generation import ENHANCED_PROMPT, Enhancement, Generation, Origin, Status
 from server.core.settings.settings import Settings
 from server.service.requests import echo, parameters
 from server.service.requests.image_models import ImageModels
@@ -16,17 +16,27 @@ from server.service.requests.input_sources import InputSources
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, GivenInputs, Input, InputVideo
 from server.service.requests.request import Request
 
+NOT_ENHANCED = "The prompt was not enhanced: this server has no language model (settings enhance_url, enhance_model)."
+"""The warning of a model's file that would have all prompts rewritten."""
+
 
 class GenerationBuilder:
-    """Builds generations. `accepted_by` is the name of this server."""
+    """Builds generations. `accepted_by` is the name of this server. `can_enhance`: it has a language model."""
 
     def __init__(
-        self, settings: Settings, sources: InputSources, image_models: ImageModels, accepted_by: str | None
+        self,
+        settings: Settings,
+        sources: InputSources,
+        image_models: ImageModels,
+        accepted_by: str | None,
+        *,
+        can_enhance: bool = False,
     ) -> None:
         self._settings = settings
         self._sources = sources
         self._image_models = image_models
         self._accepted_by = accepted_by
+        self._can_enhance = can_enhance
 
     async def build(self, request: Request) -> list[Generation]:
         """Build the generations of a request, and keep its inputs. They await those that have to be fetched.
@@ -44,18 +54,20 @@ class GenerationBuilder:
             if request.origin is Origin.SYNC:
                 raise
             return [self._failed(self._new(request, body, kept), error) for body in bodies]
-        return [self._generation(request, body, kept, inputs) for body in bodies]
+        new = [self._generation(request, body, kept, inputs) for body in bodies]
+        return self._enhanced(request, new)
 
     def complete(self, entry: CatalogueEntry, generation: Generation, kept: Input) -> Generation:
-        """A generation that awaited an input, with the input. It may await the last image next."""
+        """A generation that awaited an input, with the input. It may await the last image next, or its prompt."""
         assert generation.params is not None, "a generation without valid parameters awaits nothing"
         if generation.params.image is not None or generation.params.extends is not None:
             params = replace(generation.params, last_image=kept.digest)
-            return replace(_warned(generation, kept.warnings), params=params, awaited_input=None)
+            return replace(_warned(generation, kept.warnings), params=params, awaited_input=_words(generation))
         params = parameters.with_first_input(entry, generation.parameters, generation.params, kept)
         warned = _warned(generation, _warnings(entry, generation.parameters, params, [kept]))
         last = generation.parameters.get(LAST_IMAGES[0])
-        return replace(warned, params=params, awaited_input=last if params.last_image is None else None)
+        following = last if params.last_image is None else None
+        return replace(warned, params=params, awaited_input=following or _words(generation))
 
     async def _given_inputs(self, request: Request) -> GivenInputs:
         """Check and keep the inputs of a request. What takes less time is checked first."""
@@ -63,6 +75,7 @@ class GenerationBuilder:
         if not request.has_inputs:
             return GivenInputs()
         self._params(request, request.body, GivenInputs())
+        self._enhances(request)
         if request.entry is not request.asked:
             await self._image_models.check_installed(request.entry, request.named(IMAGE, echo.EXTEND)[0])
         return await self._sources.take(request)
@@ -73,6 +86,7 @@ class GenerationBuilder:
         generation = self._new(request, body, kept)
         try:
             params = self._params(request, body, inputs)
+            self._enhances(request)
         except InvalidParamsError as error:
             if request.origin is Origin.SYNC:
                 raise
@@ -85,6 +99,32 @@ class GenerationBuilder:
         needed = {name: body[name] for name in parameters.SIZES if not echo.is_absent(body.get(name))}
         shown = {**generation.parameters, **needed, **urls}
         return replace(generation, parameters=shown, awaited_input=next(iter(urls.values())))
+
+    def _enhances(self, request: Request) -> bool:
+        """Whether the prompt is to be rewritten. Raises InvalidParamsError."""
+        asks = echo.asks_to_enhance(request.body)
+        if asks and not self._can_enhance:
+            name = request.named(*echo.ENHANCE_NAMES)[0]
+            raise InvalidParamsError(
+                f"{name} needs a language model, which this server does not have. Its operator names one with the "
+                "settings enhance_url and enhance_model"
+            )
+        return request.asked.api.enhance_prompt if asks is None else asks
+
+    def _enhanced(self, request: Request, new: list[Generation]) -> list[Generation]:
+        """The generations of a request, which share one rewritten prompt, if it is to be rewritten."""
+        if all(each.is_terminal for each in new) or not self._enhances(request):
+            return new
+        if not self._can_enhance:
+            return [_warned(each, (NOT_ENHANCED,)) for each in new]
+        seed = next(each.params.seed for each in new if each.params is not None)
+        enhancement = Enhancement(new[0].id, seed)
+        return [
+            each
+            if each.is_terminal
+            else replace(each, enhancement=enhancement, awaited_input=each.awaited_input or ENHANCED_PROMPT)
+            for each in new
+        ]
 
     def _params(self, request: Request, body: parameters.Body, inputs: GivenInputs) -> VideoParams:
         settings = self._settings
@@ -113,6 +153,11 @@ class GenerationBuilder:
     @staticmethod
     def _failed(generation: Generation, error: InvalidParamsError) -> Generation:
         return replace(generation, status=Status.FAILED, error_message=str(error), completed_at=generation.enqueued_at)
+
+
+def _words(generation: Generation) -> str | None:
+    """What a generation awaits that has all its inputs."""
+    return None if generation.enhancement is None else ENHANCED_PROMPT
 
 
 def _warned(generation: Generation, warnings: tuple[str, ...]) -> Generation:

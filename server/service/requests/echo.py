@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.models.catalogue import CatalogueEntry
+from server.core.errors import InvalidParamsError
 from server.service.requests.inputs import INPUTS, VIDEO
 
 MAX_ECHO_BYTES = 16_384
@@ -18,6 +19,12 @@ EXTEND = "extend_from"
 
 IMAGE_MODE = "image_mode"
 """The parameter by which a model that was not trained for images begins with one."""
+
+ENHANCE = "enhance_prompt"
+"""The parameter that has a language model rewrite the prompt."""
+
+ENHANCE_NAMES = (ENHANCE, "prompt_extend")
+"""The names of that parameter."""
 
 STRENGTH = "strength"
 """The parameter that says how much of an input video is made anew."""
@@ -39,16 +46,17 @@ _GENERAL = (
     STRENGTH,
     IMAGE_MODE,
     EXTEND,
+    *ENHANCE_NAMES,
 )
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "warnings"),
-    *("answered_by", "enhanced_prompt", "inspiration_style", "has_audio"),
+    *("answered_by", "enhanced_prompt", "enhance_model", "enhance_seconds", "inspiration_style", "has_audio"),
 )
 """Names of this server's own in a row, some of them for later versions. No parameter is echoed under one."""
 
 UNSUPPORTED = (
     *("input_images", "image_url", "last_frame_image"),
-    *("generate_audio", "input_audio", "audio_url", "prompt_extend", "target_fps", "webhook_url"),
+    *("generate_audio", "input_audio", "audio_url", "target_fps", "webhook_url"),
 )
 """Parameters of the host's other models. A request that uses one would wait for something that never comes."""
 
@@ -94,6 +102,20 @@ def text(body: Mapping[str, Any], name: str) -> str | None:
     """One of TARGETS, if it is a string; cut to its limit."""
     value = body.get(name)
     return value[:MAX_TARGET_CHARS] if isinstance(value, str) else None
+
+
+def asks_to_enhance(body: Mapping[str, Any]) -> bool | None:
+    """Whether a body asks for its prompt to be rewritten, or not to be; None if it says nothing.
+
+    Raises InvalidParamsError.
+    """
+    given = [name for name in ENHANCE_NAMES if not is_absent(body.get(name))]
+    for name in given:
+        if not isinstance(body[name], bool):
+            raise InvalidParamsError(f"{name} must be a boolean")
+    if len(given) > 1:
+        raise InvalidParamsError(f"{' and '.join(given)} are the same parameter: give one of them")
+    return bool(body[given[0]]) if given else None
 
 
 def warnings_about(entry: CatalogueEntry, body: Mapping[str, Any]) -> tuple[str, ...]:

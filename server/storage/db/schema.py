@@ -109,6 +109,8 @@ generations = Table(
     Column("last_image", _Text(64)),
     Column("video", _Text(64)),
     Column("extends", _Text(64)),
+    # null is that of SQL, not of JSON
+    Column("enhancement", JSON(none_as_null=True)),
     Index("generations_by_status", "status", "seq"),
     Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
@@ -247,7 +249,7 @@ IS_IN_TURN = and_(IS_CLAIMABLE, _deferred_behind.is_(None))
 IS_DEFERRED = and_(IS_CLAIMABLE, _deferred_behind.is_not(None))
 """It waits at the end of the queue."""
 IS_AWAITING = and_(_IS_QUEUED, _awaited_input.is_not(None))
-"""It waits, and its input has to be fetched before it may be claimed."""
+"""It waits, and its input has to be fetched or its prompt rewritten before it may be claimed."""
 WAS_CLAIMED = generations.c.attempt > literal_column("0")
 # what each tenant has waiting, of all models, of each, and of each variant; what waits at the end, or for its input;
 # what was taken

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from server.core.generation import Generation, Status
+from server.core.generation import ENHANCED_PROMPT, Enhancement, Generation, Status
 from server.storage.db.records import QueueLimitError, QueueLimits
 from server.storage.db.schema import generations
-from server.storage.db.statements.awaited_inputs import OTHERS_SECONDS, AwaitedInput
+from server.storage.db.statements.awaited_inputs import OTHERS_SECONDS, AwaitedInput, AwaitedRewrite
 from tests.contract.store.examples import PARAMS, Clock, new, positions, queued, read
 from tests.support.records import StandaloneStore as Store
 
@@ -167,3 +167,55 @@ async def test_what_another_server_accepted_is_left_to_it_for_a_while(store: Sto
     assert found(await store.awaited_inputs.awaited()) == expected
     clock.now += OTHERS_SECONDS + 1
     assert found(await store.awaited_inputs.awaited()) == [own.id, other.id]
+
+
+async def test_a_rewritten_prompt_is_awaited_after_the_inputs(store: Store) -> None:
+    enhancement = Enhancement("request", 2**53 - 1)
+    (generation,) = await awaiting(store, enhancement=enhancement)
+    assert await store.awaited_inputs.awaiting_rewrite() == []
+
+    halfway = replace(complete(generation), awaited_input=ENHANCED_PROMPT)
+    assert await store.awaited_inputs.arrived(URL, [halfway]) == [generation.id]
+    assert await store.awaited_inputs.awaited() == []
+    assert await store.awaited_inputs.awaiting_rewrite() == [AwaitedRewrite("", "request", generation.id)]
+    assert await store.attempts.claim("me", 60) is None
+    (waiting,) = await store.awaited_inputs.awaiting(ENHANCED_PROMPT, [generation.id])
+    assert waiting.enhancement == enhancement
+
+    params = replace(PARAMS, image=DIGEST, prompt="湖边的牛，清晨")
+    done = replace(enhancement, prompt=params.prompt, model="qwen", seconds=1.5)
+    rewritten = replace(waiting, params=params, enhancement=done, awaited_input=None)
+    assert await store.awaited_inputs.arrived(ENHANCED_PROMPT, [rewritten]) == [generation.id]
+    # a second one, of another server, comes too late
+    late = replace(rewritten, params=PARAMS, enhancement=enhancement)
+    assert await store.awaited_inputs.arrived(ENHANCED_PROMPT, [late]) == []
+
+    assert await store.awaited_inputs.awaiting_rewrite() == []
+    claimed = await store.attempts.claim("me", 60)
+    assert claimed is not None
+    assert (claimed.params, claimed.enhancement) == (params, done)
+
+
+async def test_prompts_of_other_servers_are_left_to_them(store: Store, clock: Clock) -> None:
+    enhancement = Enhancement("request", 1)
+    (own,) = await awaiting(store, awaited_input=ENHANCED_PROMPT, enhancement=enhancement, accepted_by="me")
+    (other,) = await awaiting(store, awaited_input=ENHANCED_PROMPT, enhancement=enhancement, accepted_by="you")
+
+    def found(awaited: list[AwaitedRewrite]) -> list[str]:
+        return [each.generation_id for each in awaited]
+
+    everyone = [own.id, other.id]
+    assert found(await store.awaited_inputs.awaiting_rewrite()) == ([own.id] if store.is_shared else everyone)
+    clock.now += OTHERS_SECONDS + 1
+    assert found(await store.awaited_inputs.awaiting_rewrite()) == everyone
+    only_own = await store.awaited_inputs.awaiting_rewrite(only_own=True)
+    assert found(only_own) == ([own.id] if store.is_shared else everyone)
+
+
+async def test_a_generation_fails_if_its_prompt_cannot_be_rewritten(store: Store) -> None:
+    (generation,) = await awaiting(store, awaited_input=ENHANCED_PROMPT, enhancement=Enhancement("request", 1))
+
+    (failed,) = await store.awaited_inputs.failed("", ENHANCED_PROMPT, [generation.id], "no words")
+
+    assert (failed.status, failed.error_message, failed.event_number) == (Status.FAILED, "no words", 1)
+    assert await store.awaited_inputs.awaiting_rewrite() == []

@@ -5,8 +5,9 @@ import pytest
 from server.engine.subprocess.environment import worker_environment
 
 
-def test_a_worker_has_no_credentials_of_the_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_ACCOUNT_KEY", "GOOGLE_APPLICATION_CREDENTIALS")
+def test_a_worker_has_no_credentials_of_what_only_the_server_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_stores = ("AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_ACCOUNT_KEY", "GOOGLE_APPLICATION_CREDENTIALS")
+    names = (*of_stores, "PADDOCK_ENHANCE_KEY")
     for name in names:
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("HF_HOME", "/weights")

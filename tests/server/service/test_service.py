@@ -111,7 +111,7 @@ async def test_what_starts_does_not_count_as_unstarted(tmp_path: Path) -> None:
         (generation,) = await inside.enqueue(prompt="x" * 9000)
         await inside.until(generation, Status.SUCCEEDED)
 
-    assert inside.service._limits._waiting == {}
+    assert inside.service._recorder._limits._waiting == {}
     await inside.dispatcher.stop()
     inside.store.close()
 

@@ -1,4 +1,4 @@
-"""Generations that cannot be claimed before their input has been fetched."""
+"""Generations that cannot be claimed before their input has been fetched, or their prompt has been rewritten."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, case, func, or_, select, update
 
 from pipelines.core.request import INPUTS
-from server.core.generation import Generation, Status
+from server.core.generation import ENHANCED_PROMPT, Generation, Status
 from server.storage.db.schema import IS_AWAITING, generations
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import from_row, is_among, to_row
 from server.storage.db.statements.transitions import next_event_number
 
-_FILLED_IN = ("params", *INPUTS, "warnings", "awaited_input")
-"""What an input decides of a row."""
+_FILLED_IN = ("params", *INPUTS, "warnings", "awaited_input", "enhancement")
+"""What an input, or a rewritten prompt, decides of a row."""
 
 OTHERS_SECONDS = 120.0
-"""For so long the server that accepted a generation is left to fetch its inputs."""
+"""For so long the server that accepted a generation is left to fetch its inputs, and to have its prompt rewritten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,21 @@ class AwaitedInput:
     generation_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class AwaitedRewrite:
+    """A generation of a tenant whose prompt has to be rewritten, with all those of its `request`."""
+
+    tenant: str
+    request: str
+    generation_id: str
+
+
 class AwaitedInputs(Repository):
     """Finds the generations that await an input, and records that it came, or why it does not come.
 
-    One that was cancelled meanwhile awaits none any more, and is left as it is. So is one for which another server has
-    been faster: each change is made only while the generation awaits the URL that was fetched.
+    A rewritten prompt is an input, too: instead of a URL it has the name ENHANCED_PROMPT. One that was cancelled
+    meanwhile awaits none any more, and is left as it is. So is one for which another server has been faster: each
+    change is made only while the generation awaits the URL that was fetched.
     """
 
     @in_thread
@@ -50,13 +60,29 @@ class AwaitedInputs(Repository):
             else_="image",
         )
         columns = generations.c.tenant, generations.c.awaited_input, field, generations.c.id
-        mine = []
-        if self.is_shared:
-            is_old = generations.c.enqueued_at < self._session.now() - OTHERS_SECONDS
-            mine = [or_(func.coalesce(generations.c.accepted_by, self.server) == self.server, is_old)]
+        is_url = generations.c.awaited_input != ENHANCED_PROMPT
         with self._session.read() as tx:
-            found = tx.execute(select(*columns).where(IS_AWAITING, *mine).order_by(generations.c.seq))
+            found = tx.execute(select(*columns).where(IS_AWAITING, is_url, *self._mine()).order_by(generations.c.seq))
             return [AwaitedInput(*row) for row in found]
+
+    @in_thread
+    def awaiting_rewrite(self, *, only_own: bool = False) -> list[AwaitedRewrite]:
+        """The generations that await nothing but a rewritten prompt, in their order.
+
+        Those that another server accepted are left to it for a while, or for ever (`only_own`).
+        """
+        columns = generations.c.tenant, generations.c.enhancement["request"].as_string(), generations.c.id
+        mine = self._mine(only_own=only_own)
+        with self._session.read() as tx:
+            found = tx.execute(select(*columns).where(*_awaits(ENHANCED_PROMPT), *mine).order_by(generations.c.seq))
+            return [AwaitedRewrite(*row) for row in found]
+
+    def _mine(self, *, only_own: bool = False) -> list[ColumnElement[bool]]:
+        if not self.is_shared:
+            return []
+        is_own = func.coalesce(generations.c.accepted_by, self.server) == self.server
+        is_old = generations.c.enqueued_at < self._session.now() - OTHERS_SECONDS
+        return [is_own if only_own else or_(is_own, is_old)]
 
     @in_thread
     def awaiting(self, url: str, ids: Collection[str]) -> list[Generation]:

@@ -257,7 +257,7 @@ class History(Repository):
         return sorted(tx.scalars(wanted), reverse=True)
 
 
-_CONTENT = ("parameters", "params", "fingerprint", "warnings", "awaited_input")
+_CONTENT = ("parameters", "params", "fingerprint", "warnings", "awaited_input", "enhancement")
 _SUMMARY = [column for column in generations.c if column.name not in _CONTENT]
 _BATCH = (
     select(

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, select
 
 from pipelines.core.request import INPUTS, VideoParams
-from server.core.generation import Generation, Origin, Status
+from server.core.generation import Enhancement, Generation, Origin, Status
 from server.storage.db.schema import generations
 
 # JSON has no levels of the step cache, only their names
@@ -42,6 +42,7 @@ def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
             "status": Status(row["status"]),
             "origin": Origin(row["origin"]),
             "warnings": tuple(row.get("warnings") or ()),
+            "enhancement": Enhancement(**row["enhancement"]) if row.get("enhancement") else None,
             "params": params,
         }
     )

@@ -107,7 +107,6 @@ def test_the_known_sentences_about_prompts() -> None:
     [
         ({"prompt": None, "multi_prompt": ["a"]}, f"multi_prompt is not supported by {ENTRY.id}"),
         *(({name: "https://a.b/c"}, f"{name} is not supported by {ENTRY.id}") for name in MEDIA),
-        ({"prompt_extend": True}, f"prompt_extend is not supported by {ENTRY.id}"),
         ({"target_fps": 30}, f"target_fps is not supported by {ENTRY.id}"),
         ({"resolution": "1080p"}, "resolution must be one of 480p, 720p"),
         ({"resolution": 480}, "resolution must be one of 480p, 720p"),

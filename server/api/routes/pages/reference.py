@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from server.api.dependencies import ServiceDep
 from server.api.openapi import with_server
-from server.api.routes.workbench import WEB, page_headers
+from server.api.routes.pages.workbench import WEB, page_headers
 
 router = APIRouter(include_in_schema=False)
 

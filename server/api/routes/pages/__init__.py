@@ -1,0 +1,1 @@
+"""The pages of the server itself: the Workbench and the API reference."""

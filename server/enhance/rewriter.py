@@ -1,0 +1,132 @@
+"""Rewrites prompts: asks the language model, judges its answer, asks once more if need be, and remembers."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from server.enhance.endpoint import ChatEndpoint, EndpointDownError, Question
+from server.enhance.guards import UnfitAnswerError, checked
+from server.enhance.language import MAX_TOKENS, estimated_tokens
+from server.enhance.system_prompts import SystemPrompts, Task
+
+log = logging.getLogger("paddock.enhance")
+
+MAX_AT_ONCE = 4
+MAX_AT_ONCE_OF_TENANT = 2
+"""So many questions are open at once, in all and for one tenant."""
+
+MAX_REMEMBERED = 1000
+"""So many rewritten prompts are remembered, each of a few kilobytes."""
+
+_PAUSE_SECONDS = 1.0
+
+
+Count = Callable[[str], Awaitable[int | None]]
+"""Counts the tokens of a prompt; None if it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenImage:
+    """An image that the model may see: its digest, and what makes a small JPEG file of it, or None if it cannot."""
+
+    digest: str
+    read: Callable[[], Awaitable[bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A prompt that a tenant wants to have rewritten. Another seed may give other words.
+
+    `count` counts tokens as the model does that the prompt is for; without it they are estimated.
+    """
+
+    tenant: str
+    prompt: str
+    seed: int
+    task: Task = Task.TEXT
+    image: SeenImage | None = None
+    count: Count | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What came of a wish: the new prompt, or None and the reason, as the end of a sentence about the answer."""
+
+    prompt: str | None
+    model: str
+    seconds: float
+    reason: str | None = None
+
+
+class Rewriter:
+    """Rewrites prompts with the model of an endpoint."""
+
+    def __init__(self, endpoint: ChatEndpoint, prompts: SystemPrompts) -> None:
+        self._endpoint = endpoint
+        self._prompts = prompts
+        self._all = asyncio.Semaphore(MAX_AT_ONCE)
+        self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._known: OrderedDict[str, Rewrite] = OrderedDict()
+
+    async def rewrite(self, wish: Wish) -> Rewrite:
+        """Rewrite a prompt, or recall how it was rewritten before. Raises EndpointDownError."""
+        system = self._prompts.of(wish.task, wish.prompt)
+        seen = None if wish.image is None else wish.image.digest
+        # of its tenant only: how long it takes would tell what others asked
+        facts = (wish.tenant, self._endpoint.model, system, wish.prompt, wish.seed, seen)
+        # prompts may be long
+        key = hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        async with lock:
+            if (known := self._known.get(key)) is not None:
+                self._known.move_to_end(key)
+                return known
+            async with self._turn(wish.tenant):
+                made = await self._ask(wish, system)
+            if made.prompt is not None:
+                self._known[key] = made
+                while len(self._known) > MAX_REMEMBERED:
+                    self._known.popitem(last=False)
+            return made
+
+    async def _ask(self, wish: Wish, system: str) -> Rewrite:
+        began = time.monotonic()
+        image = None if wish.image is None else await wish.image.read()
+        reason = None
+        for attempt in range(2):
+            # of the same seed the same answer could come again
+            question = Question(system, wish.prompt, wish.seed + attempt, image)
+            try:
+                prompt = checked(wish.prompt, await self._endpoint.ask(question))
+                await _check_length(prompt, wish.count)
+            except UnfitAnswerError as error:
+                reason = str(error)
+                log.info("an answer of %s %s", self._endpoint.model, reason)
+            except EndpointDownError as error:
+                log.warning("the endpoint of %s %s", self._endpoint.model, error)
+                if attempt or not error.may_pass:
+                    raise
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                return Rewrite(prompt, self._endpoint.model, time.monotonic() - began)
+        return Rewrite(None, self._endpoint.model, time.monotonic() - began, reason)
+
+    @asynccontextmanager
+    async def _turn(self, tenant: str) -> AsyncIterator[None]:
+        """Wait for a tenant's turn, and hold it."""
+        own = self._own.setdefault(tenant, asyncio.Semaphore(MAX_AT_ONCE_OF_TENANT))
+        async with own, self._all:
+            yield
+
+
+async def _check_length(prompt: str, count: Count | None) -> None:
+    tokens = None if count is None else await count(prompt)
+    if (estimated_tokens(prompt) if tokens is None else tokens) > MAX_TOKENS:
+        raise UnfitAnswerError(f"has more than the {MAX_TOKENS} tokens that the models read")

@@ -1,0 +1,163 @@
+"""Has prompts rewritten: what is asked for each generation, and what comes back as sentences for its sender."""
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.request import MAX_SEED
+from server.core.errors import InvalidParamsError, UnavailableError, reason
+from server.core.generation import Generation
+from server.core.settings.sections import EnhanceSettings, IfDown
+from server.enhance.configured import SETTINGS, configured_rewriter
+from server.enhance.endpoint import EndpointDownError
+from server.enhance.rewriter import Rewrite, SeenImage, Wish
+from server.enhance.system_prompts import Task
+from server.media.limits import RefusedInputError
+from server.media.process import run_child
+from server.service.enhancing.tokens import TokenCounter
+from server.service.numbers import as_integer
+from server.service.record_limits import RewriteLimit
+from server.service.requests.parameters import random_seed
+from server.storage.files.inputs import Inputs, input_key
+
+log = logging.getLogger("paddock.enhance")
+
+RETRY_AFTER = 30
+
+_PARAMETERS = ("prompt", "model", "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class EnhancedPrompt:
+    """The prompt that a request asked to have rewritten, and what became of it; `prompt` again if nothing did."""
+
+    prompt: str
+    enhanced_prompt: str
+    model: str
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+class CannotEnhanceError(Exception):
+    """A generation fails, for its prompt was not rewritten; `str()` is a sentence for its sender."""
+
+
+class Prompts:
+    """Has prompts rewritten as the settings say. `limit` counts what is asked of it."""
+
+    def __init__(self, settings: EnhanceSettings, max_chars: int, inputs: Inputs, tokens: TokenCounter) -> None:
+        self._settings = settings
+        self._max_chars = max_chars
+        self._tokens = tokens
+        self._inputs = inputs
+        self._rewriter = configured_rewriter(settings)
+        self.limit = RewriteLimit(settings.enhance_per_hour)
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether there is a language model."""
+        return self._rewriter is not None
+
+    async def of(self, generations: list[Generation]) -> list[Generation]:
+        """Generations of one request that await their prompt, with the prompt that they are made of.
+
+        Raises CannotEnhanceError.
+        """
+        first = generations[0]
+        assert first.params is not None, "a generation without valid parameters awaits nothing"
+        assert first.enhancement is not None, "it awaits its prompt"
+        begins = first.params.image or first.params.extends
+        wish = Wish(
+            tenant=first.tenant,
+            prompt=first.params.prompt,
+            seed=first.enhancement.seed,
+            task=Task.IMAGE if begins else Task.TEXT,
+            image=self._seen(first.tenant, first.params.image),
+            count=self._tokens.of(first.model),
+        )
+        try:
+            made = await self._rewritten(wish)
+        except UnavailableError as error:
+            if self._settings.enhance_if_down is IfDown.FAIL:
+                raise CannotEnhanceError(str(error)) from error
+            warning = f"{error} The original was used."
+            return [replace(each, awaited_input=None, warnings=(*each.warnings, warning)) for each in generations]
+        return [_with(each, made) for each in generations]
+
+    async def enhance(self, tenant: str, body: Mapping[str, Any], model: str) -> EnhancedPrompt:
+        """Rewrite the prompt of a body for a model. Raises InvalidParamsError, QueueFullError or UnavailableError."""
+        prompt, seed = self._checked(body)
+        self.limit.add(tenant)
+        made = await self._rewritten(Wish(tenant, prompt, seed, count=self._tokens.of(model)))
+        warnings = () if made.prompt is not None else (_warning(made),)
+        return EnhancedPrompt(prompt, made.prompt or prompt, made.model, round(made.seconds, 3), warnings)
+
+    def _checked(self, body: Mapping[str, Any]) -> tuple[str, int]:
+        prompt = body.get("prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InvalidParamsError("prompt must be a string with at least one word")
+        if len(prompt) > self._max_chars:
+            raise InvalidParamsError(f"prompt must be at most {self._max_chars} characters long")
+        seed = random_seed() if body.get("seed") is None else as_integer(body["seed"])
+        if seed is None or not 0 <= seed <= MAX_SEED:
+            raise InvalidParamsError(f"seed must be an integer between 0 and {MAX_SEED}")
+        if unknown := [name for name in body if name not in _PARAMETERS]:
+            raise InvalidParamsError(
+                f"{unknown[0][:80]!a} is not a parameter here; these are: {', '.join(_PARAMETERS)}"
+            )
+        if not self.is_configured:
+            raise InvalidParamsError(f"This server has no language model. Its operator names one with the {SETTINGS}")
+        return prompt, seed
+
+    async def _rewritten(self, wish: Wish) -> Rewrite:
+        if self._rewriter is None:
+            # there was a model when the generation was recorded
+            raise UnavailableError(f"The prompt was not enhanced: this server has no language model ({SETTINGS}).")
+        try:
+            return await self._rewriter.rewrite(wish)
+        except EndpointDownError as error:
+            sentence = f"The prompt was not enhanced: the language model's endpoint {error}."
+            raise UnavailableError(sentence, RETRY_AFTER) from error
+
+    def _seen(self, tenant: str, digest: str | None) -> SeenImage | None:
+        if digest is None or not self._settings.enhance_sees_image:
+            return None
+        return SeenImage(digest, partial(self._small_copy, tenant, digest))
+
+    async def _small_copy(self, tenant: str, digest: str) -> bytes | None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="seen-", ignore_cleanup_errors=True) as folder:
+                source, target = Path(folder) / "kept", Path(folder) / "small"
+                with await asyncio.to_thread(source.open, "wb") as file:
+                    async for chunk in self._inputs.storage.open(input_key(tenant, digest)):
+                        await asyncio.to_thread(file.write, chunk)
+                await run_child("server.media.shrink_image", str(source), str(target))
+                return await asyncio.to_thread(target.read_bytes)
+        except (OSError, RefusedInputError, UnavailableError) as error:
+            # the words alone can be rewritten, too
+            said = reason(error) if isinstance(error, OSError) else str(error)
+            log.warning("a language model does not see an image: %s", said)
+            return None
+
+
+def _with(generation: Generation, made: Rewrite) -> Generation:
+    if made.prompt is None:
+        return replace(generation, awaited_input=None, warnings=(*generation.warnings, _warning(made)))
+    assert generation.params is not None
+    assert generation.enhancement is not None
+    seconds = round(made.seconds, 3)
+    return replace(
+        generation,
+        awaited_input=None,
+        params=replace(generation.params, prompt=made.prompt),
+        enhancement=replace(generation.enhancement, prompt=made.prompt, model=made.model, seconds=seconds),
+    )
+
+
+def _warning(made: Rewrite) -> str:
+    return f"The prompt was not enhanced: the language model's answer {made.reason}. The original was used."
