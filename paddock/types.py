@@ -34,6 +34,8 @@ class Parameters(TypedDict, total=False):
     """Whether the server's language model rewrites the prompt first (`Generation.enhanced_prompt`)."""
     prompt_extend: bool
     """Another name of `enhance_prompt`."""
+    inspiration: bool
+    """Whether the prompt is turned into a freer one by a style card (`Generation.inspiration_style`)."""
     width: int
     """In pixels."""
     height: int
@@ -119,7 +121,9 @@ class Generation(_Response):
     """The model that makes the video, if it is another one."""
     prompt: str | None = None
     enhanced_prompt: str | None = None
-    """What the video is made of instead, as a language model rewrote the prompt; None if none did."""
+    """What the video is made of instead of the prompt; None if of the prompt itself."""
+    inspiration_style: str | None = None
+    """The style card that `inspiration` chose for the prompt."""
     seed: int | None = None
     result_url: str | None = None
     """The address of the finished video. It is signed, needs no API key, and expires; `Client.download` renews it."""

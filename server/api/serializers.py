@@ -65,8 +65,11 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
     enhancement = generation.enhancement
     if enhancement is not None and enhancement.prompt is not None:
         fields["enhanced_prompt"] = enhancement.prompt
-        fields["enhance_model"] = enhancement.model or ""
+    if enhancement is not None and enhancement.model is not None:
+        fields["enhance_model"] = enhancement.model
         fields["enhance_seconds"] = enhancement.seconds or 0.0
+    if enhancement is not None and enhancement.style is not None:
+        fields["inspiration_style"] = enhancement.style
     if generation.asked_model is not None:
         fields["answered_by"] = generation.model
     return fields

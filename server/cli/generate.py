@@ -49,6 +49,8 @@ def generate(
     made = [generation for generation in finished if generation.status == "succeeded"]
     for enhanced in dict.fromkeys(generation.enhanced_prompt for generation in made if generation.enhanced_prompt):
         console.print(f"Made of: {plain(enhanced)}", soft_wrap=True)
+    if styles := [generation.inspiration_style for generation in made if generation.inspiration_style]:
+        console.print(f"Style: {', '.join(dict.fromkeys(styles))}", highlight=False)
     for warning in dict.fromkeys(warning for generation in made for warning in generation.warnings):
         console.print(f"[yellow]Warning:[/] {plain(warning)}", soft_wrap=True)
     paths = []

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -67,7 +67,8 @@ class Enhancement:
 
     - `request` is the id of the first generation of its request: all of them share one rewrite, made with `seed`.
     - `prompt` is the rewritten one, None as long as there is none, or if the original had to do.
-    - `model` wrote it, in `seconds`.
+    - `model` wrote it, in `seconds`; None if it is the original with the words of a style card behind it.
+    - `style` is the id of the style card that it was given for inspiration.
     """
 
     request: str
@@ -75,6 +76,7 @@ class Enhancement:
     prompt: str | None = None
     model: str | None = None
     seconds: float | None = None
+    style: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,3 +158,14 @@ class Generation:
     def is_terminal(self) -> bool:
         """Whether it has ended."""
         return self.status in TERMINAL
+
+
+def with_words(generation: Generation, prompt: str) -> Generation:
+    """A generation that is made of another prompt than the one that was asked, and says so."""
+    assert generation.params is not None, "its parameters are valid"
+    assert generation.enhancement is not None, "it asked for other words"
+    return replace(
+        generation,
+        params=replace(generation.params, prompt=prompt),
+        enhancement=replace(generation.enhancement, prompt=prompt),
+    )

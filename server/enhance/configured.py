@@ -5,6 +5,7 @@ from pathlib import Path
 from server.core.settings.sections import EnhanceSettings
 from server.enhance.endpoint import ChatEndpoint
 from server.enhance.rewriter import Rewriter
+from server.enhance.styles import Styles, StylesError
 from server.enhance.system_prompts import SystemPromptError, SystemPrompts
 
 SETTINGS = "settings enhance_url and enhance_model"
@@ -39,6 +40,14 @@ def configured_rewriter(settings: EnhanceSettings) -> Rewriter | None:
     except SystemPromptError as error:
         raise EnhanceSettingsError(str(error)) from error
     return Rewriter(ChatEndpoint(url, model, key, settings.enhance_timeout), prompts)
+
+
+def configured_styles(settings: EnhanceSettings) -> Styles:
+    """The style cards of the settings. Raises EnhanceSettingsError."""
+    try:
+        return Styles.read(settings.inspiration_styles)
+    except StylesError as error:
+        raise EnhanceSettingsError(str(error)) from error
 
 
 def _key_in(path: Path) -> str:

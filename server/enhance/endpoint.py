@@ -21,7 +21,6 @@ CONNECT_SECONDS = 5.0
 _MAX_TOKENS = 2048
 """More than a prompt has, as some models think in words first."""
 
-_TEMPERATURE = 0.7
 _SEEDS = 2**31
 """Endpoints take seeds of 32 bits."""
 
@@ -42,12 +41,13 @@ class EndpointDownError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a model is told and asked. `image` is a JPEG file that it sees."""
+    """What a model is told and asked. `image` is a JPEG file that it sees. A higher temperature gives freer words."""
 
     system: str
     prompt: str
     seed: int
     image: bytes | None = None
+    temperature: float = 0.7
 
 
 class ChatEndpoint:
@@ -116,7 +116,7 @@ class ChatEndpoint:
         return {
             "model": self.model,
             "messages": [{"role": "system", "content": question.system}, {"role": "user", "content": content}],
-            "temperature": _TEMPERATURE,
+            "temperature": question.temperature,
             "max_tokens": _MAX_TOKENS,
             "seed": question.seed % _SEEDS,
             "stream": False,

@@ -7,12 +7,13 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from server.enhance.endpoint import ChatEndpoint, EndpointDownError, Question
 from server.enhance.guards import UnfitAnswerError, checked
 from server.enhance.language import MAX_TOKENS, estimated_tokens
+from server.enhance.styles import Style, card
 from server.enhance.system_prompts import SystemPrompts, Task
 
 log = logging.getLogger("paddock.enhance")
@@ -25,6 +26,9 @@ MAX_REMEMBERED = 1000
 """So many rewritten prompts are remembered, each of a few kilobytes."""
 
 _PAUSE_SECONDS = 1.0
+
+_FREER = 1.0
+"""The temperature of inspiration."""
 
 
 Count = Callable[[str], Awaitable[int | None]]
@@ -43,14 +47,16 @@ class SeenImage:
 class Wish:
     """A prompt that a tenant wants to have rewritten. Another seed may give other words.
 
+    `begins`: the video begins with an image, which `image` lets the model see. A `style` has it rewritten freely.
     `count` counts tokens as the model does that the prompt is for; without it they are estimated.
     """
 
     tenant: str
     prompt: str
     seed: int
-    task: Task = Task.TEXT
+    begins: bool = False
     image: SeenImage | None = None
+    style: Style | None = None
     count: Count | None = None
 
 
@@ -77,7 +83,7 @@ class Rewriter:
 
     async def rewrite(self, wish: Wish) -> Rewrite:
         """Rewrite a prompt, or recall how it was rewritten before. Raises EndpointDownError."""
-        system = self._prompts.of(wish.task, wish.prompt)
+        system = self._system(wish)
         seen = None if wish.image is None else wish.image.digest
         # of its tenant only: how long it takes would tell what others asked
         facts = (wish.tenant, self._endpoint.model, system, wish.prompt, wish.seed, seen)
@@ -96,6 +102,12 @@ class Rewriter:
                     self._known.popitem(last=False)
             return made
 
+    def _system(self, wish: Wish) -> str:
+        if wish.style is None:
+            return self._prompts.of(Task.IMAGE if wish.begins else Task.TEXT, wish.prompt)
+        text = self._prompts.of(Task.INSPIRATION, wish.prompt)
+        return f"{text}\n\n{card(wish.prompt, wish.style, begins_with_image=wish.begins)}"
+
     async def _ask(self, wish: Wish, system: str) -> Rewrite:
         began = time.monotonic()
         image = None if wish.image is None else await wish.image.read()
@@ -103,6 +115,8 @@ class Rewriter:
         for attempt in range(2):
             # of the same seed the same answer could come again
             question = Question(system, wish.prompt, wish.seed + attempt, image)
+            if wish.style is not None:
+                question = replace(question, temperature=_FREER)
             try:
                 prompt = checked(wish.prompt, await self._endpoint.ask(question))
                 await _check_length(prompt, wish.count)

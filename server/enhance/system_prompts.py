@@ -13,10 +13,12 @@ MAX_BYTES = 65_536
 
 
 class Task(StrEnum):
-    """What a video is made of besides words: nothing, or what it begins with."""
+    """How a prompt is rewritten: for a video made of words alone, for one that begins with an image, or freely."""
 
     TEXT = "text"
     IMAGE = "image"
+    INSPIRATION = "inspiration"
+    """Either, with a style card behind the text."""
 
 
 _LANGUAGES = {False: "en", True: "zh"}

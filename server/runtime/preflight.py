@@ -15,7 +15,7 @@ from server.core.settings.sections import StorageSettings
 from server.core.settings.settings import Settings
 from server.engine.ray.failures import ClusterError, check_installed
 from server.engine.ray.options import TOKEN_FILE, is_loopback
-from server.enhance.configured import EnhanceSettingsError, configured_rewriter
+from server.enhance.configured import EnhanceSettingsError, configured_rewriter, configured_styles
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.runtime.engines import token_file
 from server.runtime.environment import empty_temporary
@@ -117,6 +117,7 @@ def check_enhancement(settings: Settings) -> None:
     """Raise StartRefusedError if the settings of the language model do not fit together, or name an unusable file."""
     try:
         configured_rewriter(settings)
+        configured_styles(settings)
     except EnhanceSettingsError as error:
         raise StartRefusedError(str(error)) from error
 

@@ -71,18 +71,18 @@ class RewriteLimit:
         self._limit = limit
         self._asked = HourlyLimit(limit)
 
-    def add(self, tenant: str) -> None:
-        """Count one more. Raises QueueFullError, and then counts none."""
-        if (wait := self._asked.wait(tenant, 1)) is not None:
+    def add(self, tenant: str, more: int = 1) -> None:
+        """Count some more. Raises QueueFullError, and then counts none."""
+        if (wait := self._asked.wait(tenant, more)) is not None:
             raise QueueFullError(
                 f"{self._limit} prompts were enhanced within an hour: this is the limit.",
                 ceil(wait),
             )
-        self._asked.add(tenant, 1)
+        self._asked.add(tenant, more)
 
-    def take_back(self, tenant: str) -> None:
-        """Count one less."""
-        self._asked.add(tenant, -1)
+    def take_back(self, tenant: str, less: int) -> None:
+        """Count some less."""
+        self._asked.add(tenant, -less)
 
 
 class RecordLimits:
@@ -115,8 +115,8 @@ class RecordLimits:
                 "recorded within an hour: this is the limit.",
                 ceil(wait),
             )
-        if _is_rewritten(new):
-            self._rewrites.add(tenant)
+        if rewrites := _rewrites(new):
+            self._rewrites.add(tenant, rewrites)
         # before they are recorded: others are submitted meanwhile
         self._failed.add(tenant, failed)
         self._unstarted.add(tenant, sum(sizes.values()))
@@ -126,8 +126,8 @@ class RecordLimits:
         """Count generations no more, as they were not recorded."""
         self._failed.add(new[0].tenant, -_failed(new))
         self._unstarted.add(new[0].tenant, -sum(map(_size, new)))
-        if _is_rewritten(new):
-            self._rewrites.take_back(new[0].tenant)
+        if rewrites := _rewrites(new):
+            self._rewrites.take_back(new[0].tenant, rewrites)
         for each in new:
             self._waiting.pop(each.id, None)
 
@@ -177,8 +177,9 @@ def _failed(new: Sequence[Generation]) -> int:
     return sum(each.is_terminal for each in new)
 
 
-def _is_rewritten(new: Sequence[Generation]) -> bool:
-    return any(each.enhancement is not None for each in new)
+def _rewrites(new: Sequence[Generation]) -> int:
+    """How many prompts a language model has to rewrite for these."""
+    return len({each.enhancement.request for each in new if each.enhancement and each.enhancement.prompt is None})
 
 
 def _size(generation: Generation) -> int:

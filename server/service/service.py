@@ -97,7 +97,7 @@ class Service:
         tokens = TokenCounter(catalogue, demo_folder() if settings.demo else None)
         self.prompts = Prompts(settings, settings.max_prompt_chars, inputs, tokens)
         self._builder = GenerationBuilder(
-            *(settings, self.input_sources, self._image_models, submissions.server),
+            *(settings, self.input_sources, self._image_models, self.prompts.styles, submissions.server),
             can_enhance=self.prompts.is_configured,
         )
         self._prompt_worker = PromptWorker(awaited_inputs, self.prompts, broker, scheduler.wake)

@@ -46,7 +46,7 @@ def test_the_schema_reproduces_the_pages_tables(demo: bool, tmp_path: Path) -> N
     assert rendered(schema) == tables()
     assert schema == model["request_schema"] == model["json_request_schema"]
     own = model["x-paddock-parameters"]
-    common = {"step_cache", "sampler", "loras", "image_mode", "input_video", "strength"}
+    common = {"step_cache", "sampler", "loras", "image_mode", "input_video", "strength", "inspiration"}
     # another model answers what has an image, and the demo's weights are for text
     assert own.keys() == common | (set() if demo else {"input_image", "extend_from"})
     assert not own.keys() & schema["properties"].keys()

@@ -118,6 +118,9 @@ class Row(TypedDict):
     ]
     enhance_model: NotRequired[Annotated[str, Field(description="The language model that wrote `enhanced_prompt`")]]
     enhance_seconds: NotRequired[Annotated[float, Field(description="How long that took")]]
+    inspiration_style: NotRequired[
+        Annotated[str, Field(description="The style card that `inspiration` chose for the prompt")]
+    ]
     answered_by: NotRequired[
         Annotated[str, Field(description="The model that makes the video, if it is another one than `model_name`")]
     ]

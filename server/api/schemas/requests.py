@@ -25,7 +25,16 @@ from server.api.schemas.fields import LONG
 from server.core.settings.sections import QueueSettings
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES
 from server.service.numbers import limits_of
-from server.service.requests.echo import ENHANCE, ENHANCE_NAMES, EXTEND, IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS
+from server.service.requests.echo import (
+    ENHANCE,
+    ENHANCE_NAMES,
+    EXTEND,
+    IMAGE_MODE,
+    INSPIRATION,
+    MAX_TARGET_CHARS,
+    STRENGTH,
+    TARGETS,
+)
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
 from server.service.requests.parameters import RESPONSE_FORMATS
 from server.service.requests.sizes import RESOLUTIONS
@@ -90,6 +99,11 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "server has one. The row has `enhanced_prompt`",
     },
     ENHANCE_NAMES[1]: {"type": "boolean", "description": f"Another name of {ENHANCE}"},
+    INSPIRATION: {
+        "type": "boolean",
+        "description": "Have the prompt turned into a freer one by a style card that the seed chooses: by the server's "
+        "language model where it has one, else by the card's words behind it. The row has `inspiration_style`",
+    },
     IMAGE: {**_IMAGE, "description": f"The image that the video begins with, for models that take one: {_IMAGE_KINDS}"},
     LAST_IMAGES[0]: {
         **_IMAGE,

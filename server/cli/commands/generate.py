@@ -61,6 +61,9 @@ def generate(
     enhance: Annotated[
         bool, typer.Option("--enhance", help="Have the server's language model rewrite the prompt first, and show it.")
     ] = False,
+    inspiration: Annotated[
+        bool, typer.Option("--inspiration", help="Turn the prompt into a freer one, in a style that the seed chooses.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="The same request with the same seed gives the same video.")] = None,
     step_cache: Annotated[StepCaching | None, typer.Option(help="Step caching: exact, balanced or fast.")] = None,
     sampler: Annotated[Sampler | None, typer.Option(help="The solver: unipc, dpm++ or euler.")] = None,
@@ -95,6 +98,7 @@ def generate(
         "guidance_scale": guidance,
         "negative_prompt": negative_prompt,
         "enhance_prompt": enhance or None,
+        "inspiration": inspiration or None,
         "seed": seed,
         "step_cache": step_cache,
         "sampler": sampler,

@@ -213,8 +213,9 @@ class EnhanceSettings(BaseModel):
     enhance_if_down: IfDown = IfDown.FAIL
     enhance_per_hour: int = Field(default=100, ge=1)
     enhance_prompts_dir: Path | None = None
+    inspiration_styles: Path | None = None
 
-    @field_validator("enhance_key_file", "enhance_prompts_dir")
+    @field_validator("enhance_key_file", "enhance_prompts_dir", "inspiration_styles")
     @classmethod
     def _expand_path(cls, path: Path | None) -> Path | None:
         return as_folder(path, "write the whole path") if path else path

@@ -11,12 +11,12 @@ from typing import Any
 
 from pipelines.core.request import MAX_SEED
 from server.core.errors import InvalidParamsError, UnavailableError, reason
-from server.core.generation import Generation
+from server.core.generation import Generation, with_words
 from server.core.settings.sections import EnhanceSettings, IfDown
-from server.enhance.configured import SETTINGS, configured_rewriter
+from server.enhance.configured import SETTINGS, configured_rewriter, configured_styles
 from server.enhance.endpoint import EndpointDownError
 from server.enhance.rewriter import Rewrite, SeenImage, Wish
-from server.enhance.system_prompts import Task
+from server.enhance.styles import Style, inspired
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.service.enhancing.tokens import TokenCounter
@@ -56,6 +56,7 @@ class Prompts:
         self._tokens = tokens
         self._inputs = inputs
         self._rewriter = configured_rewriter(settings)
+        self.styles = configured_styles(settings)
         self.limit = RewriteLimit(settings.enhance_per_hour)
 
     @property
@@ -72,12 +73,14 @@ class Prompts:
         assert first.params is not None, "a generation without valid parameters awaits nothing"
         assert first.enhancement is not None, "it awaits its prompt"
         begins = first.params.image or first.params.extends
+        style = None if first.enhancement.style is None else self.styles.of(first.enhancement.style)
         wish = Wish(
             tenant=first.tenant,
             prompt=first.params.prompt,
             seed=first.enhancement.seed,
-            task=Task.IMAGE if begins else Task.TEXT,
+            begins=begins is not None,
             image=self._seen(first.tenant, first.params.image),
+            style=style,
             count=self._tokens.of(first.model),
         )
         try:
@@ -85,16 +88,17 @@ class Prompts:
         except UnavailableError as error:
             if self._settings.enhance_if_down is IfDown.FAIL:
                 raise CannotEnhanceError(str(error)) from error
-            warning = f"{error} The original was used."
-            return [replace(each, awaited_input=None, warnings=(*each.warnings, warning)) for each in generations]
-        return [_with(each, made) for each in generations]
+            return [_without(each, str(error), style) for each in generations]
+        if made.prompt is None:
+            return [_without(each, _unfit(made), style) for each in generations]
+        return [_with(each, made.prompt, made) for each in generations]
 
     async def enhance(self, tenant: str, body: Mapping[str, Any], model: str) -> EnhancedPrompt:
         """Rewrite the prompt of a body for a model. Raises InvalidParamsError, QueueFullError or UnavailableError."""
         prompt, seed = self._checked(body)
         self.limit.add(tenant)
         made = await self._rewritten(Wish(tenant, prompt, seed, count=self._tokens.of(model)))
-        warnings = () if made.prompt is not None else (_warning(made),)
+        warnings = () if made.prompt is not None else (f"{_unfit(made)} The original was used.",)
         return EnhancedPrompt(prompt, made.prompt or prompt, made.model, round(made.seconds, 3), warnings)
 
     def _checked(self, body: Mapping[str, Any]) -> tuple[str, int]:
@@ -145,19 +149,21 @@ class Prompts:
             return None
 
 
-def _with(generation: Generation, made: Rewrite) -> Generation:
-    if made.prompt is None:
-        return replace(generation, awaited_input=None, warnings=(*generation.warnings, _warning(made)))
+def _with(generation: Generation, prompt: str, made: Rewrite) -> Generation:
+    """A generation that is made of a rewritten prompt."""
+    ready = with_words(generation, prompt)
+    assert ready.enhancement is not None
+    enhancement = replace(ready.enhancement, model=made.model, seconds=round(made.seconds, 3))
+    return replace(ready, awaited_input=None, enhancement=enhancement)
+
+
+def _without(generation: Generation, why: str, style: Style | None) -> Generation:
+    """A generation that is made of the original, or of that with the words of a style card."""
     assert generation.params is not None
-    assert generation.enhancement is not None
-    seconds = round(made.seconds, 3)
-    return replace(
-        generation,
-        awaited_input=None,
-        params=replace(generation.params, prompt=made.prompt),
-        enhancement=replace(generation.enhancement, prompt=made.prompt, model=made.model, seconds=seconds),
-    )
+    used = "The original was used." if style is None else "The words of its style were added instead."
+    ready = replace(generation, awaited_input=None, warnings=(*generation.warnings, f"{why} {used}"))
+    return ready if style is None else with_words(ready, inspired(generation.params.prompt, style))
 
 
-def _warning(made: Rewrite) -> str:
-    return f"The prompt was not enhanced: the language model's answer {made.reason}. The original was used."
+def _unfit(made: Rewrite) -> str:
+    return f"The prompt was not enhanced: the language model's answer {made.reason}."

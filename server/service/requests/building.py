@@ -8,8 +8,9 @@ from uuid import uuid4
 from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
-from server.core.generation import ENHANCED_PROMPT, Enhancement, Generation, Origin, Status
+from server.core.generation import ENHANCED_PROMPT, Enhancement, Generation, Origin, Status, with_words
 from server.core.settings.settings import Settings
+from server.enhance.styles import Styles, inspired
 from server.service.requests import echo, parameters
 from server.service.requests.image_models import ImageModels
 from server.service.requests.input_sources import InputSources
@@ -21,13 +22,17 @@ NOT_ENHANCED = "The prompt was not enhanced: this server has no language model (
 
 
 class GenerationBuilder:
-    """Builds generations. `accepted_by` is the name of this server. `can_enhance`: it has a language model."""
+    """Builds generations, with style cards from `styles`. `accepted_by` is the name of this server.
+
+    `can_enhance`: it has a language model.
+    """
 
     def __init__(
         self,
         settings: Settings,
         sources: InputSources,
         image_models: ImageModels,
+        styles: Styles,
         accepted_by: str | None,
         *,
         can_enhance: bool = False,
@@ -35,6 +40,7 @@ class GenerationBuilder:
         self._settings = settings
         self._sources = sources
         self._image_models = image_models
+        self._styles = styles
         self._accepted_by = accepted_by
         self._can_enhance = can_enhance
 
@@ -103,7 +109,8 @@ class GenerationBuilder:
     def _enhances(self, request: Request) -> bool:
         """Whether the prompt is to be rewritten. Raises InvalidParamsError."""
         asks = echo.asks_to_enhance(request.body)
-        if asks and not self._can_enhance:
+        # without a model it is done with the words of a card
+        if asks and not self._can_enhance and not echo.asks_for_inspiration(request.body):
             name = request.named(*echo.ENHANCE_NAMES)[0]
             raise InvalidParamsError(
                 f"{name} needs a language model, which this server does not have. Its operator names one with the "
@@ -113,7 +120,11 @@ class GenerationBuilder:
 
     def _enhanced(self, request: Request, new: list[Generation]) -> list[Generation]:
         """The generations of a request, which share one rewritten prompt, if it is to be rewritten."""
-        if all(each.is_terminal for each in new) or not self._enhances(request):
+        if all(each.is_terminal for each in new):
+            return new
+        if echo.asks_for_inspiration(request.body):
+            return [each if each.is_terminal else self._inspired(each) for each in new]
+        if not self._enhances(request):
             return new
         if not self._can_enhance:
             return [_warned(each, (NOT_ENHANCED,)) for each in new]
@@ -125,6 +136,17 @@ class GenerationBuilder:
             else replace(each, enhancement=enhancement, awaited_input=each.awaited_input or ENHANCED_PROMPT)
             for each in new
         ]
+
+    def _inspired(self, generation: Generation) -> Generation:
+        """A generation that gets a style card by its own seed, and with it a prompt of its own."""
+        params = generation.params
+        assert params is not None, "its parameters are valid"
+        style = self._styles.chosen(params.prompt, params.seed)
+        enhancement = Enhancement(generation.id, params.seed, style=style.id)
+        if self._can_enhance:
+            awaited = generation.awaited_input or ENHANCED_PROMPT
+            return replace(generation, enhancement=enhancement, awaited_input=awaited)
+        return with_words(replace(generation, enhancement=enhancement), inspired(params.prompt, style))
 
     def _params(self, request: Request, body: parameters.Body, inputs: GivenInputs) -> VideoParams:
         settings = self._settings
@@ -157,7 +179,7 @@ class GenerationBuilder:
 
 def _words(generation: Generation) -> str | None:
     """What a generation awaits that has all its inputs."""
-    return None if generation.enhancement is None else ENHANCED_PROMPT
+    return None if generation.enhancement is None or generation.enhancement.prompt is not None else ENHANCED_PROMPT
 
 
 def _warned(generation: Generation, warnings: tuple[str, ...]) -> Generation:

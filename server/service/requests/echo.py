@@ -26,6 +26,9 @@ ENHANCE = "enhance_prompt"
 ENHANCE_NAMES = (ENHANCE, "prompt_extend")
 """The names of that parameter."""
 
+INSPIRATION = "inspiration"
+"""The parameter that has a prompt rewritten freely, by a style card."""
+
 STRENGTH = "strength"
 """The parameter that says how much of an input video is made anew."""
 
@@ -47,6 +50,7 @@ _GENERAL = (
     IMAGE_MODE,
     EXTEND,
     *ENHANCE_NAMES,
+    INSPIRATION,
 )
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "warnings"),
@@ -116,6 +120,15 @@ def asks_to_enhance(body: Mapping[str, Any]) -> bool | None:
     if len(given) > 1:
         raise InvalidParamsError(f"{' and '.join(given)} are the same parameter: give one of them")
     return bool(body[given[0]]) if given else None
+
+
+def asks_for_inspiration(body: Mapping[str, Any]) -> bool:
+    """Whether a body asks for its prompt to be rewritten freely. Raises InvalidParamsError."""
+    if is_absent(given := body.get(INSPIRATION)):
+        return False
+    if not isinstance(given, bool):
+        raise InvalidParamsError(f"{INSPIRATION} must be a boolean")
+    return given
 
 
 def warnings_about(entry: CatalogueEntry, body: Mapping[str, Any]) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ async def test_without_a_key_none_is_sent(chat: ChatServer) -> None:
     ],
 )
 async def test_each_language_and_task_has_its_own_text(chat: ChatServer, prompt: str, task: Task, name: str) -> None:
-    await rewriter(chat).rewrite(wish(prompt, task=task))
+    await rewriter(chat).rewrite(wish(prompt, begins=task is Task.IMAGE))
 
     assert chat.asked[0]["messages"][0]["content"] == (BUILT_IN / f"{name}.md").read_text().strip()
 
@@ -85,7 +85,7 @@ async def test_the_model_sees_an_image_that_it_is_given(chat: ChatServer) -> Non
     async def read() -> bytes:
         return b"a picture"
 
-    await rewriter(chat).rewrite(wish(task=Task.IMAGE, image=SeenImage("d" * 64, read)))
+    await rewriter(chat).rewrite(wish(begins=True, image=SeenImage("d" * 64, read)))
 
     assert chat.prompts == [
         [
@@ -196,7 +196,7 @@ async def test_the_same_wish_is_asked_for_once(chat: ChatServer) -> None:
 
     assert len({made.prompt for made in await asyncio.gather(*twice)}) == 1
     assert len(chat.asked) == 1
-    for other in (wish(seed=8), wish("A lake"), wish(task=Task.IMAGE), Wish("another tenant", PROMPT, 7)):
+    for other in (wish(seed=8), wish("A lake"), wish(begins=True), Wish("another tenant", PROMPT, 7)):
         await one.rewrite(other)
     assert len(chat.asked) == 5
 
