@@ -396,5 +396,8 @@ def test_a_models_file_may_ask_for_it(chat: ChatServer, tmp_path: Path) -> None:
         assert server.wait_for(server.enqueue(model=TI2V), "succeeded")["enhanced_prompt"]
         assert "enhanced_prompt" not in server.wait_for(server.enqueue(model=TI2V, prompt_extend=False), "succeeded")
         assert len(chat.asked) == 1
+        # so that a page can show it
+        own = server.http.get(f"/models/{TI2V}").json()["x-paddock-parameters"]
+        assert own["enhance_prompt"]["default"] is True
     finally:
         server.close()
