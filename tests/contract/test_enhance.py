@@ -293,6 +293,18 @@ def test_the_prompt_alone(server: ServerProcess, chat: ChatServer) -> None:
     assert "retry-after" in down.headers
 
 
+def test_who_leaves_holds_no_turn(server: ServerProcess, chat: ChatServer) -> None:
+    chat.answer = held(chat)
+    # more than may ask at once for one key
+    for number in range(3):
+        with pytest.raises(httpx.ReadTimeout):
+            server.http.post("/prompts/enhance", json={"prompt": f"left, {number}"}, timeout=1)
+
+    chat.answer = saying("An ox at dawn.")
+    answer = server.http.post("/prompts/enhance", json={"prompt": "An ox"}, timeout=20)
+    assert answer.json()["enhanced_prompt"] == "An ox at dawn."
+
+
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
