@@ -332,8 +332,11 @@ def test_where_a_models_file_asks_for_it_the_box_is_on(
         assert server.row(card.get_attribute("data-id") or "")["enhance_prompt"] is False
         expect(card.locator(".stage video")).to_be_visible()
         expect(card.locator(".made-of")).to_be_hidden()
-        # its request said nothing, but meant it
         button(page, "Reset").click()
+        expect(box).to_be_checked()
+        box.uncheck()
+        # its request said nothing, but meant it
+        button(page.locator(".card", has=page.locator(".made-of:visible")), "Use these settings").click()
         expect(box).to_be_checked()
         page.close()
     finally:
