@@ -293,6 +293,18 @@ def test_the_prompt_alone(server: ServerProcess, chat: ChatServer) -> None:
     assert "retry-after" in down.headers
 
 
+def test_who_leaves_holds_no_turn(server: ServerProcess, chat: ChatServer) -> None:
+    chat.answer = held(chat)
+    # more than may ask at once for one key
+    for number in range(3):
+        with pytest.raises(httpx.ReadTimeout):
+            server.http.post("/prompts/enhance", json={"prompt": f"left, {number}"}, timeout=1)
+
+    chat.answer = saying("An ox at dawn.")
+    answer = server.http.post("/prompts/enhance", json={"prompt": "An ox"}, timeout=20)
+    assert answer.json()["enhanced_prompt"] == "An ox at dawn."
+
+
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
@@ -396,5 +408,8 @@ def test_a_models_file_may_ask_for_it(chat: ChatServer, tmp_path: Path) -> None:
         assert server.wait_for(server.enqueue(model=TI2V), "succeeded")["enhanced_prompt"]
         assert "enhanced_prompt" not in server.wait_for(server.enqueue(model=TI2V, prompt_extend=False), "succeeded")
         assert len(chat.asked) == 1
+        # so that a page can show it
+        own = server.http.get(f"/models/{TI2V}").json()["x-paddock-parameters"]
+        assert own["enhance_prompt"]["default"] is True
     finally:
         server.close()

@@ -617,7 +617,7 @@ def assert_accessible(page: Page, where: str) -> None:
 def test_it_speaks_chinese(visitor: VisitorFactory) -> None:
     page = visitor(locale="zh-CN").open()
     assert page.locator("html").get_attribute("lang") == "zh"
-    expect(page.get_by_role("button", name="生成")).to_be_visible()
+    expect(page.get_by_role("button", name="生成", exact=True)).to_be_visible()
     expect(page.get_by_label("提示词", exact=True)).to_be_visible()
     for english in ("Generate", "Prompt", "History", "undefined"):
         assert page.get_by_text(english, exact=True).count() == 0

@@ -177,7 +177,9 @@ def _own_parameters(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         lacks.add(IMAGE_MODE)
     if not service.prompts.is_configured:
         lacks |= set(ENHANCE_NAMES)
-    return {name: schema for name, schema in OWN_PARAMETERS.items() if name not in lacks}
+    # what a model's file asks for where a request says nothing
+    standard = dict.fromkeys(ENHANCE_NAMES, {"default": True} if entry.api.enhance_prompt else {})
+    return {name: {**schema, **standard.get(name, {})} for name, schema in OWN_PARAMETERS.items() if name not in lacks}
 
 
 def _capabilities(entry: CatalogueEntry) -> dict[str, list[str]]:

@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 
 from server.api.dependencies import BodyDep, ServiceDep, TenantDep, error_responses, json_body
 from server.api.schemas.prompts import PromptEnhanced
@@ -12,6 +13,8 @@ from server.api.schemas.requests import ENHANCE_PROMPT
 from server.service.enhancing.prompts import EnhancedPrompt
 
 router = APIRouter(prefix="/prompts", tags=["queue"])
+
+_POLL_SECONDS = 0.5
 
 
 @router.post(
@@ -22,7 +25,7 @@ router = APIRouter(prefix="/prompts", tags=["queue"])
     responses=error_responses(404, 413, 415, 503),
     openapi_extra=json_body(ENHANCE_PROMPT, {"prompt": "An ox by a lake"}),
 )
-async def enhance(body: BodyDep, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
+async def enhance(request: Request, body: BodyDep, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
     """Responds with the prompt as `enhance_prompt` would have it rewritten for a video from text, to be looked at and
     changed before it is sent. Counts as one of the rewrites that a key has in an hour. A server without a language
     model refuses the request.
@@ -40,9 +43,15 @@ async def enhance(body: BodyDep, service: ServiceDep, tenant: TenantDep) -> dict
 
     with service.when_closing(stop):
         try:
+            while not (await asyncio.wait({work}, timeout=_POLL_SECONDS))[0]:
+                if await request.is_disconnected():
+                    raise ClientDisconnect
             done = await work
         except asyncio.CancelledError:
             # by the stop, if not by who waits for this
             service.check_open()
             raise
+        finally:
+            # who has left must not hold one of the turns of its key
+            work.cancel()
     return {**asdict(done), "warnings": list(done.warnings)}

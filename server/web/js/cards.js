@@ -4,7 +4,8 @@ import { ownAddress, picture } from "./api.js";
 import { h, say } from "./dom.js";
 import { isActive } from "./generations.js";
 import { inputsOf } from "./inputs.js";
-import { facts, settingsOf } from "./settings.js";
+import { MadeOf } from "./madeof.js";
+import { awaitsPrompt, facts, settingsOf } from "./settings.js";
 import { t, time } from "./strings.js";
 
 const REALLY_MS = 4000;
@@ -13,6 +14,7 @@ const isStill = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 /** How a generation is doing, in words. */
 function status(row) {
+  if (awaitsPrompt(row)) return t("status.awaitsPrompt");
   if (row.status === "queued") {
     if (row.queue_position === null || row.queue_position === undefined) return t("status.queued");
     return row.queue_position === 1 ? t("status.next") : t("status.position", { place: row.queue_position });
@@ -28,7 +30,7 @@ function status(row) {
 }
 
 /**
- * `page` is what the card asks for when a button is pressed: `schemaOf(row)`, `use(row)`, `again(row)`, `cancel(id)`,
+ * `page` is what the card asks for when a button is pressed: `schemaOf(row)`, `use(row, changes)`, `again(row)`, `cancel(id)`,
  * `remove(id)`, `compare(id, on)`, `isCompared(id)`, `refresh(id)`, `takesImage(model)`, `continueFrom(row, seconds)`.
  */
 export class Card {
@@ -47,10 +49,11 @@ export class Card {
     this.error = h("p", { class: "error" });
     this.warnings = h("p", { class: "warning" });
     this.prompt = h("p", { class: "prompt", dir: "auto" });
+    this.madeOf = new MadeOf(() => this.#page.use(this.row, { prompt: this.row.enhanced_prompt, enhance_prompt: false, inspiration: false }));
     this.inputs = h("div", { class: "inputs" });
     this.facts = h("ul", { class: "facts" });
     this.actions = h("div", { class: "actions" });
-    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, this.inputs, this.facts, this.actions);
+    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.warnings, this.prompt, this.madeOf.element, this.inputs, this.facts, this.actions);
     this.element = h("article", { class: "card", "data-id": this.id }, this.stage, words);
     this.update(row);
   }
@@ -73,6 +76,7 @@ export class Card {
     say(this.warnings, (row.warnings ?? []).join(" "));
     this.warnings.hidden = !row.warnings?.length;
     say(this.prompt, row.prompt ?? "");
+    this.madeOf.update(row);
     this.element.setAttribute("aria-label", row.prompt ?? "");
     this.inputs.append(...inputsOf(row, this.inputs));
     const words = facts(row, schema);

@@ -111,7 +111,8 @@ export class Compare {
     const rows = this.rows;
     const settings = rows.map((row) => {
       const { loras, ...others } = settingsOf(row, this.#schemaOf(row));
-      return { model: row.model_name, ...others, ...(loras && { loras: toText(loras) }) };
+      const { model_name: model, enhanced_prompt } = row;
+      return { model, ...others, ...(loras && { loras: toText(loras) }), ...(enhanced_prompt && { enhanced_prompt }) };
     });
     const names = [...new Set(settings.flatMap((one) => Object.keys(one)))];
     const differs = (name) => new Set(settings.map((one) => one[name])).size > 1;

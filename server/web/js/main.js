@@ -5,6 +5,7 @@ import { ApiTab } from "./apitab.js";
 import { CardList } from "./cardlist.js";
 import { Compare } from "./compare.js";
 import { $, h, say } from "./dom.js";
+import { Enhancer } from "./enhance.js";
 import { Form } from "./form.js";
 import { Generations, isActive } from "./generations.js";
 import { History } from "./history.js";
@@ -12,7 +13,7 @@ import { fileAt, frameAt, InputField, IMAGES, sent, VIDEO } from "./inputs.js";
 import { askForKey } from "./key.js";
 import { Machine } from "./machine.js";
 import { offerLoras } from "./loras.js";
-import { OWN_PARAMETERS, forField, ofField, settingsOf } from "./settings.js";
+import { OWN_PARAMETERS, fillField, ofField, settingsOf } from "./settings.js";
 import { visit } from "./storage.js";
 import { language, switchLanguage, t } from "./strings.js";
 import { tabs } from "./tabs.js";
@@ -70,6 +71,7 @@ class Workbench {
   #drawForm(models) {
     $("model").replaceChildren(...models.map((model) => h("option", { value: model.id }, model.display_name)));
     this.form = new Form();
+    this.enhancer = new Enhancer(this.form, () => this.model.id, $("enhance-prompt"));
     const draft = JSON.parse(visit.get(DRAFT) ?? "null");
     const asked = new URLSearchParams(location.search).get("model") ?? draft?.model;
     if (this.models.has(asked)) $("model").value = asked;
@@ -90,6 +92,7 @@ class Workbench {
     });
     $("reset").addEventListener("click", () => {
       this.#fillOwn({});
+      this.enhancer.forget();
       for (const input of this.inputs) input.set(null);
       this.form.reset();
     });
@@ -118,13 +121,13 @@ class Workbench {
   /** What the form asks for: the schema's parameters, and those of this server's own that are chosen. */
   get values() {
     const own = Object.entries(OWN_PARAMETERS)
-      .filter(([id]) => id !== "strength" || this.video.value)
-      .map(([id, name]) => [name, ofField(name, $(id).value)]);
+      .filter(([id, name]) => name in this.#own && (id !== "strength" || this.video.value))
+      .map(([id, name]) => [name, ofField(name, $(id))]);
     const given = this.#given((input) => input.placeholder);
     const all = this.images[0].value && this.#isAnswered() && !this.#isApproximate ? this.form.changed : this.form.values;
     // what is joined has the size of the video before it
     const named = Object.entries(all).filter(([name]) => !(this.#isJoined && ["width", "height"].includes(name)));
-    return { ...Object.fromEntries(named), ...Object.fromEntries([...own.filter(([, value]) => value), ...given]) };
+    return { ...Object.fromEntries(named), ...Object.fromEntries([...own.filter(([, value]) => value !== undefined), ...given]) };
   }
 
   /** What of the inputs a request has, each as `valueOf` makes it, and how it begins with them. */
@@ -170,11 +173,12 @@ class Workbench {
   #fill(values) {
     this.#fillOwn(values);
     this.form.fill(values);
+    this.enhancer.forget();
   }
 
   #fillOwn(values) {
     if (!$("image-mode").disabled) $("image-mode").checked = Boolean(values.image_mode);
-    for (const [id, name] of Object.entries(OWN_PARAMETERS)) $(id).value = forField(name, values[name]);
+    for (const [id, name] of Object.entries(OWN_PARAMETERS)) fillField(name, $(id), values[name]);
   }
 
   /** With the demo's weights: a size that takes seconds on a CPU. The model's default takes many minutes there. */
@@ -190,7 +194,18 @@ class Workbench {
     $("image-mode").checked = $("image-mode").disabled;
     this.#offerImageMode();
     this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
+    this.#offerEnhancing(this.#own.enhance_prompt);
     this.#fillSmall();
+  }
+
+  /** `about` is the parameter's schema, undefined where the model takes none. */
+  #offerEnhancing(about) {
+    const box = $("enhance-prompt");
+    const isTouched = box.checked !== box.defaultChecked;
+    box.defaultChecked = about?.default ?? false;
+    if (!isTouched) box.checked = box.defaultChecked;
+    $("enhance-field").hidden = !about;
+    this.enhancer.draw(Boolean(about));
   }
 
   #offerImageMode() {
@@ -266,6 +281,7 @@ class Workbench {
       const named = Object.entries(inputs).map(async ([name, value]) => [name, typeof value === "string" ? value : await sent(value)]);
       await this.generations.create({ ...body, ...Object.fromEntries(await Promise.all(named)) });
       say($("form-error"), "");
+      this.enhancer.generated(body.prompt);
     } catch (error) {
       say($("form-error"), error.message);
     } finally {
@@ -279,9 +295,9 @@ class Workbench {
     const told = (action) => (...given) => action(...given).catch((error) => banner("trouble", error.message));
     return {
       schemaOf: (row) => this.models.get(row.answered_by ?? row.model_name)?.request_schema,
-      use: told(async (row) => {
+      use: told(async (row, changes = {}) => {
         this.#choose(row.model_name);
-        this.#fill(settingsOf(row, this.page.schemaOf(row)));
+        this.#fill({ ...settingsOf(row, this.page.schemaOf(row)), ...changes });
         this.open("create");
         $("field-prompt").focus();
         await Promise.all(this.inputs.map((input) => input.fetch(inputAddress(row, input.name))));

@@ -8,12 +8,45 @@ export function parameters(schema) {
   return Object.entries(schema.properties).sort(([, a], [, b]) => a["x-order"] - b["x-order"]);
 }
 
-/** Parameters of this server that no model's schema has, by the id of their form field. */
-export const OWN_PARAMETERS = { "step-cache": "step_cache", sampler: "sampler", loras: "loras", strength: "strength" };
+const ENHANCE = "enhance_prompt";
 
-/** The value of such a parameter by the text of its field, and the other way round. */
-export const ofField = (name, text) => (name === "loras" ? fromText(text) : name === "strength" && text ? Number(text) : text);
-export const forField = (name, value) => (name === "loras" ? toText(value) : (value ?? ""));
+/** Parameters of this server that no model's schema has, by the id of their form field. */
+export const OWN_PARAMETERS = {
+  "step-cache": "step_cache",
+  sampler: "sampler",
+  "enhance-prompt": ENHANCE,
+  inspiration: "inspiration",
+  loras: "loras",
+  strength: "strength",
+};
+
+/** The value of such a parameter by its field; undefined where the field says nothing. */
+export function ofField(name, field) {
+  // what a box says without being touched is the model's default
+  if (name === ENHANCE) return field.checked === field.defaultChecked ? undefined : field.checked;
+  if (field.type === "checkbox") return field.checked || undefined;
+  if (name === "loras") return fromText(field.value);
+  if (field.value === "") return undefined;
+  return name === "strength" ? Number(field.value) : field.value;
+}
+
+/** The other way round. */
+export function fillField(name, field, value) {
+  if (field.type === "checkbox") field.checked = Boolean(value ?? field.defaultChecked);
+  else field.value = name === "loras" ? toText(value) : (value ?? "");
+}
+
+/** Whether the prompt of a row was to be enhanced; undefined where nothing tells. */
+function enhances(row) {
+  // a request that says nothing about it may have met a model with another default
+  return row.enhance_prompt ?? row.prompt_extend ?? (row.enhanced_prompt === undefined || row.inspiration ? undefined : true);
+}
+
+/** Whether a row waits for its enhanced prompt. Warnings say if there will be none; all begin alike. */
+export function awaitsPrompt(row) {
+  const isRefused = row.warnings?.some((warning) => warning.startsWith("The prompt was not enhanced"));
+  return row.status === "queued" && (row.inspiration || enhances(row) === true) && row.enhanced_prompt === undefined && !isRefused;
+}
 
 export function title(name, property) {
   return t(`title.${name}`) ?? property.title ?? name;
@@ -23,7 +56,7 @@ export function title(name, property) {
 export function settingsOf(row, schema) {
   return Object.fromEntries(
     [...parameters(schema), ...[...Object.values(OWN_PARAMETERS), "image_mode"].map((name) => [name, {}])]
-      .map(([name, { default: standard }]) => [name, row[name] ?? standard])
+      .map(([name, { default: standard }]) => [name, (name === ENHANCE ? enhances(row) : row[name]) ?? standard])
       .filter(([, value]) => value !== undefined),
   );
 }
@@ -39,6 +72,7 @@ export function facts(row, schema) {
     rest.run_fast && t("title.run_fast"),
     rest.step_cache && t(`cache.${rest.step_cache}`),
     rest.sampler,
+    row.inspiration_style && t("style", { style: row.inspiration_style }),
     rest.image_mode && t("imageMode"),
     rest.strength && t("strength", { strength: rest.strength }),
     toText(rest.loras),

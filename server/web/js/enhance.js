@@ -1,0 +1,137 @@
+/** Enhance below the prompt: a language model of the server rewrites what the field holds, and Undo takes that back. */
+
+import { request } from "./api.js";
+import { $, h, say } from "./dom.js";
+import { t } from "./strings.js";
+
+const seconds = (value) => value.toFixed(value < 10 ? 1 : 0);
+
+export class Enhancer {
+  // what cancels the request that runs, null without one
+  #running = null;
+  // what the prompt was before it was rewritten, and whether it was to be enhanced when generating: one entry each time
+  #undone = [];
+  #offered = null;
+
+  /** `form` has the prompt and the seed, `model()` is the id of its model, `box` asks for the same when generating. */
+  constructor(form, model, box) {
+    Object.assign(this, { form, model, box });
+    const button = (name, action) => h("button", { type: "button", onclick: action }, t(name));
+    this.button = button("enhance", () => (this.#running ? this.cancel() : this.#enhance()));
+    this.undo = button("undo", () => this.#undo());
+    this.note = h("p", { class: "hint", "aria-live": "polite" });
+    this.text = h("p", { class: "offered", dir: "auto", tabindex: 0, role: "region", "aria-label": t("title.enhanced_prompt") });
+    this.offer = h("div", { class: "offer" }, this.text, button("useEnhanced", () => this.#accept()));
+    this.element = h("div", { class: "enhance" }, h("div", { class: "row" }, this.button, this.undo), this.note, this.offer);
+    this.#show();
+  }
+
+  /** Shows it below the prompt of a form that was just drawn, if its model takes the parameter. */
+  draw(isOffered) {
+    this.forget();
+    this.element.hidden = !isOffered;
+    $("field-prompt").parentElement.append(this.element);
+  }
+
+  /** There is another prompt: nothing that was before it can be undone or is awaited any more. */
+  forget() {
+    this.cancel();
+    this.#undone = [];
+    this.#offered = null;
+    this.#say("");
+    this.#show();
+  }
+
+  /** Forgets if the prompt that is generated is still the one in the form. */
+  generated(prompt) {
+    if (prompt === this.#prompt) this.forget();
+  }
+
+  cancel() {
+    this.#running?.abort();
+    this.#running = null;
+    this.#show();
+  }
+
+  get #prompt() {
+    return $("field-prompt").value;
+  }
+
+  async #enhance() {
+    const prompt = this.#prompt;
+    if (prompt.trim() === "") {
+      // the field says that it is required
+      this.form.fill({ prompt });
+      return $("field-prompt").focus();
+    }
+    const running = (this.#running = new AbortController());
+    this.#offered = null;
+    this.#say("");
+    this.#show();
+    try {
+      const json = { prompt, model: this.model(), seed: this.form.values.seed };
+      const answer = await request("api/ai/prompts/enhance", { method: "POST", json, signal: running.signal });
+      if (!running.signal.aborted) this.#answered(prompt, answer);
+    } catch (error) {
+      if (!running.signal.aborted) this.#say(error.message, "error");
+    } finally {
+      if (this.#running === running) this.#running = null;
+      this.#show();
+    }
+  }
+
+  #answered(asked, { enhanced_prompt: enhanced, model, seconds: took, warnings }) {
+    if (warnings.length) return this.#say(warnings.join(" "), "warning");
+    if (enhanced === asked) return this.#say(t("enhance.same"));
+    if (this.#prompt !== asked) {
+      // what was typed meanwhile is worth more than the answer
+      this.#offered = enhanced;
+      return this.#say(t("enhance.changed"));
+    }
+    this.#replace(enhanced, t("enhance.by", { model, seconds: seconds(took) }));
+  }
+
+  #replace(enhanced, sentence) {
+    const isAsked = this.box.checked;
+    this.#undone.push({ prompt: this.#prompt, isAsked });
+    this.#offered = null;
+    this.#fill(enhanced, false);
+    // else the video would be made of other words than those that are read here
+    this.#say([sentence, isAsked && t("enhance.off")].filter(Boolean).join(" "));
+  }
+
+  #accept() {
+    this.#replace(this.#offered, "");
+    this.#show();
+    $("field-prompt").focus();
+  }
+
+  #undo() {
+    this.cancel();
+    const { prompt, isAsked } = this.#undone.pop();
+    this.#offered = null;
+    this.#fill(prompt, isAsked);
+    this.#say("");
+    this.#show();
+    // the button may be gone
+    $("field-prompt").focus();
+  }
+
+  #fill(prompt, isAsked) {
+    this.box.checked = isAsked;
+    this.form.fill({ prompt });
+  }
+
+  #say(sentence, kind = "hint") {
+    this.note.className = kind;
+    say(this.note, sentence);
+  }
+
+  #show() {
+    say(this.button, t(this.#running ? "enhancing" : "enhance"));
+    this.button.classList.toggle("busy", this.#running !== null);
+    this.undo.hidden = this.#undone.length === 0;
+    this.offer.hidden = this.#offered === null;
+    say(this.text, this.#offered ?? "");
+  }
+}
