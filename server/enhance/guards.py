@@ -45,23 +45,26 @@ _ASSENT = r"(?:sure|certainly|of course|absolutely|okay|ok|great|yes|好的|当�
 _ABOUT = r"(?:prompt|version|description|rewrite|output|result|answer|提示词|提示|版本|描述|改写|扩写|结果)"
 # "Sure! Here is the prompt:", "**Enhanced prompt:**", "以下是改写后的提示词："
 _PREAMBLE = re.compile(
-    rf"^[\s*_#>]*(?:{_ASSENT}\b)?[^\n:：]{{0,160}}?{_ABOUT}[^\n:：.。]{{0,80}}[:：][\s*_]*", re.IGNORECASE
+    rf"^[\s*_#>]*+(?:{_ASSENT}\b)?[^\n:：]{{0,160}}?{_ABOUT}[^\n:：.。]{{0,80}}[:：][\s*_]*", re.IGNORECASE
 )
 # a line of its own that only assents, or only announces; a scene may begin with the same words
 _LINE = re.compile(
-    rf"^[\s*_#>]*(?:{_ASSENT}(?:[!,.:，。！：]|\s+(?:here|i|let)\b|(?=[ *_]*\n))[^\n]{{0,200}}"
+    rf"^[\s*_#>]*+(?:{_ASSENT}(?:[!,.:，。！：]|\s+(?:here|i|let)\b|(?=[ *_]*\n))[^\n]{{0,200}}"
     r"|(?:here(?:'s|’s| is| are)\b|以下是|这是)[^\n]{0,200}[:：][ *_]*)\n\s*",
     re.IGNORECASE,
 )
 _BEGINS_PREAMBLE = re.compile(
-    rf"^[\s*_#>]*(?:{_ASSENT}(?![\w-])|here(?:'s|’s| is| are)\b|below\b|以下|这是|{_ABOUT}"
-    rf"|(?:the |your |an? )?(?:enhanced|enriched|expanded|improved|rewritten|revised|refined|detailed|final|video)\b"
+    rf"^[\s*_#>]*+(?:{_ASSENT}(?:\s*[!,.:，。！：\n]|\s+(?:here|i|let)\b)|here(?:'s|’s| is| are)\b|below\b|以下|这是"
+    rf"|{_ABOUT}|(?:the |your |an? )?"
+    r"(?:enhanced|enriched|expanded|improved|rewritten|revised|refined|detailed|final|video)"
+    r"\s+(?:\w+\s+)?(?:prompt|version|description|rewrite)\b"
     r"|增强|优化|改写|扩写|润色|视频)",
     re.IGNORECASE,
 )
 _AFTERWORD = re.compile(
-    r"\n\n[ *_#>(]*(?:let me know|note\b|notes\b|i hope|i've|i have|feel free"
-    r"|this (?:prompt|version|description|rewrite)|would you|explanation|changes|希望|如果|注[：:]|说明[：:]|以上).*$",
+    r"\n\n[ *_#>(]*(?:let me know|i hope (?:this|you|it)\b|i['’]ve (?:added|kept|made|tried|expanded)\b|feel free"
+    r"|(?:note|notes|explanation|changes)[ *_]*[:：]|this (?:prompt|version|description|rewrite)|would you like"
+    r"|希望(?:这|你|您|对)|如果(?:你|您)|注[：:]|说明[：:]|以上(?:是|为|就)).*$",
     re.IGNORECASE | re.DOTALL,
 )
 _REFUSAL = re.compile(

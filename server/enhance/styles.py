@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.enhance.language import is_chinese
+from server.enhance.language import MAX_TOKENS, estimated_tokens, is_chinese
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "configs" / "inspiration" / "styles.toml"
 
@@ -102,8 +102,11 @@ class _Cards(BaseModel):
     style: list[Style] = Field(min_length=1, max_length=MAX_STYLES)
 
 
-def inspired(prompt: str, style: Style) -> str:
-    """A prompt with a card's words behind it, in its own language. A style that it names stays the only one."""
+def inspired(prompt: str, style: Style, max_chars: int) -> str | None:
+    """A prompt with a card's words behind it, in its own language. A style that it names stays the only one.
+
+    None if that is longer than a prompt may be, or than the models read.
+    """
     chinese = is_chinese(prompt)
     look = style.zh if chinese else style.en
     parts = [look.light, look.palette, look.lens, look.mood if chinese else f"{look.mood} mood"]
@@ -113,7 +116,8 @@ def inspired(prompt: str, style: Style) -> str:
     own = prompt.rstrip()
     if own[-1:] not in tuple(".!?。！？…"):
         own += "。" if chinese else "."
-    return f"{own}{words}。" if chinese else f"{own} {words[0].upper()}{words[1:]}."
+    whole = f"{own}{words}。" if chinese else f"{own} {words[0].upper()}{words[1:]}."
+    return None if len(whole) > max_chars or estimated_tokens(whole) > MAX_TOKENS else whole
 
 
 def names_style(prompt: str, style: Style) -> bool:

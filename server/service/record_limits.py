@@ -34,8 +34,9 @@ class HourlyLimit:
     def wait(self, tenant: str, amount: int) -> float | None:
         """Return None if so much more may be added now, else the seconds until it may. Any first amount may."""
         amounts = self._recent(tenant)
-        excess = sum(each for _, each in amounts) + amount - self._limit
-        if excess <= 0 or not amounts:
+        so_far = sum(each for _, each in amounts)
+        excess = so_far + amount - self._limit
+        if excess <= 0 or so_far <= 0:
             return None
         free_at = amounts[-1][0]
         for moment, each in amounts:
@@ -154,6 +155,15 @@ class Recorder:
 
     async def record(self, new: Sequence[Generation], request: IdempotentRequest | None) -> Sequence[Generation]:
         """Record new generations, or find those of the same request before. Raises QueueFullError."""
+        try:
+            return await self._record(new, request)
+        except QueueFullError:
+            # a repeated request takes no place
+            if request is not None and (before := await self._submissions.before(new[0].tenant, request)):
+                return before
+            raise
+
+    async def _record(self, new: Sequence[Generation], request: IdempotentRequest | None) -> Sequence[Generation]:
         limits = QueueLimits(self._settings.max_queued, self._settings.max_queued_per_key)
         self._limits.add(new)
         is_new = False

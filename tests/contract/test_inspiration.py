@@ -18,7 +18,9 @@ ASKED = {"enhance_prompt": None, "inspiration": True}
 def words(prompt: str, seed: int) -> tuple[str, str]:
     """The card of a prompt, and the prompt with its words."""
     style = STYLES.chosen(prompt, seed)
-    return style.id, inspired(prompt, style)
+    text = inspired(prompt, style, 10_000)
+    assert text is not None
+    return style.id, text
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,16 @@ def test_inspiration_is_a_boolean(plain: ServerProcess, given: object) -> None:
     answer = plain.http.post("/videos/generate", json={**SMALL, "inspiration": given})
 
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "inspiration must be a boolean")
+    (id_,) = enqueue(plain, enhance_prompt=None, inspiration=given)
+    assert plain.row(id_)["error_message"] == "inspiration must be a boolean"
+
+
+def test_a_prompt_without_room_for_a_style_is_used_as_it_is(plain: ServerProcess) -> None:
+    (id_,) = enqueue(plain, **ASKED, prompt="an ox by a lake " * 200)
+    row = plain.wait_for(id_, "succeeded")
+
+    assert "inspiration_style" not in row
+    assert "The prompt has no room for the words of a style: inspiration had no effect." in row["warnings"]
 
 
 def test_enhance_prompt_with_inspiration_needs_no_language_model(plain: ServerProcess) -> None:

@@ -131,7 +131,7 @@ def test_what_was_enhanced_is_generated_as_it_stands(page: Page, words: ServerPr
     chat.answer = saying(LONG.strip())
     page.get_by_label(WHEN_GENERATING).check()
     enhance(page, LONG.strip())
-    expect(page.locator(".enhance")).to_contain_text("“Enhance when generating” is now off")
+    expect(page.locator(".enhance")).to_contain_text("“Enhance when generating” and “Inspiration” are now off")
     expect(page.get_by_label(WHEN_GENERATING)).not_to_be_checked()
     button(page, "Undo").click()
     expect(page.get_by_label(WHEN_GENERATING)).to_be_checked()

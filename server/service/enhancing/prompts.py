@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.core.request import MAX_SEED
 from server.core.errors import InvalidParamsError, UnavailableError, reason
-from server.core.generation import Generation, with_words
+from server.core.generation import Enhancement, Generation, with_words
 from server.core.settings.sections import EnhanceSettings, IfDown
 from server.enhance.configured import SETTINGS, configured_rewriter, configured_styles
 from server.enhance.endpoint import EndpointDownError
@@ -64,16 +64,16 @@ class Prompts:
         """Whether there is a language model."""
         return self._rewriter is not None
 
-    async def of(self, generations: list[Generation]) -> list[Generation]:
+    async def of(self, generations: list[Generation], *, must_end: bool = True) -> list[Generation]:
         """Generations of one request that await their prompt, with the prompt that they are made of.
 
-        Raises CannotEnhanceError.
+        Raises CannotEnhanceError, also (unless it `must_end` now) where the original would do without a model.
         """
         first = generations[0]
         assert first.params is not None, "a generation without valid parameters awaits nothing"
         assert first.enhancement is not None, "it awaits its prompt"
         begins = first.params.image or first.params.extends
-        style = None if first.enhancement.style is None else self.styles.of(first.enhancement.style)
+        style = self._style(first.params.prompt, first.enhancement)
         wish = Wish(
             tenant=first.tenant,
             prompt=first.params.prompt,
@@ -86,12 +86,29 @@ class Prompts:
         try:
             made = await self._rewritten(wish)
         except UnavailableError as error:
-            if self._settings.enhance_if_down is IfDown.FAIL:
+            if self._settings.enhance_if_down is IfDown.FAIL or not must_end:
                 raise CannotEnhanceError(str(error)) from error
-            return [_without(each, str(error), style) for each in generations]
+            return [self._without(each, str(error), style) for each in generations]
         if made.prompt is None:
-            return [_without(each, _unfit(made), style) for each in generations]
-        return [_with(each, made.prompt, made) for each in generations]
+            return [self._without(each, _unfit(made), style) for each in generations]
+        return [_with(each, made.prompt, made, style) for each in generations]
+
+    def _style(self, prompt: str, enhancement: Enhancement) -> Style | None:
+        """The style of a generation; another one if its card has been removed."""
+        if enhancement.style is None:
+            return None
+        return self.styles.of(enhancement.style) or self.styles.chosen(prompt, enhancement.seed)
+
+    def _without(self, generation: Generation, why: str, style: Style | None) -> Generation:
+        """A generation that is made of the original, or of that with the words of a style card."""
+        assert generation.params is not None
+        assert generation.enhancement is not None
+        words = None if style is None else inspired(generation.params.prompt, style, self._max_chars)
+        used = "The original was used." if words is None else "The words of its style were added instead."
+        enhancement = replace(generation.enhancement, style=None if style is None or words is None else style.id)
+        warnings = (*generation.warnings, f"{why} {used}")
+        ready = replace(generation, awaited_input=None, enhancement=enhancement, warnings=warnings)
+        return ready if words is None else with_words(ready, words)
 
     async def enhance(self, tenant: str, body: Mapping[str, Any], model: str) -> EnhancedPrompt:
         """Rewrite the prompt of a body for a model. Raises InvalidParamsError, QueueFullError or UnavailableError."""
@@ -123,10 +140,13 @@ class Prompts:
             # there was a model when the generation was recorded
             raise UnavailableError(f"The prompt was not enhanced: this server has no language model ({SETTINGS}).")
         try:
-            return await self._rewriter.rewrite(wish)
+            made = await self._rewriter.rewrite(wish)
         except EndpointDownError as error:
             sentence = f"The prompt was not enhanced: the language model's endpoint {error}."
             raise UnavailableError(sentence, RETRY_AFTER) from error
+        if made.prompt is not None and len(made.prompt) > self._max_chars:
+            return replace(made, prompt=None, reason=f"is longer than the {self._max_chars} characters of a prompt")
+        return made
 
     def _seen(self, tenant: str, digest: str | None) -> SeenImage | None:
         if digest is None or not self._settings.enhance_sees_image:
@@ -149,20 +169,17 @@ class Prompts:
             return None
 
 
-def _with(generation: Generation, prompt: str, made: Rewrite) -> Generation:
+def _with(generation: Generation, prompt: str, made: Rewrite, style: Style | None) -> Generation:
     """A generation that is made of a rewritten prompt."""
     ready = with_words(generation, prompt)
     assert ready.enhancement is not None
-    enhancement = replace(ready.enhancement, model=made.model, seconds=round(made.seconds, 3))
+    enhancement = replace(
+        ready.enhancement,
+        model=made.model,
+        seconds=round(made.seconds, 3),
+        style=None if style is None else style.id,
+    )
     return replace(ready, awaited_input=None, enhancement=enhancement)
-
-
-def _without(generation: Generation, why: str, style: Style | None) -> Generation:
-    """A generation that is made of the original, or of that with the words of a style card."""
-    assert generation.params is not None
-    used = "The original was used." if style is None else "The words of its style were added instead."
-    ready = replace(generation, awaited_input=None, warnings=(*generation.warnings, f"{why} {used}"))
-    return ready if style is None else with_words(ready, inspired(generation.params.prompt, style))
 
 
 def _unfit(made: Rewrite) -> str:

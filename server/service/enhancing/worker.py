@@ -23,10 +23,14 @@ _BACKOFF_SECONDS = 2.0
 
 @dataclass(eq=False)
 class _Job:
-    """A prompt of a tenant that the generations of one request await. `ids` are those that still do."""
+    """A prompt of a tenant that the generations of one request await. `ids` are those that still do.
+
+    `is_ours`: this server decides what becomes of them without it.
+    """
 
     tenant: str
     ids: set[str]
+    is_ours: bool
     task: asyncio.Task[None] | None = field(default=None)
 
 
@@ -78,7 +82,7 @@ class PromptWorker:
             self._wake.clear()
             try:
                 # what others accepted is for those that have a model
-                self._begin(await self._awaited_inputs.awaiting_rewrite(only_own=not self._prompts.is_configured))
+                self._begin(await self._awaited_inputs.awaiting_rewrite(has_model=self._prompts.is_configured))
             except RecordsUnavailableError:
                 # the store has logged it
                 await asyncio.sleep(_BACKOFF_SECONDS)
@@ -91,12 +95,12 @@ class PromptWorker:
 
     def _begin(self, awaited: Iterable[AwaitedRewrite]) -> None:
         """Begin with what is not being rewritten already, once for all generations of a request."""
-        new: dict[tuple[str, str], set[str]] = {}
+        new: dict[tuple[str, str, bool], set[str]] = {}
         for each in awaited:
             if each.generation_id not in self._jobs:
-                new.setdefault((each.tenant, each.request), set()).add(each.generation_id)
-        for (tenant, _), ids in new.items():
-            job = _Job(tenant, ids)
+                new.setdefault((each.tenant, each.request, each.is_ours), set()).add(each.generation_id)
+        for (tenant, _, is_ours), ids in new.items():
+            job = _Job(tenant, ids, is_ours)
             self._jobs |= dict.fromkeys(ids, job)
             job.task = asyncio.create_task(self._see_through(job))
             job.task.add_done_callback(partial(self._end, frozenset(ids)))
@@ -120,9 +124,11 @@ class PromptWorker:
             waiting = await self._awaited_inputs.awaiting(ENHANCED_PROMPT, sorted(job.ids))
             if not waiting:
                 return
-            complete = await self._prompts.of(waiting)
+            complete = await self._prompts.of(waiting, must_end=job.is_ours)
         except CannotEnhanceError as error:
-            await self._fail(job, str(error))
+            # the model of the server that accepted it may be well
+            if job.is_ours:
+                await self._fail(job, str(error))
         except (RecordsUnavailableError, SQLAlchemyError):
             raise
         except Exception:

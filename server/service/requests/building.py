@@ -20,6 +20,9 @@ from server.service.requests.request import Request
 NOT_ENHANCED = "The prompt was not enhanced: this server has no language model (settings enhance_url, enhance_model)."
 """The warning of a model's file that would have all prompts rewritten."""
 
+NO_ROOM = "The prompt has no room for the words of a style: inspiration had no effect."
+"""The warning where no language model can shorten it."""
+
 
 class GenerationBuilder:
     """Builds generations, with style cards from `styles`. `accepted_by` is the name of this server.
@@ -108,9 +111,9 @@ class GenerationBuilder:
 
     def _enhances(self, request: Request) -> bool:
         """Whether the prompt is to be rewritten. Raises InvalidParamsError."""
-        asks = echo.asks_to_enhance(request.body)
+        asks, inspires = echo.asks_to_enhance(request.body), echo.asks_for_inspiration(request.body)
         # without a model it is done with the words of a card
-        if asks and not self._can_enhance and not echo.asks_for_inspiration(request.body):
+        if asks and not self._can_enhance and not inspires:
             name = request.named(*echo.ENHANCE_NAMES)[0]
             raise InvalidParamsError(
                 f"{name} needs a language model, which this server does not have. Its operator names one with the "
@@ -146,7 +149,10 @@ class GenerationBuilder:
         if self._can_enhance:
             awaited = generation.awaited_input or ENHANCED_PROMPT
             return replace(generation, enhancement=enhancement, awaited_input=awaited)
-        return with_words(replace(generation, enhancement=enhancement), inspired(params.prompt, style))
+        words = inspired(params.prompt, style, self._settings.max_prompt_chars)
+        if words is None:
+            return _warned(generation, (NO_ROOM,))
+        return with_words(replace(generation, enhancement=enhancement), words)
 
     def _params(self, request: Request, body: parameters.Body, inputs: GivenInputs) -> VideoParams:
         settings = self._settings

@@ -9,13 +9,13 @@ const seconds = (value) => value.toFixed(value < 10 ? 1 : 0);
 export class Enhancer {
   // what cancels the request that runs, null without one
   #running = null;
-  // what the prompt was before it was rewritten, and whether it was to be enhanced when generating: one entry each time
+  // what the prompt was before it was rewritten, and which boxes were ticked: one entry each time
   #undone = [];
   #offered = null;
 
-  /** `form` has the prompt and the seed, `model()` is the id of its model, `box` asks for the same when generating. */
-  constructor(form, model, box) {
-    Object.assign(this, { form, model, box });
+  /** `form` has the prompt and the seed, `model()` is the id of its model, `boxes` ask for other words when generating. */
+  constructor(form, model, boxes) {
+    Object.assign(this, { form, model, boxes });
     const button = (name, action) => h("button", { type: "button", onclick: action }, t(name));
     this.button = button("enhance", () => (this.#running ? this.cancel() : this.#enhance()));
     this.undo = button("undo", () => this.#undo());
@@ -92,12 +92,12 @@ export class Enhancer {
   }
 
   #replace(enhanced, sentence) {
-    const isAsked = this.box.checked;
-    this.#undone.push({ prompt: this.#prompt, isAsked });
+    const ticked = this.boxes.map((box) => box.checked);
+    this.#undone.push({ prompt: this.#prompt, ticked });
     this.#offered = null;
-    this.#fill(enhanced, false);
+    this.#fill(enhanced, []);
     // else the video would be made of other words than those that are read here
-    this.#say([sentence, isAsked && t("enhance.off")].filter(Boolean).join(" "));
+    this.#say([sentence, ticked.includes(true) && t("enhance.off")].filter(Boolean).join(" "));
   }
 
   #accept() {
@@ -108,17 +108,17 @@ export class Enhancer {
 
   #undo() {
     this.cancel();
-    const { prompt, isAsked } = this.#undone.pop();
+    const { prompt, ticked } = this.#undone.pop();
     this.#offered = null;
-    this.#fill(prompt, isAsked);
+    this.#fill(prompt, ticked);
     this.#say("");
     this.#show();
     // the button may be gone
     $("field-prompt").focus();
   }
 
-  #fill(prompt, isAsked) {
-    this.box.checked = isAsked;
+  #fill(prompt, ticked) {
+    for (const [number, box] of this.boxes.entries()) box.checked = ticked[number] ?? false;
     this.form.fill({ prompt });
   }
 

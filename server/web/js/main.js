@@ -71,7 +71,7 @@ class Workbench {
   #drawForm(models) {
     $("model").replaceChildren(...models.map((model) => h("option", { value: model.id }, model.display_name)));
     this.form = new Form();
-    this.enhancer = new Enhancer(this.form, () => this.model.id, $("enhance-prompt"));
+    this.enhancer = new Enhancer(this.form, () => this.model.id, [$("enhance-prompt"), $("inspiration")]);
     const draft = JSON.parse(visit.get(DRAFT) ?? "null");
     const asked = new URLSearchParams(location.search).get("model") ?? draft?.model;
     if (this.models.has(asked)) $("model").value = asked;

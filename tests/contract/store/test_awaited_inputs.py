@@ -7,7 +7,13 @@ import pytest
 from server.core.generation import ENHANCED_PROMPT, Enhancement, Generation, Status
 from server.storage.db.records import QueueLimitError, QueueLimits
 from server.storage.db.schema import generations
-from server.storage.db.statements.awaited_inputs import OTHERS_SECONDS, AwaitedInput, AwaitedRewrite
+from server.storage.db.statements.awaited_inputs import (
+    ABANDONED_SECONDS,
+    OTHERS_REWRITES_SECONDS,
+    OTHERS_SECONDS,
+    AwaitedInput,
+    AwaitedRewrite,
+)
 from tests.contract.store.examples import PARAMS, Clock, new, positions, queued, read
 from tests.support.records import StandaloneStore as Store
 
@@ -201,15 +207,18 @@ async def test_prompts_of_other_servers_are_left_to_them(store: Store, clock: Cl
     (own,) = await awaiting(store, awaited_input=ENHANCED_PROMPT, enhancement=enhancement, accepted_by="me")
     (other,) = await awaiting(store, awaited_input=ENHANCED_PROMPT, enhancement=enhancement, accepted_by="you")
 
-    def found(awaited: list[AwaitedRewrite]) -> list[str]:
-        return [each.generation_id for each in awaited]
+    async def found(*, has_model: bool) -> list[tuple[str, bool]]:
+        awaited = await store.awaited_inputs.awaiting_rewrite(has_model=has_model)
+        return [(each.generation_id, each.is_ours) for each in awaited]
 
-    everyone = [own.id, other.id]
-    assert found(await store.awaited_inputs.awaiting_rewrite()) == ([own.id] if store.is_shared else everyone)
-    clock.now += OTHERS_SECONDS + 1
-    assert found(await store.awaited_inputs.awaiting_rewrite()) == everyone
-    only_own = await store.awaited_inputs.awaiting_rewrite(only_own=True)
-    assert found(only_own) == ([own.id] if store.is_shared else everyone)
+    everyone = [(own.id, True), (other.id, True)]
+    at_first = [(own.id, True)] if store.is_shared else everyone
+    assert await found(has_model=True) == at_first
+    clock.now += OTHERS_REWRITES_SECONDS + 1
+    assert await found(has_model=True) == [(own.id, True), (other.id, not store.is_shared)]
+    assert await found(has_model=False) == at_first
+    clock.now += ABANDONED_SECONDS
+    assert await found(has_model=True) == await found(has_model=False) == everyone
 
 
 async def test_a_generation_fails_if_its_prompt_cannot_be_rewritten(store: Store) -> None:

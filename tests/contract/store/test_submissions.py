@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from pipelines.core.request import RequestLora
-from server.core.generation import Generation, Origin, Status
+from server.core.generation import ENHANCED_PROMPT, Generation, Origin, Status
 from server.storage.db.records import (
     Filters,
     IdempotencyKeyReusedError,
@@ -164,6 +164,23 @@ async def test_what_was_removed_since_is_made_again(store: Store) -> None:
 
     assert await store.submissions.insert(second, QueueLimits(10), once) is second
     assert await store.submissions.insert([new(tenant="me")], QueueLimits(10), once) == await of(store, second)
+
+
+@pytest.mark.parametrize(("origin", "attempts", "is_new"), [("sync", 0, True), ("sync", 1, False), ("queue", 0, False)])
+async def test_who_was_told_to_come_back_is_served(store: Store, origin: str, attempts: int, is_new: bool) -> None:
+    awaited = None if attempts else ENHANCED_PROMPT
+    once, first = IdempotentRequest("a-key", "digest"), [new(origin=Origin(origin), awaited_input=awaited)]
+    await store.submissions.insert(first, QueueLimits(10), once)
+    if attempts:
+        held = await store.attempts.claim("me", 60)
+        assert held is not None
+        await store.attempts.fail(held, "it broke")
+    else:
+        await store.awaited_inputs.failed("", ENHANCED_PROMPT, [first[0].id], "the model is down")
+
+    (repeated,) = await store.submissions.insert([new(origin=Origin(origin))], QueueLimits(10), once)
+
+    assert (repeated.id != first[0].id) is is_new
 
 
 async def test_who_hung_up_and_comes_back_is_served(store: Store) -> None:

@@ -1,6 +1,7 @@
 """What becomes of a language model's answers before they are prompts."""
 
 import json
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,30 @@ def test_an_estimate_is_no_less_than_what_the_published_tokenizer_counts(known: 
 def test_descriptions_of_usual_length_are_within_the_limit() -> None:
     assert estimated_tokens(" ".join([RICH] * 10)) < MAX_TOKENS
     assert estimated_tokens(RICH_ZH * 8) < MAX_TOKENS
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        "Great waves crash, the result of a storm: foam everywhere, gulls.",
+        "The final result of the battle: soldiers stand in mud.",
+        "An ox.\n\nNote the mist over the lake. It drifts.",
+        "A valley.\n\nChanges of light pass over it.",
+        "一片湖。\n\n如果有风，水面会动。",
+    ],
+)
+def test_a_scene_is_not_taken_for_what_is_around_it(scene: str) -> None:
+    assert cleaned(scene) == " ".join(scene.split())
+
+
+@pytest.mark.parametrize("marks", ["*", "* ", "#", "Sure*", "**\n"])
+def test_marks_take_no_more_time_than_letters(marks: str) -> None:
+    """The event loop waits for it: each took a thousand times as long."""
+    letters, hostile = (each * (60_000 // len(each)) for each in ("a", marks))
+
+    def seconds(text: str) -> float:
+        began = time.process_time()
+        cleaned(text)
+        return time.process_time() - began
+
+    assert min(seconds(hostile) for _ in range(3)) < 50 * min(seconds(letters) for _ in range(3))

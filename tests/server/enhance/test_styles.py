@@ -5,9 +5,16 @@ from pathlib import Path
 import pytest
 
 from server.enhance.language import estimated_tokens, is_chinese
-from server.enhance.styles import Style, Styles, StylesError, card, inspired
+from server.enhance.styles import Style, Styles, StylesError, card
+from server.enhance.styles import inspired as with_limit
 
 STYLES = Styles.read()
+
+
+def inspired(prompt: str, style: Style) -> str:
+    words = with_limit(prompt, style, 10_000)
+    assert words is not None
+    return words
 
 
 def style(id_: str) -> Style:
@@ -76,6 +83,11 @@ def test_another_style_than_a_cards_is_kept() -> None:
 )
 def test_the_words_of_a_card_follow_in_the_prompts_language(prompt: str, begins: str) -> None:
     assert inspired(prompt, style("watercolor")).startswith(begins)
+
+
+@pytest.mark.parametrize(("prompt", "max_chars"), [("an ox", 100), ("an ox by a lake " * 150, 10_000)])
+def test_a_prompt_without_room_gets_no_words(prompt: str, max_chars: int) -> None:
+    assert with_limit(prompt, style("watercolor"), max_chars) is None
 
 
 def test_a_card_for_a_language_model_says_what_the_video_begins_with() -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from server.core.errors import RecordsUnavailableError
-from server.core.generation import ENHANCED_PROMPT, Generation, Status
+from server.core.errors import QueueFullError, RecordsUnavailableError
+from server.core.generation import ENHANCED_PROMPT, Generation, Origin, Status
+from server.enhance.styles import BUILT_IN
 from server.media.fetch.download import Downloader
 from server.service.enhancing import worker as module
+from server.storage.db.statements import awaited_inputs
 from tests.contract.test_image_input import drawn, encoded
 from tests.server.conftest import Inside, StartShared, build, eventually, listen
 from tests.support.chat_server import MODEL, ChatServer, chat_server, held, saying, sending
@@ -129,7 +131,7 @@ async def test_a_text_that_was_not_recorded_is_not_asked_for_again(
 async def test_a_bug_leaves_none_waiting(tmp_path: Path, chat: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path / "data", chat) as inside:
 
-        async def breaks(_: list[Generation]) -> list[Generation]:
+        async def breaks(_: list[Generation], **__: bool) -> list[Generation]:
             raise KeyError("x")
 
         monkeypatch.setattr(inside.service.prompts, "of", breaks)
@@ -190,7 +192,7 @@ async def test_a_dead_servers_prompt_is_rewritten_by_another_that_has_a_model(
     await asyncio.sleep(0.3)
     assert chat.asked == []
 
-    monkeypatch.setattr("server.storage.db.statements.awaited_inputs.OTHERS_SECONDS", 0.0)
+    monkeypatch.setattr(awaited_inputs, "OTHERS_REWRITES_SECONDS", 0.0)
     done = await there.until(recorded, Status.SUCCEEDED)
 
     assert done.enhancement is not None
@@ -198,3 +200,69 @@ async def test_a_dead_servers_prompt_is_rewritten_by_another_that_has_a_model(
     assert len(chat.asked) == 1
     for each in (there, without):
         each.service.begin_closing()
+
+
+@pytest.mark.parametrize("policy", ["fail", "original"])
+async def test_a_server_whose_model_is_down_leaves_what_another_one_accepted(
+    start_shared: StartShared, chat: ChatServer, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(awaited_inputs, "OTHERS_REWRITES_SECONDS", 0.0)
+    chat.answer = sending(b"", 404)
+    endpoint = {"enhance_url": chat.url, "enhance_model": MODEL, "enhance_if_down": policy}
+    here, there = start_shared("here", **endpoint), start_shared("there", **endpoint)
+    await there.start()
+    there.service.start()
+
+    (recorded,) = await enqueue(here)
+    await eventually(lambda: len(chat.asked) > 1)
+    assert (await there.read(recorded)).awaited_input == ENHANCED_PROMPT
+
+    monkeypatch.setattr(awaited_inputs, "ABANDONED_SECONDS", 0.0)
+    done = await there.until(recorded)
+    assert done.status is (Status.FAILED if policy == "fail" else Status.SUCCEEDED)
+    there.service.begin_closing()
+
+
+async def test_what_was_left_by_the_only_server_with_a_model_ends(
+    start_shared: StartShared, chat: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.05)
+    gone, without = start_shared("gone", enhance_url=chat.url, enhance_model=MODEL), start_shared("without")
+    (recorded,) = await enqueue(gone)
+    monkeypatch.setattr(awaited_inputs, "ABANDONED_SECONDS", 0.0)
+    await without.start()
+    without.service.start()
+
+    failed = await without.until(recorded)
+
+    assert "this server has no language model" in str(failed.error_message)
+    without.service.begin_closing()
+
+
+async def test_a_repeated_request_is_answered_at_the_limit_too(tmp_path: Path, chat: ChatServer) -> None:
+    async with running(tmp_path / "data", chat, enhance_per_hour=1) as inside:
+        body = {**_body(inside), "enhance_prompt": True}
+        (first,) = await inside.service.submit("", body, Origin.QUEUE, "again")
+        with pytest.raises(QueueFullError):
+            await enqueue(inside)
+
+        (same,) = await inside.service.submit("", body, Origin.QUEUE, "again")
+        assert same.id == first.id
+
+
+async def test_a_style_whose_card_was_removed_is_another_one(tmp_path: Path, chat: ChatServer) -> None:
+    chat.answer = held(chat)
+    async with running(tmp_path / "data", chat) as inside:
+        (recorded,) = await enqueue(inside, inspiration=True)
+    assert recorded.enhancement is not None
+    cards = tmp_path / "styles.toml"
+    text = BUILT_IN.read_text(encoding="utf-8")
+    cards.write_text(text.replace(f'id = "{recorded.enhancement.style}"', 'id = "another"'), encoding="utf-8")
+    chat.may_go_on.set()
+    async with running(tmp_path / "data", chat, inspiration_styles=cards) as inside:
+        done = await inside.until(recorded, Status.SUCCEEDED)
+
+    assert done.enhancement is not None
+    assert done.enhancement.style not in (None, recorded.enhancement.style)
+    assert done.enhancement.prompt is not None

@@ -47,3 +47,13 @@ def test_amounts_within_a_second_are_one_and_can_be_taken_back() -> None:
     assert amounts.wait("a", 1) is not None
     amounts.add("a", -99)
     assert amounts.wait("a", 4) is None
+
+
+def test_what_was_taken_back_leaves_a_first_amount() -> None:
+    now = [0.0]
+    amounts = HourlyLimit(limit=2, clock=lambda: now[0])
+    amounts.add("a", 2)
+    now[0] = 10.0
+    amounts.add("a", -2)
+
+    assert amounts.wait("a", 3) is None

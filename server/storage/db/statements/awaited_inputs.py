@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, case, func, or_, select, update
+from sqlalchemy import ColumnElement, case, func, or_, select, true, update
 
 from pipelines.core.request import INPUTS
 from server.core.generation import ENHANCED_PROMPT, Generation, Status
@@ -16,7 +16,13 @@ _FILLED_IN = ("params", *INPUTS, "warnings", "awaited_input", "enhancement")
 """What an input, or a rewritten prompt, decides of a row."""
 
 OTHERS_SECONDS = 120.0
-"""For so long the server that accepted a generation is left to fetch its inputs, and to have its prompt rewritten."""
+"""For so long the server that accepted a generation is left to fetch its inputs."""
+
+OTHERS_REWRITES_SECONDS = 900.0
+"""For so long it is left to have its prompt rewritten: a language model on a processor answers few in a minute."""
+
+ABANDONED_SECONDS = 3600.0
+"""After so long any server may end a generation whose prompt it cannot have rewritten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +37,15 @@ class AwaitedInput:
 
 @dataclass(frozen=True, slots=True)
 class AwaitedRewrite:
-    """A generation of a tenant whose prompt has to be rewritten, with all those of its `request`."""
+    """A generation of a tenant whose prompt has to be rewritten, with all those of its `request`.
+
+    `is_ours`: this server accepted it, or nobody else has come for it in a long time.
+    """
 
     tenant: str
     request: str
     generation_id: str
+    is_ours: bool = True
 
 
 class AwaitedInputs(Repository):
@@ -62,27 +72,33 @@ class AwaitedInputs(Repository):
         columns = generations.c.tenant, generations.c.awaited_input, field, generations.c.id
         is_url = generations.c.awaited_input != ENHANCED_PROMPT
         with self._session.read() as tx:
-            found = tx.execute(select(*columns).where(IS_AWAITING, is_url, *self._mine()).order_by(generations.c.seq))
+            mine = self._of_others_after(OTHERS_SECONDS)
+            found = tx.execute(select(*columns).where(IS_AWAITING, is_url, mine).order_by(generations.c.seq))
             return [AwaitedInput(*row) for row in found]
 
     @in_thread
-    def awaiting_rewrite(self, *, only_own: bool = False) -> list[AwaitedRewrite]:
+    def awaiting_rewrite(self, *, has_model: bool = True) -> list[AwaitedRewrite]:
         """The generations that await nothing but a rewritten prompt, in their order.
 
-        Those that another server accepted are left to it for a while, or for ever (`only_own`).
+        Those that another server accepted are left to it for a while, and for longer by one without a model.
         """
-        columns = generations.c.tenant, generations.c.enhancement["request"].as_string(), generations.c.id
-        mine = self._mine(only_own=only_own)
+        columns = (
+            generations.c.tenant,
+            generations.c.enhancement["request"].as_string(),
+            generations.c.id,
+            self._of_others_after(ABANDONED_SECONDS),
+        )
+        mine = self._of_others_after(OTHERS_REWRITES_SECONDS if has_model else ABANDONED_SECONDS)
         with self._session.read() as tx:
-            found = tx.execute(select(*columns).where(*_awaits(ENHANCED_PROMPT), *mine).order_by(generations.c.seq))
-            return [AwaitedRewrite(*row) for row in found]
+            found = tx.execute(select(*columns).where(*_awaits(ENHANCED_PROMPT), mine).order_by(generations.c.seq))
+            return [AwaitedRewrite(tenant, request, id_, bool(is_ours)) for tenant, request, id_, is_ours in found]
 
-    def _mine(self, *, only_own: bool = False) -> list[ColumnElement[bool]]:
+    def _of_others_after(self, seconds: float) -> ColumnElement[bool]:
+        """What this server accepted, and what any other did so many seconds ago."""
         if not self.is_shared:
-            return []
+            return true()
         is_own = func.coalesce(generations.c.accepted_by, self.server) == self.server
-        is_old = generations.c.enqueued_at < self._session.now() - OTHERS_SECONDS
-        return [is_own if only_own else or_(is_own, is_old)]
+        return or_(is_own, generations.c.enqueued_at < self._session.now() - seconds)
 
     @in_thread
     def awaiting(self, url: str, ids: Collection[str]) -> list[Generation]:

@@ -95,7 +95,8 @@ class Submissions(Repository):
     def _recorded_before(self, tx: Connection, tenant: str, request: IdempotentRequest) -> list[Generation]:
         """The generations recorded for a request before; none if it is new, or if some of them are gone.
 
-        A generation is gone if it was removed, or cancelled because its client hung up: that client has come back.
+        A generation is gone if it was removed, cancelled because its client hung up, or failed before it began while
+        its client waited: that client has come back.
         """
         oldest = self._session.now() - IDEMPOTENCY_SECONDS
         # a few at a time: others wait for this transaction
@@ -111,7 +112,7 @@ class Submissions(Repository):
         if row["digest"] != request.digest:
             raise IdempotencyKeyReusedError(request.key)
         looked_up = [find(tx, id_, tenant) for id_ in row["generations"]]
-        found = [each for each in looked_up if each is not None and not _was_hung_up(each)]
+        found = [each for each in looked_up if each is not None and not _came_to_nothing(each)]
         if len(found) == len(looked_up):
             self._take_over(tx, found)
             return found
@@ -181,5 +182,7 @@ def _numbered(tx: Connection, new: Sequence[Generation]) -> Sequence[Generation]
     return [replace(each, event_number=next(numbers)) if each.status is Status.FAILED else each for each in new]
 
 
-def _was_hung_up(generation: Generation) -> bool:
-    return generation.origin is Origin.SYNC and generation.status is Status.CANCELLED
+def _came_to_nothing(generation: Generation) -> bool:
+    """Whether a client that waited left, or was told that its input or its prompt could not be had."""
+    has_not_begun = generation.status is Status.FAILED and generation.attempt == 0
+    return generation.origin is Origin.SYNC and (generation.status is Status.CANCELLED or has_not_begun)
