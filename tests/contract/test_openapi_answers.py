@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import jsonschema_rs
+import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from server.core.settings.settings import Settings
@@ -19,8 +20,9 @@ from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from tests.contract.test_http import LONG
 from tests.contract.test_image_input import drawn, encoded
+from tests.support.chat_server import ChatServer, chat_server
 from tests.support.records import free_locks
-from tests.support.server_process import MODEL, SMALL, ServerProcess, eventually
+from tests.support.server_process import MODEL, SMALL, ServerProcess, eventually, free_port
 
 DOCUMENT = create_app(Settings(demo=True)).openapi()
 OPERATIONS = {
@@ -32,6 +34,7 @@ WITH_KEY = {name for name, (_, _, operation) in OPERATIONS.items() if operation[
 HEADERS = {"Content-Range", "ETag", "Last-Modified", "Paddock-Warnings", "Retry-After", "WWW-Authenticate"}
 """What is documented wherever it is sent."""
 
+WORDS = {"prompt": "An ox by a lake"}
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
@@ -121,8 +124,14 @@ def test_every_example_is_valid() -> None:
         assert [each.message for each in jsonschema_rs.validator_for(schema).iter_errors(example)] == [], example
 
 
+@pytest.fixture
+def language_model() -> Iterator[ChatServer]:
+    with chat_server() as chat:
+        yield chat
+
+
 def test_every_documented_answer_is_given_and_every_answer_is_documented(
-    start_server: Callable[..., ServerProcess], tmp_path: Path, bucket_url: str
+    start_server: Callable[..., ServerProcess], tmp_path: Path, bucket_url: str, language_model: ChatServer
 ) -> None:
     seen: set[tuple[str, str]] = set()
     server = start_server(
@@ -131,13 +140,16 @@ def test_every_documented_answer_is_given_and_every_answer_is_documented(
         max_requests_per_key="1",
         max_body_bytes="4096",
         preview_interval="0.05",
+        enhance_url=language_model.url,
+        enhance_model="stand-in",
     )
     asker = Asker(server, seen)
     succeed(asker, server)
     refuse(asker, server)
     broken = tmp_path / "loras"
     broken.mkdir()
-    break_records(Asker(start_server(api_keys="one", name="broken", loras_dir=str(broken)), seen), tmp_path)
+    down = {"enhance_url": f"http://127.0.0.1:{free_port()}/v1", "enhance_model": "none"}
+    break_records(Asker(start_server(api_keys="one", name="broken", loras_dir=str(broken), **down), seen), tmp_path)
     faulty = start_server(api_keys="one", name="faulty", module="tests.support.faulty_server")
     Asker(faulty, seen).ask("generateVideo", json={**SMALL, "prompt": "nan at denoise"})
     redirecting = start_server(api_keys="one", name="redirecting", files_url=bucket_url, redirect_links="true")
@@ -168,6 +180,7 @@ def succeed(asker: Asker, server: ServerProcess) -> None:
     download(asker, "downloadVideo", made.json()["videos"][0]["url"].rpartition("/")[2])
     download(asker, "downloadInput", image_in(server.data_dir))
     asker.ask("uploadInput", content=encoded(drawn()), headers={"Content-Type": "image/png"})
+    asker.ask("enhancePrompt", json=WORDS)
     running = enqueue(asker, **{**LONG, "mood": "calm"})
     wait_for(asker, running, "preview_url")
     asker.ask("getPreview", running)
@@ -233,6 +246,14 @@ def refuse(asker: Asker, server: ServerProcess) -> None:
         assert answer.status_code == status
     for name in ("enqueueGenerations", "generateVideo"):
         refuse_bodies(asker, name)
+    wrong: list[tuple[dict[str, Any], int]] = [
+        ({"json": {}}, 400),
+        ({"json": {**WORDS, "model": "unknown"}}, 404),
+        ({"json": {"prompt": "ox " * 4096}}, 413),
+        ({"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415),
+    ]
+    for body, status in wrong:
+        assert asker.ask("enhancePrompt", **body).status_code == status
     with opened(f"sqlite:///{server.data_dir / 'paddock.db'}") as engine:
         KeyRing(engine).add("admin", is_admin=True)
         for name in ("activateModel", "deactivateModel"):
@@ -265,4 +286,6 @@ def break_records(asker: Asker, folder: Path) -> None:
             body: dict[str, Any] = {"json": SMALL} if method == "post" else {}
             if name == "uploadInput":
                 body = {"files": {"file": encoded(drawn())}}
+            if name == "enhancePrompt":
+                body = {"json": WORDS}
             assert asker.ask(name, UNKNOWN, **body).status_code == 503, name
