@@ -157,3 +157,22 @@ async def test_a_lock_goes_with_its_connection_and_with_whoever_is_cancelled(pai
             await holding
         async with there.store.locks.tried(Lock.TIDYING) as is_free:
             assert is_free
+
+
+async def test_a_cancellation_is_not_lost_with_the_connection(pair: tuple[Server, Server]) -> None:
+    here, there = pair
+    has_it = asyncio.Event()
+
+    async def hold() -> None:
+        async with here.store.locks.tried(Lock.TIDYING):
+            has_it.set()
+            await asyncio.sleep(3600)
+
+    holding = asyncio.create_task(hold())
+    await has_it.wait()
+    with there.store.engine.begin() as tx:
+        tx.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+    holding.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await holding

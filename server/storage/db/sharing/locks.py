@@ -52,12 +52,21 @@ class Locks(Repository):
             yield True
             return
         taking = asyncio.ensure_future(self._take(lock, is_shared))
+        is_cancelled = False
         try:
             _, is_held = await asyncio.shield(taking)
             yield is_held
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
         finally:
-            # if this is cancelled, the thread goes on to take it
-            await asyncio.shield(self._let_go(taking))
+            try:
+                # if this is cancelled, the thread goes on to take it
+                await asyncio.shield(self._let_go(taking))
+            except Exception:
+                # it must not take the place of the cancellation, or whoever waits for the task's end waits for ever
+                if not is_cancelled:
+                    raise
 
     async def _let_go(self, taking: "asyncio.Future[tuple[ExitStack, bool]]") -> None:
         await asyncio.wait({taking})
