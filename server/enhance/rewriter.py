@@ -5,11 +5,11 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
+from server.core.turns import Turns
 from server.enhance.endpoint import ChatEndpoint, EndpointDownError, Question
 from server.enhance.guards import UnfitAnswerError, checked
 from server.enhance.language import MAX_TOKENS, estimated_tokens
@@ -76,8 +76,7 @@ class Rewriter:
     def __init__(self, endpoint: ChatEndpoint, prompts: SystemPrompts) -> None:
         self._endpoint = endpoint
         self._prompts = prompts
-        self._all = asyncio.Semaphore(MAX_AT_ONCE)
-        self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._turns = Turns(MAX_AT_ONCE, MAX_AT_ONCE_OF_TENANT)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._known: OrderedDict[str, Rewrite] = OrderedDict()
 
@@ -94,7 +93,7 @@ class Rewriter:
             if (known := self._known.get(key)) is not None:
                 self._known.move_to_end(key)
                 return known
-            async with self._turn(wish.tenant):
+            async with self._turns.turn(wish.tenant):
                 made = await self._ask(wish, system)
             if made.prompt is not None:
                 self._known[key] = made
@@ -131,13 +130,6 @@ class Rewriter:
             else:
                 return Rewrite(prompt, self._endpoint.model, time.monotonic() - began)
         return Rewrite(None, self._endpoint.model, time.monotonic() - began, reason)
-
-    @asynccontextmanager
-    async def _turn(self, tenant: str) -> AsyncIterator[None]:
-        """Wait for a tenant's turn, and hold it."""
-        own = self._own.setdefault(tenant, asyncio.Semaphore(MAX_AT_ONCE_OF_TENANT))
-        async with own, self._all:
-            yield
 
 
 async def _check_length(prompt: str, count: Count | None) -> None:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from server import __version__
 from server.api.auth import Authenticator, OpenRequests
-from server.api.bodies.inputs import InputTurns
+from server.api.bodies.inputs import MAX_AT_ONCE, MAX_AT_ONCE_OF_TENANT
 from server.api.bodies.json_body import LargeBodies
 from server.api.error_handlers import add_error_handlers
 from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadRequests
@@ -34,6 +34,7 @@ from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker
 from server.core.settings.sections import StorageSettings
 from server.core.settings.settings import Settings
+from server.core.turns import Turns
 from server.engine.interface import Engine
 from server.engine.ray.nodes import ClusterHost
 from server.engine.ray.options import bridge_environment
@@ -135,7 +136,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         engine = stack.enter_context(opened(database_of(settings)))
         store = Store(engine, max_overtakes=settings.max_overtakes, server=server)
         stack.callback(store.close)
-        app.state.large_bodies, app.state.input_turns = LargeBodies(), InputTurns()
+        app.state.large_bodies, app.state.input_turns = LargeBodies(), Turns(MAX_AT_ONCE, MAX_AT_ONCE_OF_TENANT)
         app.state.open_requests = OpenRequests(settings.max_requests_per_key)
         app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
         folders = LocalFolders.of(settings.data_dir, is_scratch=settings.files_url is not None)

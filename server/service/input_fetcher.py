@@ -3,12 +3,11 @@
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,6 +23,7 @@ from server.core.errors import (
 from server.core.events import Broker, Event
 from server.core.generation import Generation, Status
 from server.core.settings.sections import SecuritySettings
+from server.core.turns import Turns
 from server.media.fetch.download import IMAGE_FILE, VIDEO_FILE, Downloader, TemporaryError
 from server.media.limits import RefusedInputError
 from server.service.requests.building import GenerationBuilder
@@ -84,8 +84,7 @@ class InputFetcher:
         self._on_arrived = on_arrived
         self._settings = settings
         self._downloader = downloader or Downloader()
-        self._all = asyncio.Semaphore(MAX_AT_ONCE)
-        self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._turns = Turns(MAX_AT_ONCE, MAX_AT_ONCE_OF_TENANT)
         self._wake = asyncio.Event()
         self._jobs: dict[str, _Job] = {}
         """The job of each generation."""
@@ -218,15 +217,8 @@ class InputFetcher:
             with tempfile.TemporaryDirectory(prefix="fetched-", ignore_cleanup_errors=True) as folder:
                 target = Path(folder) / "input"
                 # not while it is decoded: a video takes long, and others may be fetched meanwhile
-                async with self._turn(job.tenant):
+                async with self._turns.turn(job.tenant):
                     await self._downloader.download(job.url, target, VIDEO_FILE if job.name == VIDEO else IMAGE_FILE)
                 return await self._files.keep(job.tenant, job.name, target)
         except OSError as error:
             raise UnavailableError(f"The server cannot keep inputs: {reason(error)}.", 5) from error
-
-    @asynccontextmanager
-    async def _turn(self, tenant: str) -> AsyncIterator[None]:
-        """Wait for a tenant's turn, and hold it."""
-        own = self._own.setdefault(tenant, asyncio.Semaphore(MAX_AT_ONCE_OF_TENANT))
-        async with own, self._all:
-            yield

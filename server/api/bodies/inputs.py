@@ -5,10 +5,8 @@ import math
 import re
 import shutil
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
@@ -28,7 +26,8 @@ MAX_BYTES = 28 * 2**20
 """Limit of a body with inputs: 20 MiB in base64, and the rest."""
 
 MAX_AT_ONCE = 4
-"""So many of them are read at a time, one of each tenant."""
+MAX_AT_ONCE_OF_TENANT = 1
+"""So many of them are read at a time, in all and of one tenant."""
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 128 * 1024
@@ -42,21 +41,6 @@ _TEXTS = {
 
 _LORAS = "loras"
 _NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
-
-
-class InputTurns:
-    """Lets a tenant read one body with inputs at a time, and all tenants together MAX_AT_ONCE."""
-
-    def __init__(self) -> None:
-        self._all = asyncio.Semaphore(MAX_AT_ONCE)
-        self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-
-    @asynccontextmanager
-    async def turn(self, tenant: str) -> AsyncIterator[None]:
-        """Wait for a tenant's turn, and hold it."""
-        own = self._own.setdefault(tenant, asyncio.Semaphore())
-        async with own, self._all:
-            yield
 
 
 class Spool:

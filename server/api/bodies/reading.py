@@ -8,7 +8,7 @@ from functools import partial
 from fastapi import Request
 
 from server.api.bodies.body import RequestBody
-from server.api.bodies.inputs import MAX_BYTES, InputTurns, Spool, note_inputs, read_multipart, split_large
+from server.api.bodies.inputs import MAX_BYTES, Spool, note_inputs, read_multipart, split_large
 from server.api.bodies.json_body import LARGE_BYTES, LargeBodies, checked_object, parse_object
 from server.core.errors import (
     InvalidParamsError,
@@ -18,6 +18,7 @@ from server.core.errors import (
     UnsupportedMediaTypeError,
     reason,
 )
+from server.core.turns import Turns
 from server.media.limits import IMAGE_BYTES, VIDEO_BYTES
 from server.service.service import Service
 
@@ -38,7 +39,7 @@ class BodyReader:
     """Reads one body within the limits of size and time."""
 
     def __init__(
-        self, request: Request, service: Service, large_bodies: LargeBodies, turns: InputTurns, tenant: str
+        self, request: Request, service: Service, large_bodies: LargeBodies, turns: Turns, tenant: str
     ) -> None:
         self._request = request
         self._service = service
