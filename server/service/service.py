@@ -23,11 +23,11 @@ from server.core.generation import Generation, Origin, Status
 from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
 from server.scheduler.interface import Deployment, DeviceStatus, Scheduler
+from server.service.awaiting.input_fetcher import InputFetcher
+from server.service.awaiting.prompt_worker import PromptWorker
 from server.service.enhancing.prompts import Prompts
 from server.service.enhancing.tokens import TokenCounter
-from server.service.enhancing.worker import PromptWorker
 from server.service.event_stream import EventStream, Position
-from server.service.input_fetcher import InputFetcher
 from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.record_limits import Recorder, RecordLimits
 from server.service.requests import parameters

@@ -8,7 +8,7 @@ from functools import partial
 
 from server.cli import main as cli
 from server.media.fetch.download import Downloader
-from server.service import input_fetcher
+from server.service.awaiting import input_fetcher
 from tests.support.image_host import PUBLIC, Internet
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from pipelines.models.catalogue import DEFAULT_MODEL
 from server.core.errors import InvalidParamsError, QueueFullError
 from server.core.generation import Generation, Origin, Status
 from server.media.fetch.download import Downloader, TemporaryError
-from server.service import input_fetcher as module
+from server.service.awaiting import input_fetcher as module
+from server.service.awaiting import work
 from server.service.requests.inputs import LAST_IMAGES
 from server.storage.files.inputs import VIDEO_SUFFIX, input_key
 from tests.contract.test_image_input import drawn, encoded
@@ -380,7 +381,7 @@ async def test_a_disk_that_cannot_be_written_to_fails_nothing(
     inside: Inside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", ())
-    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(work, "LOOK_AGAIN_SECONDS", 0.2)
     (inside.folder / "inputs").rmdir()
 
     (recorded,) = await enqueue(inside)

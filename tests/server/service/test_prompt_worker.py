@@ -13,7 +13,7 @@ from server.core.errors import QueueFullError, RecordsUnavailableError
 from server.core.generation import ENHANCED_PROMPT, Generation, Origin, Status
 from server.enhance.styles import BUILT_IN
 from server.media.fetch.download import Downloader
-from server.service.enhancing import worker as module
+from server.service.awaiting import work
 from server.storage.db.statements import awaited_inputs
 from tests.contract.test_image_input import drawn, encoded
 from tests.server.conftest import Inside, StartShared, build, eventually, listen
@@ -110,7 +110,7 @@ async def test_a_cancelled_one_of_several_leaves_the_others(tmp_path: Path, chat
 async def test_a_text_that_was_not_recorded_is_not_asked_for_again(
     tmp_path: Path, chat: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(work, "BACKOFF_SECONDS", 0.01)
     async with running(tmp_path / "data", chat) as inside:
         arrived = inside.store.awaited_inputs.arrived
         faults = [RecordsUnavailableError("down", "mend it")] * 2
@@ -181,7 +181,7 @@ def _body(inside: Inside) -> dict[str, Any]:
 async def test_a_dead_servers_prompt_is_rewritten_by_another_that_has_a_model(
     start_shared: StartShared, chat: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(work, "LOOK_AGAIN_SECONDS", 0.05)
     endpoint = {"enhance_url": chat.url, "enhance_model": MODEL}
     here, there, without = start_shared("here", **endpoint), start_shared("there", **endpoint), start_shared("without")
     for each in (there, without):
@@ -206,7 +206,7 @@ async def test_a_dead_servers_prompt_is_rewritten_by_another_that_has_a_model(
 async def test_a_server_whose_model_is_down_leaves_what_another_one_accepted(
     start_shared: StartShared, chat: ChatServer, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
-    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(work, "LOOK_AGAIN_SECONDS", 0.05)
     monkeypatch.setattr(awaited_inputs, "OTHERS_REWRITES_SECONDS", 0.0)
     chat.answer = sending(b"", 404)
     endpoint = {"enhance_url": chat.url, "enhance_model": MODEL, "enhance_if_down": policy}
@@ -227,7 +227,7 @@ async def test_a_server_whose_model_is_down_leaves_what_another_one_accepted(
 async def test_what_was_left_by_the_only_server_with_a_model_ends(
     start_shared: StartShared, chat: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(work, "LOOK_AGAIN_SECONDS", 0.05)
     gone, without = start_shared("gone", enhance_url=chat.url, enhance_model=MODEL), start_shared("without")
     (recorded,) = await enqueue(gone)
     monkeypatch.setattr(awaited_inputs, "ABANDONED_SECONDS", 0.0)

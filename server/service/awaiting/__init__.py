@@ -1,0 +1,1 @@
+"""What generations await before they may be claimed: inputs to be fetched, and prompts to be rewritten."""
