@@ -4,9 +4,10 @@ from pathlib import Path
 
 from server.core.settings.sections import EnhanceSettings
 from server.enhance.endpoint import ChatEndpoint
+from server.enhance.files import UnusableFileError
 from server.enhance.rewriter import Rewriter
-from server.enhance.styles import Styles, StylesError
-from server.enhance.system_prompts import SystemPromptError, SystemPrompts
+from server.enhance.styles import Styles
+from server.enhance.system_prompts import SystemPrompts
 
 SETTINGS = "settings enhance_url and enhance_model"
 """What an operator sets, as a part of sentences."""
@@ -37,7 +38,7 @@ def configured_rewriter(settings: EnhanceSettings) -> Rewriter | None:
         raise EnhanceSettingsError("The key of the setting enhance_url must be printable ASCII without spaces.")
     try:
         prompts = SystemPrompts.read(settings.enhance_prompts_dir)
-    except SystemPromptError as error:
+    except UnusableFileError as error:
         raise EnhanceSettingsError(str(error)) from error
     return Rewriter(ChatEndpoint(url, model, key, settings.enhance_timeout), prompts)
 
@@ -46,7 +47,7 @@ def configured_styles(settings: EnhanceSettings) -> Styles:
     """The style cards of the settings. Raises EnhanceSettingsError."""
     try:
         return Styles.read(settings.inspiration_styles)
-    except StylesError as error:
+    except UnusableFileError as error:
         raise EnhanceSettingsError(str(error)) from error
 
 

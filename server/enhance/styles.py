@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.enhance.files import UnusableFileError, read_text
 from server.enhance.language import MAX_TOKENS, estimated_tokens, is_chinese
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "configs" / "inspiration" / "styles.toml"
@@ -24,10 +25,6 @@ _Text = Annotated[str, Field(min_length=1, max_length=200)]
 
 # a style is named without any card's name, too
 _NAMES_STYLE = re.compile(r"\b(?:style|styled|aesthetic)\b|风格|画风", re.IGNORECASE)
-
-
-class StylesError(Exception):
-    """The file of cards cannot be used; `str()` is a sentence that names it."""
 
 
 class Look(BaseModel):
@@ -76,23 +73,17 @@ class Styles:
 
     @classmethod
     def read(cls, own: Path | None = None) -> "Styles":
-        """Read the built-in file, or the operator's own. Raises StylesError."""
+        """Read the built-in file, or the operator's own. Raises UnusableFileError."""
         path = own or BUILT_IN
         try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-            if len(content) > MAX_BYTES:
-                raise StylesError(f"{path}: must have at most {MAX_BYTES} bytes")
-            listed = _Cards.model_validate(tomllib.loads(content.decode("utf-8-sig"))).style
-        except OSError as error:
-            raise StylesError(f"{path}: {error.strerror}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise StylesError(f"{path}: is not TOML: {error}") from error
+            listed = _Cards.model_validate(tomllib.loads(read_text(path, MAX_BYTES))).style
+        except tomllib.TOMLDecodeError as error:
+            raise UnusableFileError(f"{path}: is not TOML: {error}") from error
         except ValidationError as error:
             first = error.errors()[0]
-            raise StylesError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            raise UnusableFileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         if len({style.id for style in listed}) < len(listed):
-            raise StylesError(f"{path}: two cards have the same id")
+            raise UnusableFileError(f"{path}: two cards have the same id")
         return cls(listed)
 
 

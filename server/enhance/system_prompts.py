@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
+from server.enhance.files import UnusableFileError, read_text
 from server.enhance.language import is_chinese
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "configs" / "prompts"
@@ -24,10 +25,6 @@ class Task(StrEnum):
 _LANGUAGES = {False: "en", True: "zh"}
 
 
-class SystemPromptError(Exception):
-    """A file cannot be used; `str()` is a sentence that names it."""
-
-
 class SystemPrompts:
     """The texts by task and language: Chinese for Chinese prompts, English for all others."""
 
@@ -40,9 +37,9 @@ class SystemPrompts:
 
     @classmethod
     def read(cls, own: Path | None = None) -> "SystemPrompts":
-        """Read the built-in files, or those of the same names in a folder of the operator. Raises SystemPromptError."""
+        """Read the built-in files, or those of the same names in a folder of the operator. Raises UnusableFileError."""
         if own is not None and not own.is_dir():
-            raise SystemPromptError(f"{own}: no such folder of prompts (setting enhance_prompts_dir)")
+            raise UnusableFileError(f"{own}: no such folder of prompts (setting enhance_prompts_dir)")
         texts = {}
         for task in Task:
             for chinese, language in _LANGUAGES.items():
@@ -55,14 +52,7 @@ class SystemPrompts:
 
 
 def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        text = content.decode("utf-8-sig").strip()
-    except OSError as error:
-        raise SystemPromptError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SystemPromptError(f"{path}: is not text in UTF-8") from error
-    if len(content) > MAX_BYTES or not text:
-        raise SystemPromptError(f"{path}: must have text, and at most {MAX_BYTES} bytes")
+    text = read_text(path, MAX_BYTES).strip()
+    if not text:
+        raise UnusableFileError(f"{path}: must have text")
     return text

@@ -5,16 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
 
+from server.api.connected import while_connected
 from server.api.dependencies import BodyDep, ServiceDep, TenantDep, error_responses, json_body
 from server.api.schemas.prompts import PromptEnhanced
 from server.api.schemas.requests import ENHANCE_PROMPT
-from server.service.enhancing.prompts import EnhancedPrompt
 
 router = APIRouter(prefix="/prompts", tags=["queue"])
-
-_POLL_SECONDS = 0.5
 
 
 @router.post(
@@ -34,8 +31,7 @@ async def enhance(request: Request, body: BodyDep, service: ServiceDep, tenant: 
     named = body.content.get("model")
     # most models have the same tokenizer
     entry = next(iter(service.catalogue.values())) if named is None else service.entry(named)
-    asking = service.prompts.enhance(tenant, body.content, entry.id)
-    work: asyncio.Task[EnhancedPrompt] = asyncio.ensure_future(asking)
+    work = asyncio.create_task(service.prompts.enhance(tenant, body.content, entry.id))
     body.close()
 
     def stop() -> None:
@@ -43,15 +39,10 @@ async def enhance(request: Request, body: BodyDep, service: ServiceDep, tenant: 
 
     with service.when_closing(stop):
         try:
-            while not (await asyncio.wait({work}, timeout=_POLL_SECONDS))[0]:
-                if await request.is_disconnected():
-                    raise ClientDisconnect
-            done = await work
+            # who has left must not hold one of the turns of its key
+            done = await while_connected(request, work)
         except asyncio.CancelledError:
             # by the stop, if not by who waits for this
             service.check_open()
             raise
-        finally:
-            # who has left must not hold one of the turns of its key
-            work.cancel()
     return {**asdict(done), "warnings": list(done.warnings)}

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
+from server.api.connected import while_connected
 from server.api.dependencies import (
     BodyDep,
     IdempotencyKey,
@@ -38,8 +39,6 @@ from server.service.requests.parameters import response_format
 from server.service.service import Service
 
 router = APIRouter(tags=["videos"])
-
-_POLL_SECONDS = 0.5
 
 
 @router.post(
@@ -71,7 +70,7 @@ async def generate(
     in_base64 = response_format(body.content) == "b64_json"
     body.close()
     ids = [generation.id for generation in submitted]
-    finished = await _while_connected(request, service, tenant, ids, check_key, may_return=idempotency_key is not None)
+    finished = await _finished(request, service, tenant, ids, check_key, may_return=idempotency_key is not None)
     for generation in finished:
         _check(generation)
     warn(response, finished)
@@ -91,18 +90,13 @@ async def generate(
     return answer | {"videos": [{"url": links.video(generation.artifact)} for generation in finished]}
 
 
-async def _while_connected(
+async def _finished(
     request: Request, service: Service, tenant: str, ids: list[str], check_key: Callable[[], None], *, may_return: bool
 ) -> list[Generation]:
     waiting = asyncio.create_task(service.wait(tenant, ids))
     try:
-        while not (await asyncio.wait({waiting}, timeout=_POLL_SECONDS))[0]:
-            if await request.is_disconnected():
-                raise ClientDisconnect
-            check_key()
-        return await waiting
+        return await while_connected(request, waiting, check_key)
     except (ClientDisconnect, UnauthenticatedError, asyncio.CancelledError):
-        waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         # only now, so that this wait does not count
         service.hang_up(tenant, ids, may_return=may_return)

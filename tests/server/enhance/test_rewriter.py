@@ -9,8 +9,9 @@ import pytest
 
 from server.enhance import rewriter as module
 from server.enhance.endpoint import ChatEndpoint, EndpointDownError
+from server.enhance.files import UnusableFileError
 from server.enhance.rewriter import Rewriter, SeenImage, Wish
-from server.enhance.system_prompts import BUILT_IN, SystemPromptError, SystemPrompts, Task
+from server.enhance.system_prompts import BUILT_IN, SystemPrompts, Task
 from tests.support.chat_server import (
     KEY,
     MODEL,
@@ -236,7 +237,7 @@ async def test_an_operators_own_texts_come_first(chat: ChatServer, tmp_path: Pat
 def test_a_file_that_cannot_be_a_text_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "image.zh.md").write_bytes(content)
 
-    with pytest.raises(SystemPromptError, match=r"image\.zh\.md"):
+    with pytest.raises(UnusableFileError, match=r"image\.zh\.md"):
         SystemPrompts.read(tmp_path)
-    with pytest.raises(SystemPromptError, match="no such folder"):
+    with pytest.raises(UnusableFileError, match="no such folder"):
         SystemPrompts.read(tmp_path / "none")

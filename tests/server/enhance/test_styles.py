@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from server.enhance.files import UnusableFileError
 from server.enhance.language import estimated_tokens, is_chinese
-from server.enhance.styles import Style, Styles, StylesError, card
+from server.enhance.styles import Style, Styles, card
 from server.enhance.styles import inspired as with_limit
 
 STYLES = Styles.read()
@@ -131,12 +132,12 @@ def test_an_unusable_file_is_told(content: str, reason: str, tmp_path: Path) -> 
     path = tmp_path / "styles.toml"
     path.write_text(content, encoding="utf-8")
 
-    with pytest.raises(StylesError, match=reason) as caught:
+    with pytest.raises(UnusableFileError, match=reason) as caught:
         Styles.read(path)
 
     assert str(path) in str(caught.value)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StylesError, match=r"styles\.toml: No such file"):
+    with pytest.raises(UnusableFileError, match=r"styles\.toml: No such file"):
         Styles.read(tmp_path / "styles.toml")
