@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # where this is set, hundreds of processes would compile our modules anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+from tests.support.chat_server import ChatServer, chat_server
 from tests.support.command_line import CommandRunner, Typed
 from tests.support.object_store import ObjectStoreServer
 from tests.support.postgres import PostgresServer
@@ -192,3 +193,17 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     yield start
     for process in started:
         process.close()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[ChatServer]:
+    """A stand-in for a language model, for servers of a module."""
+    with chat_server() as chat:
+        yield chat
+
+
+@pytest.fixture
+def chat(endpoint: ChatServer) -> ChatServer:
+    """The same, as it was at first."""
+    endpoint.reset()
+    return endpoint

@@ -11,7 +11,7 @@ import pytest
 
 from paddock import Client
 from tests.contract.test_image_input import drawn, in_base64
-from tests.support.chat_server import KEY, MODEL, ChatServer, chat_server, held, saying, sending
+from tests.support.chat_server import KEY, MODEL, ChatServer, held, saying, sending
 from tests.support.command_line import Typed
 from tests.support.models.serving import TI2V, ti2v_models, ti2v_server
 from tests.support.server_process import ENDLESS, SMALL, ServerProcess, eventually
@@ -25,24 +25,8 @@ REFUSED = (
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[ChatServer]:
-    with chat_server() as chat:
-        yield chat
-
-
-@pytest.fixture
-def chat(endpoint: ChatServer) -> ChatServer:
-    endpoint.reset()
-    return endpoint
-
-
-def settings(chat: ChatServer, **changes: str) -> dict[str, str]:
-    return {"enhance_url": chat.url, "enhance_model": MODEL, "enhance_key": KEY, "enhance_per_hour": "1000", **changes}
-
-
-@pytest.fixture(scope="module")
 def server(endpoint: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    process = ServerProcess(tmp_path_factory.mktemp("enhance") / "data", **settings(endpoint))
+    process = ServerProcess(tmp_path_factory.mktemp("enhance") / "data", **endpoint.settings())
     process.start()
     yield process
     process.close()
@@ -51,7 +35,7 @@ def server(endpoint: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def lenient(endpoint: ChatServer, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server that goes on with the original."""
-    process = ServerProcess(tmp_path / "data", **settings(endpoint, enhance_if_down="original", enhance_per_hour="3"))
+    process = ServerProcess(tmp_path / "data", **endpoint.settings(enhance_if_down="original", enhance_per_hour="3"))
     process.start()
     yield process
     process.close()
@@ -240,7 +224,7 @@ def test_or_the_original_is_used_and_only_so_many_are_rewritten(lenient: ServerP
 
 
 def test_the_text_is_the_same_after_a_kill_between_rewrite_and_claim(chat: ChatServer, tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path / "data", checkpoint_interval="0", **settings(chat))
+    server = ServerProcess(tmp_path / "data", checkpoint_interval="0", **chat.settings())
     server.start()
     try:
         busy = server.enqueue(**ENDLESS)
@@ -342,7 +326,7 @@ def test_the_model_page_offers_it_where_there_is_a_language_model(server: Server
 
 
 def test_a_stop_does_not_wait_for_the_endpoint(chat: ChatServer, tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path / "data", **settings(chat))
+    server = ServerProcess(tmp_path / "data", **chat.settings())
     server.start()
     try:
         chat.answer = held(chat)
@@ -382,7 +366,7 @@ def test_a_server_without_a_language_model_says_so(tmp_path: Path) -> None:
 
 def test_an_image_is_seen_where_the_settings_say_so(chat: ChatServer, tmp_path: Path) -> None:
     models = ti2v_models(tmp_path)
-    server = ti2v_server(tmp_path / "data", models, **settings(chat, enhance_sees_image="true"))
+    server = ti2v_server(tmp_path / "data", models, **chat.settings(enhance_sees_image="true"))
     server.start()
     try:
         request = {"model": TI2V, "input_image": in_base64(drawn((2000, 1000))), "width": 64, "height": 32}
@@ -402,7 +386,7 @@ def test_a_models_file_may_ask_for_it(chat: ChatServer, tmp_path: Path) -> None:
     models = ti2v_models(tmp_path)
     file = models / "wan2.2-ti2v-5b.toml"
     file.write_text(file.read_text().replace("[api]\n", "[api]\nenhance_prompt = true\n", 1))
-    server = ti2v_server(tmp_path / "data", models, **settings(chat))
+    server = ti2v_server(tmp_path / "data", models, **chat.settings())
     server.start()
     try:
         assert server.wait_for(server.enqueue(model=TI2V), "succeeded")["enhanced_prompt"]

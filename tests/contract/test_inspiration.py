@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from server.enhance.styles import Styles, inspired
-from tests.contract.test_enhance import MODEL, PROMPT, enqueue, settings
-from tests.support.chat_server import ChatServer, chat_server, saying
+from tests.contract.test_enhance import MODEL, PROMPT, enqueue
+from tests.support.chat_server import ChatServer, saying
 from tests.support.command_line import Typed
 from tests.support.server_process import SMALL, ServerProcess
 
@@ -33,21 +33,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[ChatServer]:
-    with chat_server() as chat:
-        yield chat
-
-
-@pytest.fixture
-def chat(endpoint: ChatServer) -> ChatServer:
-    endpoint.reset()
-    return endpoint
-
-
-@pytest.fixture(scope="module")
 def server(endpoint: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("inspire")
-    process = ServerProcess(folder / "data", **settings(endpoint, enhance_if_down="original", enhance_per_hour="9"))
+    process = ServerProcess(folder / "data", **endpoint.settings(enhance_if_down="original", enhance_per_hour="9"))
     process.start()
     yield process
     process.close()

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import jsonschema_rs
-import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from server.core.settings.settings import Settings
@@ -20,7 +19,7 @@ from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from tests.contract.test_http import LONG
 from tests.contract.test_image_input import drawn, encoded
-from tests.support.chat_server import ChatServer, chat_server
+from tests.support.chat_server import ChatServer
 from tests.support.records import free_locks
 from tests.support.server_process import MODEL, SMALL, ServerProcess, eventually, free_port
 
@@ -124,14 +123,8 @@ def test_every_example_is_valid() -> None:
         assert [each.message for each in jsonschema_rs.validator_for(schema).iter_errors(example)] == [], example
 
 
-@pytest.fixture
-def language_model() -> Iterator[ChatServer]:
-    with chat_server() as chat:
-        yield chat
-
-
 def test_every_documented_answer_is_given_and_every_answer_is_documented(
-    start_server: Callable[..., ServerProcess], tmp_path: Path, bucket_url: str, language_model: ChatServer
+    start_server: Callable[..., ServerProcess], tmp_path: Path, bucket_url: str, chat: ChatServer
 ) -> None:
     seen: set[tuple[str, str]] = set()
     server = start_server(
@@ -140,7 +133,7 @@ def test_every_documented_answer_is_given_and_every_answer_is_documented(
         max_requests_per_key="1",
         max_body_bytes="4096",
         preview_interval="0.05",
-        enhance_url=language_model.url,
+        enhance_url=chat.url,
         enhance_model="stand-in",
     )
     asker = Asker(server, seen)

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.e2e.test_workbench import asked_by, assert_accessible, fill, tab
 from tests.support.browser import BrowserPage, chromium
-from tests.support.chat_server import MODEL, ChatServer, chat_server, held, saying, sending
+from tests.support.chat_server import MODEL, ChatServer, held, saying, sending
 from tests.support.models.serving import TI2V, ti2v_models, ti2v_server
 from tests.support.server_process import ServerProcess, eventually
 
@@ -31,24 +31,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[ChatServer]:
-    with chat_server() as chat:
-        yield chat
-
-
-@pytest.fixture
-def chat(endpoint: ChatServer) -> ChatServer:
-    endpoint.reset()
-    return endpoint
-
-
-def settings(chat: ChatServer, **changes: str) -> dict[str, str]:
-    return {"enhance_url": chat.url, "enhance_model": MODEL, "enhance_per_hour": "1000", **changes}
-
-
-@pytest.fixture(scope="module")
 def words(endpoint: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    process = ServerProcess(tmp_path_factory.mktemp("words") / "data", **settings(endpoint))
+    process = ServerProcess(tmp_path_factory.mktemp("words") / "data", **endpoint.settings())
     process.start()
     yield process
     process.close()
@@ -212,7 +196,7 @@ def test_why_a_prompt_is_not_enhanced_is_said(page: Page, chat: ChatServer, answ
 
 
 def test_too_many_and_no_server(visitor: VisitorFactory, chat: ChatServer, tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path / "data", **settings(chat, enhance_per_hour="1"))
+    server = ServerProcess(tmp_path / "data", **chat.settings(enhance_per_hour="1"))
     server.start()
     try:
         page = visitor(server.url).open()
@@ -316,7 +300,7 @@ def test_where_a_models_file_asks_for_it_the_box_is_on(
     models = ti2v_models(tmp_path)
     file = models / "wan2.2-ti2v-5b.toml"
     file.write_text(file.read_text().replace("[api]\n", "[api]\nenhance_prompt = true\n", 1))
-    server = ti2v_server(tmp_path / "data", models, **settings(chat))
+    server = ti2v_server(tmp_path / "data", models, **chat.settings())
     server.start()
     try:
         page = visitor(server.url).open(f"/?model={TI2V}")

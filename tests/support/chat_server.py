@@ -1,11 +1,12 @@
 """A stand-in for a language model's chat endpoint on loopback, which answers in good ways and bad ones."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.stand_in import Quiet, StandIn, serving
 
 MODEL = "stand-in"
 KEY = "the-key-of-the-endpoint"
@@ -13,7 +14,7 @@ KEY = "the-key-of-the-endpoint"
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
 
 
-class ChatServer:
+class ChatServer(StandIn):
     """Answers POST /v1/chat/completions by `answer`. `asked` are the bodies of the questions, in their order."""
 
     def __init__(self) -> None:
@@ -21,11 +22,9 @@ class ChatServer:
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.answer: Answer = counted(self)
-        self.may_go_on = threading.Event()
-        """What an answer that is held waits for."""
         chat = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 chat.paths.append(self.path)
@@ -33,23 +32,18 @@ class ChatServer:
                 chat.asked.append(body)
                 chat.answer(self, body)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, *_: Any) -> None:
-                """The client has left."""
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        super().__init__(Handler)
+        self.url = f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def prompts(self) -> list[Any]:
         """What the questions had as the user's message."""
         return [body["messages"][-1]["content"] for body in self.asked]
+
+    def settings(self, **changes: str) -> dict[str, str]:
+        """The settings of a server that asks this endpoint."""
+        own = {"enhance_url": self.url, "enhance_model": MODEL, "enhance_key": KEY, "enhance_per_hour": "1000"}
+        return {**own, **changes}
 
     def reset(self) -> None:
         """As it was at first."""
@@ -61,16 +55,8 @@ class ChatServer:
 @contextmanager
 def chat_server() -> Iterator[ChatServer]:
     """An endpoint that runs."""
-    chat = ChatServer()
-    thread = threading.Thread(target=chat.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving(ChatServer()) as chat:
         yield chat
-    finally:
-        chat.may_go_on.set()
-        chat.server.shutdown()
-        chat.server.server_close()
-        thread.join()
 
 
 def counted(chat: ChatServer) -> Answer:

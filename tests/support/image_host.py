@@ -1,13 +1,14 @@
 """A host of images on loopback, and an internet of names and public addresses that leads to it."""
 
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpcore
+
+from tests.support.stand_in import Quiet, StandIn, serving
 
 PUBLIC = "93.184.216.34"
 OTHER_PUBLIC = "2606:2800:220:1:248:1893:25c8:1946"
@@ -15,33 +16,20 @@ OTHER_PUBLIC = "2606:2800:220:1:248:1893:25c8:1946"
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
-class ImageHost:
+class ImageHost(StandIn):
     """Answers GET requests by their paths. `seen` are the paths and headers of what was asked for."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self.seen: list[tuple[str, dict[str, str]]] = []
-        self.may_go_on = threading.Event()
-        """What an answer that waits waits for."""
         host = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 host.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
                 host.answers.get(self.path, status(404))(self)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, *_: Any) -> None:
-                """The client has left."""
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
+        super().__init__(Handler)
 
     @property
     def paths(self) -> list[str]:
@@ -51,16 +39,8 @@ class ImageHost:
 @contextmanager
 def image_host() -> Iterator[ImageHost]:
     """A host that runs."""
-    host = ImageHost()
-    thread = threading.Thread(target=host.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving(ImageHost()) as host:
         yield host
-    finally:
-        host.may_go_on.set()
-        host.server.shutdown()
-        host.server.server_close()
-        thread.join()
 
 
 def content(body: bytes, **headers: str) -> Answer:

@@ -1,7 +1,7 @@
 """Prompts that are rewritten before the claim: after inputs, after failures of the records, without a model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +17,10 @@ from server.service.awaiting import work
 from server.storage.db.statements import awaited_inputs
 from tests.contract.test_image_input import drawn, encoded
 from tests.server.conftest import Inside, StartShared, build, eventually, listen
-from tests.support.chat_server import MODEL, ChatServer, chat_server, held, saying, sending
+from tests.support.chat_server import MODEL, ChatServer, held, saying, sending
 from tests.support.image_host import PUBLIC, Internet, content, image_host
 from tests.support.image_host import held as held_image
 from tests.support.models.serving import TI2V
-
-
-@pytest.fixture
-def chat() -> Iterator[ChatServer]:
-    with chat_server() as chat:
-        yield chat
 
 
 @asynccontextmanager
