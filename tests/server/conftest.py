@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,21 @@ def build(
         downloader,
     )
     return Inside(folder, settings, store, folders, files, broker, engines, dispatcher, service)
+
+
+@asynccontextmanager
+async def working(inside: Inside) -> AsyncIterator[None]:
+    """The parts with their service, at work."""
+    listening = asyncio.create_task(listen(inside))
+    await inside.dispatcher.start()
+    inside.service.start()
+    try:
+        yield
+    finally:
+        inside.service.begin_closing()
+        await inside.dispatcher.stop()
+        await listening
+        inside.store.close()
 
 
 async def listen(inside: Inside) -> None:

@@ -17,7 +17,7 @@ from server.service.awaiting import work
 from server.service.requests.inputs import LAST_IMAGES
 from server.storage.files.inputs import VIDEO_SUFFIX, input_key
 from tests.contract.test_image_input import drawn, encoded
-from tests.server.conftest import Inside, build, eventually, listen
+from tests.server.conftest import Inside, build, eventually, working
 from tests.support.clips import clip
 from tests.support.image_host import PUBLIC, ImageHost, Internet, content, held, image_host, status
 from tests.support.models.serving import TI2V
@@ -39,16 +39,8 @@ async def running(folder: Path, host: ImageHost, **settings: Any) -> AsyncIterat
     """The parts of a server that reaches the host, running."""
     internet = Internet({PUBLIC: host.port}, {"images.example": [[PUBLIC]]})
     inside = build(folder, downloader=Downloader(internet.resolve, internet), **settings)
-    listening = asyncio.create_task(listen(inside))
-    await inside.dispatcher.start()
-    inside.service.start()
-    try:
+    async with working(inside):
         yield inside
-    finally:
-        inside.service.begin_closing()
-        await inside.dispatcher.stop()
-        await listening
-        inside.store.close()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from server.media.fetch.download import Downloader
 from server.service.awaiting import work
 from server.storage.db.statements import awaited_inputs
 from tests.contract.test_image_input import drawn, encoded
-from tests.server.conftest import Inside, StartShared, build, eventually, listen
+from tests.server.conftest import Inside, StartShared, build, eventually, working
 from tests.support.chat_server import MODEL, ChatServer, held, saying, sending
 from tests.support.image_host import PUBLIC, Internet, content, image_host
 from tests.support.image_host import held as held_image
@@ -28,16 +28,8 @@ async def running(folder: Path, chat: ChatServer | None, **settings: Any) -> Asy
     """The parts of a server with this endpoint, running."""
     endpoint = {} if chat is None else {"enhance_url": chat.url, "enhance_model": MODEL}
     inside = build(folder, **endpoint, **settings)
-    listening = asyncio.create_task(listen(inside))
-    await inside.dispatcher.start()
-    inside.service.start()
-    try:
+    async with working(inside):
         yield inside
-    finally:
-        inside.service.begin_closing()
-        await inside.dispatcher.stop()
-        await listening
-        inside.store.close()
 
 
 async def enqueue(inside: Inside, count: int = 1, **changes: Any) -> list[Generation]:
