@@ -1,11 +1,13 @@
 """Files that are complete or absent, also after a power failure."""
 
+import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 
 def sync(path: Path) -> None:
@@ -21,6 +23,31 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, as hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@asynccontextmanager
+async def opened(path: Path, mode: Literal["rb", "wb"]) -> AsyncIterator[BinaryIO]:
+    """A context with an open file; a thread opens and closes it, as a disk may hang. Raises OSError.
+
+    The file is closed even if the task is cancelled while the thread opens it, which `asyncio.to_thread` alone would
+    leave open.
+    """
+    opening = asyncio.get_running_loop().run_in_executor(None, lambda: path.open(mode))
+    try:
+        file = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unused)
+        raise
+    try:
+        yield file
+    finally:
+        # also if the task was cancelled, and a thread still reads or writes
+        await asyncio.shield(asyncio.to_thread(file.close))
+
+
+def _close_unused(opening: "asyncio.Future[BinaryIO]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def part_path(path: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import httpcore
 import httpx
 
+from pipelines.core.files import opened
 from server import __version__
 from server.media.fetch.addresses import checked_url
 from server.media.fetch.connection import PinnedBackend, Resolve, resolve
@@ -156,7 +157,7 @@ def _check(response: httpcore.Response, kind: FileKind) -> None:
 
 async def _write(content: AsyncIterable[bytes], target: Path, kind: FileKind) -> None:
     size = 0
-    with await asyncio.to_thread(target.open, "wb") as file:
+    async with opened(target, "wb") as file:
         async for chunk in content:
             size += len(chunk)
             if size > kind.max_bytes:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.files import opened
 from pipelines.core.request import MAX_SEED
 from server.core.errors import InvalidParamsError, UnavailableError, reason
 from server.core.generation import Enhancement, Generation, with_words
@@ -157,7 +158,7 @@ class Prompts:
         try:
             with tempfile.TemporaryDirectory(prefix="seen-", ignore_cleanup_errors=True) as folder:
                 source, target = Path(folder) / "kept", Path(folder) / "small"
-                with await asyncio.to_thread(source.open, "wb") as file:
+                async with opened(source, "wb") as file:
                     async for chunk in self._inputs.storage.open(input_key(tenant, digest)):
                         await asyncio.to_thread(file.write, chunk)
                 await run_child("server.media.shrink_image", str(source), str(target))

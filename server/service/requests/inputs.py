@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
-from pipelines.core.files import sha256_of
+from pipelines.core.files import opened, sha256_of
 from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError, reason
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
@@ -204,6 +204,6 @@ class InputFiles:
 
 
 async def _content(path: Path) -> AsyncIterator[bytes]:
-    with await asyncio.to_thread(path.open, "rb") as file:
+    async with opened(path, "rb") as file:
         while chunk := await asyncio.to_thread(file.read, 16 * CHUNK_BYTES):
             yield chunk

@@ -8,7 +8,7 @@ from contextlib import suppress
 from heapq import nsmallest
 from pathlib import Path
 
-from pipelines.core.files import durable_rename, part_path
+from pipelines.core.files import durable_rename, opened, part_path
 from server.storage.files.interface import CHUNK_BYTES, StoredFile, check_key, is_key
 
 _PART_SUFFIX = ".part"
@@ -29,13 +29,10 @@ class FolderStorage:
         """Write a file, in place of the one that had the key. Writers of one key must exclude each other."""
         path = self._path(key)
         part = part_path(path)
-        file = await asyncio.to_thread(part.open, "wb")
         try:
-            try:
+            async with opened(part, "wb") as file:
                 async for chunk in content:
                     await asyncio.to_thread(file.write, chunk)
-            finally:
-                await asyncio.to_thread(file.close)
             await asyncio.to_thread(durable_rename, part, path)
         except BaseException:
             # its error would take the place of the first; a later sweep removes the file
@@ -57,8 +54,7 @@ class FolderStorage:
 
     async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` up to `end` (None: the last), in chunks; raises FileNotFoundError at the first."""
-        file = await asyncio.to_thread(self._path(key).open, "rb")
-        try:
+        async with opened(self._path(key), "rb") as file:
             await asyncio.to_thread(file.seek, start)
             left = None if end is None else end - start
             while left is None or left > 0:
@@ -67,9 +63,6 @@ class FolderStorage:
                     break
                 left = None if left is None else left - len(chunk)
                 yield chunk
-        finally:
-            # also if the reader was cancelled, and a thread still reads
-            await asyncio.shield(asyncio.to_thread(file.close))
 
     async def delete(self, keys: Iterable[str]) -> None:
         """Remove files, and half-written versions of them; one that does not exist is no error."""

@@ -1,13 +1,16 @@
 """Atomic writes: old or new content at any moment, nothing left after a failure, synced before the rename."""
 
+import asyncio
 import os
 import stat
+import threading
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
 from pipelines.core import files
-from pipelines.core.files import atomic_path, atomic_write, durable_rename, part_path
+from pipelines.core.files import atomic_path, atomic_write, durable_rename, opened, part_path
 
 
 @pytest.mark.parametrize("content", ["drei Äpfel\n", b"\x00\xff", memoryview(b"\x00\xff")])
@@ -115,3 +118,51 @@ def test_a_secret_is_never_readable_by_others(tmp_path: Path, monkeypatch: pytes
 
     assert seen[0] == 0o600
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
+class SlowPath:
+    """A file that opens only when it is `let`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked, self.let = threading.Event(), threading.Event()
+        self.file: IO[bytes] | None = None
+
+    def open(self, mode: str) -> Any:
+        """Wait, and open the file."""
+        self.asked.set()
+        assert self.let.wait(30)
+        self.file = self.path.open(mode)  # type: ignore[assignment]
+        return self.file
+
+
+async def test_a_file_that_nobody_waits_for_any_more_is_closed(tmp_path: Path) -> None:
+    slow: Any = SlowPath(tmp_path / "file")
+    slow.path.write_bytes(b"1")
+
+    async def read() -> None:
+        async with opened(slow, "rb"):
+            raise AssertionError("the task was cancelled")
+
+    reading = asyncio.create_task(read())
+    await asyncio.to_thread(slow.asked.wait, 30)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    slow.let.set()
+
+    for _ in range(3000):
+        if slow.file is not None and slow.file.closed:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the file is still open")
+
+
+async def test_an_opened_file_is_closed_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        async with opened(tmp_path / "file", "rb"):
+            pass
+    with pytest.raises(ValueError, match="no"):
+        async with opened(tmp_path / "file", "wb") as file:
+            raise ValueError("no")
+    assert file.closed

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
 
-from pipelines.core.files import durable_rename, part_path
+from pipelines.core.files import durable_rename, opened, part_path
 from server.engine.interface import WorkerOptions
 from server.engine.protocol import Run
 
@@ -35,12 +35,9 @@ class WorkerFolders:
 
     async def read(self, folder: Folder, key: str) -> AsyncIterator[bytes]:
         """The file that has the key now, in chunks; raises FileNotFoundError at the first."""
-        file = await asyncio.to_thread(self._path(folder, key).open, "rb")
-        try:
+        async with opened(self._path(folder, key), "rb") as file:
             while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
                 yield chunk
-        finally:
-            await asyncio.to_thread(file.close)
 
     async def append(self, folder: Folder, key: str, chunk: bytes, *, is_first: bool) -> None:
         """Add a chunk to the unfinished file of a key."""
