@@ -4,13 +4,13 @@ import asyncio
 import base64
 import json
 import ssl
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import httpx
 
 from server import __version__
+from server.enhance.backend import ModelDownError, Question
 from server.enhance.guards import UnfitAnswerError
 
 MAX_ANSWER_BYTES = 65_536
@@ -28,30 +28,10 @@ _MAY_PASS = (408, 409, 425, 429, 500, 502, 503, 504)
 _REFUSED = (401, 403)
 
 
-class EndpointDownError(Exception):
-    """The endpoint cannot be used; `str()` says why, as the end of a sentence about it.
-
-    `may_pass`: a later attempt may succeed.
-    """
-
-    def __init__(self, message: str, *, may_pass: bool = False) -> None:
-        super().__init__(message)
-        self.may_pass = may_pass
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a model is told and asked. `image` is a JPEG file that it sees. A higher temperature gives freer words."""
-
-    system: str
-    prompt: str
-    seed: int
-    image: bytes | None = None
-    temperature: float = 0.7
-
-
 class ChatEndpoint:
     """A model at an address, with the key of that address and the seconds that an answer may take."""
+
+    place = "language model's endpoint"
 
     def __init__(self, url: str, model: str, key: str | None, seconds: float) -> None:
         self.model = model
@@ -61,15 +41,21 @@ class ChatEndpoint:
         # the one for https reads hundreds of certificates, and is made when it is needed
         self._tls: ssl.SSLContext | None = None
 
+    async def start(self) -> None:
+        """The endpoint is somebody else's."""
+
+    async def close(self) -> None:
+        """Nothing was started for it."""
+
     async def ask(self, question: Question) -> str:
-        """The model's answer. Raises EndpointDownError, and UnfitAnswerError for one that is too long."""
+        """The model's answer. Raises ModelDownError, and UnfitAnswerError for one that is too long."""
         try:
             async with asyncio.timeout(self._seconds):
                 content = await self._post(question)
         except (TimeoutError, httpx.ReadTimeout):
-            raise EndpointDownError(f"does not answer within {self._seconds:g} seconds") from None
+            raise ModelDownError(f"does not answer within {self._seconds:g} seconds") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ssl.SSLError) as error:
-            raise EndpointDownError("cannot be reached", may_pass=True) from error
+            raise ModelDownError("cannot be reached", may_pass=True) from error
         return _answer_in(content)
 
     async def _post(self, question: Question) -> bytes:
@@ -130,13 +116,13 @@ def _no_certificates() -> ssl.SSLContext:
 def _check(response: httpx.Response) -> None:
     status = response.status_code
     if response.is_redirect:
-        raise EndpointDownError(f"answers with a redirect (HTTP status {status})")
+        raise ModelDownError(f"answers with a redirect (HTTP status {status})")
     if status in _REFUSED:
-        raise EndpointDownError(f"refuses this server's key (HTTP status {status})")
+        raise ModelDownError(f"refuses this server's key (HTTP status {status})")
     if status != HTTPStatus.OK:
-        raise EndpointDownError(f"answers with HTTP status {status}", may_pass=status in _MAY_PASS)
+        raise ModelDownError(f"answers with HTTP status {status}", may_pass=status in _MAY_PASS)
     if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise EndpointDownError("answers with compressed content")
+        raise ModelDownError("answers with compressed content")
 
 
 def _answer_in(content: bytes) -> str:
@@ -144,11 +130,11 @@ def _answer_in(content: bytes) -> str:
         choice = json.loads(content)["choices"][0]
         answer = choice["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise EndpointDownError("answers with what is not a chat completion") from error
+        raise ModelDownError("answers with what is not a chat completion") from error
     if choice.get("finish_reason") == "length":
         raise UnfitAnswerError("is not complete")
     if answer is None:
         raise UnfitAnswerError("is empty")
     if not isinstance(answer, str):
-        raise EndpointDownError("answers with what is not a chat completion")
+        raise ModelDownError("answers with what is not a chat completion")
     return answer

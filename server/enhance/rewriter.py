@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from server.core.turns import Turns
-from server.enhance.endpoint import ChatEndpoint, EndpointDownError, Question
+from server.enhance.backend import LanguageModel, ModelDownError, Question
 from server.enhance.guards import UnfitAnswerError, checked
 from server.enhance.language import MAX_TOKENS, estimated_tokens
 from server.enhance.styles import Style, card
@@ -71,21 +71,21 @@ class Rewrite:
 
 
 class Rewriter:
-    """Rewrites prompts with the model of an endpoint."""
+    """Rewrites prompts with a language model."""
 
-    def __init__(self, endpoint: ChatEndpoint, prompts: SystemPrompts) -> None:
-        self._endpoint = endpoint
+    def __init__(self, model: LanguageModel, prompts: SystemPrompts) -> None:
+        self.model = model
         self._prompts = prompts
         self._turns = Turns(MAX_AT_ONCE, MAX_AT_ONCE_OF_TENANT)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._known: OrderedDict[str, Rewrite] = OrderedDict()
 
     async def rewrite(self, wish: Wish) -> Rewrite:
-        """Rewrite a prompt, or recall how it was rewritten before. Raises EndpointDownError."""
+        """Rewrite a prompt, or recall how it was rewritten before. Raises ModelDownError."""
         system = self._system(wish)
         seen = None if wish.image is None else wish.image.digest
         # of its tenant only: how long it takes would tell what others asked
-        facts = (wish.tenant, self._endpoint.model, system, wish.prompt, wish.seed, seen)
+        facts = (wish.tenant, self.model.model, system, wish.prompt, wish.seed, seen)
         # prompts may be long
         key = hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()
         lock = self._asking.setdefault(key, asyncio.Lock())
@@ -117,19 +117,19 @@ class Rewriter:
             if wish.style is not None:
                 question = replace(question, temperature=_FREER)
             try:
-                prompt = checked(wish.prompt, await self._endpoint.ask(question))
+                prompt = checked(wish.prompt, await self.model.ask(question))
                 await _check_length(prompt, wish.count)
             except UnfitAnswerError as error:
                 reason = str(error)
-                log.info("an answer of %s %s", self._endpoint.model, reason)
-            except EndpointDownError as error:
-                log.warning("the endpoint of %s %s", self._endpoint.model, error)
+                log.info("an answer of %s %s", self.model.model, reason)
+            except ModelDownError as error:
+                log.warning("the %s %s %s", self.model.place, self.model.model, error)
                 if attempt or not error.may_pass:
                     raise
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
-                return Rewrite(prompt, self._endpoint.model, time.monotonic() - began)
-        return Rewrite(None, self._endpoint.model, time.monotonic() - began, reason)
+                return Rewrite(prompt, self.model.model, time.monotonic() - began)
+        return Rewrite(None, self.model.model, time.monotonic() - began, reason)
 
 
 async def _check_length(prompt: str, count: Count | None) -> None:

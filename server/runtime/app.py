@@ -183,6 +183,9 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
                 task = asyncio.create_task(work, name=name)
                 task.add_done_callback(_note_end)
                 stack.callback(task.cancel)
+        stack.push_async_callback(service.prompts.close)
+        # before videos are planned: it takes of the same memory
+        await service.prompts.start()
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         if settings.ray_address is not None:

@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from paddock import Client
 from tests.contract.test_image_input import drawn, in_base64
 from tests.support.chat_server import KEY, MODEL, ChatServer, held, saying, sending
 from tests.support.command_line import Typed
+from tests.support.models.instruct import instruct_folder
 from tests.support.models.serving import TI2V, ti2v_models, ti2v_server
-from tests.support.server_process import ENDLESS, SMALL, ServerProcess, eventually
+from tests.support.server_process import ENDLESS, SMALL, ServerProcess, eventually, is_alive
 from tests.support.video import read_video
 
 PROMPT = str(SMALL["prompt"])
 REFUSED = (
     "enhance_prompt needs a language model, which this server does not have. Its operator names one with the settings "
-    "enhance_url and enhance_model"
+    "enhance_url and enhance_model, or enhance_folder"
 )
 
 
@@ -397,3 +399,23 @@ def test_a_models_file_may_ask_for_it(chat: ChatServer, tmp_path: Path) -> None:
         assert own["enhance_prompt"]["default"] is True
     finally:
         server.close()
+
+
+def test_a_model_of_this_machine_rewrites_prompts(tmp_path: Path) -> None:
+    folder = instruct_folder(tmp_path / "instruct")
+    server = ServerProcess(tmp_path / "data", enhance_folder=str(folder))
+    server.start()
+    try:
+        (id_,) = enqueue(server, prompt="an ox by a lake", seed=1)
+        row = server.wait_for(id_, "succeeded")
+        again = server.http.post("/prompts/enhance", json={"prompt": "an ox by a lake", "seed": 1}).json()
+        assert server.process is not None
+        children = psutil.Process(server.process.pid).children()
+        child = next(each for each in children if "pipelines.tools.chat" in each.cmdline())
+    finally:
+        server.close()
+
+    assert row["warnings"] == []
+    assert (row["enhance_model"], again["model"]) == ("instruct", "instruct")
+    assert row["enhanced_prompt"] == again["enhanced_prompt"] != "an ox by a lake"
+    assert not is_alive(child.pid)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import httpx
 import psutil
@@ -232,10 +232,15 @@ def needs(program: str) -> str:
     """The path of a program from Debian. Without it the test is skipped, but fails in CI."""
     path = shutil.which(program)
     if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{program} is not installed, and CI must have it")
-        pytest.skip(f"{program} is not installed")
+        lacks(f"{program} is not installed")
     return path
+
+
+def lacks(sentence: str) -> NoReturn:
+    """Skip a test that lacks something on this machine, and say what; in CI it fails."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{sentence}, and CI must have it")
+    pytest.skip(sentence)
 
 
 def model_on(weights: Path, folder: Path) -> Path:

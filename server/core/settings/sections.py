@@ -197,7 +197,10 @@ class QueueSettings(BaseModel):
 
 
 class EnhanceSettings(BaseModel):
-    """The language model that rewrites prompts, behind an OpenAI-compatible endpoint; `enhance_timeout` in seconds."""
+    """The language model that rewrites prompts: behind an OpenAI-compatible endpoint, or in `enhance_folder`.
+
+    `enhance_timeout` and `enhance_idle` in seconds.
+    """
 
     enhance_url: str | None = Field(
         default=None,
@@ -206,6 +209,8 @@ class EnhanceSettings(BaseModel):
         "http://localhost:11434/v1",
     )
     enhance_model: str | None = Field(default=None, min_length=1, max_length=256)
+    enhance_folder: Path | None = None
+    enhance_idle: float = Field(default=0.0, ge=0)
     enhance_key: SecretStr | None = None
     enhance_key_file: Path | None = None
     enhance_timeout: float = Field(default=60.0, gt=0, le=600)
@@ -215,7 +220,7 @@ class EnhanceSettings(BaseModel):
     enhance_prompts_dir: Path | None = None
     inspiration_styles: Path | None = None
 
-    @field_validator("enhance_key_file", "enhance_prompts_dir", "inspiration_styles")
+    @field_validator("enhance_folder", "enhance_key_file", "enhance_prompts_dir", "inspiration_styles")
     @classmethod
     def _expand_path(cls, path: Path | None) -> Path | None:
         return as_folder(path, "write the whole path") if path else path

@@ -14,8 +14,8 @@ from pipelines.core.request import MAX_SEED
 from server.core.errors import InvalidParamsError, UnavailableError, reason
 from server.core.generation import Enhancement, Generation, with_words
 from server.core.settings.sections import EnhanceSettings, IfDown
+from server.enhance.backend import ModelDownError
 from server.enhance.configured import SETTINGS, configured_rewriter, configured_styles
-from server.enhance.endpoint import EndpointDownError
 from server.enhance.rewriter import Rewrite, SeenImage, Wish
 from server.enhance.styles import Style, inspired
 from server.media.limits import RefusedInputError
@@ -64,6 +64,16 @@ class Prompts:
     def is_configured(self) -> bool:
         """Whether there is a language model."""
         return self._rewriter is not None
+
+    async def start(self) -> None:
+        """Load the language model, if it is one of this machine."""
+        if self._rewriter is not None:
+            await self._rewriter.model.start()
+
+    async def close(self) -> None:
+        """End what was started for the language model."""
+        if self._rewriter is not None:
+            await self._rewriter.model.close()
 
     async def of(self, generations: list[Generation], *, must_end: bool = True) -> list[Generation]:
         """Generations of one request that await their prompt, with the prompt that they are made of.
@@ -142,8 +152,8 @@ class Prompts:
             raise UnavailableError(f"The prompt was not enhanced: this server has no language model ({SETTINGS}).")
         try:
             made = await self._rewriter.rewrite(wish)
-        except EndpointDownError as error:
-            sentence = f"The prompt was not enhanced: the language model's endpoint {error}."
+        except ModelDownError as error:
+            sentence = f"The prompt was not enhanced: the {self._rewriter.model.place} {error}."
             raise UnavailableError(sentence, RETRY_AFTER) from error
         if made.prompt is not None and len(made.prompt) > self._max_chars:
             return replace(made, prompt=None, reason=f"is longer than the {self._max_chars} characters of a prompt")

@@ -10,6 +10,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.core.generation import ENHANCED_PROMPT, Enhancement, Generation, Origin, Status, with_words
 from server.core.settings.settings import Settings
+from server.enhance.configured import SETTINGS
 from server.enhance.styles import Styles, inspired
 from server.service.requests import echo, parameters
 from server.service.requests.image_models import ImageModels
@@ -17,7 +18,7 @@ from server.service.requests.input_sources import InputSources
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, GivenInputs, Input, InputVideo
 from server.service.requests.request import Request
 
-NOT_ENHANCED = "The prompt was not enhanced: this server has no language model (settings enhance_url, enhance_model)."
+NOT_ENHANCED = f"The prompt was not enhanced: this server has no language model ({SETTINGS})."
 """The warning of a model's file that would have all prompts rewritten."""
 
 NO_ROOM = "The prompt has no room for the words of a style: inspiration had no effect."
@@ -116,8 +117,8 @@ class GenerationBuilder:
         if asks and not self._can_enhance and not inspires:
             name = request.named(*echo.ENHANCE_NAMES)[0]
             raise InvalidParamsError(
-                f"{name} needs a language model, which this server does not have. Its operator names one with the "
-                "settings enhance_url and enhance_model"
+                f"{name} needs a language model, which this server does not have. "
+                f"Its operator names one with the {SETTINGS}"
             )
         return request.asked.api.enhance_prompt if asks is None else asks
 

@@ -59,6 +59,10 @@ def test_the_key_is_in_no_text_of_the_settings() -> None:
         ({"enhance_key_file": Path("/none/key")}, "/none/key (setting enhance_key_file) cannot be read: No such file"),
         ({"enhance_key": "two words"}, "The key of the setting enhance_url must be printable ASCII without spaces."),
         ({"enhance_key": "schlüssel"}, "The key of the setting enhance_url must be printable ASCII without spaces."),
+        (
+            {"enhance_folder": Path("/none")},
+            "The settings enhance_url and enhance_folder exclude each other: set one of",
+        ),
         ({"enhance_prompts_dir": Path("/none")}, "/none: no such folder of prompts (setting enhance_prompts_dir)"),
     ],
 )
@@ -67,6 +71,35 @@ def test_settings_that_do_not_fit_refuse_the_start(given: dict[str, Any], senten
         check_enhancement(Settings(**{"enhance_url": URL, "enhance_model": MODEL, **given}))
 
     assert str(refused.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (None, " (setting enhance_folder) is neither a folder nor a GGUF file."),
+        ([], " (setting enhance_folder) has no config.json: it is no instruct model."),
+        (
+            ["config.json", "tokenizer_config.json", "pytorch_model.bin"],
+            " (setting enhance_folder) has no *.safetensors: it is no instruct model.",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_model_refuses_the_start(files: list[str] | None, sentence: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if files is not None:
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_text("{}")
+
+    with pytest.raises(StartRefusedError) as refused:
+        check_enhancement(Settings(enhance_folder=folder))
+
+    assert str(refused.value) == f"{folder}{sentence}"
+
+
+def test_a_local_model_sees_no_images(tmp_path: Path) -> None:
+    with pytest.raises(StartRefusedError, match="A model of the setting enhance_folder sees no images"):
+        check_enhancement(Settings(enhance_folder=tmp_path, enhance_sees_image=True))
 
 
 @pytest.mark.parametrize("url", ["localhost:11434", "ftp://x/v1", "http://user:key@x/v1", "http://x/v1?key=1", ""])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from server.enhance import rewriter as module
-from server.enhance.endpoint import ChatEndpoint, EndpointDownError
+from server.enhance.backend import ModelDownError
+from server.enhance.endpoint import ChatEndpoint
 from server.enhance.files import UnusableFileError
 from server.enhance.rewriter import Rewriter, SeenImage, Wish
 from server.enhance.system_prompts import BUILT_IN, SystemPrompts, Task
@@ -154,7 +155,7 @@ async def test_a_prompt_is_as_long_as_its_model_counts_it(chat: ChatServer, coun
 async def test_what_is_no_answer_is_said(chat: ChatServer, answer: Answer, why: str, times: int) -> None:
     chat.answer = answer
 
-    with pytest.raises(EndpointDownError, match=why):
+    with pytest.raises(ModelDownError, match=why):
         await rewriter(chat).rewrite(wish())
 
     assert len(chat.asked) == times
@@ -169,7 +170,7 @@ async def test_a_fault_that_passes_is_none(chat: ChatServer) -> None:
 async def test_an_answer_has_only_so_long(chat: ChatServer) -> None:
     chat.answer = held(chat)
 
-    with pytest.raises(EndpointDownError, match=r"does not answer within 0\.2 seconds"):
+    with pytest.raises(ModelDownError, match=r"does not answer within 0\.2 seconds"):
         await rewriter(chat, seconds=0.2).rewrite(wish())
     assert len(chat.asked) == 1
 
@@ -177,7 +178,7 @@ async def test_an_answer_has_only_so_long(chat: ChatServer) -> None:
 async def test_nobody_listens(chat: ChatServer) -> None:
     chat.url = "http://127.0.0.1:1/v1"
 
-    with pytest.raises(EndpointDownError, match="cannot be reached"):
+    with pytest.raises(ModelDownError, match="cannot be reached"):
         await rewriter(chat).rewrite(wish())
 
 

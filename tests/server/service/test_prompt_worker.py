@@ -140,7 +140,7 @@ async def test_what_was_recorded_before_the_model_was_taken_away(
 
         assert done.status is status
         said = str(done.error_message) + " ".join(done.warnings)
-        assert "this server has no language model (settings enhance_url and enhance_model)" in said
+        assert "this server has no language model (settings enhance_url and enhance_model, or enhance_folder)" in said
 
 
 async def test_a_refused_request_counts_for_none(tmp_path: Path, chat: ChatServer) -> None:
