@@ -110,7 +110,8 @@ def _warn_of_start(settings: Settings, entry: CatalogueEntry, print_line: LinePr
 
     What the doctor says of weights is of the default model's.
     """
-    from server.cli.doctor import DISK_FOR_WEIGHTS, MISSING_WEIGHTS, Verdict, examine
+    from server.cli.doctor.examine import examine
+    from server.cli.doctor.finding import DISK_FOR_WEIGHTS, MISSING_WEIGHTS, Verdict
 
     ours = {MISSING_WEIGHTS} if entry.id == DEFAULT_MODEL else {MISSING_WEIGHTS, DISK_FOR_WEIGHTS, DEFAULT_MODEL}
     failures = [each for each in examine(settings) if each.verdict is Verdict.FAIL and each.about not in ours]

@@ -18,7 +18,8 @@ def doctor(
 
     Exits with status 1 if the server would not start. It changes nothing.
     """
-    from server.cli.doctor import Verdict, examine
+    from server.cli.doctor.examine import examine
+    from server.cli.doctor.finding import Verdict
 
     signs = {Verdict.OK: "[green]✓[/]", Verdict.WARN: "[yellow]![/]", Verdict.FAIL: "[red]✗[/]"}
     settings = load_settings(config, demo=demo, host=host, port=port, data_dir=data_dir, device=device)

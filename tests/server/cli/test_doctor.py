@@ -14,10 +14,14 @@ import pytest
 from pipelines.core.compile_failures import CompileFailure, compile_failures
 from pipelines.models.catalogue import DEFAULT_MODEL
 from pipelines.planning.layout import GIB
-from server.cli import doctor, plan
-from server.cli.doctor import Finding, Verdict, examine
+from server.cli import plan
+from server.cli.doctor import devices, machine
+from server.cli.doctor import models as models_check
+from server.cli.doctor.examine import examine
+from server.cli.doctor.finding import Finding, Verdict
 from server.core.settings.settings import Settings
 from server.runtime import preflight
+from tests.support.chat_server import MODEL, ChatServer, sending
 from tests.support.object_store import nowhere
 from tests.support.server_process import ServerProcess, free_port, model_on
 
@@ -28,7 +32,7 @@ GPU = {"name": "cuda:0", "description": "Some GPU", "memory": 24 * GIB, "capabil
 def gpus(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The CUDA devices that are found, with a PyTorch that supports them."""
     found = [dict(GPU)]
-    for module in (doctor, plan, preflight):
+    for module in (devices, plan, preflight):
         monkeypatch.setattr(module, "cuda_devices", lambda: found)
         if hasattr(module, "version"):
             monkeypatch.setattr(module, "version", lambda _: "2.13.0")
@@ -105,7 +109,7 @@ def test_a_model_that_does_not_fit_is_reported_with_the_shortfall(
     gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus[0]["memory"] = 4 * GIB
-    monkeypatch.setattr(doctor.weights, "locate", lambda _: tmp_path)
+    monkeypatch.setattr(models_check.weights, "locate", lambda _: tmp_path)
 
     found = examined(tmp_path, demo=False)
 
@@ -126,6 +130,27 @@ def test_an_object_store_is_written_and_read(tmp_path: Path, bucket_url: str, mo
     assert "set files_url, too" in failures(examined(tmp_path, files_credentials=tmp_path / "keys"))["files"]
 
 
+def test_the_language_model_is_asked(tmp_path: Path, chat: ChatServer) -> None:
+    assert "language model" not in examined(tmp_path)
+    found = examined(tmp_path, **chat.settings())["language model"]
+    assert found.verdict is Verdict.OK
+    assert re.fullmatch(rf"{MODEL} answered after \d+\.\d s\.", found.sentence)
+
+    chat.answer = sending(b"", 404)
+    found = examined(tmp_path, **chat.settings())["language model"]
+    assert found.verdict is Verdict.WARN
+    assert (
+        found.sentence == f"The endpoint {chat.url} answers with HTTP status 404: prompts of {MODEL} are not enhanced."
+    )
+    assert "belong together" in failures(examined(tmp_path, enhance_url=chat.url))["language model"]
+
+
+def test_a_local_language_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "instruct.gguf").touch()
+    found = examined(tmp_path, enhance_folder=tmp_path / "instruct.gguf")["language model"]
+    assert (found.verdict, found.sentence) == (Verdict.OK, f"instruct.gguf is in {tmp_path}.")
+
+
 @pytest.fixture
 def taken() -> Iterator[int]:
     """A port on which another program listens."""
@@ -137,7 +162,7 @@ def taken() -> Iterator[int]:
 def test_each_failure_says_how_to_fix_it(
     tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch, weights_folder: Path
 ) -> None:
-    monkeypatch.setattr(doctor, "_HTTP_SECONDS", 0.2)
+    monkeypatch.setattr(machine, "_HTTP_SECONDS", 0.2)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     exhausted = SimpleNamespace(free=10**6, available=10**6, total=10**9)
@@ -198,7 +223,7 @@ def test_a_model_that_would_not_fit_is_reported_before_it_is_downloaded(
 def test_the_kernel_of_fp8_attention_is_looked_for_if_it_is_set(
     gpus: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "cudnn" else object())
+    monkeypatch.setattr(devices, "find_spec", lambda name: None if name == "cudnn" else object())
 
     found = examined(tmp_path, demo=False, attention="fp8")
 
@@ -227,7 +252,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path / "tools"))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda *_: str(tmp_path / "tools"))
+    monkeypatch.setattr(machine.sysconfig, "get_path", lambda *_: str(tmp_path / "tools"))
     (tmp_path / "tools").mkdir()
     for name in ("gcc", "g++", "Python.h"):
         (tmp_path / "tools" / name).touch(0o755)

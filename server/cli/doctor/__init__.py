@@ -1,0 +1,1 @@
+"""The checks of `paddock doctor`."""

@@ -1,0 +1,40 @@
+"""Asks the language model that enhances prompts, if there is one behind an endpoint."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from server.cli.doctor.finding import Finding, fail, ok, warn
+from server.core.settings.settings import Settings
+from server.enhance.backend import ModelDownError, Question
+from server.enhance.configured import configured_rewriter
+from server.enhance.guards import UnfitAnswerError
+from server.runtime.preflight import StartRefusedError, check_enhancement
+
+_QUESTION = Question("Answer with one word.", "Hello", seed=0)
+
+
+def language_model(settings: Settings) -> Iterator[Finding]:
+    """Judge the settings of the language model, and ask an endpoint; a local model is not loaded."""
+    about = "language model"
+    try:
+        check_enhancement(settings)
+    except StartRefusedError as error:
+        yield fail(about, str(error))
+        return
+    rewriter = configured_rewriter(settings)
+    if rewriter is None:
+        return
+    name = rewriter.model.model
+    if settings.enhance_folder is not None:
+        yield ok(about, f"{name} is in {settings.enhance_folder.parent}.")
+        return
+    began = time.monotonic()
+    try:
+        asyncio.run(rewriter.model.ask(_QUESTION))
+    except ModelDownError as error:
+        yield warn(about, f"The endpoint {settings.enhance_url} {error}: prompts of {name} are not enhanced.")
+    except UnfitAnswerError as error:
+        yield warn(about, f"{name} answers, but its answer {error}.")
+    else:
+        yield ok(about, f"{name} answered after {time.monotonic() - began:.1f} s.")
