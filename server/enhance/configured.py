@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from server.core.settings.sections import EnhanceSettings
+from server.enhance.demo_grammar import DemoGrammar
 from server.enhance.endpoint import ChatEndpoint
 from server.enhance.files import UnusableFileError
 from server.enhance.local_model import LocalModel
-from server.enhance.rewriter import Rewriter
+from server.enhance.rewriter import PromptRewriter, Rewriter
 from server.enhance.styles import Styles
 from server.enhance.system_prompts import SystemPrompts
 
@@ -40,6 +41,11 @@ def configured_rewriter(settings: EnhanceSettings) -> Rewriter | None:
     if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
         raise EnhanceSettingsError("The key of the setting enhance_url must be printable ASCII without spaces.")
     return Rewriter(ChatEndpoint(url, model, key, settings.enhance_timeout), _prompts(settings))
+
+
+def prompt_rewriter(settings: EnhanceSettings, *, demo: bool) -> PromptRewriter | None:
+    """The rewriter of the settings; in the demo its grammar, if they name no model. Raises EnhanceSettingsError."""
+    return configured_rewriter(settings) or (DemoGrammar() if demo else None)
 
 
 def configured_styles(settings: EnhanceSettings) -> Styles:

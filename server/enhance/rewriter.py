@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from server.core.turns import Turns
@@ -62,16 +63,44 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """What came of a wish: the new prompt, or None and the reason, as the end of a sentence about the answer."""
+    """What came of a wish: the new prompt, or None and the reason, as the end of a sentence about `by`.
+
+    `notice` is a sentence that whoever gets the prompt is to know.
+    """
 
     prompt: str | None
     model: str
     seconds: float
     reason: str | None = None
+    by: str = "the language model's answer"
+    notice: str | None = None
+
+
+class PromptRewriter(Protocol):
+    """Rewrites prompts."""
+
+    @property
+    def place(self) -> str:
+        """What sentences call it."""
+
+    @property
+    def takes_styles(self) -> bool:
+        """Whether it writes in the style of a card."""
+
+    async def start(self) -> None:
+        """Make it ready, as far as this server can."""
+
+    async def rewrite(self, wish: Wish) -> Rewrite:
+        """Rewrite a prompt. Raises ModelDownError."""
+
+    async def close(self) -> None:
+        """End what this server has started for it."""
 
 
 class Rewriter:
     """Rewrites prompts with a language model."""
+
+    takes_styles = True
 
     def __init__(self, model: LanguageModel, prompts: SystemPrompts) -> None:
         self.model = model
@@ -79,6 +108,19 @@ class Rewriter:
         self._turns = Turns(MAX_AT_ONCE, MAX_AT_ONCE_OF_TENANT)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._known: OrderedDict[str, Rewrite] = OrderedDict()
+
+    @property
+    def place(self) -> str:
+        """Where the model is."""
+        return self.model.place
+
+    async def start(self) -> None:
+        """Load a model of this machine."""
+        await self.model.start()
+
+    async def close(self) -> None:
+        """End the process of a model of this machine."""
+        await self.model.close()
 
     async def rewrite(self, wish: Wish) -> Rewrite:
         """Rewrite a prompt, or recall how it was rewritten before. Raises ModelDownError."""

@@ -95,10 +95,11 @@ class Service:
         self._keeps_inputs = settings.files_url is not None or not submissions.is_shared
         self.input_sources = InputSources(settings, files, self._uploads, finished, keeps=self._keeps_inputs)
         tokens = TokenCounter(catalogue, demo_folder() if settings.demo else None)
-        self.prompts = Prompts(settings, settings.max_prompt_chars, inputs, tokens)
+        self.prompts = Prompts(settings, settings.max_prompt_chars, inputs, tokens, demo=settings.demo)
         self._builder = GenerationBuilder(
             *(settings, self.input_sources, self._image_models, self.prompts.styles, submissions.server),
             can_enhance=self.prompts.is_configured,
+            can_inspire=self.prompts.takes_styles,
         )
         self._prompt_worker = PromptWorker(awaited_inputs, self.prompts, broker, scheduler.wake)
         self._fetcher = InputFetcher(

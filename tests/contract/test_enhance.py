@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from paddock import Client
+from server.enhance.demo_grammar import NOTICE
 from tests.contract.test_image_input import drawn, in_base64
 from tests.support.chat_server import KEY, MODEL, ChatServer, held, saying, sending
 from tests.support.command_line import Typed
@@ -351,19 +352,52 @@ def test_a_stop_does_not_wait_for_the_endpoint(chat: ChatServer, tmp_path: Path)
 
 
 def test_a_server_without_a_language_model_says_so(tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path / "data")
+    server = ti2v_server(tmp_path / "data", ti2v_models(tmp_path))
     server.start()
     try:
-        refused = server.http.post("/videos/generate", json={**SMALL, "enhance_prompt": True})
+        request = {**SMALL, "model": TI2V, "width": 64, "height": 32}
+        refused = server.http.post("/videos/generate", json={**request, "enhance_prompt": True})
         assert (refused.status_code, refused.json()["error"]["message"]) == (400, REFUSED)
-        (id_,) = enqueue(server)
+        (id_,) = enqueue(server, **request)
         assert server.wait_for(id_, "failed")["error_message"] == REFUSED
         answer = server.http.post("/prompts/enhance", json={"prompt": "x"})
         assert answer.status_code == 400
         assert "settings enhance_url and enhance_model" in answer.json()["error"]["message"]
-        assert server.wait_for(server.enqueue(enhance_prompt=False), "succeeded")["warnings"] == []
+        assert server.wait_for(server.enqueue(**request, enhance_prompt=False), "succeeded")["warnings"] == []
     finally:
         server.close()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A demo without a language model."""
+    process = ServerProcess(tmp_path_factory.mktemp("grammar") / "data")
+    process.start()
+    yield process
+    process.close()
+
+
+def test_the_demos_grammar_fills_in_what_a_prompt_leaves_out(demo: ServerProcess) -> None:
+    prompt = "一头牛在湖边"
+    (id_,) = enqueue(demo, prompt=prompt, seed=7)
+    first = demo.video(id_)
+    row = demo.row(id_)
+
+    assert (row["prompt"], row["enhance_model"]) == (prompt, "demo-grammar")
+    assert row["enhanced_prompt"].startswith(f"{prompt}，")
+    assert row["warnings"] == [NOTICE]
+    assert demo.video(demo.enqueue(prompt=row["enhanced_prompt"], seed=7)) == first
+    alone = demo.http.post("/prompts/enhance", json={"prompt": prompt, "seed": 7}).json()
+    assert (alone["enhanced_prompt"], alone["warnings"]) == (row["enhanced_prompt"], [NOTICE])
+
+
+def test_a_prompt_that_names_all_is_left_as_it_is(demo: ServerProcess) -> None:
+    sentence = "The prompt was not enhanced: the demo's grammar has nothing to add. The original was used."
+    (id_,) = enqueue(demo, prompt="a red ring moving left on a blue background")
+
+    row = demo.wait_for(id_, "succeeded")
+    assert row["warnings"] == [sentence]
+    assert "enhanced_prompt" not in row
 
 
 def test_an_image_is_seen_where_the_settings_say_so(chat: ChatServer, tmp_path: Path) -> None:

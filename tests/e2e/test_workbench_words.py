@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from server.enhance.demo_grammar import NOTICE
 from tests.e2e.test_workbench import asked_by, assert_accessible, fill, tab
 from tests.support.browser import BrowserPage, chromium
 from tests.support.chat_server import MODEL, ChatServer, held, saying, sending
@@ -327,12 +328,30 @@ def test_where_a_models_file_asks_for_it_the_box_is_on(
         server.close()
 
 
-def test_a_server_without_a_language_model_offers_nothing(visitor: VisitorFactory, server: ServerProcess) -> None:
-    page = visitor(server.url).open()
-    page.locator("#form > details summary").click()
+def test_a_server_without_a_language_model_offers_nothing(visitor: VisitorFactory, tmp_path: Path) -> None:
+    server = ti2v_server(tmp_path / "data", ti2v_models(tmp_path))
+    server.start()
+    try:
+        page = visitor(server.url).open()
+        page.locator("#form > details summary").click()
 
-    expect(button(page, "Enhance")).to_be_hidden()
-    expect(page.get_by_label(WHEN_GENERATING)).to_be_hidden()
+        expect(button(page, "Enhance")).to_be_hidden()
+        expect(page.get_by_label(WHEN_GENERATING)).to_be_hidden()
+        # its event stream ends first
+        page.goto("about:blank")
+    finally:
+        server.close()
+
+
+def test_the_demo_says_that_no_language_model_wrote_it(visitor: VisitorFactory, server: ServerProcess) -> None:
+    page = visitor(server.url).open()
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    button(page, "Enhance").click()
+
+    expect(page.locator(".enhance")).to_contain_text(NOTICE)
+    assert page.get_by_label("Prompt", exact=True).input_value().startswith(f"{PROMPT}, ")
+    button(page, "Undo").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(PROMPT)
 
 
 def test_the_comparison_has_the_words(page: Page, chat: ChatServer) -> None:

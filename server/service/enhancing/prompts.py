@@ -15,7 +15,7 @@ from server.core.errors import InvalidParamsError, UnavailableError, reason
 from server.core.generation import Enhancement, Generation, with_words
 from server.core.settings.sections import EnhanceSettings, IfDown
 from server.enhance.backend import ModelDownError
-from server.enhance.configured import SETTINGS, configured_rewriter, configured_styles
+from server.enhance.configured import SETTINGS, configured_styles, prompt_rewriter
 from server.enhance.rewriter import Rewrite, SeenImage, Wish
 from server.enhance.styles import Style, inspired
 from server.media.limits import RefusedInputError
@@ -51,29 +51,36 @@ class CannotEnhanceError(Exception):
 class Prompts:
     """Has prompts rewritten as the settings say. `limit` counts what is asked of it."""
 
-    def __init__(self, settings: EnhanceSettings, max_chars: int, inputs: Inputs, tokens: TokenCounter) -> None:
+    def __init__(
+        self, settings: EnhanceSettings, max_chars: int, inputs: Inputs, tokens: TokenCounter, *, demo: bool = False
+    ) -> None:
         self._settings = settings
         self._max_chars = max_chars
         self._tokens = tokens
         self._inputs = inputs
-        self._rewriter = configured_rewriter(settings)
+        self._rewriter = prompt_rewriter(settings, demo=demo)
         self.styles = configured_styles(settings)
         self.limit = RewriteLimit(settings.enhance_per_hour)
 
     @property
     def is_configured(self) -> bool:
-        """Whether there is a language model."""
+        """Whether prompts can be rewritten."""
         return self._rewriter is not None
+
+    @property
+    def takes_styles(self) -> bool:
+        """Whether prompts can be rewritten in the style of a card."""
+        return self._rewriter is not None and self._rewriter.takes_styles
 
     async def start(self) -> None:
         """Load the language model, if it is one of this machine."""
         if self._rewriter is not None:
-            await self._rewriter.model.start()
+            await self._rewriter.start()
 
     async def close(self) -> None:
         """End what was started for the language model."""
         if self._rewriter is not None:
-            await self._rewriter.model.close()
+            await self._rewriter.close()
 
     async def of(self, generations: list[Generation], *, must_end: bool = True) -> list[Generation]:
         """Generations of one request that await their prompt, with the prompt that they are made of.
@@ -126,7 +133,7 @@ class Prompts:
         prompt, seed = self._checked(body)
         self.limit.add(tenant)
         made = await self._rewritten(Wish(tenant, prompt, seed, count=self._tokens.of(model)))
-        warnings = () if made.prompt is not None else (f"{_unfit(made)} The original was used.",)
+        warnings = _notices(made) if made.prompt is not None else (f"{_unfit(made)} The original was used.",)
         return EnhancedPrompt(prompt, made.prompt or prompt, made.model, round(made.seconds, 3), warnings)
 
     def _checked(self, body: Mapping[str, Any]) -> tuple[str, int]:
@@ -153,7 +160,7 @@ class Prompts:
         try:
             made = await self._rewriter.rewrite(wish)
         except ModelDownError as error:
-            sentence = f"The prompt was not enhanced: the {self._rewriter.model.place} {error}."
+            sentence = f"The prompt was not enhanced: the {self._rewriter.place} {error}."
             raise UnavailableError(sentence, RETRY_AFTER) from error
         if made.prompt is not None and len(made.prompt) > self._max_chars:
             return replace(made, prompt=None, reason=f"is longer than the {self._max_chars} characters of a prompt")
@@ -190,8 +197,12 @@ def _with(generation: Generation, prompt: str, made: Rewrite, style: Style | Non
         seconds=round(made.seconds, 3),
         style=None if style is None else style.id,
     )
-    return replace(ready, awaited_input=None, enhancement=enhancement)
+    return replace(ready, awaited_input=None, enhancement=enhancement, warnings=(*ready.warnings, *_notices(made)))
+
+
+def _notices(made: Rewrite) -> tuple[str, ...]:
+    return () if made.notice is None else (made.notice,)
 
 
 def _unfit(made: Rewrite) -> str:
-    return f"The prompt was not enhanced: the language model's answer {made.reason}."
+    return f"The prompt was not enhanced: {made.by} {made.reason}."

@@ -28,7 +28,7 @@ NO_ROOM = "The prompt has no room for the words of a style: inspiration had no e
 class GenerationBuilder:
     """Builds generations, with style cards from `styles`. `accepted_by` is the name of this server.
 
-    `can_enhance`: it has a language model.
+    `can_enhance`: prompts can be rewritten here; `can_inspire`: in the style of a card, too.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class GenerationBuilder:
         accepted_by: str | None,
         *,
         can_enhance: bool = False,
+        can_inspire: bool = False,
     ) -> None:
         self._settings = settings
         self._sources = sources
@@ -47,6 +48,7 @@ class GenerationBuilder:
         self._styles = styles
         self._accepted_by = accepted_by
         self._can_enhance = can_enhance
+        self._can_inspire = can_inspire
 
     async def build(self, request: Request) -> list[Generation]:
         """Build the generations of a request, and keep its inputs. They await those that have to be fetched.
@@ -147,7 +149,7 @@ class GenerationBuilder:
         assert params is not None, "its parameters are valid"
         style = self._styles.chosen(params.prompt, params.seed)
         enhancement = Enhancement(generation.id, params.seed, style=style.id)
-        if self._can_enhance:
+        if self._can_inspire:
             awaited = generation.awaited_input or ENHANCED_PROMPT
             return replace(generation, enhancement=enhancement, awaited_input=awaited)
         words = inspired(params.prompt, style, self._settings.max_prompt_chars)

@@ -81,14 +81,15 @@ export class Enhancer {
   }
 
   #answered(asked, { enhanced_prompt: enhanced, model, seconds: took, warnings }) {
-    if (warnings.length) return this.#say(warnings.join(" "), "warning");
-    if (enhanced === asked) return this.#say(t("enhance.same"));
+    if (enhanced === asked) {
+      return warnings.length ? this.#say(warnings.join(" "), "warning") : this.#say(t("enhance.same"));
+    }
     if (this.#prompt !== asked) {
       // what was typed meanwhile is worth more than the answer
       this.#offered = enhanced;
       return this.#say(t("enhance.changed"));
     }
-    this.#replace(enhanced, t("enhance.by", { model, seconds: seconds(took) }));
+    this.#replace(enhanced, [t("enhance.by", { model, seconds: seconds(took) }), ...warnings].join(" "));
   }
 
   #replace(enhanced, sentence) {
