@@ -7,9 +7,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Protocol
 from weakref import WeakValueDictionary
 
+from server.core.circuit_breaker import CircuitBreaker, Health, Tolerance
 from server.core.turns import Turns
 from server.enhance.backend import LanguageModel, ModelDownError, Question
 from server.enhance.guards import UnfitAnswerError, checked
@@ -26,7 +28,13 @@ MAX_AT_ONCE_OF_TENANT = 2
 MAX_REMEMBERED = 1000
 """So many rewritten prompts are remembered, each of a few kilobytes."""
 
+TOLERANCE = Tolerance(failures=3, cooldown=15.0)
+"""When a model that keeps its askers waiting for nothing is given a rest."""
+
 _PAUSE_SECONDS = 1.0
+
+_SLOW_SECONDS = 2.0
+"""What fails sooner costs nobody time, and may be the fault of its prompt."""
 
 _FREER = 1.0
 """The temperature of inspiration."""
@@ -108,6 +116,7 @@ class Rewriter:
         self._turns = Turns(MAX_AT_ONCE, MAX_AT_ONCE_OF_TENANT)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._known: OrderedDict[str, Rewrite] = OrderedDict()
+        self._circuit = CircuitBreaker(TOLERANCE)
 
     @property
     def place(self) -> str:
@@ -136,12 +145,26 @@ class Rewriter:
                 self._known.move_to_end(key)
                 return known
             async with self._turns.turn(wish.tenant):
-                made = await self._ask(wish, system)
+                made = await self._ask_if_up(key, wish, system)
             if made.prompt is not None:
                 self._known[key] = made
                 while len(self._known) > MAX_REMEMBERED:
                     self._known.popitem(last=False)
             return made
+
+    async def _ask_if_up(self, key: str, wish: Wish, system: str) -> Rewrite:
+        """Ask, unless the last ones all waited for nothing: what waits behind them would wait as long, one by one."""
+        if self._circuit.health is Health.UNHEALTHY:
+            raise ModelDownError(f"{self._circuit.reason}, and is asked again in {ceil(self._circuit.wait)} seconds")
+        began = time.monotonic()
+        try:
+            made = await self._ask(wish, system)
+        except ModelDownError as error:
+            if time.monotonic() - began > _SLOW_SECONDS:
+                self._circuit.failed(key, str(error))
+            raise
+        self._circuit.succeeded()
+        return made
 
     def _system(self, wish: Wish) -> str:
         if wish.style is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from server.core.circuit_breaker import Tolerance
 from server.enhance import rewriter as module
 from server.enhance.backend import ModelDownError
 from server.enhance.endpoint import ChatEndpoint
@@ -173,6 +174,38 @@ async def test_an_answer_has_only_so_long(chat: ChatServer) -> None:
     with pytest.raises(ModelDownError, match=r"does not answer within 0\.2 seconds"):
         await rewriter(chat, seconds=0.2).rewrite(wish())
     assert len(chat.asked) == 1
+
+
+async def test_one_that_keeps_all_waiting_is_not_asked_for_a_while(
+    chat: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(module, "TOLERANCE", Tolerance(failures=3, cooldown=2.0))
+    made = rewriter(chat, seconds=0.1)
+    chat.answer = held(chat)
+    for seed in range(3):
+        with pytest.raises(ModelDownError, match=r"does not answer within 0\.1 seconds$"):
+            await made.rewrite(wish(seed=seed))
+
+    with pytest.raises(ModelDownError, match=r"does not answer within 0\.1 seconds, and is asked again in 2 seconds"):
+        await made.rewrite(wish(seed=3))
+    assert len(chat.asked) == 3
+    chat.may_go_on.set()
+    chat.answer = saying("A sturdy ox by a lake.")
+    await asyncio.sleep(2.1)
+    assert (await made.rewrite(wish(seed=4))).prompt == "A sturdy ox by a lake."
+    # and it is trusted as before
+    assert (await made.rewrite(wish(seed=5))).prompt == "A sturdy ox by a lake."
+
+
+async def test_what_fails_at_once_is_asked_each_time(chat: ChatServer) -> None:
+    made = rewriter(chat)
+    chat.answer = sending(b"", 400)
+    for seed in range(6):
+        with pytest.raises(ModelDownError, match="answers with HTTP status 400"):
+            await made.rewrite(wish(seed=seed))
+
+    assert len(chat.asked) == 6
 
 
 async def test_nobody_listens(chat: ChatServer) -> None:
