@@ -12,6 +12,7 @@ from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
 from server.storage.db.schema import generations
 from tests.contract.test_http import error_of, history
+from tests.support.chat_server import ChatServer, held
 from tests.support.server_process import ENDLESS, SMALL, ServerProcess, eventually
 
 
@@ -41,3 +42,21 @@ def test_a_sync_request_of_a_revoked_key_ends(start_server: Callable[..., Server
             assert kept.result(60).status_code in (200, 409)
         with engine.connect() as connection:
             assert connection.scalar(select(generations.c.status).where(generations.c.id == row)) == "cancelled"
+
+
+def test_a_prompt_is_not_enhanced_for_a_revoked_key(
+    start_server: Callable[..., ServerProcess], chat: ChatServer
+) -> None:
+    anonymous = start_server(**chat.settings())
+    chat.answer = held(chat)
+    with opened(f"sqlite:///{anonymous.data_dir / 'paddock.db'}") as engine:
+        ring = KeyRing(engine)
+        revoked = ring.add("revoked")
+        eventually(lambda: anonymous.http.get("/queue").status_code == 401, anonymous)
+        mine = anonymous.with_key(revoked)
+        with closing(mine.http), ThreadPoolExecutor() as pool:
+            asking = pool.submit(mine.http.post, "/prompts/enhance", json={"prompt": "an ox"})
+            eventually(lambda: chat.asked, anonymous)
+            ring.revoke("revoked")
+
+            error_of(asking.result(60), 401)

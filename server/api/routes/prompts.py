@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server.api.connected import while_connected
-from server.api.dependencies import BodyDep, ServiceDep, TenantDep, error_responses, json_body
+from server.api.dependencies import BodyDep, KeyCheckDep, ServiceDep, TenantDep, error_responses, json_body
 from server.api.schemas.prompts import PromptEnhanced
 from server.api.schemas.requests import ENHANCE_PROMPT
 
@@ -22,7 +22,9 @@ router = APIRouter(prefix="/prompts", tags=["queue"])
     responses=error_responses(404, 413, 415, 503),
     openapi_extra=json_body(ENHANCE_PROMPT, {"prompt": "An ox by a lake"}),
 )
-async def enhance(request: Request, body: BodyDep, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
+async def enhance(
+    request: Request, body: BodyDep, service: ServiceDep, tenant: TenantDep, check_key: KeyCheckDep
+) -> dict[str, Any]:
     """Responds with the prompt as `enhance_prompt` would have it rewritten for a video from text, to be looked at and
     changed before it is sent. Counts as one of the rewrites that a key has in an hour. A server without a language
     model refuses the request.
@@ -40,7 +42,7 @@ async def enhance(request: Request, body: BodyDep, service: ServiceDep, tenant: 
     with service.when_closing(stop):
         try:
             # who has left must not hold one of the turns of its key
-            done = await while_connected(request, work)
+            done = await while_connected(request, work, check_key)
         except asyncio.CancelledError:
             # by the stop, if not by who waits for this
             service.check_open()
