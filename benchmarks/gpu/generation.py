@@ -24,7 +24,7 @@ from pipelines.stages.conditioning.text_encoding import PromptEncoder
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import denoise
 from pipelines.stages.guidance import Guidance
-from pipelines.stages.video_writer import Mp4Writer
+from pipelines.stages.writing.video_writer import Mp4Writer
 
 FLOW_SHIFT = {"480p": 3.0, "720p": 5.0}
 GUIDANCE_SCALE = 5.0

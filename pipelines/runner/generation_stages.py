@@ -36,7 +36,7 @@ from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at
 from pipelines.stages.guidance import Guidance
 from pipelines.stages.preview.latent_rgb import matching
 from pipelines.stages.preview.preview import draw
-from pipelines.stages.video_writer import Mp4Writer
+from pipelines.stages.writing.video_writer import Mp4Writer
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pipelines.core.progress import Frames, GenerationStats, VideoFile
-from pipelines.stages.video_writer import Mp4Writer
+from pipelines.stages.writing.video_writer import Mp4Writer
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from pipelines.stages.conditioning.images import Images, named
 from pipelines.stages.conditioning.text_encoding import EmbeddingStore, PromptEncoder
 from pipelines.stages.conditioning.video_frames import video_digest
 from pipelines.stages.denoising import release_memory, reset
-from pipelines.stages.video_writer import check_output
+from pipelines.stages.writing.video_writer import check_output
 
 
 class Runner(Exclusive):

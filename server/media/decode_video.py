@@ -20,7 +20,7 @@ import imageio_ffmpeg
 
 from pipelines.core.errors import EncodingError
 from pipelines.core.files import sha256_of
-from pipelines.stages.ffmpeg import QUIET, find_ffmpeg
+from pipelines.stages.writing.ffmpeg import QUIET, find_ffmpeg
 from server.media.containers import HEAD_BYTES, container_of
 from server.media.content import file_in
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES, VIDEO_FORMATS, RefusedInputError, run

@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from pipelines.core.progress import Frames
-from pipelines.stages.video_writer import Mp4Writer
+from pipelines.stages.writing.video_writer import Mp4Writer
 
 
 def moving_square(frames: int, width: int, height: int) -> Frames:

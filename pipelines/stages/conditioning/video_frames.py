@@ -18,7 +18,7 @@ from pipelines.core.files import sha256_of
 from pipelines.core.geometry import Geometry
 from pipelines.core.request import VideoParams
 from pipelines.stages.conditioning.images import fitted
-from pipelines.stages.ffmpeg import QUIET, find_ffmpeg, log_file, read_log
+from pipelines.stages.writing.ffmpeg import QUIET, find_ffmpeg, log_file, read_log
 
 FORMATS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "gif")
 """ffmpeg's names of the file formats that are read. "mov" is MP4 as well, "matroska" WebM."""

@@ -32,7 +32,7 @@ from pipelines.stages.conditioning.known_latents import encode_video
 from pipelines.stages.conditioning.vae_encoding import normalise
 from pipelines.stages.conditioning.video_frames import read_frames, video_digest
 from pipelines.stages.preview.preview import Preview
-from pipelines.stages.video_writer import Mp4Writer
+from pipelines.stages.writing.video_writer import Mp4Writer
 from tests.pipelines.conftest import both_dtypes
 from tests.pipelines.stages.conditioning.test_images import gradient
 from tests.support.clips import write_clip

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.core.errors import EncodingError
 from pipelines.core.progress import Frames
-from pipelines.stages.video_writer import Mp4Writer
+from pipelines.stages.writing.video_writer import Mp4Writer
 from tests.support.server_process import SmallDisk
 from tests.support.video import frame_rate, read_video
 

@@ -1,9 +1,8 @@
 """The last stage: frames → MP4, through a pipe into ffmpeg, under a temporary name until the file is complete."""
 
-import errno
-import os
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -12,8 +11,9 @@ import numpy as np
 from pipelines.core.errors import EncodingError
 from pipelines.core.files import durable_rename, part_path
 from pipelines.core.progress import Frames, VideoFile
-from pipelines.stages.ffmpeg import QUIET, find_ffmpeg, log_file, read_log
-from pipelines.stages.joining import join
+from pipelines.stages.writing.ffmpeg import QUIET, encoding_error, find_ffmpeg, log_file, reason_in
+from pipelines.stages.writing.joining import join
+from pipelines.stages.writing.muxing import mux, samples_of
 
 # the bytes that x264 writes depend on its number of threads: with a fixed number, equal frames give equal files
 X264_THREADS = 2
@@ -42,8 +42,6 @@ _MUXING = (
     *("-movflags", "+faststart", "-f", "mp4"),
 )
 
-_NO_SPACE = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
-
 
 def check_output(path: Path) -> None:
     """Raise EncodingError if no video can be written to `path`, before any work is done for it.
@@ -59,9 +57,9 @@ def check_output(path: Path) -> None:
         part.touch()
         part.unlink()
     except OSError as error:
-        raise _error(f"{path}: {error.strerror or error}") from error
+        raise encoding_error(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise _error(f"{str(path)!r} is not the name of a file") from error
+        raise encoding_error(f"{str(path)!r} is not the name of a file") from error
     find_ffmpeg()
 
 
@@ -70,12 +68,15 @@ class Mp4Writer:
 
     The file is yuv420p, tagged as BT.709, with its index first ("faststart"), so that browsers play it in the right
     colours. `width` and `height` are in pixels and must be even; `fps` is in frames a second. The frames of the video
-    `before`, if there is one, precede those that are written. Its methods raise EncodingError with ffmpeg's last
-    message, or with a sentence about the full disk.
+    `before`, if there is one, precede those that are written, without its sound. The file `sound` is heard with all of
+    them. Its methods raise EncodingError with ffmpeg's last message, or with a sentence about the full disk.
     """
 
-    def __init__(self, path: Path, width: int, height: int, fps: int, before: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, width: int, height: int, fps: int, before: Path | None = None, sound: Path | None = None
+    ) -> None:
         self._before = before
+        self._sound = sound
         self._path = path
         self._part = part_path(path)
         self._width, self._height, self._fps = width, height, fps
@@ -83,7 +84,7 @@ class Mp4Writer:
         try:
             self._log = log_file()
         except OSError as error:
-            raise _error(str(error)) from error
+            raise encoding_error(str(error)) from error
         self._ffmpeg = subprocess.Popen(
             self._command(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log
         )
@@ -114,12 +115,14 @@ class Mp4Writer:
             raise self._failure()
         if self._before is not None:
             self._join(self._before)
+        if self._sound is not None:
+            self._add(self._sound)
         try:
             durable_rename(self._part, self._path)
         except OSError as error:
             # some filesystems find out only now that there is no room
             self._path.unlink(missing_ok=True)
-            raise _error(error.strerror or str(error)) from error
+            raise encoding_error(error.strerror or str(error)) from error
         return VideoFile(
             path=self._path,
             width=self._width,
@@ -130,23 +133,30 @@ class Mp4Writer:
         )
 
     def _join(self, before: Path) -> None:
-        # named as other unfinished files, which are removed after a crash
-        whole = part_path(self._path.with_name(f"{self._path.stem}.joined{self._path.suffix}"))
-        try:
+        with self._another("joined") as whole:
             self._num_frames = join(before, self._part, whole, self._fps, _ENCODING, _MUXING)
+
+    def _add(self, sound: Path) -> None:
+        with self._another("muxed") as whole:
+            mux(self._part, sound, whole, samples_of(self._num_frames, self._fps), _MUXING)
+
+    @contextmanager
+    def _another(self, about: str) -> Iterator[Path]:
+        """A context that gives the path of a file, which then takes the place of the unfinished one."""
+        # named as other unfinished files, which are removed after a crash
+        whole = part_path(self._path.with_name(f"{self._path.stem}.{about}{self._path.suffix}"))
+        try:
+            yield whole
             whole.replace(self._part)
         except OSError as error:
-            raise _error(error.strerror or str(error)) from error
+            raise encoding_error(error.strerror or str(error)) from error
         finally:
             whole.unlink(missing_ok=True)
 
     def _failure(self) -> EncodingError:
         self._ffmpeg.wait()
-        lines = read_log(self._log)
-        # messages about the consequences may follow the cause
-        causes = [line for line in lines if line.endswith(_NO_SPACE)] or lines
-        reason = causes[-1].replace(str(self._part), "the file") if lines else f"exit status {self._ffmpeg.returncode}"
-        return _error(reason)
+        reason = reason_in(self._log, self._ffmpeg.returncode)
+        return encoding_error(reason.replace(str(self._part), "the file"))
 
     def __enter__(self) -> "Mp4Writer":
         return self
@@ -162,11 +172,3 @@ class Mp4Writer:
             self._ffmpeg.stdin.close()
         self._log.close()
         self._part.unlink(missing_ok=True)
-
-
-def _error(reason: str) -> EncodingError:
-    if reason.endswith(_NO_SPACE):
-        return EncodingError(
-            "No space left on the server's disk: the video could not be written. Ask for it again when there is room."
-        )
-    return EncodingError(f"The video could not be written: {reason}")

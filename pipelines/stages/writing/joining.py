@@ -1,10 +1,8 @@
 """Joins a video to the one that it continues: the packets of both in one file, without encoding them again."""
 
-import subprocess
 from pathlib import Path
 
-from pipelines.core.errors import EncodingError
-from pipelines.stages.ffmpeg import QUIET, find_ffmpeg, log_file, read_log
+from pipelines.stages.writing.ffmpeg import run
 
 _HEAD_BYTES = 2**20
 _AVCC = b"avcC"
@@ -20,8 +18,9 @@ def join(first: Path, second: Path, target: Path, fps: int, encoding: tuple[str,
     parameters = _parameters(first)
     if parameters is not None and parameters == _parameters(second):
         listed = "ffconcat version 1.0\n" + "".join(f"file {_quoted(path)}\n" for path in (first, second))
-        source = ("-protocol_whitelist", "file,pipe", "-f", "concat", "-safe", "0", "-i", "pipe:0", "-c", "copy")
-        return _run([*source, *muxing, str(target)], listed)
+        source = ("-protocol_whitelist", "file,pipe", "-f", "concat", "-safe", "0", "-i", "pipe:0")
+        # of the first one's sound nothing would follow
+        return _run([*source, "-map", "0:v:0", "-c", "copy", *muxing, str(target)], listed)
     files = [argument for path in (first, second) for argument in ("-i", f"file:{path.absolute()}")]
     return _run(
         [
@@ -37,18 +36,8 @@ def join(first: Path, second: Path, target: Path, fps: int, encoding: tuple[str,
 
 
 def _run(arguments: list[str], text: str) -> int:
-    with log_file() as log:
-        done = subprocess.run(
-            [find_ffmpeg(), *QUIET, "-y", "-progress", "pipe:1", *arguments],
-            input=text.encode(),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            check=False,
-        )
-        if done.returncode != 0:
-            lines = read_log(log)
-            raise EncodingError(f"The video could not be joined: {lines[-1] if lines else done.returncode}")
-    counted = [line.removeprefix(b"frame=") for line in done.stdout.splitlines() if line.startswith(b"frame=")]
+    said = run(["-progress", "pipe:1", *arguments], text, "The video could not be joined")
+    counted = [line.removeprefix(b"frame=") for line in said.splitlines() if line.startswith(b"frame=")]
     return int(counted[-1])
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipelines.core.errors import EncodingError
-from pipelines.stages import joining
-from pipelines.stages.video_writer import Mp4Writer
+from pipelines.stages.writing import joining
+from pipelines.stages.writing.video_writer import Mp4Writer
 from tests.support.clips import ffmpeg, moving_square, write_clip
 from tests.support.video import frame_rate, read_video
 

@@ -1,0 +1,1 @@
+"""Frames → a video file: encoding, the video that it continues, and its sound."""
