@@ -65,6 +65,10 @@ class InputVideoError(PipelineError):
     """The video of a request is missing, cannot be read or used, is too short, or is not the one that it names."""
 
 
+class InputAudioError(PipelineError):
+    """The sound of a request is missing, or is not the one that it names."""
+
+
 class RunnerError(PipelineError):
     """A runner is closed, or is making another video."""
 

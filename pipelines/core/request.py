@@ -70,7 +70,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 IMAGES = ("image", "last_image")
 """The fields of a video that name images."""
 
-INPUTS = (*IMAGES, "video", "extends")
+INPUTS = (*IMAGES, "video", "extends", "audio")
 """The fields of a video that name inputs."""
 
 _LEAST_EXTENDING = 2
@@ -119,7 +119,7 @@ class VideoParams:
     the one that it ends with, by `pipelines.stages.conditioning.images.image_digest`. `image_mode` is for weights that
     are not trained to begin with one. `video` names the video that it is made from, by the SHA-256 of its file; the
     greater `strength` is, the less is left of that one. `extends` names the video that this one continues, in the same
-    way: it begins with that one's last frame, and both become one file.
+    way: it begins with that one's last frame, and both become one file. `audio` names the sound that is heard with it.
     Raises VideoParamsError that names the parameter and its limits.
     """
 
@@ -141,6 +141,7 @@ class VideoParams:
     strength: float = DEFAULT_STRENGTH
     image_mode: ImageMode | None = None
     extends: str | None = None
+    audio: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -166,6 +167,8 @@ class VideoParams:
             digest = getattr(self, name)
             if digest is not None and (not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None):
                 raise VideoParamsError(f"{name} must be the digest of an image, not {_described(digest)}.")
+        if self.audio is not None and (not isinstance(self.audio, str) or _DIGEST.fullmatch(self.audio) is None):
+            raise VideoParamsError(f"audio must be the digest of a sound, not {_described(self.audio)}.")
         self._check_video()
         self._check_extends()
 
@@ -173,7 +176,7 @@ class VideoParams:
     def facts(self) -> dict[str, Any]:
         """Its fields, as far as the video depends on them."""
         # checkpoints are older than the images and the video
-        absent = {name for name in (*IMAGES, "image_mode", "extends") if getattr(self, name) is None}
+        absent = {name for name in (*IMAGES, "image_mode", "extends", "audio") if getattr(self, name) is None}
         absent |= set(_FROM_VIDEO) if self.video is None else set()
         return {name: value for name, value in asdict(self).items() if name not in absent}
 

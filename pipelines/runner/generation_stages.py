@@ -36,16 +36,20 @@ from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at
 from pipelines.stages.guidance import Guidance
 from pipelines.stages.preview.latent_rgb import matching
 from pipelines.stages.preview.preview import draw
+from pipelines.stages.writing.muxing import check_audio
 from pipelines.stages.writing.video_writer import Mp4Writer
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a request has besides its prompts: images, or the file of the video that its own is made from or extends."""
+    """What a request has besides its prompts: images, files of the video that its own is made from or extends, and of
+    the sound that is heard with it.
+    """
 
     images: Images
     video: Path | None = None
     extends: Path | None = None
+    audio: Path | None = None
 
 
 class GenerationStages:
@@ -87,10 +91,12 @@ class GenerationStages:
     def fit_inputs(self, params: VideoParams, geometry: Geometry, inputs: Inputs) -> Inputs:
         """Return what a request has, its images in the size that is generated.
 
-        Raises InputImageError, and InputVideoError for a video that is not the request's or that the model cannot take.
+        Raises InputImageError, InputAudioError, and InputVideoError for a video that is not the request's or that the
+        model cannot take.
         """
         check_video(inputs.video, params, is_taken=self._loaded.family.takes_video(self._loaded.shape))
         check_extended(inputs.extends, params)
+        check_audio(inputs.audio, params)
         return replace(inputs, images=self.fit_images(params, geometry, inputs.images))
 
     def condition(
@@ -224,14 +230,17 @@ class GenerationStages:
         geometry: Geometry,
         progress: GenerationProgress,
         stats: GenerationStats,
-        extends: Path | None = None,
+        inputs: Inputs,
     ) -> RenderedVideo:
-        """Decode latents and write them to a file, after the frames of a video that they extend.
+        """Decode latents and write them to a file with its sound, after the frames of a video that they extend.
 
         The last of it is done by the result's `finish`.
         """
+        extends = inputs.extends
         with ExitStack() as on_error:
-            writer = on_error.enter_context(Mp4Writer(path, geometry.width, geometry.height, self.spec.fps, extends))
+            writer = on_error.enter_context(
+                Mp4Writer(path, geometry.width, geometry.height, self.spec.fps, extends, inputs.audio)
+            )
             missing = geometry.num_frames
             decoded = decode_frames(self._loaded.vae, latents, self._loaded.decoding, progress.after_part)
             with closing(decoded) as groups:

@@ -105,6 +105,7 @@ class OutOfMemoryFallback:
         *,
         video: Path | None = None,
         extends: Path | None = None,
+        audio: Path | None = None,
     ) -> RenderedVideo:
         """Make one video as `Runner.render` does. Raises DeviceMemoryError as well, when no plan has enough memory.
 
@@ -113,7 +114,7 @@ class OutOfMemoryFallback:
         """
         before = self._plan
         try:
-            return self._render(params, path, callbacks, Inputs(Images(image, last_image), video, extends))
+            return self._render(params, path, callbacks, Inputs(Images(image, last_image), video, extends, audio))
         except (DeviceMemoryError, MachineBusyError):
             self.close()
             self._plan = before
@@ -125,7 +126,10 @@ class OutOfMemoryFallback:
             runner = self._loaded()
             try:
                 return runner.render(
-                    *(params, path, callbacks, images.first, images.last), video=inputs.video, extends=inputs.extends
+                    *(params, path, callbacks, images.first, images.last),
+                    video=inputs.video,
+                    extends=inputs.extends,
+                    audio=inputs.audio,
                 )
             except TorchDynamoException as error:
                 # for example, with a size that is new to the compiler

@@ -40,6 +40,7 @@ from pipelines.stages.conditioning.images import Images, named
 from pipelines.stages.conditioning.text_encoding import EmbeddingStore, PromptEncoder
 from pipelines.stages.conditioning.video_frames import video_digest
 from pipelines.stages.denoising import release_memory, reset
+from pipelines.stages.writing.muxing import audio_digest
 from pipelines.stages.writing.video_writer import check_output
 
 
@@ -166,6 +167,7 @@ class Runner(Exclusive):
         *,
         video: AnyPath | None = None,
         extends: AnyPath | None = None,
+        audio: AnyPath | None = None,
     ) -> VideoFile:
         """Make one video and write it to `path`, complete or not at all. Continue from its checkpoint if it has one.
 
@@ -173,16 +175,18 @@ class Runner(Exclusive):
         trained for text alone need `params.image_mode` for an image. `video` is the file of a video that this one is
         made from, by `params.strength`. They are cropped to the video's ratio. `extends` is the file of a video of the
         same size that this one continues: it begins with its last frame, which is not repeated, and the file at `path`
-        has the frames of both.
+        has the frames of both. `audio` is the file of a sound that is heard with the whole, cut to its length, or
+        followed by silence.
 
         Raises GenerationCancelled within one denoising step, or one group of frames, after `cancelled` returned True;
         GenerationSuspended when the checkpoint is suspended; VideoParamsError if the parameters and the inputs exclude
-        each other; InputImageError, InputVideoError, NonFiniteOutputError or EncodingError.
+        each other; InputImageError, InputVideoError, InputAudioError, NonFiniteOutputError or EncodingError.
         After any of these the runner is ready for the next video. Raises RunnerError while another thread uses it, and
         once it is closed.
         """
-        params = _named(params, _inputs(image, last_image, video, extends))
-        return self.render(params, path, callbacks, image, last_image, video=video, extends=extends).finish()
+        params = _named(params, _inputs(image, last_image, video, extends, audio))
+        files = {"video": video, "extends": extends, "audio": audio}
+        return self.render(params, path, callbacks, image, last_image, **files).finish()
 
     @exclusive
     @torch.no_grad()
@@ -196,6 +200,7 @@ class Runner(Exclusive):
         *,
         video: AnyPath | None = None,
         extends: AnyPath | None = None,
+        audio: AnyPath | None = None,
     ) -> RenderedVideo:
         """Do as `run` does, but return when the device is free, before the file is finished.
 
@@ -203,7 +208,7 @@ class Runner(Exclusive):
         """
         path = expanded(path)
         check_output(path)
-        inputs = _inputs(image, last_image, video, extends)
+        inputs = _inputs(image, last_image, video, extends, audio)
         if inputs.extends is not None:
             inputs = self._stages.with_last_frame(params, inputs, inputs.extends)
             params = named(params, inputs.images)
@@ -216,7 +221,7 @@ class Runner(Exclusive):
                 inputs = self._stages.fit_inputs(params, geometry, inputs)
                 self._loaded.loras.merge(loras, progress.after_tensor)
                 latents, stats = self._stages.denoise(params, geometry, progress, inputs)
-                return self._stages.write(latents, path, geometry, progress, stats, inputs.extends)
+                return self._stages.write(latents, path, geometry, progress, stats, inputs)
         except BaseException:
             reset(self._loaded.pipes)
             raise
@@ -265,16 +270,19 @@ def _inputs(
     last_image: Image.Image | None,
     video: AnyPath | None,
     extends: AnyPath | None = None,
+    audio: AnyPath | None = None,
 ) -> Inputs:
-    files = (None if each is None else expanded(each, name) for name, each in (("video", video), ("extends", extends)))
+    given = {"video": video, "extends": extends, "audio": audio}
+    files = (None if each is None else expanded(each, name) for name, each in given.items())
     return Inputs(Images(image, last_image), *files)
 
 
 def _named(params: VideoParams, inputs: Inputs) -> VideoParams:
     """Return a request that names its inputs."""
     params = named(params, inputs.images)
-    digests = [None if path is None else video_digest(path) for path in (inputs.video, inputs.extends)]
-    return replace(params, video=params.video or digests[0], extends=params.extends or digests[1])
+    video, extends = (None if path is None else video_digest(path) for path in (inputs.video, inputs.extends))
+    audio = None if inputs.audio is None else audio_digest(inputs.audio)
+    return replace(params, video=params.video or video, extends=params.extends or extends, audio=params.audio or audio)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which kind of file a video is, by its first bytes."""
+"""Which kind of file a video or a sound is, by its first bytes."""
 
 from pathlib import Path
 
@@ -9,6 +9,8 @@ _MATROSKA = b"\x1a\x45\xdf\xa3"
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 """What an MP4 or a QuickTime file may begin with, after the length of the box."""
 
+_AUDIO_BRANDS = (b"M4A ", b"M4B ")
+
 
 def container_of(head: bytes) -> str | None:
     """Return ffmpeg's name of a video's container; None for what is none that is read."""
@@ -17,7 +19,35 @@ def container_of(head: bytes) -> str | None:
     return "mov" if head[4:8] in _MOV_BOXES else None
 
 
+def audio_container_of(head: bytes) -> str | None:
+    """Return ffmpeg's name of a sound's container; None for what is none that is read."""
+    if head.startswith(b"RIFF") and head[8:12] == b"WAVE":
+        return "wav"
+    if head.startswith((b"fLaC", b"OggS")):
+        return "flac" if head.startswith(b"fLaC") else "ogg"
+    # the beginning of its tag, or of a frame of layer III
+    if head.startswith(b"ID3") or (head[:1] == b"\xff" and head[1:2] and head[1] & 0xE6 == 0xE2):
+        return "mp3"
+    return "mov" if head[4:8] in _MOV_BOXES else None
+
+
 def is_video(path: Path) -> bool:
     """Whether a file is a video that may be read. Raises OSError."""
+    head = _head(path)
+    return container_of(head) is not None and not _is_m4a(head)
+
+
+def is_audio(path: Path) -> bool:
+    """Whether a file is a sound that may be read, and no video. Raises OSError."""
+    head = _head(path)
+    return audio_container_of(head) is not None and (container_of(head) is None or _is_m4a(head))
+
+
+def _is_m4a(head: bytes) -> bool:
+    # the same container as MP4, by its brand
+    return head[4:8] == b"ftyp" and head[8:12] in _AUDIO_BRANDS
+
+
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return container_of(file.read(HEAD_BYTES)) is not None
+        return file.read(HEAD_BYTES)

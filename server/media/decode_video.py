@@ -8,8 +8,6 @@ sound: upright, with square pixels, and no larger and no longer than a model cou
 descriptor and may open no other file or address, by the demuxer of the container that the first bytes say.
 """
 
-import errno
-import os
 import re
 import subprocess
 import sys
@@ -18,9 +16,10 @@ from typing import IO, Any
 
 import imageio_ffmpeg
 
-from pipelines.core.errors import EncodingError
 from pipelines.core.files import sha256_of
-from pipelines.stages.writing.ffmpeg import QUIET, find_ffmpeg
+from pipelines.stages.writing.ffmpeg import QUIET
+from server.media.child_ffmpeg import THREADS, ffmpeg, refuse
+from server.media.child_ffmpeg import decode as run_ffmpeg
 from server.media.containers import HEAD_BYTES, container_of
 from server.media.content import file_in
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES, VIDEO_FORMATS, RefusedInputError, run
@@ -41,12 +40,9 @@ CPU_SECONDS = 150
 """Limit for the child and for ffmpeg each, in processor time."""
 
 _CODECS = "h264,hevc,mpeg4,vp8,vp9,libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,mjpeg,prores,prores_raw"
-_THREADS = "2"
 _CRF = "8"
 """The quality of the file that is kept: no loss is seen."""
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_SAID_BYTES = 65_536
 _HDR = re.compile(r"bt2020|smpte2084|arib-std-b67")
 _STREAM = re.compile(r"Stream #0:\d+.*?: Video: .*?, (\d{1,6})x(\d{1,6})")
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+\.\d+)")
@@ -58,53 +54,26 @@ def decode(content: IO[bytes], container: str, target: Path) -> dict[str, Any]:
     width, height = "iw*sar", "ih"
     share = f"min(1\\,sqrt({KEPT_PIXELS}/({width}*{height})))"
     sides = ":".join(f"{name}=max(2\\,trunc({side}*{share}/2)*2)" for name, side in (("w", width), ("h", height)))
-    said, status = _run(
+    said, status = run_ffmpeg(
+        *(content, container, _CODECS, ["-max_pixels", str(MAX_PIXELS)]),
         [
-            *(_ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "info", "-y"),
-            *("-protocol_whitelist", "fd", "-format_whitelist", container, "-codec_whitelist", _CODECS),
-            *("-max_pixels", str(MAX_PIXELS), "-threads", _THREADS, "-f", container, "-fd", "0", "-i", "fd:"),
             *("-map", "0:v:0", "-t", str(MAX_SECONDS), "-frames:v", str(MAX_SECONDS * MAX_RATE)),
             "-vf",
             f"fps=fps=min(source_fps\\,{MAX_RATE}),scale={sides}:out_color_matrix=bt709:out_range=tv,setsar=1,"
             "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv,format=yuv420p",
-            *("-c:v", "libx264", "-preset", "veryfast", "-crf", _CRF, "-threads", _THREADS),
+            *("-c:v", "libx264", "-preset", "veryfast", "-crf", _CRF, "-threads", THREADS),
             *("-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact"),
             *("-movflags", "+faststart", "-f", "mp4", str(target)),
         ],
-        content,
     )
     if status != 0 or not target.is_file():
-        for number in _NO_SPACE:
-            if os.strerror(number) in said:
-                raise OSError(number, os.strerror(number))
-        raise RefusedInputError(_reason(said, status))
+        refuse(said, status)
+        raise RefusedInputError(_reason(said))
     return _described(said, target)
 
 
-def _ffmpeg() -> str:
-    try:
-        return find_ffmpeg()
-    except EncodingError as error:
-        raise OSError(errno.ENOENT, str(error)) from error
-
-
-def _run(command: list[str], content: IO[bytes]) -> tuple[str, int]:
-    """Return the beginning and the end of what a command says, and its exit status."""
-    with subprocess.Popen(command, stdin=content, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        said, end = process.stderr.read(_SAID_BYTES), b""
-        # of a damaged file it may say very much
-        while more := process.stderr.read(_SAID_BYTES):
-            end = (end + more)[-_SAID_BYTES:]
-    return (said + end).decode("utf-8", "replace"), process.returncode
-
-
-def _reason(said: str, status: int) -> str:
+def _reason(said: str) -> str:
     """Return why ffmpeg made no video, from what it said."""
-    if status < 0:
-        return "needs too much memory or time to be read"
-    if "Option fd not found" in said or "Unrecognized option 'fd'" in said or "Protocol not found" in said:
-        return "cannot be read: this server's ffmpeg is older than version 6"
     if (stream := _STREAM.search(said)) and int(stream[1]) * int(stream[2]) > MAX_PIXELS:
         return f"must have at most {MAX_PIXELS / 10**6:.1f} megapixels, not {stream[1]}x{stream[2]}"
     if "Input #0" in said and "Video:" not in said:
@@ -136,7 +105,7 @@ def _described(said: str, target: Path) -> dict[str, Any]:
 
 def _shape(path: Path) -> tuple[int, int, float]:
     """Return the width, the height and the frames a second of a video; ffmpeg's messages round the latter."""
-    command = [_ffmpeg(), *QUIET, "-i", str(path), "-frames:v", "1", "-f", "yuv4mpegpipe", "-"]
+    command = [ffmpeg(), *QUIET, "-i", str(path), "-frames:v", "1", "-f", "yuv4mpegpipe", "-"]
     made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
     fields = {field[:1]: field[1:] for field in made.split(b"\n", 1)[0].split()[1:]}
     if not {b"W", b"H", b"F"} <= fields.keys():

@@ -23,6 +23,14 @@ IMAGE_BYTES = 20 * 2**20
 IMAGE_FORMATS = "a JPEG, PNG, WebP, BMP or GIF file"
 VIDEO_FORMATS = "an MP4, MOV, WebM or Matroska file"
 
+AUDIO_FORMATS = "a WAV, MP3, M4A, Ogg or FLAC file"
+
+AUDIO_BYTES = 20 * 2**20
+"""Limit of the file of a sound."""
+
+MAX_AUDIO_SECONDS = 60
+"""So much of a sound is kept from its beginning. A video is longer only if it continues others."""
+
 VIDEO_BYTES = 100 * 2**20
 """Limit of the file of a video."""
 

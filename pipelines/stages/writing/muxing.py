@@ -2,12 +2,33 @@
 
 from pathlib import Path
 
+from pipelines.core.errors import InputAudioError
+from pipelines.core.files import sha256_of
+from pipelines.core.request import VideoParams
 from pipelines.stages.writing.ffmpeg import run
 
 RATE = 48_000
 """Samples a second of each channel in the file."""
 
 _ENCODING = ("-c:a", "aac", "-b:a", "192k", "-flags:a", "+bitexact")
+
+
+def audio_digest(path: Path) -> str:
+    """Return what identifies a sound: the SHA-256 of its file, as hexadecimal digits. Raises InputAudioError."""
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise InputAudioError(f"The sound cannot be read: {error.strerror or error}.") from error
+
+
+def check_audio(path: Path | None, params: VideoParams) -> None:
+    """Raise InputAudioError unless a file is that of the sound that a request names."""
+    if path is None and params.audio is None:
+        return
+    if path is None or params.audio is None:
+        raise InputAudioError("The request's sound is missing." if path is None else "The request has no sound.")
+    if audio_digest(path) != params.audio:
+        raise InputAudioError("The sound is not the request's: its file may be damaged.")
 
 
 def samples_of(num_frames: int, fps: int) -> int:

@@ -8,12 +8,12 @@ from fastapi.responses import RedirectResponse
 
 from server.api.dependencies import InputsDep, VideosDep, error_responses
 from server.api.stored_file import file_response
-from server.storage.files.inputs import IMAGE_SUFFIX, VIDEO_SUFFIX
+from server.storage.files.inputs import AUDIO_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX
 
 router = APIRouter(prefix="/files", tags=["files"])
 
 _TEXT = {"schema": {"type": "string"}}
-_INPUT_TYPES = {IMAGE_SUFFIX: "image/png", VIDEO_SUFFIX: "video/mp4"}
+_INPUT_TYPES = {IMAGE_SUFFIX: "image/png", VIDEO_SUFFIX: "video/mp4", AUDIO_SUFFIX: "audio/flac"}
 
 
 def _responses(what: str, *media_types: str) -> dict[int | str, dict[str, Any]]:

@@ -174,6 +174,7 @@ class Worker:
                 self._image(order, order.last_image),
                 video=self._input(order.video),
                 extends=self._input(order.extends),
+                audio=self._input(order.audio),
             )
         except GenerationCancelled:
             return Cancelled(**_about(order))

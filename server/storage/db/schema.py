@@ -109,6 +109,7 @@ generations = Table(
     Column("last_image", _Text(64)),
     Column("video", _Text(64)),
     Column("extends", _Text(64)),
+    Column("audio", _Text(64)),
     # null is that of SQL, not of JSON
     Column("enhancement", JSON(none_as_null=True)),
     Index("generations_by_status", "status", "seq"),
@@ -227,6 +228,14 @@ Index(
     *(generations.c.extends, generations.c.tenant),
     sqlite_where=_HAS_EXTENDED,
     postgresql_where=_HAS_EXTENDED,
+)
+
+_HAS_AUDIO = generations.c.audio.is_not(None)
+Index(
+    "generations_by_audio",
+    *(generations.c.audio, generations.c.tenant),
+    sqlite_where=_HAS_AUDIO,
+    postgresql_where=_HAS_AUDIO,
 )
 
 HAS_INPUTS = or_(*(generations.c[name].is_not(None) for name in INPUTS))

@@ -1,4 +1,4 @@
-"""Images and videos that requests brought: kept once per tenant, named by their content, shown through signed links."""
+"""Images, videos and sounds of requests: kept once per tenant, named by their content, shown through signed links."""
 
 import asyncio
 import re
@@ -12,7 +12,10 @@ from server.storage.files.signing import LinkSigner, SignedLinks, TenantSigner
 
 IMAGE_SUFFIX = ".png"
 VIDEO_SUFFIX = ".mp4"
-SUFFIXES = (IMAGE_SUFFIX, VIDEO_SUFFIX)
+AUDIO_SUFFIX = ".flac"
+SUFFIXES = (IMAGE_SUFFIX, VIDEO_SUFFIX, AUDIO_SUFFIX)
+
+_SUFFIX_OF = dict.fromkeys(INPUTS, VIDEO_SUFFIX) | dict.fromkeys(IMAGES, IMAGE_SUFFIX) | {"audio": AUDIO_SUFFIX}
 
 UPLOAD_SECONDS = 3600.0
 """So long the id of an upload is valid."""
@@ -20,7 +23,7 @@ UPLOAD_SECONDS = 3600.0
 UNUSED_SECONDS = UPLOAD_SECONDS + 600.0
 """An input is kept for so long although no row names it: its request may be about to be recorded."""
 
-_KEY = re.compile(r"([0-9a-f]+)\.([0-9a-f]{64})\.(?:png|mp4)")
+_KEY = re.compile(r"([0-9a-f]+)\.([0-9a-f]{64})\.(?:png|mp4|flac)")
 _OPEN = "0"
 """Stands for the tenant of a server without keys."""
 
@@ -33,11 +36,7 @@ def input_key(tenant: str, digest: str, suffix: str = IMAGE_SUFFIX) -> str:
 def input_keys(tenant: str, params: VideoParams | None) -> dict[str, str]:
     """The storage keys of the inputs that a tenant's video has, by the fields that name them."""
     digests = {name: getattr(params, name, None) for name in INPUTS}
-    return {
-        name: input_key(tenant, digest, IMAGE_SUFFIX if name in IMAGES else VIDEO_SUFFIX)
-        for name, digest in digests.items()
-        if digest is not None
-    }
+    return {name: input_key(tenant, digest, _SUFFIX_OF[name]) for name, digest in digests.items() if digest is not None}
 
 
 def named_by(key: str) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pipelines.core.files import durable_rename, opened, part_path
+from pipelines.core.request import INPUTS
 from server.engine.interface import WorkerOptions
 from server.engine.protocol import Run
 
@@ -71,7 +72,7 @@ class WorkerFolders:
 
 def read_by(run: Run) -> list[tuple[Folder, str]]:
     """The files that a worker needs for a run, as far as they exist."""
-    inputs = (run.image, run.last_image, run.video, run.extends)
+    inputs = (getattr(run, name) for name in INPUTS)
     checkpoints = [] if run.resume_from is None else [(Folder.CHECKPOINTS, run.resume_from)]
     return [*checkpoints, *((Folder.INPUTS, key) for key in inputs if key is not None)]
 
