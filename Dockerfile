@@ -36,7 +36,7 @@ ENV PADDOCK_HOST=0.0.0.0 \
 VOLUME ["/data", "/models"]
 EXPOSE 8000
 # by a connection of its own: urllib would ask a proxy that the variables of the container name
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s \
     CMD ["python", "-Ic", "import http.client, os; p = os.environ.get('PADDOCK_PORT', '').strip(); c = http.client.HTTPConnection('127.0.0.1', int(p) if p.isdecimal() else 8000, timeout=2); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["paddock"]
 CMD ["serve"]

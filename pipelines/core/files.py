@@ -47,6 +47,7 @@ async def opened(path: Path, mode: Literal["rb", "wb"]) -> AsyncIterator[BinaryI
 
 def _close_unused(opening: "asyncio.Future[BinaryIO]") -> None:
     if not opening.cancelled() and opening.exception() is None:
+        # here, as the threads may have ended with the loop
         opening.result().close()
 
 

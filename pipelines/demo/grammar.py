@@ -67,7 +67,7 @@ class Caption:
     labels: dict[str, str]
 
 
-_SENTENCES: Final = {
+SHAPE_SENTENCES: Final = {
     "en": (
         "a {thing} {doing} on a {background} background",
         "a {thing} {doing} against a {background} backdrop",
@@ -106,11 +106,12 @@ _SENTENCES: Final = {
         "{background}为背景，{thing}{doing}",
     ),
 }
+"""What is said of one shape that moves."""
 
 
 _NOUNS: Final = {"en": ("shape", "thing", "object"), "zh": ("图形", "东西", "物体")}
 
-_PAIRS: Final = {
+PAIR_SENTENCES: Final = {
     "en": (
         "a {left} and a {right} on a {background} background",
         "a {left} on the left and a {right} on the right, {background} background",
@@ -185,7 +186,7 @@ def describe(scene: Scene, language: str, rng: np.random.Generator) -> Caption:
         keep = rng.random(3) < 0.55
         named = {name for name, kept in zip(("thing", "background", "motion"), keep, strict=True) if kept}
     if named == {"thing", "background", "motion"} and rng.random() < 0.92:
-        sentence = str(rng.choice(_SENTENCES[language]))
+        sentence = str(rng.choice(SHAPE_SENTENCES[language]))
         return fill(sentence, scene, language, rng)
     return _describe_part(scene, language, rng, named)
 
@@ -258,7 +259,7 @@ def _describe_part(scene: ShapeScene, language: str, rng: np.random.Generator, n
 def _describe_pair(scene: ShapeScene, language: str, rng: np.random.Generator) -> Caption:
     (left, first), (right, second) = (_thing(scene, index, language, rng) for index in (0, 1))
     background = _colour(scene.background, language, rng)
-    text = str(rng.choice(_PAIRS[language])).format(left=left, right=right, background=background)
+    text = str(rng.choice(PAIR_SENTENCES[language])).format(left=left, right=right, background=background)
     labels = {"family": "pair", "background": scene.background, **first}
     labels |= {f"second_{name}": value for name, value in second.items()}
     return Caption(_finish(text, language, rng), language, labels)

@@ -114,7 +114,8 @@ def _warn_of_start(settings: Settings, entry: CatalogueEntry, print_line: LinePr
     from server.cli.doctor.finding import DISK_FOR_WEIGHTS, MISSING_WEIGHTS, Verdict
 
     ours = {MISSING_WEIGHTS} if entry.id == DEFAULT_MODEL else {MISSING_WEIGHTS, DISK_FOR_WEIGHTS, DEFAULT_MODEL}
-    failures = [each for each in examine(settings) if each.verdict is Verdict.FAIL and each.about not in ours]
+    found = examine(settings, asks=False)
+    failures = [each for each in found if each.verdict is Verdict.FAIL and each.about not in ours]
     if failures:
         print_line("With these weights `paddock serve` would still not start on this machine:")
         for failure in failures:

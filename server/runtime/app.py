@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -185,7 +186,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
                 stack.callback(task.cancel)
         stack.push_async_callback(service.prompts.close)
         # before videos are planned: it takes of the same memory
-        await service.prompts.start()
+        await _until_closing(service, service.prompts.start())
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         if settings.ray_address is not None:
@@ -212,6 +213,19 @@ def _follow_cluster(
     following = asyncio.create_task(devices.follow(views), name="news of the cluster")
     following.add_done_callback(_note_end)
     return following
+
+
+async def _until_closing(service: Service, work: Coroutine[Any, Any, None]) -> None:
+    """Do work of the start, unless the server is to stop meanwhile."""
+    task = asyncio.create_task(work)
+
+    def stop() -> None:
+        task.cancel()
+
+    with service.when_closing(stop):
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()
 
 
 def _note_end(task: "asyncio.Task[None]") -> None:

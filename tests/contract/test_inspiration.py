@@ -35,7 +35,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 @pytest.fixture(scope="module")
 def server(endpoint: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("inspire")
-    process = ServerProcess(folder / "data", **endpoint.settings(enhance_if_down="original", enhance_per_hour="9"))
+    process = ServerProcess(folder / "data", **endpoint.settings(enhance_if_down="original"))
     process.start()
     yield process
     process.close()
@@ -102,14 +102,19 @@ def test_an_unfit_answer_leaves_the_cards_words(server: ServerProcess, chat: Cha
     ]
 
 
-def test_every_card_counts_as_a_rewrite(server: ServerProcess, chat: ChatServer) -> None:
-    answer = server.http.post("/queue", json={**SMALL, "inspiration": True, "num_generations": 4})
-    assert answer.status_code == 200
-    again = server.http.post("/queue", json={**SMALL, "inspiration": True, "num_generations": 4})
-    assert (again.status_code, again.json()["error"]["message"]) == (
-        429,
-        "9 prompts were enhanced within an hour: this is the limit.",
-    )
+def test_every_card_counts_as_a_rewrite(chat: ChatServer, tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "data", **chat.settings(enhance_per_hour="7"))
+    server.start()
+    try:
+        answer = server.http.post("/queue", json={**SMALL, "inspiration": True, "num_generations": 4})
+        assert answer.status_code == 200
+        again = server.http.post("/queue", json={**SMALL, "inspiration": True, "num_generations": 4})
+        assert (again.status_code, again.json()["error"]["message"]) == (
+            429,
+            "7 prompts were enhanced within an hour: this is the limit.",
+        )
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("given", ["yes", 1, ["a"]])

@@ -4,6 +4,7 @@ They change nothing, and may run beside a server.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from server.cli.doctor.devices import demo_device, fp8_attention, gpus
 from server.cli.doctor.finding import Finding
@@ -15,9 +16,10 @@ from server.core.settings.settings import Settings
 Check = Callable[[Settings], Iterator[Finding]]
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Run all checks, and yield each finding when it is known."""
-    checks: list[Check] = [data_dir, files, disk, port, access, ffmpeg, host_memory, language_model, loras]
+def examine(settings: Settings, *, asks: bool = True) -> Iterator[Finding]:
+    """Run all checks, and yield each finding when it is known. `asks`: also those that ask a language model."""
+    about_words = partial(language_model, asks=asks)
+    checks: list[Check] = [data_dir, files, disk, port, access, ffmpeg, host_memory, about_words, loras]
     checks += [demo_device] if settings.demo else [gpus, fp8_attention, models]
     checks += [compilation]
     for check in checks:

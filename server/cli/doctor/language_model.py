@@ -14,8 +14,8 @@ from server.runtime.preflight import StartRefusedError, check_enhancement
 _QUESTION = Question("Answer with one word.", "Hello", seed=0)
 
 
-def language_model(settings: Settings) -> Iterator[Finding]:
-    """Judge the settings of the language model, and ask an endpoint; a local model is not loaded."""
+def language_model(settings: Settings, *, asks: bool = True) -> Iterator[Finding]:
+    """Judge the settings of the language model, and ask an endpoint if it `asks`; a local model is not loaded."""
     about = "language model"
     try:
         check_enhancement(settings)
@@ -23,7 +23,7 @@ def language_model(settings: Settings) -> Iterator[Finding]:
         yield fail(about, str(error))
         return
     rewriter = configured_rewriter(settings)
-    if rewriter is None:
+    if rewriter is None or not asks:
         return
     name = rewriter.model.model
     if settings.enhance_folder is not None:

@@ -92,6 +92,10 @@ class Prompts:
         assert first.enhancement is not None, "it awaits its prompt"
         begins = first.params.image or first.params.extends
         style = self._style(first.params.prompt, first.enhancement)
+        if style is not None and self.is_configured and not self.takes_styles:
+            # it was recorded by a server with a language model
+            why = f"The prompt was not rewritten: this server has no language model ({SETTINGS})."
+            return [self._without(each, why, style) for each in generations]
         wish = Wish(
             tenant=first.tenant,
             prompt=first.params.prompt,

@@ -12,6 +12,8 @@ export class Enhancer {
   // what the prompt was before it was rewritten, and which boxes were ticked: one entry each time
   #undone = [];
   #offered = null;
+  // the sentence about what is offered
+  #about = "";
 
   /** `form` has the prompt and the seed, `model()` is the id of its model, `boxes` ask for other words when generating. */
   constructor(form, model, boxes) {
@@ -84,12 +86,14 @@ export class Enhancer {
     if (enhanced === asked) {
       return warnings.length ? this.#say(warnings.join(" "), "warning") : this.#say(t("enhance.same"));
     }
+    const about = [t("enhance.by", { model, seconds: seconds(took) }), ...warnings].join(" ");
     if (this.#prompt !== asked) {
       // what was typed meanwhile is worth more than the answer
       this.#offered = enhanced;
+      this.#about = about;
       return this.#say(t("enhance.changed"));
     }
-    this.#replace(enhanced, [t("enhance.by", { model, seconds: seconds(took) }), ...warnings].join(" "));
+    this.#replace(enhanced, about);
   }
 
   #replace(enhanced, sentence) {
@@ -102,7 +106,7 @@ export class Enhancer {
   }
 
   #accept() {
-    this.#replace(this.#offered, "");
+    this.#replace(this.#offered, this.#about);
     this.#show();
     $("field-prompt").focus();
   }

