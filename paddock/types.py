@@ -72,6 +72,10 @@ class Parameters(TypedDict, total=False):
     """The id of a generation whose video is continued; both are joined into one file."""
     input_video: str | PathLike[str] | bytes
     """The video that this one is made of, instead of an image, given in the same ways; its first 10 seconds."""
+    input_audio: str | PathLike[str] | bytes
+    """The sound that is heard with the video, given in the same ways; its first 60 seconds."""
+    audio_url: str | PathLike[str] | bytes
+    """Another name of `input_audio`."""
     strength: float
     """How much of `input_video` is made anew, above 0 and at most 1."""
     loras: Sequence[LoraChoice]

@@ -1,4 +1,4 @@
-"""Files that requests bring: images and videos, named by a path or given as they are."""
+"""Files that requests bring: images, videos and sounds, named by a path or given as they are."""
 
 import base64
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ MAX_VIDEO_BYTES = 100 * 2**20
 """The limit of the API for what is uploaded in advance."""
 
 VIDEO = "input_video"
-_INPUTS = ("input_image", "end_image_url", "tail_image_url")
+_INPUTS = ("input_image", "end_image_url", "tail_image_url", "input_audio", "audio_url")
 _SENT_AS_IT_IS = ("data:", "http://", "https://", "upload:")
 
 
 def with_inputs(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters in which the content of images stands for their paths. Raises InvalidArgumentError."""
+    """Return parameters with the content of images and sounds for their paths. Raises InvalidArgumentError."""
     return {name: _encoded(name, value) if name in _INPUTS else value for name, value in parameters.items()}
 
 

@@ -23,10 +23,11 @@ WITH_WARNINGS: dict[str, Any] = {
 }
 """The OpenAPI documentation of a response that `warn` may have changed."""
 
-_INPUT_FIELDS: dict[str, Literal["input_image", "end_image_url", "input_video"]] = {
+_INPUT_FIELDS: dict[str, Literal["input_image", "end_image_url", "input_video", "input_audio"]] = {
     "image": "input_image",
     "last_image": "end_image_url",
     "video": "input_video",
+    "audio": "input_audio",
 }
 """The fields of a row that link to a generation's inputs."""
 
@@ -62,6 +63,8 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
     linked = links.inputs(generation)
     for name in linked.keys() & _INPUT_FIELDS.keys():
         fields[_INPUT_FIELDS[name]] = linked[name]
+    if generation.artifact is not None and generation.params is not None and generation.params.audio is not None:
+        fields["has_audio"] = True
     enhancement = generation.enhancement
     if enhancement is not None and enhancement.prompt is not None:
         fields["enhanced_prompt"] = enhancement.prompt

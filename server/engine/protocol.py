@@ -68,7 +68,8 @@ class Run(_About):
     the checkpoint to continue from, which an earlier attempt wrote; without one, it begins at the first step. `image`
     and `last_image` are those of the images that it begins and ends with, `video` and `extends` those of the videos
     that it is made of and that it extends, `audio` that of the sound that is heard with it. Answered by Progressed…,
-    Checkpointed…, Previewed… and Warned, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished, by Done or Failed.
+    Checkpointed…, Previewed… and Warned, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the
+    file is finished, by Done or Failed.
     """
 
     kind: Literal["run"] = "run"

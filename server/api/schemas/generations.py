@@ -107,6 +107,10 @@ class Row(TypedDict):
     input_video: NotRequired[
         Annotated[str, Field(description="The same of the video that this one is made of, if there is one")]
     ]
+    input_audio: NotRequired[
+        Annotated[str, Field(description="The same of the sound that is heard with the video, if there is one")]
+    ]
+    has_audio: NotRequired[Annotated[bool, Field(description="True once there is a video that has a sound")]]
     enhanced_prompt: NotRequired[
         Annotated[
             str,

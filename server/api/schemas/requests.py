@@ -23,7 +23,7 @@ from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
 from server.core.settings.sections import QueueSettings
-from server.media.limits import MAX_SECONDS, VIDEO_BYTES
+from server.media.limits import AUDIO_BYTES, MAX_AUDIO_SECONDS, MAX_SECONDS, VIDEO_BYTES
 from server.service.numbers import limits_of
 from server.service.requests.echo import (
     ENHANCE,
@@ -35,7 +35,7 @@ from server.service.requests.echo import (
     STRENGTH,
     TARGETS,
 )
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
+from server.service.requests.inputs import AUDIO_NAMES, IMAGE, LAST_IMAGES, VIDEO
 from server.service.requests.parameters import RESPONSE_FORMATS
 from server.service.requests.sizes import RESOLUTIONS
 
@@ -127,6 +127,13 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "The video that this one is made of, instead of an image: MP4, MOV, WebM or Matroska of at most "
         f"{VIDEO_BYTES // 2**20} MB, its first {MAX_SECONDS} seconds, in the ways of an image",
     },
+    AUDIO_NAMES[0]: {
+        **_IMAGE,
+        "description": "The sound that is heard with the video, cut to its length or followed by silence: WAV, MP3, "
+        f"M4A, Ogg or FLAC of at most {AUDIO_BYTES // 2**20} MB, its first {MAX_AUDIO_SECONDS} seconds, in the ways of "
+        "an image",
+    },
+    AUDIO_NAMES[1]: {**_IMAGE, "description": f"Another name of {AUDIO_NAMES[0]}"},
     STRENGTH: {
         "type": "number",
         "exclusiveMinimum": 0,

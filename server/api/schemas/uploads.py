@@ -10,15 +10,16 @@ from server.api.schemas.fields import Bytes, UnixSeconds
 
 
 class Uploaded(BaseModel):
-    """An image or a video that requests may name."""
+    """An image, a video or a sound that requests may name."""
 
-    id: str = Field(description="The value for input_image, end_image_url or input_video")
+    id: str = Field(description="The value for input_image, end_image_url, input_video or input_audio")
     object: Literal["upload"]
     bytes: Bytes
-    width: int = Field(description="Pixels, turned upright")
-    height: int
+    width: int | None = Field(None, description="Pixels, turned upright; absent for a sound")
+    height: int | None = Field(None, description="Absent for a sound")
     num_frames: int | None = Field(None, description="The length of a video; absent for an image")
     fps: float | None = Field(None, description="The rate of a video in frames a second; absent for an image")
+    seconds: float | None = Field(None, description="The length of a sound; absent for an image and a video")
     warnings: list[str] = Field(description="What was changed")
     expires: UnixSeconds
 

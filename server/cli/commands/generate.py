@@ -47,6 +47,9 @@ def generate(
     video: Annotated[
         Path | None, typer.Option(help="The video that this one is made of, for models that take one.")
     ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="The sound that is heard with the video, cut to its length.")
+    ] = None,
     strength: Annotated[
         float | None, typer.Option(help="How much of that video is made anew, above 0 and at most 1.")
     ] = None,
@@ -89,6 +92,7 @@ def generate(
         "extend_from": extend,
         "input_video": video,
         "strength": strength,
+        "input_audio": audio,
         "width": width,
         "height": height,
         "aspect_ratio": aspect,

@@ -16,7 +16,7 @@ from pipelines.core.files import opened
 from server import __version__
 from server.media.fetch.addresses import checked_url
 from server.media.fetch.connection import PinnedBackend, Resolve, resolve
-from server.media.limits import IMAGE_BYTES, VIDEO_BYTES, RefusedInputError
+from server.media.limits import AUDIO_BYTES, IMAGE_BYTES, VIDEO_BYTES, RefusedInputError
 
 CONNECT_SECONDS = 5.0
 """Limit of a connection to one address, and of the silence of a server."""
@@ -45,6 +45,7 @@ class FileKind:
 
 
 IMAGE_FILE = FileKind("an image", "image/*", IMAGE_BYTES, 30.0)
+AUDIO_FILE = FileKind("a sound", "audio/*", AUDIO_BYTES, 30.0)
 VIDEO_FILE = FileKind("a video", "video/*", VIDEO_BYTES, 120.0)
 
 

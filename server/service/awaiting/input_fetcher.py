@@ -20,12 +20,12 @@ from server.core.events import Broker
 from server.core.generation import Generation
 from server.core.settings.sections import SecuritySettings
 from server.core.turns import Turns
-from server.media.fetch.download import IMAGE_FILE, VIDEO_FILE, Downloader, TemporaryError
+from server.media.fetch.download import AUDIO_FILE, IMAGE_FILE, VIDEO_FILE, Downloader, TemporaryError
 from server.media.limits import RefusedInputError
 from server.service.awaiting.work import AwaitedWork, GivenUpError, Job
 from server.service.requests.building import GenerationBuilder
 from server.service.requests.image_models import as_asked
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, Input, InputFiles
+from server.service.requests.inputs import AUDIO_NAMES, IMAGE, LAST_IMAGES, VIDEO, Input, InputFiles
 from server.service.requests.urls import checked_url
 from server.storage.db.statements.awaited_inputs import AwaitedInputs
 
@@ -36,8 +36,11 @@ MAX_AT_ONCE_OF_TENANT = 2
 RETRY_SECONDS = (2.0, 10.0)
 """The pauses before an input is asked for again, if it could not be had for a reason that may pass."""
 
-_PARAMETERS = {"image": IMAGE, "last_image": LAST_IMAGES[0], "video": VIDEO}
+_PARAMETERS = {"image": IMAGE, "last_image": LAST_IMAGES[0], "video": VIDEO, "audio": AUDIO_NAMES[0]}
 """The parameters by the fields that name their inputs."""
+
+_KINDS = {VIDEO: VIDEO_FILE, AUDIO_NAMES[0]: AUDIO_FILE}
+"""What the URLs of parameters that are no images should have."""
 
 
 class AwaitedUrl(NamedTuple):
@@ -126,7 +129,7 @@ class InputFetcher(AwaitedWork[AwaitedUrl]):
                 target = Path(folder) / "input"
                 # not while it is decoded: a video takes long, and others may be fetched meanwhile
                 async with self._turns.turn(what.tenant):
-                    await self._downloader.download(what.url, target, VIDEO_FILE if what.name == VIDEO else IMAGE_FILE)
+                    await self._downloader.download(what.url, target, _KINDS.get(what.name, IMAGE_FILE))
                 return await self._files.keep(what.tenant, what.name, target)
         except OSError as error:
             raise UnavailableError(f"The server cannot keep inputs: {reason(error)}.", 5) from error

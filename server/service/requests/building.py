@@ -15,7 +15,16 @@ from server.enhance.styles import Styles, inspired
 from server.service.requests import echo, parameters
 from server.service.requests.image_models import ImageModels
 from server.service.requests.input_sources import InputSources
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, GivenInputs, Input, InputVideo
+from server.service.requests.inputs import (
+    AUDIO_NAMES,
+    IMAGE,
+    LAST_IMAGES,
+    VIDEO,
+    GivenInputs,
+    Input,
+    InputAudio,
+    InputVideo,
+)
 from server.service.requests.request import Request
 
 NOT_ENHANCED = f"The prompt was not enhanced: this server has no language model ({SETTINGS})."
@@ -23,6 +32,8 @@ NOT_ENHANCED = f"The prompt was not enhanced: this server has no language model 
 
 NO_ROOM = "The prompt has no room for the words of a style: inspiration had no effect."
 """The warning where no language model can shorten it."""
+
+_SAME_SECONDS = 0.1
 
 
 class GenerationBuilder:
@@ -72,6 +83,13 @@ class GenerationBuilder:
     def complete(self, entry: CatalogueEntry, generation: Generation, kept: Input) -> Generation:
         """A generation that awaited an input, with the input. It may await the last image next, or its prompt."""
         assert generation.params is not None, "a generation without valid parameters awaits nothing"
+        if isinstance(kept, InputAudio):
+            # what it is heard with comes before what it begins with, ends with, or is made of
+            awaited = (generation.parameters.get(name) for name in (IMAGE, LAST_IMAGES[0], VIDEO))
+            following = next((url for url in awaited if isinstance(url, str)), None)
+            params = replace(generation.params, audio=kept.digest)
+            ready = replace(generation, params=params, awaited_input=following or _words(generation))
+            return _warned(ready, (*kept.warnings, *_about_sound(entry, params, kept)))
         if generation.params.image is not None or generation.params.extends is not None:
             params = replace(generation.params, last_image=kept.digest)
             return replace(_warned(generation, kept.warnings), params=params, awaited_input=_words(generation))
@@ -203,4 +221,14 @@ def _warnings(
     for each in kept:
         if isinstance(each, InputVideo):
             about += parameters.about_length(entry, body, params, each)
+        if isinstance(each, InputAudio):
+            about += _about_sound(entry, params, each)
     return tuple(about)
+
+
+def _about_sound(entry: CatalogueEntry, params: VideoParams, sound: InputAudio) -> tuple[str, ...]:
+    """A sentence if a sound ends before its video. Of one that is joined to another the length is not known here."""
+    seconds = params.num_frames / entry.model.fps
+    if params.extends is not None or sound.seconds >= seconds - _SAME_SECONDS:
+        return ()
+    return (f"{AUDIO_NAMES[0]} has {sound.seconds:.1f} seconds and the video {seconds:.1f}: silence follows it.",)

@@ -60,7 +60,7 @@ _RESERVED = (
 
 UNSUPPORTED = (
     *("input_images", "image_url", "last_frame_image"),
-    *("generate_audio", "input_audio", "audio_url", "target_fps", "webhook_url"),
+    *("generate_audio", "target_fps", "webhook_url"),
 )
 """Parameters of the host's other models. A request that uses one would wait for something that never comes."""
 

@@ -8,6 +8,7 @@ from server.core.settings.settings import Settings
 from server.service.requests.echo import EXTEND, IMAGE_MODE
 from server.service.requests.finished import FinishedVideos
 from server.service.requests.inputs import (
+    AUDIO_NAMES,
     IMAGE,
     INPUTS,
     LAST_IMAGES,
@@ -15,7 +16,9 @@ from server.service.requests.inputs import (
     VIDEO,
     GivenInputs,
     Input,
+    InputAudio,
     InputFiles,
+    Picture,
 )
 from server.service.requests.request import Request
 from server.service.requests.uploads import Uploads
@@ -73,11 +76,13 @@ class InputSources:
         if request.named(EXTEND):
             self._check_extension(request)
         self._check_images(request)
+        if len(named := request.named(*AUDIO_NAMES)) > 1:
+            raise InvalidParamsError(f"{' and '.join(named)} are the same parameter: give one of them")
         for name in request.named(*INPUTS, EXTEND):
             if not isinstance(request.body[name], str):
                 if name == EXTEND:
                     raise InvalidParamsError(f"{name} must be a string: the id of a generation")
-                kind = "a video" if name == VIDEO else "an image"
+                kind = "a video" if name == VIDEO else "a sound" if name in AUDIO_NAMES else "an image"
                 raise InvalidParamsError(f"{name} must be a string: {kind} in base64, a data URL, a URL or an upload")
             if not self._keeps:
                 raise InvalidParamsError(
@@ -121,14 +126,27 @@ class InputSources:
 
         Raises InvalidParamsError, QueueFullError or UnavailableError.
         """
+        audio = await self._sound(request)
         if request.named(VIDEO):
-            return GivenInputs(video=await self._take(request, VIDEO))
+            return GivenInputs(video=await self._picture(request, VIDEO), audio=audio)
+        images = [await self._picture(request, name) for name in request.named(IMAGE, *LAST_IMAGES)]
         if request.named(EXTEND):
             extended = await self._finished.keep(request.tenant, str(request.body[EXTEND]), request.entry.model.fps)
-            last = [await self._take(request, name) for name in request.inputs]
-            return GivenInputs(last=last[0] if last else None, extended=extended)
-        first, *last = [await self._take(request, name) for name in request.inputs]
-        return GivenInputs(first, last[0] if last else None)
+            return GivenInputs(last=images[0] if images else None, extended=extended, audio=audio)
+        first, last, *_ = [*images, None, None]
+        return GivenInputs(first, last, audio=audio)
+
+    async def _sound(self, request: Request) -> InputAudio | str | None:
+        for name in request.named(*AUDIO_NAMES):
+            taken = await self._take(request, name)
+            assert isinstance(taken, InputAudio | str), "uploads are of the kind that the parameter takes"
+            return taken
+        return None
+
+    async def _picture(self, request: Request, name: str) -> Picture | str:
+        taken = await self._take(request, name)
+        assert not isinstance(taken, InputAudio), "uploads are of the kind that the parameter takes"
+        return taken
 
     async def _take(self, request: Request, name: str) -> Input | str:
         if name in request.files:

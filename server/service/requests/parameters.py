@@ -14,7 +14,7 @@ from server.core.errors import InvalidParamsError
 from server.service.loras import AvailableLora, choose_loras
 from server.service.numbers import as_integer, as_number, limits_of
 from server.service.requests.echo import EXTEND, IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS, UNSUPPORTED, is_absent
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, GivenInputs, Input, InputVideo
+from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, GivenInputs, InputVideo, Picture
 from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
 
 Body = Mapping[str, Any]
@@ -88,6 +88,7 @@ def resolve(
         step_cache=_one_of(StepCaching, "step_cache", given) or step_cache,
         sampler=_one_of(Sampler, "sampler", given),
         loras=choose_loras(given.get("loras", []), entry.id, loras or {}),
+        audio=None if isinstance(inputs.audio, str | None) else inputs.audio.digest,
         last_image=None if isinstance(inputs.last, str | None) else inputs.last.digest,
         strength=_strength(given, chosen["num_inference_steps"]),
         image_mode=_one_of(ImageMode, IMAGE_MODE, given),
@@ -97,7 +98,7 @@ def resolve(
     return params if (first := inputs.kept_first) is None else with_first_input(entry, given, params, first)
 
 
-def with_first_input(entry: CatalogueEntry, body: Body, params: VideoParams, kept: Input) -> VideoParams:
+def with_first_input(entry: CatalogueEntry, body: Body, params: VideoParams, kept: Picture) -> VideoParams:
     """The parameters that a body resolves to with an image or a video, from those that it resolved to without one."""
     if isinstance(kept, InputVideo):
         length = min(params.num_frames, kept.frames_at(entry.model.fps))

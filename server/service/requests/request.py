@@ -45,11 +45,6 @@ class Request:
         """Whether the video begins with or is made of anything but words."""
         return bool(self.named(*INPUTS, EXTEND))
 
-    @property
-    def inputs(self) -> list[str]:
-        """The parameters of the body that are inputs, the image that the video begins with first."""
-        return self.named(*INPUTS)
-
 
 def _named(value: Any) -> Any:
     """What an input's value stands for: an upload of the same file has another id each time."""

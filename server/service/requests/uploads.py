@@ -1,17 +1,30 @@
-"""Images and videos that are sent in advance, for requests to name by the ids that the uploads get."""
+"""Images, videos and sounds that are sent in advance, for requests to name by the ids that the uploads get."""
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 from server.core.errors import InvalidParamsError, QueueFullError, UnavailableError, reason
-from server.media.containers import is_video
-from server.media.limits import IMAGE_FORMATS, VIDEO_FORMATS
+from server.media.containers import is_audio, is_video
+from server.media.limits import AUDIO_FORMATS, IMAGE_FORMATS, VIDEO_FORMATS
 from server.service.record_limits import HourlyLimit
-from server.service.requests.inputs import IMAGE, UPLOAD_PREFIX, VIDEO, Input, InputFiles, InputImage, InputVideo
-from server.storage.files.inputs import IMAGE_SUFFIX, UPLOAD_SECONDS, VIDEO_SUFFIX, Inputs, input_key
+from server.service.requests.inputs import (
+    AUDIO_NAMES,
+    IMAGE,
+    LAST_IMAGES,
+    UPLOAD_PREFIX,
+    VIDEO,
+    Input,
+    InputAudio,
+    InputFiles,
+    InputImage,
+    InputVideo,
+)
+from server.storage.files.inputs import AUDIO_SUFFIX, IMAGE_SUFFIX, UPLOAD_SECONDS, VIDEO_SUFFIX, Inputs, input_key
 
 MAX_BYTES_PER_HOUR = 500 * 2**20
 """Limit of what a tenant uploads: no upload lasts longer without a request that names it."""
@@ -29,6 +42,24 @@ class Upload:
     expires: float
 
 
+class _Kind(NamedTuple):
+    """A kind of input: what only it has, how it is made, called and kept, and which parameters take it."""
+
+    field: str
+    make: Callable[..., Input]
+    parameters: tuple[str, ...]
+    name: str
+    suffix: str
+
+
+_KINDS = (
+    _Kind("fps", InputVideo, (VIDEO,), "a video", VIDEO_SUFFIX),
+    _Kind("seconds", InputAudio, AUDIO_NAMES, "a sound", AUDIO_SUFFIX),
+    _Kind("width", InputImage, (IMAGE, *LAST_IMAGES), "an image", IMAGE_SUFFIX),
+)
+"""By what tells them apart: a video has a width, too."""
+
+
 class Uploads:
     """Keeps inputs for their tenants. The id of an upload says which one it is, and is signed for its tenant."""
 
@@ -38,7 +69,10 @@ class Uploads:
         self._came = HourlyLimit(MAX_BYTES_PER_HOUR)
 
     async def keep(self, tenant: str, file: Path) -> Upload:
-        """Decode and keep an image or a video. Raises InvalidParamsError, QueueFullError or UnavailableError."""
+        """Decode and keep an image, a video or a sound.
+
+        Raises InvalidParamsError, QueueFullError or UnavailableError.
+        """
         size = (await asyncio.to_thread(file.stat)).st_size
         if (wait := self._came.wait(tenant, size)) is not None:
             raise QueueFullError(
@@ -47,13 +81,15 @@ class Uploads:
         # before it is kept: others come meanwhile
         self._came.add(tenant, size)
         began = time.time()
-        name = VIDEO if await asyncio.to_thread(is_video, file) else IMAGE
+        name = await asyncio.to_thread(_parameter_for, file)
         try:
             kept = await self._files.keep(tenant, name, file)
         except InvalidParamsError as error:
             self._came.add(tenant, -size)
             if str(error) == f"{IMAGE} must be {IMAGE_FORMATS}.":
-                raise InvalidParamsError(f"The file must be {IMAGE_FORMATS}, or {VIDEO_FORMATS}.") from None
+                raise InvalidParamsError(
+                    f"The file must be {IMAGE_FORMATS}, {VIDEO_FORMATS}, or {AUDIO_FORMATS}."
+                ) from None
             raise
         except BaseException:
             self._came.add(tenant, -size)
@@ -69,11 +105,11 @@ class Uploads:
         value = self._inputs.uploads.verify(tenant, upload.removeprefix(UPLOAD_PREFIX))
         if not isinstance(value, dict):
             raise InvalidParamsError(f"{name}: {_NOT_FOUND}")
-        kind = InputVideo if "fps" in value else InputImage
-        if (kind is InputVideo) != (name == VIDEO):
-            raise InvalidParamsError(f"{name}: the upload is {'a video' if kind is InputVideo else 'an image'}.")
-        kept = kind(**value | {"warnings": tuple(value["warnings"])})
-        suffix = VIDEO_SUFFIX if kind is InputVideo else IMAGE_SUFFIX
+        kind = next(each for each in _KINDS if each.field in value)
+        if name not in kind.parameters:
+            raise InvalidParamsError(f"{name}: the upload is {kind.name}.")
+        kept = kind.make(**value | {"warnings": tuple(value["warnings"])})
+        suffix = kind.suffix
         key, storage = input_key(tenant, kept.digest, suffix), self._inputs.storage
         try:
             async with self._inputs.changing():
@@ -83,3 +119,10 @@ class Uploads:
         except OSError as error:
             raise UnavailableError(f"The server cannot keep inputs: {reason(error)}.", 5) from error
         return kept
+
+
+def _parameter_for(file: Path) -> str:
+    """A parameter that takes a file, by its first bytes."""
+    if is_video(file):
+        return VIDEO
+    return AUDIO_NAMES[0] if is_audio(file) else IMAGE

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, case, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, true, update
 
 from pipelines.core.request import INPUTS
 from server.core.generation import ENHANCED_PROMPT, Generation, Status
@@ -62,9 +62,11 @@ class AwaitedInputs(Repository):
 
         Those that another server accepted are left to it for a while.
         """
-        shown = generations.c.parameters["input_video"].as_string()
+        video, audio = (generations.c.parameters[name].as_string() for name in ("input_video", "input_audio"))
         field = case(
-            (shown == generations.c.awaited_input, "video"),
+            # it comes before all others, of which one may have the same URL
+            (and_(audio == generations.c.awaited_input, generations.c.audio.is_(None)), "audio"),
+            (video == generations.c.awaited_input, "video"),
             # the first image comes first, and so does the video that is extended
             (or_(generations.c.image.is_not(None), generations.c.extends.is_not(None)), "last_image"),
             else_="image",
