@@ -129,6 +129,8 @@ class Generation(_Response):
     inspiration_style: str | None = None
     """The style card that `inspiration` chose for the prompt."""
     seed: int | None = None
+    has_audio: bool = False
+    """Whether the finished video has a sound."""
     result_url: str | None = None
     """The address of the finished video. It is signed, needs no API key, and expires; `Client.download` renews it."""
     error_message: str | None = None

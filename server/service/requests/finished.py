@@ -9,10 +9,12 @@ from server.core.errors import GenerationNotFoundError, InvalidParamsError, Unav
 from server.core.generation import Generation
 from server.media.limits import VIDEO_BYTES
 from server.service.requests.echo import EXTEND
-from server.service.requests.inputs import InputFiles, InputVideo
+from server.service.requests.inputs import AUDIO_NAMES, InputFiles, InputVideo
 from server.storage.files.videos import Videos
 
 _EVEN = Grid(1, 1, 1)
+
+_SILENT = f"{EXTEND}: the sound of that video is left out. {AUDIO_NAMES[0]} gives both one."
 
 
 class FinishedVideos:
@@ -59,7 +61,8 @@ class FinishedVideos:
         except OSError as error:
             raise UnavailableError(f"The video cannot be read: {reason(error)}.", 5) from error
         made = Geometry.fit(params.width, params.height, params.num_frames, _EVEN)
-        return InputVideo(digest, made.width, made.height, params.num_frames, fps)
+        left_out = () if params.audio is None else (_SILENT,)
+        return InputVideo(digest, made.width, made.height, params.num_frames, fps, left_out)
 
     async def _digest(self, key: str) -> str:
         digest = hashlib.sha256()

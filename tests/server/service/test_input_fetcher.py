@@ -12,15 +12,17 @@ from pipelines.models.catalogue import DEFAULT_MODEL
 from server.core.errors import InvalidParamsError, QueueFullError
 from server.core.generation import Generation, Origin, Status
 from server.media.fetch.download import Downloader, TemporaryError
+from server.media.limits import AUDIO_FORMATS
 from server.service.awaiting import input_fetcher as module
 from server.service.awaiting import work
 from server.service.requests.inputs import LAST_IMAGES
-from server.storage.files.inputs import VIDEO_SUFFIX, input_key
+from server.storage.files.inputs import AUDIO_SUFFIX, VIDEO_SUFFIX, input_key
 from tests.contract.test_image_input import drawn, encoded
 from tests.server.conftest import Inside, build, eventually, working
 from tests.support.clips import clip
 from tests.support.image_host import PUBLIC, ImageHost, Internet, content, held, image_host, status
 from tests.support.models.serving import TI2V
+from tests.support.sound import tone
 
 URL = "http://images.example/ox.png"
 A14B = "wan-ai-wan2-2-i2v-a14b-diffusers"
@@ -126,6 +128,38 @@ async def test_a_video_is_fetched_and_decides_size_and_length(inside: Inside, ho
     assert done.warnings == ("input_video has only 32 frames at 16 a second: the video has as many.",)
     assert inside.engine.runs[-1].video == input_key("", str(done.params.video), VIDEO_SUFFIX)
     assert (recorded.parameters["input_video"], done.awaited_input) == (url, None)
+
+
+@pytest.mark.parametrize("path", ["/tone.wav", "/ox.png"])
+async def test_a_sound_is_fetched_before_the_image(inside: Inside, host: ImageHost, path: str) -> None:
+    host.answers["/tone.wav"] = content(tone(1.0))
+    (recorded,) = await enqueue(inside, **NO_SIZE, audio_url=f"http://images.example{path}")
+    assert recorded.parameters["input_audio"] == f"http://images.example{path}"
+
+    if path == "/ox.png":
+        failed = await inside.until(recorded, Status.FAILED)
+        assert failed.error_message == f"input_audio must be {AUDIO_FORMATS}."
+        return
+    done = await inside.until(recorded, Status.SUCCEEDED)
+    assert host.paths == ["/tone.wav", "/ox.png"]
+    assert dict(host.seen)["/tone.wav"]["accept"] == "audio/*"
+    assert done.params is not None
+    assert done.params.width == 2 * done.params.height
+    run = inside.engine.runs[-1]
+    assert (run.audio, run.image) == (
+        input_key("", str(done.params.audio), AUDIO_SUFFIX),
+        input_key("", str(done.params.image)),
+    )
+
+
+async def test_a_sound_alone_is_fetched(inside: Inside, host: ImageHost) -> None:
+    host.answers["/tone.wav"] = content(tone(1.0))
+    (recorded,) = await inside.enqueue(input_audio="http://images.example/tone.wav", num_frames=81)
+
+    done = await inside.until(recorded, Status.SUCCEEDED)
+    assert done.params is not None
+    assert inside.engine.runs[-1].audio == input_key("", str(done.params.audio), AUDIO_SUFFIX)
+    assert done.warnings == ("input_audio has 1.0 seconds and the video 5.1: silence follows it.",)
 
 
 async def test_the_last_image_of_an_extension_is_fetched_as_such(inside: Inside, host: ImageHost) -> None:
