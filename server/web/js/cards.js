@@ -6,9 +6,11 @@ import { isActive } from "./generations.js";
 import { inputsOf } from "./inputs.js";
 import { MadeOf } from "./madeof.js";
 import { awaitsPrompt, facts, settingsOf } from "./settings.js";
+import { storage } from "./storage.js";
 import { t, time } from "./strings.js";
 
 const REALLY_MS = 4000;
+const SOUND = "paddock-sound";
 
 const isStill = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -122,7 +124,9 @@ export class Card {
     const plays = this.#wasActive && !isStill();
     const about = { "aria-label": t("result", { prompt: row.prompt }), preload: "metadata", loop: true, playsinline: true };
     const video = h("video", { src: ownAddress(row.result_url), controls: true, ...about });
-    video.muted = true;
+    // as its watcher left the last one that can be heard
+    video.muted = !row.has_audio || storage.get(SOUND) !== "on";
+    if (row.has_audio) video.addEventListener("volumechange", () => storage.set(SOUND, video.muted ? "off" : "on"));
     video.autoplay = plays;
     // its link may have expired while the page lay open: a row read anew has a fresh one
     video.addEventListener("error", () => this.#page.refresh(this.id), { once: true });

@@ -1,4 +1,4 @@
-/** What a video begins and ends with or is made of: chosen, dropped, pasted, or taken from another generation. */
+/** What a video begins and ends with, is made of or heard with: chosen, dropped, pasted, or taken from another generation. */
 
 import { inputAddress, request } from "./api.js";
 import { $, h, say } from "./dom.js";
@@ -10,17 +10,22 @@ export const IMAGES = ["input_image", "end_image_url"];
 /** The parameter that is a video. */
 export const VIDEO = "input_video";
 
-/** The parameters that are inputs. */
-export const INPUTS = [...IMAGES, VIDEO];
+/** The parameter that is a sound. */
+export const AUDIO = "input_audio";
 
-const MAX_MB = { image: 20, video: 100 };
+/** The parameters that are inputs. */
+export const INPUTS = [...IMAGES, VIDEO, AUDIO];
+
+const KINDS = { [VIDEO]: "video", [AUDIO]: "audio" };
+
+const MAX_MB = { image: 20, video: 100, audio: 20 };
 
 /** What stands for an input in the calls of the API tab: its base64 would fill pages. */
-const PLACEHOLDERS = { image: "data:image/png;base64,…", video: "upload:…" };
+const PLACEHOLDERS = { image: "data:image/png;base64,…", video: "upload:…", audio: "upload:…" };
 
 /**
  * One input of the form. `name` is the parameter, `id` what the ids of its elements begin with. The first frame's field
- * also takes what is pasted, and with that of the video what is dropped on the form beside another such field.
+ * also takes what is pasted, and with those of the video and the sound what is dropped beside another such field.
  *
  * Fires "change" when there is another file, or none any more; and "chosen" when a person has chosen one.
  */
@@ -36,11 +41,11 @@ export class InputField extends EventTarget {
     super();
     this.name = name;
     this.#id = id;
-    this.#kind = name === VIDEO ? "video" : "image";
+    this.#kind = KINDS[name] ?? "image";
     if (name === VIDEO) playing(this.#part("shown"));
     const { element, file } = this;
     const isFirst = name === IMAGES[0];
-    const isMain = isFirst || name === VIDEO;
+    const isMain = isFirst || name in KINDS;
     const isHere = ({ target }) => (target.closest(".image-field") ?? (isMain ? element : null)) === element;
     file.addEventListener("change", () => file.files[0] && this.#read(file.files[0]));
     this.#part("remove").addEventListener("click", () => {
@@ -143,6 +148,7 @@ export class InputField extends EventTarget {
 
 /** What shows an input by its address. */
 function shownInput(name, src) {
+  if (name === AUDIO) return h("audio", { class: "input", src, "aria-label": t(`title.${name}`), preload: "none", controls: true, "data-name": name });
   if (name !== VIDEO) return h("img", { class: "input", src, alt: t(`title.${name}`), loading: "lazy", "data-name": name });
   const about = { "aria-label": t(`title.${name}`), preload: "metadata", loop: true, playsinline: true, tabindex: 0, "data-name": name };
   return playing(h("video", { class: "input", src, ...about }));

@@ -9,7 +9,7 @@ import { Enhancer } from "./enhance.js";
 import { Form } from "./form.js";
 import { Generations, isActive } from "./generations.js";
 import { History } from "./history.js";
-import { fileAt, frameAt, InputField, IMAGES, sent, VIDEO } from "./inputs.js";
+import { AUDIO, fileAt, frameAt, InputField, IMAGES, sent, VIDEO } from "./inputs.js";
 import { askForKey } from "./key.js";
 import { Machine } from "./machine.js";
 import { offerLoras } from "./loras.js";
@@ -50,9 +50,9 @@ class Workbench {
     this.feed = new CardList($("results"), this.page);
     this.compare = new Compare(this.generations, this.page.schemaOf);
     this.history = new History(this.generations, this.page);
-    this.video = new InputField(VIDEO, "video");
+    [this.video, this.audio] = [new InputField(VIDEO, "video"), new InputField(AUDIO, "audio")];
     this.images = [new InputField(IMAGES[0], "image"), new InputField(IMAGES[1], "last-image")];
-    this.inputs = [...this.images, this.video];
+    this.inputs = [...this.images, this.video, this.audio];
     this.continued = null;
     this.#drawForm(models);
     this.api = new ApiTab(() => ({ model: this.model.id, values: this.values, schema: this.form.schema }));
@@ -103,7 +103,7 @@ class Workbench {
         if (input === this.images[0]) this.#continue(null);
         this.#offerImageMode();
         // a video is made of images or of another video
-        if (input.value) for (const other of input === this.video ? this.images : [this.video]) other.set(null);
+        if (input.value && input !== this.audio) for (const other of input === this.video ? this.images : [this.video]) other.set(null);
         $("strength-field").hidden = !this.video.value;
         this.#changed();
       });
@@ -220,7 +220,7 @@ class Workbench {
 
   #changed() {
     // files are too large to be kept
-    const { input_image: _, end_image_url: __, input_video: ___, extend_from: ____, image_mode: _____, ...values } = this.values;
+    const { input_image: _, end_image_url: __, input_video: ___, extend_from: ____, image_mode: _____, input_audio: ______, ...values } = this.values;
     visit.set(DRAFT, JSON.stringify({ model: this.model.id, values }));
     say($("form-error"), "");
     this.api?.draw();
