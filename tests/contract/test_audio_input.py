@@ -102,7 +102,8 @@ def test_the_row_has_a_signed_link_to_the_sound_and_never_its_bytes(server: Serv
     given = samples_of(on_disk(tone(), tmp_path, "given.wav"))
     # one channel is as loud from both sides
     assert len(kept) == 3 * RATE
-    assert np.abs(kept[:, 0]).max() == pytest.approx(np.abs(given).max(), rel=0.42)
+    # ffmpeg itself would make it softer by the square root of two
+    assert np.abs(kept[:, 0]).max() == pytest.approx(np.sqrt(2) * np.abs(given).max(), rel=0.02)
     assert np.array_equal(kept[:, 0], kept[:, 1])
     assert "has_audio" not in enqueued(server)
 
@@ -142,7 +143,7 @@ def test_what_cannot_be_heard_is_told(server: ServerProcess, tmp_path: Path) -> 
         ("http://169.254.169.254/a.mp3", "input_audio"),
         (text(picture), "input_audio has no sound that can be read."),
         (text(b"ID3" + bytes(500)), "input_audio is damaged or not complete, or has a codec that is not read."),
-        (text(wav[:44]), "input_audio has no sound that can be read."),
+        (text(wav[:44]), "input_audio is damaged or not complete, or has a codec that is not read."),
         (text(b"RIFF" + bytes(AUDIO_BYTES)), "input_audio must have at most 20 MB."),
     ):
         answer = server.http.post("/videos/generate", json={**REQUEST, "input_audio": value})

@@ -76,12 +76,13 @@ class BodyReader:
         """
         media_type = self._media_type
         if media_type not in (_MULTIPART, "application/octet-stream") and not media_type.startswith(
-            ("image/", "video/")
+            ("image/", "video/", "audio/")
         ):
             raise UnsupportedMediaTypeError(
                 "Send the file with its media type, such as Content-Type: image/png, or as multipart/form-data."
             )
-        most = IMAGE_BYTES if media_type.startswith("image/") else VIDEO_BYTES
+        # those of images and sounds are the same
+        most = IMAGE_BYTES if media_type.startswith(("image/", "audio/")) else VIDEO_BYTES
         self._rate = _UPLOAD_RATE_BYTES
         self._max_bytes, self._too_large = most, f"The file must have at most {most // 2**20} MB."
         async with self._within_limits():
