@@ -181,7 +181,7 @@ def test_a_full_disk_is_not_the_senders_fault(tmp_path: Path) -> None:
 
 
 def test_an_ffmpeg_that_is_missing_is_not_the_senders_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
     (tmp_path / "sent").write_bytes(clip())
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
 
     assert child(str(tmp_path / "sent"), str(tmp_path / "decoded"))[0] == UNAVAILABLE
