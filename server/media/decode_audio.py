@@ -23,24 +23,21 @@ _CODECS = (
     "pcm_s16le,pcm_s24le,pcm_s32le,pcm_u8,pcm_f32le,pcm_f64le,pcm_s16be,pcm_alaw,pcm_mulaw,"
     "mp3,mp3float,aac,alac,flac,vorbis,libvorbis,opus,libopus"
 )
-_STEREO = "out_chlayout=stereo:out_sample_fmt=s16:center_mix_level=1"
-"""One channel is heard from both sides as loud as it is: swresample would make it 3 dB softer."""
+_STEREO = "aformat=channel_layouts=stereo"
+_BOTH_SIDES = "pan=stereo|c0=c0|c1=c0"
+"""One channel, as loud as it is: ffmpeg itself would make it 3 dB softer."""
 
+_MONO = re.compile(r"Stream #0:\d+[^\n]*: Audio: [^\n]*, \d+ Hz, (?:mono|1 channels)")
 _MUXED = re.compile(r"time=(\d+):(\d+):(\d+\.\d+)")
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+\.\d+)")
 
 
 def make(content: IO[bytes], container: str, target: Path) -> dict[str, Any]:
     """Make a sound of the file `content`, and return what is known of it. Raises RefusedInputError or OSError."""
-    said, status = decode(
-        *(content, container, _CODECS, ["-vn"]),
-        [
-            *("-map", "0:a:0", "-t", str(MAX_AUDIO_SECONDS)),
-            *("-af", f"aresample={RATE}:{_STEREO}"),
-            *("-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact", "-flags:a", "+bitexact"),
-            *("-c:a", "flac", "-f", "flac", str(target)),
-        ],
-    )
+    said, status = _decode(content, container, target, _STEREO)
+    if status == 0 and _MONO.search(said.partition("Output #0")[0]):
+        content.seek(0)
+        said, status = _decode(content, container, target, _BOTH_SIDES)
     if status != 0 or not target.is_file():
         refuse(said, status)
         if "Input #0" in said and "Audio:" not in said:
@@ -54,6 +51,16 @@ def make(content: IO[bytes], container: str, target: Path) -> dict[str, Any]:
     if _seconds(_DURATION.findall(before)) > MAX_AUDIO_SECONDS:
         warnings.append(f"is longer than {MAX_AUDIO_SECONDS} seconds: only its first {MAX_AUDIO_SECONDS} are used")
     return {"digest": sha256_of(target), "seconds": seconds, "warnings": warnings}
+
+
+def _decode(content: IO[bytes], container: str, target: Path, channels: str) -> tuple[str, int]:
+    output = [
+        *("-map", "0:a:0", "-t", str(MAX_AUDIO_SECONDS)),
+        *("-af", f"{channels},aresample={RATE}:out_sample_fmt=s16"),
+        *("-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact", "-flags:a", "+bitexact"),
+        *("-c:a", "flac", "-f", "flac", str(target)),
+    ]
+    return decode(content, container, _CODECS, ["-vn"], output)
 
 
 def _seconds(found: list[tuple[str, str, str]]) -> float:
