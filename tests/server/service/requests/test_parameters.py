@@ -12,10 +12,7 @@ from server.core.errors import InvalidParamsError
 from server.service.requests import parameters
 from server.service.requests.inputs import GivenInputs, InputImage
 
-MEDIA = (
-    *("input_images", "image_url", "last_frame_image"),
-    *("input_audio", "audio_url", "webhook_url"),
-)
+MEDIA = ("input_images", "image_url", "last_frame_image", "webhook_url")
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
 UNKNOWN = (0, 0)
 """The sides of an image that has yet to be fetched."""
