@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from random import Random
 from typing import Final
 
-import numpy as np
-
-from pipelines.demo.grammar import PAIR_SENTENCES, SHAPE_SENTENCES
 from pipelines.demo.scenes import COLOURS
+from pipelines.demo.sentences import PAIR_SENTENCES, SHAPE_SENTENCES
 from pipelines.demo.words import (
     ANIMAL_WORDS,
     CHINESE_VERBS,
@@ -128,7 +127,7 @@ def complete(prompt: str, seed: int, language: str, *, begins_with_image: bool =
     motion, and a landscape mountains and an hour; a prompt about something else gets nothing. Of a video that begins
     with an image only a shape's motion is open. What is quoted is no part of the scene.
     """
-    names, rng = _NAMES[language], np.random.default_rng(seed)
+    names, rng = _NAMES[language], Random(seed)  # noqa: S311
     # of the same length: what is found has its place in the prompt
     scene = _QUOTED.sub(lambda quoted: "\0" * len(quoted[0]), prompt)
     if any(names[name].search(scene) for name in ("land", "mountains", "animal")):
@@ -145,9 +144,7 @@ def _is_about_shapes(scene: str, language: str) -> bool:
     return words <= _SHAPE_VOCABULARY[language] and _NAMES[language]["shape"].search(scene) is not None
 
 
-def _with_shape(
-    prompt: str, scene: str, shapes: list[int], language: str, rng: np.random.Generator, *, is_open: bool
-) -> str:
+def _with_shape(prompt: str, scene: str, shapes: list[int], language: str, rng: Random, *, is_open: bool) -> str:
     names, english, added = _NAMES[language], language == "en", list[str]()
     is_single = len(shapes) == 1 and not names["two"].search(scene)
     if is_single and not names["motion"].search(scene):
@@ -178,7 +175,7 @@ def _with_colour(prompt: str, shape: int, colour: str, language: str) -> str:
     return f"{article}{colour} {after}"
 
 
-def _with_landscape(prompt: str, scene: str, language: str, rng: np.random.Generator) -> str:
+def _with_landscape(prompt: str, scene: str, language: str, rng: Random) -> str:
     names, english, added = _NAMES[language], language == "en", list[str]()
     if not names["land"].search(scene):
         lands = LAND_WORDS[language]
@@ -204,10 +201,10 @@ def _joined(prompt: str, added: list[str], language: str) -> str:
     return comma.join((prompt.rstrip(_ENDS), *added)) + stop
 
 
-def _other(taken: set[str], rng: np.random.Generator) -> str:
+def _other(taken: set[str], rng: Random) -> str:
     """A colour that is not taken, if there is one."""
     return _one(rng, [name for name in COLOURS if name not in taken] or list(COLOURS))
 
 
-def _one(rng: np.random.Generator, among: "tuple[str, ...] | list[str]") -> str:
-    return among[int(rng.integers(len(among)))]
+def _one(rng: Random, among: "tuple[str, ...] | list[str]") -> str:
+    return among[rng.randrange(len(among))]

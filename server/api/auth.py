@@ -105,10 +105,15 @@ class Authenticator:
 
     async def watch(self, dismiss: Callable[[Callable[[str], bool]], None]) -> None:
         """Read the keys periodically; after each time call `dismiss` with the test of which tenants stay connected."""
-        while True:
-            await asyncio.sleep(FRESH_SECONDS)
-            await self._refresh()
-            dismiss(self.accepts)
+        try:
+            while True:
+                await asyncio.sleep(FRESH_SECONDS)
+                await self._refresh()
+                dismiss(self.accepts)
+        finally:
+            # its thread has a connection to the database, which is closed next
+            if self._refreshing is not None:
+                await asyncio.wait({self._refreshing})
 
     async def _refresh(self) -> None:
         """Read the keys again if they are older than FRESH_SECONDS; concurrent requests share one read."""

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -59,13 +60,13 @@ class LocalModel:
     async def start(self) -> None:
         """Load the model now, so that the memory which it takes is known before videos are planned."""
         try:
-            await self._in_turn(self._loaded())
+            await self._in_turn(self._loaded)
         except (ModelDownError, UnfitAnswerError) as error:
             log.warning("the language model %s %s", self._path, error)
 
     async def ask(self, question: Question) -> str:
         """The model's answer. Raises ModelDownError, and UnfitAnswerError for one that is not complete."""
-        answer = await self._in_turn(self._answer(question))
+        answer = await self._in_turn(partial(self._answer, question))
         if (longest := answer.get("longest")) is not None:
             raise UnfitAnswerError(f"does not come: with its instructions the prompt has more than {longest} tokens")
         if (error := answer.get("error")) is not None:
@@ -86,24 +87,22 @@ class LocalModel:
         self._stop()
         await asyncio.gather(*self._leaving, return_exceptions=True)
 
-    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _in_turn(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work when its turn comes. Once it has begun, it is not cancelled with who waits for it."""
-        try:
-            await self._turn.acquire()
-        except BaseException:
-            work.close()
-            raise
-        return await asyncio.shield(_task(self._finished(work), self._work))
+        await self._turn.acquire()
+        task = _task(self._busy(work), self._work)
+        # also of one that is cancelled before it has begun
+        task.add_done_callback(lambda _: self._turn.release())
+        return await asyncio.shield(task)
 
-    async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _busy(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if self._ending is not None:
+            self._ending.cancel()
         try:
-            if self._ending is not None:
-                self._ending.cancel()
-            return await work
+            return await work()
         finally:
             if self._idle and not self._is_closed:
                 self._ending = asyncio.get_running_loop().call_later(self._idle, self._stop)
-            self._turn.release()
 
     async def _answer(self, question: Question) -> dict[str, Any]:
         process = await self._loaded()

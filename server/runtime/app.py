@@ -168,30 +168,28 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             files.inputs,
             store.awaited_inputs,
         )
-        watching = asyncio.create_task(authenticator.watch(broker.dismiss))
-        stack.callback(watching.cancel)
+        await stack.enter_async_context(_background(authenticator.watch(broker.dismiss), "revoked keys"))
         app.state.metrics = Metrics(broker, service.devices)
         if settings.demo:
             log.warning("DEMO WEIGHTS: videos come from a small model that is only for trying out the server")
         if template is not None:
             stack.push_async_callback(template.close)
-            warming = asyncio.create_task(template.start_later())
-            stack.callback(warming.cancel)
+            await stack.enter_async_context(_background(template.start_later()))
         if store.is_shared:
             recorder = ProgressRecorder(store.live_progress, broker, with_previews=files.scratch is not None)
             others = OtherServers(store.listener, store.history, broker, dispatcher)
             for name, work in (("progress", recorder.run()), ("news of other servers", others.follow())):
-                task = asyncio.create_task(work, name=name)
-                task.add_done_callback(_note_end)
-                stack.callback(task.cancel)
+                await stack.enter_async_context(_background(work, name))
         stack.push_async_callback(service.prompts.close)
         # before videos are planned: it takes of the same memory
         await _until_closing(service, service.prompts.start())
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         if settings.ray_address is not None:
-            stack.callback(_follow_cluster(settings, dispatcher, folders, files).cancel)
+            following = _following_cluster(settings, dispatcher, folders, files)
+            await stack.enter_async_context(_background(following, "news of the cluster"))
         service.start()
+        stack.push_async_callback(service.ended)
         stack.push_async_callback(service.suspend)
         stack.callback(service.begin_closing)
         if settings.preload:
@@ -199,9 +197,9 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         yield
 
 
-def _follow_cluster(
+def _following_cluster(
     settings: Settings, dispatcher: Dispatcher, folders: LocalFolders, files: FileStores
-) -> "asyncio.Task[None]":
+) -> Coroutine[Any, Any, None]:
     assert settings.ray_address is not None
 
     def engine(host: ClusterHost, index: int) -> Engine:
@@ -210,9 +208,7 @@ def _follow_cluster(
     devices = ClusterDevices(dispatcher, engine, demo=settings.demo)
     environment = bridge_environment(settings.ray_address, token_file(settings))
     views = cluster_views(settings.ray_address, environment)
-    following = asyncio.create_task(devices.follow(views), name="news of the cluster")
-    following.add_done_callback(_note_end)
-    return following
+    return devices.follow(views)
 
 
 async def _until_closing(service: Service, work: Coroutine[Any, Any, None]) -> None:
@@ -228,9 +224,23 @@ async def _until_closing(service: Service, work: Coroutine[Any, Any, None]) -> N
         task.result()
 
 
-def _note_end(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled():
-        log.error("what passes on %s has ended; restart the server", task.get_name(), exc_info=task.exception())
+@asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None], passes_on: str | None = None) -> AsyncIterator[None]:
+    """Do work beside the context, and end it with the context. Of what passes on something an early end is logged."""
+
+    def note_end(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled():
+            log.error("what passes on %s has ended; restart the server", passes_on, exc_info=task.exception())
+
+    task = asyncio.create_task(work)
+    if passes_on is not None:
+        task.add_done_callback(note_end)
+    try:
+        yield
+    finally:
+        task.cancel()
+        # it may use the records until it has ended, and they are closed next
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def build_files(

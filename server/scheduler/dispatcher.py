@@ -148,8 +148,8 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Stop all devices at once; what was running returns to the queue."""
-        self.maintenance.stop()
-        ended = await asyncio.gather(*(executor.stop() for executor in self.executors), return_exceptions=True)
+        stops = (self.maintenance.stop(), *(executor.stop() for executor in self.executors))
+        ended = await asyncio.gather(*stops, return_exceptions=True)
         for error in ended:
             if isinstance(error, BaseException):
                 log.error("a device did not stop cleanly", exc_info=error)

@@ -71,10 +71,11 @@ class Maintenance:
         if self._store.is_shared:
             self.tasks.append(asyncio.create_task(self._watch_queue()))
 
-    def stop(self) -> None:
-        """Stop at once."""
+    async def stop(self) -> None:
+        """Stop at once; returns when nothing uses the records any more."""
         for task in self.tasks:
             task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def _tidy(self) -> None:
         """Remove what is kept no longer, then look for leases that expired although no server died."""

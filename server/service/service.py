@@ -143,6 +143,10 @@ class Service:
         """Save what runs, to be resumed at the next start; returns within the time set for it."""
         await self._scheduler.suspend(self.settings.stop_grace)
 
+    async def ended(self) -> None:
+        """Wait until what `begin_closing` stopped has ended."""
+        await asyncio.gather(self._fetcher.ended(), self._prompt_worker.ended())
+
     def check_open(self) -> None:
         """Raise UnavailableError if the server is stopping."""
         if self._is_closing:

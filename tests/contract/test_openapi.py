@@ -40,7 +40,7 @@ CONFIG = {
     # the document cannot describe what makes an image
     "operations": [
         {"include-path": "/api/ai/uploads", "checks": {"positive_data_acceptance": {"enabled": False}}},
-        # nor that this server has no language model
+        # nor that a prompt needs a word
         {"include-path": "/api/ai/prompts/enhance", "checks": {"positive_data_acceptance": {"enabled": False}}},
     ],
 }
@@ -90,7 +90,7 @@ def limit_size(case: Case) -> None:
     for name in (*INPUTS, IMAGE_MODE, EXTEND):
         if isinstance(case.body.get(name), str):
             del case.body[name]
-    # nor that this server has no language model
+    # nor that two names of one parameter exclude each other
     for name in ENHANCE_NAMES:
         if case.body.get(name) is True:
             del case.body[name]

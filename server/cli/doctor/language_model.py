@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from server.cli.doctor.finding import Finding, fail, ok, warn
 from server.core.settings.settings import Settings
 from server.enhance.backend import ModelDownError, Question
-from server.enhance.configured import configured_rewriter
+from server.enhance.configured import EnhanceSettingsError, configured_rewriter, configured_styles
 from server.enhance.guards import UnfitAnswerError
-from server.runtime.preflight import StartRefusedError, check_enhancement
 
 _QUESTION = Question("Answer with one word.", "Hello", seed=0)
 
@@ -18,11 +17,11 @@ def language_model(settings: Settings, *, asks: bool = True) -> Iterator[Finding
     """Judge the settings of the language model, and ask an endpoint if it `asks`; a local model is not loaded."""
     about = "language model"
     try:
-        check_enhancement(settings)
-    except StartRefusedError as error:
+        rewriter = configured_rewriter(settings)
+        configured_styles(settings)
+    except EnhanceSettingsError as error:
         yield fail(about, str(error))
         return
-    rewriter = configured_rewriter(settings)
     if rewriter is None or not asks:
         return
     name = rewriter.model.model

@@ -93,6 +93,11 @@ class AwaitedWork(ABC, Generic[What]):
             if task is not None:
                 task.cancel()
 
+    async def ended(self) -> None:
+        """Wait until all that was stopped has ended, and uses no records and files any more."""
+        tasks = {task for task in (self._looking, *(job.task for job in self._jobs.values())) if task is not None}
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def wake(self) -> None:
         """Look at the records: a generation was added that awaits something, or awaits something else now."""
         self._wake.set()

@@ -43,9 +43,13 @@ def test_instructions_stand_before_the_prompt_where_a_template_takes_none(tmp_pa
     assert text.split() == ["<|user|>", "walks", "slowly", "an", "ox", "</s>", "<|assistant|>"]
 
 
-def test_the_weights_are_in_memory(model: ChatModel) -> None:
+def test_the_weights_are_in_memory(tmp_path: Path) -> None:
+    folder = instruct_folder(tmp_path / "model")
+    model = ChatModel(folder)
+
     # of a file that is mapped, none of the memory counts as taken
-    assert "model.safetensors" not in Path("/proc/self/maps").read_text()
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    assert model._model is not None
 
 
 def test_a_question_that_is_too_long_is_told(model: ChatModel) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from server.api.auth import FRESH_SECONDS, Authenticator
 from server.core.errors import ForbiddenError, UnauthenticatedError
 from server.core.events import Broker
-from server.storage.db.api_keys import KeyRing, digest
+from server.storage.db.api_keys import ApiKey, KeyRing, digest
 from server.storage.db.connection import opened
 
 
@@ -55,6 +56,32 @@ async def test_new_and_revoked_keys_take_effect(ring: KeyRing) -> None:
     clock.now += FRESH_SECONDS
     with pytest.raises(UnauthenticatedError):
         await auth.tenant(None)
+
+
+async def test_a_watch_ends_once_the_keys_are_not_being_read_any_more(
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    auth = Authenticator([], ring, clock)
+    began, may_end = threading.Event(), threading.Event()
+
+    def read() -> list[ApiKey]:
+        began.set()
+        may_end.wait(60)
+        return []
+
+    monkeypatch.setattr(ring, "all", read)
+    clock.now += FRESH_SECONDS
+    watching = asyncio.create_task(auth.watch(lambda _: None))
+    assert await asyncio.to_thread(began.wait, 60)
+
+    watching.cancel()
+    await asyncio.wait({watching}, timeout=0.05)
+    assert not watching.done()
+    may_end.set()
+
+    async with asyncio.timeout(60):
+        await asyncio.wait({watching})
 
 
 async def test_keys_from_the_settings_and_the_database_are_both_valid(ring: KeyRing) -> None:

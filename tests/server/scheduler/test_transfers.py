@@ -285,9 +285,9 @@ def run_of(**changes: Any) -> Run:
 
 
 @pytest.fixture
-def around(inside: Inside) -> TransferringEngine:
+async def around(inside: Inside) -> TransferringEngine:
     """The engine on its own: nothing else sweeps its folders."""
-    inside.dispatcher.maintenance.stop()
+    await inside.dispatcher.maintenance.stop()
     engine = inside.dispatcher.executors[0].device.engine
     assert isinstance(engine, TransferringEngine)
     return engine

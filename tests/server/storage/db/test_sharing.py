@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import QueuePool
 
 from server.core.errors import ConflictError, QueueFullError
 from server.core.generation import Generation, Origin, Outcome, Status
 from server.runtime.data_dir import DataDirInUseError, locked
 from server.storage.db.connection import DatabaseUnusableError, open_database
 from server.storage.db.schema import metadata
+from server.storage.retention import Retention
 from tests.server.conftest import Inside, StartShared, eventually
 from tests.support.server_process import SMALL
 
@@ -157,6 +159,34 @@ async def test_what_starts_elsewhere_counts_no_more_as_unstarted(start_shared: S
         (made,) = await here.enqueue(prompt="x" * 9000)
         async with asyncio.timeout(60):
             await here.service.wait("", [made.id])
+
+
+async def test_a_server_that_stops_while_it_tidies_keeps_no_connection(
+    start_shared: StartShared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_tidying = asyncio.Event()
+
+    async def tidy_for_ever(_: Retention) -> None:
+        is_tidying.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(Retention, "_sweep", tidy_for_ever)
+    here = start_shared("here")
+    await here.dispatcher.start()
+    async with asyncio.timeout(60):
+        await is_tidying.wait()
+    pool = here.store.engine.pool
+    assert isinstance(pool, QueuePool)
+    assert pool.checkedout() >= 1
+
+    await here.dispatcher.stop()
+    # its threads have ended, so that nothing could return a connection later
+    here.store._session.close()
+
+    assert pool.checkedout() == 0
 
 
 def test_the_servers_of_a_data_directory_have_one_name_that_no_other_has(tmp_path: Path) -> None:
