@@ -61,7 +61,10 @@ class GenerationStats:
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A finished video on disk: sides in pixels, length in frames, `fps` in frames a second, `size` in bytes."""
+    """A finished video on disk: sides in pixels, length in frames, `fps` in frames a second, `size` in bytes.
+
+    `has_audio` says whether a sound is heard with it.
+    """
 
     path: Path
     width: int
@@ -70,6 +73,7 @@ class VideoFile:
     fps: int
     size: int
     stats: GenerationStats = GenerationStats()
+    has_audio: bool = False
 
 
 ProgressCallback = Callable[[Progress], None]

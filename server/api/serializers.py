@@ -63,7 +63,7 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
     linked = links.inputs(generation)
     for name in linked.keys() & _INPUT_FIELDS.keys():
         fields[_INPUT_FIELDS[name]] = linked[name]
-    if generation.artifact is not None and generation.params is not None and generation.params.audio is not None:
+    if generation.artifact is not None and generation.has_audio:
         fields["has_audio"] = True
     enhancement = generation.enhancement
     if enhancement is not None and enhancement.prompt is not None:

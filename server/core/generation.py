@@ -91,7 +91,7 @@ class Generation:
       are invalid. Its prompt is the rewritten one, as soon as there is one.
     - `attempt` counts the claims so far; `owner` holds the current one until `lease_until`.
     - `progress` is what a checkpoint holds, 1 after success.
-    - `artifact` is the storage key of the finished file.
+    - `artifact` is the storage key of the finished file; `has_audio`: a sound is heard with its video.
     - `worker_deaths` and `server_deaths` count since the last progress, `furthest` is the furthest progress known of
       any attempt (`server.core.retry`).
     - `event_number` numbers the tenant's generations that succeeded or failed, from 1 in the order of their commits.
@@ -119,6 +119,7 @@ class Generation:
     target_directory: str | None = None
     error_message: str | None = None
     artifact: str | None = None
+    has_audio: bool = False
     progress: float = 0.0
     fingerprint: dict[str, str] | None = None
     started_at: float | None = None

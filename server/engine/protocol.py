@@ -226,13 +226,15 @@ class Done(_About):
     """The complete video is on disk, under its storage key `artifact`.
 
     It depends on `fingerprint` besides the request, which may differ from that of Ready: a run that exhausts the memory
-    goes on by another plan. `stats` counts what was computed, and what caches saved.
+    goes on by another plan. `stats` counts what was computed, and what caches saved. `has_audio`: a sound is heard with
+    the video.
     """
 
     kind: Literal["done"] = "done"
     artifact: str
     fingerprint: dict[str, str]
     stats: GenerationStats
+    has_audio: bool = False
 
 
 class Failed(_About):

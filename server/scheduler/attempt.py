@@ -133,7 +133,8 @@ class AttemptRunner:
             log.exception("generation %s attempt %d: unexpected error", held.id, held.attempt, extra=said)
             sentence = "The server failed on this generation. Its log says more."
             return partial(claims.attempts.fail, held, sentence)
-        return partial(claims.attempts.succeed, held, done.artifact, done.fingerprint, running.warnings)
+        facts = (held, done.artifact, done.fingerprint, running.warnings)
+        return partial(claims.attempts.succeed, *facts, has_audio=done.has_audio)
 
     async def _record(self, held: Generation, end: End) -> Generation:
         settled = await end()

@@ -233,4 +233,5 @@ class Claims:
             return None
         said = ids(held.id, held.attempt)
         log.info("generation %s: its finished file was found and is kept", held.id, extra=said)
-        return await self.attempts.succeed(held, key)
+        has_audio = held.params is not None and held.params.audio is not None
+        return await self.attempts.succeed(held, key, has_audio=has_audio)

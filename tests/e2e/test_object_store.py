@@ -13,6 +13,7 @@ from PIL import Image
 from tests.e2e.test_recovery import RESUMED, await_progress
 from tests.support.object_store import BUCKET, ObjectStoreServer
 from tests.support.server_process import CLEAN_ENDS, SMALL, ServerProcess, eventually
+from tests.support.sound import tone
 
 
 def kept(s3: ObjectStoreServer, url: str, kind: str) -> list[str]:
@@ -57,6 +58,11 @@ def test_a_server_keeps_its_files_in_the_store_and_serves_them(
     made_of_it = server.enqueue(input_video=clip)
     assert server.video(made_of_it)
     assert len(kept(s3, bucket_url, "inputs")) == 2
+    heard = server.wait_for(server.enqueue(input_audio=b64encode(tone(1.0)).decode()), "succeeded")
+    assert heard["has_audio"] is True
+    assert httpx.get(heard["input_audio"]).headers["content-type"] == "audio/flac"
+    assert b"soun" in httpx.get(heard["result_url"]).content
+    assert server.http.delete(f"/generations/{heard['generation_id']}").status_code == 200
 
     assert server.http.delete(f"/generations/{id_}").status_code == 200
     assert kept(s3, bucket_url, "videos") == [f"{made_of_it}.1.mp4"]

@@ -130,6 +130,7 @@ class Mp4Writer:
             num_frames=self._num_frames,
             fps=self._fps,
             size=self._path.stat().st_size,
+            has_audio=self._sound is not None,
         )
 
     def _join(self, before: Path) -> None:

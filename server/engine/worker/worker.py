@@ -221,8 +221,8 @@ class Worker:
             log.exception("the file of %s failed", order.generation_id, extra=ids(order.generation_id, order.attempt))
             self._link.send(Failed(**_about(order), message=f"The generation failed: {_describe(error)}"))
         else:
-            done = Done(**_about(order), artifact=order.artifact, fingerprint=fingerprint, stats=file.stats)
-            self._link.send(done)
+            facts = {"fingerprint": fingerprint, "stats": file.stats, "has_audio": file.has_audio}
+            self._link.send(Done(**_about(order), artifact=order.artifact, **facts))
 
     def _callbacks(self, order: Run) -> "Callbacks":
         from pipelines.runner.callbacks import Callbacks

@@ -110,6 +110,7 @@ generations = Table(
     Column("video", _Text(64)),
     Column("extends", _Text(64)),
     Column("audio", _Text(64)),
+    Column("has_audio", Boolean, nullable=False, server_default=false()),
     # null is that of SQL, not of JSON
     Column("enhancement", JSON(none_as_null=True)),
     Index("generations_by_status", "status", "seq"),

@@ -122,6 +122,16 @@ async def test_a_finished_generation_says_when_and_what(store: Store, clock: Clo
     assert await store.completed_between(clock.now + 1, clock.now + 2, "") == []
 
 
+async def test_a_video_with_a_sound_is_told(store: Store) -> None:
+    silent, heard = await claimed(store), await claimed(store)
+
+    finished = [await store.attempts.succeed(silent, "a.mp4")]
+    finished += [await store.attempts.succeed(heard, "b.mp4", has_audio=True)]
+
+    assert [generation.has_audio for generation in finished] == [False, True]
+    assert [(await read(store, each.id)).has_audio for each in finished] == [False, True]
+
+
 async def test_a_failure_keeps_its_sentence(store: Store) -> None:
     failed = await store.attempts.fail(await claimed(store), "No luck.")
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import BUILT_IN
 from server.core.errors import RecordsUnavailableError
 from server.core.generation import ACTIVE, Generation, Origin, Outcome, Status
@@ -508,6 +509,16 @@ async def test_a_file_finished_just_before_the_death_is_adopted(inside: Inside) 
     assert finished.status is Status.SUCCEEDED
     assert finished.artifact == video_key(generation.id, 1)
     assert len(inside.engine.runs) == 1
+
+
+async def test_an_adopted_file_has_the_sound_of_its_request(inside: Inside) -> None:
+    inside.engine.script.append(inside.engine.finish_and_die)
+    params = VideoParams("an ox", " ", 64, 64, 5, 2, 5.0, 7, audio="0" * 64)
+    heard = new(model=MODEL, params=params)
+    await inside.store.submissions.insert([heard], QueueLimits(10))
+    inside.dispatcher.wake()
+
+    assert (await inside.until(heard)).has_audio
 
 
 # cancellation

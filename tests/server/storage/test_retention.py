@@ -16,7 +16,7 @@ from pipelines.core.request import IMAGES, VideoParams
 from server.core.generation import TERMINAL, Generation, Status
 from server.storage.db.records import Filters, QueueLimits
 from server.storage.files.generation_files import generation_of
-from server.storage.files.inputs import IMAGE_SUFFIX, VIDEO_SUFFIX, Inputs, input_key
+from server.storage.files.inputs import AUDIO_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX, Inputs, input_key
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from server.storage.files.videos import Videos, video_key
 from server.storage.retention import Retention
@@ -389,6 +389,24 @@ async def test_input_videos_count_and_go_too(tmp_path: Path) -> None:
     assert [path.exists() for path in (old_file, new_file)] == [False, True]
     assert rows[video.id].artifact == video.artifact
     assert [each.params.video for each in (rows[old.id], rows[new_one.id]) if each.params] == [None, "b" * 64]
+    place.store.close()
+
+
+async def test_sounds_count_and_go_too(tmp_path: Path) -> None:
+    place = Place(tmp_path, max_bytes=25)
+    file, unused = (write_image(place, name, 20, suffix=AUDIO_SUFFIX) for name in "ab")
+    heard = replace(place._made(Past(Status.FAILED, DAY, None)), params=VideoParams("an ox", audio="a" * 64))
+    await place.store.submissions.insert([heard], QueueLimits(10))
+
+    await place.retention.tidy()
+    assert [path.exists() for path in (file, unused)] == [True, False]
+    (video,) = await place.add(Past(Status.SUCCEEDED, DAY / 2, 10))
+    await place.retention.tidy()
+
+    rows = await place.rows()
+    assert not file.exists()
+    assert rows[heard.id].params == VideoParams("an ox")
+    assert rows[video.id].artifact == video.artifact
     place.store.close()
 
 

@@ -46,13 +46,17 @@ class Attempts(Claiming):
         artifact: str,
         fingerprint: dict[str, str] | None = None,
         warnings: Sequence[str] = (),
+        *,
+        has_audio: bool = False,
     ) -> Generation:
         """Record a finished video, and its fingerprint if that has changed. The whole file must be on disk before."""
-        changed = _said(warnings) | ({} if fingerprint is None else {"fingerprint": fingerprint})
+        changed = {"artifact": artifact, "has_audio": has_audio, "progress": 1.0} | _said(warnings)
+        if fingerprint is not None:
+            changed["fingerprint"] = fingerprint
         with self._session.write() as tx:
             now, succeeded = self._session.now(), Status.SUCCEEDED
             self.tell(tx, [held.id])
-            return finish(tx, held, succeeded, Outcome.SUCCEEDED, now, artifact=artifact, progress=1.0, **changed)
+            return finish(tx, held, succeeded, Outcome.SUCCEEDED, now, **changed)
 
     @in_thread
     def fail(self, held: Generation, message: str, warnings: Sequence[str] = ()) -> Generation:

@@ -8,8 +8,9 @@ down_revision = "0023"
 
 
 def upgrade() -> None:
-    """Add the column, null in old rows: none had a sound."""
+    """Add the columns, null and false in old rows: none had a sound."""
     op.add_column("generations", sa.Column("audio", sa.String(64)))
+    op.add_column("generations", sa.Column("has_audio", sa.Boolean, nullable=False, server_default=sa.false()))
     is_named = sa.text("audio IS NOT NULL")
     op.create_index(
         "generations_by_audio", "generations", ["audio", "tenant"], sqlite_where=is_named, postgresql_where=is_named

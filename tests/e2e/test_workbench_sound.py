@@ -1,0 +1,124 @@
+"""The page gives a video a sound, plays it, and remembers whether it is to be heard."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.test_workbench_image import generated
+from tests.support.browser import BrowserPage, chromium
+from tests.support.server_process import ServerProcess
+from tests.support.sound import loudest_hertz, samples_of, tone
+
+SIZES = {"Height": 64, "Width": 96, "Num Frames": 33, "Num Inference Steps": 2}
+DROP = """(text) => {
+  const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], "tone.wav", { type: "audio/wav" }));
+  document.getElementById("form").dispatchEvent(
+    new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: transfer }));
+}"""
+HEARD = """async (video) => {
+  video.muted = false;
+  await video.play();
+  while (!video.webkitAudioDecodedByteCount) await new Promise((done) => setTimeout(done, 50));
+  const context = new OfflineAudioContext(2, 48000, 48000);
+  const bytes = await (await fetch(video.currentSrc)).arrayBuffer();
+  const sound = await context.decodeAudioData(bytes);
+  const [left] = [sound.getChannelData(0)];
+  return { seconds: sound.duration, energy: left.reduce((sum, each) => sum + each * each, 0) / left.length };
+}"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    process = ServerProcess(tmp_path_factory.mktemp("sounding") / "data")
+    process.start()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def visitor(server: ServerProcess) -> Iterator[BrowserPage]:
+    with chromium() as browser:
+        visitor = BrowserPage(browser, server.url)
+        yield visitor
+        visitor.context.close()
+        assert visitor.errors == []
+        assert visitor.elsewhere == []
+
+
+@pytest.fixture
+def page(visitor: BrowserPage) -> Iterator[Page]:
+    page = visitor.open("/")
+    page.get_by_label("Prompt", exact=True).fill("a red circle moving left on a black background")
+    page.locator("#form summary").click()
+    for label, value in SIZES.items():
+        page.get_by_role("spinbutton", name=label).fill(str(value))
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    path = tmp_path / "tone.wav"
+    path.write_bytes(tone(1.0, hertz=880))
+    return path
+
+
+@pytest.mark.parametrize("way", ["drop", "file"])
+def test_a_sound_is_taken_and_heard(way: str, page: Page, server: ServerProcess, sound: Path, tmp_path: Path) -> None:
+    if way == "file":
+        page.locator("#audio-file").set_input_files(sound)
+    else:
+        page.evaluate(DROP, base64.b64encode(sound.read_bytes()).decode())
+    expect(page.locator("#audio-shown")).to_be_visible()
+
+    row = generated(page, server)
+
+    assert row["has_audio"] is True
+    (tmp_path / "made.mp4").write_bytes(httpx.get(str(row["result_url"])).content)
+    assert loudest_hertz(samples_of(tmp_path / "made.mp4")) == pytest.approx(880, abs=2)
+    card = page.locator("#results .card").first
+    expect(card.locator("audio.input")).to_be_visible()
+    heard = card.locator(".stage video").evaluate(HEARD)
+    assert heard["seconds"] == pytest.approx(33 / 16, abs=0.1)
+    assert heard["energy"] > 1e-4
+    page.get_by_role("tab", name="API").click()
+    expect(page.locator("#api-code")).to_contain_text('"input_audio": "upload:…"')
+
+
+def test_a_sound_that_was_taken_away_is_not_sent(page: Page, server: ServerProcess, sound: Path) -> None:
+    page.locator("#audio-file").set_input_files(sound)
+    expect(page.locator("#audio-shown")).to_be_visible()
+    page.get_by_role("button", name="Remove sound").click()
+    expect(page.locator("#audio-shown")).to_be_hidden()
+
+    row = generated(page, server)
+
+    assert "input_audio" not in row
+    assert "has_audio" not in row
+
+
+def test_videos_are_heard_as_the_last_one_was_left(page: Page, server: ServerProcess, sound: Path) -> None:
+    page.locator("#audio-file").set_input_files(sound)
+    video = page.locator("#results .card .stage video").first
+    generated(page, server)
+    assert video.evaluate("(video) => video.muted") is True
+
+    video.evaluate("(video) => { video.muted = false; }")
+    page.wait_for_function("() => localStorage.getItem('paddock-sound') === 'on'")
+    generated(page, server)
+    assert video.evaluate("(video) => video.muted") is False
+    page.reload()
+    expect(video).to_be_visible()
+    assert video.evaluate("(video) => video.muted") is False
+
+    video.evaluate("(video) => { video.muted = true; }")
+    page.wait_for_function("() => localStorage.getItem('paddock-sound') === 'off'")
+    page.reload()
+    expect(video).to_be_visible()
+    assert video.evaluate("(video) => video.muted") is True
