@@ -69,6 +69,10 @@ class InputAudioError(PipelineError):
     """The sound of a request is missing, or is not the one that it names."""
 
 
+class SoundError(PipelineError):
+    """The sound of a video could not be made."""
+
+
 class RunnerError(PipelineError):
     """A runner is closed, or is making another video."""
 

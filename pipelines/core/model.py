@@ -123,6 +123,58 @@ class LatentRgb:
     bias: tuple[float, float, float]
 
 
+class SoundFailure(StrEnum):
+    """What becomes of a video whose sound cannot be made: it is silent and has a warning, or it fails."""
+
+    SILENT = "silent"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """The licence of weights: its name, the address of its text, and what it asks of whoever uses them."""
+
+    name: str
+    url: str
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SoundSpec:
+    """What is loaded for a model that makes sounds from text, and how it is run.
+
+    - `repo`, `revision`, `pipeline_class` and `id` are as in `ModelSpec`.
+    - `max_seconds`: the longest sound that it makes.
+    - `num_inference_steps`, `guidance_scale` and `negative_prompt`: those of every sound.
+    - `licence`: that of the weights, if they ask for something. `is_gated`: a hub gives them only to who has agreed.
+    - `if_failed`: what becomes of a video whose sound cannot be made.
+    """
+
+    repo: str
+    pipeline_class: str
+    revision: str | None = None
+    max_seconds: float = 10.0
+    num_inference_steps: int = 8
+    guidance_scale: float = 1.0
+    negative_prompt: str | None = None
+    licence: Licence | None = None
+    is_gated: bool = False
+    if_failed: SoundFailure = SoundFailure.SILENT
+    id: str = ""
+
+    @property
+    def files(self) -> tuple[WeightFile, ...]:
+        """None: all weights are in its repository."""
+        return ()
+
+    every_file = files
+
+    @property
+    def replaced(self) -> frozenset[str]:
+        """None: see `files`."""
+        return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What is loaded for a model, and how it is run.
@@ -145,6 +197,7 @@ class ModelSpec:
     - `precision`: limits the formats a plan may choose. Quantized files keep their format.
     - `accuracy`: the residual stream and the VAE in fp32 where there is memory, or never.
     - `attention`: the attention kernel; `compile`: whether blocks are compiled.
+    - `sound`: the model that makes the sounds of its videos; None: it has none.
     - `id`: the model's id in the catalogue, or an empty string.
     """
 
@@ -170,6 +223,7 @@ class ModelSpec:
     accuracy: Accuracy = Accuracy.HIGH
     attention: Attention = Attention.AUTO
     compile: Compile = Compile.AUTO
+    sound: SoundSpec | None = None
     id: str = ""
 
     @property

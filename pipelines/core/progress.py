@@ -23,6 +23,8 @@ class Stage(StrEnum):
     PROMPT = "encoding the prompt"
     DENOISE = "denoising"
     DECODE = "decoding and writing the video"
+    SOUND = "making the sound"
+    """Only where a model makes one."""
 
 
 @dataclass(frozen=True, slots=True)

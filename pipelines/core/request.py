@@ -81,6 +81,12 @@ _FROM_VIDEO = ("video", "strength")
 REQUEST_LORAS = "request_loras"
 """The fact of a video's fingerprint that names its own LoRAs, with the digests of their files."""
 
+SOUND_MODEL = "sound"
+"""The fact of a video's fingerprint that names what made its sound, with the digest of the weights."""
+
+OF_REQUEST = frozenset({REQUEST_LORAS, SOUND_MODEL})
+"""The facts of a video's fingerprint that other requests do not share."""
+
 
 def is_lora_name(name: str) -> bool:
     """Whether a LoRA may have this name. It is also that of a file, so it must not lead out of a folder."""
@@ -119,7 +125,8 @@ class VideoParams:
     the one that it ends with, by `pipelines.stages.conditioning.images.image_digest`. `image_mode` is for weights that
     are not trained to begin with one. `video` names the video that it is made from, by the SHA-256 of its file; the
     greater `strength` is, the less is left of that one. `extends` names the video that this one continues, in the same
-    way: it begins with that one's last frame, and both become one file. `audio` names the sound that is heard with it.
+    way: it begins with that one's last frame, and both become one file. `audio` names the sound that is heard with it;
+    with `generate_audio` a model makes one from `audio_prompt`, or without it from `prompt`.
     Raises VideoParamsError that names the parameter and its limits.
     """
 
@@ -142,6 +149,8 @@ class VideoParams:
     image_mode: ImageMode | None = None
     extends: str | None = None
     audio: str | None = None
+    generate_audio: bool = False
+    audio_prompt: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -171,12 +180,16 @@ class VideoParams:
             raise VideoParamsError(f"audio must be the digest of a sound, not {_described(self.audio)}.")
         self._check_video()
         self._check_extends()
+        self._check_generated_audio()
 
     @property
     def facts(self) -> dict[str, Any]:
         """Its fields, as far as the video depends on them."""
         # checkpoints are older than the images and the video
-        absent = {name for name in (*IMAGES, "image_mode", "extends", "audio") if getattr(self, name) is None}
+        absent = {
+            name for name in (*IMAGES, "image_mode", "extends", "audio", "audio_prompt") if not getattr(self, name)
+        }
+        absent |= set() if self.generate_audio else {"generate_audio"}
         absent |= set(_FROM_VIDEO) if self.video is None else set()
         return {name: value for name, value in asdict(self).items() if name not in absent}
 
@@ -224,6 +237,16 @@ class VideoParams:
             raise VideoParamsError(
                 f"num_frames must be at least {_LEAST_EXTENDING} where a video is extended: the first repeats its last."
             )
+
+    def _check_generated_audio(self) -> None:
+        if not isinstance(self.generate_audio, bool):
+            raise VideoParamsError(f"generate_audio must be true or false, not {_described(self.generate_audio)}.")
+        if self.audio_prompt is not None and not isinstance(self.audio_prompt, str):
+            raise VideoParamsError(f"audio_prompt must be a string, not {_described(self.audio_prompt)}.")
+        if self.audio_prompt is not None and not self.generate_audio:
+            raise VideoParamsError("audio_prompt must only be given where generate_audio is true.")
+        if self.generate_audio and self.audio is not None:
+            raise VideoParamsError("generate_audio must not be true where audio is given: a video has one sound.")
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.core.errors import UnsupportedModelError, WeightsNotFoundError
 from pipelines.models.family import Part
 from pipelines.models.model_index import NAME as MODEL_INDEX
-from pipelines.models.registry import family_of
+from pipelines.models.registry import parts_family
 from pipelines.models.safetensors_header import FLOATS, read_header
 from pipelines.models.weight_files import MAX_VOCABULARY_BYTES, UNUSED, read_bytes, read_json, weight_files
 
@@ -35,7 +35,7 @@ def check(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> 
     The components in `replaced`, whose weights come from elsewhere, need only a configuration. Raises
     UnsupportedModelError or WeightsNotFoundError that names the first file that is wrong or missing.
     """
-    family = family_of(pipeline_class)
+    family = parts_family(pipeline_class)
     index = family.read_index(folder)
     for name in replaced:
         if name not in index.components:
@@ -46,7 +46,7 @@ def check(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> 
             _check_weights(folder / part.name, part, config)
     for name in family.used_settings(index):
         _check_settings(folder / name)
-    family.read_shape(folder)
+    family.check_sizes(folder)
 
 
 def read_config(component: Path) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) ->
     These are the list of components, their configurations, and their weights and large files by name, size and time.
     Weights of components in `replaced` and files that are not read, such as README.md, are left out.
     """
-    family = family_of(pipeline_class)
+    family = parts_family(pipeline_class)
     index = family.read_index(folder)
     facts = hashlib.sha256((folder / MODEL_INDEX).read_bytes())
     for part in family.used(index):

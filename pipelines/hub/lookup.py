@@ -14,7 +14,7 @@ from pipelines.hub.errors import explained
 from pipelines.hub.listing import HubFile, Listing
 from pipelines.models.family import Part
 from pipelines.models.model_index import NAME as MODEL_INDEX
-from pipelines.models.registry import family_of
+from pipelines.models.registry import parts_family
 from pipelines.models.weight_files import MAX_JSON_BYTES, index_or_file, named_files
 
 _SETTINGS_SUFFIXES = (".json", ".model", ".txt")
@@ -37,7 +37,7 @@ def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
         if MODEL_INDEX not in by_name:
             raise HubAccessError(f"{spec.repo} is not in diffusers' layout: it has no {MODEL_INDEX}.")
         download_files(replace(found, files=(by_name[MODEL_INDEX],)))
-        family = family_of(spec.pipeline_class)
+        family = parts_family(spec.pipeline_class)
         index = family.read_index(found.folder)
         weights = _weights(found, by_name, [part for part in family.used(index) if part.name not in spec.replaced])
     settings = {name for name in by_name if _is_settings(name, index.components)}

@@ -1,22 +1,25 @@
 """The catalogue of models: reads and checks `configs/models/*.toml`.
 
-Each file describes one model in two tables: `[api]` is what clients see, `[model]` is what is loaded. Users can add a
-folder of their own; a file there replaces a built-in one with the same id.
+Each file describes one model in two tables: `[api]` is what clients see, `[model]` is what is loaded. `[audio]` names the
+model that makes the sounds of its videos, one of the folder `sounds`. Users can add a folder of their own; a file there
+replaces a built-in one with the same id.
 """
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
 from pipelines.core.errors import CatalogueError
 from pipelines.core.geometry import Resolution
-from pipelines.core.model import ModelSpec
+from pipelines.core.model import ModelSpec, SoundSpec
 from pipelines.models.api_table import ApiSpec
 from pipelines.models.family import InputUse
 from pipelines.models.model_table import ModelTable
 from pipelines.models.registry import family_of
+from pipelines.models.sound.catalogue import AudioTable, read_sounds
 from pipelines.models.table import Table
 
 DEFAULT_MODEL = "wan-ai-wan2-1-t2v-14b-diffusers"
@@ -59,6 +62,7 @@ class CatalogueEntry(Table):
 class _File(Table):
     api: ApiSpec
     model: ModelTable
+    audio: AudioTable | None = None
     image_model: dict[Resolution, str] | None = Field(default=None, min_length=2)
 
     @model_validator(mode="after")
@@ -82,8 +86,11 @@ class _File(Table):
         return self
 
 
-def read_entry(path: Path) -> CatalogueEntry:
-    """Read one model file. Raises CatalogueError that names the file, the key and the fault."""
+def read_entry(path: Path, sounds: Mapping[str, SoundSpec] | None = None) -> CatalogueEntry:
+    """Read one model file, which may name one of `sounds`, by default the built-in ones.
+
+    Raises CatalogueError that names the file, the key and the fault.
+    """
     try:
         table = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -92,8 +99,13 @@ def read_entry(path: Path) -> CatalogueEntry:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise CatalogueError(f"{path}: {key}: {first['msg']}") from error
-    sizes = (table.api.size("maximum"), table.api.size("default"))
-    return CatalogueEntry(api=table.api, model=table.model.spec(table.api.id, sizes), image_model=table.image_model)
+    spec = table.model.spec(table.api.id, (table.api.size("maximum"), table.api.size("default")))
+    if table.audio is not None:
+        sound = (read_sounds([BUILT_IN]) if sounds is None else sounds).get(table.audio.model)
+        if sound is None:
+            raise CatalogueError(f"{path}: audio.model: there is no model for sounds {table.audio.model}")
+        spec = replace(spec, sound=replace(sound, if_failed=table.audio.if_failed))
+    return CatalogueEntry(api=table.api, model=spec, image_model=table.image_model)
 
 
 def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, CatalogueEntry]:
@@ -103,12 +115,14 @@ def read_catalogue(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, Catalogue
     an image model that takes no image, or there is no model.
     """
     entries: dict[str, CatalogueEntry] = {}
+    folders = list(folders)
+    sounds = read_sounds(folders)
     for folder in folders:
         if not folder.is_dir():
             raise CatalogueError(f"{folder}: no such folder of models")
         here: dict[str, Path] = {}
         for path in sorted(folder.glob("*.toml")):
-            entry = read_entry(path)
+            entry = read_entry(path, sounds)
             if entry.id in here:
                 raise CatalogueError(f"{path}: {here[entry.id].name} has the same id, {entry.id}")
             here[entry.id] = path

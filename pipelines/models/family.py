@@ -32,6 +32,8 @@ class PartKind(StrEnum):
     """A transformer that a denoising step calls. Its blocks are its attribute `blocks`."""
     TEXT_ENCODER = "text encoder"
     IMAGE_ENCODER = "image encoder"
+    CONDITIONER = "conditioner"
+    """A small part that turns other conditions, such as a length, into what the denoiser reads."""
     VAE = "VAE"
 
 
@@ -140,14 +142,77 @@ class Part:
         return self.kind is PartKind.DENOISER
 
 
-class ModelFamily(ABC):
-    """A family of models.
+class PipelineFamily(ABC):
+    """A pipeline class of diffusers with its parts, as folders in its layout have them.
 
     `pipeline_class` is its name in a model's file, `folder_classes` are the names that its folders may have in
-    model_index.json, and `pipeline` is diffusers' class. `parts` are in the order in which they are loaded; `settings`
-    are the components without weights, of which a folder may lack the `optional_settings`. `image_pipeline` is the
-    class that runs requests with an image, on the same parts; None if no weights of the family take one. The sides of a
-    video are multiples of `side_multiple` pixels, whatever the VAE.
+    model_index.json. `parts` are in the order in which they are loaded; `settings` are the components without weights,
+    of which a folder may lack the `optional_settings`. `module` is that of diffusers' pipelines with classes of parts
+    that no other pipeline has.
+    """
+
+    module: str | None = None
+    pipeline_class: str
+    folder_classes: frozenset[str]
+    parts: tuple[Part, ...]
+    settings: frozenset[str]
+    optional_settings: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def check_sizes(self, folder: Path) -> None:
+        """Raise UnsupportedModelError or WeightsNotFoundError if the parts of a folder do not fit together."""
+
+    def part(self, name: str) -> Part:
+        """Return the part of that name. Raises UnsupportedModelError if the family has none."""
+        found = next((part for part in self.parts if part.name == name), None)
+        if found is None:
+            raise UnsupportedModelError(f"{self.pipeline_class} has no part {name}; it has {_names(self.parts)}.")
+        return found
+
+    @property
+    def components(self) -> frozenset[str]:
+        """The names of all components that the pipeline uses. A folder may have others."""
+        return self.settings | self.optional_settings | {part.name for part in self.parts}
+
+    def read_index(self, folder: Path) -> ModelIndex:
+        """Return which components a folder in diffusers' layout has for this family's pipeline.
+
+        Raises WeightsNotFoundError if the list cannot be read; UnsupportedModelError if it is of another class, lacks a
+        component, or has other experts than the pipeline can run.
+        """
+        index = read_model_index(folder, self.components, self.module)
+        if index.pipeline_class not in self.folder_classes:
+            raise UnsupportedModelError(
+                f"{folder} is a {index.pipeline_class}, but the model's file says {self.pipeline_class}."
+            )
+        for part in self.parts:
+            found = index.components.get(part.name)
+            if found is not None and found[0] != part.library:
+                raise UnsupportedModelError(
+                    f"{index.path} has {part.name} of {found[0]}; {self.pipeline_class} needs one of {part.library}."
+                )
+        required = [part.name for part in self.parts if not part.is_optional] + sorted(self.settings)
+        if missing := next((name for name in required if name not in index.components), None):
+            raise UnsupportedModelError(f"{index.path} does not list {missing}, which {self.pipeline_class} needs.")
+        denoisers = [part for part in self.parts if part.is_denoiser]
+        check_boundary(index, len(self.used(index, denoisers)))
+        return index
+
+    def used_settings(self, index: ModelIndex) -> list[str]:
+        """Return the components without weights that a folder's pipeline uses, by name."""
+        return sorted(name for name in self.settings | self.optional_settings if name in index.components)
+
+    def used(self, index: ModelIndex, parts: Iterable[Part] | None = None) -> list[Part]:
+        """Return the parts, of all or of `parts`, that a folder's pipeline uses, in their order."""
+        return [part for part in (self.parts if parts is None else parts) if part.name in index.components]
+
+
+class ModelFamily(PipelineFamily):
+    """A family of models that make videos.
+
+    `pipeline` is diffusers' class. `image_pipeline` is the class that runs requests with an image, on the same parts;
+    None if no weights of the family take one. The sides of a video are multiples of `side_multiple` pixels, whatever the
+    VAE.
 
     The pipeline's denoising loop carries `loop_tensors` from step to step, by its own names: a checkpoint must save
     them, and the pipeline accepts each as an argument. A batch of guidance's two passes repeats those of the
@@ -156,12 +221,7 @@ class ModelFamily(ABC):
     slices of a transformer.
     """
 
-    pipeline_class: str
-    folder_classes: frozenset[str]
     pipeline: str
-    parts: tuple[Part, ...]
-    settings: frozenset[str]
-    optional_settings: frozenset[str] = frozenset()
     image_pipeline: str | None
     side_multiple: int
     loop_tensors: tuple[str, ...]
@@ -194,18 +254,6 @@ class ModelFamily(ABC):
     def takes_video(self, shape: ModelShape | None) -> bool:
         """Return whether requests may have a video that theirs is made from, for weights as in `images`."""
 
-    def part(self, name: str) -> Part:
-        """Return the part of that name. Raises UnsupportedModelError if the family has none."""
-        found = next((part for part in self.parts if part.name == name), None)
-        if found is None:
-            raise UnsupportedModelError(f"{self.pipeline_class} has no part {name}; it has {_names(self.parts)}.")
-        return found
-
-    @property
-    def components(self) -> frozenset[str]:
-        """The names of all components that the pipeline uses. A folder may have others."""
-        return self.settings | self.optional_settings | {part.name for part in self.parts}
-
     @property
     def denoisers(self) -> tuple[Part, ...]:
         """The transformers, the one for the noisier steps first."""
@@ -223,36 +271,9 @@ class ModelFamily(ABC):
         (vae,) = (part for part in self.parts if part.kind is PartKind.VAE)
         return vae
 
-    def read_index(self, folder: Path) -> ModelIndex:
-        """Return which components a folder in diffusers' layout has for this family's pipeline.
-
-        Raises WeightsNotFoundError if the list cannot be read; UnsupportedModelError if it is of another class, lacks a
-        component, or has other experts than the pipeline can run.
-        """
-        index = read_model_index(folder, self.components)
-        if index.pipeline_class not in self.folder_classes:
-            raise UnsupportedModelError(
-                f"{folder} is a {index.pipeline_class}, but the model's file says {self.pipeline_class}."
-            )
-        for part in self.parts:
-            found = index.components.get(part.name)
-            if found is not None and found[0] != part.library:
-                raise UnsupportedModelError(
-                    f"{index.path} has {part.name} of {found[0]}; {self.pipeline_class} needs one of {part.library}."
-                )
-        required = [part.name for part in self.parts if not part.is_optional] + sorted(self.settings)
-        if missing := next((name for name in required if name not in index.components), None):
-            raise UnsupportedModelError(f"{index.path} does not list {missing}, which {self.pipeline_class} needs.")
-        check_boundary(index, len(self.used(index, self.denoisers)))
-        return index
-
-    def used_settings(self, index: ModelIndex) -> list[str]:
-        """Return the components without weights that a folder's pipeline uses, by name."""
-        return sorted(name for name in self.settings | self.optional_settings if name in index.components)
-
-    def used(self, index: ModelIndex, parts: Iterable[Part] | None = None) -> list[Part]:
-        """Return the parts, of all or of `parts`, that a folder's pipeline uses, in their order."""
-        return [part for part in (self.parts if parts is None else parts) if part.name in index.components]
+    def check_sizes(self, folder: Path) -> None:
+        """As in the base class."""
+        self.read_shape(folder)
 
     def read_shape(self, folder: Path) -> ModelShape:
         """Return the sizes of the parts in a folder of diffusers' layout.

@@ -29,9 +29,10 @@ class ModelIndex:
         return self.settings.get("boundary_ratio")
 
 
-def read_model_index(folder: Path, known: Collection[str]) -> ModelIndex:
+def read_model_index(folder: Path, known: Collection[str], own: str | None = None) -> ModelIndex:
     """Return the index of a folder, with those of the `known` components that it uses: not `[null, null]`.
 
+    Some pipelines have classes of their own, for which the index has the name of their module in diffusers, `own`.
     Raises WeightsNotFoundError or UnsupportedModelError.
     """
     path = folder / NAME
@@ -44,6 +45,8 @@ def read_model_index(folder: Path, known: Collection[str]) -> ModelIndex:
             continue
         if not isinstance(origin, list) or len(origin) != 2 or not all(isinstance(each, str) for each in origin):
             raise UnsupportedModelError(f"{path} does not say the library and class of {name}.")
+        if origin[0] == own:
+            origin = ["diffusers", origin[1]]
         if origin[0] not in LIBRARIES:
             raise UnsupportedModelError(
                 f"{path} has {name} of {origin[0][:100]}; only {' and '.join(LIBRARIES)} are used."

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.core.errors import InputVideoError
+from pipelines.core.errors import InputVideoError, SoundError
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import Attention, ModelSpec
+from pipelines.core.model import Attention, ModelSpec, SoundFailure
 from pipelines.core.progress import GenerationStats, Stage
-from pipelines.core.request import ImageMode, VideoParams
+from pipelines.core.request import LIMITS, ImageMode, VideoParams
 from pipelines.loading.load import LoadedPipeline
 from pipelines.planning.layout import Residence
 from pipelines.runner.progress import GenerationProgress
 from pipelines.runner.result import RenderedFrames, RenderedVideo
+from pipelines.stages.audio.sound_model import SoundModel
 from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.conditioning.image_encoding import ImageCondition, ImageEncoder, condition_tensors
 from pipelines.stages.conditioning.images import Images, check_images, fitted
@@ -30,7 +31,7 @@ from pipelines.stages.conditioning.known_latents import (
     encode_video,
 )
 from pipelines.stages.conditioning.text_encoding import PromptEncoder
-from pipelines.stages.conditioning.video_frames import check_extended, check_video, last_frame
+from pipelines.stages.conditioning.video_frames import check_extended, check_video, count_frames, last_frame
 from pipelines.stages.decoding.decoding import decode_frames
 from pipelines.stages.denoising import Capture, Predict, denoise, flow_shift_at
 from pipelines.stages.guidance import Guidance
@@ -55,8 +56,18 @@ class Inputs:
 class GenerationStages:
     """What every generation with a model goes through. `Runner` calls them one after another."""
 
-    def __init__(self, spec: ModelSpec, loaded: LoadedPipeline, prompts: PromptEncoder, attention: Attention) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        loaded: LoadedPipeline,
+        prompts: PromptEncoder,
+        attention: Attention,
+        sound: SoundModel | None = None,
+    ) -> None:
         self.spec = spec
+        self._sound = sound
+        self.sound_name: str | None = None
+        """What made the sound of the last video; None if it has none that was made."""
         self._loaded = loaded
         self._prompts = prompts
         self._attention = attention
@@ -225,6 +236,7 @@ class GenerationStages:
 
     def write(
         self,
+        params: VideoParams,
         latents: torch.Tensor,
         path: Path,
         geometry: Geometry,
@@ -236,7 +248,7 @@ class GenerationStages:
 
         The last of it is done by the result's `finish`.
         """
-        extends = inputs.extends
+        extends, self.sound_name = inputs.extends, None
         with ExitStack() as on_error:
             writer = on_error.enter_context(
                 Mp4Writer(path, geometry.width, geometry.height, self.spec.fps, extends, inputs.audio)
@@ -249,8 +261,45 @@ class GenerationStages:
                     if extends is None or number > 0:
                         writer.write(frames[:missing, *geometry.crop])
                     missing -= min(missing, len(frames))
+            if params.generate_audio:
+                self._make_sound(params, writer, geometry.num_frames, progress, extends)
             on_error.pop_all()
         return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
+
+    def _make_sound(
+        self,
+        params: VideoParams,
+        writer: Mp4Writer,
+        num_frames: int,
+        progress: GenerationProgress,
+        extends: Path | None,
+    ) -> None:
+        """Make a sound as long as the video, or give the reason as a warning. Raises SoundError if that is set."""
+        frames = (
+            num_frames
+            if extends is None
+            else count_frames(extends, self.spec.fps, LIMITS["num_frames"][1]) + num_frames - 1
+        )
+        seconds = frames / self.spec.fps
+        try:
+            if self._sound is None:
+                raise SoundError("This model has no model for sounds.")
+            progress.report(Stage.SOUND, 0, 1)
+            samples, rate = self._sound.make(
+                *(params.audio_prompt or params.prompt, seconds, params.seed), progress.after_sound_step
+            )
+        except SoundError as error:
+            if self.spec.sound is not None and self.spec.sound.if_failed is SoundFailure.FAIL:
+                raise
+            progress.callbacks.on_warnings((f"The video is silent. {error}",))
+            return
+        longest = self._sound.spec.max_seconds
+        if seconds > longest:
+            progress.callbacks.on_warnings(
+                (f"The model for sounds makes at most {longest:g} seconds: silence follows in the video.",)
+            )
+        writer.hear(samples, rate)
+        self.sound_name = self._sound.name
 
     def frames(self, params: VideoParams, inputs: Inputs, tolerance: float | None) -> RenderedFrames:
         """Return the frames of a video, and how long denoising took. `tolerance` replaces the step cache's."""

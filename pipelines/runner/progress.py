@@ -14,7 +14,14 @@ from pipelines.stages.checkpoint import DenoisingState
 from pipelines.stages.denoising import Capture
 
 # the share of a generation's time in which each stage typically begins and ends
-_SPANS = {Stage.LORAS: (0.0, 0.0), Stage.PROMPT: (0.0, 0.02), Stage.DENOISE: (0.02, 0.82), Stage.DECODE: (0.82, 1.0)}
+_SPANS = {
+    Stage.LORAS: (0.0, 0.0),
+    Stage.PROMPT: (0.0, 0.02),
+    Stage.DENOISE: (0.02, 0.82),
+    Stage.DECODE: (0.82, 1.0),
+    # after the last group of frames, and before the end of the file, which is the decoding's last part
+    Stage.SOUND: (0.99, 1.0),
+}
 
 
 class GenerationProgress:
@@ -26,6 +33,7 @@ class GenerationProgress:
     def __init__(self, params: VideoParams, depends_on: dict[str, Any], callbacks: Callbacks) -> None:
         self.callbacks = callbacks
         self._steps = params.num_inference_steps
+        self._has_sound = params.generate_audio
         self._depends_on = depends_on
         checkpoint = callbacks.checkpoint
         self.denoising_state: DenoisingState | None = None if checkpoint is None else checkpoint.load(depends_on)
@@ -35,6 +43,8 @@ class GenerationProgress:
     def report(self, stage: Stage, step: int, steps: int) -> None:
         """Report `step` of `steps` in a stage. The fraction never falls below that of the first one."""
         fraction = _fraction(stage, step, steps)
+        if stage is Stage.DECODE and self._has_sound and step < steps:
+            fraction = min(fraction, _fraction(Stage.SOUND, 0, 1))
         if self.steps_before:
             fraction = max(fraction, _fraction(Stage.DENOISE, self.steps_before, self._steps))
         self.callbacks.on_progress(Progress(stage, step, steps, fraction, self._seconds))
@@ -71,6 +81,11 @@ class GenerationProgress:
         if done * 100 // parts > (done - 1) * 100 // parts:
             # one more part is the finishing of the file
             self.report(Stage.DECODE, done, parts + 1)
+
+    def after_sound_step(self, done: int, steps: int) -> None:
+        """Handle the end of a step of making the sound: cancellation and report."""
+        self.raise_if_cancelled()
+        self.report(Stage.SOUND, done, steps + 1)
 
     @property
     def _seconds(self) -> float:

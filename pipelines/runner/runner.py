@@ -20,7 +20,7 @@ from pipelines.core.geometry import Geometry
 from pipelines.core.home import expanded
 from pipelines.core.model import Attention, ModelSpec
 from pipelines.core.progress import LoadCallback, VideoFile
-from pipelines.core.request import REQUEST_LORAS, VideoParams
+from pipelines.core.request import REQUEST_LORAS, SOUND_MODEL, VideoParams
 from pipelines.hub.loras import LocatedLora
 from pipelines.layers.attention.backends import AttentionShape, choose
 from pipelines.loading.device_plan import plan_for_device
@@ -36,6 +36,7 @@ from pipelines.runner.exclusive import Exclusive, exclusive
 from pipelines.runner.generation_stages import GenerationStages, Inputs
 from pipelines.runner.progress import GenerationProgress
 from pipelines.runner.result import RenderedFrames, RenderedVideo
+from pipelines.stages.audio.sound_model import SoundModel
 from pipelines.stages.conditioning.images import Images, named
 from pipelines.stages.conditioning.text_encoding import EmbeddingStore, PromptEncoder
 from pipelines.stages.conditioning.video_frames import video_digest
@@ -59,7 +60,8 @@ class Runner(Exclusive):
         store = None if loaded.layout is None else EmbeddingStore(cache / "prompts", _encoder_id(spec, loaded))
         clean = resolve_name(loaded.family.prompt_cleaner)
         prompts = PromptEncoder(loaded.pipe, loaded.device, spec.max_sequence_length, store, clean)
-        self._stages = GenerationStages(spec, loaded, prompts, attention)
+        self._sound = None if spec.sound is None else SoundModel(spec.sound, str(loaded.device))
+        self._stages = GenerationStages(spec, loaded, prompts, attention, self._sound)
         self._compiler: Compiler | None = None
         if is_wanted(spec.compile, loaded.device, loaded.layout):
             block = Block.of(loaded, _usual_video(spec, loaded.shape), spec.max_sequence_length, attention)
@@ -112,8 +114,10 @@ class Runner(Exclusive):
 
     @property
     def video_fingerprint(self) -> dict[str, str]:
-        """The same for the last video, including its own LoRAs."""
-        return {**self.fingerprint, REQUEST_LORAS: self._loaded.loras.merged}
+        """The same for the last video, including its own LoRAs and what made its sound."""
+        sound = self._stages.sound_name
+        named = {} if sound is None else {SOUND_MODEL: sound}
+        return {**self.fingerprint, REQUEST_LORAS: self._loaded.loras.merged, **named}
 
     def adopt_compiled(self) -> None:
         """Use compiled blocks from now on if the background compiler has finished. Call it while the device is idle."""
@@ -221,7 +225,7 @@ class Runner(Exclusive):
                 inputs = self._stages.fit_inputs(params, geometry, inputs)
                 self._loaded.loras.merge(loras, progress.after_tensor)
                 latents, stats = self._stages.denoise(params, geometry, progress, inputs)
-                return self._stages.write(latents, path, geometry, progress, stats, inputs)
+                return self._stages.write(params, latents, path, geometry, progress, stats, inputs)
         except BaseException:
             reset(self._loaded.pipes)
             raise

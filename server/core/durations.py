@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipelines.core.progress import Progress, Stage
-from pipelines.core.request import REQUEST_LORAS, StepCaching, VideoParams
+from pipelines.core.request import OF_REQUEST, StepCaching, VideoParams
 
 RUNS = 16
 """So many finished runs of a kind are remembered."""
@@ -31,8 +31,13 @@ V = TypeVar("V")
 
 Clock = Callable[[], float]
 Fingerprint = frozenset[tuple[str, str]]
-RequestKind = tuple[StepCaching, bool]
-"""What of a request changes the time of a step besides its size: step caching, and whether it has guidance."""
+RequestKind = tuple[StepCaching, bool, bool]
+"""What of a request changes the time of a run besides its size: step caching, and whether it has guidance and a sound
+that is made.
+"""
+
+WITH_LOADS = frozenset({Stage.LORAS, Stage.PROMPT, Stage.SOUND})
+"""The stages in which weights may have to be read first."""
 
 IntervalKind = tuple[Stage, bool]
 """A stage, and whether it is the stage's first interval, which may have compiling or reading from disk in it."""
@@ -195,8 +200,8 @@ class RunTimer:
     def leave_device(self) -> None:
         """The run has ended on the device, whatever its result: record its intervals, without its file's."""
         for kind, seconds in self._slowest.items():
-            # LoRAs that are merged already and a prompt that is cached take no time, which says nothing of the next
-            if self._fingerprint is not None and kind[0] not in (Stage.LORAS, Stage.PROMPT):
+            # what is merged, cached or loaded already takes no time, which says nothing of the next
+            if self._fingerprint is not None and kind[0] not in WITH_LOADS:
                 self._durations.record_interval(self._fingerprint, kind, Interval(self.pixels, seconds))
 
     def succeed(self, fingerprint: Mapping[str, str]) -> None:
@@ -204,7 +209,7 @@ class RunTimer:
 
         The video's own LoRAs are merged into the weights, and take no time in a step.
         """
-        if frozenset(item for item in fingerprint.items() if item[0] != REQUEST_LORAS) != self._begun_with:
+        if frozenset(item for item in fingerprint.items() if item[0] not in OF_REQUEST) != self._begun_with:
             return
         self._durations.totals.append(self._times.seconds)
         if (run := self._times.of_run(self.pixels)) is not None:
@@ -212,8 +217,8 @@ class RunTimer:
 
 
 def request_kind(params: VideoParams) -> RequestKind:
-    """What of a request changes the time of a step besides its size."""
-    return params.step_cache, params.is_guided
+    """What of a request changes the time of a run besides its size."""
+    return params.step_cache, params.is_guided, params.generate_audio
 
 
 def steps_of(params: VideoParams) -> int:

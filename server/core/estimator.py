@@ -72,6 +72,8 @@ class Forecast:
         if self._is_even and (len(sizes) > 1 or self._pixels in sizes):
             rest *= sqrt(_pace(began, denoised or now, self._step))
         if denoised is not None:
+            if now.stage is Stage.SOUND:
+                return max(0.0, rest - (now.seconds - denoised.seconds))
             share = now.step / now.steps if now.stage is Stage.DECODE else 0.0
             return (1 - share) * rest
         return self._steps_left(began, now, self._step) + rest

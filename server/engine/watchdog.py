@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.core.progress import Progress, Stage
-from server.core.durations import Durations, RunTimer
+from server.core.durations import WITH_LOADS, Durations, RunTimer
 
 TICK = 0.5
 """How often, in seconds, a wait has to be checked."""
@@ -106,7 +106,7 @@ class Watchdog:
 
     def bound(self, timer: RunTimer) -> float:
         """Seconds for the interval that a run is in."""
-        if timer.stage in (Stage.LORAS, Stage.PROMPT):
+        if timer.stage in WITH_LOADS:
             # weights are read, or a prompt that is cached takes no time, which says nothing of the next
             return self.patience.load
         learned = self._expected(timer)

@@ -14,6 +14,7 @@ from pipelines.core.progress import Frames, VideoFile
 from pipelines.stages.writing.ffmpeg import QUIET, encoding_error, find_ffmpeg, log_file, reason_in
 from pipelines.stages.writing.joining import join
 from pipelines.stages.writing.muxing import mux, samples_of
+from pipelines.stages.writing.wave_file import Samples, write_wave
 
 # the bytes that x264 writes depend on its number of threads: with a fixed number, equal frames give equal files
 X264_THREADS = 2
@@ -77,6 +78,7 @@ class Mp4Writer:
     ) -> None:
         self._before = before
         self._sound = sound
+        self._made_sound = part_path(path.with_name(f"{path.stem}.wav"))
         self._path = path
         self._part = part_path(path)
         self._width, self._height, self._fps = width, height, fps
@@ -105,6 +107,14 @@ class Mp4Writer:
         except BrokenPipeError as error:
             raise self._failure() from error
         self._num_frames += len(frames)
+
+    def hear(self, samples: Samples, rate: int) -> None:
+        """Let a sound be heard with the video, (channels, samples) in -1 … 1 at `rate` samples a second."""
+        try:
+            write_wave(self._made_sound, samples, rate)
+        except OSError as error:
+            raise encoding_error(error.strerror or str(error)) from error
+        self._sound = self._made_sound
 
     def close(self) -> VideoFile:
         """Finish the file: when this returns it is complete, synced and has its name."""
@@ -173,3 +183,4 @@ class Mp4Writer:
             self._ffmpeg.stdin.close()
         self._log.close()
         self._part.unlink(missing_ok=True)
+        self._made_sound.unlink(missing_ok=True)

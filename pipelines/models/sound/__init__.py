@@ -1,0 +1,1 @@
+"""Models that make sounds from text."""

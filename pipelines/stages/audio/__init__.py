@@ -1,0 +1,1 @@
+"""Sounds that a model makes from text."""
