@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from pipelines.core.precision import Accuracy, PrecisionSetting
 from pipelines.core.request import Sampler, StepCaching
@@ -53,6 +53,28 @@ class WeightFile:
     file: str
     part: str = "transformer"
     revision: str | None = None
+
+
+class Weights(Protocol):
+    """Where the weights of a model are: a folder or a repository in diffusers' layout, and single files.
+
+    The fields are those of `ModelSpec`.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def repo(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def pipeline_class(self) -> str: ...
+    @property
+    def files(self) -> tuple[WeightFile, ...]: ...
+    @property
+    def every_file(self) -> tuple[WeightFile | Lora | OptionalLora, ...]: ...
+    @property
+    def replaced(self) -> frozenset[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +189,10 @@ class SoundSpec:
         """None: all weights are in its repository."""
         return ()
 
-    every_file = files
+    @property
+    def every_file(self) -> tuple[WeightFile, ...]:
+        """None: see `files`."""
+        return ()
 
     @property
     def replaced(self) -> frozenset[str]:

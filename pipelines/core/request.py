@@ -186,9 +186,8 @@ class VideoParams:
     def facts(self) -> dict[str, Any]:
         """Its fields, as far as the video depends on them."""
         # checkpoints are older than the images and the video
-        absent = {
-            name for name in (*IMAGES, "image_mode", "extends", "audio", "audio_prompt") if not getattr(self, name)
-        }
+        later = (*IMAGES, "image_mode", "extends", "audio", "audio_prompt")
+        absent = {name for name in later if getattr(self, name) is None}
         absent |= set() if self.generate_audio else {"generate_audio"}
         absent |= set(_FROM_VIDEO) if self.video is None else set()
         return {name: value for name, value in asdict(self).items() if name not in absent}

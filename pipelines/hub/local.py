@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.core.errors import NoHomeError, WeightsNotFoundError
 from pipelines.core.home import expanded
-from pipelines.core.model import ModelSpec, WeightFile
+from pipelines.core.model import WeightFile, Weights
 from pipelines.hub.folder import check
 from pipelines.models.weight_files import check_no_pointer
 
@@ -14,7 +14,7 @@ LATENT_RGB = "vae/latent_rgb.json"
 """Where a folder may have a map from its latents to RGB. It is used for previews only, not for videos."""
 
 
-def locate(spec: ModelSpec) -> Path:
+def locate(spec: Weights) -> Path:
     """The folder with a model's weights; checks that they are complete, including those in single files.
 
     `spec.repo` is a local folder if there is one of that name, else it is looked up in the hub cache (HF_HOME and
@@ -37,7 +37,7 @@ def _pull_command(model_id: str) -> str:
     return f"paddock pull --model {model_id}" if model_id else "paddock pull"
 
 
-def _locate_folder(spec: ModelSpec) -> Path:
+def _locate_folder(spec: Weights) -> Path:
     folder = _named(spec.repo)
     if folder.is_dir():
         check(folder, spec.pipeline_class, spec.replaced)
@@ -55,7 +55,7 @@ def _locate_folder(spec: ModelSpec) -> Path:
     return snapshot
 
 
-def cached(spec: ModelSpec, cache: Path | None = None) -> Path | None:
+def cached(spec: Weights, cache: Path | None = None) -> Path | None:
     """The folder of a model's revision in a hub cache, complete or not; None if it is not there.
 
     `cache` is the cache's folder; None: the one that HF_HOME and HF_HUB_CACHE set.
@@ -70,7 +70,7 @@ def cached(spec: ModelSpec, cache: Path | None = None) -> Path | None:
     return Path(index).parent if isinstance(index, str) else None
 
 
-def locate_in(source: Path, spec: ModelSpec) -> Path:
+def locate_in(source: Path, spec: Weights) -> Path:
     """The folder with a model's complete weights: `source` in diffusers' layout, or in the hub cache `source`.
 
     Raises WeightsNotFoundError or UnsupportedModelError that names the first missing or truncated file.

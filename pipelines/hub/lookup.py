@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.core.errors import HubAccessError, HubUnreachableError
 from pipelines.core.home import expanded
-from pipelines.core.model import ModelSpec
+from pipelines.core.model import Weights
 from pipelines.hub.cache import hub_cache
 from pipelines.hub.download import download_files
 from pipelines.hub.errors import explained
@@ -21,7 +21,7 @@ _SETTINGS_SUFFIXES = (".json", ".model", ".txt")
 _ANSWER_SECONDS = 30.0
 
 
-def look_up(spec: ModelSpec, hub: str | None = None) -> Listing:
+def look_up(spec: Weights, hub: str | None = None) -> Listing:
     """The files that a model needs from its repository. `hub` is the hub's address; None: HF_ENDPOINT or the default.
 
     Downloads only the files that list the components and their weight files. Raises PipelineError.
@@ -64,7 +64,7 @@ def _weights(found: Listing, by_name: Mapping[str, HubFile], parts: Sequence[Par
     return names
 
 
-def look_up_files(spec: ModelSpec, hub: str | None = None) -> list[Listing]:
+def look_up_files(spec: Weights, hub: str | None = None) -> list[Listing]:
     """A model's single files on a hub, including the LoRAs of `run_fast` and of requests.
 
     Those in local folders are left out. Raises FetchError.

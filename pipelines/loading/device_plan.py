@@ -8,14 +8,15 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipelines.core.errors import HostMemoryError, MachineBusyError
+from pipelines.core.errors import HostMemoryError, MachineBusyError, PipelineError
 from pipelines.core.geometry import Geometry
-from pipelines.core.model import ModelSpec
+from pipelines.core.model import ModelSpec, SoundSpec
 from pipelines.core.precision import Accuracy, PrecisionSetting
 from pipelines.hub import local as weights
 from pipelines.loading.lora.loras import Loras
 from pipelines.loading.single_file import SingleFile
-from pipelines.models.registry import family_of
+from pipelines.models.family import stored_parameters
+from pipelines.models.registry import family_of, parts_family
 from pipelines.planning.layout import GIB, HOST_SHARE, Machine, MemoryPlan, format_gib
 from pipelines.planning.planner import plan
 from pipelines.planning.shapes import ModelShape
@@ -59,7 +60,19 @@ def read_model_shape(spec: ModelSpec, folder: Path) -> ModelShape:
             if lora.part == part
         ]
         measured.append(SingleFile(path, family.part(part)).measure(Loras(loras, family, part)))
-    return shape.with_files(tuple(measured))
+    return replace(shape.with_files(tuple(measured)), sound_parameters=_sound_parameters(spec.sound))
+
+
+def _sound_parameters(sound: SoundSpec | None) -> int:
+    """Parameters of the model for sounds; 0 if its weights are not on this machine: then no sounds are made."""
+    if sound is None:
+        return 0
+    family = parts_family(sound.pipeline_class)
+    try:
+        folder = weights.locate(sound)
+        return sum(stored_parameters(folder / part.name, part) for part in family.used(family.read_index(folder)))
+    except PipelineError:
+        return 0
 
 
 def plan_for_device(spec: ModelSpec, folder: Path, device: str, limit: int | None = None) -> MemoryPlan | None:

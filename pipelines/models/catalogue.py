@@ -1,8 +1,8 @@
 """The catalogue of models: reads and checks `configs/models/*.toml`.
 
-Each file describes one model in two tables: `[api]` is what clients see, `[model]` is what is loaded. `[audio]` names the
-model that makes the sounds of its videos, one of the folder `sounds`. Users can add a folder of their own; a file there
-replaces a built-in one with the same id.
+Each file describes one model in two tables: `[api]` is what clients see, `[model]` is what is loaded. `[audio]` names
+the model that makes the sounds of its videos, one of the folder `sounds`. Users can add a folder of their own; a file
+there replaces a built-in one with the same id.
 """
 
 import tomllib

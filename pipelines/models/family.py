@@ -211,8 +211,8 @@ class ModelFamily(PipelineFamily):
     """A family of models that make videos.
 
     `pipeline` is diffusers' class. `image_pipeline` is the class that runs requests with an image, on the same parts;
-    None if no weights of the family take one. The sides of a video are multiples of `side_multiple` pixels, whatever the
-    VAE.
+    None if no weights of the family take one. The sides of a video are multiples of `side_multiple` pixels,
+    whatever the VAE.
 
     The pipeline's denoising loop carries `loop_tensors` from step to step, by its own names: a checkpoint must save
     them, and the pipeline accepts each as an argument. A batch of guidance's two passes repeats those of the
@@ -283,7 +283,7 @@ class ModelFamily(PipelineFamily):
         index = self.read_index(folder)
         configs = {part.name: read_json(folder / part.name / "config.json") for part in self.used(index)}
         configs["pipeline"] = dict(index.settings)
-        configs[self.vae.name]["parameters"] = _stored_parameters(folder / self.vae.name, self.vae)
+        configs[self.vae.name]["parameters"] = stored_parameters(folder / self.vae.name, self.vae)
         try:
             return self.shape(configs)
         except UnsupportedModelError as error:
@@ -304,6 +304,6 @@ def _names(parts: tuple[Part, ...]) -> str:
     return ", ".join(part.name for part in parts)
 
 
-def _stored_parameters(folder: Path, part: Part) -> int:
+def stored_parameters(folder: Path, part: Part) -> int:
     """Return the number of parameters in a part's weight files, from their headers."""
     return sum(tensor.numel for path in weight_files(folder, part.library) for tensor in read_header(path).values())

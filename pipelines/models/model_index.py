@@ -45,13 +45,12 @@ def read_model_index(folder: Path, known: Collection[str], own: str | None = Non
             continue
         if not isinstance(origin, list) or len(origin) != 2 or not all(isinstance(each, str) for each in origin):
             raise UnsupportedModelError(f"{path} does not say the library and class of {name}.")
-        if origin[0] == own:
-            origin = ["diffusers", origin[1]]
-        if origin[0] not in LIBRARIES:
+        library = "diffusers" if origin[0] == own else origin[0]
+        if library not in LIBRARIES:
             raise UnsupportedModelError(
                 f"{path} has {name} of {origin[0][:100]}; only {' and '.join(LIBRARIES)} are used."
             )
-        components[name] = (origin[0], origin[1])
+        components[name] = (library, origin[1])
     return ModelIndex(path, str(settings.get("_class_name"))[:100], components, settings)
 
 

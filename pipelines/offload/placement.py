@@ -20,7 +20,7 @@ def residence(part: Part, layout: Layout) -> Residence:
             return layout.transformer
         case PartKind.TEXT_ENCODER | PartKind.IMAGE_ENCODER:
             return layout.text_encoder
-        case PartKind.VAE:
+        case PartKind.VAE | PartKind.CONDITIONER:
             return Residence.RESIDENT
 
 

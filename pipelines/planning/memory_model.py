@@ -28,6 +28,11 @@ BLOCKS_IN_FLIGHT = 2
 """Streamed blocks in GPU memory at a time: the one that computes and the next. Of a text encoder, two layers."""
 
 
+SOUND_BYTES = 2 * GIB
+"""GPU memory of making a sound besides the weights. An estimate, by the widest layer of an autoencoder for 47 seconds in
+stereo (128 channels of 16 bits, four at a time): it has not been measured.
+"""
+
 TILED_STAGES = ("encoding the image", "encoding the video", "decoding")
 """The stages that need less memory with smaller tiles."""
 
@@ -43,6 +48,7 @@ def stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[st
     decoding = decode_bytes(shape, largest, layout.decoding, vae_itemsize)
     image = _image_bytes(shape, largest, layout, vae_itemsize)
     video = encode_bytes(shape, largest, layout.decoding, shape.video_frames, vae_itemsize)
+    sound = shape.sound_parameters * BF16
     stages = {
         "encoding the prompt": idle + (encoder_idle or encoder_active) + encoder.activation_bytes(),
         **({"encoding the image": idle + encoder_idle + image} if image else {}),
@@ -52,6 +58,7 @@ def stage_peaks(shape: ModelShape, largest: Geometry, layout: Layout) -> dict[st
         + dequantized_bytes(shape, layout.precision)
         + activation_bytes(shape, shape.tokens(largest) * (1 + layout.batched), layout),
         "decoding": idle + encoder_idle + decoding * (1 + CONVOLUTION_WORKSPACE),
+        **({"making the sound": idle + encoder_idle + sound + SOUND_BYTES} if sound else {}),
     }
     return {name: round((always + tensors) * (1 + FRAGMENTATION)) + CONTEXT_BYTES for name, tensors in stages.items()}
 
@@ -144,7 +151,8 @@ def _tile(shape: ModelShape, largest: Geometry, decoding: Decoding) -> tuple[int
 
 
 def host_peak(shape: ModelShape, largest: Geometry, layout: Layout) -> int:
-    """Peak bytes of host memory: streamed weights stay there, weights on disk pass through pinned buffers.
+    """Peak bytes of host memory: streamed weights and those for sounds stay there, weights on disk pass through pinned
+    buffers.
 
     While loading, weights are read, converted and copied one tensor at a time; files are memory-mapped, so the system
     can drop their pages. Later a video that is decoded in tiles is collected in host memory.
@@ -158,7 +166,8 @@ def host_peak(shape: ModelShape, largest: Geometry, layout: Layout) -> int:
         Residence.DISK: 1 << (embedding - 1).bit_length(),
     }[layout.text_encoder]
     transient = max(SHARD_BYTES, embedding, _tiled_video_bytes(largest, layout.decoding))
-    return HOST_BASE_BYTES + transient + _transformer_host_bytes(shape, layout) + encoder_bytes
+    sound = shape.sound_parameters * BF16
+    return HOST_BASE_BYTES + transient + _transformer_host_bytes(shape, layout) + encoder_bytes + sound
 
 
 def converted_bytes(shape: ModelShape, layout: Layout) -> int:

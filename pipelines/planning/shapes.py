@@ -244,7 +244,7 @@ class ModelShape:
     Wan2.2 5B has a timestep per token (`expand_timesteps`). `files` are single files with transformers' weights.
     `guidance` says whether a step has two passes. The pipeline accepts sides in multiples of `side_multiple` pixels.
     The VAE encodes the images of a request in groups of `encoded_frames`, and the video that another is made from in
-    groups of `video_frames`; 0 if requests have none.
+    groups of `video_frames`; 0 if requests have none. The model that makes sounds has `sound_parameters`.
     """
 
     transformer: TransformerShape
@@ -258,6 +258,7 @@ class ModelShape:
     files: tuple[FileShape, ...] = ()
     guidance: bool = True
     side_multiple: int = 1
+    sound_parameters: int = 0
 
     @property
     def encoder_parameters(self) -> int:

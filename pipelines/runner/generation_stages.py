@@ -267,19 +267,11 @@ class GenerationStages:
         return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
 
     def _make_sound(
-        self,
-        params: VideoParams,
-        writer: Mp4Writer,
-        num_frames: int,
-        progress: GenerationProgress,
-        extends: Path | None,
+        self, params: VideoParams, writer: Mp4Writer, frames: int, progress: GenerationProgress, extends: Path | None
     ) -> None:
         """Make a sound as long as the video, or give the reason as a warning. Raises SoundError if that is set."""
-        frames = (
-            num_frames
-            if extends is None
-            else count_frames(extends, self.spec.fps, LIMITS["num_frames"][1]) + num_frames - 1
-        )
+        if extends is not None:
+            frames += count_frames(extends, self.spec.fps, LIMITS["num_frames"][1]) - 1
         seconds = frames / self.spec.fps
         try:
             if self._sound is None:

@@ -29,7 +29,7 @@ AfterStep = Callable[[int, int], None]
 
 
 class SoundModel:
-    """The model that `spec` names, for one device, a torch device name. Its weights are read when they are first used."""
+    """The model that `spec` names, for one device, a torch device name. Weights are read when they are first used."""
 
     def __init__(self, spec: SoundSpec, device: str, folder: Path | None = None) -> None:
         self.spec = spec
@@ -76,9 +76,8 @@ class SoundModel:
             if isinstance(error, PipelineError):
                 raise SoundError(str(error)) from error
             log.exception("making a sound failed")
-            raise SoundError(
-                f"The sound could not be made: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            ) from error
+            why = str(error).partition("\n")[0]
+            raise SoundError(f"The sound could not be made: {type(error).__name__}: {why}") from error
         finally:
             if self._pipe is not None and self._device.type != "cpu":
                 self._pipe.to("cpu")

@@ -129,6 +129,7 @@ def longcat_folder(folder: Path) -> Path:
             downsampling_ratio=64,
             sample_rate=RATE,
         )
+    _alive(transformer)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     LongCatAudioDiTPipeline(vae, encoder, tokenizer, transformer, scheduler).save_pretrained(folder)
     return folder
