@@ -76,6 +76,10 @@ class Parameters(TypedDict, total=False):
     """The sound that is heard with the video, given in the same ways; its first 60 seconds."""
     audio_url: str | PathLike[str] | bytes
     """Another name of `input_audio`."""
+    generate_audio: bool
+    """Whether a model makes a sound for the video; it is not synchronised with the picture."""
+    audio_prompt: str
+    """What is heard with `generate_audio`, instead of what the prompt says."""
     strength: float
     """How much of `input_video` is made anew, above 0 and at most 1."""
     loras: Sequence[LoraChoice]

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Engine, insert
 from pipelines.core.request import VideoParams
 from server.core.catalogue import load_catalogue
 from server.core.generation import Generation, Origin, Status
-from server.core.settings.sections import ModelSettings
+from server.core.settings.settings import Settings
 from server.storage.db.connection import open_database
 from server.storage.db.schema import generations, turns
 from server.storage.db.statements.rows import to_row
@@ -41,7 +41,7 @@ class Requests:
     def __init__(self, workload: Workload, seed: int = SEED) -> None:
         self._dice = random.Random(seed)
         self.tenants = [f"tenant-{number:05}" for number in range(workload.tenants)]
-        self._models = list(load_catalogue(ModelSettings()))[: workload.models]
+        self._models = list(load_catalogue(Settings()))[: workload.models]
         self._shares = SHARES[: workload.models]
 
     def one(self) -> Generation:

@@ -280,6 +280,7 @@ class ModelSpec:
             latent_rgb=None,
             flow_shift=None,
             sampler=None,
+            sound=None,
         )
 
     def variant(self, fast: bool) -> "ModelSpec":

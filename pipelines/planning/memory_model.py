@@ -27,10 +27,9 @@ SHARD_BYTES = GIB
 BLOCKS_IN_FLIGHT = 2
 """Streamed blocks in GPU memory at a time: the one that computes and the next. Of a text encoder, two layers."""
 
-
 SOUND_BYTES = 2 * GIB
-"""GPU memory of making a sound besides the weights. An estimate, by the widest layer of an autoencoder for 47 seconds in
-stereo (128 channels of 16 bits, four at a time): it has not been measured.
+"""GPU memory of making a sound besides the weights. It has not been measured, but estimated by the widest layer of an
+autoencoder for 47 seconds in stereo: 128 channels of 16 bits, four at a time.
 """
 
 TILED_STAGES = ("encoding the image", "encoding the video", "decoding")

@@ -11,15 +11,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from pipelines.core.errors import CatalogueError, HubUnreachableError, PipelineError
 from pipelines.core.home import expanded
+from pipelines.core.model import SoundSpec, Weights
 from pipelines.hub import local as weights
 from pipelines.hub.cache import check_room, free_bytes
 from pipelines.hub.download import DownloadCallback, download
 from pipelines.hub.folder import check
 from pipelines.hub.listing import Listing, readable
 from pipelines.hub.lookup import look_up, look_up_files
-from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
+from pipelines.models.catalogue import DEFAULT_MODEL
 from server.cli.terminal import printable
-from server.core.catalogue import load_catalogue
+from server.core.catalogue import load_catalogue, load_sounds
 from server.core.settings.settings import Settings
 
 LINE_SECONDS = 30.0
@@ -30,36 +31,64 @@ class PullRefusedError(Exception):
     """The options cannot be carried out; `str()` is a sentence."""
 
 
-def pull(settings: Settings, model: str, source: str | None, verify: bool, console: Console) -> None:
+def pull(
+    settings: Settings,
+    model: str,
+    source: str | None,
+    verify: bool,
+    console: Console,
+    agrees: Callable[[str], bool] = lambda _: False,
+) -> None:
     """Download a model's weights from `source`: a hub's address, None for the default hub, or a folder to check.
 
+    `agrees` is asked whether whoever downloads weights that a hub guards has agreed to their licence.
     Raises PullRefusedError, or PipelineError if weights cannot be downloaded or are incomplete.
     """
-    entry = _entry(settings, model)
+    spec = _spec(settings, model)
     print_line = LinePrinter(console)
     is_address = source is None or re.match(r"https?://", source) is not None
-    named = entry.model.repo if source is None else source
+    named = spec.repo if source is None else source
     folder = expanded(named, "--from" if source else "repo")
     if folder.is_dir() and not (source and is_address):
         if verify:
             raise PullRefusedError("--verify compares checksums with a hub's: it cannot check a folder.")
-        _check(entry, folder.absolute(), print_line)
+        _check(spec, folder.absolute(), print_line)
         if source is None:
-            _download_all(look_up_files(entry.model), verify, print_line)
+            _download_all(look_up_files(spec), verify, print_line)
     elif is_address:
-        _download(settings, entry, source.rstrip("/") if source else None, verify, print_line)
+        if isinstance(spec, SoundSpec):
+            _ask_for_consent(spec, print_line, agrees)
+        _download(settings, spec, source.rstrip("/") if source else None, verify, print_line)
     else:
         raise PullRefusedError(f"--from: {source} is neither a folder nor an address that begins with http.")
 
 
-def _entry(settings: Settings, model: str) -> CatalogueEntry:
+def _spec(settings: Settings, model: str) -> Weights:
     try:
         entry = load_catalogue(settings).get(model)
+        if entry is not None:
+            return entry.model
+        sound = load_sounds(settings).get(model)
     except CatalogueError as error:
         raise PullRefusedError(str(error)) from error
-    if entry is None:
+    if sound is None:
         raise PullRefusedError(f"Model not found: {model}")
-    return entry
+    return sound
+
+
+def _ask_for_consent(sound: SoundSpec, print_line: "LinePrinter", agrees: Callable[[str], bool]) -> None:
+    """Show the licence of weights, and raise PullRefusedError unless it is agreed to where a hub asks for that."""
+    licence = sound.licence
+    if licence is None or _downloaded_folder(sound) is not None:
+        return
+    print_line(f"{sound.id} has a licence of its own: {licence.name}, {licence.url}")
+    if licence.summary:
+        print_line(licence.summary)
+    if sound.is_gated and not agrees("Have you read this licence, and do you agree to it?"):
+        raise PullRefusedError(
+            f"The weights of {sound.id} are only for who agrees to their licence. Read {licence.url}, agree to it on "
+            "the repository's page, log in with `hf auth login`, and run the same command with --accept-licence."
+        )
 
 
 class LinePrinter:
@@ -72,10 +101,10 @@ class LinePrinter:
         self.console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
 
 
-def _check(entry: CatalogueEntry, source: Path, print_line: LinePrinter) -> None:
-    folder = weights.locate_in(source, entry.model)
+def _check(spec: Weights, source: Path, print_line: LinePrinter) -> None:
+    folder = weights.locate_in(source, spec)
     print_line(f"The weights in {folder} are complete.")
-    if folder == expanded(entry.model.repo).absolute():
+    if folder == expanded(spec.repo).absolute():
         return
     if folder.is_relative_to(source) and folder != source:
         print_line(f"To serve them, set HF_HUB_CACHE={folder.parents[2]} for `paddock serve`.")
@@ -83,29 +112,27 @@ def _check(entry: CatalogueEntry, source: Path, print_line: LinePrinter) -> None
         print_line(f'To serve them, put repo = "{folder}" into a copy of the model\'s file in your models_dir.')
 
 
-def _download(
-    settings: Settings, entry: CatalogueEntry, hub: str | None, verify: bool, print_line: LinePrinter
-) -> None:
+def _download(settings: Settings, spec: Weights, hub: str | None, verify: bool, print_line: LinePrinter) -> None:
     from huggingface_hub.utils import logging
 
     # its warnings of broken connections would break the progress bar, which reports them too
     logging.set_verbosity_error()
-    if _downloaded_folder(entry) is None:
-        _warn_of_start(settings, entry, print_line)
+    if _downloaded_folder(spec) is None:
+        _warn_of_start(settings, spec, print_line)
     try:
-        listings = [look_up(entry.model, hub), *look_up_files(entry.model, hub)]
+        listings = [look_up(spec, hub), *look_up_files(spec, hub)]
     except HubUnreachableError as error:
-        if verify or not (folder := _downloaded_folder(entry)):
+        if verify or not (folder := _downloaded_folder(spec)):
             raise
         print_line(f"{error} The weights in {folder} are complete, as their index files show.")
         return
     _download_all(listings, verify, print_line)
     folder = listings[0].folder
-    check(folder, entry.model.pipeline_class, entry.model.replaced)
+    check(folder, spec.pipeline_class, spec.replaced)
     print_line(f"The weights are complete{' and verified' if verify else ''}: {folder}")
 
 
-def _warn_of_start(settings: Settings, entry: CatalogueEntry, print_line: LinePrinter) -> None:
+def _warn_of_start(settings: Settings, spec: Weights, print_line: LinePrinter) -> None:
     """Say before a long download what else keeps a server from starting here. The download itself may be for another.
 
     What the doctor says of weights is of the default model's.
@@ -113,7 +140,7 @@ def _warn_of_start(settings: Settings, entry: CatalogueEntry, print_line: LinePr
     from server.cli.doctor.examine import examine
     from server.cli.doctor.finding import DISK_FOR_WEIGHTS, MISSING_WEIGHTS, Verdict
 
-    ours = {MISSING_WEIGHTS} if entry.id == DEFAULT_MODEL else {MISSING_WEIGHTS, DISK_FOR_WEIGHTS, DEFAULT_MODEL}
+    ours = {MISSING_WEIGHTS} if spec.id == DEFAULT_MODEL else {MISSING_WEIGHTS, DISK_FOR_WEIGHTS, DEFAULT_MODEL}
     found = examine(settings, asks=False)
     failures = [each for each in found if each.verdict is Verdict.FAIL and each.about not in ours]
     if failures:
@@ -132,8 +159,7 @@ def _download_all(listings: Sequence[Listing], verify: bool, print_line: LinePri
             download(listing, on_progress, verify)
 
 
-def _downloaded_folder(entry: CatalogueEntry) -> Path | None:
-    spec = entry.model
+def _downloaded_folder(spec: Weights) -> Path | None:
     try:
         for single in spec.every_file:
             weights.locate_file(single.repo, single.file, single.revision)

@@ -233,5 +233,4 @@ class Claims:
             return None
         said = ids(held.id, held.attempt)
         log.info("generation %s: its finished file was found and is kept", held.id, extra=said)
-        has_audio = held.params is not None and held.params.audio is not None
-        return await self.attempts.succeed(held, key, has_audio=has_audio)
+        return await self.attempts.succeed(held, key, has_audio=await self._videos.has_audio(held, key))

@@ -19,7 +19,7 @@ from server.core.errors import InvalidParamsError, PayloadTooLargeError
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.media.references import MAX_CHARS, is_reference
-from server.service.requests.echo import TARGETS
+from server.service.requests.echo import AUDIO_PROMPT, TARGETS
 from server.service.requests.inputs import INPUTS
 
 MAX_BYTES = 28 * 2**20
@@ -35,6 +35,7 @@ MAX_FIELD_BYTES = 128 * 1024
 
 _TEXTS = {
     *("model", "prompt", "negative_prompt", "resolution", "aspect_ratio", "response_format", "step_cache", "sampler"),
+    AUDIO_PROMPT,
     *TARGETS,
 }
 """Fields of a multipart body that stay texts, even if they look like numbers."""

@@ -9,7 +9,7 @@ from pipelines.models.family import InputUse
 from server.api.dependencies import AdminDep, ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
 from server.api.schemas.requests import OWN_PARAMETERS
-from server.service.requests.echo import ENHANCE_NAMES, EXTEND, IMAGE_MODE, STRENGTH
+from server.service.requests.echo import AUDIO_PROMPT, ENHANCE_NAMES, EXTEND, GENERATE_AUDIO, IMAGE_MODE, STRENGTH
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
 from server.service.service import Service
 
@@ -175,6 +175,8 @@ def _own_parameters(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         lacks |= {VIDEO, STRENGTH}
     if not service.input_sources.takes_image_mode(entry):
         lacks.add(IMAGE_MODE)
+    if entry.model.sound is None:
+        lacks |= {GENERATE_AUDIO, AUDIO_PROMPT}
     if not service.prompts.is_configured:
         lacks |= set(ENHANCE_NAMES)
     # what a model's file asks for where a request says nothing

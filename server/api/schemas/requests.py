@@ -26,9 +26,11 @@ from server.core.settings.sections import QueueSettings
 from server.media.limits import AUDIO_BYTES, MAX_AUDIO_SECONDS, MAX_SECONDS, VIDEO_BYTES
 from server.service.numbers import limits_of
 from server.service.requests.echo import (
+    AUDIO_PROMPT,
     ENHANCE,
     ENHANCE_NAMES,
     EXTEND,
+    GENERATE_AUDIO,
     IMAGE_MODE,
     INSPIRATION,
     MAX_TARGET_CHARS,
@@ -134,6 +136,16 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
         "an image",
     },
     AUDIO_NAMES[1]: {**_IMAGE, "description": f"Another name of {AUDIO_NAMES[0]}"},
+    GENERATE_AUDIO: {
+        "type": "boolean",
+        "description": "Have a model make a sound for the video, from words alone: it is not synchronised with what is "
+        f"seen. The row has `has_audio`. It excludes {AUDIO_NAMES[0]}",
+    },
+    AUDIO_PROMPT: {
+        "type": "string",
+        "maxLength": QueueSettings.model_fields["max_prompt_chars"].default,
+        "description": f"What is heard with {GENERATE_AUDIO}, instead of what the prompt says",
+    },
     STRENGTH: {
         "type": "number",
         "exclusiveMinimum": 0,
@@ -168,7 +180,6 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
             "description": "In any case of letters; with aspect_ratio, or 16:9. height and width take precedence",
         },
         "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
-        "generate_audio": {"type": "boolean", "const": False, "description": "No model generates audio"},
         "num_generations": {"type": "integer", "minimum": 1, "maximum": settings.max_num_generations},
         **OWN_PARAMETERS,
     }

@@ -50,6 +50,10 @@ def generate(
     audio: Annotated[
         Path | None, typer.Option(help="The sound that is heard with the video, cut to its length.")
     ] = None,
+    sound: Annotated[bool, typer.Option("--sound", help="Have a model make a sound for the video.")] = False,
+    sound_prompt: Annotated[
+        str | None, typer.Option(help="What is heard, instead of what the prompt says; with --sound.")
+    ] = None,
     strength: Annotated[
         float | None, typer.Option(help="How much of that video is made anew, above 0 and at most 1.")
     ] = None,
@@ -93,6 +97,8 @@ def generate(
         "input_video": video,
         "strength": strength,
         "input_audio": audio,
+        "generate_audio": sound or None,
+        "audio_prompt": sound_prompt,
         "width": width,
         "height": height,
         "aspect_ratio": aspect,

@@ -1,5 +1,6 @@
 """`paddock pull`."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -23,6 +24,10 @@ def pull(
             "--verify", help="Also compare the checksums of files that are here. Takes minutes for the large models."
         ),
     ] = False,
+    accept_licence: Annotated[
+        bool,
+        typer.Option("--accept-licence", help="You have read the licence of guarded weights, and agree to it."),
+    ] = False,
     config: Config = None,
 ) -> None:
     """Download a model's weights into the Hugging Face cache (HF_HOME) and verify them.
@@ -33,8 +38,11 @@ def pull(
     from server.cli.pull import PullRefusedError
     from server.cli.pull import pull as run
 
+    def agrees(question: str) -> bool:
+        return accept_licence or (console.is_terminal and sys.stdin.isatty() and typer.confirm(question))
+
     try:
-        run(load_settings(config), model, source, verify, console)
+        run(load_settings(config), model, source, verify, console, agrees)
     except PullRefusedError as error:
         refuse(str(error))
     except PipelineError as error:

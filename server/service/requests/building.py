@@ -72,6 +72,7 @@ class GenerationBuilder:
         bodies = [parameters.with_seed(request.body, base, offset) for offset in range(count)]
         kept = echo.echo(request.entry, bodies[0], self._settings.max_prompt_chars)
         try:
+            await self._check_sound(request)
             inputs = await self._given_inputs(request)
         except InvalidParamsError as error:
             if request.origin is Origin.SYNC:
@@ -99,6 +100,15 @@ class GenerationBuilder:
         following = last if params.last_image is None else None
         return replace(warned, params=params, awaited_input=following or _words(generation))
 
+    async def _check_sound(self, request: Request) -> None:
+        """Raise InvalidParamsError if no weights are here that make the sound that a request asks for."""
+        sound = request.entry.model.sound
+        # of the demo it is its own, and on a cluster the hosts have it
+        if sound is None or self._settings.demo or self._settings.ray_address is not None:
+            return
+        if echo.asks_for_sound(request.body):
+            await self._image_models.check_installed(sound, echo.GENERATE_AUDIO)
+
     async def _given_inputs(self, request: Request) -> GivenInputs:
         """Check and keep the inputs of a request. What takes less time is checked first."""
         self._sources.check(request)
@@ -107,7 +117,7 @@ class GenerationBuilder:
         self._params(request, request.body, GivenInputs())
         self._enhances(request)
         if request.entry is not request.asked:
-            await self._image_models.check_installed(request.entry, request.named(IMAGE, echo.EXTEND)[0])
+            await self._image_models.check_installed(request.entry.model, request.named(IMAGE, echo.EXTEND)[0])
         return await self._sources.take(request)
 
     def _generation(

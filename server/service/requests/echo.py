@@ -29,13 +29,19 @@ ENHANCE_NAMES = (ENHANCE, "prompt_extend")
 INSPIRATION = "inspiration"
 """The parameter that has a prompt rewritten freely, by a style card."""
 
+GENERATE_AUDIO = "generate_audio"
+"""The parameter that has a model make a sound for the video."""
+
+AUDIO_PROMPT = "audio_prompt"
+"""The parameter that says what is heard, instead of the prompt."""
+
 STRENGTH = "strength"
 """The parameter that says how much of an input video is made anew."""
 
 TARGETS = ("target_namespace", "target_repo", "target_directory")
 """Where a client wants to file its video: kept, echoed and used as filters."""
 
-_PROMPTS = ("prompt", "negative_prompt")
+_PROMPTS = ("prompt", "negative_prompt", AUDIO_PROMPT)
 _CONTROL = ("model", "num_generations", *INPUTS)
 _GENERAL = (
     "multi_prompt",
@@ -51,6 +57,7 @@ _GENERAL = (
     EXTEND,
     *ENHANCE_NAMES,
     INSPIRATION,
+    GENERATE_AUDIO,
 )
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "warnings"),
@@ -60,7 +67,7 @@ _RESERVED = (
 
 UNSUPPORTED = (
     *("input_images", "image_url", "last_frame_image"),
-    *("generate_audio", "target_fps", "webhook_url"),
+    *("target_fps", "webhook_url"),
 )
 """Parameters of the host's other models. A request that uses one would wait for something that never comes."""
 
@@ -128,6 +135,15 @@ def asks_for_inspiration(body: Mapping[str, Any]) -> bool:
         return False
     if not isinstance(given, bool):
         raise InvalidParamsError(f"{INSPIRATION} must be a boolean")
+    return given
+
+
+def asks_for_sound(body: Mapping[str, Any]) -> bool:
+    """Whether a body asks for a sound that a model makes. Raises InvalidParamsError."""
+    if is_absent(given := body.get(GENERATE_AUDIO)):
+        return False
+    if not isinstance(given, bool):
+        raise InvalidParamsError(f"{GENERATE_AUDIO} must be a boolean")
     return given
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.geometry import nearest_resolution
+from pipelines.core.model import Weights
 from pipelines.hub import local
 from pipelines.models.api_table import ApiSpec
 from pipelines.models.catalogue import CatalogueEntry
@@ -40,18 +41,18 @@ class ImageModels:
         chosen = next((entry for entry in found if _size(entry, given) is not None), found[0] if found else None)
         return asked if chosen is None else as_asked(chosen, asked)
 
-    async def check_installed(self, entry: CatalogueEntry, name: str) -> None:
+    async def check_installed(self, model: Weights, name: str) -> None:
         """Raise InvalidParamsError, which says how to bring them, unless a model's weights are on this machine.
 
         The parameter `name` needs that model.
         """
         try:
-            await asyncio.to_thread(local.locate, entry.model)
+            await asyncio.to_thread(local.locate, model)
         except PipelineError:
             # not the error's own words: they have the server's paths
             raise InvalidParamsError(
-                f"{name} needs the model {entry.id}, which is not installed on this server. Its operator brings it "
-                f"with `paddock pull --model {entry.id}`"
+                f"{name} needs the model {model.id}, which is not installed on this server. Its operator brings it "
+                f"with `paddock pull --model {model.id}`"
             ) from None
 
 

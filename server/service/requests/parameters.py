@@ -13,8 +13,19 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.loras import AvailableLora, choose_loras
 from server.service.numbers import as_integer, as_number, limits_of
-from server.service.requests.echo import EXTEND, IMAGE_MODE, MAX_TARGET_CHARS, STRENGTH, TARGETS, UNSUPPORTED, is_absent
-from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO, GivenInputs, InputVideo, Picture
+from server.service.requests.echo import (
+    AUDIO_PROMPT,
+    EXTEND,
+    GENERATE_AUDIO,
+    IMAGE_MODE,
+    MAX_TARGET_CHARS,
+    STRENGTH,
+    TARGETS,
+    UNSUPPORTED,
+    asks_for_sound,
+    is_absent,
+)
+from server.service.requests.inputs import AUDIO_NAMES, IMAGE, LAST_IMAGES, VIDEO, GivenInputs, InputVideo, Picture
 from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
 
 Body = Mapping[str, Any]
@@ -92,6 +103,8 @@ def resolve(
         last_image=None if isinstance(inputs.last, str | None) else inputs.last.digest,
         strength=_strength(given, chosen["num_inference_steps"]),
         image_mode=_one_of(ImageMode, IMAGE_MODE, given),
+        generate_audio=asks_for_sound(given),
+        audio_prompt=_audio_prompt(given, max_prompt_chars),
     )
     if inputs.extended is not None:
         return _extending(entry, given, params, inputs.extended)
@@ -138,6 +151,18 @@ def about_length(entry: CatalogueEntry, body: Body, params: VideoParams, video: 
     if asked is not None and asked > has:
         return (f"{VIDEO} has only {has} frames at {fps} a second: the video has as many.",)
     return ()
+
+
+def _audio_prompt(given: Body, max_chars: int) -> str | None:
+    """What is heard; None if it is what is seen."""
+    prompt = given.get(AUDIO_PROMPT)
+    if prompt is None:
+        return None
+    if not isinstance(prompt, str) or len(prompt) > max_chars:
+        raise InvalidParamsError(f"{AUDIO_PROMPT} must be a string of at most {max_chars} characters")
+    if not asks_for_sound(given):
+        raise InvalidParamsError(f"{AUDIO_PROMPT} needs {GENERATE_AUDIO}: true")
+    return prompt if prompt.strip() else None
 
 
 def _strength(given: Body, steps: int) -> float:
@@ -211,8 +236,12 @@ def _check_prompts(given: Body) -> None:
 
 
 def _refuse_what_the_model_lacks(entry: CatalogueEntry, given: Body) -> None:
-    if not isinstance(given.get("generate_audio", False), bool):
-        raise InvalidParamsError("generate_audio must be a boolean")
+    if asks_for_sound(given):
+        if entry.model.sound is None:
+            raise InvalidParamsError(f"{GENERATE_AUDIO} is not supported by {entry.id}")
+        own = next((name for name in AUDIO_NAMES if given.get(name, False) is not False), None)
+        if own is not None:
+            raise InvalidParamsError(f"{GENERATE_AUDIO} and {own} exclude each other: a video has one sound")
     for name in ("multi_prompt", *UNSUPPORTED):
         if given.get(name, False) is not False:
             raise InvalidParamsError(f"{name} is not supported by {entry.id}")

@@ -13,6 +13,13 @@ DIRECT_SECONDS = 3600.0
 by the same one."""
 
 
+_INDEX_BYTES = 2**20
+"""The index of a file is at its beginning, and smaller."""
+
+_SOUND = b"soun"
+"""What an MP4's index has for a track that is a sound."""
+
+
 def video_key(generation_id: str, attempt: int) -> str:
     """The storage key of the file that an attempt leaves."""
     return f"{generation_id}.{attempt}{SUFFIX}"
@@ -44,3 +51,14 @@ class Videos(GenerationFiles):
         keys = [video_key(generation.id, attempt) for attempt in range(generation.attempt, 0, -1)]
         found = await self.storage.stat(keys)
         return next((key for key in keys if key in found), None)
+
+    async def has_audio(self, generation: Generation, key: str) -> bool:
+        """Whether a sound is heard with a generation's finished video. Raises OSError.
+
+        One that a model was to make may have failed: the file says so.
+        """
+        params = generation.params
+        if params is None or not params.generate_audio:
+            return params is not None and params.audio is not None
+        head = b"".join([chunk async for chunk in self.storage.open(key, 0, _INDEX_BYTES)])
+        return _SOUND in head

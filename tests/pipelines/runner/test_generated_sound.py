@@ -32,7 +32,7 @@ def runner(processor: str, weights_folder: Path, sound: SoundSpec) -> Runner:
 def warned(runner: Runner, params: VideoParams, path: Path) -> list[str]:
     """What a run warns of."""
     said: list[str] = []
-    runner.run(params, path, Callbacks(on_warnings=lambda warnings: said.extend(warnings)))
+    runner.run(params, path, Callbacks(on_warnings=said.extend))
     return said
 
 
