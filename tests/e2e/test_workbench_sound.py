@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.test_workbench_image import generated
 from tests.support.browser import BrowserPage, chromium
+from tests.support.models.serving import T2V, real_server, sound_models
 from tests.support.server_process import ServerProcess
 from tests.support.sound import loudest_hertz, samples_of, tone
 
@@ -122,3 +123,48 @@ def test_videos_are_heard_as_the_last_one_was_left(page: Page, server: ServerPro
     page.reload()
     expect(video).to_be_visible()
     assert video.evaluate("(video) => video.muted") is True
+
+
+@pytest.fixture(scope="module")
+def making(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server whose model for text has one for sounds."""
+    folder = tmp_path_factory.mktemp("making")
+    process = real_server(folder / "data", sound_models(folder))
+    process.start()
+    yield process
+    process.close()
+
+
+def test_a_sound_is_made_of_its_own_words_or_left_for_a_file(making: ServerProcess, sound: Path) -> None:
+    with chromium() as browser:
+        visitor = BrowserPage(browser, making.url)
+        page = visitor.open(f"/?model={T2V}")
+        page.get_by_label("Prompt", exact=True).fill("an ox")
+        page.locator("#form summary").click()
+        for label, value in {**SIZES, "Height": 32, "Width": 32, "Num Frames": 9}.items():
+            page.get_by_role("spinbutton", name=label).fill(str(value))
+        expect(page.get_by_label("What is heard")).to_be_hidden()
+
+        page.get_by_label("Make a sound").check()
+        page.get_by_label("What is heard").fill("waves")
+        row = generated(page, making)
+
+        assert (row["generate_audio"], row["audio_prompt"], row["has_audio"]) == (True, "waves", True)
+        card = page.locator("#results .card").first
+        expect(card.locator(".facts")).to_contain_text("sound made")
+        assert card.locator(".stage video").evaluate(HEARD)["energy"] > 1e-5
+        # a file takes its place, and the other way round
+        page.locator("#audio-file").set_input_files(sound)
+        expect(page.get_by_label("Make a sound")).not_to_be_checked()
+        page.get_by_label("Make a sound").check()
+        expect(page.locator("#audio-shown")).to_be_hidden()
+        page.get_by_label("Make a sound").uncheck()
+        assert "generate_audio" not in generated(page, making)
+        page.locator("#results .card").filter(has_text="sound made").get_by_role(
+            "button", name="Use these settings"
+        ).click()
+        expect(page.get_by_label("Make a sound")).to_be_checked()
+        expect(page.get_by_label("What is heard")).to_have_value("waves")
+        visitor.context.close()
+        assert visitor.errors == []
+        assert visitor.elsewhere == []

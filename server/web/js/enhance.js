@@ -28,10 +28,15 @@ export class Enhancer {
     this.#show();
   }
 
-  /** Shows it below the prompt of a form that was just drawn, if its model takes the parameter. */
-  draw(isOffered) {
+  /** Shows it below the prompt of a form that was just drawn. `about` is the parameter's schema, if the model takes it. */
+  draw(about) {
+    const box = $("enhance-prompt");
+    const isTouched = box.checked !== box.defaultChecked;
+    box.defaultChecked = about?.default ?? false;
+    if (!isTouched) box.checked = box.defaultChecked;
+    $("enhance-field").hidden = !about;
     this.forget();
-    this.element.hidden = !isOffered;
+    this.element.hidden = !about;
     $("field-prompt").parentElement.append(this.element);
   }
 

@@ -11,6 +11,7 @@ import { Generations, isActive } from "./generations.js";
 import { History } from "./history.js";
 import { AUDIO, fileAt, frameAt, InputField, IMAGES, sent, VIDEO } from "./inputs.js";
 import { askForKey } from "./key.js";
+import { MadeSound } from "./madesound.js";
 import { Machine } from "./machine.js";
 import { offerLoras } from "./loras.js";
 import { OWN_PARAMETERS, fillField, ofField, settingsOf } from "./settings.js";
@@ -53,6 +54,7 @@ class Workbench {
     [this.video, this.audio] = [new InputField(VIDEO, "video"), new InputField(AUDIO, "audio")];
     this.images = [new InputField(IMAGES[0], "image"), new InputField(IMAGES[1], "last-image")];
     this.inputs = [...this.images, this.video, this.audio];
+    this.sound = new MadeSound(this.audio);
     this.continued = null;
     this.#drawForm(models);
     this.api = new ApiTab(() => ({ model: this.model.id, values: this.values, schema: this.form.schema }));
@@ -179,6 +181,7 @@ class Workbench {
   #fillOwn(values) {
     if (!$("image-mode").disabled) $("image-mode").checked = Boolean(values.image_mode);
     for (const [id, name] of Object.entries(OWN_PARAMETERS)) fillField(name, $(id), values[name]);
+    this.sound.draw();
   }
 
   /** With the demo's weights: a size that takes seconds on a CPU. The model's default takes many minutes there. */
@@ -194,18 +197,9 @@ class Workbench {
     $("image-mode").checked = $("image-mode").disabled;
     this.#offerImageMode();
     this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
-    this.#offerEnhancing(this.#own.enhance_prompt);
+    this.enhancer.draw(this.#own.enhance_prompt);
+    this.sound.offer("generate_audio" in this.#own);
     this.#fillSmall();
-  }
-
-  /** `about` is the parameter's schema, undefined where the model takes none. */
-  #offerEnhancing(about) {
-    const box = $("enhance-prompt");
-    const isTouched = box.checked !== box.defaultChecked;
-    box.defaultChecked = about?.default ?? false;
-    if (!isTouched) box.checked = box.defaultChecked;
-    $("enhance-field").hidden = !about;
-    this.enhancer.draw(Boolean(about));
   }
 
   #offerImageMode() {

@@ -16,6 +16,8 @@ export const OWN_PARAMETERS = {
   sampler: "sampler",
   "enhance-prompt": ENHANCE,
   inspiration: "inspiration",
+  "generate-audio": "generate_audio",
+  "audio-prompt": "audio_prompt",
   loras: "loras",
   strength: "strength",
 };
@@ -26,7 +28,7 @@ export function ofField(name, field) {
   if (name === ENHANCE) return field.checked === field.defaultChecked ? undefined : field.checked;
   if (field.type === "checkbox") return field.checked || undefined;
   if (name === "loras") return fromText(field.value);
-  if (field.value === "") return undefined;
+  if (field.disabled || field.value === "") return undefined;
   return name === "strength" ? Number(field.value) : field.value;
 }
 
@@ -73,6 +75,7 @@ export function facts(row, schema) {
     rest.step_cache && t(`cache.${rest.step_cache}`),
     rest.sampler,
     row.inspiration_style && t("style", { style: row.inspiration_style }),
+    rest.generate_audio && t("madeSound"),
     rest.image_mode && t("imageMode"),
     rest.strength && t("strength", { strength: rest.strength }),
     toText(rest.loras),

@@ -1,0 +1,30 @@
+/** The sound that a model makes for the video, for models that have one: instead of a file of one's own. */
+
+import { $ } from "./dom.js";
+
+export class MadeSound {
+  /** `own` is the field of the file. */
+  constructor(own) {
+    $("generate-audio").addEventListener("change", () => {
+      if ($("generate-audio").checked) own.set(null);
+      this.draw();
+    });
+    own.addEventListener("change", () => {
+      if (own.value) $("generate-audio").checked = false;
+      this.draw();
+    });
+  }
+
+  /** Shows whether the model has one. */
+  offer(isOffered) {
+    $("sound-field").hidden = !isOffered;
+    this.draw();
+  }
+
+  /** Shows the words for it while it is chosen. */
+  draw() {
+    const isChosen = $("generate-audio").checked;
+    $("audio-prompt-field").hidden = !isChosen;
+    $("audio-prompt").disabled = !isChosen;
+  }
+}
