@@ -86,3 +86,13 @@ def test_damaged_weights_are_an_error_of_the_sound(spec: SoundSpec, tmp_path: Pa
 
     with pytest.raises(SoundError):
         SoundModel(broken, "cpu").make("an ox", 1.0, 7)
+
+
+def test_a_sampler_that_needs_a_package_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = sound_spec(tmp_path / "model", "StableAudioPipeline")
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(index.read_text().replace("EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler"))
+    monkeypatch.setattr("pipelines.stages.audio.sound_model.find_spec", lambda name: None)
+
+    with pytest.raises(SoundError, match="pip install torchsde"):
+        SoundModel(spec, "cpu").make("an ox", 1.0, 7)
