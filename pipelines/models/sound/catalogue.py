@@ -27,12 +27,12 @@ class AudioTable(Table):
 
 class _LicenceTable(Table):
     name: str = Field(min_length=1, max_length=200)
-    url: str = Field(pattern=r"https://\S{1,500}")
+    url: str = Field(pattern=r"^https://\S{1,500}$")
     summary: str = Field(default="", max_length=500)
 
 
 class _SoundTable(Table):
-    id: str = Field(pattern=r"[a-z0-9][a-z0-9.-]{0,99}")
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")
     repo: str
     revision: str | None = None
     pipeline_class: str
