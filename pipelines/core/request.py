@@ -78,6 +78,9 @@ _LEAST_EXTENDING = 2
 _FROM_VIDEO = ("video", "strength")
 """The fields that count only if a video is made from another one."""
 
+_HEARD = frozenset({"audio", "generate_audio", "audio_prompt"})
+"""The fields that decide what is heard, and nothing of what is seen."""
+
 REQUEST_LORAS = "request_loras"
 """The fact of a video's fingerprint that names its own LoRAs, with the digests of their files."""
 
@@ -184,11 +187,9 @@ class VideoParams:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Its fields, as far as the video depends on them."""
+        """Its fields, as far as what is seen depends on them."""
         # checkpoints are older than the images and the video
-        later = (*IMAGES, "image_mode", "extends", "audio", "audio_prompt")
-        absent = {name for name in later if getattr(self, name) is None}
-        absent |= set() if self.generate_audio else {"generate_audio"}
+        absent = {name for name in (*IMAGES, "image_mode", "extends") if getattr(self, name) is None} | _HEARD
         absent |= set(_FROM_VIDEO) if self.video is None else set()
         return {name: value for name, value in asdict(self).items() if name not in absent}
 

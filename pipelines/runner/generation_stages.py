@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.core.errors import InputVideoError, SoundError
+from pipelines.core.errors import InputVideoError, PipelineError, SoundError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec, SoundFailure
 from pipelines.core.progress import GenerationStats, Stage
@@ -39,6 +39,9 @@ from pipelines.stages.preview.latent_rgb import matching
 from pipelines.stages.preview.preview import draw
 from pipelines.stages.writing.muxing import check_audio
 from pipelines.stages.writing.video_writer import Mp4Writer
+
+SILENT = "The video is silent."
+"""Begins the warning of a video whose sound could not be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,34 +267,50 @@ class GenerationStages:
             if params.generate_audio:
                 self._make_sound(params, writer, geometry.num_frames, progress, extends)
             on_error.pop_all()
-        return RenderedVideo(writer, stats, lambda: progress.report(Stage.DECODE, 1, 1))
+
+        def on_finished() -> None:
+            if writer.lost_sound is not None:
+                progress.callbacks.on_warnings((f"{SILENT} {writer.lost_sound}",))
+            progress.report(Stage.DECODE, 1, 1)
+
+        return RenderedVideo(writer, stats, on_finished)
+
+    def check_sound(self, params: VideoParams) -> None:
+        """Raise SoundError before any work if a video that must have a sound cannot have one."""
+        if params.generate_audio and self._must_be_heard and self._sound is not None:
+            try:
+                self._sound.load()
+            except PipelineError as error:
+                raise SoundError(str(error)) from error
+
+    @property
+    def _must_be_heard(self) -> bool:
+        return self.spec.sound is not None and self.spec.sound.if_failed is SoundFailure.FAIL
 
     def _make_sound(
         self, params: VideoParams, writer: Mp4Writer, frames: int, progress: GenerationProgress, extends: Path | None
     ) -> None:
         """Make a sound as long as the video, or give the reason as a warning. Raises SoundError if that is set."""
-        if extends is not None:
-            frames += count_frames(extends, self.spec.fps, LIMITS["num_frames"][1]) - 1
-        seconds = frames / self.spec.fps
         try:
             if self._sound is None:
                 raise SoundError("This model has no model for sounds.")
-            progress.report(Stage.SOUND, 0, 1)
-            samples, rate = self._sound.make(
-                *(params.audio_prompt or params.prompt, seconds, params.seed), progress.after_sound_step
-            )
-        except SoundError as error:
-            if self.spec.sound is not None and self.spec.sound.if_failed is SoundFailure.FAIL:
-                raise
-            progress.callbacks.on_warnings((f"The video is silent. {error}",))
+            if extends is not None:
+                frames += count_frames(extends, self.spec.fps, LIMITS["num_frames"][1]) - 1
+            seconds = frames / self.spec.fps
+            prompt = params.prompt if params.audio_prompt is None else params.audio_prompt
+            samples, rate = self._sound.make(prompt, seconds, params.seed, progress.after_sound_step)
+            writer.hear(samples, rate, must_be_heard=self._must_be_heard)
+        except PipelineError as error:
+            if self._must_be_heard:
+                raise error if isinstance(error, SoundError) else SoundError(str(error)) from error
+            progress.callbacks.on_warnings((f"{SILENT} {error}",))
             return
+        self.sound_name = self._sound.name
         longest = self._sound.spec.max_seconds
         if seconds > longest:
             progress.callbacks.on_warnings(
                 (f"The model for sounds makes at most {longest:g} seconds: silence follows in the video.",)
             )
-        writer.hear(samples, rate)
-        self.sound_name = self._sound.name
 
     def frames(self, params: VideoParams, inputs: Inputs, tolerance: float | None) -> RenderedFrames:
         """Return the frames of a video, and how long denoising took. `tolerance` replaces the step cache's."""

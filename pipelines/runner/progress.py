@@ -85,6 +85,7 @@ class GenerationProgress:
     def after_sound_step(self, done: int, steps: int) -> None:
         """Handle the end of a step of making the sound: cancellation and report."""
         self.raise_if_cancelled()
+        # one more part is the decoding
         self.report(Stage.SOUND, done, steps + 1)
 
     @property

@@ -148,6 +148,8 @@ class Runner(Exclusive):
         pipes = self._loaded.pipes
         if self._compiler is not None:
             self._compiler.close()
+        if self._sound is not None:
+            self._sound.close()
         del self._loaded, self._stages, self._compiler
         reset(pipes)
         # some hooks and caches refer to the pipelines: emptied, they hold no weights even if those keep them alive
@@ -223,6 +225,7 @@ class Runner(Exclusive):
         try:
             with _naming(loras):
                 inputs = self._stages.fit_inputs(params, geometry, inputs)
+                self._stages.check_sound(params)
                 self._loaded.loras.merge(loras, progress.after_tensor)
                 latents, stats = self._stages.denoise(params, geometry, progress, inputs)
                 return self._stages.write(params, latents, path, geometry, progress, stats, inputs)

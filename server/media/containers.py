@@ -1,5 +1,7 @@
 """Which kind of file a video or a sound is, by its first bytes."""
 
+import re
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 HEAD_BYTES = 64
@@ -9,7 +11,10 @@ _MATROSKA = b"\x1a\x45\xdf\xa3"
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 """What an MP4 or a QuickTime file may begin with, after the length of the box."""
 
-_AUDIO_BRANDS = (b"M4A ", b"M4B ")
+_TRACK = re.compile(rb"hdlr[\s\S]{8}(vide|soun)")
+"""What a track has, wherever in the file its index is: M4A files are no different from MP4 ones in any other way."""
+
+_PICTURE, _SOUND = b"vide", b"soun"
 
 
 def container_of(head: bytes) -> str | None:
@@ -33,19 +38,25 @@ def audio_container_of(head: bytes) -> str | None:
 
 def is_video(path: Path) -> bool:
     """Whether a file is a video that may be read. Raises OSError."""
-    head = _head(path)
-    return container_of(head) is not None and not _is_m4a(head)
+    container = container_of(_head(path))
+    return container is not None and not (container == "mov" and _has_only_sound(path))
 
 
 def is_audio(path: Path) -> bool:
     """Whether a file is a sound that may be read, and no video. Raises OSError."""
     head = _head(path)
-    return audio_container_of(head) is not None and (container_of(head) is None or _is_m4a(head))
+    if container_of(head) == "mov":
+        return _has_only_sound(path)
+    return audio_container_of(head) is not None and container_of(head) is None
 
 
-def _is_m4a(head: bytes) -> bool:
-    # the same container as MP4, by its brand
-    return head[4:8] == b"ftyp" and head[8:12] in _AUDIO_BRANDS
+def _has_only_sound(path: Path) -> bool:
+    """Whether none of the tracks of an MP4 or QuickTime file is a picture, and one is a sound."""
+    if path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        kinds = {found[1] for found in _TRACK.finditer(content)}
+    return _PICTURE not in kinds and _SOUND in kinds
 
 
 def _head(path: Path) -> bytes:

@@ -27,7 +27,8 @@ _STEREO = "aformat=channel_layouts=stereo"
 _BOTH_SIDES = "pan=stereo|c0=c0|c1=c0"
 """One channel, as loud as it is: ffmpeg itself would make it 3 dB softer."""
 
-_MONO = re.compile(r"Stream #0:\d+[^\n]*: Audio: [^\n]*, \d+ Hz, (?:mono|1 channels)")
+_FIRST = re.compile(r"Stream #0:\d+[^\n]*: Audio: ([^\n]*)")
+_MONO = re.compile(r", \d+ Hz, (?:mono|1 channels)")
 _MUXED = re.compile(r"time=(\d+):(\d+):(\d+\.\d+)")
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+\.\d+)")
 
@@ -35,7 +36,8 @@ _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+\.\d+)")
 def make(content: IO[bytes], container: str, target: Path) -> dict[str, Any]:
     """Make a sound of the file `content`, and return what is known of it. Raises RefusedInputError or OSError."""
     said, status = _decode(content, container, target, _STEREO)
-    if status == 0 and _MONO.search(said.partition("Output #0")[0]):
+    first = _FIRST.search(said.partition("Output #0")[0])
+    if status == 0 and first is not None and _MONO.search(first[1]):
         content.seek(0)
         said, status = _decode(content, container, target, _BOTH_SIDES)
     if status != 0 or not target.is_file():

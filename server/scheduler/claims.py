@@ -9,7 +9,7 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.core.errors import RecordsUnavailableError, reason
+from server.core.errors import RecordsUnavailableError, reason, without_paths
 from server.core.events import Broker, Event
 from server.core.fair_queue import NOTHING, Exclusions, Weights
 from server.core.generation import Generation
@@ -116,7 +116,8 @@ class Claims:
                 running.live = replace(running.live, preview=report.step)
             case Warned():
                 # an earlier attempt may have given the same
-                running.warnings = tuple(dict.fromkeys((*running.held.warnings, *report.warnings)))
+                said = (*running.held.warnings, *running.warnings, *map(without_paths, report.warnings))
+                running.warnings = tuple(dict.fromkeys(said))
                 # they are recorded with the claim
                 running.is_to_renew.set()
             case Progressed():

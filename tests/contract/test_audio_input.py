@@ -228,3 +228,14 @@ def test_a_killed_server_makes_the_same_video(tmp_path: Path) -> None:
         assert server.video(id_) == expected
     finally:
         server.close()
+
+
+def test_an_mp4_with_nothing_but_a_sound_is_one_whatever_its_brand(server: ServerProcess) -> None:
+    # as many recorders write it
+    sound = tone(1.0, "tone.mp4", "-c:a", "aac")
+    assert sound[8:12] == b"isom"
+
+    upload = server.http.post("/uploads", content=sound, headers={"Content-Type": "audio/mp4"}).json()
+
+    assert upload["seconds"] == pytest.approx(1.0, abs=0.05)
+    assert enqueued(server, input_audio=upload["id"])["has_audio"] is True

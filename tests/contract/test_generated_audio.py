@@ -117,7 +117,9 @@ def test_what_cannot_be_heard_is_refused(server: ServerProcess, body: dict[str, 
     assert sentence in row["error_message"]
 
 
-@pytest.mark.parametrize("silent", [{"generate_audio": False}, {"generate_audio": None, "audio_prompt": None}])
+@pytest.mark.parametrize(
+    "silent", [{"audio_prompt": " "}, {"generate_audio": False}, {"generate_audio": None, "audio_prompt": None}]
+)
 def test_a_video_without_a_sound_can_be_asked_for(server: ServerProcess, silent: dict[str, Any]) -> None:
     assert "has_audio" not in enqueued(server, **silent)
 

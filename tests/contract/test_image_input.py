@@ -19,7 +19,7 @@ from PIL import Image
 from paddock import Client, InvalidArgumentError
 from pipelines.models.catalogue import DEFAULT_MODEL
 from pipelines.stages.conditioning.images import image_digest
-from server.service.requests.inputs import LAST_IMAGES
+from server.service.requests.inputs import INPUTS, LAST_IMAGES
 from tests.support.command_line import Typed
 from tests.support.models.serving import TI2V as MODEL
 from tests.support.models.serving import ti2v_models, ti2v_server
@@ -326,7 +326,7 @@ def test_a_body_that_does_not_come_keeps_no_others_from_being_read(server: Serve
             "'prompt' must not be a file; input_image, end_image_url, ",
         ),
         ([("input_image", b"a"), ("input_image", b"b")], "input_image is in the multipart body twice."),
-        ([("input_image", b"a")] * 5, "The multipart body cannot be read: Too many files"),
+        ([("input_image", b"a")] * (len(INPUTS) + 1), "The multipart body cannot be read: Too many files"),
     ],
 )
 def test_a_multipart_body_has_its_limits(files: Any, sentence: str, server: ServerProcess) -> None:

@@ -122,7 +122,7 @@ def test_an_upload_whose_image_was_removed_has_expired(server: ServerProcess) ->
         (
             {"content": b"ox", "headers": {"content-type": "image/png"}},
             400,
-            "must be a JPEG, PNG, WebP, BMP or GIF file, or an MP4",
+            "must be a JPEG, PNG, WebP, BMP or GIF file, an MP4, MOV, WebM or Matroska file, or a WAV, MP3",
         ),
         ({"content": bytes(21 * 2**20), "headers": {"content-type": "image/png"}}, 413, "at most 20 MB"),
         ({"content": bytes(101 * 2**20), "headers": {"content-type": "video/mp4"}}, 413, "at most 100 MB"),

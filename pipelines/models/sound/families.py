@@ -21,11 +21,11 @@ class SoundFamily(PipelineFamily):
     def arguments(self, spec: SoundSpec, pipe: Any, seconds: float) -> dict[str, Any]:
         """The arguments of a call of the loaded pipeline `pipe` for a sound of so many seconds, besides the prompt."""
 
-    def callback(self, after_step: Callable[[int, int], None], spec: SoundSpec) -> dict[str, Any]:
-        """The argument that has `after_step` called with the finished steps, and all of them."""
+    def callback(self, after_step: Callable[[int], None]) -> dict[str, Any]:
+        """The arguments that have `after_step` called with the number of finished steps."""
 
         def on_step_end(_pipe: Any, step: int, _time: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
-            after_step(step + 1, spec.num_inference_steps)
+            after_step(step + 1)
             return {}
 
         return {"callback_on_step_end": on_step_end, "callback_on_step_end_tensor_inputs": []}
@@ -98,11 +98,11 @@ class StableAudio(SoundFamily):
         """As in the base class."""
         return int(pipe.vae.config.sampling_rate)
 
-    def callback(self, after_step: Callable[[int, int], None], spec: SoundSpec) -> dict[str, Any]:
+    def callback(self, after_step: Callable[[int], None]) -> dict[str, Any]:
         """As in the base class; this pipeline has the older argument."""
 
         def on_step(step: int, _time: Any, _latents: Any) -> None:
-            after_step(step + 1, spec.num_inference_steps)
+            after_step(step + 1)
 
         return {"callback": on_step}
 
@@ -125,7 +125,14 @@ class LongCatAudio(SoundFamily):
         return [name for name in super().used_settings(index) if (index.path.parent / name).is_dir()]
 
     def arguments(self, spec: SoundSpec, pipe: Any, seconds: float) -> dict[str, Any]:
-        """As in the base class. The class makes whole latents, rounded down: one more is asked for."""
+        """As in the base class. The class makes whole latents, rounded down: one more is asked for.
+
+        Raises UnsupportedModelError for more seconds than the folder's weights make.
+        """
+        if seconds > pipe.max_wav_duration:
+            raise UnsupportedModelError(
+                f"{spec.id or spec.repo} makes sounds of at most {pipe.max_wav_duration:g} seconds."
+            )
         return {**_common(spec), "audio_duration_s": seconds + _SLACK * pipe.vae_scale_factor / pipe.sample_rate}
 
     def rate(self, pipe: Any) -> int:

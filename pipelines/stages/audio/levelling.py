@@ -21,6 +21,10 @@ SILENCE_DB = -70.0
 """What is softer is silence, and stays as it is."""
 
 
+FACTS = (LOUDNESS_DB, PEAK_DB, MOST_DB, SILENCE_DB)
+"""What the loudness of a sound depends on."""
+
+
 def levelled(samples: Samples) -> Samples:
     """Return a sound at the usual loudness. Raises SoundError for one with numbers that are not finite."""
     if not np.isfinite(samples).all():

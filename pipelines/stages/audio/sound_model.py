@@ -1,5 +1,6 @@
 """A model that makes sounds from text: loaded once, kept in host memory, on the device only while it works."""
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from pipelines.core.model import SoundSpec
 from pipelines.hub.folder import digest
 from pipelines.hub.local import locate
 from pipelines.models.sound.families import sound_family_of
-from pipelines.stages.audio.levelling import levelled
+from pipelines.stages.audio import levelling
+from pipelines.stages.denoising import release_memory
 from pipelines.stages.writing.wave_file import Samples
 
 log = logging.getLogger("paddock.sound")
@@ -24,8 +26,10 @@ log = logging.getLogger("paddock.sound")
 _PACKAGES = {"CosineDPMSolverMultistepScheduler": "torchsde"}
 """What schedulers need besides diffusers' own packages."""
 
+_REASON_CHARS = 300
+
 AfterStep = Callable[[int, int], None]
-"""Called with the finished and all steps; what it raises ends the work."""
+"""Called with the finished and all steps, with 0 while the weights are brought; what it raises ends the work."""
 
 
 class SoundModel:
@@ -37,13 +41,12 @@ class SoundModel:
         self._folder = folder
         self._family = sound_family_of(spec.pipeline_class)
         self._pipe: Any = None
+        self._name = ""
 
     @property
     def name(self) -> str:
-        """What decides the bytes of its sounds besides the request: the model, its weights and its numbers' format."""
-        # looked up each time: the weights may have come after the start
-        folder = self._located()
-        return f"{self.spec.id or self.spec.repo} {digest(folder, self.spec.pipeline_class)} {self._dtype}"
+        """What decides the bytes of its sounds besides the request; empty before weights were read."""
+        return self._name
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -60,64 +63,96 @@ class SoundModel:
         """
         raised: list[BaseException] = []
 
-        def noting(step: int, steps: int) -> None:
+        def noting(step: int) -> None:
             try:
-                after_step(step, steps)
+                after_step(step, self.spec.num_inference_steps)
             except BaseException as error:
                 raised.append(error)
                 raise
 
         try:
-            pipe = self._loaded()
-            return self._made(pipe, prompt, min(seconds, self.spec.max_seconds), seed, noting)
+            noting(0)
+            self.load()
+            noting(0)
+            return self._made(prompt, min(seconds, self.spec.max_seconds), seed, noting)
         except Exception as error:
             if raised and raised[0] is error:
                 raise
-            if isinstance(error, PipelineError):
-                raise SoundError(str(error)) from error
-            log.exception("making a sound failed")
-            why = str(error).partition("\n")[0]
-            raise SoundError(f"The sound could not be made: {type(error).__name__}: {why}") from error
+            if not isinstance(error, PipelineError):
+                log.exception("making a sound failed")
+            why = _reason(error)
         finally:
-            if self._pipe is not None and self._device.type != "cpu":
-                self._pipe.to("cpu")
-                torch.cuda.empty_cache()
+            self._leave_device()
+        # after the except block, because the exception's frames keep the tensors alive
+        release_memory()
+        raise SoundError(why)
 
-    def _made(self, pipe: Any, prompt: str, seconds: float, seed: int, after_step: AfterStep) -> tuple[Samples, int]:
+    def load(self) -> None:
+        """Read the weights into host memory, unless they are there. Raises PipelineError, and others of diffusers."""
+        if self._pipe is not None:
+            return
+        folder = locate(self.spec) if self._folder is None else self._folder
+        scheduler = self._family.read_index(folder).components.get("scheduler", ("", ""))
+        package = _PACKAGES.get(scheduler[1])
+        if package is not None and find_spec(package) is None:
+            raise SoundError(f"{self.spec.id or self.spec.repo} needs a package: pip install {package}.")
+        name = f"{self.spec.id or self.spec.repo} {digest(folder, self.spec.pipeline_class)} {self._settings}"
+        with warnings.catch_warnings():
+            # diffusers' classes use what torch will drop
+            warnings.simplefilter("ignore", FutureWarning)
+            # the weights of whoever made the folder are data, never code
+            pipe = getattr(diffusers, self._family.pipeline_class).from_pretrained(
+                folder, torch_dtype=self._dtype, local_files_only=True, use_safetensors=True
+            )
+        pipe.set_progress_bar_config(disable=True)
+        self._pipe, self._name = pipe, name
+
+    @property
+    def _settings(self) -> str:
+        """What decides the bytes besides the weights."""
+        spec = self.spec
+        facts = (spec.num_inference_steps, spec.guidance_scale, spec.negative_prompt, spec.max_seconds, levelling.FACTS)
+        return f"{self._dtype} {hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+
+    def _made(self, prompt: str, seconds: float, seed: int, noting: Callable[[int], None]) -> tuple[Samples, int]:
+        pipe = self._pipe
         if self._device.type != "cpu":
             pipe.to(self._device)
+            noting(0)
         rate = self._family.rate(pipe)
-        # numbers of a CPU's generator are the same on every device
         generator = torch.Generator("cpu").manual_seed(seed)
-        arguments = self._family.arguments(self.spec, pipe, seconds) | self._family.callback(after_step, self.spec)
-        sound = pipe(prompt, generator=generator, output_type="pt", **arguments).audios[0]
+        arguments = self._family.arguments(self.spec, pipe, seconds) | self._family.callback(noting)
+        # some ways of cuDNN to compute a transposed convolution add in any order
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            sound = pipe(prompt, generator=generator, output_type="pt", **arguments).audios[0]
         wanted = round(seconds * rate)
         samples = sound.float().cpu().numpy().reshape(-1, sound.shape[-1])[:, :wanted]
         if samples.shape[1] < wanted:
             samples = np.pad(samples, ((0, 0), (0, wanted - samples.shape[1])))
-        return levelled(np.ascontiguousarray(samples, np.float32)), rate
+        return levelling.levelled(np.ascontiguousarray(samples, np.float32)), rate
 
-    def _located(self) -> Path:
-        return locate(self.spec) if self._folder is None else self._folder
-
-    def _loaded(self) -> Any:
-        if self._pipe is None:
-            folder = self._located()
-            scheduler = self._family.read_index(folder).components.get("scheduler", ("", ""))
-            package = _PACKAGES.get(scheduler[1])
-            if package is not None and find_spec(package) is None:
-                raise SoundError(f"{self.spec.id or self.spec.repo} needs a package: pip install {package}.")
-            with warnings.catch_warnings():
-                # diffusers' classes use what torch will drop
-                warnings.simplefilter("ignore", FutureWarning)
-                # the weights of whoever made the folder are data, never code
-                pipe = getattr(diffusers, self._family.pipeline_class).from_pretrained(
-                    folder, torch_dtype=self._dtype, local_files_only=True, use_safetensors=True
-                )
-            pipe.set_progress_bar_config(disable=True)
-            self._pipe = pipe
-        return self._pipe
+    def _leave_device(self) -> None:
+        if self._pipe is None or self._device.type == "cpu":
+            return
+        try:
+            self._pipe.to("cpu")
+            torch.cuda.empty_cache()
+        except RuntimeError:
+            # the sound is made, or the reason why it is not is known already
+            log.exception("the model for sounds could not leave %s", self._device)
+            self._pipe = None
 
     def close(self) -> None:
         """Free the weights."""
         self._pipe = None
+
+
+def _reason(error: Exception) -> str:
+    """A sentence of one line."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "The device has not enough memory left for the model that makes sounds."
+    said = " ".join(str(error).split())
+    sentence = (
+        said if isinstance(error, PipelineError) else f"The sound could not be made: {type(error).__name__}: {said}"
+    )
+    return sentence if len(sentence) <= _REASON_CHARS else f"{sentence[:_REASON_CHARS]}…"

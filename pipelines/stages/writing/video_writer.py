@@ -78,7 +78,10 @@ class Mp4Writer:
     ) -> None:
         self._before = before
         self._sound = sound
-        self._made_sound = part_path(path.with_name(f"{path.stem}.wav"))
+        self._must_be_heard = True
+        # ffmpeg finds out that it is no MP4; by this name it is removed after a crash
+        self._made_sound = part_path(path.with_name(f"{path.stem}.sound{path.suffix}"))
+        self.lost_sound: str | None = None
         self._path = path
         self._part = part_path(path)
         self._width, self._height, self._fps = width, height, fps
@@ -108,13 +111,16 @@ class Mp4Writer:
             raise self._failure() from error
         self._num_frames += len(frames)
 
-    def hear(self, samples: Samples, rate: int) -> None:
-        """Let a sound be heard with the video, (channels, samples) in -1 … 1 at `rate` samples a second."""
+    def hear(self, samples: Samples, rate: int, *, must_be_heard: bool = True) -> None:
+        """Let a sound be heard with the video, (channels, samples) in -1 … 1 at `rate` samples a second.
+
+        If it need not be heard and cannot be written, the video is silent, and `lost_sound` has the reason.
+        """
         try:
             write_wave(self._made_sound, samples, rate)
         except OSError as error:
             raise encoding_error(error.strerror or str(error)) from error
-        self._sound = self._made_sound
+        self._sound, self._must_be_heard = self._made_sound, must_be_heard
 
     def close(self) -> VideoFile:
         """Finish the file: when this returns it is complete, synced and has its name."""
@@ -126,7 +132,12 @@ class Mp4Writer:
         if self._before is not None:
             self._join(self._before)
         if self._sound is not None:
-            self._add(self._sound)
+            try:
+                self._add(self._sound)
+            except EncodingError as error:
+                if self._must_be_heard:
+                    raise
+                self._sound, self.lost_sound = None, str(error)
         try:
             durable_rename(self._part, self._path)
         except OSError as error:

@@ -132,7 +132,7 @@ class GenerationBuilder:
                 raise
             return self._failed(generation, error)
         warnings = _warnings(request.entry, body, params, inputs.kept)
-        if inputs.extended is not None and inputs.audio is None:
+        if inputs.extended is not None and inputs.audio is None and not params.generate_audio:
             warnings += inputs.extended.warnings
         generation = replace(_warned(generation, warnings), params=params)
         if not (urls := inputs.urls):

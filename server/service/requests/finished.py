@@ -61,7 +61,7 @@ class FinishedVideos:
         except OSError as error:
             raise UnavailableError(f"The video cannot be read: {reason(error)}.", 5) from error
         made = Geometry.fit(params.width, params.height, params.num_frames, _EVEN)
-        left_out = () if params.audio is None else (_SILENT,)
+        left_out = (_SILENT,) if generation.has_audio else ()
         return InputVideo(digest, made.width, made.height, params.num_frames, fps, left_out)
 
     async def _digest(self, key: str) -> str:

@@ -156,13 +156,13 @@ def about_length(entry: CatalogueEntry, body: Body, params: VideoParams, video: 
 def _audio_prompt(given: Body, max_chars: int) -> str | None:
     """What is heard; None if it is what is seen."""
     prompt = given.get(AUDIO_PROMPT)
-    if prompt is None:
+    if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
         return None
     if not isinstance(prompt, str) or len(prompt) > max_chars:
         raise InvalidParamsError(f"{AUDIO_PROMPT} must be a string of at most {max_chars} characters")
     if not asks_for_sound(given):
         raise InvalidParamsError(f"{AUDIO_PROMPT} needs {GENERATE_AUDIO}: true")
-    return prompt if prompt.strip() else None
+    return prompt
 
 
 def _strength(given: Body, steps: int) -> float:

@@ -14,6 +14,12 @@ const SOUND = "paddock-sound";
 
 const isStill = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+/** Only one is heard at a time. */
+function quieten(heard) {
+  if (heard.muted) return;
+  for (const video of document.querySelectorAll(".card .stage video")) if (video !== heard && !video.muted) video.pause();
+}
+
 /** How a generation is doing, in words. */
 function status(row) {
   if (awaitsPrompt(row)) return t("status.awaitsPrompt");
@@ -126,6 +132,7 @@ export class Card {
     const video = h("video", { src: ownAddress(row.result_url), controls: true, ...about });
     // as its watcher left the last one that can be heard
     video.muted = !row.has_audio || storage.get(SOUND) !== "on";
+    if (row.has_audio) video.addEventListener("play", () => quieten(video));
     if (row.has_audio) video.addEventListener("volumechange", () => storage.set(SOUND, video.muted ? "off" : "on"));
     video.autoplay = plays;
     // its link may have expired while the page lay open: a row read anew has a fresh one

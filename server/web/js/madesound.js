@@ -3,12 +3,12 @@
 import { $ } from "./dom.js";
 
 export class MadeSound {
+  #own;
+
   /** `own` is the field of the file. */
   constructor(own) {
-    $("generate-audio").addEventListener("change", () => {
-      if ($("generate-audio").checked) own.set(null);
-      this.draw();
-    });
+    this.#own = own;
+    $("generate-audio").addEventListener("change", () => this.draw());
     own.addEventListener("change", () => {
       if (own.value) $("generate-audio").checked = false;
       this.draw();
@@ -26,5 +26,7 @@ export class MadeSound {
     const isChosen = $("generate-audio").checked;
     $("audio-prompt-field").hidden = !isChosen;
     $("audio-prompt").disabled = !isChosen;
+    // a video has one sound
+    if (isChosen && this.#own.value) this.#own.set(null);
   }
 }

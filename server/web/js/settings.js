@@ -75,7 +75,7 @@ export function facts(row, schema) {
     rest.step_cache && t(`cache.${rest.step_cache}`),
     rest.sampler,
     row.inspiration_style && t("style", { style: row.inspiration_style }),
-    rest.generate_audio && t("madeSound"),
+    rest.generate_audio && row.has_audio && t("madeSound"),
     rest.image_mode && t("imageMode"),
     rest.strength && t("strength", { strength: rest.strength }),
     toText(rest.loras),

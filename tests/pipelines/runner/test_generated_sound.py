@@ -1,12 +1,13 @@
 """Videos whose sound a model makes: the picture stays as it is, and a sound that fails costs no video."""
 
 import dataclasses
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.core.errors import GenerationCancelled, SoundError, VideoParamsError
+from pipelines.core.errors import EncodingError, GenerationCancelled, SoundError, VideoParamsError
 from pipelines.core.model import ModelSpec, SoundFailure, SoundSpec
 from pipelines.core.progress import Progress, Stage
 from pipelines.core.request import SOUND_MODEL, ImageMode, VideoParams
@@ -119,6 +120,53 @@ def test_a_sound_that_fails_fails_the_video_where_that_is_set(
         runner.run(HEARD, tmp_path / "a.mp4")
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_that_must_be_heard_fails_before_it_is_made(
+    processor: str, weights_folder: Path, sound: SoundSpec, tmp_path: Path
+) -> None:
+    missing = dataclasses.replace(sound, repo=str(tmp_path / "none"), if_failed=SoundFailure.FAIL)
+    runner = Runner.load(ModelSpec("demo", fps=16, sound=missing), weights_folder, "cpu")
+    seen: list[Progress] = []
+
+    with pytest.raises(SoundError, match="No weights of "):
+        runner.run(HEARD, tmp_path / "a.mp4", Callbacks(on_progress=seen.append))
+
+    assert seen == []
+    assert runner.run(SILENT, tmp_path / "a.mp4").has_audio is False
+
+
+@pytest.mark.parametrize("where", ["write_wave", "mux"])
+def test_a_sound_that_cannot_be_written_leaves_a_silent_video(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device") if where == "write_wave" else EncodingError("no room")
+
+    runner.run(SILENT, tmp_path / "silent.mp4")
+    monkeypatch.setattr(f"pipelines.stages.writing.video_writer.{where}", fail)
+    said: list[str] = []
+
+    made = runner.run(HEARD, tmp_path / "a.mp4", Callbacks(on_warnings=said.extend))
+
+    assert made.has_audio is False
+    assert [sentence.startswith("The video is silent. ") for sentence in said] == [True]
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "silent.mp4").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "silent.mp4"]
+
+
+def test_a_closed_runner_holds_no_model_for_sounds(
+    processor: str, weights_folder: Path, sound: SoundSpec, tmp_path: Path
+) -> None:
+    runner = Runner.load(ModelSpec("demo", fps=16, sound=sound), weights_folder, "cpu")
+    runner.run(HEARD, tmp_path / "a.mp4")
+    held = runner._sound
+    assert held is not None
+    assert held._pipe is not None
+
+    runner.close()
+
+    assert held._pipe is None
 
 
 def test_a_video_longer_than_the_model_makes_ends_in_silence(

@@ -648,11 +648,11 @@ async def test_records_that_cannot_be_written_for_a_while_lose_nothing(
     monkeypatch.setattr("server.scheduler.attempt.BACKOFF_SECONDS", 0.05)
     succeed, failures = inside.store.attempts.succeed, [1, 2, 3]
 
-    async def locked_for_a_while(held: Generation, *what: Any) -> Generation:
+    async def locked_for_a_while(held: Generation, *what: Any, **facts: Any) -> Generation:
         if failures:
             failures.pop()
             raise RecordsUnavailableError("The database is locked.", "Unlock it.")
-        return await succeed(held, *what)
+        return await succeed(held, *what, **facts)
 
     monkeypatch.setattr(inside.store.attempts, "succeed", locked_for_a_while)
     (generation,) = await inside.enqueue()

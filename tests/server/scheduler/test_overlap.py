@@ -176,12 +176,12 @@ async def test_an_end_that_cannot_be_written_down_is_written_later_while_the_dev
     first, second = await both(inside)
     succeed, refused = inside.store.attempts.succeed, 0
 
-    async def late(*arguments: Any) -> Generation:
+    async def late(*arguments: Any, **facts: Any) -> Generation:
         nonlocal refused
         refused += 1
         if refused <= 3:
             raise RecordsUnavailableError("no records", "later")
-        return await succeed(*arguments)
+        return await succeed(*arguments, **facts)
 
     monkeypatch.setattr(inside.store.attempts, "succeed", late)
     inside.engine.end_files(inside.engine.finish)

@@ -62,15 +62,59 @@ def test_each_step_is_reported_and_what_the_report_raises_ends_it(model: SoundMo
     with pytest.raises(GenerationCancelled):
         model.make("an ox", 0.5, 7, cancel)
 
-    assert seen == [(1, 2), (2, 2)]
+    assert seen == [(0, 2), (0, 2), (1, 2), (2, 2)]
     assert model.make("an ox", 0.5, 7)[0].shape[1] == RATE // 2
 
 
-def test_the_name_tells_weights_apart(spec: SoundSpec, tmp_path: Path) -> None:
-    other = sound_spec(tmp_path / "other", spec.pipeline_class)
+def test_a_cancel_before_the_weights_are_read_reads_none(spec: SoundSpec) -> None:
+    model = SoundModel(spec, "cpu")
 
-    assert SoundModel(spec, "cpu").name == SoundModel(spec, "cpu").name != SoundModel(other, "cpu").name
-    assert SoundModel(spec, "cpu").name.startswith("small ")
+    def cancel(*_: int) -> None:
+        raise GenerationCancelled
+
+    with pytest.raises(GenerationCancelled):
+        model.make("an ox", 0.5, 7, cancel)
+
+    assert model.name == ""
+
+
+def test_the_name_tells_weights_and_settings_apart(spec: SoundSpec, tmp_path: Path) -> None:
+    other = sound_spec(tmp_path / "other", spec.pipeline_class)
+    more = dataclasses.replace(spec, num_inference_steps=3)
+
+    assert name(spec) == name(spec)
+    assert len({name(spec), name(other), name(more)}) == 3
+    assert name(spec).startswith("small ")
+
+
+def name(spec: SoundSpec) -> str:
+    model = SoundModel(spec, "cpu")
+    model.load()
+    return model.name
+
+
+def test_a_reason_is_one_short_line(model: SoundModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("it\nfailed " * 1000)
+
+    monkeypatch.setattr(model, "_made", fail)
+
+    with pytest.raises(SoundError) as caught:
+        model.make("an ox", 0.5, 7)
+
+    assert str(caught.value).startswith("The sound could not be made: RuntimeError: it failed it failed")
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_without_memory_is_named_as_such(model: SoundModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(model, "_made", fail)
+
+    with pytest.raises(SoundError, match=r"^The device has not enough memory left"):
+        model.make("an ox", 0.5, 7)
 
 
 def test_weights_that_are_not_there_are_named(spec: SoundSpec, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ async def test_few_of_a_tenant_wait_and_those_of_others_do_not_wait_behind_all_o
     begun: list[str] = []
     go_on = asyncio.Event()
 
-    async def decode(_: str, source: str, target: str) -> dict[str, Any]:
+    async def decode(_: str, source: str, target: str, **__: Any) -> dict[str, Any]:
         begun.append(Path(source).name)
         await go_on.wait()
         await asyncio.to_thread(Path(target).write_bytes, b"PNG")

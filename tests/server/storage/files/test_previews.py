@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,7 +123,7 @@ async def test_a_picture_goes_although_the_end_cannot_be_written_down(
     succeed = inside.store.attempts.succeed
     failures = 0
 
-    async def fail_once(*args: object) -> Generation:
+    async def fail_once(*args: Any, **facts: Any) -> Generation:
         nonlocal failures
         failures += 1
         if failures == 1:
@@ -130,7 +131,7 @@ async def test_a_picture_goes_although_the_end_cannot_be_written_down(
             assert inside.dispatcher.executors[0].device.running is not None
             assert inside.dispatcher.executors[0].device.running.live.preview is None
             raise RecordsUnavailableError("no room", "make some")
-        return await succeed(*args)  # type: ignore[arg-type]
+        return await succeed(*args, **facts)
 
     monkeypatch.setattr(inside.store.attempts, "succeed", fail_once)
     (generation,) = await inside.enqueue()
