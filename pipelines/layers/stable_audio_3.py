@@ -1,0 +1,148 @@
+"""What Stable Audio 3's published weights need beyond diffusers' classes: SAME-S, and an empty inpainting condition.
+
+Source of both: the reference implementation, github.com/Stability-AI/stable-audio-3 (`models/autoencoders.py` and
+`model.py`). Its noise terms (`mask_noise`, `noise_regularize`) are left out, as diffusers leaves them out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderSAME
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import weight_norm
+
+
+class ChunkedResamplingBlock(nn.Module):
+    """A resampling block whose attention stays inside of chunks, instead of a sliding window.
+
+    It takes the place, and the modules, of one of diffusers' blocks. A chunk holds `chunk_size` of the longer side's
+    frames. With `shifted`, the second half of the layers sees chunks that begin in the middle of the first half's; the
+    sequence is continued at both ends by its own first and last half chunk.
+    """
+
+    def __init__(self, block: Any, chunk_size: int, shifted: bool, mapping_width: int) -> None:
+        super().__init__()
+        self.is_encoder = block.mode == "encoder"
+        self.stride = block.stride
+        self.chunk_size = chunk_size
+        self.shifted = shifted
+        self.mapping = block.mapping
+        if mapping_width > 1 and not isinstance(block.mapping, nn.Identity):
+            wide = nn.Conv1d(block.in_channels, block.out_channels, mapping_width, padding="same")
+            self.mapping = weight_norm(wide)
+        self.transformers = block.transformers
+        self.new_tokens = block.new_tokens
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return frames `(batch, channels, length)` resampled: an encoder's are fewer by the stride, rounded up."""
+        consumed, made = (self.stride, 1) if self.is_encoder else (1, self.stride)
+        length = -(-frames.shape[-1] // consumed) * made
+        frames = functional.pad(frames, (0, -frames.shape[-1] % (self.chunk_size * consumed // self.stride)))
+        if self.is_encoder:
+            frames = self.mapping(frames)
+        segments = frames.transpose(1, 2).unflatten(1, (-1, consumed))
+        tokens = self.new_tokens.expand(*segments.shape[:2], made, -1)
+        sequence = torch.cat([segments, tokens], dim=2).flatten(1, 2)
+        sequence = self._attend(sequence)
+        made_frames = sequence.unflatten(1, (-1, self.stride + 1))[:, :, -made:].flatten(1, 2).transpose(1, 2)
+        if not self.is_encoder:
+            made_frames = self.mapping(made_frames)
+        return made_frames[..., :length]
+
+    def _attend(self, sequence: torch.Tensor) -> torch.Tensor:
+        tokens = self.chunk_size // self.stride * (self.stride + 1)
+        layers = list(self.transformers)
+        if not self.shifted:
+            return _in_chunks(sequence, layers, tokens)
+        middle, shift = len(layers) // 2, tokens // 2
+        sequence = _in_chunks(sequence, layers[:middle], tokens)
+        continued = torch.cat([sequence[:, :shift], sequence, sequence[:, -shift:]], dim=1)
+        return _in_chunks(continued, layers[middle:], tokens)[:, shift:-shift]
+
+
+class ChunkedAutoencoderSAME(AutoencoderSAME):
+    """The SAME autoencoder with what SAME-S has and diffusers 0.42's class lacks: chunked attention, wide mappings.
+
+    `chunk_size` is in frames of the patched audio, a multiple of twice the strides with `shifted_chunks`; None keeps
+    the sliding window. The mapping widths are kernel sizes of the convolutions between channels, in frames. All other
+    arguments are those of the base class.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        audio_channels: int = 2,
+        patch_size: int = 256,
+        encoder_channels: int = 128,
+        encoder_c_mults: Sequence[int] = (6,),
+        encoder_strides: Sequence[int] = (16,),
+        encoder_transformer_depths: Sequence[int] = (6,),
+        latent_dim: int = 256,
+        use_differential_attention: bool = True,
+        dim_heads: int = 64,
+        ff_mult: int = 3,
+        sliding_window: int = 1,
+        encoder_sinusoidal_blocks: Sequence[int] = (0,),
+        decoder_sinusoidal_blocks: Sequence[int] = (0,),
+        sampling_rate: int = 44100,
+        chunk_size: int | None = None,
+        shifted_chunks: bool = False,
+        encoder_mapping_width: int = 1,
+        decoder_mapping_width: int = 1,
+    ) -> None:
+        super().__init__(
+            audio_channels=audio_channels,
+            patch_size=patch_size,
+            encoder_channels=encoder_channels,
+            encoder_c_mults=encoder_c_mults,
+            encoder_strides=encoder_strides,
+            encoder_transformer_depths=encoder_transformer_depths,
+            latent_dim=latent_dim,
+            use_differential_attention=use_differential_attention,
+            dim_heads=dim_heads,
+            ff_mult=ff_mult,
+            sliding_window=sliding_window,
+            encoder_sinusoidal_blocks=encoder_sinusoidal_blocks,
+            decoder_sinusoidal_blocks=decoder_sinusoidal_blocks,
+            sampling_rate=sampling_rate,
+        )
+        if chunk_size is None:
+            if (encoder_mapping_width, decoder_mapping_width) != (1, 1):
+                raise ValueError("Wide mappings need a chunk_size.")
+            return
+        for stride in encoder_strides:
+            if chunk_size % (stride * (2 if shifted_chunks else 1)):
+                raise ValueError(f"chunk_size {chunk_size} holds no whole segments of the stride {stride}.")
+        for side, width in ((self.encoder, encoder_mapping_width), (self.decoder, decoder_mapping_width)):
+            side.blocks = nn.ModuleList(
+                ChunkedResamplingBlock(block, chunk_size, shifted_chunks, width) for block in side.blocks
+            )
+
+
+def use_empty_inpainting(transformer: Any) -> None:
+    """Have a `StableAudio3DiTModel` treat a missing inpainting condition as zeros, as it was trained.
+
+    The reference always passes one, and the layers' biases make it more than nothing; diffusers' text-to-audio pipeline
+    passes none and so leaves the biases out.
+    """
+    transformer.register_forward_pre_hook(_with_condition, with_kwargs=True)
+
+
+def _with_condition(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    if kwargs.get("local_add_cond") is not None:
+        return args, kwargs
+    latents = args[0] if args else kwargs["hidden_states"]
+    batch, _, length = latents.shape
+    return args, {**kwargs, "local_add_cond": latents.new_zeros(batch, module.config.local_add_cond_dim, length)}
+
+
+def _in_chunks(sequence: torch.Tensor, layers: Sequence[nn.Module], tokens: int) -> torch.Tensor:
+    """Run layers on the chunks of a sequence `(batch, length, channels)`, whose length is a multiple of `tokens`."""
+    shape = sequence.shape
+    chunks = sequence.reshape(-1, tokens, shape[-1])
+    for layer in layers:
+        chunks = layer(chunks)
+    return chunks.reshape(shape)
