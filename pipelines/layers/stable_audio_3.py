@@ -1,7 +1,8 @@
-"""What Stable Audio 3's published weights need beyond diffusers' classes: SAME-S, and an empty inpainting condition.
+"""What Stable Audio 3's published weights need beyond diffusers 0.42's classes.
 
-Source of both: the reference implementation, github.com/Stability-AI/stable-audio-3 (`models/autoencoders.py` and
-`model.py`). Its noise terms (`mask_noise`, `noise_regularize`) are left out, as diffusers leaves them out.
+Source: the reference implementation, github.com/Stability-AI/stable-audio-3 at commit 636f906, its `model.py`,
+`models/autoencoders.py` and `models/transformer.py`. The noise that its autoencoder adds (`mask_noise`,
+`noise_regularize`) is left out, as diffusers leaves it out.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import weight_norm
+
+NORM_EPSILON = 1e-5
+"""Of the norms before attention and feed-forward layers in the published transformers."""
 
 
 class ChunkedResamplingBlock(nn.Module):
@@ -122,13 +126,17 @@ class ChunkedAutoencoderSAME(AutoencoderSAME):
             )
 
 
-def use_empty_inpainting(transformer: Any) -> None:
-    """Have a `StableAudio3DiTModel` treat a missing inpainting condition as zeros, as it was trained.
+def match_reference(transformer: Any) -> None:
+    """Have a `StableAudio3DiTModel` compute what the reference computes from its weights. To be called once.
 
-    The reference always passes one, and the layers' biases make it more than nothing; diffusers' text-to-audio pipeline
-    passes none and so leaves the biases out.
+    A missing inpainting condition becomes one of zeros: the reference always passes one, which is more than nothing by
+    the layers' biases; diffusers' text-to-audio pipeline passes none. The norms of the blocks get the reference's
+    epsilon, which is ten times diffusers'.
     """
     transformer.register_forward_pre_hook(_with_condition, with_kwargs=True)
+    for block in transformer.transformer_blocks:
+        for norm in (block.pre_norm, block.cross_attend_norm, block.ff_norm):
+            norm.eps = NORM_EPSILON
 
 
 def _with_condition(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

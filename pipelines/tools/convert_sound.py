@@ -4,11 +4,12 @@ python -m pipelines.tools.convert_sound PUBLISHED_FOLDER OUTPUT_FOLDER [--text-e
 
 PUBLISHED_FOLDER has model_config.json, model.safetensors and the folder of the text encoder, T5Gemma, that the settings
 name; --text-encoder gives another. Every tensor must be known and have the shape that the settings imply, or nothing is
-written. Weights take 16 bits: float16, or bfloat16 where they are published so. Rotary and Fourier frequencies stay
-float32. One tensor is in memory at a time. The exit code is 1 after an error.
+written. Weights take 16 bits: float16, or bfloat16 where they are published so, and for the text encoder. Rotary and
+Fourier frequencies take 32 bits. One tensor is in memory at a time. The exit code is 1 after an error.
 
 diffusers 0.42's AutoencoderSAME cannot be the autoencoder of the small models, SAME-S. Theirs is written for
-`pipelines.layers.stable_audio_3.ChunkedAutoencoderSAME`, which the pipeline has to be given as its `vae`.
+`ChunkedAutoencoderSAME` of pipelines.layers.stable_audio_3, which the pipeline has to be given as its `vae`. The
+transformer of any of the models sounds as its authors' with `match_reference` of that module.
 """
 
 import argparse

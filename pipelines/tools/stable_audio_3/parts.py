@@ -109,16 +109,21 @@ def text_encoder_part(folder: Path, settings: PublishedSettings) -> ConvertedPar
         )
     model = build_empty(T5GemmaEncoderModel._from_config, config)
     source = SourceFile.at(folder / WEIGHTS)
-    moves = _moves(model, source, names.TEXT_ENCODER)
+    # its activations are too large for float16, which the library would compute in if the weights were stored so
+    moves = _moves(model, source, names.TEXT_ENCODER, dtype=torch.bfloat16)
     unused = [name for name in source.headers if name.startswith(names.TEXT_ENCODER_UNUSED)]
     source.check_used([*(move.source for move in moves), *unused])
     config.architectures = [T5GemmaEncoderModel.__name__]
-    config.dtype = moves[0].dtype
+    config.dtype = torch.bfloat16
     return ConvertedPart("text_encoder", model, source, moves, WEIGHTS)
 
 
 def _moves(
-    model: Any, source: SourceFile, table: Mapping[str, str], reordered: Collection[str] = ()
+    model: Any,
+    source: SourceFile,
+    table: Mapping[str, str],
+    reordered: Collection[str] = (),
+    dtype: torch.dtype | None = None,
 ) -> tuple[Move, ...]:
     """Return the moves to all tensors of a model, after a check of the file's headers."""
     moves = []
@@ -135,7 +140,7 @@ def _moves(
             )
         source.check_shape(published, shape)
         order = _DIFFERENTIAL_ORDER if any(name.endswith(ending) for ending in reordered) else ()
-        moves.append(Move(name, published, shape, DTYPES[source.stored(published).dtype], order))
+        moves.append(Move(name, published, shape, dtype or DTYPES[source.stored(published).dtype], order))
     return tuple(moves)
 
 

@@ -155,7 +155,7 @@ SETTINGS: dict[str, tuple[str, Any, str]] = {
     "patches": ("diffusion.config.patch_size", 2, "1"),
     "prepended": ("diffusion.config.global_cond_type", "prepend", "'adaLN'"),
     "narrow heads": ("diffusion.config.num_heads", 4, "a divisor that leaves each head 64 or more"),
-    "epsilon": ("diffusion.config.norm_kwargs.eps", 1e-3, "at most 1e-05"),
+    "epsilon": ("diffusion.config.norm_kwargs.eps", 1e-3, "1e-05"),
     "objective": ("diffusion.diffusion_objective", "v", "'rf_denoiser' or 'rectified_flow'"),
     "schedule": ("diffusion.sampling_distribution_shift_options", {"type": "flux"}, "None"),
     "conditions": ("diffusion.global_cond_ids", ["prompt"], r"\['seconds_total'\]"),

@@ -180,7 +180,8 @@ def diffusers_models(size: str) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(7)
     for model in models.values():
         for parameter in model.parameters():
-            parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.2).half().float()
+            values = torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5
+            parameter.data = values.half().float()
         model.eval().requires_grad_(False)
     vae.bottleneck.running_std.fill_(1.5)
     return models
