@@ -6,10 +6,11 @@ Source: the reference implementation, github.com/Stability-AI/stable-audio-3 at 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderSAME
+from diffusers import AutoencoderSAME, StableAudio3DiTModel, StableAudio3DurationEmbedder
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional
@@ -126,25 +127,53 @@ class ChunkedAutoencoderSAME(AutoencoderSAME):
             )
 
 
-def match_reference(transformer: Any) -> None:
-    """Have a `StableAudio3DiTModel` compute what the reference computes from its weights. To be called once.
+class ReferenceTransformer(StableAudio3DiTModel):
+    """The transformer as the reference runs it.
 
-    A missing inpainting condition becomes one of zeros: the reference always passes one, which is more than nothing by
-    the layers' biases; diffusers' text-to-audio pipeline passes none. The norms of the blocks get the reference's
-    epsilon, which is ten times diffusers'.
+    A missing inpainting condition is one of zeros: the reference always passes one, which is more than nothing by the
+    layers' biases; diffusers' text-to-audio pipeline passes none. The blocks' norms have the reference's epsilon, ten
+    times diffusers'. Rotary frequencies stay float32: 16 bits of them turn far positions by wrong angles.
     """
-    transformer.register_forward_pre_hook(_with_condition, with_kwargs=True)
-    for block in transformer.transformer_blocks:
-        for norm in (block.pre_norm, block.cross_attend_norm, block.ff_norm):
-            norm.eps = NORM_EPSILON
+
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["rotary_pos_emb"]
+
+    # diffusers reads the signature to know a configuration's keys
+    @wraps(StableAudio3DiTModel.__init__)  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for block in self.transformer_blocks:
+            for norm in (block.pre_norm, block.cross_attend_norm, block.ff_norm):
+                norm.eps = NORM_EPSILON
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        global_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+        local_add_cond: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """As in the base class, with latents `(batch, channels, length)` and times from 0 to 1."""
+        if local_add_cond is None:
+            batch, _, length = hidden_states.shape
+            local_add_cond = hidden_states.new_zeros(batch, self.config.local_add_cond_dim, length)
+        return super().forward(
+            hidden_states,
+            timestep,
+            encoder_hidden_states,
+            global_hidden_states,
+            encoder_attention_mask,
+            local_add_cond,
+            return_dict,
+        )
 
 
-def _with_condition(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    if kwargs.get("local_add_cond") is not None:
-        return args, kwargs
-    latents = args[0] if args else kwargs["hidden_states"]
-    batch, _, length = latents.shape
-    return args, {**kwargs, "local_add_cond": latents.new_zeros(batch, module.config.local_add_cond_dim, length)}
+class ReferenceDurationEmbedder(StableAudio3DurationEmbedder):
+    """The duration's embedding with its Fourier frequencies in float32: in bfloat16 half of it would be wrong."""
+
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["freqs"]
 
 
 def _in_chunks(sequence: torch.Tensor, layers: Sequence[nn.Module], tokens: int) -> torch.Tensor:

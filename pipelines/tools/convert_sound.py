@@ -8,8 +8,8 @@ written. Weights take 16 bits: float16, or bfloat16 where they are published so,
 Fourier frequencies take 32 bits. One tensor is in memory at a time. The exit code is 1 after an error.
 
 diffusers 0.42's AutoencoderSAME cannot be the autoencoder of the small models, SAME-S. Theirs is written for
-`ChunkedAutoencoderSAME` of pipelines.layers.stable_audio_3, which the pipeline has to be given as its `vae`. The
-transformer of any of the models sounds as its authors' with `match_reference` of that module.
+`ChunkedAutoencoderSAME` of pipelines.layers.stable_audio_3, which the pipeline has to be given as its `vae`. That
+module's `ReferenceTransformer` and `ReferenceDurationEmbedder` read every model's folders as its authors' program does.
 """
 
 import argparse

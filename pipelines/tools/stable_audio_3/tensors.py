@@ -47,7 +47,8 @@ class Move:
             groups = tensor.chunk(len(self.order))
             tensor = torch.cat([groups[index] for index in self.order])
         converted = tensor.to(self.dtype)
-        if not torch.isfinite(converted).all():
+        # without temporary tensors of its size
+        if not all(map(torch.isfinite, converted.aminmax())):
             kind = str(self.dtype).removeprefix("torch.")
             raise UnsupportedModelError(f"{self.source} has numbers that are not finite in {kind}.")
         return converted.contiguous()

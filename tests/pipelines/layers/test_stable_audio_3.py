@@ -1,12 +1,13 @@
 """SAME-S attends inside of its chunks only, and a missing inpainting condition is one of zeros."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderSAME, StableAudio3DiTModel
 
-from pipelines.layers.stable_audio_3 import ChunkedAutoencoderSAME, match_reference
+from pipelines.layers.stable_audio_3 import ChunkedAutoencoderSAME, ReferenceDurationEmbedder, ReferenceTransformer
 from tests.support.models.stable_audio_3 import LATENT, PATCH, STRIDE, diffusers_models
 
 # of diffusers' autoencoder
@@ -86,23 +87,46 @@ def test_impossible_chunks_are_refused(settings: dict[str, Any], message: str) -
 
 
 def test_a_missing_inpainting_condition_is_one_of_zeros() -> None:
-    transformer: StableAudio3DiTModel = diffusers_models("small")["transformer"]
-    plain = diffusers_models("small")["transformer"]
+    plain: StableAudio3DiTModel = diffusers_models("small")["transformer"]
+    transformer = ReferenceTransformer.from_config(plain.config).eval().requires_grad_(False)
+    transformer.load_state_dict(plain.state_dict())
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, LATENT, 6, generator=generator)
     condition = torch.randn(1, LATENT + 1, 6, generator=generator)
     words = torch.randn(1, 4, 32, generator=generator)
-    given = {
-        "timestep": torch.tensor([0.5]),
-        "encoder_hidden_states": words,
-        "global_hidden_states": words[:, 0],
-    }
-    match_reference(transformer)
+    given = {"timestep": torch.tensor([0.5]), "encoder_hidden_states": words, "global_hidden_states": words[:, 0]}
     empty = transformer(latents, local_add_cond=torch.zeros_like(condition), **given).sample
     masked = transformer(latents, local_add_cond=condition, **given).sample
-    assert not torch.allclose(plain(latents, **given).sample, empty, rtol=1e-2)
-    assert not torch.equal(plain(latents, local_add_cond=condition, **given).sample, masked)
-    torch.testing.assert_close(plain(latents, local_add_cond=condition, **given).sample, masked, rtol=1e-3, atol=1e-2)
     assert torch.equal(transformer(latents, **given).sample, empty)
-    assert torch.equal(transformer(hidden_states=latents, **given).sample, empty)
-    assert torch.equal(transformer(latents, local_add_cond=condition, **given).sample, masked)
+    assert torch.equal(transformer(latents, return_dict=False, **given)[0], empty)
+    assert not torch.allclose(plain(latents, **given).sample, empty, rtol=1e-2)
+    # the epsilons differ
+    other = plain(latents, local_add_cond=condition, **given).sample
+    assert not torch.equal(other, masked)
+    torch.testing.assert_close(other, masked, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("part", "reader", "frequencies"),
+    [
+        ("transformer", ReferenceTransformer, "rotary_pos_emb.inv_freq"),
+        ("duration_embedder", ReferenceDurationEmbedder, "freqs"),
+    ],
+)
+def test_frequencies_stay_exact_in_16_bits(
+    tmp_path: Path, part: str, reader: Any, frequencies: str, dtype: torch.dtype
+) -> None:
+    saved = diffusers_models("small")[part]
+    saved.save_pretrained(tmp_path)
+    loaded = reader.from_pretrained(tmp_path, dtype=dtype).state_dict()
+    assert torch.equal(loaded.pop(frequencies), saved.state_dict()[frequencies])
+    assert {tensor.dtype for tensor in loaded.values()} == {dtype}
+
+
+def test_a_duration_is_embedded_alike_in_16_bits(tmp_path: Path) -> None:
+    saved = diffusers_models("small")["duration_embedder"]
+    saved.save_pretrained(tmp_path)
+    loaded = ReferenceDurationEmbedder.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    seconds = torch.tensor([5.0, 30.0])
+    torch.testing.assert_close(loaded(seconds).float(), saved(seconds), rtol=0.02, atol=0.02)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.core.errors import UnsupportedModelError, WeightFormatError, WeightsNotFoundError
 from pipelines.layers.stable_audio_3 import ChunkedAutoencoderSAME
 from pipelines.tools.convert_sound import convert, main
+from pipelines.tools.stable_audio_3.tensors import Move, SourceFile, write_tensors
 from tests.support.models.stable_audio_3 import MAX_TOKENS, RATE, TEXT_ENCODER, write_published
 
 # of diffusers' autoencoder
@@ -131,6 +132,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
         lambda state: state.update({"model.model.transformer.rotary_pos_emb.inv_freq": torch.ones(16)}),
         r"other frequencies in model\.model\.transformer\.rotary_pos_emb\.inv_freq",
     ),
+    "not a number": (
+        lambda state: state[FUSED][3, 3].fill_(float("nan")),
+        rf"{FUSED} has numbers that are not finite in float16",
+    ),
     "too large": (
         lambda state: state[FUSED].fill_(1e6),
         rf"{FUSED} has numbers that are not finite in float16",
@@ -185,6 +190,27 @@ def test_a_setting_that_cannot_be_followed_is_named(tmp_path: Path, small: Path,
     with pytest.raises(UnsupportedModelError, match=rf"model\..* = .*converted only if it is {message}"):
         convert(small, tmp_path / "converted")
     assert not (tmp_path / "converted").exists()
+
+
+def test_every_tensor_is_aligned_to_its_numbers(tmp_path: Path) -> None:
+    stored = {"odd": torch.arange(3.0), "even": torch.arange(4.0)}
+    save_file(stored, tmp_path / "source.safetensors")
+    source = SourceFile.at(tmp_path / "source.safetensors")
+    moves = [
+        Move("a", "odd", (3,), torch.float16),
+        Move("b", "even", (4,), torch.float32),
+        Move("c", "", (2,), torch.float32, value=torch.ones(2)),
+    ]
+    write_tensors(source, moves, tmp_path / "made.safetensors")
+    content = (tmp_path / "made.safetensors").read_bytes()
+    header_bytes = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + header_bytes])
+    assert header_bytes % 8 == 0
+    assert all(header[name]["data_offsets"][0] % 4 == 0 for name in ("b", "c"))
+    made = load_file(tmp_path / "made.safetensors")
+    assert torch.equal(made["a"], stored["odd"].half())
+    assert torch.equal(made["b"], stored["even"])
+    assert torch.equal(made["c"], torch.ones(2))
 
 
 def test_a_folder_without_settings_is_refused(tmp_path: Path, small: Path) -> None:
