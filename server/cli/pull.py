@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from pipelines.core.errors import CatalogueError, HubUnreachableError, PipelineError
+from pipelines.core.errors import CatalogueError, HubAccessError, HubUnreachableError, PipelineError
 from pipelines.core.home import expanded
 from pipelines.core.model import SoundSpec, Weights
 from pipelines.hub import local as weights
@@ -19,6 +19,7 @@ from pipelines.hub.folder import check
 from pipelines.hub.listing import Listing, readable
 from pipelines.hub.lookup import look_up, look_up_files
 from pipelines.models.catalogue import DEFAULT_MODEL
+from pipelines.models.model_index import NAME as MODEL_INDEX
 from server.cli.terminal import printable
 from server.core.catalogue import load_catalogue, load_sounds
 from server.core.settings.settings import Settings
@@ -121,6 +122,13 @@ def _download(settings: Settings, spec: Weights, hub: str | None, verify: bool, 
         _warn_of_start(settings, spec, print_line)
     try:
         listings = [look_up(spec, hub), *look_up_files(spec, hub)]
+    except HubAccessError as error:
+        if not isinstance(spec, SoundSpec) or MODEL_INDEX not in str(error):
+            raise
+        raise PullRefusedError(
+            f"{error} Download it with `hf download {spec.repo} --local-dir FOLDER`, convert it with "
+            "`python -m pipelines.tools.convert_sound FOLDER OTHER`, and name OTHER as its repo (docs/sound.md)."
+        ) from error
     except HubUnreachableError as error:
         if verify or not (folder := _downloaded_folder(spec)):
             raise

@@ -33,7 +33,7 @@ from server.service.record_limits import Recorder, RecordLimits
 from server.service.requests import parameters
 from server.service.requests.building import GenerationBuilder
 from server.service.requests.finished import FinishedVideos
-from server.service.requests.image_models import ImageModels
+from server.service.requests.image_models import ImageModels, Sounds
 from server.service.requests.input_sources import InputSources
 from server.service.requests.inputs import InputFiles
 from server.service.requests.request import Request
@@ -90,6 +90,7 @@ class Service:
         files = InputFiles(inputs)
         self._uploads = Uploads(inputs, files)
         self._image_models = ImageModels({} if settings.demo else catalogue)
+        self.sounds = Sounds(catalogue, everywhere=settings.ray_address is not None)
         finished = FinishedVideos(self._generation_of, videos, files, catalogue)
         # any server may run a generation, and needs its inputs
         self._keeps_inputs = settings.files_url is not None or not submissions.is_shared

@@ -12,7 +12,7 @@ import pytest
 
 from paddock import Client
 from tests.support.models.serving import SOUND, T2V, TI2V, real_server, sound_models
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, eventually
 from tests.support.sound import RATE, packets, samples_of, tone
 
 REQUEST: dict[str, Any] = {
@@ -151,6 +151,7 @@ def test_without_the_weights_of_the_sounds_a_request_says_how_to_bring_them(
         assert answer.status_code == 400
         assert f"paddock pull --model {SOUND}" in answer.json()["error"]["message"]
         assert str(tmp_path) not in answer.text
+        eventually(lambda: "generate_audio" not in server.http.get(f"/models/{T2V}").json()["x-paddock-parameters"])
         assert enqueued(server)["status"] == "succeeded"
     finally:
         server.close()

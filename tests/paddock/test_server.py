@@ -204,7 +204,7 @@ def test_the_two_clients_have_the_same_methods() -> None:
 def test_parameters_and_defaults_are_the_servers(server: ServerProcess) -> None:
     schemas = httpx.get(f"{server.url}/openapi.json").json()["components"]["schemas"]
     # arguments of the methods, and parameters that the client does not use
-    others = {"model", "prompt", "num_generations", "response_format", "generate_audio"}
+    others = {"model", "prompt", "num_generations", "response_format"}
 
     assert set(Parameters.__annotations__) == set(schemas["EnqueueRequest"]["properties"]) - others
     assert DEFAULT_MODEL == catalogue.DEFAULT_MODEL

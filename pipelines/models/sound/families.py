@@ -15,7 +15,9 @@ _SLACK = 1
 
 
 class SoundFamily(PipelineFamily):
-    """A pipeline class that makes sounds."""
+    """A pipeline class that makes sounds. On a GPU it computes in `device_dtype`, but for its autoencoder."""
+
+    device_dtype: str = "bfloat16"
 
     @abstractmethod
     def arguments(self, spec: SoundSpec, pipe: Any, seconds: float) -> dict[str, Any]:
@@ -29,6 +31,10 @@ class SoundFamily(PipelineFamily):
             return {}
 
         return {"callback_on_step_end": on_step_end, "callback_on_step_end_tensor_inputs": []}
+
+    def decode(self, pipe: Any, latents: Any) -> Any:
+        """Decode the latents that a call of the loaded pipeline returns: (batch, channels, samples)."""
+        return pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
 
     @abstractmethod
     def rate(self, pipe: Any) -> int:
@@ -57,10 +63,10 @@ class StableAudio3(SoundFamily):
         Part(
             "duration_embedder",
             PartKind.CONDITIONER,
-            "diffusers.pipelines.stable_audio_3:StableAudio3DurationEmbedder",
+            "pipelines.layers.stable_audio_3:ReferenceDurationEmbedder",
         ),
-        Part("transformer", PartKind.DENOISER, "diffusers:StableAudio3DiTModel"),
-        Part("vae", PartKind.VAE, "diffusers:AutoencoderSAME"),
+        Part("transformer", PartKind.DENOISER, "pipelines.layers.stable_audio_3:ReferenceTransformer"),
+        Part("vae", PartKind.VAE, "pipelines.layers.stable_audio_3:ChunkedAutoencoderSAME"),
     )
     settings = frozenset({"tokenizer", "scheduler"})
 
@@ -77,6 +83,7 @@ class StableAudio(SoundFamily):
     """Stable Audio Open."""
 
     module = "stable_audio"
+    device_dtype = "float16"
     pipeline_class = "StableAudioPipeline"
     folder_classes = frozenset({"StableAudioPipeline"})
     parts = (
@@ -134,6 +141,10 @@ class LongCatAudio(SoundFamily):
                 f"{spec.id or spec.repo} makes sounds of at most {pipe.max_wav_duration:g} seconds."
             )
         return {**_common(spec), "audio_duration_s": seconds + _SLACK * pipe.vae_scale_factor / pipe.sample_rate}
+
+    def decode(self, pipe: Any, latents: Any) -> Any:
+        """As in the base class; these latents are (batch, length, channels)."""
+        return super().decode(pipe, latents.permute(0, 2, 1))
 
     def rate(self, pipe: Any) -> int:
         """As in the base class."""

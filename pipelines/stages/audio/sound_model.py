@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import diffusers
@@ -51,7 +52,9 @@ class SoundModel:
     @property
     def _dtype(self) -> torch.dtype:
         # a CPU computes 16 bits in software
-        return torch.float32 if self._device.type == "cpu" else torch.float16
+        name = "float32" if self._device.type == "cpu" else self._family.device_dtype
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
 
     def make(
         self, prompt: str, seconds: float, seed: int, after_step: AfterStep = lambda *_: None
@@ -100,12 +103,24 @@ class SoundModel:
         with warnings.catch_warnings():
             # diffusers' classes use what torch will drop
             warnings.simplefilter("ignore", FutureWarning)
-            # the weights of whoever made the folder are data, never code
-            pipe = getattr(diffusers, self._family.pipeline_class).from_pretrained(
-                folder, torch_dtype=self._dtype, local_files_only=True, use_safetensors=True
-            )
+            pipe = self._read(folder)
         pipe.set_progress_bar_config(disable=True)
         self._pipe, self._name = pipe, name
+
+    def _read(self, folder: Path) -> Any:
+        # the weights of whoever made the folder are data, never code
+        safe = {"local_files_only": True, "use_safetensors": True}
+        # 16 bits of an autoencoder are heard
+        dtypes = {"vae": torch.float32, "default": self._dtype}
+        own = {
+            part.name: resolve_name(part.model_class).from_pretrained(
+                folder / part.name, torch_dtype=dtypes.get(part.name, self._dtype), **safe
+            )
+            for part in self._family.parts
+            if part.model_class.startswith("pipelines.")
+        }
+        made = getattr(diffusers, self._family.pipeline_class)
+        return made.from_pretrained(folder, torch_dtype=dtypes, **own, **safe)
 
     @property
     def _settings(self) -> str:
@@ -124,7 +139,9 @@ class SoundModel:
         arguments = self._family.arguments(self.spec, pipe, seconds) | self._family.callback(noting)
         # some ways of cuDNN to compute a transposed convolution add in any order
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            sound = pipe(prompt, generator=generator, output_type="pt", **arguments).audios[0]
+            latents = pipe(prompt, generator=generator, output_type="latent", **arguments).audios
+            with torch.no_grad():
+                sound = self._family.decode(pipe, latents)[0]
         wanted = round(seconds * rate)
         samples = sound.float().cpu().numpy().reshape(-1, sound.shape[-1])[:, :wanted]
         if samples.shape[1] < wanted:

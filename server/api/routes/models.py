@@ -24,6 +24,7 @@ async def index(
     developer_name: Annotated[str | None, Query(description="Only models of this developer")] = None,
 ) -> dict[str, Any]:
     """Returns the models of the catalogue."""
+    await service.sounds.refresh()
     return _list(
         service,
         (
@@ -47,6 +48,7 @@ async def search(
     search: Annotated[str, Query(description="Words to search for in ids, names and descriptions", max_length=200)],
 ) -> dict[str, Any]:
     """Returns the models whose id, names and description contain all the words."""
+    await service.sounds.refresh()
     words = set(search.lower().split())
     found = ((entry, _searchable(entry)) for entry in service.catalogue.values())
     return _list(service, (entry for entry, text in found if all(word in text for word in words)))
@@ -61,6 +63,7 @@ async def search(
 )
 async def featured(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Returns the featured models."""
+    await service.sounds.refresh()
     return _list(service, (entry for entry in service.catalogue.values() if entry.api.featured))
 
 
@@ -69,6 +72,7 @@ async def featured(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
 )
 async def show(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Returns a model with the JSON Schema of its request parameters and the state of its weights."""
+    await service.sounds.refresh()
     return _model(service, service.entry(id))
 
 
@@ -84,6 +88,7 @@ async def activate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str, 
 
     While the server has an admin key, only admin keys may do this.
     """
+    await service.sounds.refresh()
     entry = service.entry(id)
     service.activate(entry)
     return _model(service, entry)
@@ -101,6 +106,7 @@ async def deactivate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str
 
     While the server has an admin key, only admin keys may do this.
     """
+    await service.sounds.refresh()
     entry = service.entry(id)
     service.deactivate(entry)
     return _model(service, entry)
@@ -175,7 +181,7 @@ def _own_parameters(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         lacks |= {VIDEO, STRENGTH}
     if not service.input_sources.takes_image_mode(entry):
         lacks.add(IMAGE_MODE)
-    if entry.model.sound is None:
+    if not service.sounds.makes(entry):
         lacks |= {GENERATE_AUDIO, AUDIO_PROMPT}
     if not service.prompts.is_configured:
         lacks |= set(ENHANCE_NAMES)

@@ -1,7 +1,9 @@
-"""Which model answers a request with an image: the one that was asked, or the one that its file names for images."""
+"""Other models that a request needs: the one that answers it with an image, and the one that makes its sound."""
 
 import asyncio
+import time
 from collections.abc import Mapping
+from math import inf
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.geometry import nearest_resolution
@@ -15,6 +17,8 @@ from server.service.requests.echo import EXTEND, IMAGE_MODE, is_absent
 from server.service.requests.inputs import IMAGE
 from server.service.requests.parameters import Body
 from server.service.requests.sizes import SIDES, check_pixels, sides_of, sides_of_image
+
+_FRESH_SECONDS = 10.0
 
 
 class ImageModels:
@@ -46,14 +50,45 @@ class ImageModels:
 
         The parameter `name` needs that model.
         """
-        try:
-            await asyncio.to_thread(local.locate, model)
-        except PipelineError:
+        if not await asyncio.to_thread(_is_here, model):
             # not the error's own words: they have the server's paths
             raise InvalidParamsError(
                 f"{name} needs the model {model.id}, which is not installed on this server. Its operator brings it "
                 f"with `paddock pull --model {model.id}`"
-            ) from None
+            )
+
+
+class Sounds:
+    """Which models make sounds: those whose model for sounds is on this machine, or (`everywhere`) all that have one.
+
+    On a cluster its hosts have them.
+    """
+
+    def __init__(self, catalogue: Mapping[str, CatalogueEntry], *, everywhere: bool) -> None:
+        self._sounds = {sound.id: sound for entry in catalogue.values() if (sound := entry.model.sound) is not None}
+        self._everywhere = everywhere
+        self._here: set[str] = set()
+        self._looked_at = -inf
+
+    async def refresh(self) -> None:
+        """Look again which are here, unless that was done a moment ago."""
+        if self._everywhere or time.monotonic() - self._looked_at < _FRESH_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        self._here = await asyncio.to_thread(lambda: {id_ for id_, sound in self._sounds.items() if _is_here(sound)})
+
+    def makes(self, entry: CatalogueEntry) -> bool:
+        """Whether videos of a model may have a sound that is made, as of the last look."""
+        sound = entry.model.sound
+        return sound is not None and (self._everywhere or sound.id in self._here)
+
+
+def _is_here(model: Weights) -> bool:
+    try:
+        local.locate(model)
+    except PipelineError:
+        return False
+    return True
 
 
 def as_asked(entry: CatalogueEntry, asked: CatalogueEntry) -> CatalogueEntry:

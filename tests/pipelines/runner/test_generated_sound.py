@@ -78,7 +78,7 @@ def test_progress_has_a_stage_and_never_goes_back(runner: Runner, tmp_path: Path
 
     runner.run(HEARD, tmp_path / "a.mp4", Callbacks(on_progress=seen.append))
 
-    assert [progress.step for progress in seen if progress.stage is Stage.SOUND] == [0, 1, 2]
+    assert [progress.step for progress in seen if progress.stage is Stage.SOUND] == [0, 0, 1, 2]
     fractions = [progress.fraction for progress in seen]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0

@@ -1,5 +1,6 @@
 """A body is resolved to one video, or to a sentence that names the parameter and its limit."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,7 +109,6 @@ def test_the_known_sentences_about_prompts() -> None:
         ({"resolution": "1080p"}, "resolution must be one of 480p, 720p"),
         ({"resolution": 480}, "resolution must be one of 480p, 720p"),
         ({"target_directory": "x" * 1025}, "target_directory must be a string of at most 1024 characters"),
-        ({"generate_audio": True}, f"generate_audio is not supported by {ENTRY.id}"),
         ({"generate_audio": 1}, "generate_audio must be a boolean"),
         ({"response_format": "gif"}, "response_format must be 'url' or 'b64_json'"),
         ({"response_format": ["url"]}, "response_format must be 'url' or 'b64_json'"),
@@ -123,6 +123,16 @@ def test_the_known_sentences_about_prompts() -> None:
 )
 def test_what_cannot_be_honoured_is_named(body: dict[str, Any], sentence: str) -> None:
     assert refusal(**body) == sentence
+
+
+def test_a_sound_needs_a_model_that_makes_it() -> None:
+    deaf = ENTRY.model_copy(update={"model": replace(ENTRY.model, sound=None)})
+
+    assert parameters.resolve(ENTRY, {"prompt": "an ox", "generate_audio": True}, 1000).generate_audio
+    with pytest.raises(InvalidParamsError, match=f"generate_audio is not supported by {ENTRY.id}"):
+        parameters.resolve(deaf, {"prompt": "an ox", "generate_audio": True}, 1000)
+    with pytest.raises(InvalidParamsError, match="exclude each other"):
+        parameters.resolve(ENTRY, {"prompt": "an ox", "generate_audio": True, "audio_url": "https://a.b/c"}, 1000)
 
 
 def test_what_is_asked_for_without_effect_is_accepted() -> None:
