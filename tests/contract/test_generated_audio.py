@@ -99,8 +99,6 @@ def test_every_way_to_ask_for_a_sound(server: ServerProcess, tmp_path: Path) -> 
     ("body", "sentence"),
     [
         ({"generate_audio": "yes"}, "generate_audio must be a boolean"),
-        ({"audio_prompt": "wind"}, "audio_prompt needs generate_audio: true"),
-        ({"generate_audio": False, "audio_prompt": "wind"}, "audio_prompt needs generate_audio: true"),
         ({"generate_audio": True, "audio_prompt": 7}, "audio_prompt must be a string of at most 10000 characters"),
         ({"generate_audio": True, "audio_prompt": "x" * 10_001}, "audio_prompt must be a string of at most 10000"),
         ({"generate_audio": True, "input_audio": "x"}, "generate_audio and input_audio exclude each other"),
@@ -117,11 +115,17 @@ def test_what_cannot_be_heard_is_refused(server: ServerProcess, body: dict[str, 
     assert sentence in row["error_message"]
 
 
-@pytest.mark.parametrize(
-    "silent", [{"audio_prompt": " "}, {"generate_audio": False}, {"generate_audio": None, "audio_prompt": None}]
-)
+@pytest.mark.parametrize("silent", [{"generate_audio": False}, {"generate_audio": None, "audio_prompt": None}])
 def test_a_video_without_a_sound_can_be_asked_for(server: ServerProcess, silent: dict[str, Any]) -> None:
     assert "has_audio" not in enqueued(server, **silent)
+
+
+def test_words_for_no_sound_are_ignored_and_told(server: ServerProcess) -> None:
+    row = enqueued(server, audio_prompt="wind")
+
+    assert row["status"] == "succeeded"
+    assert "has_audio" not in row
+    assert row["warnings"] == ["audio_prompt has no effect without generate_audio: it was ignored."]
 
 
 def test_an_own_sound_is_muxed_by_the_same_server(server: ServerProcess, tmp_path: Path) -> None:

@@ -151,9 +151,10 @@ def warnings_about(entry: CatalogueEntry, body: Mapping[str, Any]) -> tuple[str,
     """A sentence for each name in a body that has no effect, such as a misspelled one. They are printable ASCII."""
     known = {*_known(entry), *_CONTROL, *TARGETS, *_RESERVED, *UNSUPPORTED}
     unknown = _ignored([name for name, value in body.items() if name not in known and not is_absent(value)], entry.id)
-    if is_absent(body.get(STRENGTH)) or (not is_absent(video := body.get(VIDEO)) and video is not False):
-        return unknown
-    return (*unknown, f"{STRENGTH} has no effect without {VIDEO}: it was ignored.")
+    for name, needed in ((STRENGTH, VIDEO), (AUDIO_PROMPT, GENERATE_AUDIO)):
+        if not is_absent(body.get(name)) and (is_absent(given := body.get(needed)) or given is False):
+            unknown = (*unknown, f"{name} has no effect without {needed}: it was ignored.")
+    return unknown
 
 
 def _ignored(names: list[str], model: str) -> tuple[str, ...]:

@@ -160,9 +160,7 @@ def _audio_prompt(given: Body, max_chars: int) -> str | None:
         return None
     if not isinstance(prompt, str) or len(prompt) > max_chars:
         raise InvalidParamsError(f"{AUDIO_PROMPT} must be a string of at most {max_chars} characters")
-    if not asks_for_sound(given):
-        raise InvalidParamsError(f"{AUDIO_PROMPT} needs {GENERATE_AUDIO}: true")
-    return prompt
+    return prompt if asks_for_sound(given) else None
 
 
 def _strength(given: Body, steps: int) -> float:
