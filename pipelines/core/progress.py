@@ -15,6 +15,10 @@ Frames: TypeAlias = "npt.NDArray[np.uint8]"
 """RGB frames, (frames, height, width, 3), one byte a channel."""
 
 
+SILENT = "The video is silent."
+"""Begins the warning of a video whose sound could not be made."""
+
+
 class Stage(StrEnum):
     """The stages of a generation, in order."""
 

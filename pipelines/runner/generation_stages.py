@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.core.errors import InputVideoError, PipelineError, SoundError
 from pipelines.core.geometry import Geometry
 from pipelines.core.model import Attention, ModelSpec, SoundFailure
-from pipelines.core.progress import GenerationStats, Stage
+from pipelines.core.progress import SILENT, GenerationStats, Stage
 from pipelines.core.request import LIMITS, ImageMode, VideoParams
 from pipelines.loading.load import LoadedPipeline
 from pipelines.planning.layout import Residence
@@ -39,9 +39,6 @@ from pipelines.stages.preview.latent_rgb import matching
 from pipelines.stages.preview.preview import draw
 from pipelines.stages.writing.muxing import check_audio
 from pipelines.stages.writing.video_writer import Mp4Writer
-
-SILENT = "The video is silent."
-"""Begins the warning of a video whose sound could not be made."""
 
 
 @dataclass(frozen=True, slots=True)

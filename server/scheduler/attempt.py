@@ -7,6 +7,7 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipelines.core.model import SoundFailure
 from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import RecordsUnavailableError, reason, without_paths
@@ -166,6 +167,8 @@ class AttemptRunner:
             self._tell_of_restart(running.held, running.fingerprint)
             await self._claims.renew(running)
             self._check(running)
+            if entry.model.sound is not None and entry.model.sound.if_failed is SoundFailure.SILENT:
+                params = self._claims.without_deadly_sound(running, params)
             finish = await self._run(running, params)
             await device.start_finishing(running)
             done = await finish()

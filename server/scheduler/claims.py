@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -9,6 +10,8 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipelines.core.progress import SILENT, Stage
+from pipelines.core.request import VideoParams
 from server.core.errors import RecordsUnavailableError, reason, without_paths
 from server.core.events import Broker, Event
 from server.core.fair_queue import NOTHING, Exclusions, Weights
@@ -24,6 +27,9 @@ from server.storage.files.stores import FileStores
 from server.storage.files.videos import video_key
 
 log = logging.getLogger("paddock.claims")
+
+_NO_SOUND = f"{SILENT} Making its sound ended the worker."
+_MOST_DEADLY = 1000
 
 _NEXT_STEPS = {NextStep.MOVE_TO_END: "moved to the end of the queue", NextStep.FAIL: "failed"}
 
@@ -48,6 +54,8 @@ class Claims:
         self._broker = broker
         self._lease = lease
         self._on_queued = on_queued
+        self._deadly_sounds: OrderedDict[str, None] = OrderedDict()
+        """The generations whose worker died while it made a sound."""
         self.waits_for_room = asyncio.Event()
         """Set when a generation was not claimed, since the disk has too little space."""
 
@@ -172,9 +180,20 @@ class Claims:
         if adopted is not None:
             return adopted
         await self._videos.delete([video_key(held.id, held.attempt)])
+        if running.live.stage == Stage.SOUND:
+            self._deadly_sounds[held.id] = None
+            if len(self._deadly_sounds) > _MOST_DEADLY:
+                self._deadly_sounds.popitem(last=False)
         if blame is Blame.NONE:
             return await self.release(running)
         return await self._retry(held, Interruption(blame, running.live.progress, running.saved, why))
+
+    def without_deadly_sound(self, running: RunningAttempt, params: VideoParams) -> VideoParams:
+        """The parameters of an attempt, without the sound if an earlier one died of it: a sound costs no video."""
+        if running.held.id not in self._deadly_sounds:
+            return params
+        running.warnings = (*running.held.warnings, *running.warnings, _NO_SOUND)
+        return replace(params, generate_audio=False, audio_prompt=None)
 
     async def release(self, running: RunningAttempt) -> Generation:
         """Return a generation to the queue that was stopped and is not to blame for it."""

@@ -11,7 +11,9 @@ from diffusers import StableAudio3Pipeline
 from safetensors.torch import load_file, save_file
 
 from pipelines.core.errors import UnsupportedModelError, WeightFormatError, WeightsNotFoundError
-from pipelines.layers.stable_audio_3 import ChunkedAutoencoderSAME
+from pipelines.core.model import SoundSpec
+from pipelines.layers.stable_audio_3 import ChunkedAutoencoderSAME, ReferenceDurationEmbedder, ReferenceTransformer
+from pipelines.stages.audio.sound_model import SoundModel
 from pipelines.tools.convert_sound import convert, main
 from pipelines.tools.stable_audio_3.tensors import Move, SourceFile, write_tensors
 from tests.support.models.stable_audio_3 import MAX_TOKENS, RATE, TEXT_ENCODER, write_published
@@ -67,6 +69,21 @@ def test_it_makes_a_sound_of_the_length_asked_for(tmp_path: Path, size: str) -> 
     assert torch.isfinite(sounds[0]).all()
     assert sounds[0].std() > 0
     assert torch.equal(*sounds)
+
+
+def test_what_was_converted_is_heard_with_a_video(tmp_path: Path, small: Path) -> None:
+    convert(small, tmp_path / "converted")
+    spec = SoundSpec(str(tmp_path / "converted"), "StableAudio3Pipeline", num_inference_steps=2, id="sfx")
+    model = SoundModel(spec, "cpu")
+
+    samples, rate = model.make("a dog", 0.7, 1)
+
+    assert (samples.shape, rate) == ((2, round(0.7 * RATE)), RATE)
+    assert samples.std() > 0
+    # the classes that follow the authors' program, not diffusers' own
+    assert isinstance(model._pipe.transformer, ReferenceTransformer)
+    assert isinstance(model._pipe.vae, ChunkedAutoencoderSAME)
+    assert isinstance(model._pipe.duration_embedder, ReferenceDurationEmbedder)
 
 
 def test_weights_take_16_bits_and_frequencies_32(tmp_path: Path, small: Path) -> None:

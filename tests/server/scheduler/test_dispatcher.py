@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from pipelines.core.progress import Stage
 from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import BUILT_IN
 from server.core.errors import RecordsUnavailableError
@@ -509,6 +510,26 @@ async def test_a_file_finished_just_before_the_death_is_adopted(inside: Inside) 
     assert finished.status is Status.SUCCEEDED
     assert finished.artifact == video_key(generation.id, 1)
     assert len(inside.engine.runs) == 1
+
+
+async def test_a_sound_that_ends_the_worker_is_left_out_the_next_time(inside: Inside) -> None:
+    async def die(job: Run) -> Done:
+        report = inside.engine.report(job, 0.99)
+        inside.engine._tell(report.model_copy(update={"stage": Stage.SOUND}))
+        raise WorkerDiedError("it was killed")
+
+    inside.engine.script.append(die)
+    params = VideoParams("an ox", " ", 64, 64, 5, 2, 5.0, 7, generate_audio=True, audio_prompt="wind")
+    heard = new(model=MODEL, params=params)
+    await inside.store.submissions.insert([heard], QueueLimits(10))
+    inside.dispatcher.wake()
+
+    finished = await inside.until(heard)
+
+    assert finished.status is Status.SUCCEEDED
+    assert [run.params.generate_audio for run in inside.engine.runs] == [True, False]
+    assert not finished.has_audio
+    assert finished.warnings == ("The video is silent. Making its sound ended the worker.",)
 
 
 async def test_an_adopted_file_has_the_sound_of_its_request(inside: Inside) -> None:
