@@ -303,11 +303,8 @@ class GenerationStages:
             progress.callbacks.on_warnings((f"{SILENT} {error}",))
             return
         self.sound_name = self._sound.name
-        longest = self._sound.spec.max_seconds
-        if seconds > longest:
-            progress.callbacks.on_warnings(
-                (f"The model for sounds makes at most {longest:g} seconds: silence follows in the video.",)
-            )
+        if warnings := self._sound.warnings(prompt, seconds):
+            progress.callbacks.on_warnings(warnings)
 
     def frames(self, params: VideoParams, inputs: Inputs, tolerance: float | None) -> RenderedFrames:
         """Return the frames of a video, and how long denoising took. `tolerance` replaces the step cache's."""

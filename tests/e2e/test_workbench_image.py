@@ -60,10 +60,10 @@ def page(visitor: BrowserPage) -> Iterator[Page]:
     page.close()
 
 
-def generated(page: Page, server: ServerProcess) -> dict[str, object]:
+def generated(page: Page, server: ServerProcess, button: str = "Generate") -> dict[str, object]:
     """Press Generate, and return the row once its video is there."""
     before = newest(server)
-    page.get_by_role("button", name="Generate", exact=True).click()
+    page.get_by_role("button", name=button, exact=True).click()
     eventually(lambda: newest(server) != before)
     card = page.locator(f'#results .card[data-id="{newest(server)}"]')
     expect(card.locator(".stage video")).to_be_visible()

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.test_workbench_image import generated
 from tests.support.browser import BrowserPage, chromium
+from tests.support.chat_server import ChatServer, saying
 from tests.support.models.serving import T2V, real_server, sound_models
 from tests.support.server_process import ServerProcess
 from tests.support.sound import loudest_hertz, samples_of, tone
@@ -168,3 +169,37 @@ def test_a_sound_is_made_of_its_own_words_or_left_for_a_file(making: ServerProce
         visitor.context.close()
         assert visitor.errors == []
         assert visitor.elsewhere == []
+
+
+def test_a_chinese_prompt_is_enhanced_inspired_and_heard(
+    tmp_path: Path, chat: ChatServer, endpoint: ChatServer
+) -> None:
+    chat.answer = saying("清晨的薄雾中，一头棕色的牛站在湖边，水墨风格，柔和的光线。")
+    server = real_server(tmp_path / "data", sound_models(tmp_path), **endpoint.settings())
+    server.start()
+    with chromium() as browser:
+        visitor = BrowserPage(browser, server.url, locale="zh-CN")
+        page = visitor.open(f"/?model={T2V}")
+        page.get_by_label("提示词", exact=True).fill("湖边的一头牛")
+        page.locator("#form summary").click()
+        for label, value in {"高度": 32, "宽度": 32, "帧数": 9, "推理步数": 2}.items():
+            page.get_by_role("spinbutton", name=label).fill(str(value))
+        page.get_by_label("灵感").check()
+        page.get_by_label("生成声音").check()
+        page.get_by_label("声音内容").fill("a lake, soft wind")
+
+        row = generated(page, server, "生成")
+
+        assert row["prompt"] == "湖边的一头牛"
+        assert row["enhanced_prompt"] == "清晨的薄雾中，一头棕色的牛站在湖边，水墨风格，柔和的光线。"
+        assert row["inspiration_style"]
+        assert (row["has_audio"], row["warnings"]) == (True, [])
+        assert chat.prompts == ["湖边的一头牛"]
+        card = page.locator("#results .card").first
+        expect(card.locator(".facts")).to_contain_text("已生成声音")
+        assert card.locator(".stage video").evaluate(HEARD)["energy"] > 1e-5
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        visitor.context.close()
+        assert visitor.errors == []
+        assert visitor.elsewhere == []
+    server.close()

@@ -10,6 +10,10 @@ from pipelines.core.model import SoundSpec
 from pipelines.models.family import Part, PartKind, PipelineFamily
 from pipelines.models.model_index import ModelIndex
 
+_STABLE_AUDIO_3_TOKENS = 256
+_LONGCAT_TOKENS, _MOST_LONGCAT_TOKENS = 512, 32_768
+"""As in these pipelines' `encode_prompt`."""
+
 _SLACK = 1
 """Latents beyond those that a sound needs, for classes that round their number down."""
 
@@ -31,6 +35,10 @@ class SoundFamily(PipelineFamily):
             return {}
 
         return {"callback_on_step_end": on_step_end, "callback_on_step_end_tensor_inputs": []}
+
+    def max_tokens(self, pipe: Any) -> int:
+        """How many tokens of a prompt the loaded pipeline reads."""
+        return int(pipe.tokenizer.model_max_length)
 
     def decode(self, pipe: Any, latents: Any) -> Any:
         """Decode the latents that a call of the loaded pipeline returns: (batch, channels, samples)."""
@@ -73,6 +81,10 @@ class StableAudio3(SoundFamily):
     def arguments(self, spec: SoundSpec, pipe: Any, seconds: float) -> dict[str, Any]:
         """As in the base class."""
         return {**_common(spec), "duration": seconds}
+
+    def max_tokens(self, pipe: Any) -> int:
+        """As in the base class. The pipeline has a limit of its own."""
+        return min(super().max_tokens(pipe), _STABLE_AUDIO_3_TOKENS)
 
     def rate(self, pipe: Any) -> int:
         """As in the base class."""
@@ -145,6 +157,11 @@ class LongCatAudio(SoundFamily):
     def decode(self, pipe: Any, latents: Any) -> Any:
         """As in the base class; these latents are (batch, length, channels)."""
         return super().decode(pipe, latents.permute(0, 2, 1))
+
+    def max_tokens(self, pipe: Any) -> int:
+        """As in the base class. The pipeline replaces a limit beyond its own."""
+        limit = super().max_tokens(pipe)
+        return limit if 0 < limit <= _MOST_LONGCAT_TOKENS else _LONGCAT_TOKENS
 
     def rate(self, pipe: Any) -> int:
         """As in the base class."""

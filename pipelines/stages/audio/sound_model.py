@@ -90,6 +90,19 @@ class SoundModel:
         release_memory()
         raise SoundError(why)
 
+    def warnings(self, prompt: str, seconds: float) -> tuple[str, ...]:
+        """Sentences about what of a request the model could not follow, after a sound was made."""
+        said = []
+        if seconds > (longest := self.spec.max_seconds):
+            said.append(f"The model for sounds makes at most {longest:g} seconds: silence follows in the video.")
+        tokens, limit = len(self._pipe.tokenizer(prompt).input_ids), self._family.max_tokens(self._pipe)
+        if tokens > limit:
+            said.append(
+                f"The prompt of the sound has {tokens} tokens, and its model reads only the first {limit}: the rest "
+                "was ignored."
+            )
+        return tuple(said)
+
     def load(self) -> None:
         """Read the weights into host memory, unless they are there. Raises PipelineError, and others of diffusers."""
         if self._pipe is not None:

@@ -140,3 +140,13 @@ def test_a_sampler_that_needs_a_package_says_which(tmp_path: Path, monkeypatch: 
 
     with pytest.raises(SoundError, match="pip install torchsde"):
         SoundModel(spec, "cpu").make("an ox", 1.0, 7)
+
+
+def test_a_prompt_that_is_not_read_to_its_end_is_told(spec: SoundSpec, model: SoundModel) -> None:
+    model.load()
+    limit = 512 if spec.pipeline_class == "LongCatAudioDiTPipeline" else 32
+
+    assert model.warnings("an ox", 1.0) == ()
+    (said,) = model.warnings("ox " * 1000, 1.0)
+    assert f"reads only the first {limit}" in said
+    assert [" seconds: silence follows" in each for each in model.warnings("an ox", 11.0)] == [True]
