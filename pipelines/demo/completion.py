@@ -96,6 +96,10 @@ _GROUND: Final = {
     ),
     "zh": re.compile(rf"{_ZH['colour']}的?{_ZH['ground']}|{_ZH['ground']}[是为]?{_ZH['colour']}"),
 }
+_COLOURS: Final = {
+    language: {name: re.compile(_any_of(words, language), re.IGNORECASE) for name, words in colours.items()}
+    for language, colours in COLOUR_WORDS.items()
+}
 _SIZED: Final = re.compile(rf"{_ZH['size']}$")
 
 
@@ -151,7 +155,7 @@ def _with_shape(prompt: str, scene: str, shapes: list[int], language: str, rng: 
         motions = PARTICIPLES if english else CHINESE_VERBS
         added.append(_one(rng, motions[_one(rng, tuple(motions))]))
     if is_open:
-        taken = {name for name, words in COLOUR_WORDS[language].items() if re.search(_any_of(words, language), scene)}
+        taken = {name for name, pattern in _COLOURS[language].items() if pattern.search(scene)}
         # what is left of the colours is the shape's
         is_coloured = names["colour"].search(_GROUND[language].sub(" ", scene)) is not None
         if not _GROUND[language].search(scene) and not names["ground"].search(scene):

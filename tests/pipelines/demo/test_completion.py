@@ -73,6 +73,11 @@ def test_another_seed_adds_other_words() -> None:
     assert complete("a ring", 2**53 - 1, "en") == complete("a ring", 2**53 - 1, "en")
 
 
+@pytest.mark.parametrize("prompt", ["Red ring", "red ring", "RED ring"])
+def test_the_background_has_no_colour_of_the_shape(prompt: str) -> None:
+    assert not {seed for seed in range(100) if re.search(r"\bred background", complete(prompt, seed, "en"))}
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_caption_that_names_all_stays_as_it_is(language: str) -> None:
     rng = np.random.default_rng(3)
