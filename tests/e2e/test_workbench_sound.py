@@ -8,6 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.e2e.test_workbench import fill
 from tests.e2e.test_workbench_image import generated
 from tests.support.browser import BrowserPage, chromium
 from tests.support.chat_server import ChatServer, saying
@@ -15,7 +16,7 @@ from tests.support.models.serving import T2V, real_server, sound_models
 from tests.support.server_process import ServerProcess
 from tests.support.sound import loudest_hertz, samples_of, tone
 
-SIZES = {"Height": 64, "Width": 96, "Num Frames": 33, "Num Inference Steps": 2}
+SIZES = {"Height": 64, "Width": 96, "Num_Frames": 33, "Num_Inference_Steps": 2}
 DROP = """(text) => {
   const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -56,10 +57,7 @@ def visitor(server: ServerProcess) -> Iterator[BrowserPage]:
 @pytest.fixture
 def page(visitor: BrowserPage) -> Iterator[Page]:
     page = visitor.open("/")
-    page.get_by_label("Prompt", exact=True).fill("a red circle moving left on a black background")
-    page.locator("#form summary").click()
-    for label, value in SIZES.items():
-        page.get_by_role("spinbutton", name=label).fill(str(value))
+    fill(page, "a red circle moving left on a black background", **SIZES)
     yield page
     page.close()
 
@@ -140,10 +138,7 @@ def test_a_sound_is_made_of_its_own_words_or_left_for_a_file(making: ServerProce
     with chromium() as browser:
         visitor = BrowserPage(browser, making.url)
         page = visitor.open(f"/?model={T2V}")
-        page.get_by_label("Prompt", exact=True).fill("an ox")
-        page.locator("#form summary").click()
-        for label, value in {**SIZES, "Height": 32, "Width": 32, "Num Frames": 9}.items():
-            page.get_by_role("spinbutton", name=label).fill(str(value))
+        fill(page, "an ox", **{**SIZES, "Height": 32, "Width": 32, "Num_Frames": 9})
         expect(page.get_by_label("What is heard")).to_be_hidden()
 
         page.get_by_label("Make a sound").check()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 
 from pipelines.models.catalogue import CatalogueEntry
 from pipelines.models.family import InputUse
@@ -13,7 +13,12 @@ from server.service.requests.echo import AUDIO_PROMPT, ENHANCE_NAMES, EXTEND, GE
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
 from server.service.service import Service
 
-router = APIRouter(prefix="/models", tags=["models"])
+
+async def _look_for_sounds(service: ServiceDep) -> None:
+    await service.sounds.refresh()
+
+
+router = APIRouter(prefix="/models", tags=["models"], dependencies=[Depends(_look_for_sounds)])
 evaluations = APIRouter(prefix="/evaluations/models", tags=["models"])
 
 
@@ -24,7 +29,6 @@ async def index(
     developer_name: Annotated[str | None, Query(description="Only models of this developer")] = None,
 ) -> dict[str, Any]:
     """Returns the models of the catalogue."""
-    await service.sounds.refresh()
     return _list(
         service,
         (
@@ -48,7 +52,6 @@ async def search(
     search: Annotated[str, Query(description="Words to search for in ids, names and descriptions", max_length=200)],
 ) -> dict[str, Any]:
     """Returns the models whose id, names and description contain all the words."""
-    await service.sounds.refresh()
     words = set(search.lower().split())
     found = ((entry, _searchable(entry)) for entry in service.catalogue.values())
     return _list(service, (entry for entry, text in found if all(word in text for word in words)))
@@ -63,7 +66,6 @@ async def search(
 )
 async def featured(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Returns the featured models."""
-    await service.sounds.refresh()
     return _list(service, (entry for entry in service.catalogue.values() if entry.api.featured))
 
 
@@ -72,7 +74,6 @@ async def featured(service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
 )
 async def show(id: str, service: ServiceDep, _tenant: TenantDep) -> dict[str, Any]:
     """Returns a model with the JSON Schema of its request parameters and the state of its weights."""
-    await service.sounds.refresh()
     return _model(service, service.entry(id))
 
 
@@ -88,7 +89,6 @@ async def activate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str, 
 
     While the server has an admin key, only admin keys may do this.
     """
-    await service.sounds.refresh()
     entry = service.entry(id)
     service.activate(entry)
     return _model(service, entry)
@@ -106,7 +106,6 @@ async def deactivate(id: str, service: ServiceDep, _admin: AdminDep) -> dict[str
 
     While the server has an admin key, only admin keys may do this.
     """
-    await service.sounds.refresh()
     entry = service.entry(id)
     service.deactivate(entry)
     return _model(service, entry)
