@@ -4,7 +4,8 @@ A spectral classifier that knows only drawn sounds is the judge. It is tested fi
 
 python -m benchmarks.quality.demo_sound --records FILE.jsonl
 
-Every sound adds a line to the records; another run continues where the first was stopped.
+Every sound adds a line to the records; another run continues where the first was stopped. Other weights need other
+records.
 """
 
 import argparse
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=0, help="ask for the sounds of so many captions of clips, too")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--spectrograms", type=Path, help="a PNG file for the spectrograms of the first 24 sounds")
     options = parser.parse_args()
@@ -147,8 +148,9 @@ def main() -> None:
             result[group] = table(answers)
             for name, share in result[group].items():
                 show(f"{group}, {name}", share, BAR_MADE if name == "all" else None)
-            wrong = [f"{prompt.text!r}: {heard}" for prompt, heard in answers if heard != prompt.kind]
-            print("\n".join(["  wrong: " + each for each in wrong]))
+            for prompt, heard in answers:
+                if heard != prompt.kind:
+                    print(f"  wrong: {prompt.text!r}: {heard}")
     if options.spectrograms:
         picture(sounds, 6, options.spectrograms)
     print(json.dumps({"benchmark": "demo_sound", **machine(), **result}, ensure_ascii=False))

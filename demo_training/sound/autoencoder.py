@@ -26,7 +26,7 @@ WINDOWS: Final = (128, 512, 2048)
 _FLOOR: Final = 2e-3
 """Added to magnitudes before their logarithm: what is much fainter does not count."""
 
-_LINEAR: Final = 10.0
+_LINEAR: Final = 25.0
 """Weight of the differences of magnitudes beside those of their logarithms: it makes tones as loud as they are."""
 
 
