@@ -16,14 +16,17 @@ from demo_training.sound.train_transformer import load_average
 
 def export(state: Path, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write the pipeline of a finished or unfinished training, with weights in `dtype`."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, invert_sigmas=True)
     tokenizer, text_encoder = load_text_encoder(state / "text")
     LongCatAudioDiTPipeline(
         vae=load_autoencoder(state).to(dtype),
         text_encoder=text_encoder.to(dtype),
         tokenizer=tokenizer,
         transformer=load_average(state).to(dtype),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, invert_sigmas=True),
+        scheduler=scheduler,
     ).save_pretrained(folder)
+    # this pipeline's index names its scheduler, but it is not written with the rest
+    scheduler.save_pretrained(folder / "scheduler")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from demo_training.sound.train_autoencoder import train as train_autoencoder
 from demo_training.sound.train_text import TEXT_DIM, build_text_encoder, build_tokenizer, encode_texts
 from demo_training.sound.train_text import train as train_text
 from demo_training.sound.train_transformer import Trainer, build_transformer, flow_loss
+from pipelines.demo.folder import demo_sound_folder
 
 # diffusers uses what torch has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
@@ -190,6 +191,8 @@ def test_a_training_of_few_steps_resumes_and_is_exported(tmp_path: Path, monkeyp
     ]
     assert made[0].shape == (1, 1, int(0.5 * RATE // RATIO) * RATIO)
     assert made[0].tobytes() == made[1].tobytes()
+    assert pipeline.scheduler.config.invert_sigmas
+    assert (tmp_path / "weights" / "scheduler" / "scheduler_config.json").is_file()
     assert sum(file.stat().st_size for file in (tmp_path / "weights").rglob("*")) < 6_000_000
 
 
@@ -197,3 +200,25 @@ def test_a_picture_of_spectrograms_is_written(tmp_path: Path) -> None:
     picture([(kind, draw(kind, RATE, np.random.default_rng(0))) for kind in KINDS], 3, tmp_path / "sounds.png")
 
     assert (tmp_path / "sounds.png").stat().st_size > 1000
+
+
+def test_the_weights_are_small_and_make_what_is_asked_for() -> None:
+    folder = demo_sound_folder()
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 6_000_000
+    pipeline = LongCatAudioDiTPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+
+    heard = [
+        fitted(12).kind(
+            pipeline(
+                prompt,
+                audio_duration_s=3.0,
+                num_inference_steps=8,
+                guidance_scale=2.0,
+                generator=torch.Generator().manual_seed(0),
+            ).audios[0, 0]
+        )
+        for prompt in ("四周回荡着海浪声", "only chirping birds can be heard here", "a lake with mountains behind")
+    ]
+
+    assert heard == ["waves", "birds", "water"]
