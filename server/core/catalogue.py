@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.core.model import ModelSpec, SoundSpec
+from pipelines.demo.folder import demo_sound
 from pipelines.models.catalogue import BUILT_IN, CatalogueEntry, read_catalogue
 from pipelines.models.sound.catalogue import read_sounds
 from server.core.settings.settings import Settings
@@ -16,8 +17,7 @@ def _configured(spec: ModelSpec, settings: Settings) -> ModelSpec:
         accuracy=settings.accuracy,
         attention=settings.attention,
         compile=settings.compile,
-        # the demo's weights make no sounds
-        sound=None if settings.demo else spec.sound,
+        sound=demo_sound() if settings.demo else spec.sound,
     )
 
 

@@ -10,6 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
+from demo_training.sound.judge import fitted
+from demo_training.sound.sounds import RATE as DRAWN_RATE
 from paddock import Client
 from tests.support.models.serving import SOUND, T2V, TI2V, real_server, sound_models
 from tests.support.server_process import ServerProcess, eventually
@@ -161,13 +163,20 @@ def test_without_the_weights_of_the_sounds_a_request_says_how_to_bring_them(
         server.close()
 
 
-def test_the_demo_makes_no_sounds_and_says_so(tmp_path: Path) -> None:
+def test_the_demo_has_sounds_of_its_own(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "data")
     server.start()
     try:
-        answer = server.http.post("/videos/generate", json={**REQUEST, "generate_audio": True})
-        assert answer.status_code == 400
-        assert f"generate_audio is not supported by {T2V}" in answer.json()["error"]["message"]
-        assert "generate_audio" not in server.http.get(f"/models/{TI2V}").json()["x-paddock-parameters"]
+        assert "generate_audio" in server.http.get(f"/models/{TI2V}").json()["x-paddock-parameters"]
+        rows = [
+            enqueued(server, num_frames=33, generate_audio=True, audio_prompt=words)
+            for words in ("birds sing in a meadow", "鸟叫", "loud waves")
+        ]
+
+        kinds = fitted(64)
+        files = [video(row, tmp_path, f"{number}.mp4") for number, row in enumerate(rows)]
+        heard = [samples_of(path, DRAWN_RATE).mean(axis=1) for path in files]
+        assert [kinds.kind(samples) for samples in heard] == ["birds", "birds", "waves"]
+        assert [row["warnings"] for row in rows] == [[], [], []]
     finally:
         server.close()

@@ -18,7 +18,7 @@ from schemathesis.config import SchemathesisConfig
 from server.core.catalogue import load_catalogue
 from server.core.settings.settings import Settings
 from server.runtime.app import create_app
-from server.service.requests.echo import ENHANCE_NAMES, EXTEND, GENERATE_AUDIO, IMAGE_MODE
+from server.service.requests.echo import ENHANCE_NAMES, EXTEND, IMAGE_MODE
 from server.service.requests.inputs import INPUTS
 from tests.support.server_process import MODEL, SMALL, ServerProcess
 
@@ -90,9 +90,6 @@ def limit_size(case: Case) -> None:
     for name in (*INPUTS, IMAGE_MODE, EXTEND):
         if isinstance(case.body.get(name), str):
             del case.body[name]
-    # nor which models make sounds
-    if case.body.get(GENERATE_AUDIO) is True:
-        del case.body[GENERATE_AUDIO]
     # nor that two names of one parameter exclude each other
     for name in ENHANCE_NAMES:
         if case.body.get(name) is True:

@@ -23,10 +23,10 @@ def tone(seconds: float = 3.0, name: str = "tone.wav", *extra: str, hertz: int =
         return path.read_bytes()
 
 
-def samples_of(path: Path) -> npt.NDArray[np.float32]:
-    """What is heard of a file, (samples, 2) at `RATE`; without a sound (0, 2)."""
+def samples_of(path: Path, rate: int = RATE) -> npt.NDArray[np.float32]:
+    """What is heard of a file, (samples, 2) at `rate`; without a sound (0, 2)."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-map", "0:a?", "-ac", "2"]
-    command += ["-ar", str(RATE), "-f", "f32le", "-"]
+    command += ["-ar", str(rate), "-f", "f32le", "-"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
     return np.frombuffer(done.stdout, np.float32).reshape(-1, 2)
 

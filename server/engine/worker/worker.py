@@ -7,6 +7,7 @@ import os
 import queue
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,11 +138,11 @@ class Worker:
 
     def _locate(self, spec: ModelSpec) -> tuple[Path, ModelSpec]:
         """The folder with the weights, and their specification; raises WeightsNotFoundError."""
-        from pipelines.demo.folder import demo_folder
+        from pipelines.demo.folder import demo_folder, demo_sound
         from pipelines.hub import local as weights
 
         if self._options.demo:
-            return demo_folder(), spec.for_other_weights()
+            return demo_folder(), replace(spec.for_other_weights(), sound=demo_sound())
         return weights.locate(spec), spec
 
     def _read(self, model_id: str, folder: Path, spec: ModelSpec) -> "OutOfMemoryFallback":
