@@ -48,8 +48,10 @@ def test_the_schema_reproduces_the_pages_tables(demo: bool, tmp_path: Path) -> N
     own = model["x-paddock-parameters"]
     common = {"step_cache", "sampler", "loras", "image_mode", "input_video", "strength", "inspiration"}
     common |= {"input_audio", "audio_url"}
-    # another model answers what has an image, and the demo's weights are for text; its grammar needs no language model
-    only_demo, only_real = {"enhance_prompt", "prompt_extend"}, {"input_image", "extend_from"}
+    # another model answers what has an image, and the demo's weights are for text; its grammar needs no language model,
+    # and its weights that make sounds are there
+    only_demo = {"enhance_prompt", "prompt_extend", "generate_audio", "audio_prompt"}
+    only_real = {"input_image", "extend_from"}
     assert own.keys() == common | (only_demo if demo else only_real)
     assert not own.keys() & schema["properties"].keys()
     assert schema["basic"] == ["prompt", "height", "width"]

@@ -32,7 +32,8 @@ def test_it_contains_the_packages_with_configurations_and_migrations_only(wheel:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert {"configs/server.toml", "configs/inspiration/styles.toml"} <= set(names)
-    assert "configs/models/wan2.1-t2v-14b.toml" in names
+    assert {"configs/models/wan2.1-t2v-14b.toml", "configs/models/sounds/stable-audio-3-small-sfx.toml"} <= set(names)
+    assert "pipelines/demo/sound_weights/vae/diffusion_pytorch_model.safetensors" in names
     assert {f"configs/prompts/{name}.md" for name in ("text.en", "image.zh", "inspiration.en")} <= set(names)
     assert "server/storage/db/migrations/versions/0001_first_release.py" in names
     assert {"server/web/index.html", "server/web/js/main.js", "server/web/favicon.ico"} <= set(names)
