@@ -107,7 +107,7 @@ def test_a_file_that_is_no_video_is_told(visitor: BrowserPage, page: Page, tmp_p
     page.locator("#video-file").set_input_files(tmp_path / "ox.mp4")
     page.get_by_role("button", name="Generate", exact=True).click()
 
-    expect(page.locator("#form-error")).to_contain_text("or an MP4, MOV, WebM or Matroska file")
+    expect(page.locator("#form-error")).to_contain_text("an MP4, MOV, WebM or Matroska file, or a WAV, MP3")
     # the browser's own words about the answer
     assert [error for error in visitor.errors if "400" not in error] == []
     visitor.errors.clear()
