@@ -3,10 +3,15 @@
 import errno
 import os
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 from pipelines.core.errors import EncodingError
 from pipelines.stages.writing.ffmpeg import find_ffmpeg
+from server.media.containers import HEAD_BYTES
+from server.media.content import file_in
 from server.media.limits import RefusedInputError
 
 THREADS = "2"
@@ -21,6 +26,32 @@ def ffmpeg() -> str:
         return find_ffmpeg()
     except EncodingError as error:
         raise OSError(errno.ENOENT, str(error)) from error
+
+
+@contextmanager
+def sent_file(
+    source: Path, target: Path, what: str, container_of: Callable[[bytes], str | None], most: int, formats: str
+) -> Iterator[tuple[IO[bytes], str]]:
+    """A context with the file that a client sent as `source`, at its beginning, and the name of its container.
+
+    `source` has the file itself, or its base64, whose bytes are written beside `target`. `what` it should be has at
+    most so many bytes, in `formats` that `container_of` tells by the first ones. Raises RefusedInputError or OSError.
+    """
+    path = source
+    with source.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if container_of(head) is None:
+        path = target.with_suffix(".sent")
+        path.write_bytes(file_in(source.read_bytes(), what, most))
+    if path.stat().st_size > most:
+        raise RefusedInputError(f"must have at most {most // 2**20} MB")
+    # ffmpeg shares the position of the descriptor, which a buffer would be ahead of
+    with path.open("rb", buffering=0) as file:
+        container = container_of(file.read(HEAD_BYTES))
+        if container is None:
+            raise RefusedInputError(f"must be {formats}")
+        file.seek(0)
+        yield file, container
 
 
 def decode(content: IO[bytes], container: str, codecs: str, limits: list[str], output: list[str]) -> tuple[str, int]:

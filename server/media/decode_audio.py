@@ -14,9 +14,8 @@ from typing import IO, Any
 
 from pipelines.core.files import sha256_of
 from pipelines.stages.writing.muxing import RATE
-from server.media.child_ffmpeg import decode, refuse
-from server.media.containers import HEAD_BYTES, audio_container_of
-from server.media.content import file_in
+from server.media.child_ffmpeg import decode, refuse, sent_file
+from server.media.containers import audio_container_of
 from server.media.limits import AUDIO_BYTES, AUDIO_FORMATS, MAX_AUDIO_SECONDS, RefusedInputError, run
 
 _CODECS = (
@@ -78,20 +77,7 @@ def main() -> None:
     source, target = map(Path, sys.argv[1:3])
 
     def work() -> dict[str, Any]:
-        path = source
-        with source.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-        if audio_container_of(head) is None:
-            path = target.with_suffix(".sent")
-            path.write_bytes(file_in(source.read_bytes(), "a sound", AUDIO_BYTES))
-        if path.stat().st_size > AUDIO_BYTES:
-            raise RefusedInputError(f"must have at most {AUDIO_BYTES // 2**20} MB")
-        # ffmpeg shares the position of the descriptor, which a buffer would be ahead of
-        with path.open("rb", buffering=0) as file:
-            container = audio_container_of(file.read(HEAD_BYTES))
-            if container is None:
-                raise RefusedInputError(f"must be {AUDIO_FORMATS}")
-            file.seek(0)
+        with sent_file(source, target, "a sound", audio_container_of, AUDIO_BYTES, AUDIO_FORMATS) as (file, container):
             return make(file, container, target)
 
     run(work)

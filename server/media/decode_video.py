@@ -18,10 +18,9 @@ import imageio_ffmpeg
 
 from pipelines.core.files import sha256_of
 from pipelines.stages.writing.ffmpeg import QUIET
-from server.media.child_ffmpeg import THREADS, ffmpeg, refuse
+from server.media.child_ffmpeg import THREADS, ffmpeg, refuse, sent_file
 from server.media.child_ffmpeg import decode as run_ffmpeg
-from server.media.containers import HEAD_BYTES, container_of
-from server.media.content import file_in
+from server.media.containers import container_of
 from server.media.limits import MAX_SECONDS, VIDEO_BYTES, VIDEO_FORMATS, RefusedInputError, run
 
 MAX_RATE = 60
@@ -127,20 +126,8 @@ def main() -> None:
     def work() -> dict[str, Any]:
         if not targets:
             return _described("", source)
-        path, target = source, targets[0]
-        with source.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-        if container_of(head) is None:
-            path = target.with_suffix(".sent")
-            path.write_bytes(file_in(source.read_bytes(), "a video", VIDEO_BYTES))
-        if path.stat().st_size > VIDEO_BYTES:
-            raise RefusedInputError(f"must have at most {VIDEO_BYTES // 2**20} MB")
-        # ffmpeg shares the position of the descriptor, which a buffer would be ahead of
-        with path.open("rb", buffering=0) as file:
-            container = container_of(file.read(HEAD_BYTES))
-            if container is None:
-                raise RefusedInputError(f"must be {VIDEO_FORMATS}")
-            file.seek(0)
+        target = targets[0]
+        with sent_file(source, target, "a video", container_of, VIDEO_BYTES, VIDEO_FORMATS) as (file, container):
             return decode(file, container, target)
 
     run(work, CPU_SECONDS)

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from pipelines.models.catalogue import DEFAULT_MODEL
 from tests.contract.test_image_input import drawn, encoded
-from tests.support.browser import BrowserPage, chromium
+from tests.support.browser import BrowserPage, visiting
 from tests.support.models.serving import FLF2V, I2V, TI2V, image_models, ti2v_server
 from tests.support.server_process import ServerProcess, eventually
 from tests.support.video import read_video
@@ -41,12 +41,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def visitor(server: ServerProcess) -> Iterator[BrowserPage]:
-    with chromium() as browser:
-        visitor = BrowserPage(browser, server.url)
+    with visiting(server.url) as visitor:
         yield visitor
-        visitor.context.close()
-        assert visitor.errors == []
-        assert visitor.elsewhere == []
 
 
 @pytest.fixture

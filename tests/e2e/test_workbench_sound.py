@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.test_workbench import fill
 from tests.e2e.test_workbench_image import generated
-from tests.support.browser import BrowserPage, chromium
+from tests.support.browser import BrowserPage, visiting
 from tests.support.chat_server import ChatServer, saying
 from tests.support.models.serving import T2V, real_server, sound_models
 from tests.support.server_process import ServerProcess
@@ -46,12 +46,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def visitor(server: ServerProcess) -> Iterator[BrowserPage]:
-    with chromium() as browser:
-        visitor = BrowserPage(browser, server.url)
+    with visiting(server.url) as visitor:
         yield visitor
-        visitor.context.close()
-        assert visitor.errors == []
-        assert visitor.elsewhere == []
 
 
 @pytest.fixture
@@ -135,8 +131,7 @@ def making(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def test_a_sound_is_made_of_its_own_words_or_left_for_a_file(making: ServerProcess, sound: Path) -> None:
-    with chromium() as browser:
-        visitor = BrowserPage(browser, making.url)
+    with visiting(making.url) as visitor:
         page = visitor.open(f"/?model={T2V}")
         fill(page, "an ox", **{**SIZES, "Height": 32, "Width": 32, "Num_Frames": 9})
         expect(page.get_by_label("What is heard")).to_be_hidden()
@@ -161,9 +156,6 @@ def test_a_sound_is_made_of_its_own_words_or_left_for_a_file(making: ServerProce
         ).click()
         expect(page.get_by_label("Make a sound")).to_be_checked()
         expect(page.get_by_label("What is heard")).to_have_value("waves")
-        visitor.context.close()
-        assert visitor.errors == []
-        assert visitor.elsewhere == []
 
 
 def test_a_chinese_prompt_is_enhanced_inspired_and_heard(
@@ -172,8 +164,7 @@ def test_a_chinese_prompt_is_enhanced_inspired_and_heard(
     chat.answer = saying("清晨的薄雾中，一头棕色的牛站在湖边，水墨风格，柔和的光线。")
     server = real_server(tmp_path / "data", sound_models(tmp_path), **endpoint.settings())
     server.start()
-    with chromium() as browser:
-        visitor = BrowserPage(browser, server.url, locale="zh-CN")
+    with visiting(server.url, locale="zh-CN") as visitor:
         page = visitor.open(f"/?model={T2V}")
         page.get_by_label("提示词", exact=True).fill("湖边的一头牛")
         page.locator("#form summary").click()
@@ -194,7 +185,4 @@ def test_a_chinese_prompt_is_enhanced_inspired_and_heard(
         expect(card.locator(".facts")).to_contain_text("已生成声音")
         assert card.locator(".stage video").evaluate(HEARD)["energy"] > 1e-5
         page.screenshot(path=tmp_path / "page.png", full_page=True)
-        visitor.context.close()
-        assert visitor.errors == []
-        assert visitor.elsewhere == []
     server.close()

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.test_workbench_image import generated
-from tests.support.browser import BrowserPage, chromium
+from tests.support.browser import BrowserPage, visiting
 from tests.support.clips import write_clip
 from tests.support.server_process import ServerProcess
 from tests.support.video import psnr, read_video
@@ -34,12 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def visitor(server: ServerProcess) -> Iterator[BrowserPage]:
-    with chromium() as browser:
-        visitor = BrowserPage(browser, server.url)
+    with visiting(server.url) as visitor:
         yield visitor
-        visitor.context.close()
-        assert visitor.errors == []
-        assert visitor.elsewhere == []
 
 
 @pytest.fixture

@@ -65,6 +65,17 @@ class BrowserPage:
             self.elsewhere.append(request.url)
 
 
+@contextmanager
+def visiting(base: str, **about: Any) -> Iterator[BrowserPage]:
+    """A visitor of a server, with a browser of their own, who has met no error and no other host at the end."""
+    with chromium() as browser:
+        visitor = BrowserPage(browser, base, **about)
+        yield visitor
+        visitor.context.close()
+        assert visitor.errors == []
+        assert visitor.elsewhere == []
+
+
 def _is_of_a_preview(message: ConsoleMessage) -> bool:
     """Whether Chromium reports a missing preview: a video may be finished before the page requests it."""
     return "/preview" in message.location["url"] and "404" in message.text

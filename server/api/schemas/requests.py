@@ -182,6 +182,7 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
         "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
         "num_generations": {"type": "integer", "minimum": 1, "maximum": settings.max_num_generations},
         **OWN_PARAMETERS,
+        AUDIO_PROMPT: {**OWN_PARAMETERS[AUDIO_PROMPT], **text},
     }
     generate: dict[str, Any] = {
         "type": "object",

@@ -131,19 +131,19 @@ def asks_to_enhance(body: Mapping[str, Any]) -> bool | None:
 
 def asks_for_inspiration(body: Mapping[str, Any]) -> bool:
     """Whether a body asks for its prompt to be rewritten freely. Raises InvalidParamsError."""
-    if is_absent(given := body.get(INSPIRATION)):
-        return False
-    if not isinstance(given, bool):
-        raise InvalidParamsError(f"{INSPIRATION} must be a boolean")
-    return given
+    return _is_set(body, INSPIRATION)
 
 
 def asks_for_sound(body: Mapping[str, Any]) -> bool:
     """Whether a body asks for a sound that a model makes. Raises InvalidParamsError."""
-    if is_absent(given := body.get(GENERATE_AUDIO)):
+    return _is_set(body, GENERATE_AUDIO)
+
+
+def _is_set(body: Mapping[str, Any], name: str) -> bool:
+    if is_absent(given := body.get(name)):
         return False
     if not isinstance(given, bool):
-        raise InvalidParamsError(f"{GENERATE_AUDIO} must be a boolean")
+        raise InvalidParamsError(f"{name} must be a boolean")
     return given
 
 

@@ -74,8 +74,9 @@ class Sounds:
         """Look again which are here, unless that was done a moment ago."""
         if self._everywhere or time.monotonic() - self._looked_at < _FRESH_SECONDS:
             return
-        self._looked_at = time.monotonic()
         self._here = await asyncio.to_thread(lambda: {id_ for id_, sound in self._sounds.items() if _is_here(sound)})
+        # only now: who asks meanwhile must not go by the look before
+        self._looked_at = time.monotonic()
 
     def makes(self, entry: CatalogueEntry) -> bool:
         """Whether videos of a model may have a sound that is made, as of the last look."""
