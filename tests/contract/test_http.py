@@ -474,7 +474,7 @@ def test_activate_loads_and_deactivate_unloads(tenant: ServerProcess) -> None:
 # the page
 
 
-@pytest.mark.parametrize("path", ["/", f"/?model={MODEL}", "/web/style.css", "/web/js/main.js"])
+@pytest.mark.parametrize("path", ["/", f"/?model={MODEL}", "/web/css/base.css", "/web/js/main.js"])
 def test_the_page_and_its_files_forbid_code_from_other_hosts(server: ServerProcess, path: str) -> None:
     response = httpx.get(server.url + path)
 

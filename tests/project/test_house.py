@@ -15,7 +15,7 @@ from server import __version__
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("server", "pipelines", "paddock")
-UNLIMITED = ("server/web", "server/storage/db/migrations/versions", "pipelines/demo/weights")
+UNLIMITED = ("server/storage/db/migrations/versions", "pipelines/demo/weights")
 """Folders whose number of files is not a matter of design."""
 
 MOST_ENTRIES = 12

@@ -1,23 +1,23 @@
 /** The Workbench: puts the parts together. */
 
-import { inputAddress, key, ownAddress, request, stored, whenKeyIsNeeded } from "./api.js";
-import { ApiTab } from "./apitab.js";
-import { CardList } from "./cardlist.js";
-import { Compare } from "./compare.js";
-import { $, h, say } from "./dom.js";
-import { Enhancer } from "./enhance.js";
-import { Form } from "./form.js";
-import { Generations, isActive } from "./generations.js";
-import { History } from "./history.js";
-import { AUDIO, fileAt, frameAt, InputField, IMAGES, sent, VIDEO } from "./inputs.js";
-import { askForKey } from "./key.js";
-import { MadeSound } from "./madesound.js";
-import { Machine } from "./machine.js";
-import { offerLoras } from "./loras.js";
-import { OWN_PARAMETERS, fillField, ofField, settingsOf } from "./settings.js";
-import { visit } from "./storage.js";
-import { language, switchLanguage, t } from "./strings.js";
-import { tabs } from "./tabs.js";
+import { inputAddress, key, ownAddress, request, stored, whenKeyIsNeeded } from "./core/api.js";
+import { ApiTab } from "./calls/apitab.js";
+import { CardList } from "./gallery/cardlist.js";
+import { Compare } from "./compare/compare.js";
+import { $, h, say } from "./core/dom.js";
+import { Enhancer } from "./form/enhance.js";
+import { Form } from "./form/form.js";
+import { Generations, isActive } from "./gallery/generations.js";
+import { History } from "./history/history.js";
+import { AUDIO, fileAt, frameAt, InputField, IMAGES, sent, VIDEO } from "./form/inputs.js";
+import { askForKey } from "./core/key.js";
+import { MadeSound } from "./form/madesound.js";
+import { Machine } from "./machine/machine.js";
+import { offerLoras } from "./form/loras.js";
+import { OWN_PARAMETERS, fillField, ofField, settingsOf } from "./form/settings.js";
+import { visit } from "./core/storage.js";
+import { language, switchLanguage, t } from "./core/strings.js";
+import { tabs } from "./core/tabs.js";
 
 const DRAFT = stored("draft");
 const SHOWN = 12;

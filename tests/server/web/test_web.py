@@ -8,26 +8,29 @@ import server
 WEB = Path(server.__file__).parent / "web"
 # Swagger UI is not ours
 FILES = [path for path in WEB.rglob("*") if path.is_file() and "swagger-ui" not in path.parts]
-MODULES = {path.name: path.read_text(encoding="utf-8") for path in WEB.glob("js/*.js")}
+MODULES = {path.relative_to(WEB / "js").as_posix(): path.read_text(encoding="utf-8") for path in WEB.glob("js/**/*.js")}
+STYLES = sorted(path.relative_to(WEB / "css").as_posix() for path in WEB.glob("css/*.css"))
+MOST_LINES = 350
 PAGE = (WEB / "index.html").read_text(encoding="utf-8")
 REFERENCE = (WEB / "reference" / "index.html").read_text(encoding="utf-8")
 
 
 def texts(language: str) -> dict[str, str]:
-    """The texts of a language in strings.js."""
-    block = re.search(rf"const {language} = {{\n(.*?)\n}};", MODULES["strings.js"], re.DOTALL)
-    assert block is not None
-    return {
-        name or quoted: text for quoted, name, text in re.findall(r'^  (?:"([^"]+)"|(\w+)): "(.*)",$', block[1], re.M)
-    }
+    """The texts of a language."""
+    block = MODULES[f"texts/{language}.js"]
+    return {name or quoted: text for quoted, name, text in re.findall(r'^  (?:"([^"]+)"|(\w+)): "(.*)",$', block, re.M)}
 
 
 def test_the_page_is_small() -> None:
-    assert sum(path.stat().st_size for path in FILES) < 150_000
+    assert sum(path.stat().st_size for path in FILES) < 250_000
+
+
+def test_each_module_is_one_concept() -> None:
+    assert {name for name, text in MODULES.items() if text.count("\n") > MOST_LINES} == set()
 
 
 def test_both_languages_have_the_same_texts_with_the_same_values() -> None:
-    english, chinese = texts("ENGLISH"), texts("CHINESE")
+    english, chinese = texts("english"), texts("chinese")
 
     assert english.keys() == chinese.keys()
     for name, text in english.items():
@@ -36,19 +39,20 @@ def test_both_languages_have_the_same_texts_with_the_same_values() -> None:
 
 def test_every_text_that_is_used_exists_and_every_text_is_used() -> None:
     used = set(re.findall(r'data-(?:t|label|hint)="([\w.]+)"', PAGE))
-    code = "".join(text for name, text in MODULES.items() if name != "strings.js")
+    code = "".join(text for name, text in MODULES.items() if not name.startswith("texts/"))
     used |= set(re.findall(r'\bt\("([\w.]+)"', code))
     computed = {"title.", "status.", "stage.", "device.", "deployment.", "cache.", "Sync", "Async"}
     named = set(re.findall(r'"([\w.]+)"', code))
 
-    known = texts("ENGLISH")
+    known = texts("english")
     assert used <= known.keys()
     assert {name for name in known if name not in used | named and not name.startswith(tuple(computed))} == set()
 
 
-def test_every_module_is_preloaded() -> None:
-    preloaded = set(re.findall(r'modulepreload" href="web/js/([\w.]+)"', PAGE))
+def test_every_module_is_preloaded_and_every_style_is_used() -> None:
+    preloaded = set(re.findall(r'modulepreload" href="web/js/([\w./]+)"', PAGE))
 
+    assert sorted(re.findall(r'stylesheet" href="web/css/([\w.]+)"', PAGE)) == STYLES
     assert preloaded | {"main.js"} == MODULES.keys()
 
 

@@ -183,9 +183,9 @@ async def test_every_kind_of_route_works_under_a_prefix(ask: Ask, prefix: str) -
     headers = told(Prefix=prefix)
 
     assert (await ask("/api/ai/models", told=headers)).status_code == 200
-    assert (await ask("/web/js/api.js", told=headers)).headers["content-type"].startswith("text/javascript")
+    assert (await ask("/web/js/core/api.js", told=headers)).headers["content-type"].startswith("text/javascript")
     assert (await ask("/web/nope.js", told=headers)).status_code == 404
-    for path in ("/", "/web/style.css", "/healthz", "/api/ai/queue"):
+    for path in ("/", "/web/css/base.css", "/healthz", "/api/ai/queue"):
         head = await ask(path, "HEAD", told=headers)
         assert (head.status_code, head.content) == (200, b"")
     assert (await ask("/api/events", "HEAD", told=headers)).headers["allow"] == "GET"

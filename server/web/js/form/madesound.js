@@ -1,6 +1,6 @@
 /** The sound that a model makes for the video, for models that have one: instead of a file of one's own. */
 
-import { $ } from "./dom.js";
+import { $ } from "../core/dom.js";
 
 export class MadeSound {
   #own;

@@ -1,8 +1,8 @@
 /** LoRAs in a field of text, NAME or NAME:STRENGTH with semicolons between, and the names that the server offers. */
 
-import { request } from "./api.js";
-import { $, h, say } from "./dom.js";
-import { t } from "./strings.js";
+import { request } from "../core/api.js";
+import { $, h, say } from "../core/dom.js";
+import { t } from "../core/strings.js";
 
 const SHOWN = 20;
 

@@ -1,8 +1,8 @@
 /** Enhance below the prompt: a language model of the server rewrites what the field holds, and Undo takes that back. */
 
-import { request } from "./api.js";
-import { $, h, say } from "./dom.js";
-import { t } from "./strings.js";
+import { request } from "../core/api.js";
+import { $, h, say } from "../core/dom.js";
+import { t } from "../core/strings.js";
 
 const seconds = (value) => value.toFixed(value < 10 ? 1 : 0);
 

@@ -1,7 +1,7 @@
 /** What a generation was asked for, by its model's request schema. */
 
 import { fromText, toText } from "./loras.js";
-import { t } from "./strings.js";
+import { t } from "../core/strings.js";
 
 /** The parameters of a schema in the order to be shown: `[name, property]`. */
 export function parameters(schema) {

@@ -1,6 +1,6 @@
 /** The generations the page knows, kept up to date: by events while the stream is open, by asking where it is silent. */
 
-import { follow, request } from "./api.js";
+import { follow, request } from "../core/api.js";
 
 const ASK_MS = 3000;
 const RECONNECT_MS = [500, 1000, 2000, 4000];

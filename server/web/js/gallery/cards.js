@@ -1,13 +1,13 @@
 /** A generation as a card: how it is doing while it runs, then its video, and what can be done with it. */
 
-import { ownAddress, picture } from "./api.js";
-import { h, say } from "./dom.js";
+import { ownAddress, picture } from "../core/api.js";
+import { h, say } from "../core/dom.js";
 import { isActive } from "./generations.js";
-import { inputsOf } from "./inputs.js";
+import { inputsOf } from "../form/inputs.js";
 import { MadeOf } from "./madeof.js";
-import { awaitsPrompt, facts, settingsOf } from "./settings.js";
-import { storage } from "./storage.js";
-import { t, time } from "./strings.js";
+import { awaitsPrompt, facts, settingsOf } from "../form/settings.js";
+import { storage } from "../core/storage.js";
+import { t, time } from "../core/strings.js";
 
 const REALLY_MS = 4000;
 const SOUND = "paddock-sound";

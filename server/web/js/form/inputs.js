@@ -1,8 +1,8 @@
 /** What a video begins and ends with, is made of or heard with: chosen, dropped, pasted, or taken from another generation. */
 
-import { inputAddress, request } from "./api.js";
-import { $, h, say } from "./dom.js";
-import { t } from "./strings.js";
+import { inputAddress, request } from "../core/api.js";
+import { $, h, say } from "../core/dom.js";
+import { t } from "../core/strings.js";
 
 /** The parameters that are images, the first frame first. */
 export const IMAGES = ["input_image", "end_image_url"];

@@ -1,8 +1,8 @@
 /** The machine at a glance: devices, memory, queue, and which model is loaded where. */
 
-import { ApiError, request } from "./api.js";
-import { $, h, say } from "./dom.js";
-import { gib, t, time } from "./strings.js";
+import { ApiError, request } from "../core/api.js";
+import { $, h, say } from "../core/dom.js";
+import { gib, t, time } from "../core/strings.js";
 
 const ASK_MS = 4000;
 

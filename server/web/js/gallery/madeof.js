@@ -1,7 +1,7 @@
 /** What a video is made of instead of its prompt: one line on its card, which opens. */
 
-import { h, say } from "./dom.js";
-import { t } from "./strings.js";
+import { h, say } from "../core/dom.js";
+import { t } from "../core/strings.js";
 
 // more does not fit into the line, and a screen reader would read all of it
 const SHOWN = 120;

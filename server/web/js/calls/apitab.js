@@ -1,9 +1,9 @@
 /** The API tab: the call that makes the form's request, to be copied. */
 
-import { BASE } from "./api.js";
+import { BASE } from "../core/api.js";
 import { call, chosen, LANGUAGES, TRANSPORTS } from "./calls.js";
-import { $, h, say } from "./dom.js";
-import { t } from "./strings.js";
+import { $, h, say } from "../core/dom.js";
+import { t } from "../core/strings.js";
 
 const EXTENTS = ["minimal", "full"];
 const COPIED_MS = 1500;

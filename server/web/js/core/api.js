@@ -3,7 +3,7 @@
 import { storage } from "./storage.js";
 
 /** The address of the page's folder, with the path under which a proxy may serve it. */
-export const BASE = new URL("../..", import.meta.url).href;
+export const BASE = new URL("../../..", import.meta.url).href;
 
 /** The name of what the browser keeps: servers under several paths of one host share its store. */
 export const stored = (name) => `paddock.${name}${new URL(BASE).pathname.slice(0, -1)}`;

@@ -1,9 +1,9 @@
 /** The form, drawn from a model's request schema: order, titles, ranges and defaults are the schema's. */
 
-import { h, say } from "./dom.js";
+import { h, say } from "../core/dom.js";
 import { parameters, title } from "./settings.js";
 import { nearest, RATIOS, RESOLUTIONS, shapeOf, sizeOf } from "./sizes.js";
-import { t } from "./strings.js";
+import { t } from "../core/strings.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
 // of several videos the n-th has the seed plus n

@@ -1,11 +1,11 @@
 /** The Compare tab: two to four videos that play in step, and what differs in their settings. */
 
-import { ownAddress } from "./api.js";
-import { $, h, say } from "./dom.js";
-import { inputsOf } from "./inputs.js";
-import { toText } from "./loras.js";
-import { settingsOf, title } from "./settings.js";
-import { t } from "./strings.js";
+import { ownAddress } from "../core/api.js";
+import { $, h, say } from "../core/dom.js";
+import { inputsOf } from "../form/inputs.js";
+import { toText } from "../form/loras.js";
+import { settingsOf, title } from "../form/settings.js";
+import { t } from "../core/strings.js";
 
 const MOST = 4;
 // a frame is 63 ms long at 16 a second: less is not seen, and correcting it would be

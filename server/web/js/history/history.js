@@ -1,8 +1,8 @@
 /** The History tab: every generation of this key, searched and paged. */
 
-import { CardList } from "./cardlist.js";
-import { $, say } from "./dom.js";
-import { t } from "./strings.js";
+import { CardList } from "../gallery/cardlist.js";
+import { $, say } from "../core/dom.js";
+import { t } from "../core/strings.js";
 
 const PAGE_SIZE = 12;
 const TYPING_MS = 250;
