@@ -208,7 +208,7 @@ def make_a_video(visitor: BrowserPage) -> str:
     with page.expect_response(lambda answer: answer.request.method == "POST") as answer:
         page.get_by_role("button", name="Generate", exact=True).click()
     id_ = answer.value.json()["generations"][0]["generation_id"]
-    card = page.locator(f"#results .card[data-id='{id_}']")
+    card = page.locator(f"#stage[data-id='{id_}']")
     expect(card.locator("video")).to_be_visible()
     page.wait_for_function(
         "video => video.currentTime > 0 && video.videoWidth === 64", arg=card.locator("video").element_handle()
@@ -218,7 +218,7 @@ def make_a_video(visitor: BrowserPage) -> str:
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
     page.reload()
     page.wait_for_selector("body[data-ready]")
-    expect(page.locator(f"#results .card[data-id='{id_}'] video")).to_be_visible()
+    expect(page.locator(f"#stage[data-id='{id_}'] video")).to_be_visible()
     page.get_by_role("tab", name="API", exact=True).click()
     return page.locator("#api-code").inner_text()
 

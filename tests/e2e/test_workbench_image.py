@@ -17,6 +17,7 @@ from tests.support.browser import BrowserPage, visiting
 from tests.support.models.serving import FLF2V, I2V, TI2V, image_models, ti2v_server
 from tests.support.server_process import ServerProcess, eventually
 from tests.support.video import read_video
+from tests.support.workbench import staged
 
 SIZES = {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}
 DROP = """([text, name]) => {
@@ -61,8 +62,7 @@ def generated(page: Page, server: ServerProcess, button: str = "Generate") -> di
     before = newest(server)
     page.get_by_role("button", name=button, exact=True).click()
     eventually(lambda: newest(server) != before)
-    card = page.locator(f'#results .card[data-id="{newest(server)}"]')
-    expect(card.locator(".stage video")).to_be_visible()
+    expect(staged(page, newest(server)).locator(".screen video")).to_be_visible()
     return dict(server.http.get("/generations", params={"page_size": 1}).json()["generations"][0])
 
 
@@ -88,7 +88,7 @@ def test_an_image_is_taken_in_every_way(way: str, page: Page, server: ServerProc
     row = generated(page, server)
 
     assert shown(row).tobytes() == image.tobytes()
-    expect(page.locator(".card .input").first).to_be_visible()
+    expect(page.locator("#stage .input").first).to_be_visible()
     page.get_by_role("tab", name="API").click()
     expect(page.locator("#api-code")).to_contain_text("data:image/png;base64,…")
 
@@ -106,9 +106,9 @@ def test_a_video_is_continued_from_its_last_frame(page: Page, server: ServerProc
 
 def test_a_frame_of_a_video_is_used_as_the_first_one(page: Page, server: ServerProcess) -> None:
     first = generated(page, server)
-    card = page.locator(f'#results .card[data-id="{first["generation_id"]}"]')
+    card = staged(page, first["generation_id"])
     # in the middle of the third of five frames at 24 a second
-    card.locator(".stage video").evaluate("(video) => { video.pause(); video.currentTime = 2.5 / 24; }")
+    card.locator(".screen video").evaluate("(video) => { video.pause(); video.currentTime = 2.5 / 24; }")
     card.get_by_role("button", name="Use this frame").click()
     expect(page.locator("#image-shown")).to_be_visible()
     expect(page.get_by_label("Join to the video")).to_be_hidden()
@@ -143,13 +143,12 @@ def test_a_video_is_joined_to_the_one_it_continues(page: Page, server: ServerPro
 def test_an_image_can_be_taken_back_and_used_again(page: Page, server: ServerProcess) -> None:
     image = drawn(seed=21)
     page.evaluate(DROP, [base64.b64encode(encoded(image)).decode(), "drop"])
-    generated(page, server)
+    first = generated(page, server)
     page.get_by_role("button", name="Remove image").click()
     expect(page.locator("#image-shown")).to_be_hidden()
     assert "input_image" not in generated(page, server)
 
-    cards = page.locator("#results .card").filter(has=page.locator(".input:visible"))
-    cards.first.get_by_role("button", name="Use these settings").click()
+    staged(page, first["generation_id"]).get_by_role("button", name="Use these settings").click()
     expect(page.locator("#image-shown")).to_be_visible()
     assert shown(generated(page, server)).tobytes() == image.tobytes()
 
@@ -169,11 +168,11 @@ def test_a_last_image_is_taken_shown_and_used_again(page: Page, server: ServerPr
 
     assert shown(row).tobytes() == first.tobytes()
     assert shown(row, "end_image_url").tobytes() == last.tobytes()
-    expect(page.locator("#results .card").first.locator(".input:visible")).to_have_count(2)
+    expect(page.locator("#stage").locator(".input:visible")).to_have_count(2)
     page.get_by_role("button", name="Remove last frame").click()
     expect(page.locator("#last-image-shown")).to_be_hidden()
     expect(page.locator("#image-shown")).to_be_visible()
-    page.locator("#results .card").first.get_by_role("button", name="Use these settings").click()
+    page.locator("#stage").get_by_role("button", name="Use these settings").click()
     expect(page.locator("#last-image-shown")).to_be_visible()
     again = generated(page, server)
     assert shown(again, "end_image_url").tobytes() == last.tobytes()
@@ -193,7 +192,7 @@ def test_a_text_models_image_is_answered_with_the_other_models_defaults(page: Pa
     assert (row["model_name"], row["answered_by"]) == (DEFAULT_MODEL, I2V)
     assert row["num_inference_steps"] == SIZES["Num Inference Steps"]
     assert "guidance_scale" not in row
-    expect(page.locator("#results .card").first.locator(".facts")).to_contain_text(f"made by {I2V}")
+    expect(page.locator("#stage").locator(".facts")).to_contain_text(f"made by {I2V}")
 
 
 def test_a_text_model_begins_with_an_image_by_its_own_weights(page: Page, server: ServerProcess) -> None:
@@ -211,7 +210,7 @@ def test_a_text_model_begins_with_an_image_by_its_own_weights(page: Page, server
 
     assert (row["image_mode"], row["model_name"]) == ("first_frame", DEFAULT_MODEL)
     assert "answered_by" not in row
-    card = page.locator("#results .card").first
+    card = page.locator("#stage")
     expect(card.locator(".facts")).to_contain_text("image by text weights")
     approximate.uncheck()
     page.get_by_role("button", name="Remove image").click()

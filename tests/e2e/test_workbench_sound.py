@@ -15,6 +15,7 @@ from tests.support.chat_server import ChatServer, saying
 from tests.support.models.serving import T2V, real_server, sound_models
 from tests.support.server_process import ServerProcess
 from tests.support.sound import loudest_hertz, samples_of, tone
+from tests.support.workbench import staged
 
 SIZES = {"Height": 64, "Width": 96, "Num_Frames": 33, "Num_Inference_Steps": 2}
 DROP = """(text) => {
@@ -78,9 +79,9 @@ def test_a_sound_is_taken_and_heard(way: str, page: Page, server: ServerProcess,
     assert row["has_audio"] is True
     (tmp_path / "made.mp4").write_bytes(httpx.get(str(row["result_url"])).content)
     assert loudest_hertz(samples_of(tmp_path / "made.mp4")) == pytest.approx(880, abs=2)
-    card = page.locator("#results .card").first
+    card = page.locator("#stage")
     expect(card.locator("audio.input")).to_be_visible()
-    heard = card.locator(".stage video").evaluate(HEARD)
+    heard = card.locator(".screen video").evaluate(HEARD)
     assert heard["seconds"] == pytest.approx(33 / 16, abs=0.1)
     assert heard["energy"] > 1e-4
     page.get_by_role("tab", name="API").click()
@@ -101,7 +102,7 @@ def test_a_sound_that_was_taken_away_is_not_sent(page: Page, server: ServerProce
 
 def test_videos_are_heard_as_the_last_one_was_left(page: Page, server: ServerProcess, sound: Path) -> None:
     page.locator("#audio-file").set_input_files(sound)
-    video = page.locator("#results .card .stage video").first
+    video = page.locator("#stage .screen video")
     generated(page, server)
     assert video.evaluate("(video) => video.muted") is True
 
@@ -141,9 +142,9 @@ def test_a_sound_is_made_of_its_own_words_or_left_for_a_file(making: ServerProce
         row = generated(page, making)
 
         assert (row["generate_audio"], row["audio_prompt"], row["has_audio"]) == (True, "waves", True)
-        card = page.locator("#results .card").first
+        card = page.locator("#stage")
         expect(card.locator(".facts")).to_contain_text("sound made")
-        assert card.locator(".stage video").evaluate(HEARD)["energy"] > 1e-5
+        assert card.locator(".screen video").evaluate(HEARD)["energy"] > 1e-5
         # a file takes its place, and the other way round
         page.locator("#audio-file").set_input_files(sound)
         expect(page.get_by_label("Make a sound")).not_to_be_checked()
@@ -151,9 +152,7 @@ def test_a_sound_is_made_of_its_own_words_or_left_for_a_file(making: ServerProce
         expect(page.locator("#audio-shown")).to_be_hidden()
         page.get_by_label("Make a sound").uncheck()
         assert "generate_audio" not in generated(page, making)
-        page.locator("#results .card").filter(has_text="sound made").get_by_role(
-            "button", name="Use these settings"
-        ).click()
+        staged(page, row["generation_id"]).get_by_role("button", name="Use these settings").click()
         expect(page.get_by_label("Make a sound")).to_be_checked()
         expect(page.get_by_label("What is heard")).to_have_value("waves")
 
@@ -181,8 +180,8 @@ def test_a_chinese_prompt_is_enhanced_inspired_and_heard(
         assert row["inspiration_style"]
         assert (row["has_audio"], row["warnings"]) == (True, [])
         assert chat.prompts == ["湖边的一头牛"]
-        card = page.locator("#results .card").first
+        card = page.locator("#stage")
         expect(card.locator(".facts")).to_contain_text("已生成声音")
-        assert card.locator(".stage video").evaluate(HEARD)["energy"] > 1e-5
+        assert card.locator(".screen video").evaluate(HEARD)["energy"] > 1e-5
         page.screenshot(path=tmp_path / "page.png", full_page=True)
     server.close()

@@ -13,6 +13,7 @@ from tests.support.browser import BrowserPage, visiting
 from tests.support.clips import write_clip
 from tests.support.server_process import ServerProcess
 from tests.support.video import psnr, read_video
+from tests.support.workbench import staged
 
 SIZES = {"Height": 64, "Width": 96, "Num Frames": 9, "Num Inference Steps": 4}
 DROP = """(text) => {
@@ -69,7 +70,7 @@ def test_a_video_is_taken_in_every_way(way: str, page: Page, server: ServerProce
     assert row["strength"] == 0.25
     assert psnr(httpx.get(str(row["input_video"])).content, clip) > 34
     assert len(read_video(httpx.get(str(row["result_url"])).content)) == 9
-    expect(page.locator(".card video.input").first).to_be_visible()
+    expect(page.locator("#stage video.input")).to_be_visible()
     page.get_by_role("tab", name="API").click()
     expect(page.locator("#api-code")).to_contain_text('"input_video": "upload:…"')
     expect(page.locator("#api-code")).to_contain_text('"strength": 0.25')
@@ -83,8 +84,7 @@ def test_a_video_can_be_taken_back_used_again_and_compared(page: Page, server: S
     expect(page.get_by_label("Strength")).to_be_hidden()
     assert "input_video" not in generated(page, server)
 
-    cards = page.locator("#results .card").filter(has=page.locator("video.input:visible"))
-    cards.first.get_by_role("button", name="Use these settings").click()
+    staged(page, first["generation_id"]).get_by_role("button", name="Use these settings").click()
     expect(page.locator("#video-shown")).to_be_visible()
     again = generated(page, server)
     assert (
@@ -92,8 +92,8 @@ def test_a_video_can_be_taken_back_used_again_and_compared(page: Page, server: S
         == (str(first["input_video"]).rpartition("/")[2].partition(".")[0])
     )
 
-    for number in range(2):
-        cards.nth(number).get_by_label("Compare").check()
+    for row in (first, again):
+        staged(page, row["generation_id"]).get_by_role("button", name="Compare").click()
     page.get_by_role("tab", name="Compare").click()
     expect(page.locator("#compare-videos video.input")).to_have_count(2)
 

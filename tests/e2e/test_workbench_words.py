@@ -15,6 +15,7 @@ from tests.support.browser import BrowserPage, chromium
 from tests.support.chat_server import MODEL, ChatServer, held, saying, sending
 from tests.support.models.serving import TI2V, ti2v_models, ti2v_server
 from tests.support.server_process import ServerProcess, eventually
+from tests.support.workbench import staged
 
 VisitorFactory = Callable[..., BrowserPage]
 
@@ -233,7 +234,7 @@ def test_another_prompt_or_model_leaves_nothing_to_undo(page: Page, chat: ChatSe
     eventually(lambda: len(chat.asked) == 2)
 
     if way == "model":
-        page.get_by_label("Model").select_option("wan-ai-wan2-2-t2v-a14b-diffusers")
+        page.get_by_role("combobox", name="Model").select_option("wan-ai-wan2-2-t2v-a14b-diffusers")
     elif way == "reset":
         button(page, "Reset").click()
     else:
@@ -262,7 +263,7 @@ def test_when_generating(page: Page, words: ServerProcess, chat: ChatServer) -> 
     expect(card.locator(".status")).to_have_text("Waiting for the enhanced prompt")
     expect(card.locator(".made-of")).to_be_hidden()
     chat.may_go_on.set()
-    expect(card.locator(".stage video")).to_be_visible()
+    expect(card.locator(".screen video")).to_be_visible()
 
     summary = card.locator(".made-of summary")
     expect(summary).to_contain_text("Made of: A sturdy brown ox")
@@ -291,7 +292,7 @@ def test_the_box_is_kept_with_the_draft(page: Page) -> None:
     page.locator("#form > details summary").click()
 
     expect(page.get_by_label(WHEN_GENERATING)).to_be_checked()
-    page.get_by_label("Model").select_option("wan-ai-wan2-2-t2v-a14b-diffusers")
+    page.get_by_role("combobox", name="Model").select_option("wan-ai-wan2-2-t2v-a14b-diffusers")
     expect(page.get_by_label(WHEN_GENERATING)).to_be_checked()
 
 
@@ -310,18 +311,19 @@ def test_where_a_models_file_asks_for_it_the_box_is_on(
         expect(box).to_be_checked()
         card = asked_by(page, button(page, "Generate").click)
         expect(card.locator(".made-of summary")).to_contain_text(ENHANCED)
-        assert "enhance_prompt" not in server.row(card.get_attribute("data-id") or "")
+        first = card.get_attribute("data-id")
+        assert "enhance_prompt" not in server.row(first or "")
 
         box.uncheck()
         card = asked_by(page, button(page, "Generate").click)
         assert server.row(card.get_attribute("data-id") or "")["enhance_prompt"] is False
-        expect(card.locator(".stage video")).to_be_visible()
+        expect(card.locator(".screen video")).to_be_visible()
         expect(card.locator(".made-of")).to_be_hidden()
         button(page, "Reset").click()
         expect(box).to_be_checked()
         box.uncheck()
         # its request said nothing, but meant it
-        button(page.locator(".card", has=page.locator(".made-of:visible")), "Use these settings").click()
+        button(staged(page, first), "Use these settings").click()
         expect(box).to_be_checked()
         page.close()
     finally:
@@ -359,8 +361,8 @@ def test_the_comparison_has_the_words(page: Page, chat: ChatServer) -> None:
     for seed in (41, 42):
         page.get_by_role("spinbutton", name="Seed").fill(str(seed))
         card = asked_by(page, button(page, "Generate").click)
-        expect(card.locator(".stage video")).to_be_visible()
-        card.get_by_role("checkbox", name="Compare").check()
+        expect(card.locator(".screen video")).to_be_visible()
+        button(card, "Compare").click()
 
     tab(page, "Compare")
     row = page.locator("#compare-table tr.differs", has_text="Enhanced prompt")
@@ -421,7 +423,7 @@ def test_every_state_is_accessible_and_has_room_on_a_phone(
 def test_the_route_is_asked_for_what_the_form_holds(page: Page) -> None:
     with page.expect_request("**/prompts/enhance") as asked:
         button(page, "Enhance").click()
-    model = page.get_by_label("Model").input_value()
+    model = page.get_by_role("combobox", name="Model").input_value()
 
     assert json.loads(asked.value.post_data or "") == {"prompt": PROMPT, "model": model}
 

@@ -2,76 +2,69 @@
 
 import { ApiTab } from "./calls/apitab.js";
 import { Compare } from "./compare/compare.js";
-import { key, request, whenKeyIsNeeded } from "./core/api.js";
+import { key, ownAddress, request, whenKeyIsNeeded } from "./core/api.js";
+import { Banners } from "./core/banners.js";
 import { $, h } from "./core/dom.js";
 import { askForKey } from "./core/key.js";
-import { language, switchLanguage, t } from "./core/strings.js";
+import { switchLanguage, t, translate } from "./core/strings.js";
 import { tabs } from "./core/tabs.js";
+import { Told } from "./core/told.js";
+import { Detail, linked } from "./detail/detail.js";
 import { Composer } from "./form/composer.js";
-import { CardList } from "./gallery/cardlist.js";
-import { Generations, isActive } from "./gallery/generations.js";
-import { History } from "./history/history.js";
+import { Gallery, queueOf } from "./gallery/gallery.js";
+import { Generations } from "./gallery/generations.js";
+import { Selection } from "./gallery/selection.js";
+import { Library } from "./history/library.js";
 import { Machine } from "./machine/machine.js";
+import { Stage } from "./stage/stage.js";
 
-const SHOWN = 12;
-
-function translate() {
-  document.documentElement.lang = language;
-  for (const element of document.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
-  for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", t(element.dataset.label));
-  for (const element of document.querySelectorAll("[data-hint]")) element.placeholder = t(element.dataset.hint);
-  for (const element of document.querySelectorAll("[data-alt]")) element.alt = t(element.dataset.alt);
-}
-
-/** Shows a sentence above everything, or takes it away. */
-function banner(name, sentence, button = null) {
-  const old = document.querySelector(`.banner[data-name=${name}]`);
-  if (!sentence) return old?.remove();
-  if (old?.firstChild.textContent === sentence) return;
-  old?.remove();
-  $("banners").append(h("div", { class: "banner", "data-name": name }, h("p", {}, sentence), button));
-}
+const COMPARED = 4;
 
 class Workbench {
   async start() {
-    translate();
+    translate(document);
     whenKeyIsNeeded(askForKey);
+    this.banners = new Banners($("banners"));
     const { data: models } = await request("api/ai/models");
     this.models = new Map(models.map((model) => [model.id, model]));
+    const link = linked();
     this.generations = new Generations();
     this.composer = new Composer(this.models, this.generations);
     this.page = this.#page();
-    this.feed = new CardList($("results"), this.page);
+    this.selection = this.page.selection = new Selection(this.page);
+    this.stage = new Stage($("stage"), this.page);
+    this.gallery = new Gallery(this.generations, { ...this.page, open: (row) => this.#pick(row), isCurrent: (id) => id === this.stage.id });
     this.compare = new Compare(this.generations, this.page.schemaOf);
-    this.history = new History(this.generations, this.page);
+    this.library = new Library(this.generations, this.page);
+    this.detail = new Detail(this.page);
+    this.told = new Told($("notify"));
     this.api = new ApiTab(() => ({ model: this.composer.model.id, values: this.composer.values, schema: this.composer.schema }));
     this.api.explainKey(key.get() !== "");
     this.composer.addEventListener("change", () => this.api.draw());
     this.open = tabs($("tabs"), (name) => this.#opened(name));
-    this.machine = new Machine((id) => this.models.get(id)?.display_name ?? id);
+    this.machine = new Machine((id) => this.page.modelName(id));
     this.#listen();
     this.generations.start();
+    if (link) this.page.detail(link);
     document.body.dataset.ready = "yes";
   }
 
   #listen() {
-    this.generations.addEventListener("row", ({ detail: row }) => {
-      this.history.list.update(row);
-      this.#drawFeed();
-    });
-    this.generations.addEventListener("removed", ({ detail: id }) => {
-      this.compare.set(id, false);
-      this.#drawFeed();
-      if (!$("panel-history").hidden) this.history.open();
-    });
-    this.generations.addEventListener("connection", ({ detail: isOpen }) => banner("offline", isOpen ? "" : t("offline")));
+    const { generations } = this;
+    generations.addEventListener("row", ({ detail: row }) => this.#heard(row));
+    generations.addEventListener("removed", ({ detail: id }) => this.#removed(id));
+    generations.addEventListener("over", ({ detail: row }) => this.told.over(row, ({ generation_id: id }) => this.page.detail(id)));
+    generations.addEventListener("asked", ({ detail: [id] }) => this.#pick(generations.rows.get(id), true));
+    generations.addEventListener("loaded", () => this.stage.id ?? this.#pickNewest());
+    generations.addEventListener("connection", ({ detail: isOpen }) => this.#connected(isOpen));
+    this.selection.addEventListener("change", () => this.#mark());
     this.machine.addEventListener("ready", ({ detail: ready }) => {
-      banner("trouble", "");
-      const small = h("button", { type: "button", onclick: () => this.composer.fillSmall() }, t("demoSize"));
-      banner("demo", ready.demo ? t("demo") : "", small);
+      this.banners.show("trouble", "");
+      this.banners.show("demo", ready.demo ? t("demo") : "");
     });
-    this.machine.addEventListener("trouble", ({ detail: sentence }) => banner("trouble", sentence));
+    this.machine.addEventListener("trouble", ({ detail: sentence }) => this.banners.show("trouble", sentence));
     $("language").addEventListener("click", switchLanguage);
+    $("all-results").addEventListener("click", () => this.open("history"));
     $("key-forget").addEventListener("click", () => {
       key.forget();
       location.reload();
@@ -79,50 +72,124 @@ class Workbench {
     $("key-forget").hidden = key.get() === "";
   }
 
-  /** What runs, what waits in its order, then the newest of what is over. */
-  #drawFeed() {
-    const all = [...this.generations.rows.values()].reverse();
-    const rank = (row) => (row.status === "processing" ? 0 : (row.queue_position ?? Infinity));
-    const active = all.filter(isActive).sort((a, b) => rank(a) - rank(b));
-    const over = all.filter((row) => !isActive(row)).sort((a, b) => b.enqueued_at - a.enqueued_at);
-    const rows = [...active, ...over.slice(0, SHOWN)];
-    this.feed.show(rows);
-    $("no-results").hidden = rows.length > 0;
+  #heard(row) {
+    this.library.update(row);
+    this.detail.update(row);
+    if (row.generation_id === this.stage.id) this.stage.update(row);
+    this.gallery.draw();
+    this.told.progress(queueOf([...this.generations.rows.values()]));
+  }
+
+  #removed(id) {
+    this.compare.set(id, false);
+    if (this.selection.has(id)) this.selection.set(id, false);
+    this.library.drop(id);
+    this.detail.removed(id);
+    if (id === this.stage.id) {
+      this.stage.put(null);
+      this.#pickNewest();
+    }
+    this.gallery.draw();
+  }
+
+  /** What can be done is told everywhere at once: nothing while the server cannot be reached. */
+  #connected(isOpen) {
+    this.banners.show("offline", isOpen ? "" : t("offline"));
+    document.body.classList.toggle("offline", !isOpen);
+    this.machine.connected(isOpen);
+  }
+
+  /** Puts a generation on the stage. */
+  #pick(row, isAsked = false) {
+    this.stage.put(row);
+    this.gallery.mark();
+    // on a phone it is below the form
+    if (isAsked && $("stage").getBoundingClientRect().top > innerHeight / 2) $("stage").scrollIntoView({ block: "start" });
+    else if (!isAsked && $("stage").getBoundingClientRect().bottom < 100) $("stage").scrollIntoView({ block: "start" });
+  }
+
+  /** What runs, or else the newest. */
+  #pickNewest() {
+    const all = [...this.generations.rows.values()];
+    const newest = all.reduce((best, row) => (best && best.enqueued_at > row.enqueued_at ? best : row), null);
+    this.stage.put(queueOf(all)[0] ?? newest);
+    this.gallery.mark();
+  }
+
+  #mark() {
+    this.gallery.mark();
+    this.library.mark();
+    this.stage.mark();
   }
 
   #opened(name) {
-    if (name === "history") this.history.open().catch((error) => banner("trouble", error.message));
+    if (name === "history") this.library.open().catch((error) => this.page.tell(error.message));
   }
 
-  /** What cards ask for. */
+  /** What the parts ask for. */
   #page() {
-    const told = (action) => (...given) => action(...given).catch((error) => banner("trouble", error.message));
+    const { generations, composer } = this;
+    const tell = (sentence) => this.banners.show("trouble", sentence);
+    const told = (action) => (...given) => action(...given).catch((error) => tell(error.message));
+    const create = (action) => told(async (...given) => {
+      this.detail.dialog.close();
+      this.open("create");
+      await action(...given);
+    });
+    const answering = (row) => this.models.get(row.answered_by ?? row.model_name);
     return {
-      schemaOf: (row) => this.models.get(row.answered_by ?? row.model_name)?.request_schema,
-      use: told(async (row, changes) => {
-        this.open("create");
-        await this.composer.use(row, changes);
-      }),
-      again: told(async (row) => {
-        this.open("create");
-        await this.composer.again(row);
-      }),
-      takesImage: (id) => this.composer.takesImage(id),
-      continueFrom: told(async (row, seconds) => {
-        this.open("create");
-        await this.composer.continueFrom(row, seconds);
-      }),
-      cancel: told((id) => this.generations.cancel(id)),
-      remove: told((id) => this.generations.remove(id)),
-      refresh: told((id) => this.generations.ask(id)),
+      tell,
+      generations,
+      schemaOf: (row) => answering(row)?.request_schema,
+      fpsOf: (row) => answering(row)?.fps ?? 16,
+      modelName: (id) => this.models.get(id)?.display_name ?? id,
+      takesImage: (id) => composer.takesImage(id),
+      use: create((row, changes) => composer.use(row, changes)),
+      again: create((row) => composer.again(row)),
+      continueFrom: create((row, seconds) => composer.continueFrom(row, seconds)),
+      cancel: told((id) => generations.cancel(id)),
+      remove: told((id) => generations.remove(id)),
+      refresh: told((id) => generations.ask(id)),
+      mark: told((id, change) => generations.mark(id, change)),
+      open: (row) => this.page.detail(row.generation_id),
+      detail: told((id) => this.detail.open(id, () => this.#order)),
+      between: (a, b) => this.#between(a, b),
       isCompared: (id) => this.compare.ids.includes(id),
-      compare: (id, isIn) => {
-        const isNow = this.compare.set(id, isIn);
-        banner("compare", isIn && !isNow ? t("compareFull") : "");
-        for (const list of [this.feed, this.history.list]) list.mark();
-        return isNow;
+      compare: (id, isIn) => this.#compareOne(id, isIn),
+      compareAll: async (ids) => {
+        for (const id of this.compare.ids) if (!ids.includes(id)) this.compare.set(id, false);
+        for (const id of ids.slice(0, COMPARED)) this.compare.set(id, true);
+        this.selection.clear();
+        this.open("compare");
       },
+      downloadAll: told(async (ids) => h("a", { href: ownAddress(await generations.archive(ids)), download: "" }).click()),
+      favouriteAll: told(async (ids) => {
+        const isAll = ids.every((id) => generations.rows.get(id)?.favourite);
+        await generations.markAll(ids, { favourite: !isAll });
+      }),
+      tagAll: told((ids, tag) => generations.markAll(ids, { add_tags: [tag] })),
+      removeAll: told(async (ids) => {
+        const left = await generations.removeAll(ids);
+        if (left.length) tell(t("notRemoved", { count: left.length }));
+      }),
     };
+  }
+
+  #compareOne(id, isIn) {
+    const isNow = this.compare.set(id, isIn);
+    this.banners.show("compare", isIn && !isNow ? t("compareFull") : "");
+    this.#mark();
+    return isNow;
+  }
+
+  get #order() {
+    return $("panel-history").hidden ? this.gallery.order : this.library.order;
+  }
+
+  #between(a, b) {
+    const order = this.#order;
+    const [from, to] = [order.indexOf(a), order.indexOf(b)].sort((x, y) => x - y);
+    return from < 0 ? [b] : order.slice(from, to + 1);
   }
 }
 

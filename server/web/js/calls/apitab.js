@@ -1,12 +1,12 @@
 /** The API tab: the call that makes the form's request, to be copied. */
 
 import { BASE } from "../core/api.js";
+import { copyFrom } from "../core/copy.js";
 import { call, chosen, LANGUAGES, TRANSPORTS } from "./calls.js";
 import { $, h, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
 
 const EXTENTS = ["minimal", "full"];
-const COPIED_MS = 1500;
 
 export class ApiTab {
   #choice = { transport: TRANSPORTS[0], extent: EXTENTS[0], programming: LANGUAGES[0] };
@@ -19,8 +19,8 @@ export class ApiTab {
       this.#group("extent", EXTENTS),
       this.#group("programming", LANGUAGES),
     );
-    $("api-copy").addEventListener("click", () => this.#copy($("api-copy"), $("api-code").textContent));
-    $("api-export-copy").addEventListener("click", () => this.#copy($("api-export-copy"), $("api-export").textContent));
+    copyFrom($("api-copy"), () => $("api-code").textContent);
+    copyFrom($("api-export-copy"), () => $("api-export").textContent);
     this.draw();
   }
 
@@ -49,22 +49,4 @@ export class ApiTab {
     say($("api-key"), t(isNeeded ? "apiKeyNeeded" : "apiKeyAny"));
     say($("api-export"), `export OXEN_API_KEY=${isNeeded ? "…" : "any"}`);
   }
-
-  async #copy(button, text) {
-    await copy(text);
-    button.textContent = t("copied");
-    setTimeout(() => {
-      button.textContent = t("copy");
-    }, COPIED_MS);
-  }
-}
-
-async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  // a page from another machine without TLS has no clipboard of its own
-  const area = h("textarea", {}, text);
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
 }

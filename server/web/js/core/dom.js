@@ -1,5 +1,7 @@
 /** Making elements. Children that are strings become text, never HTML: a prompt stays a prompt. */
 
+import { icon } from "./icons.js";
+
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -10,6 +12,16 @@ export function h(tag, attributes = {}, ...children) {
   }
   element.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return element;
+}
+
+/** A button of an icon alone; `label` is its name. */
+export function iconButton(name, label, onclick) {
+  return h("button", { type: "button", class: "icon", "aria-label": label, title: label, onclick }, icon(name));
+}
+
+/** A button of an icon and words. */
+export function labelled(name, label, onclick) {
+  return h("button", { type: "button", onclick }, icon(name), h("span", {}, label));
 }
 
 export const $ = (id) => document.getElementById(id);

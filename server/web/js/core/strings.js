@@ -9,6 +9,15 @@ const CHOICE = "paddock.language";
 
 export const language = storage.get(CHOICE) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 
+/** Fills in the texts of the elements within one that name them. */
+export function translate(root) {
+  document.documentElement.lang = language;
+  for (const element of root.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
+  for (const element of root.querySelectorAll("[data-label]")) element.setAttribute("aria-label", t(element.dataset.label));
+  for (const element of root.querySelectorAll("[data-hint]")) element.placeholder = t(element.dataset.hint);
+  for (const element of root.querySelectorAll("[data-alt]")) element.alt = t(element.dataset.alt);
+}
+
 /** Switch the language and reload the page: its texts are rendered only once. */
 export function switchLanguage() {
   storage.set(CHOICE, language === "en" ? "zh" : "en");

@@ -104,7 +104,7 @@ export class Composer extends EventTarget {
   }
 
   /** With the demo's weights: a size that takes seconds on a CPU. The model's default takes many minutes there. */
-  fillSmall() {
+  #fillSmall() {
     this.form.fill(SMALL);
   }
 
@@ -223,7 +223,7 @@ export class Composer extends EventTarget {
     this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
     this.enhancer.draw(this.#own.enhance_prompt);
     this.sound.offer("generate_audio" in this.#own);
-    if (this.model.weights === "demo") this.fillSmall();
+    if (this.model.weights === "demo") this.#fillSmall();
   }
 
   #offerImageMode() {

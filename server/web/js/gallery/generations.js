@@ -4,11 +4,16 @@ import { follow, request } from "../core/api.js";
 
 const ASK_MS = 3000;
 const RECONNECT_MS = [500, 1000, 2000, 4000];
-const RECENT = 12;
+/** How many of the newest are read at first. */
+export const RECENT = 60;
 
 export const isActive = (row) => row.status === "queued" || row.status === "processing";
 
-/** Fires "row" (detail: the row) when one changes, "removed" (detail: its id), and "connection" (detail: boolean). */
+/**
+ * Fires "row" (detail: the row) when one changes, "removed" (detail: its id), "over" (detail: the row) when one that ran or waited
+ * has ended, "asked" (detail: ids) when generations were made by this page, "loaded" when the newest are
+ * known, and "connection" (detail: boolean).
+ */
 export class Generations extends EventTarget {
   rows = new Map();
   #asking = new Set();
@@ -20,7 +25,7 @@ export class Generations extends EventTarget {
     document.addEventListener("visibilitychange", () => document.hidden || this.#askActive().catch(() => {}));
   }
 
-  /** A page of the history: `{generations, page_number, total_pages, total_entries}`. */
+  /** A page of the history: `{generations, next_cursor, total_entries}`. */
   async page(query) {
     const found = await request(`api/ai/generations?${new URLSearchParams(query)}`);
     // so that what is newer comes later, also within a second
@@ -31,8 +36,10 @@ export class Generations extends EventTarget {
   /** Enqueues; the generations made are put in, newest last. */
   async create(body) {
     const { generations } = await request("api/ai/queue", { method: "POST", json: body });
-    await Promise.all(generations.map(({ generation_id }) => this.ask(generation_id)));
-    return generations.map(({ generation_id }) => generation_id);
+    const ids = generations.map(({ generation_id }) => generation_id);
+    await Promise.all(ids.map((id) => this.ask(id)));
+    this.dispatchEvent(new CustomEvent("asked", { detail: ids }));
+    return ids;
   }
 
   async cancel(id) {
@@ -43,6 +50,30 @@ export class Generations extends EventTarget {
   async remove(id) {
     await request(`api/ai/generations/${id}`, { method: "DELETE" });
     this.#drop(id);
+  }
+
+  /** Changes a generation's favourite mark or tags. */
+  async mark(id, change) {
+    this.#put(await request(`api/ai/generations/${id}`, { method: "PATCH", json: change }));
+  }
+
+  /** The same for many: `change` has favourite, add_tags or remove_tags. */
+  async markAll(ids, change) {
+    await request("api/ai/generations/marks", { method: "POST", json: { generation_ids: ids, ...change } });
+    await Promise.all(ids.map((id) => this.ask(id)));
+  }
+
+  /** Deletes those that are over; returns the ids of those that could not be. */
+  async removeAll(ids) {
+    const { deleted } = await request("api/ai/generations/delete", { method: "POST", json: { generation_ids: ids } });
+    for (const id of deleted) this.#drop(id);
+    return ids.filter((id) => !deleted.includes(id));
+  }
+
+  /** The link of a zip file with the videos of these generations. */
+  async archive(ids) {
+    const { url } = await request("api/ai/generations/archive", { method: "POST", json: { generation_ids: ids } });
+    return url;
   }
 
   /** Reads one row anew. */
@@ -57,6 +88,12 @@ export class Generations extends EventTarget {
     } finally {
       this.#asking.delete(id);
     }
+  }
+
+  async #load() {
+    await this.page({ page_size: RECENT });
+    this.dispatchEvent(new Event("loaded"));
+    await this.#askActive();
   }
 
   async #askActive() {
@@ -76,8 +113,7 @@ export class Generations extends EventTarget {
           onOpen: () => {
             failures = 0;
             this.dispatchEvent(new CustomEvent("connection", { detail: true }));
-            this.page({ page_size: RECENT }).catch(() => {});
-            this.#askActive().catch(() => {});
+            this.#load().catch(() => {});
           },
           onEvent: (name, data) => this.#hear(name, data),
         });
@@ -103,7 +139,9 @@ export class Generations extends EventTarget {
     // an answer that was under way may be older than what is known
     if (before !== undefined && !isActive(before) && isActive(row)) return;
     this.rows.set(row.generation_id, { ...before, ...row });
-    this.dispatchEvent(new CustomEvent("row", { detail: this.rows.get(row.generation_id) }));
+    const now = this.rows.get(row.generation_id);
+    this.dispatchEvent(new CustomEvent("row", { detail: now }));
+    if (before !== undefined && isActive(before) && !isActive(now)) this.dispatchEvent(new CustomEvent("over", { detail: now }));
   }
 
   #drop(id) {

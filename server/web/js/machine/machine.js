@@ -46,11 +46,19 @@ export class Machine extends EventTarget {
     this.ask();
   }
 
+  /** Whether the server can be reached: what is known of it is old while it cannot. */
+  connected(isOpen) {
+    this.isConnected = isOpen;
+    if (isOpen) return this.ask();
+    say($("machine-button"), t("unreachable"));
+    $("machine-button").dataset.state = "bad";
+  }
+
   async ask() {
     try {
       const ready = await request("readyz");
       this.dispatchEvent(new CustomEvent("ready", { detail: ready }));
-      this.#draw(ready);
+      if (this.isConnected !== false) this.#draw(ready);
       if ($("machine").open) this.#drawModels((await request("api/ai/models")).data);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;

@@ -1,0 +1,62 @@
+/** What can be done with a generation: one list for the stage, the tiles, their menus and the detail view. */
+
+import { ownAddress } from "../core/api.js";
+import { h } from "../core/dom.js";
+import { icon } from "../core/icons.js";
+import { t } from "../core/strings.js";
+import { isActive } from "./generations.js";
+
+const REALLY_MS = 4000;
+
+/**
+ * The actions of a row: `{name, icon, label, run, href, isDangerous, isPressed}`.
+ *
+ * `page` does what is asked: `use(row)`, `again(row)`, `cancel(id)`, `remove(id)`, `compare(id, isIn)`, `isCompared(id)`,
+ * `continueFrom(row, seconds)`, `takesImage(model)`, `detail(id)`, `mark(id, change)`. `time()` is the time that the video is at, in seconds.
+ */
+export function actionsOf(row, page, time = null) {
+  const id = row.generation_id;
+  const hasVideo = Boolean(row.result_url);
+  const moves = hasVideo && page.takesImage(row.model_name);
+  const one = (name, sign, run, more = {}) => ({ name, icon: sign, label: t(name), run, ...more });
+  return [
+    isActive(row) && one("cancel", "cancel", () => page.cancel(id)),
+    moves && time && one("useFrame", "frame", () => page.continueFrom(row, time())),
+    moves && one("continue", "proceed", () => page.continueFrom(row)),
+    hasVideo && one("download", "download", null, { href: ownAddress(row.result_url), file: `paddock-${id.slice(0, 8)}.mp4` }),
+    one("favourite", "star", () => page.mark(id, { favourite: !row.favourite }), { isPressed: Boolean(row.favourite) }),
+    hasVideo && one("compare", "compare", () => page.compare(id, !page.isCompared(id)), { isPressed: page.isCompared(id) }),
+    one("use", "use", () => page.use(row)),
+    !isActive(row) && one("again", "again", () => page.again(row)),
+    one("details", "details", () => page.detail(id)),
+    !isActive(row) && one("remove", "remove", () => page.remove(id), { isDangerous: true }),
+  ].filter(Boolean);
+}
+
+/** The element of an action; `isSmall` leaves its words to screen readers. */
+export function control(action, isSmall = false) {
+  const { name, label, run, href, file, isDangerous, isPressed } = action;
+  const words = h("span", {}, label);
+  const content = isSmall ? [icon(action.icon)] : [icon(action.icon), words];
+  const about = { "data-action": name, ...(isSmall && { "aria-label": label, title: label }) };
+  const kind = isSmall ? "icon" : "";
+  if (href) return h("a", { class: `button ${kind}`, href, download: file, ...about }, content);
+  const pressed = isPressed === undefined ? {} : { "aria-pressed": String(isPressed) };
+  const button = h("button", { type: "button", class: `${kind}${isDangerous ? " danger" : ""}`, ...about, ...pressed }, content);
+  button.addEventListener("click", isDangerous ? () => askTwice(button, words, label, run) : run);
+  return button;
+}
+
+function askTwice(button, words, label, run) {
+  if (button.dataset.asked) return run();
+  button.dataset.asked = "yes";
+  const say = (text) => {
+    words.textContent = text;
+    if (!words.isConnected) button.setAttribute("aria-label", text);
+  };
+  say(t("reallyRemove"));
+  setTimeout(() => {
+    delete button.dataset.asked;
+    say(label);
+  }, REALLY_MS);
+}

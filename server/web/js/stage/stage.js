@@ -1,0 +1,131 @@
+/** The stage: the generation that was picked or runs, large, with how it is doing and what can be done with it. */
+
+import { h, say } from "../core/dom.js";
+import { t } from "../core/strings.js";
+import { facts, settingsOf } from "../form/settings.js";
+import { inputsOf } from "../form/inputs.js";
+import { actionsOf, control } from "../gallery/actions.js";
+import { isActive } from "../gallery/generations.js";
+import { MadeOf } from "../gallery/madeof.js";
+import { Preview } from "../gallery/preview.js";
+import { status } from "../gallery/status.js";
+import { Player } from "./player.js";
+import { waysOut } from "./waysout.js";
+
+export class Stage {
+  row = null;
+  #page;
+  #preview;
+  // whether it was seen to run: then its video plays at once
+  #wasActive = false;
+  #offered = "";
+
+  /** `page` as actions.js has it, with `schemaOf(row)`, `fpsOf(row)`, `refresh(id)`, `changeForm(values)`. */
+  constructor(element, page) {
+    this.element = element;
+    this.#page = page;
+    this.player = new Player((id) => page.refresh(id));
+    this.#preview = new Preview((image) => this.player.replace(image));
+    this.status = h("p", { class: "status" });
+    this.bar = h("progress", { max: 1, "aria-label": t("progress") });
+    this.error = h("p", { class: "error" });
+    this.ways = h("div", { class: "row ways" });
+    this.warnings = h("p", { class: "warning" });
+    this.prompt = h("p", { class: "prompt", dir: "auto" });
+    this.madeOf = new MadeOf(() => page.use(this.row, { prompt: this.row.enhanced_prompt, enhance_prompt: false, inspiration: false }));
+    this.inputs = h("div", { class: "inputs" });
+    this.facts = h("ul", { class: "facts" });
+    this.actions = h("div", { class: "actions" });
+    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.ways, this.actions, this.warnings, this.prompt,
+      this.madeOf.element, this.inputs, this.facts);
+    element.append(this.player.element, words);
+    element.hidden = true;
+    document.addEventListener("keydown", (event) => this.#press(event));
+  }
+
+  get id() {
+    return this.row?.generation_id ?? null;
+  }
+
+  /** Puts a generation on the stage, null for none. */
+  put(row) {
+    if (row?.generation_id !== this.id) this.#clear();
+    this.row = null;
+    if (row) this.update(row);
+    else this.element.hidden = true;
+  }
+
+  /** News of the generation that is on it. */
+  update(row) {
+    const schema = this.#page.schemaOf(row);
+    if (schema === undefined || row === this.row) return;
+    this.row = row;
+    this.#wasActive ||= isActive(row);
+    this.element.hidden = false;
+    Object.assign(this.element.dataset, { id: row.generation_id, status: row.status });
+    const { width, height } = settingsOf(row, schema);
+    this.player.screen.style.setProperty("--ratio", String((width || 16) / (height || 9)));
+    say(this.status, status(row));
+    this.bar.hidden = !isActive(row);
+    if (row.status === "processing") this.bar.value = row.progress;
+    else this.bar.removeAttribute("value");
+    say(this.error, row.error_message ?? "");
+    this.ways.replaceChildren(...waysOut(row, this.#page));
+    say(this.warnings, (row.warnings ?? []).join(" "));
+    say(this.prompt, row.prompt ?? "");
+    this.madeOf.update(row);
+    this.inputs.append(...inputsOf(row, this.inputs));
+    this.#tell(facts(row, schema));
+    this.#show(row);
+    this.#offer(row);
+  }
+
+  /** Whether a comparison holds it has changed elsewhere. */
+  mark() {
+    if (this.row) this.#offer(this.row);
+  }
+
+  #tell(words) {
+    if (words.join() === [...this.facts.children].map((item) => item.textContent).join()) return;
+    this.facts.replaceChildren(...words.map((fact) => h("li", {}, fact)));
+  }
+
+  #clear() {
+    this.#preview.forget();
+    this.#wasActive = false;
+    this.#offered = "";
+    for (const input of this.inputs.children) input.removeAttribute("src");
+    this.inputs.replaceChildren();
+    this.player.replace();
+  }
+
+  #show(row) {
+    if (row.result_url) {
+      this.#preview.forget();
+      this.player.show(row, this.#page.fpsOf(row), this.#wasActive);
+    } else if (row.status === "processing" && row.preview_url) {
+      this.#preview.look(row.preview_url);
+    } else if (!isActive(row)) {
+      this.#preview.forget();
+      this.player.replace();
+    }
+  }
+
+  /** The buttons, made anew only when others are wanted: one that has the focus keeps it. */
+  #offer(row) {
+    const actions = actionsOf(row, this.#page, () => this.player.at);
+    const offered = JSON.stringify(actions.map(({ name, isPressed, href }) => [name, isPressed, href]));
+    if (offered === this.#offered) return;
+    this.#offered = offered;
+    const focused = this.actions.contains(document.activeElement) ? document.activeElement.dataset.action : null;
+    this.actions.replaceChildren(...actions.map((action) => control(action)));
+    if (focused) (this.actions.querySelector(`[data-action=${focused}]`) ?? this.actions.querySelector("button, a"))?.focus();
+  }
+
+  #press(event) {
+    const { target, key } = event;
+    if (event.ctrlKey || event.metaKey || event.altKey || this.element.closest("[hidden]") || document.querySelector("dialog[open]")) return;
+    const isFree = target === document.body || target === this.player.video;
+    if (isFree && this.player.press(key)) event.preventDefault();
+  }
+}

@@ -1,0 +1,17 @@
+"""The Workbench by the names of its parts: the stage, and the tiles of the gallery."""
+
+from playwright.sync_api import Locator, Page, expect
+
+
+def staged(page: Page, id_: object) -> Locator:
+    """The stage with a generation, which is picked in the gallery unless it is there already."""
+    stage = page.locator(f"#stage[data-id='{id_}']")
+    if stage.count() == 0:
+        tile(page, id_).locator(".picture").click()
+    expect(stage).to_be_visible()
+    return stage
+
+
+def tile(page: Page, id_: object) -> Locator:
+    """A generation in the gallery."""
+    return page.locator(f"#gallery .tile[data-id='{id_}']")
