@@ -1,10 +1,11 @@
-"""FastAPI dependencies of the routes: the service, the tenant, the JSON body, filters and links.
+"""FastAPI dependencies of the routes: the service, the library, the tenant, the JSON body, filters and links.
 
 All are coroutines, even those that await nothing: FastAPI runs plain functions in a thread pool, which is slower.
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ from server.core.errors import (
     UnavailableError,
 )
 from server.core.generation import Status
+from server.service.library.library import Library
 from server.service.service import Service
 from server.storage.db.records import Filters
 from server.storage.files.inputs import Inputs
@@ -61,7 +63,14 @@ async def get_inputs(request: Request) -> Inputs:
     return inputs
 
 
+async def get_library(request: Request) -> Library:
+    """Return the application's library."""
+    library: Library = request.app.state.library
+    return library
+
+
 ServiceDep = Annotated[Service, Depends(get_service)]
+LibraryDep = Annotated[Library, Depends(get_library)]
 VideosDep = Annotated[Videos, Depends(get_videos)]
 PreviewsDep = Annotated[Previews, Depends(get_previews)]
 InputsDep = Annotated[Inputs, Depends(get_inputs)]
@@ -142,9 +151,8 @@ IdempotencyKey = Annotated[
 ]
 
 
-async def read_filters(
+async def read_common_filters(
     tenant: TenantDep,
-    status: Annotated[StatusName | None, Query(description="Only generations with this status")] = None,
     namespace: Annotated[str | None, Query(description="The request's target_namespace")] = None,
     model: Annotated[str | None, Query(description="The id of a model")] = None,
     media_type: Annotated[Literal["image", "video"] | None, Query()] = None,
@@ -152,15 +160,18 @@ async def read_filters(
     folder: Annotated[str | None, Query(description="The request's target_directory")] = None,
 ) -> Filters:
     """Read the filters that the queue and the history share."""
-    return Filters(
-        tenant=tenant,
-        statuses=None if status is None else frozenset({Status(status)}),
-        namespace=namespace,
-        model=model,
-        media_type=media_type,
-        repo=repo,
-        folder=folder,
-    )
+    return Filters(tenant=tenant, namespace=namespace, model=model, media_type=media_type, repo=repo, folder=folder)
+
+
+CommonFiltersDep = Annotated[Filters, Depends(read_common_filters)]
+
+
+async def read_filters(
+    filters: CommonFiltersDep,
+    status: Annotated[StatusName | None, Query(description="Only generations with this status")] = None,
+) -> Filters:
+    """Read the filters of the queue."""
+    return filters if status is None else replace(filters, statuses=frozenset({Status(status)}))
 
 
 FiltersDep = Annotated[Filters, Depends(read_filters)]

@@ -1,13 +1,15 @@
-"""URLs of videos, inputs and previews."""
+"""URLs of videos, archives, inputs and previews."""
 
 from server.core.events import Live
 from server.core.generation import Generation
 from server.storage.files.inputs import Inputs, input_keys
 from server.storage.files.videos import Videos
 
+ARCHIVE_SUFFIX = ".zip"
+
 
 class Links:
-    """Builds the URLs of videos, inputs and previews on a base URL without a trailing slash."""
+    """Builds the URLs of videos, archives, inputs and previews on a base URL without a trailing slash."""
 
     def __init__(self, base: str, videos: Videos, inputs: Inputs) -> None:
         self.base = base
@@ -17,6 +19,10 @@ class Links:
     def video(self, key: str | None) -> str | None:
         """Return the signed URL of a finished video, None for None."""
         return None if key is None else f"{self.base}/api/files/{self._videos.links.sign(key)}"
+
+    def archive(self, token: str) -> str:
+        """Return the URL of an archive by its signed token."""
+        return f"{self.base}/api/files/archives/{token}{ARCHIVE_SUFFIX}"
 
     def inputs(self, generation: Generation) -> dict[str, str]:
         """Return the signed URLs of a generation's inputs, by the fields of its parameters that name them."""

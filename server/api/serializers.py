@@ -59,6 +59,8 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         "queue_position": placed.queue_position,
         "preview_url": links.preview(generation.id, live),
         "warnings": [*generation.warnings, *([] if now.waits_for is None else [now.waits_for])],
+        "favourite": generation.favourite,
+        "tags": [*placed.tags],
     }
     linked = links.inputs(generation)
     for name in linked.keys() & _INPUT_FIELDS.keys():

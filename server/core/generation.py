@@ -96,6 +96,7 @@ class Generation:
       any attempt (`server.core.retry`).
     - `event_number` numbers the tenant's generations that succeeded or failed, from 1 in the order of their commits.
     - `warnings` are sentences about what was not done as requested.
+    - `favourite`: its client marked it to be kept.
     - `awaited_input` is set until it may be claimed: the URL of the input that has yet to be fetched, and after all
       inputs ENHANCED_PROMPT if its prompt has yet to be rewritten.
     - `enhancement` is set if its prompt is to be rewritten.
@@ -135,6 +136,7 @@ class Generation:
     awaited_input: str | None = None
     enhancement: Enhancement | None = None
     warnings: tuple[str, ...] = ()
+    favourite: bool = False
     seq: int = 0
 
     @property
@@ -149,6 +151,11 @@ class Generation:
             return ""
         needed = [self.params.run_fast, *((lora.name, lora.strength) for lora in self.params.loras)]
         return hashlib.sha256(json.dumps(needed).encode()).hexdigest()[:16]
+
+    @property
+    def size(self) -> str | None:
+        """The width and the height that were requested, as "832x480"; None if the parameters are invalid or awaited."""
+        return None if self.params is None else f"{self.params.width}x{self.params.height}"
 
     @property
     def weights(self) -> Weights:

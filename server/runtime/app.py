@@ -19,7 +19,6 @@ from server.api.openapi import complete_openapi
 from server.api.routes import (
     events,
     files,
-    generations,
     health,
     loras,
     metrics,
@@ -29,6 +28,7 @@ from server.api.routes import (
     uploads,
     videos,
 )
+from server.api.routes.library import generations, many
 from server.api.routes.pages import reference, workbench
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
@@ -46,6 +46,7 @@ from server.runtime.engines import make_cluster_engine, make_engine, token_file,
 from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.scheduler.transfers import TransferringEngine
+from server.service.library.library import Library
 from server.service.metrics import Metrics
 from server.service.other_servers import OtherServers
 from server.service.progress_recorder import ProgressRecorder
@@ -89,6 +90,8 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         videos.router,
         prompts.router,
         uploads.router,
+        # before the routes of one generation: its names are no ids
+        many.router,
         generations.router,
         models.router,
         loras.router,
@@ -142,7 +145,8 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         app.state.authenticator = authenticator = Authenticator(settings.api_keys, KeyRing(engine))
         folders = LocalFolders.of(settings.data_dir, is_scratch=settings.files_url is not None)
         disk = Disk(settings.data_dir, settings.min_free_bytes)
-        files = build_files(settings, folders, disk, keys_that_sign(engine, key_of(settings.data_dir)), store.locks)
+        keys = keys_that_sign(engine, key_of(settings.data_dir))
+        files = build_files(settings, folders, disk, keys, store.locks)
         app.state.videos, app.state.previews, app.state.inputs = files.videos, files.previews, files.inputs
         broker = Broker()
         catalogue = load_catalogue(settings)
@@ -163,10 +167,12 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             dispatcher,
             broker,
             disk,
-            retention,
             files.videos,
             files.inputs,
             store.awaited_inputs,
+        )
+        app.state.library = Library(
+            store.library, store.history, dispatcher, retention, files.videos, keys, settings.url_ttl
         )
         await stack.enter_async_context(_background(authenticator.watch(broker.dismiss), "revoked keys"))
         app.state.metrics = Metrics(broker, service.devices)

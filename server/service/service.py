@@ -15,7 +15,6 @@ from server.core.errors import (
     GenerationNotFoundError,
     InvalidParamsError,
     ModelNotFoundError,
-    QueueFullError,
     UnavailableError,
 )
 from server.core.events import Broker, Event, Live
@@ -45,8 +44,6 @@ from server.storage.db.records import (
     IdempotentRequest,
     Listing,
     Placed,
-    SearchesBusyError,
-    StatementTimeoutError,
 )
 from server.storage.db.statements.awaited_inputs import AwaitedInputs
 from server.storage.db.statements.history import History
@@ -54,7 +51,6 @@ from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
 from server.storage.files.inputs import Inputs
 from server.storage.files.videos import Videos
-from server.storage.retention import Retention
 
 _STOPPING = "The server is stopping. Send this request again in a minute."
 
@@ -71,7 +67,6 @@ class Service:
         scheduler: Scheduler,
         broker: Broker,
         disk: Disk,
-        retention: Retention,
         videos: Videos,
         inputs: Inputs,
         awaited_inputs: AwaitedInputs,
@@ -85,7 +80,6 @@ class Service:
         self._history = history
         self._broker = broker
         self._disk = disk
-        self._retention = retention
         self._loras = LoraCatalogue(catalogue, settings.loras_dir, demo_folder() if settings.demo else None)
         files = InputFiles(inputs)
         self._uploads = Uploads(inputs, files)
@@ -256,12 +250,6 @@ class Service:
         if before is not None:
             self._publish_cancelled(before)
 
-    async def remove(self, tenant: str, generation_id: str) -> None:
-        """Remove a generation that has ended, with its video; raises ConflictError for one that has not."""
-        if not await self._retention.remove(generation_id, tenant):
-            found = (await self._find(tenant, generation_id)).generation
-            raise ConflictError(f"Generation {generation_id} is {found.status}: cancel it before you remove it.")
-
     def _publish_cancelled(self, before: Generation) -> None:
         self._broker.publish(Event(replace(before, status=Status.CANCELLED)))
 
@@ -302,17 +290,6 @@ class Service:
     def rows(self, listing: Listing) -> AsyncIterator[list[Placed]]:
         """The generations of a listing, a few at a time."""
         return self._history.rows(listing)
-
-    async def page(self, filters: Filters, number: int, size: int) -> Listing:
-        """List a page of history."""
-        try:
-            return await self._history.page(filters, number, size, self._scheduler.next_weights)
-        except StatementTimeoutError:
-            raise UnavailableError(
-                "The search took too long. Search for longer or rarer words, or narrow it with a filter such as model."
-            ) from None
-        except SearchesBusyError:
-            raise QueueFullError("Other searches with this key are still running.", 1) from None
 
     def live(self, placed: Placed) -> Live | None:
         """The progress of a generation that runs, or an estimate for one that waits; None if there is neither."""

@@ -2,15 +2,15 @@
 
 Records are changed first and files removed after. If the server crashes in between, a file is left that no row names;
 such files are found and removed too. A generation that waits or runs is never touched, nor one that ended within the
-grace time.
+grace time. Favourites do not go by their age, and by the total size only when nothing else is left to go.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from server.core.errors import UnavailableError, reason
-from server.core.generation import Generation
+from server.core.generation import Generation, Status
 from server.storage.db.sharing.locks import Lock, Locks
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
@@ -71,28 +71,28 @@ class Retention:
             await self._sweep_inputs()
             return any([await self._forget_old(), await self._make_room()])
 
-    async def remove(self, generation_id: str, tenant: str) -> bool:
-        """Remove the row and the video of a generation that is over; False if there is none.
+    async def remove(self, ids: Collection[str], tenant: str) -> tuple[list[str], dict[str, Status]]:
+        """Remove the rows and the videos of those generations that are over.
 
-        Raises UnavailableError, and changes nothing, while the videos cannot be reached.
+        Returns their ids, and the status of each of the others by its id, but for unknown ones. Raises
+        UnavailableError, and changes nothing, while the videos cannot be reached.
         """
         try:
             # of any file: it is asked only whether it answers
             await self._videos.storage.stat([video_key("any", 1)])
         except OSError as error:
             raise UnavailableError(f"The video cannot be removed now: {reason(error)}.", 5) from error
-        removed = await self._expiry.remove(generation_id, tenant)
-        if removed is None:
-            return False
+        removed, others = await self._expiry.remove(ids, tenant)
+        videos = [each.artifact for each in removed if each.artifact]
         try:
-            await self._videos.delete([removed.artifact] if removed.artifact else [])
+            await self._videos.delete(videos)
         except OSError as error:
-            log.warning("%s was not removed, but its row: %s", removed.artifact, reason(error))
+            log.warning("%s: not removed, but its row: %s", ", ".join(videos), reason(error))
             raise UnavailableError(f"The generation was removed, but not its video: {reason(error)}.") from error
-        return True
+        return [each.id for each in removed], others
 
     async def _forget_old(self) -> bool:
-        """Remove the oldest rows, with their videos."""
+        """Remove the oldest rows, with their videos, but no favourites."""
         if not self._days:
             return False
         before = self._clock() - max(self._days * _DAY, self._grace)
@@ -105,6 +105,7 @@ class Retention:
     async def _make_room(self) -> bool:
         """Remove the oldest videos and inputs until the rest is within the limit; their rows stay and give the reason.
 
+        Those of favourites go last.
         An input that other rows name, too, stays: the next round removes more instead.
         """
         now = self._clock()

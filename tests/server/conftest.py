@@ -17,6 +17,7 @@ from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
 from server.runtime.app import build_files, build_retention, with_files
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
+from server.service.library.library import Library
 from server.service.other_servers import OtherServers
 from server.service.progress_recorder import ProgressRecorder
 from server.service.service import Service
@@ -42,6 +43,7 @@ class Inside:
     engines: list[FakeEngine]
     dispatcher: Dispatcher
     service: Service
+    library: Library
     events: list[Event] = field(default_factory=list)
     sharing: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -107,7 +109,8 @@ def build(
     store = Store(database_of(settings), max_overtakes=settings.max_overtakes, server=folder.name)
     folders = LocalFolders.of(folder, is_scratch=settings.files_url is not None)
     disk = Disk(folder, settings.min_free_bytes)
-    files = build_files(settings, folders, disk, keys_that_sign(store.engine), store.locks)
+    keys = keys_that_sign(store.engine)
+    files = build_files(settings, folders, disk, keys, store.locks)
     broker = Broker()
     engines = [engine(folders.videos.folder, f"fake:{n}") for n in range(executors)]
     catalogue = load_catalogue(settings)
@@ -127,13 +130,13 @@ def build(
         dispatcher,
         broker,
         disk,
-        kept,
         files.videos,
         files.inputs,
         store.awaited_inputs,
         downloader,
     )
-    return Inside(folder, settings, store, folders, files, broker, engines, dispatcher, service)
+    library = Library(store.library, store.history, dispatcher, kept, files.videos, keys, settings.url_ttl)
+    return Inside(folder, settings, store, folders, files, broker, engines, dispatcher, service, library)
 
 
 @asynccontextmanager

@@ -1,17 +1,19 @@
-"""GET /files/TOKEN: a finished video or an input of a request, by its signed link."""
+"""GET /files/TOKEN: a finished video, an input of a request or an archive of videos, by its signed link."""
 
 from pathlib import PurePath
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
-from server.api.dependencies import InputsDep, VideosDep, error_responses
+from server.api.dependencies import InputsDep, LibraryDep, VideosDep, error_responses
+from server.api.links import ARCHIVE_SUFFIX
 from server.api.stored_file import file_response
 from server.storage.files.inputs import AUDIO_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX
 
 router = APIRouter(prefix="/files", tags=["files"])
 
+_ZIP = "application/zip"
 _TEXT = {"schema": {"type": "string"}}
 _INPUT_TYPES = {IMAGE_SUFFIX: "image/png", VIDEO_SUFFIX: "video/mp4", AUDIO_SUFFIX: "audio/flac"}
 
@@ -68,3 +70,29 @@ async def show_input(request: Request, token: str, inputs: InputsDep) -> Respons
     """
     file = await inputs.links.find(token)
     return file_response(request, inputs.storage, file, _INPUT_TYPES[PurePath(file.key).suffix])
+
+
+@router.get(
+    "/archives/{token}",
+    operation_id="downloadArchive",
+    summary="Download many videos",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The archive",
+            "content": {_ZIP: {"schema": {"type": "string", "format": "binary"}}},
+            "headers": {"Content-Disposition": _TEXT},
+        },
+        **error_responses(404, 503, needs_key=False),
+    },
+)
+@router.head("/archives/{token}", include_in_schema=False)
+async def show_archive(request: Request, token: str, library: LibraryDep) -> Response:
+    """Returns a zip file of MP4 files, as it is made: it has no length before its end, and no ranges. The link is
+    signed, needs no key and expires. What was removed in the meantime is left out, and named in `left-out.txt`.
+    """
+    content = await library.archives.open(token.removesuffix(ARCHIVE_SUFFIX))
+    headers = {"Content-Disposition": 'attachment; filename="paddock-videos.zip"', "Cache-Control": "no-store"}
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=_ZIP)
+    return StreamingResponse(content, headers=headers, media_type=_ZIP)

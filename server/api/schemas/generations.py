@@ -37,6 +37,8 @@ EXAMPLE: "Row" = {
     "queue_position": None,
     "preview_url": f"{BASE_URL}/api/ai/queue/{GENERATION_ID}/preview?step=7",
     "warnings": [],
+    "favourite": False,
+    "tags": [],
 }
 HISTORY_EXAMPLE: "HistoryRow" = {**EXAMPLE, "cost": None, "user_id": None, "username": None, "user_image": None}
 
@@ -92,6 +94,10 @@ class Row(TypedDict):
             "and what a generation waits for that no machine of a cluster can make yet"
         ),
     ]
+    favourite: Annotated[
+        bool, Field(description="Whether it is marked to be kept: see PATCH /generations/{generation_id}")
+    ]
+    tags: Annotated[list[str], Field(description="Its tags, sorted")]
     input_image: NotRequired[
         Annotated[
             str,
@@ -154,11 +160,12 @@ class History(BaseModel):
 
     count: int
     generations: list[HistoryRow]
-    page_number: int
+    page_number: Annotated[int | None, Field(description="Null with a cursor")]
     page_size: int
-    total_pages: int
-    total_entries: int
+    total_pages: Annotated[int | None, Field(description="Null with a cursor")]
+    total_entries: Annotated[int | None, Field(description="Null with a cursor: only pages are counted")]
     total_cost: _AlwaysNull
+    next_cursor: Annotated[str | None, Field(description="The `cursor` of what follows; null at the end")]
 
     model_config = example(
         {
@@ -169,6 +176,7 @@ class History(BaseModel):
             "total_pages": 1,
             "total_entries": 1,
             "total_cost": None,
+            "next_cursor": None,
         }
     )
 

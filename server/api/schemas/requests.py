@@ -22,9 +22,9 @@ from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
+from server.api.schemas.library import LIBRARY_BODIES
 from server.core.settings.sections import QueueSettings
 from server.media.limits import AUDIO_BYTES, MAX_AUDIO_SECONDS, MAX_SECONDS, VIDEO_BYTES
-from server.service.numbers import limits_of
 from server.service.requests.echo import (
     AUDIO_PROMPT,
     ENHANCE,
@@ -38,6 +38,7 @@ from server.service.requests.echo import (
     TARGETS,
 )
 from server.service.requests.inputs import AUDIO_NAMES, IMAGE, LAST_IMAGES, VIDEO
+from server.service.requests.numbers import limits_of
 from server.service.requests.parameters import RESPONSE_FORMATS
 from server.service.requests.sizes import RESOLUTIONS
 
@@ -158,7 +159,7 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
 
 def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSettings) -> dict[str, dict[str, Any]]:
     """Return the schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue route, and
-    ENHANCE_PROMPT for the route that rewrites a prompt.
+    ENHANCE_PROMPT for the route that rewrites a prompt; and those of the library.
     """
     text = {"type": "string", "maxLength": settings.max_prompt_chars}
     optional = {
@@ -208,7 +209,7 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
         },
         "additionalProperties": False,
     }
-    return {GENERATE: generate, ENQUEUE: enqueue, ENHANCE_PROMPT: enhance}
+    return {GENERATE: generate, ENQUEUE: enqueue, ENHANCE_PROMPT: enhance, **LIBRARY_BODIES}
 
 
 def _model_parameters(entries: Sequence[CatalogueEntry], text: dict[str, Any]) -> dict[str, dict[str, Any]]:

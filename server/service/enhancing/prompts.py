@@ -21,8 +21,8 @@ from server.enhance.styles import Style, inspired
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.service.enhancing.tokens import TokenCounter
-from server.service.numbers import as_integer
 from server.service.record_limits import RewriteLimit
+from server.service.requests.numbers import as_integer
 from server.service.requests.parameters import random_seed
 from server.storage.files.inputs import Inputs, input_key
 

@@ -12,9 +12,9 @@ from pipelines.hub import local
 from pipelines.models.api_table import ApiSpec
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
-from server.service.numbers import as_integer
 from server.service.requests.echo import EXTEND, IMAGE_MODE, is_absent
 from server.service.requests.inputs import IMAGE
+from server.service.requests.numbers import as_integer
 from server.service.requests.parameters import Body
 from server.service.requests.sizes import SIDES, check_pixels, sides_of, sides_of_image
 

@@ -12,7 +12,6 @@ from pipelines.models.api_table import Parameter
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.loras import AvailableLora, choose_loras
-from server.service.numbers import as_integer, as_number, limits_of
 from server.service.requests.echo import (
     AUDIO_PROMPT,
     EXTEND,
@@ -26,6 +25,7 @@ from server.service.requests.echo import (
     is_absent,
 )
 from server.service.requests.inputs import AUDIO_NAMES, IMAGE, LAST_IMAGES, VIDEO, GivenInputs, InputVideo, Picture
+from server.service.requests.numbers import as_integer, as_number, limits_of
 from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
 
 Body = Mapping[str, Any]

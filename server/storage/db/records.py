@@ -1,13 +1,13 @@
 """The store's own types: filters, pages, limits and errors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, and_, func
+from sqlalchemy import ColumnElement, and_, false, func, select
 
 from server.core.events import Live
 from server.core.generation import Generation, Status
-from server.storage.db.schema import generations
+from server.storage.db.schema import IS_FAVOURITE, generations, tags
 from server.storage.db.search import is_found
 
 
@@ -21,6 +21,18 @@ class StatementTimeoutError(Exception):
 
 class SearchesBusyError(Exception):
     """A tenant has too many searches that wait for their turn."""
+
+
+class UnknownGenerationsError(Exception):
+    """A tenant has no generations with these `ids`."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        super().__init__(*ids)
+        self.ids = ids
+
+
+class MarkLimitError(Exception):
+    """There would be more tags or favourites than a limit allows; `str()` is a sentence that says so."""
 
 
 class QueueLimitError(Exception):
@@ -67,7 +79,8 @@ class Filters:
     """Which generations to list. None filters nothing; empty `statuses` select nothing.
 
     `search` is beginnings of words that must all be in the prompt, in any order and case (`server.storage.db.words`).
-    One of spaces filters nothing, one of mere punctuation finds nothing.
+    One of spaces filters nothing, one of mere punctuation finds nothing. `since` and `until` are the first and the last
+    moment of submission, in Unix seconds; `size` is as that of `Generation`.
     """
 
     tenant: str = ""
@@ -78,6 +91,11 @@ class Filters:
     repo: str | None = None
     folder: str | None = None
     search: str | None = None
+    since: float | None = None
+    until: float | None = None
+    size: str | None = None
+    favourite: bool | None = None
+    tag: str | None = None
 
     def clause(self) -> ColumnElement[bool]:
         """The SQL condition."""
@@ -87,8 +105,20 @@ class Filters:
             columns.media_type: self.media_type,
             columns.target_repo: self.repo,
             columns.target_directory: self.folder,
+            columns.size: self.size,
         }
         parts = [columns.tenant == self.tenant, *(c == v for c, v in wanted.items() if v is not None)]
+        if self.since is not None:
+            parts.append(columns.enqueued_at >= self.since)
+        if self.until is not None:
+            parts.append(columns.enqueued_at <= self.until)
+        if self.favourite is not None:
+            # written out, not bound: an index of the favourites alone is used where they are seen to be asked for
+            parts.append(IS_FAVOURITE if self.favourite else columns.favourite == false())
+        if self.tag is not None:
+            parts.append(
+                columns.seq.in_(select(tags.c.seq).where(tags.c.tenant == self.tenant, tags.c.tag == self.tag))
+            )
         if self.model is not None:
             # as rows tell it
             parts.append(func.coalesce(columns.asked_model, columns.model) == self.model)
@@ -109,12 +139,46 @@ class Filters:
 class Placed:
     """A generation and its place in the order in which the queue will be taken (1 is next; None unless queued).
 
-    `live` is the progress that another server has recorded of it, if it runs there.
+    `live` is the progress that another server has recorded of it, if it runs there. `tags` are sorted.
     """
 
     generation: Generation
     queue_position: int | None
     live: Live | None = None
+    tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marking:
+    """How generations are to be marked. None of `favourite` leaves it, None of `tags` leaves those that there are.
+
+    Of the tags, all but `tags` are removed first, then `remove`; `add` are added last.
+    """
+
+    favourite: bool | None = None
+    tags: Collection[str] | None = None
+    remove: Collection[str] = ()
+    add: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A value of generations, and how many of a tenant's have it."""
+
+    value: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What an archive needs to know of a generation; `prompt` is its beginning."""
+
+    seq: int
+    id: str
+    status: Status
+    artifact: str | None
+    completed_at: float | None
+    prompt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +186,13 @@ class Listing:
     """The generations that an answer lists, newest first.
 
     Of each, `places` has the `seq` and its place in the queue at the moment of the list. `first` are the first ones as
-    they were at that moment; `pending` are the others, still to be read. `total` is how many entries there are in all.
-    `lives` has the progress that other servers have recorded of the first ones, by their ids.
+    they were at that moment; `pending` are the others, still to be read. `total` is how many entries there are in all,
+    None if they were not counted. `next` is the `seq` before which a list goes on with older ones, None at its end.
     """
 
     tenant: str
     places: Mapping[int, int | None]
-    first: Sequence[Generation]
+    first: Sequence[Placed]
     pending: Sequence[int]
-    total: int
-    lives: Mapping[str, Live]
+    total: int | None
+    next: int | None = None

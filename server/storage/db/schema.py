@@ -1,6 +1,6 @@
-"""The tables of the records, as `server.storage.db.migrations` makes them: generations, attempts at them, the words
-they are found by, API keys, the turns of tenants, the numbers of their events, idempotent requests, and the keys that
-sign links.
+"""The tables of the records, as `server.storage.db.migrations` makes them: generations, their tags, attempts at them,
+the words they are found by, API keys, the turns of tenants, the numbers of their events, idempotent requests, and the
+keys that sign links.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from sqlalchemy import (
     Column,
     Dialect,
     Float,
+    ForeignKey,
     Index,
     Integer,
     MetaData,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     false,
     literal_column,
     or_,
+    true,
 )
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from sqlalchemy.types import TypeEngine
@@ -113,11 +115,29 @@ generations = Table(
     Column("has_audio", Boolean, nullable=False, server_default=false()),
     # null is that of SQL, not of JSON
     Column("enhancement", JSON(none_as_null=True)),
+    # of the requested video, as "832x480"; null while its parameters are unknown or if they are invalid
+    Column("size", _Text(16)),
+    Column("favourite", Boolean, nullable=False, server_default=false()),
     Index("generations_by_status", "status", "seq"),
-    Index("generations_by_tenant", "tenant", "seq"),
     Index("generations_by_tenant_and_status", "tenant", "status", "seq"),
-    Index("generations_by_completion", "completed_at"),
+    # the favourites, which do not go by their age, are passed over without their rows being read
+    Index("generations_by_completion", "completed_at", "favourite"),
+    # what the history is filtered by: any combination is answered in its order by this index alone
+    Index(
+        "generations_in_library",
+        *("tenant", "seq", "status", "favourite", "size", "model", "asked_model", "media_type", "enqueued_at"),
+    ),
     sqlite_autoincrement=True,
+)
+
+# They go with their generation. `tenant` is its own: a tag is looked for among the tenant's.
+tags = Table(
+    "tags",
+    metadata,
+    Column("seq", Integer, ForeignKey("generations.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("tag", _Text, primary_key=True),
+    Column("tenant", _Text, nullable=False),
+    Index("tags_by_name", "tenant", "tag", "seq"),
 )
 
 # A table of its own: each change of a generation would write its words again, in PostgreSQL into the index, too. In
@@ -241,8 +261,21 @@ Index(
 
 HAS_INPUTS = or_(*(generations.c[name].is_not(None) for name in INPUTS))
 HAS_FILES = or_(*(generations.c[name].is_not(None) for name in ("artifact", *INPUTS)))
-# the kept videos and inputs, oldest first
-Index("generations_by_files", generations.c.completed_at, sqlite_where=HAS_FILES, postgresql_where=HAS_FILES)
+# the kept videos and inputs, oldest first, the favourites last
+Index(
+    "generations_by_files",
+    *(generations.c.favourite, generations.c.completed_at),
+    sqlite_where=HAS_FILES,
+    postgresql_where=HAS_FILES,
+)
+
+IS_FAVOURITE = generations.c.favourite == true()
+Index(
+    "generations_by_favourite",
+    *(generations.c.tenant, generations.c.seq),
+    sqlite_where=IS_FAVOURITE,
+    postgresql_where=IS_FAVOURITE,
+)
 
 # A partial index is used where the query is seen to imply its condition: this is written out, not bound. The condition
 # is not the status itself: PostgreSQL would then not look rows up by it, and SQLite would prefer an index by status

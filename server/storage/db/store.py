@@ -11,6 +11,7 @@ from server.storage.db.statements.attempts import Attempts
 from server.storage.db.statements.awaited_inputs import AwaitedInputs
 from server.storage.db.statements.expiry import Expiry
 from server.storage.db.statements.history import History
+from server.storage.db.statements.library import LibraryRecords
 from server.storage.db.statements.live_progress import LiveProgress
 from server.storage.db.statements.submissions import Submissions
 
@@ -31,6 +32,7 @@ class Store:
         self.attempts = Attempts(self._session, max_overtakes)
         self.history = History(self._session, max_overtakes)
         self.expiry = Expiry(self._session)
+        self.library = LibraryRecords(self._session)
         self.awaited_inputs = AwaitedInputs(self._session)
         self.live_progress = LiveProgress(self._session)
         self.locks = Locks(self._session)

@@ -12,10 +12,16 @@ from server.storage.files.interface import FileStorage, StoredFile
 
 
 class LinkSigner:
-    """Signs tokens that last `ttl` seconds with the first of the keys, and knows those that any of them signed."""
+    """Signs tokens that last `ttl` seconds with the first of the keys, and knows those that any of them signed.
 
-    def __init__(self, keys: Sequence[str], ttl: float, salt: str) -> None:
+    `renewal` says how a client gets a new one.
+    """
+
+    def __init__(
+        self, keys: Sequence[str], ttl: float, salt: str, renewal: str = "read the generation again for a new one"
+    ) -> None:
         self.ttl = ttl
+        self._renewal = renewal
         self._serializer = _serializer(keys, salt)
 
     def sign(self, name: str) -> str:
@@ -30,7 +36,7 @@ class LinkSigner:
             raise ResourceNotFoundError("There is no such file.") from error
         # the library refuses a token of the future, which a clock that was set back makes of every recent one
         if time.time() - signed_at.timestamp() > self.ttl:
-            raise ResourceNotFoundError("This link has expired; read the generation again for a new one.")
+            raise ResourceNotFoundError(f"This link has expired; {self._renewal}.")
         return str(name)
 
 

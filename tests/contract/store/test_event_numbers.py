@@ -79,7 +79,7 @@ async def test_servers_that_finish_at_the_same_time_share_the_numbers(store: Sto
 async def test_many_are_read_in_parts_and_removed_ones_are_skipped(store: Store) -> None:
     failed = [new(status=Status.FAILED, completed_at=1.0) for _ in range(EVENTS_LIMIT + 5)]
     await store.submissions.insert(failed, QueueLimits(10))
-    await store.expiry.remove(failed[2].id, "")
+    await store.expiry.remove([failed[2].id], "")
 
     first = await numbers(store)
     assert first == [1, 2, *range(4, EVENTS_LIMIT + 2)]
@@ -105,7 +105,7 @@ async def test_completions_between_two_moments_begin_at_a_number(store: Store, c
 
 async def test_the_newest_number_outlives_its_generation(store: Store, clock: Clock) -> None:
     ended = await finished(store)
-    await store.expiry.remove(ended.id, "")
+    await store.expiry.remove([ended.id], "")
 
     assert await store.history.event_numbers(clock.now - 1, clock.now + 1, "") == (1, 1)
     assert (await finished(store)).event_number == 2

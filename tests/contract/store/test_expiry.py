@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.core.generation import Generation
+from server.core.generation import Generation, Status
 from server.storage.db.records import (
     Filters,
     StaleAttemptError,
@@ -53,11 +53,11 @@ async def test_what_is_over_can_be_removed_by_its_owner_only(store: Store, clock
     running = await claimed(store)
     (waiting,) = await queued(store)
 
-    assert await store.expiry.remove(over.id, "somebody else") is None
-    assert await store.expiry.remove("unknown", "") is None
-    assert await store.expiry.remove(running.id, "") is None
-    assert await store.expiry.remove(waiting.id, "") is None
-    assert await store.expiry.remove(over.id, "") == over
+    assert await store.expiry.remove([over.id], "somebody else") == ([], {})
+    assert await store.expiry.remove(["unknown"], "") == ([], {})
+    others = {running.id: Status.PROCESSING, waiting.id: Status.QUEUED}
+    assert await store.expiry.remove([*others], "") == ([], others)
+    assert await store.expiry.remove([running.id, over.id, "unknown", waiting.id], "") == ([over], others)
     assert await store.history.get(over.id, "") is None
     assert [entry["generation_id"] for entry in await store.attempt_log()] == [running.id]
 

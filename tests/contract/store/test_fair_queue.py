@@ -240,7 +240,7 @@ async def test_a_turn_that_was_had_is_not_forgotten_with_what_was_made(store: St
     for _ in range(2):
         (held,) = await take(store, ["a"], most=1)
         await store.attempts.succeed(held, "a.mp4")
-        assert await store.expiry.remove(held.id, held.tenant) is not None
+        assert (await store.expiry.remove([held.id], held.tenant))[0]
 
     assert whose(await take(store, ["a"])) == "xyx"
 

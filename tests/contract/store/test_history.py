@@ -74,7 +74,7 @@ async def test_a_list_leaves_out_what_is_removed_while_it_is_read(
     first = await anext(rows)
     for gone in (made[2], made[3]):
         await store.submissions.cancel(gone.id, "")
-        await store.expiry.remove(gone.id, "")
+        await store.expiry.remove([gone.id], "")
     held = await store.attempts.claim("me", 60)
     assert held is not None
 

@@ -150,9 +150,9 @@ async def test_what_is_removed_is_not_found_and_leaves_no_words(store: Store) ->
     (waiting,) = await queued(store)
     newest = (await store.page(Filters(search="ox 3"), 1, 1)).rows[0].generation
 
-    assert await store.expiry.remove(waiting.id, "") is None
+    assert await store.expiry.remove([waiting.id], "") == ([], {waiting.id: Status.QUEUED})
     assert await found(store, "ox") == ["ox 1", "ox 2", "ox 3", "an ox"]
-    assert await store.expiry.remove(newest.id, "") is not None
+    assert (await store.expiry.remove([newest.id], ""))[0]
     assert await found(store, "ox") == ["ox 1", "ox 2", "an ox"]
     assert len(await store.expiry.forget(2.0, 10)) == 2
     assert await found(store, "ox") == ["ox 2", "an ox"]

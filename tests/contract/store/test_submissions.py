@@ -158,7 +158,7 @@ async def test_what_was_removed_since_is_made_again(store: Store) -> None:
     once, first = IdempotentRequest("a-key", "digest"), [new(tenant="me")]
     await store.submissions.insert(first, QueueLimits(10), once)
     await store.submissions.cancel(first[0].id, "me")
-    await store.expiry.remove(first[0].id, "me")
+    await store.expiry.remove([first[0].id], "me")
 
     second = [new(tenant="me")]
 

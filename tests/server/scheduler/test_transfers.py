@@ -437,10 +437,10 @@ async def test_a_row_stays_while_its_video_cannot_be_removed(inside: Inside, mon
 
     with monkeypatch.context() as patch, pytest.raises(UnavailableError, match="the object store does not answer"):
         patch.setattr(ObjectStorage, "stat", refuse)
-        await inside.service.remove("", generation.id)
+        await inside.library.delete("", [generation.id])
     assert (await inside.read(generation)).artifact is not None
 
-    await inside.service.remove("", generation.id)
+    await inside.library.delete("", [generation.id])
     assert await stored(inside, "videos") == {}
 
 

@@ -103,7 +103,7 @@ async def test_a_number_whose_generation_is_removed_is_skipped(place: Place) -> 
         assert await told(stream, 1) == [0]
         gone, also, last = await place.fail(3)
         for each in (gone, also):
-            await place.store.expiry.remove(each.id, "")
+            await place.store.expiry.remove([each.id], "")
         place.broker.publish(Event(also))
         place.broker.publish(Event(last))
         assert await told(stream, 1) == [3]

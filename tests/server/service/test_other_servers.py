@@ -115,7 +115,7 @@ async def test_progress_elsewhere_is_told_and_in_rows_until_the_end(
         assert (live.progress, live.stage, live.step, live.steps) == (0.75, "denoising", 1, 2)
         # the folders are not shared: nobody here could read the preview
         assert live.preview is None
-        listing = [row async for rows in here.service.rows(await here.service.page(_ALL, 1, 10)) for row in rows]
+        listing = [row async for rows in here.service.rows(await here.library.page(_ALL, 1, 10)) for row in rows]
         assert here.service.live(listing[0]) == live
 
         await here.service.cancel("", running.id)

@@ -12,7 +12,7 @@ from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import from_row, is_among, to_row
 from server.storage.db.statements.transitions import next_event_number
 
-_FILLED_IN = ("params", *INPUTS, "warnings", "awaited_input", "enhancement")
+_FILLED_IN = ("params", "size", *INPUTS, "warnings", "awaited_input", "enhancement")
 """What an input, or a rewritten prompt, decides of a row."""
 
 OTHERS_SECONDS = 120.0

@@ -1,15 +1,15 @@
 """Statements for retention: find the rows and files that may be removed, and remove rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, false, select, update
 
 from pipelines.core.request import INPUTS
 from server.core.generation import TERMINAL, Generation, Status
 from server.storage.db import search
-from server.storage.db.schema import HAS_FILES, HAS_INPUTS, attempts, generations
+from server.storage.db.schema import HAS_FILES, HAS_INPUTS, IS_FAVOURITE, attempts, generations
 from server.storage.db.session import Repository, in_thread
-from server.storage.db.statements.rows import find, from_row, is_among
+from server.storage.db.statements.rows import from_row, is_among
 
 
 class Expiry(Repository):
@@ -61,12 +61,15 @@ class Expiry(Repository):
 
     @in_thread
     def forget(self, before: float, limit: int) -> list[Generation]:
-        """Remove the oldest generations that ended before a moment, at most `limit`; returns them as they were."""
+        """Remove the oldest generations that ended before a moment, at most `limit`; returns them as they were.
+
+        Favourites stay.
+        """
         with self._session.write() as tx:
             # only what has ended has this time: the index alone finds it
             rows = tx.execute(
                 select(generations)
-                .where(generations.c.completed_at < before)
+                .where(generations.c.completed_at < before, generations.c.favourite == false())
                 .order_by(generations.c.completed_at)
                 .limit(limit)
             ).mappings()
@@ -74,31 +77,37 @@ class Expiry(Repository):
             _forget(tx, forgotten)
             return forgotten
 
-    async def remove(self, generation_id: str, tenant: str) -> Generation | None:
-        """Remove a generation that is over; returns it as it was, None if there is none."""
+    async def remove(self, ids: Collection[str], tenant: str) -> tuple[list[Generation], dict[str, Status]]:
+        """Remove those of some generations that are over.
+
+        Returns them as they were, and the status of each of the others by its id, but for unknown ones.
+        """
         async with self.turn(tenant):
-            return await self._remove(generation_id, tenant)
+            return await self._remove(ids, tenant)
 
     @in_thread
-    def _remove(self, generation_id: str, tenant: str) -> Generation | None:
+    def _remove(self, ids: Collection[str], tenant: str) -> tuple[list[Generation], dict[str, Status]]:
+        wanted = select(generations).where(is_among(ids), generations.c.tenant == tenant).order_by(generations.c.seq)
         with self._session.write() as tx:
-            found = find(tx, generation_id, tenant, for_update=True)
-            if found is None or not found.is_terminal:
-                return None
-            _forget(tx, [found])
-            return found
+            found = [from_row(row) for row in tx.execute(wanted.with_for_update()).mappings()]
+            over = [each for each in found if each.is_terminal]
+            _forget(tx, over)
+            return over, {each.id: each.status for each in found if not each.is_terminal}
 
     @in_thread
     def oldest_with_files(self, before: float, limit: int) -> list[Generation]:
-        """Generations with a video or an input that ended before a moment, oldest first, at most `limit`."""
+        """Generations with a video or an input that ended before a moment, at most `limit`.
+
+        The oldest come first, and all favourites after the others.
+        """
+        ended = select(generations).where(HAS_FILES, generations.c.completed_at < before)
+        found = list[Generation]()
         with self._session.read() as tx:
-            rows = tx.execute(
-                select(generations)
-                .where(HAS_FILES, generations.c.completed_at < before)
-                .order_by(generations.c.completed_at)
-                .limit(limit)
-            ).mappings()
-            return [from_row(row) for row in rows]
+            # one after the other, each by the index
+            for kind in (generations.c.favourite == false(), IS_FAVOURITE):
+                oldest = ended.where(kind).order_by(generations.c.completed_at).limit(limit - len(found))
+                found += [from_row(row) for row in tx.execute(oldest).mappings()]
+        return found
 
     @in_thread
     def withdraw(self, ended: Sequence[Generation], why: str) -> None:
@@ -115,6 +124,7 @@ class Expiry(Repository):
 
 
 def _forget(tx: Connection, ended: Sequence[Generation]) -> None:
+    """Remove rows with all that belongs to them; the database itself removes their tags."""
     ids = [generation.id for generation in ended]
     tx.execute(delete(attempts).where(attempts.c.generation_id.in_(ids)))
     search.remove(tx, [generation.seq for generation in ended])

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import Connection, Text, and_, bindparam, cast, func, select
@@ -14,6 +14,7 @@ from server.core.generation import Generation, Status
 from server.storage.db.records import Filters, Listing, Placed, SearchesBusyError
 from server.storage.db.schema import event_counters, generations
 from server.storage.db.session import Pool, Repository, Session, in_thread_of
+from server.storage.db.statements.library import tags_of
 from server.storage.db.statements.live_progress import lives_of
 from server.storage.db.statements.queue import fair_queue
 from server.storage.db.statements.rows import count_queued, find, from_row, is_among
@@ -32,6 +33,8 @@ SEARCH_SECONDS = 5.0
 
 MAX_WAITING_SEARCHES = 4
 """So many searches of a tenant may wait while another one of its runs."""
+
+Read = Callable[[Connection], Listing]
 
 
 class History(Repository):
@@ -56,8 +59,7 @@ class History(Repository):
             if generation is None:
                 return None
             queued = [generation.seq] if generation.status is Status.QUEUED else []
-            place = self._places(tx, tenant, queued, holding).get(generation.seq)
-            return Placed(generation, place, self._lives(tx, [generation]).get(generation.id))
+            return self._placed(tx, [generation], self._places(tx, tenant, queued, holding))[0]
 
     async def page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None] = ()) -> Listing:
         """List page `number` (from 1) of `size` generations, newest first.
@@ -65,11 +67,21 @@ class History(Repository):
         A search runs on threads of its own, within SEARCH_SECONDS, one at a time for each tenant. Raises
         StatementTimeoutError and SearchesBusyError.
         """
+        return await self._listed(filters, lambda tx: self._read_page(tx, filters, number, size, holding))
+
+    async def before(self, filters: Filters, seq: int, size: int, holding: Sequence[Weights | None] = ()) -> Listing:
+        """List the `size` newest generations that are older than one, newest first, without a count of all.
+
+        What was recorded or removed meanwhile shifts nothing. Raises as `page` does.
+        """
+        return await self._listed(filters, lambda tx: self._read_before(tx, filters, seq, size, holding))
+
+    async def _listed(self, filters: Filters, read: Read) -> Listing:
         if not filters.search:
             async with self.turn(filters.tenant):
-                return await self._page(filters, number, size, holding)
+                return await self._read(read)
         async with self._search_turn(filters.tenant):
-            return await self._found_page(filters, number, size, holding)
+            return await self._search(read)
 
     @asynccontextmanager
     async def _search_turn(self, tenant: str) -> AsyncIterator[None]:
@@ -104,22 +116,18 @@ class History(Repository):
         Those that were removed in the meantime are left out.
         """
         batch, pending = listing.first, listing.pending
-        lives = listing.lives
         while True:
-            yield [
-                Placed(each, listing.places[each.seq] if each.status is Status.QUEUED else None, lives.get(each.id))
-                for each in batch
-            ]
+            yield list(batch)
             if not pending:
                 return
             async with self.turn(listing.tenant):
-                batch, pending, lives = await self._batch(listing.tenant, pending)
+                batch, pending = await self._batch(listing, pending)
 
     @in_thread_of(Pool.READS)
-    def _batch(self, tenant: str, pending: Sequence[int]) -> tuple[list[Generation], Sequence[int], Mapping[str, Live]]:
+    def _batch(self, listing: Listing, pending: Sequence[int]) -> tuple[list[Placed], Sequence[int]]:
         with self._session.read() as tx:
-            batch, pending = self._read_batch(tx, tenant, pending)
-            return batch, pending, self._lives(tx, batch)
+            batch, pending = self._read_batch(tx, listing.tenant, pending)
+            return self._placed(tx, batch, listing.places), pending
 
     def _read_batch(
         self, tx: Connection, tenant: str, pending: Sequence[int]
@@ -137,21 +145,31 @@ class History(Repository):
         return batch, pending[pending.index(batch[-1].seq) + 1 :]
 
     @in_thread_of(Pool.READS)
-    def _page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]) -> Listing:
+    def _read(self, read: Read) -> Listing:
         with self._session.read() as tx:
-            return self._read_page(tx, filters, number, size, holding)
+            return read(tx)
 
     @in_thread_of(Pool.SEARCHES)
-    def _found_page(self, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]) -> Listing:
+    def _search(self, read: Read) -> Listing:
         with self._session.read_within(SEARCH_SECONDS) as tx:
-            return self._read_page(tx, filters, number, size, holding)
+            return read(tx)
 
     def _read_page(
         self, tx: Connection, filters: Filters, number: int, size: int, holding: Sequence[Weights | None]
     ) -> Listing:
         total = self._count(tx, filters)
         found = self._select(tx, filters, size, (number - 1) * size, total)
-        return self._listing(tx, filters, found, total, holding)
+        follows = found[-1] if found and number * size < total else None
+        return self._listing(tx, filters, found, total, holding, follows)
+
+    def _read_before(
+        self, tx: Connection, filters: Filters, seq: int, size: int, holding: Sequence[Weights | None]
+    ) -> Listing:
+        wanted = select(generations.c.seq).where(filters.clause(), generations.c.seq < seq)
+        # one more tells whether the list goes on
+        found = tx.scalars(wanted.order_by(generations.c.seq.desc()).limit(size + 1)).all()
+        follows = found[size - 1] if len(found) > size else None
+        return self._listing(tx, filters, found[:size], None, holding, follows)
 
     async def completed_after(self, number: int, tenant: str) -> list[Generation]:
         """A tenant's generations with event numbers above one, in their order, at most EVENTS_LIMIT.
@@ -211,8 +229,9 @@ class History(Repository):
         tx: Connection,
         filters: Filters,
         found: Sequence[int],
-        total: int,
+        total: int | None,
         holding: Sequence[Weights | None],
+        follows: int | None = None,
     ) -> Listing:
         """The listing of some of a tenant's generations, newest first, with their places in the queue."""
         queued: Collection[int] = ()
@@ -223,12 +242,22 @@ class History(Repository):
             queued = set(tx.scalars(select(generations.c.seq).where(is_queued, between))) & set(found)
         places = self._places(tx, filters.tenant, queued, holding)
         first, pending = self._read_batch(tx, filters.tenant, found)
-        lives = self._lives(tx, first)
-        return Listing(filters.tenant, {seq: places.get(seq) for seq in found}, first, pending, total, lives)
+        placed = self._placed(tx, first, places)
+        return Listing(filters.tenant, {seq: places.get(seq) for seq in found}, placed, pending, total, follows)
 
-    def _lives(self, tx: Connection, found: Sequence[Generation]) -> dict[str, Live]:
-        """The progress that other servers have recorded, by the ids of the generations."""
-        return lives_of(tx, found) if self.is_shared else {}
+    def _placed(self, tx: Connection, found: Sequence[Generation], places: Mapping[int, int | None]) -> list[Placed]:
+        """Generations with their places in the queue, the progress that other servers have recorded, and their tags."""
+        lives = lives_of(tx, found) if self.is_shared else {}
+        tags = tags_of(tx, [each.seq for each in found])
+        return [
+            Placed(
+                each,
+                places.get(each.seq) if each.status is Status.QUEUED else None,
+                lives.get(each.id),
+                tags.get(each.seq, ()),
+            )
+            for each in found
+        ]
 
     def _places(
         self, tx: Connection, tenant: str, queued: Collection[int], holding: Sequence[Weights | None]

@@ -21,7 +21,7 @@ _ONE = select(generations).where(generations.c.id == bindparam("wanted"), genera
 def to_row(generation: Generation) -> dict[str, Any]:
     """The row of a new generation; the database gives it its `seq`."""
     inputs = {name: None if generation.params is None else getattr(generation.params, name) for name in INPUTS}
-    row = asdict(generation) | {"variant": generation.variant, **inputs}
+    row = asdict(generation) | {"variant": generation.variant, "size": generation.size, **inputs}
     del row["seq"]
     return row
 
@@ -38,7 +38,7 @@ def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
         params = replace(params, **kept)
     return Generation(
         **{
-            **{name: value for name, value in row.items() if name not in ("variant", *INPUTS)},
+            **{name: value for name, value in row.items() if name not in ("variant", "size", *INPUTS)},
             "status": Status(row["status"]),
             "origin": Origin(row["origin"]),
             "warnings": tuple(row.get("warnings") or ()),
