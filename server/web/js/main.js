@@ -129,8 +129,11 @@ class Workbench {
   /** What the parts ask for. */
   #page() {
     const { generations, composer } = this;
-    const tell = (sentence) => this.banners.show("trouble", sentence);
-    const told = (action) => (...given) => action(...given).catch((error) => tell(error.message));
+    const tell = (sentence) => this.banners.show("told", sentence);
+    const told = (action) => (...given) => {
+      tell("");
+      return action(...given).catch((error) => tell(error.message));
+    };
     const create = (action) => told(async (...given) => {
       this.detail.dialog.close();
       this.open("create");

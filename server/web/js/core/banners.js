@@ -4,7 +4,7 @@ import { h, iconButton } from "./dom.js";
 import { visit } from "./storage.js";
 import { t } from "./strings.js";
 
-const CLOSABLE = ["demo", "trouble", "compare"];
+const CLOSABLE = ["demo", "trouble", "told", "compare"];
 const CLOSED = (name) => `paddock-closed-${name}`;
 
 export class Banners {

@@ -1,5 +1,6 @@
 /** How somebody who looks elsewhere is told: the title, the icon of the tab, and a notification if it is allowed. */
 
+import { icon } from "./icons.js";
 import { storage } from "./storage.js";
 import { t } from "./strings.js";
 
@@ -16,6 +17,8 @@ export class Told {
   /** `button` turns notifications on and off. */
   constructor(button) {
     this.button = button;
+    button.append(icon("bell"));
+    button.title = t("notify");
     button.hidden = !("Notification" in window) || !isSecureContext;
     button.addEventListener("click", () => this.#turn());
     this.home = this.#icon.getAttribute("href");

@@ -60,7 +60,8 @@ export class Detail {
     this.dialog.append(h("header", {}, this.previous, this.next, this.title, link, this.close),
       h("div", { class: "sides" }, h("div", { class: "seen" }, this.player.element, this.actions), about));
     this.dialog.addEventListener("close", () => this.#closed());
-    this.dialog.addEventListener("keydown", (event) => this.#press(event));
+    // the focus may be on nothing at all
+    document.addEventListener("keydown", (event) => this.dialog.open && this.#press(event));
     this.dialog.addEventListener("click", ({ target }) => target === this.dialog && this.dialog.close());
     addEventListener("hashchange", () => this.#follow());
   }

@@ -16,7 +16,7 @@ export const isActive = (row) => row.status === "queued" || row.status === "proc
  */
 export class Generations extends EventTarget {
   rows = new Map();
-  #asking = new Set();
+  #asking = new Map();
 
   /** Begins to follow the server, for ever. */
   start() {
@@ -76,17 +76,18 @@ export class Generations extends EventTarget {
     return url;
   }
 
-  /** Reads one row anew. */
-  async ask(id) {
-    if (this.#asking.has(id)) return;
-    this.#asking.add(id);
+  /** Reads one row anew; who asks for it meanwhile waits for the same answer. */
+  ask(id) {
+    if (!this.#asking.has(id)) this.#asking.set(id, this.#read(id).finally(() => this.#asking.delete(id)));
+    return this.#asking.get(id);
+  }
+
+  async #read(id) {
     try {
       this.#put(await request(`api/ai/queue/${id}`));
     } catch (error) {
       if (error.status !== 404) throw error;
       this.#drop(id);
-    } finally {
-      this.#asking.delete(id);
     }
   }
 

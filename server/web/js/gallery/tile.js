@@ -11,7 +11,7 @@ import { Preview } from "./preview.js";
 import { badge } from "./status.js";
 
 // what the icon row has room for, in this order; all are in the menu
-const ROW = ["cancel", "download", "favourite", "use", "again"];
+const ROW = ["cancel", "download", "favourite", "again"];
 
 /** `page` as actions.js has it, with `open(row)` and `selection`. */
 export class Tile {

@@ -73,7 +73,8 @@ export class Filters {
 
   /** Fills the menus with what there is. */
   async refresh() {
-    const { models, sizes, tags } = await request("api/ai/generations/facets").catch(() => ({ models: [], sizes: [], tags: [] }));
+    const asked = ["facets", "tags"].map((name) => request(`api/ai/generations/${name}`));
+    const [{ models, sizes }, { data: tags }] = await Promise.all(asked).catch(() => [{ models: [], sizes: [] }, { data: [] }]);
     this.#offer("model", models.map(({ model, count }) => [model, `${model} (${count})`]));
     this.#offer("size", sizes.map(({ size, count }) => [size, `${size.replace("x", " × ")} (${count})`]));
     this.#offer("tag", tags.map(({ tag, count }) => [tag, `${tag} (${count})`]));
