@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, ip_network
 from urllib.parse import quote
 
 import psutil
@@ -30,7 +30,7 @@ _NOT_HERE = ("203.0.113.1", 9)
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What another machine needs to use the server: its URLs without a trailing slash, the likeliest first, and a key."""
+    """What another machine needs: the server's URLs without a trailing slash, the likeliest first, and a key."""
 
     urls: tuple[str, ...]
     key: str
@@ -105,7 +105,7 @@ def lan_addresses(routed: str | None, interfaces: Mapping[str, Sequence[str]]) -
     `routed` is the address that packets to other networks come from, None without a route. `interfaces` has the
     addresses of each network interface by its name. Those of containers and tunnels count only if there is no other.
     """
-    found = {ip_address(each): name for name, addresses in interfaces.items() for each in addresses}
+    found = {IPv4Address(each): name for name, addresses in interfaces.items() for each in addresses}
     usable = [each for each in found if not (each.is_loopback or each.is_unspecified or each.is_multicast)]
 
     def rank(address: IPv4Address) -> tuple[bool, ...]:

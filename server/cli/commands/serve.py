@@ -1,14 +1,13 @@
 """`paddock serve`."""
 
 import gc
-
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.cli.commands.key import print_invitation
-from server.cli.options import Config, DataDir, Demo, Device, Host, Port, console, load_settings, refuse
+from server.cli.options import Config, DataDir, Demo, Device, Host, Port, load_settings, refuse
 
 if TYPE_CHECKING:
     from server.runtime.lan import Invitation
@@ -52,11 +51,9 @@ def _show(invitation: "Invitation") -> None:
     if sys.stdout is not None and sys.stdout.isatty():
         print_invitation(invitation)
     else:
-        sentence = "The key is shown on a terminal only, not where it could stay in a log: run `paddock key lan` in one."
-        console.print(
-            f"Shared on the local network: {invitation.urls[0]}/\n{sentence}",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
+        print(
+            f"Shared on the local network: {invitation.urls[0]}/",
+            "The key is shown on a terminal only, not where a log may keep it: run `paddock key lan` in one.",
+            sep="\n",
+            flush=True,
         )
-        sys.stdout.flush()

@@ -1,6 +1,6 @@
 /** The Workbench: puts the parts together. */
 
-import { inputAddress, key, ownAddress, request, stored, whenKeyIsNeeded } from "./core/api.js";
+import { inputAddress, key, ownAddress, request, stored, whenKeyChanges } from "./core/api.js";
 import { ApiTab } from "./calls/apitab.js";
 import { CardList } from "./gallery/cardlist.js";
 import { Compare } from "./compare/compare.js";
@@ -10,7 +10,7 @@ import { Form } from "./form/form.js";
 import { Generations, isActive } from "./gallery/generations.js";
 import { History } from "./history/history.js";
 import { AUDIO, fileAt, frameAt, InputField, IMAGES, sent, VIDEO } from "./form/inputs.js";
-import { askForKey } from "./core/key.js";
+import { keepKey } from "./core/key.js";
 import { MadeSound } from "./form/madesound.js";
 import { Machine } from "./machine/machine.js";
 import { offerLoras } from "./form/loras.js";
@@ -43,7 +43,7 @@ function banner(name, sentence, button = null) {
 class Workbench {
   async start() {
     translate();
-    whenKeyIsNeeded(askForKey);
+    keepKey();
     const { data: models } = await request("api/ai/models");
     this.models = new Map(models.map((model) => [model.id, model]));
     this.generations = new Generations();
@@ -238,11 +238,13 @@ class Workbench {
     });
     this.machine.addEventListener("trouble", ({ detail: sentence }) => banner("trouble", sentence));
     $("language").addEventListener("click", switchLanguage);
-    $("key-forget").addEventListener("click", () => {
-      key.forget();
-      location.reload();
+    whenKeyChanges(() => {
+      this.generations.rows.clear();
+      for (const id of this.compare.ids) this.compare.set(id, false);
+      this.#drawFeed();
+      this.api.explainKey(key.get() !== "");
+      if (!$("panel-history").hidden) this.#opened("history");
     });
-    $("key-forget").hidden = key.get() === "";
   }
 
   /** What runs, what waits in its order, then the newest of what is over. */
