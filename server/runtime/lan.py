@@ -3,14 +3,14 @@
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_network
-from urllib.parse import quote
+from ipaddress import IPv4Address, ip_address, ip_network
+from urllib.parse import quote, urlsplit
 
 import psutil
 
 from server.core.settings.settings import Settings
 from server.runtime.preflight import StartRefusedError
-from server.storage.db.api_keys import LAN, KeyNameTakenError, KeyRing
+from server.storage.db.api_keys import LAN, KeyNameTakenError, KeyRing, are_there_any
 from server.storage.db.connection import DatabaseUnusableError, database_of, opened
 from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.files.stores import key_of
@@ -43,8 +43,11 @@ class Invitation:
     @property
     def is_local(self) -> bool:
         """Whether only this machine reaches the address."""
-        host = self.urls[0].partition("://")[2]
-        return host.startswith(("127.", "localhost:", "[::1]"))
+        host = urlsplit(self.urls[0]).hostname or ""
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
 
 def invite(settings: Settings, port: int) -> Invitation:
@@ -72,6 +75,8 @@ def find_invitation(settings: Settings) -> Invitation | None:
     Raises StartRefusedError as `shared_urls` does, and DatabaseUnusableError.
     """
     urls = shared_urls(settings, settings.port)
+    if not are_there_any(database_of(settings)):
+        return None
     with opened(database_of(settings)) as engine:
         key = KeyRing(engine).find_derived(LAN, keys_that_sign(engine, key_of(settings.data_dir)))
     return None if key is None else Invitation(urls, key)

@@ -101,6 +101,14 @@ def test_a_revoked_key_is_replaced_at_the_next_start(start_server: Callable[...,
     assert len(re.findall(r"\blan\b", typed("key", "list", "--data-dir", str(server.data_dir)).stdout)) == 1
 
 
+def test_before_the_first_start_there_is_nothing_to_show(typed: Typed, tmp_path: Path) -> None:
+    ended = typed("key", "lan", "--data-dir", "nowhere")
+
+    assert ended.returncode == 2
+    assert "`paddock serve --lan` makes one" in ended.stderr
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_key_of_the_operators_that_has_the_name_is_not_replaced(typed: Typed, tmp_path: Path) -> None:
     typed("key", "add", "lan", "--data-dir", "data")
     ended = typed("serve", "--demo", "--lan", *LOOPBACK, "--port", str(free_port()), "--data-dir", "data")

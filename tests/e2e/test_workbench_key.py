@@ -220,7 +220,8 @@ def test_a_key_that_is_revoked_locks_the_open_page_and_another_opens_it(
     with opened(f"sqlite:///{server.data_dir / 'paddock.db'}") as engine:
         ring = KeyRing(engine)
         phone, laptop = ring.add("phone"), ring.add("laptop")
-    eventually(lambda: server.with_key(laptop).http.get("/queue").status_code == 200, server)
+    headers = {"Authorization": f"Bearer {laptop}"}
+    eventually(lambda: server.http.get("/queue", headers=headers).status_code == 200, server)
     visit = visitor(server.url)
     page = ready(opened_with(visit, f"/#key={phone}"))
     made = generate(page, "made with the phone's", **QUICK)
