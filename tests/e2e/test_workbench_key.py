@@ -11,7 +11,17 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
-from tests.e2e.test_workbench import QUICK, VisitorFactory, assert_accessible, browser, fill, generate, tab, visitor
+from tests.e2e.test_workbench import (
+    LONG,
+    QUICK,
+    VisitorFactory,
+    assert_accessible,
+    browser,
+    fill,
+    generate,
+    tab,
+    visitor,
+)
 from tests.support.browser import BrowserPage
 from tests.support.command_line import Typed
 from tests.support.server_process import ServerProcess, eventually, free_port
@@ -226,6 +236,8 @@ def test_a_key_that_is_revoked_locks_the_open_page_and_another_opens_it(
     page = ready(opened_with(visit, f"/#key={phone}"))
     made = generate(page, "made with the phone's", **QUICK)
     expect(made.locator("video")).to_be_visible()
+    # what is active is asked for every three seconds
+    expect(generate(page, "under way", **LONG)).to_be_visible()
     fill(page, "half a sentence", Height=128)
     requests: list[str] = []
     visit.context.on("request", lambda request: requests.append(request.url))
@@ -240,6 +252,7 @@ def test_a_key_that_is_revoked_locks_the_open_page_and_another_opens_it(
     for _ in range(3):
         page.keyboard.press("Escape")
     expect(locked(page)).to_be_visible()
+    page.wait_for_timeout(4000)
     before = len(requests)
     page.wait_for_timeout(5000)
     # nothing but the machine's state, which needs no key, is asked for meanwhile
