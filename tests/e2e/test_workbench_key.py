@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,7 +34,8 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 BLOCKED = """for (const name of ["localStorage", "sessionStorage"])
   Object.defineProperty(window, name, {get() { throw new DOMException("", "SecurityError") }})"""
 
-WATCHED = """const addresses = [], { fetch } = window;
+WATCHED = """window.addresses = [];
+const { fetch } = window;
 window.fetch = (...given) => { addresses.push(location.href); return fetch(...given); };"""
 """Notes the page's address at each of its requests."""
 
@@ -224,7 +226,10 @@ def test_a_second_scan_changes_the_key_of_an_open_page(visitor: VisitorFactory, 
     tab(page, "Create")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("half a sentence")
     # the stream of events is the other key's, too
-    expect(generate(page, "made with two", **QUICK).locator("video")).to_be_visible()
+    theirs = shared.with_key("two")
+    with closing(theirs.http):
+        theirs.enqueue(prompt="made with two")
+    expect(page.locator("#results .card").filter(has_text="made with two").locator("video")).to_be_visible()
     page.go_back()
     assert "key" not in page.url
     forgive_refusals(visit)
