@@ -291,6 +291,7 @@ def test_a_key_that_is_entered_or_removed_in_one_tab_counts_in_all(
     expect(locked(second)).to_be_visible()
     unlock(first, "one")
     ready(first)
+    expect(first.locator("#key-forget")).not_to_have_attribute("hidden", "")
     ready(second)
     expect(generate(first, "in both tabs", **QUICK).locator("video")).to_be_visible()
     expect(second.locator("#results .card").filter(has_text="in both tabs")).to_have_count(1)

@@ -72,7 +72,7 @@ def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
 @app.command()
 @takes_text
 def lan(host: Host = None, port: Port = None, data_dir: DataDir = None, config: Config = None) -> None:
-    """Print the address and QR code of a server that was started with `paddock serve --lan` once more."""
+    """Print the address and QR code of `paddock serve --lan` again. The options are those of the server."""
     settings = load_settings(config, host=host, port=port, data_dir=data_dir)
     from server.runtime.lan import find_invitation, for_the_network
     from server.runtime.preflight import StartRefusedError, unusable

@@ -26,9 +26,13 @@ export function keepKey() {
     else unlock?.();
     check();
   });
+  listen();
+}
+
+function listen() {
   const dialog = $("key");
   dialog.addEventListener("cancel", (event) => event.preventDefault());
-  // browsers let nobody prevent a second Escape, and without a key there is nothing to see behind it
+  // nobody can prevent a second Escape, and without a key there is nothing to see behind it
   dialog.addEventListener("close", () => unlock && dialog.showModal());
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -41,10 +45,11 @@ export function keepKey() {
     key.forget();
     location.reload();
   });
-  const offerToForget = () => ($("key-forget").hidden = key.get() === "");
   whenKeyChanges(offerToForget);
   offerToForget();
 }
+
+const offerToForget = () => ($("key-forget").hidden = key.get() === "");
 
 /** The key in the address, null without one. It is removed there at once: neither reload nor bookmark may hold it. */
 function keyFromAddress(before = "") {
@@ -80,6 +85,7 @@ function askForKey(refused, wasAccepted) {
     unlock = () => {
       unlock = null;
       dialog.close();
+      offerToForget();
       resolve();
     };
   });
