@@ -5,6 +5,7 @@ Text from elsewhere, such as prompts and errors, is never markup or control code
 
 import codecs
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -82,6 +83,24 @@ def _text(name: str, value: Any) -> Any:
 def printable(text: str) -> str:
     """Return a text in which a space stands for each character that is not printable, such as those of ANSI codes."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def qr_code(text: str, encoding: str, columns: int) -> str | None:
+    """Return lines that show a QR code, white on black; None if they are too wide or the encoding lacks half blocks."""
+    # only here: no other command needs it
+    import segno
+
+    drawn = io.StringIO()
+    segno.make_qr(text, error="l").terminal(drawn, border=2, compact=True)
+    lines = drawn.getvalue().splitlines()
+    try:
+        "▀▄█".encode(encoding)
+    except UnicodeEncodeError:
+        return None
+    if len(lines[0]) > columns or os.environ.get("TERM", "dumb") == "dumb":
+        return None
+    # with colors of its own it is not inverted where the terminal is light
+    return "\n".join(f"\x1b[97;40m{line}\x1b[0m" for line in lines)
 
 
 def plain(text: str) -> str:

@@ -56,15 +56,16 @@ class Problems:
             raise StartRefusedError(*self._sentences)
 
 
-def run_checks(settings: Settings, try_to_listen: Callable[[], None]) -> list[str]:
+def run_checks(settings: Settings, try_to_listen: Callable[[], None], *, makes_key: bool = False) -> list[str]:
     """Run all checks and return the devices to use: torch names, none with a cluster.
 
     Raises StartRefusedError with every problem. `try_to_listen` raises it unless the server's address and port can be
-    used.
+    used. `makes_key`: a key is made before the first request.
     """
     problems, devices, catalogue = Problems(), list[str](), dict[str, CatalogueEntry]()
     with problems.collected():
-        check_keys(settings)
+        if not makes_key:
+            check_keys(settings)
     with problems.collected():
         check_data_dir(settings)
     with problems.collected():

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
 
@@ -23,6 +24,7 @@ from server.runtime.http.connections import ConnectionLimits, raise_descriptor_l
 from server.runtime.http.forwarded import TrustedProxies
 from server.runtime.http.listeners import listen, try_to_listen
 from server.runtime.http.protocol import protocol_class
+from server.runtime.lan import Invitation, invite
 from server.runtime.preflight import run_checks
 from server.service.service import Service
 
@@ -39,17 +41,23 @@ _SWITCH_SECONDS = 0.0005
 """Python's default is 5 ms. Between two rows of a statement a thread waits so long for a busy event loop."""
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; raises StartRefusedError if a check fails."""
+def serve(settings: Settings, show: Callable[[Invitation], None] | None = None) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP; raises StartRefusedError if a check fails.
+
+    With `show` the server is shared on the local network: other machines get a key, and `show` is called with the
+    invitation for them once the server listens.
+    """
     configure(settings.log_level, settings.log_format)
     logging.getLogger("uvicorn.error").addFilter(_is_of_the_server)
     for warning in settings.warnings:
         log.warning("%s", warning)
-    devices = run_checks(settings, lambda: try_to_listen(settings))
+    devices = run_checks(settings, lambda: try_to_listen(settings), makes_key=show is not None)
     memory = psutil.virtual_memory().total
     limits = ConnectionLimits.of(raise_descriptor_limit(), settings.max_connections_per_address, memory)
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in listen(settings)]
+        if show is not None:
+            show(invite(settings, listeners[0].getsockname()[1]))
         app = create_app(settings, devices)
         # these objects live as long as the process: frozen, they do not slow down later garbage collections
         gc.freeze()

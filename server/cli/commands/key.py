@@ -1,5 +1,6 @@
 """`paddock key`: add, list and revoke API keys."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from server.cli.options import Config, DataDir, console, error_console, load_settings, refuse
-from server.cli.terminal import plain, takes_text
+from server.cli.options import Config, DataDir, Host, Port, console, error_console, load_settings, refuse
+from server.cli.terminal import plain, qr_code, takes_text
 
 if TYPE_CHECKING:
+    from server.runtime.lan import Invitation
     from server.storage.db.api_keys import KeyRing
 
 app = typer.Typer(help="Add, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
@@ -65,6 +67,41 @@ def revoke(name: Name, data_dir: DataDir = None, config: Config = None) -> None:
         error_console.print("No valid key is left, and the server still requires one: make one with `paddock key add`.")
     elif any(key.is_admin for key in found if key.name == name) and not any(key.is_admin for key in valid):
         error_console.print("No valid admin key is left: every key may load and unload models.")
+
+
+@app.command()
+@takes_text
+def lan(host: Host = None, port: Port = None, data_dir: DataDir = None, config: Config = None) -> None:
+    """Print the address and QR code of `paddock serve --lan` again. The options are those of the server."""
+    settings = load_settings(config, host=host, port=port, data_dir=data_dir)
+    from server.runtime.lan import find_invitation, for_the_network
+    from server.runtime.preflight import StartRefusedError, unusable
+    from server.storage.db.connection import DatabaseUnusableError
+
+    try:
+        invitation = find_invitation(settings if host is not None else for_the_network(settings))
+    except (DatabaseUnusableError, StartRefusedError) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(unusable(settings.data_dir, error))
+    if invitation is None:
+        refuse("There is no valid key for the local network. `paddock serve --lan` makes one.")
+    print_invitation(invitation)
+
+
+def print_invitation(invitation: "Invitation") -> None:
+    """Print the addresses that have the key, and on a terminal the first one as a QR code."""
+    address, *others = invitation.addresses
+    lines = ["Open this address on another device of the local network, or scan the code:"]
+    if sys.stdout.isatty() and (code := qr_code(address, sys.stdout.encoding, console.width)) is not None:
+        lines += ["", code]
+    lines += ["", address, *(f"or {other}" for other in others), ""]
+    if invitation.is_local:
+        lines.append("Only this machine reaches this address. Leave out --host to listen on the local network.")
+    lines.append("It contains the API key lan: whoever has it can use the server, until `paddock key revoke lan`.")
+    lines.append("From now on the server requires a key, also on this machine: open the same address there.")
+    # not through Rich, which would wrap and mark up what must stay as it is
+    print(*lines, sep="\n", flush=True)
 
 
 @contextmanager

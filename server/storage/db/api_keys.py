@@ -2,11 +2,18 @@
 
 A key is set in the settings or made by `paddock key add`. Of the latter only the SHA-256 digest is kept: a key is 256
 random bits, so that it cannot be guessed, and a slow hash would add nothing.
+
+The key of the local network is derived from the secret that signs links, so that it can be shown again and stays the
+same when the server restarts. Of it, too, only the digest is kept.
 """
 
+import base64
 import hashlib
+import hmac
 import secrets
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +25,9 @@ from server.storage.db.schema import api_keys
 
 FIRST = "first"
 """The name of the key that a server makes for itself."""
+
+LAN = "lan"
+"""The name of the key that `paddock serve --lan` makes."""
 
 _PREFIX = "paddock-"
 
@@ -54,6 +64,11 @@ def digest(api_key: str) -> str:
     return hashlib.sha256(api_key.encode()).hexdigest()
 
 
+def _derive(secret: str, name: str, made_at: float) -> str:
+    mac = hmac.digest(secret.encode(), f"API key {name} of {made_at!r}".encode(), "sha256")
+    return _PREFIX + base64.urlsafe_b64encode(mac).decode().rstrip("=")
+
+
 class KeyRing:
     """The API keys in an open database."""
 
@@ -70,6 +85,36 @@ class KeyRing:
         except IntegrityError as error:
             raise KeyNameTakenError(name) from error
         return api_key
+
+    def derived(self, name: str, server_secrets: Sequence[str]) -> str:
+        """Return the key of this name that is derived from one of the secrets, the first for a new one.
+
+        It is made if there is none; one that was revoked is replaced by another. Raises KeyNameTakenError if a key of
+        this name is valid that is not derived.
+        """
+        if (found := self.find_derived(name, server_secrets)) is not None:
+            return found
+        self._add_derived(name, server_secrets[0])
+        # read anew: another server on the same records may have been first
+        if (found := self.find_derived(name, server_secrets)) is None:
+            raise KeyNameTakenError(name)
+        return found
+
+    def find_derived(self, name: str, server_secrets: Sequence[str]) -> str | None:
+        """Return the valid key of this name if it is derived from one of the secrets, else None."""
+        for key in self.all():
+            if key.name == name and key.is_valid:
+                candidates = [_derive(secret, name, key.made_at) for secret in server_secrets]
+                return next((each for each in candidates if digest(each) == key.digest), None)
+        return None
+
+    def _add_derived(self, name: str, secret: str) -> None:
+        made_at = time.time()
+        row = {"digest": digest(_derive(secret, name, made_at)), "made_at": made_at, "is_admin": False}
+        revoked = update(api_keys).where(api_keys.c.name == name, api_keys.c.revoked_at.is_not(None))
+        with suppress(IntegrityError), self._engine.begin() as tx:
+            if tx.execute(revoked.values(revoked_at=None, **row)).rowcount == 0:
+                tx.execute(insert(api_keys).values(name=name, **row))
 
     def revoke(self, name: str) -> None:
         """Make a key invalid; raises KeyNotFoundError."""

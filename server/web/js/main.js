@@ -2,10 +2,10 @@
 
 import { ApiTab } from "./calls/apitab.js";
 import { Compare } from "./compare/compare.js";
-import { key, ownAddress, request, whenKeyIsNeeded } from "./core/api.js";
+import { key, ownAddress, request, whenKeyChanges } from "./core/api.js";
 import { Banners } from "./core/banners.js";
 import { $, h } from "./core/dom.js";
-import { askForKey } from "./core/key.js";
+import { keepKey } from "./core/key.js";
 import { switchLanguage, t, translate } from "./core/strings.js";
 import { tabs } from "./core/tabs.js";
 import { Told } from "./core/told.js";
@@ -23,7 +23,7 @@ const COMPARED = 4;
 class Workbench {
   async start() {
     translate(document);
-    whenKeyIsNeeded(askForKey);
+    keepKey();
     this.banners = new Banners($("banners"));
     const { data: models } = await request("api/ai/models");
     this.models = new Map(models.map((model) => [model.id, model]));
@@ -65,11 +65,20 @@ class Workbench {
     this.machine.addEventListener("trouble", ({ detail: sentence }) => this.banners.show("trouble", sentence));
     $("language").addEventListener("click", switchLanguage);
     $("all-results").addEventListener("click", () => this.open("history"));
-    $("key-forget").addEventListener("click", () => {
-      key.forget();
-      location.reload();
-    });
-    $("key-forget").hidden = key.get() === "";
+    whenKeyChanges(() => this.#keyChanged());
+  }
+
+  /** Another key has other generations. */
+  #keyChanged() {
+    for (const id of this.compare.ids) this.compare.set(id, false);
+    this.selection.clear();
+    this.detail.dialog.close();
+    this.stage.put(null);
+    this.generations.rows.clear();
+    this.gallery.draw();
+    this.told.progress([]);
+    this.api.explainKey(key.get() !== "");
+    if (!$("panel-history").hidden) this.#opened("history");
   }
 
   #heard(row) {

@@ -10,9 +10,24 @@ export const stored = (name) => `paddock.${name}${new URL(BASE).pathname.slice(0
 
 const KEY = stored("key");
 
+// what a header takes
+const SENDABLE = /^[\x21-\x7e]([\x20-\x7e]{0,1000}[\x21-\x7e])?$/;
+export const isSendable = (value) => SENDABLE.test(value ?? "");
+
+/** A key that came with the address, while another is stored: it replaces that one once the server accepts it. */
+let offered = null;
+/** The key of the last answer, null before the first one. */
+let accepted = null;
+
 export const key = {
-  get: () => storage.get(KEY) ?? "",
-  set: (value) => storage.set(KEY, value),
+  name: KEY,
+  get: () => offered ?? (isSendable(storage.get(KEY)) ? storage.get(KEY) : ""),
+  set(value) {
+    offered = null;
+    storage.set(KEY, value);
+  },
+  /** Tries a key with the next request; if it is refused the stored one stays. */
+  offer: (value) => (offered = value),
   forget: () => storage.remove(KEY),
 };
 
@@ -25,10 +40,30 @@ export class ApiError extends Error {
 }
 
 let askForKey = async () => {};
+let waiting = 0;
 
-/** What to do when the server wants a key: resolves once there is another to try. */
+/** What to do when the server wants a key: `ask(refused, wasAccepted)` resolves once there is another to try. */
 export function whenKeyIsNeeded(ask) {
-  askForKey = ask;
+  askForKey = async (...given) => {
+    waiting += 1;
+    await ask(...given);
+    waiting -= 1;
+  };
+}
+
+const changes = new EventTarget();
+
+/** Calls `listener` when the server has accepted another key than before: what is shown belongs to the former one. */
+export const whenKeyChanges = (listener) => changes.addEventListener("change", listener);
+
+function accept(used, path) {
+  if (used === offered) key.set(used);
+  if (used === accepted || used !== key.get()) return;
+  const isOther = accepted !== null;
+  accepted = used;
+  if (!isOther) return;
+  if (path !== STREAM) stream?.abort();
+  changes.dispatchEvent(new Event("change"));
 }
 
 async function send(path, options = {}) {
@@ -42,13 +77,33 @@ async function send(path, options = {}) {
       if (options.signal?.aborted) throw error;
       throw new ApiError("The server cannot be reached.", 0);
     }
-    if (response.status !== 401) return response;
-    await askForKey(used);
+    if (response.status !== 401) {
+      // another key has been accepted meanwhile, whose answer differs
+      const isOld = used !== key.get() && used !== accepted && !options.method;
+      if (!isOld) {
+        // other paths need no key
+        if (response.ok && path.startsWith("api/")) accept(used, path);
+        return response;
+      }
+      await response.body?.cancel();
+    } else if (used === offered) offered = null;
+    else await askForKey(used, used === accepted);
   }
 }
 
+const asked = new Map();
+
 /** GET unless `options` say otherwise; `options.json` is sent as the body. Throws ApiError. */
-export async function request(path, { json, ...options } = {}) {
+export function request(path, options = {}) {
+  if (options.method) return ask(path, options);
+  // what is polled must not pile up behind the dialog that asks for a key
+  if (waiting > 0 && asked.has(path)) return asked.get(path);
+  const answer = ask(path, options).finally(() => asked.get(path) === answer && asked.delete(path));
+  asked.set(path, answer);
+  return answer;
+}
+
+async function ask(path, { json, ...options }) {
   if (json !== undefined) {
     options = { ...options, body: JSON.stringify(json), headers: { "Content-Type": "application/json" } };
   }
@@ -64,11 +119,27 @@ export async function picture(path) {
   return response.ok ? URL.createObjectURL(await response.blob()) : null;
 }
 
+const STREAM = "api/events";
+let stream = null;
+
 /** Calls `onEvent(name, data)` for each event, and `onOpen` once connected; returns when the stream ends. */
-export async function follow({ onOpen, onEvent, signal }) {
+export async function follow(options) {
+  for (;;) {
+    stream = new AbortController();
+    const { signal } = stream;
+    try {
+      return await read({ ...options, signal });
+    } catch (error) {
+      // its key is no longer the page's
+      if (!signal.aborted) throw error;
+    }
+  }
+}
+
+async function read({ onOpen, onEvent, signal }) {
   // EventSource cannot send a key
-  const response = await send("api/events", { signal });
-  if (!response.ok) throw new ApiError(`api/events: ${response.status}`, response.status);
+  const response = await send(STREAM, { signal });
+  if (!response.ok) throw new ApiError(`${STREAM}: ${response.status}`, response.status);
   onOpen();
   let rest = "";
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

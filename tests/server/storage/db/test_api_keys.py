@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -44,6 +45,47 @@ def test_of_a_key_only_a_digest_is_kept(ring: KeyRing, tmp_path: Path) -> None:
     for file in tmp_path.iterdir():
         assert key.removeprefix("paddock-").encode() not in file.read_bytes()
     assert ring.add("phone") != key
+
+
+def test_a_derived_key_can_be_shown_again_and_only_its_digest_is_kept(ring: KeyRing, tmp_path: Path) -> None:
+    assert ring.find_derived("lan", ["secret"]) is None
+    key = ring.derived("lan", ["secret"])
+
+    assert re.fullmatch(r"paddock-[\w-]{43}", key)
+    assert ring.derived("lan", ["newer", "secret"]) == ring.find_derived("lan", ["secret"]) == key
+    assert [(each.name, each.digest, each.is_admin) for each in ring.all()] == [("lan", digest(key), False)]
+    for file in tmp_path.iterdir():
+        assert key.removeprefix("paddock-").encode() not in file.read_bytes()
+
+
+def test_a_revoked_derived_key_is_replaced_by_another(ring: KeyRing) -> None:
+    former = ring.derived("lan", ["secret"])
+    ring.revoke("lan")
+    assert ring.find_derived("lan", ["secret"]) is None
+
+    key = ring.derived("lan", ["secret"])
+    assert key != former
+    assert [(each.digest, each.is_valid) for each in ring.all()] == [(digest(key), True)]
+
+
+def test_a_key_that_is_not_derived_is_not_replaced_while_it_is_valid(ring: KeyRing) -> None:
+    made = ring.add("lan", is_admin=True)
+    with pytest.raises(KeyNameTakenError):
+        ring.derived("lan", ["secret"])
+    assert [each.digest for each in ring.all()] == [digest(made)]
+
+    ring.revoke("lan")
+    derived = ring.derived("lan", ["secret"])
+    assert [(each.digest, each.is_admin) for each in ring.all()] == [(digest(derived), False)]
+
+
+def test_servers_that_start_at_once_have_the_same_derived_key(ring: KeyRing) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: ring.derived("lan", ["secret"]), range(8)))) == 1
+    ring.revoke("lan")
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: ring.derived("lan", ["secret"]), range(8)))) == 1
+    assert len(ring.all()) == 1
 
 
 def test_a_name_is_one_keys_for_good(ring: KeyRing) -> None:
