@@ -49,7 +49,7 @@ class Workbench {
     this.generations = new Generations();
     this.page = this.#page();
     this.feed = new CardList($("results"), this.page);
-    this.compare = new Compare(this.generations, this.page.schemaOf);
+    this.compare = new Compare(this.generations, this.page.schemaOf, this.page.fpsOf);
     this.history = new History(this.generations, this.page);
     [this.video, this.audio] = [new InputField(VIDEO, "video"), new InputField(AUDIO, "audio")];
     this.images = [new InputField(IMAGES[0], "image"), new InputField(IMAGES[1], "last-image")];
@@ -230,6 +230,7 @@ class Workbench {
       this.#drawFeed();
       if (!$("panel-history").hidden) this.history.open();
     });
+    this.compare.addEventListener("change", () => [this.feed, this.history.list].forEach((list) => list.mark()));
     this.generations.addEventListener("connection", ({ detail: isOpen }) => banner("offline", isOpen ? "" : t("offline")));
     this.machine.addEventListener("ready", ({ detail: ready }) => {
       banner("trouble", "");
@@ -257,6 +258,7 @@ class Workbench {
   }
 
   #opened(name) {
+    this.compare.opened(name === "compare");
     if (name === "history") this.history.open().catch((error) => banner("trouble", error.message));
   }
 
@@ -289,6 +291,7 @@ class Workbench {
     const told = (action) => (...given) => action(...given).catch((error) => banner("trouble", error.message));
     return {
       schemaOf: (row) => this.models.get(row.answered_by ?? row.model_name)?.request_schema,
+      fpsOf: (row) => this.models.get(row.answered_by ?? row.model_name)?.fps,
       use: told(async (row, changes = {}) => {
         this.#choose(row.model_name);
         this.#fill({ ...settingsOf(row, this.page.schemaOf(row)), ...changes });
@@ -334,7 +337,6 @@ class Workbench {
       compare: (id, isIn) => {
         const isNow = this.compare.set(id, isIn);
         banner("compare", isIn && !isNow ? t("compareFull") : "");
-        for (const list of [this.feed, this.history.list]) list.mark();
         return isNow;
       },
     };

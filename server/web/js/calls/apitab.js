@@ -59,7 +59,8 @@ export class ApiTab {
   }
 }
 
-async function copy(text) {
+/** Puts a text into the clipboard. */
+export async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   // a page from another machine without TLS has no clipboard of its own
   const area = h("textarea", {}, text);
