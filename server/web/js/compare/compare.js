@@ -42,7 +42,7 @@ export class Compare extends EventTarget {
     this.transport = new Transport(this.#playback, this.#kept);
     this.choices = new Choices(this.#kept, () => this.#look());
     this.wipe = new Wipe(this.#kept);
-    this.picker = new Picker((id) => this.set(id, !this.ids.includes(id)), schemaOf);
+    this.picker = new Picker((id) => this.#pick(id), schemaOf);
     listenToKeys(this.#playback, () => this.isOpen && this.figures.length >= 2);
     this.#listen();
     this.draw();
@@ -64,6 +64,7 @@ export class Compare extends EventTarget {
     $("compare-add").addEventListener("click", () => {
       this.#isAdding = !this.#isAdding;
       this.#offer();
+      if (this.#isAdding) $("compare-picker").scrollIntoView({ block: "nearest" });
     });
     $("compare-link").addEventListener("click", () => this.#copyLink());
     $("compare-videos").addEventListener("click", ({ target }) => {
@@ -167,7 +168,7 @@ export class Compare extends EventTarget {
 
   #made(row, page) {
     const figure = new Figure(row, page);
-    figure.video.addEventListener("loadedmetadata", () => this.#look());
+    for (const each of ["loadedmetadata", "error"]) figure.video.addEventListener(each, () => this.#look());
     return figure;
   }
 
@@ -177,6 +178,14 @@ export class Compare extends EventTarget {
 
   #track({ video, row }) {
     return { video, fps: this.#fpsOf(row) ?? USUAL_FPS };
+  }
+
+  #pick(id) {
+    const isIn = this.set(id, !this.ids.includes(id));
+    if (!isIn || !this.#isAdding) return;
+    this.#isAdding = false;
+    this.#offer();
+    $("compare-stage").scrollIntoView({ block: "nearest" });
   }
 
   #remove(id) {
@@ -234,8 +243,9 @@ export class Compare extends EventTarget {
     const figures = this.figures;
     if (!this.isOpen || figures.length < 2) return;
     const isPair = this.#kept.mode !== "side";
-    const { video, row } = isPair ? this.#figures.get(this.#pair[0]) : figures[0];
-    const ratio = video.videoWidth ? video.videoWidth / video.videoHeight : (row.width ?? 16) / (row.height ?? 9);
+    const shown = isPair ? this.#pair.map((id) => this.#figures.get(id)) : figures;
+    // in the widest shape all have the full height
+    const ratio = Math.max(...shown.map(({ video, row }) => (video.videoWidth ? video.videoWidth / video.videoHeight : (row.width ?? 16) / (row.height ?? 9))));
     layOut($("compare-videos"), $("compare-transport"), figures.length, ratio, isPair);
   }
 

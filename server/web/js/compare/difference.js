@@ -105,11 +105,13 @@ export class Difference {
     if (pair === null) return;
     const [one, other] = pair;
     const canvas = this.#canvas;
-    if (canvas.width !== one.width || canvas.height !== one.height) Object.assign(canvas, { width: one.width, height: one.height });
+    // the shape of the frame, in which both have the full height
+    const { width, height } = other.width / other.height > one.width / one.height ? other : one;
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     const context = canvas.getContext("2d");
     context.globalCompositeOperation = "source-over";
     context.fillRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(one, 0, 0);
+    context.drawImage(one, ...fitted(one, canvas));
     context.globalCompositeOperation = "difference";
     context.drawImage(other, ...fitted(other, canvas));
     if (this.isStill()) this.#measure();

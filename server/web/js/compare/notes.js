@@ -7,7 +7,7 @@ const SAME_RATIO = 0.01;
 /** `tracks` are `{video, fps, letter}`, each compared with the first. */
 export function notesOn(tracks) {
   const [first, ...others] = tracks.filter(({ video }) => video.videoWidth > 0);
-  const notes = [];
+  const notes = tracks.filter(({ video }) => video.error !== null).map(({ letter }) => t("compare.broken", { letter }));
   for (const other of others) {
     const ratios = [first, other].map(({ video }) => video.videoWidth / video.videoHeight);
     const letters = { one: first.letter, other: other.letter };

@@ -32,15 +32,26 @@ export class Differences {
   /** What the row in a place has that others have not, in a few words. */
   summary(place) {
     const one = this.settings[place];
+    const { width, height, num_frames: frames, num_inference_steps: steps, guidance_scale: guidance, seed } = one;
+    const words = {
+      width: `${width} × ${height}`,
+      height: this.differing.includes("width") ? "" : `${width} × ${height}`,
+      num_frames: t("frames", { frames }),
+      num_inference_steps: t("steps", { steps }),
+      guidance_scale: t("guidance", { guidance }),
+      seed: t("seed", { seed }),
+    };
     const isShort = (name) => one[name] !== undefined && String(one[name]).length <= SHORT && name !== "prompt";
-    return this.differing.filter(isShort).map((name) => `${this.heading(name)} ${one[name]}`).join(" · ");
+    const said = this.differing.filter(isShort).map((name) => words[name] ?? `${this.heading(name)} ${one[name]}`);
+    return said.filter(Boolean).join(" · ");
   }
 
   /** Fills the table, with only what differs or with everything. */
   show(isOnly) {
     const shown = isOnly ? this.differing : this.names;
     say($("compare-same"), this.differing.length > 0 || this.settings.length < 2 ? "" : t("same"));
-    const cell = (value) => (String(value ?? "").length > SHORT ? clamped(String(value)) : String(value ?? "—"));
+    const cell = (value) => (String(value ?? "").length > SHORT ? clamped(String(value)) : String(value ?? "").trim() || "—");
+    $("compare-table").parentElement.style.setProperty("--count", this.settings.length);
     $("compare-table").replaceChildren(
       h("tr", {}, h("th", { scope: "col" }, t("parameter")), this.settings.map((_, place) => h("th", { scope: "col" }, letter(place)))),
       ...shown.map((name) =>

@@ -53,7 +53,7 @@ export class Playback extends EventTarget {
     for (const { video } of tracks) {
       if (this.#known.has(video)) continue;
       this.#known.add(video);
-      video.addEventListener("loadedmetadata", () => this.#settle());
+      video.addEventListener("loadedmetadata", () => (this.isPlaying ? this.#tell() : this.#settle()));
     }
     this.#settle();
   }
@@ -129,7 +129,7 @@ export class Playback extends EventTarget {
     // the middle of a frame is away from the bounds at which browsers round differently
     const seconds = (this.frame + 0.5) / this.fps;
     const seeks = this.#tracks.map(({ video, fps }) => {
-      if (video.readyState < HAVE_METADATA) return null;
+      if (video.readyState < HAVE_METADATA || video.error !== null) return null;
       const place = Math.max(0, Math.min(seconds, video.duration - 0.5 / fps));
       if (Math.abs(video.currentTime - place) > 1e-4) video.currentTime = place;
       return video.seeking ? seeked(video) : null;
@@ -156,9 +156,9 @@ export class Playback extends EventTarget {
     requestAnimationFrame((now) => run === this.#run && this.#tick(run, now));
   }
 
-  /** Whether a video has nothing after its frame at this time. */
+  /** Whether a video has nothing after its frame at this time, or cannot be read. */
   #isOver({ video, fps }, seconds) {
-    return video.ended || seconds >= video.duration - 0.6 / fps;
+    return video.ended || video.error !== null || seconds >= video.duration - 0.6 / fps;
   }
 
   get #leader() {
@@ -182,19 +182,22 @@ export class Playback extends EventTarget {
     this.#next(run);
   }
 
+  #isShort(track) {
+    return track.video.readyState < HAVE_FUTURE_DATA && !this.#isOver(track, track.video.currentTime);
+  }
+
   #isStalled(track, now) {
-    const isShort = track.video.readyState < HAVE_FUTURE_DATA && !this.#isOver(track, track.video.currentTime);
+    const isShort = this.#isShort(track);
     track.stalledSince = isShort ? (track.stalledSince ?? now) : null;
     return isShort && now - track.stalledSince > STALLED_MS;
   }
 
   /** Stops those that could go on until the others have data, and starts all together. */
   #hold(run) {
-    const isShort = ({ video }) => !video.ended && video.readyState < HAVE_FUTURE_DATA;
-    for (const track of this.#tracks) if (!isShort(track)) track.video.pause();
+    for (const track of this.#tracks) if (!this.#isShort(track)) track.video.pause();
     const wait = () => {
       if (run !== this.#run) return;
-      if (this.#tracks.some(isShort)) requestAnimationFrame(wait);
+      if (this.#tracks.some((track) => this.#isShort(track))) requestAnimationFrame(wait);
       else this.#begin();
     };
     wait();
