@@ -462,6 +462,9 @@ def test_the_difference_is_of_the_same_frame_while_they_play(
     for _ in range(12):
         assert page.evaluate(CANVAS)[:3] == [0, 0, 0]
         page.wait_for_timeout(50)
+    expect(page.locator("#compare-measure")).to_have_text("")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#compare-measure")).to_have_text("These frames are equal.")
 
     page = compared(visitor(), [ids[0], videos.make(RED, step=0)], "Difference")
     page.locator("#compare-gains").get_by_text("×1", exact=True).click()

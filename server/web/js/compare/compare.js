@@ -70,6 +70,8 @@ export class Compare extends EventTarget {
     $("compare-videos").addEventListener("click", ({ target }) => {
       if (this.#kept.mode !== "wipe" && target.closest(".frame, #compare-glass")) this.#playback.toggle();
     });
+    // what stands still is measured
+    this.#playback.addEventListener("change", () => this.#playback.isPlaying || this.#difference.draw());
     this.generations.addEventListener("row", ({ detail: row }) => this.#hear(row));
     this.generations.addEventListener("connection", ({ detail: isOpen }) => isOpen && this.#fetch());
     window.addEventListener("hashchange", () => {
