@@ -7,14 +7,17 @@ const observer = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const button = target.nextElementSibling;
     // what is open has nothing to show that one could measure
-    if (button?.getAttribute("aria-expanded") === "false") button.hidden = target.scrollHeight <= target.clientHeight + 1;
+    if (button?.getAttribute("aria-expanded") !== "false") continue;
+    button.hidden = target.scrollHeight <= target.clientHeight + 1;
+    // a hidden button has no part in the text of what holds it
+    say(button, button.hidden ? "" : t("compare.more"));
   }
 });
 
 /** An element with a text; `about` are attributes of the text's own element. */
 export function clamped(text, about = {}) {
   const shown = h("p", { class: "clamp", dir: "auto", title: text, ...about }, text);
-  const button = h("button", { type: "button", class: "link", "aria-expanded": "false", hidden: true }, t("compare.more"));
+  const button = h("button", { type: "button", class: "link", "aria-expanded": "false", hidden: true });
   button.addEventListener("click", () => {
     const isOpen = shown.classList.toggle("open");
     button.setAttribute("aria-expanded", String(isOpen));
