@@ -59,7 +59,7 @@ def compare(page: Page) -> None:
         box.check()
     page.get_by_role("tab", name="Compare").click()
     page.wait_for_function("() => [...document.querySelectorAll('#compare-videos video')].every(v => v.readyState > 1)")
-    page.get_by_label("Position").fill("0.5")
+    page.get_by_label("Position").fill("16")
     page.wait_for_function("() => [...document.querySelectorAll('#compare-videos video')].every(v => !v.seeking)")
     page.get_by_label("Show only differences").check()
     shoot(page, "compare")

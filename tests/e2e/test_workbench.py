@@ -321,34 +321,6 @@ def test_loras_are_named_in_a_field(
     expect(refused.get_by_text("film:much is not a LoRA of")).to_be_visible()
 
 
-# compare
-
-
-def test_videos_are_compared_in_step(visitor: VisitorFactory) -> None:
-    page = visitor().open()
-    for guidance in (1, 5, 7):
-        made = generate(page, "compared", Seed=3, **{**QUICK, "Num Frames": 33, "Guidance Scale": guidance})
-        expect(made.locator("video")).to_be_visible()
-        made.get_by_role("button", name="Compare").click()
-
-    tab(page, "Compare")
-    videos = page.locator("#compare-videos video")
-    expect(videos).to_have_count(3)
-    page.wait_for_function("() => [...document.querySelectorAll('#compare-videos video')].every(v => v.readyState > 1)")
-    page.get_by_role("button", name="Play").click()
-    page.wait_for_function("() => document.querySelector('#compare-videos video').currentTime > 0.3")
-    page.get_by_role("button", name="Pause").click()
-    page.get_by_label("Position").fill("0.5")
-    times = videos.evaluate_all("all => all.map(video => video.currentTime)")
-    assert all(abs(time - 33 / 16 / 2) < 0.1 for time in times), times
-
-    differing = page.locator("#compare-table tr.differs")
-    expect(differing).to_have_count(1)
-    assert differing.locator("th, td").all_inner_texts() == ["Guidance Scale", "1", "5", "7"]
-    page.get_by_label("Show only differences").check()
-    expect(page.locator("#compare-table tr")).to_have_count(2)
-
-
 # calls
 
 

@@ -209,7 +209,7 @@ def test_a_second_scan_changes_the_key_of_an_open_page(visitor: VisitorFactory, 
     expect(mine.locator("video")).to_be_visible()
     fill(page, "half a sentence")
     tab(page, "History")
-    listed = page.locator("#history-list .card")
+    listed = page.locator("#history-list .tile")
     expect(listed.filter(has_text="made with one")).to_have_count(1)
 
     page.evaluate("location.hash = '#key=wrong'")
@@ -229,7 +229,7 @@ def test_a_second_scan_changes_the_key_of_an_open_page(visitor: VisitorFactory, 
     theirs = shared.with_key("two")
     with closing(theirs.http):
         theirs.enqueue(prompt="made with two")
-    expect(page.locator("#results .card").filter(has_text="made with two").locator("video")).to_be_visible()
+    expect(page.locator("#stage").filter(has_text="made with two").locator("video")).to_be_visible()
     page.go_back()
     assert "key" not in page.url
     forgive_refusals(visit)
@@ -294,11 +294,11 @@ def test_a_key_that_is_entered_or_removed_in_one_tab_counts_in_all(
     expect(first.locator("#key-forget")).not_to_have_attribute("hidden", "")
     ready(second)
     expect(generate(first, "in both tabs", **QUICK).locator("video")).to_be_visible()
-    expect(second.locator("#results .card").filter(has_text="in both tabs")).to_have_count(1)
+    expect(second.locator("#gallery .tile").filter(has_text="in both tabs")).to_have_count(1)
 
     ready(opened_with(visit, "/#key=two"))
     for page in (first, second):
-        expect(page.locator("#results .card")).to_have_count(0)
+        expect(page.locator("#gallery .tile")).to_have_count(0)
 
     first.locator("#machine-button").click()
     first.get_by_role("button", name="Remove the key").click()

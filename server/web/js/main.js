@@ -34,7 +34,7 @@ class Workbench {
     this.selection = this.page.selection = new Selection(this.page);
     this.stage = new Stage($("stage"), this.page);
     this.gallery = new Gallery(this.generations, { ...this.page, open: (row) => this.#pick(row), isCurrent: (id) => id === this.stage.id });
-    this.compare = new Compare(this.generations, this.page.schemaOf);
+    this.compare = new Compare(this.generations, this.page.schemaOf, this.page.fpsOf);
     this.library = new Library(this.generations, this.page);
     this.detail = new Detail(this.page);
     this.told = new Told($("notify"));
@@ -55,9 +55,12 @@ class Workbench {
     generations.addEventListener("removed", ({ detail: id }) => this.#removed(id));
     generations.addEventListener("over", ({ detail: row }) => this.told.over(row, ({ generation_id: id }) => this.page.detail(id)));
     generations.addEventListener("asked", ({ detail: [id] }) => this.#pick(generations.rows.get(id), true));
-    generations.addEventListener("loaded", () => this.stage.id ?? this.#pickNewest());
+    generations.addEventListener("loaded", () => {
+      this.isLoaded = true;
+      if (this.stage.id === null) this.#pickNewest();
+    });
     generations.addEventListener("connection", ({ detail: isOpen }) => this.#connected(isOpen));
-    this.selection.addEventListener("change", () => this.#mark());
+    for (const each of [this.selection, this.compare]) each.addEventListener("change", () => this.#mark());
     this.machine.addEventListener("ready", ({ detail: ready }) => {
       this.banners.show("trouble", "");
       this.banners.show("demo", ready.demo ? t("demo") : "");
@@ -85,6 +88,7 @@ class Workbench {
     this.library.update(row);
     this.detail.update(row);
     if (row.generation_id === this.stage.id) this.stage.update(row);
+    else if (this.stage.id === null && this.isLoaded) this.#pickNewest();
     this.gallery.draw();
     this.told.progress(queueOf([...this.generations.rows.values()]));
   }
@@ -132,6 +136,7 @@ class Workbench {
   }
 
   #opened(name) {
+    this.compare.opened(name === "compare");
     if (name === "history") this.library.open().catch((error) => this.page.tell(error.message));
   }
 
@@ -190,7 +195,6 @@ class Workbench {
   #compareOne(id, isIn) {
     const isNow = this.compare.set(id, isIn);
     this.banners.show("compare", isIn && !isNow ? t("compareFull") : "");
-    this.#mark();
     return isNow;
   }
 

@@ -22,7 +22,8 @@ export function copyFrom(button, text) {
   });
 }
 
-async function copy(text, holder) {
+/** Puts a text into the clipboard; `holder` is what can take the focus. */
+export async function copy(text, holder = document.body) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   // a page from another machine without TLS has no clipboard of its own; what is behind a dialog takes no focus
   const area = h("textarea", {}, text);

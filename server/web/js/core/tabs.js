@@ -20,6 +20,9 @@ export function tabs(list, onOpen) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
     if (step) open(all[(all.indexOf(target) + step + all.length) % all.length], true);
   });
-  open(named(location.hash.slice(1)) ?? all[0]);
+  // a tab may keep more behind its name, as #compare=ID,ID
+  const asked = () => named(location.hash.slice(1).split("=")[0]);
+  window.addEventListener("hashchange", () => asked() && open(asked()));
+  open(asked() ?? all[0]);
   return (name) => open(named(name));
 }
