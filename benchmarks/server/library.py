@@ -57,7 +57,7 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 def made(number: int, rows: int, prompts: Prompts) -> Generation:
     """One generation of the history; its time is the part of the history before it."""
-    width, height = SIZES[number % len(SIZES)]
+    width, height = SIZES[number // 2 % len(SIZES)]
     prompt = prompts.one(400)
     return replace(
         generation(prompt),

@@ -197,6 +197,14 @@ def use_library(asker: Asker) -> None:
     assert asker.ask("markGeneration", without, json={}).status_code == 400
     more = {"generation_ids": [kept], "add_tags": ["x"]}
     assert asker.ask("markGenerations", json=more).status_code == 409
+    fail = {**SMALL, "height": 0, "num_generations": 4}
+    failed = [each for _ in range(3) for each in asker.ask("enqueueGenerations", json=fail).json()["generations"]]
+    # with those of the first one the tenth of these would have more different tags than a key may have
+    marked = [
+        asker.ask("markGeneration", each["generation_id"], json={"tags": [f"tag {at}.{n}" for n in range(20)]})
+        for at, each in enumerate(failed[:10])
+    ]
+    assert [each.status_code for each in marked] == [200] * 9 + [409]
     for name in ("listTags", "listFacets"):
         asker.ask(name)
     assert asker.ask("archiveGenerations", json={"generation_ids": [without]}).status_code == 409
