@@ -73,8 +73,8 @@ async def fill(store: StandaloneStore, rows: int) -> None:
     """Record the history, and mark it."""
     prompts, dice = Prompts(), random.Random(1)
     for start in range(0, 2 * rows, 200):
+        new = [made(number, rows, prompts) for number in range(start, min(start + 200, 2 * rows))]
         for tenant in (TENANT, OTHER):
-            new = [made(number, rows, prompts) for number in range(start, min(start + 200, 2 * rows))]
             await store.submissions.insert([each for each in new if each.tenant == tenant], QueueLimits(2 * rows))
     ids = [placed.generation.id for placed in (await store.page(Filters(tenant=TENANT), 1, rows)).rows]
     for share, marking in (
