@@ -4,9 +4,9 @@ python -m benchmarks.server.library [--rows 10000]
 
 On SQLite and on PostgreSQL it records that many generations of a tenant, and a tenth as many of another one among them,
 with 2,000 prompts of 400 characters, five models, ten sizes and every status, makes every tenth a favourite, and gives
-one tag to half of them and one to every hundredth. Then it reads pages of 50 as the server does, with the rows' content and tags: from the beginning of the
-history and from its middle, by each filter; and counts what there is to filter by. Figures are milliseconds in this
-process, without HTTP.
+one tag to half of them and one to every hundredth. Then it reads pages of 50 as the server does, with the rows' content
+and tags: from the beginning of the history and from its middle, by each filter; and counts what there is to filter by.
+Figures are milliseconds in this process, without HTTP.
 """
 
 import asyncio
