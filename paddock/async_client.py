@@ -133,6 +133,17 @@ class AsyncClient:
         """As `Client.remove`."""
         await self._run(self._operations.remove(id_of(generation)))
 
+    async def mark(
+        self,
+        generations: GenerationLike | Sequence[GenerationLike],
+        *,
+        favourite: bool | None = None,
+        add_tags: Sequence[str] = (),
+        remove_tags: Sequence[str] = (),
+    ) -> None:
+        """As `Client.mark`."""
+        await self._run(self._operations.mark(ids_of(generations), favourite, add_tags, remove_tags))
+
     async def download(
         self, generation: GenerationLike, path: str | PathLike[str], *, max_bytes: int = MAX_BYTES
     ) -> Path:

@@ -159,6 +159,17 @@ class Client:
         """Remove a generation that is over, and its video. Raises ConflictError for one that is not over."""
         self._run(self._operations.remove(id_of(generation)))
 
+    def mark(
+        self,
+        generations: GenerationLike | Sequence[GenerationLike],
+        *,
+        favourite: bool | None = None,
+        add_tags: Sequence[str] = (),
+        remove_tags: Sequence[str] = (),
+    ) -> None:
+        """Make generations favourites or not, and add and remove tags. Of each 500 all are marked, or none."""
+        self._run(self._operations.mark(ids_of(generations), favourite, add_tags, remove_tags))
+
     def download(self, generation: GenerationLike, path: str | PathLike[str], *, max_bytes: int = MAX_BYTES) -> Path:
         """Fetch the video of a generation to `path` and return the path of the file.
 

@@ -58,11 +58,14 @@ class RetryPolicy:
         return longest * _random.uniform(0.5, 1.0)
 
 
+MARKS = "/ai/generations/marks"
+"""The path by which generations are marked."""
+
 NEVER = RetryPolicy(attempts=1)
 
 
 def is_repeatable(request: httpx.Request) -> bool:
     """Whether a request that is sent twice has the effect of one."""
-    # a file that is uploaded twice is kept once
-    is_upload = request.url.path.endswith("/uploads")
-    return request.method in _SAFE_METHODS or "Idempotency-Key" in request.headers or is_upload
+    # a file that is uploaded twice is kept once, and a mark made twice is one mark
+    is_harmless = request.url.path.endswith(("/uploads", MARKS))
+    return request.method in _SAFE_METHODS or "Idempotency-Key" in request.headers or is_harmless

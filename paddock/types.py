@@ -109,6 +109,14 @@ class Filters(QueueFilters, total=False):
 
     search: str
     """Words that must all be in the prompt."""
+    since: int
+    """The first moment of `enqueued_at`, in Unix seconds."""
+    until: int
+    """The last one."""
+    size: str
+    """The requested width and height, such as "832x480"."""
+    favourite: bool
+    tag: str
 
 
 class _Response(BaseModel):
@@ -151,6 +159,10 @@ class Generation(_Response):
     """A small JPEG of the video as it takes shape; needs the API key."""
     warnings: tuple[str, ...] = ()
     """What was not done as requested."""
+    favourite: bool = False
+    """Whether it is marked to be kept."""
+    tags: tuple[str, ...] = ()
+    """Its tags, sorted."""
 
     @property
     def is_over(self) -> bool:

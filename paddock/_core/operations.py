@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -20,11 +19,14 @@ from paddock.errors import (
     UnexpectedResponseError,
     UnreachableError,
 )
-from paddock.retry import RetryPolicy
+from paddock.retry import MARKS, RetryPolicy
 from paddock.types import Generation, Lora, Model
 
 MAX_PROMPTS = 1000
 """How many prompts one call of `enqueue` takes."""
+
+MAX_MARKED = 500
+"""How many generations one request marks."""
 
 _MAX_KEY_CHARS = 255
 _MAX_ERROR_BYTES = 2**20
@@ -40,7 +42,12 @@ class _Created(BaseModel):
 
 class _Page(BaseModel):
     generations: list[Generation]
-    total_pages: int = 1
+    total_pages: int | None = 1
+    next_cursor: str | None = None
+
+
+class _Marked(BaseModel):
+    count: int
 
 
 class _Models(BaseModel):
@@ -151,20 +158,33 @@ class Operations:
     def history(self, filters: Filters, page_size: int, limit: int | None) -> Flow[None]:
         """Emit all generations, newest first, each once."""
         left, before = limit, set[str]()
-        for number in count(1):
-            params = {**filters, "page": number, "page_size": page_size}
+        place: dict[str, Any] = {"page": 1}
+        while True:
+            params = {**filters, **place, "page_size": page_size}
             request = self.protocol.request("GET", "/ai/generations", params=params)
             page = yield from self.call(request, _Page)
             for generation in page.generations:
                 if left == 0:
                     return
-                # generations that came in meanwhile move the last ones of a page to the next
+                # without cursors, generations that came in meanwhile move the last ones of a page to the next
                 if generation.id not in before:
                     left = None if left is None else left - 1
                     yield Emit(generation)
             before = {generation.id for generation in page.generations}
-            if not page.generations or number >= page.total_pages or left == 0:
+            following = _following(place, page)
+            if following is None or left == 0:
                 return
+            place = following
+
+    def mark(
+        self, ids: Sequence[str], favourite: bool | None, add_tags: Sequence[str], remove_tags: Sequence[str]
+    ) -> Flow[None]:
+        """Mark generations, MAX_MARKED at once."""
+        marks = {"favourite": favourite, "add_tags": list(add_tags), "remove_tags": list(remove_tags)}
+        marks = {name: value for name, value in marks.items() if value not in (None, [])}
+        for start in range(0, len(ids), MAX_MARKED):
+            body = {"generation_ids": list(ids[start : start + MAX_MARKED]), **marks}
+            yield from self.call(self.protocol.request("POST", MARKS, body=body), _Marked)
 
     def models(self, search: str | None) -> Flow[list[Model]]:
         """The models, or those that match."""
@@ -189,6 +209,15 @@ class Operations:
             # the response to an earlier attempt was lost, and that attempt removed it
             if error.attempts == 1:
                 raise
+
+
+def _following(place: Mapping[str, Any], page: _Page) -> dict[str, Any] | None:
+    """Where a list goes on after a page, None at its end. Servers of earlier versions have no cursors."""
+    if page.next_cursor is not None:
+        return {"cursor": page.next_cursor}
+    if "cursor" in place or not page.generations or place["page"] >= (page.total_pages or 0):
+        return None
+    return {"page": place["page"] + 1}
 
 
 def check_one(parameters: Mapping[str, Any]) -> None:

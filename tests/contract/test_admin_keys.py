@@ -13,7 +13,8 @@ from server.storage.db.connection import opened
 from tests.contract.test_http import error_of
 from tests.support.server_process import MODEL, ServerProcess, eventually
 
-OWN = {"/videos/generate", "/queue", "/uploads", "/prompts/enhance"}
+LIBRARY = {"/generations/marks", "/generations/delete", "/generations/archive"}
+OWN = {"/videos/generate", "/queue", "/uploads", "/prompts/enhance", *LIBRARY}
 """What is posted to these concerns the caller only."""
 
 

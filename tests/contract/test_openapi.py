@@ -42,6 +42,8 @@ CONFIG = {
         {"include-path": "/api/ai/uploads", "checks": {"positive_data_acceptance": {"enabled": False}}},
         # nor that a prompt needs a word
         {"include-path": "/api/ai/prompts/enhance", "checks": {"positive_data_acceptance": {"enabled": False}}},
+        # nor what makes a cursor, and that it excludes a page
+        {"include-path": "/api/ai/generations", "checks": {"positive_data_acceptance": {"enabled": False}}},
     ],
 }
 SIZES = {name: value for name, value in SMALL.items() if name not in ("model", "prompt")}
@@ -76,7 +78,8 @@ def test_every_response_is_documented(case: Case, api_server: ServerProcess) -> 
 
 def limit_size(case: Case) -> None:
     """Make most bodies name a real model, and no valid body request a video that takes minutes or an unknown LoRA."""
-    if not isinstance(case.body, dict) or case.operation.path in ("/api/ai/uploads", "/api/ai/prompts/enhance"):
+    makes_videos = case.operation.path in ("/api/ai/queue", "/api/ai/videos/generate")
+    if not isinstance(case.body, dict) or not makes_videos:
         return
     if isinstance(case.body.get("model"), str) and len(case.body) % 4:
         case.body["model"] = MODEL
@@ -120,6 +123,12 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         ("get", "/api/ai/generations"),
         ("get", "/api/ai/generations/{generation_id}"),
         ("delete", "/api/ai/generations/{generation_id}"),
+        ("patch", "/api/ai/generations/{generation_id}"),
+        ("get", "/api/ai/generations/tags"),
+        ("get", "/api/ai/generations/facets"),
+        ("post", "/api/ai/generations/marks"),
+        ("post", "/api/ai/generations/delete"),
+        ("post", "/api/ai/generations/archive"),
         ("get", "/api/events"),
         ("get", "/api/ai/models"),
         ("get", "/api/ai/models/search"),
@@ -131,6 +140,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         ("get", "/api/evaluations/models"),
         ("get", "/api/files/{token}"),
         ("get", "/api/files/inputs/{token}"),
+        ("get", "/api/files/archives/{token}"),
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/metrics"),

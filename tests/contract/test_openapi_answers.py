@@ -16,6 +16,7 @@ from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
 from server.storage.db.statements.signing_keys import keys_that_sign
 from server.storage.files.inputs import Inputs, input_key
+from server.storage.files.signing import LinkSigner
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from tests.contract.test_http import LONG
 from tests.contract.test_image_input import drawn, encoded
@@ -33,6 +34,7 @@ WITH_KEY = {name for name, (_, _, operation) in OPERATIONS.items() if operation[
 HEADERS = {"Content-Range", "ETag", "Last-Modified", "Paddock-Warnings", "Retry-After", "WWW-Authenticate"}
 """What is documented wherever it is sent."""
 
+MARK = {"favourite": True}
 WORDS = {"prompt": "An ox by a lake"}
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -174,6 +176,7 @@ def succeed(asker: Asker, server: ServerProcess) -> None:
     download(asker, "downloadInput", image_in(server.data_dir))
     asker.ask("uploadInput", content=encoded(drawn()), headers={"Content-Type": "image/png"})
     asker.ask("enhancePrompt", json=WORDS)
+    use_library(asker)
     running = enqueue(asker, **{**LONG, "mood": "calm"})
     wait_for(asker, running, "preview_url")
     asker.ask("getPreview", running)
@@ -183,6 +186,32 @@ def succeed(asker: Asker, server: ServerProcess) -> None:
     asker.ask("getGeneration", running)
     asker.ask("deleteGeneration", running)
     server.wait_until_idle()
+
+
+def use_library(asker: Asker) -> None:
+    """Mark, archive and delete generations, one that has succeeded and one that has failed."""
+    kept, other = (row["generation_id"] for row in asker.ask("listGenerations").json()["generations"])
+    without = enqueue(asker, **{**SMALL, "height": 0})
+    asker.ask("markGeneration", kept, json={"favourite": True, "tags": [f"tag {number}" for number in range(20)]})
+    asker.ask("markGenerations", json={"generation_ids": [kept, without], "favourite": False})
+    assert asker.ask("markGeneration", without, json={}).status_code == 400
+    more = {"generation_ids": [kept], "add_tags": ["x"]}
+    assert asker.ask("markGenerations", json=more).status_code == 409
+    fail = {**SMALL, "height": 0, "num_generations": 4}
+    failed = [each for _ in range(3) for each in asker.ask("enqueueGenerations", json=fail).json()["generations"]]
+    # with those of the first one the tenth of these would have more different tags than a key may have
+    marked = [
+        asker.ask("markGeneration", each["generation_id"], json={"tags": [f"tag {at}.{n}" for n in range(20)]})
+        for at, each in enumerate(failed[:10])
+    ]
+    assert [each.status_code for each in marked] == [200] * 9 + [409]
+    for name in ("listTags", "listFacets"):
+        asker.ask(name)
+    assert asker.ask("archiveGenerations", json={"generation_ids": [without]}).status_code == 409
+    link = asker.ask("archiveGenerations", json={"generation_ids": [kept]}).json()["url"]
+    asker.ask("downloadArchive", link.rpartition("/")[2], key=None)
+    assert asker.ask("downloadArchive", "forged.zip", key=None).status_code == 404
+    asker.ask("deleteGenerations", json={"generation_ids": [other, without, UNKNOWN]})
 
 
 def enqueue(asker: Asker, **body: Any) -> str:
@@ -239,6 +268,7 @@ def refuse(asker: Asker, server: ServerProcess) -> None:
         assert answer.status_code == status
     for name in ("enqueueGenerations", "generateVideo"):
         refuse_bodies(asker, name)
+    refuse_selections(asker)
     wrong: list[tuple[dict[str, Any], int]] = [
         ({"json": {}}, 400),
         ({"json": {**WORDS, "model": "unknown"}}, 404),
@@ -251,6 +281,20 @@ def refuse(asker: Asker, server: ServerProcess) -> None:
         KeyRing(engine).add("admin", is_admin=True)
         for name in ("activateModel", "deactivateModel"):
             eventually(lambda name=name: asker.ask(name, UNKNOWN).status_code == 403)
+
+
+def refuse_selections(asker: Asker) -> None:
+    many = {"generation_ids": [UNKNOWN]}
+    for name, body in (
+        ("markGeneration", MARK),
+        ("markGenerations", {**many, **MARK}),
+        ("archiveGenerations", many),
+        ("deleteGenerations", many),
+    ):
+        if name != "deleteGenerations":
+            assert asker.ask(name, UNKNOWN, json=body).status_code == 404
+        assert asker.ask(name, UNKNOWN, json={**body, "tags": "x" * 5000}).status_code == 413
+        assert asker.ask(name, UNKNOWN, content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
 
 
 def refuse_bodies(asker: Asker, name: str) -> None:
@@ -266,6 +310,8 @@ def refuse_bodies(asker: Asker, name: str) -> None:
 
 def break_records(asker: Asker, folder: Path) -> None:
     """Damage the database of a running server, and remove its folders of LoRAs and images."""
+    with opened(f"sqlite:///{folder / 'broken' / 'paddock.db'}") as engine:
+        archive = LinkSigner(keys_that_sign(engine), 60, "archive").sign("1.00000000")
     (folder / "loras").rmdir()
     (folder / "broken" / "inputs").rmdir()
     for suffix in ("", "-wal", "-shm"):
@@ -281,4 +327,11 @@ def break_records(asker: Asker, folder: Path) -> None:
                 body = {"files": {"file": encoded(drawn())}}
             if name == "enhancePrompt":
                 body = {"json": WORDS}
+            if name == "markGeneration":
+                body = {"json": MARK}
+            if name in ("markGenerations", "deleteGenerations", "archiveGenerations"):
+                body = {"json": {"generation_ids": [UNKNOWN], **(MARK if name == "markGenerations" else {})}}
+            if name == "downloadArchive":
+                assert asker.ask(name, f"{archive}.zip", key=None).status_code == 503
+                continue
             assert asker.ask(name, UNKNOWN, **body).status_code == 503, name

@@ -107,6 +107,26 @@ async def test_the_history_is_paged_and_filtered(client: Any) -> None:
     assert [each.id for each in await client.queue(status="failed")] == newest_first
 
 
+async def test_generations_are_marked_and_found_by_their_marks(client: Any) -> None:
+    made = await client.enqueue(["an ox", "a lake", "a duck"], height=0)
+
+    async def found(**filters: Any) -> list[tuple[str | None, bool, tuple[str, ...]]]:
+        return [(each.prompt, each.favourite, each.tags) async for each in client.history(page_size=1, **filters)]
+
+    await client.mark(made[:2], favourite=True, add_tags=["b", "a"])
+    await client.mark(made[0], remove_tags=["a"], add_tags=["c"])
+    await client.mark(made[1].id, favourite=False)
+
+    assert await found() == [("a duck", False, ()), ("a lake", False, ("a", "b")), ("an ox", True, ("b", "c"))]
+    assert await found(favourite=True) == await found(tag="c") == [("an ox", True, ("b", "c"))]
+    assert await found(tag="b", favourite=False, since=1) == [("a lake", False, ("a", "b"))]
+    assert await found(size="832x480") == await found(until=1) == []
+    with pytest.raises(ConflictError, match="at most 20 tags"):
+        await client.mark(made, add_tags=[str(number) for number in range(20)])
+    with pytest.raises(ResourceNotFoundError):
+        await client.mark("none", favourite=True)
+
+
 async def test_a_generation_is_read_and_removed(client: Any) -> None:
     (failed,) = await client.enqueue("an ox", height=0)
     (running,) = await client.enqueue("an ox", **LONG)

@@ -92,7 +92,7 @@ class Library:
         try:
             return await self._records.mark(tenant, ids, marking)
         except UnknownGenerationsError as error:
-            raise unknown_generations(error.ids) from None
+            raise (GenerationNotFoundError() if len(ids) == 1 else unknown_generations(error.ids)) from None
         except MarkLimitError as error:
             raise ConflictError(str(error)) from None
 

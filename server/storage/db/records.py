@@ -125,7 +125,7 @@ class Filters:
         if self.statuses is not None:
             parts.append(columns.status.in_(self.statuses))
         if self.search and not self.search.isspace():
-            parts.append(is_found(self.search, self.tenant))
+            parts.append(is_found(self.search, self.tenant, has_others=len(parts) > 1))
         return and_(*parts)
 
     def by_status(self) -> "list[Filters]":

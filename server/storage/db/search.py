@@ -46,15 +46,20 @@ def remove(tx: Connection, numbers: Sequence[int]) -> None:
     tx.execute(delete(prompt_words).where(prompt_words.c.rowid.in_(numbers)))
 
 
-def is_found(search: str, tenant: str) -> ColumnElement[bool]:
-    """The condition that a generation of a tenant is found by a search."""
+def is_found(search: str, tenant: str, *, has_others: bool = False) -> ColumnElement[bool]:
+    """The condition that a generation of a tenant is found by a search. `has_others`: there are other filters, too."""
     wanted = terms(search)
     if not wanted:
         return false()
     matches = _Matches(literal(_marked(wanted, tenant), Beginnings))
     # By itself (OFFSET 0), from the index: for a page, PostgreSQL would expect to meet enough matches soon if it went
     # through the history from its end, and read all words where there are few.
-    return generations.c.seq.in_(select(prompt_words.c.rowid).where(matches).offset(0))
+    found = select(prompt_words.c.rowid).where(matches).offset(0)
+    if not has_others:
+        return generations.c.seq.in_(found)
+    # and once: PostgreSQL would expect other filters to leave so few generations that it looked for the words for each
+    once = found.cte("found").prefix_with("MATERIALIZED", dialect="postgresql")
+    return generations.c.seq.in_(select(once.c.rowid))
 
 
 def _marked(each: Iterable[str], tenant: str) -> list[str]:

@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from pipelines.core.request import IMAGES, VideoParams
 from server.core.generation import TERMINAL, Generation, Status
-from server.storage.db.records import Filters, QueueLimits
+from server.storage.db.records import Filters, Marking, QueueLimits
 from server.storage.files.generation_files import generation_of
 from server.storage.files.inputs import AUDIO_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX, Inputs, input_key
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
@@ -204,6 +204,31 @@ async def test_the_oldest_go_and_no_more_than_must(rules: dict[str, float], left
     await place.retention.tidy()
 
     assert [generation.artifact in place.files() for generation in generations] == left
+    place.store.close()
+
+
+@pytest.mark.parametrize(
+    ("rules", "left"),
+    [
+        # by age: all but the favourites
+        ({"days": 1}, [True, False, True, True]),
+        # by size: others first, the oldest first, and then favourites, the oldest first
+        ({"max_bytes": 35}, [True, False, True, True]),
+        ({"max_bytes": 25}, [True, False, True, False]),
+        ({"max_bytes": 15}, [False, False, True, False]),
+        ({"max_bytes": 5}, [False, False, False, False]),
+    ],
+)
+async def test_favourites_go_last_and_never_by_their_age(
+    rules: dict[str, float], left: list[bool], tmp_path: Path
+) -> None:
+    place = Place(tmp_path, **rules)
+    made = await place.add(*(Past(Status.SUCCEEDED, age * DAY, 10) for age in (5, 4, 3, 0.5)))
+    await place.store.library.mark("", [made[0].id, made[2].id], Marking(favourite=True, add=["kept"]))
+
+    await place.retention.tidy()
+
+    assert [generation.artifact in place.files() for generation in made] == left
     place.store.close()
 
 

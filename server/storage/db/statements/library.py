@@ -110,15 +110,19 @@ class LibraryRecords(Repository):
 
     @in_thread_of(Pool.READS)
     def _chosen(self, *wanted: ColumnElement[bool]) -> list[Chosen]:
-        columns = (generations.c[name] for name in ("seq", "id", "status", "artifact", "completed_at"))
-        prompt = func.substr(generations.c.parameters["prompt"].as_string(), 1, _PROMPT_CHARS)
+        columns = [generations.c[name] for name in ("seq", "id", "status", "artifact", "completed_at", "parameters")]
         with self._session.read() as tx:
-            wanted_rows = select(*columns, prompt.label("prompt")).where(*wanted).order_by(generations.c.seq.desc())
-            # an invalid request may have a prompt that is no text
-            return [
-                Chosen(row.seq, row.id, Status(row.status), row.artifact, row.completed_at, str(row.prompt or ""))
-                for row in tx.execute(wanted_rows)
-            ]
+            found = tx.execute(select(*columns).where(*wanted).order_by(generations.c.seq.desc())).all()
+        return [
+            Chosen(row.seq, row.id, Status(row.status), row.artifact, row.completed_at, _beginning(row.parameters))
+            for row in found
+        ]
+
+
+def _beginning(parameters: Mapping[str, Any]) -> str:
+    """The beginning of a prompt; an invalid request may have one that is no text."""
+    prompt = parameters.get("prompt")
+    return prompt[:_PROMPT_CHARS] if isinstance(prompt, str) else ""
 
 
 def _counted(tx: Connection, value: ColumnElement[Any], own: ColumnElement[bool], most: int) -> list[Counted]:

@@ -17,6 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, delete, func, insert, null, select, text
 
+from pipelines.core.request import VideoParams
 from server.core.settings.settings import Settings
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import DatabaseUnusableError, database_of, open_database, unopened
@@ -320,6 +321,27 @@ def test_keys_of_earlier_versions_are_valid_and_no_admin_keys(
     engine.dispose()
 
     assert (key.name, key.is_valid, key.is_admin) == ("laptop", True, False)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_old_records_have_sizes_and_no_marks(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = f"sqlite:///{tmp_path / 'paddock.db'}" if kind == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    engine = at_revision(url, "0024")
+    odd = VideoParams('say "width": 7, "height": 8 \ud800', width=128, height=64)
+    with engine.begin() as tx:
+        old = Table("generations", MetaData(), autoload_with=tx)
+        rows = [to_row(new(params=params)) for params in (odd, None, VideoParams("an ox"))]
+        tx.execute(insert(old), [known(old, {**row, "prompt": None}) for row in rows])
+        tx.execute(insert(old).values(known(old, to_row(new())) | {"params": null()}))
+    engine.dispose()
+
+    engine = open_database(url)
+    with engine.begin() as tx:
+        found = tx.execute(select(generations.c.size, generations.c.favourite).order_by(generations.c.seq)).all()
+        sizes = [tx.scalar(select(func.count()).where(Filters(size=size).clause())) for size in ("128x64", "832x480")]
+    engine.dispose()
+    assert [tuple(row) for row in found] == [("128x64", False), (None, False), ("832x480", False), (None, False)]
+    assert sizes == [1, 1]
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

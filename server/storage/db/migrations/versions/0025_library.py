@@ -11,8 +11,9 @@ _FILTERED = ("tenant", "seq", "status", "favourite", "size", "model", "asked_mod
 _OF_GENERATION = sa.ForeignKey("generations.seq", ondelete="CASCADE")
 _SIZES = {
     "sqlite": "json_extract(params, '$.width') || 'x' || json_extract(params, '$.height')",
-    # null of JSON has no fields
-    "postgresql": "(params ->> 'width') || 'x' || (params ->> 'height')",
+    # not as JSON, which PostgreSQL cannot read if a prompt of an early version has half a surrogate pair
+    "postgresql": """substring(CAST(params AS text) from '"width": ([0-9]+)') || 'x' ||"""
+    """ substring(CAST(params AS text) from '"height": ([0-9]+)')""",
 }
 
 
