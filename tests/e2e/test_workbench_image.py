@@ -18,7 +18,7 @@ from tests.support.models.serving import FLF2V, I2V, TI2V, image_models, ti2v_se
 from tests.support.server_process import ServerProcess, eventually
 from tests.support.video import read_video
 
-SIZES = {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}
+SIZES = {"Height": 64, "Width": 64, "Frames": 5, "Steps": 2}
 DROP = """([text, name]) => {
   const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -191,7 +191,7 @@ def test_a_text_models_image_is_answered_with_the_other_models_defaults(page: Pa
     row = generated(page, server)
 
     assert (row["model_name"], row["answered_by"]) == (DEFAULT_MODEL, I2V)
-    assert row["num_inference_steps"] == SIZES["Num Inference Steps"]
+    assert row["num_inference_steps"] == SIZES["Steps"]
     assert "guidance_scale" not in row
     expect(page.locator("#results .card").first.locator(".facts")).to_contain_text(f"made by {I2V}")
 

@@ -4,12 +4,14 @@ import { inputAddress, ownAddress, stored } from "../core/api.js";
 import { $, h, say } from "../core/dom.js";
 import { visit } from "../core/storage.js";
 import { t } from "../core/strings.js";
+import { keepInView } from "./column.js";
 import { Enhancer } from "./enhance.js";
 import { Form } from "./form.js";
 import { AUDIO, fileAt, frameAt, IMAGES, InputField, INPUTS, sent, VIDEO } from "./inputs.js";
 import { offerLoras } from "./loras.js";
 import { MadeSound } from "./madesound.js";
 import { fillField, ofField, OWN_PARAMETERS, settingsOf } from "./settings.js";
+import { drawSpeed } from "./speed.js";
 
 const DRAFT = stored("draft");
 const SMALL = { width: 416, height: 240, num_frames: 33 };
@@ -32,10 +34,12 @@ export class Composer extends EventTarget {
     this.inputs = [...this.images, this.video, this.audio];
     this.sound = new MadeSound(this.audio);
     $("model").replaceChildren(...[...models.values()].map((model) => h("option", { value: model.id }, model.display_name)));
+    drawSpeed();
     this.form = new Form();
     this.enhancer = new Enhancer(this.form, () => this.model.id, [$("enhance-prompt"), $("inspiration")]);
     this.#restore();
     this.#listen();
+    keepInView($("form"));
   }
 
   get model() {
@@ -158,7 +162,10 @@ export class Composer extends EventTarget {
   #reset() {
     this.#fillOwn({});
     this.enhancer.forget();
-    for (const input of this.inputs) input.set(null);
+    for (const input of this.inputs) {
+      input.set(null);
+      input.close();
+    }
     this.form.reset();
   }
 
@@ -220,7 +227,7 @@ export class Composer extends EventTarget {
     $("image-mode").disabled = !(IMAGES[0] in this.#own);
     $("image-mode").checked = $("image-mode").disabled;
     this.#offerImageMode();
-    this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
+    this.form.draw(this.model.request_schema, this.model.fps);
     this.enhancer.draw(this.#own.enhance_prompt);
     this.sound.offer("generate_audio" in this.#own);
     if (this.model.weights === "demo") this.fillSmall();

@@ -72,7 +72,7 @@ export function facts(row, schema) {
     steps && t("steps", { steps }),
     rest.guidance_scale !== undefined && t("guidance", { guidance: rest.guidance_scale }),
     rest.run_fast && t("title.run_fast"),
-    rest.step_cache && t(`cache.${rest.step_cache}`),
+    rest.step_cache && t("speed", { speed: t(`cache.${rest.step_cache}`) }),
     rest.sampler,
     row.inspiration_style && t("style", { style: row.inspiration_style }),
     rest.generate_audio && row.has_audio && t("madeSound"),
