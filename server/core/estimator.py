@@ -41,9 +41,14 @@ class Estimator:
 
     def total(self, model: str, params: VideoParams) -> float | None:
         """Seconds of a generation that has not begun; those of a typical one if nothing is known of its kind."""
+        known = self.known_total(model, params)
+        return self.typical if known is None else known
+
+    def known_total(self, model: str, params: VideoParams) -> float | None:
+        """The same; None if nothing is known of its kind."""
         runs = self._durations.runs_of_model(model, params)
         step, rest = (law(tuple(runs), pixels_of(params)) for law in (step_seconds, rest_seconds))
-        return self.typical if step is None or rest is None else steps_of(params) * step + rest
+        return None if step is None or rest is None else steps_of(params) * step + rest
 
 
 class Forecast:

@@ -13,7 +13,7 @@ from server.storage.db.connection import opened
 from tests.contract.test_http import error_of
 from tests.support.server_process import MODEL, ServerProcess, eventually
 
-OWN = {"/videos/generate", "/queue", "/uploads", "/prompts/enhance"}
+OWN = {"/videos/generate", "/queue", "/uploads", "/prompts/enhance", "/estimate"}
 """What is posted to these concerns the caller only."""
 
 

@@ -174,6 +174,7 @@ def succeed(asker: Asker, server: ServerProcess) -> None:
     download(asker, "downloadInput", image_in(server.data_dir))
     asker.ask("uploadInput", content=encoded(drawn()), headers={"Content-Type": "image/png"})
     asker.ask("enhancePrompt", json=WORDS)
+    asker.ask("estimateGeneration", json=SMALL)
     running = enqueue(asker, **{**LONG, "mood": "calm"})
     wait_for(asker, running, "preview_url")
     asker.ask("getPreview", running)
@@ -247,6 +248,7 @@ def refuse(asker: Asker, server: ServerProcess) -> None:
     ]
     for body, status in wrong:
         assert asker.ask("enhancePrompt", **body).status_code == status
+        assert asker.ask("estimateGeneration", **body).status_code == status
     with opened(f"sqlite:///{server.data_dir / 'paddock.db'}") as engine:
         KeyRing(engine).add("admin", is_admin=True)
         for name in ("activateModel", "deactivateModel"):

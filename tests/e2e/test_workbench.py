@@ -294,7 +294,7 @@ def test_use_again_and_delete(visitor: VisitorFactory, server: ServerProcess) ->
     assert server.http.get(f"/queue/{first['generation_id']}").status_code == 404
 
 
-def test_loras_are_named_in_a_field(
+def test_loras_are_added_with_strengths_and_removed(
     visitor: VisitorFactory, start_server: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     width = family_of("WanPipeline").read_shape(demo_folder()).transformer.width
@@ -303,24 +303,39 @@ def test_loras_are_named_in_a_field(
     server = start_server(loras_dir=str(tmp_path))
     page = visitor(server.url).open()
     page.get_by_text("More settings").click()
-    expect(page.get_by_text("Known: film; slow camera")).to_be_visible()
+    chosen = page.locator("#loras li b")
+    add, strength = page.get_by_label("LoRAs"), page.get_by_role("spinbutton", name="Strength of slow camera")
+    add.select_option("slow camera")
+    strength.fill("9")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    expect(page.get_by_text("slow camera must be from -4 to 4.")).to_be_visible()
+    strength.fill("-0.5")
+    add.select_option("film")
+    expect(add).to_be_disabled()
 
-    page.get_by_label("LoRAs").fill("slow camera:-0.5; film")
     made = generate(page, "a circle", Seed=7, **QUICK)
     expect(made.locator("video")).to_be_visible()
     expect(made.get_by_text("slow camera:-0.5; film")).to_be_visible()
     wanted = [{"name": "slow camera", "strength": -0.5}, {"name": "film"}]
     assert server.row(made.get_attribute("data-id") or "")["loras"] == wanted
     page.get_by_role("button", name="Reset").click()
-    expect(page.get_by_label("LoRAs")).to_have_value("")
+    expect(chosen).to_have_count(0)
     made.get_by_role("button", name="Use these settings").click()
-    expect(page.get_by_label("LoRAs")).to_have_value("slow camera:-0.5; film")
+    expect(chosen).to_have_text(["slow camera", "film"])
+    expect(strength).to_have_value("-0.5")
     other = asked_by(page, made.get_by_role("button", name="Repeat with a new seed").click)
     assert server.row(other.get_attribute("data-id") or "")["loras"] == wanted
+    page.reload()
+    expect(chosen).to_have_text(["slow camera", "film"])
 
-    page.get_by_label("LoRAs").fill("film:much")
+    page.get_by_text("More settings").click()
+    page.get_by_role("button", name="Remove slow camera").click()
+    assert server.row(generate(page, "one", **QUICK).get_attribute("data-id") or "")["loras"] == [{"name": "film"}]
+    (tmp_path / "film.safetensors").unlink()
+    page.reload()
+    expect(page.get_by_text("not among the LoRAs of this model")).to_be_attached()
     refused = generate(page, "unknown", **QUICK)
-    expect(refused.get_by_text("film:much is not a LoRA of")).to_be_visible()
+    expect(refused.get_by_text("film is not a LoRA of")).to_be_visible()
 
 
 # compare

@@ -8,7 +8,7 @@ import { keepInView } from "./column.js";
 import { Enhancer } from "./enhance.js";
 import { Form } from "./form.js";
 import { AUDIO, fileAt, frameAt, IMAGES, InputField, INPUTS, sent, VIDEO } from "./inputs.js";
-import { offerLoras } from "./loras.js";
+import { LoraPicker } from "./loras.js";
 import { MadeSound } from "./madesound.js";
 import { fillField, ofField, OWN_PARAMETERS, settingsOf } from "./settings.js";
 import { drawSpeed } from "./speed.js";
@@ -35,6 +35,7 @@ export class Composer extends EventTarget {
     this.sound = new MadeSound(this.audio);
     $("model").replaceChildren(...[...models.values()].map((model) => h("option", { value: model.id }, model.display_name)));
     drawSpeed();
+    this.loras = new LoraPicker();
     this.form = new Form();
     this.enhancer = new Enhancer(this.form, () => this.model.id, [$("enhance-prompt"), $("inspiration")]);
     this.#restore();
@@ -221,7 +222,7 @@ export class Composer extends EventTarget {
   }
 
   #draw() {
-    offerLoras(this.model.id);
+    this.loras.offer(this.model.id);
     for (const input of this.inputs) input.offer(this.#takes(this.model.id, input.name));
     // some take an image in no other way
     $("image-mode").disabled = !(IMAGES[0] in this.#own);
@@ -251,7 +252,7 @@ export class Composer extends EventTarget {
   }
 
   async #generate() {
-    if (!this.form.check()) return say($("form-error"), t("error.form"));
+    if (!this.form.check() || !this.loras.check()) return say($("form-error"), t("error.form"));
     const count = Number($("count").value);
     const given = Object.fromEntries(this.#given((input) => input.value));
     await this.#submit({ model: this.model.id, ...this.values, ...(count > 1 && { num_generations: count }) }, given);
