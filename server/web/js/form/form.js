@@ -62,6 +62,11 @@ export class Form extends EventTarget {
     this.#changed();
   }
 
+  /** Whether all fields are right. */
+  get isRight() {
+    return [...this.#fields.values()].every((field) => field.validate());
+  }
+
   /** Whether all fields are right; goes to the first that is not. */
   check() {
     const wrong = [...this.#fields.values()].filter((field) => !field.validate());

@@ -54,6 +54,11 @@ export class LoraPicker {
     this.element.dispatchEvent(new Event("change"));
   }
 
+  /** Whether the server takes what is chosen, as far as is known here. */
+  get isRight() {
+    return !this.#judge() && this.names.every((name) => this.#known.has(name));
+  }
+
   /** Whether all strengths are right; goes to the first that is not. */
   check() {
     const wrong = this.#judge();
@@ -119,11 +124,17 @@ export class LoraPicker {
     this.element.dispatchEvent(new Event("change"));
   }
 
+  #sentence({ name: field, number }) {
+    return number.validity.customError ? t("lora.zero", { field }) : t("error.range", { field, low: -STRONGEST, high: STRONGEST });
+  }
+
   /** Says which strength is wrong, if one is, and returns it. */
   #judge() {
+    // none would be merged with it
+    for (const { number } of this.#rows) number.setCustomValidity(number.value !== "" && Number(number.value) === 0 ? "0" : "");
     const wrong = this.#rows.find(({ number }) => !number.validity.valid);
     for (const { number } of this.#rows) number.setAttribute("aria-invalid", String(!number.validity.valid));
-    say(this.error, wrong ? t("error.range", { field: wrong.name, low: -STRONGEST, high: STRONGEST }) : "");
+    say(this.error, wrong ? this.#sentence(wrong) : "");
     return wrong?.number;
   }
 }
