@@ -46,8 +46,8 @@ class QueueEta:
         )
 
     def expected(self, model: str, params: VideoParams) -> float | None:
-        """Seconds of a video that has not begun, the mean of the devices; None if none has made one of its kind."""
-        totals = [device.estimator.known_total(model, params) for device in self._devices]
+        """Seconds of a video that has not begun, the mean of the devices; None if none has made one of about its kind and size."""
+        totals = [device.estimator.near_total(model, params) for device in self._devices]
         known = [seconds for seconds in totals if seconds is not None]
         return fmean(known) if known else None
 

@@ -76,7 +76,7 @@ class Eta(Protocol):
         """
 
     def expected(self, model: str, params: VideoParams) -> float | None:
-        """Seconds of a video that has not begun; None if none of its kind has been made."""
+        """Seconds of a video that has not begun; None if none of its kind and about its size was made."""
 
     def wait(self, place: int) -> float | None:
         """Seconds until a generation at a place of the queue starts (1 is next); None if that cannot be estimated."""

@@ -18,10 +18,13 @@ def test_seconds_are_known_once_a_video_of_the_kind_has_been_made(start_server: 
     assert server.http.get("/generations").json()["total_entries"] == 0
     server.wait_for(server.enqueue(**SMALL), "succeeded")
     small = server.http.post("/estimate", json=SMALL).json()
-    large = server.http.post("/estimate", json={**SMALL, "width": 256, "height": 256}).json()
+    large = server.http.post("/estimate", json={**SMALL, "width": 96, "height": 96}).json()
+    far = server.http.post("/estimate", json={**SMALL, "width": 256, "height": 256}).json()
     other = server.http.post("/estimate", json={**SMALL, "guidance_scale": 1}).json()
 
     assert 0 < small["seconds"] < large["seconds"] < 600
+    # sixteen times the pixels are another matter
+    assert far["seconds"] is None
     # without guidance a step costs half, which nothing has shown yet
     assert other["seconds"] is None
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Response, expect
 
 from pipelines.demo.folder import demo_folder
 from pipelines.models.registry import family_of
@@ -79,9 +79,14 @@ def generate(page: Page, prompt: str, **settings: float) -> Locator:
     return asked_by(page, page.get_by_role("button", name="Generate", exact=True).click)
 
 
+def is_submission(answer: Response) -> bool:
+    """Whether the page has enqueued something: it also asks what that would take."""
+    return answer.request.method == "POST" and answer.url.endswith("/queue")
+
+
 def asked_by(page: Page, action: Callable[[], None]) -> Locator:
     """The card of what an action asks for."""
-    with page.expect_response(lambda answer: answer.request.method == "POST") as answer:
+    with page.expect_response(is_submission) as answer:
         action()
     id_ = answer.value.json()["generations"][0]["generation_id"]
     made = page.locator(f"#results .card[data-id='{id_}']")
@@ -168,7 +173,7 @@ def test_another_model_has_a_form_of_its_own(visitor: VisitorFactory) -> None:
 def test_what_is_wrong_is_said_while_typing_and_nothing_is_sent(visitor: VisitorFactory) -> None:
     page = visitor().open()
     sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/queue") else None)
     height = page.get_by_role("spinbutton", name="Height")
 
     height.fill("721")

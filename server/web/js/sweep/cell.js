@@ -28,7 +28,7 @@ export class GridCell {
   }
 
   update(row) {
-    this.element.dataset.status = row.status;
+    Object.assign(this.element.dataset, { id: row.generation_id, status: row.status });
     say(this.words, status(row));
     if (row.status === "succeeded") this.#play(row);
     else if (row.status === "processing") this.#preview(row);
