@@ -46,7 +46,7 @@ class QueueEta:
         )
 
     def expected(self, model: str, params: VideoParams) -> float | None:
-        """Seconds of a video that has not begun, the mean of the devices; None if none has made one of about its kind and size."""
+        """Seconds of a video that has not begun; None if no device has made one of its kind and about its size."""
         totals = [device.estimator.near_total(model, params) for device in self._devices]
         known = [seconds for seconds in totals if seconds is not None]
         return fmean(known) if known else None

@@ -263,7 +263,7 @@ def test_presets_are_saved_applied_renamed_and_removed(visitor: VisitorFactory) 
     page.reload()
     page.locator("#presets-open").click()
     page.get_by_role("button", name="Delete: quicker").click()
-    expect(page.get_by_text("No presets yet.")).to_be_visible()
+    expect(page.get_by_text("Nothing saved yet.")).to_be_visible()
 
 
 def test_a_preset_is_shared_as_a_file(visitor: VisitorFactory, tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_what_is_wrong_in_a_file_is_told_and_never_applied(
     page.locator("#preset-file").set_input_files(file)
 
     expect(page.locator("#preset-error")).to_contain_text(sentence)
-    expect(page.get_by_text("No presets yet.")).to_be_visible()
+    expect(page.get_by_text("Nothing saved yet.")).to_be_visible()
 
 
 def test_a_file_that_is_large_or_no_json_is_refused(visitor: VisitorFactory, tmp_path: Path) -> None:
