@@ -34,5 +34,5 @@ export function expand(text) {
 /** A prompt as a text that stands for it alone. */
 export function escaped(prompt) {
   const isPlain = !GROUP.test(hide(prompt)) && hide(prompt) === prompt;
-  return isPlain ? prompt : prompt.replaceAll(/[{|}]/g, (each) => `\\${each}`);
+  return isPlain ? prompt : prompt.replaceAll(/[{}]|(?<=\\)\|/g, (each) => `\\${each}`);
 }
