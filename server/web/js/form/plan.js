@@ -9,6 +9,7 @@ import { escaped, expand, MOST_VIDEOS } from "./wildcards.js";
  */
 export function planOf(text, base, sweep, count) {
   const prompts = expand(text);
+  if (prompts.some((prompt) => prompt.trim() === "")) throw new Error(t("error.required", { field: t("title.prompt") }));
   if (sweep.isOn && prompts.length > 1) throw new Error(t("sweep.prompts"));
   if (sweep.isOn) return sweep.plan(base);
   if (prompts.length * count > MOST_VIDEOS) throw new Error(t("wildcards.many", { most: MOST_VIDEOS }));

@@ -22,9 +22,11 @@ function load() {
 export class Presets {
   /** `now()` is `{model, settings}` of the form; `apply(preset)` puts one into it; `models` are the server's, by id. */
   constructor(models, now, apply) {
+    this.all = [];
     Object.assign(this, { models, now, apply });
-    this.all = load();
     $("presets-open").addEventListener("click", () => {
+      // another tab may have saved some
+      this.all = load();
       this.#tell("");
       this.#draw();
       $("presets").showModal();

@@ -12,7 +12,8 @@ const isSent = (cell) => typeof cell === "string";
 export class Grids {
   #grid = null;
   #cells = [];
-  #isSending = false;
+  /** The grid whose requests are being sent, null while none are. */
+  #sending = null;
 
   constructor(generations) {
     this.generations = generations;
@@ -39,8 +40,9 @@ export class Grids {
     await this.#send();
   }
 
-  open(grid) {
-    this.#grid = grid;
+  open(kept) {
+    // what is being sent knows more than what was kept
+    const grid = (this.#grid = kept.id === this.#sending?.id ? this.#sending : kept);
     const { rows, columns, cells } = grid;
     const across = columns?.labels ?? [null];
     const named = (line, label) => `${line.title}: ${label}`;
@@ -66,9 +68,8 @@ export class Grids {
 
   /** Sends what was not sent yet. */
   async #send() {
-    if (this.#isSending) return;
-    this.#isSending = true;
-    const grid = this.#grid;
+    if (this.#sending) return;
+    const grid = (this.#sending = this.#grid);
     const isShown = () => this.#grid === grid;
     say($("grid-error"), "");
     try {
@@ -83,7 +84,7 @@ export class Grids {
       if (isShown()) say($("grid-error"), sentence);
       throw new Error(sentence);
     } finally {
-      this.#isSending = false;
+      this.#sending = null;
       if (isShown()) this.#refresh();
     }
   }
@@ -92,10 +93,10 @@ export class Grids {
     for (const [n, cell] of this.#grid.cells.entries()) {
       const row = isSent(cell) && this.generations.rows.get(cell);
       if (row) this.#cells[n].update(row);
-      else if (!isSent(cell)) this.#cells[n].tell(t(this.#isSending ? "generating" : "grid.unsent"));
+      else if (!isSent(cell)) this.#cells[n].tell(t(this.#sending === this.#grid ? "generating" : "grid.unsent"));
       else this.generations.ask(cell).catch((error) => this.#cells[n]?.tell(error.message));
     }
-    $("grid-rest").hidden = this.#isSending || this.#grid.cells.every(isSent);
+    $("grid-rest").hidden = this.#sending !== null || this.#grid.cells.every(isSent);
   }
 
   #heard(row) {
