@@ -19,7 +19,7 @@ from pipelines.planning.layout import GIB, HOST_SHARE, Machine
 from pipelines.planning.planner import fits, plan
 from pipelines.planning.shapes import ModelShape
 from server.runtime.probe import ProbeError, cuda_devices
-from server.service.estimating.estimate import Fit
+from server.service.requests.estimate import Fit
 
 log = logging.getLogger("paddock.fitting")
 

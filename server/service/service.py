@@ -26,17 +26,17 @@ from server.service.awaiting.input_fetcher import InputFetcher
 from server.service.awaiting.prompt_worker import PromptWorker
 from server.service.enhancing.prompts import Prompts
 from server.service.enhancing.tokens import TokenCounter
-from server.service.estimating.estimate import Estimate, FitCheck, estimate
 from server.service.event_stream import EventStream, Position
 from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.record_limits import Recorder, RecordLimits
 from server.service.requests import parameters
 from server.service.requests.building import GenerationBuilder
+from server.service.requests.estimate import Estimate, FitCheck, estimate
 from server.service.requests.finished import FinishedVideos
 from server.service.requests.image_models import ImageModels, Sounds
 from server.service.requests.input_sources import InputSources
 from server.service.requests.inputs import InputFiles
-from server.service.requests.reader import RequestReader
+from server.service.requests.request import RequestReader
 from server.service.requests.uploads import Upload, Uploads
 from server.service.waiting import Waiting
 from server.storage.db.records import (

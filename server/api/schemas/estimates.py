@@ -15,9 +15,7 @@ class Size(BaseModel):
 class Estimate(BaseModel):
     """What is known about a request before it is sent; null stands for what is not known."""
 
-    seconds: float | None = Field(
-        description="Of one video; null until one of its kind and about its size was made"
-    )
+    seconds: float | None = Field(description="Of one video; null until one of its kind and about its size was made")
     queue_seconds: float | None = Field(description="Until it would start")
     fits: bool | None = Field(description="Whether it fits the memory of this machine")
     reason: str | None = Field(description="Why it does not fit")

@@ -3,7 +3,7 @@
 import { ownAddress } from "../core/api.js";
 import { $, h, say } from "../core/dom.js";
 import { inputsOf } from "../form/inputs.js";
-import { toText } from "../form/loras.js";
+import { toText } from "../form/fields/loras.js";
 import { settingsOf, title } from "../form/settings.js";
 import { t } from "../core/strings.js";
 

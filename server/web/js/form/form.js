@@ -1,9 +1,9 @@
 /** The form, drawn from a model's request schema: order, titles, ranges and defaults are the schema's. */
 
 import { $ } from "../core/dom.js";
-import { fieldOf } from "./field.js";
+import { fieldOf } from "./fields/field.js";
 import { parameters } from "./settings.js";
-import { SizePicker } from "./sizepicker.js";
+import { SizePicker } from "./fields/sizepicker.js";
 
 // where a parameter has its place, whatever the schema shows first
 const PLACES = { prompt: "prompt-part", width: "size-part", height: "size-part", num_frames: "length-part" };

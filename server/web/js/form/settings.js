@@ -1,6 +1,6 @@
 /** What a generation was asked for, by its model's request schema. */
 
-import { toText } from "./loras.js";
+import { toText } from "./fields/loras.js";
 import { t } from "../core/strings.js";
 
 /** The parameters of a schema in the order to be shown: `[name, property]`. */

@@ -2,7 +2,7 @@
 
 import { $, h, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
-import { refusal } from "../form/sender.js";
+import { refusal } from "../form/sending/sender.js";
 import { GridCell } from "./cell.js";
 import { save } from "./picture.js";
 import { forget, grids, keep } from "./store.js";

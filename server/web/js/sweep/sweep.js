@@ -2,7 +2,7 @@
 
 import { $, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
-import { MOST_VIDEOS } from "../form/wildcards.js";
+import { MOST_VIDEOS } from "../form/sending/wildcards.js";
 import { axesOf, offer, suggested, valuesOf, withValue } from "./axes.js";
 
 const LINES = ["rows", "columns"];

@@ -1,8 +1,8 @@
 /** What the server knows about the request in the form before it is sent: its time, its wait, whether it fits. */
 
-import { request } from "../core/api.js";
-import { h } from "../core/dom.js";
-import { t, time } from "../core/strings.js";
+import { request } from "../../core/api.js";
+import { h } from "../../core/dom.js";
+import { t, time } from "../../core/strings.js";
 
 const PAUSE_MS = 600;
 // a wait that is shorter is over before it is read

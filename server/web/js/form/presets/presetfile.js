@@ -1,7 +1,7 @@
 /** Checks a preset that may come from anywhere against the schema of its model. */
 
-import { t } from "../core/strings.js";
-import { OWN_PARAMETERS, title } from "./settings.js";
+import { t } from "../../core/strings.js";
+import { OWN_PARAMETERS, title } from "../settings.js";
 
 const MOST_LORAS = 8;
 const STRONGEST = 4;

@@ -1,7 +1,7 @@
 /** Sends requests one after the other, and tells how many were sent if the server takes no more. */
 
-import { t, time } from "../core/strings.js";
-import { sent } from "./inputs.js";
+import { t, time } from "../../core/strings.js";
+import { sent } from "../inputs.js";
 
 /** The inputs as requests name them: files are sent once, whatever the number of requests. */
 export async function uploaded(inputs) {

@@ -1,9 +1,9 @@
 /** Settings under a name: saved in this browser for this server, and as files that others can take over. */
 
-import { stored } from "../core/api.js";
-import { $, h, say } from "../core/dom.js";
-import { storage } from "../core/storage.js";
-import { t } from "../core/strings.js";
+import { stored } from "../../core/api.js";
+import { $, h, say } from "../../core/dom.js";
+import { storage } from "../../core/storage.js";
+import { t } from "../../core/strings.js";
 import { wrongIn } from "./presetfile.js";
 
 const NAME = stored("presets");

@@ -1,6 +1,6 @@
 /** Prompts with alternatives: `{red|blue}` stands for each of its parts, and `\{`, `\|` and `\}` for themselves. */
 
-import { t } from "../core/strings.js";
+import { t } from "../../core/strings.js";
 
 /** So many videos are sent at a time. */
 export const MOST_VIDEOS = 16;

@@ -1,7 +1,7 @@
 /** How many of the steps are computed: a choice of few words, each with a line of help. */
 
-import { $, h, say } from "../core/dom.js";
-import { t } from "../core/strings.js";
+import { $, h, say } from "../../core/dom.js";
+import { t } from "../../core/strings.js";
 
 const SPEEDS = ["", "exact", "balanced", "fast"];
 const named = (speed) => speed || "unset";

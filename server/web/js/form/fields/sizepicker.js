@@ -1,7 +1,7 @@
 /** Buttons for the usual shapes and resolutions. */
 
-import { h } from "../core/dom.js";
-import { t } from "../core/strings.js";
+import { h } from "../../core/dom.js";
+import { t } from "../../core/strings.js";
 import { nearest, RATIOS, RESOLUTIONS, shapeOf, sizeOf } from "./sizes.js";
 
 /** The shape drawn small; nothing for a resolution. */

@@ -1,8 +1,8 @@
 /** LoRAs of a video: added from those that the server offers for the model, each with a strength, and taken away again. */
 
-import { request } from "../core/api.js";
-import { $, h, say } from "../core/dom.js";
-import { t } from "../core/strings.js";
+import { request } from "../../core/api.js";
+import { $, h, say } from "../../core/dom.js";
+import { t } from "../../core/strings.js";
 
 const MOST = 8;
 const STRONGEST = 4;

@@ -1,6 +1,6 @@
 /** The requests that the form stands for: one, one for each combination of alternatives in the prompt, or a sweep's. */
 
-import { t } from "../core/strings.js";
+import { t } from "../../core/strings.js";
 import { escaped, expand, MOST_VIDEOS } from "./wildcards.js";
 
 /**

@@ -1,8 +1,8 @@
 /** One parameter of a model's schema as a field of the form: its label, its control, a line of help, what is wrong with it. */
 
-import { h, say } from "../core/dom.js";
-import { t } from "../core/strings.js";
-import { title } from "./settings.js";
+import { h, say } from "../../core/dom.js";
+import { t } from "../../core/strings.js";
+import { title } from "../settings.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
 // of several videos the n-th has the seed plus n
