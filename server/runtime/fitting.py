@@ -28,7 +28,7 @@ OTHERS_BYTES = GIB // 2
 
 _SIZES = ((1280, 720), (960, 544), (832, 480), (640, 368), (416, 240), (208, 120))
 _KEPT = 256
-"""So many answers are kept: each takes some 10 ms of arithmetic."""
+"""So many answers are kept: each takes some 100 ms of arithmetic."""
 
 _Video = tuple[int, int, int]
 
