@@ -9,7 +9,8 @@ from pipelines.models.catalogue import CatalogueEntry
 from pipelines.planning.layout import GIB, HOST_SHARE, Machine
 from pipelines.planning.planner import fits
 from pipelines.planning.shapes import ModelShape
-from server.cli.plan import OTHERS_BYTES, shape_of, sides_of
+from server.cli.plan import shape_of, sides_of
+from server.runtime.fitting import OTHERS_BYTES
 
 _SIZES = ((832, 480), (624, 352), (416, 240), (208, 120))
 _FRAMES = (65, 49, 33, 17, 5)

@@ -25,10 +25,8 @@ from pipelines.planning.layout import GIB, HOST_SHARE, Layout, Machine
 from pipelines.planning.memory_model import converted_bytes
 from pipelines.planning.planner import plan
 from pipelines.planning.shapes import FileShape, ModelShape
+from server.runtime.fitting import OTHERS_BYTES
 from server.runtime.probe import ProbeError, cuda_devices, weight_files
-
-OTHERS_BYTES = GIB // 2
-"""GPU memory that a desktop and other programs use, where the GPU's size is given as an option."""
 
 DEFAULT_CAPABILITY = (8, 9)
 """The compute capability of a GPU whose size is given as an option."""

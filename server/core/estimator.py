@@ -20,6 +20,9 @@ EXPECTED = 1
 _GUESS_FROM = 0.04
 """From less of a generation than this (0 … 1) nothing is guessed, if nothing is known of its kind."""
 
+_NEAR = 4
+"""A size is told from others whose pixels are at most this many times more or fewer."""
+
 _SCALING = 1.25
 """The power of the pixels that a step grows by, where runs of only one size are known: between a line and a square."""
 
@@ -44,6 +47,13 @@ class Estimator:
         runs = self._durations.runs_of_model(model, params)
         step, rest = (law(tuple(runs), pixels_of(params)) for law in (step_seconds, rest_seconds))
         return self.typical if step is None or rest is None else steps_of(params) * step + rest
+
+    def near_total(self, model: str, params: VideoParams) -> float | None:
+        """Seconds of a generation that has not begun; None if none of its kind and about its size is known."""
+        pixels = pixels_of(params)
+        known = [run.pixels for run in self._durations.runs_of_model(model, params)]
+        is_near = any(max(size, pixels) <= _NEAR * min(size, pixels) for size in known)
+        return self.total(model, params) if is_near else None
 
 
 class Forecast:

@@ -23,12 +23,12 @@ from server.api.routes import (
     loras,
     metrics,
     models,
-    prompts,
     queue,
     uploads,
     videos,
 )
 from server.api.routes.library import generations, many
+from server.api.routes.drafts import estimate, prompts
 from server.api.routes.pages import reference, workbench
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
@@ -43,6 +43,7 @@ from server.engine.ray.watch import cluster_views
 from server.runtime.cluster import ClusterDevices
 from server.runtime.data_dir import locked
 from server.runtime.engines import make_cluster_engine, make_engine, token_file, worker_template
+from server.runtime.fitting import MemoryFit
 from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
 from server.scheduler.transfers import TransferringEngine
@@ -89,6 +90,7 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
         queue.router,
         videos.router,
         prompts.router,
+        estimate.router,
         uploads.router,
         # before the routes of one generation: its names are no ids
         many.router,
@@ -170,6 +172,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             files.videos,
             files.inputs,
             store.awaited_inputs,
+            fit_check=MemoryFit(devices),
         )
         app.state.library = Library(
             store.library, store.history, dispatcher, retention, files.videos, keys, settings.url_ttl

@@ -45,6 +45,21 @@ class QueueEta:
             generation.progress, wait + (1 - generation.progress) * self._total(generation.model, generation.params)
         )
 
+    def expected(self, model: str, params: VideoParams) -> float | None:
+        """Seconds of a video that has not begun; None if no device has made one of its kind and about its size."""
+        totals = [device.estimator.near_total(model, params) for device in self._devices]
+        known = [seconds for seconds in totals if seconds is not None]
+        return fmean(known) if known else None
+
+    def wait(self, place: int) -> float | None:
+        """Seconds until a generation at a place of the queue starts (1 is next); None if that cannot be estimated."""
+        if not self._devices or len(self._free) < len(self._devices):
+            return None
+        rounds, turn = divmod(place - 1, len(self._devices))
+        if rounds == 0:
+            return self._free[turn]
+        return None if self._typical is None else self._free[turn] + rounds * self._typical
+
     def _lacking(self, generation: Generation) -> str | None:
         """What each machine lacks for a generation; None if some device may be able to make it."""
         if not any(device.lacks for device in self._all):

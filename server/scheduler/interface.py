@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from pipelines.core.progress import GenerationStats
+from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import Health
 from server.core.events import Live
@@ -73,6 +74,12 @@ class Eta(Protocol):
 
         `place` is its place in the queue; 1 is next.
         """
+
+    def expected(self, model: str, params: VideoParams) -> float | None:
+        """Seconds of a video that has not begun; None if none of its kind and about its size was made."""
+
+    def wait(self, place: int) -> float | None:
+        """Seconds until a generation at a place of the queue starts (1 is next); None if that cannot be estimated."""
 
 
 class Scheduler(Protocol):

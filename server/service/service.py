@@ -15,6 +15,7 @@ from server.core.errors import (
     GenerationNotFoundError,
     InvalidParamsError,
     ModelNotFoundError,
+    QueueFullError,
     UnavailableError,
 )
 from server.core.events import Broker, Event, Live
@@ -31,11 +32,12 @@ from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.record_limits import Recorder, RecordLimits
 from server.service.requests import parameters
 from server.service.requests.building import GenerationBuilder
+from server.service.requests.estimate import Estimate, FitCheck, estimate
 from server.service.requests.finished import FinishedVideos
 from server.service.requests.image_models import ImageModels, Sounds
 from server.service.requests.input_sources import InputSources
 from server.service.requests.inputs import InputFiles
-from server.service.requests.request import Request
+from server.service.requests.request import RequestReader
 from server.service.requests.uploads import Upload, Uploads
 from server.service.waiting import Waiting
 from server.storage.db.records import (
@@ -71,10 +73,11 @@ class Service:
         inputs: Inputs,
         awaited_inputs: AwaitedInputs,
         downloader: Downloader | None = None,
+        fit_check: FitCheck | None = None,
     ) -> None:
+        self._fit_check = fit_check
         self.settings = settings
         self.catalogue = catalogue
-        self._aliases = {alias: entry for entry in catalogue.values() for alias in entry.api.aliases}
         self._scheduler = scheduler
         self._submissions = submissions
         self._history = history
@@ -85,6 +88,7 @@ class Service:
         self._uploads = Uploads(inputs, files)
         self._image_models = ImageModels({} if settings.demo else catalogue)
         self.sounds = Sounds(catalogue, everywhere=settings.ray_address is not None)
+        self._reader = RequestReader(catalogue, self._image_models, self._loras)
         finished = FinishedVideos(self._generation_of, videos, files, catalogue)
         # any server may run a generation, and needs its inputs
         self._keeps_inputs = settings.files_url is not None or not submissions.is_shared
@@ -154,14 +158,7 @@ class Service:
 
     def entry(self, model: Any) -> CatalogueEntry:
         """The model of a request; raises InvalidParamsError or ModelNotFoundError."""
-        if model is None:
-            raise InvalidParamsError("model must be given: the id of a model")
-        if not isinstance(model, str):
-            raise InvalidParamsError("model must be a string: the id of a model")
-        entry = self.catalogue.get(model) or self._aliases.get(model)
-        if entry is None:
-            raise ModelNotFoundError(model)
-        return entry
+        return self._reader.entry(model)
 
     async def submit(
         self,
@@ -179,11 +176,8 @@ class Service:
         ConflictError if the key belongs to a different request.
         """
         self.check_open()
-        asked = self.entry(body.get("model"))
-        entry = self._image_models.answering(asked, body)
-        loras = await asyncio.to_thread(self._loras.of, entry.id) if body.get("loras") else {}
+        request = await self._reader.read(tenant, body, origin, inputs or {})
         await self.check_room()
-        request = Request(tenant, entry, asked, body, origin, inputs or {}, loras)
         repeatable = None if key is None else IdempotentRequest(key, request.digest)
         try:
             # its uploads may have expired meanwhile
@@ -202,6 +196,15 @@ class Service:
                 if generation.is_terminal:
                     self._broker.publish(Event(generation))
         return recorded
+
+    async def estimate(self, tenant: str, body: parameters.Body) -> Estimate:
+        """What is known of a request before it is sent. Raises InvalidParamsError, ModelNotFoundError as `submit`."""
+        self.check_open()
+        request = await self._reader.read(tenant, body, Origin.SYNC, {})
+        params = self._builder.check(request)
+        return await estimate(
+            request.entry, params, self._scheduler.queue_eta(), await self.queue_length(), self._fit_check
+        )
 
     def _wake(self) -> None:
         self._scheduler.wake()

@@ -14,7 +14,7 @@ from tests.contract.test_http import error_of
 from tests.support.server_process import MODEL, ServerProcess, eventually
 
 LIBRARY = {"/generations/marks", "/generations/delete", "/generations/archive"}
-OWN = {"/videos/generate", "/queue", "/uploads", "/prompts/enhance", *LIBRARY}
+OWN = {"/videos/generate", "/queue", "/uploads", "/prompts/enhance", "/estimate", *LIBRARY}
 """What is posted to these concerns the caller only."""
 
 

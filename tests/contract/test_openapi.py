@@ -116,6 +116,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         ("post", "/api/ai/queue"),
         ("post", "/api/ai/uploads"),
         ("post", "/api/ai/prompts/enhance"),
+        ("post", "/api/ai/estimate"),
         ("get", "/api/ai/queue"),
         ("get", "/api/ai/queue/{generation_id}"),
         ("delete", "/api/ai/queue/{generation_id}"),

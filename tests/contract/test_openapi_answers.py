@@ -177,6 +177,7 @@ def succeed(asker: Asker, server: ServerProcess) -> None:
     asker.ask("uploadInput", content=encoded(drawn()), headers={"Content-Type": "image/png"})
     asker.ask("enhancePrompt", json=WORDS)
     use_library(asker)
+    asker.ask("estimateGeneration", json=SMALL)
     running = enqueue(asker, **{**LONG, "mood": "calm"})
     wait_for(asker, running, "preview_url")
     asker.ask("getPreview", running)
@@ -277,6 +278,7 @@ def refuse(asker: Asker, server: ServerProcess) -> None:
     ]
     for body, status in wrong:
         assert asker.ask("enhancePrompt", **body).status_code == status
+        assert asker.ask("estimateGeneration", **body).status_code == status
     with opened(f"sqlite:///{server.data_dir / 'paddock.db'}") as engine:
         KeyRing(engine).add("admin", is_admin=True)
         for name in ("activateModel", "deactivateModel"):

@@ -203,9 +203,9 @@ def make_a_video(visitor: BrowserPage) -> str:
     page = visitor.open(f"/ai/workbench?model={MODEL}")
     page.locator("#form details summary").click()
     page.get_by_label("Prompt", exact=True).fill("a red circle moving right")
-    for label, value in {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}.items():
+    for label, value in {"Height": 64, "Width": 64, "Frames": 5, "Steps": 2}.items():
         page.get_by_role("spinbutton", name=label).fill(str(value))
-    with page.expect_response(lambda answer: answer.request.method == "POST") as answer:
+    with page.expect_response(lambda answer: answer.url.endswith("/queue")) as answer:
         page.get_by_role("button", name="Generate", exact=True).click()
     id_ = answer.value.json()["generations"][0]["generation_id"]
     card = page.locator(f"#stage[data-id='{id_}']")

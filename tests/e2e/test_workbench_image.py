@@ -19,7 +19,7 @@ from tests.support.server_process import ServerProcess, eventually
 from tests.support.video import read_video
 from tests.support.workbench import staged
 
-SIZES = {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}
+SIZES = {"Height": 64, "Width": 64, "Frames": 5, "Steps": 2}
 DROP = """([text, name]) => {
   const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -190,7 +190,7 @@ def test_a_text_models_image_is_answered_with_the_other_models_defaults(page: Pa
     row = generated(page, server)
 
     assert (row["model_name"], row["answered_by"]) == (DEFAULT_MODEL, I2V)
-    assert row["num_inference_steps"] == SIZES["Num Inference Steps"]
+    assert row["num_inference_steps"] == SIZES["Steps"]
     assert "guidance_scale" not in row
     expect(page.locator("#stage").locator(".facts")).to_contain_text(f"made by {I2V}")
 

@@ -17,7 +17,7 @@ from tests.support.server_process import ServerProcess
 from tests.support.sound import loudest_hertz, samples_of, tone
 from tests.support.workbench import staged
 
-SIZES = {"Height": 64, "Width": 96, "Num_Frames": 33, "Num_Inference_Steps": 2}
+SIZES = {"Height": 64, "Width": 96, "Frames": 33, "Steps": 2}
 DROP = """(text) => {
   const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -134,7 +134,7 @@ def making(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def test_a_sound_is_made_of_its_own_words_or_left_for_a_file(making: ServerProcess, sound: Path) -> None:
     with visiting(making.url) as visitor:
         page = visitor.open(f"/?model={T2V}")
-        fill(page, "an ox", **{**SIZES, "Height": 32, "Width": 32, "Num_Frames": 9})
+        fill(page, "an ox", **{**SIZES, "Height": 32, "Width": 32, "Frames": 9})
         expect(page.get_by_label("What is heard")).to_be_hidden()
 
         page.get_by_label("Make a sound").check()
@@ -167,7 +167,7 @@ def test_a_chinese_prompt_is_enhanced_inspired_and_heard(
         page = visitor.open(f"/?model={T2V}")
         page.get_by_label("提示词", exact=True).fill("湖边的一头牛")
         page.locator("#form summary").click()
-        for label, value in {"高度": 32, "宽度": 32, "帧数": 9, "推理步数": 2}.items():
+        for label, value in {"高度": 32, "宽度": 32, "帧数": 9, "步数": 2}.items():
             page.get_by_role("spinbutton", name=label).fill(str(value))
         page.get_by_label("灵感").check()
         page.get_by_label("生成声音").check()

@@ -15,7 +15,7 @@ from tests.support.server_process import ServerProcess
 from tests.support.video import psnr, read_video
 from tests.support.workbench import staged
 
-SIZES = {"Height": 64, "Width": 96, "Num Frames": 9, "Num Inference Steps": 4}
+SIZES = {"Height": 64, "Width": 96, "Frames": 9, "Steps": 4}
 DROP = """(text) => {
   const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
   const transfer = new DataTransfer();

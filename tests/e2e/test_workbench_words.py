@@ -19,7 +19,7 @@ from tests.support.workbench import staged
 
 VisitorFactory = Callable[..., BrowserPage]
 
-QUICK = {"Height": 64, "Width": 64, "Num Frames": 5, "Num Inference Steps": 2}
+QUICK = {"Height": 64, "Width": 64, "Frames": 5, "Steps": 2}
 PROMPT = "An ox by a lake"
 ENHANCED = f"{PROMPT} in soft morning light, take 1."
 WHEN_GENERATING = "Enhance when generating"
@@ -282,14 +282,14 @@ def test_when_generating(page: Page, words: ServerProcess, chat: ChatServer) -> 
     button(card, "Use enhanced prompt").click()
     expect(prompt(page)).to_have_value(LONG.strip())
     expect(box).not_to_be_checked()
-    expect(page.get_by_role("spinbutton", name="Num Frames")).to_have_value("5")
+    expect(page.get_by_role("spinbutton", name="Frames")).to_have_value("5")
 
 
 def test_the_box_is_kept_with_the_draft(page: Page) -> None:
     page.get_by_label(WHEN_GENERATING).check()
     page.reload()
     page.wait_for_selector("body[data-ready]")
-    page.locator("#form > details summary").click()
+    page.locator("#form details summary").click()
 
     expect(page.get_by_label(WHEN_GENERATING)).to_be_checked()
     page.get_by_role("combobox", name="Model").select_option("wan-ai-wan2-2-t2v-a14b-diffusers")
@@ -335,7 +335,7 @@ def test_a_server_without_a_language_model_offers_nothing(visitor: VisitorFactor
     server.start()
     try:
         page = visitor(server.url).open()
-        page.locator("#form > details summary").click()
+        page.locator("#form details summary").click()
 
         expect(button(page, "Enhance")).to_be_hidden()
         expect(page.get_by_label(WHEN_GENERATING)).to_be_hidden()
@@ -381,7 +381,7 @@ def test_it_speaks_chinese(visitor: VisitorFactory, chat: ChatServer) -> None:
     expect(page.get_by_text(f"已由 {MODEL} 润色")).to_be_visible()
     button(page, "撤销").click()
     expect(field).to_have_value("湖边的牛")
-    page.locator("#form > details summary").click()
+    page.locator("#form details summary").click()
     expect(page.get_by_label("生成时润色")).to_be_visible()
     assert page.get_by_text("undefined").count() == 0
 

@@ -81,6 +81,16 @@ class GenerationBuilder:
         new = [self._generation(request, body, kept, inputs) for body in bodies]
         return self._enhanced(request, new)
 
+    def check(self, request: Request) -> VideoParams:
+        """The parameters of a request's first generation, as far as they are known without its inputs.
+
+        Raises InvalidParamsError as `build` does on the sync route.
+        """
+        parameters.num_generations(request.body, self._settings.max_num_generations)
+        params = self._params(request, request.body, GivenInputs())
+        self._enhances(request)
+        return params
+
     def complete(self, entry: CatalogueEntry, generation: Generation, kept: Input) -> Generation:
         """A generation that awaited an input, with the input. It may await the last image next, or its prompt."""
         assert generation.params is not None, "a generation without valid parameters awaits nothing"

@@ -2,7 +2,7 @@
 
 import { $, h, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
-import { toText } from "../form/loras.js";
+import { toText } from "../form/fields/loras.js";
 import { settingsOf, title } from "../form/settings.js";
 import { clamped } from "./clamp.js";
 import { letter } from "./figures.js";

@@ -31,11 +31,12 @@ export const key = {
   forget: () => storage.remove(KEY),
 };
 
-/** An error the server told of; `status` is 0 when it could not be reached. */
+/** An error the server told of; `status` is 0 when it could not be reached, `retryAfter` the seconds until another try. */
 export class ApiError extends Error {
-  constructor(message, status) {
+  constructor(message, status, retryAfter = null) {
     super(message);
     this.status = status;
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -109,8 +110,9 @@ async function ask(path, { json, ...options }) {
   }
   const response = await send(path, options);
   const body = await response.json().catch(() => null);
-  if (!response.ok) throw new ApiError(body?.error?.message ?? `${path}: ${response.status}`, response.status);
-  return body;
+  if (response.ok) return body;
+  const retryAfter = Number(response.headers.get("Retry-After")) || null;
+  throw new ApiError(body?.error?.message ?? `${path}: ${response.status}`, response.status, retryAfter);
 }
 
 /** A picture, as an address for an <img>; null if it is gone by now. */

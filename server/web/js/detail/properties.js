@@ -2,7 +2,7 @@
 
 import { language, t, time } from "../core/strings.js";
 import { settingsOf, title } from "../form/settings.js";
-import { toText } from "../form/loras.js";
+import { toText } from "../form/fields/loras.js";
 
 const dates = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
 

@@ -4,12 +4,21 @@ import { inputAddress, ownAddress, stored } from "../core/api.js";
 import { $, h, say } from "../core/dom.js";
 import { visit } from "../core/storage.js";
 import { t } from "../core/strings.js";
+import { keepInView } from "./column.js";
 import { Enhancer } from "./enhance.js";
+import { Estimate } from "./sending/estimate.js";
+import { Examples } from "./examples.js";
 import { Form } from "./form.js";
-import { AUDIO, fileAt, frameAt, IMAGES, InputField, INPUTS, sent, VIDEO } from "./inputs.js";
-import { offerLoras } from "./loras.js";
+import { AUDIO, fileAt, frameAt, IMAGES, InputField, INPUTS, VIDEO } from "./inputs.js";
+import { LoraPicker } from "./fields/loras.js";
 import { MadeSound } from "./madesound.js";
+import { firstOf, plain, planOf, videosOf } from "./sending/plan.js";
+import { Presets } from "./presets/presets.js";
+import { sendAll, uploaded } from "./sending/sender.js";
 import { fillField, ofField, OWN_PARAMETERS, settingsOf } from "./settings.js";
+import { drawSpeed } from "./fields/speed.js";
+import { Grids } from "../sweep/grid.js";
+import { Sweep } from "../sweep/sweep.js";
 
 const DRAFT = stored("draft");
 const SMALL = { width: 416, height: 240, num_frames: 33 };
@@ -32,10 +41,18 @@ export class Composer extends EventTarget {
     this.inputs = [...this.images, this.video, this.audio];
     this.sound = new MadeSound(this.audio);
     $("model").replaceChildren(...[...models.values()].map((model) => h("option", { value: model.id }, model.display_name)));
+    drawSpeed();
+    this.loras = new LoraPicker();
     this.form = new Form();
+    this.examples = new Examples(this.form);
+    this.sweep = new Sweep(() => this.schema, () => this.loras.names);
+    this.grids = new Grids(generations);
+    this.estimate = new Estimate($("estimate"), () => this.#draftBody(), () => this.#countVideos(), (size) => this.form.fill(size));
+    this.presets = new Presets(models, () => this.#preset(), (preset) => this.#apply(preset));
     this.enhancer = new Enhancer(this.form, () => this.model.id, [$("enhance-prompt"), $("inspiration")]);
     this.#restore();
     this.#listen();
+    keepInView($("form"));
   }
 
   get model() {
@@ -55,7 +72,8 @@ export class Composer extends EventTarget {
     const all = this.images[0].value && this.#isAnswered() && !this.#isApproximate ? this.form.changed : this.form.values;
     // what is joined has the size of the video before it
     const named = Object.entries(all).filter(([name]) => !(this.#isJoined && ["width", "height"].includes(name)));
-    return { ...Object.fromEntries(named), ...Object.fromEntries([...own.filter(([, value]) => value !== undefined), ...given]) };
+    const values = { ...Object.fromEntries(named), ...Object.fromEntries([...own.filter(([, value]) => value !== undefined), ...given]) };
+    return { ...values, prompt: firstOf(values.prompt) };
   }
 
   /** Whether a model takes an image. */
@@ -66,7 +84,7 @@ export class Composer extends EventTarget {
   /** Puts the settings and inputs of a row into the form, some of them changed. */
   async use(row, changes = {}) {
     this.#choose(row.model_name);
-    this.#fill({ ...settingsOf(row, this.#schemaOf(row)), ...changes });
+    this.#fill(plain({ ...settingsOf(row, this.#schemaOf(row)), ...changes }));
     $("field-prompt").focus();
     await Promise.all(this.inputs.map((input) => input.fetch(inputAddress(row, input.name))));
     if (row.extend_from) this.#continue(row.extend_from, true);
@@ -84,7 +102,7 @@ export class Composer extends EventTarget {
       const own = inputAddress(row, name);
       given[name] = own ? await fileAt(own) : row[name];
     }
-    await this.#submit({ model: row.model_name, ...settings }, given);
+    await this.#submit({ bodies: [{ model: row.model_name, ...settings, prompt: row.prompt }] }, given);
   }
 
   /** Takes a frame of a row's video as the first one, its last by default, and the row's settings. */
@@ -94,7 +112,7 @@ export class Composer extends EventTarget {
     // another was asked for meanwhile
     if (asked !== this.#asked) return;
     this.#choose(row.model_name);
-    this.#fill(settingsOf(row, this.#schemaOf(row)));
+    this.#fill(plain(settingsOf(row, this.#schemaOf(row))));
     this.images[0].set(frame);
     this.images[1].set(null);
     // only what begins with the last frame can be joined
@@ -121,7 +139,9 @@ export class Composer extends EventTarget {
   }
 
   #listen() {
-    this.form.addEventListener("change", () => this.#changed());
+    for (const part of [this.form, this.sweep, $("count")]) part.addEventListener("change", () => this.#changed());
+    // its time is known once the first of its kind is made
+    this.generations.addEventListener("row", ({ detail: row }) => row.status !== "processing" && this.estimate.ask());
     $("model").addEventListener("change", () => {
       const kept = this.form.values.prompt;
       this.#draw();
@@ -158,7 +178,10 @@ export class Composer extends EventTarget {
   #reset() {
     this.#fillOwn({});
     this.enhancer.forget();
-    for (const input of this.inputs) input.set(null);
+    for (const input of this.inputs) {
+      input.set(null);
+      input.close();
+    }
     this.form.reset();
   }
 
@@ -214,14 +237,15 @@ export class Composer extends EventTarget {
   }
 
   #draw() {
-    offerLoras(this.model.id);
+    this.loras.offer(this.model.id);
     for (const input of this.inputs) input.offer(this.#takes(this.model.id, input.name));
     // some take an image in no other way
     $("image-mode").disabled = !(IMAGES[0] in this.#own);
     $("image-mode").checked = $("image-mode").disabled;
     this.#offerImageMode();
-    this.form.draw(this.model.request_schema, this.model.fps, $("basic"), $("more-fields"));
+    this.form.draw(this.model.request_schema, this.model.fps);
     this.enhancer.draw(this.#own.enhance_prompt);
+    this.examples.draw(this.model);
     this.sound.offer("generate_audio" in this.#own);
     if (this.model.weights === "demo") this.#fillSmall();
   }
@@ -238,27 +262,69 @@ export class Composer extends EventTarget {
 
   #changed() {
     const values = Object.fromEntries(Object.entries(this.values).filter(([name]) => !NOT_KEPT.includes(name)));
-    visit.set(DRAFT, JSON.stringify({ model: this.model.id, values }));
+    visit.set(DRAFT, JSON.stringify({ model: this.model.id, values: { ...values, prompt: this.form.values.prompt } }));
     say($("form-error"), "");
+    if (this.sweep.isOn) this.sweep.draw();
+    const count = this.#countVideos();
+    say($("makes"), count > 1 ? t("makes", { count }) : "");
+    this.estimate.ask();
     this.dispatchEvent(new Event("change"));
   }
 
-  async #generate() {
-    if (!this.form.check()) return say($("form-error"), t("error.form"));
-    const count = Number($("count").value);
-    const given = Object.fromEntries(this.#given((input) => input.value));
-    await this.#submit({ model: this.model.id, ...this.values, ...(count > 1 && { num_generations: count }) }, given);
+  #plan() {
+    return planOf(this.form.values.prompt, { model: this.model.id, ...this.values }, this.sweep, Number($("count").value));
   }
 
-  /** Asks for a generation; `inputs` are its files and URLs by their parameters. */
-  async #submit(body, inputs) {
+  /** How many videos the form makes; 0 while it cannot. */
+  #countVideos() {
+    try {
+      return videosOf(this.#plan());
+    } catch {
+      return 0;
+    }
+  }
+
+  /** The request to be estimated; null while the form is not right. */
+  #draftBody() {
+    return this.form.isRight && this.loras.isRight ? { model: this.model.id, ...this.values } : null;
+  }
+
+  /** What a preset keeps: the look, not what is seen. */
+  #preset() {
+    const { prompt: _, ...others } = this.values;
+    return { model: this.model.id, settings: Object.fromEntries(Object.entries(others).filter(([name]) => !NOT_KEPT.includes(name))) };
+  }
+
+  #apply({ model, settings }) {
+    this.#choose(model);
+    const { prompt } = this.form.values;
+    const defaults = Object.entries(this.schema.properties).map(([name, property]) => [name, property.default]);
+    this.#fill({ ...Object.fromEntries(defaults), prompt, ...settings });
+    this.#changed();
+  }
+
+  async #generate() {
+    if (!this.form.check() || !this.loras.check()) return say($("form-error"), t("error.form"));
+    let plan;
+    try {
+      plan = this.#plan();
+    } catch (error) {
+      return say($("form-error"), error.message);
+    }
+    await this.#submit(plan, Object.fromEntries(this.#given((input) => input.value)));
+  }
+
+  /** Asks for the generations of a plan; `inputs` are their files and URLs by their parameters. */
+  async #submit(plan, inputs) {
     $("generate").disabled = true;
     say($("generate"), t("generating"));
     try {
-      const named = Object.entries(inputs).map(async ([name, value]) => [name, typeof value === "string" ? value : await sent(value)]);
-      await this.generations.create({ ...body, ...Object.fromEntries(await Promise.all(named)) });
+      const given = await uploaded(inputs);
+      const bodies = plan.bodies.map((body) => ({ ...body, ...given }));
       say($("form-error"), "");
-      this.enhancer.generated(body.prompt);
+      if (plan.rows) await this.grids.begin({ ...plan, bodies }, bodies[0].prompt);
+      else await sendAll(this.generations, bodies);
+      this.enhancer.generated(this.form.values.prompt);
     } catch (error) {
       say($("form-error"), error.message);
     } finally {

@@ -36,6 +36,8 @@ export class InputField extends EventTarget {
   #shown = null;
   // counts the choices: one that took long to read must not replace a newer one
   #choice = 0;
+  #isOpen = false;
+  isOffered = false;
 
   constructor(name, id) {
     super();
@@ -49,8 +51,14 @@ export class InputField extends EventTarget {
     const isHere = ({ target }) => (target.closest(".image-field") ?? (isMain ? element : null)) === element;
     file.addEventListener("change", () => file.files[0] && this.#read(file.files[0]));
     this.#part("remove").addEventListener("click", () => {
+      this.#isOpen = true;
       this.set(null);
       file.focus();
+    });
+    this.#part("add").addEventListener("click", () => {
+      this.#isOpen = !this.#isOpen;
+      this.#show();
+      if (this.#isOpen) file.click();
     });
     if (isFirst) document.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
     for (const each of ["dragover", "drop"]) {
@@ -75,14 +83,25 @@ export class InputField extends EventTarget {
     return this.#part("file");
   }
 
-  get isOffered() {
-    return !this.element.hidden;
+  /** Offers the field for a model that takes such an input, and takes it away for others. */
+  offer(isTaken) {
+    this.isOffered = isTaken;
+    if (!isTaken) this.set(null);
+    this.#show();
   }
 
-  /** Shows the field for a model that takes such an input, and takes it away for others. */
-  offer(isTaken) {
-    this.element.hidden = !isTaken;
-    if (!isTaken) this.set(null);
+  /** Folds the field away while it is empty. */
+  close() {
+    this.#isOpen = false;
+    this.#show();
+  }
+
+  #show() {
+    const isEmpty = this.#value === null;
+    this.element.hidden = !this.isOffered || (isEmpty && !this.#isOpen);
+    this.#part("add").hidden = !this.isOffered || !isEmpty;
+    this.#part("add").setAttribute("aria-expanded", String(this.#isOpen));
+    this.element.classList.toggle("chosen", !isEmpty);
   }
 
   /** The file; undefined without one. */
@@ -113,6 +132,7 @@ export class InputField extends EventTarget {
     this.#choice += 1;
     if (file === this.#value) return;
     this.#value = file;
+    this.#show();
     say(this.#part("error"), "");
     this.file.value = "";
     this.#part("chosen").hidden = file === null;
@@ -140,7 +160,11 @@ export class InputField extends EventTarget {
 
   #read(file) {
     const limit = MAX_MB[this.#kind];
-    if (file.size > limit * 2 ** 20) return say(this.#part("error"), t("input.large", { limit }));
+    if (file.size > limit * 2 ** 20) {
+      this.#isOpen = true;
+      this.#show();
+      return say(this.#part("error"), t("input.large", { limit }));
+    }
     this.set(file);
     this.dispatchEvent(new Event("chosen"));
   }

@@ -1,6 +1,6 @@
 /** What a generation was asked for, by its model's request schema. */
 
-import { fromText, toText } from "./loras.js";
+import { toText } from "./fields/loras.js";
 import { t } from "../core/strings.js";
 
 /** The parameters of a schema in the order to be shown: `[name, property]`. */
@@ -27,7 +27,7 @@ export function ofField(name, field) {
   // what a box says without being touched is the model's default
   if (name === ENHANCE) return field.checked === field.defaultChecked ? undefined : field.checked;
   if (field.type === "checkbox") return field.checked || undefined;
-  if (name === "loras") return fromText(field.value);
+  if (name === "loras") return field.value;
   if (field.disabled || field.value === "") return undefined;
   return name === "strength" ? Number(field.value) : field.value;
 }
@@ -35,7 +35,7 @@ export function ofField(name, field) {
 /** The other way round. */
 export function fillField(name, field, value) {
   if (field.type === "checkbox") field.checked = Boolean(value ?? field.defaultChecked);
-  else field.value = name === "loras" ? toText(value) : (value ?? "");
+  else field.value = value ?? "";
 }
 
 /** Whether the prompt of a row was to be enhanced; undefined where nothing tells. */
@@ -72,7 +72,7 @@ export function facts(row, schema) {
     steps && t("steps", { steps }),
     rest.guidance_scale !== undefined && t("guidance", { guidance: rest.guidance_scale }),
     rest.run_fast && t("title.run_fast"),
-    rest.step_cache && t(`cache.${rest.step_cache}`),
+    rest.step_cache && t("speed", { speed: t(`cache.${rest.step_cache}`) }),
     rest.sampler,
     row.inspiration_style && t("style", { style: row.inspiration_style }),
     rest.generate_audio && row.has_audio && t("madeSound"),
