@@ -27,8 +27,8 @@ from server.api.routes import (
     uploads,
     videos,
 )
-from server.api.routes.library import generations, many
 from server.api.routes.drafts import estimate, prompts
+from server.api.routes.library import generations, many
 from server.api.routes.pages import reference, workbench
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance

@@ -14,8 +14,6 @@ from server.core.errors import (
     ConflictError,
     GenerationNotFoundError,
     InvalidParamsError,
-    ModelNotFoundError,
-    QueueFullError,
     UnavailableError,
 )
 from server.core.events import Broker, Event, Live

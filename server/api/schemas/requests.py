@@ -38,9 +38,9 @@ from server.service.requests.echo import (
     TARGETS,
 )
 from server.service.requests.inputs import AUDIO_NAMES, IMAGE, LAST_IMAGES, VIDEO
-from server.service.requests.numbers import limits_of
 from server.service.requests.parameters import RESPONSE_FORMATS
-from server.service.requests.sizes import RESOLUTIONS
+from server.service.requests.values.numbers import limits_of
+from server.service.requests.values.sizes import RESOLUTIONS
 
 GENERATE = "GenerateRequest"
 ENQUEUE = "EnqueueRequest"

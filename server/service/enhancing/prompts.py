@@ -22,8 +22,8 @@ from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.service.enhancing.tokens import TokenCounter
 from server.service.record_limits import RewriteLimit
-from server.service.requests.numbers import as_integer
 from server.service.requests.parameters import random_seed
+from server.service.requests.values.numbers import as_integer
 from server.storage.files.inputs import Inputs, input_key
 
 log = logging.getLogger("paddock.enhance")

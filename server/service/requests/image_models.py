@@ -14,9 +14,9 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.requests.echo import EXTEND, IMAGE_MODE, is_absent
 from server.service.requests.inputs import IMAGE
-from server.service.requests.numbers import as_integer
 from server.service.requests.parameters import Body
-from server.service.requests.sizes import SIDES, check_pixels, sides_of, sides_of_image
+from server.service.requests.values.numbers import as_integer
+from server.service.requests.values.sizes import SIDES, check_pixels, sides_of, sides_of_image
 
 _FRESH_SECONDS = 10.0
 

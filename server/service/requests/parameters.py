@@ -25,8 +25,8 @@ from server.service.requests.echo import (
     is_absent,
 )
 from server.service.requests.inputs import AUDIO_NAMES, IMAGE, LAST_IMAGES, VIDEO, GivenInputs, InputVideo, Picture
-from server.service.requests.numbers import as_integer, as_number, limits_of
-from server.service.requests.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
+from server.service.requests.values.numbers import as_integer, as_number, limits_of
+from server.service.requests.values.sizes import SIDES, check_pixels, frames_of, sides_of, sides_of_image
 
 Body = Mapping[str, Any]
 V = TypeVar("V", bound=StrEnum)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
-from server.service.requests.numbers import as_number, limits_of
+from server.service.requests.values.numbers import as_number, limits_of
 
 RESOLUTIONS = {"480p": (832, 480), "720p": (1280, 720)}
 """Width and height in pixels of the resolutions that a request may name, at 16:9 as Wan has it."""

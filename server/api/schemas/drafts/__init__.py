@@ -1,0 +1,1 @@
+"""Schemas of what is asked before a generation: another prompt, an estimate."""

@@ -1,0 +1,1 @@
+"""Values of parameters: numbers, and sizes of videos."""
