@@ -111,6 +111,7 @@ generations = Table(
     Column("extends", _Text(64)),
     Column("audio", _Text(64)),
     Column("has_audio", Boolean, nullable=False, server_default=false()),
+    Column("has_stills", Boolean),
     # null is that of SQL, not of JSON
     Column("enhancement", JSON(none_as_null=True)),
     Index("generations_by_status", "status", "seq"),
@@ -243,6 +244,10 @@ HAS_INPUTS = or_(*(generations.c[name].is_not(None) for name in INPUTS))
 HAS_FILES = or_(*(generations.c[name].is_not(None) for name in ("artifact", *INPUTS)))
 # the kept videos and inputs, oldest first
 Index("generations_by_files", generations.c.completed_at, sqlite_where=HAS_FILES, postgresql_where=HAS_FILES)
+
+LACKS_STILLS = and_(generations.c.artifact.is_not(None), generations.c.has_stills.is_(None))
+"""It has a video, and nobody has drawn its stills yet."""
+Index("generations_without_stills", generations.c.seq, sqlite_where=LACKS_STILLS, postgresql_where=LACKS_STILLS)
 
 # A partial index is used where the query is seen to imply its condition: this is written out, not bound. The condition
 # is not the status itself: PostgreSQL would then not look rows up by it, and SQLite would prefer an index by status

@@ -1,0 +1,1 @@
+"""Still pictures of a finished video: its thumbnail and its spritesheet."""

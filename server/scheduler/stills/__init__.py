@@ -1,0 +1,1 @@
+"""Makes the stills of finished videos: at once if that is quick, otherwise when the server has time."""
