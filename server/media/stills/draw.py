@@ -110,7 +110,8 @@ def _ffmpeg(video: Path, *output: str) -> Iterator[IO[bytes]]:
 def main() -> None:
     """Draw the pictures of one video."""
     video, thumbnail, spritesheet = map(Path, sys.argv[1:4])
-    run(lambda: draw(video, thumbnail, spritesheet), CPU_SECONDS)
+    # a finished video waits for it, and it is short
+    run(lambda: draw(video, thumbnail, spritesheet), CPU_SECONDS, niceness=0)
 
 
 if __name__ == "__main__":
