@@ -1,6 +1,7 @@
 """Stills that videos lack are made later: for those of earlier versions, and those whose server died."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -144,6 +145,20 @@ async def test_a_server_starts_to_make_them_by_itself(tmp_path: Path, monkeypatc
     await until_drawn(inside, made)
 
     await inside.dispatcher.stop()
+    inside.store.close()
+
+
+async def test_half_written_stills_of_a_killed_server_go_after_an_hour(tmp_path: Path) -> None:
+    inside = build(tmp_path / "data", stills=True)
+    old, new_one = (inside.folders.stills.folder / f".{name}.1.thumbnail.webp.part" for name in ("old", "new"))
+    for path in (old, new_one):
+        path.write_bytes(b"RI")
+    os.utime(old, (time.time() - 3700,) * 2)
+
+    await inside.dispatcher.start()
+    await inside.dispatcher.stop()
+
+    assert (old.exists(), new_one.exists()) == (False, True)
     inside.store.close()
 
 

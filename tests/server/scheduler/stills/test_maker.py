@@ -72,6 +72,19 @@ async def test_a_file_that_cannot_be_decoded_is_kept_without(inside: Inside, cap
     assert f"{generation.artifact} has no stills: it cannot be decoded" in caplog.text
 
 
+async def test_a_video_whose_worker_died_waits_for_its_stills(inside: Inside) -> None:
+    film = filming(inside)
+
+    def film_and_die(job: Run) -> Done:
+        film(job)
+        return inside.engine.die(job)
+
+    generation = await made(inside, film_and_die)
+
+    assert (generation.status, generation.has_stills) == (Status.SUCCEEDED, None)
+    assert [video.artifact for video in await inside.store.stills.undrawn(None, 9)] == [generation.artifact]
+
+
 async def test_a_disk_that_takes_none_costs_no_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
