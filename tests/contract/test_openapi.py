@@ -131,6 +131,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         ("get", "/api/evaluations/models"),
         ("get", "/api/files/{token}"),
         ("get", "/api/files/inputs/{token}"),
+        ("get", "/api/files/stills/{token}"),
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/metrics"),
