@@ -1,6 +1,7 @@
 """Retention: rows and videos are kept for a time, and videos within a total size. Their owner may remove them earlier.
 
-Stills are kept as long as their videos, and count with them.
+Stills are kept as long as their videos, and their bytes count.
+
 Records are changed first and files removed after. If the server crashes in between, a file is left that no row names;
 such files are found and removed too. A generation that waits or runs is never touched, nor one that ended within the
 grace time.

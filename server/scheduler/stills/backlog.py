@@ -24,7 +24,7 @@ BATCH = 10
 
 
 class StillsBacklog:
-    """Goes through the videos without stills, newest first, a few at a time, one server after another.
+    """Goes through the videos without stills, newest first and a few at a time. Only one server does so at a time.
 
     Nothing is drawn while `is_busy`: what the devices make goes first.
     """
@@ -60,7 +60,7 @@ class StillsBacklog:
             if not is_ours:
                 return False
             found = await self._store.stills.undrawn(self._before, BATCH)
-            # behind the last one from the first one on, as one may have come back
+            # after the last one it begins again, as newer ones may have come
             self._before = found[-1].seq if len(found) == BATCH else None
             here = await self._videos.storage.stat([video.artifact for video in found])
             return any([await self._settle(video, here) for video in found])

@@ -26,7 +26,7 @@ def video_of(key: str) -> str:
 
 
 class Stills(GenerationFiles):
-    """The stills, and the signed tokens that stand for them in links. Who has one of a thumbnail has no video by it."""
+    """The stills, and the signed tokens that stand for them in links. A token of a still gives nobody its video."""
 
     def __init__(self, storage: FileStorage, signer: LinkSigner) -> None:
         super().__init__(storage)
