@@ -45,8 +45,8 @@ from server.runtime.data_dir import locked
 from server.runtime.engines import make_cluster_engine, make_engine, token_file, worker_template
 from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
-from server.scheduler.stills.maker import StillsMaker
-from server.scheduler.transfers import TransferringEngine
+from server.scheduler.files.stills import StillsMaker
+from server.scheduler.files.transfers import TransferringEngine
 from server.service.metrics import Metrics
 from server.service.other_servers import OtherServers
 from server.service.progress_recorder import ProgressRecorder

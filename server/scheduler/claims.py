@@ -19,8 +19,8 @@ from server.core.generation import Generation
 from server.core.logging import ids
 from server.core.retry import Blame, Interruption, NextStep, decide
 from server.engine.protocol import Checkpointed, Previewed, Progressed, RunReport, Warned
+from server.scheduler.files.stills import StillsMaker
 from server.scheduler.running import End, RunningAttempt
-from server.scheduler.stills.maker import StillsMaker
 from server.storage.db.records import StaleAttemptError
 from server.storage.db.statements.attempts import Attempts
 from server.storage.files.previews import preview_key

@@ -16,9 +16,9 @@ from server.scheduler.claims import Claims
 from server.scheduler.device import Device, LoadRequest, UnloadRequest
 from server.scheduler.eta import QueueEta
 from server.scheduler.executor import DeviceExecutor
+from server.scheduler.files.stills import StillsMaker
 from server.scheduler.interface import Deployment, DeviceStatus, Drain
 from server.scheduler.maintenance import Devices, Maintenance
-from server.scheduler.stills.maker import StillsMaker
 from server.scheduler.suitability import Resuming
 from server.storage.db.store import Store
 from server.storage.files.stores import FileStores

@@ -9,8 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.core.errors import RecordsUnavailableError, reason
 from server.scheduler.claims import Claims
-from server.scheduler.stills.backlog import StillsBacklog
-from server.scheduler.stills.maker import StillsMaker
+from server.scheduler.files.stills import StillsMaker
+from server.scheduler.files.stills_backlog import StillsBacklog
 from server.storage.db.store import Store
 from server.storage.files.generation_files import attempt_of, generation_of
 from server.storage.files.stores import FileStores

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from server.media.stills.layout import thumbnail_frame, tile_frames
+from server.media.pictures.stills_layout import thumbnail_frame, tile_frames
 from tests.contract.test_http import error_of
 from tests.support.server_process import SMALL, ServerProcess, eventually
 from tests.support.stills import TOLERANCE, difference, tiles

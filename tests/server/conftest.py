@@ -17,7 +17,7 @@ from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
 from server.runtime.app import build_files, build_retention, with_files
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
-from server.scheduler.stills.maker import StillsMaker
+from server.scheduler.files.stills import StillsMaker
 from server.service.other_servers import OtherServers
 from server.service.progress_recorder import ProgressRecorder
 from server.service.service import Service

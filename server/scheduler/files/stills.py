@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 15.0
 """So long the end of a generation waits for its stills, which usually take a quarter of a second."""
 
 _AT_ONCE = 2
-_CHILD = "server.media.stills.draw"
+_CHILD = "server.media.pictures.draw_stills"
 
 
 class StillsMaker:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from server.core.generation import Generation, Status
-from server.scheduler.stills import backlog
-from server.scheduler.stills.backlog import StillsBacklog
-from server.scheduler.stills.maker import StillsMaker
+from server.scheduler.files import stills_backlog as backlog
+from server.scheduler.files.stills import StillsMaker
+from server.scheduler.files.stills_backlog import StillsBacklog
 from server.storage.db.records import QueueLimits
 from server.storage.db.sharing.locks import Lock
 from server.storage.files.stills import still_keys

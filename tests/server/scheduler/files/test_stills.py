@@ -12,7 +12,7 @@ from PIL import Image
 from server.core.generation import Generation, Status
 from server.engine.protocol import Done, Run
 from server.media.limits import RefusedInputError
-from server.scheduler.stills import maker
+from server.scheduler.files import stills as maker
 from server.storage.files.folder import FolderStorage
 from server.storage.files.stills import SPRITESHEET, THUMBNAIL, still_keys
 from tests.server.conftest import Inside, build, eventually

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.core.errors import RecordsUnavailableError, UnavailableError
-from server.scheduler.stills.maker import StillsMaker
+from server.scheduler.files.stills import StillsMaker
 from server.storage.db.sharing.locks import Lock
 from server.storage.db.statements.stills import Undrawn
 from server.storage.db.store import Store

@@ -1,6 +1,6 @@
 """Draws the still pictures of a finished video, in a process of its own.
 
-python -P -m server.media.stills.draw INPUT THUMBNAIL SPRITESHEET   # prints the number of the video's frames as JSON
+python -P -m server.media.pictures.draw_stills INPUT THUMBNAIL SPRITESHEET   # prints the number of frames as JSON
 
 INPUT is an MP4 file that a worker has written. The other two become WebP files. One frame at a time is in memory,
 however long the video is.
@@ -18,7 +18,15 @@ from PIL import Image
 from pipelines.stages.writing.ffmpeg import QUIET
 from server.media.child_ffmpeg import THREADS, ffmpeg
 from server.media.limits import RefusedInputError, run
-from server.media.stills.layout import COLUMNS, ROWS, THUMBNAIL_SIDE, TILE_SIDE, fitted, thumbnail_frame, tile_frames
+from server.media.pictures.stills_layout import (
+    COLUMNS,
+    ROWS,
+    THUMBNAIL_SIDE,
+    TILE_SIDE,
+    fitted,
+    thumbnail_frame,
+    tile_frames,
+)
 
 CPU_SECONDS = 60
 """Limit for the child and for ffmpeg each, in processor time."""

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from server.media.limits import REFUSED, RefusedInputError
-from server.media.stills.draw import draw
-from server.media.stills.layout import fitted, thumbnail_frame, tile_frames
+from server.media.pictures.draw_stills import draw
+from server.media.pictures.stills_layout import fitted, thumbnail_frame, tile_frames
 from tests.support.sound import tone
 from tests.support.stills import TOLERANCE, difference, pixels, tiles, write_ramp
 from tests.support.video import read_video
@@ -124,7 +124,7 @@ def test_a_file_that_ends_early_shows_what_there_is(tmp_path: Path) -> None:
 
 def test_the_process_says_how_it_ended(tmp_path: Path) -> None:
     video = write_ramp(tmp_path / "a video.mp4", 3)
-    command = [sys.executable, "-P", "-m", "server.media.stills.draw"]
+    command = [sys.executable, "-P", "-m", "server.media.pictures.draw_stills"]
     targets = [str(tmp_path / "t.webp"), str(tmp_path / "s.webp")]
 
     good = subprocess.run([*command, str(video), *targets], stdout=subprocess.PIPE, check=True)

@@ -1,1 +1,0 @@
-"""Still pictures of a finished video: its thumbnail and its spritesheet."""

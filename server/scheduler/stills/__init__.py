@@ -1,1 +1,0 @@
-"""Makes the stills of finished videos: at once if that is quick, otherwise when the server has time."""
