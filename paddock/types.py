@@ -145,6 +145,10 @@ class Generation(_Response):
     """Whether the finished video has a sound."""
     result_url: str | None = None
     """The address of the finished video. It is signed, needs no API key, and expires; `Client.download` renews it."""
+    thumbnail_url: str | None = None
+    """The address of a small picture of the finished video, as `result_url` is; None while it has none."""
+    spritesheet_url: str | None = None
+    """The same of a picture with 4 x 4 frames of the video, evenly spaced, row by row."""
     error_message: str | None = None
     enqueued_at: datetime | None = None
     started_at: datetime | None = None

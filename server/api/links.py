@@ -1,15 +1,16 @@
-"""URLs of videos, archives, inputs and previews."""
+"""URLs of videos, stills, archives, inputs and previews."""
 
 from server.core.events import Live
 from server.core.generation import Generation
 from server.storage.files.inputs import Inputs, input_keys
+from server.storage.files.stills import SPRITESHEET, THUMBNAIL
 from server.storage.files.videos import Videos
 
 ARCHIVE_SUFFIX = ".zip"
 
 
 class Links:
-    """Builds the URLs of videos, archives, inputs and previews on a base URL without a trailing slash."""
+    """Builds the URLs of videos, stills, archives, inputs and previews on a base URL without a trailing slash."""
 
     def __init__(self, base: str, videos: Videos, inputs: Inputs) -> None:
         self.base = base
@@ -23,6 +24,14 @@ class Links:
     def archive(self, token: str) -> str:
         """Return the URL of an archive by its signed token."""
         return f"{self.base}/api/files/archives/{token}{ARCHIVE_SUFFIX}"
+
+    def stills(self, generation: Generation) -> tuple[str | None, str | None]:
+        """Return the signed URLs of the thumbnail and the spritesheet of a video, None while it has none."""
+        if generation.artifact is None or not generation.has_stills:
+            return None, None
+        tokens = self._videos.stills.tokens(generation.artifact)
+        thumbnail, spritesheet = (f"{self.base}/api/files/stills/{tokens[name]}" for name in (THUMBNAIL, SPRITESHEET))
+        return thumbnail, spritesheet
 
     def inputs(self, generation: Generation) -> dict[str, str]:
         """Return the signed URLs of a generation's inputs, by the fields of its parameters that name them."""

@@ -40,6 +40,7 @@ def row(placed: Placed, live: Live | None, links: Links) -> dict[str, Any]:
 def _row(placed: Placed, live: Live | None, links: Links) -> Row:
     generation = placed.generation
     now = live or Live(progress=generation.progress)
+    thumbnail, spritesheet = links.stills(generation)
     fields: Row = {
         "generation_id": generation.id,
         "model_name": generation.model_name,
@@ -58,6 +59,8 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         "eta_seconds": None if now.eta is None else round(now.eta, 1),
         "queue_position": placed.queue_position,
         "preview_url": links.preview(generation.id, live),
+        "thumbnail_url": thumbnail,
+        "spritesheet_url": spritesheet,
         "warnings": [*generation.warnings, *([] if now.waits_for is None else [now.waits_for])],
         "favourite": generation.favourite,
         "tags": [*placed.tags],

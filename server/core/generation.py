@@ -91,7 +91,8 @@ class Generation:
       are invalid. Its prompt is the rewritten one, as soon as there is one.
     - `attempt` counts the claims so far; `owner` holds the current one until `lease_until`.
     - `progress` is what a checkpoint holds, 1 after success.
-    - `artifact` is the storage key of the finished file; `has_audio`: a sound is heard with its video.
+    - `artifact` is the storage key of the finished file; `has_audio`: a sound is heard with its video. `has_stills`: a
+      thumbnail and a spritesheet are kept beside it; None until it is known.
     - `worker_deaths` and `server_deaths` count since the last progress, `furthest` is the furthest progress known of
       any attempt (`server.core.retry`).
     - `event_number` numbers the tenant's generations that succeeded or failed, from 1 in the order of their commits.
@@ -121,6 +122,7 @@ class Generation:
     error_message: str | None = None
     artifact: str | None = None
     has_audio: bool = False
+    has_stills: bool | None = None
     progress: float = 0.0
     fingerprint: dict[str, str] | None = None
     started_at: float | None = None

@@ -44,19 +44,19 @@ UNAVAILABLE = 4
 """The exit status of a child that could not write its result."""
 
 NICENESS = 10
-"""The server goes first."""
+"""The server goes first, and what the workers compute."""
 
 
 class RefusedInputError(Exception):
     """An input that cannot be used; `str()` is a sentence about it, without its name and a full stop."""
 
 
-def run(work: Callable[[], Mapping[str, Any]], cpu_seconds: int = CPU_SECONDS) -> None:
+def run(work: Callable[[], Mapping[str, Any]], cpu_seconds: int = CPU_SECONDS, *, niceness: int = NICENESS) -> None:
     """Do the work of a child process within the limits, print the result as a line of JSON, and exit.
 
-    What it starts has the same limits, each process for itself.
+    What it starts has the same limits, each process for itself. `niceness` is added to the server's.
     """
-    _limit(cpu_seconds)
+    _limit(cpu_seconds, niceness)
     try:
         result, status = dict(work()), 0
     except RefusedInputError as error:
@@ -70,10 +70,10 @@ def run(work: Callable[[], Mapping[str, Any]], cpu_seconds: int = CPU_SECONDS) -
     raise SystemExit(status)
 
 
-def _limit(cpu_seconds: int) -> None:
+def _limit(cpu_seconds: int, niceness: int) -> None:
     if resource is None:
         return
-    os.nice(NICENESS)
+    os.nice(niceness)
     for kind, most in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_CPU, cpu_seconds),

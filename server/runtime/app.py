@@ -46,7 +46,8 @@ from server.runtime.engines import make_cluster_engine, make_engine, token_file,
 from server.runtime.fitting import MemoryFit
 from server.runtime.http.forwarded import ForwardedHeaders, TrustedProxies
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
-from server.scheduler.transfers import TransferringEngine
+from server.scheduler.files.stills import StillsMaker
+from server.scheduler.files.transfers import TransferringEngine
 from server.service.library.library import Library
 from server.service.metrics import Metrics
 from server.service.other_servers import OtherServers
@@ -160,7 +161,8 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
             idle_unload=settings.idle_unload,
             tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
         )
-        dispatcher = Dispatcher(store, files, retention, broker, catalogue, engines, options)
+        stills = StillsMaker(files.videos)
+        dispatcher = Dispatcher(store, files, retention, broker, catalogue, engines, options, stills)
         app.state.service = service = Service(
             settings,
             catalogue,

@@ -135,7 +135,8 @@ class AttemptRunner:
             sentence = "The server failed on this generation. Its log says more."
             return partial(claims.attempts.fail, held, sentence)
         facts = (held, done.artifact, done.fingerprint, running.warnings)
-        return partial(claims.attempts.succeed, *facts, has_audio=done.has_audio)
+        has_stills = await claims.make_stills(held, done.artifact)
+        return partial(claims.attempts.succeed, *facts, has_audio=done.has_audio, has_stills=has_stills)
 
     async def _record(self, held: Generation, end: End) -> Generation:
         settled = await end()

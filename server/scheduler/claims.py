@@ -19,6 +19,7 @@ from server.core.generation import Generation
 from server.core.logging import ids
 from server.core.retry import Blame, Interruption, NextStep, decide
 from server.engine.protocol import Checkpointed, Previewed, Progressed, RunReport, Warned
+from server.scheduler.files.stills import StillsMaker
 from server.scheduler.running import End, RunningAttempt
 from server.storage.db.records import StaleAttemptError
 from server.storage.db.statements.attempts import Attempts
@@ -35,7 +36,10 @@ _NEXT_STEPS = {NextStep.MOVE_TO_END: "moved to the end of the queue", NextStep.F
 
 
 class Claims:
-    """Claims generations for devices, for `lease` seconds at a time; `on_queued` is called when one waits again."""
+    """Claims generations for devices, for `lease` seconds at a time; `on_queued` is called when one waits again.
+
+    Videos are finished with their `stills` (None: without any).
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class Claims:
         broker: Broker,
         lease: float,
         on_queued: Callable[[], None],
+        stills: StillsMaker | None = None,
     ) -> None:
         self.attempts = attempts
         self._files = files
@@ -54,6 +59,7 @@ class Claims:
         self._broker = broker
         self._lease = lease
         self._on_queued = on_queued
+        self._stills = stills
         self._deadly_sounds: OrderedDict[str, None] = OrderedDict()
         """The generations whose worker died while it made a sound."""
         self.waits_for_room = asyncio.Event()
@@ -194,6 +200,10 @@ class Claims:
             return params
         running.warnings = (*running.held.warnings, *running.warnings, _NO_SOUND)
         return replace(params, generate_audio=False, audio_prompt=None)
+
+    async def make_stills(self, held: Generation, key: str) -> bool | None:
+        """Make the stills of a finished video; whether it has them, None if that is not known yet. Raises nothing."""
+        return None if self._stills is None else await self._stills.make_soon(held, key)
 
     async def release(self, running: RunningAttempt) -> Generation:
         """Return a generation to the queue that was stopped and is not to blame for it."""

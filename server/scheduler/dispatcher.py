@@ -16,6 +16,7 @@ from server.scheduler.claims import Claims
 from server.scheduler.device import Device, LoadRequest, UnloadRequest
 from server.scheduler.eta import QueueEta
 from server.scheduler.executor import DeviceExecutor
+from server.scheduler.files.stills import StillsMaker
 from server.scheduler.interface import Deployment, DeviceStatus, Drain
 from server.scheduler.maintenance import Devices, Maintenance
 from server.scheduler.suitability import Resuming
@@ -36,7 +37,7 @@ class SchedulerOptions:
 
 
 class Dispatcher:
-    """A `Scheduler` with one executor for each engine."""
+    """A `Scheduler` with one executor for each engine. Videos have stills if there is a maker of `stills`."""
 
     def __init__(
         self,
@@ -47,12 +48,13 @@ class Dispatcher:
         catalogue: Mapping[str, CatalogueEntry],
         engines: Sequence[Engine],
         options: SchedulerOptions,
+        stills: StillsMaker | None = None,
     ) -> None:
         self._files = files
         self._suspending: asyncio.Future[list[None]] | None = None
         self._catalogue = catalogue
         self._options = options
-        self._claims = claims = Claims(store.attempts, files, broker, options.lease, self.wake)
+        self._claims = claims = Claims(store.attempts, files, broker, options.lease, self.wake, stills)
         self._resuming = Resuming(lambda: self._devices)
         self._has_started = False
         self._awaited: dict[str, LoadRequest] = {}
@@ -60,7 +62,7 @@ class Dispatcher:
         for engine in engines:
             self.add(engine)
         self.maintenance = Maintenance(
-            store, files, retention, claims, options.lease, Devices(self._held_ids, self.wake)
+            store, files, retention, claims, options.lease, Devices(self._held_ids, self.wake), stills
         )
 
     # life

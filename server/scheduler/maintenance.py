@@ -9,6 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.core.errors import RecordsUnavailableError, reason
 from server.scheduler.claims import Claims
+from server.scheduler.files.stills import StillsMaker
+from server.scheduler.files.stills_backlog import StillsBacklog
 from server.storage.db.store import Store
 from server.storage.files.generation_files import attempt_of, generation_of
 from server.storage.files.stores import FileStores
@@ -36,7 +38,14 @@ class Maintenance:
     """Runs until it is stopped; looks after leases every `lease` seconds."""
 
     def __init__(
-        self, store: Store, files: FileStores, retention: Retention, claims: Claims, lease: float, devices: Devices
+        self,
+        store: Store,
+        files: FileStores,
+        retention: Retention,
+        claims: Claims,
+        lease: float,
+        devices: Devices,
+        stills: StillsMaker | None = None,
     ) -> None:
         self._store = store
         self._files = files
@@ -44,6 +53,9 @@ class Maintenance:
         self._claims = claims
         self._lease = lease
         self._devices = devices
+        self._backlog = None
+        if stills is not None:
+            self._backlog = StillsBacklog(store, files.videos, stills, lambda: bool(devices.held()))
         self.tasks: list[asyncio.Task[None]] = []
 
     async def recover(self) -> None:
@@ -70,6 +82,8 @@ class Maintenance:
         self.tasks = [asyncio.create_task(self._tidy()), asyncio.create_task(self._await_room())]
         if self._store.is_shared:
             self.tasks.append(asyncio.create_task(self._watch_queue()))
+        if self._backlog is not None:
+            self.tasks.append(asyncio.create_task(self._backlog.run()))
 
     async def stop(self) -> None:
         """Stop at once; returns when nothing uses the records any more."""
@@ -151,3 +165,6 @@ class Maintenance:
         """Remove half-written videos, also those that a dead worker's encoder began after they had been given up."""
         # other servers' workers may write to the same folder
         await self._files.videos.sweep(_LONG_DEAD_SECONDS if self._store.is_shared else 0, self._devices.held())
+        if self._files.scratch is None:
+            # they may be written at any moment
+            await self._files.videos.stills.sweep(_LONG_DEAD_SECONDS)

@@ -1,5 +1,7 @@
 """Retention: rows and videos are kept for a time, and videos within a total size. Their owner may remove them earlier.
 
+Stills are kept as long as their videos, and their bytes count.
+
 Records are changed first and files removed after. If the server crashes in between, a file is left that no row names;
 such files are found and removed too. A generation that waits or runs is never touched, nor one that ended within the
 grace time. Favourites do not go by their age, and by the total size only when nothing else is left to go.
@@ -15,6 +17,7 @@ from server.storage.db.sharing.locks import Lock, Locks
 from server.storage.db.statements.expiry import Expiry
 from server.storage.files.generation_files import generation_of
 from server.storage.files.inputs import UNUSED_SECONDS, Inputs, input_keys, named_by
+from server.storage.files.stills import video_of
 from server.storage.files.videos import Videos, video_key
 
 log = logging.getLogger("paddock.retention")
@@ -28,7 +31,9 @@ Clock = Callable[[], float]
 
 
 class Retention:
-    """Keeps rows and videos for `days`, and `max_bytes` of videos and inputs (0: no limit); `grace` is in seconds.
+    """Keeps rows and videos for `days`, and `max_bytes` of videos, stills and inputs; `grace` is in seconds.
+
+    0 is no limit.
 
     To count their bytes, all files are listed, at most every `count_every` seconds.
     """
@@ -56,7 +61,7 @@ class Retention:
         self._clock = clock
         self._count_every = count_every
         self._counted_at: float | None = None
-        self._swept_to = self._inputs_swept_to = ""
+        self._swept_to = self._stills_swept_to = self._inputs_swept_to = ""
 
     async def tidy(self) -> bool:
         """Remove a batch of what is no longer kept; returns whether there is more to remove now.
@@ -68,6 +73,7 @@ class Retention:
             if not is_ours:
                 return False
             await self._sweep()
+            await self._sweep_stills()
             await self._sweep_inputs()
             return any([await self._forget_old(), await self._make_room()])
 
@@ -113,13 +119,15 @@ class Retention:
         is_counted = self._counted_at is not None and 0 <= now - self._counted_at < self._count_every
         if not self._max_bytes or is_counted:
             return False
-        inputs = await self._old_inputs()
-        excess = await self._videos.storage.total_size() + sum(inputs.values()) - self._max_bytes
+        inputs, stills = await self._old_inputs(), self._videos.stills
+        kept = [await storage.total_size() for storage in (self._videos.storage, stills.storage)]
+        excess = sum(kept) + sum(inputs.values()) - self._max_bytes
         if excess <= 0:
             self._counted_at = now
             return False
         oldest = await self._expiry.oldest_with_files(self._clock() - self._grace, BATCH)
-        videos = await self._videos.storage.stat(generation.artifact for generation in oldest if generation.artifact)
+        artifacts = [generation.artifact for generation in oldest if generation.artifact]
+        videos, drawn = await self._videos.storage.stat(artifacts), await stills.sizes_of(artifacts)
         leaving, named = [], dict[str, tuple[str, str]]()
         for generation in oldest:
             own = _inputs_of(generation)
@@ -127,6 +135,7 @@ class Retention:
             if excess > 0 and (generation.artifact in videos or not own.keys().isdisjoint(inputs)):
                 leaving.append(generation)
                 excess -= videos[generation.artifact].size if generation.artifact in videos else 0
+                excess -= drawn.get(generation.artifact or "", 0)
                 excess -= sum(inputs[key] for key in own.keys() & inputs.keys() - named.keys())
                 named |= {key: each for key, each in own.items() if key in inputs}
         if not leaving:
@@ -163,6 +172,21 @@ class Retention:
         for key in leaving:
             log.info("removing %s: no generation names it", key)
         await self._videos.delete(leaving)
+
+    async def _sweep_stills(self) -> None:
+        """Remove stills of videos that no row names, among the next batch in the order of their keys."""
+        stills = self._videos.stills
+        files = await stills.storage.list(after=self._stills_swept_to, limit=BATCH)
+        self._stills_swept_to = files[-1].key if len(files) == BATCH else ""
+        # a video is recorded a moment after its stills are written
+        newest = self._clock() - self._grace
+        videos = {video_of(file.key) for file in files if file.modified < newest}
+        batch = {video: generation_of(video) for video in videos}
+        if not batch:
+            return
+        # unlike a video, they are worth nothing without their row
+        leaving = {*await self._expiry.superseded(batch), *await self._expiry.unknown(batch)}
+        await stills.delete_of(leaving)
 
     async def _sweep_inputs(self) -> None:
         """Remove inputs that no row names, among the next batch in the order of their keys."""

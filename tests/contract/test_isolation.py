@@ -17,6 +17,7 @@ from server.storage.db.connection import opened
 from tests.support.server_process import MODEL, ServerProcess, eventually
 
 Pair = tuple[ServerProcess, ServerProcess]
+SIGNED = ("result_url", "thumbnail_url", "spritesheet_url")
 
 
 @pytest.fixture(params=["key", "admin key"])
@@ -100,8 +101,8 @@ def test_no_event_of_another_key_is_told(pair: Pair) -> None:
 
 
 def row_of(server: ServerProcess, generation: str) -> dict[str, Any]:
-    """A row without its file's address, which is signed anew for every look."""
-    return {name: value for name, value in server.row(generation).items() if name != "result_url"}
+    """A row without the addresses of its files, which are signed anew for every look."""
+    return {name: value for name, value in server.row(generation).items() if name not in SIGNED}
 
 
 class Params(dict[str, str]):

@@ -142,6 +142,7 @@ def test_every_route_is_documented_with_an_example(api_server: ServerProcess) ->
         ("get", "/api/files/{token}"),
         ("get", "/api/files/inputs/{token}"),
         ("get", "/api/files/archives/{token}"),
+        ("get", "/api/files/stills/{token}"),
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/metrics"),

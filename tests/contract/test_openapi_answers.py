@@ -173,6 +173,8 @@ def succeed(asker: Asker, server: ServerProcess) -> None:
     assert "mood" in made.headers["paddock-warnings"]
     asker.ask("generateVideo", json={**SMALL, "response_format": "b64_json"})
     download(asker, "downloadVideo", made.json()["videos"][0]["url"].rpartition("/")[2])
+    still = asker.ask("listGenerations", params={"status": "succeeded"}).json()["generations"][0]["thumbnail_url"]
+    download(asker, "downloadStill", still.rpartition("/")[2])
     download(asker, "downloadInput", image_in(server.data_dir))
     asker.ask("uploadInput", content=encoded(drawn()), headers={"Content-Type": "image/png"})
     asker.ask("enhancePrompt", json=WORDS)

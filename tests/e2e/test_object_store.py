@@ -39,6 +39,9 @@ def test_a_server_keeps_its_files_in_the_store_and_serves_them(
     link = row["result_url"]
 
     assert kept(s3, bucket_url, "videos") == [f"{id_}.1.mp4"]
+    assert kept(s3, bucket_url, "stills") == [f"{id_}.1.spritesheet.webp", f"{id_}.1.thumbnail.webp"]
+    for picture in ("thumbnail_url", "spritesheet_url"):
+        assert httpx.get(row[picture]).headers["content-type"] == "image/webp"
     assert len(kept(s3, bucket_url, "inputs")) == 1
     eventually(lambda: not kept(s3, bucket_url, "checkpoints") + kept(s3, bucket_url, "previews"))
     assert not (server.data_dir / "videos").exists()
@@ -66,7 +69,8 @@ def test_a_server_keeps_its_files_in_the_store_and_serves_them(
 
     assert server.http.delete(f"/generations/{id_}").status_code == 200
     assert kept(s3, bucket_url, "videos") == [f"{made_of_it}.1.mp4"]
-    assert httpx.get(link).status_code == 404
+    assert len(kept(s3, bucket_url, "stills")) == 2
+    assert httpx.get(link).status_code == httpx.get(row["thumbnail_url"]).status_code == 404
 
 
 def test_links_redirect_to_the_store_where_that_is_set(

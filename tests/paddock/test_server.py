@@ -46,6 +46,9 @@ async def test_generate_waits_for_the_video_and_download_fetches_it(client: Any,
     assert generation.completed_at >= generation.started_at >= generation.enqueued_at
     assert path.name == f"{generation.id}.mp4"
     assert read_video(path).shape == (5, 64, 64, 3)
+    async with httpx.AsyncClient() as browser:
+        for url in (generation.thumbnail_url, generation.spritesheet_url):
+            assert (await browser.get(url)).headers["content-type"] == "image/webp"
     assert updates[-1].generation == generation
     assert {update.stage for update in updates} >= {"denoising"}
 

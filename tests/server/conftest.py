@@ -17,6 +17,7 @@ from server.core.settings.settings import Settings
 from server.media.fetch.download import Downloader
 from server.runtime.app import build_files, build_retention, with_files
 from server.scheduler.dispatcher import Dispatcher, SchedulerOptions
+from server.scheduler.files.stills import StillsMaker
 from server.service.library.library import Library
 from server.service.other_servers import OtherServers
 from server.service.progress_recorder import ProgressRecorder
@@ -101,9 +102,11 @@ def build(
     executors: int = 1,
     engine: type[FakeEngine] = FakeEngine,
     downloader: Downloader | None = None,
+    *,
+    stills: bool = False,
     **changes: Any,
 ) -> Inside:
-    """Parts on a data directory; nothing runs yet."""
+    """Parts on a data directory; nothing runs yet. Videos get stills only on request: those of a fake are none."""
     settings = Settings(data_dir=folder, **{"max_queued": 50, **changes})
     folder.mkdir(exist_ok=True)
     store = Store(database_of(settings), max_overtakes=settings.max_overtakes, server=folder.name)
@@ -121,7 +124,8 @@ def build(
         tolerance=Tolerance(settings.unhealthy_after, settings.unhealthy_cooldown),
     )
     around = [with_files(each, files) for each in engines]
-    dispatcher = Dispatcher(store, files, kept, broker, catalogue, around, options)
+    maker = StillsMaker(files.videos) if stills else None
+    dispatcher = Dispatcher(store, files, kept, broker, catalogue, around, options, maker)
     service = Service(
         settings,
         catalogue,

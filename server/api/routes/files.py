@@ -1,4 +1,4 @@
-"""GET /files/TOKEN: a finished video, an input of a request or an archive of videos, by its signed link."""
+"""GET /files/TOKEN: a video, a still of one, an archive of videos, or an input of a request, by its signed link."""
 
 from pathlib import PurePath
 from typing import Any
@@ -10,6 +10,7 @@ from server.api.dependencies import InputsDep, LibraryDep, VideosDep, error_resp
 from server.api.links import ARCHIVE_SUFFIX
 from server.api.stored_file import file_response
 from server.storage.files.inputs import AUDIO_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX
+from server.storage.files.stills import MEDIA_TYPE
 
 router = APIRouter(prefix="/files", tags=["files"])
 
@@ -54,6 +55,20 @@ async def show(request: Request, token: str, videos: VideosDep) -> Response:
         if url is not None:
             return RedirectResponse(url, 302, {"Cache-Control": "no-store"})
     return file_response(request, videos.storage, file, "video/mp4")
+
+
+@router.get(
+    "/stills/{token}",
+    operation_id="downloadStill",
+    summary="Download a thumbnail or a spritesheet",
+    response_class=Response,
+    responses=_responses("picture", MEDIA_TYPE),
+)
+@router.head("/stills/{token}", include_in_schema=False)
+async def show_still(request: Request, token: str, videos: VideosDep) -> Response:
+    """Returns a picture of a finished video as a WebP file. The link needs no key and expires."""
+    stills = videos.stills
+    return file_response(request, stills.storage, await stills.links.find(token), MEDIA_TYPE)
 
 
 @router.get(

@@ -36,6 +36,8 @@ EXAMPLE: "Row" = {
     "eta_seconds": 81.5,
     "queue_position": None,
     "preview_url": f"{BASE_URL}/api/ai/queue/{GENERATION_ID}/preview?step=7",
+    "thumbnail_url": None,
+    "spritesheet_url": None,
     "warnings": [],
     "favourite": False,
     "tags": [],
@@ -85,6 +87,20 @@ class Row(TypedDict):
         Field(
             description="URL of the preview, which needs the API key of the generation. It changes with each preview. "
             "Null unless this server is denoising or decoding the generation"
+        ),
+    ]
+    thumbnail_url: Annotated[
+        str | None,
+        Field(
+            description="Signed URL of a small picture of the finished video, a WebP file whose sides are 384 pixels "
+            "at most. Null while there is none; a video of an earlier version gets one later"
+        ),
+    ]
+    spritesheet_url: Annotated[
+        str | None,
+        Field(
+            description="The same of a WebP file with 4 x 4 tiles, whose sides are 192 pixels at most: frames of the "
+            "video, evenly spaced from its first to its last, row by row"
         ),
     ]
     warnings: Annotated[

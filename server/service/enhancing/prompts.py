@@ -182,7 +182,7 @@ class Prompts:
                 async with opened(source, "wb") as file:
                     async for chunk in self._inputs.storage.open(input_key(tenant, digest)):
                         await asyncio.to_thread(file.write, chunk)
-                await run_child("server.media.shrink_image", str(source), str(target))
+                await run_child("server.media.pictures.shrink_image", str(source), str(target))
                 return await asyncio.to_thread(target.read_bytes)
         except (OSError, RefusedInputError, UnavailableError) as error:
             # the words alone can be rewritten, too

@@ -60,7 +60,7 @@ _GENERAL = (
     GENERATE_AUDIO,
 )
 _RESERVED = (
-    *("progress", "eta_seconds", "queue_position", "preview_url", "warnings"),
+    *("progress", "eta_seconds", "queue_position", "preview_url", "thumbnail_url", "spritesheet_url", "warnings"),
     *("answered_by", "enhanced_prompt", "enhance_model", "enhance_seconds", "inspiration_style", "has_audio"),
     *("favourite", "tags"),
 )

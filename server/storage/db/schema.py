@@ -113,6 +113,7 @@ generations = Table(
     Column("extends", _Text(64)),
     Column("audio", _Text(64)),
     Column("has_audio", Boolean, nullable=False, server_default=false()),
+    Column("has_stills", Boolean),
     # null is that of SQL, not of JSON
     Column("enhancement", JSON(none_as_null=True)),
     # of the requested video, as "832x480"; null while its parameters are unknown or if they are invalid
@@ -276,6 +277,10 @@ Index(
     sqlite_where=IS_FAVOURITE,
     postgresql_where=IS_FAVOURITE,
 )
+
+LACKS_STILLS = and_(generations.c.artifact.is_not(None), generations.c.has_stills.is_(None))
+"""It has a video, and nobody has drawn its stills yet."""
+Index("generations_without_stills", generations.c.seq, sqlite_where=LACKS_STILLS, postgresql_where=LACKS_STILLS)
 
 # A partial index is used where the query is seen to imply its condition: this is written out, not bound. The condition
 # is not the status itself: PostgreSQL would then not look rows up by it, and SQLite would prefer an index by status

@@ -13,6 +13,7 @@ from server.storage.db.statements.expiry import Expiry
 from server.storage.db.statements.history import History
 from server.storage.db.statements.library import LibraryRecords
 from server.storage.db.statements.live_progress import LiveProgress
+from server.storage.db.statements.stills import StillsRecords
 from server.storage.db.statements.submissions import Submissions
 
 
@@ -35,6 +36,7 @@ class Store:
         self.library = LibraryRecords(self._session)
         self.awaited_inputs = AwaitedInputs(self._session)
         self.live_progress = LiveProgress(self._session)
+        self.stills = StillsRecords(self._session)
         self.locks = Locks(self._session)
         self.listener = Listener(self._session)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.storage.db.sharing.locks import Locks
-from server.storage.files import checkpoints, inputs, previews, videos
+from server.storage.files import checkpoints, inputs, previews, stills, videos
 from server.storage.files.checkpoints import Checkpoints
 from server.storage.files.disk import Disk
 from server.storage.files.folder import FolderStorage
@@ -15,6 +15,7 @@ from server.storage.files.object_store.scratch import Copies, Scratch
 from server.storage.files.object_store.storage import ObjectStorage
 from server.storage.files.previews import Previews
 from server.storage.files.signing import LinkSigner, TenantSigner, read_key_file
+from server.storage.files.stills import Stills
 from server.storage.files.videos import Videos
 
 _KEY_FILE = "signing.key"
@@ -23,12 +24,16 @@ _SCRATCH = "scratch"
 
 @dataclass(frozen=True, slots=True)
 class LocalFolders:
-    """The folders of a data directory, which workers on this machine are given to write to, and to read inputs from."""
+    """The folders of a data directory, which workers on this machine are given to write to, and to read inputs from.
+
+    Stills are the server's own.
+    """
 
     videos: FolderStorage
     checkpoints: FolderStorage
     previews: FolderStorage
     inputs: FolderStorage
+    stills: FolderStorage
 
     @classmethod
     def of(cls, data_dir: Path, *, is_scratch: bool = False) -> "LocalFolders":
@@ -39,12 +44,16 @@ class LocalFolders:
             FolderStorage(folder / "checkpoints", checkpoints.SUFFIX),
             FolderStorage(folder / "previews", previews.SUFFIX),
             FolderStorage(folder / "inputs", *inputs.SUFFIXES),
+            FolderStorage(folder / "stills", *stills.SUFFIXES),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class FileStores:
-    """Where videos, checkpoints, previews and inputs are kept. `scratch` has local copies, if it is an object store."""
+    """Where videos with their stills, checkpoints, previews and inputs are kept.
+
+    `scratch` has local copies, if it is an object store.
+    """
 
     videos: Videos
     checkpoints: Checkpoints
@@ -57,7 +66,7 @@ class FileStores:
     def local(cls, folders: LocalFolders, keys: Sequence[str], ttl: float, disk: Disk, locks: Locks) -> "FileStores":
         """All in folders of one disk. Links are signed with the first of the keys, and last `ttl` seconds."""
         return cls(
-            Videos(folders.videos, link_signer(keys, ttl)),
+            Videos(folders.videos, link_signer(keys, ttl), Stills(folders.stills, link_signer(keys, ttl, "still"))),
             Checkpoints(folders.checkpoints),
             Previews(folders.previews),
             Inputs(folders.inputs, link_signer(keys, ttl, "input"), upload_signer(keys), locks),
@@ -86,8 +95,9 @@ class FileStores:
                 ("inputs", folders.inputs),
             )
         }
+        pictures = Stills(ObjectStorage(bucket, "stills", *stills.SUFFIXES), link_signer(keys, ttl, "still"))
         return cls(
-            Videos(copies["videos"].stored, link_signer(keys, ttl), redirects=redirects),
+            Videos(copies["videos"].stored, link_signer(keys, ttl), pictures, redirects=redirects),
             Checkpoints(copies["checkpoints"].stored),
             Previews(copies["previews"].stored),
             Inputs(copies["inputs"].stored, link_signer(keys, ttl, "input"), upload_signer(keys), locks),

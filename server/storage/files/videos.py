@@ -1,12 +1,15 @@
 """Finished videos: named by generation and attempt, fetched by clients through signed links."""
 
+from collections.abc import Iterable
+
 from server.core.errors import UnavailableError, reason
 from server.core.generation import Generation
 from server.storage.files.generation_files import GenerationFiles
 from server.storage.files.interface import FileStorage
 from server.storage.files.signing import LinkSigner, SignedLinks
+from server.storage.files.stills import VIDEO_SUFFIX, Stills
 
-SUFFIX = ".mp4"
+SUFFIX = VIDEO_SUFFIX
 
 DIRECT_SECONDS = 3600.0
 """So long a URL of the object store works, unless links end sooner: a player asks for one part of a video after another
@@ -26,16 +29,23 @@ def video_key(generation_id: str, attempt: int) -> str:
 
 
 class Videos(GenerationFiles):
-    """The videos, and the signed tokens that stand for them in links.
+    """The videos, the signed tokens that stand for them in links, and their `stills`.
 
     `redirects`: clients that open a link are sent on to a URL of the object store, where they fetch the video.
     """
 
-    def __init__(self, storage: FileStorage, signer: LinkSigner, *, redirects: bool = False) -> None:
+    def __init__(self, storage: FileStorage, signer: LinkSigner, stills: Stills, *, redirects: bool = False) -> None:
         super().__init__(storage)
+        self.stills = stills
         self.redirects = redirects
         self._direct_seconds = min(DIRECT_SECONDS, signer.ttl)
         self.links = SignedLinks(storage, signer, (SUFFIX,))
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Remove videos, half-written versions of them, and their stills."""
+        videos = [*keys]
+        await super().delete(videos)
+        await self.stills.delete_of(videos)
 
     async def direct_url(self, key: str) -> str | None:
         """The URL that a client is sent on to; None if the server serves the video itself. Raises UnavailableError."""

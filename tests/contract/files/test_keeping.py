@@ -15,6 +15,7 @@ from server.storage.files.checkpoints import checkpoint_key
 from server.storage.files.disk import Disk
 from server.storage.files.inputs import input_key
 from server.storage.files.interface import FileStorage
+from server.storage.files.stills import still_keys
 from server.storage.files.stores import FileStores, LocalFolders
 from server.storage.files.videos import video_key
 from server.storage.retention import Retention
@@ -52,6 +53,17 @@ class Place:
         await self.store.submissions.insert([made], QueueLimits(100))
         await put(self.files.videos.storage, video_key(made.id, 2), 10)
         return made
+
+    async def draw(self, video: str | None) -> set[str]:
+        """Put stills of 5 bytes each beside a video, and return their keys."""
+        assert video is not None
+        keys = set(still_keys(video).values())
+        for key in keys:
+            await put(self.files.videos.stills.storage, key, 5)
+        return keys
+
+    async def stills(self) -> set[str]:
+        return {file.key for file in await self.files.videos.stills.storage.list()}
 
     async def videos(self) -> set[str]:
         return {file.key for file in await self.files.videos.storage.list()}
@@ -130,6 +142,56 @@ async def test_what_no_row_names_goes_and_what_may_be_adopted_stays(place: Place
     assert await place.files.videos.finished(running) == video_key(running.id, 2)
     await put(place.files.videos.storage, video_key(running.id, 3), 5)
     assert await place.files.videos.finished(running) == video_key(running.id, 3)
+
+
+async def test_stills_are_removed_with_their_video(place: Place) -> None:
+    made, forgotten = await place.add(10), await place.add(10 * HOUR)
+    others = [await place.draw((await place.add(10)).artifact), await place.draw("running.1.mp4")]
+    running = new(id="running", status=Status.PROCESSING, attempt=1)
+    await place.store.submissions.insert([running], QueueLimits(100))
+    for generation in (made, forgotten):
+        await place.draw(generation.artifact)
+
+    assert await place.retention().remove(made.id, "")
+    await place.retention(days=8 / 24).tidy()
+
+    assert await place.stills() == set.union(*others)
+
+
+async def test_stills_count_with_their_videos(place: Place) -> None:
+    old, young = await place.add(30), await place.add(20)
+    await place.draw(old.artifact)
+    kept = await place.draw(young.artifact)
+
+    # both are 40 bytes, of which the videos are 20
+    await place.retention(max_bytes=39).tidy()
+
+    assert await place.videos() == {young.artifact}
+    assert await place.stills() == kept
+    await place.retention(max_bytes=20).tidy()
+    assert await place.videos() == {young.artifact}
+
+
+async def test_stills_without_their_video_in_a_row_are_swept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.storage.retention.BATCH", 3)
+    done = await place.add(10)
+    kept = await place.draw(done.artifact)
+    lost = replace(new(status=Status.FAILED, attempt=1), completed_at=time.time())
+    await place.store.submissions.insert([lost], QueueLimits(100))
+    for video in (video_key(done.id, 1), video_key("unknown", 1), video_key(lost.id, 1)):
+        await place.draw(video)
+    retention = place.retention()
+
+    for _ in range(4):
+        await retention.tidy()
+
+    assert await place.stills() == kept
+    # unlike a new one, whose row may come in a moment
+    await place.draw("unknown.1.mp4")
+    retention._grace = 3 * HOUR
+    for _ in range(2):
+        await retention.tidy()
+    assert await place.stills() == kept | set(still_keys("unknown.1.mp4").values())
 
 
 async def test_inputs_go_an_hour_after_the_last_row_that_named_them(place: Place) -> None:

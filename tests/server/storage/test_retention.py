@@ -17,6 +17,7 @@ from server.core.generation import TERMINAL, Generation, Status
 from server.storage.db.records import Filters, Marking, QueueLimits
 from server.storage.files.generation_files import generation_of
 from server.storage.files.inputs import AUDIO_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX, Inputs, input_key
+from server.storage.files.stills import Stills
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from server.storage.files.videos import Videos, video_key
 from server.storage.retention import Retention
@@ -54,7 +55,8 @@ class Place:
         self.store = Store(f"sqlite:///{folder / 'paddock.db'}")
         folders = LocalFolders.of(folder)
         self.folder, self.images = folders.videos, folders.inputs
-        self.videos = Videos(self.folder, link_signer(["key"], ttl=60))
+        stills = Stills(folders.stills, link_signer(["key"], ttl=60, kind="still"))
+        self.videos = Videos(self.folder, link_signer(["key"], ttl=60), stills)
         self.retention = Retention(
             self.store.expiry,
             self.videos,

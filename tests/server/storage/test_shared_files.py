@@ -15,6 +15,7 @@ from server.storage.db.records import QueueLimits
 from server.storage.db.sharing.locks import Lock
 from server.storage.files.inputs import Inputs, input_key
 from server.storage.files.interface import StoredFile
+from server.storage.files.stills import Stills
 from server.storage.files.stores import LocalFolders, link_signer, upload_signer
 from server.storage.files.videos import Videos, video_key
 from server.storage.retention import Retention
@@ -30,7 +31,7 @@ class Server:
     def __init__(self, folder: Path, url: str, name: str) -> None:
         self.store = Store(url, server=name)
         folders = LocalFolders.of(folder)
-        self.videos = Videos(folders.videos, link_signer(["key"], 60))
+        self.videos = Videos(folders.videos, link_signer(["key"], 60), Stills(folders.stills, link_signer(["key"], 60)))
         self.inputs = Inputs(folders.inputs, link_signer(["key"], 60), upload_signer(["key"]), self.store.locks)
         self.retention = Retention(
             self.store.expiry, self.videos, self.inputs, self.store.locks, days=0, max_bytes=50, grace=60

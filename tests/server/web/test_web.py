@@ -18,7 +18,7 @@ REFERENCE = (WEB / "reference" / "index.html").read_text(encoding="utf-8")
 
 def texts(language: str) -> dict[str, str]:
     """The texts of a language."""
-    block = MODULES[f"texts/{language}.js"]
+    block = "".join(text for name, text in MODULES.items() if name.startswith(f"texts/{language}/"))
     return {name or quoted: text for quoted, name, text in re.findall(r'^  (?:"([^"]+)"|(\w+)): "(.*)",$', block, re.M)}
 
 

@@ -19,7 +19,7 @@ ENCODED_BYTES = 2**23
 """A few seconds in 720p."""
 
 READS = ("/api/ai/models", "/api/ai/generations?page_size=1000", "/api/ai/queue", "/openapi.json")
-OPEN_READS = ("/openapi.json", "/web/js/texts/english.js", "/web/css/base.css", "/")
+OPEN_READS = ("/openapi.json", "/web/js/texts/english/page.js", "/web/css/base.css", "/")
 
 
 async def nothing(target: Target) -> None:

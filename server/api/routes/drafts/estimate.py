@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from server.api.dependencies import BodyDep, ServiceDep, TenantDep, error_responses, json_body
-from server.api.schemas.estimates import Estimate
+from server.api.schemas.drafts.estimates import Estimate
 from server.api.schemas.requests import ENQUEUE, EXAMPLE
 
 router = APIRouter(prefix="/estimate", tags=["queue"])

@@ -23,6 +23,8 @@ class Lock(IntEnum):
     """Looking for what is kept no longer, and removing it."""
     INPUTS = 0x5041_0005
     """Shared to write inputs or let them count as new, exclusive to remove old ones."""
+    STILLS = 0x5041_0006
+    """Drawing the stills of videos that have none."""
 
 
 class Locks(Repository):

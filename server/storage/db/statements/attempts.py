@@ -48,9 +48,11 @@ class Attempts(Claiming):
         warnings: Sequence[str] = (),
         *,
         has_audio: bool = False,
+        has_stills: bool | None = None,
     ) -> Generation:
         """Record a finished video, and its fingerprint if that has changed. The whole file must be on disk before."""
-        changed = {"artifact": artifact, "has_audio": has_audio, "progress": 1.0} | _said(warnings)
+        files = {"artifact": artifact, "has_audio": has_audio, "has_stills": has_stills}
+        changed: dict[str, Any] = {**files, "progress": 1.0, **_said(warnings)}
         if fingerprint is not None:
             changed["fingerprint"] = fingerprint
         with self._session.write() as tx:

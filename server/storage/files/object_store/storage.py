@@ -23,7 +23,13 @@ _BLOCK_BYTES = 2**20
 _CALLS_AT_ONCE = 16
 _FRESH_SECONDS = 60.0
 _ABANDONED_SECONDS = 3600.0
-_MEDIA_TYPES = {".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg", ".flac": "audio/flac"}
+_MEDIA_TYPES = {
+    ".mp4": "video/mp4",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".flac": "audio/flac",
+}
 
 
 class ObjectStorage:

@@ -22,7 +22,7 @@ export function properties(row, schema, page) {
     of(t("model"), page.modelName(row.model_name)),
     of(t("answeredByName"), row.answered_by && page.modelName(row.answered_by)),
     of(t("size"), width && height && `${width} × ${height}`),
-    of(t("length"), seconds && t("hint.seconds", { seconds: (seconds / page.fpsOf(row)).toFixed(1), fps: page.fpsOf(row) })),
+    of(t("length"), seconds && t("secondsAt", { seconds: (seconds / page.fpsOf(row)).toFixed(1), fps: page.fpsOf(row) })),
     ...Object.entries(settings)
       .filter(([name]) => !ELSEWHERE.includes(name))
       .map(([name, value]) => of(title(name, schema.properties[name] ?? {}), written(value).trim())),

@@ -11,6 +11,7 @@ from itsdangerous import URLSafeTimedSerializer
 from server.core.errors import ResourceNotFoundError
 from server.core.generation import Generation, Origin, Status
 from server.storage.files.folder import FolderStorage
+from server.storage.files.stills import SUFFIXES, Stills
 from server.storage.files.stores import link_signer
 from server.storage.files.videos import Videos, video_key
 
@@ -18,7 +19,8 @@ KEY = video_key("g", 1)
 
 
 def videos_in(data_dir: Path) -> Videos:
-    return Videos(FolderStorage(data_dir / "videos", ".mp4"), link_signer(["key"], ttl=60))
+    stills = Stills(FolderStorage(data_dir / "stills", *SUFFIXES), link_signer(["key"], ttl=60))
+    return Videos(FolderStorage(data_dir / "videos", ".mp4"), link_signer(["key"], ttl=60), stills)
 
 
 def names(folder: Path) -> list[str]:

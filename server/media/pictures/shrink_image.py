@@ -1,6 +1,6 @@
 """Makes a small copy of a kept image, in a process of its own.
 
-python -P -m server.media.shrink_image INPUT OUTPUT   # prints the width and height of the copy as JSON
+python -P -m server.media.pictures.shrink_image INPUT OUTPUT   # prints the width and height of the copy as JSON
 
 INPUT is what `decode_image` has written. OUTPUT becomes a JPEG file.
 """

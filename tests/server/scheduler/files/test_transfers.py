@@ -13,8 +13,8 @@ from pipelines.core.request import VideoParams
 from server.core.errors import UnavailableError
 from server.core.generation import Status
 from server.engine.protocol import Done, Run
-from server.scheduler import transfers
-from server.scheduler.transfers import TransferringEngine
+from server.scheduler.files import transfers
+from server.scheduler.files.transfers import TransferringEngine
 from server.storage.files.inputs import input_key
 from server.storage.files.object_store.bucket import ObjectStoreError
 from server.storage.files.object_store.storage import ObjectStorage
