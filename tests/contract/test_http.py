@@ -264,6 +264,7 @@ def test_lists_are_filtered_and_paged(tenant: ServerProcess) -> None:
         "total_pages": 2,
         "total_entries": 4,
         "total_cost": None,
+        "next_cursor": None,
     }
     assert page["generations"][0]["cost"] is None
     one = server.http.get(f"/generations/{failed}").json()
