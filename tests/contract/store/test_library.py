@@ -334,7 +334,7 @@ async def test_selections_are_of_one_tenant_by_ids_and_of_all_by_numbers(store: 
         {"statuses": frozenset({Status.QUEUED, Status.FAILED})},
         {"size": "64x64", "favourite": False, "model": "wan", "since": 1.0},
     ],
-    ids=str,
+    ids=lambda filters: "-".join(filters) + str(len(filters.get("statuses", ()))),
 )
 async def test_an_index_alone_answers_filters_in_their_order(tmp_path: Path, filters: dict[str, Any]) -> None:
     # PostgreSQL chooses by the number of rows: benchmarks.server.library
