@@ -40,7 +40,8 @@ def filled(server: ServerProcess, rows: int) -> str:
     id_ = server.enqueue(prompt="the first", height=9999)
     with closing(sqlite3.connect(server.data_dir / "paddock.db")) as records, records:
         records.row_factory = sqlite3.Row
-        records.execute("UPDATE generations SET status = 'cancelled', error_message = NULL")
+        old = time.time() - (rows + 1) * 3600
+        records.execute("UPDATE generations SET status = 'cancelled', error_message = NULL, enqueued_at = ?", [old])
         original = dict(records.execute("SELECT * FROM generations").fetchone())
         own = {name: value for name, value in original.items() if name != "seq"}
         now = time.time()

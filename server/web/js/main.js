@@ -166,7 +166,7 @@ class Workbench {
       continueFrom: create((row, seconds) => composer.continueFrom(row, seconds)),
       cancel: told((id) => generations.cancel(id)),
       remove: told((id) => generations.remove(id)),
-      refresh: told((id) => generations.ask(id)),
+      refresh: told((id) => generations.refresh(id)),
       mark: told((id, change) => generations.mark(id, change)),
       open: (row) => this.page.detail(row.generation_id),
       detail: told((id) => this.detail.open(id, () => this.#order)),

@@ -19,7 +19,10 @@ REFERENCE = (WEB / "reference" / "index.html").read_text(encoding="utf-8")
 def texts(language: str) -> dict[str, str]:
     """The texts of a language."""
     block = "".join(text for name, text in MODULES.items() if name.startswith(f"texts/{language}/"))
-    return {name or quoted: text for quoted, name, text in re.findall(r'^  (?:"([^"]+)"|(\w+)): "(.*)",$', block, re.M)}
+    found = re.findall(r'^  (?:"([^"]+)"|(\w+)): "(.*)",$', block, re.M)
+    names = [name or quoted for quoted, name, _ in found]
+    assert len(names) == len(set(names)), "one text would hide another"
+    return dict(zip(names, [text for *_, text in found], strict=True))
 
 
 def test_the_page_is_small() -> None:

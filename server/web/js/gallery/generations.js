@@ -3,6 +3,8 @@
 import { follow, request } from "../core/api.js";
 
 const ASK_MS = 3000;
+const LINKS = ["result_url", "thumbnail_url", "spritesheet_url"];
+const KEPT_MS = 600_000;
 const RECONNECT_MS = [500, 1000, 2000, 4000];
 /** How many of the newest are read at first. */
 export const RECENT = 60;
@@ -17,6 +19,8 @@ export const isActive = (row) => row.status === "queued" || row.status === "proc
 export class Generations extends EventTarget {
   rows = new Map();
   #asking = new Map();
+  // when the links of a row were read
+  #linked = new Map();
 
   /** Begins to follow the server, for ever. */
   start() {
@@ -74,6 +78,12 @@ export class Generations extends EventTarget {
   async archive(ids) {
     const { url } = await request("api/ai/generations/archive", { method: "POST", json: { generation_ids: ids } });
     return url;
+  }
+
+  /** Reads one row anew, with links that have not expired. */
+  refresh(id) {
+    this.#linked.delete(id);
+    return this.ask(id);
   }
 
   /** Reads one row anew; who asks for it meanwhile waits for the same answer. */
@@ -139,13 +149,24 @@ export class Generations extends EventTarget {
     const before = this.rows.get(row.generation_id);
     // an answer that was under way may be older than what is known
     if (before !== undefined && !isActive(before) && isActive(row)) return;
-    this.rows.set(row.generation_id, { ...before, ...row });
+    this.rows.set(row.generation_id, { ...before, ...row, ...this.#links(before, row) });
     const now = this.rows.get(row.generation_id);
     this.dispatchEvent(new CustomEvent("row", { detail: now }));
     if (before !== undefined && isActive(before) && !isActive(now)) this.dispatchEvent(new CustomEvent("over", { detail: now }));
   }
 
+  /** Each answer signs its links anew: those that are known are kept for a while, for what the browser has of them. */
+  #links(before, row) {
+    const isKept = before !== undefined && LINKS.some((name) => before[name]) && Date.now() - this.#linked.get(row.generation_id) < KEPT_MS;
+    if (!isKept) {
+      this.#linked.set(row.generation_id, Date.now());
+      return {};
+    }
+    return Object.fromEntries(LINKS.filter((name) => before[name] && row[name]).map((name) => [name, before[name]]));
+  }
+
   #drop(id) {
+    this.#linked.delete(id);
     this.rows.delete(id);
     this.dispatchEvent(new CustomEvent("removed", { detail: id }));
   }

@@ -19,6 +19,7 @@ export class Tile {
   #preview = null;
   #video = null;
   #waiting = 0;
+  #offered = "";
 
   constructor(row, page) {
     this.#page = page;
@@ -61,7 +62,7 @@ export class Tile {
     if (row.status === "processing") this.bar.value = row.progress;
     this.picture.setAttribute("aria-label", t(row.result_url ? "result" : "generation", { prompt: row.prompt ?? "", status: badge(row) }));
     this.#show(row, before);
-    if (this.icons.childElementCount) this.#offer(true);
+    if (this.icons.childElementCount) this.#offer();
     this.mark();
   }
 
@@ -109,10 +110,13 @@ export class Tile {
     this.#video = null;
   }
 
-  #offer(isAnew = false) {
-    if (this.icons.childElementCount && !isAnew) return;
+  /** The icons, made anew only when others are wanted: a pointer may be over one. */
+  #offer() {
     const focused = this.icons.contains(document.activeElement) ? document.activeElement.dataset.action : null;
     const actions = actionsOf(this.row, this.#page);
+    const offered = JSON.stringify(actions.map(({ name, isPressed, href }) => [name, isPressed, href]));
+    if (offered === this.#offered) return;
+    this.#offered = offered;
     const shown = ROW.map((name) => actions.find((action) => action.name === name)).filter(Boolean);
     const more = iconButton("more", t("more.actions"), () => {
       const { left, bottom } = more.getBoundingClientRect();

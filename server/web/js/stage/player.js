@@ -20,6 +20,8 @@ export class Player {
   #fps = 16;
   #id = null;
   #drawing = 0;
+  // the frame that was stepped to
+  #target = null;
 
   /** `refresh(id)` is called when a link has expired. */
   constructor(refresh) {
@@ -30,7 +32,7 @@ export class Player {
     this.loop = iconButton("loop", t("loop"), () => this.#turnLoop());
     this.position = h("input", { type: "range", min: 0, max: POSITIONS, value: 0, "aria-label": t("position") });
     this.time = h("span", { class: "time" });
-    this.speed = h("select", { "aria-label": t("speed"), title: t("speed") }, SPEEDS.map((speed) => h("option", { value: speed }, `${speed}×`)));
+    this.speed = h("select", { "aria-label": t("playbackSpeed"), title: t("playbackSpeed") }, SPEEDS.map((speed) => h("option", { value: speed }, `${speed}×`)));
     this.speed.value = 1;
     const full = iconButton("full", t("fullScreen"), () => this.#fill());
     const step = (sign, label, by) => iconButton(sign, t(label), () => this.step(by));
@@ -56,7 +58,7 @@ export class Player {
     video.setAttribute("aria-label", t("result", { prompt: row.prompt }));
     if (row.thumbnail_url) video.poster = ownAddress(row.thumbnail_url);
     else video.removeAttribute("poster");
-    video.loop = storage.get(LOOP) !== "off";
+    video.loop = this.#isLooped;
     this.loop.setAttribute("aria-pressed", String(video.loop));
     // as its watcher left the last one that can be heard
     const isHeard = row.has_audio && storage.get(SOUND) === "on";
@@ -89,10 +91,14 @@ export class Player {
   step(frames) {
     const { video } = this;
     video.pause();
+    // at its end it would begin anew, although it does not play
+    video.loop = false;
     const last = Math.max(0, Math.round(video.duration * this.#fps) - 1);
-    const now = Math.floor(video.currentTime * this.#fps + 0.01);
+    // until it is there, the browser may tell the time it left
+    const now = video.seeking && this.#target !== null ? this.#target : Math.floor(video.currentTime * this.#fps + 0.01);
+    this.#target = Math.min(last, Math.max(0, Math.min(last, now) + frames));
     // the middle of a frame: its edge may show the one before
-    video.currentTime = (Math.min(last, Math.max(0, now + frames)) + 0.5) / this.#fps;
+    video.currentTime = (this.#target + 0.5) / this.#fps;
   }
 
   /** Does what a key asks for; returns whether it asked for something. */
@@ -107,7 +113,10 @@ export class Player {
     const { video } = this;
     video.addEventListener("click", () => this.toggle());
     for (const each of ["play", "pause"]) video.addEventListener(each, () => this.#drawPlay());
-    video.addEventListener("play", () => this.#quieten());
+    video.addEventListener("play", () => {
+      video.loop = this.#isLooped;
+      this.#quieten();
+    });
     for (const each of ["loadedmetadata", "timeupdate", "seeking"]) video.addEventListener(each, () => this.#drawTime());
     video.addEventListener("volumechange", () => {
       if (!this.sound.hidden) storage.set(SOUND, video.muted ? "off" : "on");
@@ -121,6 +130,7 @@ export class Player {
       refresh(id);
     });
     this.position.addEventListener("input", () => {
+      this.#target = null;
       video.pause();
       video.currentTime = (this.position.value / POSITIONS) * (video.duration || 0);
     });
@@ -152,10 +162,14 @@ export class Player {
     this.position.setAttribute("aria-valuetext", t("frameAt", { time: clock(currentTime), frame }));
   }
 
+  get #isLooped() {
+    return storage.get(LOOP) !== "off";
+  }
+
   #turnLoop() {
-    this.video.loop = !this.video.loop;
-    storage.set(LOOP, this.video.loop ? "on" : "off");
-    this.loop.setAttribute("aria-pressed", String(this.video.loop));
+    storage.set(LOOP, this.#isLooped ? "off" : "on");
+    this.video.loop = this.#isLooped;
+    this.loop.setAttribute("aria-pressed", String(this.#isLooped));
   }
 
   #turnSound() {
