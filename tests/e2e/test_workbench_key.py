@@ -260,7 +260,7 @@ def test_a_key_that_is_revoked_locks_the_open_page_and_another_opens_it(
     expect(locked(page)).to_be_visible()
     expect(locked(page)).to_contain_text("The server no longer accepts your key.")
     expect(locked(page).get_by_label("API key")).to_be_focused()
-    assert made.locator("video").evaluate("video => video.paused")
+    assert page.locator("video").evaluate_all("all => all.every((video) => video.paused)")
     for _ in range(3):
         page.keyboard.press("Escape")
     expect(locked(page)).to_be_visible()

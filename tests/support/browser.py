@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 from tests.support.server_process import needs
 
 # the two cores are shared with the worker
-PATIENCE_MS = 25_000
+PATIENCE_MS = 120_000
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

@@ -51,8 +51,10 @@ export class Stage {
   put(row) {
     if (row?.generation_id !== this.id) this.#clear();
     this.row = null;
-    if (row) this.update(row);
-    else this.element.hidden = true;
+    if (row) return this.update(row);
+    this.element.hidden = true;
+    delete this.element.dataset.id;
+    this.prompt.textContent = "";
   }
 
   /** News of the generation that is on it. */
