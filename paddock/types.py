@@ -163,6 +163,8 @@ class Generation(_Response):
     """A small JPEG of the video as it takes shape; needs the API key."""
     warnings: tuple[str, ...] = ()
     """What was not done as requested."""
+    execution: Mapping[str, str] | None = None
+    """`device`, memory `plan`, `precision` and `attention` that it was last started with; None before."""
     favourite: bool = False
     """Whether it is marked to be kept."""
     tags: tuple[str, ...] = ()

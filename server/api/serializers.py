@@ -9,7 +9,7 @@ from fastapi import Response
 from fastapi.responses import StreamingResponse
 
 from server.api.links import Links
-from server.api.schemas.generations import HistoryRow, MediaType, Row
+from server.api.schemas.generations import EXECUTION, HistoryRow, MediaType, Row
 from server.core.events import Live
 from server.core.generation import Generation
 from server.service.service import Service
@@ -80,6 +80,9 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         fields["inspiration_style"] = enhancement.style
     if generation.asked_model is not None:
         fields["answered_by"] = generation.model
+    if generation.fingerprint is not None:
+        known = generation.fingerprint
+        fields["execution"] = {name: known[name] for name in EXECUTION if name in known}
     return fields
 
 

@@ -472,6 +472,15 @@ def test_activate_loads_and_deactivate_unloads(tenant: ServerProcess) -> None:
     assert status() == "active"
 
 
+def test_a_row_tells_what_its_video_was_made_with(server: ServerProcess) -> None:
+    refused = server.wait_for(server.enqueue(height=9999), "failed")
+    made = server.wait_for(server.enqueue(), "succeeded")
+
+    assert "execution" not in refused
+    assert made["execution"].keys() == {"device", "plan", "precision", "attention"}
+    assert (made["execution"]["device"], made["execution"]["plan"]) == ("cpu", "resident")
+
+
 # the page
 
 

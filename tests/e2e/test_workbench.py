@@ -440,9 +440,12 @@ def test_a_restart_in_the_middle_is_survived(
 
     server.stop()
     expect(page.get_by_text("The server cannot be reached")).to_be_visible()
+    expect(page.locator("#machine-button")).to_have_text("server not reachable")
+    expect(page.get_by_role("button", name="Generate", exact=True)).to_be_disabled()
     server.start()
 
     expect(page.get_by_text("The server cannot be reached")).to_have_count(0)
+    expect(page.get_by_role("button", name="Generate", exact=True)).to_be_enabled()
     expect(made.locator("video")).to_be_visible()
     # what the browser itself writes of requests that nobody answered
     visit.errors[:] = [error for error in visit.errors if not error.startswith("Failed to load resource")]

@@ -18,6 +18,9 @@ MediaType = Literal["image", "video"]
 # the type of the hosted API: generators of clients have none for null alone
 _AlwaysNull = Annotated[str | None, Field(description="Always null")]
 
+EXECUTION = ("device", "plan", "precision", "attention")
+"""What a row tells of the execution fingerprint."""
+
 EXAMPLE: "Row" = {
     "generation_id": GENERATION_ID,
     "model_name": DEFAULT_MODEL,
@@ -146,6 +149,15 @@ class Row(TypedDict):
     enhance_seconds: NotRequired[Annotated[float, Field(description="How long that took")]]
     inspiration_style: NotRequired[
         Annotated[str, Field(description="The style card that `inspiration` chose for the prompt")]
+    ]
+    execution: NotRequired[
+        Annotated[
+            dict[str, str],
+            Field(
+                description="What the generation was last started with: `device`, memory `plan`, `precision` of the "
+                "weights and kernel of `attention`"
+            ),
+        ]
     ]
     answered_by: NotRequired[
         Annotated[str, Field(description="The model that makes the video, if it is another one than `model_name`")]

@@ -9,9 +9,9 @@ from unicodedata import normalize
 from server.core.errors import ConflictError, ResourceNotFoundError, UnavailableError, reason
 from server.core.generation import Status
 from server.service.library.unknown import unknown_generations
+from server.service.library.zip_archive import ArchivedFile, zipped
 from server.storage.db.records import Chosen
 from server.storage.db.statements.library import LibraryRecords
-from server.storage.files.archive import ArchivedFile, zipped
 from server.storage.files.interface import StoredFile
 from server.storage.files.signing import LinkSigner
 from server.storage.files.videos import SUFFIX, Videos

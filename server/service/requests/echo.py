@@ -62,7 +62,7 @@ _GENERAL = (
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "thumbnail_url", "spritesheet_url", "warnings"),
     *("answered_by", "enhanced_prompt", "enhance_model", "enhance_seconds", "inspiration_style", "has_audio"),
-    *("favourite", "tags"),
+    *("favourite", "tags", "execution"),
 )
 """Names of this server's own in a row, some of them for later versions. No parameter is echoed under one."""
 

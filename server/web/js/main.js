@@ -108,7 +108,7 @@ class Workbench {
   /** What can be done is told everywhere at once: nothing while the server cannot be reached. */
   #connected(isOpen) {
     this.banners.show("offline", isOpen ? "" : t("offline"));
-    document.body.classList.toggle("offline", !isOpen);
+    this.composer.connected(isOpen);
     this.machine.connected(isOpen);
   }
 

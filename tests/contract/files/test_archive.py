@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from server.service.library.zip_archive import LEFT_OUT, ArchivedFile, zipped
 from server.storage.files import archive
-from server.storage.files.archive import LEFT_OUT, ArchivedFile, zipped
 from server.storage.files.folder import FolderStorage
 from server.storage.files.interface import CHUNK_BYTES, FileStorage
 from tests.contract.files.test_storage import chunks
@@ -60,7 +60,7 @@ async def test_a_storage_that_fails_ends_no_archive(storage: FileStorage, monkey
     def fail(*_: object) -> None:
         raise OSError
 
-    monkeypatch.setattr("server.storage.files.archive._Sink.take", fail)
+    monkeypatch.setattr("server.service.library.zip_archive._Sink.take", fail)
     with pytest.raises(OSError):
         parts += [part async for part in rest]
     with pytest.raises(zipfile.BadZipFile):

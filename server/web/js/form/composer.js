@@ -29,6 +29,8 @@ const NOT_KEPT = [...INPUTS, "extend_from", "image_mode"];
 export class Composer extends EventTarget {
   /** The generation whose last frame is the first one, null for none. */
   #continued = null;
+  #isSending = false;
+  #isOffline = false;
   // the last frame that was asked for
   #asked = null;
 
@@ -124,6 +126,17 @@ export class Composer extends EventTarget {
   /** With the demo's weights: a size that takes seconds on a CPU. The model's default takes many minutes there. */
   #fillSmall() {
     this.form.fill(SMALL);
+  }
+
+  /** Whether the server can be reached: what is asked of it while it cannot would be lost. */
+  connected(isOpen) {
+    this.#isOffline = !isOpen;
+    this.#offerGenerate();
+  }
+
+  #offerGenerate() {
+    $("generate").disabled = this.#isSending || this.#isOffline;
+    say($("generate"), t(this.#isSending ? "generating" : "generate"));
   }
 
   #schemaOf(row) {
@@ -316,8 +329,8 @@ export class Composer extends EventTarget {
 
   /** Asks for the generations of a plan; `inputs` are their files and URLs by their parameters. */
   async #submit(plan, inputs) {
-    $("generate").disabled = true;
-    say($("generate"), t("generating"));
+    this.#isSending = true;
+    this.#offerGenerate();
     try {
       const given = await uploaded(inputs);
       const bodies = plan.bodies.map((body) => ({ ...body, ...given }));
@@ -328,8 +341,8 @@ export class Composer extends EventTarget {
     } catch (error) {
       say($("form-error"), error.message);
     } finally {
-      $("generate").disabled = false;
-      say($("generate"), t("generate"));
+      this.#isSending = false;
+      this.#offerGenerate();
     }
   }
 }

@@ -59,7 +59,17 @@ def test_many_small_fields_stay_within_the_bound_and_known_ones_come_first() -> 
 
 @pytest.mark.parametrize(
     "name",
-    ["progress", "warnings", "answered_by", "enhanced_prompt", "inspiration_style", "has_audio", "favourite", "tags"],
+    [
+        "progress",
+        "warnings",
+        "answered_by",
+        "enhanced_prompt",
+        "inspiration_style",
+        "has_audio",
+        "favourite",
+        "tags",
+        "execution",
+    ],
 )
 def test_no_parameter_shadows_a_name_of_this_server(name: str) -> None:
     assert name not in echo(ENTRY, {"prompt": "an ox", name: "mine"}, 100)

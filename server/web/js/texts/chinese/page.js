@@ -171,7 +171,6 @@ export const PAGE = {
   asked: "提交时间",
   began: "开始时间",
   took: "用时",
-  host: "设备",
   id: "编号",
   date: "日期",
   today: "今天",
@@ -191,4 +190,5 @@ export const PAGE = {
   notifyFailed: "视频生成失败",
   unreachable: "无法连接服务器",
   secondsAt: "{seconds} 秒，每秒 {fps} 帧",
+  precision: "精度",
 };

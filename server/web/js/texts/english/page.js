@@ -171,7 +171,6 @@ export const PAGE = {
   asked: "Requested",
   began: "Started",
   took: "Took",
-  host: "Device",
   id: "ID",
   date: "Date",
   today: "Today",
@@ -191,4 +190,5 @@ export const PAGE = {
   notifyFailed: "A video failed",
   unreachable: "server not reachable",
   secondsAt: "{seconds} s at {fps} frames a second",
+  precision: "Precision",
 };
