@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from server.service.library import zip_archive as archive
 from server.service.library.zip_archive import LEFT_OUT, ArchivedFile, zipped
-from server.storage.files import archive
 from server.storage.files.folder import FolderStorage
 from server.storage.files.interface import CHUNK_BYTES, FileStorage
 from tests.contract.files.test_storage import chunks

@@ -152,7 +152,7 @@ async def test_stills_are_removed_with_their_video(place: Place) -> None:
     for generation in (made, forgotten):
         await place.draw(generation.artifact)
 
-    assert await place.retention().remove(made.id, "")
+    assert await place.retention().remove([made.id], "")
     await place.retention(days=8 / 24).tidy()
 
     assert await place.stills() == set.union(*others)
