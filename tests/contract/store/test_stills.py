@@ -41,7 +41,7 @@ async def test_what_is_noted_is_in_the_row(store: Store) -> None:
 async def test_nothing_is_noted_of_a_video_that_is_not_kept_any_more(store: Store) -> None:
     removed, withdrawn = await made(store), await made(store)
     videos = undrawn(removed, withdrawn)
-    await store.expiry.remove(removed.id, "")
+    await store.expiry.remove([removed.id], "")
     await store.expiry.withdraw([withdrawn], "no room")
 
     assert [await store.stills.note(video, has_stills=True) for video in videos] == [False, False]
