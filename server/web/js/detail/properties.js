@@ -10,19 +10,19 @@ const dates = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle
 export const moment = (seconds) => dates.format(new Date(seconds * 1000));
 
 // shown elsewhere, or said in another way
-const ELSEWHERE = ["prompt", "width", "height", "enhance_prompt"];
+const ELSEWHERE = ["prompt", "width", "height", "num_frames", "enhance_prompt"];
 
 /** `[name, value]` of each. */
 export function properties(row, schema, page) {
   const { width, height, ...settings } = settingsOf(row, schema);
   const written = (value) => (Array.isArray(value) ? toText(value) : typeof value === "boolean" ? t(value ? "yes" : "no") : String(value));
   const of = (name, value) => value !== undefined && value !== null && value !== "" && [name, value];
-  const seconds = row.num_frames ?? settings.num_frames;
+  const [frames, fps] = [settings.num_frames, page.fpsOf(row)];
   return [
     of(t("model"), page.modelName(row.model_name)),
     of(t("answeredByName"), row.answered_by && page.modelName(row.answered_by)),
     of(t("size"), width && height && `${width} × ${height}`),
-    of(t("length"), seconds && t("secondsAt", { seconds: (seconds / page.fpsOf(row)).toFixed(1), fps: page.fpsOf(row) })),
+    of(t("length"), frames && t("secondsAt", { seconds: (frames / fps).toFixed(1), frames, fps })),
     ...Object.entries(settings)
       .filter(([name]) => !ELSEWHERE.includes(name))
       .map(([name, value]) => of(title(name, schema.properties[name] ?? {}), written(value).trim())),

@@ -5,7 +5,7 @@ import { $, h } from "../core/dom.js";
 import { visit } from "../core/storage.js";
 import { t } from "../core/strings.js";
 
-const TYPING_MS = 250;
+const TYPING_MS = 120;
 const DAY_S = 86_400;
 const KEPT = stored("history");
 const FIELDS = ["search", "model", "status", "size", "tag", "date", "from", "to"];

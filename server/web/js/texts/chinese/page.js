@@ -189,6 +189,6 @@ export const PAGE = {
   notifyDone: "视频已完成",
   notifyFailed: "视频生成失败",
   unreachable: "无法连接服务器",
-  secondsAt: "{seconds} 秒，每秒 {fps} 帧",
+  secondsAt: "{seconds} 秒：{frames} 帧，每秒 {fps} 帧",
   precision: "精度",
 };

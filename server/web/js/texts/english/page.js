@@ -189,6 +189,6 @@ export const PAGE = {
   notifyDone: "Your video is finished",
   notifyFailed: "A video failed",
   unreachable: "server not reachable",
-  secondsAt: "{seconds} s at {fps} frames a second",
+  secondsAt: "{seconds} s: {frames} frames at {fps} a second",
   precision: "Precision",
 };
