@@ -99,7 +99,7 @@ async def test_a_video_that_is_removed_meanwhile_leaves_no_stills(
     keep = StillsMaker._keep
 
     async def meanwhile(self: StillsMaker, key: str, pictures: dict[str, Path]) -> None:
-        await inside.service.remove("", removed[0].id)
+        await inside.library.delete("", [removed[0].id])
         await keep(self, key, pictures)
 
     async def vanish(*_: object) -> None:
@@ -109,7 +109,7 @@ async def test_a_video_that_is_removed_meanwhile_leaves_no_stills(
     assert not await backlog_of(inside).round()
     assert await drawn(inside, removed + vanished) == [None, None]
     monkeypatch.undo()
-    await inside.service.remove("", vanished[0].id)
+    await inside.library.delete("", [vanished[0].id])
     monkeypatch.setattr(StillsMaker, "_keep", meanwhile)
 
     await backlog_of(inside).round()
