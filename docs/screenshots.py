@@ -17,21 +17,22 @@ PROMPTS = (
     "a big red circle moving right on a blue background",
     "A beautiful landscape painting of a serene lake with mountains in the background and an ox in the foreground.",
     "a duck on a lake at sunset",
+    "a green triangle moving up on a white background",
 )
-SIZE = {"width": 1280, "height": 860}
+SIZE = {"width": 1440, "height": 900}
 
 
-def ask(page: Page, prompt: str, count: int) -> None:
-    """Ask for one more video than there are."""
+def ask(page: Page, prompt: str) -> None:
+    """Ask for one more video."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_role("button", name="Generate", exact=True).click()
-    page.wait_for_function("n => document.querySelectorAll('#results .card').length === n", arg=count)
+    page.locator("#stage .prompt", has_text=prompt).wait_for()
 
 
 def finished(page: Page, count: int) -> None:
-    """Wait until so many videos show a picture."""
+    """Wait until there are so many videos, each with its thumbnail."""
     page.wait_for_function(
-        "n => [...document.querySelectorAll('#results video')].filter(v => v.readyState > 1).length === n", arg=count
+        "n => [...document.querySelectorAll('#results img')].filter(one => one.complete).length === n", arg=count
     )
 
 
@@ -41,23 +42,31 @@ def shoot(page: Page, name: str) -> None:
 
 
 def create(page: Page) -> None:
-    """Two videos done, and one under way with its preview."""
-    page.get_by_role("button", name="Use a small size").click()
-    for count, prompt in enumerate(PROMPTS[:2], 1):
-        ask(page, prompt, count)
-    finished(page, 2)
-    ask(page, PROMPTS[2], 3)
-    page.locator("#results .status").first.filter(has_text=re.compile(r"Step \d\d of")).wait_for()
-    page.locator("#results img").wait_for()
+    """Three videos done, and one under way with its preview."""
+    for count, prompt in enumerate(PROMPTS[:3], 1):
+        ask(page, prompt)
+        finished(page, count)
+    ask(page, PROMPTS[3])
+    page.locator("#stage .status").filter(has_text=re.compile(r"Step \d\d of")).wait_for()
+    page.locator("#stage .screen img").wait_for()
     shoot(page, "create")
-    finished(page, 3)
+    finished(page, 4)
+
+
+def detail(page: Page) -> None:
+    """Everything about one of them."""
+    page.locator("#results .picture").nth(2).click()
+    page.locator("#stage").get_by_role("button", name="Details").click()
+    page.wait_for_function("() => document.querySelector('#detail video').readyState > 1")
+    shoot(page, "detail")
+    page.keyboard.press("Escape")
 
 
 def compare(page: Page) -> None:
     """The videos side by side, half way."""
-    for box in page.get_by_role("checkbox", name="Compare").all():
-        box.check()
-    page.get_by_role("tab", name="Compare").click()
+    for tile in page.locator("#results .tile").all()[:3]:
+        tile.locator("input").check(force=True)
+    page.locator("#selection").get_by_role("button", name="Compare").click()
     page.wait_for_function("() => [...document.querySelectorAll('#compare-videos video')].every(v => v.readyState > 1)")
     page.get_by_label("Position").fill("16")
     page.wait_for_function("() => [...document.querySelectorAll('#compare-videos video')].every(v => !v.seeking)")
@@ -73,13 +82,15 @@ def main() -> None:
         try:
             page = BrowserPage(browser, server.url, viewport=SIZE, reduced_motion="reduce").open()
             create(page)
+            detail(page)
             compare(page)
             page = BrowserPage(browser, server.url, viewport=SIZE, color_scheme="dark").open("/#api")
             page.locator("#api-choices").get_by_text("Python", exact=True).click()
             shoot(page, "api-dark")
             phone = {"viewport": {"width": 390, "height": 844}, "locale": "zh-CN", "reduced_motion": "reduce"}
             page = BrowserPage(browser, server.url, **phone).open()
-            finished(page, 3)
+            finished(page, 4)
+            page.locator("#stage").scroll_into_view_if_needed()
             shoot(page, "phone")
         finally:
             server.stop()

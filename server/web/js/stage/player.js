@@ -30,7 +30,7 @@ export class Player {
     this.play = iconButton("play", t("play"), () => this.toggle());
     this.sound = iconButton("muted", t("sound"), () => this.#turnSound());
     this.loop = iconButton("loop", t("loop"), () => this.#turnLoop());
-    this.position = h("input", { type: "range", min: 0, max: POSITIONS, value: 0, "aria-label": t("position") });
+    this.position = h("input", { type: "range", min: 0, max: POSITIONS, value: 0, "aria-label": t("playerTime") });
     this.time = h("span", { class: "time" });
     this.speed = h("select", { "aria-label": t("playbackSpeed"), title: t("playbackSpeed") }, SPEEDS.map((speed) => h("option", { value: speed }, `${speed}×`)));
     this.speed.value = 1;

@@ -156,6 +156,7 @@ export const PAGE = {
   fullScreen: "全屏",
   frameBack: "后退一帧",
   frameForward: "前进一帧",
+  playerTime: "时间",
   frameAt: "{time}，第 {frame} 帧",
   newer: "较新",
   older: "较旧",

@@ -156,6 +156,7 @@ export const PAGE = {
   fullScreen: "Full screen",
   frameBack: "One frame back",
   frameForward: "One frame forward",
+  playerTime: "Time",
   frameAt: "{time}, frame {frame}",
   newer: "Newer",
   older: "Older",
