@@ -60,7 +60,7 @@ def test_a_video_is_stepped_by_frames_and_kept_at_a_speed(page: Page) -> None:
     player.get_by_role("button", name="One frame back").click()
     expect(player.locator(".time")).to_have_text(re.compile(r"· 8$"))
 
-    player.get_by_label("Playback speed").select_option("0.5")
+    player.get_by_label("Playback rate").select_option("0.5")
     assert video.evaluate("(video) => video.playbackRate") == 0.5
     loop = player.get_by_role("button", name="Loop")
     expect(loop).to_have_attribute("aria-pressed", "true")

@@ -1,6 +1,6 @@
 /** The API reference: Swagger UI with the document of the server that the page comes from. */
 
-import { BASE, key } from "../js/api.js";
+import { BASE, key } from "../js/core/api.js";
 
 // the stream of events never ends, so that no answer would be shown
 const withoutStreams = {

@@ -72,6 +72,18 @@ def test_every_module_is_preloaded_and_every_style_is_used() -> None:
     assert preloaded | {"main.js"} == MODULES.keys()
 
 
+def test_all_that_is_imported_or_shown_exists() -> None:
+    for path in FILES:
+        if path.suffix not in (".js", ".css"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r'(?:from |import )"(\.[^"]+)"|url\("([^"]+)"\)', text):
+            assert (path.parent / (name[0] or name[1])).is_file(), (path, name)
+    for page in (PAGE, REFERENCE):
+        for name in re.findall(r'(?:href|src)="web/([^"]+)"', page):
+            assert (WEB / name).is_file(), name
+
+
 def test_the_page_loads_nothing_from_other_hosts_and_has_no_inline_code() -> None:
     for path in FILES:
         if path.suffix == ".ico":

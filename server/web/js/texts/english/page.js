@@ -23,7 +23,7 @@ export const PAGE = {
   "cacheHelp.balanced": "Skips steps that change little: hardly any difference.",
   "cacheHelp.fast": "Skips more steps: a small difference.",
   speed: "speed: {speed}",
-  playbackSpeed: "Playback speed",
+  playbackSpeed: "Playback rate",
   "status.queued": "Waiting",
   "status.awaitsPrompt": "Waiting for the enhanced prompt",
   "status.next": "Next",
