@@ -54,7 +54,12 @@ class Workbench {
     generations.addEventListener("row", ({ detail: row }) => this.#heard(row));
     generations.addEventListener("removed", ({ detail: id }) => this.#removed(id));
     generations.addEventListener("over", ({ detail: row }) => this.told.over(row, ({ generation_id: id }) => this.page.detail(id)));
-    generations.addEventListener("asked", ({ detail: [id] }) => this.#pick(generations.rows.get(id), true));
+    // of many that are sent at once the first one, which is also made first
+    this.composer.addEventListener("sending", () => (this.isFirst = true));
+    generations.addEventListener("asked", ({ detail: [id] }) => {
+      if (this.isFirst) this.#pick(generations.rows.get(id), true);
+      this.isFirst = false;
+    });
     generations.addEventListener("loaded", () => {
       this.isLoaded = true;
       if (this.stage.id === null) this.#pickNewest();

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
@@ -169,7 +168,8 @@ def test_batched_guidance_makes_nearly_the_same_video(model: Model, tmp_path: Pa
     one, other = (
         runner.frames(TEXT, images.first, images.last).frames.astype(float) for runner in (model.runner, batched)
     )
-    assert 10 * np.log10(255**2 / ((one - other) ** 2).mean()) > 40
+    # on some processors they are equal
+    assert ((one - other) ** 2).mean() < 255**2 / 10**4
     assert batches == [2] * 6
 
 

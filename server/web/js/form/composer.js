@@ -25,7 +25,7 @@ const SMALL = { width: 416, height: 240, num_frames: 33 };
 // files are too large to be kept, and what names them goes with them
 const NOT_KEPT = [...INPUTS, "extend_from", "image_mode"];
 
-/** Fires "change" when what is asked for changes. */
+/** Fires "change" when what is asked for changes, and "sending" before it is sent. */
 export class Composer extends EventTarget {
   /** The generation whose last frame is the first one, null for none. */
   #continued = null;
@@ -330,6 +330,7 @@ export class Composer extends EventTarget {
   /** Asks for the generations of a plan; `inputs` are their files and URLs by their parameters. */
   async #submit(plan, inputs) {
     this.#isSending = true;
+    this.dispatchEvent(new Event("sending"));
     this.#offerGenerate();
     try {
       const given = await uploaded(inputs);
