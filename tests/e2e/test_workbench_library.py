@@ -80,6 +80,14 @@ def test_the_library_is_scrolled_without_a_shift(
         page.wait_for_timeout(60)
         seen |= set(page.locator("#history-list .tile").evaluate_all("(all) => all.map((tile) => tile.dataset.id)"))
     assert newest not in seen
+    # back from a detail view, by the browser's own button, it is where it was
+    at = page.evaluate("scrollY")
+    page.locator("#history-list .tile .picture").last.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert abs(page.evaluate("scrollY") - at) < 300
+    assert at > 1000
     # those far away are not drawn any more
     assert page.locator("#history-list .tile").count() < 401
     page.get_by_role("button", name="Show 1 new").click()

@@ -22,7 +22,9 @@ export function tabs(list, onOpen) {
   });
   // a tab may keep more behind its name, as #compare=ID,ID
   const asked = () => named(location.hash.slice(1).split("=")[0]);
-  window.addEventListener("hashchange", () => asked() && open(asked()));
+  const isOpen = (tab) => tab.getAttribute("aria-selected") === "true" && location.hash === `#${tab.dataset.name}`;
+  // back from a view above a tab, which is as it was
+  window.addEventListener("hashchange", () => asked() && !isOpen(asked()) && open(asked()));
   open(asked() ?? all[0]);
   return (name) => open(named(name));
 }
