@@ -81,8 +81,8 @@ def test_the_library_is_scrolled_without_a_shift(
         seen |= set(page.locator("#history-list .tile").evaluate_all("(all) => all.map((tile) => tile.dataset.id)"))
     assert newest not in seen
     # back from a detail view, by the browser's own button, it is where it was
-    at = page.evaluate("scrollY")
     page.locator("#history-list .tile .picture").last.click()
+    at = page.evaluate("scrollY")
     expect(page.get_by_role("dialog")).to_be_visible()
     page.go_back()
     expect(page.get_by_role("dialog")).to_be_hidden()
