@@ -7,7 +7,7 @@ import { t } from "../core/strings.js";
 import { call, chosen } from "../calls/calls.js";
 import { inputsOf } from "../form/inputs.js";
 import { settingsOf } from "../form/settings.js";
-import { actionsOf, control } from "../gallery/actions.js";
+import { ActionBar, actionsOf } from "../gallery/actions.js";
 import { isActive } from "../gallery/generations.js";
 import { Preview } from "../gallery/preview.js";
 import { status } from "../gallery/status.js";
@@ -27,7 +27,6 @@ export class Detail {
   #row = null;
   #order = () => [];
   #before = "";
-  #offered = "";
 
   /** `page` as stage.js has it, with `generations` and `modelName(id)`. */
   constructor(page) {
@@ -42,6 +41,7 @@ export class Detail {
     this.close = iconButton("close", t("close"), () => this.dialog.close());
     this.title = h("h2", { id: "detail-title" });
     this.actions = h("div", { class: "actions" });
+    this.buttons = new ActionBar(this.actions);
     this.error = h("p", { class: "error" });
     this.ways = h("div", { class: "row ways" });
     this.warnings = h("ul", { class: "warning" });
@@ -108,7 +108,7 @@ export class Detail {
     this.player.replace();
     this.preview.forget();
     this.#row = null;
-    this.#offered = "";
+    this.buttons.clear();
     if (linked()) history.replaceState(null, "", this.#before || "#create");
   }
 
@@ -167,12 +167,6 @@ export class Detail {
   }
 
   #offer(row) {
-    const actions = actionsOf(row, this.#page, () => this.player.at).filter(({ name }) => name !== "details");
-    const offered = JSON.stringify(actions.map(({ name, isPressed, href }) => [name, isPressed, href]));
-    if (offered === this.#offered) return;
-    this.#offered = offered;
-    const focused = this.actions.contains(document.activeElement) ? document.activeElement.dataset.action : null;
-    this.actions.replaceChildren(...actions.map((action) => control(action)));
-    if (focused) (this.actions.querySelector(`[data-action=${focused}]`) ?? this.close).focus();
+    this.buttons.show(actionsOf(row, this.#page, () => this.player.at).filter(({ name }) => name !== "details"));
   }
 }

@@ -33,6 +33,31 @@ export function actionsOf(row, page, time = null) {
   ].filter(Boolean);
 }
 
+/** The actions of a generation side by side. */
+export class ActionBar {
+  #offered = "";
+
+  /** `isSmall` leaves their words to screen readers. */
+  constructor(element, isSmall = false) {
+    Object.assign(this, { element, isSmall });
+  }
+
+  /** Shows actions, and what `more()` gives; made anew only when others are wanted: one that has the focus keeps it. */
+  show(actions, more = () => []) {
+    const offered = JSON.stringify(actions.map(({ name, isPressed, href }) => [name, isPressed, href]));
+    if (offered === this.#offered) return;
+    this.#offered = offered;
+    const focused = this.element.contains(document.activeElement) ? document.activeElement.dataset.action : null;
+    this.element.replaceChildren(...actions.map((action) => control(action, this.isSmall)), ...more());
+    if (focused) (this.element.querySelector(`[data-action=${focused}]`) ?? this.element.querySelector("button, a"))?.focus();
+  }
+
+  clear() {
+    this.#offered = "";
+    this.element.replaceChildren();
+  }
+}
+
 /** The element of an action; `isSmall` leaves its words to screen readers. */
 export function control(action, isSmall = false) {
   const { name, label, run, href, file, isDangerous, isPressed } = action;

@@ -4,7 +4,7 @@ import { ownAddress } from "../core/api.js";
 import { h, iconButton, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
 import { isStill } from "../stage/player.js";
-import { actionsOf, control } from "./actions.js";
+import { ActionBar, actionsOf } from "./actions.js";
 import { isActive } from "./generations.js";
 import { openMenu } from "./menu.js";
 import { Preview } from "./preview.js";
@@ -19,7 +19,6 @@ export class Tile {
   #preview = null;
   #video = null;
   #waiting = 0;
-  #offered = "";
 
   constructor(row, page) {
     this.#page = page;
@@ -29,6 +28,7 @@ export class Tile {
     this.badge = h("span", { class: "badge" });
     this.bar = h("progress", { max: 1, "aria-label": t("progress") });
     this.icons = h("div", { class: "icons" });
+    this.actions = new ActionBar(this.icons, true);
     this.prompt = h("p", { class: "prompt", dir: "auto" });
     const tick = h("label", { class: "tick" }, this.box);
     this.element = h("article", { class: "tile", "data-id": this.id }, this.picture, tick, this.badge, this.bar, this.icons, this.prompt);
@@ -114,18 +114,18 @@ export class Tile {
   #offer() {
     const focused = this.icons.contains(document.activeElement) ? document.activeElement.dataset.action : null;
     const actions = actionsOf(this.row, this.#page);
-    const offered = JSON.stringify(actions.map(({ name, isPressed, href }) => [name, isPressed, href]));
-    if (offered === this.#offered) return;
-    this.#offered = offered;
     const shown = ROW.map((name) => actions.find((action) => action.name === name)).filter(Boolean);
+    this.actions.show(shown, () => [this.#more()]);
+  }
+
+  #more() {
     const more = iconButton("more", t("more.actions"), () => {
       const { left, bottom } = more.getBoundingClientRect();
       this.#menu(left, bottom);
     });
     more.setAttribute("aria-haspopup", "menu");
     more.dataset.action = "more";
-    this.icons.replaceChildren(...shown.map((action) => control(action, true)), more);
-    if (focused) (this.icons.querySelector(`[data-action=${focused}]`) ?? more).focus();
+    return more;
   }
 
   #menu(x, y) {

@@ -4,7 +4,7 @@ import { h, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
 import { facts, settingsOf } from "../form/settings.js";
 import { inputsOf } from "../form/inputs.js";
-import { actionsOf, control } from "../gallery/actions.js";
+import { ActionBar, actionsOf } from "../gallery/actions.js";
 import { isActive } from "../gallery/generations.js";
 import { MadeOf } from "../gallery/madeof.js";
 import { Preview } from "../gallery/preview.js";
@@ -18,7 +18,6 @@ export class Stage {
   #preview;
   // whether it was seen to run: then its video plays at once
   #wasActive = false;
-  #offered = "";
 
   /** `page` as actions.js has it, with `schemaOf(row)`, `fpsOf(row)`, `refresh(id)`, `changeForm(values)`. */
   constructor(element, page) {
@@ -36,6 +35,7 @@ export class Stage {
     this.inputs = h("div", { class: "inputs" });
     this.facts = h("ul", { class: "facts" });
     this.actions = h("div", { class: "actions" });
+    this.buttons = new ActionBar(this.actions);
     const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.ways, this.actions, this.warnings, this.prompt,
       this.madeOf.element, this.inputs, this.facts);
     element.append(this.player.element, words);
@@ -95,7 +95,7 @@ export class Stage {
   #clear() {
     this.#preview.forget();
     this.#wasActive = false;
-    this.#offered = "";
+    this.buttons.clear();
     for (const input of this.inputs.children) input.removeAttribute("src");
     this.inputs.replaceChildren();
     this.player.replace();
@@ -113,15 +113,8 @@ export class Stage {
     }
   }
 
-  /** The buttons, made anew only when others are wanted: one that has the focus keeps it. */
   #offer(row) {
-    const actions = actionsOf(row, this.#page, () => this.player.at);
-    const offered = JSON.stringify(actions.map(({ name, isPressed, href }) => [name, isPressed, href]));
-    if (offered === this.#offered) return;
-    this.#offered = offered;
-    const focused = this.actions.contains(document.activeElement) ? document.activeElement.dataset.action : null;
-    this.actions.replaceChildren(...actions.map((action) => control(action)));
-    if (focused) (this.actions.querySelector(`[data-action=${focused}]`) ?? this.actions.querySelector("button, a"))?.focus();
+    this.buttons.show(actionsOf(row, this.#page, () => this.player.at));
   }
 
   #press(event) {
