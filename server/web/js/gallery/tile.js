@@ -105,9 +105,11 @@ export class Tile {
 
   #rest() {
     clearTimeout(this.#waiting);
-    this.#video?.remove();
-    this.#video?.removeAttribute("src");
+    const video = this.#video;
+    // taking it away takes the focus, which asks for the same again
     this.#video = null;
+    video?.remove();
+    video?.removeAttribute("src");
   }
 
   /** The icons, made anew only when others are wanted: a pointer may be over one. */
@@ -133,9 +135,12 @@ export class Tile {
   }
 }
 
+/** Whether a video has so nearly the shape of a tile that strips beside it would look like a fault. */
+const isNear = ({ width, height }) => Math.abs(Math.log((width * 9) / (height * 16))) < 0.06;
+
 /** The picture of a tile that does not play; null where there is none. */
 function still(row) {
-  if (row.thumbnail_url) return h("img", { src: ownAddress(row.thumbnail_url), alt: "", loading: "lazy", decoding: "async" });
+  if (row.thumbnail_url) return h("img", { class: isNear(row) ? "near" : "", src: ownAddress(row.thumbnail_url), alt: "", loading: "lazy", decoding: "async" });
   if (!row.result_url) return isActive(row) ? h("span", { class: "wait" }) : null;
   // made before there were thumbnails
   const video = h("video", { src: `${ownAddress(row.result_url)}#t=0.1`, preload: "metadata", playsinline: true, "aria-hidden": "true", tabindex: -1 });

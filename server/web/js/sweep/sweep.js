@@ -37,6 +37,8 @@ export class Sweep extends EventTarget {
     if (isOn) this.draw();
     if (isOn && !$("sweep-rows-values").value) $("sweep-rows-values").value = suggested(this.#axis("rows"));
     this.#changed();
+    // below the part of the form that is seen it would seem that nothing happened
+    if (isOn) $("sweep-part").scrollIntoView({ block: "nearest" });
   }
 
   /** Offers what can be swept now. */

@@ -1,7 +1,7 @@
 /** The Chinese texts of the Compare tab. */
 
 export const COMPARE = {
-  compareEmpty: "在这里选择两到四个已完成的视频，或在视频卡片上勾选“对比”。",
+  compareEmpty: "在这里选择两到四个已完成的视频，或在视频菜单中选择“对比”。",
   "compare.title": "看看每项设置的效果",
   "compare.one": "已选择一个视频，请再选一个与它对比。",
   "compare.waiting": "所选的视频尚未就绪。",

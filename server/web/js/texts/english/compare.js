@@ -1,7 +1,7 @@
 /** The English texts of the Compare tab. */
 
 export const COMPARE = {
-  compareEmpty: "Choose two to four finished videos here, or select Compare on their cards.",
+  compareEmpty: "Choose two to four finished videos here, or choose Compare in their menus.",
   "compare.title": "See what a setting does",
   "compare.one": "One video is chosen. Choose another one to compare it with.",
   "compare.waiting": "The chosen videos are not here yet.",
