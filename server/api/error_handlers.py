@@ -74,7 +74,9 @@ def _is_route(app: FastAPI, path: str) -> bool:
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
-    routes = iter_route_contexts(app.routes)
+    routes = [route for route in iter_route_contexts(app.routes) if route.path_regex.match(path)]
+    # a path of its own may look like another's with an id: the first one is meant
+    own = [route for route in routes if route.path_regex.pattern == routes[0].path_regex.pattern]
     # a mount of static files has no methods
-    found = {method for route in routes if route.path_regex.match(path) for method in route.methods or _FILE_METHODS}
+    found = {method for route in own for method in route.methods or _FILE_METHODS}
     return sorted(found | ({"HEAD"} if "GET" in found and has_head(path) else set()))

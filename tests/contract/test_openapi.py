@@ -42,6 +42,8 @@ CONFIG = {
         {"include-path": "/api/ai/uploads", "checks": {"positive_data_acceptance": {"enabled": False}}},
         # nor that a prompt needs a word
         {"include-path": "/api/ai/prompts/enhance", "checks": {"positive_data_acceptance": {"enabled": False}}},
+        # nor which LoRAs and values a model takes
+        {"include-path": "/api/ai/estimate", "checks": {"positive_data_acceptance": {"enabled": False}}},
         # nor what makes a cursor, and that it excludes a page
         {"include-path": "/api/ai/generations", "checks": {"positive_data_acceptance": {"enabled": False}}},
     ],

@@ -191,7 +191,7 @@ def test_the_detail_view_has_everything_and_an_address(page: Page, server: Serve
     expect(detail.locator("code")).to_contain_text('"seed": 4')
     page.keyboard.press("Escape")
     expect(detail).to_be_hidden()
-    assert page.url.endswith("#create")
+    expect(page).to_have_url(re.compile("#create$"))
 
     # somebody opens the link
     other = visitor.open(f"/#generation/{older}")
