@@ -27,7 +27,7 @@ READY = """() => new Promise(resolve => {
   look();
 })"""
 # milliseconds of each frame while the history is scrolled through, a part of the window at a time
-SCROLL = """async (rows) => {
+SCROLL = """async () => {
   const frames = [];
   let last = performance.now();
   const beat = () => new Promise(resolve => requestAnimationFrame(now => {
@@ -73,7 +73,7 @@ def main() -> None:
             seconds = [visit(BrowserPage(browser, server.url)) for _ in range(options.visits)]
             fill(server, options.rows)
             full = [visit(BrowserPage(browser, server.url)) for _ in range(options.visits)]
-            frames, searches = scroll_and_search(browser, server, options.rows)
+            frames, searches = scroll_and_search(browser, server)
         finally:
             server.stop()
             server.close()
@@ -145,11 +145,11 @@ def fill(server: ServerProcess, rows: int) -> None:
             records.execute("INSERT INTO prompt_words (rowid, words) VALUES (:seq, :words)", words)
 
 
-def scroll_and_search(browser: Browser, server: ServerProcess, rows: int) -> tuple[list[float], list[float]]:
+def scroll_and_search(browser: Browser, server: ServerProcess) -> tuple[list[float], list[float]]:
     """Milliseconds of frames while all rows are scrolled through, and of searches."""
     page = BrowserPage(browser, server.url).open("/#history")
     page.wait_for_selector("#history-list .tile")
-    frames = [float(each) for each in page.evaluate(SCROLL, rows)]
+    frames = [float(each) for each in page.evaluate(SCROLL)]
     page.evaluate("scrollTo(0, 0)")
     searches = [float(page.evaluate(SEARCH, f"lake {number}")) for number in range(4200, 4220)]
     return frames, searches

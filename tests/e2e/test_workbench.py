@@ -23,7 +23,7 @@ from server.cli.generate import DEMO_SIZE
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
 from tests.contract.model_page import HOST, clients
-from tests.support.browser import BrowserPage, chromium
+from tests.support.browser import BrowserPage, chromium, visitors
 from tests.support.models.loras import write_lora
 from tests.support.server_process import MODEL, ServerProcess, eventually, needs
 from tests.support.workbench import staged, tile
@@ -51,17 +51,8 @@ def visitor(
 
     They leave before the test's own servers stop.
     """
-    made: list[BrowserPage] = []
-
-    def make(base: str = server.url, **about: Any) -> BrowserPage:
-        made.append(BrowserPage(browser, base, **about))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.context.close()
-        assert one.errors == []
-        assert one.elsewhere == []
+    with visitors(browser, server.url) as make:
+        yield make
 
 
 def fill(page: Page, prompt: str, **settings: float) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from pipelines.stages.writing.video_writer import Mp4Writer
 from tests.e2e.test_workbench import assert_accessible, tab
-from tests.support.browser import BrowserPage, chromium
+from tests.support.browser import BrowserPage, chromium, visitors
 from tests.support.server_process import ServerProcess
 from tests.support.sound import tone
 from tests.support.workbench import staged
@@ -123,17 +123,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def visitor(browser: Browser, own_server: ServerProcess) -> Iterator[VisitorFactory]:
     """Visitors; none may have met an error or another host."""
-    made: list[BrowserPage] = []
-
-    def make(**about: object) -> BrowserPage:
-        made.append(BrowserPage(browser, own_server.url, **about))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.context.close()
-        assert one.errors == []
-        assert one.elsewhere == []
+    with visitors(browser, own_server.url) as make:
+        yield make
 
 
 def still(page: Page) -> None:

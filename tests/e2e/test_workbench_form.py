@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.test_workbench import QUICK, asked_by, assert_accessible, fill, generate
-from tests.support.browser import BrowserPage, chromium
+from tests.support.browser import BrowserPage, chromium, visitors
 from tests.support.server_process import MODEL, ServerProcess
 
 VisitorFactory = Callable[..., BrowserPage]
@@ -26,17 +26,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def visitor(browser: Browser, server: ServerProcess) -> Iterator[VisitorFactory]:
     """Visitors to the shared server who met no error and no other host."""
-    made: list[BrowserPage] = []
-
-    def make(base: str = server.url, **about: Any) -> BrowserPage:
-        made.append(BrowserPage(browser, base, **about))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.context.close()
-        assert one.errors == []
-        assert one.elsewhere == []
+    with visitors(browser, server.url) as make:
+        yield make
 
 
 def prompts_of(server: ServerProcess, count: int) -> list[str]:

@@ -1,6 +1,6 @@
 """A real browser, Debian's Chromium, that records errors and requests of its pages."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,6 +63,22 @@ class BrowserPage:
             and urlsplit(request.url).netloc != urlsplit(self.base).netloc
         ):
             self.elsewhere.append(request.url)
+
+
+@contextmanager
+def visitors(browser: Browser, base: str) -> Iterator[Callable[..., BrowserPage]]:
+    """Make visitors to a server or another. None may have met an error or another host when they leave, at the end."""
+    made: list[BrowserPage] = []
+
+    def make(base: str = base, **about: Any) -> BrowserPage:
+        made.append(BrowserPage(browser, base, **about))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.context.close()
+        assert one.errors == []
+        assert one.elsewhere == []
 
 
 @contextmanager

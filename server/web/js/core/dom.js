@@ -24,6 +24,28 @@ export function labelled(name, label, onclick) {
   return h("button", { type: "button", onclick }, icon(name), h("span", {}, label));
 }
 
+/** Whether its watcher would rather have nothing move. */
+export const isStill = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+const REALLY_MS = 4000;
+
+/**
+ * Asks once more before it runs: the first press changes the words of a button, the second within some seconds runs. `say(text)` shows words.
+ */
+export function askTwice(button, label, question, say, run) {
+  if (button.dataset.asked) {
+    delete button.dataset.asked;
+    say(label);
+    return run();
+  }
+  button.dataset.asked = "yes";
+  say(question);
+  setTimeout(() => {
+    delete button.dataset.asked;
+    say(label);
+  }, REALLY_MS);
+}
+
 export const $ = (id) => document.getElementById(id);
 
 /** Changes a text only if it differs, so that a screen reader is not told the same again. */

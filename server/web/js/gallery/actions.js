@@ -1,12 +1,10 @@
 /** What can be done with a generation: one list for the stage, the tiles, their menus and the detail view. */
 
 import { ownAddress } from "../core/api.js";
-import { h } from "../core/dom.js";
+import { askTwice, h } from "../core/dom.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/strings.js";
 import { isActive } from "./generations.js";
-
-const REALLY_MS = 4000;
 
 /**
  * The actions of a row: `{name, icon, label, run, href, isDangerous, isPressed}`.
@@ -68,20 +66,8 @@ export function control(action, isSmall = false) {
   if (href) return h("a", { class: `button ${kind}`, href, download: file, ...about }, content);
   const pressed = isPressed === undefined ? {} : { "aria-pressed": String(isPressed) };
   const button = h("button", { type: "button", class: `${kind}${isDangerous ? " danger" : ""}`, ...about, ...pressed }, content);
-  button.addEventListener("click", isDangerous ? () => askTwice(button, words, label, run) : run);
+  // its words are in it, or its name
+  const say = (text) => (isSmall ? button.setAttribute("aria-label", text) : (words.textContent = text));
+  button.addEventListener("click", isDangerous ? () => askTwice(button, label, t("reallyRemove"), say, run) : run);
   return button;
-}
-
-function askTwice(button, words, label, run) {
-  if (button.dataset.asked) return run();
-  button.dataset.asked = "yes";
-  const say = (text) => {
-    words.textContent = text;
-    if (!words.isConnected) button.setAttribute("aria-label", text);
-  };
-  say(t("reallyRemove"));
-  setTimeout(() => {
-    delete button.dataset.asked;
-    say(label);
-  }, REALLY_MS);
 }

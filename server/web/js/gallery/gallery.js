@@ -1,7 +1,6 @@
 /** The gallery beside the stage: the queue in its order, and the newest generations. */
 
 import { $, say } from "../core/dom.js";
-import { t } from "../core/strings.js";
 import { isActive, RECENT } from "./generations.js";
 import { Tiles } from "./tiles.js";
 

@@ -1,10 +1,9 @@
 /** What is ticked, and the bar with what can be done with all of it. */
 
-import { $, h, labelled, say } from "../core/dom.js";
+import { $, askTwice, h, labelled, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
 
 const MOST = 200;
-const REALLY_MS = 4000;
 
 /** Fires "change". */
 export class Selection extends EventTarget {
@@ -29,7 +28,10 @@ export class Selection extends EventTarget {
       await page.tagAll([...this.#ids], this.tag.value.trim());
       this.tag.value = "";
     });
-    this.remove = labelled("remove", t("remove"), () => this.#askTwice());
+    this.remove = labelled("remove", t("remove"), () => {
+      const words = (text) => say(this.remove.querySelector("span"), text);
+      askTwice(this.remove, t("remove"), t("reallyRemove"), words, run((ids) => page.removeAll(ids)));
+    });
     this.remove.classList.add("danger");
     const clear = labelled("close", t("clearSelection"), () => this.clear());
     this.element = h("div", { class: "selection", role: "region", "aria-label": t("selection") }, this.count, this.compare,
@@ -75,20 +77,5 @@ export class Selection extends EventTarget {
     say(this.count, t(size >= MOST ? "selectedMost" : "selected", { count: size }));
     this.compare.disabled = size < 2 || size > 4;
     this.compare.title = this.compare.disabled ? t("compareFull") : "";
-  }
-
-  #askTwice() {
-    const words = this.remove.querySelector("span");
-    if (this.remove.dataset.asked) {
-      delete this.remove.dataset.asked;
-      say(words, t("remove"));
-      return this.page.removeAll([...this.#ids]);
-    }
-    this.remove.dataset.asked = "yes";
-    say(words, t("reallyRemove"));
-    setTimeout(() => {
-      delete this.remove.dataset.asked;
-      say(words, t("remove"));
-    }, REALLY_MS);
   }
 }

@@ -1,9 +1,8 @@
 /** A generation as a tile: its thumbnail, which plays while it is pointed at, how far it is, and its icons. */
 
 import { ownAddress } from "../core/api.js";
-import { h, iconButton, say } from "../core/dom.js";
+import { h, iconButton, isStill, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
-import { isStill } from "../stage/player.js";
 import { ActionBar, actionsOf } from "./actions.js";
 import { isActive } from "./generations.js";
 import { openMenu } from "./menu.js";

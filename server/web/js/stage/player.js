@@ -1,7 +1,7 @@
 /** A video with controls of its own: play, one frame back or forward, position, speed, loop, sound, the whole screen. */
 
 import { ownAddress } from "../core/api.js";
-import { h, iconButton, say } from "../core/dom.js";
+import { h, iconButton, isStill, say } from "../core/dom.js";
 import { showIcon } from "../core/icons.js";
 import { storage } from "../core/storage.js";
 import { t } from "../core/strings.js";
@@ -12,9 +12,6 @@ const SPEEDS = [0.25, 0.5, 1, 2];
 const POSITIONS = 1000;
 
 const clock = (seconds) => `${seconds.toFixed(2)} s`;
-
-/** Whether its watcher would rather have nothing move. */
-export const isStill = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export class Player {
   #fps = 16;

@@ -1,6 +1,6 @@
 /** The grid of a sweep: its videos in rows and columns that are named by their values. It sends what it shows. */
 
-import { $, h, say } from "../core/dom.js";
+import { $, h, isStill, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
 import { refusal } from "../form/sending/sender.js";
 import { GridCell } from "./cell.js";
@@ -63,7 +63,7 @@ export class Grids {
     say($("grid-error"), "");
     this.#refresh();
     if (!$("grid").open) $("grid").showModal();
-    this.#play(!matchMedia("(prefers-reduced-motion: reduce)").matches);
+    this.#play(!isStill());
   }
 
   /** Sends what was not sent yet. */
