@@ -21,6 +21,7 @@ from paddock import Client
 from tests.support.browser import BrowserPage, chromium
 from tests.support.proxies import EXAMPLES, Caddy, Nginx, Proxy
 from tests.support.server_process import ENDLESS, MODEL, PATIENCE, SMALL, ServerProcess, eventually, free_port
+from tests.support.workbench import is_submission
 
 KINDS = [(Nginx, ""), (Nginx, "/paddock"), (Caddy, ""), (Caddy, "/paddock")]
 UNDER_A_PATH = KINDS[1::2]
@@ -205,7 +206,7 @@ def make_a_video(visitor: BrowserPage) -> str:
     page.get_by_label("Prompt", exact=True).fill("a red circle moving right")
     for label, value in {"Height": 64, "Width": 64, "Frames": 5, "Steps": 2}.items():
         page.get_by_role("spinbutton", name=label).fill(str(value))
-    with page.expect_response(lambda answer: answer.url.endswith("/queue")) as answer:
+    with page.expect_response(lambda answer: is_submission(answer.request)) as answer:
         page.get_by_role("button", name="Generate", exact=True).click()
     id_ = answer.value.json()["generations"][0]["generation_id"]
     card = page.locator(f"#stage[data-id='{id_}']")

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Response, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from pipelines.demo.folder import demo_folder
 from pipelines.models.registry import family_of
@@ -26,7 +26,7 @@ from tests.contract.model_page import HOST, clients
 from tests.support.browser import BrowserPage, chromium, visitors
 from tests.support.models.loras import write_lora
 from tests.support.server_process import MODEL, ServerProcess, eventually, needs
-from tests.support.workbench import staged, tile
+from tests.support.workbench import is_submission, staged, submissions, tile
 
 VisitorFactory = Callable[..., BrowserPage]
 
@@ -71,14 +71,9 @@ def generate(page: Page, prompt: str, **settings: float) -> Locator:
     return asked_by(page, page.get_by_role("button", name="Generate", exact=True).click)
 
 
-def is_submission(answer: Response) -> bool:
-    """Whether the page has enqueued something: it also asks what that would take."""
-    return answer.request.method == "POST" and answer.url.endswith("/queue")
-
-
 def asked_by(page: Page, action: Callable[[], None]) -> Locator:
     """The card of what an action asks for."""
-    with page.expect_response(is_submission) as answer:
+    with page.expect_response(lambda answer: is_submission(answer.request)) as answer:
         action()
     id_ = answer.value.json()["generations"][0]["generation_id"]
     made = page.locator(f"#stage[data-id='{id_}']")
@@ -164,8 +159,7 @@ def test_another_model_has_a_form_of_its_own(visitor: VisitorFactory) -> None:
 
 def test_what_is_wrong_is_said_while_typing_and_nothing_is_sent(visitor: VisitorFactory) -> None:
     page = visitor().open()
-    sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/queue") else None)
+    sent = submissions(page)
     height = page.get_by_role("spinbutton", name="Height")
 
     height.fill("721")

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.e2e.test_workbench import QUICK, asked_by, assert_accessible, fill, generate
 from tests.support.browser import BrowserPage, chromium, visitors
 from tests.support.server_process import MODEL, ServerProcess
+from tests.support.workbench import submissions
 
 VisitorFactory = Callable[..., BrowserPage]
 WIDE = {"viewport": {"width": 1280, "height": 700}}
@@ -177,9 +178,7 @@ def test_alternatives_in_the_prompt_make_a_video_each(visitor: VisitorFactory, s
 
 def test_too_many_alternatives_are_refused_and_nothing_is_sent(visitor: VisitorFactory) -> None:
     page = visitor().open()
-    sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/queue") else None)
-
+    sent = submissions(page)
     for prompt, count in (("{a|b|c} {a|b|c} {a|b}", "1"), ("{a|b|c} {a|b|c}", "2"), ("{a|b}" * 12, "1")):
         fill(page, prompt, **QUICK)
         page.get_by_label("How many").select_option(count)
