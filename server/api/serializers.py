@@ -82,7 +82,8 @@ def _row(placed: Placed, live: Live | None, links: Links) -> Row:
         fields["answered_by"] = generation.model
     if generation.fingerprint is not None:
         known = generation.fingerprint
-        fields["execution"] = {name: known[name] for name in EXECUTION if name in known}
+        host = {} if generation.host is None else {"host": generation.host}
+        fields["execution"] = {**{name: known[name] for name in EXECUTION if name in known}, **host}
     return fields
 
 

@@ -97,6 +97,7 @@ class Generation:
       any attempt (`server.core.retry`).
     - `event_number` numbers the tenant's generations that succeeded or failed, from 1 in the order of their commits.
     - `warnings` are sentences about what was not done as requested.
+    - `host` is the host of a cluster on which it was last started.
     - `favourite`: its client marked it to be kept.
     - `awaited_input` is set until it may be claimed: the URL of the input that has yet to be fetched, and after all
       inputs ENHANCED_PROMPT if its prompt has yet to be rewritten.
@@ -125,6 +126,7 @@ class Generation:
     has_stills: bool | None = None
     progress: float = 0.0
     fingerprint: dict[str, str] | None = None
+    host: str | None = None
     started_at: float | None = None
     completed_at: float | None = None
     attempt: int = 0

@@ -164,7 +164,7 @@ class AttemptRunner:
         device = self._device
         try:
             self._check(running)
-            running.fingerprint = await device.load(entry)
+            running.fingerprint, running.host = await device.load(entry), device.host
             self._tell_of_restart(running.held, running.fingerprint)
             await self._claims.renew(running)
             self._check(running)

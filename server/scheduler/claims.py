@@ -78,7 +78,8 @@ class Claims:
     async def renew(self, running: RunningAttempt) -> None:
         """Extend a claim, and record the progress that its checkpoint holds, and its warnings."""
         running.is_to_renew.clear()
-        await self.attempts.renew(running.held, self._lease, running.saved, running.fingerprint, running.warnings)
+        facts = (running.saved, running.fingerprint, running.warnings, running.host)
+        await self.attempts.renew(running.held, self._lease, *facts)
 
     async def keep(self, running: RunningAttempt, on_lost: Callable[[Generation], Awaitable[None]]) -> None:
         """Extend a claim for as long as this runs; `on_lost` is called if another server has ended it.

@@ -76,6 +76,12 @@ class Device:
         return self.engine.state.device
 
     @property
+    def host(self) -> str | None:
+        """The host it is on, if that is one of a cluster: it begins the name of each of its devices."""
+        host, _, _ = self.name.rpartition("/")
+        return host or None
+
+    @property
     def is_taken(self) -> bool:
         """Whether another server uses it, so that nothing can be made on it from here."""
         return self.is_held and self.state.pid is None

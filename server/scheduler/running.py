@@ -29,6 +29,7 @@ class RunningAttempt:
     live: Live = field(init=False)
     saved: float = field(init=False)
     fingerprint: dict[str, str] | None = None
+    host: str | None = None
     forecast: Forecast | None = None
     warnings: tuple[str, ...] = ()
     is_cancelled: bool = False

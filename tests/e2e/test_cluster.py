@@ -62,6 +62,7 @@ def test_a_lost_host_moves_its_generation_to_another_one(
     assert server.video(id_) == whole
     row = server.row(id_)
     assert row["status"] == "succeeded"
+    assert {row["execution"]["host"], busy.partition("/")[0]} == {"host-0", "host-1"}
     (other,) = eventually(lambda: found if len(found := devices(server)) == 1 else None, server)
     assert other != busy
     said = server.log_text()

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.test_workbench import QUICK, assert_accessible, fill, generate
-from tests.support.browser import BrowserPage, visiting
+from tests.support.browser import BrowserPage, visiting, visitors
 from tests.support.server_process import ServerProcess
 from tests.support.workbench import staged, tile
 
@@ -161,6 +161,67 @@ def test_a_failure_offers_the_way_out(page: Page, server: ServerProcess) -> None
     for name, value in {"width": "640", "height": "368", "num_frames": "49"}.items():
         expect(page.locator(f"#field-{name}")).to_have_value(value)
     page.unroute("**/api/ai/**")
+
+
+def test_what_was_refused_says_so_where_its_video_would_be(page: Page, server: ServerProcess) -> None:
+    id_ = server.enqueue(prompt="too high", height=9999)
+    page.reload()
+    stage = staged(page, id_)
+    reason = stage.locator(".screen .reason")
+    expect(reason).to_contain_text("height must be an integer between 1 and 720")
+    # with another seed it would fail again
+    expect(stage.get_by_role("button", name="Repeat with a new seed")).to_have_count(0)
+    assert_accessible(page, "a failure on the stage")
+
+    stage.get_by_role("button", name="Details").click()
+    detail = page.get_by_role("dialog")
+    expect(detail.locator(".screen .reason")).to_contain_text("height must be an integer between 1 and 720")
+    detail.get_by_role("button", name="Change the settings").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("too high")
+
+
+SHARING = """
+    window.shared = [];
+    window.answers = [];
+    navigator.canShare = ({ files }) => files[0].type === "video/mp4";
+    navigator.share = async ({ files }) => {
+        const name = window.answers.shift();
+        if (name) throw new DOMException("", name);
+        window.shared.push([files[0].name, files[0].type, files[0].size]);
+    };
+"""
+
+
+def test_a_phone_shares_the_video_as_a_file(visitor: BrowserPage, server: ServerProcess) -> None:
+    id_ = server.enqueue(prompt="to be shared")
+    size = len(server.video(id_))
+    browser = visitor.context.browser
+    assert browser is not None
+    with visitors(browser, server.url) as make:
+        phone = make(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+        phone.context.add_init_script(SHARING)
+        page = phone.open()
+        share = staged(page, id_).get_by_role("button", name="Share")
+
+        share.click()
+        page.wait_for_function("() => window.shared.length === 1")
+        assert page.evaluate("window.shared") == [[f"paddock-{id_[:8]}.mp4", "video/mp4", size]]
+        # who closes the sheet is told nothing
+        page.evaluate("window.answers = ['AbortError', 'NotAllowedError']")
+        share.click()
+        page.wait_for_function("() => window.answers.length === 1")
+        expect(page.locator("#banners")).not_to_contain_text("shar")
+        share.click()
+        expect(page.locator("#banners")).to_contain_text("press Share again")
+        share.click()
+        page.wait_for_function("() => window.shared.length === 2")
+        expect(page.locator("#banners")).not_to_contain_text("press Share again")
+
+
+def test_a_browser_without_a_share_sheet_offers_none(page: Page) -> None:
+    made(page, "not shared")
+    expect(page.locator("#stage").get_by_role("link", name="Download")).to_be_visible()
+    expect(page.locator("#stage").get_by_role("button", name="Share")).to_have_count(0)
 
 
 def test_the_detail_view_has_everything_and_an_address(page: Page, server: ServerProcess, visitor: BrowserPage) -> None:

@@ -155,7 +155,7 @@ class Row(TypedDict):
             dict[str, str],
             Field(
                 description="What the generation was last started with: `device`, memory `plan`, `precision` of the "
-                "weights and kernel of `attention`"
+                "weights and kernel of `attention`, and the `host` of a cluster"
             ),
         ]
     ]

@@ -93,6 +93,7 @@ generations = Table(
     Column("artifact", _Text),
     Column("progress", Float, nullable=False),
     Column("fingerprint", JSON),
+    Column("host", _Text),
     Column("enqueued_at", Float, nullable=False),
     Column("started_at", Float),
     Column("completed_at", Float),

@@ -14,6 +14,7 @@ import { Composer } from "./form/composer.js";
 import { Gallery, queueOf } from "./gallery/gallery.js";
 import { Generations } from "./gallery/generations.js";
 import { Selection } from "./gallery/selection.js";
+import { share } from "./gallery/share.js";
 import { Library } from "./history/library.js";
 import { Machine } from "./machine/machine.js";
 import { Stage } from "./stage/stage.js";
@@ -172,6 +173,7 @@ class Workbench {
       cancel: told((id) => generations.cancel(id)),
       remove: told((id) => generations.remove(id)),
       refresh: told((id) => generations.refresh(id)),
+      share: told(share),
       mark: told((id, change) => generations.mark(id, change)),
       open: (row) => this.page.detail(row.generation_id),
       detail: told((id) => this.detail.open(id, () => this.#order)),

@@ -186,11 +186,11 @@ async def test_a_renewal_extends_the_lease_and_keeps_the_progress(store: Store, 
     held = await claimed(store)
     clock.now += 30
 
-    await store.attempts.renew(held, 60, 0.4, {"dtype": "bfloat16"})
+    await store.attempts.renew(held, 60, 0.4, {"dtype": "bfloat16"}, host="gpu-2")
 
     now = await read(store, held.id)
     assert now.lease_until == clock.now + 60
-    assert (now.progress, now.fingerprint) == (0.4, {"dtype": "bfloat16"})
+    assert (now.progress, now.fingerprint, now.host) == (0.4, {"dtype": "bfloat16"}, "gpu-2")
 
 
 async def test_only_an_expired_lease_is_abandoned(store: Store, clock: Clock) -> None:

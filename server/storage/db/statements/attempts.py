@@ -32,12 +32,15 @@ class Attempts(Claiming):
         saved: float,
         fingerprint: dict[str, str] | None,
         warnings: Sequence[str] = (),
+        host: str | None = None,
     ) -> None:
-        """Extend a claim to `lease` seconds from now, and record the progress (0 … 1) that a checkpoint holds."""
-        said = _said(warnings)
+        """Extend a claim to `lease` seconds from now, and record the progress (0 … 1) that a checkpoint holds.
+
+        `fingerprint` and `host` tell with what, and where in a cluster, the model was loaded.
+        """
+        facts = {"progress": saved, "fingerprint": fingerprint, "host": host, **_said(warnings)}
         with self._session.write() as tx:
-            until = self._session.now() + lease
-            change(tx, held, Status.PROCESSING, lease_until=until, progress=saved, fingerprint=fingerprint, **said)
+            change(tx, held, Status.PROCESSING, lease_until=self._session.now() + lease, **facts)
 
     @in_thread
     def succeed(

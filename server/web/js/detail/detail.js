@@ -8,11 +8,8 @@ import { call, chosen } from "../calls/calls.js";
 import { inputsOf } from "../form/inputs.js";
 import { settingsOf } from "../form/settings.js";
 import { ActionBar, actionsOf } from "../gallery/actions.js";
-import { isActive } from "../gallery/generations.js";
-import { Preview } from "../gallery/preview.js";
 import { status } from "../gallery/status.js";
-import { Player } from "../stage/player.js";
-import { waysOut } from "../stage/waysout.js";
+import { Viewer } from "../stage/viewer.js";
 import { Tags } from "./tags.js";
 import { properties } from "./properties.js";
 
@@ -32,8 +29,8 @@ export class Detail {
   constructor(page) {
     this.#page = page;
     this.dialog = $("detail");
-    this.player = new Player((id) => page.refresh(id));
-    this.preview = new Preview((image) => this.player.replace(image));
+    this.viewer = new Viewer(page);
+    this.player = this.viewer.player;
     this.previous = iconButton("previous", t("newer"), () => this.#go(-1));
     this.next = iconButton("next", t("older"), () => this.#go(1));
     const link = iconButton("link", t("copyLink"));
@@ -42,8 +39,6 @@ export class Detail {
     this.title = h("h2", { id: "detail-title" });
     this.actions = h("div", { class: "actions" });
     this.buttons = new ActionBar(this.actions);
-    this.error = h("p", { class: "error" });
-    this.ways = h("div", { class: "row ways" });
     this.warnings = h("ul", { class: "warning" });
     this.prompt = h("p", { class: "whole", dir: "auto", "data-field": "prompt" });
     this.enhanced = h("p", { class: "whole", dir: "auto", "data-field": "enhanced" });
@@ -55,10 +50,10 @@ export class Detail {
     const copy = h("button", { type: "button" }, t("copy"));
     copyFrom(copy, () => this.code.textContent);
     const code = h("details", { class: "call" }, h("summary", {}, t("apiCall")), h("div", { class: "code" }, copy, h("pre", { tabindex: 0, role: "region", "aria-label": t("apiCall") }, this.code)));
-    const about = h("div", { class: "about" }, this.error, this.ways, h("section", {}, h("h3", {}, t("title.prompt")), this.prompt), this.enhancedPart,
+    const about = h("div", { class: "about" }, h("section", {}, h("h3", {}, t("title.prompt")), this.prompt), this.enhancedPart,
       this.inputs, this.tags.element, this.warnings, this.facts, code);
     this.dialog.append(h("header", {}, this.previous, this.next, this.title, link, this.close),
-      h("div", { class: "sides" }, h("div", { class: "seen" }, this.player.element, this.actions), about));
+      h("div", { class: "sides" }, h("div", { class: "seen" }, this.viewer.element, this.actions), about));
     this.dialog.addEventListener("close", () => this.#closed());
     // the focus may be on nothing at all
     document.addEventListener("keydown", (event) => this.dialog.open && this.#press(event));
@@ -105,8 +100,7 @@ export class Detail {
   }
 
   #closed() {
-    this.player.replace();
-    this.preview.forget();
+    this.viewer.clear();
     this.#row = null;
     this.buttons.clear();
     if (linked()) history.replaceState(null, "", this.#before || "#create");
@@ -140,14 +134,10 @@ export class Detail {
     this.next.disabled = place < 0 || place === order.length - 1;
     Object.assign(this.dialog.dataset, { id: row.generation_id, status: row.status });
     say(this.title, status(row));
-    const { width, height } = settingsOf(row, schema);
-    this.player.screen.style.setProperty("--ratio", String((width || 16) / (height || 9)));
     if (isOther) this.inputs.replaceChildren();
-    if (isOther) this.player.replace();
-    this.#show(row);
+    if (isOther) this.viewer.clear();
+    this.viewer.show(row, schema, true);
     this.#offer(row);
-    say(this.error, row.error_message ?? "");
-    this.ways.replaceChildren(...waysOut(row, this.#page));
     this.warnings.replaceChildren(...(row.warnings ?? []).map((warning) => h("li", {}, warning)));
     say(this.prompt, row.prompt ?? "");
     say(this.enhanced, row.enhanced_prompt ?? "");
@@ -156,14 +146,6 @@ export class Detail {
     this.tags.show(row.tags ?? []);
     this.facts.replaceChildren(...properties(row, schema, this.#page).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
     say(this.code, call("Async", "cURL", BASE.slice(0, -1), row.model_name, chosen(settingsOf(row, schema), schema, false), schema));
-  }
-
-  #show(row) {
-    if (row.result_url) {
-      this.preview.forget();
-      this.player.show(row, this.#page.fpsOf(row), true);
-    } else if (isActive(row) && row.preview_url) this.preview.look(row.preview_url);
-    else this.player.replace();
   }
 
   #offer(row) {

@@ -31,6 +31,7 @@ export function properties(row, schema, page) {
     of(t("asked"), moment(row.enqueued_at)),
     of(t("began"), row.started_at && moment(row.started_at)),
     of(t("took"), row.started_at && row.completed_at && time(row.completed_at - row.started_at)),
+    of(t("host"), row.execution?.host),
     of(t("device"), row.execution?.device),
     of(t("plan"), row.execution?.plan),
     of(t("precision"), row.execution?.precision),

@@ -5,11 +5,12 @@ import { askTwice, h } from "../core/dom.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/strings.js";
 import { isActive } from "./generations.js";
+import { canShare, fileName } from "./share.js";
 
 /**
  * The actions of a row: `{name, icon, label, run, href, isDangerous, isPressed}`.
  *
- * `page` does what is asked: `use(row)`, `again(row)`, `cancel(id)`, `remove(id)`, `compare(id, isIn)`, `isCompared(id)`,
+ * `page` does what is asked: `use(row)`, `again(row)`, `cancel(id)`, `remove(id)`, `share(row)`, `compare(id, isIn)`, `isCompared(id)`,
  * `continueFrom(row, seconds)`, `takesImage(model)`, `detail(id)`, `mark(id, change)`. `time()` is the time that the video is at, in seconds.
  */
 export function actionsOf(row, page, time = null) {
@@ -21,11 +22,13 @@ export function actionsOf(row, page, time = null) {
     isActive(row) && one("cancel", "cancel", () => page.cancel(id)),
     moves && time && one("useFrame", "frame", () => page.continueFrom(row, time())),
     moves && one("continue", "proceed", () => page.continueFrom(row)),
-    hasVideo && one("download", "download", null, { href: ownAddress(row.result_url), file: `paddock-${id.slice(0, 8)}.mp4` }),
+    hasVideo && one("download", "download", null, { href: ownAddress(row.result_url), file: fileName(row) }),
+    hasVideo && canShare() && one("share", "share", () => page.share(row)),
     one("favourite", "star", () => page.mark(id, { favourite: !row.favourite }), { isPressed: Boolean(row.favourite) }),
     hasVideo && one("compare", "compare", () => page.compare(id, !page.isCompared(id)), { isPressed: page.isCompared(id) }),
     one("use", "use", () => page.use(row)),
-    !isActive(row) && one("again", "again", () => page.again(row)),
+    // what never began fails again
+    !isActive(row) && !(row.status === "failed" && row.started_at === null) && one("again", "again", () => page.again(row)),
     one("details", "details", () => page.detail(id)),
     !isActive(row) && one("remove", "remove", () => page.remove(id), { isDangerous: true }),
   ].filter(Boolean);

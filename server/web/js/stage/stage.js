@@ -2,20 +2,17 @@
 
 import { h, say } from "../core/dom.js";
 import { t } from "../core/strings.js";
-import { facts, settingsOf } from "../form/settings.js";
+import { facts } from "../form/settings.js";
 import { inputsOf } from "../form/inputs.js";
 import { ActionBar, actionsOf } from "../gallery/actions.js";
 import { isActive } from "../gallery/generations.js";
 import { MadeOf } from "../gallery/madeof.js";
-import { Preview } from "../gallery/preview.js";
 import { status } from "../gallery/status.js";
-import { Player } from "./player.js";
-import { waysOut } from "./waysout.js";
+import { Viewer } from "./viewer.js";
 
 export class Stage {
   row = null;
   #page;
-  #preview;
   // whether it was seen to run: then its video plays at once
   #wasActive = false;
 
@@ -23,12 +20,10 @@ export class Stage {
   constructor(element, page) {
     this.element = element;
     this.#page = page;
-    this.player = new Player((id) => page.refresh(id));
-    this.#preview = new Preview((image) => this.player.replace(image));
+    this.viewer = new Viewer(page);
+    this.player = this.viewer.player;
     this.status = h("p", { class: "status" });
     this.bar = h("progress", { max: 1, "aria-label": t("progress") });
-    this.error = h("p", { class: "error" });
-    this.ways = h("div", { class: "row ways" });
     this.warnings = h("p", { class: "warning" });
     this.prompt = h("p", { class: "prompt", dir: "auto" });
     this.madeOf = new MadeOf(() => page.use(this.row, { prompt: this.row.enhanced_prompt, enhance_prompt: false, inspiration: false }));
@@ -36,9 +31,9 @@ export class Stage {
     this.facts = h("ul", { class: "facts" });
     this.actions = h("div", { class: "actions" });
     this.buttons = new ActionBar(this.actions);
-    const words = h("div", { class: "words" }, this.status, this.bar, this.error, this.ways, this.actions, this.warnings, this.prompt,
+    const words = h("div", { class: "words" }, this.status, this.bar, this.actions, this.warnings, this.prompt,
       this.madeOf.element, this.inputs, this.facts);
-    element.append(this.player.element, words);
+    element.append(this.viewer.element, words);
     element.hidden = true;
     document.addEventListener("keydown", (event) => this.#press(event));
   }
@@ -65,20 +60,16 @@ export class Stage {
     this.#wasActive ||= isActive(row);
     this.element.hidden = false;
     Object.assign(this.element.dataset, { id: row.generation_id, status: row.status });
-    const { width, height } = settingsOf(row, schema);
-    this.player.screen.style.setProperty("--ratio", String((width || 16) / (height || 9)));
     say(this.status, status(row));
     this.bar.hidden = !isActive(row);
     if (row.status === "processing") this.bar.value = row.progress;
     else this.bar.removeAttribute("value");
-    say(this.error, row.error_message ?? "");
-    this.ways.replaceChildren(...waysOut(row, this.#page));
     say(this.warnings, (row.warnings ?? []).join(" "));
     say(this.prompt, row.prompt ?? "");
     this.madeOf.update(row);
     this.inputs.append(...inputsOf(row, this.inputs));
     this.#tell(facts(row, schema));
-    this.#show(row);
+    this.viewer.show(row, schema, this.#wasActive);
     this.#offer(row);
   }
 
@@ -93,24 +84,11 @@ export class Stage {
   }
 
   #clear() {
-    this.#preview.forget();
     this.#wasActive = false;
     this.buttons.clear();
     for (const input of this.inputs.children) input.removeAttribute("src");
     this.inputs.replaceChildren();
-    this.player.replace();
-  }
-
-  #show(row) {
-    if (row.result_url) {
-      this.#preview.forget();
-      this.player.show(row, this.#page.fpsOf(row), this.#wasActive);
-    } else if (row.status === "processing" && row.preview_url) {
-      this.#preview.look(row.preview_url);
-    } else if (!isActive(row)) {
-      this.#preview.forget();
-      this.player.replace();
-    }
+    this.viewer.clear();
   }
 
   #offer(row) {

@@ -11,8 +11,10 @@ export function waysOut(row, page) {
   if (row.status !== "failed" || !row.error_message) return [];
   const [, width, height, frames] = (row.error_message.match(FITS) ?? []).map(Number);
   const button = (label, run) => h("button", { type: "button", onclick: run }, label);
-  return [
+  const ways = [
     width && button(t("way.size", { width, height, frames }), () => page.use(row, { width, height, num_frames: frames })),
     button(t("way.change"), () => page.use(row)),
   ].filter(Boolean);
+  ways[0].classList.add("primary");
+  return ways;
 }

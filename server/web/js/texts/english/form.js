@@ -5,7 +5,7 @@ export const FORM = {
   generate: "Generate",
   generating: "Sending…",
   reset: "Reset",
-  shape: "Shape",
+  shape: "Aspect ratio",
   resolution: "Resolution",
   random: "random each time",
   dice: "Random seed",
