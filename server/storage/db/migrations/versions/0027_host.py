@@ -9,4 +9,4 @@ down_revision = "0026"
 
 def upgrade() -> None:
     """Add the column, null in old rows and outside of a cluster."""
-    op.add_column("generations", sa.Column("host", sa.Text))
+    op.add_column("generations", sa.Column("host", sa.String))
