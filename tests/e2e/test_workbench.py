@@ -539,6 +539,18 @@ def test_a_phone_has_room_for_it(visitor: VisitorFactory) -> None:
     for name in ("Create", "Compare", "API", "History"):
         tab(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") == 390, name
+    # one row, all of it in view and large enough for a finger
+    for button in [*page.locator("body > header").get_by_role("tab").all(), page.locator("#machine-button")]:
+        expect(button).to_be_in_viewport(ratio=1)
+        size = button.bounding_box()
+        assert size is not None
+        assert min(size["width"], size["height"]) >= 44
+        assert size["y"] + size["height"] < 60
+    # it covers no code, however far that is scrolled
+    tab(page, "API")
+    copy, code = (page.locator(each).bounding_box() for each in ("#api-copy", "#api-copy + pre"))
+    assert copy is not None and code is not None
+    assert copy["y"] + copy["height"] <= code["y"]
     page.locator("#machine-button").click()
     box = page.get_by_role("dialog").bounding_box()
     assert box is not None
@@ -549,10 +561,10 @@ def test_a_phone_has_room_for_it(visitor: VisitorFactory) -> None:
 @pytest.mark.parametrize(
     ("changes", "said", "state"),
     [
-        ([{"busy": True}, {}], "2 devices · 1 working · 0 waiting", "busy"),
-        ([{}, {"drain": "drained"}, {"health": "unhealthy"}], "3 devices · 0 working · 2 not in use · 0 waiting", "ok"),
-        ([{"drain": "draining", "busy": True}] * 2, "2 devices · 2 working · 2 not in use · 0 waiting", "bad"),
-        ([], "0 devices · 0 working · 0 waiting", "bad"),
+        ([{"busy": True}, {}], "2 devices · 1 working", "busy"),
+        ([{}, {"drain": "drained"}, {"health": "unhealthy"}], "3 devices · 0 working · 2 not in use", "ok"),
+        ([{"drain": "draining", "busy": True}] * 2, "2 devices · 2 working · 2 not in use", "bad"),
+        ([], "0 devices · 0 working", "bad"),
     ],
 )
 def test_several_devices_are_summed_up(
