@@ -616,12 +616,22 @@ def assert_accessible(page: Page, where: str) -> None:
 
 
 def test_it_speaks_chinese(visitor: VisitorFactory) -> None:
-    page = visitor(locale="zh-CN").open()
+    visit = visitor(locale="zh-CN")
+    page = visit.open()
     assert page.locator("html").get_attribute("lang") == "zh"
     expect(page.get_by_role("button", name="生成", exact=True)).to_be_visible()
     expect(page.get_by_label("提示词", exact=True)).to_be_visible()
     for english in ("Generate", "Prompt", "History", "undefined"):
         assert page.get_by_text(english, exact=True).count() == 0
+
+    # what kind of error it is, and the server's own sentence
+    refusal = {"error": {"type": "queue_full", "message": "The queue is full: 2 generations are waiting."}}
+    page.route("**/api/ai/queue", lambda route: route.fulfill(status=429, json=refusal))
+    page.get_by_role("button", name="生成", exact=True).click()
+    expect(page.locator("#form-error")).to_contain_text("队列已满")
+    expect(page.locator("#form-error")).to_contain_text("2 generations are waiting.")
+    # what the browser itself writes of a refusal
+    visit.errors[:] = [error for error in visit.errors if "429 (Too Many Requests)" not in error]
 
     page.get_by_role("button", name="English").click()
     page.wait_for_selector("body[data-ready]")

@@ -90,7 +90,7 @@ export class Machine extends EventTarget {
         line(t("status.failed"), device.error),
         line("", device.retry_in && t("retryIn", { time: time(device.retry_in) })),
       ]),
-      line(t("queue"), t("queueLength", { count: ready.queued })),
+      line(t("queue"), ready.queued > 0 && t("queueLength", { count: ready.queued })),
       line(t("hostMemory"), free(ready.host_memory)),
       line(t("disk"), ready.free_bytes && t("freeOnly", { free: gib(ready.free_bytes) })),
     ];
