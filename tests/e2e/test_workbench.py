@@ -539,6 +539,18 @@ def test_a_phone_has_room_for_it(visitor: VisitorFactory) -> None:
     for name in ("Create", "Compare", "API", "History"):
         tab(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") == 390, name
+    # one row, all of it in view and large enough for a finger
+    for button in [*page.locator("body > header").get_by_role("tab").all(), page.locator("#machine-button")]:
+        expect(button).to_be_in_viewport(ratio=1)
+        size = button.bounding_box()
+        assert size is not None
+        assert min(size["width"], size["height"]) >= 44
+        assert size["y"] + size["height"] < 60
+    # it covers no code, however far that is scrolled
+    tab(page, "API")
+    copy, code = (page.locator(each).bounding_box() for each in ("#api-copy", "#api-copy + pre"))
+    assert copy is not None and code is not None
+    assert copy["y"] + copy["height"] <= code["y"]
     page.locator("#machine-button").click()
     box = page.get_by_role("dialog").bounding_box()
     assert box is not None
@@ -549,10 +561,10 @@ def test_a_phone_has_room_for_it(visitor: VisitorFactory) -> None:
 @pytest.mark.parametrize(
     ("changes", "said", "state"),
     [
-        ([{"busy": True}, {}], "2 devices · 1 working · 0 waiting", "busy"),
-        ([{}, {"drain": "drained"}, {"health": "unhealthy"}], "3 devices · 0 working · 2 not in use · 0 waiting", "ok"),
-        ([{"drain": "draining", "busy": True}] * 2, "2 devices · 2 working · 2 not in use · 0 waiting", "bad"),
-        ([], "0 devices · 0 working · 0 waiting", "bad"),
+        ([{"busy": True}, {}], "2 devices · 1 working", "busy"),
+        ([{}, {"drain": "drained"}, {"health": "unhealthy"}], "3 devices · 0 working · 2 not in use", "ok"),
+        ([{"drain": "draining", "busy": True}] * 2, "2 devices · 2 working · 2 not in use", "bad"),
+        ([], "0 devices · 0 working", "bad"),
     ],
 )
 def test_several_devices_are_summed_up(
@@ -604,12 +616,22 @@ def assert_accessible(page: Page, where: str) -> None:
 
 
 def test_it_speaks_chinese(visitor: VisitorFactory) -> None:
-    page = visitor(locale="zh-CN").open()
+    visit = visitor(locale="zh-CN")
+    page = visit.open()
     assert page.locator("html").get_attribute("lang") == "zh"
     expect(page.get_by_role("button", name="生成", exact=True)).to_be_visible()
     expect(page.get_by_label("提示词", exact=True)).to_be_visible()
     for english in ("Generate", "Prompt", "History", "undefined"):
         assert page.get_by_text(english, exact=True).count() == 0
+
+    # what kind of error it is, and the server's own sentence
+    refusal = {"error": {"type": "queue_full", "message": "The queue is full: 2 generations are waiting."}}
+    page.route("**/api/ai/queue", lambda route: route.fulfill(status=429, json=refusal))
+    page.get_by_role("button", name="生成", exact=True).click()
+    expect(page.locator("#form-error")).to_contain_text("队列已满")
+    expect(page.locator("#form-error")).to_contain_text("2 generations are waiting.")
+    # what the browser itself writes of a refusal
+    visit.errors[:] = [error for error in visit.errors if "429 (Too Many Requests)" not in error]
 
     page.get_by_role("button", name="English").click()
     page.wait_for_selector("body[data-ready]")

@@ -575,12 +575,25 @@ def test_videos_are_chosen_removed_and_cleared(visitor: VisitorFactory, ids: lis
     recent = page.locator("#compare-recent")
     for prompt in ("redder", "compared"):
         recent.get_by_role("button", name=prompt).first.click()
+    # more can be chosen until it is said that these are all
+    expect(page.locator("#compare-chosen")).to_have_text(
+        "2 videos are chosen. Choose more, four at most, or compare these."
+    )
+    expect(page.locator("#compare-picker")).to_be_visible()
+    page.get_by_role("button", name="Compare these 2").click()
     expect(page.locator("#compare-videos figure")).to_have_count(2)
     expect(page.locator("#compare-picker")).to_be_hidden()
 
     page.get_by_role("button", name="Add a video").click()
     recent.locator("button[aria-pressed=false]").first.click()
     expect(page.locator("#compare-videos figure")).to_have_count(3)
+    recent.locator("button[aria-pressed=false]").first.click()
+    expect(page.locator("#compare-videos figure")).to_have_count(4)
+    expect(recent.locator("button[aria-pressed=false]:enabled")).to_have_count(0)
+    recent.locator("button[aria-pressed=true]").last.click()
+    expect(page.locator("#compare-videos figure")).to_have_count(3)
+    page.get_by_role("button", name="Done", exact=True).click()
+    expect(page.locator("#compare-picker")).to_be_hidden()
     # a long prompt has its first lines only
     long = page.locator("figure").first
     expect(long.get_by_role("button", name="Show all")).to_be_visible()

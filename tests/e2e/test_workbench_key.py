@@ -323,7 +323,7 @@ def test_a_key_in_the_address_is_enough_where_the_browser_keeps_nothing(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("locale", "title"), [("en-GB", "Where keys come from"), ("zh-CN", "密钥从哪里来")])
+@pytest.mark.parametrize(("locale", "title"), [("en-GB", "Where keys come from"), ("zh-CN", "如何获取密钥")])
 def test_the_locked_page_says_where_keys_come_from(
     visitor: VisitorFactory, shared: ServerProcess, scheme: str, locale: str, title: str
 ) -> None:

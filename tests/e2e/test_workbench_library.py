@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -22,11 +23,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(browser: Browser, start_server: Callable[..., ServerProcess]) -> Iterator[Callable[[str], Page]]:
+def visit(browser: Browser, start_server: Callable[..., ServerProcess]) -> Iterator[Callable[..., Page]]:
     made: list[BrowserPage] = []
 
-    def open_(base: str) -> Page:
-        made.append(BrowserPage(browser, base))
+    def open_(base: str, **about: Any) -> Page:
+        made.append(BrowserPage(browser, base, **about))
         return made[-1].open("/#history")
 
     yield open_
@@ -60,7 +61,7 @@ def filled(server: ServerProcess, rows: int) -> str:
 
 
 def test_the_library_is_scrolled_without_a_shift(
-    visit: Callable[[str], Page], start_server: Callable[..., ServerProcess]
+    visit: Callable[..., Page], start_server: Callable[..., ServerProcess]
 ) -> None:
     server = start_server()
     filled(server, 400)
@@ -96,7 +97,7 @@ def test_the_library_is_scrolled_without_a_shift(
 
 @pytest.mark.heavy
 def test_last_weeks_favourite_is_found_among_thousands(
-    visit: Callable[[str], Page], start_server: Callable[..., ServerProcess]
+    visit: Callable[..., Page], start_server: Callable[..., ServerProcess]
 ) -> None:
     server = start_server()
     filled(server, MANY)
@@ -109,7 +110,7 @@ def test_last_weeks_favourite_is_found_among_thousands(
     expect(page.get_by_text(f"{MANY + 1} in total")).to_be_visible()
     tiles = page.locator("#history-list .tile")
 
-    page.get_by_role("button", name="Favourites").click()
+    page.get_by_role("button", name="Favourites only").click()
     expect(tiles).to_have_count(2)
     page.get_by_role("combobox", name="Date", exact=True).select_option("week")
     expect(tiles).to_have_count(1)
@@ -126,3 +127,41 @@ def test_last_weeks_favourite_is_found_among_thousands(
     expect(tiles).to_have_count(2)
     page.get_by_label("Search prompts").fill("nothing like it")
     expect(page.get_by_text("No results.")).to_be_visible()
+
+
+def test_a_phone_has_its_filters_behind_a_button_that_counts_them(
+    visit: Callable[..., Page], start_server: Callable[..., ServerProcess]
+) -> None:
+    server = start_server()
+    filled(server, 3)
+    page = visit(server.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    expect(page.get_by_text("4 in total")).to_be_visible()
+    model = page.get_by_role("combobox", name="Model", exact=True)
+    expect(model).to_be_hidden()
+
+    page.get_by_role("button", name="Filter", exact=True).click()
+    # by the name that the rest of the page has for it
+    named = page.locator("#model option:checked").inner_text()
+    model.select_option(f"{named} (4)")
+    page.get_by_role("button", name="Favourites only").click()
+    expect(page.get_by_text("No results.")).to_be_visible()
+    page.get_by_role("button", name="Filter (2)").click()
+    expect(model).to_be_hidden()
+    page.get_by_role("button", name="Clear filters").click()
+    expect(page.get_by_text("4 in total")).to_be_visible()
+    expect(page.get_by_role("button", name="Filter", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1440, 1024])
+def test_the_filters_of_one_row_have_one_height(
+    visit: Callable[..., Page], start_server: Callable[..., ServerProcess], width: int
+) -> None:
+    server = start_server()
+    filled(server, 3)
+    page = visit(server.url, viewport={"width": width, "height": 800})
+    page.locator("#history-model").select_option(index=1)
+    expect(page.get_by_role("button", name="Clear filters")).to_be_visible()
+
+    tops = page.locator("#history-fields > label").evaluate_all("(all) => all.map((each) => each.offsetTop)")
+    assert len(tops) == 5
+    assert len(set(tops)) == 1

@@ -20,6 +20,7 @@ import { Machine } from "./machine/machine.js";
 import { Stage } from "./stage/stage.js";
 
 const COMPARED = 4;
+const NARROW = matchMedia("(max-width: 899px)");
 
 class Workbench {
   async start() {
@@ -73,8 +74,17 @@ class Workbench {
     });
     this.machine.addEventListener("trouble", ({ detail: sentence }) => this.banners.show("trouble", sentence));
     $("language").addEventListener("click", switchLanguage);
+    this.#place();
+    NARROW.addEventListener("change", () => this.#place());
     $("all-results").addEventListener("click", () => this.open("history"));
     whenKeyChanges(() => this.#keyChanged());
+  }
+
+  /** The menu of models is of the header where that has room for it. */
+  #place() {
+    const menu = $("model").parentElement;
+    if (NARROW.matches) $("main").prepend(menu);
+    else $("machine-button").before(menu);
   }
 
   /** Another key has other generations. */

@@ -50,6 +50,7 @@ def test_every_text_that_is_used_exists_and_every_text_is_used() -> None:
         "title.",
         "status.",
         "stage.",
+        "told.",
         "device.",
         "deployment.",
         "cache.",

@@ -27,7 +27,9 @@ export class Compare extends EventTarget {
   #kept = recalled();
   #playback = new Playback();
   #difference = new Difference(() => !this.#playback.isPlaying);
+  // more are chosen, beside what is compared, or before anything is
   #isAdding = false;
+  #isChoosing = false;
   #differences;
   #schemaOf;
   #fpsOf;
@@ -43,7 +45,7 @@ export class Compare extends EventTarget {
     this.choices = new Choices(this.#kept, () => this.#look());
     this.wipe = new Wipe(this.#kept);
     this.picker = new Picker((id) => this.#pick(id), schemaOf);
-    listenToKeys(this.#playback, () => this.isOpen && this.figures.length >= 2);
+    listenToKeys(this.#playback, () => this.isOpen && !$("compare-stage").hidden);
     this.#listen();
     this.draw();
     this.#fetch();
@@ -66,6 +68,14 @@ export class Compare extends EventTarget {
       this.#offer();
       if (this.#isAdding) $("compare-picker").scrollIntoView({ block: "nearest" });
     });
+    for (const id of ["compare-start", "compare-done"]) {
+      $(id).addEventListener("click", () => {
+        this.#isAdding = this.#isChoosing = false;
+        this.#offer();
+        this.#layOut();
+        $("compare-play").focus();
+      });
+    }
     $("compare-link").addEventListener("click", () => this.#copyLink());
     $("compare-videos").addEventListener("click", ({ target }) => {
       if (this.#kept.mode !== "wipe" && target.closest(".frame, #compare-glass")) this.#playback.toggle();
@@ -95,6 +105,7 @@ export class Compare extends EventTarget {
   /** The tab was opened or left. */
   opened(isOpen) {
     this.isOpen = isOpen;
+    this.#isAdding = this.#isChoosing = false;
     if (!isOpen) return this.#playback.pause();
     this.#address();
     this.#offer();
@@ -182,12 +193,10 @@ export class Compare extends EventTarget {
     return { video, fps: this.#fpsOf(row) ?? USUAL_FPS };
   }
 
+  /** It goes on until the one who chooses says that it is done. */
   #pick(id) {
-    const isIn = this.set(id, !this.ids.includes(id));
-    if (!isIn || !this.#isAdding) return;
-    this.#isAdding = false;
-    this.#offer();
-    $("compare-stage").scrollIntoView({ block: "nearest" });
+    this.#isChoosing = $("compare-stage").hidden;
+    this.set(id, !this.ids.includes(id));
   }
 
   #remove(id) {
@@ -253,18 +262,23 @@ export class Compare extends EventTarget {
 
   /** Shows what can be put in, where it is wanted. */
   #offer() {
-    const isEmpty = this.figures.length < 2;
+    const isEnough = this.figures.length >= 2;
+    const isEmpty = !isEnough || this.#isChoosing;
     const isFull = this.ids.length >= MOST;
     $("compare-empty").hidden = !isEmpty;
     $("compare-stage").hidden = isEmpty;
-    $("compare-add").hidden = isFull;
-    $("compare-add").setAttribute("aria-expanded", String(this.#isAdding && !isFull));
-    $("compare-picker").hidden = !isEmpty && (isFull || !this.#isAdding);
+    $("compare-add").hidden = isFull && !this.#isAdding;
+    $("compare-add").setAttribute("aria-expanded", String(this.#isAdding));
+    $("compare-done").hidden = isEmpty;
+    $("compare-picker").hidden = !isEmpty && !this.#isAdding;
     $("compare-forget").hidden = this.ids.length === 0;
-    say($("compare-chosen"), t(["compareEmpty", "compare.one"][this.ids.length] ?? "compare.waiting"));
+    $("compare-start").hidden = !isEnough;
+    say($("compare-start"), t("compare.start", { count: this.figures.length }));
+    const chosen = isFull ? "compare.full" : "compare.ready";
+    say($("compare-chosen"), t(["compareEmpty", "compare.one"][this.ids.length] ?? (isEnough ? chosen : "compare.waiting"), { count: this.ids.length }));
     if (!this.isOpen || $("compare-picker").hidden) return;
     const finished = [...this.generations.rows.values()].filter((row) => row.result_url && this.#schemaOf(row));
-    this.picker.draw(finished, this.ids);
+    this.picker.draw(finished, this.ids, isFull);
   }
 
   async #copyLink() {

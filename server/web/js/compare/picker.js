@@ -1,7 +1,7 @@
 /** Finished videos that can be put into the comparison here, without looking for their cards. */
 
 import { ownAddress } from "../core/api.js";
-import { $, h } from "../core/dom.js";
+import { $, h, say } from "../core/dom.js";
 import { facts } from "../form/settings.js";
 
 const SHOWN = 8;
@@ -17,8 +17,8 @@ export class Picker {
     this.#schemaOf = schemaOf;
   }
 
-  /** Shows the newest of `rows`, and which of them are in `ids`. */
-  draw(rows, ids) {
+  /** Shows the newest of `rows`, and which of them are in `ids`, to which nothing can be added if `isFull`. */
+  draw(rows, ids, isFull) {
     const newest = rows.toSorted((a, b) => b.enqueued_at - a.enqueued_at).slice(0, SHOWN);
     const wanted = new Set(newest.map((row) => row.generation_id));
     for (const [id, button] of this.#buttons) {
@@ -26,11 +26,17 @@ export class Picker {
       button.remove();
       this.#buttons.delete(id);
     }
+    const all = newest.map((row) => facts(row, this.#schemaOf(row)));
+    const isCommon = (fact) => all.every((each) => each.includes(fact));
     newest.forEach((row, place) => {
       const id = row.generation_id;
       if (!this.#buttons.has(id)) this.#buttons.set(id, this.#button(row));
       const button = this.#buttons.get(id);
       button.setAttribute("aria-pressed", String(ids.includes(id)));
+      button.disabled = isFull && !ids.includes(id);
+      const own = all[place].filter((fact) => !isCommon(fact));
+      say(button.querySelector(".about"), (own.length ? own : all[place]).join(" · "));
+      button.title = `${row.prompt ?? ""}\n${all[place].join(" · ")}`;
       const holder = $("compare-recent");
       if (holder.children[place] !== button) holder.insertBefore(button, holder.children[place] ?? null);
     });
@@ -42,7 +48,6 @@ export class Picker {
     const video = h("video", shown);
     video.muted = true;
     const onclick = () => this.#choose(row.generation_id);
-    const about = h("span", { class: "about" }, facts(row, this.#schemaOf(row)).toReversed().join(" · "));
-    return h("button", { type: "button", class: "pick", title: row.prompt, onclick }, video, h("span", { dir: "auto" }, row.prompt), about);
+    return h("button", { type: "button", class: "pick", onclick }, video, h("span", { dir: "auto" }, row.prompt), h("span", { class: "about" }));
   }
 }

@@ -1,6 +1,7 @@
 /** Talks to the server: JSON with the key in a header, errors as sentences, and the event stream read with fetch. */
 
 import { storage } from "./storage.js";
+import { t } from "./strings.js";
 
 /** The address of the page's folder, with the path under which a proxy may serve it. */
 export const BASE = new URL("../../..", import.meta.url).href;
@@ -76,7 +77,7 @@ async function send(path, options = {}) {
       response = await fetch(new URL(path, BASE), { ...options, headers });
     } catch (error) {
       if (options.signal?.aborted) throw error;
-      throw new ApiError("The server cannot be reached.", 0);
+      throw new ApiError(t("told.unreachable"), 0);
     }
     if (response.status !== 401) {
       // another key has been accepted meanwhile, whose answer differs
@@ -112,7 +113,9 @@ async function ask(path, { json, ...options }) {
   const body = await response.json().catch(() => null);
   if (response.ok) return body;
   const retryAfter = Number(response.headers.get("Retry-After")) || null;
-  throw new ApiError(body?.error?.message ?? `${path}: ${response.status}`, response.status, retryAfter);
+  const { type, message = `${path}: ${response.status}` } = body?.error ?? {};
+  // the server's sentences are English: in another language the page says first what kind of error it is
+  throw new ApiError(t(`told.${type}`, { sentence: message }) ?? message, response.status, retryAfter);
 }
 
 /** A picture, as an address for an <img>; null if it is gone by now. */

@@ -69,7 +69,10 @@ export class Tile {
   mark() {
     this.box.checked = this.#page.selection.has(this.id);
     this.element.classList.toggle("selected", this.box.checked);
-    this.element.classList.toggle("current", this.#page.isCurrent?.(this.id) ?? false);
+    const isCurrent = this.#page.isCurrent?.(this.id) ?? false;
+    this.element.classList.toggle("current", isCurrent);
+    if (isCurrent) this.picture.setAttribute("aria-current", "true");
+    else this.picture.removeAttribute("aria-current");
   }
 
   /** Lets go of what the browser holds for it. */

@@ -1,7 +1,8 @@
 /** What the History shows: words, model, date, size, status, favourites and tag. It is remembered until the tab is closed. */
 
 import { request, stored } from "../core/api.js";
-import { $, h } from "../core/dom.js";
+import { $, h, say } from "../core/dom.js";
+import { icon } from "../core/icons.js";
 import { visit } from "../core/storage.js";
 import { t } from "../core/strings.js";
 
@@ -13,14 +14,18 @@ const FIELDS = ["search", "model", "status", "size", "tag", "date", "from", "to"
 export class Filters {
   #typing = 0;
 
-  /** `change()` is called when another filter is wanted. */
-  constructor(change) {
+  /** `change()` is called when another filter is wanted; `modelName(id)` gives the name by which a model is known. */
+  constructor(change, modelName) {
+    this.modelName = modelName;
     const kept = JSON.parse(visit.get(KEPT) ?? "{}");
     this.fields = Object.fromEntries(FIELDS.map((name) => [name, $(`history-${name}`)]));
     this.favourite = $("history-favourite");
+    this.favourite.prepend(icon("star"));
+    this.toggle = $("history-filter");
+    this.toggle.addEventListener("click", () => this.toggle.setAttribute("aria-expanded", String(this.toggle.getAttribute("aria-expanded") !== "true")));
     this.favourite.setAttribute("aria-pressed", String(kept.favourite ?? false));
     // the menus are filled later: until then the chosen one alone is in them
-    for (const name of ["model", "size", "tag"]) if (kept[name]) this.fields[name].append(h("option", { value: kept[name] }, kept[name]));
+    for (const name of ["model", "size", "tag"]) if (kept[name]) this.fields[name].append(h("option", { value: kept[name] }, this.#named(name, kept[name])));
     for (const [name, field] of Object.entries(this.fields)) field.value = kept[name] ?? "";
     const changed = () => {
       this.#keep();
@@ -75,7 +80,7 @@ export class Filters {
   async refresh() {
     const asked = ["facets", "tags"].map((name) => request(`api/ai/generations/${name}`));
     const [{ models, sizes }, { data: tags }] = await Promise.all(asked).catch(() => [{ models: [], sizes: [] }, { data: [] }]);
-    this.#offer("model", models.map(({ model, count }) => [model, `${model} (${count})`]));
+    this.#offer("model", models.map(({ model, count }) => [model, `${this.modelName(model)} (${count})`]));
     this.#offer("size", sizes.map(({ size, count }) => [size, `${size.replace("x", " × ")} (${count})`]));
     this.#offer("tag", tags.map(({ tag, count }) => [tag, `${tag} (${count})`]));
     $("tags").replaceChildren(...tags.map(({ tag }) => h("option", { value: tag })));
@@ -85,9 +90,13 @@ export class Filters {
     const field = this.fields[name];
     const { value } = field;
     if (document.activeElement === field) return;
-    const others = options.some(([each]) => each === value) || !value ? [] : [[value, value]];
+    const others = options.some(([each]) => each === value) || !value ? [] : [[value, this.#named(name, value)]];
     field.replaceChildren(h("option", { value: "" }, t("all")), ...[...options, ...others].map(([each, label]) => h("option", { value: each }, label)));
     field.value = value;
+  }
+
+  #named(name, value) {
+    return name === "model" ? this.modelName(value) : value;
   }
 
   #keep() {
@@ -98,5 +107,9 @@ export class Filters {
   #draw() {
     $("history-between").hidden = this.fields.date.value !== "between";
     $("history-clear").hidden = !this.isSet;
+    // what is looked for is always in view
+    const on = ["model", "status", "size", "tag", "date"].filter((name) => this.fields[name].value).length + Number(this.#isFavourite);
+    say(this.toggle, on ? t("filtersOn", { count: on }) : t("filter"));
+    this.toggle.classList.toggle("on", on > 0);
   }
 }

@@ -19,7 +19,7 @@ export class Library {
   constructor(generations, page) {
     Object.assign(this, { generations, page });
     this.chunks = new Chunks($("history-list"), page);
-    this.filters = new Filters(() => this.open());
+    this.filters = new Filters(() => this.open(), page.modelName);
     this.end = $("history-end");
     this.fresh = $("history-new");
     this.fresh.addEventListener("click", () => this.open());

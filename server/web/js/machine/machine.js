@@ -2,6 +2,7 @@
 
 import { ApiError, request } from "../core/api.js";
 import { $, h, say } from "../core/dom.js";
+import { icon } from "../core/icons.js";
 import { gib, t, time } from "../core/strings.js";
 
 const ASK_MS = 4000;
@@ -36,7 +37,10 @@ export class Machine extends EventTarget {
   constructor(modelName) {
     super();
     this.modelName = modelName;
-    $("machine-button").addEventListener("click", () => {
+    this.button = $("machine-button");
+    this.words = this.button.querySelector("span");
+    this.button.prepend(icon("chip"));
+    this.button.addEventListener("click", () => {
       say($("machine-error"), "");
       $("machine").showModal();
       this.ask();
@@ -50,8 +54,13 @@ export class Machine extends EventTarget {
   connected(isOpen) {
     this.isConnected = isOpen;
     if (isOpen) return this.ask();
-    say($("machine-button"), t("unreachable"));
-    $("machine-button").dataset.state = "bad";
+    this.#tell(t("unreachable"), "bad");
+  }
+
+  #tell(words, condition) {
+    say(this.words, words);
+    this.button.title = words;
+    this.button.dataset.state = condition;
   }
 
   async ask() {
@@ -69,8 +78,8 @@ export class Machine extends EventTarget {
 
   #draw(ready) {
     const { devices } = ready;
-    say($("machine-button"), [...summary(devices), t("queueLength", { count: ready.queued })].join(" · "));
-    $("machine-button").dataset.state = !devices.some(isUsable) ? "bad" : devices.some(isBusy) ? "busy" : "ok";
+    const waiting = ready.queued > 0 ? [t("queueLength", { count: ready.queued })] : [];
+    this.#tell([...summary(devices), ...waiting].join(" · "), !devices.some(isUsable) ? "bad" : devices.some(isBusy) ? "busy" : "ok");
     const line = (name, value) => value && [h("dt", {}, name), h("dd", {}, value)];
     const lines = [
       ...ready.devices.flatMap((device) => [
@@ -81,7 +90,7 @@ export class Machine extends EventTarget {
         line(t("status.failed"), device.error),
         line("", device.retry_in && t("retryIn", { time: time(device.retry_in) })),
       ]),
-      line(t("queue"), t("queueLength", { count: ready.queued })),
+      line(t("queue"), ready.queued > 0 && t("queueLength", { count: ready.queued })),
       line(t("hostMemory"), free(ready.host_memory)),
       line(t("disk"), ready.free_bytes && t("freeOnly", { free: gib(ready.free_bytes) })),
     ];
