@@ -44,7 +44,8 @@ class KeyNotFoundError(Exception):
 class ApiKey:
     """The record of a key; times in Unix seconds, `revoked_at` None while it is valid.
 
-    While a valid admin key exists, only admin keys may load and unload models.
+    While a valid admin key exists, only admin keys may load and unload models. `webhook_url` is told of what is made
+    with the key.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ApiKey:
     made_at: float
     revoked_at: float | None
     is_admin: bool
+    webhook_url: str | None = None
 
     @property
     def is_valid(self) -> bool:
@@ -75,13 +77,13 @@ class KeyRing:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add(self, name: str, *, is_admin: bool = False) -> str:
+    def add(self, name: str, *, is_admin: bool = False, webhook_url: str | None = None) -> str:
         """Make a key and return it. It cannot be looked up again. Raises KeyNameTakenError."""
         api_key = _PREFIX + secrets.token_urlsafe(32)
         try:
             with self._engine.begin() as tx:
                 row = {"name": name, "digest": digest(api_key), "made_at": time.time(), "is_admin": is_admin}
-                tx.execute(insert(api_keys).values(row))
+                tx.execute(insert(api_keys).values(row | {"webhook_url": webhook_url}))
         except IntegrityError as error:
             raise KeyNameTakenError(name) from error
         return api_key
