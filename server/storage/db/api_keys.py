@@ -31,6 +31,8 @@ LAN = "lan"
 
 _PREFIX = "paddock-"
 
+_TENANT_DIGITS = 16
+
 
 class KeyNameTakenError(Exception):
     """A key has or had this name. Names are not reused, as they tell apart what each key made."""
@@ -64,6 +66,11 @@ class ApiKey:
 def digest(api_key: str) -> str:
     """What is stored of a key: its SHA-256, in hexadecimal."""
     return hashlib.sha256(api_key.encode()).hexdigest()
+
+
+def tenant_of(key_digest: str) -> str:
+    """The tenant to whom everything belongs that is made with a key."""
+    return key_digest[:_TENANT_DIGITS]
 
 
 def _derive(secret: str, name: str, made_at: float) -> str:
