@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import URL as DatabaseURL
 
 from server.storage.db.api_keys import KeyRing, digest, tenant_of
 from server.storage.db.connection import opened
@@ -17,8 +16,9 @@ from server.webhooks.signing import secret_of
 from tests.support.server_process import SMALL, ServerProcess, eventually
 from tests.support.webhook_host import URL, Received, WebhookHost, webhook_host
 
-OFF = "webhook_url is not supported by this server: its operator allows hosts with the setting webhooks (PADDOCK_WEBHOOKS)."
-NOT_ALLOWED = "webhook_url must be a URL of a host that the setting webhooks (PADDOCK_WEBHOOKS) allows."
+SETTING = "the setting webhooks (PADDOCK_WEBHOOKS)"
+OFF = f"webhook_url is not supported by this server: its operator allows hosts with {SETTING}."
+NOT_ALLOWED = f"webhook_url must be a URL of a host that {SETTING} allows."
 NOT_PUBLIC = "webhook_url must be a URL of a public address."
 EVENTS = "webhook_events must be a list of some of "
 ROUTES = ("/queue", "/videos/generate")
@@ -38,24 +38,24 @@ def host(receiver: WebhookHost) -> WebhookHost:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> DatabaseURL:
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("webhooks") / "data"
     folder.mkdir()
-    return DatabaseURL.create("sqlite", database=str(folder / "paddock.db"))
+    return f"sqlite:///{folder / 'paddock.db'}"
 
 
 @pytest.fixture(scope="module")
-def keys(database: DatabaseURL) -> dict[str, str]:
+def own_keys(database: str) -> dict[str, str]:
     with opened(database) as engine:
         ring = KeyRing(engine)
         return {"plain": ring.add("plain"), "told": ring.add("told", webhook_url=f"{URL}/told")}
 
 
 @pytest.fixture(scope="module")
-def serving(receiver: WebhookHost, database: DatabaseURL, keys: dict[str, str]) -> Iterator[ServerProcess]:
+def serving(receiver: WebhookHost, database: str, own_keys: dict[str, str]) -> Iterator[ServerProcess]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WEBHOOK_HOST_PORT", str(receiver.port))
-        folder = Path(str(database.database)).parent
+        folder = Path(database.removeprefix("sqlite:///")).parent
         process = ServerProcess(folder, module="tests.support.webhook_host", webhooks="hooks.example,Inside.example.")
         process.start()
         yield process
@@ -63,16 +63,16 @@ def serving(receiver: WebhookHost, database: DatabaseURL, keys: dict[str, str]) 
 
 
 @pytest.fixture
-def server(serving: ServerProcess, keys: dict[str, str]) -> Iterator[ServerProcess]:
-    seen = serving.with_key(keys["plain"])
+def server(serving: ServerProcess, own_keys: dict[str, str]) -> Iterator[ServerProcess]:
+    seen = serving.with_key(own_keys["plain"])
     yield seen
     seen.http.close()
 
 
 @pytest.fixture
-def secret(database: DatabaseURL, keys: dict[str, str], serving: ServerProcess) -> str:
+def secret(database: str, own_keys: dict[str, str], serving: ServerProcess) -> str:
     with opened(database) as engine:
-        return secret_of(keys_that_sign(engine)[0], tenant_of(digest(keys["plain"])))
+        return secret_of(keys_that_sign(engine)[0], tenant_of(digest(own_keys["plain"])))
 
 
 def enqueue(server: ServerProcess, **changes: Any) -> str:
@@ -158,9 +158,9 @@ def test_a_receiver_that_wants_no_more_is_left_alone(server: ServerProcess, host
 
 
 def test_the_webhook_of_a_key_is_told_unless_a_request_names_another(
-    serving: ServerProcess, host: WebhookHost, keys: dict[str, str]
+    serving: ServerProcess, host: WebhookHost, own_keys: dict[str, str]
 ) -> None:
-    told = serving.with_key(keys["told"])
+    told = serving.with_key(own_keys["told"])
     id_ = enqueue(told, webhook_url=None)
     other = enqueue(told, webhook_events=["generation.succeeded"])
 
