@@ -1,8 +1,12 @@
 """Sends one event to a webhook, once."""
 
 import asyncio
+import json
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
+from uuid import uuid4
 
 import httpx
 
@@ -14,6 +18,20 @@ ATTEMPT_SECONDS = 15.0
 """Limit of an attempt, from the resolution of the name to the head of the response."""
 
 _JSON = {"Content-Type": "application/json", "Accept": "*/*"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEvent:
+    """An event that tells of no generation."""
+
+    id: str
+    body: bytes
+
+
+def trial_event() -> TrialEvent:
+    """A new event for a try."""
+    event = {"type": "webhook.test", "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"), "data": {}}
+    return TrialEvent(f"msg_{uuid4().hex}", json.dumps(event, separators=(",", ":")).replace("+00:00", "Z").encode())
 
 
 class GoneError(RefusedInputError):
