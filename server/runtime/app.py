@@ -191,7 +191,7 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         if template is not None:
             stack.push_async_callback(template.close)
             await stack.enter_async_context(_background(template.start_later()))
-        webhooks = build_webhooks(settings, store, broker, files, keys)
+        webhooks = build_webhooks(settings, store, broker, files, keys, authenticator)
         await stack.enter_async_context(_background(webhooks.run(), "events to webhooks"))
         await stack.enter_async_context(_sharing(store, broker, dispatcher, with_previews=files.scratch is not None))
         stack.push_async_callback(service.prompts.close)
@@ -285,7 +285,12 @@ def with_files(engine: Engine, files: FileStores) -> Engine:
 
 
 def build_webhooks(
-    settings: Settings, store: Store, broker: Broker, files: FileStores, keys: Sequence[str]
+    settings: Settings,
+    store: Store,
+    broker: Broker,
+    files: FileStores,
+    keys: Sequence[str],
+    authenticator: Authenticator,
 ) -> WebhookDelivery:
     """Build what delivers the events of webhooks."""
 
@@ -294,7 +299,8 @@ def build_webhooks(
         base = settings.public_url or (webhook.base if webhook is not None else "")
         return webhook_event(delivery, Links(base.rstrip("/"), files.videos, files.inputs))
 
-    return WebhookDelivery(store.deliveries, broker, render, partial(secret_of, keys[0]), settings)
+    secret = partial(secret_of, keys[0])
+    return WebhookDelivery(store.deliveries, broker, render, secret, authenticator.accepts, settings)
 
 
 def build_retention(settings: Settings, expiry: Expiry, files: FileStores, locks: Locks) -> Retention:

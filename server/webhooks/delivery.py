@@ -39,7 +39,10 @@ log = logging.getLogger("paddock.webhooks")
 
 
 class WebhookDelivery:
-    """Sends what is due. `render` makes the body of an event, and `secret` is that of a tenant."""
+    """Sends what is due. `render` makes the body of an event, and `secret` is that of a tenant.
+
+    Events of tenants that the server no longer `accepts` are not sent.
+    """
 
     def __init__(
         self,
@@ -47,12 +50,14 @@ class WebhookDelivery:
         broker: Broker,
         render: Callable[[Delivery], bytes],
         secret: Callable[[str], str],
+        accepts: Callable[[str], bool],
         settings: SecuritySettings,
         sender: WebhookSender | None = None,
     ) -> None:
         self._deliveries = deliveries
         self._render = render
         self._secret = secret
+        self._accepts = accepts
         self._settings = settings
         self._sender = sender or WebhookSender()
         self._wake = asyncio.Event()
@@ -128,6 +133,9 @@ class WebhookDelivery:
     async def _send(self, delivery: Delivery) -> None:
         webhook = delivery.generation.webhook
         assert webhook is not None, "it is recorded for webhooks only"
+        if not self._accepts(delivery.generation.tenant):
+            await self._give_up(delivery, "is that of an API key which is no longer valid")
+            return
         try:
             # the settings may have changed since it was recorded
             target = checked_target(webhook.url, self._settings)

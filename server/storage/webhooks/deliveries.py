@@ -7,7 +7,7 @@ from uuid import uuid4
 from sqlalchemy import RowMapping, delete, func, or_, select, update
 
 from server.core.generation import Generation
-from server.storage.db.schema import IS_UNDELIVERED, webhook_deliveries
+from server.storage.db.schema import IS_UNDELIVERED, generations, webhook_deliveries
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.library import tags_of
 from server.storage.db.statements.rows import from_row
@@ -56,8 +56,10 @@ class Deliveries(Repository):
             taken = update(webhook_deliveries).where(_ROWS.id == wanted)
             taken = taken.values(due_at=now + LEASE_SECONDS, owner=owner)
             row = tx.execute(taken.returning(webhook_deliveries)).mappings().one()
-            generation = from_row(row["snapshot"])
-            return _delivery(row, generation, tags_of(tx, [generation.seq]).get(generation.seq, ()))
+            seq = row["snapshot"]["seq"]
+            tags = tags_of(tx, [seq]).get(seq, ())
+        # only now: one that cannot be read is left alone for a while, and keeps no others back
+        return _delivery(row, tags)
 
     @in_thread
     def delivered(self, delivery: Delivery) -> None:
@@ -108,7 +110,9 @@ class Deliveries(Repository):
         return given_up
 
 
-def _delivery(row: RowMapping, generation: Generation, tags: Sequence[str]) -> Delivery:
+def _delivery(row: RowMapping, tags: Sequence[str]) -> Delivery:
+    # a server of another version may have recorded other columns
+    generation = from_row({name: value for name, value in row["snapshot"].items() if name in generations.columns})
     return Delivery(
         row["id"], row["type"], row["created_at"], row["failures"], row["owner"], generation=generation, tags=tags
     )

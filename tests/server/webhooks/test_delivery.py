@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
 from server.api.links import Links
 from server.api.serializers import MAX_EVENT_BYTES, webhook_event
@@ -19,6 +20,7 @@ from server.core.generation import Generation, Status, Webhook
 from server.core.settings.settings import Settings
 from server.media.fetch.exchange import Exchanges
 from server.storage.db.records import QueueLimits
+from server.storage.db.schema import webhook_deliveries
 from server.storage.webhooks.deliveries import Delivery
 from server.webhooks import delivery as module
 from server.webhooks.delivery import MAX_AGE_SECONDS, MAX_AT_ONCE_OF_TENANT, PAUSES, WebhookDelivery, pause_after
@@ -55,6 +57,7 @@ async def delivering(store: Store, host: WebhookHost, **settings: Any) -> AsyncI
         broker,
         lambda delivery: f"{delivery.id} {delivery.generation.tenant}".encode(),
         lambda tenant: secret_of("key", tenant),
+        lambda tenant: tenant != "revoked",
         Settings(**{"webhooks": "all", **settings}),
         WebhookSender(Exchanges(net.resolve, net)),
     )
@@ -119,6 +122,40 @@ async def test_a_host_that_is_no_longer_allowed_is_told_nothing(
 
     assert host.received == []
     assert "PADDOCK_WEBHOOKS" in caplog.messages[0]
+
+
+async def test_events_of_a_key_that_was_revoked_are_not_sent(
+    store: Store, host: WebhookHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    await failed(store, tenant="revoked")
+    await failed(store, tenant="valid")
+
+    with caplog.at_level(logging.WARNING, "paddock.webhooks"):
+        async with delivering(store, host):
+            await eventually(lambda: caplog.messages and host.arrived)
+
+    assert [each.body.decode().partition(" ")[2] for each in host.received] == ["valid"]
+    assert "which is no longer valid" in caplog.messages[0]
+
+
+async def test_an_event_that_cannot_be_read_keeps_no_others_back(
+    store: Store, host: WebhookHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    await failed(store)
+    with store.engine.begin() as tx:
+        tx.execute(update(webhook_deliveries).values(snapshot={"seq": 1, "status": "resting"}, due_at=0.0))
+    await failed(store)
+    with store.engine.begin() as tx:
+        is_newer = webhook_deliveries.c.due_at > 0
+        (snapshot,) = tx.scalars(select(webhook_deliveries.c.snapshot).where(is_newer))
+        tx.execute(update(webhook_deliveries).where(is_newer).values(snapshot={**snapshot, "of_a_later_version": 1}))
+
+    async with delivering(store, host):
+        await eventually(lambda: host.arrived)
+
+    assert len(host.received) == 1
+    assert "events for webhooks were not read" in caplog.messages
 
 
 async def test_a_slow_receiver_of_one_key_leaves_room_for_others(store: Store, host: WebhookHost) -> None:
