@@ -88,6 +88,11 @@ class Parameters(TypedDict, total=False):
     """Kept with the generation; `history` filters by it, as by the next two."""
     target_repo: str
     target_directory: str
+    webhook_url: str
+    """The URL that the server tells of the generation, with signed POST requests, where its operator allows that."""
+    webhook_events: Sequence[str]
+    """Which of "generation.started", "generation.succeeded", "generation.failed" and "generation.cancelled" it is told;
+    all but the first are the default."""
 
 
 class QueueFilters(TypedDict, total=False):

@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.core.errors import ForbiddenError, QueueFullError, UnauthenticatedError
-from server.storage.db.api_keys import ApiKey, KeyRing, digest
+from server.storage.db.api_keys import ApiKey, KeyRing, digest, tenant_of
 
 FRESH_SECONDS = 1.0
 """New and revoked keys take effect within this time."""
-
-_TENANT_DIGITS = 16
 
 _RETRY_SECONDS = 5
 
@@ -84,7 +82,11 @@ class Authenticator:
         matches = [valid for valid in self._valid if hmac.compare_digest(valid, given)]
         if not matches:
             raise _unauthenticated()
-        return _tenant(matches[0])
+        return tenant_of(matches[0])
+
+    def webhook_url(self, tenant: str) -> str | None:
+        """Return the webhook of a tenant's key, by the keys as last read; None if it has none."""
+        return self._webhooks.get(tenant)
 
     def check(self, tenant: str) -> None:
         """Raise UnauthenticatedError if a tenant's requests are no longer accepted, by the keys as last read."""
@@ -134,8 +136,9 @@ class Authenticator:
     def _set_keys(self, found: list[ApiKey]) -> None:
         valid = [each for each in found if each.is_valid]
         self._valid = [*self._configured, *(each.digest for each in valid)]
-        self._tenants = {_tenant(each) for each in self._valid}
-        self._admins = {_tenant(each.digest) for each in valid if each.is_admin}
+        self._tenants = {tenant_of(each) for each in self._valid}
+        self._admins = {tenant_of(each.digest) for each in valid if each.is_admin}
+        self._webhooks = {tenant_of(each.digest): each.webhook_url for each in valid}
         self._is_open = not self._configured and not found
         self._refreshed_at = self._clock()
 
@@ -144,7 +147,3 @@ def _unauthenticated() -> UnauthenticatedError:
     return UnauthenticatedError(
         "A valid API key is required. Send the header Authorization: Bearer KEY.", {"WWW-Authenticate": "Bearer"}
     )
-
-
-def _tenant(key_digest: str) -> str:
-    return key_digest[:_TENANT_DIGITS]

@@ -33,6 +33,7 @@ from server.storage.db.records import Filters
 from server.storage.files.inputs import Inputs
 from server.storage.files.previews import Previews
 from server.storage.files.videos import Videos
+from server.webhooks.targets import WebhookDefaults
 
 _bearer = HTTPBearer(
     auto_error=False, description="An API key. A server without configured keys accepts any key, or none."
@@ -183,6 +184,15 @@ async def get_links(request: Request, service: ServiceDep, videos: VideosDep, in
 
 
 LinksDep = Annotated[Links, Depends(get_links)]
+
+
+async def get_webhook_defaults(request: Request, tenant: TenantDep, links: LinksDep) -> WebhookDefaults:
+    """Return the webhook of the request's key, and what links in its events begin with."""
+    authenticator: Authenticator = request.app.state.authenticator
+    return WebhookDefaults(links.base, authenticator.webhook_url(tenant))
+
+
+WebhookDefaultsDep = Annotated[WebhookDefaults, Depends(get_webhook_defaults)]
 
 
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}

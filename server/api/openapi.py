@@ -9,12 +9,10 @@ from pydantic import TypeAdapter
 
 from pipelines.models.catalogue import CatalogueEntry
 from server.api.schemas.requests import body_schemas
-from server.core.settings.sections import QueueSettings
+from server.core.settings.settings import Settings
 
 
-def complete_openapi(
-    app: FastAPI, catalogue: Callable[[], Mapping[str, CatalogueEntry]], settings: QueueSettings
-) -> None:
+def complete_openapi(app: FastAPI, catalogue: Callable[[], Mapping[str, CatalogueEntry]], settings: Settings) -> None:
     """Correct an application's document when it is first requested, and add the schemas of the request bodies."""
     original = app.openapi
 

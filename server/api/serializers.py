@@ -3,6 +3,8 @@
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from fastapi import Response
@@ -15,6 +17,7 @@ from server.core.generation import Generation
 from server.service.service import Service
 from server.storage.db.records import Listing, Placed
 from server.storage.files.interface import FileStorage, StoredFile
+from server.storage.webhooks.deliveries import Delivery
 
 _JSON = "application/json"
 WARNINGS_HEADER = "Paddock-Warnings"
@@ -22,6 +25,9 @@ WITH_WARNINGS: dict[str, Any] = {
     "headers": {WARNINGS_HEADER: {"description": "What was not done as requested", "schema": {"type": "string"}}}
 }
 """The OpenAPI documentation of a response that `warn` may have changed."""
+
+MAX_EVENT_BYTES = 256 * 1024
+"""Limit of what is sent to a webhook. A row above it is sent without the parameters of its request."""
 
 _INPUT_FIELDS: dict[str, Literal["input_image", "end_image_url", "input_video", "input_audio"]] = {
     "image": "input_image",
@@ -175,6 +181,18 @@ def completion(generation: Generation, links: Links) -> dict[str, Any]:
     if generation.artifact is None:
         return {**common, "error": generation.error_message}
     return {**common, "model": generation.model_name, "url": links.video(generation.artifact)}
+
+
+def webhook_event(delivery: Delivery, links: Links) -> bytes:
+    """Return the body of an event for a webhook: its `type`, its `timestamp`, and as `data` the row as of then."""
+    placed = Placed(delivery.generation, None, tags=delivery.tags)
+    moment = datetime.fromtimestamp(delivery.created_at, UTC).isoformat(timespec="milliseconds")
+    event = {"type": delivery.type, "timestamp": moment.replace("+00:00", "Z")}
+    body = _encode({**event, "data": row(placed, None, links)})
+    if len(body) <= MAX_EVENT_BYTES:
+        return body
+    bare = replace(placed, generation=replace(delivery.generation, parameters={}, enhancement=None, warnings=()))
+    return _encode({**event, "data": row(bare, None, links)})
 
 
 def progress(generation: Generation, live: Live, links: Links) -> dict[str, Any]:

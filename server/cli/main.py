@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli.commands import cluster, key
+from server.cli.commands import cluster, key, webhook
 from server.cli.commands.cancel import cancel
 from server.cli.commands.demo import demo
 from server.cli.commands.doctor import doctor
@@ -34,6 +34,7 @@ for command in (serve, demo, pull, generate, loras, status, cancel, plan, doctor
     app.command()(takes_text(command))
 app.add_typer(key.app, name="key")
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(webhook.app, name="webhook")
 
 
 @app.callback(invoke_without_command=True)

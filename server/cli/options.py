@@ -11,6 +11,8 @@ from rich.console import Console
 from server.cli.terminal import printable
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from paddock import Client
     from server.core.settings.settings import Settings
 
@@ -117,6 +119,23 @@ def connected(url: str, api_key: str | None) -> Iterator["Client"]:
         fail(f"{str(error).rstrip('.')}. Start a server with `paddock serve`, or try one with `paddock demo`.")
     except (PaddockError, CommandError) as error:
         fail(str(error))
+
+
+@contextmanager
+def opened_records(settings: "Settings") -> Iterator["Engine"]:
+    """The database of a server, which need not run. What keeps it from being used ends the command with a sentence."""
+    from server.runtime.environment import TEMPORARY
+    from server.runtime.preflight import unusable
+    from server.storage.db.connection import DatabaseUnusableError, database_of, opened
+
+    try:
+        (settings.data_dir / TEMPORARY).mkdir(parents=True, exist_ok=True)
+        with opened(database_of(settings)) as engine:
+            yield engine
+    except DatabaseUnusableError as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(unusable(settings.data_dir, error))
 
 
 def fail(sentence: str) -> NoReturn:

@@ -57,6 +57,33 @@ class Outcome(StrEnum):
     """Its server died, or lost its lease."""
 
 
+class WebhookEvent(StrEnum):
+    """What a webhook may be told of a generation. It starts once, however many attempts it takes."""
+
+    STARTED = "generation.started"
+    SUCCEEDED = "generation.succeeded"
+    FAILED = "generation.failed"
+    CANCELLED = "generation.cancelled"
+
+
+WEBHOOK_EVENTS: dict[Status, WebhookEvent] = {
+    Status.PROCESSING: WebhookEvent.STARTED,
+    Status.SUCCEEDED: WebhookEvent.SUCCEEDED,
+    Status.FAILED: WebhookEvent.FAILED,
+    Status.CANCELLED: WebhookEvent.CANCELLED,
+}
+"""The events by the statuses that they tell of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """The URL that is told of a generation's `events`. Links in what it is told begin with `base`."""
+
+    url: str
+    events: tuple[str, ...]
+    base: str
+
+
 ENHANCED_PROMPT = "enhanced_prompt"
 """What a generation awaits whose prompt is to be rewritten. No URL is like it."""
 
@@ -102,6 +129,7 @@ class Generation:
     - `awaited_input` is set until it may be claimed: the URL of the input that has yet to be fetched, and after all
       inputs ENHANCED_PROMPT if its prompt has yet to be rewritten.
     - `enhancement` is set if its prompt is to be rewritten.
+    - `webhook` is set if its events are to be sent somewhere.
     - `deferred_behind` is set while it waits at the end of the queue: the `seq` of the youngest generation when it was
       moved there. It is taken once no generation up to that one waits any more.
     """
@@ -139,6 +167,7 @@ class Generation:
     event_number: int | None = None
     awaited_input: str | None = None
     enhancement: Enhancement | None = None
+    webhook: Webhook | None = None
     warnings: tuple[str, ...] = ()
     favourite: bool = False
     seq: int = 0

@@ -14,6 +14,7 @@ from server.api.auth import Authenticator, OpenRequests
 from server.api.bodies.inputs import MAX_AT_ONCE, MAX_AT_ONCE_OF_TENANT
 from server.api.bodies.json_body import LargeBodies
 from server.api.error_handlers import add_error_handlers
+from server.api.links import Links
 from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadRequests
 from server.api.openapi import complete_openapi
 from server.api.routes import (
@@ -30,6 +31,7 @@ from server.api.routes import (
 from server.api.routes.drafts import estimate, prompts
 from server.api.routes.library import generations, many
 from server.api.routes.pages import reference, workbench
+from server.api.serializers import webhook_event
 from server.core.catalogue import load_catalogue
 from server.core.circuit_breaker import Tolerance
 from server.core.events import Broker
@@ -63,6 +65,9 @@ from server.storage.files.disk import Disk
 from server.storage.files.object_store.bucket import Bucket
 from server.storage.files.stores import FileStores, LocalFolders, key_of
 from server.storage.retention import Retention
+from server.storage.webhooks.deliveries import Delivery
+from server.webhooks.delivery import WebhookDelivery
+from server.webhooks.signing import secret_of
 
 log = logging.getLogger("paddock")
 
@@ -186,11 +191,9 @@ async def _lifespan(app: FastAPI, settings: Settings, devices: Sequence[str]) ->
         if template is not None:
             stack.push_async_callback(template.close)
             await stack.enter_async_context(_background(template.start_later()))
-        if store.is_shared:
-            recorder = ProgressRecorder(store.live_progress, broker, with_previews=files.scratch is not None)
-            others = OtherServers(store.listener, store.history, broker, dispatcher)
-            for name, work in (("progress", recorder.run()), ("news of other servers", others.follow())):
-                await stack.enter_async_context(_background(work, name))
+        webhooks = build_webhooks(settings, store, broker, files, keys, authenticator)
+        await stack.enter_async_context(_background(webhooks.run(), "events to webhooks"))
+        await stack.enter_async_context(_sharing(store, broker, dispatcher, with_previews=files.scratch is not None))
         stack.push_async_callback(service.prompts.close)
         # before videos are planned: it takes of the same memory
         await _until_closing(service, service.prompts.start())
@@ -254,6 +257,18 @@ async def _background(work: Coroutine[Any, Any, None], passes_on: str | None = N
         await asyncio.gather(task, return_exceptions=True)
 
 
+@asynccontextmanager
+async def _sharing(store: Store, broker: Broker, dispatcher: Dispatcher, *, with_previews: bool) -> AsyncIterator[None]:
+    """Pass on what happens between servers on the same records within the context."""
+    if not store.is_shared:
+        yield
+        return
+    recorder = ProgressRecorder(store.live_progress, broker, with_previews=with_previews)
+    others = OtherServers(store.listener, store.history, broker, dispatcher)
+    async with _background(recorder.run(), "progress"), _background(others.follow(), "news of other servers"):
+        yield
+
+
 def build_files(
     settings: StorageSettings, folders: LocalFolders, disk: Disk, keys: Sequence[str], locks: Locks
 ) -> FileStores:
@@ -267,6 +282,25 @@ def build_files(
 def with_files(engine: Engine, files: FileStores) -> Engine:
     """Have an engine's files kept where the settings say; its workers write them to local folders."""
     return engine if files.scratch is None else TransferringEngine(engine, files.scratch)
+
+
+def build_webhooks(
+    settings: Settings,
+    store: Store,
+    broker: Broker,
+    files: FileStores,
+    keys: Sequence[str],
+    authenticator: Authenticator,
+) -> WebhookDelivery:
+    """Build what delivers the events of webhooks."""
+
+    def render(delivery: Delivery) -> bytes:
+        webhook = delivery.generation.webhook
+        base = settings.public_url or (webhook.base if webhook is not None else "")
+        return webhook_event(delivery, Links(base.rstrip("/"), files.videos, files.inputs))
+
+    secret = partial(secret_of, keys[0])
+    return WebhookDelivery(store.deliveries, broker, render, secret, authenticator.accepts, settings)
 
 
 def build_retention(settings: Settings, expiry: Expiry, files: FileStores, locks: Locks) -> Retention:

@@ -51,7 +51,9 @@ from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
 from server.storage.files.inputs import Inputs
 from server.storage.files.videos import Videos
+from server.webhooks.targets import WebhookDefaults, requested_webhook
 
+_NO_WEBHOOK = WebhookDefaults()
 _STOPPING = "The server is stopping. Send this request again in a minute."
 
 
@@ -165,23 +167,26 @@ class Service:
         origin: Origin,
         key: str | None = None,
         inputs: Mapping[str, Path] | None = None,
+        webhook_defaults: WebhookDefaults = _NO_WEBHOOK,
     ) -> Sequence[Generation]:
         """Record the generations that a body requests, committed before this returns. `inputs` are its files.
 
         A request with an earlier request's idempotency `key` is not recorded again: the earlier generations are
         returned. On the sync route invalid parameters raise InvalidParamsError; on the queue the generation is recorded
-        as failed with the same sentence. Also raises ModelNotFoundError, QueueFullError, UnavailableError, and
-        ConflictError if the key belongs to a different request.
+        as failed with the same sentence, unless it is about its webhook. Also raises ModelNotFoundError,
+        QueueFullError, UnavailableError, and ConflictError if the key belongs to a different request.
         """
         self.check_open()
         request = await self._reader.read(tenant, body, origin, inputs or {})
+        webhook, warnings = requested_webhook(body, self.settings, webhook_defaults)
         await self.check_room()
         repeatable = None if key is None else IdempotentRequest(key, request.digest)
         try:
             # its uploads may have expired meanwhile
             if repeatable and request.has_inputs and (before := await self._submissions.before(tenant, repeatable)):
                 return before
-            new = await self._builder.build(request)
+            built = await self._builder.build(request)
+            new = [replace(each, webhook=webhook, warnings=each.warnings + warnings) for each in built]
             recorded = await self._recorder.record(new, repeatable)
         except IdempotencyKeyReusedError:
             raise ConflictError("This Idempotency-Key was another request's: use a new one for each request.") from None
@@ -199,6 +204,7 @@ class Service:
         """What is known of a request before it is sent. Raises InvalidParamsError, ModelNotFoundError as `submit`."""
         self.check_open()
         request = await self._reader.read(tenant, body, Origin.SYNC, {})
+        requested_webhook(body, self.settings, _NO_WEBHOOK)
         params = self._builder.check(request)
         return await estimate(
             request.entry, params, self._scheduler.queue_eta(), await self.queue_length(), self._fit_check

@@ -19,7 +19,7 @@ from server.core.errors import InvalidParamsError, PayloadTooLargeError
 from server.media.limits import RefusedInputError
 from server.media.process import run_child
 from server.media.references import MAX_CHARS, is_reference
-from server.service.requests.echo import AUDIO_PROMPT, TARGETS
+from server.service.requests.echo import AUDIO_PROMPT, TARGETS, WEBHOOK
 from server.service.requests.inputs import INPUTS
 
 MAX_BYTES = 28 * 2**20
@@ -36,11 +36,14 @@ MAX_FIELD_BYTES = 128 * 1024
 _TEXTS = {
     *("model", "prompt", "negative_prompt", "resolution", "aspect_ratio", "response_format", "step_cache", "sampler"),
     AUDIO_PROMPT,
+    WEBHOOK[0],
     *TARGETS,
 }
 """Fields of a multipart body that stay texts, even if they look like numbers."""
 
-_LORAS = "loras"
+_LISTS = ("loras", WEBHOOK[1])
+"""Fields of a multipart body that are lists in JSON."""
+
 _NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
 
@@ -125,7 +128,7 @@ async def read_multipart(
     max_fields: int,
     files: Sequence[str] = INPUTS,
 ) -> None:
-    """Read a multipart body: files become inputs, fields become texts, numbers, booleans or LoRAs.
+    """Read a multipart body: files become inputs, fields become texts, numbers, booleans or lists.
 
     `files` are the fields that may be files. All others together have at most `max_fields` bytes. Raises
     PayloadTooLargeError or InvalidParamsError.
@@ -174,12 +177,12 @@ def _copy(file: UploadFile, path: Path) -> None:
 
 
 def _value(name: str, text: str) -> Any:
-    """Return the number or boolean that a field holds, the list of LoRAs, or else its text."""
-    if name == _LORAS:
+    """Return the number or boolean that a field holds, a list, or else its text."""
+    if name in _LISTS:
         try:
-            return parse_object(f'{{"{_LORAS}":{text}}}'.encode()).get(_LORAS)
+            return parse_object(f'{{"{name}":{text}}}'.encode()).get(name)
         except (InvalidParamsError, UnicodeError):
-            raise InvalidParamsError(f"{_LORAS} must be a list in JSON.") from None
+            raise InvalidParamsError(f"{name} must be a list in JSON.") from None
     if _NUMBER.fullmatch(text):
         number = float(text)
         return int(text) if text.lstrip("-").isdigit() else number if math.isfinite(number) else text

@@ -8,7 +8,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from pipelines.models.family import InputUse
 from server.api.dependencies import AdminDep, ServiceDep, TenantDep, error_responses
 from server.api.schemas.models import EvaluationModels, Model, ModelList
-from server.api.schemas.requests import OWN_PARAMETERS
+from server.api.schemas.requests import OWN_PARAMETERS, WEBHOOK_PARAMETERS
 from server.service.requests.echo import AUDIO_PROMPT, ENHANCE_NAMES, EXTEND, GENERATE_AUDIO, IMAGE_MODE, STRENGTH
 from server.service.requests.inputs import IMAGE, LAST_IMAGES, VIDEO
 from server.service.service import Service
@@ -186,7 +186,8 @@ def _own_parameters(service: Service, entry: CatalogueEntry) -> dict[str, Any]:
         lacks |= set(ENHANCE_NAMES)
     # what a model's file asks for where a request says nothing
     standard = dict.fromkeys(ENHANCE_NAMES, {"default": True} if entry.api.enhance_prompt else {})
-    return {name: {**schema, **standard.get(name, {})} for name, schema in OWN_PARAMETERS.items() if name not in lacks}
+    own = {**OWN_PARAMETERS, **(WEBHOOK_PARAMETERS if service.settings.webhooks else {})}
+    return {name: {**schema, **standard.get(name, {})} for name, schema in own.items() if name not in lacks}
 
 
 def _capabilities(entry: CatalogueEntry) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from server.api.dependencies import (
     PreviewsDep,
     ServiceDep,
     TenantDep,
+    WebhookDefaultsDep,
     error_responses,
     json_body,
 )
@@ -39,6 +40,7 @@ async def create(
     service: ServiceDep,
     tenant: TenantDep,
     response: Response,
+    webhook: WebhookDefaultsDep,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Returns as soon as the generations are recorded. With num_generations above 1 the n-th generation, counted from
@@ -46,7 +48,7 @@ async def create(
     parameters are ignored, and listed in the header `Paddock-Warnings`. The body may also be `multipart/form-data`,
     with images as files.
     """
-    submitted = await service.submit(tenant, body.content, Origin.QUEUE, idempotency_key, body.inputs)
+    submitted = await service.submit(tenant, body.content, Origin.QUEUE, idempotency_key, body.inputs, webhook)
     warn(response, submitted)
     return {"generations": [{"generation_id": g.id, "status": Status.QUEUED} for g in submitted]}
 

@@ -18,6 +18,7 @@ from server.api.dependencies import (
     ServiceDep,
     TenantDep,
     VideosDep,
+    WebhookDefaultsDep,
     error_responses,
     json_body,
 )
@@ -59,6 +60,7 @@ async def generate(
     videos: VideosDep,
     links: LinksDep,
     response: Response,
+    webhook: WebhookDefaultsDep,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any] | StreamingResponse:
     """Responds when the videos are ready. If the client disconnects or its key is revoked, generations that have not
@@ -66,7 +68,7 @@ async def generate(
     the request again. Unknown parameters are ignored, and listed in the header `Paddock-Warnings`. The body may also be
     `multipart/form-data`, with its inputs as files.
     """
-    submitted = await service.submit(tenant, body.content, Origin.SYNC, idempotency_key, body.inputs)
+    submitted = await service.submit(tenant, body.content, Origin.SYNC, idempotency_key, body.inputs, webhook)
     in_base64 = response_format(body.content) == "b64_json"
     body.close()
     ids = [generation.id for generation in submitted]

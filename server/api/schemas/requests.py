@@ -23,7 +23,9 @@ from pipelines.models.catalogue import DEFAULT_MODEL, CatalogueEntry
 from server.api.bodies.inputs import MAX_BYTES
 from server.api.schemas.fields import LONG
 from server.api.schemas.library import LIBRARY_BODIES
+from server.core.generation import WebhookEvent
 from server.core.settings.sections import QueueSettings
+from server.core.settings.settings import Settings
 from server.media.limits import AUDIO_BYTES, MAX_AUDIO_SECONDS, MAX_SECONDS, VIDEO_BYTES
 from server.service.requests.echo import (
     AUDIO_PROMPT,
@@ -41,6 +43,7 @@ from server.service.requests.inputs import AUDIO_NAMES, IMAGE, LAST_IMAGES, VIDE
 from server.service.requests.parameters import RESPONSE_FORMATS
 from server.service.requests.values.numbers import limits_of
 from server.service.requests.values.sizes import RESOLUTIONS
+from server.webhooks.targets import DEFAULT_EVENTS, EVENTS, MAX_URL_CHARS, URL
 
 GENERATE = "GenerateRequest"
 ENQUEUE = "EnqueueRequest"
@@ -156,8 +159,24 @@ OWN_PARAMETERS: dict[str, dict[str, Any]] = {
 }
 """The schemas of this server's own parameters, which no model's `request_schema` has."""
 
+WEBHOOK_PARAMETERS: dict[str, dict[str, Any]] = {
+    URL: {
+        "type": "string",
+        "format": "uri",
+        "maxLength": MAX_URL_CHARS,
+        "description": "The URL of a public address that gets a signed POST for each of webhook_events",
+    },
+    EVENTS: {
+        "type": "array",
+        "uniqueItems": True,
+        "items": {"type": "string", "enum": [str(event) for event in WebhookEvent]},
+        "description": f"What the webhook is told; {', '.join(DEFAULT_EVENTS)} is the default",
+    },
+}
+"""The same where the setting `webhooks` allows hosts."""
 
-def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSettings) -> dict[str, dict[str, Any]]:
+
+def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: Settings) -> dict[str, dict[str, Any]]:
     """Return the schemas of the request bodies by name: GENERATE for the sync route, ENQUEUE for the queue route, and
     ENHANCE_PROMPT for the route that rewrites a prompt; and those of the library.
     """
@@ -184,6 +203,7 @@ def body_schemas(catalogue: Mapping[str, CatalogueEntry], settings: QueueSetting
         "num_generations": {"type": "integer", "minimum": 1, "maximum": settings.max_num_generations},
         **OWN_PARAMETERS,
         AUDIO_PROMPT: {**OWN_PARAMETERS[AUDIO_PROMPT], **text},
+        **(WEBHOOK_PARAMETERS if settings.webhooks else {}),
     }
     generate: dict[str, Any] = {
         "type": "object",

@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from server.cli.options import Config, DataDir, Host, Port, console, error_console, load_settings, refuse
+from server.cli.options import (
+    Config,
+    DataDir,
+    Host,
+    Port,
+    console,
+    error_console,
+    load_settings,
+    opened_records,
+    refuse,
+)
 from server.cli.terminal import plain, qr_code, takes_text
 
 if TYPE_CHECKING:
+    from server.core.settings.settings import Settings
     from server.runtime.lan import Invitation
     from server.storage.db.api_keys import KeyRing
 
@@ -23,19 +34,29 @@ Name = Annotated[str, typer.Argument(help="The key's name, such as that of a per
 Admin = Annotated[
     bool, typer.Option("--admin", help="Let it load and unload models, and from then on only keys like it.")
 ]
-
+WebhookUrl = Annotated[
+    str | None, typer.Option(help="The URL that is told of all that is made with it, where a request names no other.")
+]
 
 _MAX_NAME = 100
 
 
 @app.command()
 @takes_text
-def add(name: Name, admin: Admin = False, data_dir: DataDir = None, config: Config = None) -> None:
+def add(
+    name: Name,
+    admin: Admin = False,
+    webhook_url: WebhookUrl = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
     """Make a key and print it once. Only its digest is stored. A running server accepts it within a second."""
     if not name.isprintable() or not name.strip() or len(name) > _MAX_NAME:
         refuse(f"NAME must be 1 to {_MAX_NAME} printable characters, such as the name of a person or a machine.")
+    if webhook_url is not None:
+        _check_webhook(webhook_url, load_settings(config, data_dir=data_dir))
     with _key_ring(config, data_dir) as ring:
-        typer.echo(ring.add(name, is_admin=admin))
+        typer.echo(ring.add(name, is_admin=admin, webhook_url=webhook_url))
     error_console.print("The key is shown only now. Send it as: Authorization: Bearer KEY", highlight=False)
     if admin:
         error_console.print("While it is valid, only admin keys may load and unload models.", highlight=False)
@@ -47,10 +68,12 @@ def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
     """List the names of all keys, also of revoked ones."""
     with _key_ring(config, data_dir) as ring:
         found = ring.all()
-    table = Table("name", "admin", "created", "revoked")
+    has_webhooks = any(key.webhook_url for key in found)
+    table = Table("name", "admin", "created", "revoked", *(["webhook"] if has_webhooks else []))
     for key in found:
+        webhook = [plain(key.webhook_url or "")] if has_webhooks else []
         is_admin = "yes" if key.is_admin else ""
-        table.add_row(plain(key.name), is_admin, _moment(key.made_at), _moment(key.revoked_at))
+        table.add_row(plain(key.name), is_admin, _moment(key.made_at), _moment(key.revoked_at), *webhook)
     console.print(table)
 
 
@@ -104,27 +127,29 @@ def print_invitation(invitation: "Invitation") -> None:
     print(*lines, sep="\n", flush=True)
 
 
+def _check_webhook(url: str, settings: "Settings") -> None:
+    from server.media.limits import RefusedInputError
+    from server.webhooks.targets import checked_target
+
+    try:
+        checked_target(url, settings)
+    except RefusedInputError as error:
+        refuse(f"--webhook-url {error}.")
+
+
 @contextmanager
 def _key_ring(config: Path | None, data_dir: Path | None) -> Iterator["KeyRing"]:
     # before the imports: SQLite asks for its temporary folder only once
     settings = load_settings(config, data_dir=data_dir)
-    from server.runtime.environment import TEMPORARY
-    from server.runtime.preflight import unusable
     from server.storage.db.api_keys import KeyNameTakenError, KeyNotFoundError, KeyRing
-    from server.storage.db.connection import DatabaseUnusableError, database_of, opened
 
     try:
-        (settings.data_dir / TEMPORARY).mkdir(parents=True, exist_ok=True)
-        with opened(database_of(settings)) as engine:
+        with opened_records(settings) as engine:
             yield KeyRing(engine)
     except KeyNameTakenError as error:
         refuse(f"A key named {error} exists or has been revoked. Choose another name.")
     except KeyNotFoundError as error:
         refuse(f"There is no valid key named {error}. `paddock key list` shows all keys.")
-    except DatabaseUnusableError as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(unusable(settings.data_dir, error))
 
 
 def _moment(seconds: float | None) -> str:

@@ -19,6 +19,10 @@ from server.core.settings.values import as_folder, as_origin
 PATH_PREFIX = r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?"
 
 
+ANY_HOST = "*"
+"""Stands for every host in the setting `webhooks`."""
+
+
 class WarmWorkers(StrEnum):
     """Whether workers are forked from a process that has imported the libraries; `auto`: if there is enough memory."""
 
@@ -78,18 +82,26 @@ class SecuritySettings(BaseModel):
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     fetch_urls: Literal["public", "off"] = "public"
+    webhooks: Annotated[tuple[Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]+)$")], ...], NoDecode] = Field(
+        default=(), description="be host names without scheme, port or path, or * for all hosts"
+    )
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
         default=(ip_network("127.0.0.1"), ip_network("::1")),
         description="be IP addresses or networks, such as 10.0.0.5 or 172.30.83.0/24",
     )
 
-    @field_validator("api_keys", "allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "cors_origins", "trusted_proxies", "webhooks", mode="before")
     @classmethod
     def _split(cls, listed: Any) -> Any:
         """Split the value of an environment variable at commas."""
         if isinstance(listed, str):
             return [one for part in listed.split(",") if (one := part.strip())]
         return [one.strip() if isinstance(one, str) else one for one in listed] if isinstance(listed, list) else listed
+
+    @field_validator("webhooks")
+    @classmethod
+    def _as_hosts(cls, listed: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(ANY_HOST if one.lower() == "all" else one.lower().rstrip(".") for one in listed)
 
     @field_validator("cors_origins")
     @classmethod

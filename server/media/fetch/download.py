@@ -2,36 +2,24 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 import httpcore
 import httpx
 
 from pipelines.core.files import opened
-from server import __version__
 from server.media.fetch.addresses import checked_url
-from server.media.fetch.connection import PinnedBackend, Resolve, resolve
+from server.media.fetch.connection import Resolve, resolve
+from server.media.fetch.exchange import Exchanges, TemporaryError, header
 from server.media.limits import AUDIO_BYTES, IMAGE_BYTES, VIDEO_BYTES, RefusedInputError
-
-CONNECT_SECONDS = 5.0
-"""Limit of a connection to one address, and of the silence of a server."""
 
 MAX_REDIRECTS = 3
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
-_TIMEOUTS = {"connect": CONNECT_SECONDS, "read": 2 * CONNECT_SECONDS, "write": CONNECT_SECONDS, "pool": CONNECT_SECONDS}
-_HEADERS: dict[str | bytes, str | bytes] = {
-    # what is compressed could become larger than it may
-    "Accept-Encoding": "identity",
-    "Connection": "close",
-    "User-Agent": f"Paddock/{__version__}",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +37,6 @@ AUDIO_FILE = FileKind("a sound", "audio/*", AUDIO_BYTES, 30.0)
 VIDEO_FILE = FileKind("a video", "video/*", VIDEO_BYTES, 120.0)
 
 
-class TemporaryError(RefusedInputError):
-    """A file cannot be had now, but perhaps later."""
-
-
 class Downloader:
     """Downloads files. Tests give it names and a network of their own."""
 
@@ -62,8 +46,7 @@ class Downloader:
         network: httpcore.AsyncNetworkBackend | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._backend = PinnedBackend(resolve, httpcore.AnyIOBackend() if network is None else network)
-        self._tls = tls
+        self._exchanges = Exchanges(resolve, network, tls)
 
     async def download(self, text: str, target: Path, kind: FileKind = IMAGE_FILE) -> None:
         """Write what a URL has to a file.
@@ -95,53 +78,13 @@ class Downloader:
 
     async def _request(self, url: httpx.URL, target: Path, kind: FileKind) -> str | None:
         """Write what a URL has to a file, or return where it redirects to."""
-        try:
-            async with self._response(url, kind) as response:
-                location = _header(response, b"location")
-                if response.status in _REDIRECTS and location:
-                    return location
-                _check(response, kind)
-                await _write(response.aiter_stream(), target, kind)
-                return None
-        except httpcore.TimeoutException as error:
-            raise TemporaryError("is a URL that does not answer") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            if _is_about_certificate(error):
-                raise RefusedInputError("is a URL of a host without a valid certificate") from error
-            raise TemporaryError("is a URL that cannot be fetched: the connection failed or ended early") from error
-        except ssl.SSLError as error:
-            # an alert after the handshake, which the library does not turn into an error of its own
-            raise TemporaryError("is a URL that cannot be fetched: the connection failed or ended early") from error
-        except httpcore.UnsupportedProtocol as error:
-            raise RefusedInputError("is not a valid URL") from error
-
-    @asynccontextmanager
-    async def _response(self, url: httpx.URL, kind: FileKind) -> AsyncIterator[httpcore.Response]:
-        if self._tls is None and url.scheme == "https":
-            # it reads hundreds of certificates
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context)
-        # a pool of its own: each request resolves and checks its host anew. It takes no proxy from the environment
-        async with (
-            httpcore.AsyncConnectionPool(
-                self._tls, max_connections=1, max_keepalive_connections=0, network_backend=self._backend
-            ) as pool,
-            pool.stream(
-                "GET",
-                httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers={"Host": url.netloc.decode("ascii"), "Accept": kind.accept, **_HEADERS},
-                extensions={"timeout": _TIMEOUTS},
-            ) as response,
-        ):
-            yield response
-
-
-def _is_about_certificate(error: BaseException | None) -> bool:
-    """Whether an error comes from a certificate that was not accepted, under errors of the libraries."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        async with self._exchanges.response("GET", url, {"Accept": kind.accept}) as response:
+            location = header(response, b"location")
+            if response.status in _REDIRECTS and location:
+                return location
+            _check(response, kind)
+            await _write(response.aiter_stream(), target, kind)
+            return None
 
 
 def _check(response: httpcore.Response, kind: FileKind) -> None:
@@ -149,9 +92,9 @@ def _check(response: httpcore.Response, kind: FileKind) -> None:
     if response.status != HTTPStatus.OK:
         error = TemporaryError if response.status in _TEMPORARY else RefusedInputError
         raise error(f"is a URL that answers with HTTP status {response.status}")
-    if (encoding := _header(response, b"content-encoding") or "identity").lower() != "identity":
+    if (encoding := header(response, b"content-encoding") or "identity").lower() != "identity":
         raise RefusedInputError(f"is a URL that answers with compressed content ({encoding[:20]!a})")
-    length = _header(response, b"content-length") or "0"
+    length = header(response, b"content-length") or "0"
     if length.isdecimal() and int(length) > kind.max_bytes:
         raise _too_large(kind)
 
@@ -168,8 +111,3 @@ async def _write(content: AsyncIterable[bytes], target: Path, kind: FileKind) ->
 
 def _too_large(kind: FileKind) -> RefusedInputError:
     return RefusedInputError(f"must have at most {kind.max_bytes // 2**20} MB")
-
-
-def _header(response: httpcore.Response, name: bytes) -> str | None:
-    found: list[Any] = [value for key, value in response.headers if key.lower() == name]
-    return found[0].decode("latin-1") if found else None

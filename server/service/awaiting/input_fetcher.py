@@ -20,7 +20,8 @@ from server.core.events import Broker
 from server.core.generation import Generation
 from server.core.settings.sections import SecuritySettings
 from server.core.turns import Turns
-from server.media.fetch.download import AUDIO_FILE, IMAGE_FILE, VIDEO_FILE, Downloader, TemporaryError
+from server.media.fetch.download import AUDIO_FILE, IMAGE_FILE, VIDEO_FILE, Downloader
+from server.media.fetch.exchange import TemporaryError
 from server.media.limits import RefusedInputError
 from server.service.awaiting.work import AwaitedWork, GivenUpError, Job
 from server.service.requests.building import GenerationBuilder

@@ -7,6 +7,7 @@ from typing import Any
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.service.requests.inputs import INPUTS, VIDEO
+from server.webhooks import targets as webhooks
 
 MAX_ECHO_BYTES = 16_384
 """Limit of everything that a row keeps of a body, as JSON; the prompts have a limit of their own."""
@@ -38,6 +39,9 @@ AUDIO_PROMPT = "audio_prompt"
 STRENGTH = "strength"
 """The parameter that says how much of an input video is made anew."""
 
+WEBHOOK = (webhooks.URL, webhooks.EVENTS)
+"""The URL that is told of a generation, and of which of its events."""
+
 TARGETS = ("target_namespace", "target_repo", "target_directory")
 """Where a client wants to file its video: kept, echoed and used as filters."""
 
@@ -58,6 +62,7 @@ _GENERAL = (
     *ENHANCE_NAMES,
     INSPIRATION,
     GENERATE_AUDIO,
+    *WEBHOOK,
 )
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "thumbnail_url", "spritesheet_url", "warnings"),
@@ -66,10 +71,7 @@ _RESERVED = (
 )
 """Names of this server's own in a row, some of them for later versions. No parameter is echoed under one."""
 
-UNSUPPORTED = (
-    *("input_images", "image_url", "last_frame_image"),
-    *("target_fps", "webhook_url"),
-)
+UNSUPPORTED = ("input_images", "image_url", "last_frame_image", "target_fps")
 """Parameters of the host's other models. A request that uses one would wait for something that never comes."""
 
 _ENCODER = json.JSONEncoder()

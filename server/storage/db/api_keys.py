@@ -31,6 +31,8 @@ LAN = "lan"
 
 _PREFIX = "paddock-"
 
+_TENANT_DIGITS = 16
+
 
 class KeyNameTakenError(Exception):
     """A key has or had this name. Names are not reused, as they tell apart what each key made."""
@@ -44,7 +46,8 @@ class KeyNotFoundError(Exception):
 class ApiKey:
     """The record of a key; times in Unix seconds, `revoked_at` None while it is valid.
 
-    While a valid admin key exists, only admin keys may load and unload models.
+    While a valid admin key exists, only admin keys may load and unload models. `webhook_url` is told of what is made
+    with the key.
     """
 
     name: str
@@ -52,6 +55,7 @@ class ApiKey:
     made_at: float
     revoked_at: float | None
     is_admin: bool
+    webhook_url: str | None = None
 
     @property
     def is_valid(self) -> bool:
@@ -62,6 +66,11 @@ class ApiKey:
 def digest(api_key: str) -> str:
     """What is stored of a key: its SHA-256, in hexadecimal."""
     return hashlib.sha256(api_key.encode()).hexdigest()
+
+
+def tenant_of(key_digest: str) -> str:
+    """The tenant to whom everything belongs that is made with a key."""
+    return key_digest[:_TENANT_DIGITS]
 
 
 def _derive(secret: str, name: str, made_at: float) -> str:
@@ -75,13 +84,13 @@ class KeyRing:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add(self, name: str, *, is_admin: bool = False) -> str:
+    def add(self, name: str, *, is_admin: bool = False, webhook_url: str | None = None) -> str:
         """Make a key and return it. It cannot be looked up again. Raises KeyNameTakenError."""
         api_key = _PREFIX + secrets.token_urlsafe(32)
         try:
             with self._engine.begin() as tx:
                 row = {"name": name, "digest": digest(api_key), "made_at": time.time(), "is_admin": is_admin}
-                tx.execute(insert(api_keys).values(row))
+                tx.execute(insert(api_keys).values(row | {"webhook_url": webhook_url}))
         except IntegrityError as error:
             raise KeyNameTakenError(name) from error
         return api_key

@@ -1,6 +1,6 @@
 """The tables of the records, as `server.storage.db.migrations` makes them: generations, their tags, attempts at them,
-the words they are found by, API keys, the turns of tenants, the numbers of their events, idempotent requests, and the
-keys that sign links.
+the words they are found by, API keys, the turns of tenants, the numbers of their events, idempotent requests, the keys
+that sign links, and what is to be sent to webhooks.
 """
 
 from collections.abc import Sequence
@@ -117,6 +117,7 @@ generations = Table(
     Column("has_stills", Boolean),
     # null is that of SQL, not of JSON
     Column("enhancement", JSON(none_as_null=True)),
+    Column("webhook", JSON(none_as_null=True)),
     # of the requested video, as "832x480"; null while its parameters are unknown or if they are invalid
     Column("size", _Text(16)),
     Column("favourite", Boolean, nullable=False, server_default=false()),
@@ -173,6 +174,7 @@ api_keys = Table(
     Column("made_at", Float, nullable=False),
     Column("revoked_at", Float),
     Column("is_admin", Boolean, nullable=False, server_default=false()),
+    Column("webhook_url", _Text),
 )
 
 turns = Table(
@@ -207,6 +209,26 @@ signing_keys = Table(
     Column("name", _Text, primary_key=True),
     Column("value", _Text, nullable=False),
 )
+
+# `snapshot` is the generation's row as of the event, until the delivery has ended; `owner` holds it until `due_at`
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", _Text(40), primary_key=True),
+    Column("tenant", _Text, nullable=False),
+    Column("type", _Text(32), nullable=False),
+    Column("snapshot", JSON(none_as_null=True)),
+    Column("created_at", Float, nullable=False),
+    Column("due_at", Float, nullable=False),
+    Column("owner", _Text),
+    Column("failures", Integer, nullable=False),
+    Column("ended_at", Float),
+    Column("error", _Text),
+)
+IS_UNDELIVERED = webhook_deliveries.c.ended_at.is_(None)
+_due = webhook_deliveries.c.due_at
+Index("webhook_deliveries_due", _due, sqlite_where=IS_UNDELIVERED, postgresql_where=IS_UNDELIVERED)
+Index("webhook_deliveries_by_end", webhook_deliveries.c.ended_at)
 
 _HAS_EVENT = generations.c.event_number.is_not(None)
 Index(

@@ -15,6 +15,7 @@ from server.storage.db.statements.library import LibraryRecords
 from server.storage.db.statements.live_progress import LiveProgress
 from server.storage.db.statements.stills import StillsRecords
 from server.storage.db.statements.submissions import Submissions
+from server.storage.webhooks.deliveries import Deliveries
 
 
 class Store:
@@ -37,6 +38,7 @@ class Store:
         self.awaited_inputs = AwaitedInputs(self._session)
         self.live_progress = LiveProgress(self._session)
         self.stills = StillsRecords(self._session)
+        self.deliveries = Deliveries(self._session)
         self.locks = Locks(self._session)
         self.listener = Listener(self._session)
 

@@ -11,7 +11,8 @@ import pytest
 from pipelines.models.catalogue import DEFAULT_MODEL
 from server.core.errors import InvalidParamsError, QueueFullError
 from server.core.generation import Generation, Origin, Status
-from server.media.fetch.download import Downloader, TemporaryError
+from server.media.fetch.download import Downloader
+from server.media.fetch.exchange import TemporaryError
 from server.media.limits import AUDIO_FORMATS
 from server.service.awaiting import input_fetcher as module
 from server.service.awaiting import work

@@ -11,6 +11,7 @@ from server.storage.db.schema import IS_AWAITING, generations
 from server.storage.db.session import Repository, in_thread
 from server.storage.db.statements.rows import from_row, is_among, to_row
 from server.storage.db.statements.transitions import next_event_number
+from server.storage.webhooks.outbox import record_events
 
 _FILLED_IN = ("params", "size", *INPUTS, "warnings", "awaited_input", "enhancement")
 """What an input, or a rewritten prompt, decides of a row."""
@@ -136,11 +137,13 @@ class AwaitedInputs(Repository):
             still = tx.scalars(waiting.with_for_update()).all()
             if not still:
                 return []
+            now = self._session.now()
             failed, first = [], next_event_number(tx, tenant, len(still))
             for number, id_ in enumerate(still, first):
-                ended = {"status": Status.FAILED, "error_message": message, "completed_at": self._session.now()}
+                ended = {"status": Status.FAILED, "error_message": message, "completed_at": now}
                 changed = update(generations).where(generations.c.id == id_).values(event_number=number, **ended)
                 failed.append(from_row(tx.execute(changed.returning(generations)).mappings().one()))
+            record_events(tx, failed, now)
             self.tell(tx, still)
             return failed
 

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, select
 
 from pipelines.core.request import INPUTS, VideoParams
-from server.core.generation import Enhancement, Generation, Origin, Status
+from server.core.generation import Enhancement, Generation, Origin, Status, Webhook
 from server.storage.db.schema import generations
 
 # JSON has no levels of the step cache, only their names
@@ -36,6 +36,7 @@ def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
     if params is not None:
         kept: dict[str, Any] = {name: getattr(params, name) and row.get(name) for name in INPUTS}
         params = replace(params, **kept)
+    webhook = row.get("webhook")
     return Generation(
         **{
             **{name: value for name, value in row.items() if name not in ("variant", "size", *INPUTS)},
@@ -43,6 +44,7 @@ def from_row(row: RowMapping | Mapping[str, Any]) -> Generation:
             "origin": Origin(row["origin"]),
             "warnings": tuple(row.get("warnings") or ()),
             "enhancement": Enhancement(**row["enhancement"]) if row.get("enhancement") else None,
+            "webhook": Webhook(**{**webhook, "events": tuple(webhook["events"])}) if webhook else None,
             "params": params,
         }
     )

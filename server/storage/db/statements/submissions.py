@@ -12,8 +12,9 @@ from server.storage.db.records import IdempotencyKeyReusedError, IdempotentReque
 from server.storage.db.schema import generations, requests
 from server.storage.db.session import Pool, Repository, Session, in_thread, in_thread_of
 from server.storage.db.statements.queue.limits import LimitCheck
-from server.storage.db.statements.rows import find, to_row
+from server.storage.db.statements.rows import find, from_row, to_row
 from server.storage.db.statements.transitions import end_attempt, next_event_number
+from server.storage.webhooks.outbox import record_events
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 """How long an idempotency key is remembered."""
@@ -80,6 +81,7 @@ class Submissions(Repository):
             new = _numbered(tx, new)
             tx.execute(insert(generations), [to_row(generation) for generation in new])
             search.add(tx, words)
+            record_events(tx, new, self._session.now())
             self.tell(tx, [generation.id for generation in new])
             if request is not None:
                 row = {
@@ -150,6 +152,7 @@ class Submissions(Repository):
                 .where(generations.c.id == generation_id, generations.c.status == before.status)
                 .values(status=Status.CANCELLED, completed_at=now, owner=None, lease_until=None)
             )
+            record_events(tx, [replace(before, status=Status.CANCELLED, completed_at=now)], now)
             end_attempt(tx, before.id, before.attempt, Outcome.CANCELLED, now)
             self.tell(tx, [before.id])
             return before
@@ -161,16 +164,19 @@ class Submissions(Repository):
         Returns how many there were.
         """
         own = [generations.c.accepted_by == self.server] if self.is_shared else []
+        now = self._session.now()
         with self._session.write() as tx:
-            cancelled = tx.scalars(
+            cancelled = tx.execute(
                 update(generations)
                 .where(generations.c.status == Status.QUEUED, generations.c.origin == Origin.SYNC)
                 .where(generations.c.attempt == 0, *own)
-                .values(status=Status.CANCELLED, completed_at=self._session.now())
-                .returning(generations.c.id)
-            ).all()
-            self.tell(tx, cancelled)
-            return len(cancelled)
+                .values(status=Status.CANCELLED, completed_at=now)
+                .returning(generations)
+            ).mappings()
+            ended = [from_row(row) for row in cancelled]
+            record_events(tx, ended, now)
+            self.tell(tx, [each.id for each in ended])
+            return len(ended)
 
 
 def _numbered(tx: Connection, new: Sequence[Generation]) -> Sequence[Generation]:

@@ -13,6 +13,7 @@ from server.core.generation import Generation, Outcome, Status, sources
 from server.storage.db.records import StaleAttemptError
 from server.storage.db.schema import attempts, event_counters, generations
 from server.storage.db.statements.rows import from_row
+from server.storage.webhooks.outbox import record_events
 
 _INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
@@ -52,6 +53,7 @@ def finish(
     blank = {"owner": None, "lease_until": None, "event_number": next_event_number(tx, held.tenant)}
     finished = change(tx, held, target, *conditions, completed_at=now, **blank, **values)
     end_attempt(tx, held.id, held.attempt, outcome, now)
+    record_events(tx, [finished], now)
     return finished
 
 

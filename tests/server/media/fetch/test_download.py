@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from server.media.fetch import connection, download
-from server.media.fetch.download import IMAGE_FILE, VIDEO_FILE, Downloader, FileKind, TemporaryError
+from server.media.fetch import connection, exchange
+from server.media.fetch.download import IMAGE_FILE, VIDEO_FILE, Downloader, FileKind
+from server.media.fetch.exchange import TemporaryError
 from server.media.limits import IMAGE_BYTES, RefusedInputError
 from tests.support.image_host import OTHER_PUBLIC, PUBLIC, ImageHost, Internet, content, held, image_host, parts, status
 from tests.support.server_process import needs
@@ -241,7 +242,7 @@ async def test_a_slow_body_ends_with_the_time_of_the_download(
 async def test_what_may_pass_is_told_from_what_will_not(
     host: ImageHost, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(download._TIMEOUTS, "read", 0.2)
+    monkeypatch.setitem(exchange._TIMEOUTS, "read", 0.2)
     host.answers |= {
         "/silent": held(host, content(b"an ox")),
         "/busy": status(503),

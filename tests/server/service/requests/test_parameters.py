@@ -13,7 +13,7 @@ from server.core.errors import InvalidParamsError
 from server.service.requests import parameters
 from server.service.requests.inputs import GivenInputs, InputImage
 
-MEDIA = ("input_images", "image_url", "last_frame_image", "webhook_url")
+MEDIA = ("input_images", "image_url", "last_frame_image", "target_fps")
 ENTRY = read_catalogue()["wan-ai-wan2-1-t2v-14b-diffusers"]
 UNKNOWN = (0, 0)
 """The sides of an image that has yet to be fetched."""

@@ -13,6 +13,7 @@ from server.storage.db.session import Pool, Repository, Session, in_thread, in_t
 from server.storage.db.statements.queue import fair_queue
 from server.storage.db.statements.queue.heads import Census
 from server.storage.db.statements.rows import from_row
+from server.storage.webhooks.outbox import record_events
 
 MOST_AT_ONCE = 16
 """So many generations are claimed in a transaction at most: other servers wait for its end."""
@@ -146,6 +147,7 @@ class Claiming(Repository):
         tx.execute(
             insert(attempts).values(generation_id=claimed.id, attempt=claimed.attempt, owner=owner, started_at=now)
         )
+        record_events(tx, [claimed], now)
         return claimed
 
     @in_thread

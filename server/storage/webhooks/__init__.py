@@ -1,0 +1,1 @@
+"""The outbox of webhooks: events recorded with the changes they tell of, and their deliveries."""
