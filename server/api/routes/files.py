@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from server.api.dependencies import InputsDep, LibraryDep, VideosDep, error_responses
 from server.api.links import ARCHIVE_SUFFIX
-from server.api.stored_file import file_response
+from server.api.responses.stored_file import file_response
 from server.storage.files.inputs import AUDIO_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX
 from server.storage.files.stills import MEDIA_TYPE
 

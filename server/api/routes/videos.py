@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from server.api.connected import while_connected
+from server.api.responses.connected import while_connected
 from server.api.dependencies import (
     BodyDep,
     IdempotencyKey,
