@@ -37,11 +37,15 @@ def is_openai(path: str) -> bool:
 
 def openai_body(error: PaddockError) -> dict[str, Any]:
     """Return the JSON body of an error in OpenAI's form."""
-    kind, sentence = type(error), str(error)
+    return openai_body_with(type(error), str(error))
+
+
+def openai_body_with(kind: type[PaddockError], sentence: str) -> dict[str, Any]:
+    """Return the JSON body of an error of a class with a sentence."""
     named = _PARAMETER.match(sentence)
-    param = "model" if isinstance(error, ModelNotFoundError) else None if named is None else named[0]
+    param = "model" if kind is ModelNotFoundError else None if named is None else named[0]
     code = next((_CODES[each] for each in kind.__mro__ if each in _CODES), kind.type)
-    return {"error": {"message": sentence, "type": error_type(error.status), "param": param, "code": code}}
+    return {"error": {"message": sentence, "type": error_type(kind.status), "param": param, "code": code}}
 
 
 def error_type(status: int) -> str:

@@ -32,8 +32,7 @@ from server.storage.files.signing import LinkSigner, TenantSigner
 from server.storage.files.videos import Videos
 from server.storage.retention import Retention
 
-
-_LAST = 2**63 - 1
+_LAST = 2**31 - 1
 """No generation's `seq` is larger."""
 
 

@@ -8,7 +8,7 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
 from server.core.generation import Generation, Status
 from server.service.requests.echo import JOINED_FRAMES, REMIXED_FROM, TARGETS
-from server.service.requests.finished import FinishedVideos
+from server.service.requests.finished import FinishedVideos, frames_in
 from server.service.requests.inputs import (
     AUDIO_NAMES,
     IMAGE,
@@ -35,7 +35,10 @@ class Reuse:
         self._catalogue = catalogue
 
     def again(self, generation: Generation) -> dict[str, Any]:
-        """The body of a request for the same video: its seed, its size and its inputs too. Raises InvalidParamsError."""
+        """The body of a request for the same video, with its seed, its size and its inputs.
+
+        Raises InvalidParamsError.
+        """
         params = _completed(generation)
         body = _without(generation.parameters, (*_LENGTHS, *_SIZES))
         body |= {"seed": params.seed, "width": params.width, "height": params.height, "num_frames": params.num_frames}
@@ -51,6 +54,17 @@ class Reuse:
         _completed(generation)
         body = _without(generation.parameters, (*_LENGTHS, *_SIZES, *_OF_ONE, "strength"))
         return {**body, "model": generation.model_name}
+
+    def shape(self, generation: Generation) -> dict[str, int]:
+        """The size and the length of a completed video, as far as its model makes one at once. Raises as `settings`."""
+        params, entry = _completed(generation), self._catalogue.get(generation.model)
+        most = None if entry is None else entry.api.size("maximum")[2]
+        frames = frames_in(generation)
+        return {
+            "width": params.width,
+            "height": params.height,
+            "num_frames": frames if most is None else min(frames, most),
+        }
 
     async def video(self, generation: Generation) -> str:
         """The video of a generation as the id of an upload, which a request may name as its input.
