@@ -35,12 +35,12 @@ class Reuse:
         self._catalogue = catalogue
 
     def again(self, generation: Generation) -> dict[str, Any]:
-        """The body of a request for the same video, with its seed, its size and its inputs.
+        """The body of a request for the same video but for its prompt, with its seed, its size and its inputs.
 
         Raises InvalidParamsError.
         """
         params = _completed(generation)
-        body = _without(generation.parameters, (*_LENGTHS, *_SIZES))
+        body = _without(generation.parameters, (*_LENGTHS, *_SIZES, "prompt"))
         body |= {"seed": params.seed, "width": params.width, "height": params.height, "num_frames": params.num_frames}
         targets = (generation.target_namespace, generation.target_repo, generation.target_directory)
         body |= {name: value for name, value in zip(TARGETS, targets, strict=True) if value is not None}
