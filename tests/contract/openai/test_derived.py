@@ -94,7 +94,7 @@ def test_an_edit_is_made_of_a_video_or_of_a_file(tenant: ServerProcess, v1: V1) 
 
     assert (by_id["size"], by_id["seconds"]) == ("64x64", "0.312")
     assert tenant.row(by_id["id"])["num_inference_steps"] == 4
-    assert psnr(read_video(content), read_video(v1.content(by_id["id"]))) > 12
+    assert psnr(content, v1.content(by_id["id"])) > 12
     settings = {"num_inference_steps": 4, "seed": 3, "size": "64x64"}
     form = {name: (None, str(value)) for name, value in {**gentle, **settings}.items()}
     by_file = v1.made("/videos/edits", files={**form, "video": ("ox.mp4", content, "video/mp4")})
@@ -107,5 +107,5 @@ def test_an_edit_is_made_of_a_video_or_of_a_file(tenant: ServerProcess, v1: V1) 
 def test_an_edit_needs_a_video(v1: V1) -> None:
     openai_error(v1.http.post("/videos/edits", json={"prompt": "x"}), 400, "video")
     for file in (b"no video", b""):
-        form = {"prompt": (None, "x"), "video": ("ox.mp4", file, "video/mp4")}
-        openai_error(v1.http.post("/videos/edits", files=form), 400, "video")
+        files = {"video": ("ox.mp4", file, "video/mp4")}
+        openai_error(v1.http.post("/videos/edits", data={"prompt": "x"}, files=files), 400, "video")

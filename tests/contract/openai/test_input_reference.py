@@ -34,21 +34,22 @@ def form(**fields: Any) -> dict[str, Any]:
 
 
 def test_all_forms_of_an_image_give_the_same_video(server: ServerProcess, v1: V1) -> None:
-    image = encoded(noise((200, 200)))
+    image = encoded(noise(200))
     assert len(image) > 100_000, "as text it exceeds the limit of a body without inputs"
     url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
     headers = {"content-type": "image/png"}
     upload = server.http.post("/uploads", content=image, headers=headers).json()["id"]
     ours = v1.made(json={**REQUEST, "input_image": upload})
 
-    for options in (
+    forms: list[dict[str, Any]] = [
         {"files": {**form(**REQUEST), "input_reference": ("ox.png", image, "image/png")}},
         {"files": form(**REQUEST, **{"input_reference[image_url]": url})},
         {"files": form(**REQUEST, **{"input_reference[file_id]": upload})},
         {"json": {**REQUEST, "input_reference": {"image_url": url}}},
         {"json": {**REQUEST, "input_reference": {"file_id": upload, "image_url": None}}},
         {"json": {**REQUEST, "input_reference": url}},
-    ):
+    ]
+    for options in forms:
         video = v1.made(**options)
         assert v1.content(video["id"]) == v1.content(ours["id"])
         assert server.row(video["id"])["input_image"].startswith(server.url)
@@ -77,9 +78,8 @@ def test_an_image_decides_the_size_unless_the_request_does(v1: V1) -> None:
     ],
 )
 def test_the_sentences_call_it_as_the_request_does(v1: V1, reference: Any) -> None:
-    error = openai_error(
-        v1.http.post("/videos", json={**REQUEST, "input_reference": reference}), 400, "input_reference"
-    )
+    answer = v1.http.post("/videos", json={**REQUEST, "input_reference": reference})
+    error = openai_error(answer, 400, "input_reference")
 
     assert error["message"].startswith("input_reference")
     assert "input_image" not in error["message"]
@@ -87,8 +87,8 @@ def test_the_sentences_call_it_as_the_request_does(v1: V1, reference: Any) -> No
 
 def test_a_body_has_a_limit_with_an_image_too(v1: V1) -> None:
     url = "data:image/png;base64," + "A" * 29 * 2**20
-    for options in ({"json": {**REQUEST, "input_reference": {"image_url": url}}}, {"json": {**REQUEST, "more": url}}):
-        answer = v1.http.post("/videos", **options)
-        openai_error(answer, 413)
+    bodies: list[dict[str, Any]] = [{**REQUEST, "input_reference": {"image_url": url}}, {**REQUEST, "more": url}]
+    for body in bodies:
+        openai_error(v1.http.post("/videos", json=body), 413)
     # what is no image counts as it always did
     openai_error(v1.http.post("/videos", files=form(**REQUEST, more="x" * 100_001)), 413)

@@ -41,16 +41,28 @@ def test_what_a_model_does_not_make_names_the_nearest_that_it_makes(
     assert video[field] == nearest
 
 
+WRONG: dict[str, list[Any]] = {
+    "seconds": ["", "0", "-1", "nan", "1e9", "٤", "4 ", "9" * 99, 0, -2, True, [4], {}],
+    "size": [
+        "",
+        "64",
+        "64x",
+        "0x64",
+        "064x64",
+        "64x64x64",
+        "６４x64",
+        "64X64",
+        "9" * 99 + "x1",
+        "64x64\n",
+        64,
+        [64, 64],
+    ],
+    "prompt": [None, "", "  ", 3, ["ox"], {"text": "ox"}, "x" * 10_001],
+    "num_generations": [2, "1", 0],
+    "input_reference": [{}, 3, [], {"image_url": ""}, {"image_url": 3}],
+}
 HOSTILE: list[tuple[dict[str, Any], str]] = [
-    *(
-        ({"seconds": value}, "seconds")
-        for value in ("", "0", "-1", "nan", "1e9", "٤", "4 ", 0, -2, True, [4], {}, "9" * 99)
-    ),
-    *(({"size": value}, "size") for value in ("", "64", "64x", "0x64", "064x64", "64x64x64", "６４x64", "64X64")),
-    *(({"size": value}, "size") for value in (64, [64, 64], "9" * 99 + "x1", "64x64\n")),
-    *(({"prompt": value}, "prompt") for value in (None, "", "  ", 3, ["ox"], {"text": "ox"}, "x" * 10_001)),
-    *(({"num_generations": value}, "num_generations") for value in (2, "1", 0)),
-    *(({"input_reference": value}, "input_reference") for value in ({}, 3, [], {"image_url": ""}, {"image_url": 3})),
+    *(({name: value}, name) for name, values in WRONG.items() for value in values),
     ({"input_reference": {"file_id": 5}}, "input_reference"),
     ({"input_reference": {"file_id": "file-123"}}, "input_reference.file_id"),
     ({"input_reference": {"file_id": "upload:none"}}, "input_reference"),
