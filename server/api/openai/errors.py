@@ -37,11 +37,7 @@ def is_openai(path: str) -> bool:
 
 def openai_body(error: PaddockError) -> dict[str, Any]:
     """Return the JSON body of an error in OpenAI's form."""
-    return openai_body_with(type(error), str(error))
-
-
-def openai_body_with(kind: type[PaddockError], sentence: str) -> dict[str, Any]:
-    """Return the JSON body of an error of a class with a sentence."""
+    kind, sentence = type(error), str(error)
     named = _PARAMETER.match(sentence)
     param = "model" if kind is ModelNotFoundError else None if named is None else named[0]
     code = next((_CODES[each] for each in kind.__mro__ if each in _CODES), kind.type)
