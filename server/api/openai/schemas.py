@@ -132,7 +132,12 @@ class OpenaiModelList(BaseModel):
 
 
 _BINARY = {"type": "string", "format": "binary"}
-_PROMPT = {"type": "string", "minLength": 1, "maxLength": 32_000, "pattern": r"\S"}
+_PROMPT = {
+    "type": "string",
+    "minLength": 1,
+    "pattern": r"\S",
+    "description": "What is seen; at most as many characters as the setting `max_prompt_chars` allows",
+}
 _SECONDS = {
     "anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}],
     "description": "The length, as far as the model goes; num_frames and duration take precedence",
