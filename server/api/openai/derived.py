@@ -5,8 +5,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from server.api.dependencies import BodyDep, ServiceDep, TenantDep
-from server.api.openai.schemas import EDIT, EXTEND, REMIX, OpenaiVideo, bodies, openai_responses
+from server.api.dependencies import BodyDep, ServiceDep, TenantDep, json_body
+from server.api.openai.schemas import EDIT, EXTEND, REMIX, OpenaiVideo, openai_responses
 from server.api.openai.submission import SubmissionDep, VideoBodyDep
 from server.api.openai.translation import VIDEO_ID, VIDEO_REFERENCE
 from server.api.schemas.example import GENERATION_ID
@@ -38,7 +38,7 @@ _ANSWERS = {200: WITH_WARNINGS, **openai_responses(404, 409, 413, 415, 503)}
     summary="Continue a video",
     response_model=OpenaiVideo,
     responses=_ANSWERS,
-    openapi_extra=bodies(EXTEND, {**_OF_VIDEO, "seconds": "2"}),
+    openapi_extra=json_body(EXTEND, {**_OF_VIDEO, "seconds": "2"}),
 )
 async def extend(
     body: VideoBodyDep, submission: SubmissionDep, service: ServiceDep, tenant: TenantDep
@@ -60,11 +60,11 @@ async def extend(
     summary="Make a video anew by another prompt",
     response_model=OpenaiVideo,
     responses=_ANSWERS,
-    openapi_extra=bodies(EDIT, _OF_VIDEO, VIDEO_REFERENCE.name),
+    openapi_extra=json_body(EDIT, _OF_VIDEO),
 )
 async def edit(body: VideoBodyDep, submission: SubmissionDep, service: ServiceDep, tenant: TenantDep) -> dict[str, Any]:
     """Makes a video of another one, by `strength`: of a completed video, with its model and settings where the request
-    has none, or of a file.
+    has none, or of a file: `video` of a body that is `multipart/form-data`.
     """
     content = dict(body.content)
     if (video_id := content.pop(VIDEO_ID, None)) is not None:
@@ -83,7 +83,7 @@ async def edit(body: VideoBodyDep, submission: SubmissionDep, service: ServiceDe
     summary="Repeat a video with another prompt",
     response_model=OpenaiVideo,
     responses=_ANSWERS,
-    openapi_extra=bodies(REMIX, _PROMPT),
+    openapi_extra=json_body(REMIX, _PROMPT),
 )
 async def remix(
     video_id: str, body: BodyDep, submission: SubmissionDep, service: ServiceDep, tenant: TenantDep

@@ -131,7 +131,6 @@ class OpenaiModelList(BaseModel):
     model_config = example({"object": "list", "data": [_MODEL]})
 
 
-_BINARY = {"type": "string", "format": "binary"}
 _PROMPT = {
     "type": "string",
     "minLength": 1,
@@ -165,19 +164,15 @@ _REFERENCE = {
 }
 _VIDEO_ID = {**_object({"id": {"type": "string"}}, "id"), "description": "A completed video"}
 
-CREATE = _object({"prompt": _PROMPT, **_OPTIONAL, "input_reference": _REFERENCE}, "prompt")
-REMIX = _object({"prompt": _PROMPT}, "prompt")
-EXTEND = _object({"prompt": _PROMPT, "seconds": _SECONDS, "video": _VIDEO_ID}, "prompt", "video")
-EDIT = _object({"prompt": _PROMPT, "video": _VIDEO_ID}, "prompt", "video")
+CREATE, REMIX, EXTEND, EDIT = "CreateVideoRequest", "RemixVideoRequest", "ExtendVideoRequest", "EditVideoRequest"
 
-
-def bodies(schema: Mapping[str, Any], sample: Mapping[str, Any], file: str | None = None) -> dict[str, Any]:
-    """Return the OpenAPI documentation of a body in JSON or as a form, whose field `file` may be a file."""
-    content: dict[str, Any] = {"application/json": {"schema": schema, "example": sample}}
-    if file is not None:
-        form = {**schema, "properties": {**schema["properties"], file: _BINARY}}
-        content["multipart/form-data"] = {"schema": form}
-    return {"requestBody": {"required": True, "content": content}}
+OPENAI_BODIES: dict[str, dict[str, Any]] = {
+    CREATE: _object({"prompt": _PROMPT, **_OPTIONAL, "input_reference": _REFERENCE}, "prompt"),
+    REMIX: _object({"prompt": _PROMPT}, "prompt"),
+    EXTEND: _object({"prompt": _PROMPT, "seconds": _SECONDS, "video": _VIDEO_ID}, "prompt", "video"),
+    EDIT: _object({"prompt": _PROMPT, "video": _VIDEO_ID}, "prompt", "video"),
+}
+"""The schemas of the bodies by their names. In a form `input_reference` and the video of an edit may be files."""
 
 
 def openai_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

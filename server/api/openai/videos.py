@@ -4,18 +4,16 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 
-from server.api.dependencies import LibraryDep, ServiceDep, TenantDep
+from server.api.dependencies import LibraryDep, ServiceDep, TenantDep, json_body
 from server.api.openai.resources import video
 from server.api.openai.schemas import (
     CREATE,
     OpenaiVideo,
     OpenaiVideoDeleted,
     OpenaiVideoList,
-    bodies,
     openai_responses,
 )
 from server.api.openai.submission import CreateBodyDep, SubmissionDep
-from server.api.openai.translation import IMAGE_REFERENCE
 from server.api.serializers import WITH_WARNINGS
 from server.core.generation import ACTIVE
 from server.storage.db.records import Filters
@@ -31,11 +29,12 @@ _MAX_ID_CHARS = 200
     summary="Request a video",
     response_model=OpenaiVideo,
     responses={200: WITH_WARNINGS, **openai_responses(404, 409, 413, 415, 503)},
-    openapi_extra=bodies(CREATE, {"prompt": "An ox by a lake", "seconds": "2"}, IMAGE_REFERENCE.name),
+    openapi_extra=json_body(CREATE, {"prompt": "An ox by a lake", "seconds": "2"}),
 )
 async def create(body: CreateBodyDep, submission: SubmissionDep) -> dict[str, Any]:
     """Returns as soon as the video is in the queue. The parameters of `POST /api/ai/queue` may stand beside OpenAI's,
-    and take precedence. A value that the model does not make is refused, with the nearest that it makes.
+    and take precedence. A value that the model does not make is refused, with the nearest that it makes. The body may
+    also be `multipart/form-data`, with `input_reference` as a file.
     """
     return await submission.submit(body, body.content)
 

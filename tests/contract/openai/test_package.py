@@ -27,7 +27,8 @@ from server.runtime.app import create_app
 # the package says of its methods for videos that OpenAI's own service ends
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API is scheduled:DeprecationWarning")
 
-PATHS = create_app(Settings(demo=True)).openapi()["paths"]
+DOCUMENT = create_app(Settings(demo=True)).openapi()
+PATHS = DOCUMENT["paths"]
 CALLS: dict[str, Callable[[openai.OpenAI], Any]] = {
     "create": lambda client: client.videos.create(prompt="x"),
     "list": lambda client: client.videos.list(),
@@ -114,7 +115,8 @@ def test_its_parameters_are_documented(method: str, path: str, params: Any) -> N
     if method == "get":
         found = {each["name"]: each["schema"] for each in operation["parameters"] if each["in"] == "query"}
     else:
-        found = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        found = DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]]["properties"]
 
     hints = get_type_hints(params)
     assert found.keys() == hints.keys()
