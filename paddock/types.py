@@ -146,6 +146,10 @@ class Generation(_Response):
     inspiration_style: str | None = None
     """The style card that `inspiration` chose for the prompt."""
     seed: int | None = None
+    joined_frames: int | None = None
+    """The length of the video with the one that it continues (`extend_from`); None if it continues none."""
+    remixed_from_video_id: str | None = None
+    """The generation whose settings it repeats with another prompt, as OpenAI's clients ask for; None of others."""
     has_audio: bool = False
     """Whether the finished video has a sound."""
     result_url: str | None = None

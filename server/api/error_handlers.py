@@ -1,5 +1,6 @@
 """Exception handlers: every error becomes a JSON body in the form of the contract."""
 
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
@@ -10,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from server.api.middleware import has_head, split_path
+from server.api.openai.errors import error_body
 from server.core.errors import BY_STATUS, InvalidParamsError, MethodNotAllowedError, PaddockError, ResourceNotFoundError
 
 _FILE_METHODS = ("GET", "HEAD")
@@ -21,15 +23,15 @@ def add_error_handlers(app: FastAPI) -> None:
     """Register the handlers with an application."""
 
     @app.exception_handler(PaddockError)
-    async def _paddock_error(_request: Request, error: PaddockError) -> Response:
-        return JSONResponse(error.body, error.status, error.headers)
+    async def _paddock_error(request: Request, error: PaddockError) -> Response:
+        return JSONResponse(_body(request, error), error.status, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def _validation_error(_request: Request, error: RequestValidationError) -> Response:
+    async def _validation_error(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         rendered = InvalidParamsError(f"{where}: {first['msg']}")
-        return JSONResponse(rendered.body, rendered.status)
+        return JSONResponse(_body(request, rendered), rendered.status)
 
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> Response:
@@ -44,7 +46,7 @@ def add_error_handlers(app: FastAPI) -> None:
             if path.endswith("/") and path != "//" and _is_route(app, path[:-1]):
                 return _without_slash(path, request.scope["query_string"])
             sentence = f"There is no route {prefix}{path}. {prefix}/openapi.json lists all routes."
-        return JSONResponse(kind(sentence).body, error.status_code, headers)
+        return JSONResponse(_body(request, kind(sentence)), error.status_code, headers)
 
     @app.exception_handler(ClientDisconnect)
     async def _client_disconnected(_request: Request, _error: ClientDisconnect) -> Response:
@@ -54,7 +56,11 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, _error: Exception) -> Response:
         rendered = PaddockError(f"{request.method} {request.scope['path']} failed. See the server's log for details.")
-        return JSONResponse(rendered.body, rendered.status)
+        return JSONResponse(_body(request, rendered), rendered.status)
+
+
+def _body(request: Request, error: PaddockError) -> dict[str, Any]:
+    return error_body(split_path(request.scope)[1], error)
 
 
 def _without_slash(path: str, query: bytes) -> Response:

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.openai.errors import error_body
 from server.core.errors import InvalidParamsError
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
@@ -43,7 +44,7 @@ class BrowserGuard:
         """Pass a request on, or answer 400 with the reason."""
         if scope["type"] == "http" and (sentence := self._refusal(scope["method"], Headers(scope=scope))) is not None:
             error = InvalidParamsError(sentence)
-            await JSONResponse(error.body, error.status)(scope, receive, send)
+            await JSONResponse(error_body(split_path(scope)[1], error), error.status)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -8,6 +8,7 @@ from fastapi.routing import iter_route_contexts
 from pydantic import TypeAdapter
 
 from pipelines.models.catalogue import CatalogueEntry
+from server.api.openai.schemas import OPENAI_BODIES
 from server.api.schemas.requests import body_schemas
 from server.core.settings.settings import Settings
 
@@ -25,7 +26,7 @@ def complete_openapi(app: FastAPI, catalogue: Callable[[], Mapping[str, Catalogu
             _complete_operations(document)
             for name, example in _examples(app).items():
                 schemas[name]["example"] = example
-            schemas |= bodies
+            schemas |= bodies | OPENAI_BODIES
             document["servers"] = [{"url": "/"}]
         assert app.openapi_schema is not None
         return app.openapi_schema

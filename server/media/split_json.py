@@ -2,7 +2,7 @@
 
 python -P -m server.media.split_json INPUT FOLDER MAX_BYTES NAME…   # prints the other fields
 
-Each field NAME whose value is a string becomes the file FOLDER/NAME.
+Each field NAME whose value is a string becomes the file FOLDER/NAME. A NAME may be OBJECT.FIELD.
 """
 
 import json
@@ -26,14 +26,24 @@ def split(raw: bytes, folder: Path, most: int, names: list[str]) -> dict[str, An
         raise RefusedInputError("is not valid JSON") from error
     if not isinstance(body, dict):
         raise RefusedInputError("must be a JSON object")
-    files = [name for name in names if isinstance(body.get(name), str)]
+    files = [name for name in names if isinstance(_holder(body, name).get(_field(name)), str)]
     for name in files:
         try:
-            (folder / name).write_bytes(body.pop(name).encode())
+            (folder / name).write_bytes(_holder(body, name).pop(_field(name)).encode())
         except UnicodeEncodeError as error:
             raise RefusedInputError("is not valid JSON") from error
     rest = json.dumps(body)
     return {"body": rest if len(rest) <= most else None, "files": files}
+
+
+def _holder(body: dict[str, Any], name: str) -> dict[str, Any]:
+    """The object that has a field, an empty one if there is none."""
+    holder = body.get(name.partition(".")[0]) if "." in name else body
+    return holder if isinstance(holder, dict) else {}
+
+
+def _field(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def main() -> None:

@@ -16,6 +16,9 @@ from server.api.bodies.json_body import LargeBodies
 from server.api.error_handlers import add_error_handlers
 from server.api.links import Links
 from server.api.middleware import EXPOSED_HEADERS, BrowserGuard, Cors, DemoWeightsHeader, HeadRequests
+from server.api.openai import content, derived
+from server.api.openai import models as openai_models
+from server.api.openai import videos as openai_videos
 from server.api.openapi import complete_openapi
 from server.api.routes import (
     events,
@@ -109,6 +112,9 @@ def create_app(settings: Settings, devices: Sequence[str] = ("cpu",)) -> FastAPI
     for router in (events.router, files.router, models.evaluations):
         app.include_router(router, prefix="/api")
         app.include_router(router, include_in_schema=False)
+    # its fixed paths before those of one video
+    for router in (derived.router, content.router, openai_videos.router, openai_models.router):
+        app.include_router(router)
     app.include_router(health.router)
     app.include_router(metrics.router)
     app.include_router(reference.router)

@@ -26,6 +26,7 @@ from server.service.awaiting.prompt_worker import PromptWorker
 from server.service.enhancing.prompts import Prompts
 from server.service.enhancing.tokens import TokenCounter
 from server.service.event_stream import EventStream, Position
+from server.service.library.reuse import Reuse
 from server.service.loras import AvailableLora, LoraCatalogue
 from server.service.record_limits import Recorder, RecordLimits
 from server.service.requests import parameters
@@ -90,6 +91,7 @@ class Service:
         self.sounds = Sounds(catalogue, everywhere=settings.ray_address is not None)
         self._reader = RequestReader(catalogue, self._image_models, self._loras)
         finished = FinishedVideos(self._generation_of, videos, files, catalogue)
+        self.reuse = Reuse(self._uploads, finished, catalogue)
         # any server may run a generation, and needs its inputs
         self._keeps_inputs = settings.files_url is not None or not submissions.is_shared
         self.input_sources = InputSources(settings, files, self._uploads, finished, keeps=self._keeps_inputs)
@@ -160,6 +162,10 @@ class Service:
         """The model of a request; raises InvalidParamsError or ModelNotFoundError."""
         return self._reader.entry(model)
 
+    def answering(self, body: parameters.Body) -> CatalogueEntry:
+        """The model that makes the video of a body; raises InvalidParamsError or ModelNotFoundError."""
+        return self._reader.answering(body)
+
     async def submit(
         self,
         tenant: str,
@@ -168,16 +174,21 @@ class Service:
         key: str | None = None,
         inputs: Mapping[str, Path] | None = None,
         webhook_defaults: WebhookDefaults = _NO_WEBHOOK,
+        *,
+        is_strict: bool | None = None,
+        notes: Mapping[str, str] | None = None,
     ) -> Sequence[Generation]:
         """Record the generations that a body requests, committed before this returns. `inputs` are its files.
 
         A request with an earlier request's idempotency `key` is not recorded again: the earlier generations are
-        returned. On the sync route invalid parameters raise InvalidParamsError; on the queue the generation is recorded
-        as failed with the same sentence, unless it is about its webhook. Also raises ModelNotFoundError,
-        QueueFullError, UnavailableError, and ConflictError if the key belongs to a different request.
+        returned. Invalid parameters raise InvalidParamsError if the request `is_strict`, as those of the sync route are
+        unless told otherwise; else the generation is recorded as failed with the same sentence, unless it is about its
+        webhook. Its rows have `notes`, under reserved names. Also raises ModelNotFoundError, QueueFullError,
+        UnavailableError, and ConflictError if the key belongs to a different request.
         """
         self.check_open()
-        request = await self._reader.read(tenant, body, origin, inputs or {})
+        strict = origin is Origin.SYNC if is_strict is None else is_strict
+        request = await self._reader.read(tenant, body, origin, inputs or {}, is_strict=strict, notes=notes)
         webhook, warnings = requested_webhook(body, self.settings, webhook_defaults)
         await self.check_room()
         repeatable = None if key is None else IdempotentRequest(key, request.digest)

@@ -14,7 +14,8 @@ from tests.contract.test_http import error_of
 from tests.support.server_process import MODEL, ServerProcess, eventually
 
 LIBRARY = {"/generations/marks", "/generations/delete", "/generations/archive"}
-OWN = {"/videos/generate", "/queue", "/uploads", "/prompts/enhance", "/estimate", *LIBRARY}
+OPENAI = {"/v1/videos", "/v1/videos/{video_id}/remix", "/v1/videos/extensions", "/v1/videos/edits"}
+OWN = {"/videos/generate", "/queue", "/uploads", "/prompts/enhance", "/estimate", *LIBRARY, *OPENAI}
 """What is posted to these concerns the caller only."""
 
 

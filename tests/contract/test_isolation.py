@@ -63,13 +63,13 @@ def test_nothing_of_another_key_is_reached_by_any_route(pair: Pair, tmp_path: Pa
         if path.endswith("/events"):
             continue
         for generation in (done, running):
-            address = path.format_map(Params(params, generation_id=generation))
+            address = path.format_map(Params(params, generation_id=generation, video_id=generation))
             body = {"favourite": True} if method == "PATCH" else None
             mine = stranger.http.request(method, owner.url + address, json=body)
             asked.setdefault(path, set()).add(mine.status_code)
             assert "secret" not in mine.text, (method, path)
             assert generation not in mine.text, (method, path)
-            if "{generation_id}" in path or "{token}" in path:
+            if any(name in path for name in ("{generation_id}", "{video_id}", "{token}")):
                 assert mine.status_code == 404, (method, path)
 
     # the owner's are all there, and untouched

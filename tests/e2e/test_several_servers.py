@@ -19,6 +19,8 @@ from tests.contract.test_events import events_of
 from tests.e2e.test_object_store import png
 from tests.e2e.test_recovery import RESUMED, await_progress
 from tests.support.object_store import ObjectStoreServer
+from tests.support.openai import SMALL as OPENAI_SMALL
+from tests.support.openai import v1_of
 from tests.support.server_process import ENDLESS, SMALL, ServerProcess, eventually
 
 Starter = Callable[..., ServerProcess]
@@ -95,6 +97,26 @@ def runner_and_other(pair: tuple[ServerProcess, ServerProcess]) -> tuple[ServerP
 
     runner = eventually(lambda: busy()[:1], pair[0])[0]
     return runner, pair[1 - pair.index(runner)]
+
+
+def test_any_server_answers_openais_clients(pair: tuple[ServerProcess, ServerProcess]) -> None:
+    with v1_of(pair[0]) as one, v1_of(pair[1]) as other:
+        id_ = one.create(json=OPENAI_SMALL)["id"]
+        eventually(lambda: other.video(id_)["status"] == "completed", pair[1])
+        for variant in ("video", "thumbnail", "spritesheet"):
+            assert one.content(id_, variant=variant) == other.content(id_, variant=variant)
+        part = other.http.get(f"/videos/{id_}/content", headers={"Range": "bytes=4-7"})
+        assert (part.status_code, part.content) == (206, b"ftyp")
+
+        again = other.made(f"/videos/{id_}/remix", json={"prompt": OPENAI_SMALL["prompt"]})
+        assert one.content(again["id"]) == one.content(id_)
+        edit = {"prompt": "In winter", "video": {"id": id_}, "strength": 0.5}
+        assert other.made("/videos/edits", json=edit)["size"] == "64x64"
+        longer = {"prompt": "On", "video": {"id": id_}, "seconds": "0.5", "image_mode": "first_frame"}
+        assert one.made("/videos/extensions", json=longer)["seconds"] == "0.75"
+        assert other.listed(order="asc") == one.listed(order="asc")
+        assert other.http.delete(f"/videos/{id_}").json()["deleted"]
+        assert one.http.get(f"/videos/{id_}").status_code == 404
 
 
 def test_any_server_answers_for_what_another_one_runs(

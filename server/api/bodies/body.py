@@ -16,6 +16,8 @@ class RequestBody:
     def __init__(self) -> None:
         self.content: dict[str, Any] = {}
         self.inputs: dict[str, Path] = {}
+        self.names: dict[str, str] = {}
+        """What the request calls parameters that it has under another name."""
         self._releases: list[Callable[[], None]] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.is_large = False

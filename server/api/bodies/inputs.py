@@ -4,7 +4,7 @@ import asyncio
 import math
 import re
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,13 @@ class Spool:
         await asyncio.to_thread(self._file.close)
 
 
-async def split_large(body: RequestBody, path: Path, max_body_bytes: int) -> bytes:
-    """Return the JSON of a body in a file without its inputs, which become files of their own.
+async def split_large(body: RequestBody, path: Path, max_body_bytes: int, names: Sequence[str] = INPUTS) -> bytes:
+    """Return the JSON of a body in a file without its inputs `names`, which become files of their own.
 
     Raises PayloadTooLargeError or InvalidParamsError.
     """
     try:
-        found = await run_child("server.media.split_json", str(path), str(body.folder), str(max_body_bytes), *INPUTS)
+        found = await run_child("server.media.split_json", str(path), str(body.folder), str(max_body_bytes), *names)
     except RefusedInputError as error:
         raise InvalidParamsError(f"The body {error}.") from None
     if found["body"] is None:
@@ -127,18 +127,20 @@ async def read_multipart(
     chunks: AsyncIterator[bytes],
     max_fields: int,
     files: Sequence[str] = INPUTS,
+    long_texts: Collection[str] = (),
 ) -> None:
     """Read a multipart body: files become inputs, fields become texts, numbers, booleans or lists.
 
-    `files` are the fields that may be files. All others together have at most `max_fields` bytes. Raises
-    PayloadTooLargeError or InvalidParamsError.
+    `files` are the fields that may be files; texts in `long_texts` become inputs, too. All others together have at most
+    `max_fields` bytes. Raises PayloadTooLargeError or InvalidParamsError.
     """
     parser = _Parser(
         request.headers,
         chunks,  # type: ignore[arg-type]
         max_files=len(files),
         max_fields=MAX_FIELDS,
-        max_part_size=MAX_FIELD_BYTES,
+        # the limit of the whole body counts, too
+        max_part_size=MAX_BYTES if long_texts else MAX_FIELD_BYTES,
     )
     try:
         form = await parser.parse()
@@ -156,19 +158,27 @@ async def read_multipart(
                     continue
                 if name not in files:
                     raise InvalidParamsError(f"{_shown(name)} must not be a file; {', '.join(files)} may be one.")
-                if name in body.inputs or name in body.content:
-                    raise InvalidParamsError(f"{name} is in the multipart body twice.")
+                _check_new(body, name)
                 body.inputs[name] = body.folder / name
                 await asyncio.to_thread(_copy, value, body.inputs[name])
-            elif value or name not in INPUTS:
+            elif value and name in long_texts:
+                _check_new(body, name)
+                body.inputs[name] = body.folder / name
+                await asyncio.to_thread(body.inputs[name].write_text, value, encoding="utf-8", errors="replace")
+            elif value or name not in (*INPUTS, *long_texts):
                 size += len(name) + len(value)
                 if size > max_fields:
                     raise PayloadTooLargeError(f"The fields of the body must be at most {max_fields} bytes in all.")
-                if name in INPUTS and (name in body.inputs or name in body.content):
-                    raise InvalidParamsError(f"{name} is in the multipart body twice.")
+                if name in INPUTS:
+                    _check_new(body, name)
                 body.content[name] = value if name in _TEXTS or name in INPUTS else _value(name, value)
     finally:
         await form.close()
+
+
+def _check_new(body: RequestBody, name: str) -> None:
+    if name in body.inputs or name in body.content:
+        raise InvalidParamsError(f"{name} is in the multipart body twice.")
 
 
 def _copy(file: UploadFile, path: Path) -> None:

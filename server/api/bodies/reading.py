@@ -10,6 +10,7 @@ from fastapi import Request
 from server.api.bodies.body import RequestBody
 from server.api.bodies.inputs import MAX_BYTES, Spool, note_inputs, read_multipart, split_large
 from server.api.bodies.json_body import LARGE_BYTES, LargeBodies, checked_object, parse_object
+from server.api.bodies.reference import Reference
 from server.core.errors import (
     InvalidParamsError,
     PayloadTooLargeError,
@@ -20,6 +21,7 @@ from server.core.errors import (
 )
 from server.core.turns import Turns
 from server.media.limits import IMAGE_BYTES, VIDEO_BYTES
+from server.service.requests.inputs import INPUTS
 from server.service.service import Service
 
 RATE_BYTES = 2**20
@@ -52,8 +54,8 @@ class BodyReader:
         self._max_bytes, self._rate = MAX_BYTES, RATE_BYTES
         self._too_large = f"The body must be at most {MAX_BYTES} bytes."
 
-    async def read(self, body: RequestBody) -> None:
-        """Read a body in JSON or multipart.
+    async def read(self, body: RequestBody, reference: Reference | None = None) -> None:
+        """Read a body in JSON or multipart. What comes as a `reference` becomes an input.
 
         Raises UnsupportedMediaTypeError, PayloadTooLargeError, InvalidParamsError, QueueFullError or UnavailableError.
         """
@@ -64,9 +66,11 @@ class BodyReader:
             )
         async with self._within_limits():
             if media_type == _MULTIPART:
-                await self._read_multipart(body)
+                await self._read_multipart(body, reference)
             else:
-                body.content = parse_object(await self._read_json(body))
+                body.content = parse_object(await self._read_json(body, reference))
+            if reference is not None:
+                reference.unwrap(body)
             await note_inputs(body)
 
     async def read_upload(self, body: RequestBody) -> None:
@@ -116,9 +120,11 @@ class BodyReader:
         except OSError as error:
             raise UnavailableError(f"The server cannot keep the body: {reason(error)}.", _RETRY_SECONDS) from error
 
-    async def _read_multipart(self, body: RequestBody) -> None:
+    async def _read_multipart(self, body: RequestBody, reference: Reference | None) -> None:
         limit = self._service.settings.max_body_bytes
-        await read_multipart(self._request, body, self._chunks(), limit)
+        more = () if reference is None else (reference.name,)
+        long_texts = () if reference is None else reference.long_texts
+        await read_multipart(self._request, body, self._chunks(), limit, (*INPUTS, *more), long_texts)
         body.content = checked_object(body.content)
         if sum(len(str(value)) for value in body.content.values()) > LARGE_BYTES:
             await self._large_bodies.admit(self._tenant, body)
@@ -132,7 +138,7 @@ class BodyReader:
             await spool.close()
         body.inputs[UPLOADED] = spool.path
 
-    async def _read_json(self, body: RequestBody) -> bytes:
+    async def _read_json(self, body: RequestBody, reference: Reference | None) -> bytes:
         """Return the JSON of a body, without the inputs of a large one."""
         limit = self._service.settings.max_body_bytes
         raw, spool = bytearray(), None
@@ -153,7 +159,9 @@ class BodyReader:
         finally:
             if spool is not None:
                 await spool.close()
-        return bytes(raw) if spool is None else await split_large(body, spool.path, limit)
+        if spool is None:
+            return bytes(raw)
+        return await split_large(body, spool.path, limit, (*INPUTS, *(() if reference is None else reference.in_json)))
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. One that is larger than others may be needs a turn, and gets time as it arrives."""

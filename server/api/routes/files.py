@@ -4,11 +4,11 @@ from pathlib import PurePath
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from server.api.dependencies import InputsDep, LibraryDep, VideosDep, error_responses
 from server.api.links import ARCHIVE_SUFFIX
-from server.api.stored_file import file_response
+from server.api.responses.stored_file import file_response, video_response
 from server.storage.files.inputs import AUDIO_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX
 from server.storage.files.stills import MEDIA_TYPE
 
@@ -48,13 +48,7 @@ def _responses(what: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
 @router.head("/{token}", include_in_schema=False)
 async def show(request: Request, token: str, videos: VideosDep) -> Response:
     """Returns an MP4 file. The link is signed, needs no key and expires. A generation's row always has a fresh link."""
-    file = await videos.links.find(token)
-    # our own page draws frames of videos, which browsers forbid for those of other sites
-    if request.method == "GET" and request.headers.get("sec-fetch-site") != "same-origin":
-        url = await videos.direct_url(file.key)
-        if url is not None:
-            return RedirectResponse(url, 302, {"Cache-Control": "no-store"})
-    return file_response(request, videos.storage, file, "video/mp4")
+    return await video_response(request, videos, await videos.links.find(token))
 
 
 @router.get(

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from server.api.connected import while_connected
 from server.api.dependencies import (
     BodyDep,
     IdempotencyKey,
@@ -22,6 +21,7 @@ from server.api.dependencies import (
     error_responses,
     json_body,
 )
+from server.api.responses.connected import while_connected
 from server.api.schemas.requests import EXAMPLE, GENERATE
 from server.api.schemas.videos import VideosGenerated
 from server.api.serializers import WITH_WARNINGS, videos_response, warn

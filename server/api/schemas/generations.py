@@ -159,6 +159,12 @@ class Row(TypedDict):
             ),
         ]
     ]
+    joined_frames: NotRequired[
+        Annotated[int, Field(description="The length in frames of the video with the one that it continues")]
+    ]
+    remixed_from_video_id: NotRequired[
+        Annotated[str, Field(description="The generation whose settings this one repeats with another prompt")]
+    ]
     answered_by: NotRequired[
         Annotated[str, Field(description="The model that makes the video, if it is another one than `model_name`")]
     ]

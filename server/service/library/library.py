@@ -32,6 +32,9 @@ from server.storage.files.signing import LinkSigner, TenantSigner
 from server.storage.files.videos import Videos
 from server.storage.retention import Retention
 
+_LAST = 2**31 - 1
+"""No generation's `seq` is larger."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
@@ -80,6 +83,23 @@ class Library:
             raise InvalidParamsError("cursor must be the next_cursor of an answer to this key. Begin again without it.")
         try:
             return await self._history.before(filters, seq, size, self._scheduler.next_weights)
+        except (StatementTimeoutError, SearchesBusyError) as error:
+            raise _refused(error) from None
+
+    async def beyond(self, filters: Filters, generation_id: str | None, size: int, *, oldest_first: bool) -> Listing:
+        """List what comes after a generation in the order of submission, or from the start; newest first in any case.
+
+        Raises GenerationNotFoundError, and as `page` does.
+        """
+        seq = 0 if oldest_first else _LAST
+        if generation_id is not None:
+            placed = await self._history.get(generation_id, filters.tenant)
+            if placed is None:
+                raise GenerationNotFoundError
+            seq = placed.generation.seq
+        read = self._history.after if oldest_first else self._history.before
+        try:
+            return await read(filters, seq, size, self._scheduler.next_weights)
         except (StatementTimeoutError, SearchesBusyError) as error:
             raise _refused(error) from None
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 from pipelines.core.request import VideoParams
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
-from server.core.generation import ENHANCED_PROMPT, Enhancement, Generation, Origin, Status, with_words
+from server.core.generation import ENHANCED_PROMPT, Enhancement, Generation, Status, with_words
 from server.core.settings.settings import Settings
 from server.enhance.configured import SETTINGS
 from server.enhance.styles import Styles, inspired
@@ -64,7 +64,7 @@ class GenerationBuilder:
     async def build(self, request: Request) -> list[Generation]:
         """Build the generations of a request, and keep its inputs. They await those that have to be fetched.
 
-        On the sync route invalid parameters raise InvalidParamsError; on the queue they give generations that have
+        Of a strict request invalid parameters raise InvalidParamsError; of others they give generations that have
         failed with the same sentence. Raises InvalidParamsError for the number of them, and UnavailableError.
         """
         count = parameters.num_generations(request.body, self._settings.max_num_generations)
@@ -75,7 +75,7 @@ class GenerationBuilder:
             await self._check_sound(request)
             inputs = await self._given_inputs(request)
         except InvalidParamsError as error:
-            if request.origin is Origin.SYNC:
+            if request.is_strict:
                 raise
             return [self._failed(self._new(request, body, kept), error) for body in bodies]
         new = [self._generation(request, body, kept, inputs) for body in bodies]
@@ -84,7 +84,7 @@ class GenerationBuilder:
     def check(self, request: Request) -> VideoParams:
         """The parameters of a request's first generation, as far as they are known without its inputs.
 
-        Raises InvalidParamsError as `build` does on the sync route.
+        Raises InvalidParamsError as `build` does of a strict request.
         """
         parameters.num_generations(request.body, self._settings.max_num_generations)
         params = self._params(request, request.body, GivenInputs())
@@ -138,13 +138,17 @@ class GenerationBuilder:
             params = self._params(request, body, inputs)
             self._enhances(request)
         except InvalidParamsError as error:
-            if request.origin is Origin.SYNC:
+            if request.is_strict:
                 raise
             return self._failed(generation, error)
         warnings = _warnings(request.entry, body, params, inputs.kept)
         if inputs.extended is not None and inputs.audio is None and not params.generate_audio:
             warnings += inputs.extended.warnings
         generation = replace(_warned(generation, warnings), params=params)
+        if inputs.extended is not None:
+            # the last frame of the one is the first of the other
+            joined = {echo.JOINED_FRAMES: inputs.extended.num_frames + params.num_frames - 1}
+            generation = replace(generation, parameters=generation.parameters | joined)
         if not (urls := inputs.urls):
             return generation
         # kept whatever else of the request is not: the size is decided by them when the input is known
@@ -212,7 +216,10 @@ class GenerationBuilder:
             model=request.entry.id,
             asked_model=None if request.entry is request.asked else request.asked.id,
             status=Status.QUEUED,
-            parameters={name: body["seed"] if name == "seed" else value for name, value in kept.items()},
+            parameters={
+                **{name: body["seed"] if name == "seed" else value for name, value in kept.items()},
+                **request.notes,
+            },
             enqueued_at=time.time(),
             accepted_by=self._accepted_by,
             target_namespace=echo.text(body, "target_namespace"),

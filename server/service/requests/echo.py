@@ -42,6 +42,12 @@ STRENGTH = "strength"
 WEBHOOK = (webhooks.URL, webhooks.EVENTS)
 """The URL that is told of a generation, and of which of its events."""
 
+REMIXED_FROM = "remixed_from_video_id"
+"""What a row has of the generation whose settings it repeats with another prompt."""
+
+JOINED_FRAMES = "joined_frames"
+"""What a row has of the length of a video with the one that it continues."""
+
 TARGETS = ("target_namespace", "target_repo", "target_directory")
 """Where a client wants to file its video: kept, echoed and used as filters."""
 
@@ -67,7 +73,7 @@ _GENERAL = (
 _RESERVED = (
     *("progress", "eta_seconds", "queue_position", "preview_url", "thumbnail_url", "spritesheet_url", "warnings"),
     *("answered_by", "enhanced_prompt", "enhance_model", "enhance_seconds", "inspiration_style", "has_audio"),
-    *("favourite", "tags", "execution"),
+    *("favourite", "tags", "execution", REMIXED_FROM, JOINED_FRAMES),
 )
 """Names of this server's own in a row, some of them for later versions. No parameter is echoed under one."""
 

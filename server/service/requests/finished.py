@@ -8,13 +8,21 @@ from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import GenerationNotFoundError, InvalidParamsError, UnavailableError, reason
 from server.core.generation import Generation
 from server.media.limits import VIDEO_BYTES
-from server.service.requests.echo import EXTEND
+from server.service.requests.echo import EXTEND, JOINED_FRAMES
 from server.service.requests.inputs import AUDIO_NAMES, InputFiles, InputVideo
 from server.storage.files.videos import Videos
 
 _EVEN = Grid(1, 1, 1)
 
 _SILENT = f"{EXTEND}: the sound of that video is left out. {AUDIO_NAMES[0]} gives both one."
+
+
+def frames_in(generation: Generation) -> int:
+    """The length of a generation's video, with the one that it continues. Its parameters are valid."""
+    assert generation.params is not None, "without them it has no video"
+    joined = generation.parameters.get(JOINED_FRAMES)
+    # an earlier version did not keep it
+    return joined if isinstance(joined, int) else generation.params.num_frames
 
 
 class FinishedVideos:
@@ -62,7 +70,7 @@ class FinishedVideos:
             raise UnavailableError(f"The video cannot be read: {reason(error)}.", 5) from error
         made = Geometry.fit(params.width, params.height, params.num_frames, _EVEN)
         left_out = (_SILENT,) if generation.has_audio else ()
-        return InputVideo(digest, made.width, made.height, params.num_frames, fps, left_out)
+        return InputVideo(digest, made.width, made.height, frames_in(generation), fps, left_out)
 
     async def _digest(self, key: str) -> str:
         digest = hashlib.sha256()

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from server.service.requests.parameters import Body
 class Request:
     """The body, the files it brought by their parameters, and the LoRAs that it may name.
 
-    `entry` is the model that makes the video, `asked` the one that the body names.
+    `entry` is the model that makes the video, `asked` the one that the body names. `is_strict`: invalid parameters are
+    refused, and not recorded as a generation that has failed. `notes` are what the server says of it in its rows.
     """
 
     tenant: str
@@ -32,12 +33,15 @@ class Request:
     origin: Origin
     files: Mapping[str, Path]
     loras: Mapping[str, AvailableLora]
+    is_strict: bool = False
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """What two requests have in common if they are the same request."""
         body = {name: _named(value) if name in INPUTS else value for name, value in self.body.items()}
-        return hashlib.sha256(json.dumps([self.origin, body], sort_keys=True).encode()).hexdigest()
+        parts = [self.origin, body, *([dict(self.notes)] if self.notes else [])]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def named(self, *names: str) -> list[str]:
         """Which of these parameters the body has. Null, an empty array and false count as absent."""
@@ -71,12 +75,24 @@ class RequestReader:
             raise ModelNotFoundError(model)
         return entry
 
-    async def read(self, tenant: str, body: Body, origin: Origin, files: Mapping[str, Path]) -> Request:
+    def answering(self, body: Body) -> CatalogueEntry:
+        """The model that makes the video of a body. Raises InvalidParamsError or ModelNotFoundError."""
+        return self._image_models.answering(self.entry(body.get("model")), body)
+
+    async def read(
+        self,
+        tenant: str,
+        body: Body,
+        origin: Origin,
+        files: Mapping[str, Path],
+        *,
+        is_strict: bool = True,
+        notes: Mapping[str, str] | None = None,
+    ) -> Request:
         """The request of a body with its files. Raises InvalidParamsError, ModelNotFoundError or UnavailableError."""
-        asked = self.entry(body.get("model"))
-        entry = self._image_models.answering(asked, body)
+        asked, entry = self.entry(body.get("model")), self.answering(body)
         loras = await asyncio.to_thread(self._loras.of, entry.id) if body.get("loras") else {}
-        return Request(tenant, entry, asked, body, origin, files, loras)
+        return Request(tenant, entry, asked, body, origin, files, loras, is_strict, notes or {})
 
 
 def _named(value: Any) -> Any:

@@ -94,8 +94,11 @@ class Uploads:
         except BaseException:
             self._came.add(tenant, -size)
             raise
-        token = self._inputs.uploads.sign(tenant, asdict(kept))
-        return Upload(UPLOAD_PREFIX + token, kept, size, began + UPLOAD_SECONDS)
+        return Upload(self.id_of(tenant, kept), kept, size, began + UPLOAD_SECONDS)
+
+    def id_of(self, tenant: str, kept: Input) -> str:
+        """The id by which requests of a tenant name what is kept for it."""
+        return UPLOAD_PREFIX + self._inputs.uploads.sign(tenant, asdict(kept))
 
     async def find(self, tenant: str, name: str, upload: str) -> Input:
         """The input of an upload, which the parameter `name` names. From now it lasts as long as one of a request.

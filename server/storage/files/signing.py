@@ -86,7 +86,10 @@ class SignedLinks:
         Raises ResourceNotFoundError if it is forged, expired, or its file gone; UnavailableError if that is not known.
         """
         suffix = self._suffix_of(token)
-        key = self._signer.verify(token.removesuffix(suffix)) + suffix
+        return await self.file(self._signer.verify(token.removesuffix(suffix)) + suffix)
+
+    async def file(self, key: str) -> StoredFile:
+        """The file with a storage key. Raises ResourceNotFoundError if it is gone, or UnavailableError."""
         try:
             found = await self._storage.stat([key])
         except OSError as error:

@@ -124,6 +124,26 @@ async def test_pages_tell_where_a_list_goes_on(store: Store) -> None:
     assert [placed.queue_position for placed in rest.first] == [1]
 
 
+async def test_a_list_goes_on_from_the_oldest_too(store: Store) -> None:
+    made = [each.id for each in await queued(store, 5)]
+    await record(store, new(tenant="other"))
+
+    for size in (1, 2, 4, 5, 9):
+        found, seq, pages = [], 0, 0
+        while True:
+            listing = await store.history.after(Filters(), seq, size)
+            # newest first, as all listings are
+            found += [placed.generation.id for placed in listing.first][::-1]
+            pages += 1
+            if listing.next is None:
+                break
+            seq = listing.next
+        assert (found, pages) == (made, -(-5 // size))
+    assert (await store.history.after(Filters(), NEWEST, 2)).first == []
+    one = await store.history.after(Filters(statuses=frozenset({Status.FAILED})), 0, 2)
+    assert (one.first, one.next, one.total) == ([], None, None)
+
+
 @pytest.fixture
 async def shelf(store: Store, clock: Clock) -> list[Generation]:
     """Seven generations that differ in what the history is filtered by; the last is another tenant's."""

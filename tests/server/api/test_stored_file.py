@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
 from server.api.error_handlers import add_error_handlers
-from server.api.stored_file import file_response
+from server.api.responses.stored_file import file_response
 from server.storage.files.folder import FolderStorage
 
 CONTENT = b"0123456789"

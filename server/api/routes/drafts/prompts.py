@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server.api.connected import while_connected
 from server.api.dependencies import BodyDep, KeyCheckDep, ServiceDep, TenantDep, error_responses, json_body
+from server.api.responses.connected import while_connected
 from server.api.schemas.drafts.prompts import PromptEnhanced
 from server.api.schemas.requests import ENHANCE_PROMPT
 

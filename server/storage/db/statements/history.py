@@ -76,6 +76,13 @@ class History(Repository):
         """
         return await self._listed(filters, lambda tx: self._read_before(tx, filters, seq, size, holding))
 
+    async def after(self, filters: Filters, seq: int, size: int, holding: Sequence[Weights | None] = ()) -> Listing:
+        """List the `size` oldest generations that are newer than one, newest first, without a count of all.
+
+        `next` is the `seq` after which a list goes on with newer ones. Raises as `page` does.
+        """
+        return await self._listed(filters, lambda tx: self._read_after(tx, filters, seq, size, holding))
+
     async def _listed(self, filters: Filters, read: Read) -> Listing:
         if not filters.search:
             async with self.turn(filters.tenant):
@@ -170,6 +177,14 @@ class History(Repository):
         found = tx.scalars(wanted.order_by(generations.c.seq.desc()).limit(size + 1)).all()
         follows = found[size - 1] if len(found) > size else None
         return self._listing(tx, filters, found[:size], None, holding, follows)
+
+    def _read_after(
+        self, tx: Connection, filters: Filters, seq: int, size: int, holding: Sequence[Weights | None]
+    ) -> Listing:
+        wanted = select(generations.c.seq).where(filters.clause(), generations.c.seq > seq)
+        found = tx.scalars(wanted.order_by(generations.c.seq).limit(size + 1)).all()
+        follows = found[size - 1] if len(found) > size else None
+        return self._listing(tx, filters, found[size - 1 :: -1], None, holding, follows)
 
     async def completed_after(self, number: int, tenant: str) -> list[Generation]:
         """A tenant's generations with event numbers above one, in their order, at most EVENTS_LIMIT.

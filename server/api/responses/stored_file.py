@@ -4,10 +4,11 @@ import re
 from email.utils import formatdate
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
 from server.core.errors import InvalidParamsError, RangeNotSatisfiableError
 from server.storage.files.interface import FileStorage, StoredFile
+from server.storage.files.videos import Videos
 
 MAX_AGE = 3600
 """So many seconds a browser may show a file without asking again. The file of a link never changes."""
@@ -49,6 +50,19 @@ def file_response(request: Request, storage: FileStorage, file: StoredFile, medi
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(storage.open(file.key, start, end), status, headers, media_type)
+
+
+async def video_response(request: Request, videos: Videos, file: StoredFile) -> Response:
+    """Return the response to a GET or HEAD of a video; one that sends on to the object store if `videos` redirect.
+
+    Raises UnavailableError, and as `file_response` does.
+    """
+    # our own page draws frames of videos, which browsers forbid for those of other sites
+    if request.method == "GET" and request.headers.get("sec-fetch-site") != "same-origin":
+        url = await videos.direct_url(file.key)
+        if url is not None:
+            return RedirectResponse(url, 302, {"Cache-Control": "no-store"})
+    return file_response(request, videos.storage, file, "video/mp4")
 
 
 def _is_known(request: Request, headers: dict[str, str]) -> bool:
