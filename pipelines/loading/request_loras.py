@@ -79,6 +79,8 @@ class RequestLoras:
         self._device = device
         self._folder = folder
         self._merged: str | None = ""
+        self.portable = ""
+        """The identity of what is merged, the same for every machine with copies of the files."""
 
     @property
     def merged(self) -> str:
@@ -111,6 +113,7 @@ class RequestLoras:
                 done += 1
                 on_tensor(done, total)
         self._merged = wanted
+        self.portable = ", ".join(lora.portable for lora in loras)
 
 
 def identity(loras: Sequence[LocatedLora]) -> str:
