@@ -10,14 +10,9 @@ import pytest
 from pipelines.stages.writing.ffmpeg import find_ffmpeg
 from pipelines.stages.writing.video_writer import Mp4Writer
 from server.recipe.container import read_comment
+from tests.support.video import packets
 
 COMMENT = '{"prompt":"an ox; = # \\\\ \\n [x] é 水 \u2028 \U0001f402","seed":7}'
-
-
-def packets(path: Path) -> str:
-    """A line for each packet, with its times and the digest of its content."""
-    copied = [find_ffmpeg(), "-loglevel", "error", "-i", str(path), "-map", "0", "-c", "copy", "-f", "framemd5", "-"]
-    return subprocess.run(copied, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
 @pytest.fixture
