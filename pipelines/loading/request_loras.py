@@ -112,8 +112,8 @@ class RequestLoras:
             for _ in merged.apply(change):
                 done += 1
                 on_tensor(done, total)
-        self._merged = wanted
         self.portable = ", ".join(lora.portable for lora in loras)
+        self._merged = wanted
 
 
 def identity(loras: Sequence[LocatedLora]) -> str:

@@ -22,7 +22,7 @@ DROP = """(text) => {
     new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: transfer }));
 }"""
 MUXING = ("-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4")
-PROMPT = "an ox {by} a lake, 水"
+PROMPT = "an ox {by|in} a lake, 水"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_dropped_video_restores_its_settings(page: Page, made: Path) -> None:
     assert [number(page, name) for name in ("Width", "Height", "Frames", "Steps")] == ["64", "64", "5", "2"]
     assert number(page, "Guidance") == "2.5"
     assert page.get_by_label("Negative prompt").input_value() == "rain"
-    assert page.locator("#form-error").inner_text() == ""
+    assert page.locator("#recipe-told").inner_text() == ""
 
 
 def test_inputs_have_to_be_chosen_again(page: Page, made: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_inputs_have_to_be_chosen_again(page: Page, made: Path, tmp_path: Path) 
 
     drop(page, tmp_path / "with.mp4")
 
-    expect(page.locator("#form-error")).to_contain_text("Choose the images, the video or the sound again")
+    expect(page.locator("#recipe-told")).to_contain_text("Choose the images, the video or the sound again")
     expect(page.locator("#sampler")).to_have_value("euler")
 
 
@@ -91,7 +91,7 @@ def test_a_file_without_settings_changes_nothing(page: Page, made: Path, tmp_pat
         path.write_bytes(b"\x00\x00\x00\x01ftyp" + bytes(50))
     else:
         if kind == "hostile":
-            recipe["parameters"]["num_frames"], sentence = "<b>5</b>", "Frames must be a number"
+            recipe["parameters"]["num_frames"], sentence = "<b>5</b>", "Length must be a number"
         elif kind == "large":
             recipe["parameters"]["prompt"] = "x" * 2**18
         else:
@@ -100,5 +100,5 @@ def test_a_file_without_settings_changes_nothing(page: Page, made: Path, tmp_pat
 
     drop(page, path)
 
-    expect(page.locator("#form-error")).to_contain_text(sentence)
+    expect(page.locator("#recipe-told")).to_contain_text(sentence)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("another prompt")

@@ -1,6 +1,6 @@
 /** A video that is dropped on the page: the recipe in its file, an MP4 tag, restores the settings that it was made with. */
 
-import { $, say } from "../../core/dom.js";
+import { $, h, say } from "../../core/dom.js";
 import { t } from "../../core/strings.js";
 import { plain } from "../sending/plan.js";
 import { OWN_PARAMETERS } from "../settings.js";
@@ -55,7 +55,14 @@ function settingsIn({ parameters, enhanced_prompt: enhanced }, model) {
 
 /** Takes the videos that are dropped on the page where no field takes them. `apply({model, settings})` fills the form. */
 export function takeRecipes(models, apply) {
-  const tell = (sentence) => say($("form-error"), sentence);
+  // the form's own sentence goes when anything is read again, such as the LoRAs of another model
+  const told = h("p", { id: "recipe-told", class: "error", role: "alert" });
+  const tell = (sentence, kind = "error") => {
+    told.className = kind;
+    say(told, sentence);
+  };
+  $("form-error").before(told);
+  $("form").addEventListener("input", () => tell(""));
   const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
   document.addEventListener("drop", async (event) => {
@@ -71,7 +78,8 @@ export function takeRecipes(models, apply) {
     const sentences = wrongIn({ name: file.name || "recipe", model, settings }, models);
     if (sentences.length) return tell(sentences.join(" "));
     const mode = recipe.parameters.image_mode === "first_frame" ? { image_mode: "first_frame" } : {};
+    tell("");
     apply({ model, settings: plain({ ...settings, ...mode }) });
-    if (isObject(inputs) && Object.keys(inputs).length) tell(t("recipe.inputs"));
+    if (isObject(inputs) && Object.keys(inputs).length) tell(t("recipe.inputs"), "hint");
   });
 }
