@@ -378,5 +378,17 @@ finally:
 
     heavy = {"torch", "diffusers", "numpy", "sqlalchemy", "fastapi", "uvicorn", "httpx", "pydantic", "huggingface_hub"}
     assert not heavy & set(ended.stderr.split())
-    for command in ("serve", "demo", "pull", "generate", "recipe", "loras", "status", "cancel", "plan", "doctor", "key"):
+    for command in (
+        "serve",
+        "demo",
+        "pull",
+        "generate",
+        "recipe",
+        "loras",
+        "status",
+        "cancel",
+        "plan",
+        "doctor",
+        "key",
+    ):
         assert re.search(rf"^  {command} +[A-Z].+$", ended.stdout, re.MULTILINE)
