@@ -123,11 +123,12 @@ def _settings(component: Path) -> list[Path]:
         raise WeightsNotFoundError(f"The weights are incomplete: {component} is missing.") from error
 
 
-def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) -> str:
+def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = (), *, is_timed: bool = True) -> str:
     """Return a fingerprint of everything in a folder that the pipeline uses.
 
     These are the list of components, their configurations, and their weights and large files by name, size and time.
-    Weights of components in `replaced` and files that are not read, such as README.md, are left out.
+    Weights of components in `replaced` and files that are not read, such as README.md, are left out. Without times,
+    copies of a folder have the same.
     """
     family = parts_family(pipeline_class)
     index = family.read_index(folder)
@@ -138,21 +139,21 @@ def digest(folder: Path, pipeline_class: str, replaced: Collection[str] = ()) ->
         if part.name in replaced:
             facts.update(_config_facts(component))
         else:
-            facts.update(part_digest(component, part.library).encode())
+            facts.update(part_digest(component, part.library, is_timed=is_timed).encode())
     for name in family.used_settings(index):
         for path in _settings(folder / name):
             is_small = path.stat().st_size < _SMALL
-            facts.update(f"{name}/{path.name if is_small else _named_facts(path)}\n".encode())
+            facts.update(f"{name}/{path.name if is_small else _named_facts(path, is_timed)}\n".encode())
             if is_small:
                 facts.update(path.read_bytes())
     return facts.hexdigest()[:16]
 
 
-def part_digest(component: Path, library: str) -> str:
+def part_digest(component: Path, library: str, *, is_timed: bool = True) -> str:
     """Return a fingerprint of a part: of its configuration, and of its weight files by name, size and time."""
     facts = hashlib.sha256(_config_facts(component))
     for path in weight_files(component, library):
-        facts.update(_named_facts(path).encode())
+        facts.update(_named_facts(path, is_timed).encode())
     return facts.hexdigest()[:16]
 
 
@@ -160,6 +161,6 @@ def _config_facts(component: Path) -> bytes:
     return read_bytes(component / "config.json", MAX_VOCABULARY_BYTES)
 
 
-def _named_facts(path: Path) -> str:
+def _named_facts(path: Path, is_timed: bool) -> str:
     status = path.stat()
-    return f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
+    return f"{path.name} {status.st_size} {status.st_mtime_ns}\n" if is_timed else f"{path.name} {status.st_size}\n"

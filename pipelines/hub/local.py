@@ -117,7 +117,8 @@ def _real(path: Path) -> Path:
     return path
 
 
-def file_digest(path: Path) -> str:
-    """A fingerprint of a weight file: of its name, size and time."""
+def file_digest(path: Path, *, is_timed: bool = True) -> str:
+    """A fingerprint of a weight file: of its name, size and time. Without the time, copies of it have the same."""
     status = path.stat()
-    return hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
+    time = f" {status.st_mtime_ns}" if is_timed else ""
+    return hashlib.sha256(f"{path.name} {status.st_size}{time}".encode()).hexdigest()[:16]

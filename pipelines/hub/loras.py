@@ -60,6 +60,12 @@ class LocatedLora:
         """Everything of it that the bytes of a video depend on."""
         return f"{self.name} {self.digest}{'' if self.part is None else f' {self.part}'}*{self.strength}"
 
+    @property
+    def portable(self) -> str:
+        """The same for every machine that has a copy of the file."""
+        digest = weights.file_digest(self.path, is_timed=False)
+        return f"{self.name} {digest}{'' if self.part is None else f' {self.part}'}*{self.strength}"
+
     def check_unchanged(self) -> None:
         """Raise LoraError if the file is not the one that was located."""
         if _digest(self.name, self.path) != self.digest:

@@ -4,7 +4,6 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -17,14 +16,15 @@ from pipelines.core.cache_folder import CacheFolder
 from pipelines.core.errors import UnsupportedModelError, WeightFormatError
 from pipelines.core.geometry import Grid
 from pipelines.core.home import expanded
-from pipelines.core.model import LatentRgb, Lora, ModelSpec
+from pipelines.core.model import LatentRgb, ModelSpec
 from pipelines.core.precision import Precision
 from pipelines.core.progress import LoadCallback
 from pipelines.hub import local as weights
 from pipelines.hub.folder import check as check_folder
-from pipelines.hub.folder import digest, part_digest
+from pipelines.hub.folder import part_digest
 from pipelines.layers.cpu_conv3d import use_onednn
 from pipelines.loading.converted_cache import convert_once, converted_weights, made_from
+from pipelines.loading.facts import activations, fingerprint, portable_facts
 from pipelines.loading.lora.loras import Loras
 from pipelines.loading.modules import StoredTensors, TensorSource, WeightSource, load_weights, skeleton
 from pipelines.loading.progress import byte_counter, iter_parts
@@ -37,7 +37,7 @@ from pipelines.offload.placement import is_mapped, place_module, place_tensor, r
 from pipelines.planning.layout import Decoding, Layout, Residence
 from pipelines.planning.shapes import ModelShape
 from pipelines.stages.conditioning.image_encoding import read_image_processor
-from pipelines.stages.conditioning.tokenizer import read_tokenizer, tokenizer_digest
+from pipelines.stages.conditioning.tokenizer import read_tokenizer
 from pipelines.stages.preview.latent_rgb import read_latent_rgb
 from pipelines.stages.resumable import resumable
 from pipelines.stages.sampling.samplers import Samplers
@@ -62,7 +62,8 @@ class LoadedPipeline:
     `image_pipe` is the one for requests with an image, on the same parts; None if the weights take none, and `pipe`
     itself if they need one. `samplers` make the scheduler of each generation. `layout` is None on a CPU, which has only
     one memory. `loras` merges those of requests into the weights. `latent_rgb` is the map for previews from the folder
-    of the weights, if there is one; `text_encoder_digest` is a fingerprint of its text encoder.
+    of the weights, if there is one; `text_encoder_digest` is a fingerprint of its text encoder. `portable` says of some
+    facts of the fingerprint the same for every machine.
     """
 
     family: ModelFamily
@@ -76,6 +77,7 @@ class LoadedPipeline:
     loras: RequestLoras
     latent_rgb: LatentRgb | None = None
     text_encoder_digest: str = ""
+    portable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
@@ -164,7 +166,8 @@ def load_pipeline(
         samplers=samplers,
         device=target,
         layout=layout,
-        fingerprint=_fingerprint(family, folder, sources, changes, target, dtype, layout) | _activations(loader.layout),
+        fingerprint=fingerprint(family, folder, sources, changes, target, dtype, layout) | activations(loader.layout),
+        portable=portable_facts(family, folder, sources, changes),
         loras=RequestLoras(spec, family, loader.loaded, target, loras_dir),
         latent_rgb=read_latent_rgb(folder),
         text_encoder_digest=part_digest(folder / family.text_encoder.name, family.text_encoder.library),
@@ -189,41 +192,6 @@ def _image_pipe(family: ModelFamily, pipe: Any) -> Any:
     image_pipe = resumable(resolve_name(family.image_pipeline))(**pipe.components, **settings)
     image_pipe.set_progress_bar_config(disable=True)
     return image_pipe
-
-
-def _fingerprint(
-    family: ModelFamily,
-    folder: Path,
-    sources: Mapping[str, Path],
-    changes: Mapping[Lora, Path],
-    device: torch.device,
-    dtype: torch.dtype,
-    layout: Layout | None,
-) -> dict[str, str]:
-    """Return the facts that the pipeline's output depends on."""
-    files = sorted(sources.items())
-    return {
-        "weights": f"{folder.resolve().name}/{digest(folder, family.pipeline_class, sources)}",
-        "files": " ".join(f"{part} {path.name}/{weights.file_digest(path)}" for part, path in files),
-        "loras": " ".join(f"{lora.part} {weights.file_digest(path)}*{lora.strength}" for lora, path in changes.items()),
-        "tokenizer": tokenizer_digest(folder / "tokenizer"),
-        "dtype": str(dtype).removeprefix("torch."),
-        "precision": str(dtype).removeprefix("torch.") if layout is None else str(layout.precision),
-        "plan": "resident" if layout is None else layout.name,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "gguf": version("gguf"),
-        "torchao": version("torchao"),
-        "transformers": transformers.__version__,
-    }
-
-
-def _activations(layout: Layout) -> dict[str, str]:
-    """Return how the transformer computes with its weights."""
-    tokens = f"of {layout.slice_tokens} tokens" if layout.slice_tokens else "none"
-    return {"accuracy": str(layout.accuracy), "slices": tokens}
 
 
 def _check(family: ModelFamily, folder: Path, sources: Mapping[str, Path], spec: ModelSpec) -> dict[str, Any]:

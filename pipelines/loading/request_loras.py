@@ -79,6 +79,8 @@ class RequestLoras:
         self._device = device
         self._folder = folder
         self._merged: str | None = ""
+        self.portable = ""
+        """The identity of what is merged, the same for every machine with copies of the files."""
 
     @property
     def merged(self) -> str:
@@ -110,6 +112,7 @@ class RequestLoras:
             for _ in merged.apply(change):
                 done += 1
                 on_tensor(done, total)
+        self.portable = ", ".join(lora.portable for lora in loras)
         self._merged = wanted
 
 

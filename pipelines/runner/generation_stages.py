@@ -68,6 +68,8 @@ class GenerationStages:
         self._sound = sound
         self.sound_name: str | None = None
         """What made the sound of the last video; None if it has none that was made."""
+        self.portable_sound_name: str | None = None
+        """The same for every machine with a copy of the weights."""
         self._loaded = loaded
         self._prompts = prompts
         self._attention = attention
@@ -248,7 +250,7 @@ class GenerationStages:
 
         The last of it is done by the result's `finish`.
         """
-        extends, self.sound_name = inputs.extends, None
+        extends, self.sound_name, self.portable_sound_name = inputs.extends, None, None
         with ExitStack() as on_error:
             writer = on_error.enter_context(
                 Mp4Writer(path, geometry.width, geometry.height, self.spec.fps, extends, inputs.audio)
@@ -302,7 +304,7 @@ class GenerationStages:
                 raise error if isinstance(error, SoundError) else SoundError(str(error)) from error
             progress.callbacks.on_warnings((f"{SILENT} {error}",))
             return
-        self.sound_name = self._sound.name
+        self.sound_name, self.portable_sound_name = self._sound.name, self._sound.portable_name
         if warnings := self._sound.warnings(prompt, seconds):
             progress.callbacks.on_warnings(warnings)
 

@@ -27,6 +27,10 @@ class RenderedVideo:
         self._stats = stats
         self._on_finished = on_finished
 
+    def tag(self, comment: str | None) -> None:
+        """Have the file say this as its comment; None: it has no comment."""
+        self._writer.comment = comment
+
     def finish(self) -> VideoFile:
         """Wait until the file is complete. Must be called exactly once. Raises EncodingError, then leaves no file."""
         with self._writer as writer:

@@ -119,6 +119,13 @@ class Runner(Exclusive):
         named = {} if sound is None else {SOUND_MODEL: sound}
         return {**self.fingerprint, REQUEST_LORAS: self._loaded.loras.merged, **named}
 
+    @property
+    def _portable_fingerprint(self) -> dict[str, str]:
+        """The fingerprint of the last video without the times of files: the same for every machine with copies."""
+        sound = self._stages.portable_sound_name
+        named = {} if sound is None else {SOUND_MODEL: sound}
+        return {**self.fingerprint, **self._loaded.portable, REQUEST_LORAS: self._loaded.loras.portable, **named}
+
     def adopt_compiled(self) -> None:
         """Use compiled blocks from now on if the background compiler has finished. Call it while the device is idle."""
         if self._compiler is not None:
@@ -228,7 +235,9 @@ class Runner(Exclusive):
                 self._stages.check_sound(params)
                 self._loaded.loras.merge(loras, progress.after_tensor)
                 latents, stats = self._stages.denoise(params, geometry, progress, inputs)
-                return self._stages.write(params, latents, path, geometry, progress, stats, inputs)
+                made = self._stages.write(params, latents, path, geometry, progress, stats, inputs)
+                made.tag(callbacks.comment(self._portable_fingerprint))
+                return made
         except BaseException:
             reset(self._loaded.pipes)
             raise

@@ -15,7 +15,7 @@ import httpx
 from rich.console import Console
 
 from pipelines.models.catalogue import DEFAULT_MODEL, read_catalogue
-from server.cli.generate import DEMO_SIZE, choose_outputs, generate
+from server.cli.generate.videos import DEMO_SIZE, choose_outputs, generate
 from server.cli.options import LOCAL, CommandError, connected
 from server.core.settings.settings import ENV_PREFIX
 

@@ -17,6 +17,7 @@ from server.cli.commands.generate import generate
 from server.cli.commands.loras import loras
 from server.cli.commands.plan import plan
 from server.cli.commands.pull import pull
+from server.cli.commands.recipe import recipe
 from server.cli.commands.serve import serve
 from server.cli.commands.status import status
 from server.cli.options import console
@@ -30,7 +31,7 @@ app = typer.Typer(
     # brackets in a help text are brackets
     rich_markup_mode=None,
 )
-for command in (serve, demo, pull, generate, loras, status, cancel, plan, doctor):
+for command in (serve, demo, pull, generate, recipe, loras, status, cancel, plan, doctor):
     app.command()(takes_text(command))
 app.add_typer(key.app, name="key")
 app.add_typer(cluster.app, name="cluster")

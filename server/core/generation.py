@@ -178,6 +178,13 @@ class Generation:
         return self.asked_model or self.model
 
     @property
+    def asked_prompt(self) -> str | None:
+        """The prompt that was asked for, if the video is made of another one."""
+        asked = self.parameters.get("prompt")
+        is_other = self.enhancement is not None and self.params is not None and asked != self.params.prompt
+        return asked if is_other and isinstance(asked, str) else None
+
+    @property
     def variant(self) -> str:
         """A digest of what it needs on its device besides the model, `run_fast` and LoRAs; empty for neither."""
         if self.params is None or not (self.params.run_fast or self.params.loras):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.durations import Durations
 from server.core.logging import LogFormat
+from server.core.settings.sections import RecipeContents
 from server.engine.protocol import DeviceMemory, Done, Ready, Run, RunReport
 
 
@@ -63,6 +64,7 @@ class WorkerOptions(BaseModel):
     """How a worker is started: its torch device, and folders on the machine it runs on; `loras` may be missing.
 
     `temporary` is for this device's workers alone, one after another: each empties it when it starts.
+    `recipe`: what of it is written to a video's file.
     A checkpoint is saved every `checkpoint_interval` seconds, a preview every `preview_interval`; 0: never.
     """
 
@@ -78,6 +80,7 @@ class WorkerOptions(BaseModel):
     loras: str | None = None
     checkpoint_interval: float = 5.0
     preview_interval: float = 1.0
+    recipe: RecipeContents = RecipeContents.FULL
     demo: bool = False
     log_format: LogFormat = LogFormat.TEXT
 

@@ -12,7 +12,7 @@ from pipelines.core.model import ModelSpec
 from pipelines.core.progress import GenerationStats, Progress, Stage
 from pipelines.core.request import VideoParams
 
-VERSION = 16
+VERSION = 17
 MAX_LINE_BYTES = 2**20
 MAX_SENTENCE_CHARS = 2000
 """A library's error may fill pages; it is cut to what fits a screen, far below the limit of a line."""
@@ -67,9 +67,9 @@ class Run(_About):
     `artifact`, `checkpoint` and `preview` are the storage keys of the files that it writes. `resume_from` is that of
     the checkpoint to continue from, which an earlier attempt wrote; without one, it begins at the first step. `image`
     and `last_image` are those of the images that it begins and ends with, `video` and `extends` those of the videos
-    that it is made of and that it extends, `audio` that of the sound that is heard with it. Answered by Progressed…,
-    Checkpointed…, Previewed… and Warned, then by Failed, Cancelled, Suspended or Rendered; after Rendered, when the
-    file is finished, by Done or Failed.
+    that it is made of and that it extends, `audio` that of the sound that is heard with it. `asked_prompt` is the one
+    that its prompt was made of, if another one was. Answered by Progressed…, Checkpointed…, Previewed… and Warned, then
+    by Failed, Cancelled, Suspended or Rendered; after Rendered, when the file is finished, by Done or Failed.
     """
 
     kind: Literal["run"] = "run"
@@ -83,6 +83,7 @@ class Run(_About):
     video: str | None = None
     extends: str | None = None
     audio: str | None = None
+    asked_prompt: str | None = None
 
 
 class Prepare(_Message):

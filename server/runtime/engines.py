@@ -85,6 +85,7 @@ def _worker_options(settings: Settings, device: str, folders: LocalFolders, temp
         cache=str(settings.data_dir / "cache"),
         temporary=temporary,
         loras=None if settings.loras_dir is None else str(settings.loras_dir),
+        recipe=settings.recipe,
         demo=settings.demo,
         log_format=settings.log_format,
     )

@@ -209,6 +209,7 @@ class AttemptRunner:
             checkpoint=checkpoint_key(id_, attempt),
             resume_from=resume_from,
             preview=preview_key(id_, attempt),
+            asked_prompt=running.held.asked_prompt,
             **input_keys(running.held.tenant, params),
         )
         running.forecast = device.estimator.begin(running.fingerprint or {}, params)

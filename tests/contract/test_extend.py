@@ -1,5 +1,7 @@
 """A video is continued from its last frame, and both are one file."""
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,12 @@ import httpx
 import numpy as np
 import pytest
 
+from server.recipe.container import read_recipe
 from tests.contract.test_image_input import drawn, in_base64
+from tests.support.command_line import Typed
 from tests.support.models.serving import I2V, TI2V, image_models, ti2v_server
 from tests.support.server_process import SMALL, ServerProcess
+from tests.support.sound import tone
 from tests.support.video import read_video
 
 KEYS = ("a-key-of-one", "a-key-of-another")
@@ -58,6 +63,28 @@ def test_the_new_video_goes_on_where_the_first_ended(server: ServerProcess, firs
     third = enqueued(server, extend_from=row["generation_id"])
     assert np.array_equal(frames_of(third)[:13], both)
     assert len(frames_of(third)) == 13 + 4
+
+
+def test_both_are_made_again_by_the_recipe_in_their_file(
+    server: ServerProcess, first: dict[str, Any], typed: Typed, tmp_path: Path
+) -> None:
+    sound = base64.b64encode(tone()).decode()
+    row = enqueued(server, extend_from=first["generation_id"], input_audio=sound)
+    both = tmp_path / "both.mp4"
+    both.write_bytes(httpx.get(row["result_url"]).content)
+    (tmp_path / "tone.wav").write_bytes(tone())
+    before = hashlib.sha256(httpx.get(first["result_url"]).content).hexdigest()
+    again = ("generate", "--from", "both.mp4", "-o", "again.mp4", "--audio", "tone.wav", "--url", server.url)
+
+    asked = typed(*again, PADDOCK_API_KEY=KEYS[0])
+    other = typed(*again, "--extend", row["generation_id"], PADDOCK_API_KEY=KEYS[0])
+    done = typed(*again, "--extend", first["generation_id"], PADDOCK_API_KEY=KEYS[0])
+
+    assert read_recipe(both).inputs.keys() == {"extend_from", "input_audio"}
+    assert f"give --extend ID with the digest {before}." in asked.stderr
+    assert f"--extend {row['generation_id']} is not what both.mp4 was made with" in other.stderr
+    assert "The same bytes as both.mp4." in done.stdout
+    assert (tmp_path / "again.mp4").read_bytes() == both.read_bytes()
 
 
 def test_the_size_is_that_of_the_first(server: ServerProcess, first: dict[str, Any]) -> None:

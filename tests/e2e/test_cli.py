@@ -383,6 +383,7 @@ finally:
         "demo",
         "pull",
         "generate",
+        "recipe",
         "loras",
         "status",
         "cancel",

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from pipelines.demo.folder import demo_folder
 from pipelines.models.registry import family_of
-from server.cli.generate import DEMO_SIZE
+from server.cli.generate.videos import DEMO_SIZE
 from server.storage.db.api_keys import KeyRing
 from server.storage.db.connection import opened
 from tests.contract.model_page import HOST, clients

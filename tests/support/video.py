@@ -34,6 +34,11 @@ def frame_rate(source: Path | bytes) -> float:
     return frames / seconds
 
 
+def packets(source: Path | bytes) -> str:
+    """A line for each packet of all streams: its stream, times, size and checksum. Tags of the file do not count."""
+    return _decode(source, "-map", "0", "-c", "copy", "-f", "framemd5").decode()
+
+
 def _decode(source: Path | bytes, *output: str) -> bytes:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-xerror"]
     # from a pipe a file cannot be read whose index is at its end

@@ -43,6 +43,8 @@ class SoundModel:
         self._family = sound_family_of(spec.pipeline_class)
         self._pipe: Any = None
         self._name = ""
+        self.portable_name = ""
+        """The name without the times of files: that of the same weights on any machine."""
 
     @property
     def name(self) -> str:
@@ -112,13 +114,16 @@ class SoundModel:
         package = _PACKAGES.get(scheduler[1])
         if package is not None and find_spec(package) is None:
             raise SoundError(f"{self.spec.id or self.spec.repo} needs a package: pip install {package}.")
-        name = f"{self.spec.id or self.spec.repo} {digest(folder, self.spec.pipeline_class)} {self._settings}"
+        named = self.spec.id or self.spec.repo.rpartition("/")[2]
+        timed, portable = (digest(folder, self.spec.pipeline_class, is_timed=timed) for timed in (True, False))
         with warnings.catch_warnings():
             # diffusers' classes use what torch will drop
             warnings.simplefilter("ignore", FutureWarning)
             pipe = self._read(folder)
         pipe.set_progress_bar_config(disable=True)
-        self._pipe, self._name = pipe, name
+        self._pipe = pipe
+        self._name = f"{self.spec.id or self.spec.repo} {timed} {self._settings}"
+        self.portable_name = f"{named} {portable} {self._settings}"
 
     def _read(self, folder: Path) -> Any:
         # the weights of whoever made the folder are data, never code

@@ -14,6 +14,7 @@ from pipelines.core.progress import Frames, VideoFile
 from pipelines.stages.writing.ffmpeg import QUIET, encoding_error, find_ffmpeg, log_file, reason_in
 from pipelines.stages.writing.joining import join
 from pipelines.stages.writing.muxing import mux, samples_of
+from pipelines.stages.writing.tagging import tag
 from pipelines.stages.writing.wave_file import Samples, write_wave
 
 # the bytes that x264 writes depend on its number of threads: with a fixed number, equal frames give equal files
@@ -37,11 +38,9 @@ _ENCODING = (
     "-pix_fmt",
     "yuv420p",
 )
-_MUXING = (
-    # no version strings and no dates in the file
-    *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"),
-    *("-movflags", "+faststart", "-f", "mp4"),
-)
+# no version strings and no dates in the file
+_CONTAINER = ("-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart", "-f", "mp4")
+_MUXING = ("-map_metadata", "-1", *_CONTAINER)
 
 
 def check_output(path: Path) -> None:
@@ -82,6 +81,8 @@ class Mp4Writer:
         # ffmpeg finds out that it is no MP4; by this name it is removed after a crash
         self._made_sound = part_path(path.with_name(f"{path.stem}.sound{path.suffix}"))
         self.lost_sound: str | None = None
+        self.comment: str | None = None
+        """What the file says as its comment; None: it has none."""
         self._path = path
         self._part = part_path(path)
         self._width, self._height, self._fps = width, height, fps
@@ -138,6 +139,9 @@ class Mp4Writer:
                 if self._must_be_heard:
                     raise
                 self._sound, self.lost_sound = None, str(error)
+        if self.comment is not None:
+            with self._another("tagged") as whole:
+                tag(self._part, self.comment, whole, _CONTAINER)
         try:
             durable_rename(self._part, self._path)
         except OSError as error:

@@ -8,10 +8,21 @@ import typer
 from pipelines.core.request import ImageMode, Sampler, StepCaching
 from server.cli.options import LOCAL, ApiKey, Force, ModelId, Url, connected, console, error_console, refuse
 
+_WITH_FROM = frozenset(
+    {"prompt", "negative_prompt", "sound_prompt", "image", "end_image", "extend", "video", "audio", "source"}
+    | {"output", "force", "opens", "url", "api_key"}
+)
+"""The parameters that --from leaves to the user. All others are in the file."""
+
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the video shows.")],
+    context: typer.Context,
     model: ModelId,
+    prompt: Annotated[str | None, typer.Argument(help="What the video shows.", show_default=False)] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="A video to make again by the recipe in its file, in all it says."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -82,8 +93,14 @@ def generate(
     api_key: ApiKey = None,
 ) -> None:
     """Generate videos on a running server and download them. Ctrl-C cancels them."""
-    from server.cli.generate import choose_outputs, parse_lora, show
-    from server.cli.generate import generate as run
+    from server.cli.generate.videos import choose_outputs, parse_lora, show
+    from server.cli.generate.videos import generate as run
+
+    given = {name for name in context.params if _is_given(context, name)}
+    if source is not None and (others := given - _WITH_FROM):
+        refuse(f"--from makes a video again as it was: leave out {_option(context, min(others))}.")
+    if source is None and prompt is None:
+        context.fail("Missing argument 'PROMPT'.")
 
     if aspect is not None and (width is not None or height is not None):
         refuse("--aspect replaces --width and --height: give one or the other.")
@@ -114,9 +131,36 @@ def generate(
         "sampler": sampler,
     }
     chosen = {name: value for name, value in parameters.items() if value is not None}
+    if source is not None:
+        from server.cli.generate.again import OPTIONS, make_again
+
+        words = {"prompt": prompt, "negative_prompt": negative_prompt, "audio_prompt": sound_prompt}
+        with connected(url, api_key) as client:
+            made = make_again(
+                client,
+                source,
+                {name: text for name, text in words.items() if text is not None},
+                {name: chosen[name] for name in OPTIONS if name in chosen},
+                choose_outputs(output, Path("video.mp4"), 1, replace=force),
+                console,
+                replace=force,
+            )
+        if opens:
+            show(made, error_console)
+        return
+    assert prompt is not None, "without one the command has ended"
     with connected(url, api_key) as client:
         loras = {"loras": [parse_lora(each) for each in lora]} if lora else {}
         outputs = choose_outputs(output, Path("video.mp4"), videos, replace=force)
         made = run(client, prompt, model, {**chosen, **loras}, outputs, console, replace=force)
     if opens:
         show(made, error_console)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _option(context: typer.Context, name: str) -> str:
+    return next(each.opts[0] for each in context.command.params if each.name == name)

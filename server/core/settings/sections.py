@@ -38,6 +38,14 @@ class IfDown(StrEnum):
     ORIGINAL = "original"
 
 
+class RecipeContents(StrEnum):
+    """What of its recipe a video's file has: everything, everything but its prompts, or nothing."""
+
+    FULL = "full"
+    WITHOUT_PROMPTS = "without-prompts"
+    OFF = "off"
+
+
 class ServerSettings(BaseModel):
     """The server's address and kind of weights; `stop_grace` in seconds."""
 
@@ -124,6 +132,7 @@ class StorageSettings(BaseModel):
     )
     files_credentials: Path | None = None
     redirect_links: bool = False
+    recipe: RecipeContents = RecipeContents.FULL
     min_free_bytes: int = Field(default=2**30, ge=0)
     retention_days: float = Field(default=0.0, ge=0)
     retention_bytes: int = Field(default=0, ge=0)

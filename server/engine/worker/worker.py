@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipelines.core.errors import (
     PipelineError,
     WeightsNotFoundError,
 )
+from pipelines.core.home import expanded
 from pipelines.core.model import ModelSpec
 from pipelines.core.progress import Progress
 from server.core.logging import ids
@@ -46,6 +48,7 @@ from server.engine.protocol import (
     Warned,
 )
 from server.engine.worker.link import Link, exit_now
+from server.recipe.recipe import compose
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -247,7 +250,15 @@ class Worker:
             preview=self._preview(order),
             upcoming=self._link.upcoming,
             on_warnings=lambda warnings: self._link.send(Warned(**_about(order), warnings=warnings)),
+            comment=lambda fingerprint: self._recipe(order, fingerprint),
         )
+
+    def _recipe(self, order: Run, fingerprint: Mapping[str, str]) -> str | None:
+        assert self._loaded is not None, "a model is loaded while it runs"
+        load, spec = self._loaded[0], self._loaded[0].spec
+        is_of_hub = not self._options.demo and not expanded(spec.repo, "repo").is_dir()
+        published = (spec.repo, spec.revision) if is_of_hub else (None, None)
+        return compose(self._options.recipe, load.model_id, order.params, order.asked_prompt, fingerprint, *published)
 
     def _checkpoint(self, order: Run) -> "Checkpoint | None":
         from pipelines.stages.checkpoint import Checkpoint

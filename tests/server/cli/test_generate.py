@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.generate import choose_outputs, parse_lora
+from server.cli.generate.videos import choose_outputs, parse_lora
 from server.cli.options import CommandError
 
 

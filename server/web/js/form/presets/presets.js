@@ -5,6 +5,7 @@ import { $, h, say } from "../../core/dom.js";
 import { storage } from "../../core/storage.js";
 import { t } from "../../core/strings.js";
 import { wrongIn } from "./presetfile.js";
+import { takeRecipes } from "./recipefile.js";
 
 const NAME = stored("presets");
 const MOST = 50;
@@ -24,6 +25,7 @@ export class Presets {
   constructor(models, now, apply) {
     this.all = [];
     Object.assign(this, { models, now, apply });
+    takeRecipes(models, apply);
     $("presets-open").addEventListener("click", () => {
       // another tab may have saved some
       this.all = load();

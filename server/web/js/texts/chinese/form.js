@@ -117,6 +117,8 @@ export const FORM = {
   "preset.model": "找不到模型：{model}。",
   "preset.unknown": "未知的设置：{name}。",
   "preset.value": "{field}的值无法使用。",
+  "recipe.none": "这个文件中没有 Paddock 视频的设置。",
+  "recipe.inputs": "设置已恢复。请重新选择图片、视频或声音：文件中不包含它们。",
   enhance: "润色",
   enhancing: "正在润色…（取消）",
   undo: "撤销",

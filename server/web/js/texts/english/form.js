@@ -117,6 +117,8 @@ export const FORM = {
   "preset.model": "Model not found: {model}.",
   "preset.unknown": "Unknown setting: {name}.",
   "preset.value": "{field} has a value that cannot be used.",
+  "recipe.none": "No settings of a video of Paddock were found in this file.",
+  "recipe.inputs": "The settings are restored. Choose the images, the video or the sound again: they are not in the file.",
   enhance: "Enhance",
   enhancing: "Enhancing… (cancel)",
   undo: "Undo",
