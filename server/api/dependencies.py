@@ -28,12 +28,12 @@ from server.core.errors import (
 )
 from server.core.generation import Status
 from server.service.library.library import Library
+from server.service.notifications.webhooks.targets import WebhookDefaults
 from server.service.service import Service
 from server.storage.db.records import Filters
 from server.storage.files.inputs import Inputs
 from server.storage.files.previews import Previews
 from server.storage.files.videos import Videos
-from server.webhooks.targets import WebhookDefaults
 
 _bearer = HTTPBearer(
     auto_error=False, description="An API key. A server without configured keys accepts any key, or none."

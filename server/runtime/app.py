@@ -55,6 +55,8 @@ from server.scheduler.files.stills import StillsMaker
 from server.scheduler.files.transfers import TransferringEngine
 from server.service.library.library import Library
 from server.service.metrics import Metrics
+from server.service.notifications.webhooks.delivery import WebhookDelivery
+from server.service.notifications.webhooks.signing import secret_of
 from server.service.other_servers import OtherServers
 from server.service.progress_recorder import ProgressRecorder
 from server.service.service import Service
@@ -69,8 +71,6 @@ from server.storage.files.object_store.bucket import Bucket
 from server.storage.files.stores import FileStores, LocalFolders, key_of
 from server.storage.retention import Retention
 from server.storage.webhooks.deliveries import Delivery
-from server.webhooks.delivery import WebhookDelivery
-from server.webhooks.signing import secret_of
 
 log = logging.getLogger("paddock")
 

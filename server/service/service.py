@@ -25,9 +25,11 @@ from server.service.awaiting.input_fetcher import InputFetcher
 from server.service.awaiting.prompt_worker import PromptWorker
 from server.service.enhancing.prompts import Prompts
 from server.service.enhancing.tokens import TokenCounter
-from server.service.event_stream import EventStream, Position
 from server.service.library.reuse import Reuse
 from server.service.loras import AvailableLora, LoraCatalogue
+from server.service.notifications.event_stream import EventStream, Position
+from server.service.notifications.waiting import Waiting
+from server.service.notifications.webhooks.targets import WebhookDefaults, requested_webhook
 from server.service.record_limits import Recorder, RecordLimits
 from server.service.requests import parameters
 from server.service.requests.building import GenerationBuilder
@@ -38,7 +40,6 @@ from server.service.requests.input_sources import InputSources
 from server.service.requests.inputs import InputFiles
 from server.service.requests.request import RequestReader
 from server.service.requests.uploads import Upload, Uploads
-from server.service.waiting import Waiting
 from server.storage.db.records import (
     Filters,
     IdempotencyKeyReusedError,
@@ -52,7 +53,6 @@ from server.storage.db.statements.submissions import Submissions
 from server.storage.files.disk import Disk
 from server.storage.files.inputs import Inputs
 from server.storage.files.videos import Videos
-from server.webhooks.targets import WebhookDefaults, requested_webhook
 
 _NO_WEBHOOK = WebhookDefaults()
 _STOPPING = "The server is stopping. Send this request again in a minute."

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from server.service.notifications.webhooks.signing import secret_of
 from server.storage.db.api_keys import KeyRing, digest, tenant_of
 from server.storage.db.connection import opened
 from server.storage.db.statements.signing_keys import keys_that_sign
-from server.webhooks.signing import secret_of
 from tests.support.server_process import SMALL, ServerProcess, eventually
 from tests.support.webhook_host import URL, Received, WebhookHost, webhook_host
 

@@ -19,8 +19,8 @@ from standardwebhooks import Webhook
 
 from server.cli import main as cli
 from server.media.fetch.exchange import Exchanges
-from server.webhooks import delivery
-from server.webhooks.sender import WebhookSender
+from server.service.notifications.webhooks import delivery
+from server.service.notifications.webhooks.sender import WebhookSender
 from tests.support.image_host import PUBLIC, Internet
 from tests.support.stand_in import Quiet, StandIn, serving
 

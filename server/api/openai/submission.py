@@ -14,8 +14,8 @@ from server.api.openai.resources import video
 from server.api.openai.translation import IMAGE_REFERENCE, VIDEO_REFERENCE, in_words_of, translated
 from server.api.serializers import warn
 from server.core.generation import Origin
+from server.service.notifications.webhooks.targets import WebhookDefaults
 from server.service.service import Service
-from server.webhooks.targets import WebhookDefaults
 
 
 class Submission:

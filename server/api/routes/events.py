@@ -14,7 +14,7 @@ from server.api.dependencies import LinksDep, ServiceDep, TenantDep, error_respo
 from server.api.links import Links
 from server.core.events import Event
 from server.core.generation import Status
-from server.service.event_stream import Position
+from server.service.notifications.event_stream import Position
 
 router = APIRouter(tags=["events"])
 

@@ -27,6 +27,7 @@ from server.core.generation import WebhookEvent
 from server.core.settings.sections import QueueSettings
 from server.core.settings.settings import Settings
 from server.media.limits import AUDIO_BYTES, MAX_AUDIO_SECONDS, MAX_SECONDS, VIDEO_BYTES
+from server.service.notifications.webhooks.targets import DEFAULT_EVENTS, EVENTS, MAX_URL_CHARS, URL
 from server.service.requests.echo import (
     AUDIO_PROMPT,
     ENHANCE,
@@ -43,7 +44,6 @@ from server.service.requests.inputs import AUDIO_NAMES, IMAGE, LAST_IMAGES, VIDE
 from server.service.requests.parameters import RESPONSE_FORMATS
 from server.service.requests.values.numbers import limits_of
 from server.service.requests.values.sizes import RESOLUTIONS
-from server.webhooks.targets import DEFAULT_EVENTS, EVENTS, MAX_URL_CHARS, URL
 
 GENERATE = "GenerateRequest"
 ENQUEUE = "EnqueueRequest"

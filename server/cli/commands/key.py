@@ -129,7 +129,7 @@ def print_invitation(invitation: "Invitation") -> None:
 
 def _check_webhook(url: str, settings: "Settings") -> None:
     from server.media.limits import RefusedInputError
-    from server.webhooks.targets import checked_target
+    from server.service.notifications.webhooks.targets import checked_target
 
     try:
         checked_target(url, settings)

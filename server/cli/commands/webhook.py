@@ -39,8 +39,8 @@ def test(
     """Send a signed test event from here, by the rules of the server, and print what answered."""
     settings = load_settings(config, data_dir=data_dir)
     from server.media.limits import RefusedInputError
-    from server.webhooks.sender import WebhookSender, trial_event
-    from server.webhooks.targets import checked_target
+    from server.service.notifications.webhooks.sender import WebhookSender, trial_event
+    from server.service.notifications.webhooks.targets import checked_target
 
     try:
         target = checked_target(url, settings)
@@ -57,10 +57,10 @@ def test(
 
 @contextmanager
 def _secret(settings: "Settings", name: str | None, api_key: str | None) -> Iterator[str]:
+    from server.service.notifications.webhooks.signing import secret_of
     from server.storage.db.api_keys import KeyRing, digest, tenant_of
     from server.storage.db.statements.signing_keys import keys_that_sign
     from server.storage.files.stores import key_of
-    from server.webhooks.signing import secret_of
 
     with opened_records(settings) as engine:
         signing_key = keys_that_sign(engine, key_of(settings.data_dir))[0]

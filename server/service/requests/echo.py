@@ -6,8 +6,8 @@ from typing import Any
 
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.errors import InvalidParamsError
+from server.service.notifications.webhooks import targets as webhooks
 from server.service.requests.inputs import INPUTS, VIDEO
-from server.webhooks import targets as webhooks
 
 MAX_ECHO_BYTES = 16_384
 """Limit of everything that a row keeps of a body, as JSON; the prompts have a limit of their own."""

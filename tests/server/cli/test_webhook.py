@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from server.service.notifications.webhooks.signing import secret_of
 from server.storage.db.api_keys import KeyRing, digest, tenant_of
 from server.storage.db.connection import opened
 from server.storage.db.statements.signing_keys import keys_that_sign
-from server.webhooks.signing import secret_of
 from tests.support.command_line import Typed
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from server.core.errors import RecordsUnavailableError
 from server.core.events import Event
 from server.core.generation import Generation, Status
-from server.service.event_stream import Position
+from server.service.notifications.event_stream import Position
 from server.storage.db.records import Filters
 from server.storage.db.sharing import listener
 from tests.server.conftest import Inside, StartShared, eventually

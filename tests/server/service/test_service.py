@@ -183,7 +183,7 @@ async def test_hanging_up_leaves_what_somebody_else_waits_for(inside: Inside) ->
 
 
 async def test_who_may_return_has_some_seconds(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.service.waiting.RETURN_SECONDS", 0.2)
+    monkeypatch.setattr("server.service.notifications.waiting.RETURN_SECONDS", 0.2)
     inside.engine.script.append(inside.engine.until_cancelled)
     started, *queued = await inside.enqueue(3, origin=Origin.SYNC)
     await inside.until(started, Status.PROCESSING)
@@ -197,7 +197,7 @@ async def test_who_may_return_has_some_seconds(inside: Inside, monkeypatch: pyte
 
 
 async def test_each_break_gives_the_whole_time_to_return(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.service.waiting.RETURN_SECONDS", 0.5)
+    monkeypatch.setattr("server.service.notifications.waiting.RETURN_SECONDS", 0.5)
     inside.engine.script.append(inside.engine.until_cancelled)
     started, queued = await inside.enqueue(2, origin=Origin.SYNC)
     await inside.until(started, Status.PROCESSING)
@@ -243,7 +243,7 @@ async def test_a_clock_that_is_set_back_replays_nothing_old(inside: Inside, monk
     (old,) = await inside.enqueue()
     await inside.until(old)
     now = time.time()
-    monkeypatch.setattr("server.service.event_stream.time.time", lambda: now - 3600)
+    monkeypatch.setattr("server.service.notifications.event_stream.time.time", lambda: now - 3600)
     monkeypatch.setattr("time.time", lambda: now - 3600)
     inside.engine.script.append(inside.engine.until_cancelled)
     (running,) = await inside.enqueue()

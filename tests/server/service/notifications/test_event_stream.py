@@ -9,7 +9,7 @@ import pytest
 
 from server.core.events import BACKLOG, Broker, Event, Live
 from server.core.generation import Generation, Status
-from server.service.event_stream import EventStream, Position
+from server.service.notifications.event_stream import EventStream, Position
 from server.storage.db.records import QueueLimits
 from tests.contract.store.examples import new
 from tests.support.records import StandaloneStore as Store

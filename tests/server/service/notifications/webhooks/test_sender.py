@@ -12,9 +12,9 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from server.media.fetch.connection import Resolve
 from server.media.fetch.exchange import Exchanges, TemporaryError
 from server.media.limits import RefusedInputError
-from server.webhooks import sender
-from server.webhooks.sender import GoneError, WebhookSender, trial_event
-from server.webhooks.signing import secret_of, signed_headers
+from server.service.notifications.webhooks import sender
+from server.service.notifications.webhooks.sender import GoneError, WebhookSender, trial_event
+from server.service.notifications.webhooks.signing import secret_of, signed_headers
 from tests.support.image_host import PUBLIC, Internet
 from tests.support.webhook_host import URL, WebhookHost, webhook_host
 

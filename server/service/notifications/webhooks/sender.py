@@ -12,7 +12,7 @@ import httpx
 
 from server.media.fetch.exchange import Exchanges, TemporaryError
 from server.media.limits import RefusedInputError
-from server.webhooks.signing import signed_headers
+from server.service.notifications.webhooks.signing import signed_headers
 
 ATTEMPT_SECONDS = 15.0
 """Limit of an attempt, from the resolution of the name to the head of the response."""

@@ -19,14 +19,20 @@ from server.core.events import Broker, Event
 from server.core.generation import Generation, Status, Webhook
 from server.core.settings.settings import Settings
 from server.media.fetch.exchange import Exchanges
+from server.service.notifications.webhooks import delivery as module
+from server.service.notifications.webhooks.delivery import (
+    MAX_AGE_SECONDS,
+    MAX_AT_ONCE_OF_TENANT,
+    PAUSES,
+    WebhookDelivery,
+    pause_after,
+)
+from server.service.notifications.webhooks.sender import WebhookSender
+from server.service.notifications.webhooks.signing import secret_of
+from server.service.notifications.webhooks.targets import DEFAULT_EVENTS
 from server.storage.db.records import QueueLimits
 from server.storage.db.schema import webhook_deliveries
 from server.storage.webhooks.deliveries import Delivery
-from server.webhooks import delivery as module
-from server.webhooks.delivery import MAX_AGE_SECONDS, MAX_AT_ONCE_OF_TENANT, PAUSES, WebhookDelivery, pause_after
-from server.webhooks.sender import WebhookSender
-from server.webhooks.signing import secret_of
-from server.webhooks.targets import DEFAULT_EVENTS
 from tests.contract.store.examples import new
 from tests.server.conftest import eventually
 from tests.support.records import StandaloneStore as Store

@@ -14,9 +14,9 @@ from server.core.errors import RecordsUnavailableError
 from server.core.events import Broker, Event
 from server.core.settings.sections import SecuritySettings
 from server.media.limits import RefusedInputError
+from server.service.notifications.webhooks.sender import GoneError, WebhookSender
+from server.service.notifications.webhooks.targets import checked_target
 from server.storage.webhooks.deliveries import Deliveries, Delivery
-from server.webhooks.sender import GoneError, WebhookSender
-from server.webhooks.targets import checked_target
 
 MAX_AT_ONCE = 16
 MAX_AT_ONCE_OF_TENANT = 4
