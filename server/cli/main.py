@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli.commands import cluster, key, webhook
 from server.cli.commands.cancel import cancel
 from server.cli.commands.demo import demo
 from server.cli.commands.doctor import doctor
 from server.cli.commands.generate import generate
+from server.cli.commands.groups import cluster, key, webhook
 from server.cli.commands.loras import loras
 from server.cli.commands.plan import plan
 from server.cli.commands.pull import pull

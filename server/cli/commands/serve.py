@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.commands.key import print_invitation
+from server.cli.commands.groups.key import print_invitation
 from server.cli.options import Config, DataDir, Demo, Device, Host, Port, load_settings, refuse
 
 if TYPE_CHECKING:
