@@ -76,6 +76,7 @@ class Workbench {
     $("language").addEventListener("click", switchLanguage);
     this.#place();
     NARROW.addEventListener("change", () => this.#place());
+    $("to-stage").addEventListener("click", () => $("stage").scrollIntoView({ block: "start" }));
     $("all-results").addEventListener("click", () => this.open("history"));
     whenKeyChanges(() => this.#keyChanged());
   }

@@ -11,7 +11,7 @@ const LOOP = "paddock-loop";
 const SPEEDS = [0.25, 0.5, 1, 2];
 const POSITIONS = 1000;
 
-const clock = (seconds) => `${seconds.toFixed(2)} s`;
+const clock = (seconds) => seconds.toFixed(2);
 
 export class Player {
   #fps = 16;
@@ -154,9 +154,10 @@ export class Player {
     const { currentTime, duration } = this.video;
     if (!duration) return say(this.time, "");
     this.position.value = (currentTime / duration) * POSITIONS;
-    const frame = Math.min(Math.round(duration * this.#fps), Math.floor(currentTime * this.#fps + 0.01) + 1);
-    say(this.time, `${clock(currentTime)} · ${frame}`);
-    this.position.setAttribute("aria-valuetext", t("frameAt", { time: clock(currentTime), frame }));
+    const frames = Math.max(1, Math.round(duration * this.#fps));
+    const frame = Math.min(frames, Math.floor(currentTime * this.#fps + 0.01) + 1);
+    say(this.time, `${clock(currentTime)} / ${clock(duration)} s · ${frame} / ${frames}`);
+    this.position.setAttribute("aria-valuetext", t("frameAt", { time: `${clock(currentTime)} s`, frame, frames }));
   }
 
   get #isLooped() {

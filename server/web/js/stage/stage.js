@@ -31,7 +31,7 @@ export class Stage {
     this.facts = h("ul", { class: "facts" });
     this.actions = h("div", { class: "actions" });
     this.buttons = new ActionBar(this.actions);
-    const words = h("div", { class: "words" }, this.status, this.bar, this.actions, this.warnings, this.prompt,
+    const words = h("div", { class: "words" }, this.status, this.bar, this.prompt, this.actions, this.warnings,
       this.madeOf.element, this.inputs, this.facts);
     element.append(this.viewer.element, words);
     element.hidden = true;
