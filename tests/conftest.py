@@ -29,7 +29,7 @@ from tests.support.worker_template import shared_template
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-KEYS = tuple(f"key-{number}" for number in range(100))
+KEYS = tuple(f"key-{number}" for number in range(200))
 
 
 def pytest_sessionstart() -> None:

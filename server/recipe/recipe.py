@@ -147,7 +147,7 @@ def compose(
         model=model[:256],
         repo=repo if is_of_hub else None,
         revision=revision if is_of_hub else None,
-        parameters=_parameters(params, params.prompt if asked_prompt is None else asked_prompt),
+        parameters=_parameters(params, params.prompt if asked_prompt is None else asked_prompt, facts),
         inputs={INPUTS[name]: digest for name in INPUTS if (digest := getattr(params, name)) is not None},
         enhanced_prompt=None if asked_prompt in (None, params.prompt) else params.prompt,
         fingerprint=facts,
@@ -181,7 +181,9 @@ def _reason(error: ValidationError) -> str:
     return f"the field {name!a} of its recipe {problem}"
 
 
-def _parameters(params: VideoParams, prompt: str) -> Parameters:
+def _parameters(params: VideoParams, prompt: str, facts: Mapping[str, str]) -> Parameters:
+    # a request that names none has the model's own
+    sampler = params.sampler or (Sampler(facts["sampler"]) if "sampler" in facts else None)
     return Parameters(
         prompt=prompt,
         negative_prompt=params.negative_prompt,
@@ -195,7 +197,7 @@ def _parameters(params: VideoParams, prompt: str) -> Parameters:
         step_cache=params.step_cache,
         run_fast=True if params.run_fast else None,
         generate_audio=True if params.generate_audio else None,
-        sampler=params.sampler,
+        sampler=sampler,
         image_mode=params.image_mode,
         strength=None if params.video is None else float(params.strength),
         loras=tuple(LoraChoice(name=lora.name, strength=float(lora.strength)) for lora in params.loras) or None,

@@ -82,10 +82,14 @@ def test_axe_finds_no_serious_violation_in_chinese(visitor: Any, ids: list[str],
     assert_accessible(page, "machine")
 
 
-def test_no_view_speaks_english(visitor: Any, ids: list[str], server: ServerProcess) -> None:
-    page = visitor(locale="zh-CN").open(f"/?model={MODEL}")
+def test_no_view_speaks_english(visitor: Any, start_server: Callable[..., ServerProcess]) -> None:
+    # the shared one has prompts in English
+    server = start_server()
+    id_ = server.enqueue(prompt="湖边的公牛")
+    server.wait_for(id_, "succeeded")
+    page = visitor(server.url, locale="zh-CN").open(f"/?model={MODEL}")
     page.locator("#form details summary").click()
-    staged(page, ids[0])
+    staged(page, id_)
     said = page.locator("#form .settings, #gallery, #stage").all_inner_texts()
     for name in ("compare", "history"):
         tab(page, name)

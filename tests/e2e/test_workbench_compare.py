@@ -590,7 +590,9 @@ def test_videos_are_chosen_removed_and_cleared(visitor: VisitorFactory, ids: lis
     recent.locator("button[aria-pressed=false]").first.click()
     expect(page.locator("#compare-videos figure")).to_have_count(4)
     expect(recent.locator("button[aria-pressed=false]:enabled")).to_have_count(0)
-    recent.locator("button[aria-pressed=true]").last.click()
+    chosen = recent.locator("button[aria-pressed=true]")
+    # of those that the shared server has, not the one whose prompt is long
+    chosen.filter(has_not_text="redder").last.click()
     expect(page.locator("#compare-videos figure")).to_have_count(3)
     page.get_by_role("button", name="Done", exact=True).click()
     expect(page.locator("#compare-picker")).to_be_hidden()

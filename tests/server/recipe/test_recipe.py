@@ -55,6 +55,15 @@ def test_inputs_are_named_by_their_digests() -> None:
     assert "strength" not in json.loads(composed())["parameters"]
 
 
+def test_the_sampler_of_a_model_is_told_as_if_it_had_been_asked_for() -> None:
+    facts = {**FACTS, "sampler": "unipc"}
+
+    own, asked, other = (composed(params(sampler=each), fingerprint=facts) for each in (None, "unipc", "euler"))
+
+    assert own == asked != other
+    assert json.loads(own)["parameters"]["sampler"] == "unipc"
+
+
 def test_the_original_and_the_enhanced_prompt_are_there() -> None:
     recipe = parse(composed(params(prompt="a huge ox"), asked="an ox"))
 
