@@ -102,3 +102,5 @@ def test_no_view_speaks_english(visitor: Any, start_server: Callable[..., Server
         words = words.replace(model["display_name"], "")
     english = set(LATIN.findall(words))
     assert english <= {"Euler", "UniPC", "diffusers"}, english
+    # before its server ends
+    page.context.close()
