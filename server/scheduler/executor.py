@@ -124,6 +124,8 @@ class DeviceExecutor:
         has_applied = False
         while not device.is_stopping:
             self._wake.clear()
+            # before the claim: what may be tried again by its end would be waited for in vain
+            next_try = device.lacks.next_try
             try:
                 if device.requests and not has_applied:
                     has_applied = True
@@ -142,7 +144,7 @@ class DeviceExecutor:
                 elif (held := await self._claim()) is not None:
                     await self._carry_out(held)
                 elif not device.requests:
-                    await self._wait_for_work()
+                    await self._wait_for_work(next_try)
             except RecordsUnavailableError:
                 # the store has logged it
                 await asyncio.sleep(BACKOFF_SECONDS)
@@ -152,13 +154,15 @@ class DeviceExecutor:
                 await asyncio.sleep(BACKOFF_SECONDS)
         await asyncio.gather(*self._background)
 
-    async def _wait_for_work(self) -> None:
-        """Wait until something is to be done. An idle device is freed after a while, since others may need it."""
+    async def _wait_for_work(self, next_try: float | None) -> None:
+        """Wait until something is to be done, for `next_try` seconds at most. An idle device is freed after a while,
+        since others may need it.
+        """
         device = self.device
         if device.finishing is not None:
             # the worker is not idle
             self._used_at = time.monotonic()
-        patience, next_try = None, device.lacks.next_try
+        patience = None
         if self._idle_unload > 0 and device.state.model_id is not None:
             # what wakes a device without giving it work does not count
             patience = max(0.0, self._used_at + self._idle_unload - time.monotonic())

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.models.catalogue import CatalogueEntry
 from server.core.circuit_breaker import Health
-from server.core.fair_queue import Exclusions, Weights
+from server.core.fair_queue import NOTHING, Exclusions, Weights
 from server.core.generation import Generation, Status
 from server.engine.interface import WeightsMissingError
 from server.engine.protocol import Done, Ready, Run
@@ -149,6 +149,31 @@ async def test_a_generation_that_no_machine_can_make_says_why_and_goes_on_once_o
     assert finished.status is Status.SUCCEEDED
     assert finished.warnings == ()
     assert await warnings_of(inside, finished) == []
+
+
+async def test_what_may_be_tried_again_while_the_queue_is_looked_at_is_tried(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.scheduler.suitability._FIRST_SECONDS", 0.2)
+    inside = await start()
+    inside.engine.load_errors = [missing(inside.engine)]
+    claim, slow = inside.store.attempts.claim, asyncio.Event()
+
+    async def claim_slowly(
+        owner: str, lease: float, holding: Weights | None = None, exclusions: Exclusions = NOTHING
+    ) -> Generation | None:
+        found = await claim(owner, lease, holding, exclusions)
+        if exclusions != NOTHING:
+            slow.set()
+            await asyncio.sleep(0.4)
+        return found
+
+    monkeypatch.setattr(inside.store.attempts, "claim", claim_slowly)
+    (waiting,) = await inside.enqueue()
+
+    await asyncio.wait_for(slow.wait(), 60)
+    # nothing wakes the device but the time
+    assert (await inside.until(waiting)).status is Status.SUCCEEDED
 
 
 async def test_a_busy_device_may_have_the_files_and_then_the_row_says_nothing(start: Start) -> None:
